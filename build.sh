@@ -1,0 +1,857 @@
+#!/usr/bin/env bash
+# Every task of this project: ./build.sh help lists them. Quiet when all is well.
+#
+# build/ holds everything a task leaves behind:
+#   presence, presence-asan, presence-tsan   the program: released, and under two sanitizers
+#   unit, unit-asan, unit-tsan, fuzz_NAME    the test programs
+#   gen/                                     generated C: bundled files, licences
+#   vendor/                                  the embedded sources, and what was compiled from them
+#   test/, fuzz/, dist/                      logs, findings, the archive to ship
+#
+# Settings, all from the environment:
+#   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
+#   PRESENCE_SOURCE         build this file in place of presence.c
+#   FUZZ_RUNS               inputs each fuzzer tries in `test`, default 20000
+#   LOG_LINES               how much of a failed step's log is shown, default 100
+#   JOBS                    how many compilers at once, default one a processor
+#   SOURCE_DATE_EPOCH       the time stamp inside the archive of `dist`, default 0
+set -eu -o pipefail
+shopt -s nullglob
+cd "$(dirname "${BASH_SOURCE[0]}")"
+umask 022
+export LC_ALL=C.UTF-8
+unset CPATH C_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH CDPATH GREP_OPTIONS GZIP
+
+SOURCE=${PRESENCE_SOURCE:-presence.c}
+JOBS=${JOBS:-$(nproc)}
+CACHE=${PRESENCE_VENDOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-$PWD/build}/.cache}/presence/vendor}
+SRC=build/vendor/src
+GEN=build/gen
+MAX_BINARY=2000000
+MAX_FILE=300000
+
+# ==== Small things ================================================================================
+
+# Ends the script with one line on stderr.
+die() {
+    echo "build.sh: $*" >&2
+    exit 1
+}
+
+# Prints one hash over everything on stdin.
+hash_stdin() {
+    sha256sum | cut -c 1-64
+}
+
+# Prints how many bytes a file has.
+size_of() {
+    wc -c <"$1" | tr -d ' '
+}
+
+# Keeps two runs in the same checkout from building at the same time.
+lock() {
+    mkdir -p build
+    command -v flock >/dev/null || return 0
+    exec 9>build/.lock
+    flock 9
+}
+
+# Lets the next one build.
+unlock() {
+    command -v flock >/dev/null || return 0
+    exec 9>&-
+}
+
+# Moves $1 to $2 unless $2 has that content already, so that nothing looks newer than it is.
+replace() {
+    if cmp -s "$1" "$2"; then rm "$1"; else mv "$1" "$2"; fi
+}
+
+# ==== What has to be installed ====================================================================
+
+# Prints PACKAGE:PROBE for a task. The package counts as installed when the probe is a command, or a
+# path (which may have wildcards) that exists.
+packages() {
+    echo gcc:gcc libc6-dev:/usr/include/stdio.h musl-tools:musl-gcc binutils:readelf patch:patch \
+        xz-utils:xz bzip2:bzip2
+    case $1 in
+    test | fuzz)
+        echo clang:clang libcmocka-dev:/usr/include/cmocka.h \
+            libclang-rt-dev:'/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.asan*'
+        ;;
+    lint)
+        echo clang:clang libcmocka-dev:/usr/include/cmocka.h cppcheck:cppcheck \
+            shellcheck:shellcheck mandoc:mandoc universal-ctags:ctags
+        ;;
+    esac
+    case $1 in test | lint) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
+}
+
+# True when the probe finds what it looks for.
+probe() {
+    case $1 in
+    node) node -e 'process.exit(parseInt(process.versions.node, 10) >= 18 ? 0 : 1)' 2>/dev/null ;;
+    ctags) ctags --version 2>/dev/null | grep Universal >/dev/null ;;
+    /*) [ -n "$(compgen -G "$1")" ] ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+# Installs what a task lacks: with apt for root on Debian or Ubuntu, otherwise says what to type.
+need() {
+    local item items missing=() how
+    mapfile -t items < <(packages "$1" | tr ' ' '\n')
+    for item in "${items[@]}"; do
+        probe "${item#*:}" || missing+=("${item%%:*}")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    how="apt-get install --no-install-recommends ${missing[*]}"
+    command -v apt-get >/dev/null || die "please install, by Debian's names: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || die "missing: ${missing[*]}. To install: sudo $how"
+    echo "build.sh: installing ${missing[*]}" >&2
+    mkdir -p build
+    export DEBIAN_FRONTEND=noninteractive
+    $how -y >build/apt.log 2>&1 </dev/null && return
+    { apt-get update && $how -y; } >build/apt.log 2>&1 </dev/null && return
+    tail -n 20 build/apt.log >&2
+    die "could not install ${missing[*]}"
+}
+
+# ==== Variants ====================================================================================
+
+# What a function of ours must compile without.
+WARNINGS="-std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
+    -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Werror"
+# A test program includes presence.c and uses a part of it.
+TEST_WARNINGS="$WARNINGS -Wno-unused-function -Wno-unused-const-variable -Wno-unused-variable
+    -Wno-missing-prototypes"
+# Our own includes, and those of the embedded libraries.
+INCLUDES="-I$GEN -Ivendor -isystem $SRC/lmdb/libraries/liblmdb -isystem $SRC/mbedtls/include"
+DEFINES='-D_GNU_SOURCE -DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>'
+# CivetWeb's own, for the seam only; which of its features exist is decided in civetweb_seam.c.
+CIVETWEB="-I$SRC/civetweb/include -I$SRC/civetweb/src"
+# Nothing in an object says where it was compiled: names are relative, and compile_in_place hides
+# the folder.
+SAME="-ffile-prefix-map=/proc/self/cwd=. -pthread"
+# The undefined behaviour sanitizer watches our code only: LMDB relies on unaligned access.
+OURS_UBSAN="-fsanitize=undefined -fno-sanitize-recover=all"
+
+# Sets CC, CFLAGS (all code), OURS (our code only), LDFLAGS and KEY for a variant.
+variant() {
+    OURS=
+    case $1 in
+    release)
+        CC=musl-gcc
+        CFLAGS="-O2 -fPIE -fstack-protector-strong -ffunction-sections -fdata-sections
+            -fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident -idirafter $GEN/kernel"
+        LDFLAGS="-Wl,--gc-sections,-z,relro,-z,now,-z,noexecstack,--build-id=none,--strip-all"
+        ;;
+    plain)
+        CC=gcc
+        CFLAGS="-O1 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong"
+        LDFLAGS=
+        ;;
+    asan)
+        CC=gcc
+        CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address"
+        OURS=$OURS_UBSAN
+        LDFLAGS="-fsanitize=address,undefined"
+        ;;
+    tsan)
+        CC=gcc
+        CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=thread"
+        LDFLAGS="-fsanitize=thread"
+        ;;
+    fuzz)
+        CC=clang
+        CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address"
+        OURS=$OURS_UBSAN
+        LDFLAGS="-fsanitize=fuzzer,address,undefined"
+        ;;
+    *) die "no such variant: $1" ;;
+    esac
+    CFLAGS="$CFLAGS $SAME $DEFINES"
+    KEY=$({
+        echo "$CC $CFLAGS"
+        uname -m
+        "$CC" --version | sed -n 1p
+        cat vendor/lock vendor/*_config.h
+        dpkg-query -W musl-dev libc6-dev 2>/dev/null || true
+    } | hash_stdin | cut -c 1-16)
+}
+
+# Calls a compiler ($1) that takes the current folder to be /proc/self/cwd.
+compile_in_place() {
+    PWD=/proc/self/cwd "$@"
+}
+
+# Prints the folder that holds musl's start files and library.
+musl_dir() {
+    musl-gcc -v -E -x c /dev/null 2>&1 | sed -n 's|^Reading specs from \(.*\)/[^/]*$|\1|p'
+}
+
+# Links objects ($2...) into $1. The released program is static and position-independent: musl-gcc
+# knows only one of the two at a time, so its start files are named here.
+link() {
+    local out=$1 dir
+    shift
+    if [ "$CC" != musl-gcc ]; then
+        # shellcheck disable=SC2086
+        "$CC" $CFLAGS $LDFLAGS "$@" -o "$out.tmp"
+    else
+        dir=$(musl_dir)
+        # shellcheck disable=SC2086
+        "$CC" -nostdlib -pie -Wl,-static,--no-dynamic-linker,-z,text $LDFLAGS \
+            "$dir/rcrt1.o" "$dir/crti.o" "$("$CC" -print-file-name=crtbeginS.o)" "$@" \
+            -Wl,--start-group -lc -lgcc -lgcc_eh -Wl,--end-group \
+            "$("$CC" -print-file-name=crtendS.o)" "$dir/crtn.o" -o "$out.tmp"
+    fi
+    mv "$out.tmp" "$out"
+}
+
+# ==== Embedded libraries ==========================================================================
+
+# Compiles LMDB and Mbed TLS for the variant that is set, or takes them from the cache. LIBRARY is
+# where they are then.
+vendor_library() {
+    local dir=build/vendor/objects-$KEY cached=$CACHE/objects/$KEY.a
+    LIBRARY=build/vendor/vendor-$KEY.a
+    [ ! -f "$LIBRARY" ] || return 0
+    if [ -f "$cached" ]; then
+        touch "$cached"
+        cp "$cached" "$LIBRARY.tmp"
+        mv "$LIBRARY.tmp" "$LIBRARY"
+        return
+    fi
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    # shellcheck disable=SC2016
+    printf '%s\n' $SRC/mbedtls/library/*.c $SRC/lmdb/libraries/liblmdb/{mdb,midl}.c |
+        CC="$CC" FLAGS="$CFLAGS $INCLUDES -I$SRC/mbedtls/library -w" DIR="$dir" \
+            xargs -P "$JOBS" -n 4 bash -c 'set -eu
+                for file; do
+                    name=${file##*/}
+                    PWD=/proc/self/cwd $CC $FLAGS -c "$file" -o "$DIR/${name%.c}.o"
+                done' - ||
+        die "the embedded libraries do not compile"
+    ar rcsD "$LIBRARY.tmp" "$dir"/*.o
+    mkdir -p "$CACHE/objects"
+    find "$CACHE/objects" -type f -mtime +30 -delete
+    cp "$LIBRARY.tmp" "$cached.$$"
+    mv "$cached.$$" "$cached"
+    mv "$LIBRARY.tmp" "$LIBRARY"
+    rm -rf "$dir"
+}
+
+# Compiles CivetWeb with our seam to it. SEAM is where the object is then.
+vendor_seam() {
+    local key
+    key=$({ echo "$KEY $CIVETWEB" && cat vendor/civetweb_seam.*; } | hash_stdin | cut -c 1-16)
+    SEAM=build/vendor/seam-$key.o
+    [ ! -f "$SEAM" ] || return 0
+    # shellcheck disable=SC2086
+    compile_in_place "$CC" $CFLAGS $INCLUDES $CIVETWEB -w -c vendor/civetweb_seam.c -o "$SEAM.tmp"
+    mv "$SEAM.tmp" "$SEAM"
+}
+
+# ==== Generated code ==============================================================================
+
+# Prints the bytes of stdin as C numbers from -128 to 127 (d) or 0 to 255 (u), separated by commas.
+c_bytes() {
+    od -An -v -t "${1}1" | sed 's/  */,/g; s/^,//; s/$/,/'
+}
+
+# Prints the Content-Type of a bundled file.
+content_type() {
+    case $1 in
+    *.html) echo 'text/html; charset=utf-8' ;;
+    *.js | *.mjs) echo 'text/javascript; charset=utf-8' ;;
+    *.ts) echo 'application/typescript; charset=utf-8' ;;
+    *.css) echo 'text/css; charset=utf-8' ;;
+    *.svg) echo 'image/svg+xml; charset=utf-8' ;;
+    *.txt) echo 'text/plain; charset=utf-8' ;;
+    *.webmanifest) echo 'application/manifest+json; charset=utf-8' ;;
+    *.json) echo 'application/json; charset=utf-8' ;;
+    *.png) echo 'image/png' ;;
+    *.ico) echo 'image/x-icon' ;;
+    *) die "web/$1: no Content-Type known for this kind of file, see content_type in build.sh" ;;
+    esac
+}
+
+# Prints the names of the files to bundle, relative to web/, sorted.
+asset_names() {
+    [ -d web ] || return 0
+    (cd web && find . -name node_modules -prune -o -name '.?*' -prune -o -type f \
+        ! -name '*.json' ! -name '*.md' ! -name '*.test.*' ! -path './test/*' -print) |
+        sed 's|^\./||' | LC_ALL=C sort
+}
+
+# Writes assets.inc: every file of web/ as bytes, once as it is and once packed where that is
+# smaller, and ASSETS, the table of them sorted by path. With nothing to bundle ASSETS has one entry
+# whose path is empty, which no request can name.
+generate_assets() {
+    local name type hash size packed index=0 table='' data gzip
+    packed=$GEN/asset.gz
+    echo '/* Generated by build.sh from web/. */'
+    for name in $(asset_names); do
+        [[ $name != *[!A-Za-z0-9._/-]* ]] || die "web/$name: only letters, digits, . _ - please"
+        type=$(content_type "$name")
+        hash=$(sha256sum <"web/$name" | cut -c 1-16)
+        size=$(size_of "web/$name")
+        data=asset_${index}_data gzip=NULL
+        echo "static const unsigned char ${data}[] = {"
+        if [ "$size" = 0 ]; then echo 0; else c_bytes u <"web/$name"; fi
+        echo '};'
+        gzip -9n <"web/$name" >"$packed"
+        if [ "$(size_of "$packed")" -lt "$size" ]; then
+            gzip=asset_${index}_gzip
+            printf 'static const unsigned char %s[] = {\n%s\n};\n' "$gzip" "$(c_bytes u <"$packed")"
+            gzip="$gzip, sizeof $gzip"
+        else
+            gzip="NULL, 0"
+        fi
+        table+="    {\"/$name\", \"$type\", \"\\\"$hash\\\"\", $data, $size, $gzip},"$'\n'
+        index=$((index + 1))
+    done
+    rm -f "$packed"
+    [ -n "$table" ] || table='    {"", "", "", NULL, 0, NULL, 0},'$'\n'
+    printf 'static const struct asset ASSETS[] = {\n%s};\n' "$table"
+}
+
+# Prints the notice of musl, which the C library's package carries.
+musl_notice() {
+    local file
+    for file in /usr/share/doc/musl{-dev,,-tools}/copyright; do
+        [ ! -f "$file" ] || { cat "$file" && return; }
+    done
+    die "musl's copyright notice is not where Debian has it: /usr/share/doc/musl-dev/copyright"
+}
+
+# Prints the licences of all that is inside the binary.
+licenses_text() {
+    echo "presence contains CivetWeb, LMDB, Mbed TLS and musl. These are their licences."
+    printf '\n======== CivetWeb ========\n\n'
+    cat $SRC/civetweb/LICENSE.md
+    printf '\n======== LMDB ========\n\n'
+    cat $SRC/lmdb/libraries/liblmdb/{COPYRIGHT,LICENSE}
+    printf '\n======== Mbed TLS (used under the Apache License) ========\n\n'
+    sed '/GNU GENERAL PUBLIC LICENSE/,$d' $SRC/mbedtls/LICENSE
+    printf '\n======== musl ========\n\n'
+    musl_notice
+}
+
+# Writes licenses.inc: the licences as one string, spelled as an array since no literal may be that
+# long.
+generate_licenses() {
+    echo '/* Generated by build.sh from the licence files of the embedded libraries. */'
+    echo "static const char LICENSES[$(($(size_of $GEN/licenses.txt) + 1))] = {"
+    c_bytes d <$GEN/licenses.txt
+    echo '0};'
+}
+
+# Gives musl the kernel's own headers (linux/, asm/), which Debian's musl leaves out.
+link_kernel_headers() {
+    local multiarch
+    multiarch=$(gcc -print-multiarch 2>/dev/null || true)
+    mkdir -p $GEN/kernel
+    ln -sfn /usr/include/linux $GEN/kernel/linux
+    ln -sfn /usr/include/asm-generic $GEN/kernel/asm-generic
+    ln -sfn "/usr/include/${multiarch:+$multiarch/}asm" $GEN/kernel/asm
+}
+
+# Fetches the embedded sources and writes everything in build/gen.
+prepare() {
+    vendor/fetch.sh
+    mkdir -p $GEN
+    link_kernel_headers
+    generate_assets >$GEN/assets.tmp
+    replace $GEN/assets.tmp $GEN/assets.inc
+    [ ! -f $GEN/licenses.inc ] || [ $SRC/.stamp -nt $GEN/licenses.inc ] || return 0
+    licenses_text >$GEN/licenses.txt
+    generate_licenses >$GEN/licenses.tmp
+    mv $GEN/licenses.tmp $GEN/licenses.inc
+}
+
+# ==== Programs ====================================================================================
+
+# Builds a program: $1 variant, $2 source, $3 output, then further flags for it. Does nothing when
+# neither a source nor a flag has changed since the last time.
+build_program() {
+    local variant=$1 source=$2 out=$3 object key flags=$WARNINGS
+    shift 3
+    variant "$variant"
+    vendor_library
+    vendor_seam
+    [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") -Itest"
+    object=build/obj/$(basename "$out").o
+    mkdir -p build/obj
+    key=$({
+        echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/*.[ch] test/fuzz/*.h build.sh
+    } | hash_stdin)
+    [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ] || return 0
+    rm -f "$object.key"
+    # shellcheck disable=SC2086
+    compile_in_place "$CC" $CFLAGS $OURS $flags $INCLUDES -c "$source" -o "$object" ||
+        die "$source does not compile"
+    link "$out" "$object" "$SEAM" "$LIBRARY" "$@"
+    echo "$key" >"$object.key"
+}
+
+# Builds the released program, and proves what is promised about it.
+build_release() {
+    local size elf
+    lock
+    prepare
+    build_program release "$SOURCE" build/presence
+    unlock
+    elf=$(readelf -hldW build/presence)
+    [[ $elf != *INTERP* ]] || die "build/presence asks for a dynamic linker"
+    [[ $elf != *NEEDED* ]] || die "build/presence needs shared libraries"
+    [[ $elf == *"Type:"*DYN* ]] || die "build/presence is not position-independent"
+    size=$(size_of build/presence)
+    [ "$size" -le $MAX_BINARY ] || die "build/presence has $size bytes, more than $MAX_BINARY"
+    echo "build/presence: statically linked, $(thousands "$size") bytes"
+}
+
+# Prints a number with commas.
+thousands() {
+    sed -e ':a' -e 's/\([0-9]\)\([0-9]\{3\}\)\($\|,\)/\1,\2\3/; ta' <<<"$1"
+}
+
+# Builds the program under a sanitizer, asan or tsan.
+build_sanitized() {
+    lock
+    prepare
+    build_program "$1" "$SOURCE" "build/presence-$1"
+    unlock
+}
+
+# Builds the unit tests in a variant: $1 variant, $2 output.
+build_unit() {
+    lock
+    prepare
+    build_program "$1" test/unit.c "$2" -lcmocka
+    unlock
+}
+
+# Builds the fuzzer test/fuzz/fuzz_$1.c.
+build_fuzzer() {
+    lock
+    prepare
+    build_program fuzz "test/fuzz/fuzz_$1.c" "build/fuzz_$1"
+    unlock
+}
+
+# Prints the names of the fuzzers.
+fuzzers() {
+    local file
+    for file in test/fuzz/fuzz_*.c; do
+        file=${file##*/fuzz_}
+        echo "${file%.c}"
+    done
+}
+
+# Prints the sources of the test programs; other C files under test/ are included by these.
+test_programs() {
+    local file
+    for file in test/unit.c test/fuzz/fuzz_*.c; do
+        [ ! -f "$file" ] || echo "$file"
+    done
+}
+
+# Runs a command as the sanitizers need it. The thread sanitizer of gcc 12 and clang 14 dies
+# ("unexpected memory mapping") on kernels that place memory with more than 28 random bits
+# (sysctl vm.mmap_rnd_bits), so memory is placed without chance where that may be switched off.
+sanitized() {
+    local fixed=()
+    ! setarch -R true 2>/dev/null || fixed=(setarch -R)
+    ASAN_OPTIONS=detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS} \
+        UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS} \
+        TSAN_OPTIONS=second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS} \
+        ${fixed[@]+"${fixed[@]}"} "$@"
+}
+
+# ==== Tests =======================================================================================
+
+PASSED=0
+FAILED=0
+
+# Adds up the numbers that lines of a log ($1) hold where the extended regular expression $2 has
+# its first (or $3rd) group.
+sum_of() {
+    sed -nE "s/^.*$2.*\$/\\${3:-1}/p" "$1" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+# Counts a step: $1 name, $2 passed, $3 failed, $4 seconds, $5 its log, which is shown on failure.
+count() {
+    PASSED=$((PASSED + $2))
+    FAILED=$((FAILED + $3))
+    printf '%-28s %5d passed %4d failed %6d s\n' "$1" "$2" "$3" "$4"
+    [ "$3" = 0 ] || show_failure "$5" | sed 's/^/    /'
+}
+
+# Prints what matters of a failed step's log: of TAP what is not ok, else its start and its end.
+show_failure() {
+    local lines=${LOG_LINES:-100} half
+    half=$((lines / 2))
+    if grep '^TAP version' "$1" >/dev/null; then
+        grep -A 40 '^ *not ok' "$1" | sed -n "1,${lines}p"
+    elif [ "$(wc -l <"$1")" -le "$lines" ]; then
+        cat "$1"
+    else
+        sed -n "1,${half}p" "$1"
+        echo "[...]"
+        tail -n $half "$1"
+    fi
+    echo "(all of it: $1)"
+}
+
+# Runs a cmocka program: $1 name, $2 program.
+run_unit() {
+    local log=build/test/$1.log start=$SECONDS status=0 passed failed
+    sanitized timeout 300 "$2" >"$log" 2>&1 </dev/null || status=$?
+    passed=$(sum_of "$log" '\[  PASSED  \] ([0-9]+) test\(s\)')
+    failed=$(sum_of "$log" '\[  FAILED  \] ([0-9]+) test\(s\)')
+    [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
+    count "$1" "$passed" "$failed" $((SECONDS - start)) "$log"
+}
+
+# Runs a fuzzer over its committed corpus and then a fixed number of inputs made from it.
+run_fuzzer() {
+    local log=build/test/fuzz_$1.log start=$SECONDS failed=0 corpus=test/fuzz/corpus/$1
+    mkdir -p build/fuzz/artifacts "build/fuzz/short/$1"
+    [ -d "$corpus" ] || corpus=
+    sanitized timeout 300 "build/fuzz_$1" -runs="${FUZZ_RUNS:-20000}" -seed=1 -max_total_time=60 \
+        -timeout=10 -artifact_prefix="build/fuzz/artifacts/$1-" "build/fuzz/short/$1" \
+        ${corpus:+"$corpus"} >"$log" 2>&1 </dev/null || failed=1
+    rm -rf "build/fuzz/short/$1"
+    count "fuzz_$1" $((1 - failed)) $failed $((SECONDS - start)) "$log"
+}
+
+# Installs what the tests take from npm, as locked, when that is not there yet; false on failure.
+npm_install() {
+    local start=$SECONDS
+    [ -f test/package-lock.json ] || return 0
+    [ ! test/node_modules/.package-lock.json -nt test/package-lock.json ] || return 0
+    echo "build.sh: installing test/node_modules" >&2
+    (cd test && npm ci --no-audit --no-fund) >build/test/npm.log 2>&1 </dev/null && return
+    count "npm ci" 0 1 $((SECONDS - start)) build/test/npm.log
+    return 1
+}
+
+# Runs the integration tests against a program: $1 name, $2 program, $3 variant.
+run_integration() {
+    local log=build/test/$1.log start=$SECONDS status=0 passed failed files
+    files=(test/integration/*.test.js)
+    [ ${#files[@]} -gt 0 ] || return 0
+    PRESENCE_BIN="$PWD/$2" PRESENCE_VARIANT=$3 sanitized timeout 600 \
+        node --test --test-reporter=tap "${files[@]}" >"$log" 2>&1 </dev/null || status=$?
+    passed=$(tail -n 12 "$log" | sum_of - '# pass ([0-9]+)')
+    failed=$(tail -n 12 "$log" | sum_of - '# (fail|cancelled) ([0-9]+)' 2)
+    [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
+    count "$1" "$passed" "$failed" $((SECONDS - start)) "$log"
+}
+
+# Builds something as a step of the tests: $1 name, then the function and its arguments. What cannot
+# be built is a failure like any other. To be called as a plain command: where its status is asked
+# for, bash would let the function run on past an error.
+timed_build() {
+    local start=$SECONDS log=build/test/build-$1.log name=$1 status
+    shift
+    set +e
+    (set -e && "$@") >"$log" 2>&1
+    status=$?
+    set -e
+    BUILT=$((status == 0))
+    [ $BUILT = 1 ] || count "build $name" 0 1 $((SECONDS - start)) "$log"
+    [ $((SECONDS - start)) -lt 2 ] || [ $BUILT = 0 ] ||
+        printf '%-28s %31d s\n' "build $name" $((SECONDS - start))
+}
+
+# ==== Lint ========================================================================================
+
+PROBLEMS=0
+
+# Runs a check: its output, if any, is a list of problems. $1 what, then the command.
+check() {
+    local what=$1 found status=0
+    shift
+    found=$("$@" 2>&1 </dev/null) || status=$?
+    [ "$status" != 0 ] || [ -n "$found" ] || return 0
+    PROBLEMS=$((PROBLEMS + 1))
+    printf -- '--- %s\n%s\n' "$what" "${found:-exit status $status}" |
+        sed -n '1,100p; 101s/.*/[...]/p'
+}
+
+# Prints the names of our files: committed, or new and not ignored.
+our_files() {
+    if git rev-parse --git-dir >/dev/null 2>&1; then
+        git ls-files -co --exclude-standard | while read -r file; do
+            [ ! -f "$file" ] || echo "$file"
+        done
+    else
+        find . \( -name .git -o -path ./build -o -name node_modules \) -prune -o -type f -print |
+            sed 's|^\./||'
+    fi | LC_ALL=C sort
+}
+
+# Prints those of our files, each ended by NUL, whose names match an extended regular expression.
+our_texts() {
+    our_files | grep -E "$1" | tr '\n' '\0' || true
+}
+
+# Compiles our code without output: $1 compiler, then flags.
+check_compiler() {
+    local cc=$1 file
+    shift
+    # shellcheck disable=SC2086
+    [ ! -f "$SOURCE" ] || "$cc" "$@" -fsyntax-only $SAME $DEFINES $WARNINGS $INCLUDES "$SOURCE"
+    for file in $(test_programs); do
+        # shellcheck disable=SC2086
+        "$cc" -fsyntax-only $SAME $DEFINES $TEST_WARNINGS $INCLUDES -I. -Itest "$file"
+    done
+}
+
+# Static analysis of the program; what it finds by guessing is left out.
+check_cppcheck() {
+    [ -f "$SOURCE" ] || return 0
+    cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
+        --max-configs=1 --suppress=missingIncludeSystem --suppress=internalAstError \
+        --template='{file}:{line}: {message} [{id}]' -D_GNU_SOURCE -D__linux__ "$SOURCE"
+}
+
+# The manual pages are sound mdoc.
+check_manual() {
+    local page status=0
+    for page in man/*.[1-8]; do
+        mandoc -T lint -W warning "$page" || status=1
+    done
+    return $status
+}
+
+# Every JavaScript file parses, as a module or as a script.
+check_javascript() {
+    local file
+    our_texts '\.m?js$' | while read -r -d '' file; do
+        node --check "$file" >/dev/null 2>&1 || node --input-type=module --check - <"$file" ||
+            echo "$file: does not parse"
+    done
+}
+
+# presence.c has no prototype: a call points up.
+check_prototypes() {
+    ctags -x --languages=C --kinds-C=p "$SOURCE" | awk '{ print $4 ":" $3 ": prototype of " $1 }'
+}
+
+# The list of sections in the first comment of presence.c is what its banners say.
+check_sections() {
+    local listed banners
+    listed=$(sed -n '1,/\*\//{s/^ \*  *\([0-9][0-9]*\. .*\)$/\1/p;}' "$SOURCE")
+    banners=$(sed -nE 's|[ =]*(\*/)?$||; s|^/\* =+ ([0-9]+\. .*)$|\1|p' "$SOURCE")
+    awk -v listed="$listed" -v banners="$banners" 'BEGIN {
+        n = split(listed, l, "\n"); m = split(banners, b, "\n")
+        for (i = 1; i <= n || i <= m; i++) {
+            rest = substr(l[i], length(b[i]) + 1)
+            if (b[i] == "" || index(l[i], b[i]) != 1 || rest !~ /^($|  |\t|[ ]*[:-])/)
+                print "listed: \"" l[i] "\", banner: \"" b[i] "\""
+        }
+    }'
+}
+
+# A function has at most 120 lines and a comment directly above it.
+check_functions() {
+    ctags -o - --languages=C --kinds-C=f --fields=+ne --excmd=number "$SOURCE" |
+        sed -n 's/^\([^\t]*\)\t\([^\t]*\)\t.*line:\([0-9]*\).*end:\([0-9]*\).*$/\3 \4 \1/p' |
+        sort -n | awk -v file="$SOURCE" '
+            NR == FNR { text[FNR] = $0; next }
+            {
+                if ($2 - $1 + 1 > 120) print file ":" $1 ": " $3 " has " $2 - $1 + 1 " lines"
+                above = $1 - 1
+                while (text[above] ~ /^(static|const|inline|__attribute__|[a-z_]+ \**$)/) above--
+                if (text[above] !~ /\*\/[ \t]*$/ && text[above] !~ /^\/\//)
+                    print file ":" $1 ": " $3 " has no comment above it"
+            }' "$SOURCE" -
+}
+
+# No line of the program is too long for a window; no line ends in blanks or defers work.
+check_lines() {
+    local code='^(presence\.c|build\.sh|vendor/.*\.(c|h|sh)|\.ci/run|test/(unit|fuzz/.*)\.[ch])$'
+    local text='(\.(c|h|sh|js|mjs|ts|css|html|yml|[1-8])|^\.ci/run)$'
+    our_texts "$code" | xargs -0 grep -nE '^.{101,}' |
+        sed -E 's/^([^:]*:[0-9]+):.*/\1: over 100 columns/'
+    our_texts "$text" | xargs -0 grep -nE '[[:blank:]]+$' | sed 's/$/ (blanks at the end)/'
+    our_texts "$text" | xargs -0 grep -nE "(//|\*|#).*\<(TO""DO|FIX""ME|X""XX)\>" |
+        sed 's/$/ (do it, or open an issue)/'
+    return 0
+}
+
+# Nothing is at the top but the fixed layout, and no file is as large as only a mistake would be.
+check_layout() {
+    local file top='build\.sh|README\.md|presence\.c|(vendor|test|web|man)/.*'
+    our_files | grep -vE "^($top|\.[^/]+|\.ci/run)\$" |
+        sed 's/$/: does not belong at the top/'
+    our_files | grep -vx presence.c | while read -r file; do
+        [ "$(size_of "$file")" -le $MAX_FILE ] || echo "$file: larger than $MAX_FILE bytes"
+    done
+}
+
+# No file names a place to download from, as this machine has them configured, or this checkout.
+check_places() {
+    local place
+    {
+        cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -v '^#'
+        npm config get registry 2>/dev/null
+    } | grep -oE '[a-z]+://[^ /]+' | sed 's|.*://||; s|.*@||; s|:[0-9]*$||' | sort -u |
+        { cat && if [ "${#PWD}" -gt 5 ]; then echo "$PWD"; fi; } |
+        while read -r place; do
+            our_texts . | xargs -0 grep -nIF -- "$place" | sed "s|\$| (names $place)|"
+        done
+    our_texts 'package-lock\.json$' | xargs -0 -r grep -nH '"resolved"'
+    return 0
+}
+
+# ==== Tasks =======================================================================================
+# A line that starts with two signs is the help of the task below it.
+
+## run [ARGUMENTS]   build the program and start it with these arguments
+task_run() {
+    need run
+    build_release >&2
+    exec build/presence "$@"
+}
+
+## build             build/presence: static, stripped, the same bytes from the same sources
+task_build() {
+    need build
+    build_release
+}
+
+## test              unit, fuzz and integration tests, plain and under sanitizers
+task_test() {
+    local name start=$SECONDS ready=1
+    need test
+    mkdir -p build/test
+    timed_build unit build_unit plain build/unit
+    [ $BUILT = 0 ] || run_unit unit build/unit
+    for name in asan tsan; do
+        timed_build unit-$name build_unit $name build/unit-$name
+        [ $BUILT = 0 ] || run_unit unit-$name build/unit-$name
+    done
+    for name in $(fuzzers); do
+        timed_build "fuzz_$name" build_fuzzer "$name"
+        [ $BUILT = 0 ] || run_fuzzer "$name"
+    done
+    npm_install || ready=0
+    timed_build presence build_release
+    [ $BUILT = 0 ] || [ $ready = 0 ] || run_integration integration build/presence release
+    for name in asan tsan; do
+        timed_build presence-$name build_sanitized $name
+        [ $BUILT = 0 ] || [ $ready = 0 ] ||
+            run_integration integration-$name build/presence-$name $name
+    done
+    printf '%-28s %31d s\n' total $((SECONDS - start))
+    echo "$PASSED passed, $FAILED failed"
+    [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]
+}
+
+## lint              compilers' warnings, static analysis and the rules of this code base
+task_lint() {
+    need lint
+    lock
+    prepare
+    unlock
+    check "gcc" check_compiler gcc
+    check "clang" check_compiler clang
+    check "cppcheck" check_cppcheck
+    check "shellcheck" shellcheck build.sh vendor/*.sh .ci/run
+    check "manual pages" check_manual
+    check "JavaScript" check_javascript
+    if [ -f "$SOURCE" ]; then
+        check "prototypes" check_prototypes
+        check "sections" check_sections
+        check "functions" check_functions
+    fi
+    check "lines" check_lines
+    check "layout" check_layout
+    check "places" check_places
+    [ "$PROBLEMS" = 0 ] || die "lint: $PROBLEMS checks found something"
+}
+
+## asan              build/presence-asan: the address and undefined behaviour sanitizers
+task_asan() {
+    need build
+    build_sanitized asan
+}
+
+## tsan              build/presence-tsan: the thread sanitizer
+task_tsan() {
+    need build
+    build_sanitized tsan
+}
+
+## fuzz [SECONDS]    let every fuzzer search for that long each (60); findings go to build/fuzz
+task_fuzz() {
+    local name seconds=${1:-60} status=0
+    need fuzz
+    for name in $(fuzzers); do
+        build_fuzzer "$name"
+        mkdir -p build/fuzz/artifacts "build/fuzz/corpus/$name" "test/fuzz/corpus/$name"
+        echo "fuzz_$name: $seconds seconds"
+        sanitized "build/fuzz_$name" -max_total_time="$seconds" -timeout=10 -print_final_stats=1 \
+            -artifact_prefix="build/fuzz/artifacts/$name-" "build/fuzz/corpus/$name" \
+            "test/fuzz/corpus/$name" >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
+        tail -n 12 "build/fuzz/$name.log"
+    done
+    return $status
+}
+
+## bench [ARGUMENTS] measure: test/bench/run.sh
+task_bench() {
+    need build
+    build_release >&2
+    exec test/bench/run.sh "$@"
+}
+
+## dist              the archive to ship: the program, its manual pages, the licences
+task_dist() {
+    local version name root
+    need build
+    build_release
+    version=$(build/presence --version | grep -oE '[0-9]+\.[0-9]+[0-9A-Za-z.+-]*' | sed -n 1p)
+    name=presence-$version-linux-$(uname -m)
+    root=build/dist/$name
+    rm -rf "$root"
+    mkdir -p "$root"
+    cp build/presence "$root/"
+    cp $GEN/licenses.txt "$root/LICENSES"
+    [ -z "$(compgen -G 'man/*.[1-8]')" ] || cp man/*.[1-8] "$root/"
+    chmod 644 "$root"/*
+    chmod 755 "$root/presence"
+    tar --sort=name --mtime="@${SOURCE_DATE_EPOCH:-0}" --owner=0 --group=0 --numeric-owner \
+        --format=ustar -C build/dist -cf - "$name" | gzip -9n >"$root.tar.gz"
+    rm -rf "$root"
+    echo "$root.tar.gz: $(thousands "$(size_of "$root.tar.gz")") bytes"
+}
+
+## clean             remove build/
+task_clean() {
+    rm -rf build
+}
+
+## help              this list
+task_help() {
+    echo "usage: ./build.sh TASK"
+    sed -n 's/^## /  /p' build.sh
+}
+
+task=${1:-help}
+[ $# = 0 ] || shift
+case $task in
+run | build | test | lint | asan | tsan | fuzz | bench | dist | clean) "task_$task" "$@" ;;
+help | -h | --help) task_help ;;
+*)
+    task_help >&2
+    die "no such task: $task"
+    ;;
+esac

@@ -1,0 +1,246 @@
+/* civetweb_seam.c - the one file that knows CivetWeb from the inside; see civetweb_seam.h.
+ *
+ * CivetWeb's source is included, not linked, so that its internals are in reach without a patch:
+ * its socket calls are renamed away, its listening sockets never exist, its master thread runs the
+ * door, and its workers get requests that have already been read. */
+
+#define NO_SSL            /* the door does TLS, before CivetWeb sees a byte */
+#define NO_CGI
+#define NO_FILES
+#define NO_CACHING
+#define NO_THREAD_NAME    /* would cost a system call for every upgrade */
+#define USE_WEBSOCKET
+#define USE_IPV6
+#define USE_STACK_SIZE (256 * 1024)
+#define MAX_WORKER_THREADS (1024)
+
+#include <netinet/in.h>
+#include <poll.h>
+#include <semaphore.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+static ssize_t seam_send(const void *bytes, size_t len);
+
+/* CivetWeb's writes come back to us; there is nothing for it to read, to wait for,
+ * to bind or to listen on. */
+#define send(sock, bytes, len, flags) seam_send((bytes), (len))
+#define recv(sock, bytes, len, flags) ((void)(bytes), (void)(len), (ssize_t)-1)
+#define bind(sock, address, len) ((void)(address), 0)
+#define listen(sock, backlog) ((void)(backlog), 0)
+#define poll(fds, count, timeout) (-1)
+
+#include "civetweb.c"
+
+#undef send
+#undef recv
+#undef bind
+#undef listen
+#undef poll
+#undef snprintf /* CivetWeb forbids itself the plain ones */
+#undef calloc
+#undef free
+
+#include "civetweb_seam.h"
+
+#if defined(__SANITIZE_THREAD__)
+/* CivetWeb's stop flag is a plain volatile int, written once, by mg_stop and by its master thread. */
+const char *__tsan_default_suppressions(void)
+{
+	return "race:mg_stop\nrace:master_thread_run\n";
+}
+#endif
+
+struct seam {
+	struct seam_ops ops;
+	void *context;
+	struct mg_context *civetweb;
+	sem_t go; /* posted by seam_run */
+};
+
+/* What a worker is at; one for each thread. */
+static _Thread_local struct {
+	struct seam *seam;
+	struct seam_item *item;
+	char *own_buf; /* the worker's request buffer, while the item's stands in for it */
+	int own_size;
+} seam_worker;
+
+/* Takes bytes that CivetWeb writes. */
+static ssize_t seam_send(const void *bytes, size_t len)
+{
+	if (seam_worker.item)
+		seam_worker.seam->ops.output(seam_worker.seam->context, seam_worker.item, bytes, len);
+	return (ssize_t)len;
+}
+
+/* The master thread runs the door, and then waits for mg_stop, which sets the flag at once. */
+static void *seam_init_thread(const struct mg_context *ctx, int thread_type)
+{
+	if (thread_type == 0) {
+		struct seam *seam = ctx->user_data;
+		close_all_listening_sockets((struct mg_context *)ctx);
+		((struct mg_context *)ctx)->num_listening_sockets = 0;
+		while (sem_wait(&seam->go)) continue; /* only EINTR */
+		seam->ops.run(seam->context);
+		while (STOP_FLAG_IS_ZERO(&ctx->stop_flag)) mg_sleep(1);
+	}
+	return NULL;
+}
+
+/* A worker takes an item: its bytes become the request buffer, and the socket is gone. The item's
+ * address travels in the local address of CivetWeb's own queue entry. */
+static int seam_init_connection(const struct mg_connection *constant, void **conn_data)
+{
+	struct mg_connection *conn = (struct mg_connection *)constant;
+	struct seam_item *item;
+	memcpy(&item, &conn->client.lsa.sin6.sin6_addr, sizeof item);
+	conn->client.sock = INVALID_SOCKET;
+	seam_worker.seam = conn->phys_ctx->user_data;
+	seam_worker.item = item;
+	seam_worker.own_buf = conn->buf;
+	seam_worker.own_size = conn->buf_size;
+	conn->buf = item->bytes;
+	conn->buf_size = (int)item->size;
+	conn->data_len = (int)item->used;
+	conn->request_info.is_ssl = item->is_tls;
+	item->upgraded = 0;
+	*conn_data = item;
+	return 0;
+}
+
+/* The worker is done with the item. */
+static void seam_connection_closed(const struct mg_connection *constant)
+{
+	struct mg_connection *conn = (struct mg_connection *)constant;
+	struct seam_item *item = seam_worker.item;
+	if (!item) return;
+	conn->buf = seam_worker.own_buf;
+	conn->buf_size = seam_worker.own_size;
+	seam_worker.item = NULL;
+	seam_worker.seam->ops.finished(seam_worker.seam->context, item);
+}
+
+/* A parsed request, before CivetWeb does anything with it. */
+static int seam_begin_request(struct mg_connection *conn)
+{
+	const struct mg_request_info *ri = &conn->request_info;
+	struct seam_header headers[MG_MAX_HEADERS];
+	struct seam_request request = {
+	    .method = ri->request_method,
+	    .target = ri->local_uri_raw,
+	    .query = ri->query_string,
+	    .version = ri->http_version,
+	    .headers = headers,
+	    .header_count = ri->num_headers,
+	    .wants_upgrade = conn->protocol_type == PROTOCOL_TYPE_WEBSOCKET,
+	    .body = conn->buf + conn->request_len,
+	    .body_len = (size_t)(conn->data_len - conn->request_len),
+	};
+	for (int i = 0; i < ri->num_headers; i++)
+		headers[i] = (struct seam_header){ri->http_headers[i].name, ri->http_headers[i].value};
+	int status = seam_worker.seam->ops.request(seam_worker.seam->context, seam_worker.item, &request);
+	conn->request_info.acceptedWebSocketSubprotocol = request.subprotocol;
+	if (status) conn->must_close = 1; /* one request for each visit of a worker */
+	return status;
+}
+
+/* CivetWeb would answer with an error page of its own. */
+static int seam_http_error(struct mg_connection *conn, int status, const char *message)
+{
+	(void)conn;
+	if (!seam_worker.item) return 1;
+	seam_worker.seam->ops.error(seam_worker.seam->context, seam_worker.item, status, message);
+	return 0;
+}
+
+/* The 101 is written: no read loop. */
+static void seam_websocket_ready(struct mg_connection *conn, void *data)
+{
+	(void)data;
+	seam_worker.item->upgraded = 1;
+	conn->must_close = 1;
+}
+
+static int seam_log_message(const struct mg_connection *conn, const char *message)
+{
+	struct mg_context *ctx = conn ? conn->phys_ctx : NULL;
+	struct seam *seam = ctx ? ctx->user_data : seam_worker.seam;
+	if (seam) seam->ops.log(seam->context, message);
+	return 1;
+}
+
+struct seam *seam_start(const struct seam_ops *ops, void *context, int workers, int queue,
+                        char *err, size_t err_size)
+{
+	static const struct mg_callbacks callbacks = {
+	    .begin_request = seam_begin_request,
+	    .log_message = seam_log_message,
+	    .init_connection = seam_init_connection,
+	    .connection_closed = seam_connection_closed,
+	    .init_thread = seam_init_thread,
+	    .http_error = seam_http_error,
+	};
+	char workers_text[16], queue_text[16];
+	snprintf(workers_text, sizeof workers_text, "%d", workers);
+	snprintf(queue_text, sizeof queue_text, "%d", queue);
+	const char *options[] = {
+	    "listening_ports", "127.0.0.1:0", /* never bound: see the macros above */
+	    "num_threads", workers_text,
+	    "connection_queue", queue_text,
+	    "max_request_size", "1024",       /* the worker's own buffer, which no request uses */
+	    "decode_url", "no",
+	    "decode_query_string", "no",
+	    "enable_auth_domain_check", "no",
+	    "enable_keep_alive", "no",
+	    NULL,
+	};
+	struct mg_init_data init = {.callbacks = &callbacks, .configuration_options = options};
+	struct mg_error_data error = {.text = err, .text_buffer_size = err_size};
+	struct seam *seam = calloc(1, sizeof *seam);
+	if (!seam) {
+		snprintf(err, err_size, "out of memory");
+		return NULL;
+	}
+	sem_init(&seam->go, 0, 0);
+	seam->ops = *ops;
+	seam->context = context;
+	init.user_data = seam;
+	mg_init_library(MG_FEATURES_DEFAULT);
+	seam->civetweb = mg_start2(&init, &error);
+	if (!seam->civetweb) {
+		mg_exit_library();
+		free(seam);
+		return NULL;
+	}
+	mg_set_websocket_handler(seam->civetweb, "**", NULL, seam_websocket_ready, NULL, NULL, NULL);
+	return seam;
+}
+
+void seam_run(struct seam *seam)
+{
+	sem_post(&seam->go);
+}
+
+void seam_submit(struct seam *seam, struct seam_item *item)
+{
+	struct socket entry;
+	memset(&entry, 0, sizeof entry);
+	entry.sock = INVALID_SOCKET;
+	entry.lsa.sin6.sin6_family = AF_INET6;
+	memcpy(&entry.lsa.sin6.sin6_addr, &item, sizeof item);
+	memcpy(&entry.rsa, &item->peer, sizeof entry.rsa);
+	produce_socket(seam->civetweb, &entry);
+}
+
+void seam_stop(struct seam *seam)
+{
+	mg_stop(seam->civetweb);
+	mg_exit_library();
+	free(seam);
+}
+
+const char *seam_version(void)
+{
+	return CIVETWEB_VERSION;
+}
