@@ -1,0 +1,7334 @@
+/* presence - tells an application which of its users are online, and when each was last seen.
+ *
+ * One process, one static binary, one directory. Clients hold a WebSocket at /ws/presence/{userId};
+ * connected means online. Backends and admins ask over HTTP. The store is inside (LMDB), HTTP and
+ * the upgrade are CivetWeb's, everything else is here.
+ *
+ *     sockets -> DOOR -> worker (CivetWeb) -> HUB -> WRITER -> LMDB
+ *                 |  HTTP answer       ^        |
+ *                 +--- upgrade --------+        +-> readers: worker threads
+ *
+ * Contents. Sections stand bottom-up: each calls only what is above it, so nothing needs a
+ * prototype, and the compiler sees to it that this stays so.
+ *
+ *   1. Limits, types, errors       every bound; the tables of errors, reasons, close codes
+ *   2. Counters                    one table: field, metric, help
+ *   3. Util                        memory, buffers, clocks, random numbers
+ *   4. Log                         one line a record, never blocks
+ *   5. Ids and URIs                user ids, percent-encoding, addresses, durations; pure
+ *   6. JSON                        bounded reader, writer; pure
+ *   7. Options                     one table; command line, environment, file, help
+ *   8. Store: records, reads       open, short read transactions, commands
+ *   9. Store: writer               one thread, one transaction a batch
+ *  10. Timers                      a wheel over `now`; pure
+ *  11. Presence table              users, connections, stays, transitions; pure
+ *  12. WebSocket codec             bytes to frames, frames to bytes; pure
+ *  13. HTTP messages               where a request ends, the text of an answer; pure
+ *  14. Event loop                  epoll and an inbox
+ *  15. Transport                   a socket that never waits
+ *  16. Hub                         all WebSockets, the table's only writer
+ *  17. Door                        accept, whole requests, deadlines
+ *  18. Assets                      the files of web/
+ *  19. HTTP API                    request to response
+ *  20. Seam use                    CivetWeb's request is ours, our answer its bytes
+ *  21. Lifecycle, main             commands, start, signals, stop
+ *
+ * Threads, and what each may touch:
+ *   main      starts the others, waits for a signal, stops them in order.
+ *   door      CivetWeb's master thread: listeners and every connection that is not being served.
+ *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
+ *             client, hold no WebSocket, and wait for the hub only when they ask it to change
+ *             something.
+ *   hub       every WebSocket; the only one to change the presence table.
+ *   writer    the only one to write LMDB.
+ * One owner a datum; hand-over is a call in the owner's inbox (section 14). Shared is only: the
+ * presence table, written by the hub under table_lock and read by workers under it for
+ * microseconds; counters and totals, atomic; options, constant.
+ *
+ * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 8);
+ * log.lock, which may be taken while any of them is held.
+ *
+ * What it promises:
+ *   - A user with an open connection is online. The last clean close is offline at once; a broken
+ *     line is noticed within --ping-interval + --pong-timeout, and forgiven for --grace.
+ *   - last_seen is when the user was last heard from, never when silence was noticed.
+ *   - What was committed survives kill -9; a power cut costs at most one --sync-interval; nothing
+ *     ever needs repair.
+ *   - A slow, silent or hostile client costs memory within limits, never a thread.
+ *   - A heartbeat allocates nothing.
+ *
+ * The protocol in ten lines (presence-protocol(7) has it all):
+ *   GET /ws/presence/alice, upgraded      -> {"type":"hello","user_id":"alice",...}
+ *   ping                                  -> pong
+ *   {"type":"ping"}                       -> {"type":"pong","time":"..."}
+ *   {"type":"status","status":"away"}     this connection's word on its user
+ *   anything wrong                        -> {"type":"error","code":"...","message":"..."}
+ *   WebSocket pings are sent after 25 s of silence; any byte in answer is a sign of life.
+ *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4403
+ *   kicked, 4408 silent, 4429 too fast.
+ */
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <lmdb.h>
+#include <mbedtls/sha1.h>
+#include <mbedtls/version.h>
+
+#include "civetweb_seam.h"
+
+/* ==== 1. Limits, types, errors ===============================================================
+ * Every bound that is not an option stands here, and every error a client can be told of.
+ * Nothing here has state. */
+
+#define PRESENCE_VERSION "0.1.0"
+
+enum {
+    USER_ID_MAX = 128,             /* bytes of a user id after decoding */
+    BATCH_MAX = 1000,              /* users in one POST /api/presence */
+    PAGE_MAX = 1000,               /* users or sessions on one page */
+    PAGE_DEFAULT = 100,
+    JSON_DEPTH_MAX = 16,
+    WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
+    AGENT_MAX = 120,               /* bytes kept of a User-Agent */
+    CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
+    SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
+    THREAD_STACK = 128 * 1024,     /* musl's default is small; all our own threads get this much */
+};
+
+/* A run of bytes that belongs to someone else. */
+struct span {
+    const char *at;
+    size_t len;
+};
+
+/* How a user stands. The order is that of availability: the lower wins over a user's connections. */
+enum status { STATUS_ONLINE, STATUS_BUSY, STATUS_AWAY, STATUS_OFFLINE };
+static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
+
+/* Why a stay ended. The numbers are stored; add, never renumber. */
+#define REASON_TABLE(X)                                                                            \
+    X(NONE, 0, "none", "the stay has not ended")                                                   \
+    X(CLOSED, 1, "closed", "the client closed the connection, or left the page and stayed away")   \
+    X(DROPPED, 2, "dropped", "the connection broke without a close frame")                         \
+    X(TIMEOUT, 3, "timeout", "nothing was heard for too long")                                     \
+    X(KICKED, 4, "kicked", "an admin closed the user's connections")                               \
+    X(EXPIRED, 5, "expired", "the token ran out")                                                  \
+    X(RESTART, 6, "restart", "the server restarted and the user did not come back")
+#define X(name, number, text, meaning) REASON_##name = number,
+enum reason { REASON_TABLE(X) REASON_COUNT };
+#undef X
+#define X(name, number, text, meaning) [number] = text,
+static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
+#undef X
+
+/* Everything a client can be refused for: code, HTTP status, close code, text. A close code of 0
+ * means that a WebSocket is told by an error message and stays open. */
+#define ERROR_TABLE(X)                                                                             \
+    X(NONE, "none", 200, 0, "no error")                                                            \
+    X(INVALID_REQUEST, "invalid_request", 400, 0, "the request is not valid HTTP/1.1")             \
+    X(INVALID_USER_ID, "invalid_user_id", 400, 0,                                                  \
+      "a user id is 1 to 128 bytes of UTF-8 without control characters, percent-encoded once")     \
+    X(INVALID_JSON, "invalid_json", 400, 0, "the body or message is not valid JSON")               \
+    X(INVALID_PARAMETER, "invalid_parameter", 400, 0, "a parameter has a value it cannot have")    \
+    X(INVALID_CURSOR, "invalid_cursor", 400, 0, "the cursor did not come from this server")        \
+    X(NOT_FOUND, "not_found", 404, 0, "there is nothing at this path")                             \
+    X(UNKNOWN_USER, "unknown_user", 404, 0, "this user was never seen")                            \
+    X(METHOD_NOT_ALLOWED, "method_not_allowed", 405, 0, "this path does not take this method")     \
+    X(REQUEST_TIMEOUT, "request_timeout", 408, 0, "the request did not arrive in time")            \
+    X(LENGTH_REQUIRED, "length_required", 411, 0, "send the body with a Content-Length")           \
+    X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
+    X(URI_TOO_LONG, "uri_too_long", 414, 0, "the path is too long")                                \
+    X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
+    X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
+      "this path speaks WebSocket version 13 (RFC 6455)")                                          \
+    X(TOO_MANY_CONNECTIONS, "too_many_connections", 429, 4429,                                     \
+      "this user has --max-connections-per-user connections already")                              \
+    X(HEAD_TOO_LARGE, "head_too_large", 431, 0, "the request head is larger than --max-head")      \
+    X(INTERNAL, "internal", 500, 1011, "the server failed; its log says why")                      \
+    X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
+    X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
+    X(VERSION_NOT_SUPPORTED, "version_not_supported", 505, 0, "speak HTTP/1.0 or HTTP/1.1")        \
+    X(INVALID_MESSAGE, "invalid_message", 400, 0, "a message is a JSON object with a type")        \
+    X(UNKNOWN_TYPE, "unknown_type", 400, 0, "this message type is not known")                      \
+    X(INVALID_STATUS, "invalid_status", 400, 0, "a status is online, away or busy")                \
+    X(IDENTITY_MISMATCH, "identity_mismatch", 403, 0,                                              \
+      "a connection speaks for its own user only")                                                 \
+    X(NOT_SUPPORTED, "not_supported", 501, 0, "this server cannot do that yet")                    \
+    X(PROTOCOL_MISUSE, "protocol_misuse", 400, 4400, "only text messages are understood")          \
+    X(KICKED, "kicked", 403, 4403, "an admin closed this connection; stay away")                   \
+    X(HEARTBEAT_TIMEOUT, "heartbeat_timeout", 408, 4408, "nothing was heard in time")              \
+    X(TOO_FAST, "too_fast", 429, 4429, "more than --max-messages-per-second")
+#define X(name, code, status, close_code, text) ERROR_##name,
+enum error { ERROR_TABLE(X) ERROR_COUNT };
+#undef X
+static const struct error_row {
+    const char *code;
+    int status;
+    int close_code;
+    const char *text;
+} ERRORS[] = {
+#define X(name, code, status, close_code, text) {code, status, close_code, text},
+    ERROR_TABLE(X)
+#undef X
+};
+
+/* Close codes the server sends (RFC 6455 section 7.4, and the private range from 4000). */
+#define CLOSE_TABLE(X)                                                                             \
+    X(NORMAL, 1000, "answer to a clean close")                                                     \
+    X(GOING_AWAY, 1001, "answer to a page that is left")                                           \
+    X(PROTOCOL, 1002, "the frame breaks RFC 6455")                                                 \
+    X(BAD_UTF8, 1007, "a text message or close reason is not UTF-8")                               \
+    X(TOO_BIG, 1009, "the message is larger than --max-message")                                   \
+    X(INTERNAL, 1011, "the server failed")                                                         \
+    X(RESTART, 1012, "the server stops; reason retry_after=MS says when to come back")             \
+    X(OVERLOADED, 1013, "the server is full; try later")                                           \
+    X(MISUSE, 4400, "the message breaks the presence protocol")                                    \
+    X(KICKED, 4403, "kicked: stay away")                                                           \
+    X(TIMEOUT, 4408, "heartbeat timeout")                                                          \
+    X(TOO_FAST, 4429, "too many messages or connections")
+#define X(name, code, meaning) CLOSE_##name = code,
+enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
+#undef X
+
+/* ==== 2. Counters ============================================================================
+ * One table: field, metric name, help. Any thread adds; /metrics and /admin/stats read. */
+
+#define COUNTER_TABLE(X)                                                                           \
+    X(accepted, "accepted_total", "TCP connections accepted")                                      \
+    X(accept_errors, "accept_errors_total", "accepts that failed, for want of descriptors mostly") \
+    X(requests, "http_requests_total", "HTTP requests answered, upgrades included")                \
+    X(request_errors, "http_errors_total", "HTTP requests answered with 4xx or 5xx")               \
+    X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
+    X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
+    X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
+    X(closes, "closes_total", "WebSocket connections ended")                                       \
+    X(heartbeat_timeouts, "heartbeat_timeouts_total", "WebSocket connections silent too long")     \
+    X(protocol_errors, "protocol_errors_total", "WebSocket connections closed for bad frames")     \
+    X(too_fast, "too_fast_total", "WebSocket connections closed for too many messages")            \
+    X(messages, "messages_total", "WebSocket messages received")                                   \
+    X(pings_sent, "pings_sent_total", "pings sent to silent connections")                          \
+    X(joins, "joins_total", "users who came online")                                               \
+    X(leaves, "leaves_total", "users who went offline")                                            \
+    X(status_changes, "status_changes_total", "users whose status changed")                        \
+    X(kicks, "kicks_total", "connections closed by an admin")                                      \
+    X(store_commits, "store_commits_total", "transactions committed")                              \
+    X(store_records, "store_records_total", "records written")                                     \
+    X(store_failures, "store_failures_total", "transactions that failed and are tried again")      \
+    X(sessions_dropped, "sessions_dropped_total", "session records given up while the disk failed") \
+    X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
+struct counters {
+#define X(field, metric, help) _Atomic uint64_t field;
+    COUNTER_TABLE(X)
+#undef X
+};
+
+/* Adds one; counters are read without order among them. */
+static inline void count_one(_Atomic uint64_t *counter)
+{
+    atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+/* Adds n. */
+static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
+{
+    atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* ==== 3. Util ================================================================================
+ * Memory, buffers, clocks, random numbers, text of times. No state.
+ *
+ * Memory: out of memory ends the process with one line; what was committed is in the store. */
+
+/* Ends the process: there is no memory left. Never returns. */
+static void mem_die(void)
+{
+    static const char line[] = "presence: out of memory; give the machine more or lower"
+                               " --max-connections\n";
+    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
+    (void)ignored;
+    _exit(1);
+}
+
+/* Memory of n zero bytes, owned by the caller; never NULL. */
+static void *mem_new(size_t n)
+{
+    void *p = calloc(1, n ? n : 1);
+    if (!p) mem_die();
+    return p;
+}
+
+/* p moved to n bytes, owned by the caller; never NULL. */
+static void *mem_resize(void *p, size_t n)
+{
+    p = realloc(p, n ? n : 1);
+    if (!p) mem_die();
+    return p;
+}
+
+/* A NUL-terminated copy of n bytes, owned by the caller. */
+static char *mem_copy_text(const char *at, size_t n)
+{
+    char *p = mem_new(n + 1);
+    memcpy(p, at, n);
+    return p;
+}
+
+/* Bytes that grow. Zeroed is empty; the owner frees it. */
+struct buffer {
+    char *at;
+    size_t len, size;
+};
+
+/* Gives the memory back; the buffer is empty and usable after. */
+static void buffer_free(struct buffer *b)
+{
+    free(b->at);
+    *b = (struct buffer){0};
+}
+
+/* Room for n more bytes behind the content; returns where they go. */
+static char *buffer_room(struct buffer *b, size_t n)
+{
+    if (b->size - b->len < n) {
+        size_t size = b->size ? b->size : 256;
+        while (size - b->len < n) size *= 2;
+        b->at = mem_resize(b->at, size);
+        b->size = size;
+    }
+    return b->at + b->len;
+}
+
+/* Appends n bytes. */
+static void buffer_add(struct buffer *b, const void *at, size_t n)
+{
+    if (!n) return;
+    memcpy(buffer_room(b, n), at, n);
+    b->len += n;
+}
+
+/* Appends a C string. */
+static void buffer_text(struct buffer *b, const char *text)
+{
+    buffer_add(b, text, strlen(text));
+}
+
+/* Appends as printf does. */
+__attribute__((format(printf, 2, 3))) static void buffer_print(struct buffer *b, const char *format,
+                                                               ...)
+{
+    va_list args;
+    va_start(args, format);
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    if (n > 0) {
+        vsnprintf(buffer_room(b, (size_t)n + 1), (size_t)n + 1, format, again);
+        b->len += (size_t)n;
+    }
+    va_end(again);
+}
+
+/* Removes n bytes at the front. */
+static void buffer_drop(struct buffer *b, size_t n)
+{
+    b->len -= n;
+    if (b->len) memmove(b->at, b->at + n, b->len);
+}
+
+/* Milliseconds of a clock that only goes forward, sleep of the machine included. */
+static int64_t clock_mono_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Milliseconds since 1970, UTC; may be stepped by the operator at any moment. */
+static int64_t clock_wall_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+enum { TIME_TEXT = 32 };
+
+/* Writes n as so many decimal digits, and a mark behind them; returns where the text goes on. */
+static char *time_digits(char *out, int n, int digits, char mark)
+{
+    for (int i = digits - 1; i >= 0; i--, n /= 10) out[i] = (char)('0' + n % 10);
+    out[digits] = mark;
+    return out + digits + 1;
+}
+
+/* 2026-11-25T09:04:31.120Z for a wall time in ms (RFC 3339); returns out. */
+static const char *time_text(int64_t wall_ms, char out[TIME_TEXT])
+{
+    if (wall_ms < 0) wall_ms = 0;
+    time_t seconds = (time_t)(wall_ms / 1000);
+    struct tm t;
+    char *at = out;
+    gmtime_r(&seconds, &t);
+    at = time_digits(at, t.tm_year + 1900, 4, '-');
+    at = time_digits(at, t.tm_mon + 1, 2, '-');
+    at = time_digits(at, t.tm_mday, 2, 'T');
+    at = time_digits(at, t.tm_hour, 2, ':');
+    at = time_digits(at, t.tm_min, 2, ':');
+    at = time_digits(at, t.tm_sec, 2, '.');
+    at = time_digits(at, (int)(wall_ms % 1000), 3, 'Z');
+    *at = 0;
+    return out;
+}
+
+/* Fills n bytes from the kernel's generator; the process ends if there is none. */
+static void random_bytes(void *out, size_t n)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t got = getrandom((char *)out + done, n - done, 0);
+        if (got < 0 && errno != EINTR) abort();
+        if (got > 0) done += (size_t)got;
+    }
+}
+
+/* Big-endian store and load, for keys that sort by number. */
+static void put_be64(uint8_t out[8], uint64_t n)
+{
+    for (int i = 0; i < 8; i++) out[i] = (uint8_t)(n >> (56 - 8 * i));
+}
+
+/* See put_be64. */
+static uint64_t get_be64(const uint8_t in[8])
+{
+    uint64_t n = 0;
+    for (int i = 0; i < 8; i++) n = n << 8 | in[i];
+    return n;
+}
+
+/* Orders two byte strings: by bytes, then the shorter first. */
+static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_len)
+{
+    int order = memcmp(a, b, a_len < b_len ? a_len : b_len);
+    return order ? order : (a_len > b_len) - (a_len < b_len);
+}
+
+/* ==== 4. Log =================================================================================
+ * One line a record on stderr, as logfmt or JSON. A line is written whole or, where stderr would
+ * make us wait, dropped and counted. Whatever a client sent is escaped: no line can be forged. */
+
+enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+static const char *const LOG_LEVELS[] = {"error", "warn", "info", "debug"};
+
+enum { LOG_LINE_MAX = 1024 };
+
+struct log {
+    enum log_level level;   /* records above it are not written */
+    bool json;              /* JSON lines, not logfmt */
+    pthread_mutex_t lock;   /* one line at a time */
+    struct counters *counters;
+};
+
+/* Escapes text for a quoted string of logfmt or JSON: no control character and no quote is left.
+ * Cuts at size; returns how many bytes it wrote. */
+static size_t log_escape(const char *text, char *out, size_t size)
+{
+    static const char hex[] = "0123456789abcdef";
+    size_t n = 0;
+    for (const unsigned char *p = (const unsigned char *)text; *p && n + 8 < size; p++) {
+        if (*p == '"' || *p == '\\') {
+            out[n++] = '\\';
+            out[n++] = (char)*p;
+        } else if (*p < 0x20 || *p == 0x7f) {
+            memcpy(out + n, "\\u00", 4);
+            out[n + 4] = hex[*p >> 4];
+            out[n + 5] = hex[*p & 15];
+            n += 6;
+        } else {
+            out[n++] = (char)*p;
+        }
+    }
+    out[n] = 0;
+    return n;
+}
+
+/* Writes one record, as printf formats it, if its level is wanted. Never blocks, never fails. */
+__attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum log_level level,
+                                                           const char *format, ...)
+{
+    if (level > log->level) return;
+    char message[LOG_LINE_MAX / 2], safe[LOG_LINE_MAX - 128], line[LOG_LINE_MAX], when[TIME_TEXT];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    log_escape(message, safe, sizeof safe);
+    int n = snprintf(line, sizeof line,
+                     log->json ? "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":\"%s\"}\n"
+                               : "%s level=%s msg=\"%s\"\n",
+                     time_text(clock_wall_ms(), when), LOG_LEVELS[level], safe);
+    pthread_mutex_lock(&log->lock);
+    /* A pipe that polls writable takes PIPE_BUF bytes, more than a line, without blocking. */
+    struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+    bool written = poll(&ready, 1, 0) == 1 && (ready.revents & POLLOUT) &&
+                   write(STDERR_FILENO, line, (size_t)n) == n;
+    pthread_mutex_unlock(&log->lock);
+    if (!written && log->counters) count_one(&log->counters->log_dropped);
+}
+
+/* ==== 5. Ids and URIs ========================================================================
+ * What may be a user id, how it travels in a path, and the small languages of options and headers:
+ * addresses, durations, sizes, tokens. Pure: no I/O, no memory, no state. */
+
+/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
+ * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
+static size_t utf8_step(const char *text, size_t left, uint32_t *point)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint8_t *at = (const uint8_t *)text;
+    if (!left) return 0;
+    *point = at[0];
+    if (at[0] < 0x80) return 1;
+    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
+    uint32_t c = at[0] & (0x7fU >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (at[i] & 0x3f);
+    }
+    *point = c;
+    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
+    return bad ? 0 : n;
+}
+
+/* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
+static size_t utf8_put(uint32_t c, char out[4])
+{
+    if (c < 0x80) {
+        out[0] = (char)c;
+        return 1;
+    }
+    size_t n = c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const uint8_t first[] = {0, 0, 0xc0, 0xe0, 0xf0};
+    for (size_t i = n - 1; i; i--, c >>= 6) out[i] = (char)(0x80 | (c & 0x3f));
+    out[0] = (char)(first[n] | c);
+    return n;
+}
+
+/* How many of the bytes at the front are surely ASCII: whole words of 8, tested at once. */
+static size_t utf8_skip_ascii(const char *at, size_t len)
+{
+    size_t n = 0;
+    for (uint64_t word; len - n >= sizeof word; n += sizeof word) {
+        memcpy(&word, at + n, sizeof word);
+        if (word & UINT64_C(0x8080808080808080)) break;
+    }
+    return n;
+}
+
+/* Whether the whole text is valid UTF-8 (RFC 3629); nothing at all is. */
+static bool utf8_valid(struct span text)
+{
+    size_t n = 0;
+    while (n < text.len) {
+        uint32_t point;
+        n += utf8_skip_ascii(text.at + n, text.len - n);
+        if (n == text.len) break;
+        size_t step = utf8_step(text.at + n, text.len - n, &point);
+        if (!step) return false;
+        n += step;
+    }
+    return true;
+}
+
+/* Whether the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
+ * (C0, DEL, C1). Nothing is folded or normalised: ids are equal when their bytes are. */
+static bool user_id_valid(struct span id)
+{
+    if (id.len < 1 || id.len > USER_ID_MAX) return false;
+    for (size_t n = 0, step; n < id.len; n += step) {
+        uint32_t point;
+        step = utf8_step(id.at + n, id.len - n, &point);
+        if (!step || point < 0x20 || (point >= 0x7f && point < 0xa0)) return false;
+    }
+    return true;
+}
+
+/* The value of a hexadecimal digit, or -1. */
+static int hex_value(char c)
+{
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+/* Whether c is a decimal digit, whatever the locale. */
+static bool digit_is(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Decodes %XX once (RFC 3986 section 2.1), and '+' to a space where a form wrote it. Returns the
+ * length; out then ends with a NUL that is not counted. -1 for an escape without its two digits,
+ * or when text and NUL do not fit. Whatever bytes come out are not judged. */
+static int percent_decode(struct span in, bool plus_is_space, char *out, size_t size)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < in.len; i++) {
+        char c = in.at[i];
+        if (n + 1 >= size) return -1;
+        if (c == '%') {
+            int high = in.len - i > 2 ? hex_value(in.at[i + 1]) : -1;
+            int low = in.len - i > 2 ? hex_value(in.at[i + 2]) : -1;
+            if (high < 0 || low < 0) return -1;
+            c = (char)(high << 4 | low);
+            i += 2;
+        } else if (c == '+' && plus_is_space) {
+            c = ' ';
+        }
+        out[n++] = c;
+    }
+    if (n >= size) return -1;
+    out[n] = 0;
+    return (int)n;
+}
+
+/* Decodes a piece of a path exactly once; '+' stays '+'. Length and errors as percent_decode. */
+static int uri_decode(struct span in, char *out, size_t size)
+{
+    return percent_decode(in, false, out, size);
+}
+
+/* The user id in one segment of a path: decoded once, NUL-terminated, its length in *len. False,
+ * with out and *len of no meaning, for a bad escape, a raw '/', or what user_id_valid refuses. */
+static bool uri_user_id(struct span segment, char out[USER_ID_MAX + 1], size_t *len)
+{
+    if (!segment.len || memchr(segment.at, '/', segment.len)) return false;
+    int n = uri_decode(segment, out, USER_ID_MAX + 1);
+    if (n < 0) return false;
+    *len = (size_t)n;
+    return user_id_valid((struct span){out, *len});
+}
+
+/* Appends the bytes percent-encoded; only what RFC 3986 section 2.3 calls unreserved stays. */
+__attribute__((unused)) static void uri_encode(struct buffer *b, struct span in)
+{
+    static const char hex[] = "0123456789ABCDEF";
+    for (size_t i = 0; i < in.len; i++) {
+        uint8_t c = (uint8_t)in.at[i];
+        bool stays = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || digit_is((char)c) ||
+                     c == '-' || c == '.' || c == '_' || c == '~';
+        char escaped[3] = {'%', hex[c >> 4], hex[c & 15]};
+        buffer_add(b, stays ? &in.at[i] : escaped, stays ? 1 : sizeof escaped);
+    }
+}
+
+/* The value of the first `name=` in a query string (which may be NULL), decoded as forms encode
+ * it. Returns its length, NUL-terminated in out; -1 when the name is not there; -2 when the value
+ * has a bad escape, an encoded NUL, or does not fit. */
+static int query_get(const char *query, const char *name, char *out, size_t size)
+{
+    size_t name_len = strlen(name);
+    for (const char *at = query; at && *at;) {
+        size_t len = strcspn(at, "&");
+        if (len > name_len && at[name_len] == '=' && !memcmp(at, name, name_len)) {
+            struct span value = {at + name_len + 1, len - name_len - 1};
+            int n = percent_decode(value, true, out, size);
+            return n < 0 || memchr(out, 0, (size_t)n) ? -2 : n;
+        }
+        at += len + (at[len] == '&');
+    }
+    return -1;
+}
+
+/* Reads a number of 1 to 18 digits at *at and moves *at behind it; false if none stands there or
+ * it is longer. */
+static bool digits_take(const char **at, int64_t *out)
+{
+    const char *start = *at;
+    int64_t n = 0;
+    for (; digit_is(**at) && *at - start < 18; ++*at) n = n * 10 + (**at - '0');
+    *out = n;
+    return *at > start && !digit_is(**at);
+}
+
+/* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only (names would need a resolver). False, with
+ * *out and *len of no meaning, for anything else; port 0 is allowed and means any. */
+static bool address_parse(const char *text, struct sockaddr_storage *out, socklen_t *len)
+{
+    char host[INET6_ADDRSTRLEN];
+    bool v6 = *text == '[';
+    const char *start = text + v6;
+    size_t host_len = strcspn(start, v6 ? "]" : ":");
+    const char *behind = start + host_len;
+    if (host_len >= sizeof host || (v6 && *behind++ != ']') || *behind++ != ':') return false;
+    memcpy(host, start, host_len);
+    host[host_len] = 0;
+    int64_t port;
+    if (strlen(behind) > 5 || !digits_take(&behind, &port) || *behind || port > 65535) return false;
+    memset(out, 0, sizeof *out);
+    struct sockaddr_in *in4 = (struct sockaddr_in *)out;
+    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)out;
+    out->ss_family = v6 ? AF_INET6 : AF_INET;
+    *(v6 ? &in6->sin6_port : &in4->sin_port) = htons((uint16_t)port);
+    *len = v6 ? sizeof *in6 : sizeof *in4;
+    return inet_pton(out->ss_family, host, v6 ? (void *)&in6->sin6_addr : &in4->sin_addr) == 1;
+}
+
+enum { ADDRESS_TEXT = INET6_ADDRSTRLEN + 8 };
+
+/* `1.2.3.4:80` or `[::1]:80`, as address_parse reads it; "" for another family. Returns out, cut
+ * if size is under ADDRESS_TEXT. */
+static const char *address_text(const struct sockaddr_storage *address, char *out, size_t size)
+{
+    const struct sockaddr_in *in4 = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+    char host[INET6_ADDRSTRLEN] = "";
+    if (address->ss_family == AF_INET) {
+        inet_ntop(AF_INET, &in4->sin_addr, host, sizeof host);
+        snprintf(out, size, "%s:%u", host, ntohs(in4->sin_port));
+    } else if (address->ss_family == AF_INET6) {
+        inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof host);
+        snprintf(out, size, "[%s]:%u", host, ntohs(in6->sin6_port));
+    } else {
+        snprintf(out, size, "%s", "");
+    }
+    return out;
+}
+
+static const uint8_t ADDRESS_V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+/* The address as 16 bytes, IPv4 as v4-mapped (RFC 4291 section 2.5.5.2), and the port as a number;
+ * all zero for another family. */
+static void address_pack(const struct sockaddr_storage *address, uint8_t out[16], uint16_t *port)
+{
+    const struct sockaddr_in *in4 = (const struct sockaddr_in *)address;
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+    memset(out, 0, 16);
+    *port = 0;
+    if (address->ss_family == AF_INET) {
+        memcpy(out, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+        memcpy(out + 12, &in4->sin_addr, 4);
+        *port = ntohs(in4->sin_port);
+    } else if (address->ss_family == AF_INET6) {
+        memcpy(out, &in6->sin6_addr, 16);
+        *port = ntohs(in6->sin6_port);
+    }
+}
+
+/* Text of what address_pack left, without port: v4-mapped as IPv4, all zero as "". Returns out,
+ * which wants INET6_ADDRSTRLEN bytes; "" if it has fewer than the text. */
+static const char *address_unpack_text(const uint8_t in[16], char *out, size_t size)
+{
+    static const uint8_t none[16];
+    bool v4 = !memcmp(in, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+    if (!size) return "";
+    if (!memcmp(in, none, sizeof none) ||
+        !inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? in + 12 : in, out, (socklen_t)size))
+        out[0] = 0;
+    return out;
+}
+
+/* Whether only this machine can be at the address: 127/8, ::1, and 127/8 v4-mapped. */
+static bool address_is_loopback(const struct sockaddr_storage *address)
+{
+    uint8_t bytes[16];
+    uint16_t port;
+    address_pack(address, bytes, &port);
+    if (!memcmp(bytes, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED)) return bytes[12] == 127;
+    return !memcmp(bytes, &in6addr_loopback, sizeof bytes);
+}
+
+static const struct duration_unit {
+    const char *name;
+    int64_t ms;
+} DURATION_UNITS[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
+
+/* The milliseconds of one unit name; "" is a second; 0 if there is no such unit. */
+static int64_t duration_unit_ms(const char *name)
+{
+    if (!*name) return 1000;
+    for (size_t i = 0; i < sizeof DURATION_UNITS / sizeof *DURATION_UNITS; i++)
+        if (!strcmp(name, DURATION_UNITS[i].name)) return DURATION_UNITS[i].ms;
+    return 0;
+}
+
+/* Reads `90`, `1.5s`, `250ms`, `30d`: digits, at most 9 decimals, a unit (none: seconds). False,
+ * with *ms as it was, for anything else, for parts of a millisecond, and for more than 18 digits or
+ * than 63 bits of ms. */
+static bool duration_parse(const char *text, int64_t *ms)
+{
+    int64_t whole, part = 0, scale = 1, total;
+    if (!digits_take(&text, &whole)) return false;
+    if (*text == '.') {
+        const char *start = ++text;
+        if (!digits_take(&text, &part) || text - start > 9) return false;
+        for (; start < text; start++) scale *= 10;
+    }
+    int64_t unit = duration_unit_ms(text);
+    if (!unit || part * unit % scale) return false;
+    if (__builtin_mul_overflow(whole, unit, &total) ||
+        __builtin_add_overflow(total, part * unit / scale, &total))
+        return false;
+    *ms = total;
+    return true;
+}
+
+/* The shortest text that duration_parse reads back as ms: `1m`, `90s`, `1.5s`, `250ms`, `0s`.
+ * Returns out, cut if size is under 24. */
+static const char *duration_text(int64_t ms, char *out, size_t size)
+{
+    const struct duration_unit *unit = DURATION_UNITS;
+    while (unit->ms > 1 && (!ms || ms % unit->ms)) unit++;
+    if (!ms) {
+        snprintf(out, size, "0s");
+    } else if (unit->ms > 1 || ms < 1000) {
+        snprintf(out, size, "%" PRId64 "%s", ms / unit->ms, unit->name);
+    } else {
+        int part = (int)(ms % 1000), digits = 3;
+        for (; part % 10 == 0; part /= 10) digits--;
+        snprintf(out, size, "%" PRId64 ".%0*ds", ms / 1000, digits, part);
+    }
+    return out;
+}
+
+/* Reads a number of bytes, `4096`, `64k`, `8m` or `1g` (of 1024). False, with *bytes as it was,
+ * for anything else and for more than 18 digits or 63 bits. */
+static bool size_parse(const char *text, int64_t *bytes)
+{
+    static const char units[] = "kmg";
+    int64_t n, unit = 1;
+    if (!digits_take(&text, &n)) return false;
+    if (*text) {
+        const char *known = strchr(units, *text | 0x20);
+        if (!known || text[1]) return false;
+        unit <<= 10 * (known - units + 1);
+    }
+    if (__builtin_mul_overflow(n, unit, &n)) return false;
+    *bytes = n;
+    return true;
+}
+
+/* Whether a comma-separated header value (which may be NULL) has the token, whatever the case
+ * (RFC 9110 section 5.6.1: blanks around and empty elements do not count). */
+static bool header_has_token(const char *value, const char *token)
+{
+    size_t token_len = strlen(token);
+    for (const char *at = value; at && *at;) {
+        at += strspn(at, " \t,");
+        size_t len = strcspn(at, ",");
+        const char *next = at + len;
+        while (len && (at[len - 1] == ' ' || at[len - 1] == '\t')) len--;
+        if (len && len == token_len && !strncasecmp(at, token, len)) return true;
+        at = next;
+    }
+    return false;
+}
+
+/* Whether a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
+ * section 4.1 wants: 22 digits, the last with its four spare bits zero, and `==`. */
+static bool ws_key_valid(const char *key)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    return key && strlen(key) == 24 && strspn(key, digits) == 22 && strchr("AQgw", key[21]) &&
+           !strcmp(key + 22, "==");
+}
+
+/* ==== 6. JSON ================================================================================
+ * A strict reader (RFC 8259) over text that stays where it is, and writers into a buffer. Values
+ * are spans of the text; nothing is copied or allocated before somebody asks for a string. */
+
+enum json_kind {
+    JSON_NULL,
+    JSON_FALSE,
+    JSON_TRUE,
+    JSON_NUMBER,
+    JSON_STRING,
+    JSON_ARRAY,
+    JSON_OBJECT
+};
+
+struct json_value {
+    enum json_kind kind;
+    struct span raw; /* the value's text, without the blanks around it */
+};
+
+/* Where a reader stands; every json_skip_* moves it behind what it accepts. */
+struct json_reader {
+    const char *at, *end;
+};
+
+/* Skips blanks. */
+static void json_skip_space(struct json_reader *r)
+{
+    while (r->at < r->end && (*r->at == ' ' || *r->at == '\n' || *r->at == '\r' || *r->at == '\t'))
+        r->at++;
+}
+
+/* Whether the next character is c; takes it if so. */
+static bool json_take(struct json_reader *r, char c)
+{
+    if (r->at == r->end || *r->at != c) return false;
+    r->at++;
+    return true;
+}
+
+/* Takes four hexadecimal digits: their number, or -1. */
+static int32_t json_take_hex(struct json_reader *r)
+{
+    int32_t n = 0;
+    if (r->end - r->at < 4) return -1;
+    for (int i = 0; i < 4; i++) {
+        int digit = hex_value(*r->at++);
+        if (digit < 0) return -1;
+        n = n << 4 | digit;
+    }
+    return n;
+}
+
+/* Takes an escape whose backslash is gone: its code point, a pair of surrogates as one; -1 for an
+ * unknown escape or half a pair (RFC 8259 sections 7 and 8.2). */
+static int32_t json_take_escape(struct json_reader *r)
+{
+    static const char names[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
+    if (r->at == r->end) return -1;
+    char c = *r->at++;
+    const char *known = memchr(names, c, sizeof names - 1);
+    if (known) return meant[known - names];
+    if (c != 'u') return -1;
+    int32_t high = json_take_hex(r);
+    if (high < 0xd800 || high > 0xdfff) return high;
+    if (high > 0xdbff || !json_take(r, '\\') || !json_take(r, 'u')) return -1;
+    int32_t low = json_take_hex(r);
+    if (low < 0xdc00 || low > 0xdfff) return -1;
+    return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+}
+
+/* Skips a string; false if none stands there or it is not valid. */
+static bool json_skip_string(struct json_reader *r)
+{
+    if (!json_take(r, '"')) return false;
+    while (r->at < r->end) {
+        uint8_t c = (uint8_t)*r->at++;
+        if (c == '"') return true;
+        if (c < 0x20 || (c == '\\' && json_take_escape(r) < 0)) return false;
+    }
+    return false;
+}
+
+/* Skips digits; false if there is not one. */
+static bool json_skip_digits(struct json_reader *r)
+{
+    const char *start = r->at;
+    while (r->at < r->end && digit_is(*r->at)) r->at++;
+    return r->at > start;
+}
+
+/* Skips a number (RFC 8259 section 6); false if none stands there or it is not valid. */
+static bool json_skip_number(struct json_reader *r)
+{
+    json_take(r, '-');
+    if (!json_take(r, '0') && !json_skip_digits(r)) return false;
+    if (json_take(r, '.') && !json_skip_digits(r)) return false;
+    if (!json_take(r, 'e') && !json_take(r, 'E')) return true;
+    if (!json_take(r, '+')) json_take(r, '-');
+    return json_skip_digits(r);
+}
+
+/* Skips one of the three words; false if another text stands there. */
+static bool json_skip_word(struct json_reader *r, const char *word)
+{
+    size_t len = strlen(word);
+    if ((size_t)(r->end - r->at) < len || memcmp(r->at, word, len)) return false;
+    r->at += len;
+    return true;
+}
+
+/* Skips a member's name, the colon, and the blanks around them; false if they are not valid. */
+static bool json_skip_key(struct json_reader *r)
+{
+    json_skip_space(r);
+    if (!json_skip_string(r)) return false;
+    json_skip_space(r);
+    return json_take(r, ':');
+}
+
+/* What a value that begins with c is; whether it is one shows when it is skipped. */
+static enum json_kind json_kind_of(char c)
+{
+    switch (c) {
+    case '{': return JSON_OBJECT;
+    case '[': return JSON_ARRAY;
+    case '"': return JSON_STRING;
+    case 't': return JSON_TRUE;
+    case 'f': return JSON_FALSE;
+    case 'n': return JSON_NULL;
+    default: return JSON_NUMBER;
+    }
+}
+
+/* Skips a value and the blanks before it; false if none stands there, it is not valid, or it nests
+ * deeper than depth. Calls itself once a level, so depth bounds the stack. */
+static bool json_skip_value(struct json_reader *r, int depth)
+{
+    json_skip_space(r);
+    enum json_kind kind = json_kind_of(r->at < r->end ? *r->at : 0);
+    bool object = kind == JSON_OBJECT;
+    char close = object ? '}' : ']';
+    if (kind == JSON_STRING) return json_skip_string(r);
+    if (kind == JSON_NUMBER) return json_skip_number(r);
+    if (kind == JSON_TRUE) return json_skip_word(r, "true");
+    if (kind == JSON_FALSE) return json_skip_word(r, "false");
+    if (kind == JSON_NULL) return json_skip_word(r, "null");
+    if (depth <= 0) return false;
+    r->at++;
+    json_skip_space(r);
+    if (json_take(r, close)) return true;
+    do {
+        if (object && !json_skip_key(r)) return false;
+        if (!json_skip_value(r, depth - 1)) return false;
+        json_skip_space(r);
+    } while (json_take(r, ','));
+    return json_take(r, close);
+}
+
+/* Takes a value as json_skip_value skips it, and tells what and where it is. */
+static bool json_take_value(struct json_reader *r, int depth, struct json_value *out)
+{
+    json_skip_space(r);
+    const char *start = r->at;
+    if (!json_skip_value(r, depth)) return false;
+    *out = (struct json_value){json_kind_of(*start), {start, (size_t)(r->at - start)}};
+    return true;
+}
+
+/* Reads a text that must be one JSON value in valid UTF-8 and nothing else but blanks; arrays and
+ * objects nest at most max_depth deep (`[]` is 1). False if it is not, with *out as it was. What is
+ * accepted here may be given to the functions below; they do not check again. */
+static bool json_parse(struct span text, int max_depth, struct json_value *out)
+{
+    if (!text.len || !utf8_valid(text)) return false;
+    struct json_reader r = {text.at, text.at + text.len};
+    struct json_value value;
+    if (!json_take_value(&r, max_depth, &value)) return false;
+    json_skip_space(&r);
+    if (r.at != r.end) return false;
+    *out = value;
+    return true;
+}
+
+/* Whether json_parse takes the text. */
+__attribute__((unused)) static bool json_valid(struct span text, int max_depth)
+{
+    struct json_value ignored;
+    return json_parse(text, max_depth, &ignored);
+}
+
+/* Takes the next 1 to 4 bytes that the inside of a valid string stands for; returns how many. */
+static size_t json_take_bytes(struct json_reader *r, char out[4])
+{
+    char c = *r->at++;
+    if (c == '\\') return utf8_put((uint32_t)json_take_escape(r), out);
+    out[0] = c;
+    return 1;
+}
+
+/* Whether the value is a string that stands for exactly these bytes. */
+static bool json_equals(struct json_value value, struct span text)
+{
+    if (value.kind != JSON_STRING) return false;
+    struct json_reader r = {value.raw.at + 1, value.raw.at + value.raw.len - 1};
+    size_t n = 0;
+    while (r.at < r.end) {
+        char bytes[4];
+        size_t step = json_take_bytes(&r, bytes);
+        if (text.len - n < step || memcmp(text.at + n, bytes, step)) return false;
+        n += step;
+    }
+    return n == text.len;
+}
+
+/* Whether the value is a string that says text. */
+static bool json_is(struct json_value value, const char *text)
+{
+    return json_equals(value, (struct span){text, strlen(text)});
+}
+
+/* The member of that name, the last one if there are several; names are compared decoded. False,
+ * with *out as it was, if there is none or the value is no object. */
+static bool json_member(struct json_value object, const char *name, struct json_value *out)
+{
+    if (object.kind != JSON_OBJECT) return false;
+    struct json_reader r = {object.raw.at + 1, object.raw.at + object.raw.len};
+    struct json_value key, value;
+    bool found = false;
+    while (json_take_value(&r, 0, &key)) {
+        json_skip_space(&r);
+        r.at++;
+        json_take_value(&r, INT_MAX, &value);
+        if (json_is(key, name)) {
+            *out = value;
+            found = true;
+        }
+        json_skip_space(&r);
+        r.at++;
+    }
+    return found;
+}
+
+/* The next item of an array; *cursor is 0 before the first and belongs to this function. False,
+ * with *out as it was, behind the last and if the value is no array. */
+static bool json_item(struct json_value array, size_t *cursor, struct json_value *out)
+{
+    if (array.kind != JSON_ARRAY) return false;
+    const char *start = array.raw.at;
+    struct json_reader r = {start + (*cursor ? *cursor : 1), start + array.raw.len};
+    json_skip_space(&r);
+    json_take(&r, ',');
+    if (!json_take_value(&r, INT_MAX, out)) return false;
+    *cursor = (size_t)(r.at - start);
+    return true;
+}
+
+/* The bytes a string stands for, NUL-terminated, and their number (a \u0000 inside counts as one).
+ * -1 if the value is no string, or bytes and NUL do not fit. */
+static int json_string(struct json_value value, char *out, size_t size)
+{
+    if (value.kind != JSON_STRING) return -1;
+    struct json_reader r = {value.raw.at + 1, value.raw.at + value.raw.len - 1};
+    size_t n = 0;
+    while (r.at < r.end) {
+        char bytes[4];
+        size_t step = json_take_bytes(&r, bytes);
+        if (n + step >= size) return -1;
+        memcpy(out + n, bytes, step);
+        n += step;
+    }
+    if (n >= size) return -1;
+    out[n] = 0;
+    return (int)n;
+}
+
+/* The value of a number written as a whole one, without fraction and exponent. False, with *out as
+ * it was, for another number or kind, or when 64 bits do not hold it. */
+static bool json_number(struct json_value value, int64_t *out)
+{
+    if (value.kind != JSON_NUMBER) return false;
+    bool negative = *value.raw.at == '-';
+    int64_t n = 0;
+    for (size_t i = negative; i < value.raw.len; i++) {
+        char c = value.raw.at[i];
+        int digit = negative ? '0' - c : c - '0';
+        if (!digit_is(c) || __builtin_mul_overflow(n, 10, &n) ||
+            __builtin_add_overflow(n, digit, &n))
+            return false;
+    }
+    *out = n;
+    return true;
+}
+
+/* Appends what a JSON string needs in place of the character c (a quote, a backslash or a control
+ * character). */
+static void json_write_escape(struct buffer *b, uint8_t c)
+{
+    static const char controls[] = "\b\f\n\r\t", names[] = "bfnrt";
+    const char *known = memchr(controls, c, sizeof controls - 1);
+    char two[2] = {'\\', known ? names[known - controls] : (char)c};
+    if (known || c >= 0x20)
+        buffer_add(b, two, sizeof two);
+    else
+        buffer_print(b, "\\u%04x", c);
+}
+
+/* Appends the text as a JSON string with its quotes. Every byte that is not part of valid UTF-8
+ * becomes U+FFFD, so what is written is always valid JSON. */
+static void json_write_string(struct buffer *b, struct span text)
+{
+    size_t done = 0, n = 0;
+    buffer_add(b, "\"", 1);
+    while (n < text.len) {
+        uint32_t point = 0;
+        size_t step = utf8_step(text.at + n, text.len - n, &point);
+        if (step && point >= 0x20 && point != '"' && point != '\\') {
+            n += step;
+            continue;
+        }
+        buffer_add(b, text.at + done, n - done);
+        if (step)
+            json_write_escape(b, (uint8_t)point);
+        else
+            buffer_text(b, "\xef\xbf\xbd");
+        done = ++n;
+    }
+    if (n > done) buffer_add(b, text.at + done, n - done);
+    buffer_add(b, "\"", 1);
+}
+
+/* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
+ * there already or the object was only just opened. */
+static void json_write_key(struct buffer *b, const char *name)
+{
+    char last = b->len ? b->at[b->len - 1] : '{';
+    if (last != '{' && last != ',') buffer_add(b, ",", 1);
+    buffer_add(b, "\"", 1);
+    buffer_text(b, name);
+    buffer_add(b, "\":", 2);
+}
+
+/* ==== 7. Options =============================================================================
+ * One table: field, type, name, default, bounds, argument, group, help. It drives the command line,
+ * the environment (PRESENCE_ + NAME), --config, --print-config, --help and the man page's test.
+ * Options are constant once parsed. A later source wins: file, environment, command line. */
+
+#define OPTION_TABLE(X)                                                                            \
+    X(listen, LIST, "listen", "127.0.0.1:8080", 0, 0, "ADDR:PORT", "Network",                      \
+      "address to serve on; may repeat; [::1]:8080 for IPv6; port 0 takes a free one")             \
+    X(insecure, FLAG, "insecure", "no", 0, 1, "", "Network",                                       \
+      "allow listening beyond loopback although anyone may then read and write everything")        \
+    X(request_timeout, DURATION, "request-timeout", "10s", 100, 3600000, "TIME", "Network",        \
+      "a request must have arrived whole within this time, however busily it drips")               \
+    X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
+      "an idle HTTP connection is closed after this time")                                         \
+    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
+    X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
+      "a user without a connection counts as online this long after being last seen")              \
+    X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
+      "a reload or a broken connection may come back within this time unnoticed")                  \
+    X(ping_interval, DURATION, "ping-interval", "25s", 100, 3600000, "TIME", "Presence",           \
+      "a connection silent this long is pinged")                                                   \
+    X(pong_timeout, DURATION, "pong-timeout", "10s", 100, 3600000, "TIME", "Presence",             \
+      "a pinged connection silent this much longer is dropped")                                    \
+    X(data, TEXT, "data", "./presence-data", 0, 0, "DIR", "Store", "directory of the store")       \
+    X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
+      "joins and leaves reach the disk within this time, in one transaction")                      \
+    X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
+      "address space first given to the store; it doubles by itself when full")                    \
+    X(max_connections, COUNT, "max-connections", "0", 0, 10000000, "N", "Limits",                  \
+      "WebSocket connections in all; 0: what the descriptor limit allows")                         \
+    X(max_per_user, COUNT, "max-connections-per-user", "32", 1, 60000, "N", "Limits",              \
+      "WebSocket connections of one user")                                                         \
+    X(max_message, SIZE, "max-message", "4096", 128, 16777216, "BYTES", "Limits",                  \
+      "longest WebSocket message taken")                                                           \
+    X(max_rate, COUNT, "max-messages-per-second", "20", 0, 1000000, "N", "Limits",                 \
+      "WebSocket messages of one connection, averaged over a second; 0: no limit")                 \
+    X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
+    X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
+      "longest request body")                                                                      \
+    X(log_level, LEVEL, "log-level", "info", 0, 3, "LEVEL", "Log", "error, warn, info or debug")   \
+    X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
+
+enum option_type {
+    OPTION_LIST,
+    OPTION_FLAG,
+    OPTION_DURATION,
+    OPTION_COUNT,
+    OPTION_SIZE,
+    OPTION_TEXT,
+    OPTION_LEVEL,
+    OPTION_FORMAT,
+};
+
+struct option_list {
+    char **at;
+    size_t count;
+};
+
+/* Numbers of every kind are one int64, so that the table can point at them. */
+struct options {
+#define FIELD_LIST(field) struct option_list field;
+#define FIELD_FLAG(field) int64_t field;
+#define FIELD_DURATION(field) int64_t field;
+#define FIELD_COUNT(field) int64_t field;
+#define FIELD_SIZE(field) int64_t field;
+#define FIELD_TEXT(field) char *field;
+#define FIELD_LEVEL(field) int64_t field;
+#define FIELD_FORMAT(field) int64_t field;
+#define X(field, type, name, initial, min, max, argument, group, help) FIELD_##type(field)
+    OPTION_TABLE(X)
+#undef X
+};
+
+static const struct option_row {
+    const char *name, *initial, *argument, *group, *help;
+    enum option_type type;
+    size_t offset;
+    int64_t min, max;
+} OPTIONS[] = {
+#define X(field, type, name, initial, min, max, argument, group, help)                             \
+    {name, initial, argument, group, help, OPTION_##type, offsetof(struct options, field), min, max},
+    OPTION_TABLE(X)
+#undef X
+};
+enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
+
+/* What the program does instead of serving. */
+#define COMMAND_TABLE(X)                                                                           \
+    X(SERVE, "", "", "serve until SIGTERM or SIGINT")                                              \
+    X(CHECK_CONFIG, "check-config", "", "check options and files, then exit")                      \
+    X(PRINT_CONFIG, "print-config", "", "print every option's value in the form --config reads")   \
+    X(BACKUP, "backup", "FILE", "copy the store to FILE, also while a server runs")                \
+    X(DUMP, "dump", "", "print users and sessions as JSON lines, also while a server runs")        \
+    X(RESTORE, "restore", "FILE", "fill an empty store from what --dump printed; - is stdin")      \
+    X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
+    X(LICENSES, "licenses", "", "print the licences of what is embedded")                          \
+    X(VERSION, "version", "", "print versions")                                                    \
+    X(HELP, "help", "", "print this help")
+#define X(name, flag, argument, help) COMMAND_##name,
+enum command { COMMAND_TABLE(X) COMMAND_COUNT };
+#undef X
+static const struct command_row {
+    const char *name, *argument, *help;
+} COMMANDS[] = {
+#define X(name, flag, argument, help) {flag, argument, help},
+    COMMAND_TABLE(X)
+#undef X
+};
+
+struct command_line {
+    enum command command;
+    const char *file; /* its argument, if it takes one */
+};
+
+enum { USAGE_MAX = 512 };
+
+/* The row of a name, or NULL. */
+static const struct option_row *option_find(const char *name, size_t len)
+{
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++)
+        if (strlen(OPTIONS[i].name) == len && !memcmp(OPTIONS[i].name, name, len))
+            return &OPTIONS[i];
+    return NULL;
+}
+
+/* Sets a number from one of a few words; false when it is none of them. */
+static bool option_set_word(int64_t *out, const char *value, const char *const *words, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(value, words[i])) {
+            *out = (int64_t)i;
+            return true;
+        }
+    return false;
+}
+
+/* Parses a number of the row's type without looking at the bounds. */
+static bool option_parse_number(const struct option_row *row, const char *value, int64_t *out)
+{
+    static const char *const no_yes[] = {"no", "yes"}, *const formats[] = {"logfmt", "json"};
+    switch (row->type) {
+    case OPTION_FLAG: return option_set_word(out, value, no_yes, 2);
+    case OPTION_LEVEL: return option_set_word(out, value, LOG_LEVELS, 4);
+    case OPTION_FORMAT: return option_set_word(out, value, formats, 2);
+    case OPTION_DURATION: return duration_parse(value, out);
+    default: return size_parse(value, out);
+    }
+}
+
+/* A bound in the form the user would write it. */
+static const char *option_bound(const struct option_row *row, int64_t n, char out[32])
+{
+    if (row->type == OPTION_DURATION) return duration_text(n, out, 32);
+    snprintf(out, 32, "%" PRId64, n);
+    return out;
+}
+
+/* Sets one option; false with one line in err that names the option and the remedy. A list grows;
+ * the caller empties it where a stronger source begins. */
+static bool option_set(struct options *options, const struct option_row *row, const char *value,
+                       char *err)
+{
+    void *field = (char *)options + row->offset;
+    if (row->type == OPTION_LIST) {
+        struct sockaddr_storage address;
+        socklen_t len;
+        struct option_list *list = field;
+        if (!address_parse(value, &address, &len)) {
+            snprintf(err, USAGE_MAX,
+                     "--%s: '%s' is no address; write 127.0.0.1:8080 or [::1]:8080", row->name,
+                     value);
+            return false;
+        }
+        list->at = mem_resize(list->at, (list->count + 1) * sizeof *list->at);
+        list->at[list->count++] = mem_copy_text(value, strlen(value));
+        return true;
+    }
+    if (row->type == OPTION_TEXT) {
+        if (!*value) {
+            snprintf(err, USAGE_MAX, "--%s: is empty; give it a %s", row->name, row->argument);
+            return false;
+        }
+        free(*(char **)field);
+        *(char **)field = mem_copy_text(value, strlen(value));
+        return true;
+    }
+    int64_t n;
+    char low[32], high[32];
+    if (!option_parse_number(row, value, &n)) {
+        snprintf(err, USAGE_MAX, "--%s: '%s' is no %s; %s", row->name, value,
+                 row->type == OPTION_FLAG ? "yes or no" : row->argument,
+                 row->type == OPTION_DURATION ? "write a number with ms, s, m, h or d" : row->help);
+        return false;
+    }
+    if (n < row->min || n > row->max) {
+        snprintf(err, USAGE_MAX, "--%s: '%s' is out of bounds; give it %s to %s", row->name, value,
+                 option_bound(row, row->min, low), option_bound(row, row->max, high));
+        return false;
+    }
+    *(int64_t *)field = n;
+    return true;
+}
+
+/* Empties a list, so that a stronger source replaces it whole. */
+static void option_clear_list(struct options *options, const struct option_row *row)
+{
+    struct option_list *list = (void *)((char *)options + row->offset);
+    for (size_t i = 0; i < list->count; i++) free(list->at[i]);
+    free(list->at);
+    *list = (struct option_list){0};
+}
+
+/* Sets what a source says, emptying a list the first time this source names it. */
+static bool option_apply(struct options *options, const struct option_row *row, const char *value,
+                         uint64_t *seen, char *err)
+{
+    uint64_t bit = UINT64_C(1) << (row - OPTIONS);
+    if (row->type == OPTION_LIST && !(*seen & bit)) option_clear_list(options, row);
+    *seen |= bit;
+    return option_set(options, row, value, err);
+}
+
+/* Sets every option to its default. */
+static void options_init(struct options *options)
+{
+    _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
+    *options = (struct options){0};
+    char err[USAGE_MAX];
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++)
+        if (!option_set(options, &OPTIONS[i], OPTIONS[i].initial, err)) abort();
+}
+
+/* Gives back what options_init and option_set took. */
+static void options_free(struct options *options)
+{
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        if (OPTIONS[i].type == OPTION_LIST) option_clear_list(options, &OPTIONS[i]);
+        if (OPTIONS[i].type == OPTION_TEXT) free(*(char **)((char *)options + OPTIONS[i].offset));
+    }
+}
+
+/* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. */
+static const char *option_env_name(const struct option_row *row, char out[64])
+{
+    int n = snprintf(out, 64, "PRESENCE_%s", row->name);
+    for (int i = 0; i < n; i++) out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
+    return out;
+}
+
+/* Reads the environment; a list is separated by commas there. ONLINE_THRESHOLD_SECONDS is the
+ * older name of PRESENCE_ONLINE_THRESHOLD. */
+static bool options_from_env(struct options *options, char *err)
+{
+    uint64_t seen = 0;
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        char name[64], line[USAGE_MAX];
+        const char *value = getenv(option_env_name(&OPTIONS[i], name));
+        if (!value && !strcmp(OPTIONS[i].name, "online-threshold")) {
+            snprintf(name, sizeof name, "ONLINE_THRESHOLD_SECONDS");
+            value = getenv(name);
+        }
+        if (!value) continue;
+        char *copy = mem_copy_text(value, strlen(value)), *rest = copy, *part;
+        bool list = OPTIONS[i].type == OPTION_LIST, good = true;
+        while (good && (part = list ? strsep(&rest, ",") : copy)) {
+            good = option_apply(options, &OPTIONS[i], part, &seen, line);
+            if (!list) break;
+        }
+        free(copy);
+        if (!good) {
+            snprintf(err, USAGE_MAX, "environment %s: %.400s", name, line);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
+ * Changes the line. */
+static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
+{
+    line += strspn(line, " \t");
+    if (!*line || *line == '#') return true;
+    size_t name_len = strcspn(line, " \t=");
+    char *value = line + name_len;
+    value += strspn(value, " \t");
+    if (*value == '=') value++;
+    value += strspn(value, " \t");
+    for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
+    const struct option_row *row = option_find(line, name_len);
+    if (!row) {
+        snprintf(err, USAGE_MAX, "'%.*s' is no option; --help lists them", (int)name_len, line);
+        return false;
+    }
+    return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
+                        err);
+}
+
+/* Reads a configuration file; errors name the file and the line. */
+static bool options_from_file(struct options *options, const char *path, char *err)
+{
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        snprintf(err, USAGE_MAX, "--config: cannot read %s: %s; name a readable file", path,
+                 strerror(errno));
+        return false;
+    }
+    char *line = NULL, problem[USAGE_MAX];
+    size_t size = 0, number = 0;
+    uint64_t seen = 0;
+    bool good = true;
+    while (good && getline(&line, &size, file) >= 0) {
+        number++;
+        line[strcspn(line, "\n")] = 0;
+        good = options_from_line(options, line, &seen, problem);
+        if (!good) snprintf(err, USAGE_MAX, "%.80s line %zu: %.400s", path, number, problem);
+    }
+    if (good && ferror(file)) {
+        snprintf(err, USAGE_MAX, "--config: cannot read %s: %s", path, strerror(errno));
+        good = false;
+    }
+    free(line);
+    fclose(file);
+    return good;
+}
+
+/* The command a flag names, or COMMAND_COUNT. */
+static enum command command_find(const char *name, size_t len)
+{
+    for (int i = 1; i < COMMAND_COUNT; i++)
+        if (strlen(COMMANDS[i].name) == len && !memcmp(COMMANDS[i].name, name, len)) return i;
+    return COMMAND_COUNT;
+}
+
+/* Takes one argument of the command line; *i moves past the value it used. The pass tells whether
+ * --config is being looked for or everything else is. */
+static bool options_take(struct options *options, int argc, char **argv, int *i, bool config_pass,
+                         uint64_t *seen, struct command_line *out, char *err)
+{
+    const char *arg = argv[*i];
+    if (!strcmp(arg, "-h")) arg = "--help";
+    if (!strcmp(arg, "-V")) arg = "--version";
+    if (strncmp(arg, "--", 2) || !arg[2]) {
+        snprintf(err, USAGE_MAX, "'%s' is no option; they begin with --, and --help lists them",
+                 arg);
+        return false;
+    }
+    const char *name = arg + 2, *equals = strchr(name, '='), *value = equals ? equals + 1 : NULL;
+    size_t len = equals ? (size_t)(equals - name) : strlen(name);
+    const struct option_row *row = option_find(name, len);
+    enum command command = command_find(name, len);
+    bool config = len == 6 && !memcmp(name, "config", 6);
+    if (!row && !config && command == COMMAND_COUNT) {
+        snprintf(err, USAGE_MAX, "--%.*s is no option; --help lists them", (int)len, name);
+        return false;
+    }
+    bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
+    if (takes && !value) {
+        if (*i + 1 >= argc) {
+            snprintf(err, USAGE_MAX, "--%.*s: the value is missing; write --%.*s %s", (int)len,
+                     name, (int)len, name,
+                     config ? "FILE" : row ? row->argument : COMMANDS[command].argument);
+            return false;
+        }
+        value = argv[++*i];
+    }
+    if (!takes && value && !row) {
+        snprintf(err, USAGE_MAX, "--%.*s: takes no value; leave '=%s' out", (int)len, name, value);
+        return false;
+    }
+    if (config) return !config_pass || options_from_file(options, value, err);
+    if (config_pass) return true;
+    if (row) return option_apply(options, row, value ? value : "yes", seen, err);
+    if (out->command != COMMAND_SERVE && out->command != command) {
+        snprintf(err, USAGE_MAX, "--%s and --%s exclude each other; give one",
+                 COMMANDS[out->command].name, COMMANDS[command].name);
+        return false;
+    }
+    out->command = command;
+    out->file = value;
+    return true;
+}
+
+/* Reads file, environment and command line, in this order of strength. False with one line in err. */
+static bool options_read(struct options *options, int argc, char **argv, struct command_line *out,
+                         char *err)
+{
+    *out = (struct command_line){COMMAND_SERVE, NULL};
+    uint64_t seen = 0;
+    for (int i = 1; i < argc; i++)
+        if (!options_take(options, argc, argv, &i, true, &seen, out, err)) return false;
+    if (!options_from_env(options, err)) return false;
+    for (int i = 1; i < argc; i++)
+        if (!options_take(options, argc, argv, &i, false, &seen, out, err)) return false;
+    return true;
+}
+
+/* Prints one option's value, in the form --config reads. */
+static void option_print(const struct options *options, const struct option_row *row, FILE *out)
+{
+    static const char *const no_yes[] = {"no", "yes"}, *const formats[] = {"logfmt", "json"};
+    const void *field = (const char *)options + row->offset;
+    int64_t n = row->type == OPTION_LIST || row->type == OPTION_TEXT ? 0 : *(const int64_t *)field;
+    char text[32];
+    switch (row->type) {
+    case OPTION_LIST:
+        for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
+            fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
+        return;
+    case OPTION_TEXT: fprintf(out, "%s %s\n", row->name, *(char *const *)field); return;
+    case OPTION_FLAG: fprintf(out, "%s %s\n", row->name, no_yes[n]); return;
+    case OPTION_LEVEL: fprintf(out, "%s %s\n", row->name, LOG_LEVELS[n]); return;
+    case OPTION_FORMAT: fprintf(out, "%s %s\n", row->name, formats[n]); return;
+    default: fprintf(out, "%s %s\n", row->name, option_bound(row, n, text)); return;
+    }
+}
+
+/* Prints every option's value. */
+static void options_print(const struct options *options, FILE *out)
+{
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) option_print(options, &OPTIONS[i], out);
+}
+
+/* Prints the help: what the program is, then options by group, then commands. */
+static void options_print_help(FILE *out)
+{
+    fprintf(out, "presence " PRESENCE_VERSION ": who is online, and when each was last seen\n\n"
+                 "usage: presence [option ...] [command]\n");
+    const char *group = "";
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        if (strcmp(group, row->group)) fprintf(out, "\n%s\n", group = row->group);
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", row->name, row->argument);
+        fprintf(out, "  %-32s %s", left, row->help);
+        fprintf(out, row->type == OPTION_FLAG ? "\n" : " [%s]\n", row->initial);
+    }
+    fprintf(out, "\nCommands\n");
+    for (int i = 1; i < COMMAND_COUNT; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "--%s %s", COMMANDS[i].name, COMMANDS[i].argument);
+        fprintf(out, "  %-32s %s\n", left, COMMANDS[i].help);
+    }
+    fprintf(out, "\nConfiguration\n"
+                 "  %-32s the same names, one on a line, without the dashes\n"
+                 "  PRESENCE_NAME=value              the same names in the environment\n"
+                 "\nThe command line is stronger than the environment, and that than the file.\n"
+                 "More: man presence, man presence-protocol.\n",
+            "--config FILE");
+}
+
+/* ==== 8. Store: records, reads ===============================================================
+ * The only owner of the files in --data: data.mdb (LMDB), lock.mdb (LMDB's readers), presence.lock
+ * (one server at a time). Any thread reads; a read transaction ends before its answer is used.
+ *
+ * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
+ * `open` ids of the users whose stay is open, `meta` schema, boots, alive, clean. Numbers are
+ * little-endian; only the start in a session's key is big-endian, so that keys sort by time.
+ *
+ * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
+ * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
+ * of it for the commands; at the start of a server the trees that the start and the first write
+ * touch, and of the others what STORE_CHECK_MS allows: a small store whole, a large one in part,
+ * because a million stored users must not delay the first answer. */
+
+#include <lmdb.h>
+#include <sys/statvfs.h>
+
+enum {
+    STORE_SCHEMA = 1,
+    STORE_LOCK_BYTES = 8192,    /* of lock.mdb: room for 126 read transactions */
+    STORE_CHECK_MS = 40,        /* a server's start looks this long for damage */
+    STORE_CHUNK = 64,           /* records that one read transaction copies out */
+    STORE_USER_BYTES = 40,
+    STORE_SESSION_BYTES = 26,
+    STORE_KEY_MAX = USER_ID_MAX + 9,
+    STORE_PATH = PATH_MAX + 64,
+};
+
+struct store_options {
+    const char *dir;
+    size_t map_size;      /* to begin with; 0: as the file says */
+    int64_t history_ms;   /* sessions that ended longer ago are removed bit by bit; 0: never */
+    bool read_only;       /* a command's view: one snapshot, also beside a running server */
+};
+
+/* What is known of a user. Wall times in ms; 0 is never. */
+struct user_record {
+    int64_t first_seen, last_seen;
+    int64_t online_since;    /* 0 when offline */
+    int64_t offline_since;   /* last_seen of the last leave */
+    uint8_t status;          /* enum status */
+    bool open;               /* the stay has not ended */
+    uint8_t reason;          /* enum reason of the last leave */
+    uint32_t stays;          /* ended ones */
+};
+
+/* One ended stay. */
+struct session_record {
+    int64_t from, to;
+    uint8_t reason;
+    uint8_t address[16];     /* IPv6, IPv4 as v4-mapped; all zero: unknown */
+};
+
+struct store_batch;
+
+/* Lock order: lock is never held while gate is taken, nor the other way round. */
+struct store {
+    char *dir;
+    struct log *log;
+    struct counters *counters;
+    struct store_options options;
+    int lock_fd;               /* presence.lock, locked while it is open; -1 for commands */
+    MDB_env *env;              /* NULL after a reopening that failed; only the writer changes it */
+    MDB_dbi users, sessions, open, meta;
+    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
+    pthread_rwlock_t gate;     /* shared: a read transaction is open; exclusive: the map moves */
+    uint64_t boots;            /* servers that opened this store, this one included */
+    int64_t was_alive;         /* the last commit before this opening */
+    bool was_clean;            /* the server before this one stopped in order */
+    struct buffer sweep;       /* writer: the session key at which the removal of old ones goes on */
+
+    pthread_mutex_t lock;      /* for all below */
+    pthread_cond_t changed;    /* something below did */
+    pthread_t writer;
+    bool running, stopping, ended, all_written;
+    int64_t give_up_at;        /* monotonic ms; counts once stopping */
+    struct store_batch *batch; /* under way, or NULL */
+    void (*done)(void *context, struct store_batch *);
+    void *context;
+    bool writable;
+    int64_t failing_since, last_commit;
+    char problem[LOG_LINE_MAX / 4];
+};
+
+/* Where the one line goes that says why something was refused. */
+struct store_why {
+    char *at;
+    size_t size;
+};
+
+/* Writes that line; false, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
+                                                               const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.at, why.size, format, args);
+    va_end(args);
+    return false;
+}
+
+/* The path of a file in the data directory; returns out. */
+static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
+{
+    snprintf(out, STORE_PATH, "%s/%s", dir, name);
+    return out;
+}
+
+/* Little-endian store and load of n bytes, moving *at behind them. */
+static void store_put_le(uint8_t **at, uint64_t number, int n)
+{
+    for (int i = 0; i < n; i++) *(*at)++ = (uint8_t)(number >> (8 * i));
+}
+
+/* See store_put_le. */
+static uint64_t store_take_le(const uint8_t **at, int n)
+{
+    uint64_t number = 0;
+    for (int i = 0; i < n; i++) number |= (uint64_t)*(*at)++ << (8 * i);
+    return number;
+}
+
+/* The bytes of a user record. */
+static void store_encode_user(const struct user_record *r, uint8_t out[STORE_USER_BYTES])
+{
+    store_put_le(&out, 1, 1);
+    store_put_le(&out, r->status, 1);
+    store_put_le(&out, r->open, 1);
+    store_put_le(&out, r->reason, 1);
+    store_put_le(&out, r->stays, 4);
+    store_put_le(&out, (uint64_t)r->first_seen, 8);
+    store_put_le(&out, (uint64_t)r->last_seen, 8);
+    store_put_le(&out, (uint64_t)r->online_since, 8);
+    store_put_le(&out, (uint64_t)r->offline_since, 8);
+}
+
+/* Reads a user record; false, with *r undefined, if the bytes are none of version 1. */
+static bool store_decode_user(MDB_val value, struct user_record *r)
+{
+    const uint8_t *at = value.mv_data;
+    if (value.mv_size != STORE_USER_BYTES || store_take_le(&at, 1) != 1) return false;
+    r->status = (uint8_t)store_take_le(&at, 1);
+    uint64_t open = store_take_le(&at, 1);
+    r->open = open;
+    r->reason = (uint8_t)store_take_le(&at, 1);
+    r->stays = (uint32_t)store_take_le(&at, 4);
+    r->first_seen = (int64_t)store_take_le(&at, 8);
+    r->last_seen = (int64_t)store_take_le(&at, 8);
+    r->online_since = (int64_t)store_take_le(&at, 8);
+    r->offline_since = (int64_t)store_take_le(&at, 8);
+    return r->status <= STATUS_OFFLINE && open <= 1 && r->reason < REASON_COUNT;
+}
+
+/* The key of a session; returns its length. */
+static size_t store_session_key(struct span id, int64_t from, uint8_t out[STORE_KEY_MAX])
+{
+    memcpy(out, id.at, id.len);
+    out[id.len] = 0;
+    put_be64(out + id.len + 1, from < 0 ? 0 : (uint64_t)from);
+    return id.len + 9;
+}
+
+/* The bytes of a session record; its start is in the key. */
+static void store_encode_session(const struct session_record *r, uint8_t out[STORE_SESSION_BYTES])
+{
+    store_put_le(&out, 1, 1);
+    store_put_le(&out, r->reason, 1);
+    store_put_le(&out, (uint64_t)r->to, 8);
+    memcpy(out, r->address, sizeof r->address);
+}
+
+/* Reads a session from its key and value; *id points into the key. False, with both undefined, if
+ * they are none of version 1. */
+static bool store_decode_session(MDB_val key, MDB_val value, struct span *id,
+                                 struct session_record *r)
+{
+    const uint8_t *at = value.mv_data, *name = key.mv_data;
+    if (value.mv_size != STORE_SESSION_BYTES || store_take_le(&at, 1) != 1) return false;
+    if (key.mv_size < 10 || key.mv_size > STORE_KEY_MAX || name[key.mv_size - 9]) return false;
+    *id = (struct span){key.mv_data, key.mv_size - 9};
+    r->from = (int64_t)get_be64(name + key.mv_size - 8);
+    r->reason = (uint8_t)store_take_le(&at, 1);
+    r->to = (int64_t)store_take_le(&at, 8);
+    memcpy(r->address, at, sizeof r->address);
+    return r->from >= 0 && r->reason < REASON_COUNT;
+}
+
+/* ---- The check: LMDB's file format (data version 1), read from the outside ---- */
+
+struct lmdb_tree {
+    uint32_t pad;
+    uint16_t flags, depth;
+    size_t branches, leaves, overflows, entries, root;
+};
+
+struct lmdb_page {
+    size_t number;
+    uint16_t pad, flags;
+    uint16_t lower, upper;   /* of an overflow page: how many there are, as 32 bits */
+    uint16_t nodes[];
+};
+
+struct lmdb_meta {
+    uint32_t magic, version;
+    size_t address, map_size;
+    struct lmdb_tree free, main;   /* free.pad is the page size */
+    size_t last_page, transaction;
+};
+
+struct lmdb_node {
+    uint16_t low, high, flags, key_len;
+};
+
+enum {
+    LMDB_BRANCH = 1, LMDB_LEAF = 2, LMDB_OVERFLOW = 4, LMDB_META = 8,   /* kinds of pages */
+    LMDB_NODE_OVERFLOW = 1, LMDB_NODE_TREE = 2,                         /* kinds of values */
+    LMDB_KEY_MAX = 511, LMDB_DEPTH_MAX = 32,
+    LMDB_HEAD = offsetof(struct lmdb_page, nodes),
+};
+
+/* The trees of a file; those before TREE_OPEN may be large. They are checked from the last name on. */
+enum tree_name { TREE_SESSIONS, TREE_USERS, TREE_OPEN, TREE_META, TREE_NAMED, TREE_FREE, TREE_MAIN };
+static const char *const TREE_NAMES[] = {"sessions", "user_presence", "open", "meta"};
+
+/* One check of one file. */
+struct store_check {
+    int fd;
+    const char *path;
+    size_t page_size, file_size;
+    struct lmdb_meta meta;
+    struct lmdb_tree trees[TREE_NAMED];
+    int64_t deadline;           /* clock_mono_ms() to stop at; 0: read everything */
+    uint8_t *seen;              /* a bit for every page that has its place */
+    struct store_why why;
+    enum tree_name tree;        /* the tree being read, and of it: */
+    size_t entries;
+    bool hurried;               /* the deadline left something out */
+    bool last_is_bound;         /* the last key came from a branch: the next may be equal */
+    size_t last_len;
+    uint8_t last[LMDB_KEY_MAX];
+    struct lmdb_page *path_pages[LMDB_DEPTH_MAX];   /* from the root to where the reading is */
+    size_t path_nodes[LMDB_DEPTH_MAX];              /* the next node of each */
+    uint16_t level;                                 /* how many they are */
+};
+
+/* Refuses the file: what is wrong with it, and the way out. False. */
+static bool check_refuse(struct store_check *c, const char *what, size_t page)
+{
+    return store_refuse(c->why, "%s is damaged: page %zu %s; restore a backup", c->path, page, what);
+}
+
+/* Marks n pages as used for one thing; false if they are not in the file or used already. */
+static bool check_claim(struct store_check *c, size_t page, size_t n)
+{
+    if (page < 2 || page > c->meta.last_page || n > c->meta.last_page + 1 - page)
+        return check_refuse(c, "is referred to but cannot exist", page);
+    for (size_t i = page; i < page + n; i++) {
+        if (c->seen[i / 8] & 1 << i % 8) return check_refuse(c, "is used twice", i);
+        c->seen[i / 8] |= (uint8_t)(1 << i % 8);
+    }
+    return true;
+}
+
+/* Claims and reads n pages. They are the caller's to free; NULL if refused. */
+static struct lmdb_page *check_read(struct store_check *c, size_t page, size_t n)
+{
+    if (!check_claim(c, page, n)) return NULL;
+    if ((page + n) * c->page_size > c->file_size) {
+        check_refuse(c, "lies behind the end of the file, which was cut short", page);
+        return NULL;
+    }
+    struct lmdb_page *p = mem_new(n * c->page_size);
+    errno = EIO;
+    ssize_t got = pread(c->fd, p, n * c->page_size, (off_t)(page * c->page_size));
+    if (got != (ssize_t)(n * c->page_size)) {
+        store_refuse(c->why, "cannot read %s: %s; check the disk", c->path, strerror(errno));
+    } else if (p->number != page) {
+        check_refuse(c, "holds something else", page);
+    } else {
+        return p;
+    }
+    free(p);
+    return NULL;
+}
+
+/* Checks that keys ascend through the whole tree; false, with nothing said, if not. */
+static bool check_order(struct store_check *c, const uint8_t *key, size_t len, bool is_bound)
+{
+    uint8_t number[8];
+    if (c->tree == TREE_FREE) {
+        size_t transaction;
+        if (len != sizeof transaction) return false;
+        memcpy(&transaction, key, len);
+        put_be64(number, transaction);
+        key = number;
+        len = sizeof number;
+    }
+    if (!len || len > LMDB_KEY_MAX) return false;
+    int order = bytes_compare(c->last, c->last_len, key, len);
+    if (order > 0 || (order == 0 && !c->last_is_bound)) return false;
+    memcpy(c->last, key, len);
+    c->last_len = len;
+    c->last_is_bound = is_bound;
+    return true;
+}
+
+/* Checks a list of free pages and claims them. */
+static bool check_free_list(struct store_check *c, const uint8_t *at, size_t size, size_t page)
+{
+    size_t count, number;
+    if (size < sizeof count) return check_refuse(c, "has a bad list of free pages", page);
+    memcpy(&count, at, sizeof count);
+    if (count > size / sizeof count - 1)
+        return check_refuse(c, "has a bad list of free pages", page);
+    for (size_t i = 1, last = SIZE_MAX; i <= count; i++, last = number) {
+        memcpy(&number, at + i * sizeof number, sizeof number);
+        if (number >= last) return check_refuse(c, "has a bad list of free pages", page);
+        if (!check_claim(c, number, 1)) return false;
+    }
+    return true;
+}
+
+/* Checks a list of free pages that lies in pages of its own. */
+static bool check_overflow(struct store_check *c, size_t first, size_t size)
+{
+    size_t need = (LMDB_HEAD - 1 + size) / c->page_size + 1;
+    struct lmdb_page *p = check_read(c, first, need);
+    if (!p) return false;
+    size_t has = p->lower | (size_t)p->upper << 16;
+    bool ok = p->flags == LMDB_OVERFLOW && has >= need;
+    if (!ok) check_refuse(c, "holds something else", first);
+    if (ok && has > need) ok = check_claim(c, first + need, has - need);
+    ok = ok && check_free_list(c, (uint8_t *)p->nodes, size, first);
+    free(p);
+    return ok;
+}
+
+/* Keeps the tree that an entry of the main tree describes. */
+static bool check_take_tree(struct store_check *c, const uint8_t *name, size_t name_len, size_t size)
+{
+    for (int i = 0; i < TREE_NAMED; i++) {
+        if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, name_len)) continue;
+        if (size != sizeof c->trees[i]) break;
+        memcpy(&c->trees[i], name + name_len, size);
+        return true;
+    }
+    return store_refuse(c->why, "%s was written by another program; choose another --data", c->path);
+}
+
+/* Checks node i of a page. *child is the page below it if the page is a branch. */
+static bool check_node(struct store_check *c, const struct lmdb_page *p, size_t i, size_t *child)
+{
+    struct lmdb_node node;
+    size_t at = p->nodes[i] + sizeof node, room = c->page_size - at;
+    if (p->nodes[i] < p->upper || at > c->page_size)
+        return check_refuse(c, "has a bad node", p->number);
+    const uint8_t *key = (const uint8_t *)p + at, *value;
+    memcpy(&node, key - sizeof node, sizeof node);
+    size_t size = node.low | (size_t)node.high << 16;
+    bool leaf = p->flags == LMDB_LEAF;
+    if (node.key_len > room) return check_refuse(c, "has a bad key", p->number);
+    /* The first key of a branch stands for everything below it and is never looked at. */
+    if ((leaf || i) && !check_order(c, key, node.key_len, !leaf))
+        return check_refuse(c, "has keys out of order", p->number);
+    value = key + node.key_len;
+    room -= node.key_len;
+    *child = size | (size_t)((uint64_t)node.flags << 32);
+    if (!leaf) return true;
+    c->entries++;
+    if (c->tree == TREE_FREE && node.flags == LMDB_NODE_OVERFLOW && room >= sizeof *child) {
+        memcpy(child, value, sizeof *child);
+        return check_overflow(c, *child, size);
+    }
+    if (node.flags != (c->tree == TREE_MAIN ? LMDB_NODE_TREE : 0) || size > room)
+        return check_refuse(c, "has a bad value", p->number);
+    if (c->tree == TREE_FREE) return check_free_list(c, value, size, p->number);
+    return c->tree != TREE_MAIN || check_take_tree(c, key, node.key_len, size);
+}
+
+/* Reads a page of a tree of that depth and goes down into it, unless time is up. */
+static bool check_descend(struct store_check *c, size_t page, uint16_t depth)
+{
+    if (c->deadline && c->tree < TREE_OPEN && clock_mono_ms() >= c->deadline) {
+        c->hurried = true;
+        return true;
+    }
+    struct lmdb_page *p = check_read(c, page, 1);
+    if (!p) return false;
+    c->path_pages[c->level] = p;
+    c->path_nodes[c->level++] = 0;
+    size_t least = c->level == depth || c->tree == TREE_FREE ? 1 : 2;
+    return (p->flags == (c->level == depth ? LMDB_LEAF : LMDB_BRANCH) && p->lower % 2 == 0 &&
+            p->lower >= LMDB_HEAD + 2 * least && p->lower <= p->upper && p->upper <= c->page_size) ||
+           check_refuse(c, "holds something else", page);
+}
+
+/* Checks one tree from its root to its last entry. */
+static bool check_tree(struct store_check *c, enum tree_name name, const struct lmdb_tree *tree)
+{
+    c->tree = name;
+    c->entries = c->last_len = 0;
+    c->hurried = false;
+    c->last_is_bound = true;
+    uint16_t flags = tree->flags & 0x7e; /* the others are the environment's */
+    if (flags != (name == TREE_FREE ? MDB_INTEGERKEY : 0) || tree->depth > LMDB_DEPTH_MAX ||
+        (tree->root == SIZE_MAX) != (tree->depth == 0))
+        return store_refuse(c->why, "%s is damaged or not presence's own; restore a backup", c->path);
+    bool ok = !tree->depth || check_descend(c, tree->root, tree->depth);
+    while (ok && c->level) {
+        struct lmdb_page *p = c->path_pages[c->level - 1];
+        size_t i = c->path_nodes[c->level - 1]++, child = 0;
+        if (i == (size_t)(p->lower - LMDB_HEAD) / 2) {
+            free(p);
+            c->level--;
+        } else {
+            ok = check_node(c, p, i, &child) &&
+                 (p->flags == LMDB_LEAF || check_descend(c, child, tree->depth));
+        }
+    }
+    while (c->level) free(c->path_pages[--c->level]);
+    if (ok && !c->hurried && c->entries != tree->entries)
+        return store_refuse(c->why, "%s is damaged: %zu entries where %zu should be; restore a backup",
+                            c->path, c->entries, tree->entries);
+    return ok;
+}
+
+/* Reads one of the two meta pages; false if it is none. */
+static bool check_read_meta(struct store_check *c, size_t at, struct lmdb_meta *meta)
+{
+    struct {
+        size_t number;
+        uint16_t pad, flags, lower, upper;
+    } head;
+    uint8_t bytes[sizeof head + sizeof *meta];
+    if (pread(c->fd, bytes, sizeof bytes, (off_t)at) != (ssize_t)sizeof bytes) return false;
+    memcpy(&head, bytes, sizeof head);
+    memcpy(meta, bytes + LMDB_HEAD, sizeof *meta);
+    size_t size = meta->free.pad;
+    return (head.flags & LMDB_META) && meta->magic == 0xBEEFC0DE && meta->version == 1 &&
+           size >= 256 && size <= 32768 && !(size & (size - 1));
+}
+
+/* Reads the meta pages and keeps the one of that transaction (0: the newest). After it, LMDB may map
+ * the file, and the page numbers in the meta are within reason. */
+static bool check_metas(struct store_check *c, size_t transaction)
+{
+    struct stat s;
+    struct lmdb_meta meta[2];
+    if (fstat(c->fd, &s)) return store_refuse(c->why, "%s: %s", c->path, strerror(errno));
+    c->file_size = (size_t)s.st_size;
+    if (!s.st_size) return store_refuse(c->why, "%s is empty; restore a backup or remove it", c->path);
+    if (!check_read_meta(c, 0, &meta[0]) || !check_read_meta(c, meta[0].free.pad, &meta[1]))
+        return store_refuse(c->why, "%s is damaged or no store of presence (%zu bytes);"
+                            " restore a backup or choose another --data", c->path, c->file_size);
+    c->page_size = meta[0].free.pad;
+    int newest = meta[1].transaction > meta[0].transaction;
+    if (transaction && meta[newest].transaction != transaction) newest = !newest;
+    c->meta = meta[newest];
+    size_t pages = c->file_size / c->page_size;
+    /* The last pages of a sound file may be free and missing, but not that many. */
+    if (pages < 2 || meta[0].free.pad != meta[1].free.pad || c->meta.last_page < 1 ||
+        c->meta.last_page / 2 > pages + 65536)
+        return store_refuse(c->why, "%s is cut short to %zu bytes; restore a backup", c->path,
+                            c->file_size);
+    return !transaction || c->meta.transaction == transaction ||
+           store_refuse(c->why, "%s is written to too fast to be checked; try again", c->path);
+}
+
+/* Checks what the meta page reaches. With a deadline, users and sessions only as far as time allows,
+ * unless the file is shorter than its meta says. */
+static bool check_trees(struct store_check *c)
+{
+    if (c->file_size / c->page_size <= c->meta.last_page) c->deadline = 0;
+    for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
+    c->seen = mem_new(c->meta.last_page / 8 + 1);
+    bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.main);
+    if (ok && c->entries != TREE_NAMED)
+        ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
+    for (int i = TREE_NAMED - 1; ok && i >= 0; i--) ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
+    free(c->seen);
+    return ok;
+}
+
+/* Checks no more than what LMDB needs in order to map the file for reading. */
+static bool store_check_head(const char *path, struct store_why why)
+{
+    struct store_check c = {.path = path, .why = why};
+    c.fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
+    bool ok = check_metas(&c, 0);
+    close(c.fd);
+    return ok;
+}
+
+/* Checks a data file as far as the header of this section says: with a deadline (clock_mono_ms(); 0:
+ * none), and for a transaction that its caller holds open (0: the newest, which nobody replaces).
+ * False with the reason if anything is wrong; the file is only read. */
+static bool store_check_file(const char *path, size_t transaction, int64_t deadline,
+                             struct store_why why)
+{
+    struct store_check c = {.path = path, .deadline = deadline, .why = why};
+    c.fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
+    bool ok = check_metas(&c, transaction) && check_trees(&c);
+    close(c.fd);
+    return ok;
+}
+
+/* ---- The files: directory, locks, map ---- */
+
+/* Makes the directory unless it is there. */
+static bool store_make_directory(const char *dir, struct store_why why)
+{
+    struct stat s;
+    if (mkdir(dir, 0700) && errno != EEXIST)
+        return store_refuse(why, "cannot create %s: %s; choose another --data", dir, strerror(errno));
+    if (stat(dir, &s)) return store_refuse(why, "cannot use %s: %s", dir, strerror(errno));
+    return S_ISDIR(s.st_mode) ||
+           store_refuse(why, "%s is not a directory; choose another --data", dir);
+}
+
+/* Takes the lock that one server, or one command that writes, holds on the directory for its life;
+ * the kernel gives it back however the process ends. */
+static bool store_take_lock(struct store *st, struct store_why why)
+{
+    char path[STORE_PATH], pid[16] = "";
+    store_path(st->dir, "presence.lock", path);
+    st->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (st->lock_fd < 0)
+        return store_refuse(why, "cannot write %s: %s; presence needs to write there", path,
+                            strerror(errno));
+    if (flock(st->lock_fd, LOCK_EX | LOCK_NB)) {
+        if (errno != EWOULDBLOCK) return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
+        if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
+        return store_refuse(why, "%s is in use by process %d; stop it or choose another --data",
+                            st->dir, atoi(pid));
+    }
+    /* Always as long, so that a full disk has room for it from the second time on. */
+    int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
+    errno = ENOSPC;
+    return pwrite(st->lock_fd, pid, (size_t)n, 0) == n ||
+           store_refuse(why, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* Gives every byte of lock.mdb, which LMDB writes through a map, its place on the disk: a full disk
+ * is an error here and not a SIGBUS later. The file only grows, so it may be in use. */
+static int store_reserve_lock(const char *dir)
+{
+    char path[STORE_PATH], zeros[STORE_LOCK_BYTES] = {0};
+    struct stat s;
+    int fd = open(store_path(dir, "lock.mdb", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return errno;
+    int rc = posix_fallocate(fd, 0, sizeof zeros);
+    if (rc == EOPNOTSUPP || rc == EINVAL) {
+        rc = fstat(fd, &s) ? errno : 0;
+        size_t missing = rc || s.st_size >= STORE_LOCK_BYTES ? 0 : sizeof zeros - (size_t)s.st_size;
+        errno = ENOSPC;
+        if (missing && pwrite(fd, zeros, missing, s.st_size) != (ssize_t)missing) rc = errno;
+    }
+    close(fd);
+    return rc;
+}
+
+/* What LMDB calls before it ends the process: it has found pages that contradict each other. */
+static void store_on_assert(MDB_env *env, const char *text)
+{
+    struct store *st = mdb_env_get_userctx(env);
+    log_line(st->log, LOG_ERROR, "store: %s/data.mdb is damaged (%s); restore a backup", st->dir, text);
+    _exit(1);
+}
+
+/* Opens the four databases in a transaction. */
+static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
+{
+    int rc = mdb_dbi_open(txn, TREE_NAMES[TREE_USERS], flags, &st->users);
+    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SESSIONS], flags, &st->sessions);
+    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_OPEN], flags, &st->open);
+    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
+    return rc;
+}
+
+/* Forgets the map; nobody may be reading. */
+static void store_unmap(struct store *st)
+{
+    if (st->snapshot) mdb_txn_abort(st->snapshot);
+    if (st->env) mdb_env_close(st->env);
+    st->snapshot = NULL;
+    st->env = NULL;
+}
+
+/* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
+static int store_map_path(struct store *st, const char *path, unsigned flags)
+{
+    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir);
+    if (rc && !((flags & MDB_RDONLY) && (rc == EROFS || rc == EACCES))) return rc;
+    rc = mdb_env_create(&st->env);
+    if (rc) return rc;
+    mdb_env_set_userctx(st->env, st);
+    mdb_env_set_assert(st->env, store_on_assert);
+    rc = mdb_env_set_maxdbs(st->env, TREE_NAMED);
+    size_t size = st->options.read_only ? 0 : (st->options.map_size + 65535) / 65536 * 65536;
+    if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
+    if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
+    if (rc) store_unmap(st);
+    return rc;
+}
+
+/* Begins a read transaction, also when another process has let the file outgrow the map. */
+static int store_begin(struct store *st, MDB_txn **txn)
+{
+    int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
+    if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
+    rc = mdb_env_set_mapsize(st->env, 0);
+    return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
+}
+
+/* Maps the data file, which must have passed the check, and opens the databases. */
+static int store_map(struct store *st)
+{
+    MDB_txn *txn;
+    int rc = store_map_path(st, st->dir, 0);
+    if (rc) return rc;
+    mdb_reader_check(st->env, NULL);
+    rc = store_begin(st, &txn);
+    if (!rc) {
+        rc = store_open_databases(st, txn, 0);
+        if (!rc) rc = mdb_txn_commit(txn);
+        else mdb_txn_abort(txn);
+    }
+    if (rc) store_unmap(st);
+    return rc;
+}
+
+/* ---- Reads: each call one short transaction, everything copied out ---- */
+
+/* Logs that a read failed. */
+static void store_log_read(struct store *st, int rc)
+{
+    log_line(st->log, LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
+}
+
+/* Opens a read transaction, or takes the command's snapshot; store_end_read follows. NULL, logged,
+ * if there is none. */
+static MDB_txn *store_begin_read(struct store *st)
+{
+    MDB_txn *txn = NULL;
+    if (st->snapshot) return st->snapshot;
+    pthread_rwlock_rdlock(&st->gate);
+    int rc = st->env ? store_begin(st, &txn) : MDB_PANIC;
+    if (!rc) return txn;
+    pthread_rwlock_unlock(&st->gate);
+    store_log_read(st, rc);
+    return NULL;
+}
+
+/* Ends what store_begin_read began. */
+static void store_end_read(struct store *st, MDB_txn *txn)
+{
+    if (txn == st->snapshot) return;
+    mdb_txn_abort(txn);
+    pthread_rwlock_unlock(&st->gate);
+}
+
+/* Reads one user in a transaction: 0, MDB_NOTFOUND or what went wrong. */
+static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struct user_record *out)
+{
+    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value;
+    if (!id.len || id.len > USER_ID_MAX) return MDB_NOTFOUND;
+    int rc = mdb_get(txn, st->users, &key, &value);
+    if (!rc && !store_decode_user(value, out)) rc = MDB_CORRUPTED;
+    return rc;
+}
+
+/* Reads one user: 1 found, 0 never seen, -1 failed and logged. Any thread. */
+static int store_get_user(struct store *st, struct span id, struct user_record *out)
+{
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return -1;
+    int rc = store_find_user(st, txn, id, out);
+    store_end_read(st, txn);
+    if (rc && rc != MDB_NOTFOUND) store_log_read(st, rc);
+    return rc ? rc == MDB_NOTFOUND ? 0 : -1 : 1;
+}
+
+/* One user copied out of a transaction. */
+struct store_found {
+    struct user_record record;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* Copies up to max users behind `after` from the users or, index set, from the users in `open`. An id
+ * in `open` without a record is passed over. *count is how many; *at_end whether there are no more. */
+static int store_copy_users(struct store *st, MDB_txn *txn, bool index, struct span after, int max,
+                            struct store_found *out, int *count, bool *at_end)
+{
+    MDB_cursor *cursor;
+    MDB_val key = {after.len, (void *)(uintptr_t)after.at}, value;
+    int rc = mdb_cursor_open(txn, index ? st->open : st->users, &cursor), n = 0;
+    if (rc) return rc;
+    rc = mdb_cursor_get(cursor, &key, &value, after.len ? MDB_SET_RANGE : MDB_FIRST);
+    if (!rc && !bytes_compare(key.mv_data, key.mv_size, after.at, after.len))
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        struct span id = {key.mv_data, key.mv_size};
+        if (id.len > USER_ID_MAX) rc = MDB_CORRUPTED;
+        else if (index) rc = store_find_user(st, txn, id, &out[n].record);
+        else if (!store_decode_user(value, &out[n].record)) rc = MDB_CORRUPTED;
+        if (rc == MDB_NOTFOUND) continue;
+        if (rc) break;
+        out[n].id_len = (uint8_t)id.len;
+        memcpy(out[n++].id, id.at, id.len);
+    }
+    mdb_cursor_close(cursor);
+    *count = n;
+    *at_end = rc == MDB_NOTFOUND;
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Visits users behind `after` in byte order, STORE_CHUNK a transaction and none while visit runs:
+ * all that are not older than their transaction. Stops when visit says so (false), after scan of
+ * them, or at the end, and only then *at_end. False if a read failed, which is logged. */
+static bool store_visit_users(struct store *st, bool index, struct span after, size_t scan,
+                              bool (*visit)(void *, struct span, const struct user_record *),
+                              void *context, bool *at_end)
+{
+    struct store_found found[STORE_CHUNK];
+    char last[USER_ID_MAX];
+    *at_end = false;
+    while (scan && !*at_end) {
+        int count = 0, max = scan < STORE_CHUNK ? (int)scan : STORE_CHUNK;
+        MDB_txn *txn = store_begin_read(st);
+        if (!txn) return false;
+        int rc = store_copy_users(st, txn, index, after, max, found, &count, at_end);
+        store_end_read(st, txn);
+        if (rc) store_log_read(st, rc);
+        if (rc) return false;
+        for (int i = 0; i < count; i++) {
+            if (visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record)) continue;
+            *at_end = *at_end && i == count - 1;
+            return true;
+        }
+        if (!count) break;
+        after = (struct span){last, found[count - 1].id_len};
+        memcpy(last, found[count - 1].id, after.len);
+        scan -= (size_t)count;
+    }
+    return true;
+}
+
+/* Visits every user whose stay is open, in byte order, until visit returns false. What it costs
+ * depends on their number, not on that of all users. False if a read failed, which is logged. */
+static bool store_each_open(struct store *st,
+                            bool (*visit)(void *, struct span id, const struct user_record *),
+                            void *context)
+{
+    bool at_end;
+    return store_visit_users(st, true, (struct span){0}, SIZE_MAX, visit, context, &at_end);
+}
+
+/* Visits the users with an id greater than `after` (empty: all), in byte order, until visit returns
+ * false or scan of them were visited; *at_end tells that there are no more. The last id visited is
+ * the place to go on from. False if a read failed, which is logged. */
+static bool store_each_user(struct store *st, struct span after, size_t scan,
+                            bool (*visit)(void *, struct span id, const struct user_record *),
+                            void *context, bool *at_end)
+{
+    return store_visit_users(st, false, after, scan, visit, context, at_end);
+}
+
+/* Copies up to max sessions of a user that began before that wall time, the newest first. Their
+ * number; -1 if the read failed, which is logged. */
+static int store_sessions(struct store *st, struct span id, int64_t before,
+                          struct session_record *out, int max)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    MDB_cursor *cursor;
+    if (!id.len || id.len > USER_ID_MAX) return 0;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return -1;
+    MDB_val key = {store_session_key(id, before, bytes), bytes}, value;
+    int n = 0, rc = mdb_cursor_open(txn, st->sessions, &cursor);
+    if (!rc) {
+        struct span owner;
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
+        else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+        for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
+            if (!store_decode_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
+            if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
+            n++;
+        }
+        mdb_cursor_close(cursor);
+    }
+    store_end_read(st, txn);
+    if (!rc || rc == MDB_NOTFOUND) return n;
+    store_log_read(st, rc);
+    return -1;
+}
+
+/* How the store is. Wall times in ms; 0 is never. */
+struct store_stats {
+    uint64_t users, sessions, open;
+    uint64_t map_size, used_bytes, file_bytes;   /* address space; pages ever used; size of data.mdb */
+    bool writable;                               /* the last commit went well */
+    int64_t last_commit_wall;
+    char problem[LOG_LINE_MAX / 4];              /* why not writable, or "" */
+    uint64_t boots;                              /* servers that opened it, this one included */
+    bool was_clean;                              /* the server before this one stopped in order */
+    int64_t was_alive;                           /* and committed for the last time then */
+};
+
+/* Fills the part of the figures that LMDB knows. */
+static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
+{
+    MDB_stat users, sessions, open;
+    MDB_envinfo info;
+    struct stat s;
+    int fd, rc = mdb_stat(txn, st->users, &users);
+    if (!rc) rc = mdb_stat(txn, st->sessions, &sessions);
+    if (!rc) rc = mdb_stat(txn, st->open, &open);
+    if (!rc) rc = mdb_env_info(st->env, &info);
+    if (!rc) rc = mdb_env_get_fd(st->env, &fd);
+    if (!rc && fstat(fd, &s)) rc = errno;
+    if (rc) return rc;
+    out->users = users.ms_entries;
+    out->sessions = sessions.ms_entries;
+    out->open = open.ms_entries;
+    out->map_size = info.me_mapsize;
+    out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
+    out->file_bytes = (uint64_t)s.st_size;
+    return 0;
+}
+
+/* Fills *out; what cannot be read, which is logged, stays 0. Any thread. */
+static void store_stats(struct store *st, struct store_stats *out)
+{
+    *out = (struct store_stats){.boots = st->boots, .was_clean = st->was_clean,
+                                .was_alive = st->was_alive};
+    MDB_txn *txn = store_begin_read(st);
+    int rc = txn ? store_read_stats(st, txn, out) : 0;
+    if (txn) store_end_read(st, txn);
+    if (rc) store_log_read(st, rc);
+    pthread_mutex_lock(&st->lock);
+    out->writable = st->writable;
+    out->last_commit_wall = st->last_commit;
+    memcpy(out->problem, st->problem, sizeof out->problem);
+    pthread_mutex_unlock(&st->lock);
+}
+
+/* ==== 9. Store: writer =======================================================================
+ * One thread is the only one that writes: a batch is one transaction, on the disk when `done` is
+ * called. A full map grows; a disk that fails stops the writing, not the program, and the same
+ * batch is tried again every second. Opening, which writes too, and the commands stand here as well. */
+
+enum {
+    STORE_RETRY_MS = 1000,
+    STORE_SWEEP = 1000,           /* sessions that one commit looks at for their age */
+    STORE_RESTORE_BATCH = 10000,  /* records a transaction */
+    STORE_DUMP_LINE = 2048,       /* longest line of a dump */
+};
+
+/* One transaction's worth of work: built by the hub, the store's from store_submit until done, then
+ * the hub's again. Zeroed is empty; buffer_free(&ops) ends it. */
+struct store_batch {
+    struct buffer ops;
+    size_t users, sessions;
+};
+
+/* One piece of it; id_len bytes follow. */
+struct store_op {
+    enum { STORE_USER, STORE_SESSION, STORE_WHOLE_USER, STORE_WHOLE_SESSION } kind;
+    uint8_t id_len;
+    union {
+        struct user_record user;
+        struct session_record session;
+    } as;
+};
+
+/* Appends a piece. */
+static void store_batch_add(struct store_batch *b, struct span id, struct store_op *op)
+{
+    assert(id.len >= 1 && id.len <= USER_ID_MAX);
+    op->id_len = (uint8_t)id.len;
+    buffer_add(&b->ops, op, sizeof *op);
+    buffer_add(&b->ops, id.at, id.len);
+    if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER) b->users++;
+    else b->sessions++;
+}
+
+/* Adds the state of a user. While open, online_since counts; at the end of a stay (open before, not
+ * now) reason does, and last_seen becomes offline_since. first_seen is kept, or begins. */
+static void store_batch_user(struct store_batch *b, struct span id, bool open, enum status status,
+                             int64_t online_since, int64_t last_seen, enum reason reason)
+{
+    struct store_op op = {.kind = STORE_USER};
+    op.as.user = (struct user_record){.open = open, .status = (uint8_t)status,
+                                      .online_since = online_since, .last_seen = last_seen,
+                                      .reason = (uint8_t)reason};
+    store_batch_add(b, id, &op);
+}
+
+/* Adds an ended stay, by which the user's `stays` grows. */
+static void store_batch_session(struct store_batch *b, struct span id,
+                                const struct session_record *session)
+{
+    struct store_op op = {.kind = STORE_SESSION, .as.session = *session};
+    store_batch_add(b, id, &op);
+}
+
+/* Empties a batch that is not under way; its memory stays for the next. */
+static void store_batch_clear(struct store_batch *b)
+{
+    b->ops.len = b->users = b->sessions = 0;
+}
+
+/* ---- Work inside a transaction: 0, or the LMDB or errno code by which the transaction ends ---- */
+
+/* Puts a number of n bytes into meta. */
+static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number, int n)
+{
+    uint8_t bytes[8], *at = bytes;
+    store_put_le(&at, number, n);
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {(size_t)n, bytes};
+    return mdb_put(txn, st->meta, &key, &value, 0);
+}
+
+/* Reads a number of n bytes from meta; MDB_NOTFOUND, with *number 0, if it is not there. */
+static int store_get_number(struct store *st, MDB_txn *txn, const char *name, int n, uint64_t *number)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
+    int rc = mdb_get(txn, st->meta, &key, &value);
+    *number = 0;
+    if (rc) return rc;
+    if (value.mv_size != (size_t)n) return MDB_CORRUPTED;
+    const uint8_t *at = value.mv_data;
+    *number = store_take_le(&at, n);
+    return 0;
+}
+
+/* Puts a user record and keeps `open` in step with it. */
+static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
+                          const struct user_record *r, bool was_open)
+{
+    uint8_t bytes[STORE_USER_BYTES];
+    store_encode_user(r, bytes);
+    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value = {sizeof bytes, bytes}, none = {0, NULL};
+    int rc = mdb_put(txn, st->users, &key, &value, 0);
+    if (rc || r->open == was_open) return rc;
+    rc = r->open ? mdb_put(txn, st->open, &key, &none, 0) : mdb_del(txn, st->open, &key, NULL);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Merges the state of a user into what is stored. */
+static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
+                            const struct user_record *now)
+{
+    struct user_record r;
+    int rc = store_find_user(st, txn, id, &r);
+    if (rc == MDB_NOTFOUND)
+        r = (struct user_record){.first_seen = now->online_since ? now->online_since : now->last_seen};
+    else if (rc) return rc;
+    bool was_open = r.open, left = !now->open && (was_open || rc == MDB_NOTFOUND);
+    r.open = now->open;
+    r.status = now->status;
+    r.last_seen = now->last_seen;
+    r.online_since = now->open ? now->online_since : 0;
+    if (left) r.offline_since = now->last_seen;
+    if (left) r.reason = now->reason;
+    return store_put_user(st, txn, id, &r, was_open);
+}
+
+/* Puts a session. */
+static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
+                             const struct session_record *session)
+{
+    uint8_t name[STORE_KEY_MAX], bytes[STORE_SESSION_BYTES];
+    store_encode_session(session, bytes);
+    MDB_val key = {store_session_key(id, session->from, name), name}, value = {sizeof bytes, bytes};
+    return mdb_put(txn, st->sessions, &key, &value, 0);
+}
+
+/* Puts a session and counts it for its user, who is made if unknown. */
+static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
+                               const struct session_record *session)
+{
+    struct user_record r;
+    int rc = store_find_user(st, txn, id, &r);
+    if (rc == MDB_NOTFOUND)
+        r = (struct user_record){.first_seen = session->from, .last_seen = session->to,
+                                 .offline_since = session->to, .status = STATUS_OFFLINE,
+                                 .reason = session->reason};
+    else if (rc) return rc;
+    r.stays++;
+    rc = store_put_user(st, txn, id, &r, r.open);
+    return rc ? rc : store_put_session(st, txn, id, session);
+}
+
+/* Applies one piece of a batch. */
+static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op, struct span id)
+{
+    switch (op->kind) {
+    case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
+    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
+    case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, false);
+    case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session);
+    }
+    return EINVAL;
+}
+
+/* Removes sessions that ended before that wall time, among the next STORE_SWEEP ones. */
+static int store_sweep(struct store *st, MDB_txn *txn, int64_t before)
+{
+    MDB_cursor *cursor;
+    MDB_val key = {st->sweep.len, st->sweep.at}, value;
+    int rc = mdb_cursor_open(txn, st->sessions, &cursor);
+    if (rc) return rc;
+    rc = mdb_cursor_get(cursor, &key, &value, key.mv_size ? MDB_SET_RANGE : MDB_FIRST);
+    for (int i = 0; !rc && i < STORE_SWEEP; i++) {
+        struct span id;
+        struct session_record r;
+        if (!store_decode_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
+        else if (r.to < before) rc = mdb_cursor_del(cursor, 0);
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    st->sweep.len = 0;
+    if (!rc) buffer_add(&st->sweep, key.mv_data, key.mv_size);
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* What one commit is made of. */
+struct store_commit {
+    const struct store_batch *batch;   /* or NULL */
+    bool clean;                        /* the last one of a clean stop */
+};
+
+/* Applies a commit. */
+static int store_apply(struct store *st, MDB_txn *txn, void *context)
+{
+    const struct store_commit *commit = context;
+    const struct buffer *ops = commit->batch ? &commit->batch->ops : &(struct buffer){0};
+    int64_t now = clock_wall_ms(), history = st->options.history_ms;
+    int rc = 0;
+    for (size_t at = 0; !rc && at < ops->len;) {
+        struct store_op op;
+        memcpy(&op, ops->at + at, sizeof op);
+        at += sizeof op;
+        rc = store_apply_op(st, txn, &op, (struct span){ops->at + at, op.id_len});
+        at += op.id_len;
+    }
+    if (!rc && history) rc = store_sweep(st, txn, now - history);
+    if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
+    return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
+}
+
+/* ---- Transactions ---- */
+
+/* Doubles the map. Without address space for it the process ends; what is committed stays. */
+static int store_grow(struct store *st)
+{
+    MDB_envinfo info;
+    int rc = mdb_env_info(st->env, &info);
+    if (rc) return rc;
+    if (info.me_mapsize > SIZE_MAX / 2) return MDB_MAP_FULL;
+    pthread_rwlock_wrlock(&st->gate);
+    rc = mdb_env_set_mapsize(st->env, info.me_mapsize * 2);
+    if (rc && mdb_env_set_mapsize(st->env, info.me_mapsize)) mem_die();
+    pthread_rwlock_unlock(&st->gate);
+    if (!rc) log_line(st->log, LOG_INFO, "store: map grown to %zu bytes", info.me_mapsize * 2);
+    return rc;
+}
+
+/* Maps the file anew: LMDB refuses everything after a meta page could not be written. */
+static int store_reopen(struct store *st)
+{
+    pthread_rwlock_wrlock(&st->gate);
+    store_unmap(st);
+    int rc = store_map(st);
+    pthread_rwlock_unlock(&st->gate);
+    return rc;
+}
+
+/* Runs work in a transaction and commits it; again, when the map had to grow or to be renewed. 0 when
+ * it is on the disk; otherwise nothing of it is, and the code says why. */
+static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn *, void *),
+                          void *context)
+{
+    for (;;) {
+        MDB_txn *txn;
+        int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
+        if (!rc) {
+            rc = work(st, txn, context);
+            if (!rc) rc = mdb_txn_commit(txn);
+            else mdb_txn_abort(txn);
+        }
+        if (rc == MDB_MAP_FULL) rc = store_grow(st);
+        else if (rc == MDB_PANIC) rc = store_reopen(st);
+        else return rc;
+        if (rc) return rc;
+    }
+}
+
+/* Writes a batch (or none) and the signs of life, and counts it. */
+static int store_write(struct store *st, const struct store_batch *batch, bool clean)
+{
+    struct store_commit commit = {batch, clean};
+    int rc = store_transact(st, store_apply, &commit);
+    if (rc) {
+        count_one(&st->counters->store_failures);
+    } else {
+        count_one(&st->counters->store_commits);
+        count_many(&st->counters->store_records, batch ? batch->users + batch->sessions : 0);
+    }
+    return rc;
+}
+
+/* What to do about a write that failed. A short write, which LMDB calls EIO, becomes ENOSPC in *rc
+ * if the disk is full. */
+static const char *store_remedy(const char *dir, int *rc)
+{
+    struct statvfs fs;
+    if (*rc == EIO && !statvfs(dir, &fs) && fs.f_bavail < 16) *rc = ENOSPC;
+    return *rc == ENOSPC || *rc == EDQUOT ? "free space in" : "check the disk under";
+}
+
+/* ---- Opening and closing ---- */
+
+/* A store that owns no file yet. */
+static struct store *store_new(const struct store_options *options, struct log *log,
+                               struct counters *counters)
+{
+    struct store *st = mem_new(sizeof *st);
+    pthread_condattr_t attributes;
+    st->dir = mem_copy_text(options->dir, strlen(options->dir));
+    st->options = *options;
+    st->log = log;
+    st->counters = counters;
+    st->lock_fd = -1;
+    st->writable = !options->read_only;
+    pthread_rwlock_init(&st->gate, NULL);
+    pthread_mutex_init(&st->lock, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&st->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return st;
+}
+
+/* Closes the store and frees it; no other call may be under way. If store_stop_writer said false
+ * because the disk hangs, the writer still uses it: then nothing happens, and the process ends soon. */
+static void store_close(struct store *st)
+{
+    if (!st || st->running) return;
+    store_unmap(st);
+    if (st->lock_fd >= 0) close(st->lock_fd);
+    pthread_rwlock_destroy(&st->gate);
+    pthread_mutex_destroy(&st->lock);
+    pthread_cond_destroy(&st->changed);
+    buffer_free(&st->sweep);
+    free(st->dir);
+    free(st);
+}
+
+/* Makes the names in a directory durable; an errno code. */
+static int store_sync_directory(const char *dir)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return errno;
+    int rc = fsync(fd) ? errno : 0;
+    close(fd);
+    return rc;
+}
+
+/* Work: what every store has. */
+static int store_found_meta(struct store *st, MDB_txn *txn, void *context)
+{
+    (void)context;
+    int rc = store_open_databases(st, txn, MDB_CREATE);
+    if (!rc) rc = store_put_number(st, txn, "boots", 0, 8);
+    return rc ? rc : store_put_number(st, txn, "schema", STORE_SCHEMA, 4);
+}
+
+/* Begins a new data file under another name, mapped in st; store_finish_file gives it its own. So
+ * data.mdb is whole from its first moment, and an empty one was never left by us. */
+static bool store_begin_file(struct store *st, struct store_why why)
+{
+    char path[STORE_PATH];
+    store_path(st->dir, "data.mdb.new", path);
+    if (unlink(path) && errno != ENOENT)
+        return store_refuse(why, "cannot remove %s: %s", path, strerror(errno));
+    int rc = store_map_path(st, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC);
+    if (!rc) rc = store_transact(st, store_found_meta, NULL);
+    if (!rc) return true;
+    const char *remedy = store_remedy(st->dir, &rc);
+    return store_refuse(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
+}
+
+/* Makes the file that store_begin_file began durable and names it data.mdb; st has no map after. */
+static bool store_finish_file(struct store *st, struct store_why why)
+{
+    char from[STORE_PATH], to[STORE_PATH];
+    int rc = mdb_env_sync(st->env, 1);
+    store_unmap(st);
+    if (!rc && rename(store_path(st->dir, "data.mdb.new", from), store_path(st->dir, "data.mdb", to)))
+        rc = errno;
+    if (!rc) rc = store_sync_directory(st->dir);
+    if (!rc) return true;
+    const char *remedy = store_remedy(st->dir, &rc);
+    return store_refuse(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc), remedy,
+                        st->dir);
+}
+
+/* Copies the environment, compacted, to a file that appears under its name only when it is whole. */
+static bool store_copy_file(struct store *st, const char *file, struct store_why why)
+{
+    char temporary[STORE_PATH];
+    snprintf(temporary, sizeof temporary, "%s.tmp", file);
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return store_refuse(why, "cannot create %s: %s", temporary, strerror(errno));
+    if (flock(fd, LOCK_EX | LOCK_NB) || ftruncate(fd, 0)) {
+        close(fd);
+        return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
+    }
+    int rc = mdb_env_copyfd2(st->env, fd, MDB_CP_COMPACT);
+    /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
+    if (rc == MDB_INCOMPATIBLE) {
+        rc = ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) ? errno : 0;
+        if (!rc) rc = mdb_env_copyfd2(st->env, fd, 0);
+    }
+    if (!rc && fsync(fd)) rc = errno;
+    if (!rc && rename(temporary, file)) rc = errno;
+    if (rc) unlink(temporary);
+    close(fd);
+    return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
+}
+
+/* Work: from schema 0, which was never released, to 1: `open` is made from the users. */
+static int store_migrate_0(struct store *st, MDB_txn *txn, void *context)
+{
+    (void)context;
+    MDB_cursor *cursor;
+    MDB_val key, value, none = {0, NULL};
+    struct user_record r;
+    int rc = mdb_cursor_open(txn, st->users, &cursor);
+    if (rc) return rc;
+    while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
+        if (!store_decode_user(value, &r)) rc = MDB_CORRUPTED;
+        else if (r.open) rc = mdb_put(txn, st->open, &key, &none, 0);
+        if (rc) break;
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 1, 4) : rc;
+}
+
+/* By the schema they begin with; each leaves the next one in meta. */
+static int (*const STORE_MIGRATIONS[STORE_SCHEMA])(struct store *, MDB_txn *, void *) = {
+    store_migrate_0,
+};
+
+/* Reads the schema and refuses what is not ours or newer. */
+static bool store_read_schema(struct store *st, MDB_txn *txn, uint64_t *schema, struct store_why why)
+{
+    int rc = store_get_number(st, txn, "schema", 4, schema);
+    if (rc)
+        return store_refuse(why, "%s/data.mdb has no schema (%s); restore a backup or choose another"
+                            " --data", st->dir, mdb_strerror(rc));
+    return *schema <= STORE_SCHEMA ||
+           store_refuse(why, "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
+                        " use the newer presence", st->dir, *schema, STORE_SCHEMA);
+}
+
+/* Brings an older store to STORE_SCHEMA, after a copy of it as data.mdb.schema-N. */
+static bool store_migrate(struct store *st, uint64_t schema, struct store_why why)
+{
+    char copy[STORE_PATH + 32];
+    if (schema == STORE_SCHEMA) return true;
+    snprintf(copy, sizeof copy, "%s/data.mdb.schema-%" PRIu64, st->dir, schema);
+    if (!store_copy_file(st, copy, why)) return false;
+    for (uint64_t n = schema; n < STORE_SCHEMA; n++) {
+        int rc = store_transact(st, STORE_MIGRATIONS[n], NULL);
+        if (rc)
+            return store_refuse(why, "cannot bring %s/data.mdb from schema %" PRIu64 " to %d: %s;"
+                                " it is as it was", st->dir, n, STORE_SCHEMA, mdb_strerror(rc));
+    }
+    log_line(st->log, LOG_INFO, "store: brought from schema %" PRIu64 " to %d; the old one is %s",
+             schema, STORE_SCHEMA, copy);
+    return true;
+}
+
+/* Work: one more server has opened the store, and did not stop yet. */
+static int store_boot(struct store *st, MDB_txn *txn, void *context)
+{
+    (void)context;
+    uint64_t boots, alive, clean;
+    int rc = store_get_number(st, txn, "boots", 8, &boots);
+    if (rc) return rc;
+    rc = store_get_number(st, txn, "alive", 8, &alive);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "clean", 1, &clean);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    st->boots = boots + 1;
+    st->was_alive = (int64_t)alive;
+    st->was_clean = clean;
+    st->last_commit = clock_wall_ms();
+    rc = store_put_number(st, txn, "boots", boots + 1, 8);
+    if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)st->last_commit, 8);
+    return rc ? rc : store_put_number(st, txn, "clean", 0, 1);
+}
+
+/* Opens a command's view: one transaction, wholly checked, in which all reads of st take place. */
+static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
+{
+    uint64_t schema;
+    if (!store_check_head(path, why)) return false;
+    int rc = store_map_path(st, st->dir, MDB_RDONLY);
+    if (!rc) rc = store_begin(st, &st->snapshot);
+    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    if (!store_check_file(path, mdb_txn_id(st->snapshot), 0, why)) return false;
+    rc = store_open_databases(st, st->snapshot, 0);
+    if (rc) return store_refuse(why, "cannot read %s: %s", path, mdb_strerror(rc));
+    if (!store_read_schema(st, st->snapshot, &schema, why)) return false;
+    return schema == STORE_SCHEMA ||
+           store_refuse(why, "%s has the older schema %" PRIu64 "; start presence with it once", path,
+                        schema);
+}
+
+/* Opens a server's store: made if there is none, checked, migrated, counted. */
+static bool store_open_server(struct store *st, const char *path, struct store_why why)
+{
+    uint64_t schema;
+    MDB_txn *txn;
+    if (!store_make_directory(st->dir, why) || !store_take_lock(st, why)) return false;
+    if (access(path, F_OK)) {
+        if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
+        if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
+    }
+    if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
+    int rc = store_map(st);
+    if (!rc) rc = store_begin(st, &txn);
+    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    bool ok = store_read_schema(st, txn, &schema, why);
+    mdb_txn_abort(txn);
+    if (!ok || !store_migrate(st, schema, why)) return false;
+    rc = store_transact(st, store_boot, NULL);
+    if (!rc) return true;
+    const char *remedy = store_remedy(st->dir, &rc);
+    return store_refuse(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
+}
+
+/* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it until
+ * store_close; log and counters must live longer. NULL, with one line in err that names the path,
+ * the reason and the way out, if it cannot be used; its data is then as it was. */
+static struct store *store_open(const struct store_options *options, struct log *log,
+                                struct counters *counters, char *err, size_t err_size)
+{
+    char path[STORE_PATH];
+    struct store_why why = {err, err_size};
+    if (strlen(options->dir) >= PATH_MAX) {
+        store_refuse(why, "the path of --data is too long");
+        return NULL;
+    }
+    struct store *st = store_new(options, log, counters);
+    store_path(st->dir, "data.mdb", path);
+    if (options->read_only ? store_open_snapshot(st, path, why) : store_open_server(st, path, why))
+        return st;
+    store_close(st);
+    return NULL;
+}
+
+/* ---- The thread ---- */
+
+/* Waits until something changed, at most that long; st->lock is held. */
+static void store_wait(struct store *st, int64_t ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    if (ms < 0) ms = 0;
+    until.tv_sec += (time_t)(ms / 1000);
+    until.tv_nsec += (long)(ms % 1000) * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_cond_timedwait(&st->changed, &st->lock, &until);
+}
+
+/* Notes that a commit went well, and says so if the one before did not; st->lock is held. */
+static void store_note_success(struct store *st)
+{
+    st->last_commit = clock_wall_ms();
+    if (!st->writable)
+        log_line(st->log, LOG_WARN, "store: writes %s/data.mdb again, after %" PRId64 " s; nothing was"
+                 " lost", st->dir, (clock_mono_ms() - st->failing_since) / 1000);
+    st->writable = true;
+    st->problem[0] = 0;
+}
+
+/* Notes that a commit failed, and says so if the one before did not; st->lock is held. */
+static void store_note_failure(struct store *st, int rc)
+{
+    const char *remedy = store_remedy(st->dir, &rc);
+    snprintf(st->problem, sizeof st->problem, "cannot write %s/data.mdb: %s", st->dir,
+             mdb_strerror(rc));
+    if (st->writable) {
+        st->failing_since = clock_mono_ms();
+        log_line(st->log, LOG_ERROR, "store: %s; presence goes on in memory; %s %s", st->problem, remedy,
+                 st->dir);
+    }
+    st->writable = false;
+}
+
+/* The writer: takes batches until it is told to stop and has none, or has to give up. */
+static void *store_writer(void *context)
+{
+    struct store *st = context;
+    pthread_mutex_lock(&st->lock);
+    for (;;) {
+        while (!st->batch && !st->stopping) pthread_cond_wait(&st->changed, &st->lock);
+        struct store_batch *batch = st->batch;
+        pthread_mutex_unlock(&st->lock);
+        int rc = store_write(st, batch, !batch);
+        if (!rc && batch) {
+            pthread_mutex_lock(&st->lock);
+            store_note_success(st);
+            st->batch = NULL;
+            pthread_mutex_unlock(&st->lock);
+            st->done(st->context, batch);
+        }
+        pthread_mutex_lock(&st->lock);
+        if (rc) store_note_failure(st, rc);
+        st->all_written = !rc && !batch;
+        int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
+        if (st->all_written || (rc && left <= 0)) break;
+        if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
+    }
+    st->ended = true;
+    pthread_cond_broadcast(&st->changed);
+    pthread_mutex_unlock(&st->lock);
+    return NULL;
+}
+
+/* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
+ * False if there is no thread to be had. */
+static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
+                               void *context)
+{
+    pthread_attr_t attributes;
+    st->done = done;
+    st->context = context;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, THREAD_STACK);
+    st->running = !pthread_create(&st->writer, &attributes, store_writer, st);
+    pthread_attr_destroy(&attributes);
+    return st->running;
+}
+
+/* Hands a batch to the writer and never waits for the disk. The one before must be done. */
+static void store_submit(struct store *st, struct store_batch *batch)
+{
+    pthread_mutex_lock(&st->lock);
+    assert(!st->batch && !st->stopping);
+    st->batch = batch;
+    pthread_cond_broadcast(&st->changed);
+    pthread_mutex_unlock(&st->lock);
+}
+
+/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true. False
+ * when that could not be in patience_ms: what was submitted is lost, and its batch is not given back
+ * by done. */
+static bool store_stop_writer(struct store *st, int64_t patience_ms)
+{
+    if (!st->running) return true;
+    pthread_mutex_lock(&st->lock);
+    st->stopping = true;
+    st->give_up_at = clock_mono_ms() + patience_ms;
+    pthread_cond_broadcast(&st->changed);
+    /* The writer gives up by itself, unless the disk holds it; then this does, a little later. */
+    while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
+        store_wait(st, st->give_up_at + 250 - clock_mono_ms());
+    bool ended = st->ended, written = st->all_written;
+    pthread_mutex_unlock(&st->lock);
+    if (ended) pthread_join(st->writer, NULL);
+    if (ended) st->running = false;
+    return ended && written;
+}
+
+/* ---- Commands: exit code 0, or 1 with one line on err ---- */
+
+/* Says why a command failed; 1, its exit code. */
+static int store_command_fail(FILE *err, const char *why)
+{
+    fprintf(err, "presence: %s\n", why);
+    return 1;
+}
+
+/* Opens the store of a command that reads, also beside a running server; NULL, said, if it cannot. */
+static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
+                                        FILE *err)
+{
+    char why[STORE_PATH * 2];
+    struct store_options options = {.dir = dir, .read_only = true};
+    struct store *st = store_open(&options, log, counters, why, sizeof why);
+    if (!st) store_command_fail(err, why);
+    return st;
+}
+
+/* --backup FILE: a whole, compacted copy, which is a data.mdb. An existing FILE is refused. */
+static int store_command_backup(const char *dir, const char *file, FILE *err)
+{
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    char why[STORE_PATH * 2] = "";
+    if (strlen(file) >= PATH_MAX) return store_command_fail(err, "the path of --backup is too long");
+    if (!access(file, F_OK)) {
+        snprintf(why, sizeof why, "%s exists; name a new file", file);
+        return store_command_fail(err, why);
+    }
+    struct store *st = store_command_open(dir, &log, &counters, err);
+    if (!st) return 1;
+    bool ok = store_copy_file(st, file, (struct store_why){why, sizeof why});
+    store_close(st);
+    return ok ? 0 : store_command_fail(err, why);
+}
+
+/* What --check-store counts while it reads every record. */
+struct store_tally {
+    uint64_t users, sessions, open;
+};
+
+/* Reads every record; what is wrong, or NULL. */
+static const char *store_tally(struct store *st, struct store_tally *n)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    MDB_stat open;
+    struct user_record user;
+    struct session_record session;
+    struct span id;
+    int rc = mdb_cursor_open(st->snapshot, st->users, &cursor);
+    if (rc) return mdb_strerror(rc);
+    for (; !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->users++) {
+        id = (struct span){key.mv_data, key.mv_size};
+        if (!user_id_valid(id) || !store_decode_user(value, &user)) return "a user record is damaged";
+        if (!user.open) continue;
+        n->open++;
+        rc = mdb_get(st->snapshot, st->open, &key, &value);
+        if (rc) return "a user who is online is not in `open`";
+    }
+    mdb_cursor_close(cursor);
+    if (rc == MDB_NOTFOUND) rc = mdb_stat(st->snapshot, st->open, &open);
+    if (!rc && open.ms_entries != n->open) return "`open` names users who are not online";
+    if (!rc) rc = mdb_cursor_open(st->snapshot, st->sessions, &cursor);
+    if (rc) return mdb_strerror(rc);
+    for (; !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->sessions++)
+        if (!store_decode_session(key, value, &id, &session) || !user_id_valid(id))
+            return "a session record is damaged";
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+}
+
+/* --check-store: reads everything; `store ok: N users, M sessions, K open` on out. */
+static int store_command_check(const char *dir, FILE *out, FILE *err)
+{
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    struct store_tally n = {0};
+    char why[STORE_PATH + 128];
+    struct store *st = store_command_open(dir, &log, &counters, err);
+    if (!st) return 1;
+    const char *wrong = store_tally(st, &n);
+    store_close(st);
+    if (wrong) {
+        snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
+        return store_command_fail(err, why);
+    }
+    fprintf(out, "store ok: %" PRIu64 " users, %" PRIu64 " sessions, %" PRIu64 " open\n", n.users,
+            n.sessions, n.open);
+    return 0;
+}
+
+/* ---- Dump and restore: JSON lines; the last one says how many there were ---- */
+
+/* Appends `,"name":` and a time, or null for 0. */
+static void dump_time(struct buffer *b, const char *name, int64_t ms)
+{
+    char text[TIME_TEXT];
+    json_write_key(b, name);
+    if (ms) buffer_print(b, "\"%s\"", time_text(ms, text));
+    else buffer_text(b, "null");
+}
+
+/* Appends a user's line. */
+static void dump_user(struct buffer *b, struct span id, const struct user_record *r)
+{
+    buffer_text(b, "{\"user\":");
+    json_write_string(b, id);
+    dump_time(b, "first_seen", r->first_seen);
+    dump_time(b, "last_seen", r->last_seen);
+    dump_time(b, "online_since", r->online_since);
+    dump_time(b, "offline_since", r->offline_since);
+    buffer_print(b, ",\"status\":\"%s\",\"open\":%s,\"reason\":\"%s\",\"stays\":%" PRIu32 "}\n",
+                 STATUS_NAMES[r->status], r->open ? "true" : "false", REASON_NAMES[r->reason],
+                 r->stays);
+}
+
+/* Appends a session's line. */
+static void dump_session(struct buffer *b, struct span id, const struct session_record *r)
+{
+    char address[INET6_ADDRSTRLEN];
+    buffer_text(b, "{\"session\":");
+    json_write_string(b, id);
+    dump_time(b, "from", r->from);
+    dump_time(b, "to", r->to);
+    buffer_print(b, ",\"reason\":\"%s\",\"address\":", REASON_NAMES[r->reason]);
+    if (*address_unpack_text(r->address, address, sizeof address))
+        buffer_print(b, "\"%s\"}\n", address);
+    else
+        buffer_text(b, "null}\n");
+}
+
+/* Writes all users or all sessions; how many, or -1 with errno or an LMDB code in *rc. */
+static int64_t dump_records(struct store *st, bool users, FILE *out, int *rc)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct buffer line = {0};
+    int64_t n = 0;
+    *rc = mdb_cursor_open(st->snapshot, users ? st->users : st->sessions, &cursor);
+    if (*rc) return -1;
+    for (; !(*rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n++) {
+        struct span id = {key.mv_data, key.mv_size};
+        struct user_record user;
+        struct session_record session;
+        line.len = 0;
+        if (users && store_decode_user(value, &user)) dump_user(&line, id, &user);
+        else if (!users && store_decode_session(key, value, &id, &session))
+            dump_session(&line, id, &session);
+        *rc = !line.len ? MDB_CORRUPTED : fwrite(line.at, line.len, 1, out) != 1 ? errno : 0;
+        if (*rc) break;
+    }
+    mdb_cursor_close(cursor);
+    buffer_free(&line);
+    return *rc == MDB_NOTFOUND ? n : -1;
+}
+
+/* --dump: every record of one moment as a line of JSON on out. */
+static int store_command_dump(const char *dir, FILE *out, FILE *err)
+{
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    char why[STORE_PATH + 128];
+    int rc;
+    struct store *st = store_command_open(dir, &log, &counters, err);
+    if (!st) return 1;
+    int64_t users = dump_records(st, true, out, &rc), sessions = 0;
+    if (users >= 0) sessions = dump_records(st, false, out, &rc);
+    store_close(st);
+    bool ok = users >= 0 && sessions >= 0;
+    if (ok && (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64 "}\n",
+                       users, sessions) < 0 || fflush(out))) {
+        rc = errno;
+        ok = false;
+    }
+    if (ok) return 0;
+    snprintf(why, sizeof why, "cannot dump %s: %s", dir, mdb_strerror(rc));
+    return store_command_fail(err, why);
+}
+
+/* Reads a member that is a time as time_text writes it, or null for 0. */
+static bool restore_time(struct json_value line, const char *name, int64_t *ms)
+{
+    char text[TIME_TEXT], again[TIME_TEXT];
+    struct json_value value;
+    struct tm t = {0};
+    int fraction;
+    *ms = 0;
+    if (!json_member(line, name, &value)) return false;
+    if (value.kind == JSON_NULL) return true;
+    if (json_string(value, text, sizeof text) < 0 ||
+        sscanf(text, "%4d-%2d-%2dT%2d:%2d:%2d.%3dZ", &t.tm_year, &t.tm_mon, &t.tm_mday, &t.tm_hour,
+               &t.tm_min, &t.tm_sec, &fraction) != 7)
+        return false;
+    t.tm_year -= 1900;
+    t.tm_mon--;
+    *ms = (int64_t)timegm(&t) * 1000 + fraction;
+    return *ms > 0 && !strcmp(time_text(*ms, again), text);
+}
+
+/* Reads a member that is one of n names. */
+static bool restore_name(struct json_value line, const char *name, const char *const *names, int n,
+                         uint8_t *out)
+{
+    struct json_value value;
+    if (!json_member(line, name, &value)) return false;
+    for (*out = 0; *out < n; (*out)++)
+        if (json_is(value, names[*out])) return true;
+    return false;
+}
+
+/* Reads a user's line. */
+static bool restore_user(struct json_value line, struct user_record *r)
+{
+    struct json_value value;
+    int64_t stays;
+    if (!json_member(line, "stays", &value) || !json_number(value, &stays)) return false;
+    if (stays < 0 || stays > UINT32_MAX || !json_member(line, "open", &value)) return false;
+    *r = (struct user_record){.open = value.kind == JSON_TRUE, .stays = (uint32_t)stays};
+    return (r->open || value.kind == JSON_FALSE) &&
+           restore_time(line, "first_seen", &r->first_seen) &&
+           restore_time(line, "last_seen", &r->last_seen) &&
+           restore_time(line, "online_since", &r->online_since) &&
+           restore_time(line, "offline_since", &r->offline_since) &&
+           restore_name(line, "status", STATUS_NAMES, STATUS_OFFLINE + 1, &r->status) &&
+           restore_name(line, "reason", REASON_NAMES, REASON_COUNT, &r->reason);
+}
+
+/* Reads a session's line. */
+static bool restore_session(struct json_value line, struct session_record *r)
+{
+    struct json_value value;
+    char text[INET6_ADDRSTRLEN];
+    *r = (struct session_record){0};
+    if (!restore_time(line, "from", &r->from) || !restore_time(line, "to", &r->to) ||
+        !restore_name(line, "reason", REASON_NAMES, REASON_COUNT, &r->reason) ||
+        !json_member(line, "address", &value))
+        return false;
+    if (value.kind == JSON_NULL) return true;
+    if (json_string(value, text, sizeof text) < 0) return false;
+    memcpy(r->address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+    return inet_pton(AF_INET, text, r->address + 12) == 1 ||
+           inet_pton(AF_INET6, text, r->address) == 1;
+}
+
+/* A restore on its way. */
+struct store_restore {
+    struct store *st;
+    struct store_batch batch;
+    int64_t line, users, sessions;
+    bool ended;   /* the last line was read, and its numbers are right */
+};
+
+/* Reads the last line of a dump: whether the numbers in it are those of the lines before. */
+static bool restore_end(const struct store_restore *r, struct json_value line)
+{
+    struct json_value value;
+    int64_t users, sessions;
+    return json_member(line, "users", &value) && json_number(value, &users) && users == r->users &&
+           json_member(line, "sessions", &value) && json_number(value, &sessions) &&
+           sessions == r->sessions;
+}
+
+/* Puts a line into the batch; false if it is none of a dump. */
+static bool restore_line(struct store_restore *r, struct span text)
+{
+    char id[USER_ID_MAX + 1];
+    struct json_value line, name;
+    struct store_op op = {0};
+    if (r->ended || !json_parse(text, 1, &line)) return false;
+    if (json_member(line, "end", &name)) {
+        r->ended = restore_end(r, line);
+        return r->ended;
+    }
+    bool user = json_member(line, "user", &name);
+    if (!user && !json_member(line, "session", &name)) return false;
+    int len = json_string(name, id, sizeof id);
+    struct span owner = {id, len < 0 ? 0 : (size_t)len};
+    op.kind = user ? STORE_WHOLE_USER : STORE_WHOLE_SESSION;
+    if (!user_id_valid(owner)) return false;
+    if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session))) return false;
+    store_batch_add(&r->batch, owner, &op);
+    if (user) r->users++;
+    else r->sessions++;
+    return true;
+}
+
+/* Writes what the batch holds. */
+static bool restore_write(struct store_restore *r, struct store_why why)
+{
+    int rc = store_write(r->st, &r->batch, true);
+    store_batch_clear(&r->batch);
+    if (!rc) return true;
+    const char *remedy = store_remedy(r->st->dir, &rc);
+    return store_refuse(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
+}
+
+/* Reads a dump into the new file of r->st. */
+static bool restore_read(struct store_restore *r, FILE *in, struct store_why why)
+{
+    char text[STORE_DUMP_LINE];
+    while (fgets(text, sizeof text, in)) {
+        r->line++;
+        if (!restore_line(r, (struct span){text, strlen(text)}))
+            return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
+        if (r->batch.users + r->batch.sessions >= STORE_RESTORE_BATCH && !restore_write(r, why))
+            return false;
+    }
+    if (ferror(in)) return store_refuse(why, "cannot read the dump: %s", strerror(errno));
+    if (!r->ended)
+        return store_refuse(why, "the dump ends early, after line %" PRId64 "; nothing was restored",
+                            r->line);
+    return restore_write(r, why);
+}
+
+/* --restore: fills a directory that has no store with what --dump wrote; all of it or nothing. */
+static int store_command_restore(const char *dir, FILE *in, FILE *err)
+{
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    char text[STORE_PATH * 2], path[STORE_PATH];
+    struct store_why why = {text, sizeof text};
+    struct store_options options = {.dir = dir};
+    if (strlen(dir) >= PATH_MAX) return store_command_fail(err, "the path of --data is too long");
+    struct store_restore r = {.st = store_new(&options, &log, &counters)};
+    store_path(dir, "data.mdb", path);
+    bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
+    if (ok && (!access(path, F_OK) || errno != ENOENT))
+        ok = store_refuse(why, "%s exists; restore into an empty --data", path);
+    if (ok) {
+        ok = store_begin_file(r.st, why) && restore_read(&r, in, why) && store_finish_file(r.st, why);
+        if (!ok) unlink(store_path(dir, "data.mdb.new", path));
+    }
+    store_close(r.st);
+    buffer_free(&r.batch.ops);
+    return ok ? 0 : store_command_fail(err, text);
+}
+/* ==== 10. Timers =============================================================================
+ * A hierarchical wheel over a `now` that the caller passes: arm, disarm and expiry cost the same
+ * for one timer and for a million. A timer never fires early, and at most one tick late. */
+
+enum {
+    WHEEL_TICK_SHIFT = 4, /* a tick is 16 ms */
+    WHEEL_SLOT_BITS = 6,
+    WHEEL_SLOTS = 1 << WHEEL_SLOT_BITS,
+    WHEEL_LEVELS = 5, /* 2^30 ticks: half a year */
+};
+
+/* One timer, embedded in what it is for. Zeroed is disarmed. */
+struct timer {
+    struct timer *next, **link; /* link is NULL while disarmed */
+    int64_t due;                /* in ticks */
+};
+
+struct wheel {
+    int64_t tick;   /* all timers due before it have fired */
+    size_t armed;   /* timers in the wheel */
+    struct timer *expired;
+    struct timer *slots[WHEEL_LEVELS][WHEEL_SLOTS];
+};
+
+/* An empty wheel that starts at now. */
+static void wheel_init(struct wheel *wheel, int64_t now_ms)
+{
+    *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
+}
+
+/* Puts a timer at the head of a list. */
+static void timer_link(struct timer **head, struct timer *timer)
+{
+    timer->next = *head;
+    timer->link = head;
+    if (*head) (*head)->link = &timer->next;
+    *head = timer;
+}
+
+/* The list a due tick belongs to, seen from the wheel's present tick. */
+static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
+{
+    int64_t ahead = due - wheel->tick;
+    for (int level = 0; level < WHEEL_LEVELS; level++) {
+        int shift = level * WHEEL_SLOT_BITS;
+        if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
+            return &wheel->slots[level][(due >> shift) & (WHEEL_SLOTS - 1)];
+    }
+    int shift = (WHEEL_LEVELS - 1) * WHEEL_SLOT_BITS; /* beyond the horizon: as far as it goes */
+    return &wheel->slots[WHEEL_LEVELS - 1][((wheel->tick >> shift) - 1) & (WHEEL_SLOTS - 1)];
+}
+
+/* Stops a timer; harmless when it is not armed. */
+static void timer_disarm(struct wheel *wheel, struct timer *timer)
+{
+    if (!timer->link) return;
+    *timer->link = timer->next;
+    if (timer->next) timer->next->link = timer->link;
+    timer->link = NULL;
+    wheel->armed--;
+}
+
+/* Has a timer fire at due_ms or at most one tick later; replaces what it was armed for. */
+static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
+{
+    timer_disarm(wheel, timer);
+    timer->due = (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+    timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
+    wheel->armed++;
+}
+
+/* Moves every timer of a list to where it belongs now. */
+static void wheel_sort(struct wheel *wheel, struct timer **list)
+{
+    struct timer *timer = *list;
+    *list = NULL;
+    while (timer) {
+        struct timer *next = timer->next;
+        timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due),
+                   timer);
+        timer = next;
+    }
+}
+
+/* Moves the wheel past one tick: what was due in it expires, and slots of the coarser levels that
+ * begin there are spread over the finer ones. */
+static void wheel_step(struct wheel *wheel)
+{
+    int64_t tick = wheel->tick++;
+    wheel_sort(wheel, &wheel->slots[0][tick & (WHEEL_SLOTS - 1)]);
+    for (int level = 1; level < WHEEL_LEVELS; level++) {
+        int shift = level * WHEEL_SLOT_BITS;
+        if (wheel->tick & ((INT64_C(1) << shift) - 1)) break;
+        wheel_sort(wheel, &wheel->slots[level][(wheel->tick >> shift) & (WHEEL_SLOTS - 1)]);
+    }
+}
+
+/* Takes one timer that is due at now_ms, disarmed; NULL when none is left. A `now` that went back
+ * changes nothing. */
+static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
+{
+    int64_t now = now_ms >> WHEEL_TICK_SHIFT;
+    if (!wheel->armed && wheel->tick <= now) wheel->tick = now + 1;
+    while (!wheel->expired && wheel->tick <= now) wheel_step(wheel);
+    struct timer *timer = wheel->expired;
+    if (timer) timer_disarm(wheel, timer);
+    return timer;
+}
+
+/* How many ms from now until wheel_pop can have something, at the latest; -1: nothing is armed.
+ * May be early (a coarse slot has to be spread), never late. */
+static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
+{
+    if (wheel->expired) return 0;
+    if (!wheel->armed) return -1;
+    int64_t tick = wheel->tick;
+    for (int i = 0; i < WHEEL_SLOTS; i++, tick++) {
+        if (wheel->slots[0][tick & (WHEEL_SLOTS - 1)]) break;
+        if (i && !(tick & (WHEEL_SLOTS - 1))) break; /* coarser slots are spread here */
+    }
+    int64_t wait = (tick << WHEEL_TICK_SHIFT) - now_ms;
+    return wait > 0 ? wait : 0;
+}
+
+/* Takes any armed timer, disarmed, due or not; NULL when none is left. For the end of things. */
+static struct timer *wheel_take(struct wheel *wheel)
+{
+    struct timer *timer = wheel->expired;
+    for (int i = 0; !timer && i < WHEEL_LEVELS * WHEEL_SLOTS; i++)
+        timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
+    if (timer) timer_disarm(wheel, timer);
+    return timer;
+}
+
+/* ==== 11. Presence table =====================================================================
+ * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
+ * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
+ * is kept out by the lock that the server holds around it.
+ *
+ * A user is in the table while online, and after that until the store has the last state: so a
+ * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. */
+
+/* A moment: monotonic ms, and what to add to have UTC. */
+struct instant {
+    int64_t mono, offset;
+};
+
+/* The table's view of one connection; the hub's struct connection begins with it. */
+struct link {
+    struct user *user;    /* NULL when not in the table */
+    struct link *next;    /* of the same user */
+    uint8_t address[16];  /* of the client, v4-mapped */
+    uint16_t port;
+    uint8_t status;       /* enum status this connection says */
+};
+
+/* How a connection ended; what follows for the user stands in presence_disconnect. */
+enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXPIRED, END_STOP };
+
+enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE };
+
+/* What of a user the store does not know yet. */
+enum user_debt { DEBT_NONE, DEBT_SEEN, DEBT_STATE, DEBT_FLIGHT };
+
+struct user {
+    struct timer timer;          /* while cached: the end of the stay */
+    struct user *next, **place;  /* in the list of its debt */
+    struct link *links;          /* its connections */
+    int64_t online_since;        /* mono */
+    _Atomic int64_t last_seen;   /* mono; read by others without the lock */
+    int64_t heartbeat_until;     /* mono: HTTP heartbeats keep the user online until then; or 0 */
+    uint8_t address[16];         /* where the user was last heard from, v4-mapped */
+    uint16_t connections;
+    uint8_t state;               /* enum user_state */
+    uint8_t status;              /* enum status, merged */
+    uint8_t reason;              /* enum reason: of the last end, or of the one to come */
+    uint8_t debt;                /* enum user_debt */
+    uint8_t debt_again;          /* changed while in flight: the debt after it */
+    uint8_t id_len;
+    char id[];                   /* not NUL-terminated */
+};
+
+/* One change of a user, in order. The user stays valid until the transitions are cleared. */
+enum transition_kind { TRANSITION_JOIN, TRANSITION_LEAVE, TRANSITION_STATUS };
+struct transition {
+    uint64_t sequence;
+    enum transition_kind kind;
+    struct user *user;
+};
+
+/* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
+enum { RUN_MAX = 126 };
+struct run {
+    size_t count;
+    struct user *users[RUN_MAX];
+};
+struct directory {
+    struct run **runs;
+    size_t count, size;
+};
+
+enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
+
+struct presence {
+    int64_t grace, threshold;        /* ms */
+    struct directory directory;
+    struct wheel wheel;              /* cached users */
+    size_t live, cached, connections;
+    uint64_t sequence;               /* of the last transition */
+    struct transition *transitions;  /* since presence_clear_transitions */
+    size_t transition_count, transition_size;
+    struct user *changed;            /* DEBT_STATE */
+    struct user *flight;             /* DEBT_FLIGHT: in the batch that is being written */
+    struct user *seen[SEEN_RINGS];   /* DEBT_SEEN, by the second they began to owe */
+    size_t seen_ring;                /* where to add */
+    size_t seen_count;
+    int64_t seen_turn;               /* mono: when the rings move on */
+    struct store_batch ended;        /* sessions that ended and are not in a batch yet */
+};
+
+static const size_t ENDED_SESSIONS_MAX = 1000000; /* kept while the disk is full, then dropped */
+
+/* The index of the first run that may hold an id >= this one, and the place in it. Returns whether
+ * the id itself is there. */
+static bool directory_seek(const struct directory *d, struct span id, size_t *run, size_t *at)
+{
+    size_t low = 0, high = d->count;
+    while (low < high) { /* the last run whose first id is <= id */
+        size_t mid = (low + high) / 2;
+        const struct user *first = d->runs[mid]->users[0];
+        if (bytes_compare(first->id, first->id_len, id.at, id.len) <= 0) low = mid + 1;
+        else high = mid;
+    }
+    *run = low ? low - 1 : 0;
+    *at = 0;
+    if (!d->count) return false;
+    const struct run *r = d->runs[*run];
+    low = 0, high = r->count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        const struct user *user = r->users[mid];
+        int order = bytes_compare(user->id, user->id_len, id.at, id.len);
+        if (!order) {
+            *at = mid;
+            return true;
+        }
+        if (order < 0) low = mid + 1;
+        else high = mid;
+    }
+    *at = low;
+    return false;
+}
+
+/* Puts an empty run at an index. */
+static struct run *directory_add_run(struct directory *d, size_t index)
+{
+    if (d->count == d->size) {
+        d->size = d->size ? d->size * 2 : 8;
+        d->runs = mem_resize(d->runs, d->size * sizeof *d->runs);
+    }
+    memmove(d->runs + index + 1, d->runs + index, (d->count - index) * sizeof *d->runs);
+    d->count++;
+    return d->runs[index] = mem_new(sizeof(struct run));
+}
+
+/* Adds a user whose id is not there yet. A full run is cut in two; at the very end a new one begins
+ * instead, so that ids that come in order fill their runs. */
+static void directory_insert(struct directory *d, struct user *user)
+{
+    size_t run, at;
+    directory_seek(d, (struct span){user->id, user->id_len}, &run, &at);
+    struct run *r = d->count ? d->runs[run] : directory_add_run(d, 0);
+    if (r->count == RUN_MAX) {
+        struct run *right = directory_add_run(d, run + 1);
+        if (at < RUN_MAX) {
+            right->count = RUN_MAX / 2;
+            r->count -= right->count;
+            memcpy(right->users, r->users + r->count, right->count * sizeof *r->users);
+        }
+        if (at > r->count || r->count == RUN_MAX) {
+            at -= r->count;
+            r = right;
+        }
+    }
+    memmove(r->users + at + 1, r->users + at, (r->count - at) * sizeof *r->users);
+    r->users[at] = user;
+    r->count++;
+}
+
+/* Removes a user that is there; a run that got small joins its neighbour. */
+static void directory_remove(struct directory *d, const struct user *user)
+{
+    size_t run, at;
+    if (!directory_seek(d, (struct span){user->id, user->id_len}, &run, &at)) abort();
+    struct run *r = d->runs[run];
+    r->count--;
+    memmove(r->users + at, r->users + at + 1, (r->count - at) * sizeof *r->users);
+    size_t left = run && run + 1 == d->count ? run - 1 : run;
+    if (left + 1 < d->count && d->runs[left]->count + d->runs[left + 1]->count <= RUN_MAX / 2) {
+        struct run *a = d->runs[left], *b = d->runs[left + 1];
+        memcpy(a->users + a->count, b->users, b->count * sizeof *b->users);
+        a->count += b->count;
+        run = left + 1;
+    } else if (r->count) {
+        return;
+    }
+    free(d->runs[run]);
+    d->count--;
+    memmove(d->runs + run, d->runs + run + 1, (d->count - run) * sizeof *d->runs);
+}
+
+/* The user with this id, or NULL. May be one who went offline and is not in the store yet. */
+static struct user *presence_find(const struct presence *p, struct span id)
+{
+    size_t run, at;
+    return directory_seek(&p->directory, id, &run, &at) ? p->directory.runs[run]->users[at] : NULL;
+}
+
+/* Where a walk in byte order stands. */
+struct presence_walk {
+    size_t run, at;
+};
+
+/* A walk that begins behind this id; an empty id begins at the first. */
+static struct presence_walk presence_walk_after(const struct presence *p, struct span id)
+{
+    struct presence_walk walk;
+    if (directory_seek(&p->directory, id, &walk.run, &walk.at)) walk.at++;
+    return walk;
+}
+
+/* The next user of a walk, or NULL at the end. The table must not change during a walk. */
+static struct user *presence_walk_next(const struct presence *p, struct presence_walk *walk)
+{
+    while (walk->run < p->directory.count) {
+        const struct run *r = p->directory.runs[walk->run];
+        if (walk->at < r->count) return r->users[walk->at++];
+        walk->run++;
+        walk->at = 0;
+    }
+    return NULL;
+}
+
+/* A table without users. */
+static void presence_init(struct presence *p, int64_t grace, int64_t threshold, struct instant now)
+{
+    *p = (struct presence){.grace = grace, .threshold = threshold};
+    p->seen_turn = now.mono + 1000;
+    wheel_init(&p->wheel, now.mono);
+}
+
+/* Frees everything. Links of users still there are not touched: they are the hub's. */
+static void presence_free(struct presence *p)
+{
+    for (size_t i = 0; i < p->directory.count; i++) {
+        for (size_t j = 0; j < p->directory.runs[i]->count; j++) free(p->directory.runs[i]->users[j]);
+        free(p->directory.runs[i]);
+    }
+    free(p->directory.runs);
+    free(p->transitions);
+    buffer_free(&p->ended.ops);
+}
+
+/* Puts a user on the list of a debt, taking it off the one it is on. */
+static void user_owe(struct user **head, struct user *user, enum user_debt debt)
+{
+    if (user->place) {
+        *user->place = user->next;
+        if (user->next) user->next->place = user->place;
+    }
+    user->debt = (uint8_t)debt;
+    user->place = head;
+    user->next = head ? *head : NULL;
+    if (head) {
+        if (*head) (*head)->place = &user->next;
+        *head = user;
+    }
+}
+
+/* Notes that the store must hear of a user: of a new state, or only of a later last_seen. */
+static void presence_owe(struct presence *p, struct user *user, enum user_debt debt)
+{
+    if (user->debt == DEBT_FLIGHT) {
+        if (user->debt_again < debt) user->debt_again = (uint8_t)debt;
+        return;
+    }
+    if (user->debt >= debt) return;
+    if (debt == DEBT_SEEN) {
+        p->seen_count++;
+        user_owe(&p->seen[p->seen_ring], user, debt);
+    } else {
+        if (user->debt == DEBT_SEEN) p->seen_count--;
+        user_owe(&p->changed, user, debt);
+    }
+}
+
+/* Adds a transition to the list. */
+static void presence_note(struct presence *p, struct user *user, enum transition_kind kind)
+{
+    if (p->transition_count == p->transition_size) {
+        p->transition_size = p->transition_size ? p->transition_size * 2 : 64;
+        p->transitions = mem_resize(p->transitions, p->transition_size * sizeof *p->transitions);
+    }
+    p->transitions[p->transition_count++] = (struct transition){++p->sequence, kind, user};
+    presence_owe(p, user, DEBT_STATE);
+}
+
+/* Forgets the transitions, after the caller has acted on them. */
+static void presence_clear_transitions(struct presence *p)
+{
+    p->transition_count = 0;
+    if (p->transition_size > 4096) {
+        free(p->transitions);
+        p->transitions = NULL;
+        p->transition_size = 0;
+    }
+}
+
+/* Notes that the user was heard. Allocates nothing, takes constant time. */
+static void presence_heard(struct presence *p, struct instant now, struct user *user)
+{
+    atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
+    if (user->debt == DEBT_NONE || user->debt == DEBT_FLIGHT) presence_owe(p, user, DEBT_SEEN);
+}
+
+/* The user with this id, made if it is not there: offline, in no list. */
+static struct user *presence_make(struct presence *p, struct span id)
+{
+    struct user *user = presence_find(p, id);
+    if (user) return user;
+    user = mem_new(sizeof *user + id.len);
+    memcpy(user->id, id.at, id.len);
+    user->id_len = (uint8_t)id.len;
+    user->status = STATUS_OFFLINE;
+    directory_insert(&p->directory, user);
+    return user;
+}
+
+/* The status of a user's connections taken together: the most available one. */
+static enum status user_merge_status(const struct user *user)
+{
+    enum status best = STATUS_AWAY;
+    for (const struct link *link = user->links; link; link = link->next)
+        if (link->status < best) best = link->status;
+    return best;
+}
+
+/* Moves a user between live, cached and offline, and keeps the totals. */
+static void user_set_state(struct presence *p, struct user *user, enum user_state state)
+{
+    p->live += (state == USER_LIVE) - (user->state == USER_LIVE);
+    p->cached += (state == USER_CACHED) - (user->state == USER_CACHED);
+    user->state = (uint8_t)state;
+    if (state != USER_CACHED) timer_disarm(&p->wheel, &user->timer);
+}
+
+/* Begins a stay if the user is offline, and makes the user live or cached. */
+static void user_enter(struct presence *p, struct instant now, struct user *user,
+                       enum user_state state, enum status status)
+{
+    bool joins = user->state == USER_OFFLINE;
+    bool changes = !joins && user->status != status;
+    user->status = (uint8_t)status;
+    user_set_state(p, user, state);
+    if (joins) {
+        user->online_since = now.mono;
+        presence_note(p, user, TRANSITION_JOIN);
+    } else if (changes) {
+        presence_note(p, user, TRANSITION_STATUS);
+    }
+}
+
+/* Ends a stay: offline, with a session for the store. */
+static void user_leave(struct presence *p, struct instant now, struct user *user,
+                       enum reason reason)
+{
+    struct session_record session = {
+        .from = user->online_since + now.offset,
+        .to = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset,
+        .reason = (uint8_t)reason,
+    };
+    memcpy(session.address, user->address, 16);
+    if (session.to < session.from) session.to = session.from;
+    if (p->ended.sessions < ENDED_SESSIONS_MAX)
+        store_batch_session(&p->ended, (struct span){user->id, user->id_len}, &session);
+    user->reason = (uint8_t)reason;
+    user->status = STATUS_OFFLINE;
+    user->heartbeat_until = 0;
+    user_set_state(p, user, USER_OFFLINE);
+    presence_note(p, user, TRANSITION_LEAVE);
+}
+
+/* Keeps a user without connections online until `until`, when the stay ends for `reason`. */
+static void user_cache(struct presence *p, struct user *user, int64_t until, enum reason reason)
+{
+    user->reason = (uint8_t)reason;
+    user_set_state(p, user, USER_CACHED);
+    timer_arm(&p->wheel, &user->timer, until);
+}
+
+/* A connection of a user opened. The link is the caller's; it must be given back with
+ * presence_disconnect. link->status counts. */
+static void presence_connect(struct presence *p, struct instant now, struct span id,
+                             struct link *link)
+{
+    struct user *user = presence_make(p, id);
+    memcpy(user->address, link->address, 16);
+    link->user = user;
+    link->next = user->links;
+    user->links = link;
+    user->connections++;
+    p->connections++;
+    atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
+    user_enter(p, now, user, USER_LIVE, user_merge_status(user));
+    presence_owe(p, user, DEBT_SEEN);
+}
+
+/* Takes a link out of its user's list. */
+static void user_unlink(struct presence *p, struct user *user, struct link *link)
+{
+    struct link **place = &user->links;
+    while (*place != link) place = &(*place)->next;
+    *place = link->next;
+    link->next = NULL;
+    link->user = NULL;
+    user->connections--;
+    p->connections--;
+}
+
+/* A connection ended. Only the last one of a user matters, and how it ended:
+ * a clean goodbye, a kick, an expired token: offline at once. A silence: offline at once too, it
+ * has been longer than the grace already. A page that is left, a broken connection: online, cached,
+ * for the grace time. HTTP heartbeats within the threshold keep the user cached except after a
+ * clean goodbye, a kick or an expired token. END_STOP is the server's own: the stay goes on. */
+static void presence_disconnect(struct presence *p, struct instant now, struct link *link,
+                                enum ending ending)
+{
+    static const struct {
+        enum reason reason;
+        bool grace, final;
+    } endings[] = {
+        [END_CLEAN] = {REASON_CLOSED, false, true},    [END_AWAY] = {REASON_CLOSED, true, false},
+        [END_DROPPED] = {REASON_DROPPED, true, false}, [END_TIMEOUT] = {REASON_TIMEOUT, false, false},
+        [END_KICKED] = {REASON_KICKED, false, true},   [END_EXPIRED] = {REASON_EXPIRED, false, true},
+        [END_STOP] = {REASON_RESTART, false, false},
+    };
+    struct user *user = link->user;
+    user_unlink(p, user, link);
+    if (user->links) {
+        enum status status = user_merge_status(user);
+        if (status != user->status) {
+            user->status = (uint8_t)status;
+            presence_note(p, user, TRANSITION_STATUS);
+        }
+        return;
+    }
+    enum reason reason = endings[ending].reason;
+    int64_t until = endings[ending].grace ? now.mono + p->grace : now.mono;
+    if (ending == END_STOP) until = now.mono + p->threshold;
+    if (!endings[ending].final && user->heartbeat_until > until) {
+        until = user->heartbeat_until;
+        reason = REASON_TIMEOUT;
+    }
+    if (until > now.mono) user_cache(p, user, until, reason);
+    else user_leave(p, now, user, reason);
+}
+
+/* This connection's status. At most one transition follows; a user does not leave and come back. */
+static void presence_set_status(struct presence *p, struct instant now, struct link *link,
+                                enum status status)
+{
+    link->status = (uint8_t)status;
+    user_enter(p, now, link->user, USER_LIVE, user_merge_status(link->user));
+}
+
+/* A heartbeat by HTTP: online without a connection for the threshold. */
+static void presence_heartbeat(struct presence *p, struct instant now, struct span id,
+                               const uint8_t address[16])
+{
+    struct user *user = presence_make(p, id);
+    memcpy(user->address, address, 16);
+    user->heartbeat_until = now.mono + p->threshold;
+    atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
+    if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
+    if (user->state == USER_CACHED) user_cache(p, user, user->heartbeat_until, REASON_TIMEOUT);
+    presence_owe(p, user, DEBT_SEEN);
+}
+
+/* Ends the stay of a user without connections at once; nothing when not cached. */
+static void presence_end(struct presence *p, struct instant now, struct user *user,
+                         enum reason reason)
+{
+    if (user->state == USER_CACHED) user_leave(p, now, user, reason);
+}
+
+/* A user whom the store says to be online, at the start of the server: cached until the threshold
+ * after the last sign of life. Stamps from the future count as now. No transition: nothing changed. */
+static void presence_restore(struct presence *p, struct instant now, struct span id,
+                             enum status status, int64_t online_since_wall, int64_t last_seen_wall)
+{
+    int64_t wall = now.mono + now.offset;
+    if (last_seen_wall > wall) last_seen_wall = wall;
+    if (online_since_wall > last_seen_wall) online_since_wall = last_seen_wall;
+    struct user *user = presence_make(p, id);
+    user->status = (uint8_t)(status < STATUS_OFFLINE ? status : STATUS_ONLINE);
+    user->online_since = online_since_wall - now.offset;
+    atomic_store_explicit(&user->last_seen, last_seen_wall - now.offset, memory_order_relaxed);
+    user_cache(p, user, last_seen_wall - now.offset + p->threshold, REASON_RESTART);
+}
+
+/* Ends the stays whose time is over. */
+static void presence_tick(struct presence *p, struct instant now)
+{
+    struct timer *timer;
+    while ((timer = wheel_pop(&p->wheel, now.mono))) {
+        struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
+        user_leave(p, now, user, user->reason);
+    }
+}
+
+/* Whether the store has to be told something: at once, or when the rings move on. */
+static bool presence_owes(const struct presence *p)
+{
+    return p->changed || p->seen_count || p->ended.sessions;
+}
+
+/* Adds one user's state to a batch and moves it to those in flight. */
+static void presence_collect_user(struct presence *p, struct instant now, struct user *user,
+                                  struct store_batch *batch)
+{
+    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;
+    bool online = user->state != USER_OFFLINE;
+    store_batch_user(batch, (struct span){user->id, user->id_len}, online, user->status,
+                     user->online_since + now.offset, seen, user->reason);
+    if (user->debt == DEBT_SEEN) p->seen_count--;
+    user->debt_again = DEBT_NONE;
+    user_owe(&p->flight, user, DEBT_FLIGHT);
+}
+
+/* Fills an empty batch with what the store must hear now: changed users, ended sessions, and the
+ * users whose last_seen moved long enough ago (all of them if asked). Until presence_committed they
+ * are in flight; there is one batch at a time. */
+static void presence_collect(struct presence *p, struct instant now, bool all,
+                             struct store_batch *batch)
+{
+    *batch = p->ended; /* the sessions, with their memory */
+    p->ended = (struct store_batch){0};
+    while (p->changed) presence_collect_user(p, now, p->changed, batch);
+    for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
+        p->seen_turn += 1000;
+        p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
+        while (p->seen[p->seen_ring]) presence_collect_user(p, now, p->seen[p->seen_ring], batch);
+    }
+    if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
+}
+
+/* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
+ * forgotten. */
+static void presence_committed(struct presence *p)
+{
+    while (p->flight) {
+        struct user *user = p->flight;
+        user_owe(NULL, user, DEBT_NONE);
+        if (user->debt_again) {
+            presence_owe(p, user, user->debt_again);
+        } else if (user->state == USER_OFFLINE) {
+            directory_remove(&p->directory, user);
+            free(user);
+        }
+    }
+}
+
+/* ==== 12. WebSocket codec ====================================================================
+ * RFC 6455, the server's side: bytes to frames to messages, and back. No I/O. A frame that is whole
+ * in the input is handed out from the input; only what is half received takes memory. */
+
+enum {
+    WS_OP_CONTINUE = 0,
+    WS_OP_TEXT = 1,
+    WS_OP_BINARY = 2,
+    WS_OP_CLOSE = 8,
+    WS_OP_PING = 9,
+    WS_OP_PONG = 10
+};
+enum { WS_CONTROL_MAX = 125, WS_REASON_MAX = 123 };
+
+/* Everything a client's frames can be refused for: name, close code, text. */
+#define WS_FAULT_TABLE(X)                                                                          \
+    X(NONE, 0, "no fault")                                                                         \
+    X(RESERVED, CLOSE_PROTOCOL, "a reserved bit is set, but no extension was agreed on")           \
+    X(OPCODE, CLOSE_PROTOCOL, "the opcode is not known")                                           \
+    X(CONTROL_FRAGMENT, CLOSE_PROTOCOL, "a control frame is fragmented")                           \
+    X(ORPHAN, CLOSE_PROTOCOL, "a continuation without a message to continue")                      \
+    X(INTERLEAVED, CLOSE_PROTOCOL, "a new message inside a fragmented one")                        \
+    X(FRAGMENTS, CLOSE_TOO_BIG, "the message is cut into too many frames")                         \
+    X(UNMASKED, CLOSE_PROTOCOL, "a client's frame is not masked")                                  \
+    X(CONTROL_LENGTH, CLOSE_PROTOCOL, "a control frame is longer than 125 bytes")                  \
+    X(CLOSE_LENGTH, CLOSE_PROTOCOL, "a close frame has half a code")                               \
+    X(LENGTH, CLOSE_PROTOCOL, "the length is not in its shortest form or over 63 bits")            \
+    X(TOO_BIG, CLOSE_TOO_BIG, "the message is larger than --max-message")                          \
+    X(CLOSE_CODE, CLOSE_PROTOCOL, "a close code that may not be sent")                             \
+    X(CLOSE_UTF8, CLOSE_BAD_UTF8, "the close reason is not UTF-8")                                 \
+    X(TEXT_UTF8, CLOSE_BAD_UTF8, "a text message is not UTF-8")
+#define X(name, code, text) WS_FAULT_##name,
+enum ws_fault { WS_FAULT_TABLE(X) };
+#undef X
+static const struct ws_fault_row {
+    uint16_t code;
+    const char *text;
+} WS_FAULTS[] = {
+#define X(name, code, text) {code, text},
+    WS_FAULT_TABLE(X)
+#undef X
+};
+
+enum ws_kind { WS_MORE, WS_TEXT, WS_BINARY, WS_PING, WS_PONG, WS_CLOSE, WS_FAIL };
+
+struct ws_limits {
+    size_t max_message; /* bytes of a message, over all its frames */
+    int max_fragments;  /* frames of a message */
+};
+
+/* What ws_decode found. */
+struct ws_event {
+    enum ws_kind kind;
+    uint16_t code;      /* WS_CLOSE: the peer's, or 1005; WS_FAIL: the one to send */
+    const char *reason; /* WS_FAIL: why, a static text */
+    struct span data;   /* the payload; of a WS_CLOSE the reason; until the next call */
+};
+
+/* The head of a frame, decoded. */
+struct ws_head {
+    size_t len; /* of the payload */
+    uint8_t mask[4];
+    uint8_t opcode;
+    bool final;
+    bool stored; /* its payload went into the partial's message */
+};
+
+/* What is half received. Kept on the heap, only while there is something to keep. */
+struct ws_partial {
+    struct buffer message;         /* the data so far, unmasked */
+    struct ws_head frame;          /* in_payload: the frame being received */
+    size_t got;                    /* in_payload: bytes of its payload so far */
+    int fragments;                 /* frames of the message that are complete */
+    uint8_t opcode;                /* of the fragmented message; 0: there is none */
+    bool in_payload;               /* a head is complete, its payload is not */
+    uint8_t have;                  /* bytes of a head that is not complete */
+    uint8_t bytes[WS_CONTROL_MAX]; /* that head, or the payload of a control frame */
+};
+
+/* Unread input. */
+struct ws_input {
+    uint8_t *at;
+    size_t left;
+};
+
+/* Frees what is kept; *kept is NULL after. */
+static void ws_partial_free(struct ws_partial **kept)
+{
+    if (*kept) buffer_free(&(*kept)->message);
+    free(*kept);
+    *kept = NULL;
+}
+
+/* Bytes of memory that are kept; 0 for NULL. */
+__attribute__((unused)) static size_t ws_partial_size(const struct ws_partial *kept)
+{
+    return kept ? sizeof *kept + kept->message.size : 0;
+}
+
+/* What is kept, made if there was nothing. */
+static struct ws_partial *ws_partial_get(struct ws_partial **kept)
+{
+    if (!*kept) *kept = mem_new(sizeof **kept);
+    return *kept;
+}
+
+/* Frees what is kept if all of it was handed out. */
+static void ws_partial_settle(struct ws_partial **kept)
+{
+    struct ws_partial *p = *kept;
+    if (p && !p->have && !p->in_payload && !p->opcode) ws_partial_free(kept);
+}
+
+/* Whether a peer may send the close code (RFC 6455 section 7.4 and the IANA registry). */
+static bool ws_close_code_valid(unsigned code)
+{
+    if (code >= 1000 && code <= 1014) return code < 1004 || code > 1006;
+    return code >= 3000 && code <= 4999;
+}
+
+/* Unmasks in place (RFC 6455 section 5.3) len bytes that begin phase bytes into the payload. */
+static void ws_unmask(uint8_t *at, size_t len, const uint8_t mask[4], size_t phase)
+{
+    uint8_t key[8];
+    uint64_t wide, word;
+    for (size_t i = 0; i < sizeof key; i++) key[i] = mask[(phase + i) & 3];
+    memcpy(&wide, key, sizeof wide);
+    size_t n = 0;
+    for (; len - n >= sizeof word; n += sizeof word) {
+        memcpy(&word, at + n, sizeof word);
+        word ^= wide;
+        memcpy(at + n, &word, sizeof word);
+    }
+    for (; n < len; n++) at[n] ^= key[n & 7];
+}
+
+/* The size of a head whose first two bytes are there: two, the longer length, the mask. */
+static size_t ws_head_size(const uint8_t *in)
+{
+    int length = in[1] & 0x7f;
+    return 2 + (length == 126 ? 2 : length == 127 ? 8 : 0) + 4;
+}
+
+/* The length that a head announces; all its bytes but the mask's must be there. */
+static uint64_t ws_head_length(const uint8_t *in)
+{
+    int length = in[1] & 0x7f;
+    if (length == 126) return (uint64_t)in[2] << 8 | in[3];
+    return length == 127 ? get_be64(in + 2) : (uint64_t)length;
+}
+
+/* What is wrong with the first byte of a head (RFC 6455 sections 5.2, 5.4, 5.5). */
+static enum ws_fault ws_fault_first(const struct ws_partial *p, const struct ws_limits *limits,
+                                    uint8_t first)
+{
+    int opcode = first & 0x0f;
+    bool final = first & 0x80, open = p && p->opcode;
+    if (first & 0x70) return WS_FAULT_RESERVED;
+    if (opcode > WS_OP_PONG || (opcode > WS_OP_BINARY && opcode < WS_OP_CLOSE))
+        return WS_FAULT_OPCODE;
+    if (opcode >= WS_OP_CLOSE) return final ? WS_FAULT_NONE : WS_FAULT_CONTROL_FRAGMENT;
+    if (opcode == WS_OP_CONTINUE && !open) return WS_FAULT_ORPHAN;
+    if (opcode != WS_OP_CONTINUE && open) return WS_FAULT_INTERLEAVED;
+    return open && p->fragments >= limits->max_fragments ? WS_FAULT_FRAGMENTS : WS_FAULT_NONE;
+}
+
+/* What is wrong with the second byte of a head (RFC 6455 sections 5.1, 5.5). */
+static enum ws_fault ws_fault_second(uint8_t first, uint8_t second)
+{
+    int opcode = first & 0x0f, length = second & 0x7f;
+    if (!(second & 0x80)) return WS_FAULT_UNMASKED;
+    if (opcode >= WS_OP_CLOSE && length > WS_CONTROL_MAX) return WS_FAULT_CONTROL_LENGTH;
+    return opcode == WS_OP_CLOSE && length == 1 ? WS_FAULT_CLOSE_LENGTH : WS_FAULT_NONE;
+}
+
+/* What is wrong with the length in a head (RFC 6455 section 5.2, and --max-message). */
+static enum ws_fault ws_fault_length(const struct ws_partial *p, const struct ws_limits *limits,
+                                     const uint8_t *in)
+{
+    int coded = in[1] & 0x7f;
+    uint64_t length = ws_head_length(in);
+    if ((coded == 126 && length < 126) || (coded == 127 && (length < 65536 || length >> 63)))
+        return WS_FAULT_LENGTH;
+    size_t before = p && p->opcode ? p->message.len : 0;
+    bool control = (in[0] & 0x0f) >= WS_OP_CLOSE;
+    return !control && length > limits->max_message - before ? WS_FAULT_TOO_BIG : WS_FAULT_NONE;
+}
+
+/* The first fault in the n bytes of a head that are there. They are judged in their order, so the
+ * answer is the same however they arrived. */
+static enum ws_fault ws_fault_head(const struct ws_partial *p, const struct ws_limits *limits,
+                                   const uint8_t *in, size_t n)
+{
+    enum ws_fault fault = ws_fault_first(p, limits, in[0]);
+    if (fault || n < 2) return fault;
+    fault = ws_fault_second(in[0], in[1]);
+    if (fault || n < ws_head_size(in) - 4) return fault;
+    return ws_fault_length(p, limits, in);
+}
+
+/* Moves the head from the input to what is kept, byte by byte, until it is whole or faulty. False
+ * if the input ended before. */
+static bool ws_gather_head(struct ws_partial *p, const struct ws_limits *limits,
+                           struct ws_input *input, enum ws_fault *fault)
+{
+    while (p->have < 2 || p->have < ws_head_size(p->bytes)) {
+        if (!input->left) return false;
+        p->bytes[p->have++] = *input->at++;
+        input->left--;
+        *fault = ws_fault_head(p, limits, p->bytes, p->have);
+        if (*fault) return false;
+    }
+    p->have = 0;
+    return true;
+}
+
+/* Takes the head of the current frame, or the one that is kept. False if the input ends before it
+ * or with it kept, or if *fault says what is wrong with it; what there is of it is kept. */
+static bool ws_take_head(struct ws_partial **kept, const struct ws_limits *limits,
+                         struct ws_input *input, struct ws_head *frame, enum ws_fault *fault)
+{
+    struct ws_partial *p = *kept;
+    if (!input->left) return false;
+    if (p && p->in_payload) {
+        *frame = p->frame;
+        return true;
+    }
+    const uint8_t *head = input->at;
+    if (!(p && p->have) && input->left >= 2 && input->left >= ws_head_size(head)) {
+        *fault = ws_fault_head(p, limits, head, input->left);
+        if (*fault) return false;
+        input->at += ws_head_size(head);
+        input->left -= ws_head_size(head);
+    } else {
+        p = ws_partial_get(kept);
+        head = p->bytes;
+        if (!ws_gather_head(p, limits, input, fault)) return false;
+    }
+    *frame = (struct ws_head){.opcode = head[0] & 0x0f, .final = head[0] & 0x80};
+    frame->len = (size_t)ws_head_length(head);
+    memcpy(frame->mask, head + ws_head_size(head) - 4, sizeof frame->mask);
+    return true;
+}
+
+/* Takes the payload of the frame, unmasked: from the input if all of it is there, otherwise by way
+ * of what is kept. False if it is not complete. */
+static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, struct ws_head *frame,
+                            struct span *payload)
+{
+    struct ws_partial *p = *kept;
+    size_t got = p && p->in_payload ? p->got : 0;
+    size_t n = frame->len - got < input->left ? frame->len - got : input->left;
+    char *at = (char *)input->at;
+    ws_unmask(input->at, n, frame->mask, got);
+    input->at += n;
+    input->left -= n;
+    frame->stored = n < frame->len && frame->opcode < WS_OP_CLOSE;
+    if (n < frame->len) {
+        p = ws_partial_get(kept);
+        if (frame->stored)
+            buffer_add(&p->message, at, n);
+        else
+            memcpy(p->bytes + got, at, n);
+        at = frame->stored ? p->message.at : (char *)p->bytes;
+        p->frame = *frame;
+        p->got = got + n;
+    }
+    if (p) p->in_payload = got + n < frame->len;
+    *payload = (struct span){at, frame->len};
+    return got + n == frame->len;
+}
+
+/* Makes the event of a complete close frame (RFC 6455 sections 5.5.1, 7.1.5). */
+static enum ws_fault ws_finish_close(struct span payload, struct ws_event *event)
+{
+    const uint8_t *in = (const uint8_t *)payload.at;
+    unsigned code = payload.len ? (unsigned)in[0] << 8 | in[1] : CLOSE_NO_STATUS;
+    struct span reason = {payload.len ? payload.at + 2 : "", payload.len ? payload.len - 2 : 0};
+    if (payload.len && !ws_close_code_valid(code)) return WS_FAULT_CLOSE_CODE;
+    if (!utf8_valid(reason)) return WS_FAULT_CLOSE_UTF8;
+    *event = (struct ws_event){.kind = WS_CLOSE, .code = (uint16_t)code, .data = reason};
+    return WS_FAULT_NONE;
+}
+
+/* Makes the event of a message whose last frame is complete, or keeps the fragment and leaves the
+ * event alone (RFC 6455 sections 5.4, 8.1). */
+static enum ws_fault ws_finish_data(struct ws_partial **kept, const struct ws_head *frame,
+                                    struct span data, struct ws_event *event)
+{
+    struct ws_partial *p = *kept;
+    int opcode = frame->opcode ? frame->opcode : p->opcode;
+    if (!frame->final || !frame->opcode) {
+        p = ws_partial_get(kept);
+        if (!frame->stored) buffer_add(&p->message, data.at, data.len);
+        p->opcode = (uint8_t)opcode;
+        p->fragments++;
+        if (!frame->final) return WS_FAULT_NONE;
+        data = (struct span){p->message.len ? p->message.at : "", p->message.len};
+    }
+    if (p) p->opcode = 0; /* the next call frees it */
+    if (opcode == WS_OP_TEXT && !utf8_valid(data)) return WS_FAULT_TEXT_UTF8;
+    *event = (struct ws_event){.kind = opcode == WS_OP_TEXT ? WS_TEXT : WS_BINARY, .data = data};
+    return WS_FAULT_NONE;
+}
+
+/* Does what a complete frame asks for: makes its event, or keeps the fragment. */
+static enum ws_fault ws_finish_frame(struct ws_partial **kept, const struct ws_head *frame,
+                                     struct span payload, struct ws_event *event)
+{
+    if (frame->opcode == WS_OP_CLOSE) return ws_finish_close(payload, event);
+    if (frame->opcode < WS_OP_CLOSE) return ws_finish_data(kept, frame, payload, event);
+    *event =
+        (struct ws_event){.kind = frame->opcode == WS_OP_PING ? WS_PING : WS_PONG, .data = payload};
+    return WS_FAULT_NONE;
+}
+
+/* Decodes the next event from len bytes that a client sent (RFC 6455 sections 5 to 8), unmasks them
+ * in place, and says in *used how many it took. To be called again with the rest, if only with
+ * nothing, until it says WS_MORE: then all is taken, and *kept is NULL unless something is half
+ * received. The events do not depend on how the stream was cut. Memory grows with bytes received,
+ * never with a length announced. WS_FAIL frees *kept; after it and after WS_CLOSE there is no
+ * further call, and the owner frees *kept with ws_partial_free. */
+static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limits *limits,
+                                 uint8_t *in, size_t len, size_t *used)
+{
+    struct ws_input input = {in, len};
+    struct ws_event event = {.kind = WS_MORE};
+    enum ws_fault fault = WS_FAULT_NONE;
+    ws_partial_settle(kept);
+    while (event.kind == WS_MORE && !fault) {
+        struct ws_head frame;
+        struct span payload;
+        if (!ws_take_head(kept, limits, &input, &frame, &fault) ||
+            !ws_take_payload(kept, &input, &frame, &payload))
+            break;
+        fault = ws_finish_frame(kept, &frame, payload, &event);
+    }
+    *used = len - input.left;
+    if (!fault) return event;
+    ws_partial_free(kept);
+    return (struct ws_event){
+        .kind = WS_FAIL, .code = WS_FAULTS[fault].code, .reason = WS_FAULTS[fault].text};
+}
+
+/* The head of a final, unmasked frame with len bytes; returns the head's size, 2, 4 or 10. */
+static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
+{
+    out[0] = (uint8_t)(0x80 | opcode);
+    if (len < 126) {
+        out[1] = (uint8_t)len;
+        return 2;
+    }
+    if (len < 65536) {
+        out[1] = 126;
+        out[2] = (uint8_t)(len >> 8);
+        out[3] = (uint8_t)len;
+        return 4;
+    }
+    out[1] = 127;
+    put_be64(out + 2, len);
+    return 10;
+}
+
+/* Appends a whole frame. */
+static void ws_encode(struct buffer *b, int opcode, struct span payload)
+{
+    uint8_t head[10];
+    buffer_add(b, head, ws_encode_head(head, opcode, payload.len));
+    buffer_add(b, payload.at, payload.len);
+}
+
+/* Appends a close frame; the reason (which may be NULL) is cut to 123 bytes between characters. A
+ * code that may not be sent, 1005 above all, leaves the frame empty (RFC 6455 section 7.4.1). */
+static void ws_encode_close(struct buffer *b, int code, const char *reason)
+{
+    char payload[WS_CONTROL_MAX] = {(char)(code >> 8), (char)code};
+    size_t len = reason ? strlen(reason) : 0;
+    if (len > WS_REASON_MAX)
+        for (len = WS_REASON_MAX; len && (reason[len] & 0xc0) == 0x80;) len--;
+    if (len) memcpy(payload + 2, reason, len);
+    bool sendable = code > 0 && ws_close_code_valid((unsigned)code);
+    ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
+}
+
+/* ==== 13. HTTP messages ======================================================================
+ * Pure parts of HTTP/1.1 (RFC 9110, RFC 9112) that CivetWeb leaves to us: where a request ends,
+ * before anybody parses it, and the text of an answer. */
+
+/* What the head of a request says about its own length, read before CivetWeb sees it. */
+struct http_frame {
+    size_t head;       /* bytes up to and with the empty line; 0: not all there yet */
+    size_t body;       /* Content-Length, or 0 */
+    bool expects;      /* Expect: 100-continue */
+    enum error error;  /* what to refuse it with, or ERROR_NONE */
+};
+
+/* Finds the empty line that ends a head, having looked at `scanned` bytes before; 0 when it is not
+ * there yet. Exactly what CivetWeb takes for one: two CR LF, or two bare LF. */
+static size_t http_head_end(const char *at, size_t len, size_t scanned)
+{
+    const char *p = at + (scanned > 3 ? scanned - 3 : 0), *end = at + len;
+    while ((p = memchr(p, '\n', (size_t)(end - p)))) {
+        if (p + 1 < end && p[1] == '\n') return (size_t)(p - at) + 2;
+        if (p + 2 < end && p > at && p[-1] == '\r' && p[1] == '\r' && p[2] == '\n')
+            return (size_t)(p - at) + 3;
+        p++;
+    }
+    return 0;
+}
+
+/* Takes a header's value if the line has this name (RFC 9112 section 5: no blank before the colon). */
+static bool http_line_value(struct span line, const char *name, struct span *value)
+{
+    size_t n = strlen(name);
+    if (line.len <= n || strncasecmp(line.at, name, n) || line.at[n] != ':') return false;
+    const char *from = line.at + n + 1, *to = line.at + line.len;
+    while (from < to && (*from == ' ' || *from == '\t')) from++;
+    while (to > from && (to[-1] == ' ' || to[-1] == '\t' || to[-1] == '\r')) to--;
+    *value = (struct span){from, (size_t)(to - from)};
+    return true;
+}
+
+/* Reads a Content-Length; -1 when it is not digits only. */
+static int64_t http_length(struct span text)
+{
+    int64_t n = 0;
+    if (!text.len || text.len > 18) return -1;
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.at[i] < '0' || text.at[i] > '9') return -1;
+        n = n * 10 + (text.at[i] - '0');
+    }
+    return n;
+}
+
+/* Looks at one header line; a problem found first stays. */
+static void http_frame_line(struct http_frame *frame, struct span line, size_t max_body,
+                            bool *has_length)
+{
+    struct span value;
+    enum error error = ERROR_NONE;
+    if (line.at[0] == ' ' || line.at[0] == '\t') {
+        error = ERROR_INVALID_REQUEST; /* obsolete line folding, RFC 9112 section 5.2 */
+    } else if (http_line_value(line, "Content-Length", &value)) {
+        int64_t n = http_length(value);
+        if (n < 0 || *has_length) error = ERROR_INVALID_REQUEST;
+        else if ((uint64_t)n > max_body) error = ERROR_BODY_TOO_LARGE;
+        else frame->body = (size_t)n;
+        *has_length = true;
+    } else if (http_line_value(line, "Transfer-Encoding", &value)) {
+        error = ERROR_LENGTH_REQUIRED; /* RFC 9110 section 15.5.12 */
+    } else if (http_line_value(line, "Expect", &value)) {
+        frame->expects = value.len == 12 && !strncasecmp(value.at, "100-continue", 12);
+        if (!frame->expects) error = ERROR_EXPECTATION_FAILED;
+    }
+    if (!frame->error) frame->error = error;
+}
+
+/* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
+ * mean the same and which CivetWeb takes; control characters are refused. */
+static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, size_t max_head,
+                                         size_t max_body)
+{
+    struct http_frame frame = {.head = http_head_end(at, len, scanned)};
+    if (frame.head > max_head || (!frame.head && len > max_head)) frame.error = ERROR_HEAD_TOO_LARGE;
+    if (!frame.head || frame.error) return frame;
+    bool has_length = false;
+    size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
+    while (from < frame.head) {
+        size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
+        size_t line = to - from;
+        if (line && at[from + line - 1] == '\r') line--;
+        if (line) http_frame_line(&frame, (struct span){at + from, line}, max_body, &has_length);
+        from = to + 1;
+    }
+    for (size_t i = 0; i < frame.head; i++) {
+        if (at[i] == '\t') at[i] = ' ';
+        unsigned char c = (unsigned char)at[i];
+        if ((c < 0x20 && c != '\r' && c != '\n') || c == 0x7f) frame.error = ERROR_INVALID_REQUEST;
+    }
+    return frame;
+}
+
+/* The reason phrase of a status (RFC 9110 section 15). */
+static const char *http_phrase(int status)
+{
+    static const struct { int status; const char *phrase; } phrases[] = {
+        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"},
+        {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
+        {408, "Request Timeout"}, {411, "Length Required"}, {413, "Content Too Large"},
+        {414, "URI Too Long"}, {417, "Expectation Failed"}, {426, "Upgrade Required"},
+        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
+        {505, "HTTP Version Not Supported"},
+    };
+    for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
+        if (phrases[i].status == status) return phrases[i].phrase;
+    return "Unknown";
+}
+
+/* An answer being made; the one who made it frees body. */
+struct http_response {
+    int status;
+    const char *type;      /* of the body; NULL: no body and no length, as 204 wants it */
+    struct buffer body;
+    struct span fixed;     /* a body that needs no copy, in place of the buffer */
+    char extra[256];       /* further header lines, each with CR LF */
+    bool cacheable;        /* otherwise Cache-Control: no-store */
+    const char *detail;    /* a more exact text for the error that is returned, or NULL */
+};
+
+static const char JSON_TYPE[] = "application/json";
+
+/* Adds a header line. Values come from tables, never from a client. */
+__attribute__((format(printf, 2, 3))) static void http_add_header(struct http_response *response,
+                                                                 const char *format, ...)
+{
+    size_t len = strlen(response->extra);
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(response->extra + len, sizeof response->extra - len, format, args);
+    va_end(args);
+    if (n < 0 || (size_t)n >= sizeof response->extra - len) abort(); /* a table entry too long */
+}
+
+/* Makes the response an error from the table, with its text or a more exact one. */
+static void http_set_error(struct http_response *response, enum error error, const char *message)
+{
+    const struct error_row *row = &ERRORS[error];
+    response->status = row->status;
+    response->type = JSON_TYPE;
+    response->body.len = 0;
+    response->fixed = (struct span){0};
+    if (!message) message = row->text;
+    buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
+    json_write_string(&response->body, (struct span){message, strlen(message)});
+    buffer_text(&response->body, "}}\n");
+    if (row->status == 503) http_add_header(response, "Retry-After: 5\r\n");
+    if (error == ERROR_UPGRADE_REQUIRED)
+        http_add_header(response, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
+}
+
+/* Appends the whole answer to out. A HEAD request gets the same without the body. */
+static void http_write(struct buffer *out, const struct http_response *response, bool keep_alive,
+                       bool head_only)
+{
+    const char *body = response->fixed.at ? response->fixed.at : response->body.at;
+    size_t len = response->fixed.at ? response->fixed.len : response->body.len;
+    time_t now = (time_t)(clock_wall_ms() / 1000);
+    struct tm t;
+    char date[40];
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
+    buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
+                 http_phrase(response->status), date,
+                 keep_alive                      ? "keep-alive"
+                 : response->status == 426       ? "Upgrade, close" /* RFC 9110 section 7.8 */
+                                                 : "close");
+    if (!response->cacheable) buffer_text(out, "Cache-Control: no-store\r\n");
+    if (response->type)
+        buffer_print(out, "Content-Type: %s\r\nContent-Length: %zu\r\n"
+                          "X-Content-Type-Options: nosniff\r\n", response->type, len);
+    buffer_text(out, response->extra);
+    buffer_text(out, "\r\n");
+    if (response->type && !head_only) buffer_add(out, body, len);
+}
+
+/* ==== 14. Event loop =========================================================================
+ * What the hub and the door share: an epoll set, and an inbox through which other threads hand work
+ * to the loop's own thread. The work is a call; it runs there, in order. */
+
+struct server;
+
+/* One piece of work, embedded in what it is about. */
+struct loop_call {
+    struct loop_call *next;
+    void (*run)(struct server *, struct loop_call *);
+};
+
+struct loop {
+    int epoll;
+    int wake;                 /* eventfd, in the epoll set with data.ptr == the loop */
+    pthread_mutex_t lock;     /* the three below */
+    struct loop_call *first, **last;
+    bool signalled;           /* a wake-up is on its way since the inbox was taken */
+};
+
+/* Makes an empty loop; false with errno set. */
+static bool loop_init(struct loop *loop)
+{
+    *loop = (struct loop){.epoll = epoll_create1(EPOLL_CLOEXEC),
+                          .wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    loop->last = &loop->first;
+    pthread_mutex_init(&loop->lock, NULL);
+    /* edge-triggered: every write wakes once, and nobody has to read */
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = loop};
+    return loop->epoll >= 0 && loop->wake >= 0 &&
+           !epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event);
+}
+
+/* Closes what loop_init opened. */
+static void loop_close(struct loop *loop)
+{
+    if (loop->epoll >= 0) close(loop->epoll);
+    if (loop->wake >= 0) close(loop->wake);
+    pthread_mutex_destroy(&loop->lock);
+}
+
+/* Adds or changes what a descriptor is watched for; false with errno set. */
+static bool loop_watch(struct loop *loop, int operation, int fd, uint32_t events, void *data)
+{
+    struct epoll_event event = {.events = events, .data.ptr = data};
+    return !epoll_ctl(loop->epoll, operation, fd, &event);
+}
+
+/* Wakes the loop; any thread. */
+static void loop_wake(struct loop *loop)
+{
+    uint64_t one = 1;
+    if (write(loop->wake, &one, sizeof one) != sizeof one) abort(); /* 2^64 wake-ups away */
+}
+
+/* Puts work at the end of the inbox; the lock is held. */
+static void loop_append(struct loop *loop, struct loop_call *call)
+{
+    call->next = NULL;
+    *loop->last = call;
+    loop->last = &call->next;
+}
+
+/* Adds work to the inbox and wakes the loop; any thread. */
+static void loop_post(struct loop *loop, struct loop_call *call)
+{
+    pthread_mutex_lock(&loop->lock);
+    loop_append(loop, call);
+    bool wake = !loop->signalled;
+    loop->signalled = true;
+    pthread_mutex_unlock(&loop->lock);
+    if (wake) loop_wake(loop);
+}
+
+/* Adds work to the inbox and has a descriptor watched, as one step, without waking the loop: it
+ * runs the call when it next wakes, and always before it acts on an event of the descriptor. False
+ * with errno set when the descriptor cannot be watched; the call is in the inbox all the same. */
+static bool loop_park(struct loop *loop, struct loop_call *call, int operation, int fd,
+                      uint32_t events, void *data)
+{
+    pthread_mutex_lock(&loop->lock);
+    loop_append(loop, call);
+    bool watched = loop_watch(loop, operation, fd, events, data);
+    pthread_mutex_unlock(&loop->lock);
+    return watched;
+}
+
+/* Runs what is in the inbox; the loop's thread only. */
+static void loop_run_calls(struct loop *loop, struct server *server)
+{
+    pthread_mutex_lock(&loop->lock);
+    struct loop_call *call = loop->first;
+    loop->first = NULL;
+    loop->last = &loop->first;
+    loop->signalled = false;
+    pthread_mutex_unlock(&loop->lock);
+    while (call) {
+        struct loop_call *next = call->next;
+        call->run(server, call);
+        call = next;
+    }
+}
+
+/* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
+static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int64_t wait_ms)
+{
+    int n = epoll_wait(loop->epoll, events, max, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
+    if (n < 0 && errno != EINTR) abort();
+    return n < 0 ? 0 : n;
+}
+
+/* ==== 15. Transport ==========================================================================
+ * A socket as the door, the workers and the hub see it: bytes in, bytes out, nothing that waits. */
+
+/* What wire_read and wire_write return beside a count. */
+enum { WIRE_END = 0, WIRE_AGAIN = -1, WIRE_BROKEN = -2 };
+
+struct wire {
+    int fd;
+};
+
+/* Reads what is there: a count, WIRE_END, WIRE_AGAIN or WIRE_BROKEN. */
+static ssize_t wire_read(struct wire *wire, void *out, size_t size)
+{
+    ssize_t n;
+    do n = recv(wire->fd, out, size, MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) return n;
+    return errno == EAGAIN || errno == EWOULDBLOCK ? WIRE_AGAIN : WIRE_BROKEN;
+}
+
+/* Writes what goes out now: a count (perhaps short), WIRE_AGAIN or WIRE_BROKEN. */
+static ssize_t wire_write(struct wire *wire, const void *at, size_t len)
+{
+    ssize_t n;
+    do n = send(wire->fd, at, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n >= 0) return n;
+    return errno == EAGAIN || errno == EWOULDBLOCK ? WIRE_AGAIN : WIRE_BROKEN;
+}
+
+/* Says that nothing more will be written; reading goes on. */
+static void wire_finish(struct wire *wire)
+{
+    shutdown(wire->fd, SHUT_WR); /* fails only when the peer is gone already */
+}
+
+/* Ends the socket. */
+static void wire_close(struct wire *wire)
+{
+    close(wire->fd);
+    wire->fd = -1;
+}
+
+/* ==== 16. Hub ================================================================================
+ * One thread that owns every WebSocket connection and is the only one to change the presence table.
+ * It adopts connections from the workers, decodes frames, watches for silence, and hands what
+ * changed to the store's writer. Nothing is freed inside its own handler: the dead wait for the end
+ * of the turn. Nothing here waits but loop_wait. */
+
+enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
+
+/* A User-Agent, shared by the connections that sent it. */
+struct agent {
+    size_t users;
+    char text[];
+};
+
+/* One WebSocket. Idle it owns nothing else on the heap. Fields marked * are read by workers under
+ * the table's lock; those that change without it are atomic. */
+struct connection {
+    struct link link;              /* * first: the table's view */
+    struct timer timer;            /* silence, or the end of a close */
+    struct wire wire;
+    _Atomic uint32_t round_trip;   /* * ms of the last ping; UINT32_MAX: never measured */
+    uint64_t number;               /* * shown as connection_id */
+    int64_t connected_at;          /* * mono */
+    _Atomic int64_t heard_at;      /* * mono: last byte */
+    int64_t pinged_at;             /* mono: last ping; it is out while pinged_at > heard_at */
+    int64_t paced_until;           /* us: where the messages taken so far reach at the allowed rate */
+    struct agent *agent;           /* * or NULL */
+    struct ws_partial *partial;    /* a frame or message half received, or NULL */
+    struct buffer *out;            /* bytes the socket did not take yet, or NULL */
+    uint8_t state;                 /* enum connection_state */
+};
+
+enum {
+    HUB_EVENTS = 512,              /* handled a turn */
+    HUB_READ_SIZE = 64 * 1024,
+    HUB_AGENTS = 64,               /* agents remembered for sharing */
+    HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
+};
+
+struct hub {
+    struct loop loop;
+    struct wheel wheel;            /* connections */
+    pthread_t thread;
+    struct connection *dead;       /* freed at the end of the turn, linked by link.next */
+    struct buffer reply;           /* for the connection being handled; emptied by connection_flush */
+    struct agent *agents[HUB_AGENTS];
+    struct store_batch batch;      /* in flight while batch_under_way */
+    struct loop_call batch_done;
+    bool batch_under_way;
+    int64_t sync_at;               /* mono: not before this is the next batch due */
+    bool running;                  /* the thread was started */
+    bool stopping, quitting, stopped;
+    int64_t stop_by;               /* mono: sockets still open then are cut */
+    int stop_event;                /* eventfd: told when no socket is left after hub_stop */
+    uint8_t scratch[HUB_READ_SIZE];
+};
+
+enum { DOOR_READ_SIZE = 64 * 1024 };
+
+/* One listening socket. */
+struct listener {
+    int fd;
+    struct sockaddr_storage address; /* as bound */
+};
+
+struct door {
+    struct loop loop;
+    struct wheel wheel;            /* connections in the door */
+    struct pending *ready;         /* whole requests for which no worker was free, first in first out */
+    struct pending **ready_last;
+    _Atomic int under_way;         /* requests given to the workers */
+    _Atomic bool starved;          /* somebody waits in ready: a worker that is done wakes the door */
+    _Atomic int64_t count;         /* connections that are not the hub's */
+    struct timer pause;            /* accepting goes on when it fires */
+    bool paused;
+    int64_t paused_logged;         /* mono */
+    bool quitting;
+    char scratch[DOOR_READ_SIZE];
+};
+
+/* The whole program. Set up by main before any thread runs. */
+struct server {
+    struct options options;        /* constant once parsed */
+    struct log log;
+    struct counters counters;
+    _Atomic int64_t wall_offset;   /* UTC minus mono, ms; see server_now */
+    struct instant started;
+    int64_t max_connections;       /* WebSockets */
+    _Atomic int64_t connections;   /* WebSockets open or being closed */
+    _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
+    _Atomic bool stopping;         /* no new connections; readyz says so */
+    struct store *store;
+    pthread_mutex_t table_lock;    /* presence, between the hub that writes and workers that read */
+    struct presence presence;
+    struct hub hub;
+    struct door door;
+    struct listener *listeners;
+    size_t listener_count;
+    struct seam *seam;
+};
+
+/* This moment. UTC and mono run at the same rate; the offset held only moves when UTC is stepped,
+ * so that a moment once told is told the same for ever. */
+static struct instant server_now(struct server *server)
+{
+    enum { JITTER_MS = 10 };
+    struct instant now = {.mono = clock_mono_ms()};
+    int64_t offset = clock_wall_ms() - now.mono;
+    now.offset = atomic_load_explicit(&server->wall_offset, memory_order_relaxed);
+    if (offset > now.offset + JITTER_MS || offset < now.offset - JITTER_MS) {
+        atomic_store_explicit(&server->wall_offset, offset, memory_order_relaxed);
+        now.offset = offset;
+    }
+    return now;
+}
+
+/* Shares an agent with connections that sent the same lately; owned by the caller's count. */
+static struct agent *hub_share_agent(struct hub *hub, const char *text)
+{
+    if (!*text) return NULL;
+    uint32_t hash = 2166136261u;
+    for (const char *p = text; *p; p++) hash = (hash ^ (unsigned char)*p) * 16777619u;
+    struct agent **slot = &hub->agents[hash % HUB_AGENTS];
+    if (*slot && !strcmp((*slot)->text, text)) {
+        (*slot)->users++;
+        return *slot;
+    }
+    struct agent *agent = mem_new(sizeof *agent + strlen(text) + 1);
+    strcpy(agent->text, text);
+    agent->users = 2; /* the caller and the slot */
+    if (*slot && !--(*slot)->users) free(*slot);
+    return *slot = agent;
+}
+
+/* Gives an agent back. */
+static void hub_drop_agent(struct agent *agent)
+{
+    if (agent && !--agent->users) free(agent);
+}
+
+/* Takes a connection out of the table, if it is there; its user may go offline. */
+static void connection_leave(struct server *server, struct connection *c, struct instant now,
+                             enum ending ending)
+{
+    if (!c->link.user) return;
+    pthread_mutex_lock(&server->table_lock);
+    presence_disconnect(&server->presence, now, &c->link, ending);
+    pthread_mutex_unlock(&server->table_lock);
+}
+
+/* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
+static void connection_end(struct server *server, struct connection *c, struct instant now,
+                           enum ending ending)
+{
+    if (c->state == CONNECTION_DEAD) return;
+    connection_leave(server, c, now, ending);
+    c->state = CONNECTION_DEAD;
+    timer_disarm(&server->hub.wheel, &c->timer);
+    wire_close(&c->wire);
+    ws_partial_free(&c->partial);
+    if (c->out) buffer_free(c->out);
+    free(c->out);
+    c->out = NULL;
+    c->link.next = (struct link *)server->hub.dead;
+    server->hub.dead = c;
+    server->hub.reply.len = 0;
+    count_one(&server->counters.closes);
+    atomic_fetch_sub(&server->connections, 1);
+}
+
+/* Frees the dead. */
+static void hub_bury(struct hub *hub)
+{
+    while (hub->dead) {
+        struct connection *c = hub->dead;
+        hub->dead = (struct connection *)c->link.next;
+        hub_drop_agent(c->agent);
+        free(c);
+    }
+}
+
+/* Keeps what the socket did not take, and waits for it to take more instead of reading on. */
+static void connection_keep(struct server *server, struct connection *c, struct instant now,
+                            const char *at, size_t len)
+{
+    if (!c->out) {
+        c->out = mem_new(sizeof *c->out);
+        loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLOUT, c);
+    }
+    buffer_add(c->out, at, len);
+    if (c->out->len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
+}
+
+/* Sends the reply made for this connection, behind what still waits. Must end every handler that
+ * may have made one. */
+static void connection_flush(struct server *server, struct connection *c, struct instant now)
+{
+    struct buffer *reply = &server->hub.reply;
+    size_t len = reply->len, sent = 0;
+    reply->len = 0;
+    if (c->state == CONNECTION_DEAD || !len) return;
+    if (!c->out) {
+        ssize_t n = wire_write(&c->wire, reply->at, len);
+        if (n == WIRE_BROKEN) {
+            connection_end(server, c, now, END_DROPPED);
+            return;
+        }
+        if (n > 0) sent = (size_t)n;
+    }
+    if (sent < len) connection_keep(server, c, now, reply->at + sent, len - sent);
+    else if (c->state == CONNECTION_CLOSING) wire_finish(&c->wire);
+}
+
+/* Sends more of what waits; goes back to reading when all is out. */
+static void connection_writable(struct server *server, struct connection *c, struct instant now)
+{
+    ssize_t n = c->out ? wire_write(&c->wire, c->out->at, c->out->len) : WIRE_AGAIN;
+    if (n == WIRE_BROKEN) {
+        connection_end(server, c, now, END_DROPPED);
+        return;
+    }
+    if (n <= 0) return;
+    buffer_drop(c->out, (size_t)n);
+    if (c->out->len) return;
+    buffer_free(c->out);
+    free(c->out);
+    c->out = NULL;
+    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    if (c->state == CONNECTION_CLOSING) wire_finish(&c->wire);
+}
+
+/* Says goodbye with a close frame, the reply's last: out of the table now; the socket lives until
+ * the client has closed it too, at most CLOSE_WAIT_MS. code CLOSE_NO_STATUS sends an empty one. */
+static void connection_close(struct server *server, struct connection *c, struct instant now,
+                             int code, const char *reason, enum ending ending)
+{
+    if (c->state != CONNECTION_OPEN) return;
+    connection_leave(server, c, now, ending);
+    ws_encode_close(&server->hub.reply, code, reason);
+    ws_partial_free(&c->partial);
+    c->state = CONNECTION_CLOSING;
+    timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
+}
+
+/* Closes for an error of the table that has a close code. */
+static void connection_close_error(struct server *server, struct connection *c, struct instant now,
+                                   enum error error, enum ending ending)
+{
+    connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
+}
+
+/* Adds a text message to the reply. */
+static void hub_reply_text(struct hub *hub, const char *text)
+{
+    ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
+}
+
+/* Tells the client why its message was refused. */
+static void hub_reply_error(struct hub *hub, enum error error)
+{
+    char text[256];
+    snprintf(text, sizeof text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"}",
+             ERRORS[error].code, ERRORS[error].text);
+    hub_reply_text(hub, text);
+}
+
+/* Message {"type":"ping"}: answered with the server's time. */
+static enum error message_ping(struct server *server, struct connection *c, struct instant now,
+                               struct json_value message)
+{
+    (void)c, (void)message;
+    char when[TIME_TEXT], text[80];
+    snprintf(text, sizeof text, "{\"type\":\"pong\",\"time\":\"%s\"}",
+             time_text(now.mono + now.offset, when));
+    hub_reply_text(&server->hub, text);
+    return ERROR_NONE;
+}
+
+/* Message {"type":"status","status":"away"}: what this connection says of its user. */
+static enum error message_status(struct server *server, struct connection *c, struct instant now,
+                                 struct json_value message)
+{
+    struct json_value status;
+    if (!json_member(message, "status", &status)) return ERROR_INVALID_STATUS;
+    for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
+        if (!json_is(status, STATUS_NAMES[i])) continue;
+        pthread_mutex_lock(&server->table_lock);
+        presence_set_status(&server->presence, now, &c->link, i);
+        pthread_mutex_unlock(&server->table_lock);
+        return ERROR_NONE;
+    }
+    return ERROR_INVALID_STATUS;
+}
+
+/* Messages of the protocol that this version refuses. */
+static enum error message_not_supported(struct server *server, struct connection *c,
+                                        struct instant now, struct json_value message)
+{
+    (void)server, (void)c, (void)now, (void)message;
+    return ERROR_NOT_SUPPORTED;
+}
+
+static const struct message_row {
+    const char *type;
+    enum error (*handle)(struct server *, struct connection *, struct instant, struct json_value);
+} MESSAGES[] = {
+    {"ping", message_ping},
+    {"status", message_status},
+    {"watch", message_not_supported},
+    {"unwatch", message_not_supported},
+};
+
+/* Acts on one text message; what is wrong with it goes back to the client. */
+static enum error connection_message(struct server *server, struct connection *c,
+                                     struct instant now, struct span text)
+{
+    struct json_value message, type, who;
+    if (text.len == 4 && !memcmp(text.at, "ping", 4)) {
+        hub_reply_text(&server->hub, "pong");
+        return ERROR_NONE;
+    }
+    if (!json_parse(text, JSON_DEPTH_MAX, &message)) return ERROR_INVALID_JSON;
+    if (message.kind != JSON_OBJECT || !json_member(message, "type", &type))
+        return ERROR_INVALID_MESSAGE;
+    char id[USER_ID_MAX + 1];
+    if (json_member(message, "user_id", &who)) {
+        int len = json_string(who, id, sizeof id);
+        const struct user *user = c->link.user;
+        if (len != user->id_len || memcmp(id, user->id, user->id_len)) return ERROR_IDENTITY_MISMATCH;
+    }
+    for (size_t i = 0; i < sizeof MESSAGES / sizeof *MESSAGES; i++)
+        if (json_is(type, MESSAGES[i].type)) return MESSAGES[i].handle(server, c, now, message);
+    return ERROR_UNKNOWN_TYPE;
+}
+
+/* Whether one more frame keeps within --max-messages-per-second, a second's worth at once included. */
+static bool connection_in_pace(const struct server *server, struct connection *c,
+                               struct instant now)
+{
+    int64_t rate = server->options.max_rate, now_us = now.mono * 1000;
+    if (!rate) return true;
+    if (c->paced_until < now_us) c->paced_until = now_us;
+    c->paced_until += 1000000 / rate;
+    return c->paced_until - now_us <= 1000000 + 1000000 / rate;
+}
+
+/* The client closed: the answer carries its code back. Its own failures count as a broken line. */
+static void connection_closed_by_client(struct server *server, struct connection *c,
+                                        struct instant now, int code)
+{
+    bool clean = code == CLOSE_NORMAL || code == CLOSE_NO_STATUS || code >= 3000;
+    enum ending ending = clean ? END_CLEAN : code == CLOSE_GOING_AWAY ? END_AWAY : END_DROPPED;
+    connection_close(server, c, now, code, "", ending);
+}
+
+/* Acts on one decoded event. */
+static void connection_frame(struct server *server, struct connection *c, struct instant now,
+                             const struct ws_event *event)
+{
+    struct hub *hub = &server->hub;
+    if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c, now)) {
+        count_one(&server->counters.too_fast);
+        connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+        return;
+    }
+    enum error error;
+    switch (event->kind) {
+    case WS_TEXT:
+        count_one(&server->counters.messages);
+        error = connection_message(server, c, now, event->data);
+        if (error) hub_reply_error(hub, error);
+        return;
+    case WS_BINARY: connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED); return;
+    case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
+    case WS_PONG:
+        if (c->pinged_at)
+            atomic_store_explicit(&c->round_trip, (uint32_t)(now.mono - c->pinged_at),
+                                  memory_order_relaxed);
+        return;
+    case WS_CLOSE: connection_closed_by_client(server, c, now, event->code); return;
+    case WS_FAIL:
+        count_one(&server->counters.protocol_errors);
+        connection_close(server, c, now, event->code, event->reason, END_DROPPED);
+        return;
+    case WS_MORE: return;
+    }
+}
+
+/* Takes bytes from the client: any byte is a sign of life. */
+static void connection_take(struct server *server, struct connection *c, struct instant now,
+                            uint8_t *at, size_t len)
+{
+    if (c->state != CONNECTION_OPEN) return; /* behind our close frame nothing counts */
+    const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
+    atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
+    presence_heard(&server->presence, now, c->link.user);
+    while (len && c->state == CONNECTION_OPEN) {
+        size_t used = 0;
+        struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
+        at += used;
+        len -= used;
+        connection_frame(server, c, now, &event);
+    }
+    connection_flush(server, c, now);
+}
+
+/* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
+static void connection_readable(struct server *server, struct connection *c, struct instant now)
+{
+    ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
+    if (n > 0) connection_take(server, c, now, server->hub.scratch, (size_t)n);
+    else if (n != WIRE_AGAIN) connection_end(server, c, now, END_DROPPED);
+}
+
+/* The connection's timer: pings a silent one, drops one that stayed silent, cuts one that does not
+ * finish closing. Being heard does not move the timer; it looks when it fires. */
+static void connection_timer(struct server *server, struct connection *c, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    if (c->state == CONNECTION_CLOSING) {
+        connection_end(server, c, now, END_DROPPED);
+        return;
+    }
+    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+    int64_t ping_at = heard + server->options.ping_interval;
+    if (c->pinged_at > heard) {
+        int64_t drop_at = c->pinged_at + server->options.pong_timeout;
+        if (now.mono >= drop_at) {
+            count_one(&server->counters.heartbeat_timeouts);
+            connection_close_error(server, c, now, ERROR_HEARTBEAT_TIMEOUT, END_TIMEOUT);
+            connection_flush(server, c, now);
+        } else {
+            timer_arm(&hub->wheel, &c->timer, drop_at);
+        }
+    } else if (now.mono >= ping_at) {
+        count_one(&server->counters.pings_sent);
+        c->pinged_at = now.mono;
+        timer_arm(&hub->wheel, &c->timer, now.mono + server->options.pong_timeout);
+        ws_encode(&hub->reply, 9, (struct span){"", 0});
+        connection_flush(server, c, now);
+    } else {
+        timer_arm(&hub->wheel, &c->timer, ping_at);
+    }
+}
+
+/* A connection on its way from a worker to the hub. */
+struct adoption {
+    struct loop_call call;
+    struct wire wire;
+    uint8_t address[16];
+    uint16_t port;
+    enum error refuse;      /* close at once with this error's code, or ERROR_NONE */
+    struct buffer head;     /* CivetWeb's 101 */
+    struct buffer rest;     /* bytes that arrived behind the request */
+    char agent[AGENT_MAX + 1];
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* The text of a connection's number, as the protocol and the admin API show it. */
+static const char *connection_id_text(uint64_t number, char out[17])
+{
+    snprintf(out, 17, "%016" PRIx64, number);
+    return out;
+}
+
+/* Adds the first message to the reply. */
+static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
+{
+    struct buffer text = {0};
+    char number[17];
+    buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
+    json_write_string(&text, id);
+    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64
+                        ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
+                 connection_id_text(c->number, number),
+                 (server->options.ping_interval + 999) / 1000);
+    ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
+    buffer_free(&text);
+}
+
+/* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
+ * together, and bytes that came with the request are its first. */
+static void hub_adopt(struct server *server, struct loop_call *call)
+{
+    struct adoption *a = (struct adoption *)call;
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    struct connection *c = mem_new(sizeof *c);
+    c->wire = a->wire;
+    memcpy(c->link.address, a->address, 16);
+    c->link.port = a->port;
+    c->connected_at = c->heard_at = now.mono;
+    c->round_trip = UINT32_MAX;
+    c->number = atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
+    c->agent = hub_share_agent(hub, a->agent);
+    buffer_add(&hub->reply, a->head.at, a->head.len);
+    struct span id = {a->id, a->id_len};
+    if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
+        log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
+        connection_end(server, c, now, END_DROPPED);
+    } else if (a->refuse || hub->stopping) {
+        connection_close_error(server, c, now, a->refuse ? a->refuse : ERROR_STOPPING, END_DROPPED);
+    } else {
+        count_one(&server->counters.upgrades);
+        pthread_mutex_lock(&server->table_lock);
+        presence_connect(&server->presence, now, id, &c->link);
+        pthread_mutex_unlock(&server->table_lock);
+        timer_arm(&hub->wheel, &c->timer, now.mono + server->options.ping_interval);
+        hub_reply_hello(server, c, id);
+        if (c->link.user->connections > server->options.max_per_user)
+            connection_close_error(server, c, now, ERROR_TOO_MANY_CONNECTIONS, END_DROPPED);
+    }
+    connection_flush(server, c, now);
+    if (a->rest.len) connection_take(server, c, now, (uint8_t *)a->rest.at, a->rest.len);
+    buffer_free(&a->head);
+    buffer_free(&a->rest);
+    free(a);
+}
+
+/* A question to the hub by a worker, which waits for the answer; the hub always answers within a
+ * turn. */
+struct hub_ask {
+    struct loop_call call;
+    sem_t done;
+    struct span id;
+    const uint8_t *address;
+    size_t count;           /* out */
+};
+
+/* Puts a question to the hub and waits until it was acted on. */
+static void hub_ask(struct server *server, struct hub_ask *ask,
+                    void (*run)(struct server *, struct loop_call *))
+{
+    ask->call.run = run;
+    sem_init(&ask->done, 0, 0);
+    loop_post(&server->hub.loop, &ask->call);
+    while (sem_wait(&ask->done)) continue; /* only EINTR */
+    sem_destroy(&ask->done);
+}
+
+/* Question: an HTTP heartbeat of a user. */
+static void hub_heartbeat(struct server *server, struct loop_call *call)
+{
+    struct hub_ask *ask = (struct hub_ask *)call;
+    pthread_mutex_lock(&server->table_lock);
+    presence_heartbeat(&server->presence, server_now(server), ask->id, ask->address);
+    pthread_mutex_unlock(&server->table_lock);
+    sem_post(&ask->done);
+}
+
+/* Question: close all connections of a user, who is offline after it; count is how many. */
+static void hub_kick(struct server *server, struct loop_call *call)
+{
+    struct hub_ask *ask = (struct hub_ask *)call;
+    struct instant now = server_now(server);
+    struct user *user = presence_find(&server->presence, ask->id);
+    while (user && user->links) {
+        struct connection *c = (struct connection *)user->links;
+        connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
+        connection_flush(server, c, now);
+        ask->count++;
+    }
+    pthread_mutex_lock(&server->table_lock);
+    if (user) presence_end(&server->presence, now, user, REASON_KICKED);
+    pthread_mutex_unlock(&server->table_lock);
+    count_many(&server->counters.kicks, ask->count);
+    sem_post(&ask->done);
+}
+
+/* Writer thread: the batch is in the store. */
+static void hub_batch_written(void *context, struct store_batch *batch)
+{
+    struct server *server = context;
+    (void)batch;
+    loop_post(&server->hub.loop, &server->hub.batch_done);
+}
+
+/* The hub's part of it: users who owe nothing any more and are offline leave the table. */
+static void hub_batch_done(struct server *server, struct loop_call *call)
+{
+    (void)call;
+    struct hub *hub = &server->hub;
+    pthread_mutex_lock(&server->table_lock);
+    presence_committed(&server->presence);
+    pthread_mutex_unlock(&server->table_lock);
+    buffer_free(&hub->batch.ops);
+    hub->batch_under_way = false;
+}
+
+/* Hands the writer what the store must hear, at most one batch a sync interval. */
+static void hub_sync(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    if (hub->batch_under_way || !presence_owes(&server->presence)) return;
+    if (now.mono < hub->sync_at && !hub->quitting) return;
+    hub->sync_at = now.mono + server->options.sync_interval;
+    pthread_mutex_lock(&server->table_lock);
+    presence_collect(&server->presence, now, hub->quitting, &hub->batch);
+    pthread_mutex_unlock(&server->table_lock);
+    if (!hub->batch.users && !hub->batch.sessions) return;
+    hub->batch_under_way = true;
+    store_submit(server->store, &hub->batch);
+}
+
+/* Acts on what changed in this turn. */
+static void hub_take_transitions(struct server *server)
+{
+    static const char *const names[] = {"join", "leave", "status"};
+    struct presence *p = &server->presence;
+    struct counters *counters = &server->counters;
+    _Atomic uint64_t *kinds[] = {&counters->joins, &counters->leaves, &counters->status_changes};
+    for (size_t i = 0; i < p->transition_count; i++) {
+        const struct transition *t = &p->transitions[i];
+        count_one(kinds[t->kind]);
+        if (server->log.level >= LOG_DEBUG)
+            log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", names[t->kind], t->user->id_len,
+                     t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
+                     t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->user->reason] : "");
+    }
+    presence_clear_transitions(p);
+}
+
+/* Tells every client to come back later, each at another time, and closes. The users stay online in
+ * the store: the next start waits for them. */
+static void hub_stop(struct server *server, struct loop_call *call)
+{
+    (void)call;
+    struct hub *hub = &server->hub;
+    struct presence *p = &server->presence;
+    struct instant now = server_now(server);
+    hub->stopping = true;
+    hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
+    struct presence_walk walk = {0};
+    for (struct user *user; (user = presence_walk_next(p, &walk));) {
+        while (user->links) {
+            struct connection *c = (struct connection *)user->links;
+            char reason[40];
+            snprintf(reason, sizeof reason, "retry_after=%" PRId64, 500 + i++ * spread / count);
+            connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+            connection_flush(server, c, now);
+        }
+    }
+}
+
+/* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
+static void hub_quit(struct server *server, struct loop_call *call)
+{
+    (void)call;
+    server->hub.quitting = true;
+    server->hub.stop_by = clock_mono_ms() + CLOSE_WAIT_MS;
+}
+
+/* How long the hub may sleep, ms; -1 for ever. */
+static int64_t hub_wait(const struct server *server, int64_t now)
+{
+    const struct hub *hub = &server->hub;
+    int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
+    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (!hub->batch_under_way && presence_owes(&server->presence)) {
+        other = hub->sync_at > now && !hub->quitting ? hub->sync_at - now : 0;
+        if (wait < 0 || other < wait) wait = other;
+    }
+    if ((hub->stopping && !hub->stopped) || hub->quitting) {
+        other = hub->stop_by > now ? hub->stop_by - now : 0;
+        if (wait < 0 || other < wait) wait = other;
+    }
+    return wait;
+}
+
+/* Tells main that no socket is left, or that those left had their time; once. */
+static void hub_report_stop(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    if (!hub->stopping || hub->stopped) return;
+    if (atomic_load(&server->connections) && now.mono < hub->stop_by) return;
+    hub->stopped = true;
+    uint64_t one = 1;
+    if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
+}
+
+/* One turn: calls, sockets, timers, transitions, store, the dead. */
+static void hub_turn(struct server *server)
+{
+    struct hub *hub = &server->hub;
+    struct epoll_event events[HUB_EVENTS];
+    int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
+    struct instant now = server_now(server);
+    loop_run_calls(&hub->loop, server);
+    for (int i = 0; i < count; i++) {
+        struct connection *c = events[i].data.ptr;
+        if (events[i].data.ptr == &hub->loop || c->state == CONNECTION_DEAD) continue;
+        if (c->out) connection_writable(server, c, now);
+        else connection_readable(server, c, now);
+    }
+    for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
+        connection_timer(
+            server,
+            (struct connection *)((char *)timer - offsetof(struct connection, timer)), now);
+    pthread_mutex_lock(&server->table_lock);
+    presence_tick(&server->presence, now);
+    pthread_mutex_unlock(&server->table_lock);
+    hub_take_transitions(server);
+    hub_sync(server, now);
+    hub_bury(hub);
+    hub_report_stop(server, now);
+}
+
+/* The hub's thread, until hub_quit was called and the last batch is with the writer. */
+static void *hub_run(void *argument)
+{
+    struct server *server = argument;
+    struct hub *hub = &server->hub;
+    while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by)) hub_turn(server);
+    hub_sync(server, server_now(server));
+    return NULL;
+}
+
+/* Sets the hub up; its thread is started by main. False with errno set. */
+static bool hub_init(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    wheel_init(&hub->wheel, now.mono);
+    hub->batch_done.run = hub_batch_done;
+    hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return loop_init(&hub->loop) && hub->stop_event >= 0;
+}
+
+/* Frees the hub after its thread has ended, with the connections that had no time to close. */
+static void hub_free(struct server *server)
+{
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
+        connection_end(server,
+                       (struct connection *)((char *)timer - offsetof(struct connection, timer)),
+                       now, END_STOP);
+    hub_bury(hub);
+    for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
+    buffer_free(&hub->reply);
+    buffer_free(&hub->batch.ops);
+    loop_close(&hub->loop);
+    if (hub->stop_event >= 0) close(hub->stop_event);
+}
+
+/* ==== 17. Door ===============================================================================
+ * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets and
+ * every connection that is not, or not at present, being served: it accepts, waits until a whole
+ * request is there, gives it to a worker, and takes the connection back for what is slow: a client
+ * that does not read its answer, the next request, the end. Every wait has one absolute deadline
+ * that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
+ *
+ * A pending connection belongs to the door except between seam_submit and pending_served, which
+ * gives it back through the inbox. */
+
+enum pending_phase {
+    PENDING_REQUEST, /* some of a request may be there */
+    PENDING_BUSY,    /* with a worker, or in the ready list */
+    PENDING_IDLE,    /* kept alive; nothing of the next request is there */
+    PENDING_FLUSH,   /* the client has not taken all of its answer */
+    PENDING_LINGER,  /* all said; waiting for the client's end, so that it reads our last words */
+};
+
+/* A connection in the door. */
+struct pending {
+    struct loop_call call;      /* the way back from a worker; must be first */
+    struct seam_item item;      /* the request's bytes */
+    struct timer timer;         /* the deadline of the phase */
+    struct pending *next;       /* in the ready list */
+    struct server *server;
+    struct wire wire;
+    uint8_t phase;              /* enum pending_phase */
+    bool watched;               /* in the door's epoll set */
+    bool keep_alive;            /* after this answer */
+    size_t scanned;             /* bytes already searched for the end of the head */
+    size_t whole;               /* bytes of the request at the front; 0: its head is not there yet */
+    struct buffer out;          /* the answer */
+    struct adoption *adoption;  /* when the request is an upgrade that was granted */
+};
+
+enum {
+    DOOR_EVENTS = 256,
+    DOOR_ACCEPTS = 64,          /* of one listener a turn, so that others get theirs */
+    DOOR_QUEUE = 64,            /* requests with the workers at a time */
+    DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
+    DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
+    QUIET_MS = 60000,           /* the same trouble is logged once in this time */
+};
+
+/* Frees a pending connection; its socket was closed or went to somebody else. */
+static void pending_free(struct pending *p)
+{
+    atomic_fetch_sub(&p->server->door.count, 1);
+    buffer_free(&p->out);
+    free(p->item.bytes);
+    free(p);
+}
+
+/* Ends a connection that the door owns. */
+static void door_close(struct server *server, struct pending *p)
+{
+    timer_disarm(&server->door.wheel, &p->timer);
+    wire_close(&p->wire);
+    pending_free(p);
+}
+
+/* Has the socket reported once. Any thread that owns p; after it the door may own p already. */
+static void pending_watch(struct pending *p, uint32_t events)
+{
+    int operation = p->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    p->watched = true;
+    if (!loop_watch(&p->server->door.loop, operation, p->wire.fd, events | EPOLLONESHOT, p)) {
+        log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
+        shutdown(p->wire.fd, SHUT_RDWR); /* its deadline ends it */
+    }
+}
+
+/* Begins a phase with its deadline. */
+static void pending_begin(struct pending *p, enum pending_phase phase, int64_t deadline)
+{
+    p->phase = (uint8_t)phase;
+    timer_arm(&p->server->door.wheel, &p->timer, deadline);
+}
+
+/* Says that the answer is complete, and waits for the client's end. */
+static void door_linger(struct server *server, struct pending *p, int64_t now)
+{
+    (void)server;
+    wire_finish(&p->wire);
+    pending_begin(p, PENDING_LINGER, now + CLOSE_WAIT_MS);
+    pending_watch(p, EPOLLIN);
+}
+
+/* Reads on and throws away, until the client ends. */
+static void door_drain(struct server *server, struct pending *p)
+{
+    char scrap[4096];
+    ssize_t n = wire_read(&p->wire, scrap, sizeof scrap);
+    if (n == WIRE_END || n == WIRE_BROKEN) door_close(server, p);
+    else pending_watch(p, EPOLLIN);
+}
+
+/* Sends what is left of an answer that ends its connection or did not fit; see pending_served. */
+static void door_flush(struct server *server, struct pending *p, int64_t now)
+{
+    ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
+    if (n == WIRE_BROKEN) {
+        door_close(server, p);
+        return;
+    }
+    if (n > 0) buffer_drop(&p->out, (size_t)n);
+    if (p->out.len) {
+        pending_watch(p, EPOLLOUT);
+    } else if (p->keep_alive) {
+        pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
+        pending_watch(p, EPOLLIN);
+    } else {
+        door_linger(server, p, now);
+    }
+}
+
+/* Answers with an error of the table and ends the connection: what follows the request's head
+ * cannot be trusted any more. */
+static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+{
+    struct http_response response = {0};
+    http_set_error(&response, error, NULL);
+    http_write(&p->out, &response, false, false);
+    buffer_free(&response.body);
+    count_one(&server->counters.requests);
+    count_one(&server->counters.request_errors);
+    p->keep_alive = false;
+    pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
+    door_flush(server, p, now);
+}
+
+/* Whether the workers have as many requests as they may; then a worker that is done wakes us. */
+static bool door_starves(struct door *door)
+{
+    if (atomic_load(&door->under_way) < DOOR_QUEUE) return false;
+    atomic_store(&door->starved, true);
+    return atomic_load(&door->under_way) >= DOOR_QUEUE; /* none finished in between */
+}
+
+/* Gives whole requests to the workers, as many as they may have. */
+static void door_serve_ready(struct server *server)
+{
+    struct door *door = &server->door;
+    while (door->ready && !door_starves(door)) {
+        struct pending *p = door->ready;
+        door->ready = p->next;
+        if (!door->ready) door->ready_last = &door->ready;
+        atomic_fetch_add(&door->under_way, 1);
+        seam_submit(server->seam, &p->item);
+    }
+}
+
+/* Looks whether a whole request is there, and acts on it. */
+static void door_advance(struct server *server, struct pending *p, int64_t now)
+{
+    struct seam_item *item = &p->item;
+    const struct options *options = &server->options;
+    if (!p->whole) {
+        size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
+        while (blank < item->len && (item->bytes[blank] == '\r' || item->bytes[blank] == '\n')) blank++;
+        item->len -= blank;
+        if (blank) memmove(item->bytes, item->bytes + blank, item->len);
+        struct http_frame frame =
+            http_frame_read(item->bytes, item->len, p->scanned, (size_t)options->max_head,
+                            (size_t)options->max_body);
+        if (frame.error) {
+            door_refuse(server, p, now, frame.error);
+            return;
+        }
+        p->scanned = item->len;
+        if (frame.head) p->whole = frame.head + frame.body;
+        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
+        if (frame.expects && item->len < p->whole &&
+            wire_write(&p->wire, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
+            door_close(server, p);
+            return;
+        }
+    }
+    if (!p->whole || item->len < p->whole) {
+        pending_watch(p, EPOLLIN);
+        return;
+    }
+    item->used = p->whole;
+    timer_disarm(&server->door.wheel, &p->timer);
+    p->phase = PENDING_BUSY;
+    p->next = NULL;
+    *server->door.ready_last = p;
+    server->door.ready_last = &p->next;
+}
+
+/* Reads what is there of a request. */
+static void door_read(struct server *server, struct pending *p, int64_t now)
+{
+    struct seam_item *item = &p->item;
+    char *scratch = server->door.scratch;
+    ssize_t n = wire_read(&p->wire, scratch, DOOR_READ_SIZE);
+    if (n == WIRE_AGAIN) {
+        pending_watch(p, EPOLLIN);
+        return;
+    }
+    if (n <= 0) {
+        door_close(server, p);
+        return;
+    }
+    if (p->phase == PENDING_IDLE)
+        pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
+    item->size = item->len + (size_t)n + 1;
+    item->bytes = mem_resize(item->bytes, item->size);
+    memcpy(item->bytes + item->len, scratch, (size_t)n);
+    item->len += (size_t)n;
+    door_advance(server, p, now);
+}
+
+/* The deadline of a phase has come. */
+static void door_expire(struct server *server, struct pending *p, int64_t now)
+{
+    if (p->phase == PENDING_REQUEST) count_one(&server->counters.request_timeouts);
+    if (p->phase == PENDING_REQUEST && p->item.len)
+        door_refuse(server, p, now, ERROR_REQUEST_TIMEOUT);
+    else door_close(server, p);
+}
+
+/* A worker gave a connection back; see pending_served for the phases. */
+static void door_take_back(struct server *server, struct loop_call *call)
+{
+    struct pending *p = (struct pending *)call;
+    int64_t now = clock_mono_ms();
+    switch (p->phase) {
+    case PENDING_IDLE: pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout); return;
+    case PENDING_FLUSH:
+        pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
+        pending_watch(p, EPOLLOUT);
+        return;
+    case PENDING_LINGER: door_linger(server, p, now); return;
+    default:
+        pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
+        door_advance(server, p, now);
+        return;
+    }
+}
+
+/* Worker: hands the socket of a granted upgrade to the hub, with the bytes behind the request. */
+static void pending_hand_over(struct server *server, struct pending *p)
+{
+    struct adoption *a = p->adoption;
+    if (p->watched) epoll_ctl(server->door.loop.epoll, EPOLL_CTL_DEL, p->wire.fd, NULL);
+    a->wire = p->wire;
+    buffer_add(&a->rest, p->item.bytes + p->item.used, p->item.len - p->item.used);
+    a->call.run = hub_adopt;
+    pending_free(p);
+    loop_post(&server->hub.loop, &a->call);
+}
+
+/* Worker: takes the served request off the front; what is behind it is the next one's. */
+static void pending_next_request(struct pending *p)
+{
+    struct seam_item *item = &p->item;
+    item->len -= item->used;
+    memmove(item->bytes, item->bytes + item->used, item->len);
+    item->used = p->whole = p->scanned = 0;
+    if (!item->len) {
+        free(item->bytes);
+        item->bytes = NULL;
+    }
+}
+
+/* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
+ * connection on: to the door when something remains to be waited for, or to its end. */
+static void pending_send(struct server *server, struct pending *p)
+{
+    struct loop *loop = &server->door.loop;
+    ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
+    bool rest = p->item.len > p->item.used;
+    if (n > 0) buffer_drop(&p->out, (size_t)n);
+    if (n == WIRE_BROKEN || (!p->out.len && !p->keep_alive && !rest)) {
+        wire_close(&p->wire);
+        pending_free(p);
+        return;
+    }
+    bool sent = !p->out.len;
+    p->call.run = door_take_back;
+    if (p->keep_alive) pending_next_request(p);
+    p->phase = (uint8_t)(!sent            ? PENDING_FLUSH
+                         : !p->keep_alive ? PENDING_LINGER
+                         : rest           ? PENDING_REQUEST
+                                          : PENDING_IDLE);
+    if (p->phase != PENDING_IDLE) {
+        loop_post(loop, &p->call);
+        return;
+    }
+    /* The common way costs the door no wake-up: it sets the deadline when it next wakes. */
+    int operation = p->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    p->watched = true;
+    if (!loop_park(loop, &p->call, operation, p->wire.fd, EPOLLIN | EPOLLONESHOT, p))
+        log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
+}
+
+/* Worker: the request is answered, or the upgrade granted. */
+static void pending_served(struct server *server, struct pending *p)
+{
+    struct door *door = &server->door;
+    if (p->item.upgraded) pending_hand_over(server, p);
+    else pending_send(server, p);
+    atomic_fetch_sub(&door->under_way, 1);
+    if (atomic_exchange(&door->starved, false)) loop_wake(&door->loop);
+}
+
+/* Lets a new connection in. */
+static void door_admit(struct server *server, int fd, const struct sockaddr_storage *peer,
+                       int64_t now)
+{
+    struct pending *p = mem_new(sizeof *p);
+    p->server = server;
+    p->wire.fd = fd;
+    p->item.peer = *peer;
+    atomic_fetch_add(&server->door.count, 1);
+    count_one(&server->counters.accepted);
+    pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
+    door_read(server, p, now);
+}
+
+/* Watches the listeners, or rests from them. */
+static void door_watch_listeners(struct server *server, uint32_t events)
+{
+    for (size_t i = 0; i < server->listener_count; i++)
+        loop_watch(&server->door.loop, EPOLL_CTL_MOD, server->listeners[i].fd, events,
+                   &server->listeners[i]);
+}
+
+/* Rests from accepting after an error that will not go away at once (no descriptors, no memory):
+ * what is connected goes on being served, and nothing spins. */
+static void door_pause(struct server *server, int64_t now)
+{
+    struct door *door = &server->door;
+    count_one(&server->counters.accept_errors);
+    if (!door->paused_logged || now - door->paused_logged > QUIET_MS)
+        log_line(&server->log, LOG_WARN,
+                 "cannot accept connections: %s; raise the descriptor limit (ulimit -n) or lower"
+                 " --max-connections", strerror(errno));
+    door->paused_logged = now;
+    door->paused = true;
+    door_watch_listeners(server, 0);
+    timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
+}
+
+/* Accepts what waits at a listener. */
+static void door_accept(struct server *server, struct listener *listener, int64_t now)
+{
+    for (int i = 0; i < DOOR_ACCEPTS && !server->door.paused; i++) {
+        struct sockaddr_storage peer = {0};
+        socklen_t len = sizeof peer;
+        int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) door_admit(server, fd, &peer, now);
+        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+            door_pause(server, now);
+        else if (errno == EAGAIN || errno == EBADF) return;
+        /* anything else is the fault of that one connection: accept(2) */
+    }
+}
+
+/* Stops accepting for good: new clients are refused by the kernel. */
+static void door_shut(struct server *server, struct loop_call *call)
+{
+    (void)call;
+    for (size_t i = 0; i < server->listener_count; i++) {
+        if (server->listeners[i].fd >= 0) close(server->listeners[i].fd);
+        server->listeners[i].fd = -1;
+    }
+}
+
+/* Ends door_run as soon as no request is with the workers. */
+static void door_quit(struct server *server, struct loop_call *call)
+{
+    (void)call;
+    server->door.quitting = true;
+}
+
+/* Acts on one event. */
+static void door_event(struct server *server, void *data, int64_t now)
+{
+    struct listener *listener = data;
+    if (listener >= server->listeners && listener < server->listeners + server->listener_count) {
+        door_accept(server, listener, now);
+        return;
+    }
+    struct pending *p = data;
+    if (p->phase == PENDING_FLUSH) door_flush(server, p, now);
+    else if (p->phase == PENDING_LINGER) door_drain(server, p);
+    else door_read(server, p, now);
+}
+
+/* Acts on one timer. */
+static void door_timer(struct server *server, struct timer *timer, int64_t now)
+{
+    if (timer != &server->door.pause) {
+        door_expire(server, (struct pending *)((char *)timer - offsetof(struct pending, timer)), now);
+        return;
+    }
+    server->door.paused = false;
+    door_watch_listeners(server, EPOLLIN);
+}
+
+/* The door's thread, until door_quit. When it ends it has closed every connection it owned. */
+static void door_run(void *context)
+{
+    struct server *server = context;
+    struct door *door = &server->door;
+    struct epoll_event events[DOOR_EVENTS];
+    door_watch_listeners(server, EPOLLIN);
+    for (;;) {
+        if (door->quitting) atomic_store(&door->starved, true); /* have the last worker wake us */
+        if (door->quitting && !door->ready && !atomic_load(&door->under_way)) break;
+        int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
+        if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
+        now = clock_mono_ms();
+        loop_run_calls(&door->loop, server);
+        for (int i = 0; i < count; i++)
+            if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
+        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));) door_timer(server, timer, now);
+        door_serve_ready(server);
+    }
+    loop_run_calls(&door->loop, server);
+    timer_disarm(&door->wheel, &door->pause);
+    for (struct timer *timer; (timer = wheel_take(&door->wheel));)
+        door_close(server, (struct pending *)((char *)timer - offsetof(struct pending, timer)));
+}
+
+/* Opens one listening socket; false with errno set. */
+static bool listener_open(struct listener *listener, const char *text)
+{
+    socklen_t len;
+    int on = 1;
+    if (!address_parse(text, &listener->address, &len)) abort(); /* the option table saw to it */
+    listener->fd = socket(listener->address.ss_family,
+                          SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener->fd < 0) return false;
+    setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* accepted ones inherit it */
+    if (listener->address.ss_family == AF_INET6)
+        setsockopt(listener->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    return !bind(listener->fd, (struct sockaddr *)&listener->address, len) &&
+           !listen(listener->fd, 4096) &&
+           !getsockname(listener->fd, (struct sockaddr *)&listener->address, &len);
+}
+
+/* Sets the door up, its listeners open already but not yet watched. False with errno set. */
+static bool door_init(struct server *server, struct instant now)
+{
+    struct door *door = &server->door;
+    wheel_init(&door->wheel, now.mono);
+    door->ready_last = &door->ready;
+    if (!loop_init(&door->loop)) return false;
+    for (size_t i = 0; i < server->listener_count; i++)
+        if (!loop_watch(&door->loop, EPOLL_CTL_ADD, server->listeners[i].fd, 0,
+                        &server->listeners[i]))
+            return false;
+    return true;
+}
+
+/* ==== 18. Assets =============================================================================
+ * The files of web/, compiled in by the build with their type, hash and gzip form. */
+
+struct asset {
+    const char *path, *type, *etag;
+    const unsigned char *data;
+    size_t len;
+    const unsigned char *gzip; /* NULL when it would not be smaller */
+    size_t gzip_len;
+};
+
+#include "assets.inc"
+
+/* The asset at a path, or NULL. */
+static const struct asset *asset_find(const char *path)
+{
+    if (!strcmp(path, "/")) path = "/index.html";
+    for (size_t i = 0; i < sizeof ASSETS / sizeof *ASSETS; i++)
+        if (ASSETS[i].path && !strcmp(path, ASSETS[i].path)) return &ASSETS[i];
+    return NULL;
+}
+
+/* ==== 19. HTTP API ===========================================================================
+ * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
+ * Reads the table under its lock for microseconds, the store in short transactions, and asks the hub
+ * to change things. Asking creates nobody. */
+
+struct http_request {
+    const struct seam_request *raw;
+    struct instant now;
+    uint8_t address[16];        /* of the client */
+    uint16_t port;
+    bool head_only;             /* HEAD */
+    char id[USER_ID_MAX + 1];   /* {userId} of the path, decoded */
+    size_t id_len;
+};
+
+/* A user as it is shown, copied out of the table or the store. Times are wall ms. */
+struct user_view {
+    bool known;
+    uint8_t state, status;
+    uint16_t connections;
+    int64_t connected_at, last_seen;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* Copies a user of the table; its lock is held. */
+static void view_user(struct user_view *view, const struct user *user, struct instant now)
+{
+    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    *view = (struct user_view){
+        .known = true,
+        .state = user->state,
+        .status = user->state == USER_OFFLINE ? STATUS_OFFLINE : user->status,
+        .connections = user->connections,
+        .connected_at = user->online_since + now.offset,
+        .last_seen = (seen < now.mono ? seen : now.mono) + now.offset,
+        .id_len = user->id_len,
+    };
+    memcpy(view->id, user->id, user->id_len);
+}
+
+/* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
+ * open flag says. */
+static void view_record(struct user_view *view, struct span id, const struct user_record *record,
+                        struct instant now)
+{
+    int64_t wall = now.mono + now.offset;
+    *view = (struct user_view){
+        .known = true,
+        .status = STATUS_OFFLINE,
+        .last_seen = record->last_seen < wall ? record->last_seen : wall,
+        .id_len = (uint8_t)id.len,
+    };
+    memcpy(view->id, id.at, id.len);
+}
+
+/* Looks one user up; view->known tells whether it was ever seen. False when the store failed. */
+static bool api_look_up(struct server *server, struct span id, struct instant now,
+                        struct user_view *view)
+{
+    pthread_mutex_lock(&server->table_lock);
+    const struct user *user = presence_find(&server->presence, id);
+    if (user) view_user(view, user, now);
+    pthread_mutex_unlock(&server->table_lock);
+    if (user) return true;
+    struct user_record record;
+    int found = store_get_user(server->store, id, &record);
+    if (found > 0) {
+        view_record(view, id, &record, now);
+        return true;
+    }
+    *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = (uint8_t)id.len};
+    memcpy(view->id, id.at, id.len);
+    return found == 0;
+}
+
+/* Appends `,"name":"time"`, or null. */
+static void api_write_time(struct buffer *out, const char *name, int64_t wall_ms, bool known)
+{
+    char when[TIME_TEXT];
+    buffer_text(out, ",\"");
+    buffer_text(out, name);
+    buffer_text(out, "\":");
+    if (!known) {
+        buffer_text(out, "null");
+        return;
+    }
+    buffer_text(out, "\"");
+    buffer_text(out, time_text(wall_ms, when));
+    buffer_text(out, "\"");
+}
+
+/* Appends the members of a user, without the closing brace. */
+static void api_write_user_open(struct buffer *out, const struct user_view *view)
+{
+    static const char *const sources[] = {"stored", "cached", "live"};
+    char number[16];
+    bool online = view->state != USER_OFFLINE;
+    buffer_text(out, "{\"user_id\":");
+    json_write_string(out, (struct span){view->id, view->id_len});
+    buffer_text(out, online ? ",\"online\":true,\"status\":\"" : ",\"online\":false,\"status\":\"");
+    buffer_text(out, STATUS_NAMES[view->status]);
+    buffer_text(out, "\",\"source\":\"");
+    buffer_text(out, sources[view->state]);
+    snprintf(number, sizeof number, "%d", view->connections);
+    buffer_text(out, "\",\"connections\":");
+    buffer_text(out, number);
+    api_write_time(out, "connected_at", view->connected_at, online);
+    api_write_time(out, "last_seen", view->last_seen, view->known);
+}
+
+/* Appends a user as one JSON object. */
+static void api_write_user(struct buffer *out, const struct user_view *view)
+{
+    api_write_user_open(out, view);
+    buffer_text(out, "}");
+}
+
+/* Begins a JSON answer. */
+static struct buffer *api_json(struct http_response *response)
+{
+    response->status = 200;
+    response->type = JSON_TYPE;
+    return &response->body;
+}
+
+/* Reads ?limit=; the default when absent, -1 when it is not 1 to PAGE_MAX. */
+static int api_limit(const struct http_request *request)
+{
+    char text[16];
+    int len = query_get(request->raw->query, "limit", text, sizeof text);
+    if (len == -1) return PAGE_DEFAULT;
+    int64_t n = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
+    return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
+}
+
+/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients. */
+static void api_write_next(struct buffer *out, struct span id)
+{
+    buffer_text(out, "\"next\":");
+    if (!id.len) {
+        buffer_text(out, "null");
+        return;
+    }
+    buffer_text(out, "\"");
+    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
+    buffer_text(out, "\"");
+}
+
+/* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
+static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX], size_t *len)
+{
+    char text[2 * USER_ID_MAX + 1];
+    int n = query_get(request->raw->query, "cursor", text, sizeof text);
+    *len = 0;
+    if (n == -1) return true;
+    if (n <= 0 || n % 2) return false;
+    for (int i = 0; i < n; i += 2) {
+        unsigned byte;
+        if (!isxdigit((unsigned char)text[i]) || !isxdigit((unsigned char)text[i + 1])) return false;
+        sscanf(text + i, "%2x", &byte);
+        id[(*len)++] = (char)byte;
+    }
+    return user_id_valid((struct span){id, *len});
+}
+
+/* Copies the next users of the table behind an id, at most max, those gone offline left out; *last
+ * is how far it looked, and false means that the end was reached. */
+static bool api_copy_users(struct server *server, struct instant now, struct user_view *after,
+                           struct user_view *views, size_t max, size_t *count)
+{
+    *count = 0;
+    pthread_mutex_lock(&server->table_lock);
+    struct presence_walk walk =
+        presence_walk_after(&server->presence, (struct span){after->id, after->id_len});
+    const struct user *user = NULL;
+    for (size_t looked = 0; looked < max; looked++) {
+        user = presence_walk_next(&server->presence, &walk);
+        if (!user) break;
+        view_user(&views[*count], user, now);
+        *after = views[*count];
+        if (user->state != USER_OFFLINE) (*count)++;
+    }
+    pthread_mutex_unlock(&server->table_lock);
+    return user != NULL;
+}
+
+enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
+
+/* GET /api/presence/{userId}: one user; 404 when never seen. */
+static enum error api_get_user(struct server *server, const struct http_request *request,
+                               struct http_response *response)
+{
+    struct user_view view;
+    if (!api_look_up(server, (struct span){request->id, request->id_len}, request->now, &view))
+        return ERROR_INTERNAL;
+    if (!view.known) return ERROR_UNKNOWN_USER;
+    api_write_user(api_json(response), &view);
+    return ERROR_NONE;
+}
+
+/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked; null last_seen for
+ * one never seen. */
+static enum error api_post_batch(struct server *server, const struct http_request *request,
+                                 struct http_response *response)
+{
+    struct json_value body, users, item;
+    struct span text = {request->raw->body, request->raw->body_len};
+    if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
+    if (body.kind != JSON_OBJECT || !json_member(body, "users", &users) || users.kind != JSON_ARRAY) {
+        response->detail = "the body is {\"users\":[\"id\", ...]}";
+        return ERROR_INVALID_PARAMETER;
+    }
+    struct buffer *out = api_json(response);
+    char when[TIME_TEXT];
+    buffer_print(out, "{\"generated_at\":\"%s\",\"users\":[",
+                 time_text(request->now.mono + request->now.offset, when));
+    size_t cursor = 0;
+    for (int n = 0; json_item(users, &cursor, &item); n++) {
+        struct user_view view;
+        char id[USER_ID_MAX + 1];
+        int len = json_string(item, id, sizeof id);
+        if (n == BATCH_MAX) {
+            response->detail = "ask for at most 1000 users at once";
+            return ERROR_INVALID_PARAMETER;
+        }
+        if (len < 0 || !user_id_valid((struct span){id, (size_t)len})) return ERROR_INVALID_USER_ID;
+        if (!api_look_up(server, (struct span){id, (size_t)len}, request->now, &view))
+            return ERROR_INTERNAL;
+        if (n) buffer_text(out, ",");
+        api_write_user(out, &view);
+    }
+    buffer_text(out, "]}");
+    return ERROR_NONE;
+}
+
+/* POST /api/presence/{userId}/heartbeat: online for the threshold, without a socket. 204. */
+static enum error api_post_heartbeat(struct server *server, const struct http_request *request,
+                                     struct http_response *response)
+{
+    struct hub_ask ask = {.id = {request->id, request->id_len}, .address = request->address};
+    hub_ask(server, &ask, hub_heartbeat);
+    response->status = 204;
+    return ERROR_NONE;
+}
+
+/* GET /admin/online-users?limit=&cursor=: everyone online, by id. */
+static enum error api_online_users(struct server *server, const struct http_request *request,
+                                   struct http_response *response)
+{
+    int limit = api_limit(request);
+    struct user_view after = {0}, views[API_CHUNK];
+    size_t after_len, count;
+    if (limit < 0) return ERROR_INVALID_PARAMETER;
+    if (!api_cursor(request, after.id, &after_len)) return ERROR_INVALID_CURSOR;
+    after.id_len = (uint8_t)after_len;
+    struct buffer *out = api_json(response);
+    char when[TIME_TEXT];
+    pthread_mutex_lock(&server->table_lock);
+    size_t users = server->presence.live + server->presence.cached;
+    size_t connections = server->presence.connections;
+    pthread_mutex_unlock(&server->table_lock);
+    buffer_print(out, "{\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
+                      "\"count\":%zu,\"connections\":%zu,\"users\":[",
+                 server->options.threshold / 1000,
+                 time_text(request->now.mono + request->now.offset, when), users, connections);
+    bool more = true;
+    for (int written = 0; more && written < limit;) {
+        size_t max = limit - written < API_CHUNK ? (size_t)(limit - written) : API_CHUNK;
+        more = api_copy_users(server, request->now, &after, views, max, &count);
+        for (size_t i = 0; i < count; i++) {
+            if (written++) buffer_text(out, ",");
+            api_write_user(out, &views[i]);
+        }
+    }
+    buffer_text(out, "],");
+    api_write_next(out, (struct span){after.id, more ? after.id_len : 0});
+    buffer_text(out, "}");
+    return ERROR_NONE;
+}
+
+enum {
+    API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
+};
+
+/* A page of /admin/users while it is being made. */
+struct user_page {
+    struct server *server;
+    struct instant now;
+    struct buffer *out;
+    char q[USER_ID_MAX + 1];    /* ids must contain it */
+    int status;                 /* enum status wanted, or -1 */
+    int limit, written;
+    struct user_view last;      /* how far the page has come */
+    struct user_view *table;    /* users of the table behind it, in order */
+    size_t table_count, table_at;
+    bool table_more;
+};
+
+/* Whether a user belongs on the page. ?status=online means every status of those online. */
+static bool page_wants(const struct user_page *page, const struct user_view *view)
+{
+    if (page->status == STATUS_OFFLINE && view->status != STATUS_OFFLINE) return false;
+    if (page->status == STATUS_ONLINE && view->status == STATUS_OFFLINE) return false;
+    if ((page->status == STATUS_AWAY || page->status == STATUS_BUSY) && view->status != page->status)
+        return false;
+    return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
+}
+
+/* Puts a user on the page if it belongs there; false when the page is full. */
+static bool page_add(struct user_page *page, const struct user_view *view)
+{
+    page->last = *view;
+    if (page_wants(page, view)) {
+        if (page->written++) buffer_text(page->out, ",");
+        api_write_user(page->out, view);
+    }
+    return page->written < page->limit;
+}
+
+/* Copies more of the table when what was copied is used up. */
+static void page_refill(struct user_page *page)
+{
+    while (page->table_at == page->table_count && page->table_more) {
+        struct user_view after = page->table_count ? page->table[page->table_count - 1] : page->last;
+        page->table_at = page->table_count = 0;
+        pthread_mutex_lock(&page->server->table_lock);
+        struct presence_walk walk = presence_walk_after(
+            &page->server->presence, (struct span){after.id, after.id_len});
+        const struct user *user = NULL;
+        while (page->table_count < API_CHUNK &&
+               (user = presence_walk_next(&page->server->presence, &walk)))
+            view_user(&page->table[page->table_count++], user, page->now);
+        page->table_more = user != NULL;
+        pthread_mutex_unlock(&page->server->table_lock);
+    }
+}
+
+/* Adds the users of the table that come before an id (all that are left without one), and the one
+ * with the id itself, which *same tells; false when the page is full. */
+static bool page_add_table(struct user_page *page, struct span before, bool *same)
+{
+    *same = false;
+    for (;;) {
+        page_refill(page);
+        if (page->table_at == page->table_count) return true;
+        const struct user_view *view = &page->table[page->table_at];
+        int order = before.len ? bytes_compare(view->id, view->id_len, before.at, before.len) : -1;
+        if (order > 0) return true;
+        page->table_at++;
+        if (!page_add(page, view)) return false;
+        if (!order) *same = true;
+        if (!order) return true;
+    }
+}
+
+/* Store's visitor: merges one stored user with those of the table, who are newer. */
+static bool page_visit(void *context, struct span id, const struct user_record *record)
+{
+    struct user_page *page = context;
+    struct user_view view;
+    bool same;
+    if (!page_add_table(page, id, &same)) return false;
+    if (same) return true;
+    view_record(&view, id, record, page->now);
+    return page_add(page, &view);
+}
+
+/* Reads the parameters of /admin/users. */
+static enum error page_read(struct user_page *page, const struct http_request *request)
+{
+    char text[16];
+    size_t len;
+    const char *query = request->raw->query;
+    page->limit = api_limit(request);
+    page->status = -1;
+    int n = query_get(query, "status", text, sizeof text);
+    for (int i = 0; n > 0 && i <= STATUS_OFFLINE; i++)
+        if (!strcmp(text, STATUS_NAMES[i])) page->status = i;
+    if (page->limit < 0 || (n != -1 && page->status < 0)) return ERROR_INVALID_PARAMETER;
+    if (query_get(query, "q", page->q, sizeof page->q) == -2) return ERROR_INVALID_PARAMETER;
+    n = query_get(query, "sort", text, sizeof text);
+    if (n != -1 && (n <= 0 || strcmp(text, "user_id"))) return ERROR_INVALID_PARAMETER;
+    if (!api_cursor(request, page->last.id, &len)) return ERROR_INVALID_CURSOR;
+    page->last.id_len = (uint8_t)len;
+    return ERROR_NONE;
+}
+
+/* GET /admin/users?q=&status=&limit=&cursor=: everyone known, by id. A page may hold fewer users
+ * than asked for, even none, and still have a next one: only so many are looked at for it. */
+static enum error api_users(struct server *server, const struct http_request *request,
+                            struct http_response *response)
+{
+    struct user_view views[API_CHUNK];
+    struct user_page page = {.server = server, .now = request->now, .out = api_json(response),
+                             .table = views, .table_more = true};
+    enum error error = page_read(&page, request);
+    if (error) {
+        response->detail = error == ERROR_INVALID_PARAMETER
+                               ? "limit is 1 to 1000, status is online, busy, away or offline,"
+                                 " sort is user_id, q is at most 128 bytes"
+                               : NULL;
+        return error;
+    }
+    char when[TIME_TEXT];
+    buffer_print(page.out, "{\"generated_at\":\"%s\",\"users\":[",
+                 time_text(page.now.mono + page.now.offset, when));
+    bool end = false, same;
+    struct user_view from = page.last;
+    if (!store_each_user(server->store, (struct span){from.id, from.id_len}, API_SCAN_MAX, page_visit,
+                         &page, &end))
+        return ERROR_INTERNAL;
+    if (end) end = page_add_table(&page, (struct span){0}, &same);
+    buffer_text(page.out, "],");
+    api_write_next(page.out, (struct span){page.last.id, end ? 0 : page.last.id_len});
+    buffer_text(page.out, "}");
+    return ERROR_NONE;
+}
+
+/* Appends one connection; the table's lock is held. */
+static void api_write_connection(struct buffer *out, const struct connection *c, struct instant now)
+{
+    char number[17], address[64];
+    buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
+                 connection_id_text(c->number, number),
+                 address_unpack_text(c->link.address, address, sizeof address), c->link.port);
+    const char *agent = c->agent ? c->agent->text : "";
+    json_write_string(out, (struct span){agent, strlen(agent)});
+    api_write_time(out, "connected_at", c->connected_at + now.offset, true);
+    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+    api_write_time(out, "last_heard", heard + now.offset, true);
+    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->link.status]);
+    uint32_t round_trip = atomic_load_explicit(&c->round_trip, memory_order_relaxed);
+    if (round_trip == UINT32_MAX) buffer_text(out, "null}");
+    else buffer_print(out, "%" PRIu32 "}", round_trip);
+}
+
+/* GET /admin/users/{userId}: one user with every connection. */
+static enum error api_admin_user(struct server *server, const struct http_request *request,
+                                 struct http_response *response)
+{
+    struct user_view view;
+    struct user_record record = {0};
+    struct span id = {request->id, request->id_len};
+    if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
+    if (!view.known) return ERROR_UNKNOWN_USER;
+    int stored = store_get_user(server->store, id, &record);
+    if (stored < 0) return ERROR_INTERNAL;
+    struct buffer *out = api_json(response);
+    api_write_user_open(out, &view);
+    api_write_time(out, "first_seen", stored ? record.first_seen : view.connected_at, true);
+    buffer_print(out, ",\"sessions\":%" PRIu32 ",\"connection_list\":[", record.stays);
+    pthread_mutex_lock(&server->table_lock);
+    const struct user *user = presence_find(&server->presence, id);
+    for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
+        api_write_connection(out, (const struct connection *)link, request->now);
+        if (link->next) buffer_text(out, ",");
+    }
+    pthread_mutex_unlock(&server->table_lock);
+    buffer_text(out, "]}");
+    return ERROR_NONE;
+}
+
+/* Appends one stay of a user; a running one has no end yet. */
+static void api_write_session(struct buffer *out, const struct session_record *session, bool running)
+{
+    char when[TIME_TEXT], address[64];
+    buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
+    api_write_time(out, "to", session->to, !running);
+    if (running) buffer_text(out, ",\"reason\":null");
+    else buffer_print(out, ",\"reason\":\"%s\"",
+                      session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
+    buffer_print(out, ",\"address\":\"%s\"}",
+                 address_unpack_text(session->address, address, sizeof address));
+}
+
+/* The stay that a user is in, if any. */
+static bool api_running_session(struct server *server, struct span id, struct instant now,
+                                struct session_record *session)
+{
+    pthread_mutex_lock(&server->table_lock);
+    const struct user *user = presence_find(&server->presence, id);
+    bool online = user && user->state != USER_OFFLINE;
+    if (online) {
+        *session = (struct session_record){.from = user->online_since + now.offset};
+        memcpy(session->address, user->address, 16);
+    }
+    pthread_mutex_unlock(&server->table_lock);
+    return online;
+}
+
+/* GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the first page
+ * begins with the running stay. The cursor is the start of the last stay shown. */
+static enum error api_sessions(struct server *server, const struct http_request *request,
+                               struct http_response *response)
+{
+    struct user_view view;
+    struct span id = {request->id, request->id_len};
+    char text[24];
+    int limit = api_limit(request);
+    int len = query_get(request->raw->query, "cursor", text, sizeof text);
+    int64_t before = len == -1 ? INT64_MAX : http_length((struct span){text, len > 0 ? (size_t)len : 0});
+    if (limit < 0) return ERROR_INVALID_PARAMETER;
+    if (before < 0) return ERROR_INVALID_CURSOR;
+    if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
+    if (!view.known) return ERROR_UNKNOWN_USER;
+    struct session_record *sessions = mem_new((size_t)(limit + 1) * sizeof *sessions);
+    bool running = len == -1 && api_running_session(server, id, request->now, &sessions[0]);
+    int stored = store_sessions(server->store, id, before, sessions + running, limit + 1 - running);
+    int count = stored < 0 ? 0 : stored + running, shown = count < limit ? count : limit;
+    struct buffer *out = api_json(response);
+    buffer_text(out, "{\"user_id\":");
+    json_write_string(out, id);
+    buffer_text(out, ",\"sessions\":[");
+    for (int i = 0; i < shown; i++) {
+        if (i) buffer_text(out, ",");
+        api_write_session(out, &sessions[i], running && !i);
+    }
+    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", sessions[limit - 1].from);
+    else buffer_text(out, "],\"next\":null}");
+    free(sessions);
+    return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
+}
+
+/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. */
+static enum error api_kick(struct server *server, const struct http_request *request,
+                           struct http_response *response)
+{
+    struct user_view view;
+    struct span id = {request->id, request->id_len};
+    if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
+    if (!view.known) return ERROR_UNKNOWN_USER;
+    struct hub_ask ask = {.id = id};
+    hub_ask(server, &ask, hub_kick);
+    struct buffer *out = api_json(response);
+    buffer_text(out, "{\"user_id\":");
+    json_write_string(out, id);
+    buffer_print(out, ",\"closed\":%zu}", ask.count);
+    return ERROR_NONE;
+}
+
+/* Bytes of this process: resident, and of those anonymous. Zeros when the kernel does not tell. */
+static void api_memory(int64_t *resident, int64_t *anonymous)
+{
+    long total = 0, pages = 0, shared = 0, size = sysconf(_SC_PAGESIZE);
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file && fscanf(file, "%ld %ld %ld", &total, &pages, &shared) != 3) pages = shared = 0;
+    if (file) fclose(file);
+    *resident = (int64_t)pages * size;
+    *anonymous = (int64_t)(pages - shared) * size;
+}
+
+/* Totals as of now, for stats and metrics. */
+struct totals {
+    size_t live, cached, connections;
+    int64_t sockets, pending, resident, anonymous, uptime_ms;
+    struct store_stats store;
+};
+
+/* Gathers the totals. */
+static void api_totals(struct server *server, struct instant now, struct totals *t)
+{
+    *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
+    pthread_mutex_lock(&server->table_lock);
+    t->live = server->presence.live;
+    t->cached = server->presence.cached;
+    t->connections = server->presence.connections;
+    pthread_mutex_unlock(&server->table_lock);
+    t->sockets = atomic_load(&server->connections);
+    t->pending = atomic_load(&server->door.count);
+    api_memory(&t->resident, &t->anonymous);
+    store_stats(server->store, &t->store);
+}
+
+/* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
+static enum error api_stats(struct server *server, const struct http_request *request,
+                            struct http_response *response)
+{
+    struct totals t;
+    struct buffer *out = api_json(response);
+    api_totals(server, request->now, &t);
+    buffer_print(out, "{\"version\":\"" PRESENCE_VERSION "\",\"uptime_seconds\":%" PRId64,
+                 t.uptime_ms / 1000);
+    api_write_time(out, "started_at", server->started.mono + request->now.offset, true);
+    buffer_print(out, ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64 "}",
+                 t.live + t.cached, t.live, t.cached, t.store.users);
+    buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
+                      ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
+                 t.connections, t.sockets, t.pending, server->max_connections);
+    buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64 "}",
+                 t.resident, t.anonymous);
+    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", t.store.writable ? "true" : "false");
+    if (t.store.problem[0]) json_write_string(out, (struct span){t.store.problem, strlen(t.store.problem)});
+    else buffer_text(out, "null");
+    buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
+                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
+                 t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
+                 t.store.file_bytes);
+    api_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
+    buffer_text(out, "},\"limits\":{");
+    for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION) continue;
+        buffer_print(out, "%s\"%s\":%" PRId64, n++ ? "," : "", row->name,
+                     *(const int64_t *)((const char *)&server->options + row->offset));
+    }
+    buffer_text(out, "},\"counters\":{");
+#define X(field, metric, help)                                                                     \
+    buffer_print(out, "\"" #field "\":%" PRIu64 ",", atomic_load(&server->counters.field));
+    COUNTER_TABLE(X)
+#undef X
+    out->len--; /* the last comma */
+    buffer_text(out, "}}");
+    return ERROR_NONE;
+}
+
+/* Appends one gauge in Prometheus' text format. */
+static void metrics_gauge(struct buffer *out, const char *name, const char *help, int64_t value)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\npresence_%s %" PRId64 "\n", name,
+                 help, name, name, value);
+}
+
+/* GET /metrics: Prometheus text format 0.0.4. */
+static enum error api_metrics(struct server *server, const struct http_request *request,
+                              struct http_response *response)
+{
+    struct totals t;
+    api_totals(server, request->now, &t);
+    struct buffer *out = &response->body;
+    response->status = 200;
+    response->type = "text/plain; version=0.0.4; charset=utf-8";
+    metrics_gauge(out, "users_live", "users with a connection", (int64_t)t.live);
+    metrics_gauge(out, "users_cached", "users believed online without a connection", (int64_t)t.cached);
+    metrics_gauge(out, "connections", "WebSocket connections of users", (int64_t)t.connections);
+    metrics_gauge(out, "connections_limit", "WebSocket connections allowed", server->max_connections);
+    metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
+    metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
+    metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
+    metrics_gauge(out, "store_used_bytes", "bytes of the store in use", (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
+#define X(field, metric, help)                                                                     \
+    buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
+                      " counter\npresence_" metric " %" PRIu64 "\n",                              \
+                 atomic_load(&server->counters.field));
+    COUNTER_TABLE(X)
+#undef X
+    return ERROR_NONE;
+}
+
+/* GET /healthz: the process answers. */
+static enum error api_healthz(struct server *server, const struct http_request *request,
+                              struct http_response *response)
+{
+    (void)server, (void)request;
+    buffer_text(api_json(response), "{\"status\":\"ok\"}\n");
+    return ERROR_NONE;
+}
+
+/* GET /readyz: 200 when everything works, 503 with the reason when not. */
+static enum error api_readyz(struct server *server, const struct http_request *request,
+                             struct http_response *response)
+{
+    (void)request;
+    struct store_stats store;
+    store_stats(server->store, &store);
+    struct buffer *out = api_json(response);
+    if (!atomic_load(&server->stopping) && store.writable) {
+        buffer_text(out, "{\"status\":\"ready\"}\n");
+        return ERROR_NONE;
+    }
+    response->status = 503;
+    bool stopping = atomic_load(&server->stopping);
+    const char *reason = stopping ? "the server is stopping" : store.problem;
+    buffer_print(out, "{\"status\":\"%s\",\"reason\":", stopping ? "stopping" : "degraded");
+    json_write_string(out, (struct span){reason, strlen(reason)});
+    buffer_text(out, "}\n");
+    return ERROR_NONE;
+}
+
+/* A bundled file, with its hash as ETag. */
+static enum error api_asset(struct server *server, const struct http_request *request,
+                            struct http_response *response)
+{
+    (void)server;
+    const struct asset *asset = asset_find(request->raw->target);
+    if (!asset) return ERROR_NOT_FOUND;
+    const char *match = NULL;
+    bool gzip = false;
+    for (int i = 0; i < request->raw->header_count; i++) {
+        const struct seam_header *header = &request->raw->headers[i];
+        if (!strcasecmp(header->name, "If-None-Match")) match = header->value;
+        if (!strcasecmp(header->name, "Accept-Encoding")) gzip |= header_has_token(header->value, "gzip");
+    }
+    response->cacheable = true;
+    http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
+                              "Content-Security-Policy: default-src 'self'\r\n", asset->etag);
+    response->status = 304;
+    if (match && header_has_token(match, asset->etag)) return ERROR_NONE;
+    response->status = 200;
+    response->type = asset->type;
+    gzip = gzip && asset->gzip;
+    if (gzip) http_add_header(response, "Content-Encoding: gzip\r\n");
+    response->fixed = gzip ? (struct span){(const char *)asset->gzip, asset->gzip_len}
+                           : (struct span){(const char *)asset->data, asset->len};
+    return ERROR_NONE;
+}
+
+enum method { METHOD_GET, METHOD_POST, METHOD_DELETE, METHOD_UPGRADE, METHOD_COUNT };
+static const char *const METHODS[] = {"GET", "POST", "DELETE", "GET"};
+
+/* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
+ * upgrade_request's. */
+static const struct route {
+    enum method method;
+    const char *pattern;
+    enum error (*handle)(struct server *, const struct http_request *, struct http_response *);
+} ROUTES[] = {
+    {METHOD_UPGRADE, "/ws/presence/{id}", NULL},
+    {METHOD_GET, "/api/presence/{id}", api_get_user},
+    {METHOD_POST, "/api/presence", api_post_batch},
+    {METHOD_POST, "/api/presence/{id}/heartbeat", api_post_heartbeat},
+    {METHOD_GET, "/admin/online-users", api_online_users},
+    {METHOD_GET, "/admin/users", api_users},
+    {METHOD_GET, "/admin/users/{id}", api_admin_user},
+    {METHOD_GET, "/admin/users/{id}/sessions", api_sessions},
+    {METHOD_DELETE, "/admin/users/{id}/connections", api_kick},
+    {METHOD_GET, "/admin/stats", api_stats},
+    {METHOD_GET, "/metrics", api_metrics},
+    {METHOD_GET, "/healthz", api_healthz},
+    {METHOD_GET, "/readyz", api_readyz},
+    {METHOD_GET, "/", api_asset},
+};
+enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
+
+/* Whether a path as sent matches a pattern; *id becomes the segment that stands for {id}. */
+static bool route_matches(const char *pattern, const char *path, struct span *id)
+{
+    while (*pattern && *pattern != '{') {
+        if (*pattern++ != *path++) return false;
+    }
+    if (!*pattern) return !*path;
+    *id = (struct span){path, strcspn(path, "/")};
+    return !strcmp(pattern + strlen("{id}"), path + id->len);
+}
+
+/* Finds the route of a request and decodes its user id. On an error that concerns the method, the
+ * Allow header is set. */
+static enum error route_find(struct http_request *request, struct http_response *response,
+                             const struct route **found)
+{
+    const char *path = request->raw->target, *method = request->raw->method;
+    char allow[64] = "";
+    request->head_only = !strcmp(method, "HEAD");
+    if (request->head_only) method = "GET";
+    for (int i = 0; i < ROUTE_COUNT; i++) {
+        struct span id = {0};
+        const struct route *route = &ROUTES[i];
+        if (!route_matches(route->pattern, path, &id)) continue;
+        if (strcmp(METHODS[route->method], method)) {
+            size_t len = strlen(allow);
+            snprintf(allow + len, sizeof allow - len, "%s%s", len ? ", " : "",
+                     route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
+            continue;
+        }
+        *found = route;
+        if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
+        return ERROR_NONE;
+    }
+    if (*allow) {
+        http_add_header(response, "Allow: %s\r\n", allow);
+        return ERROR_METHOD_NOT_ALLOWED;
+    }
+    static const struct route asset_route = {METHOD_GET, "", api_asset};
+    *found = &asset_route;
+    return strcmp(method, "GET") || !asset_find(path) ? ERROR_NOT_FOUND : ERROR_NONE;
+}
+
+/* How many headers of a name there are; *value is the last one's. */
+static int request_header(const struct seam_request *request, const char *name, const char **value)
+{
+    int count = 0;
+    for (int i = 0; i < request->header_count; i++) {
+        if (strcasecmp(request->headers[i].name, name)) continue;
+        *value = request->headers[i].value;
+        count++;
+    }
+    return count;
+}
+
+/* Answers a request that is no upgrade. */
+static void api_answer(struct server *server, const struct route *route, enum error error,
+                       struct http_request *request, struct http_response *response)
+{
+    if (!error) error = route->handle(server, request, response);
+    if (error) http_set_error(response, error, response->detail);
+    count_one(&server->counters.requests);
+    if (response->status >= 400) count_one(&server->counters.request_errors);
+}
+
+/* ==== 20. Seam use ===========================================================================
+ * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
+ * connection, a granted upgrade becomes an adoption. See vendor/civetweb_seam.h. */
+
+/* Whether the connection may be kept after this answer (RFC 9112 section 9.3). */
+static bool request_keeps_alive(const struct server *server, const struct seam_request *request)
+{
+    bool close = false, keep = false;
+    for (int i = 0; i < request->header_count; i++) {
+        if (strcasecmp(request->headers[i].name, "Connection")) continue;
+        close |= header_has_token(request->headers[i].value, "close");
+        keep |= header_has_token(request->headers[i].value, "keep-alive");
+    }
+    if (close || atomic_load(&server->stopping)) return false;
+    return keep || !strcmp(request->version, "1.1");
+}
+
+/* Whether an upgrade may be granted by its form (RFC 6455 section 4.2.1). */
+static enum error upgrade_check(const struct seam_request *request)
+{
+    const char *value = NULL;
+    if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
+    if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
+        return ERROR_UPGRADE_REQUIRED;
+    if (request_header(request, "Sec-WebSocket-Key", &value) != 1 || !ws_key_valid(value))
+        return ERROR_INVALID_REQUEST;
+    return ERROR_NONE;
+}
+
+/* Whether an upgrade may be granted by the limits; takes a place among the connections if so. */
+static enum error upgrade_reserve(struct server *server, struct span id)
+{
+    if (atomic_load(&server->stopping)) return ERROR_STOPPING;
+    pthread_mutex_lock(&server->table_lock);
+    const struct user *user = presence_find(&server->presence, id);
+    bool many = user && user->connections >= server->options.max_per_user;
+    pthread_mutex_unlock(&server->table_lock);
+    if (many) return ERROR_TOO_MANY_CONNECTIONS;
+    if (atomic_fetch_add(&server->connections, 1) < server->max_connections) return ERROR_NONE;
+    atomic_fetch_sub(&server->connections, 1);
+    return ERROR_OVERLOADED;
+}
+
+/* Copies a User-Agent, cut at a whole character. */
+static void adoption_set_agent(struct adoption *a, const char *agent)
+{
+    size_t len = strnlen(agent, AGENT_MAX);
+    while (len && ((unsigned char)agent[len] & 0xc0) == 0x80) len--;
+    memcpy(a->agent, agent, len);
+}
+
+/* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
+ * Origin is upgraded even when a limit speaks against it, and closed at once with the reason. */
+static enum error upgrade_request(struct server *server, struct pending *p,
+                                  struct http_request *request, struct seam_request *raw)
+{
+    const char *value = NULL;
+    enum error error = upgrade_check(raw), refuse;
+    if (error) return error;
+    refuse = upgrade_reserve(server, (struct span){request->id, request->id_len});
+    if (refuse) {
+        count_one(&server->counters.upgrades_refused);
+        if (!request_header(raw, "Origin", &value)) return refuse;
+        atomic_fetch_add(&server->connections, 1); /* for the moment it takes to say so */
+    }
+    struct adoption *a = p->adoption = mem_new(sizeof *a);
+    a->refuse = refuse;
+    memcpy(a->address, request->address, 16);
+    a->port = request->port;
+    a->id_len = (uint8_t)request->id_len;
+    memcpy(a->id, request->id, request->id_len);
+    if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
+    for (int i = 0; i < raw->header_count; i++)
+        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
+            header_has_token(raw->headers[i].value, "presence.v1"))
+            raw->subprotocol = "presence.v1";
+    count_one(&server->counters.requests);
+    return ERROR_NONE;
+}
+
+/* seam_ops.request: one parsed request. */
+static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
+{
+    struct server *server = context;
+    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    struct http_request request = {.raw = raw, .now = server_now(server)};
+    struct http_response response = {0};
+    const struct route *route = NULL;
+    const char *host;
+    address_pack(&item->peer, request.address, &request.port);
+    enum error error = route_find(&request, &response, &route);
+    if (!strcmp(raw->version, "1.1") && request_header(raw, "Host", &host) != 1)
+        error = ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
+    if (!error && route->method == METHOD_UPGRADE) {
+        error = upgrade_request(server, p, &request, raw);
+        if (!error) return 0;
+    }
+    p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
+    api_answer(server, route, error, &request, &response);
+    http_write(&p->out, &response, p->keep_alive, request.head_only);
+    buffer_free(&response.body);
+    return response.status;
+}
+
+/* seam_ops.error: CivetWeb found the request wrong before we saw it. */
+static void seam_error(void *context, struct seam_item *item, int status, const char *message)
+{
+    struct server *server = context;
+    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    struct http_response response = {0};
+    log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
+    http_set_error(&response, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
+                              : status == 413 ? ERROR_HEAD_TOO_LARGE
+                              : status >= 500 ? ERROR_INTERNAL
+                                              : ERROR_INVALID_REQUEST, NULL);
+    p->keep_alive = false;
+    http_write(&p->out, &response, false, false);
+    buffer_free(&response.body);
+    count_one(&server->counters.requests);
+    count_one(&server->counters.request_errors);
+}
+
+/* seam_ops.output: CivetWeb's 101. */
+static void seam_output(void *context, struct seam_item *item, const char *at, size_t len)
+{
+    (void)context;
+    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    buffer_add(p->adoption ? &p->adoption->head : &p->out, at, len);
+}
+
+/* seam_ops.finished: nothing more will come from the worker. */
+static void seam_finished(void *context, struct seam_item *item)
+{
+    struct server *server = context;
+    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    if (p->adoption && !item->upgraded) { /* CivetWeb refused what we had granted */
+        buffer_free(&p->adoption->head);
+        free(p->adoption);
+        p->adoption = NULL;
+        atomic_fetch_sub(&server->connections, 1);
+    }
+    pending_served(server, p);
+}
+
+/* seam_ops.log. */
+static void seam_log(void *context, const char *message)
+{
+    struct server *server = context;
+    log_line(&server->log, LOG_DEBUG, "civetweb: %s", message);
+}
+
+static const struct seam_ops SEAM_OPS = {
+    .run = door_run,
+    .request = seam_request,
+    .error = seam_error,
+    .output = seam_output,
+    .finished = seam_finished,
+    .log = seam_log,
+};
+
+/* ==== 21. Lifecycle, main ====================================================================
+ * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
+ * or configuration. */
+
+#include "licenses.inc"
+
+enum { DESCRIPTOR_RESERVE = 64 /* for the store, the log, and clients that speak HTTP */ };
+
+/* Prints one line on stderr and returns the status to exit with. */
+__attribute__((format(printf, 2, 3))) static int fail(int status, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fputs("presence: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return status;
+}
+
+/* Takes all descriptors the system gives, and works out how many connections that allows. */
+static bool server_set_limits(struct server *server, char *err)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) limit.rlim_cur = limit.rlim_max = 1024;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit)) getrlimit(RLIMIT_NOFILE, &limit);
+    int64_t most = limit.rlim_cur > 10000000 ? 10000000 : (int64_t)limit.rlim_cur;
+    most -= most > 4 * DESCRIPTOR_RESERVE ? DESCRIPTOR_RESERVE : most / 4;
+    server->max_connections = server->options.max_connections ? server->options.max_connections : most;
+    if (server->max_connections <= most) return true;
+    snprintf(err, USAGE_MAX, "--max-connections: %" PRId64 " need more descriptors than the %" PRId64
+             " allowed; raise 'ulimit -n' or lower it", server->max_connections, most);
+    return false;
+}
+
+/* Refuses to serve the world without a secret unless told to. */
+static bool server_check_addresses(const struct server *server, char *err)
+{
+    const struct options *options = &server->options;
+    for (size_t i = 0; i < options->listen.count; i++) {
+        struct sockaddr_storage address;
+        socklen_t len;
+        if (!address_parse(options->listen.at[i], &address, &len)) abort();
+        if (options->insecure || address_is_loopback(&address)) continue;
+        snprintf(err, USAGE_MAX, "--listen: %s is beyond loopback, where anyone could read and write"
+                 " everything; listen on 127.0.0.1 or [::1], or add --insecure",
+                 options->listen.at[i]);
+        return false;
+    }
+    return true;
+}
+
+/* Opens the listening sockets; false with one line in err. */
+static bool server_listen(struct server *server, char *err)
+{
+    const struct option_list *list = &server->options.listen;
+    server->listeners = mem_new(list->count * sizeof *server->listeners);
+    for (size_t i = 0; i < list->count; i++) {
+        if (!listener_open(&server->listeners[server->listener_count++], list->at[i])) {
+            snprintf(err, USAGE_MAX, "--listen: cannot listen on %s: %s; choose another address",
+                     list->at[i], strerror(errno));
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Store's visitor: a user who was online when the server last ran. */
+static bool server_restore_user(void *context, struct span id, const struct user_record *record)
+{
+    struct server *server = context;
+    presence_restore(&server->presence, server->started, id, record->status, record->online_since,
+                     record->last_seen);
+    return true;
+}
+
+/* Starts a thread with a stack of our size. */
+static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    int error = pthread_create(thread, &attr, run, argument);
+    pthread_attr_destroy(&attr);
+    errno = error;
+    return !error;
+}
+
+/* Tells on which addresses we listen: the only lines of a start at the default log level. */
+static void server_announce(struct server *server)
+{
+    for (size_t i = 0; i < server->listener_count; i++) {
+        char text[64];
+        address_text(&server->listeners[i].address, text, sizeof text);
+        log_line(&server->log, LOG_INFO, "listening on %s (http)", text);
+    }
+}
+
+/* Opens store, sockets and threads, in this order; false with one line in err and what was opened
+ * left to server_stop. */
+static bool server_start(struct server *server, char *err)
+{
+    const struct options *options = &server->options;
+    struct store_options store = {.dir = options->data, .map_size = (size_t)options->map_size};
+    uint32_t boot;
+    random_bytes(&boot, sizeof boot);
+    server->last_number = (uint64_t)boot << 32;
+    server->started = server_now(server);
+    server->store = store_open(&store, &server->log, &server->counters, err, USAGE_MAX);
+    if (!server->store) return false;
+    presence_init(&server->presence, options->grace, options->threshold, server->started);
+    if (!store_each_open(server->store, server_restore_user, server)) {
+        snprintf(err, USAGE_MAX, "--data: cannot read who was online in %s; run --check-store",
+                 options->data);
+        return false;
+    }
+    if (!server_listen(server, err)) return false;
+    store_start_writer(server->store, hub_batch_written, server);
+    if (!hub_init(server, server->started) || !door_init(server, server->started) ||
+        !thread_start(&server->hub.thread, hub_run, server)) {
+        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
+        return false;
+    }
+    server->hub.running = true;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE, err, USAGE_MAX);
+    if (!server->seam) return false;
+    seam_run(server->seam);
+    return true;
+}
+
+/* Handler of a second signal: no more patience. */
+static void stop_now(int signal)
+{
+    (void)signal;
+    _exit(1);
+}
+
+/* Waits for SIGTERM or SIGINT, which main has blocked; the next one ends the process at once. */
+static void server_wait(const sigset_t *signals)
+{
+    int signal;
+    while (sigwait(signals, &signal)) continue;
+    struct sigaction action = {.sa_handler = stop_now};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    pthread_sigmask(SIG_UNBLOCK, signals, NULL);
+}
+
+/* Waits until the hub has said goodbye to all its sockets, or they had their time. */
+static void server_wait_for_hub(struct server *server)
+{
+    struct pollfd event = {.fd = server->hub.stop_event, .events = POLLIN};
+    while (poll(&event, 1, -1) < 0) continue; /* only EINTR */
+}
+
+/* Stops in order: no new connections; goodbye to the sockets; the workers; the last batch. Also
+ * takes down what a failed start left. False when the last batch could not be written. */
+static bool server_stop(struct server *server)
+{
+    struct loop_call shut = {.run = door_shut}, quit = {.run = door_quit};
+    struct loop_call stop = {.run = hub_stop}, end = {.run = hub_quit};
+    bool written = true;
+    atomic_store(&server->stopping, true);
+    if (server->seam) {
+        loop_post(&server->door.loop, &shut);
+        loop_post(&server->hub.loop, &stop);
+        server_wait_for_hub(server);
+        loop_post(&server->door.loop, &quit);
+        seam_stop(server->seam);
+    }
+    if (server->hub.running) {
+        loop_post(&server->hub.loop, &end);
+        pthread_join(server->hub.thread, NULL);
+    }
+    if (server->store) {
+        written = store_stop_writer(server->store, CLOSE_WAIT_MS);
+        if (server->hub.loop.epoll > 0) hub_free(server);
+        store_close(server->store);
+        presence_free(&server->presence);
+    }
+    if (server->door.loop.epoll > 0) loop_close(&server->door.loop);
+    for (size_t i = 0; i < server->listener_count; i++)
+        if (server->listeners[i].fd >= 0) close(server->listeners[i].fd);
+    free(server->listeners);
+    return written;
+}
+
+/* Serves until a signal; returns the exit status. */
+static int server_serve(struct server *server)
+{
+    char err[USAGE_MAX] = "";
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
+    signal(SIGPIPE, SIG_IGN);
+    bool started = server_start(server, err);
+    if (started) {
+        server_announce(server);
+        server_wait(&signals);
+    }
+    bool written = server_stop(server);
+    if (!started) return fail(1, "%s", err);
+    return written ? 0 : fail(1, "the last changes could not be written to %s", server->options.data);
+}
+
+/* Prints the versions of all that is in the binary. */
+static void print_version(void)
+{
+    printf("presence " PRESENCE_VERSION "\nCivetWeb %s, LMDB %d.%d.%d, Mbed TLS %s\n", seam_version(),
+           MDB_VERSION_MAJOR, MDB_VERSION_MINOR, MDB_VERSION_PATCH, MBEDTLS_VERSION_STRING);
+}
+
+/* Runs --restore from a file or stdin. */
+static int command_restore(const char *dir, const char *path)
+{
+    FILE *in = strcmp(path, "-") ? fopen(path, "re") : stdin;
+    if (!in)
+        return fail(2, "--restore: cannot read %s: %s; name a file that --dump wrote", path,
+                    strerror(errno));
+    int status = store_command_restore(dir, in, stderr);
+    if (in != stdin) fclose(in);
+    return status;
+}
+
+/* Does what the command line asks for; returns the exit status. */
+static int run_command(struct server *server, const struct command_line *line)
+{
+    char err[USAGE_MAX];
+    const char *dir = server->options.data;
+    switch (line->command) {
+    case COMMAND_PRINT_CONFIG: options_print(&server->options, stdout); return 0;
+    case COMMAND_BACKUP: return store_command_backup(dir, line->file, stderr);
+    case COMMAND_DUMP: return store_command_dump(dir, stdout, stderr);
+    case COMMAND_RESTORE: return command_restore(dir, line->file);
+    case COMMAND_CHECK_STORE: return store_command_check(dir, stdout, stderr);
+    case COMMAND_LICENSES: return fwrite(LICENSES, 1, sizeof LICENSES - 1, stdout) ? 0 : 1;
+    case COMMAND_VERSION: print_version(); return 0;
+    case COMMAND_HELP: options_print_help(stdout); return 0;
+    default: break;
+    }
+    if (!server_set_limits(server, err) || !server_check_addresses(server, err))
+        return fail(2, "%s", err);
+    if (line->command == COMMAND_CHECK_CONFIG) {
+        puts("configuration ok");
+        return 0;
+    }
+    return server_serve(server);
+}
+
+/* Reads the options, then runs. */
+int main(int argc, char **argv)
+{
+    static struct server server;
+    struct command_line line;
+    char err[USAGE_MAX];
+    options_init(&server.options);
+    pthread_mutex_init(&server.table_lock, NULL);
+    pthread_mutex_init(&server.log.lock, NULL);
+    server.log.counters = &server.counters;
+    bool good = options_read(&server.options, argc, argv, &line, err);
+    server.log.level = (enum log_level)server.options.log_level;
+    server.log.json = server.options.log_format != 0;
+    int status = good ? run_command(&server, &line) : fail(2, "%s", err);
+    options_free(&server.options);
+    if (fflush(stdout) || ferror(stdout)) status = fail(1, "cannot write the output: %s", strerror(errno));
+    return status;
+}
