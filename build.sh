@@ -14,6 +14,8 @@
 #   FUZZ_RUNS               inputs each fuzzer tries in `test`, default 20000
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
+#   TEST_JOBS               how many files of integration tests at once, default one a processor
+#   TEST_TIMEOUT            seconds one file of them may take, default 300
 #   SOURCE_DATE_EPOCH       the time stamp inside the archive of `dist`, default 0
 set -eu -o pipefail
 shopt -s nullglob
@@ -24,6 +26,8 @@ unset CPATH C_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH CDPATH GREP_OPTIONS GZIP
 
 SOURCE=${PRESENCE_SOURCE:-presence.c}
 JOBS=${JOBS:-$(nproc)}
+TEST_JOBS=${TEST_JOBS:-$(nproc)}
+TEST_TIMEOUT=${TEST_TIMEOUT:-300}
 CACHE=${PRESENCE_VENDOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-$PWD/build}/.cache}/presence/vendor}
 SRC=build/vendor/src
 GEN=build/gen
@@ -121,10 +125,10 @@ need() {
 
 # What a function of ours must compile without.
 WARNINGS="-std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla
-    -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Werror"
+    -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Wconversion -Wno-sign-conversion -Werror"
 # A test program includes presence.c and uses a part of it.
 TEST_WARNINGS="$WARNINGS -Wno-unused-function -Wno-unused-const-variable -Wno-unused-variable
-    -Wno-missing-prototypes"
+    -Wno-missing-prototypes -Wno-conversion -Wno-write-strings"
 # Our own includes, and those of the embedded libraries.
 INCLUDES="-I$GEN -Ivendor -isystem $SRC/lmdb/libraries/liblmdb -isystem $SRC/mbedtls/include"
 DEFINES='-D_GNU_SOURCE -DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>'
@@ -465,10 +469,11 @@ test_programs() {
 # (sysctl vm.mmap_rnd_bits), so memory is placed without chance where that may be switched off.
 sanitized() {
     local fixed=()
+    local tsan="second_deadlock_stack=1:suppressions='$PWD/vendor/tsan.supp'"
     ! setarch -R true 2>/dev/null || fixed=(setarch -R)
     ASAN_OPTIONS=detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS} \
         UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS} \
-        TSAN_OPTIONS=second_deadlock_stack=1${TSAN_OPTIONS:+:$TSAN_OPTIONS} \
+        TSAN_OPTIONS=$tsan${TSAN_OPTIONS:+:$TSAN_OPTIONS} \
         ${fixed[@]+"${fixed[@]}"} "$@"
 }
 
@@ -483,20 +488,22 @@ sum_of() {
     sed -nE "s/^.*$2.*\$/\\${3:-1}/p" "$1" | awk '{ n += $1 } END { print n + 0 }'
 }
 
-# Counts a step: $1 name, $2 passed, $3 failed, $4 seconds, $5 its log, which is shown on failure.
+# Counts a step: $1 name, $2 passed, $3 failed, $4 seconds, then the logs to show on failure.
 count() {
+    local log
     PASSED=$((PASSED + $2))
     FAILED=$((FAILED + $3))
     printf '%-28s %5d passed %4d failed %6d s\n' "$1" "$2" "$3" "$4"
-    [ "$3" = 0 ] || show_failure "$5" | sed 's/^/    /'
+    [ "$3" != 0 ] || return 0
+    for log in "${@:5}"; do show_failure "$log" | sed 's/^/    /'; done
 }
 
-# Prints what matters of a failed step's log: of TAP what is not ok, else its start and its end.
+# Prints what matters of a failed step's log: in TAP what is not ok, else its start and its end.
 show_failure() {
     local lines=${LOG_LINES:-100} half
     half=$((lines / 2))
-    if grep '^TAP version' "$1" >/dev/null; then
-        grep -A 40 '^ *not ok' "$1" | sed -n "1,${lines}p"
+    if grep '^ *not ok' "$1" >/dev/null; then
+        grep -A 30 '^ *not ok' "$1" | sed -n "1,${lines}p"
     elif [ "$(wc -l <"$1")" -le "$lines" ]; then
         cat "$1"
     else
@@ -540,17 +547,34 @@ npm_install() {
     return 1
 }
 
-# Runs the integration tests against a program: $1 name, $2 program, $3 variant.
+# Runs the integration tests against a program, several files at once: $1 name, $2 program,
+# $3 variant. A file that ends badly or never, without a test to blame, is one failure.
 run_integration() {
-    local log=build/test/$1.log start=$SECONDS status=0 passed failed files
-    files=(test/integration/*.test.js)
+    local dir=build/test/$1 start=$SECONDS log passed failed status seconds
+    local files=(test/integration/*.test.js) bad=() all_passed=0 all_failed=0
     [ ${#files[@]} -gt 0 ] || return 0
-    PRESENCE_BIN="$PWD/$2" PRESENCE_VARIANT=$3 sanitized timeout 600 \
-        node --test --test-reporter=tap "${files[@]}" >"$log" 2>&1 </dev/null || status=$?
-    passed=$(tail -n 12 "$log" | sum_of - '# pass ([0-9]+)')
-    failed=$(tail -n 12 "$log" | sum_of - '# (fail|cancelled) ([0-9]+)' 2)
-    [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
-    count "$1" "$passed" "$failed" $((SECONDS - start)) "$log"
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    # shellcheck disable=SC2016
+    printf '%s\0' "${files[@]}" | DIR=$dir TIMEOUT=$TEST_TIMEOUT \
+        PRESENCE_BIN=$PWD/$2 PRESENCE_VARIANT=$3 sanitized \
+        xargs -0 -P "$TEST_JOBS" -n 1 bash -c '
+            log=$DIR/$(basename "$1").log status=0
+            timeout -k 5 "$TIMEOUT" node --test --test-reporter=tap "$1" >"$log" 2>&1 </dev/null ||
+                status=$?
+            echo "# exit $status $SECONDS" >>"$log"' -
+    for log in "$dir"/*.log; do
+        passed=$(tail -n 12 "$log" | sum_of - '# pass ([0-9]+)')
+        failed=$(tail -n 12 "$log" | sum_of - '# (fail|cancelled) ([0-9]+)' 2)
+        read -r _ _ status seconds < <(tail -n 1 "$log")
+        [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
+        [ "$failed" = 0 ] || bad+=("$log")
+        all_passed=$((all_passed + passed))
+        all_failed=$((all_failed + failed))
+        [ "$seconds" -lt 60 ] ||
+            printf '    %-51s took %3d s\n' "$(basename "$log" .log)" "$seconds"
+    done
+    count "$1" $all_passed $all_failed $((SECONDS - start)) ${bad[@]+"${bad[@]}"}
 }
 
 # Builds something as a step of the tests: $1 name, then the function and its arguments. What cannot

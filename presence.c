@@ -133,7 +133,7 @@ struct span {
     size_t len;
 };
 
-/* How a user stands. The order is that of availability: the lower wins over a user's connections. */
+/* How a user stands, by availability: the lower wins over a user's connections. */
 enum status { STATUS_ONLINE, STATUS_BUSY, STATUS_AWAY, STATUS_OFFLINE };
 static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
 
@@ -169,14 +169,13 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(REQUEST_TIMEOUT, "request_timeout", 408, 0, "the request did not arrive in time")            \
     X(LENGTH_REQUIRED, "length_required", 411, 0, "send the body with a Content-Length")           \
     X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
-    X(URI_TOO_LONG, "uri_too_long", 414, 0, "the path is too long")                                \
     X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
     X(TOO_MANY_CONNECTIONS, "too_many_connections", 429, 4429,                                     \
       "this user has --max-connections-per-user connections already")                              \
     X(HEAD_TOO_LARGE, "head_too_large", 431, 0, "the request head is larger than --max-head")      \
-    X(INTERNAL, "internal", 500, 1011, "the server failed; its log says why")                      \
+    X(INTERNAL, "internal", 500, 0, "the server failed; its log says why")                         \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
     X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
     X(VERSION_NOT_SUPPORTED, "version_not_supported", 505, 0, "speak HTTP/1.0 or HTTP/1.1")        \
@@ -211,7 +210,6 @@ static const struct error_row {
     X(PROTOCOL, 1002, "the frame breaks RFC 6455")                                                 \
     X(BAD_UTF8, 1007, "a text message or close reason is not UTF-8")                               \
     X(TOO_BIG, 1009, "the message is larger than --max-message")                                   \
-    X(INTERNAL, 1011, "the server failed")                                                         \
     X(RESTART, 1012, "the server stops; reason retry_after=MS says when to come back")             \
     X(OVERLOADED, 1013, "the server is full; try later")                                           \
     X(MISUSE, 4400, "the message breaks the presence protocol")                                    \
@@ -246,7 +244,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
     X(store_commits, "store_commits_total", "transactions committed")                              \
     X(store_records, "store_records_total", "records written")                                     \
     X(store_failures, "store_failures_total", "transactions that failed and are tried again")      \
-    X(sessions_dropped, "sessions_dropped_total", "session records given up while the disk failed") \
+    X(sessions_dropped, "sessions_dropped_total", "session records given up, as the disk failed")  \
     X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
 struct counters {
 #define X(field, metric, help) _Atomic uint64_t field;
@@ -642,19 +640,6 @@ static bool uri_user_id(struct span segment, char out[USER_ID_MAX + 1], size_t *
     return user_id_valid((struct span){out, *len});
 }
 
-/* Appends the bytes percent-encoded; only what RFC 3986 section 2.3 calls unreserved stays. */
-__attribute__((unused)) static void uri_encode(struct buffer *b, struct span in)
-{
-    static const char hex[] = "0123456789ABCDEF";
-    for (size_t i = 0; i < in.len; i++) {
-        uint8_t c = (uint8_t)in.at[i];
-        bool stays = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || digit_is((char)c) ||
-                     c == '-' || c == '.' || c == '_' || c == '~';
-        char escaped[3] = {'%', hex[c >> 4], hex[c & 15]};
-        buffer_add(b, stays ? &in.at[i] : escaped, stays ? 1 : sizeof escaped);
-    }
-}
-
 /* The value of the first `name=` in a query string (which may be NULL), decoded as forms encode
  * it. Returns its length, NUL-terminated in out; -1 when the name is not there; -2 when the value
  * has a bad escape, an encoded NUL, or does not fit. */
@@ -841,20 +826,33 @@ static bool size_parse(const char *text, int64_t *bytes)
     return true;
 }
 
-/* Whether a comma-separated header value (which may be NULL) has the token, whatever the case
+/* Whether a comma-separated header value (which may be NULL) has an element that compares equal
  * (RFC 9110 section 5.6.1: blanks around and empty elements do not count). */
-static bool header_has_token(const char *value, const char *token)
+static bool header_has(const char *value, const char *element,
+                       int (*compare)(const char *, const char *, size_t))
 {
-    size_t token_len = strlen(token);
+    size_t element_len = strlen(element);
     for (const char *at = value; at && *at;) {
         at += strspn(at, " \t,");
         size_t len = strcspn(at, ",");
         const char *next = at + len;
         while (len && (at[len - 1] == ' ' || at[len - 1] == '\t')) len--;
-        if (len && len == token_len && !strncasecmp(at, token, len)) return true;
+        if (len && len == element_len && !compare(at, element, len)) return true;
         at = next;
     }
     return false;
+}
+
+/* Whether a header value has the token, whatever the case. */
+static bool header_has_token(const char *value, const char *token)
+{
+    return header_has(value, token, strncasecmp);
+}
+
+/* Whether a header value has the element to the letter, as subprotocols are compared. */
+static bool header_has_exact(const char *value, const char *element)
+{
+    return header_has(value, element, strncmp);
 }
 
 /* Whether a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
@@ -862,7 +860,7 @@ static bool header_has_token(const char *value, const char *token)
 static bool ws_key_valid(const char *key)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    return key && strlen(key) == 24 && strspn(key, digits) == 22 && strchr("AQgw", key[21]) &&
+    return key && strspn(key, digits) == 22 && strchr("AQgw", key[21]) &&
            !strcmp(key + 22, "==");
 }
 
@@ -1049,13 +1047,6 @@ static bool json_parse(struct span text, int max_depth, struct json_value *out)
     return true;
 }
 
-/* Whether json_parse takes the text. */
-__attribute__((unused)) static bool json_valid(struct span text, int max_depth)
-{
-    struct json_value ignored;
-    return json_parse(text, max_depth, &ignored);
-}
-
 /* Takes the next 1 to 4 bytes that the inside of a valid string stands for; returns how many. */
 static size_t json_take_bytes(struct json_reader *r, char out[4])
 {
@@ -1233,6 +1224,8 @@ static void json_write_key(struct buffer *b, const char *name)
     X(data, TEXT, "data", "./presence-data", 0, 0, "DIR", "Store", "directory of the store")       \
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
+    X(history, DURATION, "history", "30d", 0, INT64_C(3153600000000), "TIME", "Store",             \
+      "ended stays are kept this long; 0: for ever")                                               \
     X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
       "address space first given to the store; it doubles by itself when full")                    \
     X(max_connections, COUNT, "max-connections", "0", 0, 10000000, "N", "Limits",                  \
@@ -1287,7 +1280,8 @@ static const struct option_row {
     int64_t min, max;
 } OPTIONS[] = {
 #define X(field, type, name, initial, min, max, argument, group, help)                             \
-    {name, initial, argument, group, help, OPTION_##type, offsetof(struct options, field), min, max},
+    {name, initial, argument, group, help, OPTION_##type, offsetof(struct options, field),         \
+     min,  max},
     OPTION_TABLE(X)
 #undef X
 };
@@ -1296,7 +1290,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
 /* What the program does instead of serving. */
 #define COMMAND_TABLE(X)                                                                           \
     X(SERVE, "", "", "serve until SIGTERM or SIGINT")                                              \
-    X(CHECK_CONFIG, "check-config", "", "check options and files, then exit")                      \
+    X(CHECK_CONFIG, "check-config", "", "check the options, then exit")                            \
     X(PRINT_CONFIG, "print-config", "", "print every option's value in the form --config reads")   \
     X(BACKUP, "backup", "FILE", "copy the store to FILE, also while a server runs")                \
     X(DUMP, "dump", "", "print users and sessions as JSON lines, also while a server runs")        \
@@ -1352,6 +1346,7 @@ static bool option_parse_number(const struct option_row *row, const char *value,
     case OPTION_LEVEL: return option_set_word(out, value, LOG_LEVELS, 4);
     case OPTION_FORMAT: return option_set_word(out, value, formats, 2);
     case OPTION_DURATION: return duration_parse(value, out);
+    case OPTION_COUNT: return !value[strspn(value, "0123456789")] && size_parse(value, out);
     default: return size_parse(value, out);
     }
 }
@@ -1393,12 +1388,19 @@ static bool option_set(struct options *options, const struct option_row *row, co
         *(char **)field = mem_copy_text(value, strlen(value));
         return true;
     }
+    static const char *const remedies[] = {
+        [OPTION_FLAG] = "write yes, no, or the option alone",
+        [OPTION_DURATION] = "write a number with ms, s, m, h or d",
+        [OPTION_COUNT] = "write a number",
+        [OPTION_SIZE] = "write a number, with k, m or g if you like",
+        [OPTION_LEVEL] = "write error, warn, info or debug",
+        [OPTION_FORMAT] = "write logfmt or json",
+    };
     int64_t n;
     char low[32], high[32];
     if (!option_parse_number(row, value, &n)) {
-        snprintf(err, USAGE_MAX, "--%s: '%s' is no %s; %s", row->name, value,
-                 row->type == OPTION_FLAG ? "yes or no" : row->argument,
-                 row->type == OPTION_DURATION ? "write a number with ms, s, m, h or d" : row->help);
+        snprintf(err, USAGE_MAX, "--%s: '%s' is not understood; %s", row->name, value,
+                 remedies[row->type]);
         return false;
     }
     if (n < row->min || n > row->max) {
@@ -1565,7 +1567,7 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
     if (takes && !value) {
-        if (*i + 1 >= argc) {
+        if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2)) {
             snprintf(err, USAGE_MAX, "--%.*s: the value is missing; write --%.*s %s", (int)len,
                      name, (int)len, name,
                      config ? "FILE" : row ? row->argument : COMMANDS[command].argument);
@@ -1590,7 +1592,8 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     return true;
 }
 
-/* Reads file, environment and command line, in this order of strength. False with one line in err. */
+/* Reads file, environment and command line, each stronger than the one before. False with one line
+ * in err. */
 static bool options_read(struct options *options, int argc, char **argv, struct command_line *out,
                          char *err)
 {
@@ -1630,6 +1633,19 @@ static void options_print(const struct options *options, FILE *out)
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) option_print(options, &OPTIONS[i], out);
 }
 
+/* Prints one entry of the help: its name, and below it the text, in lines of at most 80 columns. */
+static void help_print(FILE *out, const char *name, const char *argument, const char *text)
+{
+    fprintf(out, "  --%s%s%s\n", name, *argument ? " " : "", argument);
+    while (*text) {
+        size_t len = strlen(text), cut = len;
+        if (len > 74)
+            for (cut = 74; text[cut] != ' ';) cut--;
+        fprintf(out, "      %.*s\n", (int)cut, text);
+        text += cut + (cut < len);
+    }
+}
+
 /* Prints the help: what the program is, then options by group, then commands. */
 static void options_print_help(FILE *out)
 {
@@ -1638,24 +1654,21 @@ static void options_print_help(FILE *out)
     const char *group = "";
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
+        char text[USAGE_MAX];
         if (strcmp(group, row->group)) fprintf(out, "\n%s\n", group = row->group);
-        char left[64];
-        snprintf(left, sizeof left, "--%s %s", row->name, row->argument);
-        fprintf(out, "  %-32s %s", left, row->help);
-        fprintf(out, row->type == OPTION_FLAG ? "\n" : " [%s]\n", row->initial);
+        snprintf(text, sizeof text, row->type == OPTION_FLAG ? "%s" : "%s [%s]", row->help,
+                 row->initial);
+        help_print(out, row->name, row->argument, text);
     }
+    fprintf(out, "\nConfiguration\n");
+    help_print(out, "config", "FILE",
+               "read a file of the same names, one on a line, without the dashes. The environment"
+               " is stronger than the file (PRESENCE_MAX_BODY for --max-body), the command line"
+               " than both.");
     fprintf(out, "\nCommands\n");
-    for (int i = 1; i < COMMAND_COUNT; i++) {
-        char left[64];
-        snprintf(left, sizeof left, "--%s %s", COMMANDS[i].name, COMMANDS[i].argument);
-        fprintf(out, "  %-32s %s\n", left, COMMANDS[i].help);
-    }
-    fprintf(out, "\nConfiguration\n"
-                 "  %-32s the same names, one on a line, without the dashes\n"
-                 "  PRESENCE_NAME=value              the same names in the environment\n"
-                 "\nThe command line is stronger than the environment, and that than the file.\n"
-                 "More: man presence, man presence-protocol.\n",
-            "--config FILE");
+    for (int i = 1; i < COMMAND_COUNT; i++)
+        help_print(out, COMMANDS[i].name, COMMANDS[i].argument, COMMANDS[i].help);
+    fprintf(out, "\nMore: man presence, man presence-protocol.\n");
 }
 
 /* ==== 8. Store: records, reads ===============================================================
@@ -1677,9 +1690,9 @@ static void options_print_help(FILE *out)
 
 enum {
     STORE_SCHEMA = 1,
-    STORE_LOCK_BYTES = 8192,    /* of lock.mdb: room for 126 read transactions */
-    STORE_CHECK_MS = 40,        /* a server's start looks this long for damage */
-    STORE_CHUNK = 64,           /* records that one read transaction copies out */
+    STORE_LOCK_BYTES = 8192, /* of lock.mdb: room for 126 read transactions */
+    STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
+    STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_KEY_MAX = USER_ID_MAX + 9,
@@ -1688,49 +1701,50 @@ enum {
 
 struct store_options {
     const char *dir;
-    size_t map_size;      /* to begin with; 0: as the file says */
-    int64_t history_ms;   /* sessions that ended longer ago are removed bit by bit; 0: never */
-    bool read_only;       /* a command's view: one snapshot, also beside a running server */
+    size_t map_size;    /* to begin with; 0: as the file says */
+    int64_t history_ms; /* sessions that ended longer ago are removed bit by bit; 0: never */
+    bool read_only;     /* a command's view: one snapshot, also beside a running server */
 };
 
 /* What is known of a user. Wall times in ms; 0 is never. */
 struct user_record {
     int64_t first_seen, last_seen;
-    int64_t online_since;    /* 0 when offline */
-    int64_t offline_since;   /* last_seen of the last leave */
-    uint8_t status;          /* enum status */
-    bool open;               /* the stay has not ended */
-    uint8_t reason;          /* enum reason of the last leave */
-    uint32_t stays;          /* ended ones */
+    int64_t online_since;  /* 0 when offline */
+    int64_t offline_since; /* last_seen of the last leave */
+    uint8_t status;        /* enum status */
+    bool open;             /* the stay has not ended */
+    uint8_t reason;        /* enum reason of the last leave */
+    uint32_t stays;        /* ended ones */
 };
 
 /* One ended stay. */
 struct session_record {
     int64_t from, to;
     uint8_t reason;
-    uint8_t address[16];     /* IPv6, IPv4 as v4-mapped; all zero: unknown */
+    uint8_t address[16]; /* IPv6, IPv4 as v4-mapped; all zero: unknown */
 };
 
 struct store_batch;
 
-/* Lock order: lock is never held while gate is taken, nor the other way round. */
+/* Lock order: turn before gate; lock is held with neither. */
 struct store {
     char *dir;
     struct log *log;
     struct counters *counters;
     struct store_options options;
-    int lock_fd;               /* presence.lock, locked while it is open; -1 for commands */
-    MDB_env *env;              /* NULL after a reopening that failed; only the writer changes it */
+    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
+    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
     MDB_dbi users, sessions, open, meta;
-    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
-    pthread_rwlock_t gate;     /* shared: a read transaction is open; exclusive: the map moves */
-    uint64_t boots;            /* servers that opened this store, this one included */
-    int64_t was_alive;         /* the last commit before this opening */
-    bool was_clean;            /* the server before this one stopped in order */
-    struct buffer sweep;       /* writer: the session key at which the removal of old ones goes on */
+    MDB_txn *snapshot;     /* commands: the transaction of all their reads */
+    pthread_rwlock_t gate; /* shared: a read transaction is open; exclusive: the map moves */
+    pthread_mutex_t turn;  /* held while gate is being taken: readers cannot keep the writer out */
+    uint64_t boots;        /* servers that opened this store, this one included */
+    int64_t was_alive;     /* the last commit before this opening */
+    bool was_clean;        /* the server before this one stopped in order */
+    struct buffer sweep;   /* writer: the session key at which the removal of old ones goes on */
 
-    pthread_mutex_t lock;      /* for all below */
-    pthread_cond_t changed;    /* something below did */
+    pthread_mutex_t lock;   /* for all below */
+    pthread_cond_t changed; /* something below did */
     pthread_t writer;
     bool running, stopping, ended, all_written;
     int64_t give_up_at;        /* monotonic ms; counts once stopping */
@@ -1856,14 +1870,14 @@ struct lmdb_tree {
 struct lmdb_page {
     size_t number;
     uint16_t pad, flags;
-    uint16_t lower, upper;   /* of an overflow page: how many there are, as 32 bits */
+    uint16_t lower, upper; /* of an overflow page: how many there are, as 32 bits */
     uint16_t nodes[];
 };
 
 struct lmdb_meta {
     uint32_t magic, version;
     size_t address, map_size;
-    struct lmdb_tree free, main;   /* free.pad is the page size */
+    struct lmdb_tree free, main; /* free.pad is the page size */
     size_t last_page, transaction;
 };
 
@@ -1872,14 +1886,27 @@ struct lmdb_node {
 };
 
 enum {
-    LMDB_BRANCH = 1, LMDB_LEAF = 2, LMDB_OVERFLOW = 4, LMDB_META = 8,   /* kinds of pages */
-    LMDB_NODE_OVERFLOW = 1, LMDB_NODE_TREE = 2,                         /* kinds of values */
-    LMDB_KEY_MAX = 511, LMDB_DEPTH_MAX = 32,
+    LMDB_BRANCH = 1,
+    LMDB_LEAF = 2,
+    LMDB_OVERFLOW = 4,
+    LMDB_META = 8, /* kinds of pages */
+    LMDB_NODE_OVERFLOW = 1,
+    LMDB_NODE_TREE = 2, /* kinds of values */
+    LMDB_KEY_MAX = 511,
+    LMDB_DEPTH_MAX = 32,
     LMDB_HEAD = offsetof(struct lmdb_page, nodes),
 };
 
-/* The trees of a file; those before TREE_OPEN may be large. They are checked from the last name on. */
-enum tree_name { TREE_SESSIONS, TREE_USERS, TREE_OPEN, TREE_META, TREE_NAMED, TREE_FREE, TREE_MAIN };
+/* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
+enum tree_name {
+    TREE_SESSIONS,
+    TREE_USERS,
+    TREE_OPEN,
+    TREE_META,
+    TREE_NAMED,
+    TREE_FREE,
+    TREE_MAIN
+};
 static const char *const TREE_NAMES[] = {"sessions", "user_presence", "open", "meta"};
 
 /* One check of one file. */
@@ -1889,24 +1916,25 @@ struct store_check {
     size_t page_size, file_size;
     struct lmdb_meta meta;
     struct lmdb_tree trees[TREE_NAMED];
-    int64_t deadline;           /* clock_mono_ms() to stop at; 0: read everything */
-    uint8_t *seen;              /* a bit for every page that has its place */
+    int64_t deadline; /* clock_mono_ms() to stop at; 0: read everything */
+    uint8_t *seen;    /* a bit for every page that has its place */
     struct store_why why;
-    enum tree_name tree;        /* the tree being read, and of it: */
+    enum tree_name tree; /* the tree being read, and of it: */
     size_t entries;
-    bool hurried;               /* the deadline left something out */
-    bool last_is_bound;         /* the last key came from a branch: the next may be equal */
+    bool hurried;       /* the deadline left something out */
+    bool last_is_bound; /* the last key came from a branch: the next may be equal */
     size_t last_len;
     uint8_t last[LMDB_KEY_MAX];
-    struct lmdb_page *path_pages[LMDB_DEPTH_MAX];   /* from the root to where the reading is */
-    size_t path_nodes[LMDB_DEPTH_MAX];              /* the next node of each */
-    uint16_t level;                                 /* how many they are */
+    struct lmdb_page *path_pages[LMDB_DEPTH_MAX]; /* from the root to where the reading is */
+    size_t path_nodes[LMDB_DEPTH_MAX];            /* the next node of each */
+    uint16_t level;                               /* how many they are */
 };
 
 /* Refuses the file: what is wrong with it, and the way out. False. */
 static bool check_refuse(struct store_check *c, const char *what, size_t page)
 {
-    return store_refuse(c->why, "%s is damaged: page %zu %s; restore a backup", c->path, page, what);
+    return store_refuse(c->why, "%s is damaged: page %zu %s; restore a backup", c->path, page,
+                        what);
 }
 
 /* Marks n pages as used for one thing; false if they are not in the file or used already. */
@@ -1996,7 +2024,8 @@ static bool check_overflow(struct store_check *c, size_t first, size_t size)
 }
 
 /* Keeps the tree that an entry of the main tree describes. */
-static bool check_take_tree(struct store_check *c, const uint8_t *name, size_t name_len, size_t size)
+static bool check_take_tree(struct store_check *c, const uint8_t *name, size_t name_len,
+                            size_t size)
 {
     for (int i = 0; i < TREE_NAMED; i++) {
         if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, name_len)) continue;
@@ -2004,7 +2033,8 @@ static bool check_take_tree(struct store_check *c, const uint8_t *name, size_t n
         memcpy(&c->trees[i], name + name_len, size);
         return true;
     }
-    return store_refuse(c->why, "%s was written by another program; choose another --data", c->path);
+    return store_refuse(c->why, "%s was written by another program; choose another --data",
+                        c->path);
 }
 
 /* Checks node i of a page. *child is the page below it if the page is a branch. */
@@ -2050,7 +2080,8 @@ static bool check_descend(struct store_check *c, size_t page, uint16_t depth)
     c->path_nodes[c->level++] = 0;
     size_t least = c->level == depth || c->tree == TREE_FREE ? 1 : 2;
     return (p->flags == (c->level == depth ? LMDB_LEAF : LMDB_BRANCH) && p->lower % 2 == 0 &&
-            p->lower >= LMDB_HEAD + 2 * least && p->lower <= p->upper && p->upper <= c->page_size) ||
+            p->lower >= LMDB_HEAD + 2 * least && p->lower <= p->upper &&
+            p->upper <= c->page_size) ||
            check_refuse(c, "holds something else", page);
 }
 
@@ -2064,7 +2095,8 @@ static bool check_tree(struct store_check *c, enum tree_name name, const struct 
     uint16_t flags = tree->flags & 0x7e; /* the others are the environment's */
     if (flags != (name == TREE_FREE ? MDB_INTEGERKEY : 0) || tree->depth > LMDB_DEPTH_MAX ||
         (tree->root == SIZE_MAX) != (tree->depth == 0))
-        return store_refuse(c->why, "%s is damaged or not presence's own; restore a backup", c->path);
+        return store_refuse(c->why, "%s is damaged or not presence's own; restore a backup",
+                            c->path);
     bool ok = !tree->depth || check_descend(c, tree->root, tree->depth);
     while (ok && c->level) {
         struct lmdb_page *p = c->path_pages[c->level - 1];
@@ -2079,7 +2111,8 @@ static bool check_tree(struct store_check *c, enum tree_name name, const struct 
     }
     while (c->level) free(c->path_pages[--c->level]);
     if (ok && !c->hurried && c->entries != tree->entries)
-        return store_refuse(c->why, "%s is damaged: %zu entries where %zu should be; restore a backup",
+        return store_refuse(c->why,
+                            "%s is damaged: %zu entries where %zu should be; restore a backup",
                             c->path, c->entries, tree->entries);
     return ok;
 }
@@ -2100,18 +2133,22 @@ static bool check_read_meta(struct store_check *c, size_t at, struct lmdb_meta *
            size >= 256 && size <= 32768 && !(size & (size - 1));
 }
 
-/* Reads the meta pages and keeps the one of that transaction (0: the newest). After it, LMDB may map
- * the file, and the page numbers in the meta are within reason. */
+/* Reads the meta pages and keeps the one of that transaction (0: the newest); false, with nothing
+ * said, if it has been overwritten. After it, LMDB may map the file, and the page numbers in the
+ * meta are within reason. */
 static bool check_metas(struct store_check *c, size_t transaction)
 {
     struct stat s;
     struct lmdb_meta meta[2];
     if (fstat(c->fd, &s)) return store_refuse(c->why, "%s: %s", c->path, strerror(errno));
     c->file_size = (size_t)s.st_size;
-    if (!s.st_size) return store_refuse(c->why, "%s is empty; restore a backup or remove it", c->path);
+    if (!s.st_size)
+        return store_refuse(c->why, "%s is empty; restore a backup or remove it", c->path);
     if (!check_read_meta(c, 0, &meta[0]) || !check_read_meta(c, meta[0].free.pad, &meta[1]))
-        return store_refuse(c->why, "%s is damaged or no store of presence (%zu bytes);"
-                            " restore a backup or choose another --data", c->path, c->file_size);
+        return store_refuse(c->why,
+                            "%s is damaged or no store of presence (%zu bytes);"
+                            " restore a backup or choose another --data",
+                            c->path, c->file_size);
     c->page_size = meta[0].free.pad;
     int newest = meta[1].transaction > meta[0].transaction;
     if (transaction && meta[newest].transaction != transaction) newest = !newest;
@@ -2122,12 +2159,11 @@ static bool check_metas(struct store_check *c, size_t transaction)
         c->meta.last_page / 2 > pages + 65536)
         return store_refuse(c->why, "%s is cut short to %zu bytes; restore a backup", c->path,
                             c->file_size);
-    return !transaction || c->meta.transaction == transaction ||
-           store_refuse(c->why, "%s is written to too fast to be checked; try again", c->path);
+    return !transaction || c->meta.transaction == transaction;
 }
 
-/* Checks what the meta page reaches. With a deadline, users and sessions only as far as time allows,
- * unless the file is shorter than its meta says. */
+/* Checks what the meta page reaches. With a deadline, users and sessions only as far as time
+ * allows, unless the file is shorter than its meta says. */
 static bool check_trees(struct store_check *c)
 {
     if (c->file_size / c->page_size <= c->meta.last_page) c->deadline = 0;
@@ -2136,7 +2172,8 @@ static bool check_trees(struct store_check *c)
     bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.main);
     if (ok && c->entries != TREE_NAMED)
         ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
-    for (int i = TREE_NAMED - 1; ok && i >= 0; i--) ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
+    for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
+        ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
     free(c->seen);
     return ok;
 }
@@ -2152,9 +2189,9 @@ static bool store_check_head(const char *path, struct store_why why)
     return ok;
 }
 
-/* Checks a data file as far as the header of this section says: with a deadline (clock_mono_ms(); 0:
- * none), and for a transaction that its caller holds open (0: the newest, which nobody replaces).
- * False with the reason if anything is wrong; the file is only read. */
+/* Checks a data file as far as the header of this section says: with a deadline (clock_mono_ms();
+ * 0: none), and for a transaction that its caller holds open (0: the newest, which nobody
+ * replaces). False with the reason if anything is wrong; the file is only read. */
 static bool store_check_file(const char *path, size_t transaction, int64_t deadline,
                              struct store_why why)
 {
@@ -2173,7 +2210,8 @@ static bool store_make_directory(const char *dir, struct store_why why)
 {
     struct stat s;
     if (mkdir(dir, 0700) && errno != EEXIST)
-        return store_refuse(why, "cannot create %s: %s; choose another --data", dir, strerror(errno));
+        return store_refuse(why, "cannot create %s: %s; choose another --data", dir,
+                            strerror(errno));
     if (stat(dir, &s)) return store_refuse(why, "cannot use %s: %s", dir, strerror(errno));
     return S_ISDIR(s.st_mode) ||
            store_refuse(why, "%s is not a directory; choose another --data", dir);
@@ -2190,7 +2228,8 @@ static bool store_take_lock(struct store *st, struct store_why why)
         return store_refuse(why, "cannot write %s: %s; presence needs to write there", path,
                             strerror(errno));
     if (flock(st->lock_fd, LOCK_EX | LOCK_NB)) {
-        if (errno != EWOULDBLOCK) return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
+        if (errno != EWOULDBLOCK)
+            return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
         return store_refuse(why, "%s is in use by process %d; stop it or choose another --data",
                             st->dir, atoi(pid));
@@ -2225,7 +2264,8 @@ static int store_reserve_lock(const char *dir)
 static void store_on_assert(MDB_env *env, const char *text)
 {
     struct store *st = mdb_env_get_userctx(env);
-    log_line(st->log, LOG_ERROR, "store: %s/data.mdb is damaged (%s); restore a backup", st->dir, text);
+    log_line(st->log, LOG_ERROR, "store: %s/data.mdb is damaged (%s); restore a backup", st->dir,
+             text);
     _exit(1);
 }
 
@@ -2284,8 +2324,10 @@ static int store_map(struct store *st)
     rc = store_begin(st, &txn);
     if (!rc) {
         rc = store_open_databases(st, txn, 0);
-        if (!rc) rc = mdb_txn_commit(txn);
-        else mdb_txn_abort(txn);
+        if (!rc)
+            rc = mdb_txn_commit(txn);
+        else
+            mdb_txn_abort(txn);
     }
     if (rc) store_unmap(st);
     return rc;
@@ -2304,8 +2346,10 @@ static void store_log_read(struct store *st, int rc)
 static MDB_txn *store_begin_read(struct store *st)
 {
     MDB_txn *txn = NULL;
-    if (st->snapshot) return st->snapshot;
+    if (st->options.read_only) return st->snapshot;
+    pthread_mutex_lock(&st->turn);
     pthread_rwlock_rdlock(&st->gate);
+    pthread_mutex_unlock(&st->turn);
     int rc = st->env ? store_begin(st, &txn) : MDB_PANIC;
     if (!rc) return txn;
     pthread_rwlock_unlock(&st->gate);
@@ -2316,7 +2360,7 @@ static MDB_txn *store_begin_read(struct store *st)
 /* Ends what store_begin_read began. */
 static void store_end_read(struct store *st, MDB_txn *txn)
 {
-    if (txn == st->snapshot) return;
+    if (st->options.read_only) return;
     mdb_txn_abort(txn);
     pthread_rwlock_unlock(&st->gate);
 }
@@ -2349,8 +2393,8 @@ struct store_found {
     char id[USER_ID_MAX];
 };
 
-/* Copies up to max users behind `after` from the users or, index set, from the users in `open`. An id
- * in `open` without a record is passed over. *count is how many; *at_end whether there are no more. */
+/* Copies up to max users behind `after` from the users or, index set, from those in `open`; an id
+ * without a record is passed over. *count is how many, *at_end that there are no more. */
 static int store_copy_users(struct store *st, MDB_txn *txn, bool index, struct span after, int max,
                             struct store_found *out, int *count, bool *at_end)
 {
@@ -2359,13 +2403,16 @@ static int store_copy_users(struct store *st, MDB_txn *txn, bool index, struct s
     int rc = mdb_cursor_open(txn, index ? st->open : st->users, &cursor), n = 0;
     if (rc) return rc;
     rc = mdb_cursor_get(cursor, &key, &value, after.len ? MDB_SET_RANGE : MDB_FIRST);
-    if (!rc && !bytes_compare(key.mv_data, key.mv_size, after.at, after.len))
+    if (!rc && after.len && !bytes_compare(key.mv_data, key.mv_size, after.at, after.len))
         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
         struct span id = {key.mv_data, key.mv_size};
-        if (id.len > USER_ID_MAX) rc = MDB_CORRUPTED;
-        else if (index) rc = store_find_user(st, txn, id, &out[n].record);
-        else if (!store_decode_user(value, &out[n].record)) rc = MDB_CORRUPTED;
+        if (id.len > USER_ID_MAX)
+            rc = MDB_CORRUPTED;
+        else if (index)
+            rc = store_find_user(st, txn, id, &out[n].record);
+        else if (!store_decode_user(value, &out[n].record))
+            rc = MDB_CORRUPTED;
         if (rc == MDB_NOTFOUND) continue;
         if (rc) break;
         out[n].id_len = (uint8_t)id.len;
@@ -2396,7 +2443,8 @@ static bool store_visit_users(struct store *st, bool index, struct span after, s
         if (rc) store_log_read(st, rc);
         if (rc) return false;
         for (int i = 0; i < count; i++) {
-            if (visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record)) continue;
+            if (visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record))
+                continue;
             *at_end = *at_end && i == count - 1;
             return true;
         }
@@ -2443,8 +2491,10 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
     if (!rc) {
         struct span owner;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
-        else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+        if (!rc)
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
+        else if (rc == MDB_NOTFOUND)
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
             if (!store_decode_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
             if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
@@ -2461,13 +2511,14 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
-    uint64_t map_size, used_bytes, file_bytes;   /* address space; pages ever used; size of data.mdb */
-    bool writable;                               /* the last commit went well */
+    uint64_t map_size, used_bytes,
+        file_bytes; /* address space; pages ever used; size of data.mdb */
+    bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
-    char problem[LOG_LINE_MAX / 4];              /* why not writable, or "" */
-    uint64_t boots;                              /* servers that opened it, this one included */
-    bool was_clean;                              /* the server before this one stopped in order */
-    int64_t was_alive;                           /* and committed for the last time then */
+    char problem[LOG_LINE_MAX / 4]; /* why not writable, or "" */
+    uint64_t boots;                 /* servers that opened it, this one included */
+    bool was_clean;                 /* the server before this one stopped in order */
+    int64_t was_alive;              /* and committed for the last time then */
 };
 
 /* Fills the part of the figures that LMDB knows. */
@@ -2495,8 +2546,8 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
 /* Fills *out; what cannot be read, which is logged, stays 0. Any thread. */
 static void store_stats(struct store *st, struct store_stats *out)
 {
-    *out = (struct store_stats){.boots = st->boots, .was_clean = st->was_clean,
-                                .was_alive = st->was_alive};
+    *out = (struct store_stats){
+        .boots = st->boots, .was_clean = st->was_clean, .was_alive = st->was_alive};
     MDB_txn *txn = store_begin_read(st);
     int rc = txn ? store_read_stats(st, txn, out) : 0;
     if (txn) store_end_read(st, txn);
@@ -2511,13 +2562,13 @@ static void store_stats(struct store *st, struct store_stats *out)
 /* ==== 9. Store: writer =======================================================================
  * One thread is the only one that writes: a batch is one transaction, on the disk when `done` is
  * called. A full map grows; a disk that fails stops the writing, not the program, and the same
- * batch is tried again every second. Opening, which writes too, and the commands stand here as well. */
+ * batch is tried again every second. Opening, which writes too, and the commands stand here too. */
 
 enum {
     STORE_RETRY_MS = 1000,
-    STORE_SWEEP = 1000,           /* sessions that one commit looks at for their age */
-    STORE_RESTORE_BATCH = 10000,  /* records a transaction */
-    STORE_DUMP_LINE = 2048,       /* longest line of a dump */
+    STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age */
+    STORE_RESTORE_BATCH = 10000, /* records a transaction */
+    STORE_DUMP_LINE = 2048,      /* longest line of a dump */
 };
 
 /* One transaction's worth of work: built by the hub, the store's from store_submit until done, then
@@ -2544,8 +2595,10 @@ static void store_batch_add(struct store_batch *b, struct span id, struct store_
     op->id_len = (uint8_t)id.len;
     buffer_add(&b->ops, op, sizeof *op);
     buffer_add(&b->ops, id.at, id.len);
-    if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER) b->users++;
-    else b->sessions++;
+    if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER)
+        b->users++;
+    else
+        b->sessions++;
 }
 
 /* Adds the state of a user. While open, online_since counts; at the end of a stay (open before, not
@@ -2554,8 +2607,10 @@ static void store_batch_user(struct store_batch *b, struct span id, bool open, e
                              int64_t online_since, int64_t last_seen, enum reason reason)
 {
     struct store_op op = {.kind = STORE_USER};
-    op.as.user = (struct user_record){.open = open, .status = (uint8_t)status,
-                                      .online_since = online_since, .last_seen = last_seen,
+    op.as.user = (struct user_record){.open = open,
+                                      .status = (uint8_t)status,
+                                      .online_since = online_since,
+                                      .last_seen = last_seen,
                                       .reason = (uint8_t)reason};
     store_batch_add(b, id, &op);
 }
@@ -2574,10 +2629,11 @@ static void store_batch_clear(struct store_batch *b)
     b->ops.len = b->users = b->sessions = 0;
 }
 
-/* ---- Work inside a transaction: 0, or the LMDB or errno code by which the transaction ends ---- */
+/* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
 
 /* Puts a number of n bytes into meta. */
-static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number, int n)
+static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
+                            int n)
 {
     uint8_t bytes[8], *at = bytes;
     store_put_le(&at, number, n);
@@ -2586,7 +2642,8 @@ static int store_put_number(struct store *st, MDB_txn *txn, const char *name, ui
 }
 
 /* Reads a number of n bytes from meta; MDB_NOTFOUND, with *number 0, if it is not there. */
-static int store_get_number(struct store *st, MDB_txn *txn, const char *name, int n, uint64_t *number)
+static int store_get_number(struct store *st, MDB_txn *txn, const char *name, int n,
+                            uint64_t *number)
 {
     MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
     int rc = mdb_get(txn, st->meta, &key, &value);
@@ -2604,7 +2661,8 @@ static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
 {
     uint8_t bytes[STORE_USER_BYTES];
     store_encode_user(r, bytes);
-    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value = {sizeof bytes, bytes}, none = {0, NULL};
+    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value = {sizeof bytes, bytes},
+            none = {0, NULL};
     int rc = mdb_put(txn, st->users, &key, &value, 0);
     if (rc || r->open == was_open) return rc;
     rc = r->open ? mdb_put(txn, st->open, &key, &none, 0) : mdb_del(txn, st->open, &key, NULL);
@@ -2618,8 +2676,10 @@ static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
     struct user_record r;
     int rc = store_find_user(st, txn, id, &r);
     if (rc == MDB_NOTFOUND)
-        r = (struct user_record){.first_seen = now->online_since ? now->online_since : now->last_seen};
-    else if (rc) return rc;
+        r = (struct user_record){.first_seen =
+                                     now->online_since ? now->online_since : now->last_seen};
+    else if (rc)
+        return rc;
     bool was_open = r.open, left = !now->open && (was_open || rc == MDB_NOTFOUND);
     r.open = now->open;
     r.status = now->status;
@@ -2647,10 +2707,13 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     struct user_record r;
     int rc = store_find_user(st, txn, id, &r);
     if (rc == MDB_NOTFOUND)
-        r = (struct user_record){.first_seen = session->from, .last_seen = session->to,
-                                 .offline_since = session->to, .status = STATUS_OFFLINE,
+        r = (struct user_record){.first_seen = session->from,
+                                 .last_seen = session->to,
+                                 .offline_since = session->to,
+                                 .status = STATUS_OFFLINE,
                                  .reason = session->reason};
-    else if (rc) return rc;
+    else if (rc)
+        return rc;
     r.stays++;
     rc = store_put_user(st, txn, id, &r, r.open);
     return rc ? rc : store_put_session(st, txn, id, session);
@@ -2679,8 +2742,10 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before)
     for (int i = 0; !rc && i < STORE_SWEEP; i++) {
         struct span id;
         struct session_record r;
-        if (!store_decode_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
-        else if (r.to < before) rc = mdb_cursor_del(cursor, 0);
+        if (!store_decode_session(key, value, &id, &r))
+            rc = MDB_CORRUPTED;
+        else if (r.to < before)
+            rc = mdb_cursor_del(cursor, 0);
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     st->sweep.len = 0;
@@ -2691,8 +2756,8 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before)
 
 /* What one commit is made of. */
 struct store_commit {
-    const struct store_batch *batch;   /* or NULL */
-    bool clean;                        /* the last one of a clean stop */
+    const struct store_batch *batch; /* or NULL */
+    bool clean;                      /* the last one of a clean stop */
 };
 
 /* Applies a commit. */
@@ -2716,6 +2781,20 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
 
 /* ---- Transactions ---- */
 
+/* Waits until no read transaction is open and keeps new ones waiting, until store_let_readers. */
+static void store_stop_readers(struct store *st)
+{
+    pthread_mutex_lock(&st->turn);
+    pthread_rwlock_wrlock(&st->gate);
+    pthread_mutex_unlock(&st->turn);
+}
+
+/* See store_stop_readers. */
+static void store_let_readers(struct store *st)
+{
+    pthread_rwlock_unlock(&st->gate);
+}
+
 /* Doubles the map. Without address space for it the process ends; what is committed stays. */
 static int store_grow(struct store *st)
 {
@@ -2723,10 +2802,10 @@ static int store_grow(struct store *st)
     int rc = mdb_env_info(st->env, &info);
     if (rc) return rc;
     if (info.me_mapsize > SIZE_MAX / 2) return MDB_MAP_FULL;
-    pthread_rwlock_wrlock(&st->gate);
+    store_stop_readers(st);
     rc = mdb_env_set_mapsize(st->env, info.me_mapsize * 2);
     if (rc && mdb_env_set_mapsize(st->env, info.me_mapsize)) mem_die();
-    pthread_rwlock_unlock(&st->gate);
+    store_let_readers(st);
     if (!rc) log_line(st->log, LOG_INFO, "store: map grown to %zu bytes", info.me_mapsize * 2);
     return rc;
 }
@@ -2734,15 +2813,15 @@ static int store_grow(struct store *st)
 /* Maps the file anew: LMDB refuses everything after a meta page could not be written. */
 static int store_reopen(struct store *st)
 {
-    pthread_rwlock_wrlock(&st->gate);
+    store_stop_readers(st);
     store_unmap(st);
     int rc = store_map(st);
-    pthread_rwlock_unlock(&st->gate);
+    store_let_readers(st);
     return rc;
 }
 
-/* Runs work in a transaction and commits it; again, when the map had to grow or to be renewed. 0 when
- * it is on the disk; otherwise nothing of it is, and the code says why. */
+/* Runs work in a transaction and commits it; again, when the map had to grow or to be renewed. 0
+ * when it is on the disk; otherwise nothing of it is, and the code says why. */
 static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn *, void *),
                           void *context)
 {
@@ -2751,12 +2830,17 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
         if (!rc) {
             rc = work(st, txn, context);
-            if (!rc) rc = mdb_txn_commit(txn);
-            else mdb_txn_abort(txn);
+            if (!rc)
+                rc = mdb_txn_commit(txn);
+            else
+                mdb_txn_abort(txn);
         }
-        if (rc == MDB_MAP_FULL) rc = store_grow(st);
-        else if (rc == MDB_PANIC) rc = store_reopen(st);
-        else return rc;
+        if (rc == MDB_MAP_FULL)
+            rc = store_grow(st);
+        else if (rc == MDB_PANIC)
+            rc = store_reopen(st);
+        else
+            return rc;
         if (rc) return rc;
     }
 }
@@ -2799,6 +2883,7 @@ static struct store *store_new(const struct store_options *options, struct log *
     st->lock_fd = -1;
     st->writable = !options->read_only;
     pthread_rwlock_init(&st->gate, NULL);
+    pthread_mutex_init(&st->turn, NULL);
     pthread_mutex_init(&st->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -2808,13 +2893,14 @@ static struct store *store_new(const struct store_options *options, struct log *
 }
 
 /* Closes the store and frees it; no other call may be under way. If store_stop_writer said false
- * because the disk hangs, the writer still uses it: then nothing happens, and the process ends soon. */
+ * because the disk hangs, the writer still uses it: then nothing happens; the process ends soon. */
 static void store_close(struct store *st)
 {
     if (!st || st->running) return;
     store_unmap(st);
     if (st->lock_fd >= 0) close(st->lock_fd);
     pthread_rwlock_destroy(&st->gate);
+    pthread_mutex_destroy(&st->turn);
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
     buffer_free(&st->sweep);
@@ -2853,7 +2939,8 @@ static bool store_begin_file(struct store *st, struct store_why why)
     if (!rc) rc = store_transact(st, store_found_meta, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
+    return store_refuse(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy,
+                        st->dir);
 }
 
 /* Makes the file that store_begin_file began durable and names it data.mdb; st has no map after. */
@@ -2862,32 +2949,44 @@ static bool store_finish_file(struct store *st, struct store_why why)
     char from[STORE_PATH], to[STORE_PATH];
     int rc = mdb_env_sync(st->env, 1);
     store_unmap(st);
-    if (!rc && rename(store_path(st->dir, "data.mdb.new", from), store_path(st->dir, "data.mdb", to)))
+    if (!rc &&
+        rename(store_path(st->dir, "data.mdb.new", from), store_path(st->dir, "data.mdb", to)))
         rc = errno;
     if (!rc) rc = store_sync_directory(st->dir);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc), remedy,
-                        st->dir);
+    return store_refuse(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc),
+                        remedy, st->dir);
 }
 
-/* Copies the environment, compacted, to a file that appears under its name only when it is whole. */
+/* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
+static int store_copy(struct store *st, int fd, unsigned flags)
+{
+    for (;;) {
+        if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET)) return errno;
+        int rc = mdb_env_copyfd2(st->env, fd, flags);
+        if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
+        if (st->snapshot) mdb_txn_abort(st->snapshot);
+        st->snapshot = NULL;
+        rc = mdb_env_set_mapsize(st->env, 0);
+        if (rc) return rc;
+    }
+}
+
+/* Copies the environment, compacted, to a file that has its name only once it is whole. */
 static bool store_copy_file(struct store *st, const char *file, struct store_why why)
 {
     char temporary[STORE_PATH];
     snprintf(temporary, sizeof temporary, "%s.tmp", file);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return store_refuse(why, "cannot create %s: %s", temporary, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB) || ftruncate(fd, 0)) {
+    if (flock(fd, LOCK_EX | LOCK_NB)) {
         close(fd);
         return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
     }
-    int rc = mdb_env_copyfd2(st->env, fd, MDB_CP_COMPACT);
+    int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
-    if (rc == MDB_INCOMPATIBLE) {
-        rc = ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET) ? errno : 0;
-        if (!rc) rc = mdb_env_copyfd2(st->env, fd, 0);
-    }
+    if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
     if (!rc && fsync(fd)) rc = errno;
     if (!rc && rename(temporary, file)) rc = errno;
     if (rc) unlink(temporary);
@@ -2905,8 +3004,10 @@ static int store_migrate_0(struct store *st, MDB_txn *txn, void *context)
     int rc = mdb_cursor_open(txn, st->users, &cursor);
     if (rc) return rc;
     while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-        if (!store_decode_user(value, &r)) rc = MDB_CORRUPTED;
-        else if (r.open) rc = mdb_put(txn, st->open, &key, &none, 0);
+        if (!store_decode_user(value, &r))
+            rc = MDB_CORRUPTED;
+        else if (r.open)
+            rc = mdb_put(txn, st->open, &key, &none, 0);
         if (rc) break;
     }
     mdb_cursor_close(cursor);
@@ -2919,15 +3020,20 @@ static int (*const STORE_MIGRATIONS[STORE_SCHEMA])(struct store *, MDB_txn *, vo
 };
 
 /* Reads the schema and refuses what is not ours or newer. */
-static bool store_read_schema(struct store *st, MDB_txn *txn, uint64_t *schema, struct store_why why)
+static bool store_read_schema(struct store *st, MDB_txn *txn, uint64_t *schema,
+                              struct store_why why)
 {
     int rc = store_get_number(st, txn, "schema", 4, schema);
     if (rc)
-        return store_refuse(why, "%s/data.mdb has no schema (%s); restore a backup or choose another"
-                            " --data", st->dir, mdb_strerror(rc));
+        return store_refuse(why,
+                            "%s/data.mdb has no schema (%s); restore a backup or choose another"
+                            " --data",
+                            st->dir, mdb_strerror(rc));
     return *schema <= STORE_SCHEMA ||
-           store_refuse(why, "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
-                        " use the newer presence", st->dir, *schema, STORE_SCHEMA);
+           store_refuse(why,
+                        "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
+                        " use the newer presence",
+                        st->dir, *schema, STORE_SCHEMA);
 }
 
 /* Brings an older store to STORE_SCHEMA, after a copy of it as data.mdb.schema-N. */
@@ -2940,8 +3046,10 @@ static bool store_migrate(struct store *st, uint64_t schema, struct store_why wh
     for (uint64_t n = schema; n < STORE_SCHEMA; n++) {
         int rc = store_transact(st, STORE_MIGRATIONS[n], NULL);
         if (rc)
-            return store_refuse(why, "cannot bring %s/data.mdb from schema %" PRIu64 " to %d: %s;"
-                                " it is as it was", st->dir, n, STORE_SCHEMA, mdb_strerror(rc));
+            return store_refuse(why,
+                                "cannot bring %s/data.mdb from schema %" PRIu64 " to %d: %s;"
+                                " it is as it was",
+                                st->dir, n, STORE_SCHEMA, mdb_strerror(rc));
     }
     log_line(st->log, LOG_INFO, "store: brought from schema %" PRIu64 " to %d; the old one is %s",
              schema, STORE_SCHEMA, copy);
@@ -2968,21 +3076,36 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     return rc ? rc : store_put_number(st, txn, "clean", 0, 1);
 }
 
+/* Begins the snapshot of a command and checks all of it. A server that commits twice before its
+ * meta page is read takes that away; the next snapshot is as good. */
+static bool store_begin_snapshot(struct store *st, const char *path, struct store_why why)
+{
+    for (int tries = 0; tries < 100; tries++) {
+        if (st->snapshot) mdb_txn_abort(st->snapshot);
+        st->snapshot = NULL;
+        int rc = store_begin(st, &st->snapshot);
+        if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
+        why.at[0] = 0;
+        if (store_check_file(path, mdb_txn_id(st->snapshot), 0, why)) return true;
+        if (why.at[0]) return false;
+    }
+    return store_refuse(why, "%s is written to too fast to be read; try again", path);
+}
+
 /* Opens a command's view: one transaction, wholly checked, in which all reads of st take place. */
 static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
 {
     uint64_t schema;
     if (!store_check_head(path, why)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
-    if (!rc) rc = store_begin(st, &st->snapshot);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-    if (!store_check_file(path, mdb_txn_id(st->snapshot), 0, why)) return false;
+    if (!store_begin_snapshot(st, path, why)) return false;
     rc = store_open_databases(st, st->snapshot, 0);
     if (rc) return store_refuse(why, "cannot read %s: %s", path, mdb_strerror(rc));
     if (!store_read_schema(st, st->snapshot, &schema, why)) return false;
     return schema == STORE_SCHEMA ||
-           store_refuse(why, "%s has the older schema %" PRIu64 "; start presence with it once", path,
-                        schema);
+           store_refuse(why, "%s has the older schema %" PRIu64 "; start presence with it once",
+                        path, schema);
 }
 
 /* Opens a server's store: made if there is none, checked, migrated, counted. */
@@ -3008,9 +3131,9 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     return store_refuse(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
-/* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it until
- * store_close; log and counters must live longer. NULL, with one line in err that names the path,
- * the reason and the way out, if it cannot be used; its data is then as it was. */
+/* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
+ * until store_close; log and counters must live longer. NULL, with one line in err that names the
+ * path, the reason and the way out, if it cannot be used; its data is then as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
                                 struct counters *counters, char *err, size_t err_size)
 {
@@ -3048,8 +3171,10 @@ static void store_note_success(struct store *st)
 {
     st->last_commit = clock_wall_ms();
     if (!st->writable)
-        log_line(st->log, LOG_WARN, "store: writes %s/data.mdb again, after %" PRId64 " s; nothing was"
-                 " lost", st->dir, (clock_mono_ms() - st->failing_since) / 1000);
+        log_line(st->log, LOG_WARN,
+                 "store: writes %s/data.mdb again, after %" PRId64 " s; nothing was"
+                 " lost",
+                 st->dir, (clock_mono_ms() - st->failing_since) / 1000);
     st->writable = true;
     st->problem[0] = 0;
 }
@@ -3062,8 +3187,8 @@ static void store_note_failure(struct store *st, int rc)
              mdb_strerror(rc));
     if (st->writable) {
         st->failing_since = clock_mono_ms();
-        log_line(st->log, LOG_ERROR, "store: %s; presence goes on in memory; %s %s", st->problem, remedy,
-                 st->dir);
+        log_line(st->log, LOG_ERROR, "store: %s; presence goes on in memory; %s %s", st->problem,
+                 remedy, st->dir);
     }
     st->writable = false;
 }
@@ -3123,9 +3248,9 @@ static void store_submit(struct store *st, struct store_batch *batch)
     pthread_mutex_unlock(&st->lock);
 }
 
-/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true. False
- * when that could not be in patience_ms: what was submitted is lost, and its batch is not given back
- * by done. */
+/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
+ * False when that could not be in patience_ms: what was submitted is lost, and done does not give
+ * its batch back. */
 static bool store_stop_writer(struct store *st, int64_t patience_ms)
 {
     if (!st->running) return true;
@@ -3152,7 +3277,7 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
-/* Opens the store of a command that reads, also beside a running server; NULL, said, if it cannot. */
+/* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
@@ -3169,7 +3294,8 @@ static int store_command_backup(const char *dir, const char *file, FILE *err)
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
     char why[STORE_PATH * 2] = "";
-    if (strlen(file) >= PATH_MAX) return store_command_fail(err, "the path of --backup is too long");
+    if (strlen(file) >= PATH_MAX)
+        return store_command_fail(err, "the path of --backup is too long");
     if (!access(file, F_OK)) {
         snprintf(why, sizeof why, "%s exists; name a new file", file);
         return store_command_fail(err, why);
@@ -3186,34 +3312,46 @@ struct store_tally {
     uint64_t users, sessions, open;
 };
 
-/* Reads every record; what is wrong, or NULL. */
-static const char *store_tally(struct store *st, struct store_tally *n)
+/* Reads every user and looks each open one up in `open`; what is wrong, or NULL. */
+static const char *tally_users(struct store *st, struct store_tally *n)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
     MDB_stat open;
     struct user_record user;
-    struct session_record session;
-    struct span id;
+    const char *wrong = NULL;
     int rc = mdb_cursor_open(st->snapshot, st->users, &cursor);
     if (rc) return mdb_strerror(rc);
-    for (; !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->users++) {
-        id = (struct span){key.mv_data, key.mv_size};
-        if (!user_id_valid(id) || !store_decode_user(value, &user)) return "a user record is damaged";
-        if (!user.open) continue;
-        n->open++;
-        rc = mdb_get(st->snapshot, st->open, &key, &value);
-        if (rc) return "a user who is online is not in `open`";
+    for (; !wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->users++) {
+        if (!user_id_valid((struct span){key.mv_data, key.mv_size}) ||
+            !store_decode_user(value, &user))
+            wrong = "a user record is damaged";
+        else if (user.open && mdb_get(st->snapshot, st->open, &key, &value))
+            wrong = "a user who is online is not in `open`";
+        else
+            n->open += user.open;
     }
     mdb_cursor_close(cursor);
+    if (wrong) return wrong;
     if (rc == MDB_NOTFOUND) rc = mdb_stat(st->snapshot, st->open, &open);
-    if (!rc && open.ms_entries != n->open) return "`open` names users who are not online";
-    if (!rc) rc = mdb_cursor_open(st->snapshot, st->sessions, &cursor);
     if (rc) return mdb_strerror(rc);
-    for (; !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->sessions++)
-        if (!store_decode_session(key, value, &id, &session) || !user_id_valid(id))
-            return "a session record is damaged";
+    return open.ms_entries == n->open ? NULL : "`open` names users who are not online";
+}
+
+/* Reads every session; what is wrong, or NULL. */
+static const char *tally_sessions(struct store *st, struct store_tally *n)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct session_record session;
+    struct span id;
+    bool wrong = false;
+    int rc = mdb_cursor_open(st->snapshot, st->sessions, &cursor);
+    if (rc) return mdb_strerror(rc);
+    for (; !wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->sessions++)
+        wrong = !store_decode_session(key, value, &id, &session) || !user_id_valid(id);
     mdb_cursor_close(cursor);
+    if (wrong) return "a session record is damaged";
     return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
 }
 
@@ -3226,7 +3364,8 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     char why[STORE_PATH + 128];
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    const char *wrong = store_tally(st, &n);
+    const char *wrong = tally_users(st, &n);
+    if (!wrong) wrong = tally_sessions(st, &n);
     store_close(st);
     if (wrong) {
         snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
@@ -3244,8 +3383,10 @@ static void dump_time(struct buffer *b, const char *name, int64_t ms)
 {
     char text[TIME_TEXT];
     json_write_key(b, name);
-    if (ms) buffer_print(b, "\"%s\"", time_text(ms, text));
-    else buffer_text(b, "null");
+    if (ms)
+        buffer_print(b, "\"%s\"", time_text(ms, text));
+    else
+        buffer_text(b, "null");
 }
 
 /* Appends a user's line. */
@@ -3291,7 +3432,8 @@ static int64_t dump_records(struct store *st, bool users, FILE *out, int *rc)
         struct user_record user;
         struct session_record session;
         line.len = 0;
-        if (users && store_decode_user(value, &user)) dump_user(&line, id, &user);
+        if (users && store_decode_user(value, &user))
+            dump_user(&line, id, &user);
         else if (!users && store_decode_session(key, value, &id, &session))
             dump_session(&line, id, &session);
         *rc = !line.len ? MDB_CORRUPTED : fwrite(line.at, line.len, 1, out) != 1 ? errno : 0;
@@ -3315,8 +3457,10 @@ static int store_command_dump(const char *dir, FILE *out, FILE *err)
     if (users >= 0) sessions = dump_records(st, false, out, &rc);
     store_close(st);
     bool ok = users >= 0 && sessions >= 0;
-    if (ok && (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64 "}\n",
-                       users, sessions) < 0 || fflush(out))) {
+    if (ok &&
+        (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64 "}\n",
+                 users, sessions) < 0 ||
+         fflush(out))) {
         rc = errno;
         ok = false;
     }
@@ -3395,7 +3539,7 @@ struct store_restore {
     struct store *st;
     struct store_batch batch;
     int64_t line, users, sessions;
-    bool ended;   /* the last line was read, and its numbers are right */
+    bool ended; /* the last line was read, and its numbers are right */
 };
 
 /* Reads the last line of a dump: whether the numbers in it are those of the lines before. */
@@ -3425,10 +3569,13 @@ static bool restore_line(struct store_restore *r, struct span text)
     struct span owner = {id, len < 0 ? 0 : (size_t)len};
     op.kind = user ? STORE_WHOLE_USER : STORE_WHOLE_SESSION;
     if (!user_id_valid(owner)) return false;
-    if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session))) return false;
+    if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session)))
+        return false;
     store_batch_add(&r->batch, owner, &op);
-    if (user) r->users++;
-    else r->sessions++;
+    if (user)
+        r->users++;
+    else
+        r->sessions++;
     return true;
 }
 
@@ -3449,14 +3596,15 @@ static bool restore_read(struct store_restore *r, FILE *in, struct store_why why
     while (fgets(text, sizeof text, in)) {
         r->line++;
         if (!restore_line(r, (struct span){text, strlen(text)}))
-            return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
+            return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored",
+                                r->line);
         if (r->batch.users + r->batch.sessions >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
     }
     if (ferror(in)) return store_refuse(why, "cannot read the dump: %s", strerror(errno));
     if (!r->ended)
-        return store_refuse(why, "the dump ends early, after line %" PRId64 "; nothing was restored",
-                            r->line);
+        return store_refuse(
+            why, "the dump ends early, after line %" PRId64 "; nothing was restored", r->line);
     return restore_write(r, why);
 }
 
@@ -3475,7 +3623,8 @@ static int store_command_restore(const char *dir, FILE *in, FILE *err)
     if (ok && (!access(path, F_OK) || errno != ENOENT))
         ok = store_refuse(why, "%s exists; restore into an empty --data", path);
     if (ok) {
-        ok = store_begin_file(r.st, why) && restore_read(&r, in, why) && store_finish_file(r.st, why);
+        ok = store_begin_file(r.st, why) && restore_read(&r, in, why) &&
+             store_finish_file(r.st, why);
         if (!ok) unlink(store_path(dir, "data.mdb.new", path));
     }
     store_close(r.st);
@@ -3701,6 +3850,7 @@ struct presence {
     size_t seen_count;
     int64_t seen_turn;               /* mono: when the rings move on */
     struct store_batch ended;        /* sessions that ended and are not in a batch yet */
+    uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
 static const size_t ENDED_SESSIONS_MAX = 1000000; /* kept while the disk is full, then dropped */
@@ -3838,8 +3988,9 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
 static void presence_free(struct presence *p)
 {
     for (size_t i = 0; i < p->directory.count; i++) {
-        for (size_t j = 0; j < p->directory.runs[i]->count; j++) free(p->directory.runs[i]->users[j]);
-        free(p->directory.runs[i]);
+        struct run *r = p->directory.runs[i];
+        for (size_t j = 0; j < r->count; j++) free(r->users[j]);
+        free(r);
     }
     free(p->directory.runs);
     free(p->transitions);
@@ -3968,6 +4119,7 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     if (session.to < session.from) session.to = session.from;
     if (p->ended.sessions < ENDED_SESSIONS_MAX)
         store_batch_session(&p->ended, (struct span){user->id, user->id_len}, &session);
+    else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user->status = STATUS_OFFLINE;
     user->heartbeat_until = 0;
@@ -4024,9 +4176,12 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
         enum reason reason;
         bool grace, final;
     } endings[] = {
-        [END_CLEAN] = {REASON_CLOSED, false, true},    [END_AWAY] = {REASON_CLOSED, true, false},
-        [END_DROPPED] = {REASON_DROPPED, true, false}, [END_TIMEOUT] = {REASON_TIMEOUT, false, false},
-        [END_KICKED] = {REASON_KICKED, false, true},   [END_EXPIRED] = {REASON_EXPIRED, false, true},
+        [END_CLEAN] = {REASON_CLOSED, false, true},
+        [END_AWAY] = {REASON_CLOSED, true, false},
+        [END_DROPPED] = {REASON_DROPPED, true, false},
+        [END_TIMEOUT] = {REASON_TIMEOUT, false, false},
+        [END_KICKED] = {REASON_KICKED, false, true},
+        [END_EXPIRED] = {REASON_EXPIRED, false, true},
         [END_STOP] = {REASON_RESTART, false, false},
     };
     struct user *user = link->user;
@@ -4079,7 +4234,8 @@ static void presence_end(struct presence *p, struct instant now, struct user *us
 }
 
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
- * after the last sign of life. Stamps from the future count as now. No transition: nothing changed. */
+ * after the last sign of life. Stamps from the future count as now. No transition: nothing has
+ * changed. */
 static void presence_restore(struct presence *p, struct instant now, struct span id,
                              enum status status, int64_t online_since_wall, int64_t last_seen_wall)
 {
@@ -4246,12 +4402,6 @@ static void ws_partial_free(struct ws_partial **kept)
     if (*kept) buffer_free(&(*kept)->message);
     free(*kept);
     *kept = NULL;
-}
-
-/* Bytes of memory that are kept; 0 for NULL. */
-__attribute__((unused)) static size_t ws_partial_size(const struct ws_partial *kept)
-{
-    return kept ? sizeof *kept + kept->message.size : 0;
 }
 
 /* What is kept, made if there was nothing. */
@@ -4565,7 +4715,8 @@ static size_t http_head_end(const char *at, size_t len, size_t scanned)
     return 0;
 }
 
-/* Takes a header's value if the line has this name (RFC 9112 section 5: no blank before the colon). */
+/* Takes a header's value if the line has this name; no blank may stand before the colon (RFC 9112
+ * section 5). */
 static bool http_line_value(struct span line, const char *name, struct span *value)
 {
     size_t n = strlen(name);
@@ -4589,14 +4740,26 @@ static int64_t http_length(struct span text)
     return n;
 }
 
+/* Whether a line begins with a field name and its colon: a token, nothing between (RFC 9112 section
+ * 5.1). Also false for the obsolete folding of lines (section 5.2). */
+static bool http_line_named(struct span line)
+{
+    size_t n = 0;
+    while (n < line.len && line.at[n] != ':') {
+        unsigned char c = (unsigned char)line.at[n++];
+        if (!isalnum(c) && !(c < 0x7f && strchr("!#$%&'*+-.^_`|~", c) && c)) return false;
+    }
+    return n && n < line.len;
+}
+
 /* Looks at one header line; a problem found first stays. */
 static void http_frame_line(struct http_frame *frame, struct span line, size_t max_body,
                             bool *has_length)
 {
     struct span value;
     enum error error = ERROR_NONE;
-    if (line.at[0] == ' ' || line.at[0] == '\t') {
-        error = ERROR_INVALID_REQUEST; /* obsolete line folding, RFC 9112 section 5.2 */
+    if (!http_line_named(line)) {
+        error = ERROR_INVALID_REQUEST;
     } else if (http_line_value(line, "Content-Length", &value)) {
         int64_t n = http_length(value);
         if (n < 0 || *has_length) error = ERROR_INVALID_REQUEST;
@@ -4612,16 +4775,29 @@ static void http_frame_line(struct http_frame *frame, struct span line, size_t m
     if (!frame->error) frame->error = error;
 }
 
+/* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
+ * and authority: nothing moves. A target without a path is left alone, and refused by CivetWeb. */
+static void http_strip_authority(char *at, size_t line)
+{
+    char *target = memchr(at, ' ', line), *end = at + line;
+    if (!target || end - ++target < 8) return;
+    if (strncasecmp(target, "http://", 7) && strncasecmp(target, "https://", 8)) return;
+    char *path = memchr(target + 8, '/', (size_t)(end - target) - 8);
+    if (!path || memchr(target, ' ', (size_t)(path - target))) return;
+    memset(target, ' ', (size_t)(path - target));
+}
+
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
  * mean the same and which CivetWeb takes; control characters are refused. */
 static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, size_t max_head,
                                          size_t max_body)
 {
     struct http_frame frame = {.head = http_head_end(at, len, scanned)};
-    if (frame.head > max_head || (!frame.head && len > max_head)) frame.error = ERROR_HEAD_TOO_LARGE;
+    if ((frame.head ? frame.head : len) > max_head) frame.error = ERROR_HEAD_TOO_LARGE;
     if (!frame.head || frame.error) return frame;
     bool has_length = false;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
+    http_strip_authority(at, from);
     while (from < frame.head) {
         size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
         size_t line = to - from;
@@ -4644,7 +4820,7 @@ static const char *http_phrase(int status)
         {200, "OK"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"},
         {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
         {408, "Request Timeout"}, {411, "Length Required"}, {413, "Content Too Large"},
-        {414, "URI Too Long"}, {417, "Expectation Failed"}, {426, "Upgrade Required"},
+        {417, "Expectation Failed"}, {426, "Upgrade Required"},
         {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
         {505, "HTTP Version Not Supported"},
@@ -4899,7 +5075,7 @@ struct connection {
     int64_t connected_at;          /* * mono */
     _Atomic int64_t heard_at;      /* * mono: last byte */
     int64_t pinged_at;             /* mono: last ping; it is out while pinged_at > heard_at */
-    int64_t paced_until;           /* us: where the messages taken so far reach at the allowed rate */
+    int64_t paced_until;           /* us: how far the messages so far reach at --max-messages */
     struct agent *agent;           /* * or NULL */
     struct ws_partial *partial;    /* a frame or message half received, or NULL */
     struct buffer *out;            /* bytes the socket did not take yet, or NULL */
@@ -4918,7 +5094,7 @@ struct hub {
     struct wheel wheel;            /* connections */
     pthread_t thread;
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
-    struct buffer reply;           /* for the connection being handled; emptied by connection_flush */
+    struct buffer reply;           /* to the connection being handled; see connection_flush */
     struct agent *agents[HUB_AGENTS];
     struct store_batch batch;      /* in flight while batch_under_way */
     struct loop_call batch_done;
@@ -4942,10 +5118,10 @@ struct listener {
 struct door {
     struct loop loop;
     struct wheel wheel;            /* connections in the door */
-    struct pending *ready;         /* whole requests for which no worker was free, first in first out */
+    struct pending *ready;         /* whole requests for which no worker was free, in order */
     struct pending **ready_last;
     _Atomic int under_way;         /* requests given to the workers */
-    _Atomic bool starved;          /* somebody waits in ready: a worker that is done wakes the door */
+    _Atomic bool starved;          /* ready waits: a worker that is done wakes the door */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
@@ -4988,6 +5164,12 @@ static struct instant server_now(struct server *server)
         now.offset = offset;
     }
     return now;
+}
+
+/* The connection that a timer is part of. */
+static struct connection *connection_of_timer(struct timer *timer)
+{
+    return (struct connection *)((char *)timer - offsetof(struct connection, timer));
 }
 
 /* Shares an agent with connections that sent the same lately; owned by the caller's count. */
@@ -5202,14 +5384,16 @@ static enum error connection_message(struct server *server, struct connection *c
     if (json_member(message, "user_id", &who)) {
         int len = json_string(who, id, sizeof id);
         const struct user *user = c->link.user;
-        if (len != user->id_len || memcmp(id, user->id, user->id_len)) return ERROR_IDENTITY_MISMATCH;
+        if (len != user->id_len || memcmp(id, user->id, user->id_len))
+            return ERROR_IDENTITY_MISMATCH;
     }
     for (size_t i = 0; i < sizeof MESSAGES / sizeof *MESSAGES; i++)
         if (json_is(type, MESSAGES[i].type)) return MESSAGES[i].handle(server, c, now, message);
     return ERROR_UNKNOWN_TYPE;
 }
 
-/* Whether one more frame keeps within --max-messages-per-second, a second's worth at once included. */
+/* Whether one more frame keeps within --max-messages-per-second; a second's worth may come at
+ * once. */
 static bool connection_in_pace(const struct server *server, struct connection *c,
                                struct instant now)
 {
@@ -5234,6 +5418,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
                              const struct ws_event *event)
 {
     struct hub *hub = &server->hub;
+    if (event->kind == WS_MORE) return;
     if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c, now)) {
         count_one(&server->counters.too_fast);
         connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
@@ -5246,7 +5431,9 @@ static void connection_frame(struct server *server, struct connection *c, struct
         error = connection_message(server, c, now, event->data);
         if (error) hub_reply_error(hub, error);
         return;
-    case WS_BINARY: connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED); return;
+    case WS_BINARY:
+        connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
+        return;
     case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
     case WS_PONG:
         if (c->pinged_at)
@@ -5270,9 +5457,10 @@ static void connection_take(struct server *server, struct connection *c, struct 
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     presence_heard(&server->presence, now, c->link.user);
-    while (len && c->state == CONNECTION_OPEN) {
+    struct ws_event event = {.kind = WS_PONG};
+    while (event.kind != WS_MORE && c->state == CONNECTION_OPEN) { /* the last call cleans up */
         size_t used = 0;
-        struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
+        event = ws_decode(&c->partial, &limits, at, len, &used);
         at += used;
         len -= used;
         connection_frame(server, c, now, &event);
@@ -5366,7 +5554,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->wire = a->wire;
     memcpy(c->link.address, a->address, 16);
     c->link.port = a->port;
-    c->connected_at = c->heard_at = now.mono;
+    c->connected_at = now.mono;
+    c->heard_at = now.mono;
     c->round_trip = UINT32_MAX;
     c->number = atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
     c->agent = hub_share_agent(hub, a->agent);
@@ -5495,6 +5684,8 @@ static void hub_take_transitions(struct server *server)
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->user->reason] : "");
     }
     presence_clear_transitions(p);
+    count_many(&counters->sessions_dropped, p->sessions_dropped);
+    p->sessions_dropped = 0;
 }
 
 /* Tells every client to come back later, each at another time, and closes. The users stay online in
@@ -5571,9 +5762,7 @@ static void hub_turn(struct server *server)
         else connection_readable(server, c, now);
     }
     for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
-        connection_timer(
-            server,
-            (struct connection *)((char *)timer - offsetof(struct connection, timer)), now);
+        connection_timer(server, connection_of_timer(timer), now);
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
@@ -5588,7 +5777,8 @@ static void *hub_run(void *argument)
 {
     struct server *server = argument;
     struct hub *hub = &server->hub;
-    while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by)) hub_turn(server);
+    while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
+        hub_turn(server);
     hub_sync(server, server_now(server));
     return NULL;
 }
@@ -5609,9 +5799,7 @@ static void hub_free(struct server *server)
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
-        connection_end(server,
-                       (struct connection *)((char *)timer - offsetof(struct connection, timer)),
-                       now, END_STOP);
+        connection_end(server, connection_of_timer(timer), now, END_STOP);
     hub_bury(hub);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
@@ -5621,11 +5809,11 @@ static void hub_free(struct server *server)
 }
 
 /* ==== 17. Door ===============================================================================
- * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets and
- * every connection that is not, or not at present, being served: it accepts, waits until a whole
- * request is there, gives it to a worker, and takes the connection back for what is slow: a client
- * that does not read its answer, the next request, the end. Every wait has one absolute deadline
- * that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
+ * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
+ * and every connection that is not, or not at present, being served: it accepts, waits until a
+ * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
+ * client that does not read its answer, the next request, the end. Every wait has one absolute
+ * deadline that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
  *
  * A pending connection belongs to the door except between seam_submit and pending_served, which
  * gives it back through the inbox. */
@@ -5650,7 +5838,7 @@ struct pending {
     bool watched;               /* in the door's epoll set */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
-    size_t whole;               /* bytes of the request at the front; 0: its head is not there yet */
+    size_t whole;               /* bytes of the request at the front; 0: its head is not there */
     struct buffer out;          /* the answer */
     struct adoption *adoption;  /* when the request is an upgrade that was granted */
 };
@@ -5663,6 +5851,18 @@ enum {
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
 };
+
+/* The pending connection that a timer, or a seam item, is part of. */
+static struct pending *pending_of_timer(struct timer *timer)
+{
+    return (struct pending *)((char *)timer - offsetof(struct pending, timer));
+}
+
+/* See pending_of_timer. */
+static struct pending *pending_of_item(struct seam_item *item)
+{
+    return (struct pending *)((char *)item - offsetof(struct pending, item));
+}
 
 /* Frees a pending connection; its socket was closed or went to somebody else. */
 static void pending_free(struct pending *p)
@@ -5779,7 +5979,8 @@ static void door_advance(struct server *server, struct pending *p, int64_t now)
     const struct options *options = &server->options;
     if (!p->whole) {
         size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
-        while (blank < item->len && (item->bytes[blank] == '\r' || item->bytes[blank] == '\n')) blank++;
+        const char *text = item->bytes;
+        while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
         item->len -= blank;
         if (blank) memmove(item->bytes, item->bytes + blank, item->len);
         struct http_frame frame =
@@ -5848,7 +6049,9 @@ static void door_take_back(struct server *server, struct loop_call *call)
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
     switch (p->phase) {
-    case PENDING_IDLE: pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout); return;
+    case PENDING_IDLE:
+        pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
+        return;
     case PENDING_FLUSH:
         pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
         pending_watch(p, EPOLLOUT);
@@ -5971,7 +6174,8 @@ static void door_accept(struct server *server, struct listener *listener, int64_
     for (int i = 0; i < DOOR_ACCEPTS && !server->door.paused; i++) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
-        int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
+                         SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) door_admit(server, fd, &peer, now);
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
             door_pause(server, now);
@@ -6015,7 +6219,7 @@ static void door_event(struct server *server, void *data, int64_t now)
 static void door_timer(struct server *server, struct timer *timer, int64_t now)
 {
     if (timer != &server->door.pause) {
-        door_expire(server, (struct pending *)((char *)timer - offsetof(struct pending, timer)), now);
+        door_expire(server, pending_of_timer(timer), now);
         return;
     }
     server->door.paused = false;
@@ -6039,13 +6243,14 @@ static void door_run(void *context)
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
-        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));) door_timer(server, timer, now);
+        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
+            door_timer(server, timer, now);
         door_serve_ready(server);
     }
     loop_run_calls(&door->loop, server);
     timer_disarm(&door->wheel, &door->pause);
     for (struct timer *timer; (timer = wheel_take(&door->wheel));)
-        door_close(server, (struct pending *)((char *)timer - offsetof(struct pending, timer)));
+        door_close(server, pending_of_timer(timer));
 }
 
 /* Opens one listening socket; false with errno set. */
@@ -6058,7 +6263,7 @@ static bool listener_open(struct listener *listener, const char *text)
                           SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listener->fd < 0) return false;
     setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* accepted ones inherit it */
+    setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* inherited by accept */
     if (listener->address.ss_family == AF_INET6)
         setsockopt(listener->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
     return !bind(listener->fd, (struct sockaddr *)&listener->address, len) &&
@@ -6104,8 +6309,8 @@ static const struct asset *asset_find(const char *path)
 
 /* ==== 19. HTTP API ===========================================================================
  * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
- * Reads the table under its lock for microseconds, the store in short transactions, and asks the hub
- * to change things. Asking creates nobody. */
+ * Reads the table under its lock for microseconds, the store in short transactions, and asks the
+ * hub to change things. Asking creates nobody. */
 
 struct http_request {
     const struct seam_request *raw;
@@ -6260,16 +6465,15 @@ static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX],
     if (n == -1) return true;
     if (n <= 0 || n % 2) return false;
     for (int i = 0; i < n; i += 2) {
-        unsigned byte;
-        if (!isxdigit((unsigned char)text[i]) || !isxdigit((unsigned char)text[i + 1])) return false;
-        sscanf(text + i, "%2x", &byte);
-        id[(*len)++] = (char)byte;
+        int high = hex_value(text[i]), low = hex_value(text[i + 1]);
+        if (high < 0 || low < 0) return false;
+        id[(*len)++] = (char)(high << 4 | low);
     }
     return user_id_valid((struct span){id, *len});
 }
 
-/* Copies the next users of the table behind an id, at most max, those gone offline left out; *last
- * is how far it looked, and false means that the end was reached. */
+/* Copies the next users of the table behind an id, at most max, those gone offline left out; *after
+ * becomes how far it looked, and false means that the end was reached. */
 static bool api_copy_users(struct server *server, struct instant now, struct user_view *after,
                            struct user_view *views, size_t max, size_t *count)
 {
@@ -6311,7 +6515,8 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     struct json_value body, users, item;
     struct span text = {request->raw->body, request->raw->body_len};
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
-    if (body.kind != JSON_OBJECT || !json_member(body, "users", &users) || users.kind != JSON_ARRAY) {
+    bool asks = body.kind == JSON_OBJECT && json_member(body, "users", &users);
+    if (!asks || users.kind != JSON_ARRAY) {
         response->detail = "the body is {\"users\":[\"id\", ...]}";
         return ERROR_INVALID_PARAMETER;
     }
@@ -6368,17 +6573,20 @@ static enum error api_online_users(struct server *server, const struct http_requ
                       "\"count\":%zu,\"connections\":%zu,\"users\":[",
                  server->options.threshold / 1000,
                  time_text(request->now.mono + request->now.offset, when), users, connections);
-    bool more = true;
-    for (int written = 0; more && written < limit;) {
-        size_t max = limit - written < API_CHUNK ? (size_t)(limit - written) : API_CHUNK;
-        more = api_copy_users(server, request->now, &after, views, max, &count);
-        for (size_t i = 0; i < count; i++) {
+    struct user_view last = after;
+    bool end = false, more = false; /* more: there is one behind a full page */
+    for (int written = 0; !end && !more;) {
+        end = !api_copy_users(server, request->now, &after, views, API_CHUNK, &count);
+        for (size_t i = 0; i < count && !more; i++) {
+            more = written == limit;
+            if (more) break;
             if (written++) buffer_text(out, ",");
             api_write_user(out, &views[i]);
+            last = views[i];
         }
     }
     buffer_text(out, "],");
-    api_write_next(out, (struct span){after.id, more ? after.id_len : 0});
+    api_write_next(out, (struct span){last.id, more ? last.id_len : 0});
     buffer_text(out, "}");
     return ERROR_NONE;
 }
@@ -6395,6 +6603,7 @@ struct user_page {
     char q[USER_ID_MAX + 1];    /* ids must contain it */
     int status;                 /* enum status wanted, or -1 */
     int limit, written;
+    bool full;                  /* and one more was found */
     struct user_view last;      /* how far the page has come */
     struct user_view *table;    /* users of the table behind it, in order */
     size_t table_count, table_at;
@@ -6404,29 +6613,31 @@ struct user_page {
 /* Whether a user belongs on the page. ?status=online means every status of those online. */
 static bool page_wants(const struct user_page *page, const struct user_view *view)
 {
-    if (page->status == STATUS_OFFLINE && view->status != STATUS_OFFLINE) return false;
-    if (page->status == STATUS_ONLINE && view->status == STATUS_OFFLINE) return false;
-    if ((page->status == STATUS_AWAY || page->status == STATUS_BUSY) && view->status != page->status)
-        return false;
+    bool any_online = page->status == STATUS_ONLINE && view->status != STATUS_OFFLINE;
+    if (page->status >= 0 && !any_online && view->status != page->status) return false;
     return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
 }
 
-/* Puts a user on the page if it belongs there; false when the page is full. */
+/* Puts a user on the page if it belongs there; false when it does and the page is full: then there
+ * is a next one. */
 static bool page_add(struct user_page *page, const struct user_view *view)
 {
+    bool wanted = page_wants(page, view);
+    page->full = wanted && page->written == page->limit;
+    if (page->full) return false;
     page->last = *view;
-    if (page_wants(page, view)) {
-        if (page->written++) buffer_text(page->out, ",");
-        api_write_user(page->out, view);
-    }
-    return page->written < page->limit;
+    if (!wanted) return true;
+    if (page->written++) buffer_text(page->out, ",");
+    api_write_user(page->out, view);
+    return true;
 }
 
 /* Copies more of the table when what was copied is used up. */
 static void page_refill(struct user_page *page)
 {
     while (page->table_at == page->table_count && page->table_more) {
-        struct user_view after = page->table_count ? page->table[page->table_count - 1] : page->last;
+        struct user_view after = page->last;
+        if (page->table_count) after = page->table[page->table_count - 1];
         page->table_at = page->table_count = 0;
         pthread_mutex_lock(&page->server->table_lock);
         struct presence_walk walk = presence_walk_after(
@@ -6511,8 +6722,8 @@ static enum error api_users(struct server *server, const struct http_request *re
                  time_text(page.now.mono + page.now.offset, when));
     bool end = false, same;
     struct user_view from = page.last;
-    if (!store_each_user(server->store, (struct span){from.id, from.id_len}, API_SCAN_MAX, page_visit,
-                         &page, &end))
+    struct span after = {from.id, from.id_len};
+    if (!store_each_user(server->store, after, API_SCAN_MAX, page_visit, &page, &end))
         return ERROR_INTERNAL;
     if (end) end = page_add_table(&page, (struct span){0}, &same);
     buffer_text(page.out, "],");
@@ -6566,7 +6777,8 @@ static enum error api_admin_user(struct server *server, const struct http_reques
 }
 
 /* Appends one stay of a user; a running one has no end yet. */
-static void api_write_session(struct buffer *out, const struct session_record *session, bool running)
+static void api_write_session(struct buffer *out, const struct session_record *session,
+                              bool running)
 {
     char when[TIME_TEXT], address[64];
     buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
@@ -6574,8 +6786,9 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     if (running) buffer_text(out, ",\"reason\":null");
     else buffer_print(out, ",\"reason\":\"%s\"",
                       session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
-    buffer_print(out, ",\"address\":\"%s\"}",
-                 address_unpack_text(session->address, address, sizeof address));
+    address_unpack_text(session->address, address, sizeof address);
+    if (*address) buffer_print(out, ",\"address\":\"%s\"}", address);
+    else buffer_text(out, ",\"address\":null}");
 }
 
 /* The stay that a user is in, if any. */
@@ -6603,7 +6816,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
     char text[24];
     int limit = api_limit(request);
     int len = query_get(request->raw->query, "cursor", text, sizeof text);
-    int64_t before = len == -1 ? INT64_MAX : http_length((struct span){text, len > 0 ? (size_t)len : 0});
+    struct span cursor = {text, len > 0 ? (size_t)len : 0};
+    int64_t before = len == -1 ? INT64_MAX : http_length(cursor);
     if (limit < 0) return ERROR_INVALID_PARAMETER;
     if (before < 0) return ERROR_INVALID_CURSOR;
     if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
@@ -6686,15 +6900,19 @@ static enum error api_stats(struct server *server, const struct http_request *re
     buffer_print(out, "{\"version\":\"" PRESENCE_VERSION "\",\"uptime_seconds\":%" PRId64,
                  t.uptime_ms / 1000);
     api_write_time(out, "started_at", server->started.mono + request->now.offset, true);
-    buffer_print(out, ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64 "}",
+    buffer_print(out, ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64
+                      "}",
                  t.live + t.cached, t.live, t.cached, t.store.users);
     buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
                       ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
                  t.connections, t.sockets, t.pending, server->max_connections);
-    buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64 "}",
+    buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64
+                      "}",
                  t.resident, t.anonymous);
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", t.store.writable ? "true" : "false");
-    if (t.store.problem[0]) json_write_string(out, (struct span){t.store.problem, strlen(t.store.problem)});
+    const char *problem = t.store.problem;
+    const char *writable = t.store.writable ? "true" : "false";
+    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", writable);
+    if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
     else buffer_text(out, "null");
     buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
                       ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
@@ -6704,7 +6922,8 @@ static enum error api_stats(struct server *server, const struct http_request *re
     buffer_text(out, "},\"limits\":{");
     for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
-        if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION) continue;
+        if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION)
+            continue;
         buffer_print(out, "%s\"%s\":%" PRId64, n++ ? "," : "", row->name,
                      *(const int64_t *)((const char *)&server->options + row->offset));
     }
@@ -6721,8 +6940,8 @@ static enum error api_stats(struct server *server, const struct http_request *re
 /* Appends one gauge in Prometheus' text format. */
 static void metrics_gauge(struct buffer *out, const char *name, const char *help, int64_t value)
 {
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\npresence_%s %" PRId64 "\n", name,
-                 help, name, name, value);
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
+    buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
 }
 
 /* GET /metrics: Prometheus text format 0.0.4. */
@@ -6735,13 +6954,16 @@ static enum error api_metrics(struct server *server, const struct http_request *
     response->status = 200;
     response->type = "text/plain; version=0.0.4; charset=utf-8";
     metrics_gauge(out, "users_live", "users with a connection", (int64_t)t.live);
-    metrics_gauge(out, "users_cached", "users believed online without a connection", (int64_t)t.cached);
+    metrics_gauge(out, "users_cached", "users believed online without a connection",
+                  (int64_t)t.cached);
     metrics_gauge(out, "connections", "WebSocket connections of users", (int64_t)t.connections);
-    metrics_gauge(out, "connections_limit", "WebSocket connections allowed", server->max_connections);
+    metrics_gauge(out, "connections_limit", "WebSocket connections allowed",
+                  server->max_connections);
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
-    metrics_gauge(out, "store_used_bytes", "bytes of the store in use", (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
+                  (int64_t)t.store.used_bytes);
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
@@ -6794,7 +7016,8 @@ static enum error api_asset(struct server *server, const struct http_request *re
     for (int i = 0; i < request->raw->header_count; i++) {
         const struct seam_header *header = &request->raw->headers[i];
         if (!strcasecmp(header->name, "If-None-Match")) match = header->value;
-        if (!strcasecmp(header->name, "Accept-Encoding")) gzip |= header_has_token(header->value, "gzip");
+        if (!strcasecmp(header->name, "Accept-Encoding"))
+            gzip |= header_has_token(header->value, "gzip");
     }
     response->cacheable = true;
     http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
@@ -6923,6 +7146,7 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
+    if (strcmp(request->method, "GET")) return ERROR_METHOD_NOT_ALLOWED; /* HEAD got this far */
     if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
@@ -6976,7 +7200,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
     for (int i = 0; i < raw->header_count; i++)
         if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
-            header_has_token(raw->headers[i].value, "presence.v1"))
+            header_has_exact(raw->headers[i].value, "presence.v1"))
             raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
@@ -6986,7 +7210,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
     struct server *server = context;
-    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    struct pending *p = pending_of_item(item);
     struct http_request request = {.raw = raw, .now = server_now(server)};
     struct http_response response = {0};
     const struct route *route = NULL;
@@ -7010,7 +7234,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
 static void seam_error(void *context, struct seam_item *item, int status, const char *message)
 {
     struct server *server = context;
-    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    struct pending *p = pending_of_item(item);
     struct http_response response = {0};
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
     http_set_error(&response, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
@@ -7028,7 +7252,7 @@ static void seam_error(void *context, struct seam_item *item, int status, const 
 static void seam_output(void *context, struct seam_item *item, const char *at, size_t len)
 {
     (void)context;
-    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    struct pending *p = pending_of_item(item);
     buffer_add(p->adoption ? &p->adoption->head : &p->out, at, len);
 }
 
@@ -7036,13 +7260,14 @@ static void seam_output(void *context, struct seam_item *item, const char *at, s
 static void seam_finished(void *context, struct seam_item *item)
 {
     struct server *server = context;
-    struct pending *p = (struct pending *)((char *)item - offsetof(struct pending, item));
+    struct pending *p = pending_of_item(item);
     if (p->adoption && !item->upgraded) { /* CivetWeb refused what we had granted */
         buffer_free(&p->adoption->head);
         free(p->adoption);
         p->adoption = NULL;
         atomic_fetch_sub(&server->connections, 1);
     }
+    if (!p->out.len && !item->upgraded) seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
 }
 
@@ -7091,10 +7316,12 @@ static bool server_set_limits(struct server *server, char *err)
     if (setrlimit(RLIMIT_NOFILE, &limit)) getrlimit(RLIMIT_NOFILE, &limit);
     int64_t most = limit.rlim_cur > 10000000 ? 10000000 : (int64_t)limit.rlim_cur;
     most -= most > 4 * DESCRIPTOR_RESERVE ? DESCRIPTOR_RESERVE : most / 4;
-    server->max_connections = server->options.max_connections ? server->options.max_connections : most;
+    int64_t asked = server->options.max_connections;
+    server->max_connections = asked ? asked : most;
     if (server->max_connections <= most) return true;
-    snprintf(err, USAGE_MAX, "--max-connections: %" PRId64 " need more descriptors than the %" PRId64
-             " allowed; raise 'ulimit -n' or lower it", server->max_connections, most);
+    snprintf(err, USAGE_MAX,
+             "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
+             "; raise 'ulimit -n' or lower it", most, asked);
     return false;
 }
 
@@ -7107,9 +7334,9 @@ static bool server_check_addresses(const struct server *server, char *err)
         socklen_t len;
         if (!address_parse(options->listen.at[i], &address, &len)) abort();
         if (options->insecure || address_is_loopback(&address)) continue;
-        snprintf(err, USAGE_MAX, "--listen: %s is beyond loopback, where anyone could read and write"
-                 " everything; listen on 127.0.0.1 or [::1], or add --insecure",
-                 options->listen.at[i]);
+        snprintf(err, USAGE_MAX,
+                 "--listen: %s is beyond loopback, where anyone could read and write everything;"
+                 " listen on 127.0.0.1 or [::1], or add --insecure", options->listen.at[i]);
         return false;
     }
     return true;
@@ -7166,7 +7393,8 @@ static void server_announce(struct server *server)
 static bool server_start(struct server *server, char *err)
 {
     const struct options *options = &server->options;
-    struct store_options store = {.dir = options->data, .map_size = (size_t)options->map_size};
+    struct store_options store = {.dir = options->data, .map_size = (size_t)options->map_size,
+                                  .history_ms = options->history};
     uint32_t boot;
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
@@ -7200,7 +7428,8 @@ static void stop_now(int signal)
     _exit(1);
 }
 
-/* Waits for SIGTERM or SIGINT, which main has blocked; the next one ends the process at once. */
+/* Waits for SIGTERM, SIGINT or SIGHUP, which main has blocked; the next one ends the process at
+ * once. */
 static void server_wait(const sigset_t *signals)
 {
     int signal;
@@ -7208,6 +7437,7 @@ static void server_wait(const sigset_t *signals)
     struct sigaction action = {.sa_handler = stop_now};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
     pthread_sigmask(SIG_UNBLOCK, signals, NULL);
 }
 
@@ -7258,6 +7488,7 @@ static int server_serve(struct server *server)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP); /* the terminal closed: stop in order too */
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     signal(SIGPIPE, SIG_IGN);
     bool started = server_start(server, err);
@@ -7267,14 +7498,16 @@ static int server_serve(struct server *server)
     }
     bool written = server_stop(server);
     if (!started) return fail(1, "%s", err);
-    return written ? 0 : fail(1, "the last changes could not be written to %s", server->options.data);
+    if (written) return 0;
+    return fail(1, "the last changes could not be written to %s", server->options.data);
 }
 
 /* Prints the versions of all that is in the binary. */
 static void print_version(void)
 {
-    printf("presence " PRESENCE_VERSION "\nCivetWeb %s, LMDB %d.%d.%d, Mbed TLS %s\n", seam_version(),
-           MDB_VERSION_MAJOR, MDB_VERSION_MINOR, MDB_VERSION_PATCH, MBEDTLS_VERSION_STRING);
+    printf("presence " PRESENCE_VERSION "\nCivetWeb %s, LMDB %d.%d.%d, Mbed TLS %s\n",
+           seam_version(), MDB_VERSION_MAJOR, MDB_VERSION_MINOR, MDB_VERSION_PATCH,
+           MBEDTLS_VERSION_STRING);
 }
 
 /* Runs --restore from a file or stdin. */
@@ -7329,6 +7562,7 @@ int main(int argc, char **argv)
     server.log.json = server.options.log_format != 0;
     int status = good ? run_command(&server, &line) : fail(2, "%s", err);
     options_free(&server.options);
-    if (fflush(stdout) || ferror(stdout)) status = fail(1, "cannot write the output: %s", strerror(errno));
+    if ((fflush(stdout) || ferror(stdout)) && !status)
+        status = fail(1, "cannot write the output: %s", strerror(errno));
     return status;
 }

@@ -44,7 +44,7 @@ static ssize_t seam_send(const void *bytes, size_t len);
 #include "civetweb_seam.h"
 
 #if defined(__SANITIZE_THREAD__)
-/* CivetWeb's stop flag is a plain volatile int, written once, by mg_stop and by its master thread. */
+/* CivetWeb's stop flag is a plain volatile int; mg_stop and its master thread write it once. */
 const char *__tsan_default_suppressions(void)
 {
 	return "race:mg_stop\nrace:master_thread_run\n";
@@ -55,7 +55,8 @@ struct seam {
 	struct seam_ops ops;
 	void *context;
 	struct mg_context *civetweb;
-	sem_t go; /* posted by seam_run */
+	sem_t go;   /* posted by seam_run */
+	sem_t done; /* posted when ops.run has returned */
 };
 
 /* What a worker is at; one for each thread. */
@@ -83,6 +84,7 @@ static void *seam_init_thread(const struct mg_context *ctx, int thread_type)
 		((struct mg_context *)ctx)->num_listening_sockets = 0;
 		while (sem_wait(&seam->go)) continue; /* only EINTR */
 		seam->ops.run(seam->context);
+		sem_post(&seam->done);
 		while (STOP_FLAG_IS_ZERO(&ctx->stop_flag)) mg_sleep(1);
 	}
 	return NULL;
@@ -203,6 +205,7 @@ struct seam *seam_start(const struct seam_ops *ops, void *context, int workers, 
 		return NULL;
 	}
 	sem_init(&seam->go, 0, 0);
+	sem_init(&seam->done, 0, 0);
 	seam->ops = *ops;
 	seam->context = context;
 	init.user_data = seam;
@@ -235,6 +238,7 @@ void seam_submit(struct seam *seam, struct seam_item *item)
 
 void seam_stop(struct seam *seam)
 {
+	while (sem_wait(&seam->done)) continue; /* its workers end at once when CivetWeb stops */
 	mg_stop(seam->civetweb);
 	mg_exit_library();
 	free(seam);

@@ -1,8 +1,8 @@
 /* civetweb_seam.h - the few calls through which presence uses CivetWeb.
  *
  * CivetWeb never sees a socket. The door (presence.c) reads and decrypts a whole request, the seam
- * lets one of CivetWeb's worker threads parse it and act on it, and everything CivetWeb writes comes
- * back as bytes. Nothing here waits for a client.
+ * lets one of CivetWeb's worker threads parse it and act on it, and everything CivetWeb writes
+ * comes back as bytes. Nothing here waits for a client.
  *
  *   door --seam_submit(item)--> worker: parse --ops.request--> answer, or 0 for the upgrade
  *                                             --ops.output---> bytes for the client
@@ -61,15 +61,16 @@ struct seam_ops {
 
 struct seam;
 
-/* Starts the threads; the workers wait for items, ops.run for seam_run. NULL on error, with one line
- * in err. */
+/* Starts the threads; the workers wait for items, ops.run for seam_run. NULL on error, with one
+ * line in err. */
 struct seam *seam_start(const struct seam_ops *, void *context, int workers, int queue,
                         char *err, size_t err_size);
 
 /* Lets ops.run begin. To be called once, before seam_stop in any case. */
 void seam_run(struct seam *);
 
-/* Gives the item to a worker. The caller keeps at most `queue` items under way, so this never waits. */
+/* Gives the item to a worker. The caller keeps at most `queue` items under way, so that this never
+ * waits. */
 void seam_submit(struct seam *, struct seam_item *);
 
 /* Joins all threads; ops.run must have been told to return, with no item left under way. */

@@ -1,0 +1,572 @@
+#!/usr/bin/env bash
+# Measures the presence server beside its peers and prints a table. Called by ./build.sh bench.
+#
+#   test/bench/run.sh                everything, under five minutes
+#   test/bench/run.sh quick          a short version, under a minute: fewer rounds, no cold start
+#   test/bench/run.sh [quick] NAME   only these: size idle memory held connect heartbeat syscalls
+#                                    ping get watchers silent cold
+#
+# Times mean something only beside a peer measured in the same run, so every row of that kind has a
+# ratio; the servers take turns, and with more than one round the median counts. Memory is absolute.
+#
+# The peers: bare (bare.c, the least an epoll server can cost), civetweb (civetweb_handler.c, a
+# trivial handler of the library we embed), ws (ws_server.mjs, npm `ws` on Node).
+#
+# Exit: 0 when all was measured, even if a bar is MISSED; 1 when something could not be measured.
+# Each single result stays in build/bench/results.jsonl, what the servers said in build/bench/*.log.
+set -eu
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export LC_ALL=C
+
+HERE=test/bench
+OUT=build/bench
+PRESENCE=${PRESENCE_BIN:-build/presence}
+TMP=$(mktemp -d "${TMPDIR:-/tmp}/presence-bench.XXXXXX")
+ROWS=$TMP/rows
+STARTED=() # processes to end, by id
+FAILED=0   # something could not be measured
+RESULT=    # the last line of JSON of the load generator
+declare -A PID PORT # of the servers that run, by name
+declare -A VALUES   # what turns() has collected, by name and field
+
+# ==== Small things ================================================================================
+
+# Says what is going on, on stderr, so that the table stands alone on stdout.
+say() {
+    printf '%s\n' "bench: $*" >&2
+}
+
+# Ends a process by its id: politely, and after five seconds not.
+end_process() {
+    local tries=0
+    kill "$1" 2>/dev/null || return 0
+    while kill -0 "$1" 2>/dev/null && [ "$tries" -lt 100 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+    kill -9 "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# Ends every process we started and removes the temporary data.
+# shellcheck disable=SC2317
+cleanup() {
+    local pid
+    trap - EXIT INT TERM
+    for pid in "${STARTED[@]}"; do end_process "$pid"; done
+    rm -rf "$TMP"
+}
+trap cleanup EXIT
+trap 'exit 1' INT TERM
+
+# Prints the value of an arithmetic expression, with as many decimals as it deserves.
+calc() {
+    awk "BEGIN { v = $1; d = v == int(v) || v >= 100 ? 0 : v >= 10 ? 1 : v >= 1 ? 2 : 3
+        printf \"%.*f\", d, v }"
+}
+
+# Prints the middle one of its arguments.
+median() {
+    printf '%s\n' "$@" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
+}
+
+# Prints field $1 of the last result, or nothing.
+field() {
+    sed -n 's/.*"'"$1"'":"\{0,1\}\([^,"}]*\).*/\1/p' <<<"$RESULT"
+}
+
+# Adds a row: what, ours, peers, ratio, bar, and an awk condition that says whether it is met.
+row() {
+    local met=-
+    [ -z "${6:-}" ] || met=$(awk "BEGIN { print ($6) ? \"yes\" : \"MISSED\" }")
+    printf '%s|%s|%s|%s|%s|%s\n' "$1" "$2" "$3" "$4" "$5" "$met" >>"$ROWS"
+    say "$1: $2 (peers $3, ratio $4, bar $5, met $met)"
+}
+
+# Adds a row that says why something could not be measured.
+unmeasured() {
+    FAILED=1
+    row "$1" "not measured" "$2" - -
+}
+
+# Runs the load generator; RESULT is its line. False when it failed.
+load() {
+    local status=0 pid
+    "$OUT/load" "$@" >"$TMP/result" 2>>"$OUT/load.log" &
+    pid=$!
+    STARTED+=("$pid")
+    wait "$pid" || status=$?
+    RESULT=$(tail -n 1 "$TMP/result")
+    printf '{"args":"%s","status":%d,"result":%s}\n' "${*//\"/}" "$status" "${RESULT:-null}" \
+        >>"$OUT/results.jsonl"
+    return "$status"
+}
+
+# ==== Servers =====================================================================================
+
+# Sets COMMAND, the command line of a server.
+set_command() {
+    case $1 in
+    presence) COMMAND=("$PRESENCE" --listen 127.0.0.1:0 --data "$TMP/data") ;;
+    bare) COMMAND=("$OUT/bare") ;;
+    civetweb) COMMAND=("$OUT/civetweb_handler" 0 "${THREADS:-50}") ;;
+    ws) COMMAND=(node "$HERE/ws_server.mjs") ;;
+    esac
+}
+
+# Starts a server afresh and waits up to 30 s until it says where it listens.
+start() {
+    local name=$1 log=$OUT/$1.log tries=0
+    [ "$name" != presence ] || rm -rf "$TMP/data"
+    set_command "$@"
+    : >"$log" # or the port of the one before would be read
+    "${COMMAND[@]}" >"$log" 2>&1 &
+    PID[$name]=$!
+    STARTED+=("${PID[$name]}")
+    PORT[$name]=
+    while [ -z "${PORT[$name]}" ]; do
+        PORT[$name]=$(sed -n '/listening on/{s/.*:\([0-9][0-9]*\).*/\1/p;q;}' "$log")
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] && kill -0 "${PID[$name]}" 2>/dev/null || return 1
+        sleep 0.05
+    done
+}
+
+# Ends servers by name.
+stop() {
+    local name
+    for name; do
+        [ -z "${PID[$name]:-}" ] || end_process "${PID[$name]}"
+        PID[$name]=
+    done
+}
+
+# Starts servers for the row $1, which is unmeasured when one does not come up.
+start_for() {
+    local what=$1 name
+    shift
+    for name; do
+        start "$name" && continue
+        unmeasured "$what" "$name does not start: $(tail -n 1 "$OUT/$name.log")"
+        return 1
+    done
+}
+
+# Runs the load generator against a server: $1 name, then its arguments.
+load_on() {
+    local name=$1
+    shift
+    load "$@" --port "${PORT[$name]}" --pid "${PID[$name]}"
+}
+
+# Waits up to 10 s until a server uses next to no CPU: what came before is then behind it.
+quiet() {
+    local before tries=0
+    while [ "$tries" -lt 20 ]; do
+        load measure --pid "${PID[$1]}" || return 0
+        before=$(field cpu_seconds)
+        sleep 0.5
+        load measure --pid "${PID[$1]}" || return 0
+        [ "$(calc "$(field cpu_seconds) - $before < 0.01")" = 0 ] || return 0
+        tries=$((tries + 1))
+    done
+}
+
+# Lets servers take turns: $1 row, $2 rounds, $3 servers, $4 fields to collect, then the load. The
+# median of a field is then what value() prints. False, and the row unmeasured, when a load fails.
+turns() {
+    local what=$1 rounds=$2 servers=$3 fields=$4 round name key
+    shift 4
+    VALUES=()
+    for round in $(seq "$rounds"); do
+        for name in $servers; do
+            if ! load_on "$name" "$@"; then
+                unmeasured "$what" "$name, round $round: $(field error)"
+                return 1
+            fi
+            for key in $fields; do VALUES[$name.$key]+=" $(field "$key")"; done
+            [ "$name" != presence ] || [ "$rounds" = 1 ] || quiet presence
+        done
+    done
+}
+
+# Prints the median of what turns() has collected: $1 server, $2 field.
+value() {
+    # shellcheck disable=SC2086
+    median ${VALUES[$1.$2]}
+}
+
+# Adds a row from turns(): $1 what, $2 field, $3 the peers, the first of which ours is divided by,
+# $4 bar, $5 the awk condition in which `ratio` is the ratio.
+row_of_turns() {
+    local name first=${3%% *} peers='' ratio condition=${5:-}
+    for name in $3; do peers+="${peers:+, }$name $(value "$name" "$2")"; done
+    ratio=$(calc "$(value presence "$2") / $(value "$first" "$2")")
+    row "$1" "$(value presence "$2")" "$peers" "$ratio of $first" "$4" "${condition//ratio/$ratio}"
+}
+
+# ==== Measurements ================================================================================
+
+# The binary as it is shipped.
+measure_size() {
+    local bytes
+    bytes=$(wc -c <"$PRESENCE" | tr -d ' ')
+    row "binary, bytes" "$bytes" - - "2000000" "$bytes <= 2000000"
+}
+
+# The process after its start, without a client.
+measure_idle() {
+    start_for "idle PSS" presence || return 0
+    sleep 2
+    if load measure --pid "${PID[presence]}"; then
+        row "idle PSS, KiB" "$(field pss_now_kb)" - - "2048" "$(field pss_now_kb) <= 2048"
+    else
+        unmeasured "idle PSS" "/proc/PID/smaps_rollup is not readable"
+    fi
+    stop presence
+}
+
+# Anonymous memory of 10,000 idle users, and what is left of it when they have gone.
+measure_memory() {
+    local what="bytes per idle user (10,000)" name peers='' ours left held
+    for name in presence bare ws civetweb; do
+        held=10000
+        if [ "$name" = civetweb ]; then # it needs a thread for each
+            [ "$QUICK" = 0 ] || continue
+            held=1000
+        fi
+        THREADS=$((held + 10)) start_for "$what" "$name" || return 0
+        sleep 1
+        if ! load_on "$name" hold -n "$held" -c 100 --settle 0.7; then
+            unmeasured "$what" "$name: $(field error)"
+            return 0
+        fi
+        if [ "$name" = presence ]; then
+            ours=$(field bytes_per_connection) left=$(field anonymous_closed_kb)
+        else
+            peers+="${peers:+, }$name $(field bytes_per_connection)"
+        fi
+        stop "$name"
+    done
+    row "$what" "$ours" "$peers" - "300" "$ours <= 300"
+    row "anonymous KiB when they have gone" "$left" - - -
+}
+
+# CPU time of every thread while 15,000 users are held and silent.
+measure_held() {
+    local workers seconds=10
+    [ "$QUICK" = 0 ] || seconds=3
+    start_for "15,000 held" presence || return 0
+    if load_on presence hold -n 15000 --seconds "$seconds"; then
+        # Workers are CivetWeb's pool. They hold no socket, so they must not have run at all.
+        workers=$(field threads | tr ' ' '\n' |
+            awk -F: 'tolower($1) ~ /worker/ { n++; s += $3 } END { print n ? s : -1 }')
+        row "15,000 held: CPU s of workers in $seconds s" "$workers" - - "0.001" \
+            "$workers >= 0 && $workers <= 0.001"
+        row "15,000 held: CPU s (thread:count:s)" "$(field cpu_seconds)" "$(field threads)" - -
+        row "15,000 held: rate at which they came" "$(field connects_per_second)" - - -
+    else
+        unmeasured "15,000 held" "$(field error)"
+    fi
+    stop presence
+}
+
+# New connections a second: upgraded, greeted, closed; 200 at a time.
+measure_connect() {
+    local what="new connections/s" rounds=3 count=50000
+    [ "$QUICK" = 0 ] || rounds=1 count=20000
+    if start_for "$what" presence bare ws &&
+        turns "$what" "$rounds" "presence bare ws" "connects_per_second connect_cpu_us" \
+            connect -n "$count" -c 200 --settle 0.2; then
+        # The bar is 0.7 of uWebSockets, which is no peer here; the bare server is faster still.
+        row_of_turns "$what" connects_per_second "bare ws" "0.7" "ratio >= 0.7"
+        row_of_turns "CPU us per new connection" connect_cpu_us "bare ws" -
+    fi
+    stop presence bare ws
+}
+
+# CPU per 100,000 heartbeats of 10,000 users, one a second each: as bare text, and as JSON.
+measure_heartbeat() {
+    local what kind rounds=5 seconds=2
+    [ "$QUICK" = 0 ] || rounds=1
+    for kind in text json; do
+        what="CPU s per 100,000 heartbeats ($kind)"
+        # The bar is uWebSockets, which needs 1.2 times what the bare server does.
+        if start_for "$what" presence bare ws &&
+            turns "$what" "$rounds" "presence bare ws" "cpu_per_100k answer_p99_ms" hold -n 10000 \
+                --rate 10000 --seconds "$seconds" --beat "$kind" --settle 0.5; then
+            row_of_turns "$what" cpu_per_100k "bare ws" "1.2" "ratio <= 1.2"
+            row_of_turns "their p99, ms" answer_p99_ms "bare ws" -
+        fi
+        stop presence bare ws
+        [ "$QUICK" = 0 ] || return 0
+        rounds=3
+    done
+}
+
+# System calls while 10,000 users send 100,000 heartbeats; none of them may ask for memory.
+measure_syscalls() {
+    local what="system calls per heartbeat" seconds=10 answered calls memory grown
+    [ "$QUICK" = 0 ] || seconds=2
+    if ! command -v strace >/dev/null; then
+        unmeasured "$what" "strace is not installed"
+        return 0
+    fi
+    start_for "$what" presence || return 0
+    if load_on presence hold -n 10000 --rate 10000 --seconds "$seconds" \
+        --with "exec strace -f -q -o $TMP/trace -p ${PID[presence]} 2>>$OUT/load.log"; then
+        answered=$(field answered)
+        grown=$(($(field anonymous_run_kb) - $(field anonymous_held_kb)))
+        calls=$(wc -l <"$TMP/trace")
+        memory=$(memory_calls | awk '{ n += $1 } END { print n + 0 }')
+        row "$what" "$(calc "$calls / $answered")" "$(common_calls "$answered")" - -
+        row "memory calls in $answered heartbeats" "$memory" \
+            "$(memory_calls | tr '\n' ',')" - "0" "$memory == 0"
+        row "growth meanwhile, anonymous KiB" "$grown" - - -
+    else
+        unmeasured "$what" "$(field error)"
+    fi
+    stop presence
+}
+
+# Prints the commonest calls of the trace, each per heartbeat ($1 of them).
+common_calls() {
+    sed -n 's/^[0-9]* *\([a-z0-9_]*\)(.*/\1/p' "$TMP/trace" | sort | uniq -c | sort -rn |
+        awk -v n="$1" 'NR <= 5 { printf "%s%s %.3f", (NR == 1 ? "" : ", "), $2, $1 / n }'
+}
+
+# Prints the calls of the trace that ask for memory or give it back: COUNT CALL THREAD.
+memory_calls() {
+    local count tid call
+    awk '$2 ~ /^(brk|mmap|munmap|mremap|madvise)\(/ { sub(/\(.*/, "", $2); n[$1 " " $2]++ }
+        END { for (i in n) print n[i], i }' "$TMP/trace" |
+        while read -r count tid call; do
+            echo "$count $call $(cat "/proc/${PID[presence]}/task/$tid/comm" 2>/dev/null)"
+        done
+}
+
+# The p99 of a ping at 10,000 users, alone and while an admin fetches pages without a pause.
+measure_ping() {
+    local what="ping p99 ms while pages are fetched" round rounds=3 seconds=4
+    local alone busy ratios='' pages
+    [ "$QUICK" = 0 ] || rounds=1 seconds=2
+    start_for "$what" presence || return 0
+    pages="exec $OUT/load http --port ${PORT[presence]} -c 1 --seconds 60 --settle 0"
+    pages+=" --path '/admin/online-users?limit=1000' >$TMP/pages"
+    set -- presence hold -n 10000 --rate 5000 --seconds "$seconds" --settle 0.5
+    for round in $(seq "$rounds"); do
+        if ! load_on "$@"; then
+            unmeasured "$what" "round $round: $(field error)"
+            break
+        fi
+        alone=$(field answer_p99_ms)
+        if ! load_on "$@" --with "$pages"; then
+            unmeasured "$what" "round $round, disturbed: $(field error)"
+            break
+        fi
+        busy=$(field answer_p99_ms)
+        ratios+=" $(calc "$busy / $alone")"
+    done
+    RESULT=$(cat "$TMP/pages" 2>/dev/null || true)
+    if [ "$(field failed)" != 0 ]; then
+        unmeasured "$what" "the pages: $(field error)"
+    elif [ -n "$ratios" ]; then
+        # shellcheck disable=SC2086
+        row "$what" "$busy" "alone $alone; $(field answers_per_second) pages/s" \
+            "$(median $ratios) of alone" "3" "$(median $ratios) <= 3"
+    fi
+    stop presence
+}
+
+# GET of one of 1,000 connected users by 16 clients, on kept connections and on one each.
+measure_get() {
+    local what="GET of a user/s" holder tries=0 rounds=3 seconds=2 kind
+    [ "$QUICK" = 0 ] || rounds=1 seconds=1
+    start_for "$what" presence civetweb bare || return 0
+    "$OUT/load" hold --port "${PORT[presence]}" -n 1000 --seconds 600 >/dev/null 2>&1 &
+    holder=$!
+    STARTED+=("$holder")
+    until load http --port "${PORT[presence]}" -c 1 --seconds 0.1 --settle 0 \
+        --path /api/presence/user999 || [ "$tries" = 50 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    for kind in "kept alive" "one a connection"; do
+        set -- http -c 16 --seconds "$seconds" --settle 0.1
+        [ "$kind" = "kept alive" ] || set -- "$@" --once
+        turns "$what, $kind" "$rounds" "presence civetweb bare" "answers_per_second cpu_per_100k" \
+            "$@" || break
+        row_of_turns "$what, $kind" answers_per_second "civetweb bare" "0.9" "ratio >= 0.9"
+        row_of_turns "  CPU s per 100,000" cpu_per_100k "civetweb bare" -
+    done
+    end_process "$holder"
+    stop presence civetweb bare
+}
+
+# One user's change reaches 9,999 watchers.
+measure_watchers() {
+    local what="a change to 9,999 watchers, p99 ms" seconds=5 heard
+    [ "$QUICK" = 0 ] || seconds=2
+    start_for "$what" presence || return 0
+    if load_on presence hold -n 10000 --watch user0 --rate 1 --seconds "$seconds"; then
+        heard="heard $(field answered) of $((9999 * $(field sent)))"
+        row "$what" "$(field answer_p99_ms)" "$heard, p50 $(field answer_p50_ms)" - "50" \
+            "$(field answer_p99_ms) <= 50 && $(field answered) == 9999 * $(field sent)"
+    else
+        unmeasured "$what" "$(field error)"
+    fi
+    stop presence
+}
+
+# New users one after another, while 10,000 sockets are open that never said a word.
+measure_silent() {
+    local what="login ms beside 10,000 silent, p99" silent logins
+    start_for "$what" presence || return 0
+    logins="exec $OUT/load connect --port ${PORT[presence]} -n 1000 -c 1 --settle 0"
+    logins+=" --path '/ws/presence/new{i}' >$TMP/logins"
+    load_on presence hold --silent -n 10000 --sources 50 --settle 0.2 --seconds 2 \
+        --with "$logins" || true
+    silent=$(($(field connected) - $(field dropped)))
+    RESULT=$(cat "$TMP/logins" 2>/dev/null || true)
+    if [ "$(field connected)" = 1000 ] && [ "$silent" -gt 9000 ]; then
+        row "$what" "$(field connect_p99_ms)" "max $(field connect_max_ms), silent: $silent" - \
+            "50" "$(field connect_p99_ms) < 50"
+    else
+        unmeasured "$what" "logins $(field connected), silent $silent: $(field error)"
+    fi
+    stop presence
+}
+
+# From the start of the program with 1,000,000 stored users to its first answer.
+measure_cold() {
+    local what="cold start with 1,000,000 users, ms" state port round times
+    start_for "$what" presence || return 0
+    port=${PORT[presence]}
+    load_on presence hold -n 1 --settle 0.1 || true
+    stop presence
+    if ! store_million; then
+        unmeasured "$what" "the store: $(tail -n 1 "$OUT/restore.log")"
+        return 0
+    fi
+    for state in "in the page cache" "on the disk"; do
+        times=
+        for round in 1 2 3; do
+            [ "$state" = "in the page cache" ] || evict "$TMP/million"
+            if ! start_million "$port"; then
+                unmeasured "$what" "no answer, round $round: $(tail -n 1 "$OUT/cold.log")"
+                return 0
+            fi
+            times+=" $(field first_answer_ms)"
+        done
+        # shellcheck disable=SC2086
+        row "$what" "$(median $times)" "$(du -sk "$TMP/million" | cut -f 1) KiB $state" - "100" \
+            "$(median $times) <= 100"
+    done
+}
+
+# Makes a store of 1,000,000 users after the model of the one user that is stored now.
+store_million() {
+    rm -rf "$TMP/million"
+    timeout 60 "$PRESENCE" --dump --data "$TMP/data" >"$TMP/dump" 2>"$OUT/restore.log" || return 1
+    if ! grep -q '"user0"' "$TMP/dump"; then
+        echo "the dump does not show user0" >>"$OUT/restore.log"
+        return 1
+    fi
+    # Everything of user0 a million times, each time under another name; the rest once.
+    awk '/"user0"/ { for (i = 0; i < 1000000; i++) { s = $0; sub(/"user0"/, "\"user" i "\"", s)
+        print s }; next } { print }' "$TMP/dump" >"$TMP/restore"
+    timeout 120 "$PRESENCE" --restore "$TMP/restore" --data "$TMP/million" \
+        >>"$OUT/restore.log" 2>&1 || return 1
+    rm -f "$TMP/restore"
+}
+
+# Starts ours on the large store, times its first answer, ends it. $1 port.
+start_million() {
+    load start --port "$1" --path /api/presence/user777777 --seconds 20 \
+        --with "exec $PRESENCE --listen 127.0.0.1:$1 --data $TMP/million >>$OUT/cold.log 2>&1"
+}
+
+# Drops the files of a directory from the page cache, so that they have to be read again.
+evict() {
+    local file
+    for file in "$1"/*; do dd if="$file" iflag=nocache count=0 2>/dev/null || true; done
+}
+
+# ==== Main ========================================================================================
+
+# Compiles the load generator and the peers when they are older than their sources.
+build() {
+    local library cc
+    mkdir -p "$OUT"
+    rm -f "$OUT"/*.log "$OUT/results.jsonl"
+    [ "$OUT/load" -nt $HERE/load.c ] ||
+        gcc -std=c11 -O2 -Wall -Wextra -o "$OUT/load" $HERE/load.c
+    [ "$OUT/bare" -nt $HERE/bare.c ] ||
+        gcc -std=c11 -O2 -Wall -Wextra -static -o "$OUT/bare" $HERE/bare.c
+    [ ! "$OUT/civetweb_handler" -nt $HERE/civetweb_handler.c ] || return 0
+    library=$(find build/vendor/src -path '*/src/civetweb.c' 2>/dev/null | sed 's|/src/[^/]*$||;q')
+    if [ -z "$library" ]; then
+        say "no CivetWeb under build/vendor/src: run ./build.sh build"
+        exit 1
+    fi
+    cc=$(command -v musl-gcc || echo gcc) # what ours is built with
+    "$cc" -O2 -w -D_GNU_SOURCE -DNO_FILES -DNO_CGI -DNO_CACHING -DNO_SSL -DUSE_WEBSOCKET \
+        -I"$library/include" -I"$library/src" -static -pthread -o "$OUT/civetweb_handler" \
+        $HERE/civetweb_handler.c "$library/src/civetweb.c"
+}
+
+# Prints the rows as a table.
+report() {
+    { echo "what|ours|peers|ratio|bar|met" && cat "$ROWS"; } | awk -F'|' '
+        { for (i = 1; i <= 6; i++) {
+            cell[NR, i] = $i
+            if (length($i) > width[i]) width[i] = length($i)
+        } }
+        END { for (r = 1; r <= NR; r++) {
+            line = ""
+            for (i = 1; i <= 6; i++) line = line sprintf("%-" width[i] "s  ", cell[r, i])
+            sub(/ +$/, "", line)
+            print line
+        } }'
+}
+
+# Runs one measurement by its name.
+measure() {
+    case $1 in
+    size) measure_size ;;
+    idle) measure_idle ;;
+    memory) measure_memory ;;
+    held) measure_held ;;
+    connect) measure_connect ;;
+    heartbeat) measure_heartbeat ;;
+    syscalls) measure_syscalls ;;
+    ping) measure_ping ;;
+    get) measure_get ;;
+    watchers) measure_watchers ;;
+    silent) measure_silent ;;
+    cold) measure_cold ;;
+    *)
+        say "no such measurement: $1"
+        exit 1
+        ;;
+    esac
+}
+
+QUICK=0
+if [ "${1:-}" = quick ]; then
+    QUICK=1
+    shift
+fi
+if [ $# = 0 ]; then
+    set -- size idle memory held connect heartbeat syscalls ping get watchers silent
+    [ "$QUICK" = 1 ] || set -- "$@" cold
+fi
+build
+if [ ! -x "$PRESENCE" ]; then
+    say "no $PRESENCE: run ./build.sh build"
+    exit 1
+fi
+: >"$ROWS"
+for name; do measure "$name"; done
+report
+exit "$FAILED"

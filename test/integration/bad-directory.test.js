@@ -1,0 +1,82 @@
+'use strict';
+const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const net = require('node:net');
+const path = require('node:path');
+const { test, run, tempDir, slow, cannotMount, onTmpfs, binary } = require('./lib');
+
+/** Runs a server that must refuse this directory, and never open its port. */
+async function refused(data, reason, options) {
+  const port = await freePort();
+  let opened = false;
+  let ended = false;
+  const knock = async () => {
+    while (!ended) {
+      await new Promise((resolve) => {
+        const socket = net.connect(port, '127.0.0.1');
+        socket.on('connect', () => { opened = true; socket.destroy(); });
+        socket.on('error', () => {});
+        socket.on('close', () => setTimeout(resolve, 2));
+      });
+    }
+  };
+  const knocking = knock();
+  const result = await run(['--listen', `127.0.0.1:${port}`, '--data', data], options);
+  ended = true;
+  await knocking;
+  const told = JSON.stringify(result);
+  assert.ok(result.signal === null && result.code > 0 && result.code < 126, told);
+  assert.ok(result.ms < 2000 * slow, told);
+  assert.equal(result.stderr.trim().split('\n').length, 1, told);
+  assert.ok(result.stderr.includes(data), told);
+  assert.match(result.stderr, reason);
+  assert.doesNotMatch(result.stderr, /listening on/);
+  assert.equal(opened, false, 'the port was opened');
+}
+
+function freePort() {
+  return new Promise((resolve) => {
+    const server = net.createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+test('S07 a file in the place of the directory', async (t) => {
+  const file = path.join(tempDir(t), 'file');
+  fs.writeFileSync(file, 'mine');
+  await refused(file, /not a directory/i);
+  assert.equal(fs.readFileSync(file, 'utf8'), 'mine');
+});
+
+test('S07 a directory below one that is missing', async (t) => {
+  await refused(path.join(tempDir(t), 'missing', 'deeper'), /no such file or directory/i);
+});
+
+test('S07 a directory below a file', async (t) => {
+  const file = path.join(tempDir(t), 'file');
+  fs.writeFileSync(file, '');
+  await refused(path.join(file, 'data'), /not a directory/i);
+});
+
+const isRoot = process.getuid() === 0;
+const asNobody = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', '--'];
+
+test('S07 not root: a directory of somebody else', { skip: isRoot ? false : 'needs root to become another user' }, async (t) => {
+  const dir = tempDir(t);
+  fs.chmodSync(dir, 0o755);
+  fs.mkdirSync(path.join(dir, 'unreadable'), { mode: 0o700 });
+  fs.mkdirSync(path.join(dir, 'unwritable'), { mode: 0o755 });
+  const program = path.join(dir, 'presence'); // the build may lie where nobody may look
+  fs.copyFileSync(binary, program);
+  fs.chmodSync(program, 0o755);
+  for (const name of ['unreadable', 'unwritable']) {
+    await refused(path.join(dir, name), /permission denied/i, { wrap: asNobody, program });
+  }
+});
+
+test('S07 a read-only mount', { skip: cannotMount }, async (t) => {
+  const dir = tempDir(t);
+  await refused(dir, /read-only file system/i, { wrap: onTmpfs(dir, 'ro,size=1m') });
+});

@@ -1,0 +1,437 @@
+'use strict';
+// The pages say what the program does, and nothing else: every option, command, route, message,
+// code, reason and metric, with its default, bounds and text, in both directions.
+//
+// A check takes all texts and returns what is wrong. So each can be given a text that was broken on
+// purpose, and the last table here does that: a check that notices nothing is itself a failure.
+
+const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
+const { execFileSync } = require('node:child_process');
+const { test, start, run, connect, request, heartbeat, sessions, until } = require('./lib');
+
+const root = path.join(__dirname, '../..');
+const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
+
+// ---- presence.c ----
+
+/** The arguments of each X(...) of a table, strings without quotes and put together. */
+function table(source, name) {
+  const [body] = new RegExp(`#define ${name}\\(X\\)(?:.*\\\\\\n)*.*`).exec(source) || assert.fail(name);
+  const token = /"(?:[^"\\]|\\.)*"|[(),]|[^"(),\\\s]+|\\/g;
+  const rows = [];
+  let depth = 0;
+  for (const [part] of body.slice(body.indexOf('(X)') + 3).matchAll(token)) {
+    if (part === '\\' || (depth === 0 && part !== '(' && part !== 'X')) continue;
+    if (part === '(' && depth++ === 0) rows.push(['']);
+    else if (part === ')' && --depth === 0) continue;
+    else if (part === ',' && depth === 1) rows.at(-1).push('');
+    else if (depth) rows.at(-1)[rows.at(-1).length - 1] += part[0] === '"' ? JSON.parse(part) : part;
+  }
+  return rows;
+}
+
+/** A C number: digits, or INT64_C(n)<<n. */
+function number(text) {
+  const shifted = /^INT64_C\((\d+)\)<<(\d+)$/.exec(text);
+  const value = shifted ? shifted[1] * 2 ** shifted[2] : Number(text);
+  return Number.isFinite(value) ? value : assert.fail(text);
+}
+
+const options = (source) => table(source, 'OPTION_TABLE').map(([, type, name, initial, min, max, argument]) => (
+  { type, name, initial, argument, min: number(min), max: number(max) }));
+const commands = (source) => table(source, 'COMMAND_TABLE').filter(([, name]) => name)
+  .map(([, name, argument]) => ({ name, argument }));
+
+/** `METHOD /path/{userId}` of each route. */
+function routes(source) {
+  const methods = { UPGRADE: 'GET' };
+  const [, body] = /\} ROUTES\[\] = \{\n([^;]*)\};/.exec(source);
+  return [...body.matchAll(/\{METHOD_(\w+), "([^"]+)"/g)]
+    .map(([, method, at]) => `${methods[method] || method} ${at.replace('{id}', '{userId}')}`);
+}
+
+// ---- The pages ----
+
+/** The text of a section of a manual page. */
+function section(page, title) {
+  const at = page.indexOf(`\n.Sh ${title}\n`);
+  assert.ok(at >= 0, `no section ${title}`);
+  const end = page.indexOf('\n.Sh ', at + 5);
+  return page.slice(at + title.length + 6, end < 0 ? undefined : end + 1);
+}
+
+/** The items of a list whose tags look like this: [match, text up to the next such item]. */
+function items(text, tag) {
+  const found = [...text.matchAll(tag)];
+  return found.map((match, i) => [match, text.slice(match.index + match[0].length, found[i + 1]?.index)]);
+}
+
+/** The text of a section of the README. */
+function chapter(readme, title) {
+  const at = readme.indexOf(`\n## ${title}\n`);
+  assert.ok(at >= 0, `no chapter ${title}`);
+  const end = readme.indexOf('\n## ', at + 4);
+  return readme.slice(at, end < 0 ? undefined : end);
+}
+
+/** Every piece of JSON that a manual page shows, with where it stands. */
+function pageJson(page) {
+  return [...page.matchAll(/^\.Bd -literal.*\n([[{][^]*?)\.Ed$|^\.Li (\{".*\})$|^\.Li (\{"\S*\})/gm)]
+    .map((match) => ({ text: match[1] || match[2] || match[3], at: match.index }));
+}
+
+/** Every piece of JSON in the README: on a line of a block, or between backticks. */
+const readmeJson = (readme) => [...readme.matchAll(/^ {4}(?:[<>] )?([[{].*)$|`(\{"[^`]*)`/gm)]
+  .map((match) => ({ text: match[1] || match[2], at: match.index }));
+
+/** What a duration or size means, in ms or bytes: `10s`, `8 KiB`, `10,000`; a bare number is itself. */
+function amount(text) {
+  const units = { ms: 1, s: 1000, m: 60000, h: 3600000, d: 86400000, KiB: 1024, MiB: 1 << 20 };
+  const [, digits, unit] = /^([\d,]+) ?(\w*)$/.exec(text) || [null, text, ''];
+  return Number(digits.replaceAll(',', '')) * (unit ? units[unit] ?? NaN : 1);
+}
+
+/** The same for a default or bound as an option of this type is written: k, m and g are sizes. */
+function written(type, text) {
+  const sizes = { k: 1024, m: 1 << 20, g: 1 << 30 };
+  if (type === 'DURATION') return amount(text);
+  return /[kmg]$/.test(text) ? Number(text.slice(0, -1)) * sizes[text.at(-1)] : Number(text);
+}
+
+/** Problems when two lists are not the same set. */
+function differ(documented, real) {
+  return [
+    ...real.filter((one) => !documented.includes(one)).map((one) => `not documented: ${one}`),
+    ...documented.filter((one) => !real.includes(one)).map((one) => `does not exist: ${one}`),
+    ...documented.filter((one, i) => documented.indexOf(one) !== i).map((one) => `documented twice: ${one}`),
+  ];
+}
+
+const parses = (found, least) => [
+  ...(found.length < least ? [`only ${found.length} examples`] : []),
+  ...found.filter(({ text }) => { try { JSON.parse(text); return false; } catch { return true; } })
+    .map(({ text }) => `no JSON: ${text}`),
+];
+
+const CONSTANTS = {
+  USER_ID_MAX: [/A user id is 1 to (\d+) bytes/, 1],
+  BATCH_MAX: [/Up to ([\d,]+) users at once/, 1],
+  PAGE_MAX: [/is 1 to (\d+), \d+ when it is absent/, 1],
+  PAGE_DEFAULT: [/is 1 to \d+, (\d+) when it is absent/, 1],
+  JSON_DEPTH_MAX: [/JSON nests at most (\d+) levels/, 1],
+  WS_FRAGMENTS_MAX: [/in at most (\d+) frames/, 1],
+  AGENT_MAX: [/is at most (\d+) bytes of the/, 1],
+  API_SCAN_MAX: [/At most ([\d,]+) stored users are looked at/, 1],
+  HUB_OUT_MAX: [/when (\d+) KiB wait for it/, 1024],
+  CLOSE_WAIT_MS: [/is cut after (\d+) seconds/, 1000],
+  SEEN_FLUSH_MS: [/may be up to (\d+) seconds/, 1000],
+};
+
+/** Names in capitals, file names and joints at which a diagnostic is put together at run time. */
+const JOINTS = /\b[A-Z][A-Z_]*\b|; |\/data\.mdb|^store: /;
+
+const CHECKS = {
+  'the list of sections in presence.c is its banners': ({ source }) => {
+    const head = source.slice(0, source.indexOf('*/'));
+    const listed = [...head.matchAll(/^ \* {2,}(\d+\. .*?)(?: {2,}.*)?$/gm)].map((match) => match[1]);
+    const banners = [...source.matchAll(/^\/\* ==== (\d+\. .*?) =+$/gm)].map((match) => match[1]);
+    return listed.join('\n') === banners.join('\n') && listed.length > 15 ? [] : differ(listed, banners).concat('order');
+  },
+
+  'every option is in --help with its default': ({ source, help }) => options(source).flatMap(({ name, type, initial }) => {
+    const found = items(help, /^ +--([a-z-]+)/gm).find(([match]) => match[1] === name);
+    if (!found) return [`not in --help: --${name}`];
+    return type === 'FLAG' || found[1].includes(`[${initial}]`) ? [] : [`--help does not say ${initial} for --${name}`];
+  }),
+
+  '--help names nothing else': ({ source, help }) => differ(
+    [...help.matchAll(/^ +--([a-z-]+)/gm)].map((match) => match[1]),
+    [...options(source), ...commands(source)].map(({ name }) => name).concat('config'),
+  ),
+
+  'presence.1 has every option, with default and bounds': ({ source, manual }) => {
+    const text = section(manual, 'OPTIONS');
+    const found = items(text, /^\.It Fl -([a-z-]+)(?: Ar (\S+))?$/gm);
+    const all = options(source);
+    return differ(found.map(([match]) => match[1]), all.map(({ name }) => name).concat('config')).concat(all.flatMap((option) => {
+      const [match, body] = found.find(([one]) => one[1] === option.name) || [];
+      if (!match) return [];
+      const [, initial, min, max] = /^Default (\S+?)(?:; from (\S+) to (\S+?))?\.$/m.exec(body) || [];
+      const bounded = ['DURATION', 'SIZE', 'COUNT'].includes(option.type);
+      const problems = [];
+      if ((match[2] || '') !== option.argument) problems.push(`--${option.name} takes ${option.argument}`);
+      if (initial !== option.initial) problems.push(`--${option.name}: default ${option.initial}, page ${initial}`);
+      for (const [what, value] of bounded ? [['min', min], ['max', max]] : []) {
+        if (written(option.type, value ?? '') !== option[what]) problems.push(`--${option.name}: ${what} ${option[what]}, page ${value}`);
+      }
+      return problems;
+    }));
+  },
+
+  'presence.1 has every command': ({ source, manual }) => differ(
+    items(section(manual, 'COMMANDS'), /^\.It Fl -([a-z-]+)(?: Ar (\S+))?$/gm).map(([match]) => `${match[1]} ${match[2] || ''}`),
+    commands(source).map(({ name, argument }) => `${name} ${argument}`),
+  ),
+
+  'no page names an option or command that does not exist': ({ source, manual, protocol, readme }) => {
+    const known = [...options(source), ...commands(source)].map(({ name }) => name).concat('config');
+    const named = [manual, protocol].flatMap((page) => [...page.matchAll(/\bFl -([a-z-]+)/g)])
+      .concat([...manual.matchAll(/^(?:\.Dl )?\$ presence .*$|^ExecStart=.*$/gm)].flatMap(([line]) => [...line.matchAll(/--([a-z-]+)/g)]))
+      .concat([...readme.matchAll(/--([a-z][a-z-]*)/g)]).map((match) => match[1]);
+    return [...new Set(named)].filter((name) => name !== 'name' && !known.includes(name)).map((name) => `does not exist: --${name}`);
+  },
+
+  'a value in brackets behind an option is its default': ({ source, protocol, readme }) => {
+    const said = [...protocol.matchAll(/^\.Fl -([a-z-]+)\n(?:bytes )?\(([\d,]+(?: ?[A-Za-z]+)?)\)/gm)]
+      .concat([...readme.matchAll(/`--([a-z-]+)` (?:bytes )?\(([\d,]+(?: ?[A-Za-z]+)?)(?: bytes)?\)/g)]);
+    const all = options(source);
+    return said.filter(([, name, value]) => {
+      const option = all.find((one) => one.name === name);
+      return !option || written(option.type, option.initial) !== amount(value);
+    }).map(([, name, value]) => `--${name} is not ${value}`).concat(said.length < 12 ? [`only ${said.length} defaults`] : []);
+  },
+
+  'presence.1 has the names of the environment and no others': ({ source, manual }) => {
+    const names = options(source).map(({ name }) => `PRESENCE_${name.toUpperCase().replaceAll('-', '_')}`);
+    const extra = [...source.matchAll(/"([A-Z_]+)"\);\n *value = getenv\(name\)/g)].map((match) => match[1]);
+    const listed = [...section(manual, 'ENVIRONMENT').matchAll(/^\.It Ev (\S+)/gm)].map((match) => match[1]);
+    return differ(listed, ['PRESENCE_NAME', ...extra]).concat([...manual.matchAll(/\bEv (\S+)/g)].map((match) => match[1])
+      .filter((name) => !['PRESENCE_NAME', ...extra, ...names].includes(name)).map((name) => `does not exist: ${name}`));
+  },
+
+  'every diagnostic is a text of the program': ({ source, manual }) => {
+    const text = source.replace(/"\s*PRI\w+\s*"/g, '').replace(/"\s*\n\s*"/g, '');
+    const found = [...section(manual, 'DIAGNOSTICS').matchAll(/^\.It Sy "(.*)"$/gm)].map((match) => match[1]);
+    return found.flatMap((line) => line.split(JOINTS).map((part) => part.trim()).filter((part) => part.length > 3)
+      .filter((part) => !text.includes(part)).map((part) => `${part} | ${line}`)).concat(found.length < 15 ? ['too few'] : []);
+  },
+
+  'every route is in presence-protocol.7 with its method': ({ source, protocol }) => differ(
+    items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).map(([match]) => `${match[1]} ${match[2]}`),
+    routes(source),
+  ),
+
+  'every route is in the README with its method': ({ source, readme }) => differ(
+    [...chapter(readme, 'HTTP API at a glance').matchAll(/^\| ([A-Z]+) ([^|]*)\|/gm)]
+      .flatMap(([, method, cell]) => [...cell.matchAll(/`(\/[^`]*)`/g)].map((match) => `${method} ${match[1]}`)),
+    routes(source),
+  ),
+
+  'every error is in presence-protocol.7 with status, close code and text': ({ source, protocol }) => differ(
+    items(section(protocol, 'ERROR CODES'), /^\.It Cm (\w+) , (\d+)(?: , (\d+))?$/gm)
+      .map(([match, text]) => `${match[1]} ${match[2]} ${match[3] || 0}: ${text.trim().split('\n')[0]}`),
+    table(source, 'ERROR_TABLE').filter(([name]) => name !== 'NONE')
+      .map(([, code, status, close, text]) => `${code} ${status} ${close}: ${text}`),
+  ),
+
+  'every close code is in presence-protocol.7': ({ source, protocol }) => differ(
+    [...section(protocol, 'CLOSE CODES').matchAll(/^\.It (\d+) Ta (.*)$/gm)].map((match) => `${match[1]} ${match[2]}`),
+    table(source, 'CLOSE_TABLE').map(([, code, text]) => `${code} ${text}`),
+  ),
+
+  'every close code is in the README': ({ source, readme }) => differ(
+    [...chapter(readme, 'Close codes at a glance').matchAll(/^\| ([\d, ]+) \|/gm)].flatMap((match) => match[1].split(', ')),
+    table(source, 'CLOSE_TABLE').map(([, code]) => code),
+  ),
+
+  'every reason is in presence-protocol.7': ({ source, protocol }) => differ(
+    [...section(protocol, 'REASONS').matchAll(/^\.It Cm (\w+) Ta (.*)$/gm)].map((match) => `${match[1]} ${match[2]}`),
+    table(source, 'REASON_TABLE').filter(([name]) => name !== 'NONE').map(([, , text, meaning]) => `${text} ${meaning}`),
+  ),
+
+  'every counter is in presence-protocol.7': ({ source, protocol }) => differ(
+    items(section(protocol, 'METRICS'), /^\.It Va presence_(\w+) Pq Va (\w+)$/gm)
+      .map(([match, text]) => `${match[2]} ${match[1]}: ${text.trim().split('\n')[0]}`),
+    table(source, 'COUNTER_TABLE').map(([field, metric, text]) => `${field} ${metric}: ${text}`),
+  ),
+
+  'every message is in presence-protocol.7': ({ source, protocol }) => {
+    const text = section(protocol, 'WEBSOCKET');
+    const between = (from, to) => text.slice(text.indexOf(from), text.indexOf(to))
+      .matchAll(/^\.It Cm (.*)$/gm);
+    const names = (from, to) => [...between(from, to)].flatMap((match) => match[1].split(' , '));
+    const [, known] = /\} MESSAGES\[\] = \{\n([^;]*)\};/.exec(source);
+    return differ(names('.Ss From the client', '.Ss From the server'), [...known.matchAll(/\{"(\w+)"/g)].map((match) => match[1]))
+      .concat(differ(names('.Ss From the server', '.Ss Heartbeats'),
+        [...new Set([...source.matchAll(/\{\\"type\\":\\"(\w+)\\"/g)].map((match) => match[1]))]));
+  },
+
+  'the limits in presence-protocol.7 are those of the program': ({ source, protocol }) => Object.entries(CONSTANTS).flatMap(([name, [pattern, unit]]) => {
+    const real = new RegExp(`\\b${name} = ([\\d* ]+)`).exec(source)[1].split('*').reduce((a, b) => a * b, 1);
+    const said = pattern.exec(protocol.replaceAll('\n', ' '));
+    return said && amount(said[1]) * unit === real ? [] : [`${name} is ${real}, the page says ${said && said[0]}`];
+  }),
+
+  'the JSON in the pages is JSON': ({ readme, protocol }) => [...parses(readmeJson(readme), 9), ...parses(pageJson(protocol), 14)],
+
+  'the tasks in the README are those of build.sh': ({ readme, tasks }) => {
+    const known = [...tasks.matchAll(/^ {2}(\w+)/gm)].map((match) => match[1]);
+    const named = [...readme.matchAll(/\.\/build\.sh (\w+)/g)].map((match) => match[1]);
+    return ['run', 'test', 'bench'].filter((task) => !named.includes(task)).map((task) => `not named: ${task}`)
+      .concat(named.filter((task) => !known.includes(task)).map((task) => `does not exist: ${task}`));
+  },
+
+  'the manual pages are of this version': ({ source, protocol, readme }) => {
+    const [, version] = /#define PRESENCE_VERSION "(.*)"/.exec(source);
+    return [protocol, readme].flatMap((page) => [...page.matchAll(/"server":"presence\/([^"]*)"/g)])
+      .filter((match) => match[1] !== version).map((match) => `version ${match[1]}, not ${version}`);
+  },
+};
+
+// A change that each check must notice: check, text, what is replaced, by what.
+const BREAKS = [
+  ['the list of sections in presence.c is its banners', 'source', '==== 10. Timers', '==== 10. Clocks'],
+  ['the list of sections in presence.c is its banners', 'source', ' *  10. Timers', ' *  10. Clocks'],
+  ['every option is in --help with its default', 'help', '--grace', '--patience'],
+  ['every option is in --help with its default', 'help', '[5s]', '[6s]'],
+  ['--help names nothing else', 'help', '\nStore', '\n  --colour\n\nStore'],
+  ['presence.1 has every option, with default and bounds', 'manual', '.It Fl -grace Ar TIME', '.It Fl -patience Ar TIME'],
+  ['presence.1 has every option, with default and bounds', 'manual', 'Default 5s;', 'Default 6s;'],
+  ['presence.1 has every option, with default and bounds', 'manual', 'Default 15s; from 100ms', 'Default 15s; from 10ms'],
+  ['presence.1 has every option, with default and bounds', 'manual', '256k; from 1k to 16m', '256k; from 1k to 1g'],
+  ['presence.1 has every option, with default and bounds', 'source', 'X(grace, DURATION, "grace"', 'X(grace, DURATION, "patience"'],
+  ['presence.1 has every command', 'manual', '.It Fl -dump', '.It Fl -print'],
+  ['presence.1 has every command', 'manual', '.It Fl -restore Ar FILE', '.It Fl -restore'],
+  ['presence.1 has every command', 'source', 'X(DUMP, "dump"', 'X(DUMP, "export"'],
+  ['no page names an option or command that does not exist', 'readme', '`--workers`', '`--threads`'],
+  ['no page names an option or command that does not exist', 'protocol', '.Fl -max-message', '.Fl -longest-message'],
+  ['no page names an option or command that does not exist', 'manual', 'ExecStart=/usr/local/bin/presence --data', 'ExecStart=/usr/local/bin/presence --dir'],
+  ['a value in brackets behind an option is its default', 'protocol', '(25 s)', '(20 s)'],
+  ['a value in brackets behind an option is its default', 'readme', '`--max-head` bytes (8', '`--max-head` bytes (9'],
+  ['presence.1 has the names of the environment and no others', 'manual', '.It Ev ONLINE_THRESHOLD_SECONDS', '.It Ev ONLINE_SECONDS'],
+  ['presence.1 has the names of the environment and no others', 'manual', '.Ev PRESENCE_LISTEN', '.Ev PRESENCE_ADDRESS'],
+  ['every diagnostic is a text of the program', 'manual', 'name a new file"', 'name another file"'],
+  ['every route is in presence-protocol.7 with its method', 'protocol', '.It Ic DELETE Pa', '.It Ic POST Pa'],
+  ['every route is in presence-protocol.7 with its method', 'source', '"/healthz"', '"/livez"'],
+  ['every route is in the README with its method', 'readme', '| POST `/api/presence` |', '| PUT `/api/presence` |'],
+  ['every route is in the README with its method', 'readme', '`/healthz`, `/readyz` |', '`/healthz` |'],
+  ['every error is in presence-protocol.7 with status, close code and text', 'protocol', 'unknown_user , 404', 'unknown_user , 410'],
+  ['every error is in presence-protocol.7 with status, close code and text', 'protocol', '\nnothing was heard in time\n', '\nnothing was said in time\n'],
+  ['every error is in presence-protocol.7 with status, close code and text', 'source', '"kicked", 403, 4403', '"kicked", 403, 4404'],
+  ['every close code is in presence-protocol.7', 'protocol', '.It 4408 Ta', '.It 4409 Ta'],
+  ['every close code is in the README', 'readme', '\n| 4408 |', '\n| 4409 |'],
+  ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],
+  ['every counter is in presence-protocol.7', 'protocol', 'presence_kicks_total Pq', 'presence_kicked_total Pq'],
+  ['every counter is in presence-protocol.7', 'source', 'X(kicks, "kicks_total"', 'X(kicks, "kicked_total"'],
+  ['every message is in presence-protocol.7', 'protocol', '.It Cm watch , unwatch', '.It Cm watch'],
+  ['every message is in presence-protocol.7', 'protocol', '.It Cm hello', '.It Cm welcome'],
+  ['the limits in presence-protocol.7 are those of the program', 'protocol', 'in at most 64 frames', 'in at most 32 frames'],
+  ['the limits in presence-protocol.7 are those of the program', 'source', 'USER_ID_MAX = 128', 'USER_ID_MAX = 64'],
+  ['the JSON in the pages is JSON', 'readme', '"connections":1,"connected_at"', '"connections":1"connected_at"'],
+  ['the JSON in the pages is JSON', 'readme', '`{"error":{', '`{"error":{{'],
+  ['the JSON in the pages is JSON', 'protocol', '"sessions":0,', '"sessions":0'],
+  ['the JSON in the pages is JSON', 'protocol', '.Li {"type":"status",', '.Li {"type":status",'],
+  ['the tasks in the README are those of build.sh', 'readme', './build.sh bench', './build.sh measure'],
+  ['the tasks in the README are those of build.sh', 'tasks', '\n  run ', '\n  start '],
+  ['the manual pages are of this version', 'source', 'PRESENCE_VERSION "', 'PRESENCE_VERSION "9.'],
+];
+
+async function readTexts() {
+  const help = await run(['--help']);
+  assert.deepEqual([help.code, help.stderr], [0, '']);
+  return {
+    source: read('presence.c'),
+    readme: read('README.md'),
+    manual: read('man/presence.1'),
+    protocol: read('man/presence-protocol.7'),
+    help: help.stdout,
+    tasks: execFileSync('bash', [path.join(root, 'build.sh'), 'help'], { encoding: 'utf8' }),
+  };
+}
+
+let reading = null;
+/** All texts, read once. */
+const texts = () => (reading ??= readTexts());
+
+for (const [name, check] of Object.entries(CHECKS)) {
+  test(`docs: ${name}`, async () => assert.deepEqual(check(await texts()), []));
+}
+
+test('docs: each check notices a change', async () => {
+  const files = await texts();
+  const notices = (check, changed) => { try { return CHECKS[check](changed).length > 0; } catch { return true; } };
+  for (const [check, file, from, to] of BREAKS) {
+    assert.ok(files[file].includes(from), `${check}: ${file} does not have ${from}`);
+    assert.ok(notices(check, { ...files, [file]: files[file].replace(from, to) }), `${check}: ${from} -> ${to} unnoticed`);
+  }
+  assert.deepEqual(differ(Object.keys(CHECKS), [...new Set(BREAKS.map(([check]) => check))]), []);
+});
+
+test('docs: every option is read from the environment', async () => {
+  const all = options(read('presence.c'));
+  const words = { LIST: '127.0.0.1:1,[::1]:2', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
+  const unit = { DURATION: 'ms' };
+  const env = Object.fromEntries(all.map(({ type, name, max }) => (
+    [`PRESENCE_${name.toUpperCase().replaceAll('-', '_')}`, words[type] || `${max}${unit[type] || ''}`])));
+  const [before, after] = [await run(['--print-config']), await run(['--print-config'], { env })];
+  assert.deepEqual([after.code, after.stderr], [0, '']);
+  const value = (text, name) => text.split('\n').filter((line) => line.startsWith(`${name} `)).join();
+  for (const { name } of all) assert.notEqual(value(after.stdout, name), value(before.stdout, name), name);
+});
+
+// ---- The pages and a running server ----
+
+/** The names in a value, all the way down; of a list those of its first entry. */
+function shape(value) {
+  if (Array.isArray(value)) return value.slice(0, 1).map(shape);
+  if (value === null || typeof value !== 'object') return '';
+  return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, shape(one)]));
+}
+
+test('docs: the answers in presence-protocol.7 have the members of real ones', async (t) => {
+  const protocol = read('man/presence-protocol.7');
+  const server = await start(t, { args: ['--sync-interval', '20ms'] });
+  await (await connect(server, 'gone')).close();
+  await until('history', async () => (await sessions(server, 'gone')).length);
+  const alice = await connect(server, 'alice');
+  await heartbeat(server, 'bob');
+  const id = { '/admin/users/{userId}/sessions': 'gone', '/admin/users/{userId}/connections': 'bob' };
+  const examples = (text) => pageJson(text).map((one) => shape(JSON.parse(one.text)));
+  let compared = 0;
+  for (const [[, method, route], text] of items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm)) {
+    const answers = examples(text);
+    if (!answers.length) continue;
+    const body = route === '/api/presence' ? { users: ['alice', 'carol'] } : undefined;
+    const answer = await request(server, method, route.replace('{userId}', id[route] || 'alice'), { body });
+    assert.equal(answer.status, 200, `${method} ${route}: ${answer.text}`);
+    assert.ok(answers.some((one) => JSON.stringify(one) === JSON.stringify(shape(answer.json))), `${method} ${route}: ${answer.text}`);
+    compared++;
+  }
+  assert.ok(compared >= 7, `${compared} routes compared`);
+
+  const user = (await request(server, 'GET', '/api/presence/alice')).json;
+  const said = section(protocol, 'DESCRIPTION');
+  assert.deepEqual(examples(said)[0], shape(user));
+
+  alice.send({ type: 'ping' });
+  alice.send({ type: 'status', status: 'gone' });
+  const messages = [alice.hello, await alice.next('pong'), await alice.next('error')];
+  const spoken = section(protocol, 'WEBSOCKET').split('.Ss From the server')[1];
+  assert.deepEqual(examples(spoken), messages.map(shape));
+});
+
+test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => {
+  const protocol = read('man/presence-protocol.7');
+  const server = await start(t);
+  const stats = (await request(server, 'GET', '/admin/stats')).json;
+  const [, text] = items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).find(([match]) => match[2] === '/admin/stats');
+  const said = new Set([...text.matchAll(/\bVa ([\w ,]+)/g)].flatMap((match) => match[1].split(/[ ,]+/)));
+  const { counters, limits, ...rest } = stats;
+  const real = ['counters', 'limits', ...Object.keys(rest), ...Object.values(rest)
+    .flatMap((one) => (one && typeof one === 'object' ? Object.keys(one) : []))];
+  assert.deepEqual(real.filter((name) => !said.has(name)), []);
+  assert.deepEqual([...said].filter((name) => name && !real.includes(name)), []);
+  const source = read('presence.c');
+  assert.deepEqual(Object.keys(counters), table(source, 'COUNTER_TABLE').map(([field]) => field));
+  assert.deepEqual(Object.keys(limits), options(source).filter(({ type }) => ['DURATION', 'SIZE', 'COUNT'].includes(type)).map(({ name }) => name));
+
+  const metrics = (await request(server, 'GET', '/metrics')).text;
+  const kinds = Object.fromEntries([...metrics.matchAll(/^# TYPE (\w+) (\w+)$/gm)].map((match) => [match[1], match[2]]));
+  const [gauges, totals] = section(protocol, 'METRICS').split('.Ss Counters');
+  const listed = (part, kind) => items(part, /^\.It Va (\w+)(?: Pq Va \w+)?$/gm)
+    .map(([match, body]) => `${kind} ${match[1]} ${body.trim().split('\n')[0]}`);
+  assert.deepEqual(differ([...listed(gauges, 'gauge'), ...listed(totals, 'counter')],
+    [...metrics.matchAll(/^# HELP (\w+) (.*)$/gm)].map((match) => `${kinds[match[1]]} ${match[1]} ${match[2]}`)), []);
+});

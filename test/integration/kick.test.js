@@ -1,0 +1,39 @@
+'use strict';
+const assert = require('node:assert/strict');
+const { test, start, connect, del, presence, until, within, slow, assertLeftOnce, assertNeverLeft, throughout, rawConnect } = require('./lib');
+
+test('a kick closes every connection with 4403, and the user is offline at once', async (t) => {
+  const server = await start(t, { args: ['--grace', '1h'] });
+  const clients = [await connect(server, 'u'), await connect(server, 'u'), await connect(server, 'u')];
+  const other = await connect(server, 'v');
+  const answer = await del(server, '/admin/users/u/connections');
+  assert.equal(answer.status, 200, answer.text);
+  assert.deepEqual(answer.json, { user_id: 'u', closed: 3 });
+  for (const client of clients) {
+    const { code } = await within(2000 * slow, 'the close', client.closed);
+    assert.equal(code, 4403);
+  }
+  await until('offline', async () => !(await presence(server, 'u')).online);
+  await assertLeftOnce(server, 'u', 'kicked');
+  await throughout(100, () => assert.ok(other.open));
+  await assertNeverLeft(server, 'v');
+});
+
+test('a kick does not wait for a client that never answers', async (t) => {
+  const server = await start(t, { args: ['--grace', '1h'] });
+  const silent = await rawConnect(server, 'u');
+  await del(server, '/admin/users/u/connections');
+  await until('offline', async () => !(await presence(server, 'u')).online, { within: 1000 * slow });
+  assert.equal(await silent.closeCode(), 4403);
+  await until('the server to let go', () => silent.ended);
+});
+
+test('kicking a known user without connections closes nothing', async (t) => {
+  const server = await start(t);
+  const client = await connect(server, 'u');
+  await client.close();
+  await until('offline', async () => !(await presence(server, 'u')).online);
+  const answer = await del(server, '/admin/users/u/connections');
+  assert.equal(answer.status, 200);
+  assert.deepEqual(answer.json, { user_id: 'u', closed: 0 });
+});

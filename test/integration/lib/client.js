@@ -1,0 +1,91 @@
+'use strict';
+// A WebSocket client of the presence protocol, on the `ws` package.
+
+const WebSocket = require('ws');
+const { segment } = require('./http');
+const { slow } = require('./variant');
+const { within } = require('./wait');
+
+class Client {
+  constructor(socket) {
+    this.socket = socket;
+    this.queue = []; // messages nobody has taken yet
+    this.wanted = []; // { matches, resolve } waiting for one
+    socket.on('message', (data, binary) => this.arrived(binary ? data : parse(data.toString())));
+    this.closed = new Promise((resolve) => {
+      socket.on('close', (code, reason) => resolve({ code, reason: reason.toString() }));
+    });
+  }
+
+  arrived(message) {
+    const index = this.wanted.findIndex((one) => one.matches(message));
+    if (index < 0) this.queue.push(message);
+    else this.wanted.splice(index, 1)[0].resolve(message);
+  }
+
+  /** The next message of this type (or equal to this text). */
+  next(type, deadline = 5000 * slow) {
+    const matches = (message) => message === type || message.type === type;
+    const index = this.queue.findIndex(matches);
+    if (index >= 0) return Promise.resolve(this.queue.splice(index, 1)[0]);
+    return within(deadline, `message ${type}`, new Promise((resolve) => this.wanted.push({ matches, resolve })));
+  }
+
+  /** Sends text as it is, anything else as JSON. */
+  send(message) {
+    this.socket.send(typeof message === 'string' ? message : JSON.stringify(message));
+  }
+
+  /** A round trip: everything sent before has been handled after it. */
+  async ping() {
+    this.send('ping');
+    await this.next('pong');
+  }
+
+  /** Closes with the handshake and waits for its end. */
+  async close(code = 1000, reason) {
+    this.socket.close(code, reason);
+    return within(5000 * slow, 'close handshake', this.closed);
+  }
+
+  /** The connection vanishes with a reset. */
+  reset() { this.socket._socket.resetAndDestroy(); }
+
+  /** The connection ends without a close frame. */
+  destroy() { this.socket.terminate(); }
+
+  get open() { return this.socket.readyState === WebSocket.OPEN; }
+}
+
+function parse(text) {
+  try { return JSON.parse(text); } catch { return text; }
+}
+
+/**
+ * Connects user `id` and waits for its hello. Options are those of `ws`, and:
+ * port (a proxy's), protocols. A refused upgrade rejects with .status.
+ */
+async function connect(server, id, { port = server.port, protocols = [], ...options } = {}) {
+  const host = server.host.includes(':') ? `[${server.host}]` : server.host;
+  const socket = new WebSocket(`ws://${host}:${port}/ws/presence/${segment(id)}`, protocols, options);
+  const client = new Client(socket);
+  server.sockets.add(client);
+  socket.on('close', () => server.sockets.delete(client));
+  let refused;
+  const failed = new Promise((_, reject) => {
+    socket.on('unexpected-response', (request, response) => {
+      refused = Object.assign(new Error(`upgrade answered ${response.statusCode}`), {
+        status: response.statusCode, headers: response.headers,
+      });
+      request.destroy();
+      reject(refused);
+    });
+    socket.on('error', (error) => reject(refused || error));
+    socket.on('close', (code) => reject(Object.assign(new Error(`closed ${code} before hello`), { code })));
+  });
+  failed.catch(() => {});
+  client.hello = await Promise.race([client.next('hello', 10000 * slow), failed]);
+  return client;
+}
+
+module.exports = { connect };

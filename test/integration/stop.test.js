@@ -1,0 +1,68 @@
+'use strict';
+const assert = require('node:assert/strict');
+const { test, start, crowd, connect, rawConnect, tcp, tempDir, presence, until, slow, within, proc, delay } = require('./lib');
+
+const mayUnshare = process.getuid() === 0 ? false : 'needs root for a pid namespace';
+const asPid1 = { wrap: ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child=KILL', '--'], findPid: (pid) => proc.descendants(pid)[0] };
+
+for (const [where, options, skip] of [['', {}, false], [', also as PID 1', asPid1, mayUnshare]]) {
+  test(`O05 SIGTERM${where}: 100 clients get 1012, last_seen is saved, exit 0 within 5 s`, { skip }, async (t) => {
+    const data = tempDir(t);
+    const server = await start(t, { data, ...options });
+    const clients = crowd(t, server, { prefix: 'u', count: 100 });
+    await clients.connect();
+    const talker = await connect(server, 'talker');
+    await talker.ping();
+    const before = await presence(server, 'talker');
+    await server.stop();
+    await until('100 closes', () => clients.closes.length === 100);
+    assert.deepEqual(new Set(clients.closes.map((one) => one.code)), new Set([1012]));
+    assert.equal((await talker.closed).code, 1012);
+    const again = await start(t, { data });
+    const after = await presence(again, 'talker');
+    assert.ok(after.last_seen >= before.last_seen);
+  });
+
+  test(`SIGINT${where} is the same`, { skip }, async (t) => {
+    const server = await start(t, options);
+    const client = await connect(server, 'u');
+    await server.stop({ signal: 'SIGINT' });
+    assert.equal((await client.closed).code, 1012);
+  });
+}
+
+test('clients that never answer, and pending ones, do not hold up the stop', async (t) => {
+  const server = await start(t);
+  const silent = [];
+  for (let i = 0; i < 20; i++) silent.push(await rawConnect(server, `silent-${i}`));
+  const pending = await tcp(server);
+  pending.write('GET /heal');
+  const idle = await tcp(server);
+  idle.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  await idle.response();
+  const stopped = server.stop();
+  for (const raw of silent) assert.equal(await raw.closeCode(), 1012);
+  await stopped;
+});
+
+test('a second signal ends a stop that waits', async (t) => {
+  const server = await start(t);
+  for (let i = 0; i < 20; i++) await rawConnect(server, `silent-${i}`);
+  server.stopped = true;
+  server.signal('SIGTERM');
+  await delay(100);
+  if (!server.result) server.signal('SIGTERM');
+  const { signal } = await within(1000 * slow, 'the end', server.ended);
+  assert.ok(signal === null || signal === 'SIGTERM', signal);
+  server.checkStderr();
+});
+
+test('while stopping nobody new is let in', async (t) => {
+  const server = await start(t);
+  const silent = await rawConnect(server, 'silent');
+  const stopped = server.stop();
+  assert.equal(await silent.closeCode(), 1012);
+  const late = await connect(server, 'late').then(() => 'let in', (error) => error.code || error.status);
+  assert.notEqual(late, 'let in');
+  await stopped;
+});

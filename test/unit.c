@@ -1,0 +1,24 @@
+/* Unit tests: presence.c as it is, with its main out of the way, under cmocka. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define main presence_main
+#include "../presence.c"
+#undef main
+
+#include <cmocka.h>
+
+#include "pure_extra.c"
+#include "unit_core.c"
+#include "unit_pure.c"
+#include "unit_store.c"
+
+int main(void)
+{
+    int failed = cmocka_run_group_tests_name("core", CORE_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("pure", PURE_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("store", STORE_TESTS, NULL, NULL);
+    return failed ? 1 : 0;
+}

@@ -1,0 +1,891 @@
+/* Unit tests of timers, presence table, HTTP messages, options and the log. The table is held
+ * against a naive model: random steps, everything compared after each of them. */
+
+/* A small generator, the same numbers in every run. */
+static uint64_t core_random(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* A number from 0 to n - 1. */
+static size_t core_below(uint64_t *state, size_t n)
+{
+    return core_random(state) % n;
+}
+
+/* ---- Timers ---------------------------------------------------------------------------------- */
+
+/* Every timer fires once, not before it is due and at most a tick after, whatever the steps. */
+static void timers_fire_in_time(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 300, TICK = 1 << WHEEL_TICK_SHIFT };
+    static const int64_t horizons[] = {100, 5000, 300000, 20000000, INT64_C(20000000000)};
+    struct wheel wheel;
+    struct timer timers[COUNT] = {0};
+    int64_t due[COUNT] = {0}, hoped[COUNT] = {0}, now = 1000003;
+    uint64_t seed = 42;
+    size_t fired = 0, armed = 0;
+    wheel_init(&wheel, now);
+    for (int step = 0; step < 200000; step++) {
+        size_t i = core_below(&seed, COUNT);
+        int64_t horizon = horizons[core_below(&seed, 5)];
+        if (core_below(&seed, 4) == 0) {
+            if (due[i]) armed--;
+            timer_disarm(&wheel, &timers[i]);
+            due[i] = 0;
+        } else {
+            if (!due[i]) armed++;
+            due[i] = now + (int64_t)core_below(&seed, (size_t)horizon) - horizon / 50;
+            if (due[i] < 1) due[i] = 1;
+            timer_arm(&wheel, &timers[i], due[i]);
+            hoped[i] = due[i] > now ? due[i] : now; /* armed for the past: at once */
+        }
+        int64_t wait = wheel_wait(&wheel, now), first = INT64_MAX;
+        for (int k = 0; k < COUNT; k++)
+            if (due[k] && due[k] < first) first = due[k];
+        assert_int_equal(wheel.armed, armed);
+        if (!armed) assert_int_equal(wait, -1);
+        else assert_true(wait >= 0 && now + wait <= (first > now ? first : now) + TICK);
+        int64_t before = now;
+        now += core_below(&seed, 2000) ? (int64_t)core_below(&seed, 200)
+                                       : (int64_t)core_below(&seed, 40000000);
+        for (struct timer *timer; (timer = wheel_pop(&wheel, now));) {
+            size_t k = (size_t)(timer - timers);
+            assert_true(due[k] && due[k] <= now);
+            assert_true(hoped[k] + TICK > before);
+            due[k] = 0;
+            armed--;
+            fired++;
+        }
+        for (int k = 0; k < COUNT; k++) assert_true(!due[k] || due[k] + TICK > now);
+    }
+    assert_true(fired > 5000);
+    while (wheel_take(&wheel)) armed--;
+    assert_int_equal(armed, 0);
+}
+
+/* ---- Directory ------------------------------------------------------------------------------- */
+
+/* Users stay in byte order, each once, through random insertions and removals. */
+static void directory_keeps_order(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 3000 };
+    struct directory d = {0};
+    struct user *users[COUNT];
+    bool in[COUNT] = {0};
+    size_t count = 0;
+    uint64_t seed = 7;
+    for (int i = 0; i < COUNT; i++) {
+        char id[16];
+        int len = snprintf(id, sizeof id, "%c%d", "aZ\xc3"[i % 3], i * 7919 % 100003);
+        users[i] = mem_new(sizeof **users + (size_t)len);
+        memcpy(users[i]->id, id, (size_t)len);
+        users[i]->id_len = (uint8_t)len;
+    }
+    for (int step = 0; step < 60000; step++) {
+        bool grow = step % 20000 < 12000;
+        size_t i = core_below(&seed, COUNT);
+        if (!in[i] && (grow || core_below(&seed, 3) == 0)) directory_insert(&d, users[i]);
+        else if (in[i] && (!grow || core_below(&seed, 3) == 0)) directory_remove(&d, users[i]);
+        else continue;
+        in[i] = !in[i];
+        count += in[i] ? 1 : (size_t)-1;
+        if (step % 97) continue;
+        size_t seen = 0;
+        const struct user *last = NULL;
+        for (size_t r = 0; r < d.count; r++) {
+            assert_true(d.runs[r]->count > 0 && d.runs[r]->count <= RUN_MAX);
+            for (size_t k = 0; k < d.runs[r]->count; k++, seen++) {
+                const struct user *user = d.runs[r]->users[k];
+                if (last) assert_true(bytes_compare(last->id, last->id_len, user->id, user->id_len) < 0);
+                last = user;
+            }
+        }
+        assert_int_equal(seen, count);
+        for (int k = 0; k < COUNT; k += 13) {
+            size_t run, at;
+            assert_int_equal(directory_seek(&d, (struct span){users[k]->id, users[k]->id_len}, &run, &at),
+                             in[k]);
+        }
+    }
+    for (int i = 0; i < COUNT; i++) {
+        if (in[i]) directory_remove(&d, users[i]);
+        free(users[i]);
+    }
+    assert_int_equal(d.count, 0);
+    free(d.runs);
+}
+
+/* Ids that come in order fill their runs: memory for a user is one pointer, not two. */
+static void directory_fills_runs_in_order(void **unused)
+{
+    (void)unused;
+    struct directory d = {0};
+    enum { COUNT = RUN_MAX * 40 };
+    for (int i = 0; i < COUNT; i++) {
+        struct user *user = mem_new(sizeof *user + 9); /* snprintf adds a NUL */
+        user->id_len = (uint8_t)snprintf(user->id, 9, "%08d", i);
+        directory_insert(&d, user);
+    }
+    assert_int_equal(d.count, 40);
+    for (size_t r = 0; r < d.count; r++) {
+        for (size_t k = 0; k < d.runs[r]->count; k++) free(d.runs[r]->users[k]);
+        free(d.runs[r]);
+    }
+    free(d.runs);
+}
+
+/* ---- Presence table against a model ---------------------------------------------------------- */
+
+enum { MODEL_USERS = 24, MODEL_LINKS = 4, MODEL_GRACE = 4992, MODEL_THRESHOLD = 90000 - 90000 % 16 };
+
+/* What a user should be, kept the naive way. Times are mono; wall ones add the model's offset. */
+struct model_user {
+    enum user_state state;
+    int status, links;
+    int link_status[MODEL_LINKS];
+    int64_t since, seen, until, heartbeat_until;
+    enum reason reason;            /* of the end to come while cached, of the last end after it */
+    bool known;
+    int joins, leaves, changes;    /* transitions in this step */
+    bool stored, stored_open;      /* what the store was told and has committed */
+    int64_t stored_seen, stored_since;
+    int stored_status;
+    int sessions, sessions_stored;
+    int64_t session_to;            /* wall, of the last one */
+    enum reason session_reason;
+};
+
+struct model {
+    struct model_user users[MODEL_USERS];
+    struct presence table;
+    struct link links[MODEL_USERS][MODEL_LINKS];
+    struct store_batch batch;
+    bool flight;
+    struct instant now;
+    uint64_t seed;
+    size_t restarts, leaves;
+};
+
+/* The id of a user; lengths and bytes vary. */
+static struct span model_id(int user)
+{
+    static char ids[MODEL_USERS][USER_ID_MAX];
+    size_t len = 1 + (size_t)user * (USER_ID_MAX - 1) / (MODEL_USERS - 1);
+    memset(ids[user], 'a' + user, len);
+    return (struct span){ids[user], len};
+}
+
+/* The model's end of a stay. */
+static void model_leave(struct model *m, struct model_user *u, enum reason reason)
+{
+    u->state = USER_OFFLINE;
+    u->status = STATUS_OFFLINE;
+    u->reason = u->session_reason = reason;
+    u->heartbeat_until = 0;
+    u->leaves++;
+    u->sessions++;
+    u->session_to = (u->seen > u->since ? u->seen : u->since) + m->now.offset;
+    m->leaves++;
+}
+
+/* The most available status of a user's connections. */
+static int model_merged(const struct model_user *u)
+{
+    int best = STATUS_AWAY;
+    for (int i = 0; i < u->links; i++)
+        if (u->link_status[i] < best) best = u->link_status[i];
+    return best;
+}
+
+/* The model's way to a state with a status. */
+static void model_enter(struct model *m, struct model_user *u, enum user_state state, int status)
+{
+    if (u->state == USER_OFFLINE) {
+        u->since = m->now.mono;
+        u->joins++;
+    } else if (u->status != status) {
+        u->changes++;
+    }
+    u->known = true;
+    u->state = state;
+    u->status = status;
+}
+
+/* Step: a connection opens. */
+static void model_connect(struct model *m, int i)
+{
+    struct model_user *u = &m->users[i];
+    if (u->links == MODEL_LINKS) return;
+    struct link *link = &m->links[i][u->links];
+    *link = (struct link){.status = STATUS_ONLINE};
+    u->link_status[u->links++] = STATUS_ONLINE;
+    u->seen = m->now.mono;
+    model_enter(m, u, USER_LIVE, model_merged(u));
+    presence_connect(&m->table, m->now, model_id(i), link);
+}
+
+/* Step: a connection ends in one of all ways. */
+static void model_disconnect(struct model *m, int i, enum ending ending)
+{
+    struct model_user *u = &m->users[i];
+    if (!u->links) return;
+    int64_t now = m->now.mono;
+    u->links--; /* the newest; the table keeps no order among them */
+    presence_disconnect(&m->table, m->now, &m->links[i][u->links], ending);
+    if (u->links) {
+        int status = model_merged(u);
+        u->changes += status != u->status;
+        u->status = status;
+        return;
+    }
+    enum reason reason = REASON_CLOSED;
+    int64_t until = now;
+    bool final = false;
+    switch (ending) {
+    case END_CLEAN: final = true; break;
+    case END_AWAY: until = now + MODEL_GRACE; break;
+    case END_DROPPED: reason = REASON_DROPPED; until = now + MODEL_GRACE; break;
+    case END_TIMEOUT: reason = REASON_TIMEOUT; break;
+    case END_KICKED: reason = REASON_KICKED; final = true; break;
+    case END_EXPIRED: reason = REASON_EXPIRED; final = true; break;
+    case END_STOP: reason = REASON_RESTART; until = now + MODEL_THRESHOLD; break;
+    }
+    if (!final && u->heartbeat_until > until) {
+        until = u->heartbeat_until;
+        reason = REASON_TIMEOUT;
+    }
+    if (until == now) {
+        model_leave(m, u, reason);
+        return;
+    }
+    u->state = USER_CACHED;
+    u->until = until;
+    u->reason = reason;
+}
+
+/* Step: something is heard on a connection. */
+static void model_heard(struct model *m, int i)
+{
+    struct model_user *u = &m->users[i];
+    if (!u->links) return;
+    u->seen = m->now.mono;
+    presence_heard(&m->table, m->now, m->links[i][0].user);
+}
+
+/* Step: a connection says a status. */
+static void model_status(struct model *m, int i)
+{
+    struct model_user *u = &m->users[i];
+    if (!u->links) return;
+    int k = (int)core_below(&m->seed, (size_t)u->links), status = (int)core_below(&m->seed, 3);
+    u->link_status[k] = status;
+    model_enter(m, u, USER_LIVE, model_merged(u));
+    presence_set_status(&m->table, m->now, &m->links[i][k], (enum status)status);
+}
+
+/* Step: an HTTP heartbeat. */
+static void model_heartbeat(struct model *m, int i)
+{
+    static const uint8_t address[16] = {1};
+    struct model_user *u = &m->users[i];
+    u->seen = m->now.mono;
+    u->heartbeat_until = m->now.mono + MODEL_THRESHOLD;
+    if (u->state == USER_OFFLINE) model_enter(m, u, USER_CACHED, STATUS_ONLINE);
+    if (u->state == USER_CACHED) {
+        u->until = u->heartbeat_until;
+        u->reason = REASON_TIMEOUT;
+    }
+    presence_heartbeat(&m->table, m->now, model_id(i), address);
+}
+
+/* Step: time goes on, by a little or by a lot. */
+static void model_advance(struct model *m)
+{
+    m->now.mono += 16 * (int64_t)core_below(&m->seed, core_below(&m->seed, 10) ? 40 : 9000);
+    for (int i = 0; i < MODEL_USERS; i++) {
+        struct model_user *u = &m->users[i];
+        if (u->state == USER_CACHED && u->until <= m->now.mono) model_leave(m, u, u->reason);
+    }
+    presence_tick(&m->table, m->now);
+}
+
+/* The store takes what is in flight: every piece of the batch is read back into the model. */
+static void model_commit(struct model *m)
+{
+    if (!m->flight) return;
+    m->flight = false;
+    for (size_t at = 0; at < m->batch.ops.len;) {
+        struct store_op op;
+        memcpy(&op, m->batch.ops.at + at, sizeof op);
+        at += sizeof op;
+        struct model_user *u = &m->users[m->batch.ops.at[at] - 'a'];
+        assert_int_equal(op.id_len, model_id((int)(u - m->users)).len);
+        at += op.id_len;
+        if (op.kind == STORE_SESSION) {
+            u->sessions_stored++;
+            assert_true(op.as.session.from <= op.as.session.to);
+            if (u->sessions_stored == u->sessions) { /* the last one so far */
+                assert_int_equal(op.as.session.to, u->session_to);
+                assert_int_equal(op.as.session.reason, u->session_reason);
+            }
+            continue;
+        }
+        u->stored = true;
+        u->stored_open = op.as.user.open;
+        u->stored_seen = op.as.user.last_seen;
+        u->stored_since = op.as.user.online_since;
+        u->stored_status = op.as.user.status;
+    }
+    presence_committed(&m->table);
+    buffer_free(&m->batch.ops);
+}
+
+/* Step: what is owed goes into a batch. */
+static void model_collect(struct model *m, bool all)
+{
+    if (m->flight) return;
+    presence_collect(&m->table, m->now, all, &m->batch);
+    m->flight = true;
+}
+
+/* Step: the server stops cleanly, or is killed with what was committed; it starts again after a
+ * while, in which UTC may have been stepped. */
+static void model_restart(struct model *m, bool clean)
+{
+    if (clean) {
+        model_commit(m);
+        for (int i = 0; i < MODEL_USERS; i++)
+            while (m->users[i].links) model_disconnect(m, i, END_STOP);
+        model_collect(m, true);
+        model_commit(m);
+    }
+    buffer_free(&m->batch.ops);
+    m->flight = false;
+    presence_free(&m->table);
+    m->now.mono += 16 * (int64_t)core_below(&m->seed, 8000);
+    presence_init(&m->table, MODEL_GRACE, MODEL_THRESHOLD, m->now);
+    int64_t wall = m->now.mono + m->now.offset;
+    for (int i = 0; i < MODEL_USERS; i++) {
+        struct model_user *u = &m->users[i];
+        u->links = 0;
+        u->heartbeat_until = 0;
+        u->known = u->stored;
+        u->state = USER_OFFLINE;
+        u->status = STATUS_OFFLINE;
+        u->joins = u->leaves = u->changes = 0;
+        u->sessions = u->sessions_stored;
+        if (!u->stored || !u->stored_open) continue;
+        int64_t seen = u->stored_seen < wall ? u->stored_seen : wall;
+        int64_t since = u->stored_since < seen ? u->stored_since : seen;
+        u->state = USER_CACHED;
+        u->status = u->stored_status;
+        u->seen = seen - m->now.offset;
+        u->since = since - m->now.offset;
+        u->until = u->seen + MODEL_THRESHOLD;
+        u->reason = REASON_RESTART;
+        presence_restore(&m->table, m->now, model_id(i), (enum status)u->stored_status,
+                         u->stored_since, u->stored_seen);
+    }
+    m->restarts++;
+}
+
+/* Compares everything. */
+static void model_check(struct model *m)
+{
+    size_t live = 0, cached = 0, links = 0;
+    int joins[MODEL_USERS] = {0}, leaves[MODEL_USERS] = {0}, changes[MODEL_USERS] = {0};
+    uint64_t sequence = m->table.sequence - m->table.transition_count;
+    for (size_t i = 0; i < m->table.transition_count; i++) {
+        const struct transition *t = &m->table.transitions[i];
+        assert_int_equal(t->sequence, ++sequence);
+        int *kinds[] = {joins, leaves, changes};
+        kinds[t->kind][t->user->id[0] - 'a']++;
+    }
+    for (int i = 0; i < MODEL_USERS; i++) {
+        struct model_user *u = &m->users[i];
+        const struct user *user = presence_find(&m->table, model_id(i));
+        assert_int_equal(joins[i], u->joins);
+        assert_int_equal(leaves[i], u->leaves);
+        assert_int_equal(changes[i], u->changes);
+        u->joins = u->leaves = u->changes = 0;
+        live += u->state == USER_LIVE;
+        cached += u->state == USER_CACHED;
+        links += (size_t)u->links;
+        if (!user) { /* then the store must know the whole truth */
+            assert_int_equal(u->state, USER_OFFLINE);
+            assert_true(!u->known || (u->stored && !u->stored_open));
+            continue;
+        }
+        assert_int_equal(user->state, u->state);
+        assert_true(u->state != USER_OFFLINE || user->debt != DEBT_NONE); /* else it had to go */
+        assert_int_equal(user->status, u->status);
+        assert_int_equal(user->connections, u->links);
+        assert_int_equal(user->last_seen, u->seen);
+        assert_true(user->last_seen <= m->now.mono);
+        if (u->state != USER_OFFLINE) assert_int_equal(user->online_since, u->since);
+        if (u->state == USER_CACHED) assert_int_equal(user->timer.due, (u->until + 15) >> WHEEL_TICK_SHIFT);
+    }
+    assert_int_equal(m->table.live, live);
+    assert_int_equal(m->table.cached, cached);
+    assert_int_equal(m->table.connections, links);
+    presence_clear_transitions(&m->table);
+}
+
+/* 150,000 random steps; see the cases P01, P03, P04, P06, P13, P14 and P15. */
+static void table_equals_model(void **unused)
+{
+    (void)unused;
+    static struct model m;
+    m = (struct model){.seed = 20261125, .now = {1000000, 1764000000000}};
+    presence_init(&m.table, MODEL_GRACE, MODEL_THRESHOLD, m.now);
+    for (int step = 0; step < 150000; step++) {
+        int user = (int)core_below(&m.seed, MODEL_USERS);
+        switch (core_below(&m.seed, 24)) {
+        case 0: case 1: case 2: case 3: case 4: model_connect(&m, user); break;
+        case 5: case 6: case 7: case 8:
+            model_disconnect(&m, user, (enum ending)core_below(&m.seed, END_STOP));
+            break;
+        case 9: case 10: case 11: model_heard(&m, user); break;
+        case 12: case 13: model_status(&m, user); break;
+        case 14: model_heartbeat(&m, user); break;
+        case 15: case 16: case 17: case 18: model_advance(&m); break;
+        case 19: model_collect(&m, core_below(&m.seed, 2)); break;
+        case 20: case 21: model_commit(&m); break;
+        case 22: /* UTC is stepped, by hours, either way */
+            if (!core_below(&m.seed, 20))
+                m.now.offset += 3600000 * ((int64_t)core_below(&m.seed, 25) - 12);
+            break;
+        default:
+            if (!core_below(&m.seed, 20)) model_restart(&m, core_below(&m.seed, 2));
+            break;
+        }
+        model_check(&m);
+    }
+    assert_true(m.restarts > 100 && m.leaves > 5000);
+    while (m.table.live) {
+        for (int i = 0; i < MODEL_USERS; i++) model_disconnect(&m, i, END_CLEAN);
+    }
+    buffer_free(&m.batch.ops);
+    presence_free(&m.table);
+}
+
+/* ---- Presence table, case by case ------------------------------------------------------------ */
+
+/* A table with grace 3 s and threshold 90 s at mono 1,000,000. */
+struct bench_table {
+    struct presence table;
+    struct instant now;
+    struct link a, b, c;
+};
+
+/* Sets one up. */
+static void table_begin(struct bench_table *t)
+{
+    *t = (struct bench_table){.now = {1000000, 1764000000000}};
+    presence_init(&t->table, 3000, 90000, t->now);
+}
+
+/* Lets time pass; how many transitions came since the last call, and clears them. */
+static size_t table_pass(struct bench_table *t, int64_t ms)
+{
+    t->now.mono += ms;
+    presence_tick(&t->table, t->now);
+    size_t count = t->table.transition_count;
+    presence_clear_transitions(&t->table);
+    return count;
+}
+
+static const struct span ALICE = {"alice", 5};
+
+/* P03: the old socket times out after the new one opened: nobody hears of it. */
+static void table_late_end_of_old_socket(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    assert_int_equal(table_pass(&t, 1000), 1);
+    presence_connect(&t.table, t.now, ALICE, &t.b);
+    presence_disconnect(&t.table, t.now, &t.a, END_TIMEOUT);
+    assert_int_equal(table_pass(&t, 100000), 0);
+    assert_int_equal(t.table.live, 1);
+    presence_disconnect(&t.table, t.now, &t.b, END_CLEAN);
+    assert_int_equal(table_pass(&t, 0), 1);
+    presence_free(&t.table);
+}
+
+/* P13: a reload within the grace time is no event; one that stays away is exactly one. */
+static void table_reload_within_grace(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    assert_int_equal(table_pass(&t, 1000), 1);
+    presence_disconnect(&t.table, t.now, &t.a, END_AWAY);
+    assert_int_equal(table_pass(&t, 2980), 0);
+    presence_connect(&t.table, t.now, ALICE, &t.b);
+    assert_int_equal(table_pass(&t, 60000), 0);
+    presence_disconnect(&t.table, t.now, &t.b, END_AWAY);
+    assert_int_equal(table_pass(&t, 2980), 0);
+    assert_int_equal(table_pass(&t, 40), 1);
+    assert_int_equal(presence_find(&t.table, ALICE)->reason, REASON_CLOSED);
+    presence_free(&t.table);
+}
+
+/* The server's own end leaves every stay open, however short the grace: the next start waits. */
+static void table_stop_keeps_stays(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    table_pass(&t, 1000);
+    presence_disconnect(&t.table, t.now, &t.a, END_STOP);
+    assert_int_equal(table_pass(&t, 80000), 0);
+    assert_int_equal(t.table.cached, 1);
+    presence_free(&t.table);
+}
+
+/* P15: of two devices the more available one wins, and the idle one changes nothing. */
+static void table_most_available_wins(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    presence_connect(&t.table, t.now, ALICE, &t.b);
+    table_pass(&t, 0);
+    for (int i = 0; i < 10; i++) {
+        presence_set_status(&t.table, t.now, &t.a, STATUS_AWAY);
+        presence_set_status(&t.table, t.now, &t.a, STATUS_BUSY);
+    }
+    assert_int_equal(table_pass(&t, 1000), 0);
+    presence_set_status(&t.table, t.now, &t.b, STATUS_AWAY);
+    assert_int_equal(presence_find(&t.table, ALICE)->status, STATUS_BUSY);
+    assert_int_equal(table_pass(&t, 0), 1);
+    presence_free(&t.table);
+}
+
+/* P06: UTC goes 12 hours forward and back: ages stay what they are, nobody leaves. */
+static void table_stepped_clock(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    struct user_view view;
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    table_pass(&t, 20000);
+    static const int64_t hours[] = {12, -12, -12, 12, 0};
+    for (size_t i = 0; i < 5; i++) {
+        t.now.offset += hours[i] * 3600000;
+        assert_int_equal(table_pass(&t, 16), 0);
+        view_user(&view, presence_find(&t.table, ALICE), t.now);
+        assert_int_equal(t.now.mono + t.now.offset - view.last_seen, 20000 + 16 * (int64_t)(i + 1));
+    }
+    presence_free(&t.table);
+}
+
+/* P06: a stamp from the future in the store counts as now, and is corrected. */
+static void table_restores_future_stamp(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    int64_t wall = t.now.mono + t.now.offset;
+    presence_restore(&t.table, t.now, ALICE, STATUS_AWAY, wall + 7200000, wall + 7200000);
+    const struct user *user = presence_find(&t.table, ALICE);
+    assert_int_equal(user->last_seen, t.now.mono);
+    assert_int_equal(user->online_since, t.now.mono);
+    assert_int_equal(table_pass(&t, 89980), 0);
+    assert_int_equal(table_pass(&t, 40), 1);
+    assert_int_equal(user->reason, REASON_RESTART);
+    presence_free(&t.table);
+}
+
+/* A heartbeat over a connection allocates nothing and makes the store owe one write in 15 s. */
+static void table_heartbeats_are_coalesced(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    struct store_batch batch = {0};
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    presence_collect(&t.table, t.now, true, &batch);
+    presence_committed(&t.table);
+    size_t written = 0;
+    for (int second = 0; second < 60; second++) {
+        buffer_free(&batch.ops);
+        t.now.mono += 1000;
+        presence_heard(&t.table, t.now, t.a.user);
+        presence_collect(&t.table, t.now, false, &batch);
+        written += batch.users;
+        presence_committed(&t.table);
+    }
+    assert_in_range(written, 3, 5);
+    buffer_free(&batch.ops);
+    presence_free(&t.table);
+}
+
+/* ---- HTTP messages --------------------------------------------------------------------------- */
+
+/* Where requests end, and what is refused before CivetWeb sees it. */
+static void http_frames_are_read(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *text;
+        size_t head, body;
+        enum error error;
+    } rows[] = {
+        {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 27, 0, ERROR_NONE},
+        {"GET / HTTP/1.1\r\nHost: a\r\n\r", 0, 0, ERROR_NONE},
+        {"GET / HTTP/1.1\nHost: a\n\n", 24, 0, ERROR_NONE},
+        {"GET / HTTP/1.1\nHost: a\n\r\n", 0, 0, ERROR_NONE}, /* CivetWeb does not take it */
+        {"POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n", 39, 12, ERROR_NONE},
+        {"POST / HTTP/1.1\r\ncontent-length:12\r\n\r\n", 38, 12, ERROR_NONE},
+        {"POST / HTTP/1.1\r\nContent-Length: +12\r\n\r\n", 40, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 39, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length:\r\n\r\n", 36, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length: 1 1\r\n\r\n", 40, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", 57, 1,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", 41, 0, ERROR_BODY_TOO_LARGE},
+        {"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", 57, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_LENGTH_REQUIRED},
+        {"POST / HTTP/1.1\r\nExpect: foo\r\n\r\n", 32, 0, ERROR_EXPECTATION_FAILED},
+        {"GET / HTTP/1.1\r\nA: b\r\n c: d\r\n\r\n", 31, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA: b\x01\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA: b\x7f\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA:\tb\r\n\r\n", 24, 0, ERROR_NONE}, /* W03 */
+        {"\n\n", 2, 0, ERROR_NONE},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        size_t len = strlen(rows[i].text);
+        char *text = malloc(len);
+        memcpy(text, rows[i].text, len);
+        for (size_t scanned = 0; scanned <= len; scanned += scanned ? 1 : len > 2 ? 2 : 3) {
+            if (http_head_end(text, scanned, 0)) break; /* only what was there without an end */
+            struct http_frame frame = http_frame_read(text, len, scanned, 200, 1000);
+            if (frame.head != rows[i].head || frame.body != rows[i].body || frame.error != rows[i].error)
+                fail_msg("row %zu, scanned %zu: %zu %zu %s", i, scanned, frame.head, frame.body,
+                         ERRORS[frame.error].code);
+        }
+        assert_null(memchr(text, '\t', len) && rows[i].head ? text : NULL);
+        free(text);
+    }
+}
+
+/* A head larger than allowed is refused as soon as it is, ended or not. */
+static void http_long_heads_are_refused(void **unused)
+{
+    (void)unused;
+    char text[400];
+    memset(text, 'a', sizeof text);
+    assert_int_equal(http_frame_read(text, 200, 0, 200, 0).error, ERROR_NONE);
+    assert_int_equal(http_frame_read(text, 201, 0, 200, 0).error, ERROR_HEAD_TOO_LARGE);
+    memcpy(text + 300, "\r\n\r\n", 4);
+    assert_int_equal(http_frame_read(text, 400, 0, 200, 0).error, ERROR_HEAD_TOO_LARGE);
+}
+
+/* Every error of the table becomes an answer with its status, and valid JSON. */
+static void http_errors_are_json(void **unused)
+{
+    (void)unused;
+    for (int error = 1; error < ERROR_COUNT; error++) {
+        struct http_response response = {0};
+        struct buffer out = {0};
+        struct json_value body, inner, code;
+        http_set_error(&response, (enum error)error, NULL);
+        assert_string_not_equal(http_phrase(response.status), "Unknown");
+        assert_true(json_parse((struct span){response.body.at, response.body.len - 1}, 4, &body));
+        assert_true(json_member(body, "error", &inner) && json_member(inner, "code", &code));
+        assert_true(json_is(code, ERRORS[error].code));
+        http_write(&out, &response, false, false);
+        buffer_add(&out, "", 1);
+        assert_non_null(strstr(out.at, "\r\nCache-Control: no-store\r\n"));
+        buffer_free(&out);
+        buffer_free(&response.body);
+    }
+}
+
+/* ---- Routes ---------------------------------------------------------------------------------- */
+
+/* Which route a path takes, and which user it names. */
+static void routes_match(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *method, *path, *pattern, *id;
+        enum error error;
+    } rows[] = {
+        {"GET", "/api/presence/alice", "/api/presence/{id}", "alice", ERROR_NONE},
+        {"HEAD", "/api/presence/alice", "/api/presence/{id}", "alice", ERROR_NONE},
+        {"GET", "/api/presence/a%2Fb", "/api/presence/{id}", "a/b", ERROR_NONE},
+        {"GET", "/api/presence/100%25", "/api/presence/{id}", "100%", ERROR_NONE},
+        {"GET", "/api/presence/a+b", "/api/presence/{id}", "a+b", ERROR_NONE},
+        {"GET", "/api/presence/..", "/api/presence/{id}", "..", ERROR_NONE},
+        {"GET", "/ws/presence/.", "/ws/presence/{id}", ".", ERROR_NONE},
+        {"GET", "/api/presence/", "/api/presence/{id}", NULL, ERROR_INVALID_USER_ID},
+        {"GET", "/api/presence/%", "/api/presence/{id}", NULL, ERROR_INVALID_USER_ID},
+        {"GET", "/api/presence/%00", "/api/presence/{id}", NULL, ERROR_INVALID_USER_ID},
+        {"GET", "/api/presence/%0a", "/api/presence/{id}", NULL, ERROR_INVALID_USER_ID},
+        {"GET", "/api/presence/a/b", NULL, NULL, ERROR_NOT_FOUND},
+        {"GET", "/api/presence", NULL, NULL, ERROR_METHOD_NOT_ALLOWED},
+        {"POST", "/api/presence", "/api/presence", NULL, ERROR_NONE},
+        {"POST", "/api/presence/a/heartbeat", "/api/presence/{id}/heartbeat", "a", ERROR_NONE},
+        {"GET", "/api/presence/a/heartbeat", NULL, NULL, ERROR_METHOD_NOT_ALLOWED},
+        {"DELETE", "/admin/users/a/connections", "/admin/users/{id}/connections", "a", ERROR_NONE},
+        {"PUT", "/healthz", NULL, NULL, ERROR_METHOD_NOT_ALLOWED},
+        {"GET", "/healthz/", NULL, NULL, ERROR_NOT_FOUND},
+        {"GET", "/nothing", NULL, NULL, ERROR_NOT_FOUND},
+        {"GET", "//////", NULL, NULL, ERROR_NOT_FOUND},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct seam_request raw = {.method = rows[i].method, .target = rows[i].path};
+        struct http_request request = {.raw = &raw};
+        struct http_response response = {0};
+        const struct route *route = NULL;
+        enum error error = route_find(&request, &response, &route);
+        if (error != rows[i].error) fail_msg("%s: %s", rows[i].path, ERRORS[error].code);
+        if (rows[i].pattern) assert_string_equal(route->pattern, rows[i].pattern);
+        if (rows[i].id) assert_string_equal(request.id, rows[i].id);
+        assert_int_equal(error == ERROR_METHOD_NOT_ALLOWED, strstr(response.extra, "Allow: ") != NULL);
+    }
+}
+
+/* ---- Options --------------------------------------------------------------------------------- */
+
+/* Reads one command line; the line of an error is in err. */
+static bool options_try(struct options *options, struct command_line *line, char *err, char *arguments)
+{
+    char *argv[32] = {"presence"};
+    int argc = 1;
+    for (char *word; (word = strsep(&arguments, " "));)
+        if (*word) argv[argc++] = word;
+    options_init(options);
+    return options_read(options, argc, argv, line, err);
+}
+
+/* Every option's default lies within its own bounds, is printed, and is read back as the same. */
+static void options_round_trip(void **unused)
+{
+    (void)unused;
+    struct options first, second;
+    char *text = NULL, err[USAGE_MAX];
+    size_t size = 0;
+    uint64_t seen = 0;
+    options_init(&first);
+    FILE *out = open_memstream(&text, &size);
+    options_print(&first, out);
+    fclose(out);
+    options_init(&second);
+    char *rest = text;
+    for (char *line; (line = strsep(&rest, "\n"));)
+        if (!options_from_line(&second, line, &seen, err)) fail_msg("%s", err);
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        const char *a = (char *)&first + row->offset, *b = (char *)&second + row->offset;
+        if (row->type == OPTION_TEXT) assert_string_equal(*(char *const *)a, *(char *const *)b);
+        else if (row->type == OPTION_LIST) assert_int_equal(((struct option_list *)b)->count, 1);
+        else assert_int_equal(*(const int64_t *)a, *(const int64_t *)b);
+    }
+    free(text);
+    options_free(&first);
+    options_free(&second);
+}
+
+/* Wrong command lines: the error names the option. */
+static void options_errors_name_the_option(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *arguments, *names;
+    } rows[] = {
+        {"--nonsense", "--nonsense"}, {"nonsense", "'nonsense'"}, {"--grace", "--grace"},
+        {"--grace soon", "--grace"}, {"--grace -1s", "--grace"}, {"--workers 0", "--workers"},
+        {"--workers 9999", "--workers"}, {"--listen 8080", "--listen"}, {"--listen [::1", "--listen"},
+        {"--listen 1.2.3.4:70000", "--listen"}, {"--log-level loud", "--log-level"},
+        {"--config /nonexistent/file", "/nonexistent/file"}, {"--version=1", "--version"},
+        {"--dump --help", "--dump"}, {"--backup", "--backup"}, {"--data=", "--data"},
+        {"--insecure=perhaps", "--insecure"}, {"--", "'--'"}, {"--max-message 1", "--max-message"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct options options;
+        struct command_line line;
+        char err[USAGE_MAX] = "", arguments[64];
+        snprintf(arguments, sizeof arguments, "%s", rows[i].arguments);
+        assert_false(options_try(&options, &line, err, arguments));
+        if (!strstr(err, rows[i].names)) fail_msg("%s: %s", rows[i].arguments, err);
+        assert_null(strchr(err, '\n'));
+        options_free(&options);
+    }
+}
+
+/* Lists replace the weaker source's whole list and grow within one. */
+static void options_lists(void **unused)
+{
+    (void)unused;
+    struct options options;
+    struct command_line line;
+    char err[USAGE_MAX], arguments[] = "--listen [::1]:1 --listen=127.0.0.1:2 --insecure --dump";
+    assert_true(options_try(&options, &line, err, arguments));
+    assert_int_equal(options.listen.count, 2);
+    assert_string_equal(options.listen.at[0], "[::1]:1");
+    assert_int_equal(options.insecure, 1);
+    assert_int_equal(line.command, COMMAND_DUMP);
+    options_free(&options);
+}
+
+/* ---- Log ------------------------------------------------------------------------------------- */
+
+/* A01: what a client sends cannot forge a line, close a quote or colour a terminal. */
+static void log_escapes(void **unused)
+{
+    (void)unused;
+    char out[128];
+    log_escape("a\"b\\c\nlevel=error\x1b[2J\x7f", out, sizeof out);
+    assert_string_equal(out, "a\\\"b\\\\c\\u000alevel=error\\u001b[2J\\u007f");
+    assert_true(log_escape("\x01\x01\x01\x01", out, 16) < 16);
+}
+
+/* Times are RFC 3339, to the millisecond. */
+static void times_are_texts(void **unused)
+{
+    (void)unused;
+    char out[TIME_TEXT];
+    assert_string_equal(time_text(0, out), "1970-01-01T00:00:00.000Z");
+    assert_string_equal(time_text(INT64_C(1795597471120), out), "2026-11-25T09:04:31.120Z");
+    assert_string_equal(time_text(-5, out), "1970-01-01T00:00:00.000Z");
+    assert_string_equal(time_text(INT64_C(951782399999), out), "2000-02-28T23:59:59.999Z");
+}
+
+static const struct CMUnitTest CORE_TESTS[] = {
+    cmocka_unit_test(timers_fire_in_time),
+    cmocka_unit_test(directory_keeps_order),
+    cmocka_unit_test(directory_fills_runs_in_order),
+    cmocka_unit_test(table_equals_model),
+    cmocka_unit_test(table_late_end_of_old_socket),
+    cmocka_unit_test(table_reload_within_grace),
+    cmocka_unit_test(table_stop_keeps_stays),
+    cmocka_unit_test(table_most_available_wins),
+    cmocka_unit_test(table_stepped_clock),
+    cmocka_unit_test(table_restores_future_stamp),
+    cmocka_unit_test(table_heartbeats_are_coalesced),
+    cmocka_unit_test(http_frames_are_read),
+    cmocka_unit_test(http_long_heads_are_refused),
+    cmocka_unit_test(http_errors_are_json),
+    cmocka_unit_test(routes_match),
+    cmocka_unit_test(options_round_trip),
+    cmocka_unit_test(options_errors_name_the_option),
+    cmocka_unit_test(options_lists),
+    cmocka_unit_test(log_escapes),
+    cmocka_unit_test(times_are_texts),
+};
