@@ -128,7 +128,8 @@ WARNINGS="-std=c11 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissi
     -Wformat=2 -Wundef -Wpointer-arith -Wwrite-strings -Wconversion -Wno-sign-conversion -Werror"
 # A test program includes presence.c and uses a part of it.
 TEST_WARNINGS="$WARNINGS -Wno-unused-function -Wno-unused-const-variable -Wno-unused-variable
-    -Wno-missing-prototypes -Wno-conversion -Wno-write-strings"
+    -Wno-missing-prototypes -Wno-conversion -Wno-write-strings
+    -Wno-sometimes-uninitialized"
 # Our own includes, and those of the embedded libraries.
 INCLUDES="-I$GEN -Ivendor -isystem $SRC/lmdb/libraries/liblmdb -isystem $SRC/mbedtls/include"
 DEFINES='-D_GNU_SOURCE -DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>'
@@ -179,7 +180,7 @@ variant() {
         echo "$CC $CFLAGS"
         uname -m
         "$CC" --version | sed -n 1p
-        cat vendor/lock vendor/*_config.h
+        cat vendor/lock vendor/*_config.h vendor/lmdb_seam.*
         dpkg-query -W musl-dev libc6-dev 2>/dev/null || true
     } | hash_stdin | cut -c 1-16)
 }
@@ -230,7 +231,7 @@ vendor_library() {
     rm -rf "$dir"
     mkdir -p "$dir"
     # shellcheck disable=SC2016
-    printf '%s\n' $SRC/mbedtls/library/*.c $SRC/lmdb/libraries/liblmdb/{mdb,midl}.c |
+    printf '%s\n' $SRC/mbedtls/library/*.c vendor/lmdb_seam.c $SRC/lmdb/libraries/liblmdb/midl.c |
         CC="$CC" FLAGS="$CFLAGS $INCLUDES -I$SRC/mbedtls/library -w" DIR="$dir" \
             xargs -P "$JOBS" -n 4 bash -c 'set -eu
                 for file; do
@@ -469,9 +470,10 @@ test_programs() {
 # (sysctl vm.mmap_rnd_bits), so memory is placed without chance where that may be switched off.
 sanitized() {
     local fixed=()
+    local asan=detect_stack_use_after_return=1:strict_string_checks=1
     local tsan="second_deadlock_stack=1:suppressions='$PWD/vendor/tsan.supp'"
     ! setarch -R true 2>/dev/null || fixed=(setarch -R)
-    ASAN_OPTIONS=detect_stack_use_after_return=1${ASAN_OPTIONS:+:$ASAN_OPTIONS} \
+    ASAN_OPTIONS=$asan${ASAN_OPTIONS:+:$ASAN_OPTIONS} \
         UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS} \
         TSAN_OPTIONS=$tsan${TSAN_OPTIONS:+:$TSAN_OPTIONS} \
         ${fixed[@]+"${fixed[@]}"} "$@"

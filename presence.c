@@ -93,17 +93,18 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <lmdb.h>
-#include <mbedtls/sha1.h>
+#include <lmdb_seam.h>
 #include <mbedtls/version.h>
 
 #include "civetweb_seam.h"
@@ -123,6 +124,7 @@ enum {
     WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
     AGENT_MAX = 120,               /* bytes kept of a User-Agent */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
+    STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
     THREAD_STACK = 128 * 1024,     /* musl's default is small; all our own threads get this much */
 };
@@ -1224,7 +1226,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(data, TEXT, "data", "./presence-data", 0, 0, "DIR", "Store", "directory of the store")       \
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
-    X(history, DURATION, "history", "30d", 0, INT64_C(3153600000000), "TIME", "Store",             \
+    X(history, DURATION, "history", "30d", 0, 3153600000000, "TIME", "Store",                      \
       "ended stays are kept this long; 0: for ever")                                               \
     X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
       "address space first given to the store; it doubles by itself when full")                    \
@@ -1685,8 +1687,6 @@ static void options_print_help(FILE *out)
  * touch, and of the others what STORE_CHECK_MS allows: a small store whole, a large one in part,
  * because a million stored users must not delay the first answer. */
 
-#include <lmdb.h>
-#include <sys/statvfs.h>
 
 enum {
     STORE_SCHEMA = 1,
@@ -2680,24 +2680,24 @@ static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
                                      now->online_since ? now->online_since : now->last_seen};
     else if (rc)
         return rc;
-    bool was_open = r.open, left = !now->open && (was_open || rc == MDB_NOTFOUND);
+    bool was_open = r.open;
     r.open = now->open;
     r.status = now->status;
     r.last_seen = now->last_seen;
     r.online_since = now->open ? now->online_since : 0;
-    if (left) r.offline_since = now->last_seen;
-    if (left) r.reason = now->reason;
+    if (!now->open) r.offline_since = now->last_seen;
+    if (!now->open) r.reason = now->reason;
     return store_put_user(st, txn, id, &r, was_open);
 }
 
-/* Puts a session. */
+/* Puts a session; flags as mdb_put takes them. */
 static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
-                             const struct session_record *session)
+                             const struct session_record *session, unsigned flags)
 {
     uint8_t name[STORE_KEY_MAX], bytes[STORE_SESSION_BYTES];
     store_encode_session(session, bytes);
     MDB_val key = {store_session_key(id, session->from, name), name}, value = {sizeof bytes, bytes};
-    return mdb_put(txn, st->sessions, &key, &value, 0);
+    return mdb_put(txn, st->sessions, &key, &value, flags);
 }
 
 /* Puts a session and counts it for its user, who is made if unknown. */
@@ -2716,7 +2716,13 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
         return rc;
     r.stays++;
     rc = store_put_user(st, txn, id, &r, r.open);
-    return rc ? rc : store_put_session(st, txn, id, session);
+    /* Two stays may begin in one millisecond, or UTC may be stepped back: none replaces another. */
+    struct session_record s = *session;
+    while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
+        if (s.to <= s.from++) s.to = s.from;
+        rc = 0;
+    }
+    return rc;
 }
 
 /* Applies one piece of a batch. */
@@ -2726,7 +2732,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
     case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, false);
-    case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session);
+    case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     }
     return EINVAL;
 }
@@ -2806,7 +2812,7 @@ static int store_grow(struct store *st)
     rc = mdb_env_set_mapsize(st->env, info.me_mapsize * 2);
     if (rc && mdb_env_set_mapsize(st->env, info.me_mapsize)) mem_die();
     store_let_readers(st);
-    if (!rc) log_line(st->log, LOG_INFO, "store: map grown to %zu bytes", info.me_mapsize * 2);
+    if (!rc) log_line(st->log, LOG_DEBUG, "store: map grown to %zu bytes", info.me_mapsize * 2);
     return rc;
 }
 
@@ -2850,6 +2856,7 @@ static int store_write(struct store *st, const struct store_batch *batch, bool c
 {
     struct store_commit commit = {batch, clean};
     int rc = store_transact(st, store_apply, &commit);
+    if (st->env) lmdb_release_pages(st->env);
     if (rc) {
         count_one(&st->counters->store_failures);
     } else {
@@ -3197,6 +3204,7 @@ static void store_note_failure(struct store *st, int rc)
 static void *store_writer(void *context)
 {
     struct store *st = context;
+    prctl(PR_SET_NAME, "writer");
     pthread_mutex_lock(&st->lock);
     for (;;) {
         while (!st->batch && !st->stopping) pthread_cond_wait(&st->changed, &st->lock);
@@ -3609,7 +3617,7 @@ static bool restore_read(struct store_restore *r, FILE *in, struct store_why why
 }
 
 /* --restore: fills a directory that has no store with what --dump wrote; all of it or nothing. */
-static int store_command_restore(const char *dir, FILE *in, FILE *err)
+static int store_command_restore(const char *dir, FILE *in, const char *name, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
@@ -3629,8 +3637,11 @@ static int store_command_restore(const char *dir, FILE *in, FILE *err)
     }
     store_close(r.st);
     buffer_free(&r.batch.ops);
-    return ok ? 0 : store_command_fail(err, text);
+    if (ok) return 0;
+    fprintf(err, "presence: --restore %s: %s\n", name, text);
+    return 1;
 }
+
 /* ==== 10. Timers =============================================================================
  * A hierarchical wheel over a `now` that the caller passes: arm, disarm and expiry cost the same
  * for one timer and for a million. A timer never fires early, and at most one tick late. */
@@ -3786,6 +3797,7 @@ struct link {
     uint8_t address[16];  /* of the client, v4-mapped */
     uint16_t port;
     uint8_t status;       /* enum status this connection says */
+    uint8_t state;        /* of the connection; the table does not look at it */
 };
 
 /* How a connection ended; what follows for the user stands in presence_disconnect. */
@@ -5056,6 +5068,7 @@ static void wire_close(struct wire *wire)
  * changed to the store's writer. Nothing is freed inside its own handler: the dead wait for the end
  * of the turn. Nothing here waits but loop_wait. */
 
+/* Of a connection; in link.state. */
 enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
 
 /* A User-Agent, shared by the connections that sent it. */
@@ -5079,8 +5092,8 @@ struct connection {
     struct agent *agent;           /* * or NULL */
     struct ws_partial *partial;    /* a frame or message half received, or NULL */
     struct buffer *out;            /* bytes the socket did not take yet, or NULL */
-    uint8_t state;                 /* enum connection_state */
 };
+_Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
@@ -5210,9 +5223,9 @@ static void connection_leave(struct server *server, struct connection *c, struct
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
 {
-    if (c->state == CONNECTION_DEAD) return;
+    if (c->link.state == CONNECTION_DEAD) return;
     connection_leave(server, c, now, ending);
-    c->state = CONNECTION_DEAD;
+    c->link.state = CONNECTION_DEAD;
     timer_disarm(&server->hub.wheel, &c->timer);
     wire_close(&c->wire);
     ws_partial_free(&c->partial);
@@ -5256,7 +5269,7 @@ static void connection_flush(struct server *server, struct connection *c, struct
     struct buffer *reply = &server->hub.reply;
     size_t len = reply->len, sent = 0;
     reply->len = 0;
-    if (c->state == CONNECTION_DEAD || !len) return;
+    if (c->link.state == CONNECTION_DEAD || !len) return;
     if (!c->out) {
         ssize_t n = wire_write(&c->wire, reply->at, len);
         if (n == WIRE_BROKEN) {
@@ -5266,7 +5279,7 @@ static void connection_flush(struct server *server, struct connection *c, struct
         if (n > 0) sent = (size_t)n;
     }
     if (sent < len) connection_keep(server, c, now, reply->at + sent, len - sent);
-    else if (c->state == CONNECTION_CLOSING) wire_finish(&c->wire);
+    else if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
 /* Sends more of what waits; goes back to reading when all is out. */
@@ -5284,7 +5297,7 @@ static void connection_writable(struct server *server, struct connection *c, str
     free(c->out);
     c->out = NULL;
     loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
-    if (c->state == CONNECTION_CLOSING) wire_finish(&c->wire);
+    if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
 /* Says goodbye with a close frame, the reply's last: out of the table now; the socket lives until
@@ -5292,11 +5305,11 @@ static void connection_writable(struct server *server, struct connection *c, str
 static void connection_close(struct server *server, struct connection *c, struct instant now,
                              int code, const char *reason, enum ending ending)
 {
-    if (c->state != CONNECTION_OPEN) return;
+    if (c->link.state != CONNECTION_OPEN) return;
     connection_leave(server, c, now, ending);
     ws_encode_close(&server->hub.reply, code, reason);
     ws_partial_free(&c->partial);
-    c->state = CONNECTION_CLOSING;
+    c->link.state = CONNECTION_CLOSING;
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
@@ -5453,12 +5466,12 @@ static void connection_frame(struct server *server, struct connection *c, struct
 static void connection_take(struct server *server, struct connection *c, struct instant now,
                             uint8_t *at, size_t len)
 {
-    if (c->state != CONNECTION_OPEN) return; /* behind our close frame nothing counts */
+    if (c->link.state != CONNECTION_OPEN) return; /* behind our close frame nothing counts */
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     presence_heard(&server->presence, now, c->link.user);
     struct ws_event event = {.kind = WS_PONG};
-    while (event.kind != WS_MORE && c->state == CONNECTION_OPEN) { /* the last call cleans up */
+    while (event.kind != WS_MORE && c->link.state == CONNECTION_OPEN) { /* the last call cleans up */
         size_t used = 0;
         event = ws_decode(&c->partial, &limits, at, len, &used);
         at += used;
@@ -5481,7 +5494,7 @@ static void connection_readable(struct server *server, struct connection *c, str
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
     struct hub *hub = &server->hub;
-    if (c->state == CONNECTION_CLOSING) {
+    if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
         return;
     }
@@ -5716,7 +5729,7 @@ static void hub_quit(struct server *server, struct loop_call *call)
 {
     (void)call;
     server->hub.quitting = true;
-    server->hub.stop_by = clock_mono_ms() + CLOSE_WAIT_MS;
+    server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
 
 /* How long the hub may sleep, ms; -1 for ever. */
@@ -5757,7 +5770,7 @@ static void hub_turn(struct server *server)
     loop_run_calls(&hub->loop, server);
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
-        if (events[i].data.ptr == &hub->loop || c->state == CONNECTION_DEAD) continue;
+        if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
         if (c->out) connection_writable(server, c, now);
         else connection_readable(server, c, now);
     }
@@ -5777,6 +5790,7 @@ static void *hub_run(void *argument)
 {
     struct server *server = argument;
     struct hub *hub = &server->hub;
+    prctl(PR_SET_NAME, "hub");
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
     hub_sync(server, server_now(server));
@@ -6232,6 +6246,7 @@ static void door_run(void *context)
     struct server *server = context;
     struct door *door = &server->door;
     struct epoll_event events[DOOR_EVENTS];
+    prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
         if (door->quitting) atomic_store(&door->starved, true); /* have the last worker wake us */
@@ -7468,7 +7483,7 @@ static bool server_stop(struct server *server)
         pthread_join(server->hub.thread, NULL);
     }
     if (server->store) {
-        written = store_stop_writer(server->store, CLOSE_WAIT_MS);
+        written = store_stop_writer(server->store, STOP_WRITE_MS);
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
         presence_free(&server->presence);
@@ -7517,7 +7532,7 @@ static int command_restore(const char *dir, const char *path)
     if (!in)
         return fail(2, "--restore: cannot read %s: %s; name a file that --dump wrote", path,
                     strerror(errno));
-    int status = store_command_restore(dir, in, stderr);
+    int status = store_command_restore(dir, in, path, stderr);
     if (in != stdin) fclose(in);
     return status;
 }

@@ -792,6 +792,130 @@ static void store_check_finds_damaged_pages(void **state)
     place_remove(&p);
 }
 
+/* The newest meta page of a file. */
+static struct lmdb_meta meta_of(const char *file)
+{
+    struct lmdb_meta meta[2];
+    memcpy(&meta[0], file + LMDB_HEAD, sizeof meta[0]);
+    memcpy(&meta[1], file + 4096 + LMDB_HEAD, sizeof meta[1]);
+    return meta[meta[1].transaction > meta[0].transaction];
+}
+
+/* Where the record of the users' tree is, in the page that is the root of the main tree. */
+static char *users_tree_at(char *file)
+{
+    static const char name[] = "user_presence";
+    struct lmdb_page *p = (struct lmdb_page *)(void *)(file + meta_of(file).main.root * 4096);
+    for (size_t i = 0; i < (size_t)(p->lower - LMDB_HEAD) / 2; i++) {
+        char *node = (char *)p + p->nodes[i] + sizeof(struct lmdb_node);
+        if (!memcmp(node, name, sizeof name - 1)) return node + sizeof name - 1;
+    }
+    return NULL;
+}
+
+/* Every kind of damage that the check knows, made by hand in a sound file. */
+enum kind_of_damage {
+    BAD_NUMBER,
+    BAD_FLAGS,
+    BAD_LOWER,
+    BAD_NODE_LOW,
+    BAD_NODE_HIGH,
+    BAD_KEY,
+    BAD_VALUE,
+    BAD_KIND,
+    BAD_ORDER,
+    BAD_BOUND,
+    BAD_TWICE,
+    BAD_CHILD,
+    BAD_ENTRIES,
+    BAD_DEPTH,
+    BAD_TREE_FLAGS,
+    BAD_FREE_COUNT,
+    BAD_FREE_ORDER,
+    BAD_FREE_USED,
+    BAD_KINDS
+};
+static const char *const DAMAGE_SAYS[BAD_KINDS] = {
+    "holds something else", "holds something else", "holds something else",
+    "a bad node",           "a bad node",           "a bad key",
+    "a bad value",          "a bad value",          "out of order",
+    "out of order",         "used twice",           "cannot exist",
+    "entries where",        "holds something else", "not presence's own",
+    "list of free pages",   "list of free pages",   "used twice"};
+
+/* Makes one kind of damage in a file whose users have a branch for a root. */
+static void make_damage(char *file, enum kind_of_damage kind)
+{
+    struct lmdb_tree users;
+    memcpy(&users, users_tree_at(file), sizeof users);
+    struct lmdb_page *branch = (struct lmdb_page *)(void *)(file + users.root * 4096);
+    struct lmdb_node *child[2];
+    for (int i = 0; i < 2; i++)
+        child[i] = (struct lmdb_node *)(void *)((char *)branch + branch->nodes[i + 1]);
+    struct lmdb_page *leaf = (struct lmdb_page *)(void *)(file + child[0]->low * 4096);
+    struct lmdb_node *node = (struct lmdb_node *)(void *)((char *)leaf + leaf->nodes[1]);
+    /* The last free list: its count, then its pages, the largest first. */
+    size_t root = meta_of(file).free.root;
+    struct lmdb_page *list = (struct lmdb_page *)(void *)(file + root * 4096);
+    size_t last = (size_t)(list->lower - LMDB_HEAD) / 2 - 1, numbers[3];
+    char *free_at = (char *)list + list->nodes[last] + sizeof *node + sizeof(size_t);
+    memcpy(numbers, free_at, sizeof numbers);
+    assert_true(branch->flags == LMDB_BRANCH && leaf->flags == LMDB_LEAF && numbers[0] >= 2);
+    switch (kind) {
+    case BAD_NUMBER: leaf->number++; break;
+    case BAD_FLAGS: leaf->flags = LMDB_BRANCH; break;
+    case BAD_LOWER: leaf->lower = 4098; break;
+    case BAD_NODE_LOW: leaf->nodes[1] = (uint16_t)(leaf->upper - 2); break;
+    case BAD_NODE_HIGH: leaf->nodes[1] = 4092; break;
+    case BAD_KEY: node->key_len = 4096; break;
+    case BAD_VALUE: node->low = 4096; break;
+    case BAD_KIND: node->flags = LMDB_NODE_OVERFLOW; break;
+    case BAD_ORDER:
+        leaf->nodes[1] ^= leaf->nodes[2];
+        leaf->nodes[2] ^= leaf->nodes[1];
+        leaf->nodes[1] ^= leaf->nodes[2];
+        break;
+    case BAD_BOUND: ((char *)(child[0] + 1))[0] = 'z'; break;
+    case BAD_TWICE: child[1]->low = child[0]->low; break;
+    case BAD_CHILD: child[1]->high = 0xffff; break;
+    case BAD_ENTRIES: users.entries++; break;
+    case BAD_DEPTH: users.depth++; break;
+    case BAD_TREE_FLAGS: users.flags = MDB_DUPSORT; break;
+    case BAD_FREE_COUNT: numbers[0] = 4096; break;
+    case BAD_FREE_ORDER: numbers[1] = numbers[2]; break;
+    case BAD_FREE_USED: numbers[2] = users.root < numbers[1] ? users.root : 2; break;
+    case BAD_KINDS: break;
+    }
+    memcpy(free_at, numbers, sizeof numbers);
+    memcpy(users_tree_at(file), &users, sizeof users);
+}
+
+static void store_check_knows_each_kind_of_damage(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    char path[128], err[512];
+    fill(st, 0, 3000);
+    store_close(st);
+    struct buffer good = file_read(p.file);
+    snprintf(path, sizeof path, "%s/one", p.root);
+    for (int kind = 0; kind <= BAD_KINDS; kind++) {
+        char *bad = mem_new(good.len);
+        memcpy(bad, good.at, good.len);
+        make_damage(bad, (enum kind_of_damage)kind);
+        file_write(path, bad, good.len);
+        free(bad);
+        err[0] = 0;
+        bool ok = store_check_file(path, 0, 0, (struct store_why){err, sizeof err});
+        assert_int_equal(ok, kind == BAD_KINDS); /* the last one is no damage at all */
+        if (!ok && (!strstr(err, DAMAGE_SAYS[kind]) || !strstr(err, path)))
+            fail_msg("%d: %s", kind, err);
+    }
+    buffer_free(&good);
+    place_remove(&p);
+}
+
 static void store_check_finds_records_that_disagree(void **state)
 {
     (void)state;
@@ -836,7 +960,15 @@ static void store_refuses_a_foreign_lmdb_file(void **state)
     assert_int_equal(mdb_txn_commit(txn), 0);
     mdb_env_close(env);
     struct buffer file = file_read(p.file);
-    expect_refused(&p, file.at, file.len, (struct damage){0});
+    expect_refused(&p, file.at, file.len,
+                   (struct damage){.says = "was written by another program"});
+    buffer_free(&file);
+    assert_int_equal(unlink(p.file), 0);
+    mdb_env_create(&env);
+    assert_int_equal(mdb_env_open(env, p.dir, 0, 0600), 0); /* and one without anything in it */
+    mdb_env_close(env);
+    file = file_read(p.file);
+    expect_refused(&p, file.at, file.len, (struct damage){.says = "is no store of presence"});
     buffer_free(&file);
     place_remove(&p);
 }
@@ -911,7 +1043,7 @@ static void open_second(void *context)
              p->dir, (int)getppid());
     CHILD_CHECK(!strcmp(err, want));
     FILE *in = fopen("/dev/null", "r"), *out = fopen("/dev/null", "w");
-    CHILD_CHECK(store_command_restore(p->dir, in, out) == 1);
+    CHILD_CHECK(store_command_restore(p->dir, in, "dump", out) == 1);
     CHILD_CHECK(store_command_check(p->dir, out, stderr) == 0); /* commands that read may */
 }
 
@@ -1174,7 +1306,7 @@ static int restore_text(const char *dir, const char *text, size_t n, char said[1
 {
     FILE *in = fmemopen((void *)(uintptr_t)text, n, "r"), *err = fmemopen(said, 1023, "w");
     memset(said, 0, 1024);
-    int code = store_command_restore(dir, in, err);
+    int code = store_command_restore(dir, in, "dump", err);
     fclose(in);
     fclose(err);
     return code;
@@ -1224,7 +1356,7 @@ static void store_dump_restore_dump(void **state)
                      1);
     assert_int_equal(file_count(one, "\"address\":\"2001:db8::1\"}\n"), 1);
     FILE *in = fopen(one, "r");
-    assert_int_equal(store_command_restore(other, in, stderr), 0);
+    assert_int_equal(store_command_restore(other, in, "dump", stderr), 0);
     fclose(in);
     assert_int_equal(dump_to(other, two), 0);
     assert_same_file(one, two);
@@ -1295,6 +1427,9 @@ static void store_restores_all_or_nothing(void **state)
         if (code != !!cases[i].says || (code && !strstr(said, cases[i].says)))
             fail_msg("%.*s%d: %s", (int)text.len, text.at, code, said);
         assert_int_equal(!access(p.file, F_OK), !cases[i].says);
+        char begun[128];
+        snprintf(begun, sizeof begun, "%s.new", p.file);
+        assert_int_equal(access(begun, F_OK), -1);
         if (code)
             assert_int_equal(restore_text(p.dir, LINE_END(0, 0), sizeof LINE_END(0, 0) - 1, said),
                              0); /* again */
@@ -1396,6 +1531,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_refuses_damaged_files),
     cmocka_unit_test(store_never_crashes_on_damage),
     cmocka_unit_test(store_check_finds_damaged_pages),
+    cmocka_unit_test(store_check_knows_each_kind_of_damage),
     cmocka_unit_test(store_check_finds_records_that_disagree),
     cmocka_unit_test(store_refuses_a_foreign_lmdb_file),
     cmocka_unit_test(store_refuses_a_newer_schema),

@@ -17,6 +17,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <semaphore.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -86,6 +87,8 @@ static void *seam_init_thread(const struct mg_context *ctx, int thread_type)
 		seam->ops.run(seam->context);
 		sem_post(&seam->done);
 		while (STOP_FLAG_IS_ZERO(&ctx->stop_flag)) mg_sleep(1);
+	} else {
+		prctl(PR_SET_NAME, "worker");
 	}
 	return NULL;
 }

@@ -10,7 +10,8 @@ const { remote } = require('./server');
 /** node's test() with a deadline; needs a server of its own. */
 function test(name, options, body) {
   if (typeof options === 'function') [options, body] = [{}, options];
-  nodeTest(name, { timeout: 60000 * slow, skip: remote ? 'needs a server of its own' : false, ...options }, body);
+  const skip = remote ? 'needs a server of its own' : options.skip;
+  nodeTest(name, { timeout: 60000 * slow, ...options, skip }, body);
 }
 
 /** The same for a test that any running server can take (PRESENCE_URL). */
