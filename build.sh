@@ -595,6 +595,18 @@ timed_build() {
         printf '%-28s %31d s\n' "build $name" $((SECONDS - start))
 }
 
+# Builds one variant of the program and holds the integration tests against it: $1 name, $2 empty,
+# -asan or -tsan.
+run_variant() {
+    local variant=${2#-}
+    if [ -z "$variant" ]; then
+        timed_build presence build_release
+    else
+        timed_build "presence$2" build_sanitized "$variant"
+    fi
+    [ $BUILT = 0 ] || run_integration "$1" "build/presence$2" "${variant:-release}"
+}
+
 # ==== Lint ========================================================================================
 
 PROBLEMS=0
@@ -753,28 +765,30 @@ task_build() {
     build_release
 }
 
-## test              unit, fuzz and integration tests, plain and under sanitizers
+## test [STEP ...]   unit, fuzz and integration tests, plain and under sanitizers; or only the
+##                   steps unit, unit-asan, unit-tsan, fuzz, integration, integration-asan,
+##                   integration-tsan
 task_test() {
-    local name start=$SECONDS ready=1
+    local name variant start=$SECONDS ready=1 wanted=" ${*:-unit unit-asan unit-tsan fuzz integration} "
+    [ $# -gt 0 ] || wanted="$wanted integration-asan integration-tsan "
     need test
     mkdir -p build/test
-    timed_build unit build_unit plain build/unit
-    [ $BUILT = 0 ] || run_unit unit build/unit
-    for name in asan tsan; do
-        timed_build unit-$name build_unit $name build/unit-$name
-        [ $BUILT = 0 ] || run_unit unit-$name build/unit-$name
+    for name in unit unit-asan unit-tsan; do
+        [[ $wanted == *" $name "* ]] || continue
+        variant=${name#unit}
+        variant=${variant:--plain}
+        timed_build $name build_unit "${variant#-}" build/$name
+        [ $BUILT = 0 ] || run_unit $name build/$name
     done
     for name in $(fuzzers); do
+        [[ $wanted == *" fuzz "* ]] || continue
         timed_build "fuzz_$name" build_fuzzer "$name"
         [ $BUILT = 0 ] || run_fuzzer "$name"
     done
-    npm_install || ready=0
-    timed_build presence build_release
-    [ $BUILT = 0 ] || [ $ready = 0 ] || run_integration integration build/presence release
-    for name in asan tsan; do
-        timed_build presence-$name build_sanitized $name
-        [ $BUILT = 0 ] || [ $ready = 0 ] ||
-            run_integration integration-$name build/presence-$name $name
+    [[ $wanted != *" integration"* ]] || npm_install || ready=0
+    for name in integration integration-asan integration-tsan; do
+        [[ $wanted == *" $name "* ]] && [ $ready = 1 ] || continue
+        run_variant $name "${name#integration}"
     done
     printf '%-28s %31d s\n' total $((SECONDS - start))
     echo "$PASSED passed, $FAILED failed"

@@ -1877,7 +1877,7 @@ struct lmdb_page {
 struct lmdb_meta {
     uint32_t magic, version;
     size_t address, map_size;
-    struct lmdb_tree free, main; /* free.pad is the page size */
+    struct lmdb_tree free, named; /* free.pad is the page size */
     size_t last_page, transaction;
 };
 
@@ -2024,16 +2024,17 @@ static bool check_overflow(struct store_check *c, size_t first, size_t size)
 }
 
 /* Keeps the tree that an entry of the main tree describes. */
-static bool check_take_tree(struct store_check *c, const uint8_t *name, size_t name_len,
-                            size_t size)
+static bool check_take_tree(struct store_check *c, const struct lmdb_node *node, const char *name)
 {
     for (int i = 0; i < TREE_NAMED; i++) {
-        if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, name_len)) continue;
-        if (size != sizeof c->trees[i]) break;
-        memcpy(&c->trees[i], name + name_len, size);
+        if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, node->key_len)) continue;
+        if (node->flags != LMDB_NODE_TREE || node->low != sizeof c->trees[i] || node->high) break;
+        memcpy(&c->trees[i], name + node->key_len, sizeof c->trees[i]);
         return true;
     }
-    return store_refuse(c->why, "%s was written by another program; choose another --data",
+    return store_refuse(c->why,
+                        "%s is damaged or was written by another program; restore a backup"
+                        " or choose another --data",
                         c->path);
 }
 
@@ -2061,10 +2062,10 @@ static bool check_node(struct store_check *c, const struct lmdb_page *p, size_t 
         memcpy(child, value, sizeof *child);
         return check_overflow(c, *child, size);
     }
-    if (node.flags != (c->tree == TREE_MAIN ? LMDB_NODE_TREE : 0) || size > room)
+    if (size > room || (node.flags && c->tree != TREE_MAIN))
         return check_refuse(c, "has a bad value", p->number);
     if (c->tree == TREE_FREE) return check_free_list(c, value, size, p->number);
-    return c->tree != TREE_MAIN || check_take_tree(c, key, node.key_len, size);
+    return c->tree != TREE_MAIN || check_take_tree(c, &node, (const char *)key);
 }
 
 /* Reads a page of a tree of that depth and goes down into it, unless time is up. */
@@ -2169,7 +2170,7 @@ static bool check_trees(struct store_check *c)
     if (c->file_size / c->page_size <= c->meta.last_page) c->deadline = 0;
     for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
     c->seen = mem_new(c->meta.last_page / 8 + 1);
-    bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.main);
+    bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
     if (ok && c->entries != TREE_NAMED)
         ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
     for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
@@ -2716,7 +2717,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
         return rc;
     r.stays++;
     rc = store_put_user(st, txn, id, &r, r.open);
-    /* Two stays may begin in one millisecond, or UTC may be stepped back: none replaces another. */
+    /* UTC may have been stepped back: no stay replaces another that began at the same time. */
     struct session_record s = *session;
     while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
         if (s.to <= s.from++) s.to = s.from;
@@ -4110,8 +4111,8 @@ static void user_enter(struct presence *p, struct instant now, struct user *user
     bool changes = !joins && user->status != status;
     user->status = (uint8_t)status;
     user_set_state(p, user, state);
-    if (joins) {
-        user->online_since = now.mono;
+    if (joins) { /* a stay begins later than the one before it: they are told apart by that */
+        user->online_since = now.mono > user->online_since ? now.mono : user->online_since + 1;
         presence_note(p, user, TRANSITION_JOIN);
     } else if (changes) {
         presence_note(p, user, TRANSITION_STATUS);
@@ -6145,8 +6146,8 @@ static void pending_served(struct server *server, struct pending *p)
 }
 
 /* Lets a new connection in. */
-static void door_admit(struct server *server, int fd, const struct sockaddr_storage *peer,
-                       int64_t now)
+static struct pending *door_admit(struct server *server, int fd,
+                                  const struct sockaddr_storage *peer, int64_t now)
 {
     struct pending *p = mem_new(sizeof *p);
     p->server = server;
@@ -6155,7 +6156,7 @@ static void door_admit(struct server *server, int fd, const struct sockaddr_stor
     atomic_fetch_add(&server->door.count, 1);
     count_one(&server->counters.accepted);
     pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
-    door_read(server, p, now);
+    return p;
 }
 
 /* Watches the listeners, or rests from them. */
@@ -6182,20 +6183,24 @@ static void door_pause(struct server *server, int64_t now)
     timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
 }
 
-/* Accepts what waits at a listener. */
+/* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
+ * most have their request, and need not be watched for it. */
 static void door_accept(struct server *server, struct listener *listener, int64_t now)
 {
-    for (int i = 0; i < DOOR_ACCEPTS && !server->door.paused; i++) {
+    struct pending *admitted[DOOR_ACCEPTS];
+    int count = 0;
+    while (count < DOOR_ACCEPTS && !server->door.paused) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
         int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) door_admit(server, fd, &peer, now);
+        if (fd >= 0) admitted[count++] = door_admit(server, fd, &peer, now);
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
             door_pause(server, now);
-        else if (errno == EAGAIN || errno == EBADF) return;
+        else if (errno == EAGAIN || errno == EBADF) break;
         /* anything else is the fault of that one connection: accept(2) */
     }
+    for (int i = 0; i < count; i++) door_read(server, admitted[i], now);
 }
 
 /* Stops accepting for good: new clients are refused by the kernel. */

@@ -207,7 +207,8 @@ static int model_merged(const struct model_user *u)
 static void model_enter(struct model *m, struct model_user *u, enum user_state state, int status)
 {
     if (u->state == USER_OFFLINE) {
-        u->since = m->now.mono;
+        bool there = presence_find(&m->table, model_id((int)(u - m->users))) != NULL;
+        u->since = there && u->since >= m->now.mono ? u->since + 1 : m->now.mono;
         u->joins++;
     } else if (u->status != status) {
         u->changes++;
@@ -536,6 +537,25 @@ static void table_reload_within_grace(void **unused)
     assert_int_equal(table_pass(&t, 2980), 0);
     assert_int_equal(table_pass(&t, 40), 1);
     assert_int_equal(presence_find(&t.table, ALICE)->reason, REASON_CLOSED);
+    presence_free(&t.table);
+}
+
+/* Two stays within one millisecond begin at different times, by which they are told apart. */
+static void table_tells_stays_apart(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    struct store_op op;
+    table_begin(&t);
+    int64_t last = 0;
+    for (int i = 0; i < 5; i++) {
+        presence_connect(&t.table, t.now, ALICE, &t.a);
+        presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+        memcpy(&op, t.table.ended.ops.at + (size_t)i * (sizeof op + ALICE.len), sizeof op);
+        assert_true(op.as.session.from > last);
+        assert_true(op.as.session.to >= op.as.session.from);
+        last = op.as.session.from;
+    }
     presence_free(&t.table);
 }
 
@@ -874,6 +894,7 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(table_equals_model),
     cmocka_unit_test(table_late_end_of_old_socket),
     cmocka_unit_test(table_reload_within_grace),
+    cmocka_unit_test(table_tells_stays_apart),
     cmocka_unit_test(table_stop_keeps_stays),
     cmocka_unit_test(table_most_available_wins),
     cmocka_unit_test(table_stepped_clock),

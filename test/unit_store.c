@@ -88,6 +88,15 @@ static void done_post(void *context, struct store_batch *b)
     sem_post(&d->sem);
 }
 
+/* Waits for the next done; false if it did not come in 20 s. */
+static bool wait_done(struct done_count *d)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20;
+    return !sem_timedwait(&d->sem, &until);
+}
+
 /* Runs f(context) in a child; its exit code, or 128 and the signal that ended it. */
 static int in_child(void (*f)(void *), void *context)
 {
@@ -441,7 +450,7 @@ static void store_grows_its_map(void **state)
         store_batch_user(&b, span_of(id), i % 2, STATUS_ONLINE, 10 + i, 20 + i, REASON_NONE);
     }
     store_submit(st, &b);
-    sem_wait(&d.sem);
+    assert_true(wait_done(&d));
     assert_ptr_equal(d.last, &b);
     struct store_stats stats;
     store_stats(st, &stats);
@@ -512,7 +521,7 @@ static void full_disk(void *context)
     struct store_batch b = {0};
     store_batch_user(&b, span_of("first"), true, STATUS_ONLINE, 1, 2, REASON_NONE);
     store_submit(st, &b);
-    sem_wait(&d.sem);
+    CHILD_CHECK(wait_done(&d));
     fill_disk(filler);
     store_batch_clear(&b);
     for (int i = 0; i < 5000; i++) {
@@ -532,7 +541,7 @@ static void full_disk(void *context)
     CHILD_CHECK(sem_trywait(&d.sem));
     unlink(filler);
     CHILD_CHECK(wait_writable(st, true));
-    sem_wait(&d.sem);
+    CHILD_CHECK(wait_done(&d));
     CHILD_CHECK(store_get_user(st, span_of(id), &r) == 1);
     store_stats(st, &stats);
     CHILD_CHECK(stats.users == 5001 && !stats.problem[0]);
@@ -632,7 +641,7 @@ static void meta_write_fails(void *context)
     CHILD_CHECK(freopen("/dev/null", "w", stderr));
     store_start_writer(st, done_post, &d);
     store_submit(st, &b);
-    sem_wait(&d.sem);
+    CHILD_CHECK(wait_done(&d));
     struct user_record r;
     CHILD_CHECK(store_get_user(st, span_of("bob"), &r) == 1);
     CHILD_CHECK(atomic_load(&test_counters.store_failures) >= 1);
@@ -805,7 +814,7 @@ static struct lmdb_meta meta_of(const char *file)
 static char *users_tree_at(char *file)
 {
     static const char name[] = "user_presence";
-    struct lmdb_page *p = (struct lmdb_page *)(void *)(file + meta_of(file).main.root * 4096);
+    struct lmdb_page *p = (struct lmdb_page *)(void *)(file + meta_of(file).named.root * 4096);
     for (size_t i = 0; i < (size_t)(p->lower - LMDB_HEAD) / 2; i++) {
         char *node = (char *)p + p->nodes[i] + sizeof(struct lmdb_node);
         if (!memcmp(node, name, sizeof name - 1)) return node + sizeof name - 1;
@@ -1272,7 +1281,7 @@ static void store_reads_during_commits(void **state)
             store_batch_session(&b, span_of(id), &s);
         }
         store_submit(st, &b);
-        sem_wait(&d.sem);
+        assert_true(wait_done(&d));
         if (n == 50)
             assert_int_equal(store_reopen(st), 0); /* between batches, as the writer would */
     }

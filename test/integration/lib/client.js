@@ -23,13 +23,16 @@ class Client {
     else this.wanted.splice(index, 1)[0].resolve(message);
   }
 
-  /** The next message of this type (or equal to this text). */
-  next(type, deadline = 5000 * slow) {
+  /** The next message of this type (or equal to this text), whenever it comes. */
+  want(type) {
     const matches = (message) => message === type || message.type === type;
     const index = this.queue.findIndex(matches);
     if (index >= 0) return Promise.resolve(this.queue.splice(index, 1)[0]);
-    return within(deadline, `message ${type}`, new Promise((resolve) => this.wanted.push({ matches, resolve })));
+    return new Promise((resolve) => this.wanted.push({ matches, resolve }));
   }
+
+  /** The same, within a time. */
+  next(type) { return within(5000 * slow, `message ${type}`, this.want(type)); }
 
   /** Sends text as it is, anything else as JSON. */
   send(message) {
@@ -84,7 +87,7 @@ async function connect(server, id, { port = server.port, protocols = [], ...opti
     socket.on('close', (code) => reject(Object.assign(new Error(`closed ${code} before hello`), { code })));
   });
   failed.catch(() => {});
-  client.hello = await Promise.race([client.next('hello', 10000 * slow), failed]);
+  client.hello = await within(10000 * slow, 'hello', Promise.race([client.want('hello'), failed]));
   return client;
 }
 
