@@ -440,7 +440,8 @@ static uint64_t get_be64(const uint8_t in[8])
 /* Orders two byte strings: by bytes, then the shorter first. */
 static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_len)
 {
-    int order = memcmp(a, b, a_len < b_len ? a_len : b_len);
+    size_t len = a_len < b_len ? a_len : b_len;
+    int order = len ? memcmp(a, b, len) : 0; /* an empty span may be NULL */
     return order ? order : (a_len > b_len) - (a_len < b_len);
 }
 
@@ -7428,8 +7429,8 @@ static bool server_start(struct server *server, char *err)
         return false;
     }
     if (!server_listen(server, err)) return false;
-    store_start_writer(server->store, hub_batch_written, server);
-    if (!hub_init(server, server->started) || !door_init(server, server->started) ||
+    if (!store_start_writer(server->store, hub_batch_written, server) ||
+        !hub_init(server, server->started) || !door_init(server, server->started) ||
         !thread_start(&server->hub.thread, hub_run, server)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
@@ -7511,6 +7512,7 @@ static int server_serve(struct server *server)
     sigaddset(&signals, SIGHUP); /* the terminal closed: stop in order too */
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk, not the end */
     bool started = server_start(server, err);
     if (started) {
         server_announce(server);
