@@ -5862,7 +5862,7 @@ struct pending {
 enum {
     DOOR_EVENTS = 256,
     DOOR_ACCEPTS = 64,          /* of one listener a turn, so that others get theirs */
-    DOOR_QUEUE = 64,            /* requests with the workers at a time */
+    DOOR_QUEUE = 256,           /* requests with the workers at a time */
     DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
@@ -5979,13 +5979,16 @@ static bool door_starves(struct door *door)
 static void door_serve_ready(struct server *server)
 {
     struct door *door = &server->door;
+    struct seam_item *items[DOOR_QUEUE];
+    int count = 0;
     while (door->ready && !door_starves(door)) {
         struct pending *p = door->ready;
         door->ready = p->next;
         if (!door->ready) door->ready_last = &door->ready;
         atomic_fetch_add(&door->under_way, 1);
-        seam_submit(server->seam, &p->item);
+        items[count++] = &p->item; /* never more than DOOR_QUEUE: they all are under way */
     }
+    if (count) seam_submit(server->seam, items, count);
 }
 
 /* Looks whether a whole request is there, and acts on it. */

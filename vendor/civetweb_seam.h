@@ -69,9 +69,9 @@ struct seam *seam_start(const struct seam_ops *, void *context, int workers, int
 /* Lets ops.run begin. To be called once, before seam_stop in any case. */
 void seam_run(struct seam *);
 
-/* Gives the item to a worker. The caller keeps at most `queue` items under way, so that this never
- * waits. */
-void seam_submit(struct seam *, struct seam_item *);
+/* Gives items to the workers, in this order. The caller keeps at most `queue` items under way, so
+ * that this never waits. */
+void seam_submit(struct seam *, struct seam_item *const *items, int count);
 
 /* Joins all threads; ops.run must have been told to return, with no item left under way. */
 void seam_stop(struct seam *);
