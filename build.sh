@@ -769,8 +769,9 @@ task_build() {
 ##                   steps unit, unit-asan, unit-tsan, fuzz, integration, integration-asan,
 ##                   integration-tsan
 task_test() {
-    local name variant start=$SECONDS ready=1 wanted=" ${*:-unit unit-asan unit-tsan fuzz integration} "
-    [ $# -gt 0 ] || wanted="$wanted integration-asan integration-tsan "
+    local name variant start=$SECONDS ready=1 wanted=" $* "
+    [ $# -gt 0 ] ||
+        wanted=" unit unit-asan unit-tsan fuzz integration integration-asan integration-tsan "
     need test
     mkdir -p build/test
     for name in unit unit-asan unit-tsan; do
@@ -787,8 +788,7 @@ task_test() {
     done
     [[ $wanted != *" integration"* ]] || npm_install || ready=0
     for name in integration integration-asan integration-tsan; do
-        [[ $wanted == *" $name "* ]] && [ $ready = 1 ] || continue
-        run_variant $name "${name#integration}"
+        [[ $wanted != *" $name "* ]] || [ $ready = 0 ] || run_variant $name "${name#integration}"
     done
     printf '%-28s %31d s\n' total $((SECONDS - start))
     echo "$PASSED passed, $FAILED failed"

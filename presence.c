@@ -5472,12 +5472,12 @@ static void connection_take(struct server *server, struct connection *c, struct 
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     presence_heard(&server->presence, now, c->link.user);
-    struct ws_event event = {.kind = WS_PONG};
-    while (event.kind != WS_MORE && c->link.state == CONNECTION_OPEN) { /* the last call cleans up */
-        size_t used = 0;
-        event = ws_decode(&c->partial, &limits, at, len, &used);
+    for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->link.state == CONNECTION_OPEN;) {
+        size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
+        struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
         at += used;
         len -= used;
+        kind = event.kind;
         connection_frame(server, c, now, &event);
     }
     connection_flush(server, c, now);
