@@ -422,19 +422,25 @@ static int begins(const char *p, size_t size, const char *with)
     return size >= strlen(with) && !memcmp(p, with, strlen(with));
 }
 
+/* We have had enough of it: ends it, with a close frame if it is to be clean. */
+static void ws_close(struct worker *w, struct connection *c)
+{
+    unsigned char frame[16];
+    size_t size = frame_make(frame, 8, "\x03\xe8", 2);
+    if (w->opt->clean && c->state == STATE_OPEN && w->opt->mode != MODE_HTTP)
+        send(c->fd, frame, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    connection_close(c);
+}
+
 /* The connection is what it shall be: time it, and in connect mode close it again. */
 static void ws_opened(struct worker *w, struct connection *c)
 {
-    unsigned char frame[16];
     histogram_add(&w->stats->connecting, now_ns() - c->since);
     w->stats->connected++;
     w->under_way--;
     c->since = 0;
     c->state = STATE_OPEN;
-    if (w->opt->mode != MODE_CONNECT) return;
-    if (w->opt->clean)
-        send(c->fd, frame, frame_make(frame, 8, "\x03\xe8", 2), MSG_NOSIGNAL | MSG_DONTWAIT);
-    connection_close(c);
+    if (w->opt->mode == MODE_CONNECT) ws_close(w, c);
 }
 
 /* The first message has come: the connection is open, or asks to follow connection 0. */
@@ -837,7 +843,7 @@ static void worker_main(struct worker *w)
     worker_await(w, PHASE_CONNECT, PHASE_RUN);
     if (w->shared->phase == PHASE_RUN) phase_run(w);
     worker_await(w, PHASE_RUN, PHASE_CLOSE);
-    for (long i = 0; i < w->count; i++) connection_close(&w->connections[i]);
+    for (long i = 0; i < w->count; i++) ws_close(w, &w->connections[i]);
     worker_await(w, PHASE_CLOSE, PHASE_EXIT);
     _exit(0);
 }

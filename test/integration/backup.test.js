@@ -2,14 +2,30 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, run, tempDir, connect, heartbeat, heartbeats, presence, sessions, settled, storeFile, until } = require('./lib');
+const {
+  test,
+  start,
+  run,
+  tempDir,
+  connect,
+  heartbeat,
+  heartbeats,
+  presence,
+  sessions,
+  settled,
+  storeFile,
+  until,
+} = require('./lib');
 
 const ODD = ['a"b', 'x\\y', '\u{1F600}', 'a/b', '=1+1', '<b>'];
 
 /** A server with some history: 300 heartbeat users, odd ids, stays that ended. */
 async function history(t, data) {
   const server = await start(t, { data });
-  await heartbeats(server, Array.from({ length: 300 }, (_, i) => `user-${i}`));
+  await heartbeats(
+    server,
+    Array.from({ length: 300 }, (_, i) => `user-${i}`),
+  );
   for (const id of ODD) {
     const client = await connect(server, id);
     await client.close();
@@ -19,7 +35,11 @@ async function history(t, data) {
   return server;
 }
 
-const lines = (text) => text.trim().split('\n').map((line) => JSON.parse(line));
+const lines = (text) =>
+  text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
 
 test('--dump, hot or cold, is JSON lines; --restore makes the same store of it', async (t) => {
   const data = tempDir(t);
@@ -27,7 +47,11 @@ test('--dump, hot or cold, is JSON lines; --restore makes the same store of it',
   const hot = await run(['--dump', '--data', data]);
   assert.deepEqual([hot.code, hot.stderr], [0, '']);
   const text = hot.stdout;
-  for (const id of [...ODD, 'user-0', 'user-299', 'live']) assert.ok(lines(text).some((line) => JSON.stringify(line).includes(JSON.stringify(id))), id);
+  for (const id of [...ODD, 'user-0', 'user-299', 'live'])
+    assert.ok(
+      lines(text).some((line) => JSON.stringify(line).includes(JSON.stringify(id))),
+      id,
+    );
   const before = { user: await presence(server, ODD[0]), stays: await sessions(server, ODD[0]) };
   await server.stop();
 
@@ -61,7 +85,11 @@ test('--restore refuses a directory with something in it, and a broken dump', as
   assert.ok(full.code > 0 && full.stderr.includes(data), JSON.stringify(full));
   assert.ok(fs.readFileSync(storeFile(data)).equals(before));
 
-  for (const [what, text] of [['cut', dump.slice(0, dump.length - 20)], ['foreign', 'hello\n'], ['JSON of another kind', '{"a":1}\n']]) {
+  for (const [what, text] of [
+    ['cut', dump.slice(0, dump.length - 20)],
+    ['foreign', 'hello\n'],
+    ['JSON of another kind', '{"a":1}\n'],
+  ]) {
     fs.writeFileSync(file, text);
     const result = await run(['--restore', file, '--data', path.join(tempDir(t), 'new')]);
     assert.ok(result.signal === null && result.code > 0, `${what}: ${JSON.stringify(result)}`);
@@ -105,7 +133,10 @@ test('P06 a last_seen from the future, in a restored store, is never shown, and 
   await first.stop();
   const ahead = 12 * 3600 * 1000;
   const shifted = (await run(['--dump', '--data', data])).stdout
-    .replace(/"(\d{4}-\d\d-\d\dT[\d:.]+Z)"/g, (_, time) => `"${new Date(Date.parse(time) + ahead).toISOString()}"`)
+    .replace(
+      /"(\d{4}-\d\d-\d\dT[\d:.]+Z)"/g,
+      (_, time) => `"${new Date(Date.parse(time) + ahead).toISOString()}"`,
+    )
     .replace(/\b1\d{12}\b/g, (ms) => String(Number(ms) + ahead));
   const file = path.join(tempDir(t), 'dump');
   fs.writeFileSync(file, shifted);

@@ -14,7 +14,10 @@ async function refused(data, reason, options) {
     while (!ended) {
       await new Promise((resolve) => {
         const socket = net.connect(port, '127.0.0.1');
-        socket.on('connect', () => { opened = true; socket.destroy(); });
+        socket.on('connect', () => {
+          opened = true;
+          socket.destroy();
+        });
         socket.on('error', () => {});
         socket.on('close', () => setTimeout(resolve, 2));
       });
@@ -63,18 +66,22 @@ test('S07 a directory below a file', async (t) => {
 const isRoot = process.getuid() === 0;
 const asNobody = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups', '--'];
 
-test('S07 not root: a directory of somebody else', { skip: isRoot ? false : 'needs root to become another user' }, async (t) => {
-  const dir = tempDir(t);
-  fs.chmodSync(dir, 0o755);
-  fs.mkdirSync(path.join(dir, 'unreadable'), { mode: 0o700 });
-  fs.mkdirSync(path.join(dir, 'unwritable'), { mode: 0o755 });
-  const program = path.join(dir, 'presence'); // the build may lie where nobody may look
-  fs.copyFileSync(binary, program);
-  fs.chmodSync(program, 0o755);
-  for (const name of ['unreadable', 'unwritable']) {
-    await refused(path.join(dir, name), /permission denied/i, { wrap: asNobody, program });
-  }
-});
+test(
+  'S07 not root: a directory of somebody else',
+  { skip: isRoot ? false : 'needs root to become another user' },
+  async (t) => {
+    const dir = tempDir(t);
+    fs.chmodSync(dir, 0o755);
+    fs.mkdirSync(path.join(dir, 'unreadable'), { mode: 0o700 });
+    fs.mkdirSync(path.join(dir, 'unwritable'), { mode: 0o755 });
+    const program = path.join(dir, 'presence'); // the build may lie where nobody may look
+    fs.copyFileSync(binary, program);
+    fs.chmodSync(program, 0o755);
+    for (const name of ['unreadable', 'unwritable']) {
+      await refused(path.join(dir, name), /permission denied/i, { wrap: asNobody, program });
+    }
+  },
+);
 
 test('S07 a read-only mount', { skip: cannotMount }, async (t) => {
   const dir = tempDir(t);

@@ -1,6 +1,18 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, connect, presence, stats, json, until, assertLeftOnce, assertNeverLeft, delay, timeline } = require('./lib');
+const {
+  test,
+  start,
+  connect,
+  presence,
+  stats,
+  json,
+  until,
+  assertLeftOnce,
+  assertNeverLeft,
+  delay,
+  timeline,
+} = require('./lib');
 
 test('P01 closing one of several tabs is no event until the last, then exactly one', async (t) => {
   const server = await start(t);
@@ -16,11 +28,20 @@ test('P01 closing one of several tabs is no event until the last, then exactly o
   assert.equal(list.count, 2);
   assert.equal(list.connections, 4);
   assert.equal(list.next, null);
-  assert.deepEqual(list.users.map((user) => [user.user_id, user.connections]), [['u', 3], ['v', 1]]);
+  assert.deepEqual(
+    list.users.map((user) => [user.user_id, user.connections]),
+    [
+      ['u', 3],
+      ['v', 1],
+    ],
+  );
 
   for (const left of [2, 1]) {
     await tabs.pop().close();
-    await until(`${left} connections`, async () => (await presence(server, 'u')).connections === left);
+    await until(
+      `${left} connections`,
+      async () => (await presence(server, 'u')).connections === left,
+    );
     const user = await presence(server, 'u');
     assert.deepEqual([user.online, user.source, user.status], [true, 'live', 'online']);
     await assertNeverLeft(server, 'u');
@@ -41,6 +62,10 @@ test('a tab that opens again after the last one closed starts a new stay', async
     await delay(2); // stays that start in different milliseconds
   }
   const stays = await timeline(server, 'u');
-  assert.deepEqual(stays.map((one) => one.reason), ['closed', 'closed', 'closed']);
-  for (let i = 1; i < stays.length; i++) assert.ok(stays[i].to <= stays[i - 1].from, 'newest first, no overlap');
+  assert.deepEqual(
+    stays.map((one) => one.reason),
+    ['closed', 'closed', 'closed'],
+  );
+  for (let i = 1; i < stays.length; i++)
+    assert.ok(stays[i].to <= stays[i - 1].from, 'newest first, no overlap');
 });

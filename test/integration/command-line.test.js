@@ -21,29 +21,65 @@ const WRONG = [
   [['stray'], ['stray']],
   [['--grace'], ['--grace']],
   [['--grace', '--workers', '3'], ['--grace']],
-  [['--grace', 'banana'], ['--grace', 'banana']],
+  [
+    ['--grace', 'banana'],
+    ['--grace', 'banana'],
+  ],
   [['--grace', ''], ['--grace']],
-  [['--grace', '-1s'], ['--grace', '-1s']],
+  [
+    ['--grace', '-1s'],
+    ['--grace', '-1s'],
+  ],
   [['--grace', '5 s'], ['--grace']],
-  [['--grace', '5x'], ['--grace', '5x']],
+  [
+    ['--grace', '5x'],
+    ['--grace', '5x'],
+  ],
   [['--grace', '99999999999999999999d'], ['--grace']],
   [['--workers', '0'], ['--workers']],
-  [['--workers', 'many'], ['--workers', 'many']],
+  [
+    ['--workers', 'many'],
+    ['--workers', 'many'],
+  ],
   [['--workers', '4k'], ['--workers']],
   [['--map-size', '1'], ['--map-size']],
   [['--max-message', '-5'], ['--max-message']],
-  [['--log-level', 'loud'], ['--log-level', 'loud']],
-  [['--log-format', 'xml'], ['--log-format', 'xml']],
-  [['--listen', 'nowhere'], ['--listen', 'nowhere']],
-  [['--listen', '127.0.0.1'], ['--listen', '127.0.0.1']],
-  [['--listen', '127.0.0.1:99999'], ['--listen', '99999']],
+  [
+    ['--log-level', 'loud'],
+    ['--log-level', 'loud'],
+  ],
+  [
+    ['--log-format', 'xml'],
+    ['--log-format', 'xml'],
+  ],
+  [
+    ['--listen', 'nowhere'],
+    ['--listen', 'nowhere'],
+  ],
+  [
+    ['--listen', '127.0.0.1'],
+    ['--listen', '127.0.0.1'],
+  ],
+  [
+    ['--listen', '127.0.0.1:99999'],
+    ['--listen', '99999'],
+  ],
   [['--listen', '127.0.0.1:http'], ['--listen']],
   [['--listen', '::1:8080'], ['--listen']],
   [['--listen', '300.0.0.1:8080'], ['--listen']],
   [['--config', '/no/such/file'], ['/no/such/file']],
-  [['--listen', '0.0.0.0:0'], ['0.0.0.0', '--insecure']],
-  [['--listen', '[::]:0'], ['::', '--insecure']],
-  [['--listen', '127.0.0.1:0', '--listen', '0.0.0.0:0'], ['0.0.0.0', '--insecure']],
+  [
+    ['--listen', '0.0.0.0:0'],
+    ['0.0.0.0', '--insecure'],
+  ],
+  [
+    ['--listen', '[::]:0'],
+    ['::', '--insecure'],
+  ],
+  [
+    ['--listen', '127.0.0.1:0', '--listen', '0.0.0.0:0'],
+    ['0.0.0.0', '--insecure'],
+  ],
 ];
 
 for (const [args, names] of WRONG) {
@@ -55,8 +91,12 @@ for (const [args, names] of WRONG) {
 
 test('a wrong value in the environment or in a file is told with its place', async (t) => {
   const dir = tempDir(t);
-  await usageError(['--check-config'], ['PRESENCE_GRACE', 'banana'], { env: { PRESENCE_GRACE: 'banana' } });
-  await usageError(['--check-config'], ['ONLINE_THRESHOLD_SECONDS', 'x'], { env: { ONLINE_THRESHOLD_SECONDS: 'x' } });
+  await usageError(['--check-config'], ['PRESENCE_GRACE', 'banana'], {
+    env: { PRESENCE_GRACE: 'banana' },
+  });
+  await usageError(['--check-config'], ['ONLINE_THRESHOLD_SECONDS', 'x'], {
+    env: { ONLINE_THRESHOLD_SECONDS: 'x' },
+  });
   const file = path.join(dir, 'config');
   fs.writeFileSync(file, '# a comment\n\ngrace 5s\nworkers none\n');
   const line = await usageError(['--check-config', '--config', file], [file, 'workers', 'none']);
@@ -79,22 +119,55 @@ test('--version, --help and --print-config go to stdout with exit 0', async () =
   assert.match(version.stdout.split('\n')[0], /^presence \d+\.\d+\S*$/);
   const help = await run(['--help']);
   assert.deepEqual([help.code, help.stderr], [0, '']);
-  for (const name of ['--listen', '--data', '--grace', '--online-threshold', '--sync-interval', '--max-message', '--check-store', '--backup', '--restore']) {
+  for (const name of [
+    '--listen',
+    '--data',
+    '--grace',
+    '--online-threshold',
+    '--sync-interval',
+    '--max-message',
+    '--check-store',
+    '--backup',
+    '--restore',
+  ]) {
     assert.ok(help.stdout.includes(name), name);
   }
-  assert.ok(help.stdout.split('\n').every((line) => line.length <= 80), 'fits a terminal');
+  assert.ok(
+    help.stdout.split('\n').every((line) => line.length <= 80),
+    'fits a terminal',
+  );
 });
 
 function parseConfig(text) {
-  return Object.fromEntries(text.trim().split('\n').map((line) => {
-    const at = line.indexOf(' ');
-    return at < 0 ? [line, ''] : [line.slice(0, at), line.slice(at + 1)];
-  }));
+  return Object.fromEntries(
+    text
+      .trim()
+      .split('\n')
+      .map((line) => {
+        const at = line.indexOf(' ');
+        return at < 0 ? [line, ''] : [line.slice(0, at), line.slice(at + 1)];
+      }),
+  );
 }
 
 test('--print-config shows every option, and --config reads it back', async (t) => {
   const dir = tempDir(t);
-  const args = ['--grace', '1500ms', '--workers', '3', '--listen', '127.0.0.1:0', '--listen', '[::1]:0', '--data', path.join(dir, 'my data'), '--max-message', '2000', '--log-level', 'warn'];
+  const args = [
+    '--grace',
+    '1500ms',
+    '--workers',
+    '3',
+    '--listen',
+    '127.0.0.1:0',
+    '--listen',
+    '[::1]:0',
+    '--data',
+    path.join(dir, 'my data'),
+    '--max-message',
+    '2000',
+    '--log-level',
+    'warn',
+  ];
   const first = await run(['--print-config', ...args]);
   assert.deepEqual([first.code, first.stderr], [0, '']);
   assert.equal(first.stdout.split('\n').filter((line) => line.startsWith('listen ')).length, 2);
@@ -111,15 +184,22 @@ test('--print-config shows every option, and --config reads it back', async (t) 
 test('the command line wins over the environment, the environment over the file, the file over the default', async (t) => {
   const file = path.join(tempDir(t), 'config');
   fs.writeFileSync(file, 'grace 1s\nping-interval 1s\nworkers 2\n');
-  const result = await run(['--print-config', '--config', file, '--grace', '3s'], { env: { PRESENCE_GRACE: '2s', PRESENCE_PING_INTERVAL: '2s' } });
+  const result = await run(['--print-config', '--config', file, '--grace', '3s'], {
+    env: { PRESENCE_GRACE: '2s', PRESENCE_PING_INTERVAL: '2s' },
+  });
   const values = parseConfig(result.stdout);
   assert.deepEqual([values.grace, values['ping-interval'], values.workers], ['3s', '2s', '2']);
-  const named = parseConfig((await run(['--print-config'], { env: { ONLINE_THRESHOLD_SECONDS: '33' } })).stdout);
+  const named = parseConfig(
+    (await run(['--print-config'], { env: { ONLINE_THRESHOLD_SECONDS: '33' } })).stdout,
+  );
   assert.equal(named['online-threshold'], '33s');
 });
 
 test('durations are numbers with a unit; a bare number is seconds', async () => {
-  const shown = async (value) => parseConfig((await run(['--print-config', '--online-threshold', value])).stdout)['online-threshold'];
+  const shown = async (value) =>
+    parseConfig((await run(['--print-config', '--online-threshold', value])).stdout)[
+      'online-threshold'
+    ];
   assert.equal(await shown('1d'), await shown('24h'));
   assert.equal(await shown('60m'), await shown('1h'));
   assert.equal(await shown('3600'), await shown('1h'));
@@ -147,19 +227,27 @@ test('an address in use is told with exit 1', async (t) => {
 
 test('several addresses, IPv6 too, serve the same users', async (t) => {
   const server = await start(t, { listen: ['127.0.0.1:0', '[::1]:0', '127.0.0.9:0'] });
-  assert.deepEqual(server.addresses.map((one) => one.host), ['127.0.0.1', '::1', '127.0.0.9']);
+  assert.deepEqual(
+    server.addresses.map((one) => one.host),
+    ['127.0.0.1', '::1', '127.0.0.9'],
+  );
   const at = server.addresses.map((one) => Object.assign(Object.create(server), one));
   for (const [i, one] of at.entries()) await connect(one, `u${i}`);
   for (const one of at) {
     for (const i of [0, 1, 2]) assert.equal((await presence(one, `u${i}`)).source, 'live');
   }
   const addresses = [];
-  for (const i of [0, 1, 2]) addresses.push((await json(server, `/admin/users/u${i}`)).connection_list[0].address);
+  for (const i of [0, 1, 2])
+    addresses.push((await json(server, `/admin/users/u${i}`)).connection_list[0].address);
   assert.deepEqual([addresses[0], addresses[1]], ['127.0.0.1', '::1']);
 });
 
 test('--insecure allows other addresses in open mode', async (t) => {
-  const server = await start(t, { listen: ['0.0.0.0:0'], args: ['--insecure'], allow: [/insecure|open/i] });
+  const server = await start(t, {
+    listen: ['0.0.0.0:0'],
+    args: ['--insecure'],
+    allow: [/insecure|open/i],
+  });
   server.host = '127.0.0.1';
   assert.equal((await get(server, '/healthz')).status, 200);
 });

@@ -6,7 +6,23 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const os = require('node:os');
-const { CLOCK, test, start, run, tempDir, cleanup, rawConnect, frame, closePayload, OP, batch, pages, delay, heavy, slow } = require('./lib');
+const {
+  CLOCK,
+  test,
+  start,
+  run,
+  tempDir,
+  cleanup,
+  rawConnect,
+  frame,
+  closePayload,
+  OP,
+  batch,
+  pages,
+  delay,
+  heavy,
+  slow,
+} = require('./lib');
 
 const SYNC = 50; // --sync-interval of start() in ms
 const SLACK = SYNC + 250 * slow; // what is older than this at the kill must be in the file
@@ -20,7 +36,11 @@ async function live(server, user, over) {
     // Coming back while believed online is no news, so its time may come to
     // the file later: then the old bound of last_seen stays.
     const before = user.events.at(-1) || user.base;
-    const event = { joined: true, asked: before.joined ? before.asked : Date.now(), done: Infinity };
+    const event = {
+      joined: true,
+      asked: before.joined ? before.asked : Date.now(),
+      done: Infinity,
+    };
     user.events.push(event);
     const raw = await rawConnect(server, user.id);
     event.done = Date.now();
@@ -66,61 +86,87 @@ function watchDelay() {
  *  which must have been kept, or after any later one. */
 function allowed(user, due) {
   let first = -1;
-  user.events.forEach((event, index) => { if (event.done <= due) first = index; });
+  user.events.forEach((event, index) => {
+    if (event.done <= due) first = index;
+  });
   const states = user.events.slice(Math.max(first, 0));
   if (first < 0) states.unshift(user.base);
   return states;
 }
 
-test(`${ROUNDS} times kill -9 under load: nothing committed is lost, nothing is invented`, { timeout: 170000 * slow }, async (t) => {
-  const parent = fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
-  const data = tempDir(t, parent);
-  const args = ['--online-threshold', '1h', '--grace', '1h'];
-  const users = Array.from({ length: USERS }, (_, i) => ({ id: `user-${i}`, base: { joined: null, asked: 0 }, events: [] }));
-  let server = await start(t, { data, args });
-  let mustBeKept = 0;
-  let checked = 0;
-  const late = watchDelay();
-  cleanup(t, late.end);
+test(
+  `${ROUNDS} times kill -9 under load: nothing committed is lost, nothing is invented`,
+  { timeout: 170000 * slow },
+  async (t) => {
+    const parent = fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
+    const data = tempDir(t, parent);
+    const args = ['--online-threshold', '1h', '--grace', '1h'];
+    const users = Array.from({ length: USERS }, (_, i) => ({
+      id: `user-${i}`,
+      base: { joined: null, asked: 0 },
+      events: [],
+    }));
+    let server = await start(t, { data, args });
+    let mustBeKept = 0;
+    let checked = 0;
+    const late = watchDelay();
+    cleanup(t, late.end);
 
-  for (let round = 0; round < ROUNDS; round++) {
-    const over = { now: false };
-    late.take();
-    over.ended = new Promise((resolve) => { over.end = resolve; });
-    const lives = users.map((user) => live(server, user, over).catch(() => {})); // the kill ends them
-    await delay(50 + Math.random() * (round % 4 === 0 ? 800 : 300) * slow);
-    const killed = Date.now();
-    const due = killed - SLACK - 2 * late.take();
-    await server.kill();
-    over.now = true;
-    over.end();
-    await Promise.all(lives);
+    for (let round = 0; round < ROUNDS; round++) {
+      const over = { now: false };
+      late.take();
+      over.ended = new Promise((resolve) => {
+        over.end = resolve;
+      });
+      const lives = users.map((user) => live(server, user, over).catch(() => {})); // the kill ends them
+      await delay(50 + Math.random() * (round % 4 === 0 ? 800 : 300) * slow);
+      const killed = Date.now();
+      const due = killed - SLACK - 2 * late.take();
+      await server.kill();
+      over.now = true;
+      over.end();
+      await Promise.all(lives);
 
-    server = await start(t, { data, args });
-    const found = await batch(server, users.map((user) => user.id));
-    for (const [i, user] of users.entries()) {
-      const states = allowed(user, due);
-      const now = found[i];
-      const told = `round ${round}, killed ${new Date(killed).toISOString()}: ${JSON.stringify(now)}\nallowed ${JSON.stringify(states)}\nlog ${JSON.stringify(user.events)}`;
-      const never = now.last_seen === null;
-      const match = states.find((state) => (state.joined === null ? never : !never && state.joined === now.online));
-      assert.ok(match, told);
-      if (!never) {
-        assert.ok(Date.parse(now.last_seen) >= match.asked - CLOCK, `last_seen too early, ${told}`);
-        assert.ok(Date.parse(now.last_seen) <= killed + 50 * slow, `last_seen too late, ${told}`);
+      server = await start(t, { data, args });
+      const found = await batch(
+        server,
+        users.map((user) => user.id),
+      );
+      for (const [i, user] of users.entries()) {
+        const states = allowed(user, due);
+        const now = found[i];
+        const told = `round ${round}, killed ${new Date(killed).toISOString()}: ${JSON.stringify(now)}\nallowed ${JSON.stringify(states)}\nlog ${JSON.stringify(user.events)}`;
+        const never = now.last_seen === null;
+        const match = states.find((state) =>
+          state.joined === null ? never : !never && state.joined === now.online,
+        );
+        assert.ok(match, told);
+        if (!never) {
+          assert.ok(
+            Date.parse(now.last_seen) >= match.asked - CLOCK,
+            `last_seen too early, ${told}`,
+          );
+          assert.ok(Date.parse(now.last_seen) <= killed + 50 * slow, `last_seen too late, ${told}`);
+        }
+        if (now.online) assert.deepEqual([now.source, now.connections], ['cached', 0], told);
+        if (states[0] !== user.base) mustBeKept++;
+        user.base = {
+          joined: never ? null : now.online,
+          asked: never ? 0 : Date.parse(now.last_seen),
+        };
+        user.events = [];
+        checked++;
       }
-      if (now.online) assert.deepEqual([now.source, now.connections], ['cached', 0], told);
-      if (states[0] !== user.base) mustBeKept++;
-      user.base = { joined: never ? null : now.online, asked: never ? 0 : Date.parse(now.last_seen) };
-      user.events = [];
-      checked++;
     }
-  }
-  t.diagnostic(`${checked} users checked, ${mustBeKept} of them with news that had to be kept`);
-  assert.ok(mustBeKept > ROUNDS, 'the test has teeth');
-  const stays = await pages(server, `/admin/users/user-0/sessions`, 'sessions', 100);
-  assert.ok(stays.slice(1).every((one) => one.to !== null), 'at most the newest stay is open: no ghosts');
-  await server.stop();
-  const check = await run(['--check-store', '--data', data]);
-  assert.equal(check.code, 0, check.stderr);
-});
+    t.diagnostic(`${checked} users checked, ${mustBeKept} of them with news that had to be kept`);
+    assert.ok(mustBeKept > ROUNDS, 'the test has teeth');
+    const stays = await pages(server, `/admin/users/user-0/sessions`, 'sessions', 100);
+    assert.ok(
+      stays.slice(1).every((one) => one.to !== null),
+      'at most the newest stay is open: no ghosts',
+    );
+    await server.stop();
+    const check = await run(['--check-store', '--data', data]);
+    assert.equal(check.code, 0, check.stderr);
+  },
+);

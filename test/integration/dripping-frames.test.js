@@ -10,7 +10,11 @@ const padded = (size) => {
 test('W02 a frame of 200 B at one byte every 5 ms, upgrade included, is as one write', async (t) => {
   const server = await start(t);
   const raw = await tcp(server);
-  const bytes = Buffer.concat([Buffer.from(upgrade('u')), frame(OP.text, padded(200)), frame(OP.close, closePayload(1000, 'bye'))]);
+  const bytes = Buffer.concat([
+    Buffer.from(upgrade('u')),
+    frame(OP.text, padded(200)),
+    frame(OP.close, closePayload(1000, 'bye')),
+  ]);
   for (let i = 0; i < bytes.length; i++) {
     raw.write(bytes.subarray(i, i + 1));
     await delay(5);
@@ -55,6 +59,9 @@ test('a message up to --max-message is read, one byte more is 1009', async (t) =
   await raw.closed;
 
   const pieces = await rawConnect(server, 'v');
-  pieces.write(frame(OP.text, 'x'.repeat(600), { fin: false }), frame(OP.continuation, 'x'.repeat(401)));
+  pieces.write(
+    frame(OP.text, 'x'.repeat(600), { fin: false }),
+    frame(OP.continuation, 'x'.repeat(401)),
+  );
   assert.equal(await pieces.closeCode(), 1009, 'the limit holds over fragments');
 });

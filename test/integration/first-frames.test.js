@@ -1,20 +1,34 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, unique, start, tcp, upgrade, frame, closePayload, OP, delay, presence } = require('./lib');
+const {
+  test,
+  unique,
+  start,
+  tcp,
+  upgrade,
+  frame,
+  closePayload,
+  OP,
+  delay,
+  presence,
+} = require('./lib');
 
 const ping = frame(OP.text, 'ping');
 
-test.anywhere('W01 frames that arrive together with the upgrade request are not lost', async (t) => {
-  const server = await start(t);
-  for (let count = 1; count <= 10; count += 3) {
-    const raw = await tcp(server);
-    raw.write(upgrade(unique('u')), ...Array(count).fill(ping));
-    assert.equal((await raw.head()).status, 101);
-    assert.equal((await raw.message()).type, 'hello');
-    for (let i = 0; i < count; i++) assert.equal(await raw.message(), 'pong');
-    raw.destroy();
-  }
-});
+test.anywhere(
+  'W01 frames that arrive together with the upgrade request are not lost',
+  async (t) => {
+    const server = await start(t);
+    for (let count = 1; count <= 10; count += 3) {
+      const raw = await tcp(server);
+      raw.write(upgrade(unique('u')), ...Array(count).fill(ping));
+      assert.equal((await raw.head()).status, 101);
+      assert.equal((await raw.message()).type, 'hello');
+      for (let i = 0; i < count; i++) assert.equal(await raw.message(), 'pong');
+      raw.destroy();
+    }
+  },
+);
 
 test.anywhere('W01 nor is half a frame', async (t) => {
   const server = await start(t);
@@ -34,7 +48,11 @@ test.anywhere('W01 nor is half a frame', async (t) => {
 test('W01 nor a close, nor a big message behind the request', async (t) => {
   const server = await start(t, { args: ['--max-message', '100000'] });
   const raw = await tcp(server);
-  raw.write(upgrade('u'), frame(OP.text, JSON.stringify({ type: 'ping', pad: 'x'.repeat(90000) })), frame(OP.close, closePayload(1000)));
+  raw.write(
+    upgrade('u'),
+    frame(OP.text, JSON.stringify({ type: 'ping', pad: 'x'.repeat(90000) })),
+    frame(OP.close, closePayload(1000)),
+  );
   assert.equal((await raw.head()).status, 101);
   assert.equal((await raw.message()).type, 'hello');
   assert.equal((await raw.message()).type, 'pong');

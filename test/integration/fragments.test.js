@@ -8,23 +8,49 @@ const CLOSES = {
   'a fragmented close': [1002, [frame(OP.close, '', { fin: false })]],
   'an orphan continuation': [1002, [frame(OP.continuation, 'x')]],
   'an orphan first part of a continuation': [1002, [frame(OP.continuation, 'x', { fin: false })]],
-  'a continuation after a whole message': [1002, [frame(OP.text, 'ping'), frame(OP.continuation, 'x')]],
-  'new text in the middle of a message': [1002, [frame(OP.text, 'x', { fin: false }), frame(OP.text, 'ping')]],
-  'new binary in the middle of a message': [1002, [frame(OP.text, 'x', { fin: false }), frame(OP.binary, 'x')]],
+  'a continuation after a whole message': [
+    1002,
+    [frame(OP.text, 'ping'), frame(OP.continuation, 'x')],
+  ],
+  'new text in the middle of a message': [
+    1002,
+    [frame(OP.text, 'x', { fin: false }), frame(OP.text, 'ping')],
+  ],
+  'new binary in the middle of a message': [
+    1002,
+    [frame(OP.text, 'x', { fin: false }), frame(OP.binary, 'x')],
+  ],
   'an unmasked frame': [1002, [frame(OP.text, 'ping', { mask: false })]],
   'an unmasked ping': [1002, [frame(OP.ping, '', { mask: false })]],
-  'RSV1': [1002, [frame(OP.text, 'ping', { rsv: 4 })]],
-  'RSV2': [1002, [frame(OP.text, 'ping', { rsv: 2 })]],
+  RSV1: [1002, [frame(OP.text, 'ping', { rsv: 4 })]],
+  RSV2: [1002, [frame(OP.text, 'ping', { rsv: 2 })]],
   'RSV3 on a ping': [1002, [frame(OP.ping, '', { rsv: 1 })]],
-  'RSV1 on a continuation': [1002, [frame(OP.text, 'pi', { fin: false }), frame(OP.continuation, 'ng', { rsv: 4 })]],
-  ...Object.fromEntries([3, 4, 5, 6, 7, 11, 12, 13, 14, 15].map((opcode) => [`opcode ${opcode}`, [1002, [frame(opcode, '')]]])),
+  'RSV1 on a continuation': [
+    1002,
+    [frame(OP.text, 'pi', { fin: false }), frame(OP.continuation, 'ng', { rsv: 4 })],
+  ],
+  ...Object.fromEntries(
+    [3, 4, 5, 6, 7, 11, 12, 13, 14, 15].map((opcode) => [
+      `opcode ${opcode}`,
+      [1002, [frame(opcode, '')]],
+    ]),
+  ),
   'bad UTF-8': [1007, [frame(OP.text, Buffer.from([0x68, 0xff, 0x68]))]],
   'UTF-8 cut at the end': [1007, [frame(OP.text, Buffer.from([0x68, 0xc3]))]],
   'overlong UTF-8': [1007, [frame(OP.text, Buffer.from([0xc0, 0xaf]))]],
   'a surrogate in UTF-8': [1007, [frame(OP.text, Buffer.from([0xed, 0xa0, 0x80]))]],
   'beyond U+10FFFF': [1007, [frame(OP.text, Buffer.from([0xf4, 0x90, 0x80, 0x80]))]],
-  'bad UTF-8 across fragments': [1007, [frame(OP.text, Buffer.from([0xc3]), { fin: false }), frame(OP.continuation, Buffer.from([0x28]))]],
-  'UTF-8 cut by the end of the last fragment': [1007, [frame(OP.text, 'x', { fin: false }), frame(OP.continuation, Buffer.from([0xe2, 0x82]))]],
+  'bad UTF-8 across fragments': [
+    1007,
+    [
+      frame(OP.text, Buffer.from([0xc3]), { fin: false }),
+      frame(OP.continuation, Buffer.from([0x28])),
+    ],
+  ],
+  'UTF-8 cut by the end of the last fragment': [
+    1007,
+    [frame(OP.text, 'x', { fin: false }), frame(OP.continuation, Buffer.from([0xe2, 0x82]))],
+  ],
 };
 
 for (const [what, [code, frames]] of Object.entries(CLOSES)) {
@@ -44,7 +70,11 @@ for (const [what, [code, frames]] of Object.entries(CLOSES)) {
 test.anywhere('W07 a ping between text fragments: the pong, then the message', async (t) => {
   const server = await start(t);
   const raw = await rawConnect(server, unique('u'));
-  raw.write(frame(OP.text, 'pi', { fin: false }), frame(OP.ping, 'between'), frame(OP.continuation, 'ng'));
+  raw.write(
+    frame(OP.text, 'pi', { fin: false }),
+    frame(OP.ping, 'between'),
+    frame(OP.continuation, 'ng'),
+  );
   const pong = await raw.frame();
   assert.deepEqual([pong.opcode, pong.payload.toString()], [OP.pong, 'between']);
   assert.equal(await raw.message(), 'pong');
@@ -56,32 +86,41 @@ test.anywhere('W07 a ping is answered with its payload, up to 125 bytes', async 
   for (const payload of ['', 'x', 'x'.repeat(125)]) {
     raw.write(frame(OP.ping, payload));
     const pong = await raw.frame();
-    assert.deepEqual([pong.opcode, pong.fin, pong.rsv, pong.masked, pong.payload.toString()], [OP.pong, true, 0, false, payload]);
-  }
-});
-
-test.anywhere('W07 an é over two fragments, or with empty fragments between, is fine', async (t) => {
-  const server = await start(t);
-  const raw = await rawConnect(server, unique('u'));
-  const text = Buffer.from('{"type":"ping","pad":"é\u{1F600}"}');
-  for (const cut of [1, 20, 22, 23, 24, 25, 26, text.length - 1]) {
-    raw.write(
-      frame(OP.text, text.subarray(0, cut), { fin: false }),
-      frame(OP.continuation, '', { fin: false }),
-      frame(OP.continuation, text.subarray(cut)),
+    assert.deepEqual(
+      [pong.opcode, pong.fin, pong.rsv, pong.masked, pong.payload.toString()],
+      [OP.pong, true, 0, false, payload],
     );
-    assert.equal((await raw.message()).type, 'pong', `cut at ${cut}`);
   }
 });
 
-test.anywhere('W07 a message in a flood of tiny fragments ends the connection, not the server', async (t) => {
-  const server = await start(t);
-  const other = await connect(server, unique('other'));
-  const raw = await rawConnect(server, unique('u'));
-  raw.write(frame(OP.text, '', { fin: false }));
-  const empty = Buffer.concat(Array(1000).fill(frame(OP.continuation, '', { fin: false })));
-  for (let i = 0; i < 20 && !raw.ended; i++) raw.write(empty);
-  const code = await raw.closeCode();
-  assert.ok([1002, 1008, 1009, 4400, 4429, null].includes(code), `${code}`);
-  await other.ping();
-});
+test.anywhere(
+  'W07 an é over two fragments, or with empty fragments between, is fine',
+  async (t) => {
+    const server = await start(t);
+    const raw = await rawConnect(server, unique('u'));
+    const text = Buffer.from('{"type":"ping","pad":"é\u{1F600}"}');
+    for (const cut of [1, 20, 22, 23, 24, 25, 26, text.length - 1]) {
+      raw.write(
+        frame(OP.text, text.subarray(0, cut), { fin: false }),
+        frame(OP.continuation, '', { fin: false }),
+        frame(OP.continuation, text.subarray(cut)),
+      );
+      assert.equal((await raw.message()).type, 'pong', `cut at ${cut}`);
+    }
+  },
+);
+
+test.anywhere(
+  'W07 a message in a flood of tiny fragments ends the connection, not the server',
+  async (t) => {
+    const server = await start(t);
+    const other = await connect(server, unique('other'));
+    const raw = await rawConnect(server, unique('u'));
+    raw.write(frame(OP.text, '', { fin: false }));
+    const empty = Buffer.concat(Array(1000).fill(frame(OP.continuation, '', { fin: false })));
+    for (let i = 0; i < 20 && !raw.ended; i++) raw.write(empty);
+    const code = await raw.closeCode();
+    assert.ok([1002, 1008, 1009, 4400, 4429, null].includes(code), `${code}`);
+    await other.ping();
+  },
+);

@@ -25,7 +25,8 @@ for (const [hex, expected] of Object.entries(lengths)) {
       assert.equal(code, expected);
       await raw.closed;
     }
-    if (release) assert.ok(proc.rss(server.pid) - before < 1e6, `${proc.rss(server.pid) - before} bytes more`);
+    if (release)
+      assert.ok(proc.rss(server.pid) - before < 1e6, `${proc.rss(server.pid) - before} bytes more`);
     await other.ping();
   });
 }

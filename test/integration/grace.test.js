@@ -1,7 +1,17 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, start, connect, rawConnect, presence, until, throughout, slow, assertNeverLeft, assertLeftOnce, timeline,
+  test,
+  start,
+  connect,
+  rawConnect,
+  presence,
+  until,
+  throughout,
+  slow,
+  assertNeverLeft,
+  assertLeftOnce,
+  timeline,
 } = require('./lib');
 
 const GRACE = 600;
@@ -11,10 +21,14 @@ test('a clean close 1000 is offline at once', async (t) => {
   const server = await start(t, { args: ['--grace', '1h'] });
   const client = await connect(server, 'u');
   assert.equal((await client.close(1000, 'logout')).code, 1000);
-  const user = await until('offline', async () => {
-    const now = await presence(server, 'u');
-    return !now.online && now;
-  }, { within: 500 * slow });
+  const user = await until(
+    'offline',
+    async () => {
+      const now = await presence(server, 'u');
+      return !now.online && now;
+    },
+    { within: 500 * slow },
+  );
   assert.ok(Date.now() - Date.parse(user.last_seen) < 500 * slow);
   await assertLeftOnce(server, 'u', 'closed');
 });
@@ -23,7 +37,10 @@ test('a clean close 1000 is offline at once', async (t) => {
 const ends = {
   'close 1001': { reason: 'closed', end: (client) => client.close(1001) },
   'a reset': { reason: 'dropped', end: (client) => client.reset() },
-  'an end without a close frame': { reason: 'dropped', end: (client) => client.socket._socket.end() },
+  'an end without a close frame': {
+    reason: 'dropped',
+    end: (client) => client.socket._socket.end(),
+  },
 };
 
 for (const [what, { reason, end }] of Object.entries(ends)) {
@@ -33,17 +50,24 @@ for (const [what, { reason, end }] of Object.entries(ends)) {
     await client.ping();
     const began = Date.now();
     await end(client);
-    const cached = await until('cached', async () => {
-      const user = await presence(server, 'u');
-      return user.source === 'cached' && user;
-    }, { within: GRACE - 50 });
+    const cached = await until(
+      'cached',
+      async () => {
+        const user = await presence(server, 'u');
+        return user.source === 'cached' && user;
+      },
+      { within: GRACE - 50 },
+    );
     assert.deepEqual([cached.online, cached.status, cached.connections], [true, 'online', 0]);
     await until('offline', async () => !(await presence(server, 'u')).online);
     const took = Date.now() - began;
     assert.ok(took >= GRACE - 50 && took < GRACE + 700 * slow, `offline after ${took} ms`);
     const user = await presence(server, 'u');
     assert.equal(user.last_seen, cached.last_seen);
-    assert.ok(Date.parse(user.last_seen) <= began + 100 * slow, 'last_seen is not the time of noticing');
+    assert.ok(
+      Date.parse(user.last_seen) <= began + 100 * slow,
+      'last_seen is not the time of noticing',
+    );
     await assertLeftOnce(server, 'u', reason);
   });
 }
@@ -53,7 +77,10 @@ test('P13 a reload within the grace time is no event', async (t) => {
   let client = await connect(server, 'u');
   for (const end of [...Object.values(ends), ...Object.values(ends)]) {
     await end.end(client);
-    await until('the old one to be gone', async () => (await presence(server, 'u')).source === 'cached');
+    await until(
+      'the old one to be gone',
+      async () => (await presence(server, 'u')).source === 'cached',
+    );
     client = await connect(server, 'u');
     assert.equal((await presence(server, 'u')).source, 'live');
   }
@@ -68,9 +95,13 @@ test('the grace time is counted from the last going, not the first', async (t) =
   const server = await start(t, { args: ['--grace', `${2000 * slow}ms`] });
   for (let i = 0; i < 3; i++) {
     const client = await connect(server, 'u');
-    await throughout(700 * slow, async () => assert.equal((await presence(server, 'u')).source, 'live'));
+    await throughout(700 * slow, async () =>
+      assert.equal((await presence(server, 'u')).source, 'live'),
+    );
     await client.close(1001);
-    await throughout(700 * slow, async () => assert.equal((await presence(server, 'u')).source, 'cached'));
+    await throughout(700 * slow, async () =>
+      assert.equal((await presence(server, 'u')).source, 'cached'),
+    );
   }
   await until('offline', async () => !(await presence(server, 'u')).online);
   await assertLeftOnce(server, 'u', 'closed');

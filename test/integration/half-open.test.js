@@ -1,29 +1,58 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, start, startProxy, connect, rawConnect, tcp, upgrade, presence, until, throughout, delay, slow, OP, frame,
-  assertNeverLeft, assertLeftOnce, json, proc,
+  test,
+  start,
+  startProxy,
+  connect,
+  rawConnect,
+  tcp,
+  upgrade,
+  presence,
+  until,
+  throughout,
+  delay,
+  slow,
+  OP,
+  frame,
+  assertNeverLeft,
+  assertLeftOnce,
+  json,
+  proc,
 } = require('./lib');
 
 test('P12 a dead network shows within interval + timeout + grace', async (t) => {
-  const server = await start(t, { args: ['--ping-interval', '2s', '--pong-timeout', '4s', '--grace', '3s'] });
+  const server = await start(t, {
+    args: ['--ping-interval', '2s', '--pong-timeout', '4s', '--grace', '3s'],
+  });
   const proxy = await startProxy(t, server);
   const client = await connect(server, 'u', { port: proxy.port });
   await client.ping();
   proxy.blackHole();
   const cut = Date.now();
-  await until('offline', async () => !(await presence(server, 'u')).online, { within: 9000 + 500 * slow });
+  await until('offline', async () => !(await presence(server, 'u')).online, {
+    within: 9000 + 500 * slow,
+  });
   const user = await presence(server, 'u');
-  assert.ok(Math.abs(Date.parse(user.last_seen) - cut) < 200 * slow, `last heard ${user.last_seen}, cut ${new Date(cut).toISOString()}`);
+  assert.ok(
+    Math.abs(Date.parse(user.last_seen) - cut) < 200 * slow,
+    `last heard ${user.last_seen}, cut ${new Date(cut).toISOString()}`,
+  );
   await assertLeftOnce(server, 'u', 'timeout');
 });
 
 test('P12 one late pong is no event', async (t) => {
-  const server = await start(t, { args: ['--ping-interval', '500ms', '--pong-timeout', `${1200 * slow}ms`, '--grace', '200ms'] });
+  const server = await start(t, {
+    args: ['--ping-interval', '500ms', '--pong-timeout', `${1200 * slow}ms`, '--grace', '200ms'],
+  });
   const proxy = await startProxy(t, server);
   const client = await connect(server, 'u', { port: proxy.port });
   let pings = 0;
-  const pinged = new Promise((resolve) => client.socket.on('ping', () => { if (++pings === 1) resolve(); }));
+  const pinged = new Promise((resolve) =>
+    client.socket.on('ping', () => {
+      if (++pings === 1) resolve();
+    }),
+  );
   proxy.delay(1000 * slow); // the pong arrives shortly before the timeout
   await pinged;
   proxy.delay(0);
@@ -55,23 +84,38 @@ test('a silent connection is pinged after the interval and closed with 4408 afte
 });
 
 test('an answering client is kept, and its round trip is known', async (t) => {
-  const server = await start(t, { args: ['--ping-interval', '200ms', '--pong-timeout', `${400 * slow}ms`] });
+  const server = await start(t, {
+    args: ['--ping-interval', `${250 * slow}ms`, '--pong-timeout', `${400 * slow}ms`],
+  });
   const client = await connect(server, 'u');
   assert.equal((await json(server, '/admin/users/u')).connection_list[0].round_trip_ms, null);
   const rtt = await until('a round trip', async () => {
     const value = (await json(server, '/admin/users/u')).connection_list[0].round_trip_ms;
     return value !== null && { value };
   });
-  assert.ok(typeof rtt.value === 'number' && rtt.value >= 0 && rtt.value < 400 * slow, JSON.stringify(rtt));
+  assert.ok(
+    typeof rtt.value === 'number' && rtt.value >= 0 && rtt.value < 400 * slow,
+    JSON.stringify(rtt),
+  );
   await throughout(1500, () => assert.ok(client.open));
   await assertNeverLeft(server, 'u');
 });
 
 test('every byte counts as life, and half a frame does not suspend the timeout', async (t) => {
-  const server = await start(t, { args: ['--ping-interval', `${300 * slow}ms`, '--pong-timeout', `${300 * slow}ms`, '--grace', '100ms'] });
+  const server = await start(t, {
+    args: [
+      '--ping-interval',
+      `${300 * slow}ms`,
+      '--pong-timeout',
+      `${300 * slow}ms`,
+      '--grace',
+      '100ms',
+    ],
+  });
   const raw = await rawConnect(server, 'u');
   const bytes = frame(OP.text, JSON.stringify({ type: 'ping', pad: 'x'.repeat(90) }));
-  for (let i = 0; i < 12; i++) { // far beyond interval + timeout in all
+  for (let i = 0; i < 12; i++) {
+    // far beyond interval + timeout in all
     raw.write(bytes.subarray(i, i + 1));
     await delay(150);
     assert.equal((await presence(server, 'u')).source, 'live', `after ${i + 1} bytes`);

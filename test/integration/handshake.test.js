@@ -12,15 +12,29 @@ async function handshake(server, options, id = unique('u')) {
 const good = {
   'Connection: keep-alive, Upgrade': { headers: { Connection: 'keep-alive, Upgrade' } },
   'Connection without blanks': { headers: { Connection: 'keep-alive,Upgrade' } },
-  'two Connection lines': { headers: { Connection: null }, extra: ['Connection: keep-alive', 'Connection: Upgrade'] },
-  'two Connection lines, the other way round': { headers: { Connection: null }, extra: ['Connection: Upgrade', 'Connection: keep-alive'] },
+  'two Connection lines': {
+    headers: { Connection: null },
+    extra: ['Connection: keep-alive', 'Connection: Upgrade'],
+  },
+  'two Connection lines, the other way round': {
+    headers: { Connection: null },
+    extra: ['Connection: Upgrade', 'Connection: keep-alive'],
+  },
   'lower-case values': { headers: { Connection: 'upgrade' } },
   'mixed-case value of Upgrade': { headers: { Upgrade: 'WebSocket' } },
   'lower-case names': {
     headers: { Host: null, Upgrade: null, Connection: null, 'Sec-WebSocket-Version': null },
-    extra: ['host: localhost', 'upgrade: websocket', 'connection: upgrade', 'sec-websocket-version: 13'],
+    extra: [
+      'host: localhost',
+      'upgrade: websocket',
+      'connection: upgrade',
+      'sec-websocket-version: 13',
+    ],
   },
-  'a TAB after the colon': { headers: { Upgrade: null, Connection: null }, extra: ['Upgrade:\twebsocket', 'Connection:\tUpgrade'] },
+  'a TAB after the colon': {
+    headers: { Upgrade: null, Connection: null },
+    extra: ['Upgrade:\twebsocket', 'Connection:\tUpgrade'],
+  },
   'no blank after the colon': { headers: { Upgrade: null }, extra: ['Upgrade:websocket'] },
   'blanks behind the value': { headers: { Upgrade: null }, extra: ['Upgrade: websocket  '] },
 };
@@ -43,7 +57,10 @@ test.anywhere('the accept key is the one of RFC 6455', async (t) => {
   const server = await start(t);
   const key = crypto.randomBytes(16).toString('base64');
   const { headers } = await handshake(server, { headers: { 'Sec-WebSocket-Key': key } });
-  const accept = crypto.createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
+  const accept = crypto
+    .createHash('sha1')
+    .update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`)
+    .digest('base64');
   assert.equal(headers['sec-websocket-accept'], accept);
 });
 
@@ -58,12 +75,16 @@ const offers = [
 test.anywhere('W03 of the subprotocols exactly presence.v1 is echoed', async (t) => {
   const server = await start(t);
   for (const [offer, echo] of offers) {
-    const { status, headers, lines } = await handshake(server, { headers: { 'Sec-WebSocket-Protocol': offer } });
+    const { status, headers, lines } = await handshake(server, {
+      headers: { 'Sec-WebSocket-Protocol': offer },
+    });
     assert.equal(status, 101, offer);
     assert.equal(headers['sec-websocket-protocol'], echo, offer);
     assert.ok(!lines.join('\n').includes('token'), 'a token is never echoed');
   }
-  const two = await handshake(server, { extra: ['Sec-WebSocket-Protocol: token.X', 'Sec-WebSocket-Protocol: presence.v1'] });
+  const two = await handshake(server, {
+    extra: ['Sec-WebSocket-Protocol: token.X', 'Sec-WebSocket-Protocol: presence.v1'],
+  });
   assert.deepEqual([two.status, two.headers['sec-websocket-protocol']], [101, 'presence.v1']);
 });
 
@@ -71,7 +92,11 @@ test.anywhere('W04 other versions are refused with the one we speak', async (t) 
   const server = await start(t);
   for (const version of ['8', '25', null, '13, 8', '', '1 3', '013', '0', '-13']) {
     const id = unique('u');
-    const { raw, status, headers } = await handshake(server, { headers: { 'Sec-WebSocket-Version': version } }, id);
+    const { raw, status, headers } = await handshake(
+      server,
+      { headers: { 'Sec-WebSocket-Version': version } },
+      id,
+    );
     assert.ok(status === 426 || status === 400, `version ${version}: ${status}`);
     assert.equal(headers['sec-websocket-version'], '13', `version ${version}`);
     if (status === 426) assert.match(headers.upgrade || '', /websocket/i);
@@ -82,9 +107,16 @@ test.anywhere('W04 other versions are refused with the one we speak', async (t) 
 
 test.anywhere('a plain GET of the socket path is 426 with Upgrade', async (t) => {
   const server = await start(t);
-  for (const headers of [{}, { Connection: 'Upgrade' }, { Upgrade: 'websocket' }, { Connection: 'Upgrade', Upgrade: 'h2c' }]) {
+  for (const headers of [
+    {},
+    { Connection: 'Upgrade' },
+    { Upgrade: 'websocket' },
+    { Connection: 'Upgrade', Upgrade: 'h2c' },
+  ]) {
     const raw = await tcp(server);
-    const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`).join('');
+    const lines = Object.entries(headers)
+      .map(([name, value]) => `${name}: ${value}\r\n`)
+      .join('');
     raw.write(`GET /ws/presence/${unique('u')} HTTP/1.1\r\nHost: localhost\r\n${lines}\r\n`);
     const answer = await raw.response();
     assert.equal(answer.status, 426, JSON.stringify(headers));
@@ -117,7 +149,10 @@ for (const [what, options] of Object.entries(bad)) {
     const other = await connect(server, unique('other'));
     const raw = await tcp(server);
     let request = upgrade(unique('u'), options);
-    if (options.method) request = request.replace('GET', options.method).replace('\r\n\r\n', '\r\nContent-Length: 0\r\n\r\n');
+    if (options.method)
+      request = request
+        .replace('GET', options.method)
+        .replace('\r\n\r\n', '\r\nContent-Length: 0\r\n\r\n');
     if (options.version) request = request.replace('HTTP/1.1', `HTTP/${options.version}`);
     raw.write(request);
     const { status } = await raw.head();
@@ -138,15 +173,26 @@ test.anywhere('W05 a hundred more headers: 101 or 4xx, and nobody else notices',
 });
 
 const extensions = [
-  'constructor', '__proto__', 'permessage-deflate', 'permessage-deflate; client_max_window_bits',
-  'permessage-deflate; server_max_window_bits=0', 'permessage-deflate; client_max_window_bits=99999999999',
-  'permessage-deflate; a="b;c,d"', 'permessage-deflate,,,permessage-deflate', 'x-webkit-deflate-frame', ';', '"', ',',
+  'constructor',
+  '__proto__',
+  'permessage-deflate',
+  'permessage-deflate; client_max_window_bits',
+  'permessage-deflate; server_max_window_bits=0',
+  'permessage-deflate; client_max_window_bits=99999999999',
+  'permessage-deflate; a="b;c,d"',
+  'permessage-deflate,,,permessage-deflate',
+  'x-webkit-deflate-frame',
+  ';',
+  '"',
+  ',',
 ];
 
 test.anywhere('W05 W11 whatever extension is offered, none is negotiated', async (t) => {
   const server = await start(t);
   for (const offer of extensions) {
-    const { raw, status, headers } = await handshake(server, { headers: { 'Sec-WebSocket-Extensions': offer } });
+    const { raw, status, headers } = await handshake(server, {
+      headers: { 'Sec-WebSocket-Extensions': offer },
+    });
     assert.equal(status, 101, offer);
     assert.equal(headers['sec-websocket-extensions'], undefined, offer);
     await raw.ping();

@@ -7,34 +7,57 @@ async function say(server, ...bytes) {
   const raw = await tcp(server);
   raw.write(...bytes);
   raw.socket.end();
-  await Promise.race([raw.closed, new Promise((resolve) => setTimeout(resolve, 3000 * slow).unref())]);
+  await Promise.race([
+    raw.closed,
+    new Promise((resolve) => setTimeout(resolve, 3000 * slow).unref()),
+  ]);
   const text = raw.bytes.toString('latin1');
   raw.destroy();
   return { status: Number(/^HTTP\/1\.1 (\d+)/.exec(text)?.[1] ?? NaN) || null, text };
 }
 
-const refused = (answer, what) => assert.ok(answer.status >= 400 && answer.status < 500, `${what}: ${answer.text.slice(0, 200)}`);
+const refused = (answer, what) =>
+  assert.ok(answer.status >= 400 && answer.status < 500, `${what}: ${answer.text.slice(0, 200)}`);
 const HEAD = 'Host: localhost\r\n';
 
-test.anywhere('H01 16,000 slashes, escaped header breaks, NUL bytes: 4xx and nothing injected', async (t) => {
-  const server = await start(t);
-  const other = await connect(server, unique('other'));
-  refused(await say(server, `GET ${'/'.repeat(16000)} HTTP/1.1\r\n${HEAD}\r\n`), 'slashes');
-  refused(await say(server, `GET /${'../'.repeat(2000)}etc/passwd HTTP/1.1\r\n${HEAD}\r\n`), 'dots');
-  for (const path of ['/x%0d%0aSet-Cookie:a=b', '/api/presence/x%0d%0aSet-Cookie:a=b', '/ws/presence/x%0d%0aSet-Cookie:a=b', '/admin/users?q=%0d%0aSet-Cookie:a=b&limit=0']) {
-    const answer = await say(server, `GET ${path} HTTP/1.1\r\n${HEAD}\r\n`);
-    refused(answer, path);
-    assert.doesNotMatch(answer.text.split('\r\n\r\n')[0], /^set-cookie/im, path);
-  }
-  const form = 'a=\0b&c=%00';
-  refused(await say(server, `POST /api/presence HTTP/1.1\r\n${HEAD}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: ${form.length}\r\n\r\n`, form), 'form with NUL');
-  const part = '--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n\0\r\n--b--\r\n';
-  const multipart = `POST /api/presence HTTP/1.1\r\n${HEAD}Content-Type: multipart/form-data; boundary=b\r\nContent-Length: ${part.length}\r\n\r\n${part}`;
-  const both = await say(server, multipart, multipart);
-  refused(both, 'two multiparts');
-  assert.equal((both.text.match(/^HTTP\/1\.1 400/gm) || []).length, 2, 'both are answered');
-  await other.ping();
-});
+test.anywhere(
+  'H01 16,000 slashes, escaped header breaks, NUL bytes: 4xx and nothing injected',
+  async (t) => {
+    const server = await start(t);
+    const other = await connect(server, unique('other'));
+    refused(await say(server, `GET ${'/'.repeat(16000)} HTTP/1.1\r\n${HEAD}\r\n`), 'slashes');
+    refused(
+      await say(server, `GET /${'../'.repeat(2000)}etc/passwd HTTP/1.1\r\n${HEAD}\r\n`),
+      'dots',
+    );
+    for (const path of [
+      '/x%0d%0aSet-Cookie:a=b',
+      '/api/presence/x%0d%0aSet-Cookie:a=b',
+      '/ws/presence/x%0d%0aSet-Cookie:a=b',
+      '/admin/users?q=%0d%0aSet-Cookie:a=b&limit=0',
+    ]) {
+      const answer = await say(server, `GET ${path} HTTP/1.1\r\n${HEAD}\r\n`);
+      refused(answer, path);
+      assert.doesNotMatch(answer.text.split('\r\n\r\n')[0], /^set-cookie/im, path);
+    }
+    const form = 'a=\0b&c=%00';
+    refused(
+      await say(
+        server,
+        `POST /api/presence HTTP/1.1\r\n${HEAD}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: ${form.length}\r\n\r\n`,
+        form,
+      ),
+      'form with NUL',
+    );
+    const part =
+      '--b\r\nContent-Disposition: form-data; name="f"; filename="x"\r\n\r\n\0\r\n--b--\r\n';
+    const multipart = `POST /api/presence HTTP/1.1\r\n${HEAD}Content-Type: multipart/form-data; boundary=b\r\nContent-Length: ${part.length}\r\n\r\n${part}`;
+    const both = await say(server, multipart, multipart);
+    refused(both, 'two multiparts');
+    assert.equal((both.text.match(/^HTTP\/1\.1 400/gm) || []).length, 2, 'both are answered');
+    await other.ping();
+  },
+);
 
 const MALFORMED = {
   'both lengths': `POST /api/presence HTTP/1.1\r\n${HEAD}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}`,
@@ -85,7 +108,10 @@ for (const [what, bytes] of Object.entries(GARBAGE)) {
   test.anywhere(`H01 ${what}: 4xx or the end, and the next client is served`, async (t) => {
     const server = await start(t);
     const answer = await say(server, bytes);
-    assert.ok(answer.status === null || (answer.status >= 400 && answer.status < 500), answer.text.slice(0, 100));
+    assert.ok(
+      answer.status === null || (answer.status >= 400 && answer.status < 500),
+      answer.text.slice(0, 100),
+    );
     assert.equal((await get(server, '/healthz')).status, 200);
   });
 }
@@ -94,13 +120,20 @@ test.anywhere('a long path is 414, a long head is 431', async (t) => {
   const server = await start(t);
   const long = await say(server, `GET /api/presence/${'x'.repeat(60000)} HTTP/1.1\r\n${HEAD}\r\n`);
   assert.ok([414, 431, 400].includes(long.status), `${long.status}`);
-  const head = await say(server, `GET /healthz HTTP/1.1\r\n${HEAD}${Array.from({ length: 50 }, (_, i) => `X-${i}: ${'y'.repeat(1000)}\r\n`).join('')}\r\n`);
+  const head = await say(
+    server,
+    `GET /healthz HTTP/1.1\r\n${HEAD}${Array.from({ length: 50 }, (_, i) => `X-${i}: ${'y'.repeat(1000)}\r\n`).join('')}\r\n`,
+  );
   assert.equal(head.status, 431);
 });
 
 test.anywhere('errors never echo what was sent as markup or header', async (t) => {
   const server = await start(t);
-  for (const path of ['/%3Cscript%3Ealert(1)%3C/script%3E', '/api/presence/%3Csvg%20onload=x%3E', '/api/nope?%3Cb%3E']) {
+  for (const path of [
+    '/%3Cscript%3Ealert(1)%3C/script%3E',
+    '/api/presence/%3Csvg%20onload=x%3E',
+    '/api/nope?%3Cb%3E',
+  ]) {
     const answer = await request(server, 'GET', path);
     assert.ok(answer.status >= 400);
     assert.match(answer.headers['content-type'], /^application\/json/);

@@ -1,9 +1,27 @@
 'use strict';
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const { test, unique, start, tcp, upgrade, get, post, request, batch, heartbeat, connect, json, ISO, slow, within, presence } = require('./lib');
+const {
+  test,
+  unique,
+  start,
+  tcp,
+  upgrade,
+  get,
+  post,
+  request,
+  batch,
+  heartbeat,
+  connect,
+  json,
+  ISO,
+  slow,
+  within,
+  presence,
+} = require('./lib');
 
-const line = (method, path, headers = '') => `${method} ${path} HTTP/1.1\r\nHost: localhost\r\n${headers}\r\n`;
+const line = (method, path, headers = '') =>
+  `${method} ${path} HTTP/1.1\r\nHost: localhost\r\n${headers}\r\n`;
 
 test.anywhere('a connection serves many requests, one after another', async (t) => {
   const server = await start(t);
@@ -33,9 +51,15 @@ test.anywhere('pipelined requests are answered in order', async (t) => {
   const ids = Array.from({ length: 20 }, () => unique('u'));
   for (const id of ids) await heartbeat(server, id);
   const raw = await tcp(server);
-  raw.write(ids.map((id, i) => (i % 4 === 3
-    ? `POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${JSON.stringify({ users: [id] }).length}\r\n\r\n${JSON.stringify({ users: [id] })}`
-    : line('GET', `/api/presence/${id}`))).join(''));
+  raw.write(
+    ids
+      .map((id, i) =>
+        i % 4 === 3
+          ? `POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${JSON.stringify({ users: [id] }).length}\r\n\r\n${JSON.stringify({ users: [id] })}`
+          : line('GET', `/api/presence/${id}`),
+      )
+      .join(''),
+  );
   for (const [i, id] of ids.entries()) {
     const answer = await raw.response();
     assert.equal(answer.status, 200);
@@ -61,7 +85,10 @@ test.anywhere('an upgrade may follow other requests on its connection', async (t
 
 test.anywhere('Connection: close and HTTP/1.0 end after the answer', async (t) => {
   const server = await start(t);
-  for (const text of [line('GET', '/healthz', 'Connection: close\r\n'), 'GET /healthz HTTP/1.0\r\n\r\n']) {
+  for (const text of [
+    line('GET', '/healthz', 'Connection: close\r\n'),
+    'GET /healthz HTTP/1.0\r\n\r\n',
+  ]) {
     const raw = await tcp(server);
     raw.write(text);
     const answer = await raw.response();
@@ -76,13 +103,23 @@ test.anywhere('HEAD is GET without the body', async (t) => {
   const id = unique('u');
   await heartbeat(server, id);
   const raw = await tcp(server);
-  for (const path of [`/api/presence/${id}`, '/healthz', '/readyz', '/admin/stats', '/admin/online-users', '/metrics', '/nope', `/api/presence/${unique('x')}`]) {
+  for (const path of [
+    `/api/presence/${id}`,
+    '/healthz',
+    '/readyz',
+    '/admin/stats',
+    '/admin/online-users',
+    '/metrics',
+    '/nope',
+    `/api/presence/${unique('x')}`,
+  ]) {
     raw.write(line('GET', path), line('HEAD', path));
     const got = await raw.response();
     const head = await raw.head();
     assert.equal(head.status, got.status, path);
     assert.equal(head.headers['content-type'], got.headers['content-type'], path);
-    if (!/stats|metrics|online/.test(path)) assert.equal(head.headers['content-length'], got.headers['content-length'], path);
+    if (!/stats|metrics|online/.test(path))
+      assert.equal(head.headers['content-length'], got.headers['content-length'], path);
   }
   raw.write(line('GET', '/healthz'));
   assert.equal((await raw.response()).status, 200, 'no body came between');
@@ -90,7 +127,24 @@ test.anywhere('HEAD is GET without the body', async (t) => {
 
 test.anywhere('unknown paths are 404 not_found', async (t) => {
   const server = await start(t);
-  for (const path of ['/nope', '/api', '/api/', '/api/nope', '/api/presence/a/nope', '/api/presence/a/heartbeat/x', '/admin/nope', '/admin/users/a/nope', '/ws', '/ws/', '/ws/nope/a', '/healthz/', '/healthzz', '/metrics/x', '/index.php', '/.git/config']) {
+  for (const path of [
+    '/nope',
+    '/api',
+    '/api/',
+    '/api/nope',
+    '/api/presence/a/nope',
+    '/api/presence/a/heartbeat/x',
+    '/admin/nope',
+    '/admin/users/a/nope',
+    '/ws',
+    '/ws/',
+    '/ws/nope/a',
+    '/healthz/',
+    '/healthzz',
+    '/metrics/x',
+    '/index.php',
+    '/.git/config',
+  ]) {
     const answer = await get(server, path);
     assert.equal(answer.status, 404, path);
     assert.equal(answer.json.error.code, 'not_found', path);
@@ -132,12 +186,18 @@ test.anywhere('a batch answers in the order asked, each occurrence', async (t) =
   await connect(server, a);
   await heartbeat(server, b);
   const users = await batch(server, [b, ghost, a, b, a]);
-  assert.deepEqual(users.map((user) => user.source), ['cached', 'stored', 'live', 'cached', 'live']);
+  assert.deepEqual(
+    users.map((user) => user.source),
+    ['cached', 'stored', 'live', 'cached', 'live'],
+  );
   assert.equal(users[1].last_seen, null);
   const answer = await post(server, '/api/presence', { users: [] });
   assert.deepEqual([answer.status, answer.json.users], [200, []]);
   assert.match(answer.json.generated_at, ISO);
-  await batch(server, Array.from({ length: 1000 }, (_, i) => `${'x'.repeat(100)}-${i}`));
+  await batch(
+    server,
+    Array.from({ length: 1000 }, (_, i) => `${'x'.repeat(100)}-${i}`),
+  );
   assert.deepEqual((await batch(server, [a]))[0], await presence(server, a));
 });
 
@@ -155,10 +215,15 @@ test.anywhere('a batch that is wrong is told why', async (t) => {
     ['{"users":"a"}', ['invalid_request', 'invalid_parameter']],
     ['{"users":{"0":"a"}}', ['invalid_request', 'invalid_parameter']],
     [JSON.stringify({ users: Array(1001).fill('a') }), ['invalid_parameter']],
-    [`{"users":${'['.repeat(20000)}${']'.repeat(20000)}}`, ['invalid_json', 'invalid_request', 'invalid_parameter']],
+    [
+      `{"users":${'['.repeat(20000)}${']'.repeat(20000)}}`,
+      ['invalid_json', 'invalid_request', 'invalid_parameter'],
+    ],
   ];
   for (const [body, codes] of wrong) {
-    const answer = await request(server, 'POST', '/api/presence', { body: Buffer.from(body, 'latin1') });
+    const answer = await request(server, 'POST', '/api/presence', {
+      body: Buffer.from(body, 'latin1'),
+    });
     assert.equal(answer.status, 400, body.slice(0, 40));
     assert.ok(codes.includes(answer.json.error.code), `${body.slice(0, 40)}: ${answer.text}`);
   }
@@ -166,16 +231,33 @@ test.anywhere('a batch that is wrong is told why', async (t) => {
 
 test.anywhere('query parameters out of bounds are 400', async (t) => {
   const server = await start(t);
-  for (const query of ['limit=0', 'limit=1001', 'limit=-1', 'limit=abc', 'limit=', 'limit=1.5', 'limit=99999999999999999999', 'limit=1%00']) {
+  for (const query of [
+    'limit=0',
+    'limit=1001',
+    'limit=-1',
+    'limit=abc',
+    'limit=',
+    'limit=1.5',
+    'limit=99999999999999999999',
+    'limit=1%00',
+  ]) {
     for (const path of ['/admin/online-users', '/admin/users']) {
       const answer = await get(server, `${path}?${query}`);
-      assert.deepEqual([answer.status, answer.json.error?.code], [400, 'invalid_parameter'], `${path}?${query}`);
+      assert.deepEqual(
+        [answer.status, answer.json.error?.code],
+        [400, 'invalid_parameter'],
+        `${path}?${query}`,
+      );
     }
   }
   for (const cursor of ['%00', '***', '%FF%FE', 'x'.repeat(3000), 'AAAA%3D%3D%3D%3D']) {
     for (const path of ['/admin/online-users', '/admin/users']) {
       const answer = await get(server, `${path}?cursor=${cursor}`);
-      assert.deepEqual([answer.status, answer.json.error?.code], [400, 'invalid_cursor'], `${path}?cursor=${cursor.slice(0, 20)}`);
+      assert.deepEqual(
+        [answer.status, answer.json.error?.code],
+        [400, 'invalid_cursor'],
+        `${path}?cursor=${cursor.slice(0, 20)}`,
+      );
     }
   }
   const status = await get(server, '/admin/users?status=maybe');
@@ -189,14 +271,23 @@ test.anywhere('bodies: too big is 413, chunked is 411', async (t) => {
   const big = await tcp(server);
   big.write('POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n{');
   const answer = await big.response(2000 * slow);
-  assert.deepEqual([answer.status, JSON.parse(answer.body).error.code], [413, 'body_too_large'], 'told before the body is there');
+  assert.deepEqual(
+    [answer.status, JSON.parse(answer.body).error.code],
+    [413, 'body_too_large'],
+    'told before the body is there',
+  );
   await within(2000 * slow, 'the end', big.closed);
 
   for (const path of ['/api/presence', '/api/presence/u/heartbeat']) {
     const chunked = await tcp(server);
-    chunked.write(`POST ${path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n`);
+    chunked.write(
+      `POST ${path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n`,
+    );
     const refused = await chunked.response();
-    assert.deepEqual([refused.status, JSON.parse(refused.body).error.code], [411, 'length_required']);
+    assert.deepEqual(
+      [refused.status, JSON.parse(refused.body).error.code],
+      [411, 'length_required'],
+    );
     await within(2000 * slow, 'the end: what follows is no request', chunked.closed);
     assert.equal(chunked.bytes.length, 0);
   }
@@ -207,9 +298,18 @@ test.anywhere('H05 everything on API and admin is no-store, errors too', async (
   const id = unique('u');
   await heartbeat(server, id);
   const asked = [
-    ['GET', `/api/presence/${id}`], ['GET', '/api/presence/%00'], ['GET', `/api/presence/${unique('x')}`], ['POST', `/api/presence/${id}/heartbeat`],
-    ['GET', '/api/nope'], ['DELETE', `/api/presence/${id}`], ['GET', '/admin/stats'], ['GET', '/admin/nope'], ['GET', '/admin/users?limit=0'],
-    ['GET', '/admin/online-users'], ['GET', `/admin/users/${id}`], ['HEAD', '/admin/stats'],
+    ['GET', `/api/presence/${id}`],
+    ['GET', '/api/presence/%00'],
+    ['GET', `/api/presence/${unique('x')}`],
+    ['POST', `/api/presence/${id}/heartbeat`],
+    ['GET', '/api/nope'],
+    ['DELETE', `/api/presence/${id}`],
+    ['GET', '/admin/stats'],
+    ['GET', '/admin/nope'],
+    ['GET', '/admin/users?limit=0'],
+    ['GET', '/admin/online-users'],
+    ['GET', `/admin/users/${id}`],
+    ['HEAD', '/admin/stats'],
   ];
   for (const [method, path] of asked) {
     const answer = await request(server, method, path);

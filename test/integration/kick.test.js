@@ -1,10 +1,27 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, connect, del, presence, until, within, slow, assertLeftOnce, assertNeverLeft, throughout, rawConnect } = require('./lib');
+const {
+  test,
+  start,
+  connect,
+  del,
+  presence,
+  until,
+  within,
+  slow,
+  assertLeftOnce,
+  assertNeverLeft,
+  throughout,
+  rawConnect,
+} = require('./lib');
 
 test('a kick closes every connection with 4403, and the user is offline at once', async (t) => {
   const server = await start(t, { args: ['--grace', '1h'] });
-  const clients = [await connect(server, 'u'), await connect(server, 'u'), await connect(server, 'u')];
+  const clients = [
+    await connect(server, 'u'),
+    await connect(server, 'u'),
+    await connect(server, 'u'),
+  ];
   const other = await connect(server, 'v');
   const answer = await del(server, '/admin/users/u/connections');
   assert.equal(answer.status, 200, answer.text);
@@ -23,7 +40,9 @@ test('a kick does not wait for a client that never answers', async (t) => {
   const server = await start(t, { args: ['--grace', '1h'] });
   const silent = await rawConnect(server, 'u');
   await del(server, '/admin/users/u/connections');
-  await until('offline', async () => !(await presence(server, 'u')).online, { within: 1000 * slow });
+  await until('offline', async () => !(await presence(server, 'u')).online, {
+    within: 1000 * slow,
+  });
   assert.equal(await silent.closeCode(), 4403);
   await until('the server to let go', () => silent.ended);
 });

@@ -1,15 +1,34 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, start, rawConnect, connect, heartbeat, presence, json, get, post, batch, sessions, until, OP, frame, closePayload, stats,
-  assertLeftOnce, ISO, CLOCK, del,
+  test,
+  start,
+  rawConnect,
+  connect,
+  heartbeat,
+  presence,
+  json,
+  get,
+  post,
+  batch,
+  sessions,
+  until,
+  OP,
+  frame,
+  closePayload,
+  stats,
+  assertLeftOnce,
+  ISO,
+  CLOCK,
+  del,
 } = require('./lib');
 
 const seen = async (server, id) => Date.parse((await presence(server, id)).last_seen);
 
 /** Does something as the user; last_seen must come to lie within it. */
 async function movesLastSeen(server, id, what, act) {
-  while (Date.now() <= await seen(server, id) + CLOCK) await new Promise((resolve) => setTimeout(resolve, 1));
+  while (Date.now() <= (await seen(server, id)) + CLOCK)
+    await new Promise((resolve) => setTimeout(resolve, 1));
   const before = Date.now();
   await act();
   await until(`${what} moves last_seen`, async () => {
@@ -22,8 +41,12 @@ test('last_seen moves with every byte the user sends', async (t) => {
   const server = await start(t);
   const raw = await rawConnect(server, 'u');
   await movesLastSeen(server, 'u', 'a bare ping', () => raw.ping());
-  await movesLastSeen(server, 'u', 'a message', () => raw.write(frame(OP.text, '{"type":"status","status":"away"}')));
-  await movesLastSeen(server, 'u', 'a refused message', () => raw.write(frame(OP.text, 'nonsense')));
+  await movesLastSeen(server, 'u', 'a message', () =>
+    raw.write(frame(OP.text, '{"type":"status","status":"away"}')),
+  );
+  await movesLastSeen(server, 'u', 'a refused message', () =>
+    raw.write(frame(OP.text, 'nonsense')),
+  );
   await movesLastSeen(server, 'u', 'a ping frame', () => raw.write(frame(OP.ping, 'x')));
   await movesLastSeen(server, 'u', 'an unasked pong frame', () => raw.write(frame(OP.pong, 'x')));
   const long = frame(OP.text, JSON.stringify({ type: 'ping', pad: 'x'.repeat(100) }));
@@ -31,7 +54,9 @@ test('last_seen moves with every byte the user sends', async (t) => {
   await movesLastSeen(server, 'u', 'half a payload', () => raw.write(long.subarray(1, 50)));
   await movesLastSeen(server, 'u', 'the other half', () => raw.write(long.subarray(50)));
   await movesLastSeen(server, 'u', 'an HTTP heartbeat', () => heartbeat(server, 'u'));
-  await movesLastSeen(server, 'u', 'a clean close', () => raw.write(frame(OP.close, closePayload(1000))));
+  await movesLastSeen(server, 'u', 'a clean close', () =>
+    raw.write(frame(OP.close, closePayload(1000))),
+  );
   await until('offline', async () => !(await presence(server, 'u')).online);
 });
 
@@ -72,11 +97,20 @@ for (const TZ of ['XXX-12:45', 'YYY+11', 'Asia/Kathmandu', ':/no/such/zone']) {
     times.push(list.generated_at);
     assert.ok(list.users[0].last_seen <= list.generated_at);
     const detail = await json(server, '/admin/users/u');
-    times.push(detail.connection_list[0].connected_at, detail.connection_list[0].last_heard, detail.first_seen);
-    times.push(await until('the stay on record', async () => (await sessions(server, 'u'))[0]?.from));
+    times.push(
+      detail.connection_list[0].connected_at,
+      detail.connection_list[0].last_heard,
+      detail.first_seen,
+    );
+    times.push(
+      await until('the stay on record', async () => (await sessions(server, 'u'))[0]?.from),
+    );
     for (const time of times) {
       assert.match(time, ISO);
-      assert.ok(Date.parse(time) >= started - CLOCK && Date.parse(time) <= Date.now() + CLOCK, `${time} is not about now`);
+      assert.ok(
+        Date.parse(time) >= started - CLOCK && Date.parse(time) <= Date.now() + CLOCK,
+        `${time} is not about now`,
+      );
     }
   });
 }
@@ -90,7 +124,13 @@ test('P06 a user never seen has no time, is 404, and asking creates nothing', as
   }
   const [ghost] = await batch(server, ['ghost']);
   assert.deepEqual(ghost, {
-    user_id: 'ghost', online: false, status: 'offline', source: 'stored', connections: 0, connected_at: null, last_seen: null,
+    user_id: 'ghost',
+    online: false,
+    status: 'offline',
+    source: 'stored',
+    connections: 0,
+    connected_at: null,
+    last_seen: null,
   });
   const kick = await del(server, '/admin/users/ghost/connections');
   assert.equal(kick.status, 404);

@@ -1,9 +1,22 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, startProxy, connect, rawConnect, presence, until, throughout, slow, assertNeverLeft } = require('./lib');
+const {
+  test,
+  start,
+  startProxy,
+  connect,
+  rawConnect,
+  presence,
+  until,
+  throughout,
+  slow,
+  assertNeverLeft,
+} = require('./lib');
 
 test("P03 the old socket's late time-out does not take the returned user offline", async (t) => {
-  const server = await start(t, { args: ['--ping-interval', '300ms', '--pong-timeout', '600ms', '--grace', '300ms'] });
+  const server = await start(t, {
+    args: ['--ping-interval', '300ms', '--pong-timeout', '600ms', '--grace', '300ms'],
+  });
   const proxy = await startProxy(t, server);
   await connect(server, 'u', { port: proxy.port });
   proxy.blackHole();
@@ -28,7 +41,9 @@ test("P03 the old socket's late close, with any code, does not either", async (t
   old[2].reset();
   silent.socket.end();
   await until('one connection left', async () => (await presence(server, 'u')).connections === 1);
-  await throughout(500 * slow, async () => assert.equal((await presence(server, 'u')).source, 'live'));
+  await throughout(500 * slow, async () =>
+    assert.equal((await presence(server, 'u')).source, 'live'),
+  );
   await current.ping();
   await assertNeverLeft(server, 'u');
 });

@@ -1,8 +1,25 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, lacks, start, connect, get, json, presence, until, slow, assertNeverLeft } = require('./lib');
+const {
+  test,
+  lacks,
+  start,
+  connect,
+  get,
+  json,
+  presence,
+  until,
+  slow,
+  assertNeverLeft,
+} = require('./lib');
 
-const refusal = (promise) => promise.then(() => { throw new Error('was let in'); }, (error) => error);
+const refusal = (promise) =>
+  promise.then(
+    () => {
+      throw new Error('was let in');
+    },
+    (error) => error,
+  );
 
 test('O05 with every socket taken, pages are served and the next upgrade gets 503', async (t) => {
   const server = await start(t, { args: ['--max-connections', '20', '--workers', '2'] });
@@ -32,21 +49,44 @@ test('a user has at most --max-connections-per-user', async (t) => {
   await assertNeverLeft(server, 'u');
 });
 
-test('an address has at most --max-connections-per-address', lacks('--max-connections-per-address'), async (t) => {
-  const server = await start(t, { args: ['--max-connections-per-address', '3'] });
-  const first = [];
-  for (let i = 0; i < 3; i++) first.push(await connect(server, `u${i}`, { localAddress: '127.0.0.20' }));
-  assert.equal((await refusal(connect(server, 'u9', { localAddress: '127.0.0.20' }))).status, 429);
-  await connect(server, 'u9', { localAddress: '127.0.0.21' });
-  await first[0].close();
-  await until('a place again', () => connect(server, 'u9', { localAddress: '127.0.0.20' }).catch(() => null));
-});
+test(
+  'an address has at most --max-connections-per-address',
+  lacks('--max-connections-per-address'),
+  async (t) => {
+    const server = await start(t, { args: ['--max-connections-per-address', '3'] });
+    const first = [];
+    for (let i = 0; i < 3; i++)
+      first.push(await connect(server, `u${i}`, { localAddress: '127.0.0.20' }));
+    assert.equal(
+      (await refusal(connect(server, 'u9', { localAddress: '127.0.0.20' }))).status,
+      429,
+    );
+    await connect(server, 'u9', { localAddress: '127.0.0.21' });
+    await first[0].close();
+    await until('a place again', () =>
+      connect(server, 'u9', { localAddress: '127.0.0.20' }).catch(() => null),
+    );
+  },
+);
 
-test('an address gets at most --max-upgrades-per-second', lacks('--max-upgrades-per-second'), async (t) => {
-  const server = await start(t, { args: ['--max-upgrades-per-second', '5'] });
-  const results = await Promise.all(Array.from({ length: 40 }, (_, i) => connect(server, `u${i}`, { localAddress: '127.0.0.20' }).then(() => 101, (error) => error.status)));
-  assert.ok(results.filter((status) => status === 101).length >= 5);
-  assert.ok(results.filter((status) => status === 429).length >= 20, `${results}`);
-  await connect(server, 'other', { localAddress: '127.0.0.21' });
-  await until('let in again', () => connect(server, 'late', { localAddress: '127.0.0.20' }).catch(() => null));
-});
+test(
+  'an address gets at most --max-upgrades-per-second',
+  lacks('--max-upgrades-per-second'),
+  async (t) => {
+    const server = await start(t, { args: ['--max-upgrades-per-second', '5'] });
+    const results = await Promise.all(
+      Array.from({ length: 40 }, (_, i) =>
+        connect(server, `u${i}`, { localAddress: '127.0.0.20' }).then(
+          () => 101,
+          (error) => error.status,
+        ),
+      ),
+    );
+    assert.ok(results.filter((status) => status === 101).length >= 5);
+    assert.ok(results.filter((status) => status === 429).length >= 20, `${results}`);
+    await connect(server, 'other', { localAddress: '127.0.0.21' });
+    await until('let in again', () =>
+      connect(server, 'late', { localAddress: '127.0.0.20' }).catch(() => null),
+    );
+  },
+);

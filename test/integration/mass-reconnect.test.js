@@ -1,7 +1,18 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, start, tempDir, crowd, batch, get, until, heavy, slow, proc, sessions, settled,
+  test,
+  start,
+  tempDir,
+  crowd,
+  batch,
+  get,
+  until,
+  heavy,
+  slow,
+  proc,
+  sessions,
+  settled,
 } = require('./lib');
 
 test('P08 first retries after a restart are spread: no 100 ms bucket over 10 %', async (t) => {
@@ -18,7 +29,8 @@ test('P08 first retries after a restart are spread: no 100 ms bucket over 10 %',
     return Number(match[1]);
   });
   const buckets = new Map();
-  for (const ms of delays) buckets.set(Math.floor(ms / 100), (buckets.get(Math.floor(ms / 100)) || 0) + 1);
+  for (const ms of delays)
+    buckets.set(Math.floor(ms / 100), (buckets.get(Math.floor(ms / 100)) || 0) + 1);
   const fullest = Math.max(...buckets.values());
   assert.ok(fullest <= count / 10, `${fullest} of ${count} clients in one 100 ms bucket`);
   assert.ok(new Set(delays).size > count / 2, 'different for each client');
@@ -45,13 +57,17 @@ test('P08 a restart under 2,000 users: healthy within 1 s, nobody falsely offlin
   while (clients.open < count) {
     assert.ok(Date.now() - began < 20000 * slow, `${clients.open} of ${count} came back`);
     const health = await get(second, '/healthz');
-    assert.ok(health.status === 200 && health.ms < 1000 * slow, `health ${health.status} after ${health.ms} ms`);
+    assert.ok(
+      health.status === 200 && health.ms < 1000 * slow,
+      `health ${health.status} after ${health.ms} ms`,
+    );
     await everybodyOnline(second);
   }
   const ready = await get(second, '/readyz');
   assert.equal(ready.status, 200);
   await everybodyOnline(second);
-  if (heavy(true, false)) assert.ok(proc.rss(second.pid) < 32e6, `${proc.rss(second.pid)} bytes resident`);
+  if (heavy(true, false))
+    assert.ok(proc.rss(second.pid) < 32e6, `${proc.rss(second.pid)} bytes resident`);
   await settled(second);
   for (const id of [ids[0], ids[count - 1]]) assert.equal((await sessions(second, id)).length, 1);
 });

@@ -1,6 +1,19 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, unique, start, connect, rawConnect, presence, until, delay, slow, frame, OP, ISO } = require('./lib');
+const {
+  test,
+  unique,
+  start,
+  connect,
+  rawConnect,
+  presence,
+  until,
+  delay,
+  slow,
+  frame,
+  OP,
+  ISO,
+} = require('./lib');
 
 test.anywhere('the first message is hello', async (t) => {
   const server = await start(t);
@@ -44,10 +57,10 @@ const REFUSED = {
   'single quotes': ["{'type':'ping'}", ['invalid_json']],
   'a raw control character in a string': ['{"type":"pi\nng"}', ['invalid_json']],
   'a leading zero': ['{"type":"ping","n":01}', ['invalid_json']],
-  'NaN': ['{"type":"ping","n":NaN}', ['invalid_json']],
+  NaN: ['{"type":"ping","n":NaN}', ['invalid_json']],
   'an array': ['[]', ['invalid_message']],
   'a string': ['"ping"', ['invalid_message']],
-  'null': ['null', ['invalid_message']],
+  null: ['null', ['invalid_message']],
   'no type': ['{}', ['invalid_message']],
   'a number as type': ['{"type":5}', ['invalid_message', 'unknown_type']],
   'an unknown type': ['{"type":"nope"}', ['unknown_type']],

@@ -31,7 +31,11 @@ test('S06 a lock left by kill -9 does not block the next start', async (t) => {
 test('S06 two that start at once: exactly one wins', async (t) => {
   const data = tempDir(t);
   for (let i = 0; i < 5; i++) {
-    const results = await Promise.allSettled([start(t, { data }), start(t, { data }), start(t, { data })]);
+    const results = await Promise.allSettled([
+      start(t, { data }),
+      start(t, { data }),
+      start(t, { data }),
+    ]);
     const won = results.filter((one) => one.status === 'fulfilled').map((one) => one.value);
     assert.equal(won.length, 1, results.map((one) => one.reason?.message).join('\n'));
     await won[0].stop();

@@ -1,6 +1,23 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, crowd, rawConnect, pages, json, heartbeats, stats, connect, until, slow, settled, onlineUsers, frame, OP, closePayload } = require('./lib');
+const {
+  test,
+  start,
+  crowd,
+  rawConnect,
+  pages,
+  json,
+  heartbeats,
+  stats,
+  connect,
+  until,
+  slow,
+  settled,
+  onlineUsers,
+  frame,
+  OP,
+  closePayload,
+} = require('./lib');
 
 const sorted = (ids) => [...ids].sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
 
@@ -30,7 +47,11 @@ test('pages stay correct while users come and go', { timeout: 60000 * slow }, as
       const seen = (await pages(server, path, 'users', limit)).map((user) => user.user_id);
       assert.deepEqual(seen, sorted(seen), `${path}, limit ${limit}: sorted by bytes`);
       assert.equal(new Set(seen).size, seen.length, `${path}, limit ${limit}: nobody twice`);
-      assert.deepEqual(seen.filter((id) => !id.includes('~')), ids, `${path}, limit ${limit}: nobody missing`);
+      assert.deepEqual(
+        seen.filter((id) => !id.includes('~')),
+        ids,
+        `${path}, limit ${limit}: nobody missing`,
+      );
     }
   }
   churning = false;
@@ -43,11 +64,20 @@ test('count and connections are the totals, whatever the page', async (t) => {
   for (const id of ['c', 'a', 'b', 'a']) await connect(server, id);
   await heartbeats(server, ['h1', 'h2']);
   const first = await json(server, '/admin/online-users?limit=2');
-  assert.deepEqual([first.count, first.connections, first.users.map((user) => user.user_id)], [5, 4, ['a', 'b']]);
+  assert.deepEqual(
+    [first.count, first.connections, first.users.map((user) => user.user_id)],
+    [5, 4, ['a', 'b']],
+  );
   assert.equal(typeof first.next, 'string');
-  const second = await json(server, `/admin/online-users?limit=2&cursor=${encodeURIComponent(first.next)}`);
+  const second = await json(
+    server,
+    `/admin/online-users?limit=2&cursor=${encodeURIComponent(first.next)}`,
+  );
   assert.deepEqual([second.count, second.users.map((user) => user.user_id)], [5, ['c', 'h1']]);
-  const last = await json(server, `/admin/online-users?limit=2&cursor=${encodeURIComponent(second.next)}`);
+  const last = await json(
+    server,
+    `/admin/online-users?limit=2&cursor=${encodeURIComponent(second.next)}`,
+  );
   assert.deepEqual([last.users.map((user) => user.user_id), last.next], [['h2'], null]);
   const { users, connections } = await stats(server);
   assert.deepEqual([users.online, users.live, users.cached, connections.current], [5, 3, 2, 4]);
@@ -57,9 +87,13 @@ test('count and connections are the totals, whatever the page', async (t) => {
 
 test('a page of 100 is the default', async (t) => {
   const server = await start(t);
-  await heartbeats(server, Array.from({ length: 101 }, (_, i) => `u${i}`));
+  await heartbeats(
+    server,
+    Array.from({ length: 101 }, (_, i) => `u${i}`),
+  );
   await settled(server);
-  for (const path of ['/admin/online-users', '/admin/users']) assert.equal((await json(server, path)).users.length, 100, path);
+  for (const path of ['/admin/online-users', '/admin/users'])
+    assert.equal((await json(server, path)).users.length, 100, path);
 });
 
 test('everyone known can be searched and filtered', async (t) => {
@@ -77,7 +111,9 @@ test('everyone known can be searched and filtered', async (t) => {
   assert.deepEqual(await list(''), sorted([...gone, ...here]));
   assert.deepEqual(await list('status=online'), sorted(here));
   assert.deepEqual(await list('status=offline'), sorted(gone));
-  assert.ok((await list('q=anna')).includes('annabel') && (await list('q=anna')).includes('Joanna'));
+  assert.ok(
+    (await list('q=anna')).includes('annabel') && (await list('q=anna')).includes('Joanna'),
+  );
   assert.ok(!(await list('q=anna')).includes('bernd'));
   assert.deepEqual(await list('q=a%25b'), ['a%b']);
   assert.deepEqual(await list('q=a_b'), ['a_b']);
@@ -90,7 +126,8 @@ test('everyone known can be searched and filtered', async (t) => {
 test('the timeline is paged, newest first', async (t) => {
   const server = await start(t);
   const users = ['a', 'b', 'c', 'd', 'e', 'f'];
-  for (const id of users) { // as fast as it goes: stays of less than a millisecond
+  for (const id of users) {
+    // as fast as it goes: stays of less than a millisecond
     for (let i = 0; i < 19; i++) await (await connect(server, id)).close();
     await connect(server, id);
   }
@@ -100,7 +137,10 @@ test('the timeline is paged, newest first', async (t) => {
     assert.equal(stays.length, 20);
     assert.deepEqual([stays[0].to, stays[0].reason], [null, null]);
     for (let i = 1; i < stays.length; i++) {
-      assert.ok(stays[i].from <= stays[i - 1].from && stays[i].to <= stays[i - 1].from, JSON.stringify(stays));
+      assert.ok(
+        stays[i].from <= stays[i - 1].from && stays[i].to <= stays[i - 1].from,
+        JSON.stringify(stays),
+      );
       assert.deepEqual([stays[i].reason, stays[i].address], ['closed', '127.0.0.1']);
     }
   }

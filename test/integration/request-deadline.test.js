@@ -27,8 +27,16 @@ test('a request has one absolute deadline that bytes do not renew', async (t) =>
   await Promise.all([
     drip(server, 'GET /', 'a'),
     drip(server, 'GET /healthz HTTP/1.1\r\nHost: localhost\r\n', 'X: y\r\n'),
-    drip(server, 'POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n', '{'),
-    drip(server, 'GET /ws/presence/u HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n', 'X: y\r\n'),
+    drip(
+      server,
+      'POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n\r\n',
+      '{',
+    ),
+    drip(
+      server,
+      'GET /ws/presence/u HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n',
+      'X: y\r\n',
+    ),
   ]);
 });
 
@@ -62,7 +70,8 @@ test('a client that does not read its answer blocks nobody', async (t) => {
 test('500 silent and 100 dripping connections delay nobody', async (t) => {
   const server = await start(t, { args: ['--request-timeout', '20s', '--workers', '2'] });
   const raws = [];
-  for (let i = 0; i < 600; i++) raws.push(await tcp(server, { localAddress: `127.0.0.${2 + (i % 10)}` }));
+  for (let i = 0; i < 600; i++)
+    raws.push(await tcp(server, { localAddress: `127.0.0.${2 + (i % 10)}` }));
   let dripping = true;
   const drips = (async () => {
     while (dripping) {
@@ -87,16 +96,24 @@ test('500 silent and 100 dripping connections delay nobody', async (t) => {
   assert.ok((await json(server, '/admin/stats')).connections.pending >= 600);
 });
 
-test('past --max-pending-per-address the oldest pending connection gives way', lacks('--max-pending-per-address'), async (t) => {
-  const server = await start(t, { args: ['--max-pending-per-address', '10'] });
-  const neighbour = await tcp(server, { localAddress: '127.0.0.77' });
-  const flood = [];
-  for (let i = 0; i < 50; i++) flood.push(await tcp(server));
-  await until('40 to give way', () => flood.filter((raw) => raw.ended).length >= 40);
-  await connect(server, 'u');
-  assert.equal((await get(server, '/healthz')).status, 200);
-  assert.ok(flood.filter((raw) => !raw.ended).length <= 10);
-  assert.deepEqual(flood.slice(0, 40).filter((raw) => !raw.ended), [], 'the oldest first');
-  neighbour.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
-  assert.equal((await neighbour.response()).status, 200, 'another address is untouched');
-});
+test(
+  'past --max-pending-per-address the oldest pending connection gives way',
+  lacks('--max-pending-per-address'),
+  async (t) => {
+    const server = await start(t, { args: ['--max-pending-per-address', '10'] });
+    const neighbour = await tcp(server, { localAddress: '127.0.0.77' });
+    const flood = [];
+    for (let i = 0; i < 50; i++) flood.push(await tcp(server));
+    await until('40 to give way', () => flood.filter((raw) => raw.ended).length >= 40);
+    await connect(server, 'u');
+    assert.equal((await get(server, '/healthz')).status, 200);
+    assert.ok(flood.filter((raw) => !raw.ended).length <= 10);
+    assert.deepEqual(
+      flood.slice(0, 40).filter((raw) => !raw.ended),
+      [],
+      'the oldest first',
+    );
+    neighbour.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    assert.equal((await neighbour.response()).status, 200, 'another address is untouched');
+  },
+);

@@ -1,8 +1,22 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, start, tempDir, connect, heartbeat, presence, onlineUsers, sessions, stats, until, throughout, slow, settled,
-  assertLeftOnce, assertNeverLeft, timeline,
+  test,
+  start,
+  tempDir,
+  connect,
+  heartbeat,
+  presence,
+  onlineUsers,
+  sessions,
+  stats,
+  until,
+  throughout,
+  slow,
+  settled,
+  assertLeftOnce,
+  assertNeverLeft,
+  timeline,
 } = require('./lib');
 
 const ARGS = ['--online-threshold', `${2 * slow}s`];
@@ -22,12 +36,18 @@ test('P04 after kill -9 users are cached, then offline exactly once, with the la
   assert.deepEqual([after.online, after.source, after.connections], [true, 'cached', 0]);
   assert.ok(after.last_seen <= before.last_seen, 'nothing is invented');
   assert.ok(after.last_seen >= stay.from, 'the join is remembered');
-  assert.deepEqual((await onlineUsers(second)).map((user) => user.user_id).filter((id) => id === 'u'), ['u']);
+  assert.deepEqual(
+    (await onlineUsers(second)).map((user) => user.user_id).filter((id) => id === 'u'),
+    ['u'],
+  );
   assert.equal((await stats(second)).users.live, 0);
   await until('u offline', async () => !(await presence(second, 'u')).online);
   const gone = await presence(second, 'u');
   assert.equal(gone.last_seen, after.last_seen, 'last heard, not the time of noticing');
-  assert.ok(Date.now() - Date.parse(gone.last_seen) >= 2000 * slow - 50, 'not before the threshold');
+  assert.ok(
+    Date.now() - Date.parse(gone.last_seen) >= 2000 * slow - 50,
+    'not before the threshold',
+  );
   await assertLeftOnce(second, 'u', 'restart');
   await second.stop();
 
@@ -45,17 +65,28 @@ test('after SIGTERM the last_seen of the very end is kept', async (t) => {
   await client.close();
   const live = await connect(first, 'live');
   await live.ping();
-  const before = [await presence(first, 'u'), await presence(first, 'h'), await presence(first, 'live')];
+  const before = [
+    await presence(first, 'u'),
+    await presence(first, 'h'),
+    await presence(first, 'live'),
+  ];
   await first.stop();
   const end = new Date().toISOString();
 
   const second = await start(t, { data, args: ['--online-threshold', '1h'] });
-  const after = [await presence(second, 'u'), await presence(second, 'h'), await presence(second, 'live')];
+  const after = [
+    await presence(second, 'u'),
+    await presence(second, 'h'),
+    await presence(second, 'live'),
+  ];
   assert.equal(after[0].last_seen, before[0].last_seen);
   assert.equal(after[0].online, false);
   assert.equal(after[1].last_seen, before[1].last_seen);
   assert.deepEqual([after[1].online, after[1].source], [true, 'cached']);
-  assert.ok(after[2].last_seen >= before[2].last_seen && after[2].last_seen <= end, 'the answer to the close may count');
+  assert.ok(
+    after[2].last_seen >= before[2].last_seen && after[2].last_seen <= end,
+    'the answer to the close may count',
+  );
   assert.deepEqual([after[2].online, after[2].source, after[2].connections], [true, 'cached', 0]);
   await assertLeftOnce(second, 'u', 'closed');
 });
@@ -73,7 +104,11 @@ test('who comes back after a restart within the threshold never left', async (t)
     await connect(server, 'u');
     assert.equal((await presence(server, 'u')).source, 'live');
   }
-  await throughout(2200 * slow, async () => assert.equal((await presence(server, 'u')).source, 'live'), { every: 50 });
+  await throughout(
+    2200 * slow,
+    async () => assert.equal((await presence(server, 'u')).source, 'live'),
+    { every: 50 },
+  );
   await assertNeverLeft(server, 'u');
   assert.equal((await sessions(server, 'u'))[0].from, stay.from);
 });

@@ -1,10 +1,22 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, connect, presence, json, until, throughout, delay, slow, assertNeverLeft } = require('./lib');
+const {
+  test,
+  start,
+  connect,
+  presence,
+  json,
+  until,
+  throughout,
+  delay,
+  slow,
+  assertNeverLeft,
+} = require('./lib');
 
 const status = async (server) => (await presence(server, 'u')).status;
 const say = (client, value) => client.send({ type: 'status', status: value });
-const becomes = (server, value) => until(`status ${value}`, async () => await status(server) === value);
+const becomes = (server, value) =>
+  until(`status ${value}`, async () => (await status(server)) === value);
 
 test('P14 a change of status is one update, never a leave and a join', async (t) => {
   const server = await start(t);
@@ -18,7 +30,10 @@ test('P14 a change of status is one update, never a leave and a join', async (t)
   }
   const [connection] = (await json(server, '/admin/users/u')).connection_list;
   assert.equal(connection.status, 'away');
-  assert.deepEqual((await json(server, '/admin/online-users')).users.map((user) => user.status), ['away']);
+  assert.deepEqual(
+    (await json(server, '/admin/online-users')).users.map((user) => user.status),
+    ['away'],
+  );
   await assertNeverLeft(server, 'u');
   assert.deepEqual(client.queue, [], 'a status message has no reply');
 });
@@ -56,8 +71,12 @@ test('P15 online is more available than busy, busy more than away', async (t) =>
   const a = await connect(server, 'u');
   const b = await connect(server, 'u');
   const expected = {
-    'away away': 'away', 'away busy': 'busy', 'busy away': 'busy', 'busy busy': 'busy',
-    'online busy': 'online', 'away online': 'online',
+    'away away': 'away',
+    'away busy': 'busy',
+    'busy away': 'busy',
+    'busy busy': 'busy',
+    'online busy': 'online',
+    'away online': 'online',
   };
   for (const [pair, result] of Object.entries(expected)) {
     const [first, second] = pair.split(' ');
@@ -80,7 +99,7 @@ test('a new connection starts online, whatever the last one said', async (t) => 
   say(first, 'away');
   await becomes(server, 'away');
   await first.close();
-  await until('offline', async () => await status(server) === 'offline');
+  await until('offline', async () => (await status(server)) === 'offline');
   await connect(server, 'u');
   assert.equal(await status(server), 'online');
 });

@@ -1,27 +1,51 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, crowd, connect, rawConnect, tcp, tempDir, presence, until, slow, within, proc, delay } = require('./lib');
+const {
+  test,
+  start,
+  crowd,
+  connect,
+  rawConnect,
+  tcp,
+  tempDir,
+  presence,
+  until,
+  slow,
+  within,
+  proc,
+  delay,
+} = require('./lib');
 
 const mayUnshare = process.getuid() === 0 ? false : 'needs root for a pid namespace';
-const asPid1 = { wrap: ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child=KILL', '--'], findPid: (pid) => proc.descendants(pid)[0] };
+const asPid1 = {
+  wrap: ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child=KILL', '--'],
+  findPid: (pid) => proc.descendants(pid)[0],
+};
 
-for (const [where, options, skip] of [['', {}, false], [', also as PID 1', asPid1, mayUnshare]]) {
-  test(`O05 SIGTERM${where}: 100 clients get 1012, last_seen is saved, exit 0 within 5 s`, { skip }, async (t) => {
-    const data = tempDir(t);
-    const server = await start(t, { data, ...options });
-    const clients = crowd(t, server, { prefix: 'u', count: 100 });
-    await clients.connect();
-    const talker = await connect(server, 'talker');
-    await talker.ping();
-    const before = await presence(server, 'talker');
-    await server.stop();
-    await until('100 closes', () => clients.closes.length === 100);
-    assert.deepEqual(new Set(clients.closes.map((one) => one.code)), new Set([1012]));
-    assert.equal((await talker.closed).code, 1012);
-    const again = await start(t, { data });
-    const after = await presence(again, 'talker');
-    assert.ok(after.last_seen >= before.last_seen);
-  });
+for (const [where, options, skip] of [
+  ['', {}, false],
+  [', also as PID 1', asPid1, mayUnshare],
+]) {
+  test(
+    `O05 SIGTERM${where}: 100 clients get 1012, last_seen is saved, exit 0 within 5 s`,
+    { skip },
+    async (t) => {
+      const data = tempDir(t);
+      const server = await start(t, { data, ...options });
+      const clients = crowd(t, server, { prefix: 'u', count: 100 });
+      await clients.connect();
+      const talker = await connect(server, 'talker');
+      await talker.ping();
+      const before = await presence(server, 'talker');
+      await server.stop();
+      await until('100 closes', () => clients.closes.length === 100);
+      assert.deepEqual(new Set(clients.closes.map((one) => one.code)), new Set([1012]));
+      assert.equal((await talker.closed).code, 1012);
+      const again = await start(t, { data });
+      const after = await presence(again, 'talker');
+      assert.ok(after.last_seen >= before.last_seen);
+    },
+  );
 
   test(`SIGINT${where} is the same`, { skip }, async (t) => {
     const server = await start(t, options);
@@ -62,7 +86,10 @@ test('while stopping nobody new is let in', async (t) => {
   const silent = await rawConnect(server, 'silent');
   const stopped = server.stop();
   assert.equal(await silent.closeCode(), 1012);
-  const late = await connect(server, 'late').then(() => 'let in', (error) => error.code || error.status);
+  const late = await connect(server, 'late').then(
+    () => 'let in',
+    (error) => error.code || error.status,
+  );
   assert.notEqual(late, 'let in');
   await stopped;
 });

@@ -1,8 +1,30 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, unique, start, tcp, upgrade, rawConnect, connect, request, presence, batch, onlineUsers, json, pages, post, segment, heartbeat,
-  timeline, settled, sessions, del, until, OP, frame, closePayload,
+  test,
+  unique,
+  start,
+  tcp,
+  upgrade,
+  rawConnect,
+  connect,
+  request,
+  presence,
+  batch,
+  onlineUsers,
+  json,
+  pages,
+  post,
+  segment,
+  heartbeat,
+  timeline,
+  settled,
+  sessions,
+  del,
+  until,
+  OP,
+  frame,
+  closePayload,
 } = require('./lib');
 
 /** Status and error code of an upgrade to this path (101 for a good one). */
@@ -13,7 +35,9 @@ async function upgradeStatus(server, path) {
   let code = null;
   if (head.status !== 101) {
     const length = Number(head.headers['content-length']);
-    const body = await raw.read('a body', () => (raw.bytes.length >= length ? raw.take(length).toString() : undefined));
+    const body = await raw.read('a body', () =>
+      raw.bytes.length >= length ? raw.take(length).toString() : undefined,
+    );
     code = JSON.parse(body).error.code;
   } else {
     await raw.message();
@@ -27,9 +51,13 @@ async function everySurface(server, escaped, plain) {
   const found = [];
   const say = async (method, path) => {
     const answer = await request(server, method, path);
-    found.push([`${method} ${path.replace(escaped, 'ID')}`, answer.status, answer.json?.error?.code ?? null]);
+    found.push([
+      `${method} ${path.replace(escaped, 'ID')}`,
+      answer.status,
+      answer.json?.error?.code ?? null,
+    ]);
   };
-  found.push(['upgrade', ...await upgradeStatus(server, `/ws/presence/${escaped}`)]);
+  found.push(['upgrade', ...(await upgradeStatus(server, `/ws/presence/${escaped}`))]);
   await say('POST', `/api/presence/${escaped}/heartbeat`);
   await say('GET', `/api/presence/${escaped}`);
   await say('GET', `/admin/users/${escaped}`);
@@ -60,9 +88,9 @@ const BAD = {
   '65 two-byte letters': 'é'.repeat(65),
   'a newline': 'a\nb',
   'a carriage return': 'a\rb',
-  'ESC': '\x1b[2J',
-  'NUL': 'a\0b',
-  'DEL': 'a\x7fb',
+  ESC: '\x1b[2J',
+  NUL: 'a\0b',
+  DEL: 'a\x7fb',
   'a C1 control': 'a\u0085b',
 };
 
@@ -122,9 +150,45 @@ test('S04 a batch with anything but good ids is refused', async (t) => {
 });
 
 const IDS = [
-  'a/b', '100%', 'a%2Fb', 'a+b c', 'x@y.example', 'a?b#c', '\u{1F600}', '\u00e9', 'e\u0301', 'Bob', 'bob', 'bob ', ' bob', '.', '..', '...',
-  'a\\b', '"quoted"', "it's", '=1+1', '<b>&amp;', ';,:=', '~', '\u200b', '\ufeff', '\u2028', '/', '//', '../../etc/passwd', 'heartbeat', 'status',
-  '%', '%00', '$(reboot)', 'null', '*', '__proto__', '\ud7ff', '\u{10FFFF}',
+  'a/b',
+  '100%',
+  'a%2Fb',
+  'a+b c',
+  'x@y.example',
+  'a?b#c',
+  '\u{1F600}',
+  '\u00e9',
+  'e\u0301',
+  'Bob',
+  'bob',
+  'bob ',
+  ' bob',
+  '.',
+  '..',
+  '...',
+  'a\\b',
+  '"quoted"',
+  "it's",
+  '=1+1',
+  '<b>&amp;',
+  ';,:=',
+  '~',
+  '\u200b',
+  '\ufeff',
+  '\u2028',
+  '/',
+  '//',
+  '../../etc/passwd',
+  'heartbeat',
+  'status',
+  '%',
+  '%00',
+  '$(reboot)',
+  'null',
+  '*',
+  '__proto__',
+  '\ud7ff',
+  '\u{10FFFF}',
 ];
 
 test('H03 ids come through every surface byte by byte, and are different users', async (t) => {
@@ -137,28 +201,52 @@ test('H03 ids come through every surface byte by byte, and are different users',
   }
   for (const id of IDS) {
     const user = await presence(server, id);
-    assert.deepEqual([user.user_id, user.source, user.connections], [id, 'live', 1], JSON.stringify(id));
+    assert.deepEqual(
+      [user.user_id, user.source, user.connections],
+      [id, 'live', 1],
+      JSON.stringify(id),
+    );
     const detail = await json(server, `/admin/users/${segment(id)}`);
     assert.deepEqual([detail.user_id, detail.connection_list.length], [id, 1]);
   }
   await batch(server, IDS);
   const byBytes = [...IDS].sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
-  assert.deepEqual((await onlineUsers(server)).map((user) => user.user_id), byBytes);
+  assert.deepEqual(
+    (await onlineUsers(server)).map((user) => user.user_id),
+    byBytes,
+  );
   for (const id of IDS) {
     await heartbeat(server, id);
   }
   await settled(server);
   for (const id of IDS) assert.equal((await sessions(server, id)).length, 1, JSON.stringify(id));
-  const known = (await pages(server, '/admin/users', 'users', 7)).map((user) => user.user_id).filter((id) => !id.startsWith('~marker'));
+  const known = (await pages(server, '/admin/users', 'users', 7))
+    .map((user) => user.user_id)
+    .filter((id) => !id.startsWith('~marker'));
   assert.deepEqual(known, byBytes);
-  for (const id of IDS) assert.equal((await del(server, `/admin/users/${segment(id)}/connections`)).json.closed, 1, JSON.stringify(id));
+  for (const id of IDS)
+    assert.equal(
+      (await del(server, `/admin/users/${segment(id)}/connections`)).json.closed,
+      1,
+      JSON.stringify(id),
+    );
   await until('all offline', async () => (await onlineUsers(server)).length === 0);
 });
 
 test.anywhere('H03 escapes are decoded exactly once, in either case', async (t) => {
   const server = await start(t);
   const name = unique('u');
-  for (const [escaped, id] of [['%2f', '/'], ['%2F', '/'], ['%252F', '%2F'], ['%25252F', '%252F'], ['%41', 'A'], ['%c3%A9', 'é'], ['+', '+'], ['%2B', '+'], ['%20', ' ']]) {
+  for (const [escaped, id] of [
+    ['%2f', '/'],
+    ['%2F', '/'],
+    ['%252F', '%2F'],
+    ['%25252F', '%252F'],
+    ['%41', 'A'],
+    ['%c3%A9', 'é'],
+    ['+', '+'],
+    ['%2B', '+'],
+    ['%20', ' '],
+  ]) {
     const [status] = await upgradeStatus(server, `/ws/presence/${name}${escaped}`);
     assert.equal(status, 101, escaped);
     assert.equal((await presence(server, `${name}${id}`)).user_id, `${name}${id}`, escaped);
@@ -169,9 +257,21 @@ test.anywhere('H03 a path is never normalised into another route or user', async
   const server = await start(t);
   const name = unique('u');
   const client = await connect(server, name);
-  for (const path of [`/api/presence/x/../${name}`, `/api/./presence/${name}`, `/api//presence/${name}`, `/api/presence/${name}/`, `/api/presence/${name}/.`, `/api/presence/%2E%2E/presence/${name}`, `//api/presence/${name}`, `/API/presence/${name}`]) {
+  for (const path of [
+    `/api/presence/x/../${name}`,
+    `/api/./presence/${name}`,
+    `/api//presence/${name}`,
+    `/api/presence/${name}/`,
+    `/api/presence/${name}/.`,
+    `/api/presence/%2E%2E/presence/${name}`,
+    `//api/presence/${name}`,
+    `/API/presence/${name}`,
+  ]) {
     const answer = await request(server, 'GET', path);
-    assert.ok(answer.status === 404 || answer.status === 400, `${path}: ${answer.status} ${answer.text}`);
+    assert.ok(
+      answer.status === 404 || answer.status === 400,
+      `${path}: ${answer.status} ${answer.text}`,
+    );
   }
   await client.close();
 });

@@ -32,7 +32,9 @@ class Client {
   }
 
   /** The same, within a time. */
-  next(type) { return within(5000 * slow, `message ${type}`, this.want(type)); }
+  next(type) {
+    return within(5000 * slow, `message ${type}`, this.want(type));
+  }
 
   /** Sends text as it is, anything else as JSON. */
   send(message) {
@@ -52,16 +54,26 @@ class Client {
   }
 
   /** The connection vanishes with a reset. */
-  reset() { this.socket._socket.resetAndDestroy(); }
+  reset() {
+    this.socket._socket.resetAndDestroy();
+  }
 
   /** The connection ends without a close frame. */
-  destroy() { this.socket.terminate(); }
+  destroy() {
+    this.socket.terminate();
+  }
 
-  get open() { return this.socket.readyState === WebSocket.OPEN; }
+  get open() {
+    return this.socket.readyState === WebSocket.OPEN;
+  }
 }
 
 function parse(text) {
-  try { return JSON.parse(text); } catch { return text; }
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 /**
@@ -70,7 +82,11 @@ function parse(text) {
  */
 async function connect(server, id, { port = server.port, protocols = [], ...options } = {}) {
   const host = server.host.includes(':') ? `[${server.host}]` : server.host;
-  const socket = new WebSocket(`ws://${host}:${port}/ws/presence/${segment(id)}`, protocols, options);
+  const socket = new WebSocket(
+    `ws://${host}:${port}/ws/presence/${segment(id)}`,
+    protocols,
+    options,
+  );
   const client = new Client(socket);
   server.sockets.add(client);
   socket.on('close', () => server.sockets.delete(client));
@@ -78,13 +94,16 @@ async function connect(server, id, { port = server.port, protocols = [], ...opti
   const failed = new Promise((_, reject) => {
     socket.on('unexpected-response', (request, response) => {
       refused = Object.assign(new Error(`upgrade answered ${response.statusCode}`), {
-        status: response.statusCode, headers: response.headers,
+        status: response.statusCode,
+        headers: response.headers,
       });
       request.destroy();
       reject(refused);
     });
     socket.on('error', (error) => reject(refused || error));
-    socket.on('close', (code) => reject(Object.assign(new Error(`closed ${code} before hello`), { code })));
+    socket.on('close', (code) =>
+      reject(Object.assign(new Error(`closed ${code} before hello`), { code })),
+    );
   });
   failed.catch(() => {});
   client.hello = await within(10000 * slow, 'hello', Promise.race([client.want('hello'), failed]));

@@ -33,7 +33,10 @@ class Crowd {
     return new Promise((resolve, reject) => {
       const id = `${this.prefix}${index}`;
       const socket = net.connect({
-        host: this.host, port: this.port, noDelay: true, localAddress: `127.0.0.${2 + (index % SOURCES)}`,
+        host: this.host,
+        port: this.port,
+        noDelay: true,
+        localAddress: `127.0.0.${2 + (index % SOURCES)}`,
       });
       this.sockets[index] = socket;
       let bytes = Buffer.alloc(0);
@@ -52,8 +55,12 @@ class Crowd {
           bytes = bytes.subarray(end + 4);
           stage = 'hello';
         }
-        while (bytes.length >= 2 && bytes.length >= 2 + (bytes[1] & 127) && (bytes[1] & 127) < 126
-          || bytes.length >= 4 && (bytes[1] & 127) === 126 && bytes.length >= 4 + bytes.readUInt16BE(2)) {
+        while (
+          (bytes.length >= 2 && bytes.length >= 2 + (bytes[1] & 127) && (bytes[1] & 127) < 126) ||
+          (bytes.length >= 4 &&
+            (bytes[1] & 127) === 126 &&
+            bytes.length >= 4 + bytes.readUInt16BE(2))
+        ) {
           const wide = (bytes[1] & 127) === 126;
           const at = wide ? 4 : 2;
           const size = wide ? bytes.readUInt16BE(2) : bytes[1] & 127;
@@ -66,7 +73,11 @@ class Crowd {
           } else if (opcode === OP.ping) {
             socket.write(frame(OP.pong, payload));
           } else if (opcode === OP.close) {
-            this.closes.push({ user: id, code: size >= 2 ? payload.readUInt16BE(0) : null, reason: payload.subarray(2).toString() });
+            this.closes.push({
+              user: id,
+              code: size >= 2 ? payload.readUInt16BE(0) : null,
+              reason: payload.subarray(2).toString(),
+            });
             socket.end(frame(OP.close, payload));
           }
           bytes = bytes.subarray(at + size);
@@ -76,7 +87,11 @@ class Crowd {
       socket.on('close', () => {
         if (stage === 'open') this.open--;
         if (this.stopped) return;
-        if (this.again) setTimeout(() => this.stopped || this.one(index).then(resolve, reject), stage === 'open' ? 0 : 50);
+        if (this.again)
+          setTimeout(
+            () => this.stopped || this.one(index).then(resolve, reject),
+            stage === 'open' ? 0 : 50,
+          );
         else if (stage !== 'open') reject(new Error(`no hello for ${id}`));
       });
     });
@@ -105,7 +120,9 @@ async function crowdChild(t, server, options) {
     return ended;
   });
   await new Promise((resolve, reject) => {
-    child.on('message', (message) => (message.error ? reject(new Error(message.error)) : resolve()));
+    child.on('message', (message) =>
+      message.error ? reject(new Error(message.error)) : resolve(),
+    );
     child.once('close', (code) => reject(new Error(`crowd ended (${code})`)));
     child.send({ host: server.host, port: server.port, ...options });
   });

@@ -15,9 +15,17 @@ const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 const segment = (id) => (/^\.\.?$/.test(id) ? id.replace(/\./g, '%2E') : encodeURIComponent(id));
 
 /** One request on a connection of its own (unless an agent is given). */
-function request(server, method, path, { body, headers = {}, agent = false, deadline = 10000 * slow, localAddress } = {}) {
+function request(
+  server,
+  method,
+  path,
+  { body, headers = {}, agent = false, deadline = 10000 * slow, localAddress } = {},
+) {
   return new Promise((resolve, reject) => {
-    const payload = body === undefined || typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body);
+    const payload =
+      body === undefined || typeof body === 'string' || Buffer.isBuffer(body)
+        ? body
+        : JSON.stringify(body);
     const all = { ...headers };
     if (payload !== undefined) {
       all['Content-Type'] ??= 'application/json';
@@ -26,23 +34,38 @@ function request(server, method, path, { body, headers = {}, agent = false, dead
       all['Content-Length'] ??= 0;
     }
     const started = Date.now();
-    const sent = http.request({
-      host: server.host, port: server.port, method, path, headers: all, agent, localAddress,
-    }, (response) => {
-      const chunks = [];
-      response.on('data', (chunk) => chunks.push(chunk));
-      response.on('error', reject);
-      response.on('end', () => {
-        clearTimeout(timer);
-        try {
-          resolve(check(method, path, response, Buffer.concat(chunks), Date.now() - started));
-        } catch (error) {
-          reject(error);
-        }
-      });
+    const sent = http.request(
+      {
+        host: server.host,
+        port: server.port,
+        method,
+        path,
+        headers: all,
+        agent,
+        localAddress,
+      },
+      (response) => {
+        const chunks = [];
+        response.on('data', (chunk) => chunks.push(chunk));
+        response.on('error', reject);
+        response.on('end', () => {
+          clearTimeout(timer);
+          try {
+            resolve(check(method, path, response, Buffer.concat(chunks), Date.now() - started));
+          } catch (error) {
+            reject(error);
+          }
+        });
+      },
+    );
+    const timer = setTimeout(
+      () => sent.destroy(new Error(`no answer to ${method} ${path} in ${deadline} ms`)),
+      deadline,
+    );
+    sent.on('error', (error) => {
+      clearTimeout(timer);
+      reject(error);
     });
-    const timer = setTimeout(() => sent.destroy(new Error(`no answer to ${method} ${path} in ${deadline} ms`)), deadline);
-    sent.on('error', (error) => { clearTimeout(timer); reject(error); });
     sent.end(payload);
   });
 }
@@ -51,14 +74,20 @@ function check(method, path, response, bytes, ms) {
   const { statusCode: status, headers } = response;
   const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes); // throws on invalid UTF-8
   const answer = { status, headers, text, ms };
-  if (/^application\/json/.test(headers['content-type'] || '') && text) answer.json = JSON.parse(text);
+  if (/^application\/json/.test(headers['content-type'] || '') && text)
+    answer.json = JSON.parse(text);
   if (/^\/(api|admin)\//.test(path)) {
     assert.equal(headers['cache-control'], 'no-store', `${method} ${path}: Cache-Control`);
-    if (text || method === 'HEAD') assert.match(headers['content-type'] || '', /^application\/json\b/, `${method} ${path}`);
+    if (text || method === 'HEAD')
+      assert.match(headers['content-type'] || '', /^application\/json\b/, `${method} ${path}`);
   }
   if (status >= 400 && text && path !== '/readyz') {
     assert.equal(typeof answer.json?.error?.code, 'string', `${method} ${path}: ${status} ${text}`);
-    assert.equal(typeof answer.json.error.message, 'string', `${method} ${path}: ${status} ${text}`);
+    assert.equal(
+      typeof answer.json.error.message,
+      'string',
+      `${method} ${path}: ${status} ${text}`,
+    );
   }
   return answer;
 }
@@ -91,20 +120,27 @@ function checkUser(user) {
   if (user.connected_at !== null) assert.match(user.connected_at, ISO, shape);
   if (user.last_seen !== null) {
     assert.match(user.last_seen, ISO, shape);
-    assert.ok(Date.parse(user.last_seen) <= Date.now() + CLOCK, `last_seen in the future: ${shape}`);
+    assert.ok(
+      Date.parse(user.last_seen) <= Date.now() + CLOCK,
+      `last_seen in the future: ${shape}`,
+    );
   }
   return user;
 }
 
 /** GET /api/presence/{id}, which must know the user. */
-const presence = async (server, id, options) => checkUser(await json(server, `/api/presence/${segment(id)}`, options));
+const presence = async (server, id, options) =>
+  checkUser(await json(server, `/api/presence/${segment(id)}`, options));
 
 /** POST /api/presence: the users in the order asked. */
 async function batch(server, ids, options) {
   const answer = await post(server, '/api/presence', { users: ids }, options);
   assert.equal(answer.status, 200, answer.text);
   assert.match(answer.json.generated_at, ISO);
-  assert.deepEqual(answer.json.users.map((user) => user.user_id), ids);
+  assert.deepEqual(
+    answer.json.users.map((user) => user.user_id),
+    ids,
+  );
   return answer.json.users.map(checkUser);
 }
 
@@ -123,7 +159,10 @@ async function pages(server, path, key, limit) {
     const query = `${path.includes('?') ? '&' : '?'}limit=${limit}${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ''}`;
     const page = await json(server, path + query);
     assert.ok(page[key].length <= limit, `page of ${page[key].length}, limit ${limit}`);
-    assert.ok(page.next === null || (typeof page.next === 'string' && page[key].length > 0), `next: ${page.next}`);
+    assert.ok(
+      page.next === null || (typeof page.next === 'string' && page[key].length > 0),
+      `next: ${page.next}`,
+    );
     all.push(...page[key]);
     cursor = page.next;
   } while (cursor);
@@ -150,5 +189,20 @@ async function sessions(server, id) {
 const stats = (server) => json(server, '/admin/stats');
 
 module.exports = {
-  CLOCK, ISO, segment, request, get, post, del, json, checkUser, presence, batch, heartbeat, pages, onlineUsers, sessions, stats,
+  CLOCK,
+  ISO,
+  segment,
+  request,
+  get,
+  post,
+  del,
+  json,
+  checkUser,
+  presence,
+  batch,
+  heartbeat,
+  pages,
+  onlineUsers,
+  sessions,
+  stats,
 };

@@ -16,7 +16,14 @@ async function heartbeats(server, ids, connections = 4) {
     while (next < ids.length) {
       const part = ids.slice(next, next + WINDOW);
       next += part.length;
-      raw.write(part.map((id) => `POST /api/presence/${segment(id)}/heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n`).join(''));
+      raw.write(
+        part
+          .map(
+            (id) =>
+              `POST /api/presence/${segment(id)}/heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n`,
+          )
+          .join(''),
+      );
       for (let i = 0; i < part.length; i++) {
         if ((await raw.response(20000 * slow)).status === 204) good++;
       }

@@ -6,7 +6,9 @@ const fs = require('node:fs');
 const TICK_MS = 10; // USER_HZ is 100 on every Linux
 
 function field(pid, file, name) {
-  const match = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(fs.readFileSync(`/proc/${pid}/${file}`, 'utf8'));
+  const match = new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(
+    fs.readFileSync(`/proc/${pid}/${file}`, 'utf8'),
+  );
   return Number(match[1]) * 1024;
 }
 
@@ -37,7 +39,13 @@ function threads(pid) {
 function socketsIn(state, port) {
   const local = port.toString(16).toUpperCase().padStart(4, '0');
   return ['/proc/net/tcp', '/proc/net/tcp6']
-    .flatMap((file) => { try { return fs.readFileSync(file, 'utf8').split('\n').slice(1); } catch { return []; } })
+    .flatMap((file) => {
+      try {
+        return fs.readFileSync(file, 'utf8').split('\n').slice(1);
+      } catch {
+        return [];
+      }
+    })
     .map((line) => line.trim().split(/\s+/))
     .filter((columns) => columns[1] && columns[1].endsWith(`:${local}`) && columns[3] === state)
     .length;
@@ -49,10 +57,18 @@ function descendants(pid) {
   const found = [];
   const visit = (parent) => {
     let tasks = [];
-    try { tasks = fs.readdirSync(`/proc/${parent}/task`); } catch { return; }
+    try {
+      tasks = fs.readdirSync(`/proc/${parent}/task`);
+    } catch {
+      return;
+    }
     for (const tid of tasks) {
       let children = '';
-      try { children = fs.readFileSync(`/proc/${parent}/task/${tid}/children`, 'utf8'); } catch { /* gone */ }
+      try {
+        children = fs.readFileSync(`/proc/${parent}/task/${tid}/children`, 'utf8');
+      } catch {
+        /* gone */
+      }
       for (const child of children.split(' ').filter(Boolean).map(Number)) {
         found.push(child);
         visit(child);

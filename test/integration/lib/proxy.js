@@ -11,25 +11,36 @@ class Proxy {
     this.lag = 0;
     this.sockets = new Set();
     this.listener = net.createServer({ allowHalfOpen: true, noDelay: true }, (client) => {
-      const upstream = net.connect({ port: target.port, host: target.host, allowHalfOpen: true, noDelay: true });
+      const upstream = net.connect({
+        port: target.port,
+        host: target.host,
+        allowHalfOpen: true,
+        noDelay: true,
+      });
       this.relay(client, upstream, () => this.lag);
       this.relay(upstream, client, () => 0);
     });
   }
 
   /** Everything disappears from now on, both ways, ends included. */
-  blackHole() { this.hole = true; }
+  blackHole() {
+    this.hole = true;
+  }
 
   /** Bytes from the clients arrive `ms` later from now on, in order. */
-  delay(ms) { this.lag = ms; }
+  delay(ms) {
+    this.lag = ms;
+  }
 
   relay(from, to, lag) {
     let tail = Promise.resolve();
     const later = (work) => {
       const ms = lag();
-      tail = tail.then(() => (ms ? new Promise((resolve) => setTimeout(resolve, ms)) : undefined)).then(() => {
-        if (!this.hole && !to.destroyed) work();
-      });
+      tail = tail
+        .then(() => (ms ? new Promise((resolve) => setTimeout(resolve, ms)) : undefined))
+        .then(() => {
+          if (!this.hole && !to.destroyed) work();
+        });
     };
     this.sockets.add(from);
     from.on('data', (chunk) => later(() => to.write(chunk)));

@@ -12,7 +12,11 @@ const OP = { continuation: 0, text: 1, binary: 2, close: 8, ping: 9, pong: 10 };
 
 /** One frame as a client sends it. `length` overrides the declared one (a
  *  Buffer of the 8 length bytes), `mask: false` leaves the mask away. */
-function frame(opcode, payload = '', { fin = true, rsv = 0, mask = true, key = crypto.randomBytes(4), length } = {}) {
+function frame(
+  opcode,
+  payload = '',
+  { fin = true, rsv = 0, mask = true, key = crypto.randomBytes(4), length } = {},
+) {
   const data = Buffer.from(payload);
   const first = (fin ? 0x80 : 0) | (rsv << 4) | opcode;
   const bit = mask ? 0x80 : 0;
@@ -55,7 +59,9 @@ function upgrade(id, { headers = {}, extra = [], path = `/ws/presence/${segment(
     'Sec-WebSocket-Version': '13',
     ...headers,
   };
-  const lines = Object.entries(all).filter(([, value]) => value !== null).map(([name, value]) => `${name}: ${value}`);
+  const lines = Object.entries(all)
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => `${name}: ${value}`);
   return `GET ${path} HTTP/1.1\r\n${[...lines, ...extra].join('\r\n')}\r\n\r\n`;
 }
 
@@ -65,17 +71,31 @@ class Raw {
     this.bytes = Buffer.alloc(0);
     this.ended = false; // the server sent FIN or RST
     this.waiters = new Set();
-    const wake = () => { for (const waiter of [...this.waiters]) waiter(); };
-    socket.on('data', (chunk) => { this.bytes = Buffer.concat([this.bytes, chunk]); wake(); });
+    const wake = () => {
+      for (const waiter of [...this.waiters]) waiter();
+    };
+    socket.on('data', (chunk) => {
+      this.bytes = Buffer.concat([this.bytes, chunk]);
+      wake();
+    });
     this.closed = new Promise((resolve) => {
-      const done = () => { this.ended = true; wake(); resolve(); };
+      const done = () => {
+        this.ended = true;
+        wake();
+        resolve();
+      };
       socket.on('end', done);
       socket.on('close', done);
-      socket.on('error', (error) => { this.error = error; done(); });
+      socket.on('error', (error) => {
+        this.error = error;
+        done();
+      });
     });
   }
 
-  write(...parts) { return this.socket.write(Buffer.concat(parts.map((part) => Buffer.from(part)))); }
+  write(...parts) {
+    return this.socket.write(Buffer.concat(parts.map((part) => Buffer.from(part))));
+  }
 
   /** Resolves to what `take` returns as soon as it is not undefined. */
   async read(what, take, deadline = 5000 * slow) {
@@ -84,7 +104,12 @@ class Raw {
       wake = () => {
         const value = take();
         if (value !== undefined) resolve(value);
-        else if (this.ended) reject(new Error(`connection ended before ${what}: ${JSON.stringify(this.bytes.toString('latin1'))}`));
+        else if (this.ended)
+          reject(
+            new Error(
+              `connection ended before ${what}: ${JSON.stringify(this.bytes.toString('latin1'))}`,
+            ),
+          );
       };
       this.waiters.add(wake);
       wake();
@@ -104,52 +129,73 @@ class Raw {
 
   /** An HTTP response head: { status, headers, lines }. */
   head(deadline) {
-    return this.read('a response head', () => {
-      const end = this.bytes.indexOf('\r\n\r\n');
-      if (end < 0) return undefined;
-      const [first, ...lines] = this.take(end + 4).toString('latin1').trimEnd().split('\r\n');
-      const headers = {};
-      for (const line of lines) {
-        const colon = line.indexOf(':');
-        headers[line.slice(0, colon).toLowerCase()] = line.slice(colon + 1).trim();
-      }
-      return { status: Number(first.split(' ')[1]), headers, lines };
-    }, deadline);
+    return this.read(
+      'a response head',
+      () => {
+        const end = this.bytes.indexOf('\r\n\r\n');
+        if (end < 0) return undefined;
+        const [first, ...lines] = this.take(end + 4)
+          .toString('latin1')
+          .trimEnd()
+          .split('\r\n');
+        const headers = {};
+        for (const line of lines) {
+          const colon = line.indexOf(':');
+          headers[line.slice(0, colon).toLowerCase()] = line.slice(colon + 1).trim();
+        }
+        return { status: Number(first.split(' ')[1]), headers, lines };
+      },
+      deadline,
+    );
   }
 
   /** A whole HTTP response with its Content-Length body. */
   async response(deadline) {
     const head = await this.head(deadline);
     const length = Number(head.headers['content-length'] || 0);
-    const body = await this.read('a response body', () => (this.bytes.length >= length ? this.take(length) : undefined), deadline);
+    const body = await this.read(
+      'a response body',
+      () => (this.bytes.length >= length ? this.take(length) : undefined),
+      deadline,
+    );
     return { ...head, body: body.toString() };
   }
 
   /** The next frame from the server: { opcode, fin, payload, code?, reason? }. */
   frame(deadline) {
-    return this.read('a frame', () => {
-      const b = this.bytes;
-      if (b.length < 2) return undefined;
-      let size = b[1] & 127;
-      let at = 2;
-      if (size === 126) {
-        if (b.length < 4) return undefined;
-        size = b.readUInt16BE(2);
-        at = 4;
-      } else if (size === 127) {
-        if (b.length < 10) return undefined;
-        size = Number(b.readBigUInt64BE(2));
-        at = 10;
-      }
-      if (b.length < at + size) return undefined;
-      const whole = this.take(at + size);
-      const found = { opcode: whole[0] & 15, fin: whole[0] >> 7 === 1, rsv: (whole[0] >> 4) & 7, masked: whole[1] >> 7 === 1, payload: Buffer.from(whole.subarray(at)) };
-      if (found.opcode === OP.close) {
-        found.code = size >= 2 ? found.payload.readUInt16BE(0) : null;
-        found.reason = found.payload.subarray(2).toString();
-      }
-      return found;
-    }, deadline);
+    return this.read(
+      'a frame',
+      () => {
+        const b = this.bytes;
+        if (b.length < 2) return undefined;
+        let size = b[1] & 127;
+        let at = 2;
+        if (size === 126) {
+          if (b.length < 4) return undefined;
+          size = b.readUInt16BE(2);
+          at = 4;
+        } else if (size === 127) {
+          if (b.length < 10) return undefined;
+          size = Number(b.readBigUInt64BE(2));
+          at = 10;
+        }
+        if (b.length < at + size) return undefined;
+        const whole = this.take(at + size);
+        const found = {
+          opcode: whole[0] & 15,
+          fin: whole[0] >> 7 === 1,
+          rsv: (whole[0] >> 4) & 7,
+          masked: whole[1] >> 7 === 1,
+          payload: Buffer.from(whole.subarray(at)),
+        };
+        if (found.opcode === OP.close) {
+          found.code = size >= 2 ? found.payload.readUInt16BE(0) : null;
+          found.reason = found.payload.subarray(2).toString();
+        }
+        return found;
+      },
+      deadline,
+    );
   }
 
   /** The next text message, parsed if it is JSON. Other frames are skipped. */
@@ -159,7 +205,11 @@ class Raw {
       if (found.opcode === OP.close) throw new Error(`closed ${found.code} ${found.reason}`);
       if (found.opcode !== OP.text) continue;
       const text = found.payload.toString();
-      try { return JSON.parse(text); } catch { return text; }
+      try {
+        return JSON.parse(text);
+      } catch {
+        return text;
+      }
     }
   }
 
@@ -180,15 +230,22 @@ class Raw {
   /** A bare ping and its pong; other messages in between are skipped. */
   async ping() {
     this.write(frame(OP.text, 'ping'));
-    while (await this.message() !== 'pong');
+    while ((await this.message()) !== 'pong');
   }
 
-  destroy() { this.socket.destroy(); }
-  reset() { this.socket.resetAndDestroy(); }
+  destroy() {
+    this.socket.destroy();
+  }
+  reset() {
+    this.socket.resetAndDestroy();
+  }
 }
 
 /** A plain TCP connection to the server (or to a proxy's port). */
-async function tcp(server, { port = server.port, host = server.host, allowHalfOpen = true, ...options } = {}) {
+async function tcp(
+  server,
+  { port = server.port, host = server.host, allowHalfOpen = true, ...options } = {},
+) {
   const socket = net.connect({ port, host, allowHalfOpen, noDelay: true, ...options });
   const raw = new Raw(socket);
   server.sockets.add(raw);

@@ -32,7 +32,11 @@ function cleanup(t, work) {
     t.after(async () => {
       const errors = [];
       for (const one of list.reverse()) {
-        try { await one(); } catch (error) { errors.push(error); }
+        try {
+          await one();
+        } catch (error) {
+          errors.push(error);
+        }
       }
       if (errors.length) throw errors[0];
     });
@@ -51,8 +55,12 @@ function launch(argv, options) {
   const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', 'pipe', 'pipe'], ...options });
   running.add(child);
   const output = { stdout: '', stderr: '' };
-  child.stdout.setEncoding('utf8').on('data', (text) => { output.stdout += text; });
-  child.stderr.setEncoding('utf8').on('data', (text) => { output.stderr += text; });
+  child.stdout.setEncoding('utf8').on('data', (text) => {
+    output.stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    output.stderr += text;
+  });
   const ended = new Promise((resolve) => {
     child.once('error', (error) => {
       running.delete(child);
@@ -67,14 +75,21 @@ function launch(argv, options) {
 }
 
 /** Runs the program to its end: { code, signal, stdout, stderr, ms }. */
-async function run(args, { env = {}, wrap = [], program = binary, deadline = 10000 * slow, cwd } = {}) {
+async function run(
+  args,
+  { env = {}, wrap = [], program = binary, deadline = 10000 * slow, cwd } = {},
+) {
   const started = Date.now();
   const { child, output, ended } = launch([...wrap, program, ...args], {
     env: { ...process.env, ...env },
     cwd,
   });
   try {
-    const { code, signal, error } = await within(deadline, `exit of presence ${args.join(' ')}`, ended);
+    const { code, signal, error } = await within(
+      deadline,
+      `exit of presence ${args.join(' ')}`,
+      ended,
+    );
     if (error) throw error;
     return { code, signal, ...output, ms: Date.now() - started };
   } finally {
@@ -84,7 +99,11 @@ async function run(args, { env = {}, wrap = [], program = binary, deadline = 100
 
 function killTree(pid) {
   for (const one of [...descendants(pid), pid]) {
-    try { process.kill(one, 'SIGKILL'); } catch { /* already gone */ }
+    try {
+      process.kill(one, 'SIGKILL');
+    } catch {
+      /* already gone */
+    }
   }
 }
 
@@ -95,11 +114,17 @@ class Server {
     this.sockets = new Set(); // clients to be dropped with the server
     this.stopped = null; // the promise of its end, or true
     this.result = null;
-    this.ended.then((result) => { this.result = result; });
+    this.ended.then((result) => {
+      this.result = result;
+    });
   }
 
-  get stderr() { return this.output.stderr; }
-  get lines() { return this.stderr.split('\n').filter(Boolean); }
+  get stderr() {
+    return this.output.stderr;
+  }
+  get lines() {
+    return this.stderr.split('\n').filter(Boolean);
+  }
 
   /** The stderr lines that are neither listening lines nor allowed. */
   get unexpected() {
@@ -110,21 +135,31 @@ class Server {
   /** Waits for `count` listening lines; the first gives host and port. */
   async listening(count) {
     try {
-      await until('listening', () => {
-        this.addresses = this.lines.map((line) => LISTENING.exec(line)).filter(Boolean)
-          .map(([, host, port]) => ({ host: host.replace(/[[\]]/g, ''), port: Number(port) }));
-        return this.addresses.length >= count;
-      }, { within: 10000 * slow, every: 4, giveUp: () => this.result });
+      await until(
+        'listening',
+        () => {
+          this.addresses = this.lines
+            .map((line) => LISTENING.exec(line))
+            .filter(Boolean)
+            .map(([, host, port]) => ({ host: host.replace(/[[\]]/g, ''), port: Number(port) }));
+          return this.addresses.length >= count;
+        },
+        { within: 10000 * slow, every: 4, giveUp: () => this.result },
+      );
     } catch (error) {
       this.stopped = true;
       if (!this.result) killTree(this.pid);
-      throw new Error(`presence did not listen (${JSON.stringify(this.result)}):\n${this.stderr}`, { cause: error });
+      throw new Error(`presence did not listen (${JSON.stringify(this.result)}):\n${this.stderr}`, {
+        cause: error,
+      });
     }
     Object.assign(this, this.addresses[0]);
   }
 
   /** A signal to the server itself, also behind a wrapper such as unshare. */
-  signal(name) { process.kill(this.pid, name); }
+  signal(name) {
+    process.kill(this.pid, name);
+  }
 
   /** Stops the server and holds it to its promises. */
   stop(options) {
@@ -133,7 +168,11 @@ class Server {
   }
 
   async end({ signal = 'SIGTERM', deadline = 5000 * slow } = {}) {
-    assert.equal(this.result, null, `presence ended by itself: ${JSON.stringify(this.result)}\n${this.stderr}`);
+    assert.equal(
+      this.result,
+      null,
+      `presence ended by itself: ${JSON.stringify(this.result)}\n${this.stderr}`,
+    );
     this.signal(signal);
     let result;
     try {
@@ -178,8 +217,21 @@ async function start(t, options = {}) {
   const { args = [], env = {}, wrap = [], allow = [], exitCode = 0, address } = options;
   const data = options.data || tempDir(t);
   const listen = options.listen || [`127.0.0.1:${address ? address.port : 0}`];
-  const argv = [...wrap, binary, ...listen.flatMap((one) => ['--listen', one]), '--data', data, '--sync-interval', '50ms', ...args];
-  const server = new Server(launch(argv, { env: { ...process.env, ...env } }), { data, allow, exitCode });
+  const argv = [
+    ...wrap,
+    binary,
+    ...listen.flatMap((one) => ['--listen', one]),
+    '--data',
+    data,
+    '--sync-interval',
+    '50ms',
+    ...args,
+  ];
+  const server = new Server(launch(argv, { env: { ...process.env, ...env } }), {
+    data,
+    allow,
+    exitCode,
+  });
   cleanup(t, async () => {
     if (!server.stopped) server.dropClients(); // a stop need not wait for them
     if (!server.stopped) await server.stop();
@@ -198,7 +250,9 @@ function startRemote(t) {
     port: Number(remote.port || 80),
     sockets: new Set(),
   };
-  cleanup(t, () => { for (const socket of server.sockets) socket.destroy(); });
+  cleanup(t, () => {
+    for (const socket of server.sockets) socket.destroy();
+  });
   return server;
 }
 

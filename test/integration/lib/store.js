@@ -7,19 +7,29 @@ const { execFileSync } = require('node:child_process');
 
 /** The file that holds the users: the biggest one. */
 function storeFile(dir) {
-  const files = fs.readdirSync(dir).map((name) => path.join(dir, name)).filter((file) => fs.statSync(file).isFile());
+  const files = fs
+    .readdirSync(dir)
+    .map((name) => path.join(dir, name))
+    .filter((file) => fs.statSync(file).isFile());
   return files.sort((a, b) => fs.statSync(b).size - fs.statSync(a).size)[0];
 }
 
 /** Every file of the directory with its content, as one comparable value. */
 function contents(dir) {
-  return Object.fromEntries(fs.readdirSync(dir).sort().map((name) => [name, fs.readFileSync(path.join(dir, name)).toString('base64')]));
+  return Object.fromEntries(
+    fs
+      .readdirSync(dir)
+      .sort()
+      .map((name) => [name, fs.readFileSync(path.join(dir, name)).toString('base64')]),
+  );
 }
 
 /** Whether this process may mount in a mount namespace of its own. */
 function canMount() {
   try {
-    execFileSync('unshare', ['-m', 'sh', '-c', 'mount -t tmpfs -o size=64k none /mnt'], { stdio: 'ignore' });
+    execFileSync('unshare', ['-m', 'sh', '-c', 'mount -t tmpfs -o size=64k none /mnt'], {
+      stdio: 'ignore',
+    });
     return true;
   } catch {
     return false;
@@ -29,7 +39,14 @@ const cannotMount = canMount() ? false : 'mounting is not permitted here';
 
 /** argv in front of a program: `dir` is a tmpfs of this size for it alone. */
 const onTmpfs = (dir, options) => [
-  'unshare', '-m', 'sh', '-c', 'mount -t tmpfs -o "$2" none "$1" && shift 2 && exec "$@"', 'sh', dir, options,
+  'unshare',
+  '-m',
+  'sh',
+  '-c',
+  'mount -t tmpfs -o "$2" none "$1" && shift 2 && exec "$@"',
+  'sh',
+  dir,
+  options,
 ];
 
 module.exports = { storeFile, contents, cannotMount, onTmpfs };

@@ -28,13 +28,21 @@ async function timeline(server, id) {
 /** The user came once and never left: one stay, still running. */
 async function assertNeverLeft(server, id) {
   const found = await timeline(server, id);
-  assert.deepEqual(found.map((one) => one.reason), [null], `stays of ${id}: ${JSON.stringify(found)}`);
+  assert.deepEqual(
+    found.map((one) => one.reason),
+    [null],
+    `stays of ${id}: ${JSON.stringify(found)}`,
+  );
 }
 
 /** The user came and left once, for this reason. */
 async function assertLeftOnce(server, id, reason) {
   const found = await timeline(server, id);
-  assert.deepEqual(found.map((one) => one.reason), [reason], `stays of ${id}: ${JSON.stringify(found)}`);
+  assert.deepEqual(
+    found.map((one) => one.reason),
+    [reason],
+    `stays of ${id}: ${JSON.stringify(found)}`,
+  );
 }
 
 module.exports = { settled, timeline, assertNeverLeft, assertLeftOnce };
