@@ -19,8 +19,9 @@
  *
  * What is timed: for a connection from socket() to the server's first message; for a heartbeat
  * from send() to the answer in our hands; for a request from send() (with --once from socket()) to
- * the last byte of the answer; for a followed change from send() to the arrival of the message in
- * our kernel (a receive timestamp), so that ten thousand reads here are not blamed on the server.
+ * the last byte of the answer; for a followed change, and with --stamp for a heartbeat, from send()
+ * to the arrival of the answer in our kernel (a receive timestamp), so that what we take to read
+ * ten thousand sockets, or to get a processor, is not blamed on the server.
  * A heartbeat that comes due while the connection still waits for an answer is skipped and counted.
  *
  * Everything has an end: counts and times are bounded, every connection has CONNECT_TIMEOUT,
@@ -91,6 +92,7 @@ struct options {
     int sources;        /* source addresses a worker */
     int once;           /* http: a connection for each request */
     int silent;         /* hold: never send anything */
+    int stamp;          /* answers are timed by the kernel's receive timestamp */
     int clean;          /* end with a close frame and FIN, not with RST */
     double rate;        /* heartbeats, or changes, a second */
     double seconds;     /* of the run phase */
@@ -363,7 +365,7 @@ static void connection_keep(struct worker *w, struct connection *c, const char *
     if (size && !rest) connection_fail(w, c, "read", "a head or frame is too long");
 }
 
-/* Reads behind what was kept; with --watch it also notes when the bytes came in. Returns what is
+/* Reads behind what was kept; with --stamp it also notes when the bytes came in. Returns what is
  * now in the worker's input, 0 if nothing came, -1 at the end. */
 static long connection_receive(struct worker *w, struct connection *c)
 {
@@ -373,11 +375,11 @@ static long connection_receive(struct worker *w, struct connection *c)
                        .msg_iovlen = 1,
                        .msg_control = control,
                        .msg_controllen = sizeof control};
-    ssize_t got = w->opt->watch ? recvmsg(c->fd, &m, MSG_DONTWAIT)
+    ssize_t got = w->opt->stamp ? recvmsg(c->fd, &m, MSG_DONTWAIT)
                                 : recv(c->fd, part.iov_base, part.iov_len, MSG_DONTWAIT);
     if (got <= 0) return got < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
     if (c->kept) memcpy(w->input, c->rest, c->kept);
-    for (struct cmsghdr *h = w->opt->watch ? CMSG_FIRSTHDR(&m) : NULL; h; h = CMSG_NXTHDR(&m, h)) {
+    for (struct cmsghdr *h = w->opt->stamp ? CMSG_FIRSTHDR(&m) : NULL; h; h = CMSG_NXTHDR(&m, h)) {
         struct timespec t;
         if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SO_TIMESTAMPNS) continue;
         memcpy(&t, CMSG_DATA(h), sizeof t);
@@ -466,7 +468,8 @@ static void ws_message(struct worker *w, struct connection *c, int opcode, const
         opcode == 10 ||
         (opcode == 1 && (begins(p, size, "pong") || begins(p, size, "{\"type\":\"pong\"")));
     if (is_pong && c->since) {
-        histogram_add(&w->stats->answering, now_ns() - c->since);
+        uint64_t end = w->opt->stamp ? w->received_at : now_ns();
+        histogram_add(&w->stats->answering, end > c->since ? end - c->since : 0);
         w->stats->answered++;
         w->waiting--;
         c->since = 0;
@@ -605,7 +608,7 @@ static int make_socket(struct worker *w, long index)
     setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (!w->opt->clean) setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
-    if (w->opt->watch) setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
+    if (w->opt->stamp) setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);
     if (bind(fd, (void *)&from, sizeof from)) {
         close(fd);
         return -1;
@@ -723,10 +726,10 @@ static void beat_one(struct worker *w, long *at)
             w->stats->skipped++;
             return;
         }
-        if (connection_send(w, c, w->message, w->message_size)) return;
-        c->since = now_ns();
+        c->since = w->opt->stamp ? clock_ns(CLOCK_REALTIME) : now_ns();
         w->waiting++;
         w->stats->sent++;
+        connection_send(w, c, w->message, w->message_size);
         return;
     }
 }
@@ -1084,6 +1087,7 @@ static const struct setting {
     {"--silent", 'f', offsetof(struct options, silent), "hold: never send a byte"},
     {"--clean", 'f', offsetof(struct options, clean), "close properly, not with a reset"},
     {"--beat", 's', offsetof(struct options, beat), "hold: text, json or frame"},
+    {"--stamp", 'f', offsetof(struct options, stamp), "hold: time answers by kernel timestamps"},
     {"--watch", 's', offsetof(struct options, watch), "hold: id of connection 0, to follow"},
     {"--with", 's', offsetof(struct options, with), "command to run during the run"},
     {"--rate", 'd', offsetof(struct options, rate), "hold: heartbeats or changes a second"},
@@ -1145,6 +1149,7 @@ static void parse_options(struct options *o, int argc, char **argv)
     if (o->mode == MODES) usage("what to do?");
     for (int i = 2; i < argc;) i += set_option(o, argv[i], argv[i + 1]);
     if (!o->path) o->path = o->mode < MODE_HTTP ? "/ws/presence/user{i}" : "/api/presence/user{i}";
+    if (o->watch) o->stamp = 1;
     check_options(o);
 }
 
