@@ -3867,7 +3867,7 @@ struct presence {
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
-static const size_t ENDED_SESSIONS_MAX = 1000000; /* kept while the disk is full, then dropped */
+static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 
 /* The index of the first run that may hold an id >= this one, and the place in it. Returns whether
  * the id itself is there. */
@@ -5944,6 +5944,10 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
     if (n > 0) buffer_drop(&p->out, (size_t)n);
     if (p->out.len) {
         pending_watch(p, EPOLLOUT);
+    } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
+        timer_disarm(&server->door.wheel, &p->timer);
+        p->phase = PENDING_REQUEST;
+        loop_post(&server->door.loop, &p->call);
     } else if (p->keep_alive) {
         pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
         pending_watch(p, EPOLLIN);

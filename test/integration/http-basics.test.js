@@ -12,11 +12,13 @@ const {
   request,
   batch,
   heartbeat,
+  heartbeats,
   connect,
   json,
   ISO,
   slow,
   within,
+  until,
   presence,
 } = require('./lib');
 
@@ -44,6 +46,26 @@ test.anywhere('a connection serves many requests, one after another', async (t) 
     raw.write(line('GET', `/api/presence/${id}`));
     assert.equal((await raw.response()).status, 200);
   }
+});
+
+test.anywhere('a pipelining client that reads late gets every answer', async (t) => {
+  const server = await start(t);
+  await heartbeats(server, Array.from({ length: 1000 }, () => unique('u')));
+  const { requests: earlier } = (await json(server, '/admin/stats')).counters;
+  const raw = await tcp(server);
+  const count = 150; // read at once, but their answers are more than the sockets' buffers hold
+  raw.socket.pause();
+  raw.write(line('GET', '/admin/online-users?limit=1000').repeat(count));
+  let before = -1;
+  await until('the server to wait for the client', async () => {
+    const { requests } = (await json(server, '/admin/stats')).counters;
+    const still = requests === before + 1; // only this request is new
+    before = requests;
+    return still;
+  }, { every: 50 });
+  assert.ok(before - earlier < count, `${before - earlier} answers did not fill the buffers`);
+  raw.socket.resume();
+  for (let i = 0; i < count; i++) assert.equal((await raw.response()).status, 200, `answer ${i}`);
 });
 
 test.anywhere('pipelined requests are answered in order', async (t) => {
