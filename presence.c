@@ -348,17 +348,16 @@ static void buffer_text(struct buffer *b, const char *text)
 __attribute__((format(printf, 2, 3))) static void buffer_print(struct buffer *b, const char *format,
                                                                ...)
 {
-    va_list args;
+    enum { GUESS = 128 };
+    va_list args, again;
     va_start(args, format);
-    va_list again;
     va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
-    va_end(args);
-    if (n > 0) {
-        vsnprintf(buffer_room(b, (size_t)n + 1), (size_t)n + 1, format, again);
-        b->len += (size_t)n;
-    }
+    size_t room = b->size - b->len > GUESS ? b->size - b->len : GUESS;
+    int n = vsnprintf(buffer_room(b, room), room, format, args);
+    if (n >= (int)room) vsnprintf(buffer_room(b, (size_t)n + 1), (size_t)n + 1, format, again);
+    if (n > 0) b->len += (size_t)n;
     va_end(again);
+    va_end(args);
 }
 
 /* Removes n bytes at the front. */

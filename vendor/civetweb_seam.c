@@ -14,11 +14,14 @@
 #define USE_STACK_SIZE (256 * 1024)
 #define MAX_WORKER_THREADS (1024)
 
+#include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <semaphore.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 
 static ssize_t seam_send(const void *bytes, size_t len);
@@ -30,6 +33,7 @@ static ssize_t seam_send(const void *bytes, size_t len);
 #define bind(sock, address, len) ((void)(address), 0)
 #define listen(sock, backlog) ((void)(backlog), 0)
 #define poll(fds, count, timeout) (-1)
+#define getnameinfo(...) (-1) /* nobody reads the address as text */
 
 #include "civetweb.c"
 
@@ -38,6 +42,7 @@ static ssize_t seam_send(const void *bytes, size_t len);
 #undef bind
 #undef listen
 #undef poll
+#undef getnameinfo
 #undef snprintf /* CivetWeb forbids itself the plain ones */
 #undef calloc
 #undef free
@@ -89,13 +94,14 @@ static void *seam_init_thread(const struct mg_context *ctx, int thread_type)
 		while (STOP_FLAG_IS_ZERO(&ctx->stop_flag)) mg_sleep(1);
 	} else {
 		prctl(PR_SET_NAME, "worker");
+		/* A long list is made in the time that the door and the hub leave; needs no privilege. */
+		setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 5);
 	}
 	return NULL;
 }
 
 /* A worker takes an item: its bytes become the request buffer, and the socket is gone. The item's
- * address travels in the local address of CivetWeb's own queue entry; the remote one stays empty,
- * since turning it into text for nobody takes longer than the parsing. */
+ * address travels in the local address of CivetWeb's own queue entry. */
 static int seam_init_connection(const struct mg_connection *constant, void **conn_data)
 {
 	struct mg_connection *conn = (struct mg_connection *)constant;
