@@ -3806,6 +3806,12 @@ enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXP
 
 enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE };
 
+/* What a user with connections and no HTTP heartbeats does without: most do. */
+struct user_note {
+    uint8_t address[16];     /* where the user was last heard from, v4-mapped */
+    int64_t heartbeat_until; /* mono: HTTP heartbeats keep the user online until then; or 0 */
+};
+
 /* What of a user the store does not know yet. */
 enum user_debt { DEBT_NONE, DEBT_SEEN, DEBT_STATE, DEBT_FLIGHT };
 
@@ -3815,8 +3821,7 @@ struct user {
     struct link *links;          /* its connections */
     int64_t online_since;        /* mono */
     _Atomic int64_t last_seen;   /* mono; read by others without the lock */
-    int64_t heartbeat_until;     /* mono: HTTP heartbeats keep the user online until then; or 0 */
-    uint8_t address[16];         /* where the user was last heard from, v4-mapped */
+    struct user_note *note;      /* while cached, or heard by HTTP; otherwise NULL */
     uint16_t connections;
     uint8_t state;               /* enum user_state */
     uint8_t status;              /* enum status, merged */
@@ -4002,7 +4007,10 @@ static void presence_free(struct presence *p)
 {
     for (size_t i = 0; i < p->directory.count; i++) {
         struct run *r = p->directory.runs[i];
-        for (size_t j = 0; j < r->count; j++) free(r->users[j]);
+        for (size_t j = 0; j < r->count; j++) {
+            free(r->users[j]->note);
+            free(r->users[j]);
+        }
         free(r);
     }
     free(p->directory.runs);
@@ -4119,23 +4127,39 @@ static void user_enter(struct presence *p, struct instant now, struct user *user
     }
 }
 
-/* Ends a stay: offline, with a session for the store. */
+/* Notes where a user was heard from; the note lasts as long as the stay. */
+static struct user_note *user_note(struct user *user, const uint8_t address[16])
+{
+    if (!user->note) user->note = mem_new(sizeof *user->note);
+    memcpy(user->note->address, address, 16);
+    return user->note;
+}
+
+/* Where a user was last heard from, or NULL: after a restart it is not known. */
+static const uint8_t *user_address(const struct user *user)
+{
+    if (user->links) return user->links->address;
+    return user->note ? user->note->address : NULL;
+}
+
+/* Ends a stay: offline, with a session for the store. The address may be the note's own, or NULL. */
 static void user_leave(struct presence *p, struct instant now, struct user *user,
-                       enum reason reason)
+                       enum reason reason, const uint8_t *address)
 {
     struct session_record session = {
         .from = user->online_since + now.offset,
         .to = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset,
         .reason = (uint8_t)reason,
     };
-    memcpy(session.address, user->address, 16);
+    if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
     if (p->ended.sessions < ENDED_SESSIONS_MAX)
         store_batch_session(&p->ended, (struct span){user->id, user->id_len}, &session);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user->status = STATUS_OFFLINE;
-    user->heartbeat_until = 0;
+    free(user->note);
+    user->note = NULL;
     user_set_state(p, user, USER_OFFLINE);
     presence_note(p, user, TRANSITION_LEAVE);
 }
@@ -4154,12 +4178,15 @@ static void presence_connect(struct presence *p, struct instant now, struct span
                              struct link *link)
 {
     struct user *user = presence_make(p, id);
-    memcpy(user->address, link->address, 16);
     link->user = user;
     link->next = user->links;
     user->links = link;
     user->connections++;
     p->connections++;
+    if (user->note && user->note->heartbeat_until <= now.mono) {
+        free(user->note); /* what it told the link tells */
+        user->note = NULL;
+    }
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     user_enter(p, now, user, USER_LIVE, user_merge_status(user));
     presence_owe(p, user, DEBT_SEEN);
@@ -4210,12 +4237,16 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
     enum reason reason = endings[ending].reason;
     int64_t until = endings[ending].grace ? now.mono + p->grace : now.mono;
     if (ending == END_STOP) until = now.mono + p->threshold;
-    if (!endings[ending].final && user->heartbeat_until > until) {
-        until = user->heartbeat_until;
+    if (!endings[ending].final && user->note && user->note->heartbeat_until > until) {
+        until = user->note->heartbeat_until;
         reason = REASON_TIMEOUT;
     }
-    if (until > now.mono) user_cache(p, user, until, reason);
-    else user_leave(p, now, user, reason);
+    if (until > now.mono) {
+        user_note(user, link->address);
+        user_cache(p, user, until, reason);
+    } else {
+        user_leave(p, now, user, reason, link->address);
+    }
 }
 
 /* This connection's status. At most one transition follows; a user does not leave and come back. */
@@ -4231,11 +4262,11 @@ static void presence_heartbeat(struct presence *p, struct instant now, struct sp
                                const uint8_t address[16])
 {
     struct user *user = presence_make(p, id);
-    memcpy(user->address, address, 16);
-    user->heartbeat_until = now.mono + p->threshold;
+    user_note(user, address)->heartbeat_until = now.mono + p->threshold;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
-    if (user->state == USER_CACHED) user_cache(p, user, user->heartbeat_until, REASON_TIMEOUT);
+    if (user->state == USER_CACHED)
+        user_cache(p, user, user->note->heartbeat_until, REASON_TIMEOUT);
     presence_owe(p, user, DEBT_SEEN);
 }
 
@@ -4243,7 +4274,7 @@ static void presence_heartbeat(struct presence *p, struct instant now, struct sp
 static void presence_end(struct presence *p, struct instant now, struct user *user,
                          enum reason reason)
 {
-    if (user->state == USER_CACHED) user_leave(p, now, user, reason);
+    if (user->state == USER_CACHED) user_leave(p, now, user, reason, user_address(user));
 }
 
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
@@ -4268,7 +4299,7 @@ static void presence_tick(struct presence *p, struct instant now)
     struct timer *timer;
     while ((timer = wheel_pop(&p->wheel, now.mono))) {
         struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
-        user_leave(p, now, user, user->reason);
+        user_leave(p, now, user, user->reason, user_address(user));
     }
 }
 
@@ -6827,7 +6858,7 @@ static bool api_running_session(struct server *server, struct span id, struct in
     bool online = user && user->state != USER_OFFLINE;
     if (online) {
         *session = (struct session_record){.from = user->online_since + now.offset};
-        memcpy(session->address, user->address, 16);
+        if (user_address(user)) memcpy(session->address, user_address(user), 16);
     }
     pthread_mutex_unlock(&server->table_lock);
     return online;
