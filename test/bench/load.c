@@ -1059,7 +1059,7 @@ static void run_phases(const struct options *o, struct report *r)
     command_stop(command);
     begin_phase(PHASE_CLOSE);
     await_phase(PHASE_CLOSE);
-    nap(o->settle);
+    nap(o->settle < 0.5 ? o->settle : 0.5);
     sample_take(&r->closed, o->pid);
     begin_phase(PHASE_EXIT);
     while (wait(NULL) > 0 || errno == EINTR) {}
