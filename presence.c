@@ -4142,7 +4142,8 @@ static const uint8_t *user_address(const struct user *user)
     return user->note ? user->note->address : NULL;
 }
 
-/* Ends a stay: offline, with a session for the store. The address may be the note's own, or NULL. */
+/* Ends a stay: offline, with a session for the store. The address may be the note's own; NULL when
+ * it is not known. */
 static void user_leave(struct presence *p, struct instant now, struct user *user,
                        enum reason reason, const uint8_t *address)
 {
