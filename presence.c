@@ -6531,28 +6531,28 @@ static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX],
     return user_id_valid((struct span){id, *len});
 }
 
-/* Copies the next users of the table behind an id, at most max, those gone offline left out; *after
- * becomes how far it looked, and false means that the end was reached. */
-static bool api_copy_users(struct server *server, struct instant now, struct user_view *after,
-                           struct user_view *views, size_t max, size_t *count)
+enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
+
+/* Copies the next API_CHUNK users of the table behind an id, those gone offline only if wanted;
+ * *after becomes how far it looked, and false means that the end was reached. */
+static bool api_copy_users(struct server *server, struct instant now, bool offline_too,
+                           struct user_view *after, struct user_view *views, size_t *count)
 {
     *count = 0;
     pthread_mutex_lock(&server->table_lock);
     struct presence_walk walk =
         presence_walk_after(&server->presence, (struct span){after->id, after->id_len});
     const struct user *user = NULL;
-    for (size_t looked = 0; looked < max; looked++) {
+    for (int looked = 0; looked < API_CHUNK; looked++) {
         user = presence_walk_next(&server->presence, &walk);
         if (!user) break;
         view_user(&views[*count], user, now);
         *after = views[*count];
-        if (user->state != USER_OFFLINE) (*count)++;
+        if (offline_too || user->state != USER_OFFLINE) (*count)++;
     }
     pthread_mutex_unlock(&server->table_lock);
     return user != NULL;
 }
-
-enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
 
 /* GET /api/presence/{userId}: one user; 404 when never seen. */
 static enum error api_get_user(struct server *server, const struct http_request *request,
@@ -6635,7 +6635,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     struct user_view last = after;
     bool end = false, more = false; /* more: there is one behind a full page */
     for (int written = 0; !end && !more;) {
-        end = !api_copy_users(server, request->now, &after, views, API_CHUNK, &count);
+        end = !api_copy_users(server, request->now, false, &after, views, &count);
         for (size_t i = 0; i < count && !more; i++) {
             more = written == limit;
             if (more) break;
@@ -6664,9 +6664,10 @@ struct user_page {
     int limit, written;
     bool full;                  /* and one more was found */
     struct user_view last;      /* how far the page has come */
-    struct user_view *table;    /* users of the table behind it, in order */
-    size_t table_count, table_at;
-    bool table_more;
+    struct user_view *table;    /* users of the table behind it, in order, */
+    struct user_view table_last; /* how far they reach, */
+    size_t table_count, table_at; /* how many, how many are used, */
+    bool table_more;            /* and whether there are more */
 };
 
 /* Whether a user belongs on the page. ?status=online means every status of those online. */
@@ -6695,18 +6696,9 @@ static bool page_add(struct user_page *page, const struct user_view *view)
 static void page_refill(struct user_page *page)
 {
     while (page->table_at == page->table_count && page->table_more) {
-        struct user_view after = page->last;
-        if (page->table_count) after = page->table[page->table_count - 1];
-        page->table_at = page->table_count = 0;
-        pthread_mutex_lock(&page->server->table_lock);
-        struct presence_walk walk = presence_walk_after(
-            &page->server->presence, (struct span){after.id, after.id_len});
-        const struct user *user = NULL;
-        while (page->table_count < API_CHUNK &&
-               (user = presence_walk_next(&page->server->presence, &walk)))
-            view_user(&page->table[page->table_count++], user, page->now);
-        page->table_more = user != NULL;
-        pthread_mutex_unlock(&page->server->table_lock);
+        page->table_at = 0;
+        page->table_more = api_copy_users(page->server, page->now, true, &page->table_last,
+                                          page->table, &page->table_count);
     }
 }
 
@@ -6780,7 +6772,7 @@ static enum error api_users(struct server *server, const struct http_request *re
     buffer_print(page.out, "{\"generated_at\":\"%s\",\"users\":[",
                  time_text(page.now.mono + page.now.offset, when));
     bool end = false, same;
-    struct user_view from = page.last;
+    struct user_view from = page.table_last = page.last;
     struct span after = {from.id, from.id_len};
     if (!store_each_user(server->store, after, API_SCAN_MAX, page_visit, &page, &end))
         return ERROR_INTERNAL;
