@@ -79,6 +79,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -6551,6 +6552,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         if (offline_too || user->state != USER_OFFLINE) (*count)++;
     }
     pthread_mutex_unlock(&server->table_lock);
+    sched_yield(); /* a long list is made in the time that the hub leaves */
     return user != NULL;
 }
 

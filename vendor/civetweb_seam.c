@@ -19,9 +19,7 @@
 #include <poll.h>
 #include <semaphore.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
 
 static ssize_t seam_send(const void *bytes, size_t len);
@@ -94,8 +92,6 @@ static void *seam_init_thread(const struct mg_context *ctx, int thread_type)
 		while (STOP_FLAG_IS_ZERO(&ctx->stop_flag)) mg_sleep(1);
 	} else {
 		prctl(PR_SET_NAME, "worker");
-		/* A long list is made in the time that the door and the hub leave; needs no privilege. */
-		setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 5);
 	}
 	return NULL;
 }
