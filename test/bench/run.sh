@@ -78,7 +78,8 @@ field() {
 # Adds a row: what, ours, peers, ratio, bar, and an awk condition that says whether it is met.
 row() {
     local met=-
-    [ -z "${6:-}" ] || met=$(awk "BEGIN { print ($6) ? \"yes\" : \"MISSED\" }")
+    set -- "$1" "$2" "${3:--}" "$4" "$5" "${6:-}"
+    [ -z "$6" ] || met=$(awk "BEGIN { print ($6) ? \"yes\" : \"MISSED\" }")
     printf '%s|%s|%s|%s|%s|%s\n' "$1" "$2" "$3" "$4" "$5" "$met" >>"$ROWS"
     say "$1: $2 (peers $3, ratio $4, bar $5, met $met)"
 }
@@ -92,7 +93,7 @@ unmeasured() {
 # Runs the load generator; RESULT is its line. False when it failed.
 load() {
     local status=0 pid
-    "$OUT/load" "$@" >"$TMP/result" 2>>"$OUT/load.log" &
+    "$OUT/load" "$@" >"$TMP/result" 2>>"$OUT/load.log" 8>&- &
     pid=$!
     STARTED+=("$pid")
     wait "$pid" || status=$?
@@ -120,7 +121,7 @@ start() {
     rm -rf "${TMP:?}/$name"
     set_command "$@"
     : >"$log" # or the port of the one before would be read
-    "${COMMAND[@]}" >"$log" 2>&1 &
+    "${COMMAND[@]}" >"$log" 2>&1 8>&- &
     PID[$name]=$!
     STARTED+=("${PID[$name]}")
     PORT[$name]=
@@ -368,7 +369,7 @@ measure_ping() {
     with=([alone]="exec sleep 60" [own]=$(page_loop "${PORT[presence]}")
         [control]=$(page_loop "${PORT[control]}"))
     if [ "$QUICK" = 0 ]; then
-        "$OUT/load" hold --port "${PORT[control]}" -n 9000 --seconds 600 >/dev/null 2>&1 &
+        "$OUT/load" hold --port "${PORT[control]}" -n 9000 --seconds 600 >/dev/null 2>&1 8>&- &
         STARTED+=("$!")
         sleep 1
     fi
@@ -403,7 +404,7 @@ measure_get() {
     local what="GET of a user/s" holder tries=0 rounds=3 seconds=2 kind
     [ "$QUICK" = 0 ] || rounds=1 seconds=0.7
     start_for "$what" presence civetweb bare || return 0
-    "$OUT/load" hold --port "${PORT[presence]}" -n 1000 --seconds 600 >/dev/null 2>&1 &
+    "$OUT/load" hold --port "${PORT[presence]}" -n 1000 --seconds 600 >/dev/null 2>&1 8>&- &
     holder=$!
     STARTED+=("$holder")
     until load http --port "${PORT[presence]}" -c 1 --seconds 0.1 --settle 0 \
@@ -518,7 +519,6 @@ evict() {
 # Compiles the load generator and the peers when they are older than their sources.
 build() {
     local library cc
-    mkdir -p "$OUT"
     rm -f "$OUT"/*.log "$OUT/results.jsonl"
     [ "$OUT/load" -nt $HERE/load.c ] ||
         gcc -std=c11 -O2 -Wall -Wextra -o "$OUT/load" $HERE/load.c
@@ -581,6 +581,12 @@ fi
 if [ $# = 0 ]; then
     set -- size idle memory held connect heartbeat syscalls ping get watchers silent
     [ "$QUICK" = 1 ] || set -- "$@" cold
+fi
+mkdir -p "$OUT"
+exec 8>"$OUT/.lock" # two runs would disturb each other, and share their logs
+if command -v flock >/dev/null && ! flock -n 8; then
+    say "another run is under way"
+    exit 1
 fi
 build
 if [ ! -x "$PRESENCE" ]; then
