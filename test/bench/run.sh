@@ -428,6 +428,10 @@ measure_get() {
 measure_watchers() {
     local what="a change to 9,999 watchers, p99 ms" seconds=5 heard
     [ "$QUICK" = 0 ] || seconds=2
+    if ! grep -q '{"watch", message_watch}' presence.c; then
+        row "$what" "not there yet" "watch comes later" - - # nothing failed to be measured
+        return 0
+    fi
     start_for "$what" presence || return 0
     if load_on presence hold -n 10000 --watch user0 --rate 1 --seconds "$seconds" --settle 0.5; then
         heard="heard $(field answered) of $((9999 * $(field sent)))"
