@@ -4342,14 +4342,17 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
 }
 
 /* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
- * forgotten. */
-static void presence_committed(struct presence *p)
+ * forgotten. One who came and went so fast that the last stay's begin is ahead of the clock is kept
+ * for another round: a next stay must begin later still. */
+static void presence_committed(struct presence *p, struct instant now)
 {
     while (p->flight) {
         struct user *user = p->flight;
         user_owe(NULL, user, DEBT_NONE);
         if (user->debt_again) {
             presence_owe(p, user, user->debt_again);
+        } else if (user->state == USER_OFFLINE && user->online_since >= now.mono) {
+            presence_owe(p, user, DEBT_SEEN);
         } else if (user->state == USER_OFFLINE) {
             directory_remove(&p->directory, user);
             free(user);
@@ -5694,7 +5697,7 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
     (void)call;
     struct hub *hub = &server->hub;
     pthread_mutex_lock(&server->table_lock);
-    presence_committed(&server->presence);
+    presence_committed(&server->presence, server_now(server));
     pthread_mutex_unlock(&server->table_lock);
     buffer_free(&hub->batch.ops);
     hub->batch_under_way = false;

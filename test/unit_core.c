@@ -343,7 +343,7 @@ static void model_commit(struct model *m)
         u->stored_since = op.as.user.online_since;
         u->stored_status = op.as.user.status;
     }
-    presence_committed(&m->table);
+    presence_committed(&m->table, m->now);
     buffer_free(&m->batch.ops);
 }
 
@@ -638,7 +638,7 @@ static void table_heartbeats_are_coalesced(void **unused)
     table_begin(&t);
     presence_connect(&t.table, t.now, ALICE, &t.a);
     presence_collect(&t.table, t.now, true, &batch);
-    presence_committed(&t.table);
+    presence_committed(&t.table, t.now);
     size_t written = 0;
     for (int second = 0; second < 60; second++) {
         buffer_free(&batch.ops);
@@ -646,10 +646,38 @@ static void table_heartbeats_are_coalesced(void **unused)
         presence_heard(&t.table, t.now, t.a.user);
         presence_collect(&t.table, t.now, false, &batch);
         written += batch.users;
-        presence_committed(&t.table);
+        presence_committed(&t.table, t.now);
     }
     assert_in_range(written, 3, 5);
     buffer_free(&batch.ops);
+    presence_free(&t.table);
+}
+
+/* Stays of less than a millisecond, written between two of them: every stay begins later than the
+ * one before, also when the table could have forgotten the user. */
+static void table_fast_stays_stay_in_order(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    struct store_batch batch = {0};
+    table_begin(&t);
+    int64_t before = -1;
+    for (int i = 0; i < 10; i++) {
+        presence_connect(&t.table, t.now, ALICE, &t.a);
+        int64_t since = t.a.user->online_since;
+        assert_true(since > before);
+        before = since;
+        presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+        presence_collect(&t.table, t.now, true, &batch);
+        presence_committed(&t.table, t.now);
+        buffer_free(&batch.ops);
+        presence_clear_transitions(&t.table);
+    }
+    t.now.mono += 10; /* the clock has caught up */
+    presence_collect(&t.table, t.now, true, &batch);
+    presence_committed(&t.table, t.now);
+    buffer_free(&batch.ops);
+    assert_null(presence_find(&t.table, ALICE));
     presence_free(&t.table);
 }
 
@@ -900,6 +928,7 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(table_stepped_clock),
     cmocka_unit_test(table_restores_future_stamp),
     cmocka_unit_test(table_heartbeats_are_coalesced),
+    cmocka_unit_test(table_fast_stays_stay_in_order),
     cmocka_unit_test(http_frames_are_read),
     cmocka_unit_test(http_long_heads_are_refused),
     cmocka_unit_test(http_errors_are_json),
