@@ -89,6 +89,7 @@ packages() {
         ;;
     esac
     case $1 in test | lint) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
+    case $1 in test) echo openssl:openssl ;; esac
 }
 
 # True when the probe finds what it looks for.
