@@ -42,5 +42,12 @@ module.exports = {
   ...require('./timeline'),
   ...require('./pipeline'),
   ...require('./store'),
+  ...require('./certs'),
+  ...require('./secure'),
+  ...require('./mangle'),
+  ...require('./tokens'),
+  ...require('./refused'),
+  ...require('./admin'),
+  ...require('./browser'),
   proc: require('./proc'),
 };
