@@ -886,6 +886,29 @@ static bool header_has_exact(const char *value, const char *element)
     return header_has(value, element, strncmp);
 }
 
+/* How many bytes at the front of a Host header are the host's name or address; 0 when it is none
+ * (RFC 9110 section 7.2): letters, digits and .-_ or an IPv6 address in brackets, then perhaps a
+ * port. */
+static size_t host_length(const char *host)
+{
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+    char address[INET6_ADDRSTRLEN];
+    uint8_t unused[16];
+    size_t len = strspn(host, name);
+    if (*host == '[') {
+        size_t inner = strcspn(host + 1, "]");
+        if (!host[1 + inner] || inner >= sizeof address) return 0;
+        memcpy(address, host + 1, inner);
+        address[inner] = 0;
+        if (inet_pton(AF_INET6, address, unused) != 1) return 0;
+        len = inner + 2;
+    }
+    const char *behind = host + len;
+    int64_t port = 0;
+    bool good = !*behind || (*behind++ == ':' && (!*behind || digits_take(&behind, &port)));
+    return good && !*behind && port <= 65535 && len <= 253 ? len : 0;
+}
+
 /* Whether a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
  * section 4.1 wants: 22 digits, the last with its four spare bits zero, and `==`. */
 static bool ws_key_valid(const char *key)
@@ -1239,6 +1262,15 @@ static void json_write_key(struct buffer *b, const char *name)
       "address to serve on; may repeat; [::1]:8080 for IPv6; port 0 takes a free one")             \
     X(insecure, FLAG, "insecure", "no", 0, 1, "", "Network",                                       \
       "allow listening beyond loopback although anyone may then read and write everything")        \
+    X(metrics_listen, LIST, "metrics-listen", "", 0, 0, "ADDR:PORT", "Network",                    \
+      "address that serves /metrics, /healthz and /readyz only, to anyone; may repeat")            \
+    X(user, TEXT, "user", "", 0, 0, "NAME", "Network",                                             \
+      "once the addresses are bound, stop being root and be this user")                            \
+    X(request_timeout, DURATION, "request-timeout", "10s", 100, 3600000, "TIME", "Network",        \
+      "a request must have arrived whole within this time, however busily it drips")               \
+    X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
+      "an idle HTTP connection is closed after this time")                                         \
+    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
     X(tls_listen, LIST, "tls-listen", "", 0, 0, "ADDR:PORT", "TLS",                                \
       "address to serve https and wss on; may repeat")                                             \
     X(tls_cert, FILES, "tls-cert", "", 0, 0, "FILE", "TLS",                                        \
@@ -1251,10 +1283,6 @@ static void json_write_key(struct buffer *b, const char *name)
     X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads that shake hands")       \
     X(redirect_listen, LIST, "redirect-listen", "", 0, 0, "ADDR:PORT", "TLS",                      \
       "address whose plain HTTP is sent on to the first --tls-listen; may repeat")                 \
-    X(metrics_listen, LIST, "metrics-listen", "", 0, 0, "ADDR:PORT", "Network",                    \
-      "address that serves /metrics, /healthz and /readyz only, to anyone; may repeat")            \
-    X(user, TEXT, "user", "", 0, 0, "NAME", "Network",                                             \
-      "once the addresses are bound, stop being root and be this user")                            \
     X(jwt_secret_file, FILES, "jwt-secret-file", "", 0, 0, "[KID=]FILE", "Tokens",                 \
       "secret that tokens are signed with, HS256; may repeat, for rotation")                       \
     X(jwt_public_key_file, FILES, "jwt-public-key-file", "", 0, 0, "[KID=]FILE", "Tokens",         \
@@ -1268,11 +1296,6 @@ static void json_write_key(struct buffer *b, const char *name)
       "for --mint-token: whom its user may see; ids with commas between, or *")                    \
     X(token_admin, FLAG, "token-admin", "no", 0, 1, "", "Tokens",                                  \
       "for --mint-token: its user is an admin")                                                    \
-    X(request_timeout, DURATION, "request-timeout", "10s", 100, 3600000, "TIME", "Network",        \
-      "a request must have arrived whole within this time, however busily it drips")               \
-    X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
-      "an idle HTTP connection is closed after this time")                                         \
-    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -1749,6 +1772,12 @@ static void options_print_help(FILE *out)
     for (int i = 1; i < COMMAND_COUNT; i++)
         help_print(out, COMMANDS[i].name, COMMANDS[i].argument, COMMANDS[i].help);
     fprintf(out, "\nMore: man presence, man presence-protocol.\n");
+}
+
+/* Whether there is a key for tokens: then they are asked for. */
+static bool options_have_keys(const struct options *options)
+{
+    return options->jwt_secret_file.count + options->jwt_public_key_file.count > 0;
 }
 
 /* ==== 8. Tokens ==============================================================================
@@ -5606,6 +5635,7 @@ struct http_response {
     const char *type;      /* of the body; NULL: no body and no length, as 204 wants it */
     struct buffer body;
     struct span fixed;     /* a body that needs no copy, in place of the buffer */
+    struct buffer location; /* a Location; freed by who frees body */
     char extra[256];       /* further header lines, each with CR LF */
     bool cacheable;        /* otherwise Cache-Control: no-store */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
@@ -5662,6 +5692,8 @@ static void http_write(struct buffer *out, const struct http_response *response,
     if (response->type)
         buffer_print(out, "Content-Type: %s\r\nContent-Length: %zu\r\n"
                           "X-Content-Type-Options: nosniff\r\n", response->type, len);
+    if (response->location.len)
+        buffer_print(out, "Location: %.*s\r\n", (int)response->location.len, response->location.at);
     buffer_text(out, response->extra);
     buffer_text(out, "\r\n");
     if (response->type && !head_only) buffer_add(out, body, len);
@@ -5945,7 +5977,6 @@ static ssize_t tls_join_hello(struct buffer *in)
         memmove(at + to, at + from + TLS_HEAD, len);
         to += len;
         from += TLS_HEAD + len;
-        if (from >= next) break;
     }
     at[3] = (uint8_t)(total >> 8);
     at[4] = (uint8_t)total;
@@ -6128,7 +6159,7 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
         good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err);
     }
     int error = good ? tls_config_set(config, shared) : 0;
-    if (error) good = tls_file_problem("tls-cert", certs[0], error, "see the log", err);
+    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
@@ -7598,8 +7629,10 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         door_close(server, p);
         return;
     }
-    size_t room = tls->in.len < DOOR_HELLO_MAX ? DOOR_HELLO_MAX - tls->in.len : 1;
-    n = wire_receive(p->wire.fd, server->door.scratch, room);
+    bool full = tls->in.len >= DOOR_HELLO_MAX; /* and no message: nobody says hello like that */
+    n = full ? WIRE_BROKEN
+             : wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
+    if (full) count_one(&server->counters.tls_failures);
     if (n == WIRE_END || n == WIRE_BROKEN) {
         door_close(server, p);
         return;
@@ -7982,6 +8015,18 @@ struct http_request {
     char id[USER_ID_MAX + 1];   /* {userId} of the path, decoded */
     size_t id_len;
 };
+
+/* How many headers of a name there are; *value is the last one's. */
+static int request_header(const struct seam_request *request, const char *name, const char **value)
+{
+    int count = 0;
+    for (int i = 0; i < request->header_count; i++) {
+        if (strcasecmp(request->headers[i].name, name)) continue;
+        *value = request->headers[i].value;
+        count++;
+    }
+    return count;
+}
 
 /* A user as it is shown, copied out of the table or the store. Times are wall ms. */
 struct user_view {
@@ -8689,6 +8734,30 @@ static enum error api_asset(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
+/* Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section 15.4.9), on
+ * the host that was asked for. */
+static enum error api_redirect(struct server *server, const struct http_request *request,
+                               struct http_response *response)
+{
+    const struct seam_request *raw = request->raw;
+    const char *host = "";
+    size_t len = request_header(raw, "Host", &host) == 1 ? host_length(host) : 0;
+    response->detail = "name the host in a Host header";
+    if (!len) return ERROR_INVALID_REQUEST;
+    uint8_t unused[16];
+    uint16_t port = 0;
+    for (size_t i = 0; i < server->listener_count && !port; i++)
+        if (server->listeners[i].kind == LISTEN_TLS)
+            address_pack(&server->listeners[i].address, unused, &port);
+    buffer_print(&response->location, "https://%.*s", (int)len, host);
+    if (port != 443) buffer_print(&response->location, ":%u", port);
+    buffer_print(&response->location, "%s%s%s", raw->target, raw->query ? "?" : "",
+                 raw->query ? raw->query : "");
+    response->status = 308;
+    response->type = "text/plain";
+    return ERROR_NONE;
+}
+
 enum method { METHOD_GET, METHOD_POST, METHOD_DELETE, METHOD_UPGRADE, METHOD_COUNT };
 static const char *const METHODS[] = {"GET", "POST", "DELETE", "GET"};
 
@@ -8767,18 +8836,6 @@ static enum error route_find(struct http_request *request, struct http_response 
     static const struct route asset_route = {METHOD_GET, WHO_ANYONE, "", api_asset};
     *found = &asset_route;
     return strcmp(method, "GET") || !asset_find(path) ? ERROR_NOT_FOUND : ERROR_NONE;
-}
-
-/* How many headers of a name there are; *value is the last one's. */
-static int request_header(const struct seam_request *request, const char *name, const char **value)
-{
-    int count = 0;
-    for (int i = 0; i < request->header_count; i++) {
-        if (strcasecmp(request->headers[i].name, name)) continue;
-        *value = request->headers[i].value;
-        count++;
-    }
-    return count;
 }
 
 /* The secrets in use, to be given back with secrets_drop. */
@@ -8872,24 +8929,22 @@ static enum error gate_check(struct server *server, const struct route *route,
                              struct token *token)
 {
     *token = (struct token){0};
-    if (route->who == WHO_ANYONE || request->open) return ERROR_NONE;
+    if (route->who == WHO_ANYONE || request->open || !options_have_keys(&server->options))
+        return ERROR_NONE;
     struct secrets *secrets = secrets_take(server);
-    enum error error = ERROR_NONE;
-    if (secrets->keys.count) {
-        char room[TOKEN_MAX + 2];
-        struct span text = request_token(request->raw, route->who == WHO_ADMIN, room);
-        enum token_problem problem =
-            token_verify(&secrets->keys, text, request->now.mono + request->now.offset,
-                         server->options.jwt_issuer, server->options.jwt_audience, token);
-        mbedtls_platform_zeroize(room, sizeof room);
-        if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
-        else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
-        else if (problem) error = ERROR_TOKEN_INVALID;
-        else error = gate_allows(route, request, token);
-        if (error == ERROR_TOKEN_INVALID) response->detail = TOKEN_PROBLEMS[problem];
-        if (!error) request->token = token;
-    }
+    char room[TOKEN_MAX + 2];
+    struct span text = request_token(request->raw, route->who == WHO_ADMIN, room);
+    enum token_problem problem =
+        token_verify(&secrets->keys, text, request->now.mono + request->now.offset,
+                     server->options.jwt_issuer, server->options.jwt_audience, token);
     secrets_drop(secrets);
+    mbedtls_platform_zeroize(room, sizeof room);
+    enum error error = ERROR_TOKEN_INVALID;
+    if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
+    else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
+    else if (problem) response->detail = TOKEN_PROBLEMS[problem];
+    else error = gate_allows(route, request, token);
+    if (!error) request->token = token;
     if (error) count_one(&server->counters.tokens_refused);
     return error;
 }
@@ -8983,11 +9038,11 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     uint32_t expires = request->token ? upgrade_expires(&token, request->now) : 0;
     token_free(&token);
     request->token = NULL;
-    if (!refuse) refuse = upgrade_reserve(server, (struct span){request->id, request->id_len});
-    if (refuse) {
-        count_one(&server->counters.upgrades_refused);
-        if (!request_header(raw, "Origin", &value)) return refuse;
+    if (!refuse) {
+        refuse = upgrade_reserve(server, (struct span){request->id, request->id_len});
+        if (refuse) count_one(&server->counters.upgrades_refused);
     }
+    if (refuse && !request_header(raw, "Origin", &value)) return refuse;
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->expires = expires;
@@ -9011,43 +9066,6 @@ static bool route_is_metrics(const struct route *route)
            route->handle == api_readyz;
 }
 
-/* Answers a request of --redirect-listen: 308 to the same target over TLS (RFC 9110 section
- * 15.4.9), on the host that was asked for if its name is one. */
-static int redirect_request(struct server *server, struct pending *p,
-                            const struct seam_request *raw)
-{
-    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
-    struct http_response response = {.status = 308};
-    const char *host = "";
-    if (request_header(raw, "Host", &host) != 1) host = "";
-    size_t len = *host == '[' ? strcspn(host, "]") + 1 : strspn(host, name);
-    bool v6 = *host == '[' && len > 3 && host[len - 1] == ']' && memchr(host, ':', len) &&
-              strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2;
-    const char *behind = host + len + (host[len] == ':');
-    size_t digits = strspn(behind, "0123456789");
-    bool good = len && len < 254 && (*host != '[' || v6) && digits < 6 && !behind[digits];
-    p->keep_alive = request_keeps_alive(server, raw);
-    uint8_t unused[16];
-    uint16_t number = 0;
-    for (size_t i = 0; i < server->listener_count && !number; i++)
-        if (server->listeners[i].kind == LISTEN_TLS)
-            address_pack(&server->listeners[i].address, unused, &number);
-    char port[16] = "";
-    if (number != 443) snprintf(port, sizeof port, ":%u", number);
-    if (good) {
-        buffer_print(&p->out, "HTTP/1.1 308 %s\r\nLocation: https://%.*s%s%s%s%s\r\n"
-                              "Content-Length: 0\r\nConnection: %s\r\n\r\n",
-                     http_phrase(308), (int)len, host, port, raw->target, raw->query ? "?" : "",
-                     raw->query ? raw->query : "", p->keep_alive ? "keep-alive" : "close");
-    } else {
-        http_set_error(&response, ERROR_INVALID_REQUEST, "name the host in a Host header");
-        http_write(&p->out, &response, p->keep_alive, false);
-        buffer_free(&response.body);
-    }
-    count_one(&server->counters.requests);
-    return response.status;
-}
-
 /* seam_ops.request: one parsed request. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
@@ -9057,9 +9075,11 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     struct http_response response = {0};
     const struct route *route = NULL;
     const char *host;
-    if (p->kind == LISTEN_REDIRECT) return redirect_request(server, p, raw);
+    static const struct route redirect = {METHOD_GET, WHO_ANYONE, "", api_redirect};
     address_pack(&item->peer, request.address, &request.port);
-    enum error error = route_find(&request, &response, &route);
+    enum error error = ERROR_NONE;
+    if (p->kind == LISTEN_REDIRECT) route = &redirect;
+    else error = route_find(&request, &response, &route);
     request.open = p->kind == LISTEN_METRICS;
     if (request.open && !error && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
     if (!strcmp(raw->version, "1.1") && request_header(raw, "Host", &host) != 1)
@@ -9072,6 +9092,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     api_answer(server, route, error, &request, &response);
     http_write(&p->out, &response, p->keep_alive, request.head_only);
     buffer_free(&response.body);
+    buffer_free(&response.location);
     return response.status;
 }
 
@@ -9197,7 +9218,7 @@ static const struct option_list *listen_list(const struct options *options,
 static bool server_check_addresses(const struct server *server, char *err)
 {
     const struct options *options = &server->options;
-    size_t keys = options->jwt_secret_file.count + options->jwt_public_key_file.count;
+    bool keys = options_have_keys(options);
     for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
         const struct option_list *list = listen_list(options, row);
         bool serves = row->kind == LISTEN_HTTP || row->kind == LISTEN_TLS;
@@ -9216,6 +9237,13 @@ static bool server_check_addresses(const struct server *server, char *err)
     return true;
 }
 
+/* Where --tls-self-signed keeps what it made. */
+static void own_pair_paths(const struct options *options, char cert[PATH_MAX], char key[PATH_MAX])
+{
+    snprintf(cert, PATH_MAX, "%s/tls-cert.pem", options->data);
+    snprintf(key, PATH_MAX, "%s/tls-key.pem", options->data);
+}
+
 /* Reads the certificates that the options name and has new connections use them; false with one
  * line in err and the old ones in use. */
 static bool server_read_certificates(struct server *server, char *err)
@@ -9224,8 +9252,7 @@ static bool server_read_certificates(struct server *server, char *err)
     struct option_list certs = options->tls_cert, keys = options->tls_key;
     char cert[PATH_MAX], key[PATH_MAX], *own_cert = cert, *own_key = key;
     if (!certs.count) { /* --tls-self-signed */
-        snprintf(cert, sizeof cert, "%s/tls-cert.pem", options->data);
-        snprintf(key, sizeof key, "%s/tls-key.pem", options->data);
+        own_pair_paths(options, cert, key);
         certs = (struct option_list){&own_cert, 1};
         keys = (struct option_list){&own_key, 1};
     }
@@ -9292,8 +9319,7 @@ static bool server_sign_itself(struct server *server, char *err)
     for (size_t i = 0; i < server->listener_count; i++)
         if (server->listeners[i].kind == LISTEN_TLS)
             addresses[count++] = server->listeners[i].address;
-    snprintf(cert, sizeof cert, "%s/tls-cert.pem", options->data);
-    snprintf(key, sizeof key, "%s/tls-key.pem", options->data);
+    own_pair_paths(options, cert, key);
     bool good = tls_self_make(cert, key, addresses, count, err) &&
                 server_read_certificates(server, err);
     free(addresses);

@@ -2,17 +2,7 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, run, tempDir, json, get, connect, presence, slow } = require('./lib');
-
-async function usageError(args, names, options) {
-  const result = await run(args, options);
-  const told = `${args.join(' ')}: ${JSON.stringify(result)}`;
-  assert.deepEqual([result.code, result.signal], [2, null], told);
-  assert.equal(result.stdout, '', told);
-  assert.equal(result.stderr.trim().split('\n').length, 1, told);
-  for (const name of names) assert.ok(result.stderr.includes(name), `${name} in ${told}`);
-  return result.stderr;
-}
+const { test, start, run, refusedStart, tempDir, json, get, connect, presence, slow } = require('./lib');
 
 const WRONG = [
   [['--no-such-option'], ['--no-such-option']],
@@ -84,26 +74,26 @@ const WRONG = [
 
 for (const [args, names] of WRONG) {
   test(`wrong use is one line and exit 2: ${args.join(' ') || '(nothing)'}`, async (t) => {
-    await usageError(['--data', path.join(tempDir(t), 'data'), ...args], names);
-    await usageError(['--check-config', ...args], names);
+    await refusedStart(['--data', path.join(tempDir(t), 'data'), ...args], names);
+    await refusedStart(['--check-config', ...args], names);
   });
 }
 
 test('a wrong value in the environment or in a file is told with its place', async (t) => {
   const dir = tempDir(t);
-  await usageError(['--check-config'], ['PRESENCE_GRACE', 'banana'], {
+  await refusedStart(['--check-config'], ['PRESENCE_GRACE', 'banana'], {
     env: { PRESENCE_GRACE: 'banana' },
   });
-  await usageError(['--check-config'], ['ONLINE_THRESHOLD_SECONDS', 'x'], {
+  await refusedStart(['--check-config'], ['ONLINE_THRESHOLD_SECONDS', 'x'], {
     env: { ONLINE_THRESHOLD_SECONDS: 'x' },
   });
   const file = path.join(dir, 'config');
   fs.writeFileSync(file, '# a comment\n\ngrace 5s\nworkers none\n');
-  const line = await usageError(['--check-config', '--config', file], [file, 'workers', 'none']);
+  const line = await refusedStart(['--check-config', '--config', file], [file, 'workers', 'none']);
   assert.match(line, /\b4\b/, 'the line number');
   fs.writeFileSync(file, 'no-such-option 1\n');
-  await usageError(['--check-config', '--config', file], [file, 'no-such-option']);
-  await usageError(['--check-config', '--config', dir], [dir]);
+  await refusedStart(['--check-config', '--config', file], [file, 'no-such-option']);
+  await refusedStart(['--check-config', '--config', dir], [dir]);
 });
 
 test('--check-config says so and touches nothing', async (t) => {

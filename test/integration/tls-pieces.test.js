@@ -3,7 +3,7 @@
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const { test, startSecure, startMangler, byteByByte, chopped, reframed, cut, tcp, upgrade, frame, OP, connect, get,
-  post, batch, shake, heartbeats, slow, heavy, until } = require('./lib');
+  post, batch, shake, heartbeats, slow, heavy, until, stats } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
 const only = (version) => ({ minVersion: version, maxVersion: version });
@@ -57,6 +57,14 @@ test('a ClientHello as large as browsers send it, and larger', async (t) => {
     const mangled = await startMangler(t, server.secure, reframed((payload) => cut(payload, Array(3).fill(Math.ceil(payload.length / 4)))));
     (await shake(mangled, { ALPNProtocols: [...names, 'http/1.1'] })).destroy();
   }
+});
+
+test('a hello of records with nothing in them does not grow for ever', async (t) => {
+  const server = await startSecure(t);
+  const raw = await tcp(server.secure, { bare: true });
+  raw.write(Buffer.concat(Array(8000).fill(Buffer.from([22, 3, 1, 0, 0]))));
+  await until('the end', () => raw.ended, { within: 3000 * slow });
+  assert.equal((await stats(server)).counters.tls_failures, 1);
 });
 
 test('broken hellos end at once and hurt nobody', async (t) => {
