@@ -78,14 +78,15 @@ function parse(text) {
 
 /**
  * Connects user `id` and waits for its hello. Options are those of `ws`, and:
- * port (a proxy's), protocols. A refused upgrade rejects with .status.
+ * port (a proxy's), protocols, query. A refused upgrade rejects with .status and .headers, one that
+ * was closed before its hello with .code and .reason; by wss where the server is seen through TLS.
  */
-async function connect(server, id, { port = server.port, protocols = [], ...options } = {}) {
+async function connect(server, id, { port = server.port, protocols = [], query = '', ...options } = {}) {
   const host = server.host.includes(':') ? `[${server.host}]` : server.host;
   const socket = new WebSocket(
-    `ws://${host}:${port}/ws/presence/${segment(id)}`,
+    `${server.tls ? 'wss' : 'ws'}://${host}:${port}/ws/presence/${segment(id)}${query}`,
     protocols,
-    options,
+    { ...server.tls, ...options },
   );
   const client = new Client(socket);
   server.sockets.add(client);
@@ -101,8 +102,13 @@ async function connect(server, id, { port = server.port, protocols = [], ...opti
       reject(refused);
     });
     socket.on('error', (error) => reject(refused || error));
-    socket.on('close', (code) =>
-      reject(Object.assign(new Error(`closed ${code} before hello`), { code })),
+    socket.on('close', (code, reason) =>
+      reject(
+        Object.assign(new Error(`closed ${code} ${reason} before hello`), {
+          code,
+          reason: reason.toString(),
+        }),
+      ),
     );
   });
   failed.catch(() => {});
@@ -110,4 +116,13 @@ async function connect(server, id, { port = server.port, protocols = [], ...opti
   return client;
 }
 
-module.exports = { connect };
+/** How the server turns this user down: the error of connect(); throws when it does not. */
+const refusal = (...args) =>
+  connect(...args).then(
+    () => {
+      throw new Error(`was let in: ${args[1]} ${JSON.stringify(args[2])}`);
+    },
+    (error) => error,
+  );
+
+module.exports = { connect, refusal };

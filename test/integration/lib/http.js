@@ -4,6 +4,7 @@
 
 const assert = require('node:assert/strict');
 const http = require('node:http');
+const https = require('node:https');
 const { slow } = require('./variant');
 
 /** How far two clock readings of one machine may differ, in ms. */
@@ -14,7 +15,8 @@ const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
 /** A user id as a path segment; `.` and `..` must not look like folders. */
 const segment = (id) => (/^\.\.?$/.test(id) ? id.replace(/\./g, '%2E') : encodeURIComponent(id));
 
-/** One request on a connection of its own (unless an agent is given). */
+/** One request on a connection of its own (unless an agent is given); by https where the server is
+ *  seen through TLS. */
 function request(
   server,
   method,
@@ -34,8 +36,9 @@ function request(
       all['Content-Length'] ??= 0;
     }
     const started = Date.now();
-    const sent = http.request(
+    const sent = (server.tls ? https : http).request(
       {
+        ...server.tls,
         host: server.host,
         port: server.port,
         method,

@@ -42,5 +42,9 @@ module.exports = {
   ...require('./timeline'),
   ...require('./pipeline'),
   ...require('./store'),
+  ...require('./certs'),
+  ...require('./secure'),
+  ...require('./mangle'),
+  ...require('./tokens'),
   proc: require('./proc'),
 };

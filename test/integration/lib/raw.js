@@ -4,6 +4,7 @@
 
 const crypto = require('node:crypto');
 const net = require('node:net');
+const tls = require('node:tls');
 const { segment } = require('./http');
 const { slow } = require('./variant');
 const { within } = require('./wait');
@@ -241,17 +242,20 @@ class Raw {
   }
 }
 
-/** A plain TCP connection to the server (or to a proxy's port). */
+/** A connection to the server (or to a proxy's port): plain TCP, or TLS where the server is seen
+ *  through it; `bare` is TCP in any case. */
 async function tcp(
   server,
-  { port = server.port, host = server.host, allowHalfOpen = true, ...options } = {},
+  { port = server.port, host = server.host, allowHalfOpen = true, bare = false, ...options } = {},
 ) {
-  const socket = net.connect({ port, host, allowHalfOpen, noDelay: true, ...options });
+  const secure = server.tls && !bare;
+  const all = { port, host, allowHalfOpen, noDelay: true, ...(secure ? server.tls : {}), ...options };
+  const socket = secure ? tls.connect(all) : net.connect(all);
   const raw = new Raw(socket);
   server.sockets.add(raw);
   socket.on('close', () => server.sockets.delete(raw));
   await new Promise((resolve, reject) => {
-    socket.once('connect', resolve);
+    socket.once(secure ? 'secureConnect' : 'connect', resolve);
     socket.once('error', reject);
     socket.once('close', () => reject(new Error('closed while connecting')));
   });

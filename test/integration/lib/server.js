@@ -12,7 +12,7 @@ const { until, within } = require('./wait');
 const { descendants } = require('./proc');
 
 const remote = process.env.PRESENCE_URL ? new URL(process.env.PRESENCE_URL) : null;
-const LISTENING = /listening on (\[[^\]]+\]|[\w.]+):(\d+)/;
+const LISTENING = /listening on (\[[^\]]+\]|[\w.]+):(\d+)(?: \((\w+)\))?/;
 
 // Whatever happens to this process, no server outlives it.
 const running = new Set();
@@ -132,7 +132,12 @@ class Server {
     return this.lines.filter((line) => !allow.some((pattern) => pattern.test(line)));
   }
 
-  /** Waits for `count` listening lines; the first gives host and port. */
+  /** Where it listens for http, https, redirect or metrics. */
+  of(kind) {
+    return this.addresses.filter((one) => one.kind === kind);
+  }
+
+  /** Waits for `count` listening lines; the first of plain HTTP gives host and port. */
   async listening(count) {
     try {
       await until(
@@ -141,7 +146,11 @@ class Server {
           this.addresses = this.lines
             .map((line) => LISTENING.exec(line))
             .filter(Boolean)
-            .map(([, host, port]) => ({ host: host.replace(/[[\]]/g, ''), port: Number(port) }));
+            .map(([, host, port, kind = 'http']) => ({
+              host: host.replace(/[[\]]/g, ''),
+              port: Number(port),
+              kind,
+            }));
           return this.addresses.length >= count;
         },
         { within: 10000 * slow, every: 4, giveUp: () => this.result },
@@ -153,7 +162,7 @@ class Server {
         cause: error,
       });
     }
-    Object.assign(this, this.addresses[0]);
+    Object.assign(this, this.of('http')[0] || this.addresses[0]);
   }
 
   /** A signal to the server itself, also behind a wrapper such as unshare. */
@@ -207,6 +216,7 @@ class Server {
 /**
  * Starts a server for the test `t`. Options: args; env; wrap (argv in front of
  * the binary); data (directory, default a fresh one); listen (addresses);
+ * listening (how many other addresses args name);
  * allow (patterns of expected stderr lines); exitCode; address (a { port } to
  * listen on again after a restart); findPid (from the wrapper's pid to the
  * server's). The store is written every 50 ms unless args say otherwise, so
@@ -238,7 +248,7 @@ async function start(t, options = {}) {
     await Promise.resolve(server.stopped).catch(() => {}); // the test has seen its errors
     server.dropClients();
   });
-  await server.listening(listen.length);
+  await server.listening(listen.length + (options.listening || 0));
   if (options.findPid) server.pid = options.findPid(server.child.pid);
   return server;
 }
