@@ -46,5 +46,6 @@ module.exports = {
   ...require('./secure'),
   ...require('./mangle'),
   ...require('./tokens'),
+  ...require('./refused'),
   proc: require('./proc'),
 };

@@ -1,0 +1,102 @@
+'use strict';
+// --redirect-listen sends every plain request to https, and nowhere else.
+const assert = require('node:assert/strict');
+const { test, startSecure, tcp, seen, upgrade, until, slow, get } = require('./lib');
+
+const ARGS = ['--redirect-listen', '127.0.0.1:0'];
+
+/** One raw request to the redirecting port; the answer. */
+async function ask(server, text) {
+  const raw = await tcp(server.redirect);
+  raw.write(text);
+  const answer = await raw.response();
+  raw.destroy();
+  return answer;
+}
+
+async function begin(t, options) {
+  const server = await startSecure(t, { args: ARGS, listening: 1, ...options });
+  server.redirect = seen(server, server.of('redirect')[0]);
+  return server;
+}
+
+test('308 to the same place by https, for every method', async (t) => {
+  const server = await begin(t);
+  const { port } = server.secure;
+  const rows = [
+    ['GET', '/', 'example.com', `https://example.com:${port}/`],
+    ['GET', '/api/presence/a%2Fb?x=1&y=%20', 'example.com', `https://example.com:${port}/api/presence/a%2Fb?x=1&y=%20`],
+    ['GET', '/admin/', 'example.com:80', `https://example.com:${port}/admin/`],
+    ['GET', '/', '127.0.0.1:8080', `https://127.0.0.1:${port}/`],
+    ['GET', '/', '[::1]:8080', `https://[::1]:${port}/`],
+    ['GET', '/', '[::1]', `https://[::1]:${port}/`],
+    ['HEAD', '/healthz', 'localhost', `https://localhost:${port}/healthz`],
+    ['POST', '/api/presence', 'localhost', `https://localhost:${port}/api/presence`],
+    ['DELETE', '/admin/users/x/connections', 'localhost', `https://localhost:${port}/admin/users/x/connections`],
+    ['GET', '//evil.test/x', 'example.com', `https://example.com:${port}//evil.test/x`],
+    ['GET', '/%0d%0aSet-Cookie:%20a=b', 'example.com', `https://example.com:${port}/%0d%0aSet-Cookie:%20a=b`],
+  ];
+  for (const [method, target, host, location] of rows) {
+    const body = method === 'GET' || method === 'HEAD' ? '' : 'Content-Length: 0\r\n';
+    const raw = await tcp(server.redirect);
+    raw.write(`${method} ${target} HTTP/1.1\r\nHost: ${host}\r\n${body}\r\n`);
+    const { status, headers } = await raw.head();
+    raw.destroy();
+    assert.equal(status, 308, `${method} ${target}`);
+    assert.equal(headers.location, location, `${method} ${target}`);
+    assert.equal(headers['set-cookie'], undefined);
+  }
+  const websocket = await ask(server, upgrade('u', { headers: { Host: 'example.com' } }));
+  assert.deepEqual([websocket.status, websocket.headers.location], [308, `https://example.com:${port}/ws/presence/u`]);
+  assert.equal((await get(server.secure, '/api/presence/u')).status, 404, 'and was no presence');
+});
+
+test('a hostile Host injects nothing', async (t) => {
+  const server = await begin(t);
+  const hosts = ['', 'a b', 'user@evil.test', 'user:pass@evil.test', 'evil.test/x', 'evil.test/../', 'evil.test?x', 'evil.test#x',
+    'evil.test\\x', '"><script>', 'example.com:80:80', 'example.com:port', 'example.com:999999', '[::1', '::1', '[x]', 'a,b',
+    'example.com\tx', 'ex\x01ample.com', 'exämple.com', 'a'.repeat(300), '%0d%0aX-Evil: 1', 'http://evil.test', 'example.com;x', ':80'];
+  for (const host of hosts) {
+    const raw = await tcp(server.redirect);
+    raw.write(Buffer.from(`GET /x HTTP/1.1\r\nHost: ${host}\r\n\r\n`, 'latin1'));
+    const { status, headers, lines } = await raw.head();
+    raw.destroy();
+    assert.equal(status, 400, `Host ${JSON.stringify(host)}: ${lines.join(' | ')}`);
+    assert.equal(headers.location, undefined, JSON.stringify(host));
+    assert.equal(headers['x-evil'], undefined);
+  }
+  for (const text of [
+    'GET /x HTTP/1.1\r\n\r\n',
+    'GET /x HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n',
+    'GET /x y HTTP/1.1\r\nHost: a.test\r\n\r\n',
+    'GET x HTTP/1.1\r\nHost: a.test\r\n\r\n',
+    'GET \\\\evil.test HTTP/1.1\r\nHost: a.test\r\n\r\n',
+    'nonsense\r\n\r\n',
+  ]) {
+    const answer = await ask(server, text);
+    assert.equal(answer.status, 400, text);
+    assert.equal(answer.headers.location, undefined, text);
+  }
+});
+
+test('an absolute target does not choose the place', async (t) => {
+  const server = await begin(t);
+  const raw = await tcp(server.redirect);
+  raw.write('GET http://evil.test/x HTTP/1.1\r\nHost: example.com\r\n\r\n');
+  const { status, headers } = await raw.head();
+  raw.destroy();
+  if (status === 308) assert.match(headers.location, new RegExp(`^https://example\\.com:${server.secure.port}/`));
+  else assert.equal(status, 400);
+});
+
+test('the redirecting port has the deadlines and the manners of the others', async (t) => {
+  const server = await begin(t, { args: [...ARGS, '--request-timeout', `${500 * slow}ms`] });
+  const silent = await tcp(server.redirect);
+  silent.write('GET / HT');
+  await until('the end', () => silent.ended, { within: 3000 * slow });
+  const raw = await tcp(server.redirect);
+  for (let i = 0; i < 3; i++) {
+    raw.write('GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    assert.equal((await raw.response()).status, 308, 'kept alive');
+  }
+});
