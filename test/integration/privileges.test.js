@@ -72,17 +72,6 @@ test('files that only root may read are read before root is given up', { skip },
   await connect(server, 'u', bearer(await key.user('u')));
 });
 
-test('a data directory of root\'s is handed over or told about', { skip }, async (t) => {
-  const dir = tempDir(t);
-  fs.chmodSync(dir, 0o755);
-  const data = path.join(dir, 'data');
-  const before = await start(t, { data });
-  await (await connect(before, 'u')).close();
-  await before.stop();
-  const result = await run(['--check-config', '--data', data, '--user', 'nobody']);
-  assert.ok([0, 2].includes(result.code), JSON.stringify(result));
-});
-
 test('an unknown user, and a user who is not root', async (t) => {
   const data = path.join(tempDir(t), 'data');
   await refusedStart(['--data', data, '--listen', '127.0.0.1:0', '--user', 'no-such-user'], ['--user', 'no-such-user']);
