@@ -2,7 +2,7 @@
 // Who may do what, by the token: every place it may come in, every algorithm, every permission.
 const assert = require('node:assert/strict');
 const { test, start, startSecure, tokenKey, bearer, connect, refusal, get, post, request, json, presence, heartbeat, batch, tcp,
-  upgrade, stats, until } = require('./lib');
+  upgrade, until } = require('./lib');
 
 const code = (answer) => answer.json.error.code;
 
@@ -103,13 +103,13 @@ test('a token is for its own user: socket, heartbeat and reading', async (t) => 
 test('ids are compared byte by byte after one decoding', async (t) => {
   const key = tokenKey(t);
   const server = await start(t, { args: key.args });
-  for (const id of ['a/b', '100%', 'a%2Fb', 'a+b c', 'é', 'é', '..', 'Bob', '"quoted\\"', '😀', 'x'.repeat(128)]) {
+  for (const id of ['a/b', '100%', 'a%2Fb', 'a+b c', '\u00e9', 'e\u0301', '..', 'Bob', '"quoted\\"', '😀', 'x'.repeat(128)]) {
     const token = await key.user(id);
     const client = await connect(server, id, bearer(token));
     assert.equal(client.hello.user_id, id);
     await heartbeat(server, id, bearer(token));
   }
-  for (const [sub, id] of [['é', 'é'], ['bob', 'Bob'], ['a%2Fb', 'a/b'], ['u ', 'u'], ['u\0x', 'u'], ['', 'u'], [['u'], 'u'], [7, '7'], [undefined, 'undefined'], [null, 'null']]) {
+  for (const [sub, id] of [['\u00e9', 'e\u0301'], ['bob', 'Bob'], ['a%2Fb', 'a/b'], ['u ', 'u'], ['u\0x', 'u'], ['', 'u'], [['u'], 'u'], [7, '7'], [undefined, 'undefined'], [null, 'null']]) {
     const status = (await refusal(server, id, bearer(await key.sign({ sub })))).status;
     assert.ok(status === 403 || status === 401, `${JSON.stringify(sub)} as ${id}: ${status}`);
   }
@@ -209,7 +209,6 @@ test('a refused browser costs no place: 4401 again and again under --max-connect
   }
   await connect(server, 'u', bearer(await key.user('u')));
   await until('the mute ones to be ended', () => mute.every((raw) => raw.ended));
-  assert.equal((await stats(Object.assign(Object.create(server)), {}).catch(() => null)), null);
 });
 
 test('P10 identity is the connection\'s, never the message\'s', async (t) => {

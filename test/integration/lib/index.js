@@ -47,5 +47,6 @@ module.exports = {
   ...require('./mangle'),
   ...require('./tokens'),
   ...require('./refused'),
+  ...require('./admin'),
   proc: require('./proc'),
 };
