@@ -48,5 +48,6 @@ module.exports = {
   ...require('./tokens'),
   ...require('./refused'),
   ...require('./admin'),
+  ...require('./browser'),
   proc: require('./proc'),
 };
