@@ -3,8 +3,9 @@
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
+const path = require('node:path');
 const { test, start, startSecure, passwordFile, hashPassword, tryLogin, login, cookieOf, bearer, tokenKey, get, json, request, del, connect,
-  until, slow, ISO, run } = require('./lib');
+  until, slow, ISO, run, tempDir } = require('./lib');
 
 const PAGES = ['/admin/stats', '/admin/online-users', '/admin/users', '/metrics'];
 
@@ -16,21 +17,30 @@ async function opens(server, headers, what) {
   return statuses[0] === 200;
 }
 
-test('--hash-password salts, and never repeats itself or the password', async (t) => {
-  const [one, two] = [hashPassword('secret'), (await run(['--hash-password'], { wrap: ['sh', '-c', 'echo secret | "$@"', 'sh'] })).stdout];
-  for (const line of [one, two]) {
-    const [, iterations, salt, hash] = /^pbkdf2-sha512:(\d+):([\w-]+):([\w-]+)\n$/.exec(line) || assert.fail(line);
+test('--hash-password salts, and never repeats itself or the password', async () => {
+  const ask = async (input) => run(['--hash-password'], { wrap: ['sh', '-c', `printf '${input}' | "$@"`, 'sh'] });
+  const lines = await Promise.all([ask('secret\\n'), ask('secret')]);
+  for (const { code, stdout, stderr } of lines) {
+    assert.deepEqual([code, stderr], [0, '']);
+    const [, iterations, salt, hash] = /^pbkdf2-sha512:(\d+):([\w-]+):([\w-]+)\n$/.exec(stdout) || assert.fail(stdout);
     assert.ok(Number(iterations) >= 100000, iterations);
     assert.ok(Buffer.from(salt, 'base64url').length >= 16);
     const bytes = Buffer.from(hash, 'base64url');
     assert.ok(bytes.length >= 32);
     const again = crypto.pbkdf2Sync('secret', Buffer.from(salt, 'base64url'), Number(iterations), bytes.length, 'sha512');
     assert.ok(again.equals(bytes), 'what an independent library says');
-    assert.ok(!line.includes('secret'));
+    assert.ok(!stdout.includes('secret'));
   }
-  assert.notEqual(one, two);
-  const empty = await run(['--hash-password'], { wrap: ['sh', '-c', 'printf "" | "$@"', 'sh'] });
-  assert.notEqual(empty.code, 0);
+  assert.notEqual(lines[0].stdout, lines[1].stdout);
+  assert.notEqual((await ask('')).code, 0);
+});
+
+test('a line of --hash-password, put in the file, opens', async (t) => {
+  const file = path.join(tempDir(t), 'admin-password');
+  fs.writeFileSync(file, (await run(['--hash-password'], { wrap: ['sh', '-c', 'echo secret | "$@"', 'sh'] })).stdout);
+  const server = await start(t, { args: ['--admin-password-file', file] });
+  await login(server, 'secret');
+  assert.equal((await tryLogin(server, 'Secret')).status, 401);
 });
 
 test('login by JSON and by form gives a session for cookie and Bearer', async (t) => {

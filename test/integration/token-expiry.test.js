@@ -76,7 +76,7 @@ test('P09 many tokens that end in the same second end together, and nobody else'
 test('an exp beyond any clock does not end early', async (t) => {
   const key = tokenKey(t);
   const server = await start(t, { args: key.args });
-  for (const exp of [2 ** 31, 2 ** 32 + 5, 4102444800, 253402300800, 9007199254740991]) {
+  for (const exp of [2 ** 31 - 1, 2 ** 31, 2 ** 32 + 5, 4102444800, 253402300799]) {
     const client = await connect(server, `u${exp}`, bearer(await key.user(`u${exp}`, { exp })));
     await client.ping();
   }

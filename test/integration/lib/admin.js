@@ -2,20 +2,19 @@
 // The admin's password and sessions.
 
 const assert = require('node:assert/strict');
-const { execFileSync } = require('node:child_process');
+const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
 const { request } = require('./http');
 const { tempDir } = require('./server');
-const { binary } = require('./variant');
 
-const hashes = new Map();
+const ITERATIONS = 10000; // as few as are taken, so that a test is soon done
 
-/** What --hash-password says of a password (asked once for each). */
+/** A line as --hash-password prints it, made by node. */
 function hashPassword(password) {
-  if (!hashes.has(password))
-    hashes.set(password, execFileSync(binary, ['--hash-password'], { input: `${password}\n`, encoding: 'utf8' }));
-  return hashes.get(password);
+  const salt = crypto.randomBytes(16);
+  const hash = crypto.pbkdf2Sync(password, salt, ITERATIONS, 32, 'sha512');
+  return `pbkdf2-sha512:${ITERATIONS}:${salt.toString('base64url')}:${hash.toString('base64url')}\n`;
 }
 
 /** A file with this password for the test `t`: { file, args }. */
