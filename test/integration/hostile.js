@@ -43,7 +43,7 @@ async function measure(count, work, pause = 0) {
 const SLOW = {
   'slow headers': ['-H', '-i', '2', '-x', '24', '-u', '/healthz'],
   'slow body': ['-B', '-i', '2', '-s', '200000', '-x', '10', '-f', 'application/json', '-u', '/api/presence'],
-  'slow read': ['-X', '-w', '10', '-y', '20', '-n', '5', '-z', '32', '-k', '5', '-u', '/admin/users?limit=1000'],
+  'slow read': ['-X', '-w', '10', '-y', '20', '-n', '5', '-z', '32', '-k', '3', '-u', '/admin/users?limit=1000'],
 };
 
 for (const [what, args] of Object.entries(SLOW)) {
@@ -52,7 +52,7 @@ for (const [what, args] of Object.entries(SLOW)) {
     assert.equal(await heartbeats(server, Array.from({ length: 1000 }, (_, i) => `user-${i}`)), 1000);
     const at = args.indexOf('-u') + 1;
     const argv = ['slowhttptest', ...args.map((one, i) => (i === at ? `http://127.0.0.1:${server.port}${one}` : one)),
-      '-c', '2000', '-r', '500', '-l', '15', '-p', '2', '-v', '1'];
+      '-c', '2000', '-r', '250', '-l', '15', '-p', '2', '-v', '1'];
     const ended = tool(t, argv, 30);
     let over = false;
     ended.then(() => { over = true; }, () => { over = true; });
