@@ -89,7 +89,7 @@ class Mangler {
     from.on('data', (chunk) => {
       from.pause();
       tail = tail.then(async () => {
-        for (const piece of pieces(chunk)) await write(piece);
+        for (const piece of pieces(chunk)) await write(await piece);
         from.resume();
       });
     });
@@ -111,7 +111,7 @@ class Mangler {
   }
 }
 
-/** Starts such a proxy in front of a server; gives the server as seen through it. */
+/** Starts such a proxy in front of a server (a shape may give promises of pieces too); gives the server as seen through it. */
 async function startMangler(t, server, shape = () => (chunk) => [chunk]) {
   const mangler = new Mangler({ host: server.host, port: server.port }, shape);
   await new Promise((resolve) => mangler.listener.listen(0, '127.0.0.1', resolve));
