@@ -1,7 +1,7 @@
 'use strict';
 // T03: many handshakes side by side, all kinds, under sanitizers too.
 const assert = require('node:assert/strict');
-const { test, startSecure, Authority, tempDir, shake, connect, stats, until, heavy, slow, json } = require('./lib');
+const { test, startSecure, Authority, tempDir, shake, sessionOf, connect, stats, until, heavy, slow, json } = require('./lib');
 
 const SIDE = 200;
 
@@ -17,9 +17,7 @@ test('T03 200 handshakes side by side, of both versions and kinds, fresh and res
     for (const servername of ['ec.test', 'rsa.test']) {
       const options = { minVersion: version, maxVersion: version, servername };
       const socket = await shake(server.secure, options);
-      const ticket = new Promise((resolve) => socket.once('session', resolve));
-      socket.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
-      kinds.push({ options }, { options: { ...options, session: await ticket }, resumed: true });
+      kinds.push({ options }, { options: { ...options, session: await sessionOf(socket) }, resumed: true });
       socket.destroy();
     }
   const before = (await stats(server)).counters;

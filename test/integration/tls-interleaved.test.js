@@ -7,6 +7,7 @@ const { test, startSecure, startMangler, chopped, cut, tcp, upgrade, frame, OP, 
   stats } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
+const PATIENT = { args: ['--request-timeout', '40s'] };
 const only = (version) => ({ minVersion: version, maxVersion: version });
 
 /** A gate: `pass` opens it for everybody who waits. */
@@ -34,7 +35,7 @@ const heldAfter = (before, at) => () => {
 };
 
 test('half a ClientHello of many, while others shake hands', async (t) => {
-  const server = await startSecure(t);
+  const server = await startSecure(t, PATIENT);
   const at = gate();
   const held = await startMangler(t, server.secure, heldAfter(() => 1 + Math.floor(Math.random() * 200), at));
   const halves = Array.from({ length: 40 }, (_, i) => shake(held, only(VERSIONS[i % 2])));
@@ -48,10 +49,10 @@ test('half a ClientHello of many, while others shake hands', async (t) => {
 });
 
 test('a handshake of many stopped at any byte, while others shake hands and talk', async (t) => {
-  const server = await startSecure(t);
+  const server = await startSecure(t, PATIENT);
   const other = await connect(server.secure, 'other');
   const at = gate();
-  const held = await startMangler(t, server.secure, heldAfter(() => 200 + Math.floor(Math.random() * 400), at));
+  const held = await startMangler(t, server.secure, heldAfter(() => 150 + Math.floor(Math.random() * 250), at));
   const login = (i) => connect(held, `u${i}`, only(VERSIONS[i % 2]));
   const halves = Array.from({ length: 40 }, (_, i) => login(i));
   await until('all to be stopped', () => at.waiting === 40);

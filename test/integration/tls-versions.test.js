@@ -2,7 +2,7 @@
 // TLS 1.2 and 1.3, by both kinds of certificate, and nothing older.
 const assert = require('node:assert/strict');
 const https = require('node:https');
-const { test, start, startSecure, Authority, tempDir, shake, refusedShake, shown, connect, get, json, presence,
+const { test, start, startSecure, Authority, tempDir, shake, refusedShake, shown, sessionOf, connect, get, json, presence,
   stats, until, heartbeat } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
@@ -108,9 +108,7 @@ test('a session is resumed in both versions, and only once it is known', async (
   for (const version of VERSIONS) {
     const first = await shake(server.secure, only(version));
     assert.equal(first.isSessionReused(), false);
-    const ticket = new Promise((resolve) => first.once('session', resolve));
-    first.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
-    const session = version === 'TLSv1.2' ? first.getSession() : await ticket;
+    const session = await sessionOf(first);
     const before = (await stats(server)).counters.tls_resumed;
     for (let i = 0; i < 3; i++) {
       const again = await shake(server.secure, { ...only(version), session });
@@ -132,9 +130,7 @@ test('a ticket of another server, or a damaged one, is a full handshake and no f
   const other = await startSecure(t, { authority, certs });
   for (const version of VERSIONS) {
     const socket = await shake(other.secure, only(version));
-    const ticket = new Promise((resolve) => socket.once('session', resolve));
-    socket.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
-    const session = await ticket;
+    const session = await sessionOf(socket);
     socket.destroy();
     const again = await shake(one.secure, { ...only(version), session });
     assert.equal(again.isSessionReused(), false);

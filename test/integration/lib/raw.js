@@ -108,7 +108,7 @@ class Raw {
         else if (this.ended)
           reject(
             new Error(
-              `connection ended before ${what}: ${JSON.stringify(this.bytes.toString('latin1'))}`,
+              `connection ended (${this.error?.code || 'no error'}) before ${what}: ${JSON.stringify(this.bytes.toString('latin1', 0, 500))}`,
             ),
           );
       };

@@ -57,6 +57,14 @@ const refusedShake = (server, options) =>
     (error) => error,
   );
 
+/** A session that the server lets this connection resume. */
+async function sessionOf(socket) {
+  if (socket.getProtocol() === 'TLSv1.2') return socket.getSession(); // came with the handshake
+  const ticket = new Promise((resolve) => socket.once('session', resolve));
+  socket.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  return ticket;
+}
+
 /** The fingerprint of the certificate a new connection is shown. */
 async function shown(server, options) {
   const socket = await shake(server, options);
@@ -65,4 +73,4 @@ async function shown(server, options) {
   return fingerprint256;
 }
 
-module.exports = { startSecure, secured, seen, shake, refusedShake, shown };
+module.exports = { startSecure, secured, seen, shake, refusedShake, shown, sessionOf };
