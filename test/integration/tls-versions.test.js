@@ -61,14 +61,15 @@ test('older versions and weak ciphers are refused, and counted', async (t) => {
     assert.match(error.message, /alert protocol version|alert number 70/i, version);
   }
   const before = (await stats(server)).counters.tls_failures;
-  for (const ciphers of ['NULL', 'AES128-SHA', 'AES256-SHA256', 'aNULL', 'PSK', 'CAMELLIA', 'ARIA']) {
+  const refused = ['NULL', 'AES128-SHA', 'AES256-SHA256', 'AES128-GCM-SHA256', 'aNULL', 'CAMELLIA', 'ARIA'];
+  for (const ciphers of refused) {
     const error = await refusedShake(server.secure, {
       ...only('TLSv1.2'),
       ciphers: `${ciphers}:@SECLEVEL=0`,
     });
     assert.match(error.message, /alert|handshake failure/i, ciphers);
   }
-  await until('failures to be counted', async () => (await stats(server)).counters.tls_failures >= before + 7);
+  await until('failures to be counted', async () => (await stats(server)).counters.tls_failures >= before + refused.length);
   for (const ciphers of ['ECDHE-RSA-AES128-GCM-SHA256', 'ECDHE-RSA-AES256-GCM-SHA384']) {
     const socket = await shake(server.secure, { ...only('TLSv1.2'), ciphers });
     assert.equal(socket.getCipher().name, ciphers);
