@@ -186,7 +186,7 @@ variant() {
         echo "$CC $CFLAGS"
         uname -m
         "$CC" --version | sed -n 1p
-        cat vendor/lock vendor/*_config.h vendor/lmdb_seam.*
+        cat vendor/lock vendor/*_config.h vendor/{lmdb,mbedtls}_seam.*
         dpkg-query -W musl-dev libc6-dev 2>/dev/null || true
     } | hash_stdin | cut -c 1-16)
 }
@@ -237,7 +237,8 @@ vendor_library() {
     rm -rf "$dir"
     mkdir -p "$dir"
     # shellcheck disable=SC2016
-    printf '%s\n' $SRC/mbedtls/library/*.c vendor/lmdb_seam.c $SRC/lmdb/libraries/liblmdb/midl.c |
+    printf '%s\n' $SRC/mbedtls/library/*.c vendor/{lmdb,mbedtls}_seam.c \
+        $SRC/lmdb/libraries/liblmdb/midl.c |
         CC="$CC" FLAGS="$CFLAGS $INCLUDES -I$SRC/mbedtls/library -w" DIR="$dir" \
             xargs -P "$JOBS" -n 4 bash -c 'set -eu
                 for file; do

@@ -25,17 +25,19 @@
  *  12. WebSocket codec             bytes to frames, frames to bytes; pure
  *  13. HTTP messages               where a request ends, the text of an answer; pure
  *  14. Event loop                  epoll and an inbox
- *  15. Transport                   a socket that never waits
- *  16. Hub                         all WebSockets, the table's only writer
- *  17. Door                        accept, whole requests, deadlines
- *  18. Assets                      the files of web/
- *  19. HTTP API                    request to response
- *  20. Seam use                    CivetWeb's request is ours, our answer its bytes
- *  21. Lifecycle, main             commands, start, signals, stop
+ *  15. TLS                         certificates, and what a connection has of TLS
+ *  16. Transport                   a socket that never waits, plain or TLS
+ *  17. Hub                         all WebSockets, the table's only writer
+ *  18. Door                        accept, whole requests, deadlines
+ *  19. Assets                      the files of web/
+ *  20. HTTP API                    request to response
+ *  21. Seam use                    CivetWeb's request is ours, our answer its bytes
+ *  22. Lifecycle, main             commands, start, signals, stop
  *
  * Threads, and what each may touch:
- *   main      starts the others, waits for a signal, stops them in order.
+ *   main      starts the others, waits for a signal, stops them in order; reads certificates again.
  *   door      CivetWeb's master thread: listeners and every connection that is not being served.
+ *   shakers   (--tls-threads) the handshakes of TLS, niced: who is connected comes first.
  *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
  *             client, hold no WebSocket, and wait for the hub only when they ask it to change
  *             something.
@@ -46,6 +48,7 @@
  * microseconds; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 8);
+ * tls.lock; shakers.lock;
  * log.lock, which may be taken while any of them is held.
  *
  * What it promises:
@@ -73,12 +76,14 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
@@ -106,9 +111,17 @@
 #include <unistd.h>
 
 #include <lmdb_seam.h>
+#include <mbedtls/ecp.h>
+#include <mbedtls/error.h>
+#include <mbedtls/platform_util.h>
+#include <mbedtls/ssl.h>
+#include <mbedtls/ssl_ticket.h>
 #include <mbedtls/version.h>
+#include <mbedtls/x509_crt.h>
+#include <psa/crypto.h>
 
 #include "civetweb_seam.h"
+#include "mbedtls_seam.h"
 
 /* ==== 1. Limits, types, errors ===============================================================
  * Every bound that is not an option stands here, and every error a client can be told of.
@@ -173,6 +186,7 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(LENGTH_REQUIRED, "length_required", 411, 0, "send the body with a Content-Length")           \
     X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
     X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
+    X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
     X(TOO_MANY_CONNECTIONS, "too_many_connections", 429, 4429,                                     \
@@ -232,6 +246,10 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
     X(requests, "http_requests_total", "HTTP requests answered, upgrades included")                \
     X(request_errors, "http_errors_total", "HTTP requests answered with 4xx or 5xx")               \
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
+    X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
+    X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
+    X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(closes, "closes_total", "WebSocket connections ended")                                       \
@@ -1211,6 +1229,22 @@ static void json_write_key(struct buffer *b, const char *name)
       "address to serve on; may repeat; [::1]:8080 for IPv6; port 0 takes a free one")             \
     X(insecure, FLAG, "insecure", "no", 0, 1, "", "Network",                                       \
       "allow listening beyond loopback although anyone may then read and write everything")        \
+    X(tls_listen, LIST, "tls-listen", "", 0, 0, "ADDR:PORT", "TLS",                                \
+      "address to serve https and wss on; may repeat")                                             \
+    X(tls_cert, FILES, "tls-cert", "", 0, 0, "FILE", "TLS",                                        \
+      "certificate with its chain, PEM, your own first; may repeat for other names or keys")       \
+    X(tls_key, FILES, "tls-key", "", 0, 0, "FILE", "TLS",                                          \
+      "its key, PEM, unencrypted; as many and in the order of --tls-cert, or none when each is in" \
+      " the file of its certificate")                                                              \
+    X(tls_self_signed, FLAG, "tls-self-signed", "no", 0, 1, "", "TLS",                             \
+      "make a certificate in --data, to try it out: no client trusts it unasked")                  \
+    X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads that shake hands")       \
+    X(redirect_listen, LIST, "redirect-listen", "", 0, 0, "ADDR:PORT", "TLS",                      \
+      "address whose plain HTTP is sent on to the first --tls-listen; may repeat")                 \
+    X(metrics_listen, LIST, "metrics-listen", "", 0, 0, "ADDR:PORT", "Network",                    \
+      "address that serves /metrics, /healthz and /readyz only, to anyone; may repeat")            \
+    X(user, TEXT, "user", "", 0, 0, "NAME", "Network",                                             \
+      "once the addresses are bound, stop being root and be this user")                            \
     X(request_timeout, DURATION, "request-timeout", "10s", 100, 3600000, "TIME", "Network",        \
       "a request must have arrived whole within this time, however busily it drips")               \
     X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
@@ -1246,7 +1280,8 @@ static void json_write_key(struct buffer *b, const char *name)
     X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
 
 enum option_type {
-    OPTION_LIST,
+    OPTION_LIST,  /* of addresses */
+    OPTION_FILES, /* a list of names of files */
     OPTION_FLAG,
     OPTION_DURATION,
     OPTION_COUNT,
@@ -1264,6 +1299,7 @@ struct option_list {
 /* Numbers of every kind are one int64, so that the table can point at them. */
 struct options {
 #define FIELD_LIST(field) struct option_list field;
+#define FIELD_FILES(field) struct option_list field;
 #define FIELD_FLAG(field) int64_t field;
 #define FIELD_DURATION(field) int64_t field;
 #define FIELD_COUNT(field) int64_t field;
@@ -1362,31 +1398,41 @@ static const char *option_bound(const struct option_row *row, int64_t n, char ou
     return out;
 }
 
+/* Whether an option may repeat. */
+static bool option_is_list(const struct option_row *row)
+{
+    return row->type == OPTION_LIST || row->type == OPTION_FILES;
+}
+
+/* Adds to a list; false with one line in err. */
+static bool option_add(struct option_list *list, const struct option_row *row, const char *value,
+                       char *err)
+{
+    struct sockaddr_storage address;
+    socklen_t len;
+    if (row->type == OPTION_LIST && !address_parse(value, &address, &len)) {
+        snprintf(err, USAGE_MAX, "--%s: '%s' is no address; write 127.0.0.1:8080 or [::1]:8080",
+                 row->name, value);
+        return false;
+    }
+    list->at = mem_resize(list->at, (list->count + 1) * sizeof *list->at);
+    list->at[list->count++] = mem_copy_text(value, strlen(value));
+    return true;
+}
+
 /* Sets one option; false with one line in err that names the option and the remedy. A list grows;
  * the caller empties it where a stronger source begins. */
 static bool option_set(struct options *options, const struct option_row *row, const char *value,
                        char *err)
 {
     void *field = (char *)options + row->offset;
-    if (row->type == OPTION_LIST) {
-        struct sockaddr_storage address;
-        socklen_t len;
-        struct option_list *list = field;
-        if (!address_parse(value, &address, &len)) {
-            snprintf(err, USAGE_MAX,
-                     "--%s: '%s' is no address; write 127.0.0.1:8080 or [::1]:8080", row->name,
-                     value);
-            return false;
-        }
-        list->at = mem_resize(list->at, (list->count + 1) * sizeof *list->at);
-        list->at[list->count++] = mem_copy_text(value, strlen(value));
-        return true;
+    bool empty = !*value && (option_is_list(row) || (row->type == OPTION_TEXT && *row->initial));
+    if (empty) {
+        snprintf(err, USAGE_MAX, "--%s: is empty; give it a %s", row->name, row->argument);
+        return false;
     }
+    if (option_is_list(row)) return option_add(field, row, value, err);
     if (row->type == OPTION_TEXT) {
-        if (!*value) {
-            snprintf(err, USAGE_MAX, "--%s: is empty; give it a %s", row->name, row->argument);
-            return false;
-        }
         free(*(char **)field);
         *(char **)field = mem_copy_text(value, strlen(value));
         return true;
@@ -1429,7 +1475,7 @@ static bool option_apply(struct options *options, const struct option_row *row, 
                          uint64_t *seen, char *err)
 {
     uint64_t bit = UINT64_C(1) << (row - OPTIONS);
-    if (row->type == OPTION_LIST && !(*seen & bit)) option_clear_list(options, row);
+    if (option_is_list(row) && !(*seen & bit)) option_clear_list(options, row);
     *seen |= bit;
     return option_set(options, row, value, err);
 }
@@ -1440,15 +1486,17 @@ static void options_init(struct options *options)
     _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
     *options = (struct options){0};
     char err[USAGE_MAX];
-    for (size_t i = 0; i < OPTION_COUNT_ALL; i++)
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        if (option_is_list(&OPTIONS[i]) && !*OPTIONS[i].initial) continue;
         if (!option_set(options, &OPTIONS[i], OPTIONS[i].initial, err)) abort();
+    }
 }
 
 /* Gives back what options_init and option_set took. */
 static void options_free(struct options *options)
 {
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
-        if (OPTIONS[i].type == OPTION_LIST) option_clear_list(options, &OPTIONS[i]);
+        if (option_is_list(&OPTIONS[i])) option_clear_list(options, &OPTIONS[i]);
         if (OPTIONS[i].type == OPTION_TEXT) free(*(char **)((char *)options + OPTIONS[i].offset));
     }
 }
@@ -1475,7 +1523,7 @@ static bool options_from_env(struct options *options, char *err)
         }
         if (!value) continue;
         char *copy = mem_copy_text(value, strlen(value)), *rest = copy, *part;
-        bool list = OPTIONS[i].type == OPTION_LIST, good = true;
+        bool list = option_is_list(&OPTIONS[i]), good = true;
         while (good && (part = list ? strsep(&rest, ",") : copy)) {
             good = option_apply(options, &OPTIONS[i], part, &seen, line);
             if (!list) break;
@@ -1615,14 +1663,18 @@ static void option_print(const struct options *options, const struct option_row 
 {
     static const char *const no_yes[] = {"no", "yes"}, *const formats[] = {"logfmt", "json"};
     const void *field = (const char *)options + row->offset;
-    int64_t n = row->type == OPTION_LIST || row->type == OPTION_TEXT ? 0 : *(const int64_t *)field;
+    bool number = !option_is_list(row) && row->type != OPTION_TEXT;
+    int64_t n = number ? *(const int64_t *)field : 0;
     char text[32];
     switch (row->type) {
     case OPTION_LIST:
+    case OPTION_FILES:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
             fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
         return;
-    case OPTION_TEXT: fprintf(out, "%s %s\n", row->name, *(char *const *)field); return;
+    case OPTION_TEXT:
+        if (**(char *const *)field) fprintf(out, "%s %s\n", row->name, *(char *const *)field);
+        return;
     case OPTION_FLAG: fprintf(out, "%s %s\n", row->name, no_yes[n]); return;
     case OPTION_LEVEL: fprintf(out, "%s %s\n", row->name, LOG_LEVELS[n]); return;
     case OPTION_FORMAT: fprintf(out, "%s %s\n", row->name, formats[n]); return;
@@ -1659,7 +1711,8 @@ static void options_print_help(FILE *out)
         const struct option_row *row = &OPTIONS[i];
         char text[USAGE_MAX];
         if (strcmp(group, row->group)) fprintf(out, "\n%s\n", group = row->group);
-        snprintf(text, sizeof text, row->type == OPTION_FLAG ? "%s" : "%s [%s]", row->help,
+        bool bare = row->type == OPTION_FLAG || !*row->initial;
+        snprintf(text, sizeof text, bare ? "%s" : "%s [%s]", row->help,
                  row->initial);
         help_print(out, row->name, row->argument, text);
     }
@@ -4866,8 +4919,9 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
 static const char *http_phrase(int status)
 {
     static const struct { int status; const char *phrase; } phrases[] = {
-        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"}, {400, "Bad Request"},
-        {401, "Unauthorized"}, {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
+        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"},
+        {308, "Permanent Redirect"}, {400, "Bad Request"}, {401, "Unauthorized"},
+        {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
         {408, "Request Timeout"}, {411, "Length Required"}, {413, "Content Too Large"},
         {417, "Expectation Failed"}, {426, "Upgrade Required"},
         {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
@@ -5056,50 +5110,719 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 15. Transport ==========================================================================
- * A socket as the door, the workers and the hub see it: bytes in, bytes out, nothing that waits. */
+/* ==== 15. TLS ================================================================================
+ * Certificates, and what one connection has of TLS (RFC 8446, RFC 5246): Mbed TLS does the work, on
+ * bytes that are in memory already. Nothing here waits, and a connection keeps no record buffers:
+ * the thread that works on it lends it a pair, see vendor/mbedtls_seam.h. */
+
+enum {
+    TLS_HEAD = 5,                  /* bytes before a record's content: type, version, length */
+    TLS_CONTENT_MAX = 16384 + 256, /* of a record, enciphered (RFC 8446 section 5.2) */
+    TLS_CHUNK = 16 * 1024,         /* enciphered at a time, before the socket is asked */
+    TLS_TICKET_SECONDS = 86400,    /* a session can be resumed this long */
+    TLS_SELF_DAYS = 397,           /* life of a certificate of our own */
+    TLS_RENEW_DAYS = 30,           /* before its end a new one is made */
+};
+
+/* A certificate with its chain, and its key. */
+struct tls_pair {
+    mbedtls_x509_crt chain;
+    mbedtls_pk_context key;
+};
+
+/* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
+ * the last connection made with it has ended. */
+struct tls_config {
+    _Atomic int users;
+    mbedtls_ssl_config ssl;
+    struct tls_pair *pairs;
+    size_t count;
+};
+
+/* What all TLS connections share. */
+struct tls_shared {
+    pthread_mutex_t lock;               /* config */
+    struct tls_config *config;          /* NULL: there is no TLS */
+    mbedtls_ssl_ticket_context tickets; /* its keys change by themselves; has a lock of its own */
+    struct counters *counters;
+};
+
+/* The buffers of one thread, and what is being done with them. */
+struct tls_buffers {
+    unsigned char in[SEAM_TLS_IN_SIZE], out[SEAM_TLS_OUT_SIZE];
+    struct span feed;    /* whole records that may be read */
+    struct buffer sink;  /* records to send */
+};
+
+/* One connection. Idle it has no buffer at all. */
+struct tls {
+    mbedtls_ssl_context ssl;
+    struct seam_tls_kept kept;
+    struct tls_config *config;
+    struct tls_buffers *lent;  /* during a call */
+    struct buffer in;          /* the beginning of a record that has not come whole yet */
+    struct buffer out;         /* records that the socket did not take yet */
+    bool set_up, open;         /* the context exists; the handshake is done */
+    bool ended, broken;        /* by close_notify; by an error */
+};
+
+/* Random bytes for Mbed TLS. */
+static int tls_random(void *unused, unsigned char *out, size_t n)
+{
+    (void)unused;
+    random_bytes(out, n);
+    return 0;
+}
+
+/* Mbed TLS wants bytes: those of the feed, then it must wait. */
+static int tls_receive(void *context, unsigned char *out, size_t size)
+{
+    struct tls *tls = context;
+    struct span *feed = &tls->lent->feed;
+    size_t n = feed->len < size ? feed->len : size;
+    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
+    memcpy(out, feed->at, n);
+    feed->at += n;
+    feed->len -= n;
+    return (int)n;
+}
+
+/* Mbed TLS has bytes to send; they are sent after the call. */
+static int tls_send(void *context, const unsigned char *at, size_t len)
+{
+    struct tls *tls = context;
+    buffer_add(&tls->lent->sink, at, len);
+    return (int)len;
+}
+
+/* Frees the buffers of a thread when it ends. */
+static void tls_buffers_free(void *context)
+{
+    struct tls_buffers *buffers = context;
+    buffer_free(&buffers->sink);
+    mbedtls_platform_zeroize(buffers, sizeof *buffers);
+    free(buffers);
+}
+
+static pthread_key_t tls_buffers_key;
+static pthread_once_t tls_buffers_once = PTHREAD_ONCE_INIT;
+
+/* See tls_lend. */
+static void tls_make_key(void)
+{
+    if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
+}
+
+/* Lends the buffers of this thread to a connection, with records it may read. */
+static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+{
+    pthread_once(&tls_buffers_once, tls_make_key);
+    struct tls_buffers *buffers = pthread_getspecific(tls_buffers_key);
+    if (!buffers) {
+        buffers = mem_new(sizeof *buffers);
+        if (pthread_setspecific(tls_buffers_key, buffers)) mem_die();
+    }
+    buffers->feed = feed;
+    tls->lent = buffers;
+    seam_tls_lend(&tls->ssl, &tls->kept, buffers->in, buffers->out);
+    return buffers;
+}
+
+/* Ends what tls_lend began; the sink's bytes are still to be sent. */
+static void tls_take_back(struct tls *tls)
+{
+    if (!seam_tls_take_back(&tls->ssl, &tls->kept)) mem_die();
+    tls->lent = NULL;
+}
+
+/* How many bytes at the front are whole records; -1 when what stands there is no record. */
+static ssize_t tls_whole_records(const char *at, size_t len)
+{
+    size_t n = 0;
+    while (len - n >= TLS_HEAD) {
+        const unsigned char *head = (const unsigned char *)at + n;
+        size_t content = (size_t)head[3] << 8 | head[4];
+        if (head[0] < 20 || head[0] > 23 || head[1] != 3 || content > TLS_CONTENT_MAX) return -1;
+        if (len - n < TLS_HEAD + content) break;
+        n += TLS_HEAD + content;
+    }
+    return (ssize_t)n;
+}
+
+/* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
+ * label (RFC 9525 section 6.3). */
+static bool tls_name_matches(struct span pattern, struct span host)
+{
+    if (pattern.len > 2 && !memcmp(pattern.at, "*.", 2)) {
+        const char *dot = memchr(host.at, '.', host.len);
+        if (!dot || dot == host.at) return false;
+        host.len -= (size_t)(dot + 1 - host.at);
+        host.at = dot + 1;
+        pattern = (struct span){pattern.at + 2, pattern.len - 2};
+    }
+    return pattern.len == host.len && !strncasecmp(pattern.at, host.at, host.len);
+}
+
+/* Whether a certificate is for this host name, by its subjectAltName. */
+static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
+{
+    enum { TAG = 0x1f, DNS_NAME = 2 }; /* RFC 5280 section 4.2.1.6 */
+    const mbedtls_x509_sequence *name = &pair->chain.subject_alt_names;
+    for (; name && name->buf.p; name = name->next) {
+        struct span pattern = {(const char *)name->buf.p, name->buf.len};
+        if ((name->buf.tag & TAG) == DNS_NAME && tls_name_matches(pattern, host)) return true;
+    }
+    return false;
+}
+
+/* Mbed TLS asks which certificates fit the name a client wants (RFC 6066 section 3); it takes one
+ * whose kind of key the client knows. None of ours: the first ones stay. */
+static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned char *name,
+                      size_t len)
+{
+    struct tls_config *config = context;
+    struct span host = {(const char *)name, len};
+    for (size_t i = 0; i < config->count; i++) {
+        struct tls_pair *pair = &config->pairs[i];
+        if (!tls_pair_is_for(pair, host)) continue;
+        int error = mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->key);
+        if (error) return error;
+    }
+    return 0;
+}
+
+/* Reads a ticket, and counts the session it brings back. */
+static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
+                            size_t len)
+{
+    struct tls_shared *shared = context;
+    int error = mbedtls_ssl_ticket_parse(&shared->tickets, session, at, len);
+    if (!error) count_one(&shared->counters->tls_resumed);
+    return error;
+}
+
+/* Makes a ticket. */
+static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, unsigned char *at,
+                            const unsigned char *end, size_t *len, uint32_t *lifetime)
+{
+    struct tls_shared *shared = context;
+    return mbedtls_ssl_ticket_write(&shared->tickets, session, at, end, len, lifetime);
+}
+
+/* One line about a file that Mbed TLS did not take. Returns false. */
+static bool tls_file_problem(const char *option, const char *path, int error, const char *remedy,
+                             char *err)
+{
+    char text[128];
+    mbedtls_strerror(error, text, sizeof text);
+    snprintf(err, USAGE_MAX, "--%s: %.200s: %s; %s", option, path, text, remedy);
+    return false;
+}
+
+/* Whether a file can be read; false with one line in err. */
+static bool tls_file_readable(const char *option, const char *path, char *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    struct stat info;
+    bool good = fd >= 0 && !fstat(fd, &info) && S_ISREG(info.st_mode);
+    if (!good)
+        snprintf(err, USAGE_MAX, "--%s: cannot read %.200s: %s; name a readable PEM file", option,
+                 path, fd < 0 ? strerror(errno) : "it is no file");
+    if (fd >= 0) close(fd);
+    return good;
+}
+
+/* Reads a certificate with its key, and makes sure that they can be used now. False with one line
+ * in err; the pair is to be freed in any case. */
+static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
+{
+    static const char option[] = "tls-cert";
+    const char *key_option = cert == key ? option : "tls-key";
+    mbedtls_x509_crt_init(&pair->chain);
+    mbedtls_pk_init(&pair->key);
+    if (!tls_file_readable(option, cert, err)) return false;
+    if (!tls_file_readable(key_option, key, err)) return false;
+    int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
+    if (error)
+        return tls_file_problem(option, cert, error > 0 ? MBEDTLS_ERR_X509_INVALID_FORMAT : error,
+                                "name a PEM file with the whole chain, your certificate first",
+                                err);
+    error = mbedtls_pk_parse_keyfile(&pair->key, key, NULL, tls_random, NULL);
+    if (error)
+        return tls_file_problem(key_option, key, error,
+                                "name a PEM file with an unencrypted RSA or ECDSA key", err);
+    if (mbedtls_pk_check_pair(&pair->chain.pk, &pair->key, tls_random, NULL)) {
+        snprintf(err, USAGE_MAX, "--%s: %.200s is not the key of %.200s; name the one that is",
+                 key_option, key, cert);
+        return false;
+    }
+    bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
+    if (!past && !mbedtls_x509_time_is_future(&pair->chain.valid_from)) return true;
+    const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
+    snprintf(err, USAGE_MAX, "--%s: %.200s %s on %04d-%02d-%02d; %s", option, cert,
+             past ? "expired" : "becomes valid", t->year, t->mon, t->day,
+             past ? "renew it" : "wait, or set the clock");
+    return false;
+}
+
+/* Gives a configuration back; the last to do so frees it. NULL is fine. */
+static void tls_config_drop(struct tls_config *config)
+{
+    if (!config || atomic_fetch_sub(&config->users, 1) > 1) return;
+    mbedtls_ssl_config_free(&config->ssl);
+    for (size_t i = 0; i < config->count; i++) {
+        mbedtls_x509_crt_free(&config->pairs[i].chain);
+        mbedtls_pk_free(&config->pairs[i].key);
+    }
+    free(config->pairs);
+    free(config);
+}
+
+/* Sets what Mbed TLS is to do. The first certificate, and others for the same name, are for clients
+ * that ask for no name we have. */
+static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
+{
+    static const char *alpn[] = {"http/1.1", NULL};
+    static const uint16_t groups[] = {
+        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+    };
+    mbedtls_ssl_config *ssl = &config->ssl;
+    int error = mbedtls_ssl_config_defaults(ssl, MBEDTLS_SSL_IS_SERVER,
+                                            MBEDTLS_SSL_TRANSPORT_STREAM,
+                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
+    mbedtls_ssl_conf_groups(ssl, groups);
+    mbedtls_ssl_conf_sni(ssl, tls_choose, config);
+    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
+    if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
+    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
+    struct span first = {(const char *)name->p, name->len};
+    for (size_t i = 0; !error && i < config->count; i++) {
+        struct tls_pair *pair = &config->pairs[i];
+        if (!i || (first.at && tls_pair_is_for(pair, first)))
+            error = mbedtls_ssl_conf_own_cert(ssl, &pair->chain, &pair->key);
+    }
+    return error;
+}
+
+/* A configuration of these certificates, to be given back with tls_config_drop; NULL with one line
+ * in err. A certificate without a key of the same place has it in its own file. */
+static struct tls_config *tls_config_make(struct tls_shared *shared, char *const *certs,
+                                          size_t count, char *const *keys, size_t key_count,
+                                          char *err)
+{
+    struct tls_config *config = mem_new(sizeof *config);
+    config->users = 1;
+    config->pairs = mem_new(count * sizeof *config->pairs);
+    mbedtls_ssl_config_init(&config->ssl);
+    bool good = true;
+    while (good && config->count < count) {
+        size_t i = config->count++;
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err);
+    }
+    int error = good ? tls_config_set(config, shared) : 0;
+    if (error) good = tls_file_problem("tls-cert", certs[0], error, "see the log", err);
+    if (good) return config;
+    tls_config_drop(config);
+    return NULL;
+}
+
+/* Makes `config` the one for new connections. */
+static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
+{
+    pthread_mutex_lock(&shared->lock);
+    struct tls_config *old = shared->config;
+    shared->config = config;
+    pthread_mutex_unlock(&shared->lock);
+    tls_config_drop(old);
+}
+
+/* The current configuration, to be given back with tls_config_drop. */
+static struct tls_config *tls_config_take(struct tls_shared *shared)
+{
+    pthread_mutex_lock(&shared->lock);
+    struct tls_config *config = shared->config;
+    atomic_fetch_add(&config->users, 1);
+    pthread_mutex_unlock(&shared->lock);
+    return config;
+}
+
+/* Sets the shared part up; false if Mbed TLS cannot. */
+static bool tls_shared_init(struct tls_shared *shared, struct counters *counters)
+{
+    shared->counters = counters;
+    pthread_mutex_init(&shared->lock, NULL);
+    mbedtls_ssl_ticket_init(&shared->tickets);
+    return !mbedtls_ssl_ticket_setup(&shared->tickets, tls_random, NULL,
+                                     MBEDTLS_CIPHER_AES_256_GCM, TLS_TICKET_SECONDS);
+}
+
+/* Frees the shared part, after the last connection. */
+static void tls_shared_free(struct tls_shared *shared)
+{
+    tls_config_use(shared, NULL);
+    mbedtls_ssl_ticket_free(&shared->tickets);
+}
+
+/* Writes a file that only its owner may read, in place of the one of that name. False with errno
+ * set. */
+static bool tls_write_file(const char *path, const char *text)
+{
+    char next[PATH_MAX];
+    size_t len = strlen(text);
+    if (snprintf(next, sizeof next, "%s.new", path) >= (int)sizeof next) return false;
+    unlink(next);
+    int fd = open(next, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool good = fd >= 0 && write(fd, text, len) == (ssize_t)len && !fsync(fd);
+    if (fd >= 0) good = !close(fd) && good;
+    return good && !rename(next, path);
+}
+
+/* YYYYMMDDhhmmss of a moment that many days from now, as certificates want it. */
+static void tls_time_text(int days, char out[16])
+{
+    struct tm t;
+    time_t when = (time_t)(clock_wall_ms() / 1000) + (time_t)days * 86400;
+    strftime(out, 16, "%Y%m%d%H%M%S", gmtime_r(&when, &t));
+}
+
+/* Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's error. */
+static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
+                         size_t count, char *out, size_t size)
+{
+    mbedtls_x509_san_list *names = mem_new((count + 1) * sizeof *names);
+    mbedtls_x509write_cert cert;
+    char from[16], to[16];
+    uint8_t serial[16];
+    random_bytes(serial, sizeof serial);
+    serial[0] = (serial[0] & 0x7f) | 0x40; /* positive, and as long as it looks */
+    tls_time_text(-1, from);
+    tls_time_text(TLS_SELF_DAYS, to);
+    static char host[] = "localhost";
+    names[0].node.type = MBEDTLS_X509_SAN_DNS_NAME;
+    names[0].node.san.unstructured_name =
+        (mbedtls_x509_buf){.p = (unsigned char *)host, .len = sizeof host - 1};
+    for (size_t i = 0; i < count; i++) {
+        bool v4 = addresses[i].ss_family == AF_INET;
+        void *at = v4 ? (void *)&((struct sockaddr_in *)&addresses[i])->sin_addr
+                      : (void *)&((struct sockaddr_in6 *)&addresses[i])->sin6_addr;
+        names[i].next = &names[i + 1];
+        names[i + 1].node.type = MBEDTLS_X509_SAN_IP_ADDRESS;
+        names[i + 1].node.san.unstructured_name = (mbedtls_x509_buf){.p = at, .len = v4 ? 4 : 16};
+    }
+    mbedtls_x509write_crt_init(&cert);
+    mbedtls_x509write_crt_set_version(&cert, MBEDTLS_X509_CRT_VERSION_3);
+    mbedtls_x509write_crt_set_md_alg(&cert, MBEDTLS_MD_SHA256);
+    mbedtls_x509write_crt_set_subject_key(&cert, key);
+    mbedtls_x509write_crt_set_issuer_key(&cert, key);
+    int error = mbedtls_x509write_crt_set_subject_name(&cert, "CN=presence self-signed");
+    if (!error) error = mbedtls_x509write_crt_set_issuer_name(&cert, "CN=presence self-signed");
+    if (!error) error = mbedtls_x509write_crt_set_serial_raw(&cert, serial, sizeof serial);
+    if (!error) error = mbedtls_x509write_crt_set_validity(&cert, from, to);
+    if (!error) error = mbedtls_x509write_crt_set_basic_constraints(&cert, 0, -1);
+    if (!error) error = mbedtls_x509write_crt_set_subject_alternative_name(&cert, names);
+    if (!error)
+        error = mbedtls_x509write_crt_pem(&cert, (unsigned char *)out, size, tls_random, NULL);
+    mbedtls_x509write_crt_free(&cert);
+    free(names);
+    return error;
+}
+
+/* Whether a certificate made earlier can be used for some time yet. */
+static bool tls_self_good(const char *cert, const char *key)
+{
+    struct tls_pair pair;
+    char err[USAGE_MAX];
+    time_t soon = (time_t)(clock_wall_ms() / 1000) + TLS_RENEW_DAYS * 86400;
+    struct tm t;
+    gmtime_r(&soon, &t);
+    mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
+                              t.tm_hour, t.tm_min, t.tm_sec};
+    bool good = tls_pair_read(&pair, cert, key, err) &&
+                mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
+    mbedtls_x509_crt_free(&pair.chain);
+    mbedtls_pk_free(&pair.key);
+    return good;
+}
+
+/* Makes a certificate of our own for these addresses, unless the files hold a good one. False with
+ * one line in err. */
+static bool tls_self_make(const char *cert, const char *key,
+                          const struct sockaddr_storage *addresses, size_t count, char *err)
+{
+    char cert_text[4096], key_text[1024];
+    if (tls_self_good(cert, key)) return true;
+    mbedtls_pk_context pk;
+    mbedtls_pk_init(&pk);
+    int error = mbedtls_pk_setup(&pk, mbedtls_pk_info_from_type(MBEDTLS_PK_ECKEY));
+    if (!error)
+        error = mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(pk), tls_random, NULL);
+    if (!error) error = tls_self_sign(&pk, addresses, count, cert_text, sizeof cert_text);
+    if (!error)
+        error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
+    mbedtls_pk_free(&pk);
+    if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", err);
+    bool good = tls_write_file(key, key_text) && tls_write_file(cert, cert_text);
+    mbedtls_platform_zeroize(key_text, sizeof key_text);
+    if (!good)
+        snprintf(err, USAGE_MAX, "--tls-self-signed: cannot write %.200s: %s", cert,
+                 strerror(errno));
+    return good;
+}
+
+/* ==== 16. Transport ==========================================================================
+ * A socket as the door, the workers and the hub see it: bytes in, bytes out, nothing that waits. It
+ * may speak TLS or not; only the handshake is different, and the door's. */
 
 /* What wire_read and wire_write return beside a count. */
 enum { WIRE_END = 0, WIRE_AGAIN = -1, WIRE_BROKEN = -2 };
 
 struct wire {
+    struct tls *tls;             /* NULL: plain */
     int fd;
+    _Atomic uint32_t round_trip; /* ms the last ping took, UINT32_MAX: none yet; here as it fits */
 };
 
-/* Reads what is there: a count, WIRE_END, WIRE_AGAIN or WIRE_BROKEN. */
-static ssize_t wire_read(struct wire *wire, void *out, size_t size)
+/* What recv or send has returned, in the words of this section. */
+static ssize_t wire_result(ssize_t n)
 {
-    ssize_t n;
-    do n = recv(wire->fd, out, size, MSG_DONTWAIT);
-    while (n < 0 && errno == EINTR);
     if (n >= 0) return n;
     return errno == EAGAIN || errno == EWOULDBLOCK ? WIRE_AGAIN : WIRE_BROKEN;
 }
 
-/* Writes what goes out now: a count (perhaps short), WIRE_AGAIN or WIRE_BROKEN. */
-static ssize_t wire_write(struct wire *wire, const void *at, size_t len)
+/* Reads bytes as they are on the line. */
+static ssize_t wire_receive(int fd, void *out, size_t size)
 {
     ssize_t n;
-    do n = send(wire->fd, at, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    do n = recv(fd, out, size, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    if (n >= 0) return n;
-    return errno == EAGAIN || errno == EWOULDBLOCK ? WIRE_AGAIN : WIRE_BROKEN;
+    return wire_result(n);
+}
+
+/* Sends bytes as they are to be on the line. */
+static ssize_t wire_transmit(int fd, const void *at, size_t len)
+{
+    ssize_t n;
+    do n = send(fd, at, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    return wire_result(n);
+}
+
+/* Whether records wait for the socket to take them: then it is to be watched for EPOLLOUT, and
+ * wire_write of nothing sends on. */
+static bool wire_unsent(const struct wire *wire)
+{
+    return wire->tls && wire->tls->out.len;
+}
+
+/* Sends what is in the sink, and keeps what the socket did not take. False when it is broken. */
+static bool wire_sink(struct wire *wire, struct tls_buffers *buffers)
+{
+    enum { SINK_KEPT = 64 * 1024 /* memory that a thread's sink may keep */ };
+    struct buffer *sink = &buffers->sink;
+    struct tls *tls = wire->tls;
+    ssize_t n = sink->len && !tls->out.len ? wire_transmit(wire->fd, sink->at, sink->len) : 0;
+    size_t sent = n > 0 ? (size_t)n : 0;
+    if (n != WIRE_BROKEN) buffer_add(&tls->out, sink->at + sent, sink->len - sent);
+    sink->len = 0;
+    if (sink->size > SINK_KEPT) buffer_free(sink);
+    return n != WIRE_BROKEN;
+}
+
+/* Sends records that wait. True when none is left; otherwise *result says why. */
+static bool wire_unsink(struct wire *wire, ssize_t *result)
+{
+    struct buffer *out = &wire->tls->out;
+    ssize_t n = out->len ? wire_transmit(wire->fd, out->at, out->len) : 0;
+    if (n > 0) buffer_drop(out, (size_t)n);
+    if (n >= 0 && !out->len) {
+        buffer_free(out);
+        return true;
+    }
+    *result = n == WIRE_BROKEN ? WIRE_BROKEN : WIRE_AGAIN;
+    return false;
+}
+
+/* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
+ * are never more. What went wrong or ended is in the tls. */
+static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t size)
+{
+    struct tls *tls = wire->tls;
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
+    size_t made = 0;
+    while (!tls->ended && !tls->broken) {
+        int n = mbedtls_ssl_read(&tls->ssl, (unsigned char *)at + made, size - made);
+        if (n > 0) made += (size_t)n;
+        else if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) tls->ended = true;
+        else if (n != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
+        else if (!buffers->feed.len) break;
+    }
+    tls_take_back(tls);
+    if (!wire_sink(wire, buffers)) tls->broken = true;
+    return made;
+}
+
+/* wire_read for TLS: what has come of records, old and new, is gathered in out; the whole ones are
+ * deciphered there, the rest is kept. */
+static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
+{
+    struct tls *tls = wire->tls;
+    size_t len = tls->in.len, made = 0;
+    if (tls->broken) return WIRE_BROKEN;
+    if (tls->ended) return WIRE_END;
+    if (len >= size) abort(); /* the caller's buffer holds more than a record */
+    if (len) memcpy(out, tls->in.at, len);
+    ssize_t n = wire_receive(wire->fd, out + len, size - len);
+    if (n == WIRE_BROKEN) return n;
+    if (n > 0) len += (size_t)n;
+    ssize_t whole = tls_whole_records(out, len);
+    if (whole < 0) return WIRE_BROKEN;
+    if (whole || n > 0) {
+        tls->in.len = 0;
+        size_t rest = len - (size_t)whole;
+        if (rest) buffer_add(&tls->in, out + whole, rest);
+        else buffer_free(&tls->in);
+    }
+    if (whole) made = wire_decipher(wire, out, (size_t)whole, size);
+    if (made) return (ssize_t)made;
+    if (tls->broken) return WIRE_BROKEN;
+    return tls->ended || n == WIRE_END ? WIRE_END : WIRE_AGAIN;
+}
+
+/* wire_write for TLS: enciphers and sends piece by piece, until the socket takes no more. */
+static ssize_t wire_write_tls(struct wire *wire, const char *at, size_t len)
+{
+    struct tls *tls = wire->tls;
+    ssize_t result = WIRE_AGAIN;
+    size_t done = 0;
+    if (tls->broken) return WIRE_BROKEN;
+    if (!wire_unsink(wire, &result)) return result;
+    while (done < len && !tls->out.len) {
+        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK, written = 0;
+        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
+        while (written < piece && !tls->broken) {
+            int n = mbedtls_ssl_write(&tls->ssl, (const unsigned char *)at + done + written,
+                                      piece - written);
+            if (n > 0) written += (size_t)n;
+            else tls->broken = true;
+        }
+        tls_take_back(tls);
+        if (!wire_sink(wire, buffers) || tls->broken) return WIRE_BROKEN;
+        done += written;
+    }
+    return (ssize_t)done;
+}
+
+/* Reads what is there: a count, WIRE_END, WIRE_AGAIN or WIRE_BROKEN. For TLS there must be room for
+ * more than a record, and afterwards no whole record is left unread. */
+static ssize_t wire_read(struct wire *wire, void *out, size_t size)
+{
+    return wire->tls ? wire_read_tls(wire, out, size) : wire_receive(wire->fd, out, size);
+}
+
+/* Whether the other side has ended, as far as is known without reading. */
+static bool wire_ended(const struct wire *wire)
+{
+    return wire->tls && (wire->tls->ended || wire->tls->broken);
+}
+
+/* Writes what goes out now: a count (perhaps short), WIRE_AGAIN or WIRE_BROKEN. What was counted
+ * may still wait, see wire_unsent. */
+static ssize_t wire_write(struct wire *wire, const void *at, size_t len)
+{
+    return wire->tls ? wire_write_tls(wire, at, len) : wire_transmit(wire->fd, at, len);
+}
+
+/* Says goodbye to TLS (RFC 8446 section 6.1), as far as the socket takes it. */
+static void wire_notify(struct wire *wire)
+{
+    struct tls *tls = wire->tls;
+    if (!tls || !tls->open || tls->broken || tls->out.len) return;
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
+    mbedtls_ssl_close_notify(&tls->ssl);
+    tls_take_back(tls);
+    wire_sink(wire, buffers);
+    tls->open = false;
 }
 
 /* Says that nothing more will be written; reading goes on. */
 static void wire_finish(struct wire *wire)
 {
+    wire_notify(wire);
     shutdown(wire->fd, SHUT_WR); /* fails only when the peer is gone already */
+}
+
+/* Reads and throws away; returns as wire_read does. */
+static ssize_t wire_drain(struct wire *wire)
+{
+    char scrap[4096];
+    return wire_receive(wire->fd, scrap, sizeof scrap);
+}
+
+/* Begins TLS on a socket that was just accepted; the handshake is still to be done. */
+static void wire_begin_tls(struct wire *wire)
+{
+    wire->tls = mem_new(sizeof *wire->tls);
+    mbedtls_ssl_init(&wire->tls->ssl);
+}
+
+/* Frees what a connection has of TLS: from now on it is plain. */
+static void wire_forget_tls(struct wire *wire)
+{
+    struct tls *tls = wire->tls;
+    wire->tls = NULL;
+    if (!tls) return;
+    seam_tls_forget(&tls->ssl, &tls->kept);
+    mbedtls_ssl_free(&tls->ssl);
+    tls_config_drop(tls->config);
+    buffer_free(&tls->in);
+    buffer_free(&tls->out);
+    free(tls);
+}
+
+/* What a handshake has come to. */
+enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
+
+/* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
+ * say. The slow part of TLS: a handshaker's, never the door's or the hub's. */
+static enum shake wire_shake(struct wire *wire, struct tls_shared *shared)
+{
+    struct tls *tls = wire->tls;
+    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
+    if (whole < 0) return SHAKE_FAILED;
+    if (!tls->set_up) {
+        tls->config = tls_config_take(shared);
+        if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return SHAKE_FAILED;
+        seam_tls_strip(&tls->ssl, &tls->kept);
+        mbedtls_ssl_set_bio(&tls->ssl, tls, tls_send, tls_receive, NULL);
+        tls->set_up = true;
+    }
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, (size_t)whole});
+    int error = mbedtls_ssl_handshake(&tls->ssl);
+    size_t read = (size_t)whole - buffers->feed.len;
+    tls_take_back(tls);
+    bool sent = wire_sink(wire, buffers);
+    buffer_drop(&tls->in, read);
+    if (!tls->in.len) buffer_free(&tls->in);
+    tls->open = !error;
+    if (tls->open) seam_tls_settle(&tls->ssl);
+    if (error && error != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
+    if (!sent || tls->broken) return SHAKE_FAILED;
+    return tls->open ? SHAKE_DONE : SHAKE_MORE;
 }
 
 /* Ends the socket. */
 static void wire_close(struct wire *wire)
 {
+    wire_notify(wire);
     close(wire->fd);
     wire->fd = -1;
+    wire_forget_tls(wire);
 }
 
-/* ==== 16. Hub ================================================================================
+/* ==== 17. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, and hands what
  * changed to the store's writer. Nothing is freed inside its own handler: the dead wait for the end
@@ -5119,13 +5842,12 @@ struct agent {
 struct connection {
     struct link link;              /* * first: the table's view */
     struct timer timer;            /* silence, or the end of a close */
-    struct wire wire;
-    _Atomic uint32_t round_trip;   /* * ms of the last ping; UINT32_MAX: never measured */
+    struct wire wire;              /* * its round_trip */
     uint64_t number;               /* * shown as connection_id */
     int64_t connected_at;          /* * mono */
     _Atomic int64_t heard_at;      /* * mono: last byte */
-    int64_t pinged_at;             /* mono: last ping; it is out while pinged_at > heard_at */
-    int64_t paced_until;           /* us: how far the messages so far reach at --max-messages */
+    uint32_t pinged;               /* low half of mono at the last ping; 0: answered, or none */
+    uint32_t paced;                /* us that the messages so far are ahead of --max-messages */
     struct agent *agent;           /* * or NULL */
     struct ws_partial *partial;    /* a frame or message half received, or NULL */
     struct buffer *out;            /* bytes the socket did not take yet, or NULL */
@@ -5159,9 +5881,23 @@ struct hub {
 
 enum { DOOR_READ_SIZE = 64 * 1024 };
 
+/* The threads that shake hands: a queue of connections, in the order in which they came. */
+struct shakers {
+    pthread_mutex_t lock;          /* all but threads and count */
+    pthread_cond_t wake;
+    struct pending *first, **last;
+    bool quitting;
+    pthread_t *threads;
+    size_t count;
+};
+
+/* What a listening socket is for. */
+enum listener_kind { LISTEN_HTTP, LISTEN_TLS, LISTEN_REDIRECT, LISTEN_METRICS };
+
 /* One listening socket. */
 struct listener {
     int fd;
+    enum listener_kind kind;
     struct sockaddr_storage address; /* as bound */
 };
 
@@ -5177,6 +5913,8 @@ struct door {
     bool paused;
     int64_t paused_logged;         /* mono */
     bool quitting;
+    size_t shaking;                /* connections with the handshakers */
+    struct shakers shakers;
     char scratch[DOOR_READ_SIZE];
 };
 
@@ -5196,6 +5934,7 @@ struct server {
     struct presence presence;
     struct hub hub;
     struct door door;
+    struct tls_shared tls;
     struct listener *listeners;
     size_t listener_count;
     struct seam *seam;
@@ -5315,21 +6054,22 @@ static void connection_flush(struct server *server, struct connection *c, struct
         }
         if (n > 0) sent = (size_t)n;
     }
-    if (sent < len) connection_keep(server, c, now, reply->at + sent, len - sent);
+    if (sent < len || wire_unsent(&c->wire))
+        connection_keep(server, c, now, reply->at + sent, len - sent);
     else if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
 /* Sends more of what waits; goes back to reading when all is out. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
-    ssize_t n = c->out ? wire_write(&c->wire, c->out->at, c->out->len) : WIRE_AGAIN;
+    ssize_t n = wire_write(&c->wire, c->out->at, c->out->len);
     if (n == WIRE_BROKEN) {
         connection_end(server, c, now, END_DROPPED);
         return;
     }
-    if (n <= 0) return;
+    if (n < 0) return;
     buffer_drop(c->out, (size_t)n);
-    if (c->out->len) return;
+    if (c->out->len || wire_unsent(&c->wire)) return;
     buffer_free(c->out);
     free(c->out);
     c->out = NULL;
@@ -5444,14 +6184,12 @@ static enum error connection_message(struct server *server, struct connection *c
 
 /* Whether one more frame keeps within --max-messages-per-second; a second's worth may come at
  * once. */
-static bool connection_in_pace(const struct server *server, struct connection *c,
-                               struct instant now)
+static bool connection_in_pace(const struct server *server, struct connection *c)
 {
-    int64_t rate = server->options.max_rate, now_us = now.mono * 1000;
+    int64_t rate = server->options.max_rate;
     if (!rate) return true;
-    if (c->paced_until < now_us) c->paced_until = now_us;
-    c->paced_until += 1000000 / rate;
-    return c->paced_until - now_us <= 1000000 + 1000000 / rate;
+    c->paced += (uint32_t)(1000000 / rate);
+    return c->paced <= 1000000 + 1000000 / rate;
 }
 
 /* The client closed: the answer carries its code back. Its own failures count as a broken line. */
@@ -5469,7 +6207,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
 {
     struct hub *hub = &server->hub;
     if (event->kind == WS_MORE) return;
-    if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c, now)) {
+    if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c)) {
         count_one(&server->counters.too_fast);
         connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
         return;
@@ -5486,9 +6224,10 @@ static void connection_frame(struct server *server, struct connection *c, struct
         return;
     case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
     case WS_PONG:
-        if (c->pinged_at)
-            atomic_store_explicit(&c->round_trip, (uint32_t)(now.mono - c->pinged_at),
+        if (c->pinged)
+            atomic_store_explicit(&c->wire.round_trip, (uint32_t)now.mono - c->pinged,
                                   memory_order_relaxed);
+        c->pinged = 0;
         return;
     case WS_CLOSE: connection_closed_by_client(server, c, now, event->code); return;
     case WS_FAIL:
@@ -5505,6 +6244,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 {
     if (c->link.state != CONNECTION_OPEN) return; /* behind our close frame nothing counts */
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
+    int64_t quiet_us = (now.mono - atomic_load_explicit(&c->heard_at, memory_order_relaxed)) * 1000;
+    c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     presence_heard(&server->presence, now, c->link.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->link.state == CONNECTION_OPEN;) {
@@ -5523,37 +6264,43 @@ static void connection_readable(struct server *server, struct connection *c, str
 {
     ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
     if (n > 0) connection_take(server, c, now, server->hub.scratch, (size_t)n);
-    else if (n != WIRE_AGAIN) connection_end(server, c, now, END_DROPPED);
+    bool over = n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire);
+    if (over && c->link.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
+}
+
+/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. */
+static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
+{
+    int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
+                      server->options.pong_timeout;
+    if (now.mono < drop_at) {
+        timer_arm(&server->hub.wheel, &c->timer, drop_at);
+        return;
+    }
+    count_one(&server->counters.heartbeat_timeouts);
+    connection_close_error(server, c, now, ERROR_HEARTBEAT_TIMEOUT, END_TIMEOUT);
+    connection_flush(server, c, now);
 }
 
 /* The connection's timer: pings a silent one, drops one that stayed silent, cuts one that does not
  * finish closing. Being heard does not move the timer; it looks when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    struct hub *hub = &server->hub;
-    if (c->link.state == CONNECTION_CLOSING) {
-        connection_end(server, c, now, END_DROPPED);
-        return;
-    }
     int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
     int64_t ping_at = heard + server->options.ping_interval;
-    if (c->pinged_at > heard) {
-        int64_t drop_at = c->pinged_at + server->options.pong_timeout;
-        if (now.mono >= drop_at) {
-            count_one(&server->counters.heartbeat_timeouts);
-            connection_close_error(server, c, now, ERROR_HEARTBEAT_TIMEOUT, END_TIMEOUT);
-            connection_flush(server, c, now);
-        } else {
-            timer_arm(&hub->wheel, &c->timer, drop_at);
-        }
+    if (c->link.state == CONNECTION_CLOSING) {
+        connection_end(server, c, now, END_DROPPED);
+    } else if (c->pinged && (int32_t)(c->pinged - (uint32_t)heard) > 0) {
+        connection_await_pong(server, c, now);
     } else if (now.mono >= ping_at) {
         count_one(&server->counters.pings_sent);
-        c->pinged_at = now.mono;
-        timer_arm(&hub->wheel, &c->timer, now.mono + server->options.pong_timeout);
-        ws_encode(&hub->reply, 9, (struct span){"", 0});
+        c->pinged = (uint32_t)now.mono ? (uint32_t)now.mono : 1;
+        timer_arm(&server->hub.wheel, &c->timer, now.mono + server->options.pong_timeout);
+        ws_encode(&server->hub.reply, 9, (struct span){"", 0});
         connection_flush(server, c, now);
     } else {
-        timer_arm(&hub->wheel, &c->timer, ping_at);
+        c->pinged = 0; /* whatever was heard answered it */
+        timer_arm(&server->hub.wheel, &c->timer, ping_at);
     }
 }
 
@@ -5606,7 +6353,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.port = a->port;
     c->connected_at = now.mono;
     c->heard_at = now.mono;
-    c->round_trip = UINT32_MAX;
+    c->wire.round_trip = UINT32_MAX;
     c->number = atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
     c->agent = hub_share_agent(hub, a->agent);
     buffer_add(&hub->reply, a->head.at, a->head.len);
@@ -5621,7 +6368,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
         pthread_mutex_lock(&server->table_lock);
         presence_connect(&server->presence, now, id, &c->link);
         pthread_mutex_unlock(&server->table_lock);
-        timer_arm(&hub->wheel, &c->timer, now.mono + server->options.ping_interval);
+        timer_arm(&server->hub.wheel, &c->timer, now.mono + server->options.ping_interval);
         hub_reply_hello(server, c, id);
         if (c->link.user->connections > server->options.max_per_user)
             connection_close_error(server, c, now, ERROR_TOO_MANY_CONNECTIONS, END_DROPPED);
@@ -5859,7 +6606,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 17. Door ===============================================================================
+/* ==== 18. Door ===============================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served: it accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -5870,6 +6617,8 @@ static void hub_free(struct server *server)
  * gives it back through the inbox. */
 
 enum pending_phase {
+    PENDING_HELLO,   /* some of a handshake's next records may be there */
+    PENDING_SHAKE,   /* with a handshaker */
     PENDING_REQUEST, /* some of a request may be there */
     PENDING_BUSY,    /* with a worker, or in the ready list */
     PENDING_IDLE,    /* kept alive; nothing of the next request is there */
@@ -5882,10 +6631,13 @@ struct pending {
     struct loop_call call;      /* the way back from a worker; must be first */
     struct seam_item item;      /* the request's bytes */
     struct timer timer;         /* the deadline of the phase */
-    struct pending *next;       /* in the ready list */
+    struct pending *next;       /* in the ready list, or the handshakers' queue */
     struct server *server;
     struct wire wire;
+    int64_t deadline;           /* mono: of the handshake and the first request together */
     uint8_t phase;              /* enum pending_phase */
+    uint8_t kind;               /* enum listener_kind: where it came in */
+    uint8_t shake;              /* enum shake: what a handshaker came to */
     bool watched;               /* in the door's epoll set */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
@@ -5900,6 +6652,8 @@ enum {
     DOOR_QUEUE = 256,           /* requests with the workers at a time */
     DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
+    DOOR_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
+    SHAKER_NICE = 10,           /* who is connected comes before who wants to be */
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
 };
 
@@ -5962,8 +6716,7 @@ static void door_linger(struct server *server, struct pending *p, int64_t now)
 /* Reads on and throws away, until the client ends. */
 static void door_drain(struct server *server, struct pending *p)
 {
-    char scrap[4096];
-    ssize_t n = wire_read(&p->wire, scrap, sizeof scrap);
+    ssize_t n = wire_drain(&p->wire);
     if (n == WIRE_END || n == WIRE_BROKEN) door_close(server, p);
     else pending_watch(p, EPOLLIN);
 }
@@ -5977,7 +6730,7 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
         return;
     }
     if (n > 0) buffer_drop(&p->out, (size_t)n);
-    if (p->out.len) {
+    if (p->out.len || wire_unsent(&p->wire)) {
         pending_watch(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
         timer_disarm(&server->door.wheel, &p->timer);
@@ -6062,6 +6815,7 @@ static void door_advance(struct server *server, struct pending *p, int64_t now)
         return;
     }
     item->used = p->whole;
+    item->is_tls = p->wire.tls != NULL;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_BUSY;
     p->next = NULL;
@@ -6092,10 +6846,112 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
     door_advance(server, p, now);
 }
 
+/* Gives a connection to the handshakers. */
+static void door_shake(struct server *server, struct pending *p)
+{
+    struct shakers *shakers = &server->door.shakers;
+    timer_disarm(&server->door.wheel, &p->timer);
+    p->phase = PENDING_SHAKE;
+    p->next = NULL;
+    server->door.shaking++;
+    pthread_mutex_lock(&shakers->lock);
+    *shakers->last = p;
+    shakers->last = &p->next;
+    pthread_cond_signal(&shakers->wake);
+    pthread_mutex_unlock(&shakers->lock);
+}
+
+/* Reads what is there of a handshake; whole records are a handshaker's. Somebody who does not speak
+ * TLS is told so in plain HTTP. */
+static void door_read_hello(struct server *server, struct pending *p, int64_t now)
+{
+    struct tls *tls = p->wire.tls;
+    ssize_t n = WIRE_AGAIN;
+    if (!wire_unsink(&p->wire, &n) && n == WIRE_BROKEN) {
+        door_close(server, p);
+        return;
+    }
+    size_t room = tls->in.len < DOOR_HELLO_MAX ? DOOR_HELLO_MAX - tls->in.len : 1;
+    n = wire_receive(p->wire.fd, server->door.scratch, room);
+    if (n == WIRE_END || n == WIRE_BROKEN) {
+        door_close(server, p);
+        return;
+    }
+    if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
+    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
+    if (whole < 0 && !tls->set_up) {
+        count_one(&server->counters.tls_failures);
+        wire_forget_tls(&p->wire);
+        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
+    } else if (whole) {
+        door_shake(server, p);
+    } else {
+        pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    }
+}
+
+/* A handshaker gave a connection back. */
+static void door_take_shaken(struct server *server, struct loop_call *call)
+{
+    struct pending *p = (struct pending *)call;
+    int64_t now = clock_mono_ms();
+    server->door.shaking--;
+    if (p->shake == SHAKE_FAILED) {
+        count_one(&server->counters.tls_failures);
+        door_linger(server, p, now);
+        return;
+    }
+    if (p->shake == SHAKE_DONE) count_one(&server->counters.tls_handshakes);
+    pending_begin(p, p->shake == SHAKE_DONE ? PENDING_REQUEST : PENDING_HELLO, p->deadline);
+    if (p->shake == SHAKE_DONE) door_read(server, p, now); /* the request may be here already */
+    else door_read_hello(server, p, now);
+}
+
+/* A handshaker's thread: takes connections off the queue, shakes, gives them back. Does no work any
+ * more once the server stops. */
+static void *shaker_run(void *argument)
+{
+    struct server *server = argument;
+    struct shakers *shakers = &server->door.shakers;
+    prctl(PR_SET_NAME, "shaker");
+    setpriority(PRIO_PROCESS, 0, SHAKER_NICE); /* on Linux: of this thread */
+    pthread_mutex_lock(&shakers->lock);
+    for (;;) {
+        while (!shakers->first && !shakers->quitting)
+            pthread_cond_wait(&shakers->wake, &shakers->lock);
+        struct pending *p = shakers->first;
+        if (!p) break;
+        shakers->first = p->next;
+        if (!p->next) shakers->last = &shakers->first;
+        pthread_mutex_unlock(&shakers->lock);
+        bool stopping = atomic_load(&server->stopping);
+        p->shake = (uint8_t)(stopping ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
+        p->call.run = door_take_shaken;
+        loop_post(&server->door.loop, &p->call);
+        pthread_mutex_lock(&shakers->lock);
+    }
+    pthread_mutex_unlock(&shakers->lock);
+    return NULL;
+}
+
+/* Ends the handshakers; none of them has a connection any more. */
+static void door_stop_shakers(struct door *door)
+{
+    struct shakers *shakers = &door->shakers;
+    pthread_mutex_lock(&shakers->lock);
+    shakers->quitting = true;
+    pthread_cond_broadcast(&shakers->wake);
+    pthread_mutex_unlock(&shakers->lock);
+    for (size_t i = 0; i < shakers->count; i++) pthread_join(shakers->threads[i], NULL);
+    free(shakers->threads);
+    shakers->threads = NULL;
+    shakers->count = 0;
+}
+
 /* The deadline of a phase has come. */
 static void door_expire(struct server *server, struct pending *p, int64_t now)
 {
-    if (p->phase == PENDING_REQUEST) count_one(&server->counters.request_timeouts);
+    if (p->phase <= PENDING_REQUEST) count_one(&server->counters.request_timeouts);
     if (p->phase == PENDING_REQUEST && p->item.len)
         door_refuse(server, p, now, ERROR_REQUEST_TIMEOUT);
     else door_close(server, p);
@@ -6155,12 +7011,12 @@ static void pending_send(struct server *server, struct pending *p)
     ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
     bool rest = p->item.len > p->item.used;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
-    if (n == WIRE_BROKEN || (!p->out.len && !p->keep_alive && !rest)) {
+    bool sent = !p->out.len && !wire_unsent(&p->wire);
+    if (n == WIRE_BROKEN || (sent && !p->keep_alive && !rest)) {
         wire_close(&p->wire);
         pending_free(p);
         return;
     }
-    bool sent = !p->out.len;
     p->call.run = door_take_back;
     if (p->keep_alive) pending_next_request(p);
     p->phase = (uint8_t)(!sent            ? PENDING_FLUSH
@@ -6189,7 +7045,7 @@ static void pending_served(struct server *server, struct pending *p)
 }
 
 /* Lets a new connection in. */
-static struct pending *door_admit(struct server *server, int fd,
+static struct pending *door_admit(struct server *server, const struct listener *listener, int fd,
                                   const struct sockaddr_storage *peer, int64_t now)
 {
     struct pending *p = mem_new(sizeof *p);
@@ -6198,7 +7054,10 @@ static struct pending *door_admit(struct server *server, int fd,
     p->item.peer = *peer;
     atomic_fetch_add(&server->door.count, 1);
     count_one(&server->counters.accepted);
-    pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
+    p->kind = (uint8_t)listener->kind;
+    p->deadline = now + server->options.request_timeout;
+    if (listener->kind == LISTEN_TLS) wire_begin_tls(&p->wire);
+    pending_begin(p, p->wire.tls ? PENDING_HELLO : PENDING_REQUEST, p->deadline);
     return p;
 }
 
@@ -6237,13 +7096,16 @@ static void door_accept(struct server *server, struct listener *listener, int64_
         socklen_t len = sizeof peer;
         int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) admitted[count++] = door_admit(server, fd, &peer, now);
+        if (fd >= 0) admitted[count++] = door_admit(server, listener, fd, &peer, now);
         else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
             door_pause(server, now);
         else if (errno == EAGAIN || errno == EBADF) break;
         /* anything else is the fault of that one connection: accept(2) */
     }
-    for (int i = 0; i < count; i++) door_read(server, admitted[i], now);
+    for (int i = 0; i < count; i++) {
+        if (admitted[i]->wire.tls) door_read_hello(server, admitted[i], now);
+        else door_read(server, admitted[i], now);
+    }
 }
 
 /* Stops accepting for good: new clients are refused by the kernel. */
@@ -6274,6 +7136,7 @@ static void door_event(struct server *server, void *data, int64_t now)
     struct pending *p = data;
     if (p->phase == PENDING_FLUSH) door_flush(server, p, now);
     else if (p->phase == PENDING_LINGER) door_drain(server, p);
+    else if (p->phase == PENDING_HELLO) door_read_hello(server, p, now);
     else door_read(server, p, now);
 }
 
@@ -6298,7 +7161,8 @@ static void door_run(void *context)
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
         if (door->quitting) atomic_store(&door->starved, true); /* have the last worker wake us */
-        if (door->quitting && !door->ready && !atomic_load(&door->under_way)) break;
+        bool busy = door->ready || door->shaking || atomic_load(&door->under_way);
+        if (door->quitting && !busy) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
@@ -6338,6 +7202,10 @@ static bool listener_open(struct listener *listener, const char *text)
 static bool door_init(struct server *server, struct instant now)
 {
     struct door *door = &server->door;
+    struct shakers *shakers = &door->shakers;
+    pthread_mutex_init(&shakers->lock, NULL);
+    pthread_cond_init(&shakers->wake, NULL);
+    shakers->last = &shakers->first;
     wheel_init(&door->wheel, now.mono);
     door->ready_last = &door->ready;
     if (!loop_init(&door->loop)) return false;
@@ -6348,7 +7216,7 @@ static bool door_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 18. Assets =============================================================================
+/* ==== 19. Assets =============================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. */
 
 struct asset {
@@ -6370,7 +7238,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 19. HTTP API ===========================================================================
+/* ==== 20. HTTP API ===========================================================================
  * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
  * Reads the table under its lock for microseconds, the store in short transactions, and asks the
  * hub to change things. Asking creates nobody. */
@@ -6801,7 +7669,7 @@ static void api_write_connection(struct buffer *out, const struct connection *c,
     int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
     api_write_time(out, "last_heard", heard + now.offset, true);
     buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->link.status]);
-    uint32_t round_trip = atomic_load_explicit(&c->round_trip, memory_order_relaxed);
+    uint32_t round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed);
     if (round_trip == UINT32_MAX) buffer_text(out, "null}");
     else buffer_print(out, "%" PRIu32 "}", round_trip);
 }
@@ -7181,7 +8049,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 20. Seam use ===========================================================================
+/* ==== 21. Seam use ===========================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
  * connection, a granted upgrade becomes an adoption. See vendor/civetweb_seam.h. */
 
@@ -7262,6 +8130,47 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     return ERROR_NONE;
 }
 
+/* Whether --metrics-listen serves a route. */
+static bool route_is_metrics(const struct route *route)
+{
+    return route->handle == api_metrics || route->handle == api_healthz ||
+           route->handle == api_readyz;
+}
+
+/* Answers a request of --redirect-listen: 308 to the same target over TLS (RFC 9110 section
+ * 15.4.9), on the host that was asked for if its name is one. */
+static int redirect_request(struct server *server, struct pending *p,
+                            const struct seam_request *raw)
+{
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
+    struct http_response response = {.status = 308};
+    const char *host = "";
+    if (request_header(raw, "Host", &host) != 1) host = "";
+    size_t len = *host == '[' ? strcspn(host, "]") + 1 : strspn(host, name);
+    bool v6 = *host == '[' && len > 2 && strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2;
+    bool good = len && (*host != '[' || v6) && (!host[len] || host[len] == ':');
+    uint8_t unused[16];
+    uint16_t number = 0;
+    for (size_t i = 0; i < server->listener_count && !number; i++)
+        if (server->listeners[i].kind == LISTEN_TLS)
+            address_pack(&server->listeners[i].address, unused, &number);
+    char port[16] = "";
+    if (number != 443) snprintf(port, sizeof port, ":%u", number);
+    if (good) {
+        buffer_print(&p->out, "HTTP/1.1 308 %s\r\nLocation: https://%.*s%s%s%s%s\r\n"
+                              "Content-Length: 0\r\nConnection: close\r\n\r\n",
+                     http_phrase(308), (int)len, host, port, raw->target, raw->query ? "?" : "",
+                     raw->query ? raw->query : "");
+    } else {
+        http_set_error(&response, ERROR_INVALID_REQUEST, "name the host in a Host header");
+        http_write(&p->out, &response, false, false);
+        buffer_free(&response.body);
+    }
+    p->keep_alive = false;
+    count_one(&server->counters.requests);
+    return response.status;
+}
+
 /* seam_ops.request: one parsed request. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
@@ -7271,8 +8180,10 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     struct http_response response = {0};
     const struct route *route = NULL;
     const char *host;
+    if (p->kind == LISTEN_REDIRECT) return redirect_request(server, p, raw);
     address_pack(&item->peer, request.address, &request.port);
     enum error error = route_find(&request, &response, &route);
+    if (p->kind == LISTEN_METRICS && !error && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
     if (!strcmp(raw->version, "1.1") && request_header(raw, "Host", &host) != 1)
         error = ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
     if (!error && route->method == METHOD_UPGRADE) {
@@ -7343,13 +8254,16 @@ static const struct seam_ops SEAM_OPS = {
     .log = seam_log,
 };
 
-/* ==== 21. Lifecycle, main ====================================================================
+/* ==== 22. Lifecycle, main ====================================================================
  * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
  * or configuration. */
 
 #include "licenses.inc"
 
-enum { DESCRIPTOR_RESERVE = 64 /* for the store, the log, and clients that speak HTTP */ };
+enum {
+    DESCRIPTOR_RESERVE = 64, /* for the store, the log, and clients that speak HTTP */
+    FILES_LOOK_S = 5,        /* how often the files of certificates are looked at */
+};
 
 /* Prints one line on stderr and returns the status to exit with. */
 __attribute__((format(printf, 2, 3))) static int fail(int status, const char *format, ...)
@@ -7381,36 +8295,153 @@ static bool server_set_limits(struct server *server, char *err)
     return false;
 }
 
+/* The listening options, and what their sockets are for. */
+static const struct listen_row {
+    size_t offset;
+    enum listener_kind kind;
+    const char *option, *what;
+} LISTENS[] = {
+    {offsetof(struct options, listen), LISTEN_HTTP, "listen", "http"},
+    {offsetof(struct options, tls_listen), LISTEN_TLS, "tls-listen", "https"},
+    {offsetof(struct options, redirect_listen), LISTEN_REDIRECT, "redirect-listen", "redirect"},
+    {offsetof(struct options, metrics_listen), LISTEN_METRICS, "metrics-listen", "metrics"},
+};
+enum { LISTEN_COUNT = sizeof LISTENS / sizeof *LISTENS };
+
+/* The addresses of one of them. */
+static const struct option_list *listen_list(const struct options *options,
+                                             const struct listen_row *row)
+{
+    return (const struct option_list *)((const char *)options + row->offset);
+}
+
 /* Refuses to serve the world without a secret unless told to. */
 static bool server_check_addresses(const struct server *server, char *err)
 {
     const struct options *options = &server->options;
-    for (size_t i = 0; i < options->listen.count; i++) {
-        struct sockaddr_storage address;
-        socklen_t len;
-        if (!address_parse(options->listen.at[i], &address, &len)) abort();
-        if (options->insecure || address_is_loopback(&address)) continue;
-        snprintf(err, USAGE_MAX,
-                 "--listen: %s is beyond loopback, where anyone could read and write everything;"
-                 " listen on 127.0.0.1 or [::1], or add --insecure", options->listen.at[i]);
-        return false;
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
+        const struct option_list *list = listen_list(options, row);
+        bool serves = row->kind == LISTEN_HTTP || row->kind == LISTEN_TLS;
+        for (size_t i = 0; i < list->count; i++) {
+            struct sockaddr_storage address;
+            socklen_t len;
+            if (!address_parse(list->at[i], &address, &len)) abort();
+            if (!serves || options->insecure || address_is_loopback(&address)) continue;
+            snprintf(err, USAGE_MAX,
+                     "--%s: %s is beyond loopback, where anyone could read and write everything;"
+                     " listen on 127.0.0.1 or [::1], or add --insecure", row->option, list->at[i]);
+            return false;
+        }
     }
     return true;
+}
+
+/* Reads the certificates that the options name and has new connections use them; false with one
+ * line in err and the old ones in use. */
+static bool server_read_certificates(struct server *server, char *err)
+{
+    const struct options *options = &server->options;
+    struct option_list certs = options->tls_cert, keys = options->tls_key;
+    char cert[PATH_MAX], key[PATH_MAX], *own_cert = cert, *own_key = key;
+    if (!certs.count) { /* --tls-self-signed */
+        snprintf(cert, sizeof cert, "%s/tls-cert.pem", options->data);
+        snprintf(key, sizeof key, "%s/tls-key.pem", options->data);
+        certs = (struct option_list){&own_cert, 1};
+        keys = (struct option_list){&own_key, 1};
+    }
+    struct tls_config *config =
+        tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
+    if (!config) return false;
+    tls_config_use(&server->tls, config);
+    return true;
+}
+
+/* Whether the TLS options fit together and their files are good; false with one line in err. */
+static bool server_check_tls(struct server *server, char *err)
+{
+    const struct options *options = &server->options;
+    const struct option_list *certs = &options->tls_cert, *keys = &options->tls_key;
+    const char *problem = NULL;
+    if (options->redirect_listen.count && !options->tls_listen.count)
+        problem = "--redirect-listen: there is no --tls-listen to send clients to; add one";
+    else if (keys->count && keys->count != certs->count)
+        problem = "--tls-key: give one for each --tls-cert, in the same order, or none at all";
+    else if (options->tls_listen.count && !certs->count && !options->tls_self_signed)
+        problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
+    else if (certs->count && options->tls_self_signed)
+        problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
+    if (problem) snprintf(err, USAGE_MAX, "%s", problem);
+    return !problem && (!certs->count || server_read_certificates(server, err));
+}
+
+/* Makes the certificate of --tls-self-signed, for the addresses that are bound. */
+static bool server_sign_itself(struct server *server, char *err)
+{
+    const struct options *options = &server->options;
+    char cert[PATH_MAX], key[PATH_MAX];
+    if (!options->tls_self_signed || !options->tls_listen.count) return true;
+    struct sockaddr_storage *addresses =
+        mem_new((server->listener_count + 2) * sizeof *addresses);
+    socklen_t len;
+    size_t count = 2;
+    address_parse("127.0.0.1:0", &addresses[0], &len);
+    address_parse("[::1]:0", &addresses[1], &len);
+    for (size_t i = 0; i < server->listener_count; i++)
+        if (server->listeners[i].kind == LISTEN_TLS)
+            addresses[count++] = server->listeners[i].address;
+    snprintf(cert, sizeof cert, "%s/tls-cert.pem", options->data);
+    snprintf(key, sizeof key, "%s/tls-key.pem", options->data);
+    bool good = tls_self_make(cert, key, addresses, count, err) &&
+                server_read_certificates(server, err);
+    free(addresses);
+    return good;
 }
 
 /* Opens the listening sockets; false with one line in err. */
 static bool server_listen(struct server *server, char *err)
 {
-    const struct option_list *list = &server->options.listen;
-    server->listeners = mem_new(list->count * sizeof *server->listeners);
-    for (size_t i = 0; i < list->count; i++) {
-        if (!listener_open(&server->listeners[server->listener_count++], list->at[i])) {
-            snprintf(err, USAGE_MAX, "--listen: cannot listen on %s: %s; choose another address",
-                     list->at[i], strerror(errno));
+    size_t count = 0;
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
+        count += listen_list(&server->options, row)->count;
+    server->listeners = mem_new(count * sizeof *server->listeners);
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
+        const struct option_list *list = listen_list(&server->options, row);
+        for (size_t i = 0; i < list->count; i++) {
+            struct listener *listener = &server->listeners[server->listener_count++];
+            listener->kind = row->kind;
+            if (listener_open(listener, list->at[i])) continue;
+            snprintf(err, USAGE_MAX, "--%s: cannot listen on %s: %s; choose another address",
+                     row->option, list->at[i], strerror(errno));
             return false;
         }
     }
     return true;
+}
+
+/* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
+ * False with one line in err. */
+static bool server_become_user(const struct options *options, char *err)
+{
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (!*options->user) return true;
+    const struct passwd *user = getpwnam(options->user);
+    if (!user) {
+        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
+                 options->user);
+        return false;
+    }
+    uid_t uid = user->pw_uid;
+    gid_t gid = user->pw_gid;
+    if (geteuid() == uid) return true;
+    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid)) {
+        snprintf(err, USAGE_MAX, "--user: cannot give %.200s to %.200s: %s", options->data,
+                 options->user, strerror(errno));
+        return false;
+    }
+    if (!setgroups(1, &gid) && !setresgid(gid, gid, gid) && !setresuid(uid, uid, uid)) return true;
+    snprintf(err, USAGE_MAX, "--user: cannot become %.200s: %s; start as root, or leave it out",
+             options->user, strerror(errno));
+    return false;
 }
 
 /* Store's visitor: a user who was online when the server last ran. */
@@ -7440,7 +8471,8 @@ static void server_announce(struct server *server)
     for (size_t i = 0; i < server->listener_count; i++) {
         char text[64];
         address_text(&server->listeners[i].address, text, sizeof text);
-        log_line(&server->log, LOG_INFO, "listening on %s (http)", text);
+        log_line(&server->log, LOG_INFO, "listening on %s (%s)", text,
+                 LISTENS[server->listeners[i].kind].what);
     }
 }
 
@@ -7455,15 +8487,18 @@ static bool server_start(struct server *server, char *err)
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
     server->started = server_now(server);
+    bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
+    if (drops && !server_listen(server, err)) return false;
+    if (!server_become_user(options, err)) return false;
     server->store = store_open(&store, &server->log, &server->counters, err, USAGE_MAX);
-    if (!server->store) return false;
+    if (!server->store || (!drops && !server_listen(server, err))) return false;
+    if (!server_sign_itself(server, err)) return false;
     presence_init(&server->presence, options->grace, options->threshold, server->started);
     if (!store_each_open(server->store, server_restore_user, server)) {
         snprintf(err, USAGE_MAX, "--data: cannot read who was online in %s; run --check-store",
                  options->data);
         return false;
     }
-    if (!server_listen(server, err)) return false;
     if (!store_start_writer(server->store, hub_batch_written, server) ||
         !hub_init(server, server->started) || !door_init(server, server->started) ||
         !thread_start(&server->hub.thread, hub_run, server)) {
@@ -7471,6 +8506,14 @@ static bool server_start(struct server *server, char *err)
         return false;
     }
     server->hub.running = true;
+    struct shakers *shakers = &server->door.shakers;
+    size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
+    shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
+    for (; shakers->count < shaker_count; shakers->count++) {
+        if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
+        snprintf(err, USAGE_MAX, "--tls-threads: cannot start them: %s", strerror(errno));
+        return false;
+    }
     server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE, err, USAGE_MAX);
     if (!server->seam) return false;
     seam_run(server->seam);
@@ -7484,16 +8527,59 @@ static void stop_now(int signal)
     _exit(1);
 }
 
-/* Waits for SIGTERM, SIGINT or SIGHUP, which main has blocked; the next one ends the process at
- * once. */
-static void server_wait(const sigset_t *signals)
+/* A number that differs when a file was written or replaced. */
+static uint64_t file_stamp(const char *path)
 {
-    int signal;
-    while (sigwait(signals, &signal)) continue;
+    struct stat info;
+    if (stat(path, &info)) return 0;
+    uint64_t n = (uint64_t)info.st_mtim.tv_sec * 1000000000u + (uint64_t)info.st_mtim.tv_nsec;
+    return (n ^ (uint64_t)info.st_ino << 20) + (uint64_t)info.st_size;
+}
+
+/* A number that differs when one of the files of certificates did. */
+static uint64_t server_stamp(const struct options *options)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < options->tls_cert.count; i++)
+        n = n * 31 + file_stamp(options->tls_cert.at[i]);
+    for (size_t i = 0; i < options->tls_key.count; i++)
+        n = n * 31 + file_stamp(options->tls_key.at[i]);
+    return n;
+}
+
+/* Reads the certificates again. Bad ones change nothing. */
+static void server_reload(struct server *server)
+{
+    char err[USAGE_MAX];
+    if (!server->options.tls_listen.count) return;
+    if (server_read_certificates(server, err)) {
+        count_one(&server->counters.tls_reloads);
+        log_line(&server->log, LOG_INFO, "certificates read again");
+    } else {
+        log_line(&server->log, LOG_ERROR, "%s; the old certificates stay in use", err);
+    }
+}
+
+/* Waits for SIGTERM or SIGINT, which main has blocked; the next one ends the process at once.
+ * Meanwhile SIGHUP, or a change of their files, has the certificates read again; files that are
+ * being written are given until the next look. */
+static void server_wait(struct server *server, const sigset_t *signals)
+{
+    uint64_t used = server_stamp(&server->options), seen = used;
+    const struct timespec wait = {.tv_sec = server->options.tls_cert.count ? FILES_LOOK_S : 3600};
+    for (;;) {
+        int signal = sigtimedwait(signals, NULL, &wait);
+        if (signal == SIGTERM || signal == SIGINT) break;
+        uint64_t stamp = server_stamp(&server->options);
+        bool settled = stamp != used && stamp == seen;
+        seen = stamp;
+        if (signal != SIGHUP && !settled) continue;
+        used = stamp;
+        server_reload(server);
+    }
     struct sigaction action = {.sa_handler = stop_now};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
     pthread_sigmask(SIG_UNBLOCK, signals, NULL);
 }
 
@@ -7519,6 +8605,7 @@ static bool server_stop(struct server *server)
         loop_post(&server->door.loop, &quit);
         seam_stop(server->seam);
     }
+    if (server->door.shakers.count) door_stop_shakers(&server->door);
     if (server->hub.running) {
         loop_post(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -7544,14 +8631,14 @@ static int server_serve(struct server *server)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGHUP); /* the terminal closed: stop in order too */
+    sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk, not the end */
     bool started = server_start(server, err);
     if (started) {
         server_announce(server);
-        server_wait(&signals);
+        server_wait(server, &signals);
     }
     bool written = server_stop(server);
     if (!started) return fail(1, "%s", err);
@@ -7595,13 +8682,17 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_HELP: options_print_help(stdout); return 0;
     default: break;
     }
-    if (!server_set_limits(server, err) || !server_check_addresses(server, err))
-        return fail(2, "%s", err);
-    if (line->command == COMMAND_CHECK_CONFIG) {
-        puts("configuration ok");
-        return 0;
-    }
-    return server_serve(server);
+    bool good = psa_crypto_init() == PSA_SUCCESS;
+    good = good && tls_shared_init(&server->tls, &server->counters);
+    if (!good) return fail(1, "Mbed TLS cannot start");
+    good = server_set_limits(server, err) && server_check_addresses(server, err) &&
+           server_check_tls(server, err);
+    int status = !good ? fail(2, "%s", err) : 0;
+    if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
+    else if (good) status = server_serve(server);
+    tls_shared_free(&server->tls);
+    mbedtls_psa_crypto_free();
+    return status;
 }
 
 /* Reads the options, then runs. */

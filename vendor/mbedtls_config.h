@@ -102,7 +102,6 @@
 #define MBEDTLS_SSL_TICKET_C
 #define MBEDTLS_SSL_SERVER_NAME_INDICATION
 #define MBEDTLS_SSL_ALPN
-#define MBEDTLS_SSL_MAX_FRAGMENT_LENGTH
 
 /* A browser may send records of full length; ours are short. */
 #define MBEDTLS_SSL_IN_CONTENT_LEN 16384

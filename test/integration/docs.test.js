@@ -143,7 +143,7 @@ const CHECKS = {
   'every option is in --help with its default': ({ source, help }) => options(source).flatMap(({ name, type, initial }) => {
     const found = items(help, /^ +--([a-z-]+)/gm).find(([match]) => match[1] === name);
     if (!found) return [`not in --help: --${name}`];
-    return type === 'FLAG' || found[1].includes(`[${initial}]`) ? [] : [`--help does not say ${initial} for --${name}`];
+    return type === 'FLAG' || !initial || found[1].includes(`[${initial}]`) ? [] : [`--help does not say ${initial} for --${name}`];
   }),
 
   '--help names nothing else': ({ source, help }) => differ(
@@ -162,7 +162,7 @@ const CHECKS = {
       const bounded = ['DURATION', 'SIZE', 'COUNT'].includes(option.type);
       const problems = [];
       if ((match[2] || '') !== option.argument) problems.push(`--${option.name} takes ${option.argument}`);
-      if (initial !== option.initial) problems.push(`--${option.name}: default ${option.initial}, page ${initial}`);
+      if (initial !== (option.initial || 'none')) problems.push(`--${option.name}: default ${option.initial}, page ${initial}`);
       for (const [what, value] of bounded ? [['min', min], ['max', max]] : []) {
         if (written(option.type, value ?? '') !== option[what]) problems.push(`--${option.name}: ${what} ${option[what]}, page ${value}`);
       }
@@ -361,7 +361,7 @@ test('docs: each check notices a change', async () => {
 
 test('docs: every option is read from the environment', async () => {
   const all = options(read('presence.c'));
-  const words = { LIST: '127.0.0.1:1,[::1]:2', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
+  const words = { LIST: '127.0.0.1:1,[::1]:2', FILES: '/a,/b', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
   const unit = { DURATION: 'ms' };
   const env = Object.fromEntries(all.map(({ type, name, max }) => (
     [`PRESENCE_${name.toUpperCase().replaceAll('-', '_')}`, words[type] || `${max}${unit[type] || ''}`])));
