@@ -4896,6 +4896,8 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
 {
     struct http_frame frame = {.head = http_head_end(at, len, scanned)};
     if ((frame.head ? frame.head : len) > max_head) frame.error = ERROR_HEAD_TOO_LARGE;
+    if (len && (unsigned char)*at < ' ' && *at != '\r' && *at != '\n') /* TLS, say: not awaited */
+        frame.error = ERROR_INVALID_REQUEST;
     if (!frame.head || frame.error) return frame;
     bool has_length = false;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
@@ -5247,6 +5249,43 @@ static ssize_t tls_whole_records(const char *at, size_t len)
         n += TLS_HEAD + content;
     }
     return (ssize_t)n;
+}
+
+/* Makes one record of a first handshake message that came in several: Mbed TLS wants to see its
+ * head in one piece. Returns how many bytes at the front are ready, as tls_whole_records does. */
+static ssize_t tls_join_hello(struct buffer *in)
+{
+    enum { HANDSHAKE = 22, MESSAGE_HEAD = 4, JOINED_MAX = 16384 };
+    ssize_t whole = tls_whole_records(in->at, in->len);
+    uint8_t message[MESSAGE_HEAD], *at = (uint8_t *)in->at;
+    size_t need = MESSAGE_HEAD, total = 0, next = 0, records = 0;
+    while (whole > 0 && (ssize_t)next < whole && total < need) {
+        if (at[next] != HANDSHAKE) return whole;
+        size_t len = (size_t)at[next + 3] << 8 | at[next + 4];
+        for (size_t i = 0; i < len && total + i < MESSAGE_HEAD; i++)
+            message[total + i] = at[next + TLS_HEAD + i];
+        total += len;
+        next += TLS_HEAD + len;
+        records++;
+        if (total >= MESSAGE_HEAD)
+            need = MESSAGE_HEAD + ((size_t)message[1] << 16 | (size_t)message[2] << 8 | message[3]);
+        if (need > JOINED_MAX || total > JOINED_MAX) return whole; /* refused by Mbed TLS */
+    }
+    if (whole <= 0 || (records == 1 && total >= need)) return whole;
+    if (total < need) return 0;
+    size_t to = TLS_HEAD;
+    for (size_t from = 0; from < next;) {
+        size_t len = (size_t)at[from + 3] << 8 | at[from + 4];
+        memmove(at + to, at + from + TLS_HEAD, len);
+        to += len;
+        from += TLS_HEAD + len;
+        if (from >= next) break;
+    }
+    at[3] = (uint8_t)(total >> 8);
+    at[4] = (uint8_t)total;
+    memmove(at + to, at + next, in->len - next);
+    in->len -= next - to;
+    return tls_whole_records(in->at, in->len);
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -6878,7 +6917,8 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
-    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
+    ssize_t whole = tls->set_up ? tls_whole_records(tls->in.at, tls->in.len)
+                                : tls_join_hello(&tls->in);
     if (whole < 0 && !tls->set_up) {
         count_one(&server->counters.tls_failures);
         wire_forget_tls(&p->wire);
@@ -8148,7 +8188,10 @@ static int redirect_request(struct server *server, struct pending *p,
     if (request_header(raw, "Host", &host) != 1) host = "";
     size_t len = *host == '[' ? strcspn(host, "]") + 1 : strspn(host, name);
     bool v6 = *host == '[' && len > 2 && strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2;
-    bool good = len && (*host != '[' || v6) && (!host[len] || host[len] == ':');
+    const char *behind = host + len + (host[len] == ':');
+    size_t digits = strspn(behind, "0123456789");
+    bool good = len && (*host != '[' || v6) && digits < 6 && !behind[digits];
+    p->keep_alive = request_keeps_alive(server, raw);
     uint8_t unused[16];
     uint16_t number = 0;
     for (size_t i = 0; i < server->listener_count && !number; i++)
@@ -8158,15 +8201,14 @@ static int redirect_request(struct server *server, struct pending *p,
     if (number != 443) snprintf(port, sizeof port, ":%u", number);
     if (good) {
         buffer_print(&p->out, "HTTP/1.1 308 %s\r\nLocation: https://%.*s%s%s%s%s\r\n"
-                              "Content-Length: 0\r\nConnection: close\r\n\r\n",
+                              "Content-Length: 0\r\nConnection: %s\r\n\r\n",
                      http_phrase(308), (int)len, host, port, raw->target, raw->query ? "?" : "",
-                     raw->query ? raw->query : "");
+                     raw->query ? raw->query : "", p->keep_alive ? "keep-alive" : "close");
     } else {
         http_set_error(&response, ERROR_INVALID_REQUEST, "name the host in a Host header");
-        http_write(&p->out, &response, false, false);
+        http_write(&p->out, &response, p->keep_alive, false);
         buffer_free(&response.body);
     }
-    p->keep_alive = false;
     count_one(&server->counters.requests);
     return response.status;
 }
@@ -8418,6 +8460,20 @@ static bool server_listen(struct server *server, char *err)
     return true;
 }
 
+/* Whether --user can be obeyed; false with one line in err. */
+static bool server_check_user(const struct options *options, char *err)
+{
+    const struct passwd *user = *options->user ? getpwnam(options->user) : NULL;
+    if (*options->user && !user)
+        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
+                 options->user);
+    else if (user && geteuid() && geteuid() != user->pw_uid)
+        snprintf(err, USAGE_MAX, "--user: only root can become %.200s; start as root, or leave it"
+                                 " out", options->user);
+    else return true;
+    return false;
+}
+
 /* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
  * False with one line in err. */
 static bool server_become_user(const struct options *options, char *err)
@@ -8425,13 +8481,8 @@ static bool server_become_user(const struct options *options, char *err)
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (!*options->user) return true;
     const struct passwd *user = getpwnam(options->user);
-    if (!user) {
-        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
-                 options->user);
-        return false;
-    }
-    uid_t uid = user->pw_uid;
-    gid_t gid = user->pw_gid;
+    uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
+    gid_t gid = user ? user->pw_gid : getegid();
     if (geteuid() == uid) return true;
     if (!mkdir(options->data, 0700) && chown(options->data, uid, gid)) {
         snprintf(err, USAGE_MAX, "--user: cannot give %.200s to %.200s: %s", options->data,
@@ -8686,7 +8737,7 @@ static int run_command(struct server *server, const struct command_line *line)
     good = good && tls_shared_init(&server->tls, &server->counters);
     if (!good) return fail(1, "Mbed TLS cannot start");
     good = server_set_limits(server, err) && server_check_addresses(server, err) &&
-           server_check_tls(server, err);
+           server_check_user(&server->options, err) && server_check_tls(server, err);
     int status = !good ? fail(2, "%s", err) : 0;
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
