@@ -36,7 +36,7 @@
  *  23. Lifecycle, main             commands, start, signals, stop
  *
  * Threads, and what each may touch:
- *   main      starts the others, waits for a signal, stops them in order; reads certificates again.
+ *   main      starts the others, waits for a signal, stops them in order; reads keys again.
  *   door      CivetWeb's master thread: listeners and every connection that is not being served.
  *   shakers   (--tls-threads) the handshakes of TLS, niced: who is connected comes first.
  *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
@@ -44,13 +44,13 @@
  *             something.
  *   hub       every WebSocket; the only one to change the presence table.
  *   writer    the only one to write LMDB.
- * One owner a datum; hand-over is a call in the owner's inbox (section 14). Shared is only: the
+ * One owner a datum; hand-over is a call in the owner's inbox (section 15). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
- * microseconds; counters and totals, atomic; options, constant.
+ * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
+ * who uses them; counters and totals, atomic; options, constant.
  *
- * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 8);
- * tls.lock; shakers.lock;
- * log.lock, which may be taken while any of them is held.
+ * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
+ * tls.lock; secrets_lock; shakers.lock; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -68,8 +68,8 @@
  *   {"type":"status","status":"away"}     this connection's word on its user
  *   anything wrong                        -> {"type":"error","code":"...","message":"..."}
  *   WebSocket pings are sent after 25 s of silence; any byte in answer is a sign of life.
- *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4403
- *   kicked, 4408 silent, 4429 too fast.
+ *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4401 get
+ *   a new token, 4403 kicked or not allowed, 4408 silent, 4429 too fast.
  */
 
 #include <arpa/inet.h>
@@ -1752,9 +1752,9 @@ static void options_print_help(FILE *out)
 }
 
 /* ==== 8. Tokens ==============================================================================
- * Who a request speaks for: users' tokens (JWT: RFC 7515, 7519, 8725), the admin's password and the
- * admin's sessions. Time is a parameter, the cryptography is Mbed TLS's, and but for the files of
- * keys nothing is read. No text made here holds any part of a token, a password or a key. */
+ * Who a request speaks for: tokens (JWT: RFC 7515, 7519, 8725). Time is a parameter, the
+ * cryptography is Mbed TLS's, and but for the files of keys nothing is read. No text made here holds
+ * any part of a token or a key. */
 
 enum {
     TOKEN_MAX = 8192,            /* bytes of a token */
