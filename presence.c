@@ -1753,8 +1753,8 @@ static void options_print_help(FILE *out)
 
 /* ==== 8. Tokens ==============================================================================
  * Who a request speaks for: tokens (JWT: RFC 7515, 7519, 8725). Time is a parameter, the
- * cryptography is Mbed TLS's, and but for the files of keys nothing is read. No text made here holds
- * any part of a token or a key. */
+ * cryptography is Mbed TLS's, and but for the files of keys nothing is read. No text made here
+ * holds any part of a token or a key. */
 
 enum {
     TOKEN_MAX = 8192,            /* bytes of a token */

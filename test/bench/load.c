@@ -1,16 +1,22 @@
-/* load.c - the load generator of the benchmark: Linux, epoll, loopback only, no dependencies.
+/* load.c - the load generator of the benchmark: Linux, epoll, loopback only; TLS by OpenSSL.
  *
- *   gcc -std=c11 -O2 -Wall -Wextra -o load load.c
+ *   gcc -std=c11 -O2 -Wall -Wextra -o load load.c -lssl -lcrypto
  *
  *   load hold    --port P --pid S -n N                    hold N users
  *                [--rate R --seconds T --beat text]       and send R heartbeats a second
  *                [--rate R --seconds T --watch user0]     or follow user0, who changes R times
- *                [--silent]                               or never send a byte
+ *                [--silent [--rate R --seconds T]]        or never send a byte, or R bytes a
+ *                                                         second of a request that never ends
  *   load connect --port P --pid S -n N -c C               upgrade, wait for the hello, close
  *   load http    --port P --pid S -c C --seconds T        GET again and again
  *                [--once] [--path /api/presence/user{i}]
+ *   load handshake --port P --pid S -c C --seconds T      shake hands again and again
+ *                [--rate R] [--resume] [--tls-version 1.2]
  *   load start   --port P --path /x --with 'exec CMD'     start CMD, time until it answers, end it
  *   load measure --pid S                                  memory and CPU time as they are
+ *
+ * With --tls hold, connect and http speak TLS, with what browsers offer in their order; --resume
+ * resumes sessions, --tls-version allows one version. No certificate is checked.
  *
  * The parent forks workers, tells them by a phase number in shared memory what to do, measures
  * the server (--pid) before, between and after, and prints one line of JSON. Each worker holds at
@@ -19,7 +25,8 @@
  *
  * What is timed: for a connection from socket() to the server's first message; for a heartbeat
  * from send() to the answer in our hands; for a request from send() (with --once from socket()) to
- * the last byte of the answer; for a followed change, and with --stamp for a heartbeat, from send()
+ * the last byte of the answer; for a handshake from socket() to the moment in which we may send (the
+ * connection ends when its ticket has come); for a followed change, and with --stamp for a heartbeat, from send()
  * to the arrival of the answer in our kernel (a receive timestamp), so that what we take to read
  * ten thousand sockets, or to get a processor, is not blamed on the server.
  * A heartbeat that comes due while the connection still waits for an answer is skipped and counted.
@@ -34,6 +41,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <openssl/ssl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -55,12 +63,13 @@
 enum {
     SOCKETS_PER_WORKER = 18000, /* the machine allows a process 20,000 descriptors */
     WORKERS_MAX = 60,
-    SOURCES_MAX = 250, /* 127.0.1.1 to 127.0.1.250 */
+    SOURCES_MAX = 60000, /* 127.0.1.1 to 127.0.235.96 */
     SECONDS_MAX = 600,
     LIFETIME = 1200,      /* seconds until the whole program ends, come what may */
     CONNECT_TIMEOUT = 20, /* seconds a connection may take to open */
     DRAIN_TIMEOUT = 5,    /* seconds to wait for the last answers */
     INPUT_SIZE = 1 << 16,
+    RECORD_SIZE = 1 << 15, /* more than a TLS record that is not whole yet */
     EVENTS = 512,
     THREADS_MAX = 4096,
     SUB_BITS = 6,             /* 64 steps for each power of two: 1.6 % */
@@ -72,31 +81,35 @@ enum {
 #define WS_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 enum phase { PHASE_START, PHASE_CONNECT, PHASE_HELD, PHASE_RUN, PHASE_CLOSE, PHASE_EXIT };
-enum mode { MODE_HOLD, MODE_CONNECT, MODE_HTTP, MODE_START, MODE_MEASURE, MODES };
-static const char *const mode_names[MODES] = {"hold", "connect", "http", "start", "measure"};
+enum mode { MODE_HOLD, MODE_CONNECT, MODE_HTTP, MODE_HANDSHAKE, MODE_START, MODE_MEASURE, MODES };
+static const char *const mode_names[MODES] = {"hold",      "connect", "http",
+                                              "handshake", "start",   "measure"};
 
 /* Set by parse_options, never changed afterwards. */
 struct options {
     enum mode mode;
     const char *host; /* destination, in 127.0.0.0/8 */
     int port;
-    int pid;            /* the server, 0: not measured */
-    const char *path;   /* {i}: the connection's number, in http mode the request's modulo users */
-    const char *header; /* one more header line, without its line end, or NULL */
-    const char *beat;   /* text, json or frame */
-    const char *with;   /* shell command that runs while the seconds of the run pass */
-    const char *watch;  /* the id of connection 0, which all others follow, or NULL */
-    int count;          /* connections */
-    int users;          /* http: ids are 0 .. users-1 */
-    int inflight;       /* connections under way, or http connections */
-    int sources;        /* source addresses a worker */
-    int once;           /* http: a connection for each request */
-    int silent;         /* hold: never send anything */
-    int stamp;          /* answers are timed by the kernel's receive timestamp */
-    int clean;          /* end with a close frame and FIN, not with RST */
-    double rate;        /* heartbeats, or changes, a second */
-    double seconds;     /* of the run phase */
-    double settle;      /* pause before a measurement */
+    int pid;             /* the server, 0: not measured */
+    const char *path;    /* {i}: the connection's number, in http mode the request's modulo users */
+    const char *header;  /* one more header line, without its line end, or NULL */
+    const char *beat;    /* text, json or frame */
+    const char *with;    /* shell command that runs while the seconds of the run pass */
+    const char *watch;   /* the id of connection 0, which all others follow, or NULL */
+    int count;           /* connections */
+    int users;           /* http: ids are 0 .. users-1 */
+    int inflight;        /* connections under way, or http connections */
+    int sources;         /* source addresses a worker */
+    int once;            /* http: a connection for each request */
+    int silent;          /* hold: never send anything but single bytes, `rate` of them a second */
+    int tls;             /* speak TLS */
+    int resume;          /* resume TLS sessions */
+    const char *version; /* of TLS, the only one allowed, or NULL */
+    int stamp;           /* answers are timed by the kernel's receive timestamp */
+    int clean;           /* end with a close frame and FIN, not with RST */
+    double rate;         /* heartbeats, changes, bytes or handshakes a second */
+    double seconds;      /* of the run phase */
+    double settle;       /* pause before a measurement */
 };
 
 struct histogram {
@@ -106,17 +119,18 @@ struct histogram {
 
 /* What a worker reports; in shared memory, written by that worker only. */
 struct stats {
-    long connected;      /* upgraded and greeted, or for http: connections made */
-    long failed;         /* did not get that far, or for http: bad or missing answers */
-    long dropped;        /* closed by the server afterwards */
-    long sent, answered; /* heartbeats, requests or changes, and what came back */
-    long skipped;        /* heartbeats not sent: the one before was unanswered */
-    long pings;          /* ping frames of the server, all answered */
-    long other;          /* messages that were nothing of what we wait for */
-    long bytes;          /* http: received */
-    uint64_t ended_at;   /* when the connect phase, then the run phase, was over */
-    _Atomic int reached; /* the last phase this worker has finished */
-    char error[96];      /* the first one */
+    long connected;       /* upgraded and greeted, or for http, handshake: connections made */
+    long failed;          /* did not get that far, or for http: bad or missing answers */
+    long shaken, resumed; /* TLS handshakes; those of them that resumed a session */
+    long dropped;         /* closed by the server afterwards */
+    long sent, answered;  /* heartbeats, requests, changes, and what came back; handshakes */
+    long skipped;         /* heartbeats not sent: the one before was unanswered */
+    long pings;           /* ping frames of the server, all answered */
+    long other;           /* messages that were nothing of what we wait for */
+    long bytes;           /* http: received */
+    uint64_t ended_at;    /* when the connect phase, then the run phase, was over */
+    _Atomic int reached;  /* the last phase this worker has finished */
+    char error[96];       /* the first one */
     struct histogram connecting, answering;
 };
 
@@ -132,6 +146,8 @@ struct shared {
 enum state {
     STATE_NONE,
     STATE_CONNECTING,
+    STATE_SHAKING,
+    STATE_TICKET,
     STATE_HEAD,
     STATE_BODY,
     STATE_GREETING,
@@ -143,10 +159,12 @@ struct connection {
     int fd;
     uint8_t state;
     uint8_t last;   /* http: the server closes behind this answer */
+    uint8_t ticket; /* a session that can be resumed has come */
     uint16_t kept;  /* bytes at rest */
-    long left;      /* bytes of an HTTP body still to come */
+    long left;      /* bytes of an HTTP body still to come, with --silent: bytes sent */
     uint64_t since; /* the start of what is being timed, 0: nothing */
     char *rest;     /* the beginning of a head or frame that was cut in two */
+    SSL *ssl;       /* with --tls, from the TCP connection's beginning to its end */
 };
 
 struct worker {
@@ -155,12 +173,14 @@ struct worker {
     struct stats *stats;
     struct connection *connections;
     struct epoll_event *events;
-    char *input;
+    char *input, *raw; /* what came; for TLS, as it came */
+    SSL_CTX *tls;
+    SSL_SESSION *session; /* the last one that came, with --resume */
     int number, epoll;
     long first, count;                /* its connections' numbers */
     long started, under_way, waiting; /* connections begun, not yet open; answers awaited */
     long requests;                    /* http: counter for {i} */
-    uint64_t received_at;             /* realtime stamp of the last read, only with --watch */
+    uint64_t received_at;             /* realtime stamp of the last read, only with --stamp */
     char head[512], tail[640];        /* the request around the number */
     int numbered;                     /* the path has an {i} */
     unsigned char message[64];        /* a whole heartbeat frame */
@@ -321,9 +341,17 @@ static void note_error(struct worker *w, const char *what, const char *detail)
         if (*p == '"' || *p == '\\' || (unsigned char)*p < ' ') *p = ' ';
 }
 
+/* Whether connections are there for requests, or handshakes, and not for WebSockets. */
+static int is_request_mode(const struct options *o)
+{
+    return o->mode == MODE_HTTP || o->mode == MODE_HANDSHAKE;
+}
+
 /* Closes the socket and forgets what was cut; the connection may be used again. */
 static void connection_close(struct connection *c)
 {
+    if (c->ssl) SSL_set_shutdown(c->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    SSL_free(c->ssl); /* its session lives on, having ended well */
     if (c->fd >= 0) close(c->fd);
     free(c->rest);
     *c = (struct connection){.fd = -1};
@@ -334,7 +362,7 @@ static void connection_fail(struct worker *w, struct connection *c, const char *
                             const char *detail)
 {
     note_error(w, what, detail);
-    if (w->opt->mode == MODE_HTTP) {
+    if (is_request_mode(w->opt)) {
         w->stats->failed++;
     } else if (c->state == STATE_OPEN) {
         w->stats->dropped++;
@@ -349,7 +377,9 @@ static void connection_fail(struct worker *w, struct connection *c, const char *
 /* Sends all or fails the connection: what we send always fits an idle socket's buffer. */
 static int connection_send(struct worker *w, struct connection *c, const void *bytes, size_t size)
 {
-    if (send(c->fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size) return 0;
+    ssize_t sent = c->ssl ? SSL_write(c->ssl, bytes, (int)size)
+                          : send(c->fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent == (ssize_t)size) return 0;
     connection_fail(w, c, "send", strerror(errno));
     return -1;
 }
@@ -365,12 +395,27 @@ static void connection_keep(struct worker *w, struct connection *c, const char *
     if (size && !rest) connection_fail(w, c, "read", "a head or frame is too long");
 }
 
+/* What came is TLS. Unless that is part of the handshake, deciphers it behind what was kept, and
+ * returns as connection_receive does. */
+static long connection_decipher(struct worker *w, struct connection *c, int size)
+{
+    int got, total = c->kept;
+    BIO_write(SSL_get_rbio(c->ssl), w->raw, size);
+    if (c->state == STATE_SHAKING) return size;
+    if (c->kept) memcpy(w->input, c->rest, c->kept);
+    while ((got = SSL_read(c->ssl, w->input + total, INPUT_SIZE + RECORD_SIZE - 1 - total)) > 0)
+        total += got;
+    w->input[total] = 0;
+    if (total > c->kept) return total;
+    return SSL_get_error(c->ssl, got) == SSL_ERROR_WANT_READ ? 0 : -1;
+}
+
 /* Reads behind what was kept; with --stamp it also notes when the bytes came in. Returns what is
  * now in the worker's input, 0 if nothing came, -1 at the end. */
 static long connection_receive(struct worker *w, struct connection *c)
 {
     char control[128];
-    struct iovec part = {w->input + c->kept, INPUT_SIZE - 1 - (size_t)c->kept};
+    struct iovec part = {c->ssl ? w->raw : w->input + c->kept, INPUT_SIZE - 1 - (size_t)c->kept};
     struct msghdr m = {.msg_iov = &part,
                        .msg_iovlen = 1,
                        .msg_control = control,
@@ -378,13 +423,14 @@ static long connection_receive(struct worker *w, struct connection *c)
     ssize_t got = w->opt->stamp ? recvmsg(c->fd, &m, MSG_DONTWAIT)
                                 : recv(c->fd, part.iov_base, part.iov_len, MSG_DONTWAIT);
     if (got <= 0) return got < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -1;
-    if (c->kept) memcpy(w->input, c->rest, c->kept);
     for (struct cmsghdr *h = w->opt->stamp ? CMSG_FIRSTHDR(&m) : NULL; h; h = CMSG_NXTHDR(&m, h)) {
         struct timespec t;
         if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SO_TIMESTAMPNS) continue;
         memcpy(&t, CMSG_DATA(h), sizeof t);
         w->received_at = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
     }
+    if (c->ssl) return connection_decipher(w, c, (int)got);
+    if (c->kept) memcpy(w->input, c->rest, c->kept);
     w->input[c->kept + got] = 0;
     return c->kept + got;
 }
@@ -429,8 +475,10 @@ static void ws_close(struct worker *w, struct connection *c)
 {
     unsigned char frame[16];
     size_t size = frame_make(frame, 8, "\x03\xe8", 2);
-    if (w->opt->clean && c->state == STATE_OPEN && w->opt->mode != MODE_HTTP)
-        send(c->fd, frame, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (w->opt->clean && c->state == STATE_OPEN && !is_request_mode(w->opt) &&
+        connection_send(w, c, frame, size))
+        return;
+    if (w->opt->clean && c->ssl) SSL_shutdown(c->ssl);
     connection_close(c);
 }
 
@@ -593,7 +641,92 @@ static void http_input(struct worker *w, struct connection *c, long size)
         http_answered(w, c);
 }
 
-/* ---- 7. Connecting, events ---------------------------------------------------------------- */
+/* ---- 7. TLS ------------------------------------------------------------------------------- */
+
+/* OpenSSL has a session, for TLS 1.2 during the handshake, for 1.3 after it. */
+static int tls_session(SSL *ssl, SSL_SESSION *session)
+{
+    struct worker *w = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    struct connection *c = SSL_get_app_data(ssl);
+    c->ticket = 1;
+    if (!w->opt->resume) return 0;
+    SSL_SESSION_free(w->session);
+    w->session = session;
+    return 1; /* it is ours now */
+}
+
+/* Makes what all connections of a worker share: the offer is that of browsers. */
+static void tls_prepare(struct worker *w)
+{
+    const char *version = w->opt->version;
+    SSL_CTX *tls = w->tls = SSL_CTX_new(TLS_client_method());
+    if (!tls ||
+        !SSL_CTX_set_ciphersuites(tls, "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:"
+                                       "TLS_CHACHA20_POLY1305_SHA256") ||
+        !SSL_CTX_set_cipher_list(tls,
+                                 "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+                                 "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305") ||
+        !SSL_CTX_set1_groups_list(tls, "X25519:P-256:P-384") ||
+        SSL_CTX_set_alpn_protos(tls, (const unsigned char *)"\x08http/1.1", 9))
+        _exit(1);
+    if (version) {
+        int number = !strcmp(version, "1.2") ? TLS1_2_VERSION : TLS1_3_VERSION;
+        SSL_CTX_set_min_proto_version(tls, number);
+        SSL_CTX_set_max_proto_version(tls, number);
+    }
+    SSL_CTX_set_app_data(tls, w);
+    SSL_CTX_set_mode(tls, SSL_MODE_RELEASE_BUFFERS);
+    SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(tls, tls_session);
+}
+
+/* In handshake mode: the handshake is over, and counts when the ticket has come as well, which TLS
+ * 1.3 sends behind it. */
+static void tls_ticket(struct worker *w, struct connection *c)
+{
+    if (!c->ticket && SSL_version(c->ssl) > TLS1_2_VERSION) return;
+    w->stats->answered++;
+    ws_close(w, c);
+}
+
+/* Goes on with the handshake, as far as the server's bytes reach; then the request goes out, or in
+ * handshake mode the ticket is awaited. */
+static void tls_shake(struct worker *w, struct connection *c)
+{
+    int code = SSL_do_handshake(c->ssl);
+    if (code != 1 && SSL_get_error(c->ssl, code) == SSL_ERROR_WANT_READ) return;
+    if (code != 1) {
+        connection_fail(w, c, "handshake", "failed");
+        return;
+    }
+    w->stats->shaken++;
+    w->stats->resumed += SSL_session_reused(c->ssl);
+    if (w->opt->mode != MODE_HANDSHAKE) {
+        send_request(w, c);
+        return;
+    }
+    histogram_add(&w->stats->answering, now_ns() - c->since);
+    c->state = STATE_TICKET;
+    tls_ticket(w, c);
+}
+
+/* Begins TLS: what the server sends is handed to OpenSSL by us, what it sends goes out at once. */
+static void tls_start(struct worker *w, struct connection *c)
+{
+    c->state = STATE_SHAKING;
+    c->ssl = SSL_new(w->tls);
+    BIO *in = BIO_new(BIO_s_mem()), *out = BIO_new_socket(c->fd, BIO_NOCLOSE);
+    if (!c->ssl || !in || !out) _exit(1);
+    BIO_set_mem_eof_return(in, -1);
+    SSL_set_bio(c->ssl, in, out);
+    SSL_set_app_data(c->ssl, c);
+    SSL_set_connect_state(c->ssl);
+    SSL_set_tlsext_host_name(c->ssl, "localhost");
+    if (w->session) SSL_set_session(c->ssl, w->session);
+    tls_shake(w, c);
+}
+
+/* ---- 8. Connecting, events ---------------------------------------------------------------- */
 
 /* Makes a socket with the worker's next source address; -1 on error. */
 static int make_socket(struct worker *w, long index)
@@ -616,12 +749,14 @@ static int make_socket(struct worker *w, long index)
     return fd;
 }
 
-/* The TCP connection stands: sends the request, or is done already with --silent. */
+/* The TCP connection stands: begins TLS or sends the request; is done already with --silent. */
 static void connected(struct worker *w, struct connection *c)
 {
-    if (w->opt->mode == MODE_HTTP) w->stats->connected++;
+    if (is_request_mode(w->opt)) w->stats->connected++;
     if (w->opt->silent)
         ws_opened(w, c);
+    else if (w->opt->tls)
+        tls_start(w, c);
     else
         send_request(w, c);
 }
@@ -635,7 +770,7 @@ static void connection_start(struct worker *w, struct connection *c)
     socklen_t size = sizeof peer;
     c->state = STATE_CONNECTING;
     c->since = now_ns();
-    w->under_way += w->opt->mode != MODE_HTTP;
+    w->under_way += !is_request_mode(w->opt);
     inet_pton(AF_INET, w->opt->host, &to.sin_addr);
     c->fd = make_socket(w, c - w->connections);
     if (c->fd < 0 || (connect(c->fd, (void *)&to, sizeof to) && errno != EINPROGRESS)) {
@@ -664,28 +799,35 @@ static void connection_writable(struct worker *w, struct connection *c)
         connected(w, c);
 }
 
+/* Something came, or the end did (size < 0). */
+static void connection_input(struct worker *w, struct connection *c, long size)
+{
+    if (size < 0)
+        connection_fail(w, c, "closed", c->state == STATE_OPEN ? "while open" : "while opening");
+    else if (c->state == STATE_SHAKING)
+        tls_shake(w, c);
+    else if (c->state == STATE_TICKET)
+        tls_ticket(w, c);
+    else if (size && w->opt->mode == MODE_HTTP)
+        http_input(w, c, size);
+    else if (size)
+        ws_input(w, c, size);
+}
+
 /* Waits for events and handles them. */
 static void poll_events(struct worker *w, int milliseconds)
 {
     int count = epoll_wait(w->epoll, w->events, EVENTS, milliseconds);
     for (int i = 0; i < count; i++) {
         struct connection *c = w->events[i].data.ptr;
-        if (c->state == STATE_CONNECTING) {
+        if (c->state == STATE_CONNECTING)
             connection_writable(w, c);
-            continue;
-        }
-        long size = connection_receive(w, c);
-        if (size < 0)
-            connection_fail(w, c, "closed",
-                            c->state == STATE_OPEN ? "while open" : "while opening");
-        else if (size && w->opt->mode == MODE_HTTP)
-            http_input(w, c, size);
-        else if (size)
-            ws_input(w, c, size);
+        else
+            connection_input(w, c, connection_receive(w, c));
     }
 }
 
-/* ---- 8. The worker's phases --------------------------------------------------------------- */
+/* ---- 9. The worker's phases --------------------------------------------------------------- */
 
 /* Fails connections that do not open in time; looks once a second. */
 static void expire_connections(struct worker *w, uint64_t *last)
@@ -734,6 +876,26 @@ static void beat_one(struct worker *w, long *at)
     }
 }
 
+/* The next open connection sends one more byte of a request that never ends: a field of a head that
+ * grows and grows, or the first message of TLS. */
+static void drip_one(struct worker *w, long *at)
+{
+    static const char head[] = "GET /ws/presence/slow HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
+    static const char hello[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    const char *text = w->opt->tls ? hello : head;
+    long size = (w->opt->tls ? (long)sizeof hello : (long)sizeof head) - 1;
+    for (long tried = 0; tried < w->count; tried++) {
+        *at = (*at + 1) % w->count;
+        struct connection *c = &w->connections[*at];
+        if (c->state != STATE_OPEN) continue;
+        long sent = c->left++;
+        w->stats->sent++;
+        if (send(c->fd, sent < size ? text + sent : "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1)
+            connection_fail(w, c, "send", strerror(errno));
+        return;
+    }
+}
+
 /* Connection 0 changes its status; everybody else is to hear of it. */
 static void change_one(struct worker *w)
 {
@@ -747,7 +909,7 @@ static void change_one(struct worker *w)
     connection_send(w, &w->connections[0], frame, frame_make(frame, 1, message, strlen(message)));
 }
 
-/* Heartbeats, or changes, at this worker's share of the rate until the time is over. */
+/* Heartbeats, changes, or bytes at this worker's share of the rate until the time is over. */
 static void run_beats(struct worker *w, uint64_t end)
 {
     double rate = w->opt->watch ? w->opt->rate : w->opt->rate / w->shared->workers;
@@ -758,6 +920,8 @@ static void run_beats(struct worker *w, uint64_t end)
         for (int burst = 0; done < due && burst < 256; burst++, done++) {
             if (w->opt->watch)
                 change_one(w);
+            else if (w->opt->silent)
+                drip_one(w, &at);
             else
                 beat_one(w, &at);
         }
@@ -768,15 +932,20 @@ static void run_beats(struct worker *w, uint64_t end)
     while ((w->waiting > 0 || w->opt->watch) && now_ns() < limit) poll_events(w, 10);
 }
 
-/* Requests one after another on every connection until the time is over. */
+/* Requests, or handshakes, one after another on every connection until the time is over, with
+ * --rate no more than that; with --resume at first one until there is a session. */
 static void run_http(struct worker *w, uint64_t end)
 {
-    uint64_t last = now_ns();
+    const struct options *o = w->opt;
+    uint64_t last = now_ns(), start = w->shared->started_at;
     w->started = w->count;
-    while (now_ns() < end && !w->shared->stop) {
-        for (long i = 0; i < w->count; i++) {
+    for (uint64_t now; (now = now_ns()) < end && !w->shared->stop;) {
+        double due =
+            o->rate > 0 ? (double)(now - start) / 1e9 * o->rate / w->shared->workers : 1e18;
+        for (long i = 0; i < w->count && (double)w->stats->sent < due; i++) {
             struct connection *c = &w->connections[i];
             if (c->fd >= 0 && c->state != STATE_OPEN) continue;
+            if (o->resume && !w->session && w->stats->sent > w->stats->answered) break;
             w->stats->sent++;
             if (c->fd < 0) {
                 connection_start(w, c);
@@ -785,7 +954,7 @@ static void run_http(struct worker *w, uint64_t end)
                 send_request(w, c);
             }
         }
-        poll_events(w, 20);
+        poll_events(w, o->rate > 0 ? 1 : 20);
         expire_connections(w, &last);
     }
 }
@@ -794,7 +963,7 @@ static void run_http(struct worker *w, uint64_t end)
 static void phase_run(struct worker *w)
 {
     uint64_t end = w->shared->started_at + (uint64_t)(w->opt->seconds * 1e9);
-    if (w->opt->mode == MODE_HTTP)
+    if (is_request_mode(w->opt))
         run_http(w, end);
     else if (w->opt->rate > 0)
         run_beats(w, end);
@@ -819,9 +988,11 @@ static void worker_prepare(struct worker *w)
     w->message_size = frame_make(w->message, *o->beat == 'f' ? 9 : 1, beat, strlen(beat));
     w->connections = calloc((size_t)w->count + 1, sizeof *w->connections);
     w->events = calloc(EVENTS, sizeof *w->events);
-    w->input = malloc(INPUT_SIZE);
+    w->input = malloc(INPUT_SIZE + RECORD_SIZE);
+    w->raw = malloc(INPUT_SIZE);
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (!w->connections || !w->events || !w->input || w->epoll < 0) _exit(1);
+    if (!w->connections || !w->events || !w->input || !w->raw || w->epoll < 0) _exit(1);
+    if (o->tls) tls_prepare(w);
     for (long i = 0; i < w->count; i++) w->connections[i].fd = -1;
 }
 
@@ -839,10 +1010,11 @@ static void worker_main(struct worker *w)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
     alarm(LIFETIME);
     worker_prepare(w);
     worker_await(w, PHASE_START, PHASE_CONNECT);
-    if (w->opt->mode != MODE_HTTP) phase_connect(w);
+    if (!is_request_mode(w->opt)) phase_connect(w);
     worker_await(w, PHASE_CONNECT, PHASE_RUN);
     if (w->shared->phase == PHASE_RUN) phase_run(w);
     worker_await(w, PHASE_RUN, PHASE_CLOSE);
@@ -851,7 +1023,7 @@ static void worker_main(struct worker *w)
     _exit(0);
 }
 
-/* ---- 9. The parent ------------------------------------------------------------------------ */
+/* ---- 10. The parent ----------------------------------------------------------------------- */
 
 static struct shared *shared; /* global for the signal handler alone */
 
@@ -911,7 +1083,7 @@ static void command_stop(pid_t pid)
 /* Forks the workers, each with its share of the connections. */
 static void start_workers(const struct options *o)
 {
-    long count = o->mode == MODE_HTTP ? o->inflight : o->count;
+    long count = is_request_mode(o) ? o->inflight : o->count;
     shared->workers = (int)((count + SOCKETS_PER_WORKER - 1) / SOCKETS_PER_WORKER);
     for (int i = 0; i < shared->workers; i++) {
         struct worker w = {.opt = o, .shared = shared, .stats = &shared->stats[i], .number = i};
@@ -944,6 +1116,8 @@ static void stats_sum(struct stats *sum)
         sum->connected += s->connected;
         sum->failed += s->failed;
         sum->dropped += s->dropped;
+        sum->shaken += s->shaken;
+        sum->resumed += s->resumed;
         sum->sent += s->sent;
         sum->answered += s->answered;
         sum->skipped += s->skipped;
@@ -956,7 +1130,7 @@ static void stats_sum(struct stats *sum)
     }
 }
 
-/* ---- 10. The report ----------------------------------------------------------------------- */
+/* ---- 11. The report ----------------------------------------------------------------------- */
 
 /* The memory of one moment, each key with the moment's name. */
 static void print_memory(const char *name, const struct sample *s)
@@ -1009,14 +1183,15 @@ struct report {
 static void print_report(const struct options *o, const struct report *r, const struct stats *s)
 {
     printf("{\"mode\":\"%s\",\"connections\":%d,\"connected\":%ld,\"failed\":%ld,\"dropped\":%ld",
-           mode_names[o->mode], o->mode == MODE_HTTP ? o->inflight : o->count, s->connected,
+           mode_names[o->mode], is_request_mode(o) ? o->inflight : o->count, s->connected,
            s->failed, s->dropped);
-    if (o->mode != MODE_HTTP) {
+    if (o->tls) printf(",\"shaken\":%ld,\"resumed\":%ld", s->shaken, s->resumed);
+    if (!is_request_mode(o)) {
         printf(",\"connect_seconds\":%.3f,\"connects_per_second\":%.0f", r->connect_seconds,
                (double)s->connected / r->connect_seconds);
         print_latency("connect", &s->connecting);
     }
-    if (o->pid && o->mode != MODE_HTTP && s->connected)
+    if (o->pid && !is_request_mode(o) && s->connected)
         printf(",\"connect_cpu_us\":%.2f",
                (r->opened.cpu - r->start.cpu) * 1e6 / (double)s->connected);
     if (o->seconds > 0) {
@@ -1033,8 +1208,9 @@ static void print_report(const struct options *o, const struct report *r, const 
         print_memory("run", &r->run_end);
         print_memory("closed", &r->closed);
         if (o->mode == MODE_HOLD && s->connected)
-            printf(",\"bytes_per_connection\":%.1f",
-                   (double)(r->held.anonymous - r->start.anonymous) * 1024 / (double)s->connected);
+            printf(",\"bytes_per_connection\":%.1f,\"rss_per_connection\":%.1f",
+                   (double)(r->held.anonymous - r->start.anonymous) * 1024 / (double)s->connected,
+                   (double)(r->held.rss - r->start.rss) * 1024 / (double)s->connected);
     }
     printf(",\"error\":\"%s\"}\n", s->error);
 }
@@ -1065,7 +1241,7 @@ static void run_phases(const struct options *o, struct report *r)
     while (wait(NULL) > 0 || errno == EINTR) {}
 }
 
-/* ---- 11. Options, main -------------------------------------------------------------------- */
+/* ---- 12. Options, main -------------------------------------------------------------------- */
 
 /* The command line: name, kind (string, integer, decimal, or flag), where it goes, help. */
 static const struct setting {
@@ -1083,14 +1259,19 @@ static const struct setting {
     {"-n", 'i', offsetof(struct options, count), "hold, connect: connections"},
     {"-c", 'i', offsetof(struct options, inflight), "at the same time; http: connections"},
     {"--sources", 'i', offsetof(struct options, sources), "source addresses of a worker"},
+    {"--tls", 'f', offsetof(struct options, tls), "speak TLS"},
+    {"--tls-version", 's', offsetof(struct options, version), "only this: 1.2 or 1.3"},
+    {"--resume", 'f', offsetof(struct options, resume), "resume TLS sessions"},
     {"--once", 'f', offsetof(struct options, once), "http: a connection for each request"},
-    {"--silent", 'f', offsetof(struct options, silent), "hold: never send a byte"},
+    {"--silent", 'f', offsetof(struct options, silent),
+     "hold: no request, but --rate bytes of one"},
     {"--clean", 'f', offsetof(struct options, clean), "close properly, not with a reset"},
     {"--beat", 's', offsetof(struct options, beat), "hold: text, json or frame"},
     {"--stamp", 'f', offsetof(struct options, stamp), "hold: time answers by kernel timestamps"},
     {"--watch", 's', offsetof(struct options, watch), "hold: id of connection 0, to follow"},
     {"--with", 's', offsetof(struct options, with), "command to run during the run"},
-    {"--rate", 'd', offsetof(struct options, rate), "hold: heartbeats or changes a second"},
+    {"--rate", 'd', offsetof(struct options, rate),
+     "heartbeats, changes, bytes, handshakes a second"},
     {"--seconds", 'd', offsetof(struct options, seconds), "how long the run lasts"},
     {"--settle", 'd', offsetof(struct options, settle), "seconds before a measurement"}};
 
@@ -1099,9 +1280,10 @@ enum { SETTINGS = sizeof settings / sizeof settings[0] };
 /* Ends the program with one line about what is wrong, and the list of options. */
 static void usage(const char *message)
 {
-    fprintf(stderr, "load: %s\nusage: load hold|connect|http|start|measure [options]\n", message);
+    fprintf(stderr, "load: %s\nusage: load hold|connect|http|handshake|start|measure [options]\n",
+            message);
     for (int i = 0; i < SETTINGS; i++)
-        fprintf(stderr, "  %-10s %s\n", settings[i].name, settings[i].help);
+        fprintf(stderr, "  %-13s %s\n", settings[i].name, settings[i].help);
     exit(2);
 }
 
@@ -1123,6 +1305,8 @@ static void check_options(const struct options *o)
     if (!(o->rate >= 0 && o->rate <= 1e7)) usage("--rate is out of range");
     if (strlen(o->path) > 400 || (o->header && strlen(o->header) > 200))
         usage("--path or --header is too long");
+    if (o->version && strcmp(o->version, "1.2") && strcmp(o->version, "1.3"))
+        usage("--tls-version must be 1.2 or 1.3");
     if (strcmp(o->beat, "text") && strcmp(o->beat, "json") && strcmp(o->beat, "frame"))
         usage("--beat must be text, json or frame");
 }
@@ -1150,6 +1334,7 @@ static void parse_options(struct options *o, int argc, char **argv)
     for (int i = 2; i < argc;) i += set_option(o, argv[i], argv[i + 1]);
     if (!o->path) o->path = o->mode < MODE_HTTP ? "/ws/presence/user{i}" : "/api/presence/user{i}";
     if (o->watch) o->stamp = 1;
+    if (o->mode == MODE_HANDSHAKE) o->tls = 1;
     check_options(o);
 }
 

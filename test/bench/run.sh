@@ -520,12 +520,30 @@ evict() {
 
 # ==== Main ========================================================================================
 
+# Installs what only the benchmark needs: OpenSSL, with which the load generator speaks TLS and
+# which is the peer for handshakes. As root with apt, otherwise it says what to type.
+need() {
+    local how="apt-get install --no-install-recommends -y libssl-dev openssl"
+    [ ! -f /usr/include/openssl/ssl.h ] || ! command -v openssl >/dev/null || return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "OpenSSL and its headers are missing. To install: sudo $how"
+        exit 1
+    fi
+    say "installing libssl-dev and openssl"
+    DEBIAN_FRONTEND=noninteractive $how >"$OUT/apt.log" 2>&1 </dev/null && return
+    { apt-get update && DEBIAN_FRONTEND=noninteractive $how; } >"$OUT/apt.log" 2>&1 </dev/null &&
+        return
+    say "could not install them: $(tail -n 1 "$OUT/apt.log")"
+    exit 1
+}
+
 # Compiles the load generator and the peers when they are older than their sources.
 build() {
     local library cc
+    need
     rm -f "$OUT"/*.log "$OUT/results.jsonl"
     [ "$OUT/load" -nt $HERE/load.c ] ||
-        gcc -std=c11 -O2 -Wall -Wextra -o "$OUT/load" $HERE/load.c
+        gcc -std=c11 -O2 -Wall -Wextra -o "$OUT/load" $HERE/load.c -lssl -lcrypto
     [ "$OUT/bare" -nt $HERE/bare.c ] ||
         gcc -std=c11 -O2 -Wall -Wextra -static -o "$OUT/bare" $HERE/bare.c
     [ ! "$OUT/civetweb_handler" -nt $HERE/civetweb_handler.c ] || return 0
