@@ -40,7 +40,7 @@ for (const kind of ['plain', 'TLS']) {
 test('a form on another page cannot log in', async (t) => {
   const server = await startSecure(t, { args: [...passwordFile(t, 'secret').args, '--allow-origin', 'https://app.example.com'] });
   for (const target of [server, server.secure]) {
-    for (const Origin of [...FOREIGN, 'https://app.example.com']) {
+    for (const Origin of FOREIGN) {
       const answer = await request(target, 'POST', '/admin/login', { body: 'password=secret', headers: { ...form, Origin } });
       assert.equal(answer.status, 403, `${Origin}: ${answer.text}`);
       assert.equal(answer.json.error.code, 'forbidden_origin');

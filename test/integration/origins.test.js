@@ -35,7 +35,7 @@ test('W12 only the exact origin: no prefix, suffix, other scheme or port', async
       'https://app.example.com:8443', 'https://app.example.com:4430', 'https://app.example.com:80', 'null', '', 'app.example.com', '//app.example.com', 'https://', 'https:app.example.com',
       'https://app.example.com@evil.test', 'https://evil.test@app.example.com', 'https://app.example.com/', 'https://app.example.com/x', 'https://app.example.com?x', 'https://app.example.com#x',
       'https://app.example.com, https://app.example.com', 'https://app.example.com https://evil.test', 'https://example.com', 'https://.example.com', 'https://*.example.com', 'https://app.example.com.',
-      'wss://app.example.com', 'file://', 'chrome-extension://abc', 'https://app%2eexample.com', 'https://app.example.com\\@evil.test', 'https://app.exämple.com', 'http://localhost:5174', 'http://localhost', 'https://localhost:5173',
+      'wss://app.example.com', 'file://', 'chrome-extension://abc', 'https://app%2eexample.com', 'https://app.example.com\\@evil.test', 'https://app.exämple.com', 'http://localhost:5174', 'https://localhost:5173',
       'https://[2001:db8::1]', 'https://[2001:db8::2]:8443', 'x'.repeat(2000)])
       assert.deepEqual(await ask(target, [origin]), forbidden, JSON.stringify(origin));
     assert.deepEqual(await ask(target, [APP, APP]), forbidden, 'two Origin lines');
