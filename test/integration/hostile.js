@@ -55,7 +55,7 @@ for (const [what, args] of Object.entries(SLOW)) {
     assert.equal(await heartbeats(server, Array.from({ length: 1000 }, (_, i) => `user-${i}`)), 1000);
     const at = args.indexOf('-u') + 1;
     const argv = ['slowhttptest', ...args.map((one, i) => (i === at ? `http://127.0.0.1:${server.port}${one}` : one)),
-      '-c', '2000', '-r', '250', '-l', '15', '-p', '2', '-v', '1'];
+      '-c', '2000', '-r', '160', '-l', '15', '-p', '2', '-v', '1'];
     const ended = tool(t, argv, 30);
     let over = false;
     ended.then(() => { over = true; }, () => { over = true; });
