@@ -88,8 +88,13 @@ packages() {
             shellcheck:shellcheck mandoc:mandoc universal-ctags:ctags
         ;;
     esac
-    case $1 in test | lint) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
-    case $1 in test) echo openssl:openssl ;; esac
+    case $1 in test | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
+    case $1 in
+    test) echo openssl:openssl chromium:chromium libnss3-tools:certutil ;;
+    hostile)
+        echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
+        ;;
+    esac
 }
 
 # True when the probe finds what it looks for.
@@ -855,6 +860,16 @@ task_bench() {
     exec test/bench/run.sh "$@"
 }
 
+## hostile           attack it for five minutes: slowhttptest, 10,000 silent sockets, testssl
+task_hostile() {
+    need hostile
+    build_release >&2
+    mkdir -p build/test
+    npm_install
+    PRESENCE_BIN=$PWD/build/presence timeout -k 10 420 \
+        node --test --test-reporter=spec test/integration/hostile.js
+}
+
 ## dist              the archive to ship: the program, its manual pages, the licences
 task_dist() {
     local version name root
@@ -890,7 +905,9 @@ task_help() {
 task=${1:-help}
 [ $# = 0 ] || shift
 case $task in
-run | build | test | lint | asan | tsan | fuzz | bench | dist | clean) "task_$task" "$@" ;;
+run | build | test | lint | asan | tsan | fuzz | bench | hostile | dist | clean)
+    "task_$task" "$@"
+    ;;
 help | -h | --help) task_help ;;
 *)
     task_help >&2

@@ -17,6 +17,9 @@ function test(name, options, body) {
 /** The same for a test that any running server can take (PRESENCE_URL). */
 test.anywhere = (name, body) => nodeTest(name, { timeout: 60000 * slow }, body);
 
+/** Runs the tests that `body` names side by side: for those that mostly wait. */
+const sideBySide = (body) => nodeTest.describe('side by side', { concurrency: true }, body);
+
 let help;
 /** Options that skip a test as long as the program has no such option. */
 function lacks(option) {
@@ -29,6 +32,7 @@ const unique = (name) => `${name}-${crypto.randomBytes(4).toString('hex')}`;
 
 module.exports = {
   test,
+  sideBySide,
   unique,
   lacks,
   ...require('./variant'),
