@@ -15,25 +15,26 @@
  *   2. Counters                    one table: field, metric, help
  *   3. Util                        memory, buffers, clocks, random numbers
  *   4. Log                         one line a record, never blocks
- *   5. Ids and URIs                user ids, percent-encoding, addresses, durations; pure
+ *   5. Ids and URIs                user ids, percent-encoding, addresses, origins; pure
  *   6. JSON                        bounded reader, writer; pure
  *   7. Options                     one table; command line, environment, file, help
  *   8. Tokens                      JWT: who somebody is, and what they may
  *   9. Store: records, reads       open, short read transactions, commands
  *  10. Store: writer               one thread, one transaction a batch
  *  11. Timers                      a wheel over `now`; pure
- *  12. Presence table              users, connections, stays, transitions; pure
- *  13. WebSocket codec             bytes to frames, frames to bytes; pure
- *  14. HTTP messages               where a request ends, the text of an answer; pure
- *  15. Event loop                  epoll and an inbox
- *  16. TLS                         certificates, and what a connection has of TLS
- *  17. Transport                   a socket that never waits, plain or TLS
- *  18. Hub                         all WebSockets, the table's only writer
- *  19. Door                        accept, whole requests, deadlines
- *  20. Assets                      the files of web/
- *  21. HTTP API                    request to response
- *  22. Seam use                    CivetWeb's request is ours, our answer its bytes
- *  23. Lifecycle, main             commands, start, signals, stop
+ *  12. Addresses                   what is counted by address, for limits; pure
+ *  13. Presence table              users, connections, stays, transitions; pure
+ *  14. WebSocket codec             bytes to frames, frames to bytes; pure
+ *  15. HTTP messages               where a request ends, the text of an answer; pure
+ *  16. Event loop                  epoll and an inbox
+ *  17. TLS                         certificates, and what a connection has of TLS
+ *  18. Transport                   a socket that never waits, plain or TLS
+ *  19. Hub                         all WebSockets, the table's only writer
+ *  20. Door                        accept, whole requests, deadlines
+ *  21. Assets                      the files of web/
+ *  22. HTTP API                    request to response
+ *  23. Seam use                    CivetWeb's request is ours, our answer its bytes
+ *  24. Lifecycle, main             commands, start, signals, stop
  *
  * Threads, and what each may touch:
  *   main      starts the others, waits for a signal, stops them in order; reads keys again.
@@ -44,7 +45,7 @@
  *             something.
  *   hub       every WebSocket; the only one to change the presence table.
  *   writer    the only one to write LMDB.
- * One owner a datum; hand-over is a call in the owner's inbox (section 15). Shared is only: the
+ * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
  * who uses them; counters and totals, atomic; options, constant.
@@ -141,6 +142,9 @@ enum {
     JSON_DEPTH_MAX = 16,
     WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
     AGENT_MAX = 120,               /* bytes kept of a User-Agent */
+    ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
+    FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
+    ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
@@ -538,7 +542,7 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 
 /* ==== 5. Ids and URIs ========================================================================
  * What may be a user id, how it travels in a path, and the small languages of options and headers:
- * addresses, durations, sizes, tokens. Pure: no I/O, no memory, no state. */
+ * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
 
 /* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
  * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
@@ -746,6 +750,12 @@ static const char *address_text(const struct sockaddr_storage *address, char *ou
 
 static const uint8_t ADDRESS_V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
+/* Whether a packed address is IPv4. */
+static bool address_is_v4(const uint8_t address[16])
+{
+    return !memcmp(address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+}
+
 /* The address as 16 bytes, IPv4 as v4-mapped (RFC 4291 section 2.5.5.2), and the port as a number;
  * all zero for another family. */
 static void address_pack(const struct sockaddr_storage *address, uint8_t out[16], uint16_t *port)
@@ -769,7 +779,7 @@ static void address_pack(const struct sockaddr_storage *address, uint8_t out[16]
 static const char *address_unpack_text(const uint8_t in[16], char *out, size_t size)
 {
     static const uint8_t none[16];
-    bool v4 = !memcmp(in, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+    bool v4 = address_is_v4(in);
     if (!size) return "";
     if (!memcmp(in, none, sizeof none) ||
         !inet_ntop(v4 ? AF_INET : AF_INET6, v4 ? in + 12 : in, out, (socklen_t)size))
@@ -783,7 +793,7 @@ static bool address_is_loopback(const struct sockaddr_storage *address)
     uint8_t bytes[16];
     uint16_t port;
     address_pack(address, bytes, &port);
-    if (!memcmp(bytes, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED)) return bytes[12] == 127;
+    if (address_is_v4(bytes)) return bytes[12] == 127;
     return !memcmp(bytes, &in6addr_loopback, sizeof bytes);
 }
 
@@ -916,6 +926,296 @@ static bool ws_key_valid(const char *key)
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     return key && strspn(key, digits) == 22 && strchr("AQgw", key[21]) &&
            !strcmp(key + 22, "==");
+}
+
+/* An IPv6 address as browsers write it in a URL (URL standard, "IPv6 serializer"; RFC 5952 without
+ * its dotted forms): groups in hexadecimal, the first of the longest runs of zero groups as `::`.
+ * Returns out. */
+static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
+{
+    enum { GROUPS = 8 };
+    int zeros = 1, first = GROUPS; /* the run to shorten: its length and where it begins */
+    for (int i = 0, run = 0; i < GROUPS; i++) {
+        run = in[2 * i] || in[2 * i + 1] ? 0 : run + 1;
+        if (run > zeros) {
+            zeros = run;
+            first = i + 1 - run;
+        }
+    }
+    char *at = out, *end = out + INET6_ADDRSTRLEN;
+    for (int i = 0; i < GROUPS; i += i == first ? zeros : 1) {
+        if (i == first)
+            at += snprintf(at, (size_t)(end - at), "::");
+        else
+            at += snprintf(at, (size_t)(end - at), i && i != first + zeros ? ":%x" : "%x",
+                           (unsigned)in[2 * i] << 8 | in[2 * i + 1]);
+    }
+    return out;
+}
+
+/* Reads the host at the front of text: a name of RFC 3986's characters, an IPv4 address, or an IPv6
+ * address in brackets. Writes it as browsers do, in lower case and an IPv6 address in its shortest
+ * form. Returns how much of text it is; 0 if no host stands there or it does not fit. Nothing may
+ * be percent-encoded: two spellings of one host would be two hosts to everyone who compares. */
+static size_t host_take(const char *text, char *out, size_t size)
+{
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                               "-._~!$&'()*+,;=";
+    bool v6 = *text == '[';
+    size_t len = v6 ? strcspn(text, "]") : strspn(text, name);
+    if (len >= size) return 0;
+    for (size_t i = 0; i < len; i++)
+        out[i] = (char)(text[i] >= 'A' && text[i] <= 'Z' ? text[i] | 0x20 : text[i]);
+    out[len] = 0;
+    if (!v6) return len;
+    uint8_t address[16];
+    char shortest[INET6_ADDRSTRLEN];
+    if (text[len] != ']' || inet_pton(AF_INET6, out + 1, address) != 1) return 0;
+    int n = snprintf(out, size, "[%s]", ipv6_text(address, shortest));
+    return n < (int)size ? len + 1 : 0;
+}
+
+/* Reads `host[:port]` and nothing else: the host as host_take writes it, the port or -1. False,
+ * with both of no meaning, for anything else, an empty port included. */
+static bool host_parse(const char *text, char out[ORIGIN_MAX], int64_t *port)
+{
+    size_t len = host_take(text, out, ORIGIN_MAX);
+    *port = -1;
+    if (!len) return false;
+    text += len;
+    if (!*text) return true;
+    return *text++ == ':' && strlen(text) <= 5 && digits_take(&text, port) && !*text &&
+           *port <= 65535;
+}
+
+/* Whether the host is an IP address, of either kind, as host_take writes it. */
+static bool host_is_address(const char *host)
+{
+    struct in_addr in4;
+    return *host == '[' || inet_pton(AF_INET, host, &in4) == 1;
+}
+
+/* Whether a browser can have a page from the host (as host_take writes it) and write it so: an IP
+ * address, or a name without RFC 3986's sub-delimiters, which no name in DNS has, whose last label,
+ * not counting a dot at the end, is no number. Browsers take what ends in a number for an IPv4
+ * address and write it as four of them (URL standard, "ends in a number checker"). */
+static bool host_is_web(const char *host)
+{
+    if (host_is_address(host)) return true;
+    size_t end = strlen(host);
+    if (strcspn(host, "!$&'()*+,;=") < end) return false;
+    if (host[end - 1] == '.') end--;
+    size_t start = end;
+    while (start && host[start - 1] != '.') start--;
+    const char *label = host + start;
+    bool hex = end - start > 1 && label[0] == '0' && label[1] == 'x';
+    size_t digits = hex ? 2 + strspn(label + 2, "0123456789abcdef") : strspn(label, "0123456789");
+    return digits < end - start;
+}
+
+/* Whether a Host header (which may be NULL) names this machine or an address, so that it cannot be
+ * a name that somebody's DNS points here: `localhost`, `*.localhost` (RFC 6761 section 6.3), an
+ * IPv4 address of four decimal numbers, or an IPv6 address in brackets; a port may follow.
+ * `localhost.` is refused: to browsers it is another origin than localhost, and nobody types it. */
+static bool host_is_local(const char *host_header)
+{
+    static const char local[] = ".localhost";
+    char host[ORIGIN_MAX];
+    int64_t port;
+    if (!host_header || !host_parse(host_header, host, &port)) return false;
+    size_t len = strlen(host), tail = sizeof local - 1;
+    if (host_is_address(host) || !strcmp(host, local + 1)) return true;
+    return len > tail && !strcmp(host + len - tail, local);
+}
+
+/* The server's own origin, as a browser would send it: the scheme of the request and its Host
+ * header (which may be NULL; RFC 9110 section 7.2), without the scheme's own port. False, with out
+ * of no meaning, if that is no host of RFC 3986 section 3.2.2, has a port above 65535, or makes an
+ * origin that does not fit. */
+static bool origin_of_host(bool secure, const char *host_header, char out[ORIGIN_MAX])
+{
+    char host[ORIGIN_MAX];
+    int64_t port;
+    if (!host_header || !host_parse(host_header, host, &port)) return false;
+    char suffix[8] = "";
+    if (port >= 0 && port != (secure ? 443 : 80))
+        snprintf(suffix, sizeof suffix, ":%u", (unsigned)port);
+    int n = snprintf(out, ORIGIN_MAX, "%s://%s%s", secure ? "https" : "http", host, suffix);
+    return n < ORIGIN_MAX;
+}
+
+/* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
+ * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are. False, with
+ * out of no meaning, for what no browser sends: `null`, another scheme, a path or a slash at the
+ * end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4 address in another
+ * form than four decimal numbers; and for more than 300 bytes. */
+static bool origin_parse(const char *text, char out[ORIGIN_MAX])
+{
+    static const char http[] = "http://", https[] = "https://";
+    bool secure = !strncasecmp(text, https, sizeof https - 1);
+    if (!secure && strncasecmp(text, http, sizeof http - 1)) return false;
+    text += secure ? sizeof https - 1 : sizeof http - 1;
+    char host[ORIGIN_MAX];
+    int64_t port;
+    return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
+}
+
+/* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
+ * out of no meaning, for any other text. */
+static bool address_pack_text(struct span text, uint8_t out[16])
+{
+    char copy[INET6_ADDRSTRLEN];
+    if (text.len >= sizeof copy) return false;
+    memcpy(copy, text.at, text.len);
+    copy[text.len] = 0;
+    if (inet_pton(AF_INET6, copy, out) == 1) return true;
+    memcpy(out, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+    return inet_pton(AF_INET, copy, out + sizeof ADDRESS_V4_MAPPED) == 1;
+}
+
+/* The addresses that begin with the same bits; packed, so that IPv4 has 96 bits in common. */
+struct range {
+    uint8_t address[16]; /* all zero behind the bits */
+    int bits;            /* 0 to 128 */
+};
+
+/* Whether the packed address begins with the range's bits. IPv4 is only in ranges of IPv4 (which
+ * may be written within ::ffff:0:0/96): `::/0` means every IPv6 address, not every address. */
+static bool range_has(const struct range *range, const uint8_t address[16])
+{
+    int whole = range->bits / 8, rest = range->bits % 8;
+    if (range->bits < 96 && address_is_v4(address)) return false;
+    if (memcmp(range->address, address, (size_t)whole)) return false;
+    return !rest || !((range->address[whole] ^ address[whole]) >> (8 - rest));
+}
+
+/* Whether one of the ranges has the packed address. */
+static bool ranges_have(const struct range *ranges, size_t count, const uint8_t address[16])
+{
+    for (size_t i = 0; i < count; i++)
+        if (range_has(&ranges[i], address)) return true;
+    return false;
+}
+
+/* Reads `192.0.2.1`, `10.0.0.0/8`, `::1` or `fd00::/8` (RFC 4632 section 3.1, RFC 4291 section
+ * 2.3). False, with *out of no meaning, for anything else and for an address with bits set behind
+ * those that count: whoever writes 10.0.0.1/8 may mean one address or many. */
+static bool range_parse(const char *text, struct range *out)
+{
+    size_t len = strcspn(text, "/");
+    if (!address_pack_text((struct span){text, len}, out->address)) return false;
+    bool v4 = !memchr(text, ':', len);
+    int64_t bits = v4 ? 32 : 128, most = bits;
+    text += len;
+    if (*text++ == '/' &&
+        (strlen(text) > 3 || !digits_take(&text, &bits) || *text || bits > most))
+        return false;
+    out->bits = (int)bits + (v4 ? 96 : 0);
+    for (int bit = out->bits; bit < 128; bit++)
+        if (out->address[bit / 8] & (0x80 >> bit % 8)) return false;
+    return true;
+}
+
+/* The span without the blanks around it (RFC 9110 section 5.6.3). */
+static struct span span_trim(struct span s)
+{
+    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
+    return s;
+}
+
+/* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
+ * `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`, blanks around it. The port is dropped.
+ * False, with out of no meaning, for anything else. */
+static bool forwarded_address(struct span element, uint8_t out[16])
+{
+    struct span host = span_trim(element);
+    const char *end = host.at + host.len, *behind = end;
+    const char *colon = memchr(host.at, ':', host.len);
+    bool bracket = host.len && *host.at == '[';
+    if (bracket) {
+        behind = memchr(host.at, ']', host.len);
+        if (!behind || !colon || colon > behind) return false;
+        host.at++;
+    } else if (colon && !memchr(colon + 1, ':', (size_t)(end - colon - 1))) {
+        behind = colon;
+    }
+    host.len = (size_t)(behind - host.at);
+    behind += bracket;
+    int64_t port;
+    if (behind != end && (*behind++ != ':' || end - behind > 5 || !digits_take(&behind, &port) ||
+                          behind != end || port > 65535))
+        return false;
+    return address_pack_text(host, out);
+}
+
+/* Finds who a request is from. `values` are all its X-Forwarded-For headers in order, to whose
+ * right end every proxy adds whom it was asked by. They count as far as trusted proxies wrote them:
+ * from the peer, if it is in a range, leftwards to the first address that is in none. That is the
+ * client; the leftmost if all are trusted. At something that is no address (an empty element too)
+ * the walk ends, and the last trusted hop before it is the client: nobody vouches for what stands
+ * further left. So it is behind FORWARDED_MAX hops. Returns whether the peer is in a range; client
+ * is always set, to the peer where the headers say nothing. */
+static bool forwarded_client(const char *const *values, int count, const struct range *ranges,
+                             size_t range_count, const uint8_t peer[16], uint8_t client[16])
+{
+    memcpy(client, peer, 16);
+    if (!ranges_have(ranges, range_count, peer)) return false;
+    ptrdiff_t end = -1; /* of what was not looked at in values[count]; -1: all of it was */
+    for (int hop = 0; hop < FORWARDED_MAX && ranges_have(ranges, range_count, client); hop++) {
+        if (end < 0 && count <= 0) break;
+        if (end < 0) end = (ptrdiff_t)strlen(values[--count]);
+        ptrdiff_t start = end;
+        uint8_t address[16];
+        while (start && values[count][start - 1] != ',') start--;
+        struct span element = {values[count] + start, (size_t)(end - start)};
+        if (!forwarded_address(element, address)) break;
+        memcpy(client, address, sizeof address);
+        end = start - 1;
+    }
+    return true;
+}
+
+/* What counts as one by address: an IPv4 address as it is; of an IPv6 address the first 64 bits,
+ * since whoever has one has the 2^64 beside it (RFC 4291 section 2.5.1). out may be in. */
+static void address_group(const uint8_t in[16], uint8_t out[16])
+{
+    bool v4 = address_is_v4(in);
+    for (int i = 0; i < 16; i++) out[i] = v4 || i < 8 ? in[i] : 0;
+}
+
+/* Whether c may stand in the value of a cookie (RFC 6265 section 4.1.1). */
+static bool cookie_octet(char c)
+{
+    return c > 0x20 && c < 0x7f && c != '"' && c != ',' && c != ';' && c != '\\';
+}
+
+/* The value of the first cookie of exactly that name in a Cookie header (which may be NULL; RFC
+ * 6265 sections 4.2.1 and 5.4), without the quotes that may be around it. Returns its length,
+ * NUL-terminated in out; -1 when the name is not there; -2, with out of no meaning, when the value
+ * has a character that none may have, or does not fit. */
+static int cookie_get(const char *header, const char *name, char *out, size_t size)
+{
+    size_t name_len = strlen(name);
+    for (const char *at = header; at && *at;) {
+        at += strspn(at, " \t;");
+        size_t len = strcspn(at, ";");
+        const char *next = at + len;
+        if (len > name_len && at[name_len] == '=' && !memcmp(at, name, name_len)) {
+            struct span value = span_trim((struct span){at + name_len + 1, len - name_len - 1});
+            if (value.len > 1 && *value.at == '"' && value.at[value.len - 1] == '"')
+                value = (struct span){value.at + 1, value.len - 2};
+            if (value.len >= size) return -2;
+            for (size_t i = 0; i < value.len; i++) {
+                if (!cookie_octet(value.at[i])) return -2;
+                out[i] = value.at[i];
+            }
+            out[value.len] = 0;
+            return (int)value.len;
+        }
+        at = next;
+    }
+    return -1;
 }
 
 /* ==== 6. JSON ================================================================================
@@ -4524,7 +4824,309 @@ static struct timer *wheel_take(struct wheel *wheel)
     return timer;
 }
 
-/* ==== 12. Presence table =====================================================================
+/* ==== 12. Addresses ==========================================================================
+ * What is counted by address, so that one address cannot have it all: connections, those still in
+ * the door, upgrades in the last second, passwords that were wrong. Keys are what address_group
+ * makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out of it.
+ *
+ * An entry with connections or pending stays. One that only waits for time to pass is on a list and
+ * goes by itself (address_sweep). Of either list the table keeps ADDRESS_RESTING_MAX, the latest:
+ * whoever has more addresses than that makes it forget the first of them early, and gets for each
+ * of them no more than a fresh address has anyway: a second's worth of upgrades, or
+ * ADDRESS_FREE_FAILURES passwords. */
+
+enum {
+    ADDRESS_RESTING_MAX = ADDRESS_ENTRIES_MAX / 2, /* on one of the two lists */
+    ADDRESS_SWEEP_MAX = 256,                       /* taken off a list by one address_sweep */
+    ADDRESS_SLOTS_MIN = 16,                        /* a power of two */
+    ADDRESS_FREE_FAILURES = 3,                     /* wrong passwords before there is a wait */
+    ADDRESS_WAIT_MAX_MS = 60000,                   /* after many of them */
+    ADDRESS_FAILURE_MS = 600000,                   /* after the last all are forgotten */
+};
+
+/* What an entry waits for that is not in use: the end of its pace, a second at most, or that its
+ * failures are forgotten. */
+enum address_rest { REST_PACE, REST_FAILURE, REST_COUNT, REST_NONE = REST_COUNT };
+
+/* What is known of one address. Those who count change it and then call address_settle. */
+struct address_entry {
+    uint8_t key[16];
+    struct address_entry *next;             /* in the same slot */
+    struct address_entry *older, *newer;    /* on the list of its rest */
+    uint8_t rest;                           /* enum address_rest */
+    uint32_t connections;                   /* WebSockets */
+    uint32_t pending;                       /* connections in the door */
+    struct pending *oldest, *newest;        /* those; the list is the door's, not looked at here */
+    int64_t upgrades_until_us;              /* mono us: see address_take_upgrade */
+    uint32_t failures;                      /* wrong passwords in a row */
+    int64_t failed_at, blocked_until;       /* mono ms: of the last failure; 0 */
+};
+
+/* Entries that rest, the one that has rested longest first. */
+struct address_list {
+    struct address_entry *oldest, *newest;
+    size_t count;
+};
+
+/* Entries by key: chains in slots that come and go one at a time (linear hashing), so no call has
+ * to move them all. */
+struct address_table {
+    uint64_t seed[2];               /* of the hash */
+    struct address_entry **slots;
+    size_t used, size;              /* slots; size is a power of two, used above or at half of it */
+    size_t count;                   /* entries */
+    struct address_list resting[REST_COUNT];
+};
+
+/* A table without entries, owned by the caller until address_table_free. */
+static void address_table_init(struct address_table *table)
+{
+    *table = (struct address_table){.used = ADDRESS_SLOTS_MIN, .size = ADDRESS_SLOTS_MIN};
+    table->slots = mem_new(table->size * sizeof *table->slots);
+    random_bytes(table->seed, sizeof table->seed);
+}
+
+/* Frees all entries; the table can be used no more. */
+static void address_table_free(struct address_table *table)
+{
+    for (size_t i = 0; i < table->used; i++) {
+        for (struct address_entry *entry = table->slots[i], *next; entry; entry = next) {
+            next = entry->next;
+            free(entry);
+        }
+    }
+    free(table->slots);
+    *table = (struct address_table){0};
+}
+
+/* The bits of n moved left, those that fall out coming in at the right. */
+static uint64_t rotate_left(uint64_t n, int bits)
+{
+    return n << bits | n >> (64 - bits);
+}
+
+/* One round of SipHash. */
+static void siphash_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = rotate_left(v[1], 13) ^ v[0];
+    v[3] = rotate_left(v[3], 16) ^ v[2];
+    v[0] = rotate_left(v[0], 32) + v[3];
+    v[2] += v[1];
+    v[3] = rotate_left(v[3], 21) ^ v[0];
+    v[1] = rotate_left(v[1], 17) ^ v[2];
+    v[2] = rotate_left(v[2], 32);
+}
+
+/* SipHash-1-3 of a key (Aumasson and Bernstein; the words in the machine's order). Who does not
+ * know the seed cannot choose addresses that meet in one slot, also not by measuring. */
+static uint64_t address_hash(const uint64_t seed[2], const uint8_t key[16])
+{
+    uint64_t v[4] = {
+        seed[0] ^ UINT64_C(0x736f6d6570736575), seed[1] ^ UINT64_C(0x646f72616e646f6d),
+        seed[0] ^ UINT64_C(0x6c7967656e657261), seed[1] ^ UINT64_C(0x7465646279746573),
+    };
+    uint64_t words[3] = {0, 0, UINT64_C(16) << 56};
+    memcpy(words, key, 16);
+    for (int i = 0; i < 3; i++) {
+        v[3] ^= words[i];
+        siphash_round(v);
+        v[0] ^= words[i];
+    }
+    v[2] ^= 0xff;
+    for (int i = 0; i < 3; i++) siphash_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* The slot of a key: the low bits of its hash, one less where that slot is not in use yet. */
+static struct address_entry **address_slot(const struct address_table *table,
+                                           const uint8_t key[16])
+{
+    size_t slot = (size_t)address_hash(table->seed, key) & (table->size - 1);
+    return &table->slots[slot < table->used ? slot : slot - table->size / 2];
+}
+
+/* One more slot: the entries of the one it was part of are shared out between both. */
+static void address_split(struct address_table *table)
+{
+    if (table->used == table->size) {
+        table->size *= 2;
+        table->slots = mem_resize(table->slots, table->size * sizeof *table->slots);
+    }
+    struct address_entry **low = &table->slots[table->used - table->size / 2];
+    struct address_entry *entry = *low;
+    *low = table->slots[table->used++] = NULL;
+    while (entry) {
+        struct address_entry *next = entry->next, **slot = address_slot(table, entry->key);
+        entry->next = *slot;
+        *slot = entry;
+        entry = next;
+    }
+}
+
+/* One slot less: its entries go back to the one it was split from. */
+static void address_join(struct address_table *table)
+{
+    if (table->used == table->size / 2) {
+        table->size /= 2;
+        table->slots = mem_resize(table->slots, table->size * sizeof *table->slots);
+    }
+    struct address_entry *high = table->slots[--table->used];
+    struct address_entry **tail = &table->slots[table->used - table->size / 2];
+    while (*tail) tail = &(*tail)->next;
+    *tail = high;
+}
+
+/* The entry of this key, or NULL. */
+static struct address_entry *address_find(const struct address_table *table, const uint8_t key[16])
+{
+    struct address_entry *entry = *address_slot(table, key);
+    while (entry && memcmp(entry->key, key, sizeof entry->key)) entry = entry->next;
+    return entry;
+}
+
+/* The entry of this key, made if it is not there; never NULL. It is the table's, and valid until
+ * address_settle of this or another entry or address_sweep; beyond them only while it has
+ * connections or pending. A new one stays until it is settled. */
+static struct address_entry *address_make(struct address_table *table, const uint8_t key[16])
+{
+    struct address_entry *entry = address_find(table, key);
+    if (entry) return entry;
+    if (++table->count > table->used) address_split(table);
+    struct address_entry **slot = address_slot(table, key);
+    entry = mem_new(sizeof *entry);
+    memcpy(entry->key, key, sizeof entry->key);
+    entry->rest = REST_NONE;
+    entry->next = *slot;
+    return *slot = entry;
+}
+
+/* Takes an entry off the list it is on, if any. */
+static void address_wake(struct address_table *table, struct address_entry *entry)
+{
+    if (entry->rest == REST_NONE) return;
+    struct address_list *list = &table->resting[entry->rest];
+    *(entry->older ? &entry->older->newer : &list->oldest) = entry->newer;
+    *(entry->newer ? &entry->newer->older : &list->newest) = entry->older;
+    entry->older = entry->newer = NULL;
+    entry->rest = REST_NONE;
+    list->count--;
+}
+
+/* Takes an entry out of the table and frees it; slots that became too many go. */
+static void address_drop(struct address_table *table, struct address_entry *entry)
+{
+    struct address_entry **slot = address_slot(table, entry->key);
+    while (*slot != entry) slot = &(*slot)->next;
+    *slot = entry->next;
+    address_wake(table, entry);
+    free(entry);
+    table->count--;
+    while (table->used > ADDRESS_SLOTS_MIN && table->used > table->count * 2) address_join(table);
+}
+
+/* Whether something of the entry is open, so that no time makes it go. */
+static bool address_in_use(const struct address_entry *entry)
+{
+    return entry->connections || entry->pending;
+}
+
+/* Whether at now (mono ms) the entry's failures are still held against it. */
+static bool address_has_failed(const struct address_entry *entry, int64_t now)
+{
+    return entry->failures && now - entry->failed_at < ADDRESS_FAILURE_MS;
+}
+
+/* Whether at now (mono ms) an entry that is not in use still differs from a new one. */
+static bool address_rests(const struct address_entry *entry, int64_t now)
+{
+    return address_has_failed(entry, now) || entry->upgrades_until_us > now * 1000;
+}
+
+/* Takes the entry that has rested longest off a list, and drops it unless it is in use again. */
+static void address_evict(struct address_table *table, struct address_list *list)
+{
+    struct address_entry *oldest = list->oldest;
+    if (address_in_use(oldest)) address_wake(table, oldest);
+    else address_drop(table, oldest);
+}
+
+/* Ends a change of an entry: one that is not in use is freed, or as long as it differs from a new
+ * one put on the list of what it waits for; where that gets too long the one that has rested
+ * longest is dropped. now is mono ms. */
+static void address_settle(struct address_table *table, struct address_entry *entry, int64_t now)
+{
+    address_wake(table, entry);
+    if (address_in_use(entry)) return;
+    if (!address_rests(entry, now)) {
+        address_drop(table, entry);
+        return;
+    }
+    entry->rest = address_has_failed(entry, now) ? REST_FAILURE : REST_PACE;
+    struct address_list *list = &table->resting[entry->rest];
+    entry->older = list->newest;
+    *(list->newest ? &list->newest->newer : &list->oldest) = entry;
+    list->newest = entry;
+    if (++list->count > ADDRESS_RESTING_MAX) address_evict(table, list);
+}
+
+/* Drops entries that time has made like new ones, at most ADDRESS_SWEEP_MAX of either list. The
+ * sweep of a list ends at the first that still waits; what stands behind it may wait for less, but
+ * not longer than ADDRESS_FAILURE_MS, or a second, after it was settled. now is mono ms. */
+static void address_sweep(struct address_table *table, int64_t now)
+{
+    for (int rest = 0; rest < REST_COUNT; rest++) {
+        struct address_list *list = &table->resting[rest];
+        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->oldest; i++) {
+            if (!address_in_use(list->oldest) && address_rests(list->oldest, now)) break;
+            address_evict(table, list);
+        }
+    }
+}
+
+/* Whether the address may open one more WebSocket, at most `rate` in a second (0: as many as it
+ * likes); a second's worth may come at once. One that is refused does not count. now_us is mono. */
+static bool address_take_upgrade(struct address_entry *entry, int64_t now_us, int64_t rate)
+{
+    if (!rate) return true;
+    int64_t start = entry->upgrades_until_us > now_us ? entry->upgrades_until_us : now_us;
+    int64_t until = start + (rate < 1000000 ? 1000000 / rate : 1);
+    if (until - now_us > 1000000) return false;
+    entry->upgrades_until_us = until;
+    return true;
+}
+
+/* The ms that the address has to wait at now (mono ms) before it may try a password; or 0. */
+static int64_t address_blocked(const struct address_entry *entry, int64_t now)
+{
+    return entry->blocked_until > now ? entry->blocked_until - now : 0;
+}
+
+/* Counts a wrong password. Returns the ms to wait before the next may be tried: nothing after the
+ * first and second, a second after the third (ADDRESS_FREE_FAILURES), twice as long after each
+ * further one, at most ADDRESS_WAIT_MAX_MS. Ten minutes after the last it starts anew. */
+static int64_t address_note_failure(struct address_entry *entry, int64_t now)
+{
+    if (!address_has_failed(entry, now)) entry->failures = 0;
+    if (entry->failures < UINT32_MAX) entry->failures++;
+    int64_t wait = entry->failures < ADDRESS_FREE_FAILURES ? 0 : 1000;
+    for (uint32_t n = ADDRESS_FREE_FAILURES; n < entry->failures && wait < ADDRESS_WAIT_MAX_MS; n++)
+        wait *= 2;
+    if (wait > ADDRESS_WAIT_MAX_MS) wait = ADDRESS_WAIT_MAX_MS;
+    entry->failed_at = now;
+    entry->blocked_until = now + wait;
+    return wait;
+}
+
+/* The password was right: nothing is held against the address any more. */
+static void address_clear_failures(struct address_entry *entry)
+{
+    entry->failures = 0;
+    entry->failed_at = entry->blocked_until = 0;
+}
+
+/* ==== 13. Presence table =====================================================================
  * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
  * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
  * is kept out by the lock that the server holds around it.
@@ -5107,7 +5709,7 @@ static void presence_committed(struct presence *p, struct instant now)
     }
 }
 
-/* ==== 13. WebSocket codec ====================================================================
+/* ==== 14. WebSocket codec ====================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. No I/O. A frame that is whole
  * in the input is handed out from the input; only what is half received takes memory. */
 
@@ -5485,7 +6087,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
     ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
 }
 
-/* ==== 14. HTTP messages ======================================================================
+/* ==== 15. HTTP messages ======================================================================
  * Pure parts of HTTP/1.1 (RFC 9110, RFC 9112) that CivetWeb leaves to us: where a request ends,
  * before anybody parses it, and the text of an answer. */
 
@@ -5699,7 +6301,7 @@ static void http_write(struct buffer *out, const struct http_response *response,
     if (response->type && !head_only) buffer_add(out, body, len);
 }
 
-/* ==== 15. Event loop =========================================================================
+/* ==== 16. Event loop =========================================================================
  * What the hub and the door share: an epoll set, and an inbox through which other threads hand work
  * to the loop's own thread. The work is a call; it runs there, in order. */
 
@@ -5810,7 +6412,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 16. TLS ================================================================================
+/* ==== 17. TLS ================================================================================
  * Certificates, and what one connection has of TLS (RFC 8446, RFC 5246): Mbed TLS does the work, on
  * bytes that are in memory already. Nothing here waits, and a connection keeps no record buffers:
  * the thread that works on it lends it a pair, see vendor/mbedtls_seam.h. */
@@ -6308,7 +6910,7 @@ static bool tls_self_make(const char *cert, const char *key,
     return good;
 }
 
-/* ==== 17. Transport ==========================================================================
+/* ==== 18. Transport ==========================================================================
  * A socket as the door, the workers and the hub see it: bytes in, bytes out, nothing that waits. It
  * may speak TLS or not; only the handshake is different, and the door's. */
 
@@ -6558,7 +7160,7 @@ static void wire_close(struct wire *wire)
     wire_forget_tls(wire);
 }
 
-/* ==== 18. Hub ================================================================================
+/* ==== 19. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, and hands what
  * changed to the store's writer. Nothing is freed inside its own handler: the dead wait for the end
@@ -7364,7 +7966,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 19. Door ===============================================================================
+/* ==== 20. Door ===============================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served: it accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -7977,7 +8579,7 @@ static bool door_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 20. Assets =============================================================================
+/* ==== 21. Assets =============================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. */
 
 struct asset {
@@ -7999,7 +8601,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 21. HTTP API ===========================================================================
+/* ==== 22. HTTP API ===========================================================================
  * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
  * Reads the table under its lock for microseconds, the store in short transactions, and asks the
  * hub to change things. Asking creates nobody. */
@@ -8962,7 +9564,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 22. Seam use ===========================================================================
+/* ==== 23. Seam use ===========================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
  * connection, a granted upgrade becomes an adoption. See vendor/civetweb_seam.h. */
 
@@ -9153,7 +9755,7 @@ static const struct seam_ops SEAM_OPS = {
     .log = seam_log,
 };
 
-/* ==== 23. Lifecycle, main ====================================================================
+/* ==== 24. Lifecycle, main ====================================================================
  * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
  * or configuration. */
 
