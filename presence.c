@@ -18,24 +18,25 @@
  *   5. Ids and URIs                user ids, percent-encoding, addresses, durations; pure
  *   6. JSON                        bounded reader, writer; pure
  *   7. Options                     one table; command line, environment, file, help
- *   8. Store: records, reads       open, short read transactions, commands
- *   9. Store: writer               one thread, one transaction a batch
- *  10. Timers                      a wheel over `now`; pure
- *  11. Presence table              users, connections, stays, transitions; pure
- *  12. WebSocket codec             bytes to frames, frames to bytes; pure
- *  13. HTTP messages               where a request ends, the text of an answer; pure
- *  14. Event loop                  epoll and an inbox
- *  15. TLS                         certificates, and what a connection has of TLS
- *  16. Transport                   a socket that never waits, plain or TLS
- *  17. Hub                         all WebSockets, the table's only writer
- *  18. Door                        accept, whole requests, deadlines
- *  19. Assets                      the files of web/
- *  20. HTTP API                    request to response
- *  21. Seam use                    CivetWeb's request is ours, our answer its bytes
- *  22. Lifecycle, main             commands, start, signals, stop
+ *   8. Tokens                      JWT: who somebody is, and what they may
+ *   9. Store: records, reads       open, short read transactions, commands
+ *  10. Store: writer               one thread, one transaction a batch
+ *  11. Timers                      a wheel over `now`; pure
+ *  12. Presence table              users, connections, stays, transitions; pure
+ *  13. WebSocket codec             bytes to frames, frames to bytes; pure
+ *  14. HTTP messages               where a request ends, the text of an answer; pure
+ *  15. Event loop                  epoll and an inbox
+ *  16. TLS                         certificates, and what a connection has of TLS
+ *  17. Transport                   a socket that never waits, plain or TLS
+ *  18. Hub                         all WebSockets, the table's only writer
+ *  19. Door                        accept, whole requests, deadlines
+ *  20. Assets                      the files of web/
+ *  21. HTTP API                    request to response
+ *  22. Seam use                    CivetWeb's request is ours, our answer its bytes
+ *  23. Lifecycle, main             commands, start, signals, stop
  *
  * Threads, and what each may touch:
- *   main      starts the others, waits for a signal, stops them in order; reads certificates again.
+ *   main      starts the others, waits for a signal, stops them in order; reads keys again.
  *   door      CivetWeb's master thread: listeners and every connection that is not being served.
  *   shakers   (--tls-threads) the handshakes of TLS, niced: who is connected comes first.
  *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
@@ -43,13 +44,13 @@
  *             something.
  *   hub       every WebSocket; the only one to change the presence table.
  *   writer    the only one to write LMDB.
- * One owner a datum; hand-over is a call in the owner's inbox (section 14). Shared is only: the
+ * One owner a datum; hand-over is a call in the owner's inbox (section 15). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
- * microseconds; counters and totals, atomic; options, constant.
+ * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
+ * who uses them; counters and totals, atomic; options, constant.
  *
- * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 8);
- * tls.lock; shakers.lock;
- * log.lock, which may be taken while any of them is held.
+ * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
+ * tls.lock; secrets_lock; shakers.lock; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -67,8 +68,8 @@
  *   {"type":"status","status":"away"}     this connection's word on its user
  *   anything wrong                        -> {"type":"error","code":"...","message":"..."}
  *   WebSocket pings are sent after 25 s of silence; any byte in answer is a sign of life.
- *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4403
- *   kicked, 4408 silent, 4429 too fast.
+ *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4401 get
+ *   a new token, 4403 kicked or not allowed, 4408 silent, 4429 too fast.
  */
 
 #include <arpa/inet.h>
@@ -113,6 +114,9 @@
 #include <lmdb_seam.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
+#include <mbedtls/md.h>
+#include <mbedtls/pk.h>
+#include <mbedtls/psa_util.h>
 #include <mbedtls/platform_util.h>
 #include <mbedtls/ssl.h>
 #include <mbedtls/ssl_ticket.h>
@@ -186,6 +190,10 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(LENGTH_REQUIRED, "length_required", 411, 0, "send the body with a Content-Length")           \
     X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
     X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
+    X(TOKEN_MISSING, "token_missing", 401, 4401, "a token is needed here")                         \
+    X(TOKEN_INVALID, "token_invalid", 401, 4401, "the token is not accepted")                      \
+    X(TOKEN_EXPIRED, "token_expired", 401, 4401, "the token has run out: get a new one")           \
+    X(FORBIDDEN, "forbidden", 403, 4403, "the token does not allow this")                          \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -230,7 +238,8 @@ static const struct error_row {
     X(RESTART, 1012, "the server stops; reason retry_after=MS says when to come back")             \
     X(OVERLOADED, 1013, "the server is full; try later")                                           \
     X(MISUSE, 4400, "the message breaks the presence protocol")                                    \
-    X(KICKED, 4403, "kicked: stay away")                                                           \
+    X(TOKEN, 4401, "the token is missing, wrong or has expired: get a new one")                    \
+    X(KICKED, 4403, "kicked, or not allowed: stay away")                                           \
     X(TIMEOUT, 4408, "heartbeat timeout")                                                          \
     X(TOO_FAST, 4429, "too many messages or connections")
 #define X(name, code, meaning) CLOSE_##name = code,
@@ -250,6 +259,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
     X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
+    X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(closes, "closes_total", "WebSocket connections ended")                                       \
@@ -1245,6 +1255,19 @@ static void json_write_key(struct buffer *b, const char *name)
       "address that serves /metrics, /healthz and /readyz only, to anyone; may repeat")            \
     X(user, TEXT, "user", "", 0, 0, "NAME", "Network",                                             \
       "once the addresses are bound, stop being root and be this user")                            \
+    X(jwt_secret_file, FILES, "jwt-secret-file", "", 0, 0, "[KID=]FILE", "Tokens",                 \
+      "secret that tokens are signed with, HS256; may repeat, for rotation")                       \
+    X(jwt_public_key_file, FILES, "jwt-public-key-file", "", 0, 0, "[KID=]FILE", "Tokens",         \
+      "public key of those who sign tokens, PEM: RSA is RS256, P-256 is ES256; may repeat")        \
+    X(jwt_issuer, TEXT, "jwt-issuer", "", 0, 0, "TEXT", "Tokens", "what a token's iss must be")    \
+    X(jwt_audience, TEXT, "jwt-audience", "", 0, 0, "TEXT", "Tokens",                              \
+      "what a token's aud must be or have")                                                        \
+    X(token_lifetime, DURATION, "token-lifetime", "1h", 1000, 315360000000, "TIME", "Tokens",      \
+      "for --mint-token: how long the token is valid")                                             \
+    X(token_watch, TEXT, "token-watch", "", 0, 0, "IDS", "Tokens",                                 \
+      "for --mint-token: whom its user may see; ids with commas between, or *")                    \
+    X(token_admin, FLAG, "token-admin", "no", 0, 1, "", "Tokens",                                  \
+      "for --mint-token: its user is an admin")                                                    \
     X(request_timeout, DURATION, "request-timeout", "10s", 100, 3600000, "TIME", "Network",        \
       "a request must have arrived whole within this time, however busily it drips")               \
     X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
@@ -1334,6 +1357,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(BACKUP, "backup", "FILE", "copy the store to FILE, also while a server runs")                \
     X(DUMP, "dump", "", "print users and sessions as JSON lines, also while a server runs")        \
     X(RESTORE, "restore", "FILE", "fill an empty store from what --dump printed; - is stdin")      \
+    X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
     X(LICENSES, "licenses", "", "print the licences of what is embedded")                          \
     X(VERSION, "version", "", "print versions")                                                    \
@@ -1727,7 +1751,647 @@ static void options_print_help(FILE *out)
     fprintf(out, "\nMore: man presence, man presence-protocol.\n");
 }
 
-/* ==== 8. Store: records, reads ===============================================================
+/* ==== 8. Tokens ==============================================================================
+ * Who a request speaks for: tokens (JWT: RFC 7515, 7519, 8725). Time is a parameter, the
+ * cryptography is Mbed TLS's, and but for the files of keys nothing is read. No text made here
+ * holds any part of a token or a key. */
+
+enum {
+    TOKEN_MAX = 8192,            /* bytes of a token */
+    TOKEN_SKEW_MS = 30000,       /* how far the clocks of issuer and server may be apart */
+    TOKEN_KID_MAX = 64,          /* bytes of a key's name */
+    TOKEN_SECRET_MIN = 32,       /* RFC 7518 section 3.2: as many bytes as the hash has */
+    TOKEN_SECRET_MAX = 4096,
+    TOKEN_PEM_MAX = 65536,
+    TOKEN_RSA_MIN = 2048,        /* bits; RFC 7518 section 3.3 */
+    TOKEN_RSA_MAX = 8192,
+    SHA256_SIZE = 32,
+};
+
+/* The latest time a token may name, in seconds: the last of the year 9999. Milliseconds that were
+ * taken for seconds are later. */
+#define TOKEN_TIME_MAX 253402300799.0
+
+/* The value of a base64url digit (RFC 4648 section 5), or -1. */
+static int base64url_value(char c)
+{
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '-' ? 62 : c == '_' ? 63 : -1;
+}
+
+/* Decodes base64url without padding; returns how many bytes went to out. -1 for any other
+ * character, a length nothing has, spare bits that are not zero (so that no two texts mean the
+ * same), or when it does not fit. */
+static int base64url_decode(struct span in, void *out, size_t size)
+{
+    uint8_t *to = out;
+    uint32_t bits = 0;
+    size_t n = 0, rest = in.len % 4;
+    if (rest == 1) return -1;
+    for (size_t i = 0; i < in.len; i++) {
+        int digit = base64url_value(in.at[i]);
+        if (digit < 0) return -1;
+        bits = bits << 6 | (uint32_t)digit;
+        if (i % 4 == 0) continue;
+        if (n == size) return -1;
+        to[n++] = (uint8_t)(bits >> (6 - i % 4 * 2));
+    }
+    if (rest && (bits & (rest == 2 ? 15 : 3))) return -1;
+    return (int)n;
+}
+
+/* Appends bytes as base64url without padding. */
+static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const uint8_t *in = bytes;
+    for (size_t i = 0; i < len; i += 3) {
+        size_t n = len - i < 3 ? len - i : 3;
+        uint32_t bits = (uint32_t)in[i] << 16;
+        if (n > 1) bits |= (uint32_t)in[i + 1] << 8;
+        if (n > 2) bits |= in[i + 2];
+        char four[4];
+        for (int k = 0; k < 4; k++) four[k] = digits[bits >> (18 - 6 * k) & 63];
+        buffer_add(b, four, n + 1);
+    }
+}
+
+/* Whether two runs of bytes are equal, in a time that depends on their length only: what differs,
+ * and where, cannot be measured. */
+static bool bytes_equal_constant(const void *a, const void *b, size_t len)
+{
+    const volatile uint8_t *left = a, *right = b;
+    volatile uint8_t difference = 0;
+    for (size_t i = 0; i < len; i++) difference |= left[i] ^ right[i];
+    return !difference;
+}
+
+/* HMAC-SHA256 (RFC 2104). It fails only for want of memory, which ends the process. */
+static void hmac_sha256(struct span key, struct span text, uint8_t out[SHA256_SIZE])
+{
+    const mbedtls_md_info_t *sha256 = mbedtls_md_info_from_type(MBEDTLS_MD_SHA256);
+    if (mbedtls_md_hmac(sha256, (const uint8_t *)key.at, key.len, (const uint8_t *)text.at,
+                        text.len, out))
+        mem_die();
+}
+
+/* Whether these 32 bytes are the HMAC of text; takes as long for a wrong one as for the right. */
+static bool hmac_sha256_fits(struct span key, struct span text, const void *mac)
+{
+    uint8_t right[SHA256_SIZE];
+    hmac_sha256(key, text, right);
+    bool fits = bytes_equal_constant(right, mac, sizeof right);
+    mbedtls_platform_zeroize(right, sizeof right);
+    return fits;
+}
+
+/* What a key is good for, and nothing else: the token says which it wants, the key decides (RFC
+ * 8725 section 3.1). */
+enum token_kind { TOKEN_HS256, TOKEN_RS256, TOKEN_ES256, TOKEN_KIND_COUNT };
+static const char *const TOKEN_ALGORITHMS[] = {"HS256", "RS256", "ES256"};
+
+/* One key: a secret, or the public half of a pair. */
+struct token_key {
+    enum token_kind kind;
+    char kid[TOKEN_KID_MAX + 1]; /* its name; "" if it has none */
+    struct buffer secret;        /* HS256 */
+    mbedtls_pk_context pk;       /* RS256, ES256 */
+};
+
+/* The keys that tokens may be signed with. Zeroed is empty; the owner frees it. Once filled it may
+ * be used by any number of threads at once, see token_key_fits. */
+struct token_keys {
+    struct token_key *at;
+    size_t count;
+};
+
+/* Gives the memory back and leaves no trace of what was in it. */
+static void secret_free(struct buffer *secret)
+{
+    if (secret->at) mbedtls_platform_zeroize(secret->at, secret->size);
+    buffer_free(secret);
+}
+
+/* Gives back what a key holds. */
+static void token_key_free(struct token_key *key)
+{
+    secret_free(&key->secret);
+    mbedtls_pk_free(&key->pk);
+}
+
+/* Empties the list. */
+static void token_keys_free(struct token_keys *keys)
+{
+    for (size_t i = 0; i < keys->count; i++) token_key_free(&keys->at[i]);
+    free(keys->at);
+    *keys = (struct token_keys){0};
+}
+
+/* Appends a key, which the list owns then. */
+static void token_keys_add(struct token_keys *keys, const struct token_key *key)
+{
+    keys->at = mem_resize(keys->at, (keys->count + 1) * sizeof *keys->at);
+    keys->at[keys->count++] = *key;
+}
+
+/* Reads a whole file of at most max bytes into memory that never moves; the caller gives it to
+ * secret_free, also on failure. False with one line in err that names the option. */
+static bool secret_read(const char *option, const char *path, size_t max, struct buffer *out,
+                        char *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : 1;
+    buffer_room(out, max + 2); /* one byte too many shows in len; one is for a NUL */
+    while (got > 0 && out->len <= max) {
+        do got = read(fd, out->at + out->len, max + 1 - out->len);
+        while (got < 0 && errno == EINTR);
+        if (got > 0) out->len += (size_t)got;
+    }
+    out->at[out->len] = 0;
+    if (got < 0)
+        snprintf(err, USAGE_MAX, "--%s: cannot read %.200s: %s; name a readable file", option, path,
+                 strerror(errno));
+    else if (out->len > max)
+        snprintf(err, USAGE_MAX, "--%s: %.200s is too long, it may have %zu bytes; name another",
+                 option, path, max);
+    if (fd >= 0) close(fd);
+    return got >= 0 && out->len <= max;
+}
+
+/* Takes one line end off, if there is one. */
+static void secret_trim(struct buffer *secret)
+{
+    if (!secret->len || secret->at[secret->len - 1] != '\n') return;
+    secret->len--;
+    if (secret->len && secret->at[secret->len - 1] == '\r') secret->len--;
+    secret->at[secret->len] = 0;
+}
+
+/* Splits `[KID=]FILE`: copies the kid, or "", and returns the file. What stands before the first
+ * '=' is a kid if it is UTF-8 of 1 to TOKEN_KID_MAX bytes without '/', else part of the name. */
+static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1])
+{
+    size_t len = strcspn(value, "=/");
+    if (value[len] != '=' || len > TOKEN_KID_MAX || !utf8_valid((struct span){value, len})) len = 0;
+    memcpy(kid, value, len);
+    kid[len] = 0;
+    return len ? value + len + 1 : value;
+}
+
+/* Adds the secret of one --jwt-secret-file: the file's bytes less one line end. False, with one
+ * line in err, if there is none. A PEM file is no secret: a public key used as one would let
+ * everybody sign. */
+static bool token_keys_add_secret(struct token_keys *keys, const char *value, char *err)
+{
+    static const char option[] = "jwt-secret-file", pem[] = "-----BEGIN ";
+    struct token_key key = {.kind = TOKEN_HS256};
+    const char *path = token_key_path(value, key.kid);
+    bool good = secret_read(option, path, TOKEN_SECRET_MAX + 2, &key.secret, err);
+    secret_trim(&key.secret);
+    mbedtls_pk_init(&key.pk);
+    if (good && (key.secret.len < TOKEN_SECRET_MIN || key.secret.len > TOKEN_SECRET_MAX)) {
+        snprintf(err, USAGE_MAX,
+                 "--%s: %.200s has %zu bytes; a secret has %d to %d: openssl rand -hex 32", option,
+                 path, key.secret.len, TOKEN_SECRET_MIN, TOKEN_SECRET_MAX);
+        good = false;
+    } else if (good && memmem(key.secret.at, key.secret.len, pem, sizeof pem - 1)) {
+        snprintf(err, USAGE_MAX,
+                 "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file",
+                 option, path);
+        good = false;
+    }
+    if (good) token_keys_add(keys, &key);
+    else token_key_free(&key);
+    return good;
+}
+
+/* Takes the public key of the first certificate in a PEM text; its dates and its issuer are not
+ * looked at. False if one of the certificates is not valid. */
+static bool token_key_from_certificate(mbedtls_pk_context *pk, const struct buffer *pem)
+{
+    mbedtls_x509_crt certificate;
+    mbedtls_x509_crt_init(&certificate);
+    bool good = !mbedtls_x509_crt_parse(&certificate, (const uint8_t *)pem->at, pem->len + 1);
+    if (good) {
+        *pk = certificate.pk;
+        mbedtls_pk_init(&certificate.pk);
+    }
+    mbedtls_x509_crt_free(&certificate);
+    return good;
+}
+
+/* Fills in key and kind from a PEM text, which a NUL follows. Returns what is wrong with it, or
+ * NULL. Whether the point of an EC key is on its curve is seen to by Mbed TLS. */
+static const char *token_key_parse(struct token_key *key, const struct buffer *pem)
+{
+    static const char private[] = "PRIVATE KEY-----", certificate[] = "-----BEGIN CERTIFICATE-----",
+                      begin[] = "-----BEGIN ";
+    const char *first = strstr(pem->at, begin);
+    if (memmem(pem->at, pem->len, private, sizeof private - 1))
+        return "holds a private key, which belongs to the issuer alone; take its public half:"
+               " openssl pkey -pubout";
+    if (!first) return "is not PEM; convert it: openssl pkey -pubin -inform DER";
+    bool certified = !strncmp(first, certificate, sizeof certificate - 1);
+    if (!certified && strstr(first + 1, begin))
+        return "holds several keys; give each a file and an option of its own";
+    if (certified ? !token_key_from_certificate(&key->pk, pem)
+                  : mbedtls_pk_parse_public_key(&key->pk, (const uint8_t *)pem->at, pem->len + 1))
+        return "has no key in it that is understood; take RSA of 2048 bits, or EC on P-256";
+    mbedtls_pk_type_t type = mbedtls_pk_get_type(&key->pk);
+    size_t bits = mbedtls_pk_get_bitlen(&key->pk);
+    bool p256 = type == MBEDTLS_PK_ECKEY &&
+                mbedtls_ecp_keypair_get_group_id(mbedtls_pk_ec(key->pk)) ==
+                    MBEDTLS_ECP_DP_SECP256R1;
+    if (!p256 && (type != MBEDTLS_PK_RSA || bits < TOKEN_RSA_MIN || bits > TOKEN_RSA_MAX))
+        return "is neither RSA of 2048 to 8192 bits nor EC on P-256; take one of these";
+    key->kind = p256 ? TOKEN_ES256 : TOKEN_RS256;
+    return NULL;
+}
+
+/* Adds the key of one --jwt-public-key-file, a PEM public key or certificate. False, with one line
+ * in err, if there is none. */
+static bool token_keys_add_public(struct token_keys *keys, const char *value, char *err)
+{
+    static const char option[] = "jwt-public-key-file";
+    struct token_key key = {.kind = TOKEN_RS256};
+    struct buffer pem = {0};
+    const char *path = token_key_path(value, key.kid), *problem = NULL;
+    mbedtls_pk_init(&key.pk);
+    bool good = secret_read(option, path, TOKEN_PEM_MAX, &pem, err);
+    if (good) problem = token_key_parse(&key, &pem);
+    if (problem) snprintf(err, USAGE_MAX, "--%s: %.200s %s", option, path, problem);
+    secret_free(&pem); /* it may have been a private key */
+    good = good && !problem;
+    if (good) token_keys_add(keys, &key);
+    else token_key_free(&key);
+    return good;
+}
+
+/* What can be wrong with a token, and the text a client is told. */
+#define TOKEN_PROBLEM_TABLE(X)                                                                     \
+    X(NONE, "the token is good")                                                                   \
+    X(MISSING, "there is no token")                                                                \
+    X(MALFORMED, "the token is not three parts in base64url, or too long, or holds no JSON")       \
+    X(HEADER, "the token's typ is not JWT or at+jwt, or its crit asks for what is not known")      \
+    X(ALGORITHM, "the token's alg is not HS256, RS256 or ES256, or is not that of the key")        \
+    X(UNKNOWN_KEY, "the token was signed with a key that is not known")                            \
+    X(SIGNATURE, "the token's signature is wrong")                                                 \
+    X(EXPIRED, "the token has expired")                                                            \
+    X(NOT_YET, "the token is not yet valid")                                                       \
+    X(ISSUER, "the token's iss is not the issuer expected")                                        \
+    X(AUDIENCE, "the token's aud is not for this server")                                          \
+    X(SUBJECT, "the token's sub is not a valid user id")                                           \
+    X(CLAIMS, "the token has no exp, or its exp, nbf or watch cannot be what it is")
+#define X(name, text) TOKEN_##name,
+enum token_problem { TOKEN_PROBLEM_TABLE(X) TOKEN_PROBLEM_COUNT };
+#undef X
+#define X(name, text) text,
+static const char *const TOKEN_PROBLEMS[] = {TOKEN_PROBLEM_TABLE(X)};
+#undef X
+
+/* What a good token says. The one who had it made gives it to token_free. */
+struct token {
+    char user[USER_ID_MAX + 1]; /* sub; has no NUL inside */
+    size_t user_len;
+    int64_t expires_ms;         /* exp: wall time, without the skew */
+    bool admin;
+    bool watches_all;           /* watch is "*" */
+    struct buffer watch;        /* the array of ids as JSON, known to be valid; or empty */
+};
+
+/* Gives the memory back; the token says nothing after. */
+static void token_free(struct token *token)
+{
+    buffer_free(&token->watch);
+    *token = (struct token){0};
+}
+
+/* Whether the token lets its bearer see this user: it is the bearer, the token's watch has the id
+ * or is "*", or it is an admin's. In an array "*" is an id like any other. */
+static bool token_may_watch(const struct token *token, struct span id)
+{
+    if (token->admin || token->watches_all) return true;
+    if (!bytes_compare(token->user, token->user_len, id.at, id.len)) return true;
+    struct json_value item, watch = {JSON_ARRAY, {token->watch.at, token->watch.len}};
+    if (!watch.raw.len) return false;
+    for (size_t cursor = 0; json_item(watch, &cursor, &item);)
+        if (json_equals(item, id)) return true;
+    return false;
+}
+
+/* A token in its three parts. */
+struct token_parts {
+    struct span header, payload, signature; /* decoded; they point into bytes */
+    struct span covered;                    /* what was signed: the text before the second dot */
+    char bytes[TOKEN_MAX / 4 * 3];
+};
+
+/* Cuts and decodes a token; false if there are not three parts of base64url, or it is too long. */
+static bool token_split(struct span text, struct token_parts *out)
+{
+    struct span *const parts[] = {&out->header, &out->payload, &out->signature};
+    const char *at = text.at, *end = text.at + text.len;
+    size_t used = 0;
+    if (text.len > TOKEN_MAX) return false;
+    for (int i = 0; i < 3; i++) {
+        const char *dot = i < 2 ? memchr(at, '.', (size_t)(end - at)) : end;
+        if (!dot) return false;
+        int n = base64url_decode((struct span){at, (size_t)(dot - at)}, out->bytes + used,
+                                 sizeof out->bytes - used);
+        if (n < 0) return false;
+        *parts[i] = (struct span){out->bytes + used, (size_t)n};
+        if (i == 1) out->covered = (struct span){text.at, (size_t)(dot - text.at)};
+        used += (size_t)n;
+        at = dot + (i < 2);
+    }
+    return true;
+}
+
+/* What a token's header asks for. */
+struct token_header {
+    enum token_kind kind;
+    bool has_kid;
+    struct json_value kid; /* a string */
+};
+
+/* Whether a string is `JWT` or `at+jwt` (RFC 9068), whatever the case. */
+static bool token_type_known(struct json_value typ)
+{
+    char text[8];
+    int n = json_string(typ, text, sizeof text);
+    if (n < 0 || strlen(text) != (size_t)n) return false;
+    return !strcasecmp(text, "JWT") || !strcasecmp(text, "at+jwt");
+}
+
+/* Reads a header. Of members with the same name the last counts (RFC 7515 section 4), here and in
+ * the claims; the signature covers them all. */
+static enum token_problem token_read_header(struct span text, struct token_header *out)
+{
+    struct json_value header, value;
+    if (!json_parse(text, JSON_DEPTH_MAX, &header) || header.kind != JSON_OBJECT)
+        return TOKEN_MALFORMED;
+    *out = (struct token_header){.kind = TOKEN_KIND_COUNT};
+    if (json_member(header, "alg", &value))
+        for (int i = 0; i < TOKEN_KIND_COUNT; i++)
+            if (json_is(value, TOKEN_ALGORITHMS[i])) out->kind = i;
+    if (out->kind == TOKEN_KIND_COUNT) return TOKEN_ALGORITHM;
+    if (json_member(header, "crit", &value)) return TOKEN_HEADER;
+    if (json_member(header, "typ", &value) && !token_type_known(value)) return TOKEN_HEADER;
+    out->has_kid = json_member(header, "kid", &out->kid);
+    return out->has_kid && out->kid.kind != JSON_STRING ? TOKEN_MALFORMED : TOKEN_NONE;
+}
+
+/* Whether the token, which asks for the key's algorithm, was signed with it. May run on any number
+ * of threads with one key: of an RSA key Mbed TLS changes one number that it computes only once,
+ * under a lock of that key which it takes itself (mbedtls_rsa_public); of an EC key it changes
+ * nothing, the tables of P-256 being constants; of a secret nothing. */
+static bool token_key_fits(struct token_key *key, const struct token_parts *parts)
+{
+    const uint8_t *signature = (const uint8_t *)parts->signature.at;
+    size_t len = parts->signature.len;
+    uint8_t hash[SHA256_SIZE], der[80];
+    if (key->kind == TOKEN_HS256)
+        return len == SHA256_SIZE &&
+               hmac_sha256_fits((struct span){key->secret.at, key->secret.len}, parts->covered,
+                                signature);
+    if (mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256),
+                   (const uint8_t *)parts->covered.at, parts->covered.len, hash))
+        return false;
+    if (key->kind == TOKEN_ES256) {
+        if (mbedtls_ecdsa_raw_to_der(256, signature, len, der, sizeof der, &len)) return false;
+        signature = der;
+    }
+    return !mbedtls_pk_verify(&key->pk, MBEDTLS_MD_SHA256, hash, sizeof hash, signature, len);
+}
+
+/* Whether the key bears the name the token asks for. */
+static bool token_key_named(const struct token_key *key, const struct token_header *header)
+{
+    return header->has_kid && *key->kid && json_is(header->kid, key->kid);
+}
+
+/* Looks for the key that signed the token: among those of its kid; where no key has that kid, among
+ * those without one; among all if the token names none. */
+static enum token_problem token_check_signature(const struct token_keys *keys,
+                                                const struct token_header *header,
+                                                const struct token_parts *parts)
+{
+    enum token_problem problem = TOKEN_UNKNOWN_KEY;
+    bool known = false;
+    for (size_t i = 0; i < keys->count; i++)
+        known = known || token_key_named(&keys->at[i], header);
+    for (size_t i = 0; i < keys->count; i++) {
+        struct token_key *key = &keys->at[i];
+        if (header->has_kid && (known ? !token_key_named(key, header) : *key->kid)) continue;
+        if (key->kind == header->kind) {
+            if (token_key_fits(key, parts)) return TOKEN_NONE;
+            problem = TOKEN_SIGNATURE;
+        } else if (problem == TOKEN_UNKNOWN_KEY) {
+            problem = TOKEN_ALGORITHM;
+        }
+    }
+    return problem;
+}
+
+/* Reads a NumericDate (RFC 7519 section 2), seconds with or without a fraction, to the nearest ms.
+ * False if it is no number, negative, later than TOKEN_TIME_MAX or longer than any sense. */
+static bool token_read_time(struct json_value value, int64_t *ms)
+{
+    char text[32];
+    if (value.kind != JSON_NUMBER || value.raw.len >= sizeof text) return false;
+    memcpy(text, value.raw.at, value.raw.len);
+    text[value.raw.len] = 0;
+    double seconds = strtod(text, NULL);
+    if (!(seconds >= 0 && seconds <= TOKEN_TIME_MAX)) return false;
+    *ms = (int64_t)(seconds * 1000 + 0.5);
+    return true;
+}
+
+/* Checks exp, nbf, iss and aud (RFC 7519 section 4.1), in that order. */
+static enum token_problem token_check_claims(struct json_value claims, int64_t wall_ms,
+                                             const char *issuer, const char *audience,
+                                             int64_t *expires_ms)
+{
+    struct json_value value, item;
+    int64_t from;
+    if (!json_member(claims, "exp", &value) || !token_read_time(value, expires_ms))
+        return TOKEN_CLAIMS;
+    if (wall_ms >= *expires_ms + TOKEN_SKEW_MS) return TOKEN_EXPIRED;
+    if (json_member(claims, "nbf", &value)) {
+        if (!token_read_time(value, &from)) return TOKEN_CLAIMS;
+        if (wall_ms < from - TOKEN_SKEW_MS) return TOKEN_NOT_YET;
+    }
+    if (*issuer && !(json_member(claims, "iss", &value) && json_is(value, issuer)))
+        return TOKEN_ISSUER;
+    if (!*audience) return TOKEN_NONE;
+    if (!json_member(claims, "aud", &value)) return TOKEN_AUDIENCE;
+    bool meant = json_is(value, audience);
+    for (size_t cursor = 0; !meant && json_item(value, &cursor, &item);)
+        meant = json_is(item, audience);
+    return meant ? TOKEN_NONE : TOKEN_AUDIENCE;
+}
+
+/* Takes the user id a JSON string says; its length, or -1 if it is none. */
+static int token_read_id(struct json_value value, char out[USER_ID_MAX + 1])
+{
+    int n = json_string(value, out, USER_ID_MAX + 1);
+    return n >= 0 && user_id_valid((struct span){out, (size_t)n}) ? n : -1;
+}
+
+/* Takes the watch claim, "*" or an array of user ids; false if it is something else. */
+static bool token_read_watch(struct json_value watch, struct token *out)
+{
+    char id[USER_ID_MAX + 1];
+    struct json_value item;
+    out->watches_all = json_is(watch, "*");
+    if (out->watches_all) return true;
+    if (watch.kind != JSON_ARRAY) return false;
+    for (size_t cursor = 0; json_item(watch, &cursor, &item);)
+        if (token_read_id(item, id) < 0) return false;
+    buffer_add(&out->watch, watch.raw.at, watch.raw.len);
+    return true;
+}
+
+/* Reads the claims of a token whose signature is right. On a problem out holds no memory. */
+static enum token_problem token_read_claims(struct span text, int64_t wall_ms, const char *issuer,
+                                            const char *audience, struct token *out)
+{
+    struct json_value claims, value;
+    if (!json_parse(text, JSON_DEPTH_MAX, &claims) || claims.kind != JSON_OBJECT)
+        return TOKEN_MALFORMED;
+    enum token_problem problem =
+        token_check_claims(claims, wall_ms, issuer, audience, &out->expires_ms);
+    if (problem) return problem;
+    int n = json_member(claims, "sub", &value) ? token_read_id(value, out->user) : -1;
+    if (n < 0) return TOKEN_SUBJECT;
+    out->user_len = (size_t)n;
+    out->admin = json_member(claims, "admin", &value) && value.kind == JSON_TRUE;
+    if (json_member(claims, "watch", &value) && !token_read_watch(value, out)) return TOKEN_CLAIMS;
+    return TOKEN_NONE;
+}
+
+/* Verifies a token: form, header and signature before any claim is looked at. An issuer or audience
+ * of "" is not checked. TOKEN_NONE: out is filled and the caller's to give to token_free. Anything
+ * else: out says nothing. Any thread may call it. */
+static enum token_problem token_verify(const struct token_keys *keys, struct span text,
+                                       int64_t wall_ms, const char *issuer, const char *audience,
+                                       struct token *out)
+{
+    struct token_parts parts;
+    struct token_header header;
+    *out = (struct token){0};
+    if (!text.len) return TOKEN_MISSING;
+    if (!token_split(text, &parts)) return TOKEN_MALFORMED;
+    enum token_problem problem = token_read_header(parts.header, &header);
+    if (!problem) problem = token_check_signature(keys, &header, &parts);
+    if (!problem) problem = token_read_claims(parts.payload, wall_ms, issuer, audience, out);
+    if (problem) *out = (struct token){0};
+    return problem;
+}
+
+/* Appends the watch claim for "*" or ids with commas between, nothing for ""; false, with one line
+ * in err, if one is no user id. */
+static bool token_write_watch(struct buffer *b, const char *watch, char *err)
+{
+    bool all = !strcmp(watch, "*");
+    if (!*watch) return true;
+    json_write_key(b, "watch");
+    if (!all) buffer_text(b, "[");
+    for (const char *at = watch, *next; at; at = next) {
+        struct span id = {at, strcspn(at, ",")};
+        next = at[id.len] ? at + id.len + 1 : NULL;
+        if (!user_id_valid(id)) {
+            snprintf(err, USAGE_MAX, "--token-watch: '%.128s' is not \"*\" or user ids with commas"
+                                     " between; write alice,bob", watch);
+            return false;
+        }
+        if (at > watch) buffer_text(b, ",");
+        json_write_string(b, id);
+    }
+    if (!all) buffer_text(b, "]");
+    return true;
+}
+
+/* Appends the claims of a new token; false, with one line in err, if they cannot be. */
+static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_ms,
+                               int64_t lifetime_ms, const char *watch, bool admin,
+                               const char *issuer, const char *audience, char *err)
+{
+    int64_t expires;
+    if (!user_id_valid(user)) {
+        snprintf(err, USAGE_MAX, "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
+                                 " UTF-8 without control characters");
+        return false;
+    }
+    if (lifetime_ms <= 0 || __builtin_add_overflow(wall_ms, lifetime_ms, &expires) ||
+        expires > (int64_t)TOKEN_TIME_MAX * 1000) {
+        snprintf(err, USAGE_MAX, "--token-lifetime: is out of bounds; write 1h or 365d");
+        return false;
+    }
+    buffer_text(b, "{\"sub\":");
+    json_write_string(b, user);
+    buffer_print(b, ",\"iat\":%" PRId64 ",\"exp\":%" PRId64, wall_ms / 1000,
+                 expires / 1000 + (expires % 1000 > 0));
+    if (*issuer) {
+        json_write_key(b, "iss");
+        json_write_string(b, (struct span){issuer, strlen(issuer)});
+    }
+    if (*audience) {
+        json_write_key(b, "aud");
+        json_write_string(b, (struct span){audience, strlen(audience)});
+    }
+    if (admin) buffer_text(b, ",\"admin\":true");
+    if (!token_write_watch(b, watch, err)) return false;
+    buffer_text(b, "}");
+    return true;
+}
+
+/* Appends a token signed with the first secret, valid from now for the lifetime, which is rounded
+ * up to a whole second. watch is "*", ids with commas between, or ""; issuer and audience are left
+ * out if "". False, with one line in err and out as it was, if it cannot be made. */
+static bool token_mint(const struct token_keys *keys, struct span user, int64_t wall_ms,
+                       int64_t lifetime_ms, const char *watch, bool admin, const char *issuer,
+                       const char *audience, struct buffer *out, char *err)
+{
+    size_t i = 0, start = out->len;
+    while (i < keys->count && keys->at[i].kind != TOKEN_HS256) i++;
+    if (i == keys->count) {
+        snprintf(err, USAGE_MAX, "--mint-token: there is no secret to sign with; give it one with"
+                                 " --jwt-secret-file");
+        return false;
+    }
+    const struct token_key *key = &keys->at[i];
+    struct buffer json = {0};
+    uint8_t mac[SHA256_SIZE];
+    buffer_text(&json, "{\"alg\":\"HS256\",\"typ\":\"JWT\"");
+    if (*key->kid) {
+        json_write_key(&json, "kid");
+        json_write_string(&json, (struct span){key->kid, strlen(key->kid)});
+    }
+    buffer_text(&json, "}");
+    base64url_encode(out, json.at, json.len);
+    json.len = 0;
+    bool good = token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer,
+                                   audience, err);
+    buffer_text(out, ".");
+    base64url_encode(out, json.at, json.len);
+    hmac_sha256((struct span){key->secret.at, key->secret.len},
+                (struct span){out->at + start, out->len - start}, mac);
+    buffer_text(out, ".");
+    base64url_encode(out, mac, sizeof mac);
+    buffer_free(&json);
+    if (good && out->len - start > TOKEN_MAX) {
+        snprintf(err, USAGE_MAX, "--token-watch: the token has more than %d bytes; name fewer users"
+                                 " or \"*\"", TOKEN_MAX);
+        good = false;
+    }
+    if (!good) out->len = start;
+    return good;
+}
+
+/* ==== 9. Store: records, reads ===============================================================
  * The only owner of the files in --data: data.mdb (LMDB), lock.mdb (LMDB's readers), presence.lock
  * (one server at a time). Any thread reads; a read transaction ends before its answer is used.
  *
@@ -2614,7 +3278,7 @@ static void store_stats(struct store *st, struct store_stats *out)
     pthread_mutex_unlock(&st->lock);
 }
 
-/* ==== 9. Store: writer =======================================================================
+/* ==== 10. Store: writer ======================================================================
  * One thread is the only one that writes: a batch is one transaction, on the disk when `done` is
  * called. A full map grows; a disk that fails stops the writing, not the program, and the same
  * batch is tried again every second. Opening, which writes too, and the commands stand here too. */
@@ -3697,7 +4361,7 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     return 1;
 }
 
-/* ==== 10. Timers =============================================================================
+/* ==== 11. Timers =============================================================================
  * A hierarchical wheel over a `now` that the caller passes: arm, disarm and expiry cost the same
  * for one timer and for a million. A timer never fires early, and at most one tick late. */
 
@@ -3831,7 +4495,7 @@ static struct timer *wheel_take(struct wheel *wheel)
     return timer;
 }
 
-/* ==== 11. Presence table =====================================================================
+/* ==== 12. Presence table =====================================================================
  * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
  * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
  * is kept out by the lock that the server holds around it.
@@ -3852,7 +4516,8 @@ struct link {
     uint8_t address[16];  /* of the client, v4-mapped */
     uint16_t port;
     uint8_t status;       /* enum status this connection says */
-    uint8_t state;        /* of the connection; the table does not look at it */
+    uint8_t state;        /* of the connection; the table does not look at it, nor at this: */
+    uint32_t expires;     /* s after its start at which its token ends; 0: never */
 };
 
 /* How a connection ended; what follows for the user stands in presence_disconnect. */
@@ -4413,7 +5078,7 @@ static void presence_committed(struct presence *p, struct instant now)
     }
 }
 
-/* ==== 12. WebSocket codec ====================================================================
+/* ==== 13. WebSocket codec ====================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. No I/O. A frame that is whole
  * in the input is handed out from the input; only what is half received takes memory. */
 
@@ -4791,7 +5456,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
     ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
 }
 
-/* ==== 13. HTTP messages ======================================================================
+/* ==== 14. HTTP messages ======================================================================
  * Pure parts of HTTP/1.1 (RFC 9110, RFC 9112) that CivetWeb leaves to us: where a request ends,
  * before anybody parses it, and the text of an answer. */
 
@@ -4972,6 +5637,7 @@ static void http_set_error(struct http_response *response, enum error error, con
     buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
     json_write_string(&response->body, (struct span){message, strlen(message)});
     buffer_text(&response->body, "}}\n");
+    if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
     if (row->status == 503) http_add_header(response, "Retry-After: 5\r\n");
     if (error == ERROR_UPGRADE_REQUIRED)
         http_add_header(response, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
@@ -5001,7 +5667,7 @@ static void http_write(struct buffer *out, const struct http_response *response,
     if (response->type && !head_only) buffer_add(out, body, len);
 }
 
-/* ==== 14. Event loop =========================================================================
+/* ==== 15. Event loop =========================================================================
  * What the hub and the door share: an epoll set, and an inbox through which other threads hand work
  * to the loop's own thread. The work is a call; it runs there, in order. */
 
@@ -5112,7 +5778,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 15. TLS ================================================================================
+/* ==== 16. TLS ================================================================================
  * Certificates, and what one connection has of TLS (RFC 8446, RFC 5246): Mbed TLS does the work, on
  * bytes that are in memory already. Nothing here waits, and a connection keeps no record buffers:
  * the thread that works on it lends it a pair, see vendor/mbedtls_seam.h. */
@@ -5611,7 +6277,7 @@ static bool tls_self_make(const char *cert, const char *key,
     return good;
 }
 
-/* ==== 16. Transport ==========================================================================
+/* ==== 17. Transport ==========================================================================
  * A socket as the door, the workers and the hub see it: bytes in, bytes out, nothing that waits. It
  * may speak TLS or not; only the handshake is different, and the door's. */
 
@@ -5861,7 +6527,7 @@ static void wire_close(struct wire *wire)
     wire_forget_tls(wire);
 }
 
-/* ==== 17. Hub ================================================================================
+/* ==== 18. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, and hands what
  * changed to the store's writer. Nothing is freed inside its own handler: the dead wait for the end
@@ -5957,6 +6623,12 @@ struct door {
     char scratch[DOOR_READ_SIZE];
 };
 
+/* What tokens are checked with. Never changed once made, freed by the last who uses it. */
+struct secrets {
+    _Atomic int users;
+    struct token_keys keys;
+};
+
 /* The whole program. Set up by main before any thread runs. */
 struct server {
     struct options options;        /* constant once parsed */
@@ -5974,6 +6646,8 @@ struct server {
     struct hub hub;
     struct door door;
     struct tls_shared tls;
+    pthread_mutex_t secrets_lock;  /* secrets */
+    struct secrets *secrets;       /* in use; replaced as a whole, see secrets_take */
     struct listener *listeners;
     size_t listener_count;
     struct seam *seam;
@@ -6051,7 +6725,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.dead = c;
     server->hub.reply.len = 0;
     count_one(&server->counters.closes);
-    atomic_fetch_sub(&server->connections, 1);
+    if (c->number) atomic_fetch_sub(&server->connections, 1);
 }
 
 /* Frees the dead. */
@@ -6307,13 +6981,20 @@ static void connection_readable(struct server *server, struct connection *c, str
     if (over && c->link.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
 }
 
+/* Arms the timer, at the latest for the end of the token. */
+static void connection_arm(struct server *server, struct connection *c, int64_t due)
+{
+    int64_t end = c->connected_at + (int64_t)c->link.expires * 1000;
+    timer_arm(&server->hub.wheel, &c->timer, c->link.expires && end < due ? end : due);
+}
+
 /* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. */
 static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
 {
     int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
                       server->options.pong_timeout;
     if (now.mono < drop_at) {
-        timer_arm(&server->hub.wheel, &c->timer, drop_at);
+        connection_arm(server, c, drop_at);
         return;
     }
     count_one(&server->counters.heartbeat_timeouts);
@@ -6321,25 +7002,29 @@ static void connection_await_pong(struct server *server, struct connection *c, s
     connection_flush(server, c, now);
 }
 
-/* The connection's timer: pings a silent one, drops one that stayed silent, cuts one that does not
- * finish closing. Being heard does not move the timer; it looks when it fires. */
+/* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
+ * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
+ * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
     int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
     int64_t ping_at = heard + server->options.ping_interval;
     if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
+    } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
+        connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
+        connection_flush(server, c, now);
     } else if (c->pinged && (int32_t)(c->pinged - (uint32_t)heard) > 0) {
         connection_await_pong(server, c, now);
     } else if (now.mono >= ping_at) {
         count_one(&server->counters.pings_sent);
         c->pinged = (uint32_t)now.mono ? (uint32_t)now.mono : 1;
-        timer_arm(&server->hub.wheel, &c->timer, now.mono + server->options.pong_timeout);
+        connection_arm(server, c, now.mono + server->options.pong_timeout);
         ws_encode(&server->hub.reply, 9, (struct span){"", 0});
         connection_flush(server, c, now);
     } else {
         c->pinged = 0; /* whatever was heard answered it */
-        timer_arm(&server->hub.wheel, &c->timer, ping_at);
+        connection_arm(server, c, ping_at);
     }
 }
 
@@ -6349,6 +7034,7 @@ struct adoption {
     struct wire wire;
     uint8_t address[16];
     uint16_t port;
+    uint32_t expires;       /* s from now at which its token ends; 0: never */
     enum error refuse;      /* close at once with this error's code, or ERROR_NONE */
     struct buffer head;     /* CivetWeb's 101 */
     struct buffer rest;     /* bytes that arrived behind the request */
@@ -6393,7 +7079,9 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->connected_at = now.mono;
     c->heard_at = now.mono;
     c->wire.round_trip = UINT32_MAX;
-    c->number = atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
+    c->link.expires = a->expires;
+    if (!a->refuse) /* 0: has no place, see connection_end */
+        c->number = atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
     c->agent = hub_share_agent(hub, a->agent);
     buffer_add(&hub->reply, a->head.at, a->head.len);
     struct span id = {a->id, a->id_len};
@@ -6407,7 +7095,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
         pthread_mutex_lock(&server->table_lock);
         presence_connect(&server->presence, now, id, &c->link);
         pthread_mutex_unlock(&server->table_lock);
-        timer_arm(&server->hub.wheel, &c->timer, now.mono + server->options.ping_interval);
+        connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_reply_hello(server, c, id);
         if (c->link.user->connections > server->options.max_per_user)
             connection_close_error(server, c, now, ERROR_TOO_MANY_CONNECTIONS, END_DROPPED);
@@ -6645,7 +7333,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 18. Door ===============================================================================
+/* ==== 19. Door ===============================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served: it accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -7256,7 +7944,7 @@ static bool door_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 19. Assets =============================================================================
+/* ==== 20. Assets =============================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. */
 
 struct asset {
@@ -7278,17 +7966,19 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 20. HTTP API ===========================================================================
+/* ==== 21. HTTP API ===========================================================================
  * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
  * Reads the table under its lock for microseconds, the store in short transactions, and asks the
  * hub to change things. Asking creates nobody. */
 
 struct http_request {
     const struct seam_request *raw;
+    const struct token *token;  /* of who asks; NULL: the gate is open */
     struct instant now;
     uint8_t address[16];        /* of the client */
     uint16_t port;
     bool head_only;             /* HEAD */
+    bool open;                  /* nobody is asked for a token where this came in */
     char id[USER_ID_MAX + 1];   /* {userId} of the path, decoded */
     size_t id_len;
 };
@@ -7506,6 +8196,8 @@ static enum error api_post_batch(struct server *server, const struct http_reques
             return ERROR_INVALID_PARAMETER;
         }
         if (len < 0 || !user_id_valid((struct span){id, (size_t)len})) return ERROR_INVALID_USER_ID;
+        if (request->token && !token_may_watch(request->token, (struct span){id, (size_t)len}))
+            return ERROR_FORBIDDEN;
         if (!api_look_up(server, (struct span){id, (size_t)len}, request->now, &view))
             return ERROR_INTERNAL;
         if (n) buffer_text(out, ",");
@@ -8000,27 +8692,37 @@ static enum error api_asset(struct server *server, const struct http_request *re
 enum method { METHOD_GET, METHOD_POST, METHOD_DELETE, METHOD_UPGRADE, METHOD_COUNT };
 static const char *const METHODS[] = {"GET", "POST", "DELETE", "GET"};
 
+/* Whom a path is for, where tokens are asked for. */
+enum who {
+    WHO_ANYONE,
+    WHO_USER,    /* the user in the path */
+    WHO_WATCHER, /* who may see the user in the path */
+    WHO_READER,  /* who has a token; the handler looks at each user */
+    WHO_ADMIN,
+};
+
 /* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
  * upgrade_request's. */
 static const struct route {
     enum method method;
+    enum who who;
     const char *pattern;
     enum error (*handle)(struct server *, const struct http_request *, struct http_response *);
 } ROUTES[] = {
-    {METHOD_UPGRADE, "/ws/presence/{id}", NULL},
-    {METHOD_GET, "/api/presence/{id}", api_get_user},
-    {METHOD_POST, "/api/presence", api_post_batch},
-    {METHOD_POST, "/api/presence/{id}/heartbeat", api_post_heartbeat},
-    {METHOD_GET, "/admin/online-users", api_online_users},
-    {METHOD_GET, "/admin/users", api_users},
-    {METHOD_GET, "/admin/users/{id}", api_admin_user},
-    {METHOD_GET, "/admin/users/{id}/sessions", api_sessions},
-    {METHOD_DELETE, "/admin/users/{id}/connections", api_kick},
-    {METHOD_GET, "/admin/stats", api_stats},
-    {METHOD_GET, "/metrics", api_metrics},
-    {METHOD_GET, "/healthz", api_healthz},
-    {METHOD_GET, "/readyz", api_readyz},
-    {METHOD_GET, "/", api_asset},
+    {METHOD_UPGRADE, WHO_USER, "/ws/presence/{id}", NULL},
+    {METHOD_GET, WHO_WATCHER, "/api/presence/{id}", api_get_user},
+    {METHOD_POST, WHO_READER, "/api/presence", api_post_batch},
+    {METHOD_POST, WHO_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
+    {METHOD_GET, WHO_ADMIN, "/admin/online-users", api_online_users},
+    {METHOD_GET, WHO_ADMIN, "/admin/users", api_users},
+    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}", api_admin_user},
+    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}/sessions", api_sessions},
+    {METHOD_DELETE, WHO_ADMIN, "/admin/users/{id}/connections", api_kick},
+    {METHOD_GET, WHO_ADMIN, "/admin/stats", api_stats},
+    {METHOD_GET, WHO_ADMIN, "/metrics", api_metrics},
+    {METHOD_GET, WHO_ANYONE, "/healthz", api_healthz},
+    {METHOD_GET, WHO_ANYONE, "/readyz", api_readyz},
+    {METHOD_GET, WHO_ANYONE, "/", api_asset},
 };
 enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
 
@@ -8062,7 +8764,7 @@ static enum error route_find(struct http_request *request, struct http_response 
         http_add_header(response, "Allow: %s\r\n", allow);
         return ERROR_METHOD_NOT_ALLOWED;
     }
-    static const struct route asset_route = {METHOD_GET, "", api_asset};
+    static const struct route asset_route = {METHOD_GET, WHO_ANYONE, "", api_asset};
     *found = &asset_route;
     return strcmp(method, "GET") || !asset_find(path) ? ERROR_NOT_FOUND : ERROR_NONE;
 }
@@ -8079,17 +8781,133 @@ static int request_header(const struct seam_request *request, const char *name, 
     return count;
 }
 
+/* The secrets in use, to be given back with secrets_drop. */
+static struct secrets *secrets_take(struct server *server)
+{
+    pthread_mutex_lock(&server->secrets_lock);
+    struct secrets *secrets = server->secrets;
+    atomic_fetch_add(&secrets->users, 1);
+    pthread_mutex_unlock(&server->secrets_lock);
+    return secrets;
+}
+
+/* Gives secrets back; the last to do so frees them. NULL is fine. */
+static void secrets_drop(struct secrets *secrets)
+{
+    if (!secrets || atomic_fetch_sub(&secrets->users, 1) > 1) return;
+    token_keys_free(&secrets->keys);
+    free(secrets);
+}
+
+/* Finds the value of a cookie (RFC 6265 section 4.2.1) in a Cookie header. */
+static struct span cookie_find(const char *header, const char *name)
+{
+    size_t name_len = strlen(name);
+    for (const char *at = header; *at;) {
+        at += strspn(at, "; ");
+        size_t len = strcspn(at, ";");
+        if (len > name_len && at[name_len] == '=' && !memcmp(at, name, name_len))
+            return (struct span){at + name_len + 1, len - name_len - 1};
+        at += len;
+    }
+    return (struct span){0};
+}
+
+/* The token among the offered subprotocols: `presence.v1, token.JWT`. */
+static struct span subprotocol_token(const char *offered)
+{
+    static const char prefix[] = "token.";
+    for (const char *at = offered; *at;) {
+        at += strspn(at, " ,");
+        size_t len = strcspn(at, " ,");
+        if (len > sizeof prefix - 1 && !memcmp(at, prefix, sizeof prefix - 1))
+            return (struct span){at + sizeof prefix - 1, len - (sizeof prefix - 1)};
+        at += len;
+    }
+    return (struct span){0};
+}
+
+/* The token of a request, empty if there is none. An admin's comes in the header only: no page of
+ * somebody else's can make a browser send that. The first place that has one counts: header
+ * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token. */
+static struct span request_token(const struct seam_request *raw, bool header_only,
+                                 char room[TOKEN_MAX + 2])
+{
+    struct span found = {0}, none = {".", 1}; /* which is refused as no token */
+    const char *value = "";
+    int count = request_header(raw, "Authorization", &value);
+    if (count > 1) return none;
+    if (count && !strncasecmp(value, "Bearer ", 7)) {
+        value += 7 + strspn(value + 7, " ");
+        return (struct span){value, strlen(value)};
+    }
+    if (header_only) return found;
+    for (int i = 0; i < raw->header_count && !found.len; i++)
+        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol"))
+            found = subprotocol_token(raw->headers[i].value);
+    if (found.len) return found;
+    int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
+    if (n == -2) return none; /* too long, or no text */
+    if (n > 0) return (struct span){room, (size_t)n};
+    if (request_header(raw, "Cookie", &value)) found = cookie_find(value, "presence_token");
+    return found;
+}
+
+/* What a good token may on this route. */
+static enum error gate_allows(const struct route *route, const struct http_request *request,
+                              const struct token *token)
+{
+    struct span id = {request->id, request->id_len};
+    bool own = !bytes_compare(token->user, token->user_len, id.at, id.len), good = true;
+    if (route->who == WHO_USER) good = own;
+    if (route->who == WHO_WATCHER) good = token_may_watch(token, id);
+    if (route->who == WHO_ADMIN) good = token->admin;
+    return good ? ERROR_NONE : ERROR_FORBIDDEN;
+}
+
+/* Whether a request may pass: anybody's where the route is for anyone or no key was given, else who
+ * has a token that allows it. The token is the caller's to free, whatever the result. */
+static enum error gate_check(struct server *server, const struct route *route,
+                             struct http_request *request, struct http_response *response,
+                             struct token *token)
+{
+    *token = (struct token){0};
+    if (route->who == WHO_ANYONE || request->open) return ERROR_NONE;
+    struct secrets *secrets = secrets_take(server);
+    enum error error = ERROR_NONE;
+    if (secrets->keys.count) {
+        char room[TOKEN_MAX + 2];
+        struct span text = request_token(request->raw, route->who == WHO_ADMIN, room);
+        enum token_problem problem =
+            token_verify(&secrets->keys, text, request->now.mono + request->now.offset,
+                         server->options.jwt_issuer, server->options.jwt_audience, token);
+        mbedtls_platform_zeroize(room, sizeof room);
+        if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
+        else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
+        else if (problem) error = ERROR_TOKEN_INVALID;
+        else error = gate_allows(route, request, token);
+        if (error == ERROR_TOKEN_INVALID) response->detail = TOKEN_PROBLEMS[problem];
+        if (!error) request->token = token;
+    }
+    secrets_drop(secrets);
+    if (error) count_one(&server->counters.tokens_refused);
+    return error;
+}
+
 /* Answers a request that is no upgrade. */
 static void api_answer(struct server *server, const struct route *route, enum error error,
                        struct http_request *request, struct http_response *response)
 {
+    struct token token = {0};
+    if (!error) error = gate_check(server, route, request, response, &token);
     if (!error) error = route->handle(server, request, response);
+    token_free(&token);
     if (error) http_set_error(response, error, response->detail);
     count_one(&server->counters.requests);
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 21. Seam use ===========================================================================
+/* ==== 22. Seam use ===========================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
  * connection, a granted upgrade becomes an adoption. See vendor/civetweb_seam.h. */
 
@@ -8133,6 +8951,16 @@ static enum error upgrade_reserve(struct server *server, struct span id)
     return ERROR_OVERLOADED;
 }
 
+/* Seconds from now until a token ends, at least one; a token that is good only by the skew has that
+ * too. */
+static uint32_t upgrade_expires(const struct token *token, struct instant now)
+{
+    int64_t wall = now.mono + now.offset, end = token->expires_ms;
+    if (end <= wall) end += TOKEN_SKEW_MS;
+    int64_t left = (end - wall + 999) / 1000;
+    return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
+}
+
 /* Copies a User-Agent, cut at a whole character. */
 static void adoption_set_agent(struct adoption *a, const char *agent)
 {
@@ -8144,19 +8972,25 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
 /* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
  * Origin is upgraded even when a limit speaks against it, and closed at once with the reason. */
 static enum error upgrade_request(struct server *server, struct pending *p,
-                                  struct http_request *request, struct seam_request *raw)
+                                  const struct route *route, struct http_request *request,
+                                  struct http_response *response, struct seam_request *raw)
 {
     const char *value = NULL;
     enum error error = upgrade_check(raw), refuse;
     if (error) return error;
-    refuse = upgrade_reserve(server, (struct span){request->id, request->id_len});
+    struct token token;
+    refuse = gate_check(server, route, request, response, &token);
+    uint32_t expires = request->token ? upgrade_expires(&token, request->now) : 0;
+    token_free(&token);
+    request->token = NULL;
+    if (!refuse) refuse = upgrade_reserve(server, (struct span){request->id, request->id_len});
     if (refuse) {
         count_one(&server->counters.upgrades_refused);
         if (!request_header(raw, "Origin", &value)) return refuse;
-        atomic_fetch_add(&server->connections, 1); /* for the moment it takes to say so */
     }
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
+    a->expires = expires;
     memcpy(a->address, request->address, 16);
     a->port = request->port;
     a->id_len = (uint8_t)request->id_len;
@@ -8187,10 +9021,11 @@ static int redirect_request(struct server *server, struct pending *p,
     const char *host = "";
     if (request_header(raw, "Host", &host) != 1) host = "";
     size_t len = *host == '[' ? strcspn(host, "]") + 1 : strspn(host, name);
-    bool v6 = *host == '[' && len > 2 && strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2;
+    bool v6 = *host == '[' && len > 3 && host[len - 1] == ']' && memchr(host, ':', len) &&
+              strspn(host + 1, "0123456789abcdefABCDEF:.") == len - 2;
     const char *behind = host + len + (host[len] == ':');
     size_t digits = strspn(behind, "0123456789");
-    bool good = len && (*host != '[' || v6) && digits < 6 && !behind[digits];
+    bool good = len && len < 254 && (*host != '[' || v6) && digits < 6 && !behind[digits];
     p->keep_alive = request_keeps_alive(server, raw);
     uint8_t unused[16];
     uint16_t number = 0;
@@ -8225,11 +9060,12 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     if (p->kind == LISTEN_REDIRECT) return redirect_request(server, p, raw);
     address_pack(&item->peer, request.address, &request.port);
     enum error error = route_find(&request, &response, &route);
-    if (p->kind == LISTEN_METRICS && !error && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
+    request.open = p->kind == LISTEN_METRICS;
+    if (request.open && !error && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
     if (!strcmp(raw->version, "1.1") && request_header(raw, "Host", &host) != 1)
         error = ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
     if (!error && route->method == METHOD_UPGRADE) {
-        error = upgrade_request(server, p, &request, raw);
+        error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
@@ -8271,10 +9107,10 @@ static void seam_finished(void *context, struct seam_item *item)
     struct server *server = context;
     struct pending *p = pending_of_item(item);
     if (p->adoption && !item->upgraded) { /* CivetWeb refused what we had granted */
+        if (!p->adoption->refuse) atomic_fetch_sub(&server->connections, 1);
         buffer_free(&p->adoption->head);
         free(p->adoption);
         p->adoption = NULL;
-        atomic_fetch_sub(&server->connections, 1);
     }
     if (!p->out.len && !item->upgraded) seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
@@ -8296,7 +9132,7 @@ static const struct seam_ops SEAM_OPS = {
     .log = seam_log,
 };
 
-/* ==== 22. Lifecycle, main ====================================================================
+/* ==== 23. Lifecycle, main ====================================================================
  * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
  * or configuration. */
 
@@ -8361,6 +9197,7 @@ static const struct option_list *listen_list(const struct options *options,
 static bool server_check_addresses(const struct server *server, char *err)
 {
     const struct options *options = &server->options;
+    size_t keys = options->jwt_secret_file.count + options->jwt_public_key_file.count;
     for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
         const struct option_list *list = listen_list(options, row);
         bool serves = row->kind == LISTEN_HTTP || row->kind == LISTEN_TLS;
@@ -8368,10 +9205,11 @@ static bool server_check_addresses(const struct server *server, char *err)
             struct sockaddr_storage address;
             socklen_t len;
             if (!address_parse(list->at[i], &address, &len)) abort();
-            if (!serves || options->insecure || address_is_loopback(&address)) continue;
+            if (!serves || options->insecure || keys || address_is_loopback(&address)) continue;
             snprintf(err, USAGE_MAX,
                      "--%s: %s is beyond loopback, where anyone could read and write everything;"
-                     " listen on 127.0.0.1 or [::1], or add --insecure", row->option, list->at[i]);
+                     " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
+                     row->option, list->at[i]);
             return false;
         }
     }
@@ -8396,6 +9234,29 @@ static bool server_read_certificates(struct server *server, char *err)
     if (!config) return false;
     tls_config_use(&server->tls, config);
     return true;
+}
+
+/* Reads the keys of tokens and has them used from now on; false with one line in err and the old
+ * ones in use. */
+static bool server_read_secrets(struct server *server, char *err)
+{
+    const struct option_list *secret = &server->options.jwt_secret_file;
+    const struct option_list *public = &server->options.jwt_public_key_file;
+    struct secrets *secrets = mem_new(sizeof *secrets), *unused = secrets;
+    secrets->users = 1;
+    bool good = true;
+    for (size_t i = 0; good && i < secret->count; i++)
+        good = token_keys_add_secret(&secrets->keys, secret->at[i], err);
+    for (size_t i = 0; good && i < public->count; i++)
+        good = token_keys_add_public(&secrets->keys, public->at[i], err);
+    if (good) {
+        pthread_mutex_lock(&server->secrets_lock);
+        unused = server->secrets;
+        server->secrets = secrets;
+        pthread_mutex_unlock(&server->secrets_lock);
+    }
+    secrets_drop(unused);
+    return good;
 }
 
 /* Whether the TLS options fit together and their files are good; false with one line in err. */
@@ -8598,10 +9459,12 @@ static uint64_t server_stamp(const struct options *options)
     return n;
 }
 
-/* Reads the certificates again. Bad ones change nothing. */
-static void server_reload(struct server *server)
+/* Reads keys and certificates again. Bad ones change nothing. */
+static void server_reload(struct server *server, bool keys)
 {
     char err[USAGE_MAX];
+    if (keys && !server_read_secrets(server, err))
+        log_line(&server->log, LOG_ERROR, "%s; the old keys stay in use", err);
     if (!server->options.tls_listen.count) return;
     if (server_read_certificates(server, err)) {
         count_one(&server->counters.tls_reloads);
@@ -8626,7 +9489,7 @@ static void server_wait(struct server *server, const sigset_t *signals)
         seen = stamp;
         if (signal != SIGHUP && !settled) continue;
         used = stamp;
-        server_reload(server);
+        server_reload(server, signal == SIGHUP);
     }
     struct sigaction action = {.sa_handler = stop_now};
     sigaction(SIGTERM, &action, NULL);
@@ -8717,6 +9580,25 @@ static int command_restore(const char *dir, const char *path)
     return status;
 }
 
+/* Runs --mint-token. */
+static int command_mint(const struct options *options, const char *user)
+{
+    struct token_keys keys = {0};
+    struct buffer token = {0};
+    char err[USAGE_MAX];
+    bool good = true;
+    for (size_t i = 0; good && i < options->jwt_secret_file.count; i++)
+        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], err);
+    good = good && token_mint(&keys, (struct span){user, strlen(user)}, clock_wall_ms(),
+                              options->token_lifetime, options->token_watch,
+                              options->token_admin, options->jwt_issuer, options->jwt_audience,
+                              &token, err);
+    if (good) printf("%.*s\n", (int)token.len, token.at);
+    token_keys_free(&keys);
+    buffer_free(&token);
+    return good ? 0 : fail(2, "%s", err);
+}
+
 /* Does what the command line asks for; returns the exit status. */
 static int run_command(struct server *server, const struct command_line *line)
 {
@@ -8727,6 +9609,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_BACKUP: return store_command_backup(dir, line->file, stderr);
     case COMMAND_DUMP: return store_command_dump(dir, stdout, stderr);
     case COMMAND_RESTORE: return command_restore(dir, line->file);
+    case COMMAND_MINT_TOKEN: return command_mint(&server->options, line->file);
     case COMMAND_CHECK_STORE: return store_command_check(dir, stdout, stderr);
     case COMMAND_LICENSES: return fwrite(LICENSES, 1, sizeof LICENSES - 1, stdout) ? 0 : 1;
     case COMMAND_VERSION: print_version(); return 0;
@@ -8737,10 +9620,12 @@ static int run_command(struct server *server, const struct command_line *line)
     good = good && tls_shared_init(&server->tls, &server->counters);
     if (!good) return fail(1, "Mbed TLS cannot start");
     good = server_set_limits(server, err) && server_check_addresses(server, err) &&
-           server_check_user(&server->options, err) && server_check_tls(server, err);
+           server_read_secrets(server, err) && server_check_user(&server->options, err) &&
+           server_check_tls(server, err);
     int status = !good ? fail(2, "%s", err) : 0;
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
+    secrets_drop(server->secrets);
     tls_shared_free(&server->tls);
     mbedtls_psa_crypto_free();
     return status;
@@ -8754,6 +9639,7 @@ int main(int argc, char **argv)
     char err[USAGE_MAX];
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
+    pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;
     bool good = options_read(&server.options, argc, argv, &line, err);

@@ -11,14 +11,17 @@
 #include <cmocka.h>
 
 #include "pure_extra.c"
+#include "token_extra.c"
 #include "unit_core.c"
 #include "unit_pure.c"
 #include "unit_store.c"
+#include "unit_token.c"
 
 int main(void)
 {
     int failed = cmocka_run_group_tests_name("core", CORE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("pure", PURE_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("token", TOKEN_TESTS, token_setup, token_teardown);
     failed += cmocka_run_group_tests_name("store", STORE_TESTS, NULL, NULL);
     return failed ? 1 : 0;
 }

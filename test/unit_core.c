@@ -842,7 +842,8 @@ static void options_round_trip(void **unused)
         const struct option_row *row = &OPTIONS[i];
         const char *a = (char *)&first + row->offset, *b = (char *)&second + row->offset;
         if (row->type == OPTION_TEXT) assert_string_equal(*(char *const *)a, *(char *const *)b);
-        else if (row->type == OPTION_LIST) assert_int_equal(((struct option_list *)b)->count, 1);
+        else if (option_is_list(row))
+            assert_int_equal(((struct option_list *)b)->count, ((struct option_list *)a)->count);
         else assert_int_equal(*(const int64_t *)a, *(const int64_t *)b);
     }
     free(text);

@@ -48,7 +48,7 @@ const commands = (source) => table(source, 'COMMAND_TABLE').filter(([, name]) =>
 function routes(source) {
   const methods = { UPGRADE: 'GET' };
   const [, body] = /\} ROUTES\[\] = \{\n([^;]*)\};/.exec(source);
-  return [...body.matchAll(/\{METHOD_(\w+), "([^"]+)"/g)]
+  return [...body.matchAll(/\{METHOD_(\w+), WHO_\w+, "([^"]+)"/g)]
     .map(([, method, at]) => `${methods[method] || method} ${at.replace('{id}', '{userId}')}`);
 }
 
@@ -282,8 +282,8 @@ const CHECKS = {
 
 // A change that each check must notice: check, text, what is replaced, by what.
 const BREAKS = [
-  ['the list of sections in presence.c is its banners', 'source', '==== 10. Timers', '==== 10. Clocks'],
-  ['the list of sections in presence.c is its banners', 'source', ' *  10. Timers', ' *  10. Clocks'],
+  ['the list of sections in presence.c is its banners', 'source', '==== 11. Timers', '==== 10. Clocks'],
+  ['the list of sections in presence.c is its banners', 'source', ' *  11. Timers', ' *  10. Clocks'],
   ['every option is in --help with its default', 'help', '--grace', '--patience'],
   ['every option is in --help with its default', 'help', '[5s]', '[6s]'],
   ['--help names nothing else', 'help', '\nStore', '\n  --colour\n\nStore'],

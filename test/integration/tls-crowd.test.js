@@ -20,6 +20,7 @@ test('T03 200 handshakes side by side, of both versions and kinds, fresh and res
       kinds.push({ options }, { options: { ...options, session: await sessionOf(socket) }, resumed: true });
       socket.destroy();
     }
+  await until('the first four to be counted', async () => (await stats(server)).counters.tls_handshakes === 4);
   const before = (await stats(server)).counters;
   const rounds = heavy(3, 1);
   for (let round = 0; round < rounds; round++) {
@@ -37,6 +38,7 @@ test('T03 200 handshakes side by side, of both versions and kinds, fresh and res
     for (const answer of answers) assert.match(answer.toString(), /^HTTP\/1\.1 200 /);
     for (const socket of sockets) socket.destroy();
   }
+  await until('all to be counted', async () => (await stats(server)).counters.tls_handshakes >= before.tls_handshakes + SIDE * rounds);
   const after = (await stats(server)).counters;
   assert.equal(after.tls_handshakes - before.tls_handshakes, SIDE * rounds, 'handshakes');
   assert.equal(after.tls_resumed - before.tls_resumed, (SIDE / 2) * rounds, 'resumed');

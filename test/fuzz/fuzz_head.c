@@ -1,0 +1,47 @@
+/* Fuzzes what looks at a request before CivetWeb does: its end is found at the same place however
+ * the bytes arrive. And the first records of TLS: joined, they hold the same message. */
+
+#define main presence_main
+#include "../../presence.c"
+#undef main
+
+/* Reads a request that arrives in two pieces, and at once; both must say the same. */
+static void fuzz_request(const uint8_t *data, size_t len, size_t cut)
+{
+    enum { MAX_HEAD = 1024, MAX_BODY = 4096 };
+    char *whole = malloc(len + 1), *part = malloc(len + 1);
+    memcpy(whole, data, len);
+    memcpy(part, data, len);
+    struct http_frame once = http_frame_read(whole, len, 0, MAX_HEAD, MAX_BODY);
+    struct http_frame first = http_frame_read(part, cut, 0, MAX_HEAD, MAX_BODY);
+    if (once.head > len || once.body > MAX_BODY) abort();
+    if (!first.head && !first.error) {
+        struct http_frame second = http_frame_read(part, len, cut, MAX_HEAD, MAX_BODY);
+        if (second.head != once.head || second.body != once.body) abort();
+        if (second.error != once.error || second.expects != once.expects) abort();
+    } else if (first.head && !first.error) {
+        if (first.head != once.head || first.body != once.body || once.error) abort();
+    }
+    free(whole);
+    free(part);
+}
+
+/* Joins a first message; nothing is lost of the content of its records. */
+static void fuzz_hello(const uint8_t *data, size_t len)
+{
+    struct buffer in = {0};
+    buffer_add(&in, data, len);
+    ssize_t before = len ? tls_whole_records(in.at, in.len) : 0;
+    ssize_t whole = len ? tls_join_hello(&in) : 0;
+    if (whole > (ssize_t)in.len || in.len > len || (before < 0) != (whole < 0)) abort();
+    if (whole > 0 && tls_whole_records(in.at, in.len) != whole) abort();
+    buffer_free(&in);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+    if (!len) return 0;
+    fuzz_request(data + 1, len - 1, (size_t)data[0] * (len - 1) / 255);
+    fuzz_hello(data, len);
+    return 0;
+}
