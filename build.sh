@@ -234,6 +234,7 @@ link() {
 vendor_library() {
     local dir=build/vendor/objects-$KEY cached=$CACHE/objects/$KEY.a
     LIBRARY=build/vendor/vendor-$KEY.a
+    [ "$CC" != musl-gcc ] || ln -sfn "vendor-$KEY.a" build/vendor/release.a # for the benchmark
     [ ! -f "$LIBRARY" ] || return 0
     if [ -f "$cached" ]; then
         touch "$cached"

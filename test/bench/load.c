@@ -1166,8 +1166,10 @@ static void print_thread(const struct sample *before, const struct sample *after
 static void print_cpu(const struct sample *before, const struct sample *after, long answered)
 {
     printf(",\"cpu_seconds\":%.4f", after->cpu - before->cpu);
-    if (answered)
-        printf(",\"cpu_per_100k\":%.4f", (after->cpu - before->cpu) * 1e5 / (double)answered);
+    if (answered && after->cpu > before->cpu)
+        printf(",\"cpu_per_100k\":%.4f,\"answers_per_cpu_second\":%.0f",
+               (after->cpu - before->cpu) * 1e5 / (double)answered,
+               (double)answered / (after->cpu - before->cpu));
     printf(",\"threads\":\"");
     for (int i = 0; i < after->threads; i++) print_thread(before, after, i);
     printf("\"");
