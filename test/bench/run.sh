@@ -2,7 +2,7 @@
 # Measures the presence server beside its peers and prints a table. Called by ./build.sh bench.
 #
 #   test/bench/run.sh                everything, about six minutes
-#   test/bench/run.sh quick          a short version, about a minute and a half: fewer rounds, no cold start
+#   test/bench/run.sh quick          a short version, 90 seconds: fewer rounds, no cold start
 #   test/bench/run.sh [quick] NAME   only these: size idle memory held connect heartbeat syscalls
 #                                    ping get watchers silent wss-memory handshakes storm cold
 #
