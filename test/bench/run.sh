@@ -600,8 +600,7 @@ measure_silent() {
     RESULT=$(cat "$TMP/logins" 2>/dev/null || true)
     if [ "$(field connected)" = 1000 ] && [ "$silent" -gt 9000 ] && [ -n "$alone" ]; then
         row "$what" "$(calc "$(field connect_p99_ms) - $alone")" \
-            "p99 $(field connect_p99_ms), alone $alone, max $(field connect_max_ms), silent: $silent" \
-            - "50" "$(field connect_p99_ms) - $alone < 50"
+            "p99 $(field connect_p99_ms), alone $alone; silent: $silent" - "50" "$(field connect_p99_ms) - $alone < 50"
     else
         unmeasured "$what" "logins $(field connected), silent $silent: $(field error)"
     fi
