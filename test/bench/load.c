@@ -25,10 +25,10 @@
  *
  * What is timed: for a connection from socket() to the server's first message; for a heartbeat
  * from send() to the answer in our hands; for a request from send() (with --once from socket()) to
- * the last byte of the answer; for a handshake from socket() to the moment in which we may send (the
- * connection ends when its ticket has come); for a followed change, and with --stamp for a heartbeat, from send()
- * to the arrival of the answer in our kernel (a receive timestamp), so that what we take to read
- * ten thousand sockets, or to get a processor, is not blamed on the server.
+ * the last byte of the answer; for a handshake from socket() to the moment in which we may send
+ * (the connection ends when its ticket has come); for a followed change, and with --stamp for a
+ * heartbeat, from send() to the arrival of the answer in our kernel (a receive timestamp), so that
+ * what we take to read ten thousand sockets, or to get a processor, is not blamed on the server.
  * A heartbeat that comes due while the connection still waits for an answer is skipped and counted.
  *
  * Everything has an end: counts and times are bounded, every connection has CONNECT_TIMEOUT,
@@ -1166,8 +1166,10 @@ static void print_thread(const struct sample *before, const struct sample *after
 static void print_cpu(const struct sample *before, const struct sample *after, long answered)
 {
     printf(",\"cpu_seconds\":%.4f", after->cpu - before->cpu);
-    if (answered)
-        printf(",\"cpu_per_100k\":%.4f", (after->cpu - before->cpu) * 1e5 / (double)answered);
+    if (answered && after->cpu > before->cpu)
+        printf(",\"cpu_per_100k\":%.4f,\"answers_per_cpu_second\":%.0f",
+               (after->cpu - before->cpu) * 1e5 / (double)answered,
+               (double)answered / (after->cpu - before->cpu));
     printf(",\"threads\":\"");
     for (int i = 0; i < after->threads; i++) print_thread(before, after, i);
     printf("\"");

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Measures the presence server beside its peers and prints a table. Called by ./build.sh bench.
 #
-#   test/bench/run.sh                everything, under five minutes
-#   test/bench/run.sh quick          a short version, under a minute: fewer rounds, no cold start
+#   test/bench/run.sh                everything, about six minutes
+#   test/bench/run.sh quick          a short version, 90 seconds: fewer rounds, no cold start
 #   test/bench/run.sh [quick] NAME   only these: size idle memory held connect heartbeat syscalls
-#                                    ping get watchers silent cold
+#                                    ping get watchers silent wss-memory handshakes storm cold
 #
 # Times mean something only beside a peer measured in the same run, so every row of that kind has a
 # ratio; the servers take turns, and with more than one round the median counts. Memory is absolute.
 #
 # The peers: bare (bare.c, the least an epoll server can cost), civetweb (civetweb_handler.c, a
-# trivial handler of the library we embed), ws (ws_server.mjs, npm `ws` on Node).
+# trivial handler of the library we embed), ws (ws_server.mjs, npm `ws` on Node); for TLS openssl
+# (openssl s_server) and tls_bare (tls_bare.c, the least a server can cost with our Mbed TLS).
 #
 # Exit: 0 when all was measured, even if a bar is MISSED; 1 when something could not be measured.
 # Each single result stays in build/bench/results.jsonl, what the servers said in build/bench/*.log.
@@ -28,6 +29,10 @@ FAILED=0   # something could not be measured
 RESULT=    # the last line of JSON of the load generator
 declare -A PID PORT # of the servers that run, by name
 declare -A VALUES   # what turns() has collected, by name and field
+CERTIFICATE=        # PREFIX of PREFIX.crt and PREFIX.key: presence and control listen for TLS too
+OPTIONS=()          # more of them for presence
+SERVER_ON=()        # command before a server's, to place it on a processor
+CLIENT_ON=()        # the same for the load generator
 
 # ==== Small things ================================================================================
 
@@ -93,7 +98,7 @@ unmeasured() {
 # Runs the load generator; RESULT is its line. False when it failed.
 load() {
     local status=0 pid
-    "$OUT/load" "$@" >"$TMP/result" 2>>"$OUT/load.log" 8>&- &
+    "${CLIENT_ON[@]}" "$OUT/load" "$@" >"$TMP/result" 2>>"$OUT/load.log" 8>&- &
     pid=$!
     STARTED+=("$pid")
     wait "$pid" || status=$?
@@ -108,25 +113,60 @@ load() {
 # Sets COMMAND, the command line of a server.
 set_command() {
     case $1 in
-    presence | control) COMMAND=("$PRESENCE" --listen 127.0.0.1:0 --data "$TMP/$1") ;;
+    presence | control)
+        COMMAND=("$PRESENCE" --listen 127.0.0.1:0 --data "$TMP/$1" "${OPTIONS[@]}")
+        [ -z "$CERTIFICATE" ] || COMMAND+=(--tls-listen 127.0.0.1:0
+            --tls-cert "$CERTIFICATE.crt" --tls-key "$CERTIFICATE.key")
+        ;;
+    openssl)
+        COMMAND=(openssl s_server -accept 127.0.0.1:0 -www -num_tickets 1
+            -cert "$CERTIFICATE.crt" -key "$CERTIFICATE.key")
+        ;;
+    tls_bare) COMMAND=("$OUT/tls_bare" "$CERTIFICATE.crt" "$CERTIFICATE.key") ;;
     bare) COMMAND=("$OUT/bare") ;;
     civetweb) COMMAND=("$OUT/civetweb_handler" 0 "${THREADS:-50}") ;;
     ws) COMMAND=(node "$HERE/ws_server.mjs") ;;
     esac
 }
 
+# True when presence has an option.
+has_option() {
+    "$PRESENCE" --help | grep -q -e "^  $1\( \|\$\)"
+}
+
+# Sets CERTIFICATE to one of a kind, ec or rsa, made when it is first asked for. False, and the row
+# $1 not there yet, when presence knows nothing of TLS.
+use_certificate() {
+    local key=(-newkey rsa:2048)
+    if ! has_option --tls-listen; then
+        row "$1" "not there yet" "TLS comes later" - -
+        return 1
+    fi
+    [ "$2" = rsa ] || key=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1)
+    CERTIFICATE=$TMP/$2
+    [ -f "$CERTIFICATE.crt" ] || openssl req -x509 "${key[@]}" -nodes -days 30 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost -keyout "$CERTIFICATE.key" -out "$CERTIFICATE.crt" \
+        2>/dev/null
+}
+
+# Prints the port that a server says in its log that it listens on: the one for TLS if there is one.
+port_in() {
+    sed -n 's/.*\(listening on\|ACCEPT\) .*:\([0-9][0-9]*\).*/\2 &/p' "$1" |
+        awk -v tls="$2" '!tls || !/\(http\)/ { print $1; exit }'
+}
+
 # Starts a server afresh and waits up to 30 s until it says where it listens.
 start() {
-    local name=$1 log=$OUT/$1.log tries=0
+    local name=$1 log=$OUT/$1.log tries=0 tls=$CERTIFICATE
     rm -rf "${TMP:?}/$name"
     set_command "$@"
     : >"$log" # or the port of the one before would be read
-    "${COMMAND[@]}" >"$log" 2>&1 8>&- &
+    "${SERVER_ON[@]}" "${COMMAND[@]}" >"$log" 2>&1 8>&- &
     PID[$name]=$!
     STARTED+=("${PID[$name]}")
     PORT[$name]=
     while [ -z "${PORT[$name]}" ]; do
-        PORT[$name]=$(sed -n '/listening on/{s/.*:\([0-9][0-9]*\).*/\1/p;q;}' "$log")
+        PORT[$name]=$(port_in "$log" "$tls")
         tries=$((tries + 1))
         [ "$tries" -lt 600 ] && kill -0 "${PID[$name]}" 2>/dev/null || return 1
         sleep 0.05
@@ -443,19 +483,124 @@ measure_watchers() {
     stop presence
 }
 
-# New users one after another, while 10,000 sockets are open that never said a word.
-measure_silent() {
-    local what="login ms beside 10,000 silent, p99" silent logins
+# Anonymous memory of 5,000 idle users over TLS 1.3, and what is left of it when they have gone.
+measure_wss_memory() {
+    local what="bytes per idle wss user (5,000)"
+    use_certificate "$what" ec || return 0
     start_for "$what" presence || return 0
-    logins="exec $OUT/load connect --port ${PORT[presence]} -n 1000 -c 1 --settle 0"
+    sleep 0.3
+    if load_on presence hold --tls --tls-version 1.3 -n 5000 -c 50 --sources 50 --settle 0.5 \
+        --clean; then
+        row "$what" "$(field bytes_per_connection)" "RSS $(field rss_per_connection)" - "8192" \
+            "$(field bytes_per_connection) <= 8192"
+        sleep 2 # the store learns of it within a sync interval
+        quiet presence
+        load measure --pid "${PID[presence]}" || true
+        row "anonymous KiB when they have gone" "$(field anonymous_now_kb)" - - -
+    else
+        unmeasured "$what" "$(field error)"
+    fi
+    stop presence
+}
+
+# Handshakes for each CPU second of the server, which has one processor while the load generator has
+# another: TLS 1.3, full and resumed by ticket.
+measure_handshakes() {
+    local kind what rounds=3 seconds=1.5 kinds="ec,full ec,resumed rsa,full"
+    [ "$QUICK" = 0 ] || rounds=1 seconds=1 kinds="ec,full ec,resumed"
+    what="handshakes/CPU s"
+    use_certificate "$what" ec || return 0
+    if ! taskset -c 0 true 2>/dev/null || ! taskset -c 1 true 2>/dev/null; then
+        unmeasured "$what" "needs processors 0 and 1"
+        return 0
+    fi
+    SERVER_ON=(taskset -c 0) CLIENT_ON=(taskset -c 1)
+    for kind in $kinds; do
+        what="handshakes/CPU s (${kind/,/, })"
+        use_certificate "$what" "${kind%,*}"
+        set -- handshake --tls-version 1.3 -c 8 --sources 50 --seconds "$seconds" --settle 0.1
+        [ "$kind" = "${kind%resumed}" ] || set -- "$@" --resume
+        if start_for "$what" presence openssl tls_bare &&
+            turns "$what" "$rounds" "presence openssl tls_bare" \
+                "answers_per_cpu_second answers_per_second answer_p99_ms" "$@" --clean; then
+            row_of_turns "$what" answers_per_cpu_second "openssl tls_bare" -
+            row_of_turns "  handshakes/s" answers_per_second "openssl tls_bare" -
+            row_of_turns "  their p99, ms" answer_p99_ms "openssl tls_bare" -
+        fi
+        stop presence openssl tls_bare
+    done
+    SERVER_ON=() CLIENT_ON=()
+}
+
+# The p99 of a ping of 200 users, alone and while clients shake hands without a pause; and, as the
+# clients of a storm take time themselves, while they do so with a second server.
+measure_storm() {
+    local what="ping p99 ms while hands are shaken" round rounds=5 seconds=2
+    local kind kinds="alone control own"
+    local -A p99=([alone]="" [own]="" [control]="") with=()
+    [ "$QUICK" = 0 ] || rounds=1 seconds=1.5
+    use_certificate "$what" ec || return 0
+    start_for "$what" presence control || return 0
+    with=([alone]="exec sleep 60" [own]=$(storm_at "${PORT[presence]}")
+        [control]=$(storm_at "${PORT[control]}"))
+    for round in $(seq "$rounds"); do
+        for kind in $kinds; do
+            if ! load_on presence hold --tls -n 200 --sources 50 --rate 2000 --seconds "$seconds" \
+                --settle 0.3 --clean --stamp --with "${with[$kind]}"; then
+                unmeasured "$what" "round $round, $kind: $(field error)"
+                break 2
+            fi
+            p99[$kind]+=" $(field answer_p99_ms)"
+        done
+    done
+    RESULT=$(cat "$TMP/storm" 2>/dev/null || true)
+    # shellcheck disable=SC2086
+    if [ "$(field failed)" != 0 ]; then
+        unmeasured "$what" "the storm: $(field error)"
+    elif [ -n "${p99[own]}" ]; then
+        for kind in $kinds; do p99[$kind]=$(median ${p99[$kind]}); done
+        row "$what" "${p99[own]}" "alone ${p99[alone]}; $(field answers_per_second) handshakes/s" \
+            "$(calc "${p99[own]} / ${p99[alone]}") of alone" "3" \
+            "${p99[own]} <= 3 * ${p99[alone]}"
+        row "  the same, with a second server" "${p99[control]}" - \
+            "$(calc "${p99[own]} / ${p99[control]}") of this" -
+    fi
+    stop presence control
+}
+
+# Prints a command that shakes hands at a port, 64 at a time, until it is ended. It gives way to
+# others, as it would from another machine.
+storm_at() {
+    echo "exec nice -n 19 $OUT/load handshake --port $1 -c 64 --sources 50 --seconds 60" \
+        "--settle 0 --clean >$TMP/storm"
+}
+
+# New users one after another over TLS, alone and while 10,000 sockets are open, half of them on
+# each port, that never say anything whole: of every 10 one drips 5 bytes a second.
+measure_silent() {
+    local what="login ms beside 10,000 silent, p99 more" alone silent logins plain
+    use_certificate "$what" ec || return 0
+    OPTIONS=(--request-timeout 60s) # or they would not stay
+    start_for "$what" presence || return 0
+    OPTIONS=()
+    logins="exec $OUT/load connect --tls --port ${PORT[presence]} -n 1000 -c 1 --settle 0"
     logins+=" --path '/ws/presence/new{i}' >$TMP/logins"
-    load_on presence hold --silent -n 10000 --sources 50 --settle 0.2 --seconds 2 \
+    load connect --tls --port "${PORT[presence]}" -n 1000 -c 1 --settle 0 || true
+    alone=$(field connect_p99_ms)
+    "$OUT/load" hold --silent --port "$(port_in "$OUT/presence.log" "")" -n 5000 --sources 50 \
+        --rate 2500 --seconds 60 --settle 0 >"$TMP/plain" 2>/dev/null 8>&- &
+    plain=$!
+    STARTED+=("$plain")
+    load_on presence hold --silent --tls -n 5000 --sources 50 --rate 2500 --seconds 5 --settle 1 \
         --with "$logins" || true
     silent=$(($(field connected) - $(field dropped)))
+    end_process "$plain"
+    RESULT=$(tail -n 1 "$TMP/plain")
+    silent=$((silent + $(field connected) - $(field dropped)))
     RESULT=$(cat "$TMP/logins" 2>/dev/null || true)
-    if [ "$(field connected)" = 1000 ] && [ "$silent" -gt 9000 ]; then
-        row "$what" "$(field connect_p99_ms)" "max $(field connect_max_ms), silent: $silent" - \
-            "50" "$(field connect_p99_ms) < 50"
+    if [ "$(field connected)" = 1000 ] && [ "$silent" -gt 9000 ] && [ -n "$alone" ]; then
+        row "$what" "$(calc "$(field connect_p99_ms) - $alone")" \
+            "p99 $(field connect_p99_ms), alone $alone; silent: $silent" - "50" "$(field connect_p99_ms) - $alone < 50"
     else
         unmeasured "$what" "logins $(field connected), silent $silent: $(field error)"
     fi
@@ -546,13 +691,17 @@ build() {
         gcc -std=c11 -O2 -Wall -Wextra -o "$OUT/load" $HERE/load.c -lssl -lcrypto
     [ "$OUT/bare" -nt $HERE/bare.c ] ||
         gcc -std=c11 -O2 -Wall -Wextra -static -o "$OUT/bare" $HERE/bare.c
-    [ ! "$OUT/civetweb_handler" -nt $HERE/civetweb_handler.c ] || return 0
     library=$(find build/vendor/src -path '*/src/civetweb.c' 2>/dev/null | sed 's|/src/[^/]*$||;q')
-    if [ -z "$library" ]; then
-        say "no CivetWeb under build/vendor/src: run ./build.sh build"
+    if [ -z "$library" ] || [ ! -f build/vendor/release.a ]; then
+        say "no libraries under build/vendor: run ./build.sh build"
         exit 1
     fi
     cc=$(command -v musl-gcc || echo gcc) # what ours is built with
+    [[ $OUT/tls_bare -nt $HERE/tls_bare.c && $OUT/tls_bare -nt build/vendor/release.a ]] ||
+        "$cc" -O2 -w -Ivendor -I"${library%/*}/mbedtls/include" -static -pthread \
+            '-DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>' -o "$OUT/tls_bare" $HERE/tls_bare.c \
+            build/vendor/release.a
+    [ ! "$OUT/civetweb_handler" -nt $HERE/civetweb_handler.c ] || return 0
     "$cc" -O2 -w -D_GNU_SOURCE -DNO_FILES -DNO_CGI -DNO_CACHING -DNO_SSL -DUSE_WEBSOCKET \
         -I"$library/include" -I"$library/src" -static -pthread -o "$OUT/civetweb_handler" \
         $HERE/civetweb_handler.c "$library/src/civetweb.c"
@@ -575,6 +724,8 @@ report() {
 
 # Runs one measurement by its name.
 measure() {
+    CERTIFICATE='' OPTIONS=()
+    ! has_option --max-pending-per-address || OPTIONS=(--max-pending-per-address 0)
     case $1 in
     size) measure_size ;;
     idle) measure_idle ;;
@@ -587,6 +738,9 @@ measure() {
     get) measure_get ;;
     watchers) measure_watchers ;;
     silent) measure_silent ;;
+    wss-memory) measure_wss_memory ;;
+    handshakes) measure_handshakes ;;
+    storm) measure_storm ;;
     cold) measure_cold ;;
     *)
         say "no such measurement: $1"
@@ -601,7 +755,8 @@ if [ "${1:-}" = quick ]; then
     shift
 fi
 if [ $# = 0 ]; then
-    set -- size idle memory held connect heartbeat syscalls ping get watchers silent
+    set -- size idle memory held connect heartbeat syscalls ping get watchers silent \
+        wss-memory handshakes storm
     [ "$QUICK" = 1 ] || set -- "$@" cold
 fi
 mkdir -p "$OUT"
