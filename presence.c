@@ -18,7 +18,7 @@
  *   5. Ids and URIs                user ids, percent-encoding, addresses, origins; pure
  *   6. JSON                        bounded reader, writer; pure
  *   7. Options                     one table; command line, environment, file, help
- *   8. Tokens                      JWT: who somebody is, and what they may
+ *   8. Tokens                      users' tokens, the admin's password and sessions
  *   9. Store: records, reads       open, short read transactions, commands
  *  10. Store: writer               one thread, one transaction a batch
  *  11. Timers                      a wheel over `now`; pure
@@ -109,6 +109,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/uio.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -117,6 +118,7 @@
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
 #include <mbedtls/pk.h>
+#include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
 #include <mbedtls/platform_util.h>
 #include <mbedtls/ssl.h>
@@ -198,11 +200,22 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(TOKEN_INVALID, "token_invalid", 401, 4401, "the token is not accepted")                      \
     X(TOKEN_EXPIRED, "token_expired", 401, 4401, "the token has run out: get a new one")           \
     X(FORBIDDEN, "forbidden", 403, 4403, "the token does not allow this")                          \
+    X(FORBIDDEN_ORIGIN, "forbidden_origin", 403, 0,                                                \
+      "pages of this origin may not do this; see --allow-origin")                                  \
+    X(MISDIRECTED_HOST, "misdirected_host", 421, 0,                                                \
+      "without keys for tokens this server answers to localhost and addresses only")               \
+    X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
+    X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
+      "too many wrong passwords, or somebody logs in just now: wait for Retry-After")              \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
     X(TOO_MANY_CONNECTIONS, "too_many_connections", 429, 4429,                                     \
       "this user has --max-connections-per-user connections already")                              \
+    X(TOO_MANY_FROM_ADDRESS, "too_many_from_address", 429, 4429,                                   \
+      "this address has --max-connections-per-address connections already")                        \
+    X(TOO_MANY_UPGRADES, "too_many_upgrades", 429, 4429,                                           \
+      "this address opens more than --max-upgrades-per-second connections")                        \
     X(HEAD_TOO_LARGE, "head_too_large", 431, 0, "the request head is larger than --max-head")      \
     X(INTERNAL, "internal", 500, 0, "the server failed; its log says why")                         \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
@@ -264,8 +277,14 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
     X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
+    X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
+    X(admin_logins, "admin_logins_total", "logins of the admin")                                   \
+    X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
+    X(pending_displaced, "pending_displaced_total",                                                \
+      "connections closed in the door at --max-pending-per-address")                               \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
+    X(address_refused, "address_refused_total", "of them those refused for a limit by address")    \
     X(closes, "closes_total", "WebSocket connections ended")                                       \
     X(heartbeat_timeouts, "heartbeat_timeouts_total", "WebSocket connections silent too long")     \
     X(protocol_errors, "protocol_errors_total", "WebSocket connections closed for bad frames")     \
@@ -894,29 +913,6 @@ static bool header_has_token(const char *value, const char *token)
 static bool header_has_exact(const char *value, const char *element)
 {
     return header_has(value, element, strncmp);
-}
-
-/* How many bytes at the front of a Host header are the host's name or address; 0 when it is none
- * (RFC 9110 section 7.2): letters, digits and .-_ or an IPv6 address in brackets, then perhaps a
- * port. */
-static size_t host_length(const char *host)
-{
-    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._";
-    char address[INET6_ADDRSTRLEN];
-    uint8_t unused[16];
-    size_t len = strspn(host, name);
-    if (*host == '[') {
-        size_t inner = strcspn(host + 1, "]");
-        if (!host[1 + inner] || inner >= sizeof address) return 0;
-        memcpy(address, host + 1, inner);
-        address[inner] = 0;
-        if (inet_pton(AF_INET6, address, unused) != 1) return 0;
-        len = inner + 2;
-    }
-    const char *behind = host + len;
-    int64_t port = 0;
-    bool good = !*behind || (*behind++ == ':' && (!*behind || digits_take(&behind, &port)));
-    return good && !*behind && port <= 65535 && len <= 253 ? len : 0;
 }
 
 /* Whether a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
@@ -1564,6 +1560,11 @@ static void json_write_key(struct buffer *b, const char *name)
       "allow listening beyond loopback although anyone may then read and write everything")        \
     X(metrics_listen, LIST, "metrics-listen", "", 0, 0, "ADDR:PORT", "Network",                    \
       "address that serves /metrics, /healthz and /readyz only, to anyone; may repeat")            \
+    X(allow_origin, ORIGINS, "allow-origin", "", 0, 0, "ORIGIN", "Network",                        \
+      "https://app.example.com: pages of this origin may connect, as the server's own may; may"    \
+      " repeat")                                                                                   \
+    X(trusted_proxy, RANGES, "trusted-proxy", "", 0, 0, "RANGE", "Network",                        \
+      "10.0.0.0/8 or ::1: whose X-Forwarded-For and X-Forwarded-Proto count; may repeat")          \
     X(user, TEXT, "user", "", 0, 0, "NAME", "Network",                                             \
       "once the addresses are bound, stop being root and be this user")                            \
     X(request_timeout, DURATION, "request-timeout", "10s", 100, 3600000, "TIME", "Network",        \
@@ -1596,6 +1597,10 @@ static void json_write_key(struct buffer *b, const char *name)
       "for --mint-token: whom its user may see; ids with commas between, or *")                    \
     X(token_admin, FLAG, "token-admin", "no", 0, 1, "", "Tokens",                                  \
       "for --mint-token: its user is an admin")                                                    \
+    X(admin_password_file, TEXT, "admin-password-file", "", 0, 0, "FILE", "Admin",                 \
+      "the admin's password as --hash-password prints it")                                         \
+    X(admin_session, DURATION, "admin-session", "12h", 1000, 31536000000, "TIME", "Admin",         \
+      "how long a login lasts")                                                                    \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -1615,6 +1620,13 @@ static void json_write_key(struct buffer *b, const char *name)
       "WebSocket connections in all; 0: what the descriptor limit allows")                         \
     X(max_per_user, COUNT, "max-connections-per-user", "32", 1, 60000, "N", "Limits",              \
       "WebSocket connections of one user")                                                         \
+    X(max_per_address, COUNT, "max-connections-per-address", "0", 0, 10000000, "N", "Limits",      \
+      "WebSocket connections of one address, or IPv6 network of 64 bits; 0: no limit")             \
+    X(max_upgrades, COUNT, "max-upgrades-per-second", "0", 0, 1000000, "N", "Limits",              \
+      "WebSocket connections that one address may open in a second; 0: no limit")                  \
+    X(max_pending, COUNT, "max-pending-per-address", "256", 0, 10000000, "N", "Limits",            \
+      "connections of one address that are no WebSocket; at one more the oldest is closed; 0: no"  \
+      " limit")                                                                                    \
     X(max_message, SIZE, "max-message", "4096", 128, 16777216, "BYTES", "Limits",                  \
       "longest WebSocket message taken")                                                           \
     X(max_rate, COUNT, "max-messages-per-second", "20", 0, 1000000, "N", "Limits",                 \
@@ -1626,8 +1638,10 @@ static void json_write_key(struct buffer *b, const char *name)
     X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
 
 enum option_type {
-    OPTION_LIST,  /* of addresses */
-    OPTION_FILES, /* a list of names of files */
+    OPTION_LIST,    /* of addresses */
+    OPTION_FILES,   /* a list of names of files */
+    OPTION_ORIGINS, /* a list, kept as browsers write them */
+    OPTION_RANGES,  /* a list of address ranges */
     OPTION_FLAG,
     OPTION_DURATION,
     OPTION_COUNT,
@@ -1646,6 +1660,8 @@ struct option_list {
 struct options {
 #define FIELD_LIST(field) struct option_list field;
 #define FIELD_FILES(field) struct option_list field;
+#define FIELD_ORIGINS(field) struct option_list field;
+#define FIELD_RANGES(field) struct option_list field;
 #define FIELD_FLAG(field) int64_t field;
 #define FIELD_DURATION(field) int64_t field;
 #define FIELD_COUNT(field) int64_t field;
@@ -1681,6 +1697,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(DUMP, "dump", "", "print users and sessions as JSON lines, also while a server runs")        \
     X(RESTORE, "restore", "FILE", "fill an empty store from what --dump printed; - is stdin")      \
     X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
+    X(HASH_PASSWORD, "hash-password", "", "read a password, print it for --admin-password-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
     X(LICENSES, "licenses", "", "print the licences of what is embedded")                          \
     X(VERSION, "version", "", "print versions")                                                    \
@@ -1748,7 +1765,8 @@ static const char *option_bound(const struct option_row *row, int64_t n, char ou
 /* Whether an option may repeat. */
 static bool option_is_list(const struct option_row *row)
 {
-    return row->type == OPTION_LIST || row->type == OPTION_FILES;
+    return row->type == OPTION_LIST || row->type == OPTION_FILES || row->type == OPTION_ORIGINS ||
+           row->type == OPTION_RANGES;
 }
 
 /* Adds to a list; false with one line in err. */
@@ -1756,10 +1774,23 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
                        char *err)
 {
     struct sockaddr_storage address;
+    struct range range;
     socklen_t len;
-    if (row->type == OPTION_LIST && !address_parse(value, &address, &len)) {
-        snprintf(err, USAGE_MAX, "--%s: '%s' is no address; write 127.0.0.1:8080 or [::1]:8080",
-                 row->name, value);
+    char origin[ORIGIN_MAX];
+    const char *problem = NULL;
+    if (row->type == OPTION_LIST && !address_parse(value, &address, &len))
+        problem = "is no address; write 127.0.0.1:8080 or [::1]:8080";
+    if (row->type == OPTION_RANGES && !range_parse(value, &range))
+        problem = "is no range of addresses; write 10.0.0.0/8, 192.0.2.1 or fd00::/8, all zeros"
+                  " behind the bits that count";
+    if (row->type == OPTION_ORIGINS) {
+        if (!origin_parse(value, origin))
+            problem = "is no origin; write https://app.example.com, with a port unless it is the"
+                      " usual one, and nothing behind";
+        value = problem ? value : origin;
+    }
+    if (problem) {
+        snprintf(err, USAGE_MAX, "--%s: '%.200s' %s", row->name, value, problem);
         return false;
     }
     list->at = mem_resize(list->at, (list->count + 1) * sizeof *list->at);
@@ -2016,6 +2047,8 @@ static void option_print(const struct options *options, const struct option_row 
     switch (row->type) {
     case OPTION_LIST:
     case OPTION_FILES:
+    case OPTION_ORIGINS:
+    case OPTION_RANGES:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
             fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
         return;
@@ -2081,9 +2114,9 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* ==== 8. Tokens ==============================================================================
- * Who a request speaks for: tokens (JWT: RFC 7515, 7519, 8725). Time is a parameter, the
- * cryptography is Mbed TLS's, and but for the files of keys nothing is read. No text made here
- * holds any part of a token or a key. */
+ * Who a request speaks for: users' tokens (JWT: RFC 7515, 7519, 8725), the admin's password and the
+ * sessions it opens. Time is a parameter, the cryptography is Mbed TLS's, and but for the files of
+ * keys nothing is read. No text made here holds any part of a token, a password or a key. */
 
 enum {
     TOKEN_MAX = 8192,            /* bytes of a token */
@@ -2095,6 +2128,12 @@ enum {
     TOKEN_RSA_MIN = 2048,        /* bits; RFC 7518 section 3.3 */
     TOKEN_RSA_MAX = 8192,
     SHA256_SIZE = 32,
+    PASSWORD_MAX = 4096,         /* bytes of the admin's password */
+    PASSWORD_ITERATIONS = 210000, /* takes some 0.3 s: who guesses pays that for each guess */
+    PASSWORD_ITERATIONS_MIN = 10000,
+    PASSWORD_ITERATIONS_MAX = 10000000,
+    SESSION_PAYLOAD = 24,        /* 8 bytes of expiry, 16 random ones */
+    SESSION_TEXT = 32 + 1 + 43,  /* payload and HMAC in base64url, a dot between */
 };
 
 /* The latest time a token may name, in seconds: the last of the year 9999. Milliseconds that were
@@ -2718,6 +2757,168 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     }
     if (!good) out->len = start;
     return good;
+}
+
+/* What is kept of the admin's password: nothing it could be read from. */
+struct password {
+    uint32_t iterations;
+    uint8_t salt[16], hash[32];
+};
+
+static const char PASSWORD_SCHEME[] = "pbkdf2-sha512";
+
+/* Hashes a password (RFC 8018 section 5.2, PBKDF2 with HMAC-SHA512) with the salt and as often as p
+ * says; takes a second or so. */
+static void password_derive(const struct password *p, struct span password, uint8_t out[32])
+{
+    if (mbedtls_pkcs5_pbkdf2_hmac_ext(MBEDTLS_MD_SHA512, (const uint8_t *)password.at, password.len,
+                                      p->salt, sizeof p->salt, p->iterations, 32, out))
+        mem_die();
+}
+
+/* Appends what --hash-password prints for a password, with a new salt and without line end. */
+static void password_hash(const char *password, size_t len, struct buffer *out)
+{
+    struct password p = {.iterations = PASSWORD_ITERATIONS};
+    random_bytes(p.salt, sizeof p.salt);
+    password_derive(&p, (struct span){password, len}, p.hash);
+    buffer_print(out, "%s:%u:", PASSWORD_SCHEME, p.iterations);
+    base64url_encode(out, p.salt, sizeof p.salt);
+    buffer_text(out, ":");
+    base64url_encode(out, p.hash, sizeof p.hash);
+}
+
+/* Reads such a line; false if it is none. */
+static bool password_parse(const char *line, struct password *out)
+{
+    size_t scheme = strlen(PASSWORD_SCHEME), salt;
+    int64_t n;
+    if (strncmp(line, PASSWORD_SCHEME, scheme) || line[scheme] != ':') return false;
+    line += scheme + 1;
+    if (!digits_take(&line, &n) || *line++ != ':') return false;
+    if (n < PASSWORD_ITERATIONS_MIN || n > PASSWORD_ITERATIONS_MAX) return false;
+    salt = strcspn(line, ":");
+    out->iterations = (uint32_t)n;
+    return base64url_decode((struct span){line, salt}, out->salt, sizeof out->salt) ==
+               sizeof out->salt && line[salt] == ':' &&
+           base64url_decode((struct span){line + salt + 1, strlen(line + salt + 1)}, out->hash,
+                            sizeof out->hash) == sizeof out->hash;
+}
+
+/* Reads the file of --admin-password-file; false, with one line in err and out as it was, if it is
+ * not one line as --hash-password prints it. */
+static bool password_load(const char *path, struct password *out, char *err)
+{
+    static const char option[] = "admin-password-file";
+    struct buffer line = {0};
+    struct password p;
+    bool good = secret_read(option, path, 256, &line, err);
+    if (good) {
+        secret_trim(&line);
+        good = strlen(line.at) == line.len && password_parse(line.at, &p);
+        if (good) *out = p;
+        else
+            snprintf(err, USAGE_MAX,
+                     "--%s: %.200s is not one line as --hash-password prints it; make it with"
+                     " presence --hash-password", option, path);
+    }
+    secret_free(&line);
+    return good;
+}
+
+/* Whether it is the password. Slow by design: the caller sees to it that few ask at once. */
+static bool password_check(const struct password *p, struct span password)
+{
+    uint8_t hash[sizeof p->hash];
+    password_derive(p, password, hash);
+    return bytes_equal_constant(hash, p->hash, sizeof hash);
+}
+
+/* What admin sessions are signed with, and those that were ended early. No lock of its own: the
+ * caller holds one over every session_check and session_revoke. */
+struct session_keys {
+    uint8_t secret[32];
+    uint8_t (*revoked)[SESSION_PAYLOAD]; /* in no order; none is kept past its expiry */
+    size_t revoked_count;
+};
+
+/* Makes the secret, new in each process: a restart ends all sessions. */
+static void session_keys_init(struct session_keys *keys)
+{
+    *keys = (struct session_keys){0};
+    random_bytes(keys->secret, sizeof keys->secret);
+}
+
+/* Gives back what session_revoke took. */
+static void session_keys_free(struct session_keys *keys)
+{
+    free(keys->revoked);
+    mbedtls_platform_zeroize(keys, sizeof *keys);
+}
+
+/* The secret as a span. */
+static struct span session_secret(const struct session_keys *keys)
+{
+    return (struct span){(const char *)keys->secret, sizeof keys->secret};
+}
+
+/* Appends a new session, SESSION_TEXT characters that a cookie may have; *expires gets its end in
+ * wall time. Reads only the secret, so it needs no lock. */
+static void session_mint(const struct session_keys *keys, int64_t wall_ms, int64_t lifetime_ms,
+                         struct buffer *out, int64_t *expires)
+{
+    uint8_t payload[SESSION_PAYLOAD], mac[SHA256_SIZE];
+    *expires = wall_ms + lifetime_ms;
+    put_be64(payload, (uint64_t)*expires);
+    random_bytes(payload + 8, sizeof payload - 8);
+    hmac_sha256(session_secret(keys), (struct span){(char *)payload, sizeof payload}, mac);
+    base64url_encode(out, payload, sizeof payload);
+    buffer_text(out, ".");
+    base64url_encode(out, mac, sizeof mac);
+}
+
+/* Whether this process signed the text; its payload then. */
+static bool session_read(const struct session_keys *keys, struct span text,
+                         uint8_t payload[SESSION_PAYLOAD])
+{
+    enum { DOT = SESSION_PAYLOAD / 3 * 4 };
+    uint8_t mac[SHA256_SIZE];
+    if (text.len != SESSION_TEXT || text.at[DOT] != '.') return false;
+    struct span tail = {text.at + DOT + 1, text.len - DOT - 1};
+    return base64url_decode((struct span){text.at, DOT}, payload, SESSION_PAYLOAD) > 0 &&
+           base64url_decode(tail, mac, sizeof mac) == sizeof mac &&
+           hmac_sha256_fits(session_secret(keys), (struct span){(char *)payload, SESSION_PAYLOAD},
+                            mac);
+}
+
+/* Whether the session was signed by this process, has not run out and was not revoked; *expires
+ * gets its end then, else it stays. */
+static bool session_check(const struct session_keys *keys, struct span text, int64_t wall_ms,
+                          int64_t *expires)
+{
+    uint8_t payload[SESSION_PAYLOAD];
+    if (!session_read(keys, text, payload)) return false;
+    int64_t end = (int64_t)get_be64(payload);
+    if (wall_ms >= end) return false;
+    for (size_t i = 0; i < keys->revoked_count; i++)
+        if (!memcmp(keys->revoked[i], payload, sizeof payload)) return false;
+    *expires = end;
+    return true;
+}
+
+/* Ends a session before its time, and forgets those that have run out since. Nothing happens for a
+ * text that is no session, so the list holds at most what was minted in one lifetime. */
+static void session_revoke(struct session_keys *keys, struct span text, int64_t wall_ms)
+{
+    int64_t expires;
+    size_t kept = 0;
+    for (size_t i = 0; i < keys->revoked_count; i++)
+        if ((int64_t)get_be64(keys->revoked[i]) > wall_ms)
+            memmove(keys->revoked[kept++], keys->revoked[i], SESSION_PAYLOAD);
+    keys->revoked_count = kept;
+    if (!session_check(keys, text, wall_ms, &expires)) return;
+    keys->revoked = mem_resize(keys->revoked, (kept + 1) * SESSION_PAYLOAD);
+    keys->revoked_count += session_read(keys, text, keys->revoked[kept]);
 }
 
 /* ==== 9. Store: records, reads ===============================================================
@@ -6221,7 +6422,7 @@ static const char *http_phrase(int status)
         {308, "Permanent Redirect"}, {400, "Bad Request"}, {401, "Unauthorized"},
         {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
         {408, "Request Timeout"}, {411, "Length Required"}, {413, "Content Too Large"},
-        {417, "Expectation Failed"}, {426, "Upgrade Required"},
+        {417, "Expectation Failed"}, {421, "Misdirected Request"}, {426, "Upgrade Required"},
         {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
         {505, "HTTP Version Not Supported"},
@@ -6240,6 +6441,8 @@ struct http_response {
     struct buffer location; /* a Location; freed by who frees body */
     char extra[256];       /* further header lines, each with CR LF */
     bool cacheable;        /* otherwise Cache-Control: no-store */
+    bool varies;           /* by Origin */
+    const char *allow_origin; /* whose pages may read it (CORS), or NULL */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
 };
 
@@ -6296,6 +6499,10 @@ static void http_write(struct buffer *out, const struct http_response *response,
                           "X-Content-Type-Options: nosniff\r\n", response->type, len);
     if (response->location.len)
         buffer_print(out, "Location: %.*s\r\n", (int)response->location.len, response->location.at);
+    if (response->varies) buffer_text(out, "Vary: Origin\r\n");
+    if (response->allow_origin)
+        buffer_print(out, "Access-Control-Allow-Origin: %s\r\n"
+                          "Access-Control-Allow-Credentials: true\r\n", response->allow_origin);
     buffer_text(out, response->extra);
     buffer_text(out, "\r\n");
     if (response->type && !head_only) buffer_add(out, body, len);
@@ -7244,6 +7451,7 @@ struct door {
     struct wheel wheel;            /* connections in the door */
     struct pending *ready;         /* whole requests for which no worker was free, in order */
     struct pending **ready_last;
+    struct pending *gone;          /* displaced in this turn */
     _Atomic int under_way;         /* requests given to the workers */
     _Atomic bool starved;          /* ready waits: a worker that is done wakes the door */
     _Atomic int64_t count;         /* connections that are not the hub's */
@@ -7256,10 +7464,12 @@ struct door {
     char scratch[DOOR_READ_SIZE];
 };
 
-/* What tokens are checked with. Never changed once made, freed by the last who uses it. */
+/* What tokens and the admin's password are checked with. Never changed once made, freed by the last
+ * who uses it. */
 struct secrets {
     _Atomic int users;
     struct token_keys keys;
+    struct password password;      /* all zero without --admin-password-file */
 };
 
 /* The whole program. Set up by main before any thread runs. */
@@ -7281,6 +7491,13 @@ struct server {
     struct tls_shared tls;
     pthread_mutex_t secrets_lock;  /* secrets */
     struct secrets *secrets;       /* in use; replaced as a whole, see secrets_take */
+    pthread_mutex_t session_lock;  /* sessions */
+    struct session_keys sessions;  /* of admins */
+    pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
+    struct range *trusted;         /* of --trusted-proxy */
+    size_t trusted_count;
+    pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
+    struct address_table addresses;
     struct listener *listeners;
     size_t listener_count;
     struct seam *seam;
@@ -7299,6 +7516,26 @@ static struct instant server_now(struct server *server)
         now.offset = offset;
     }
     return now;
+}
+
+/* Whether limits by address are not for this one: a trusted proxy speaks for many. */
+static bool server_exempts(const struct server *server, const uint8_t address[16])
+{
+    return ranges_have(server->trusted, server->trusted_count, address);
+}
+
+/* Gives back the place of a WebSocket, see upgrade_reserve. */
+static void server_release_place(struct server *server, const uint8_t address[16])
+{
+    uint8_t key[16];
+    atomic_fetch_sub(&server->connections, 1);
+    if (!server->options.max_per_address || server_exempts(server, address)) return;
+    address_group(address, key);
+    pthread_mutex_lock(&server->address_lock);
+    struct address_entry *entry = address_make(&server->addresses, key); /* it is there */
+    entry->connections--;
+    address_settle(&server->addresses, entry, clock_mono_ms());
+    pthread_mutex_unlock(&server->address_lock);
 }
 
 /* The connection that a timer is part of. */
@@ -7358,7 +7595,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.dead = c;
     server->hub.reply.len = 0;
     count_one(&server->counters.closes);
-    if (c->number) atomic_fetch_sub(&server->connections, 1);
+    if (c->number) server_release_place(server, c->link.address);
 }
 
 /* Frees the dead. */
@@ -7984,6 +8221,7 @@ enum pending_phase {
     PENDING_IDLE,    /* kept alive; nothing of the next request is there */
     PENDING_FLUSH,   /* the client has not taken all of its answer */
     PENDING_LINGER,  /* all said; waiting for the client's end, so that it reads our last words */
+    PENDING_GONE,    /* displaced; closed at the end of the turn */
 };
 
 /* A connection in the door. */
@@ -7999,11 +8237,14 @@ struct pending {
     uint8_t kind;               /* enum listener_kind: where it came in */
     uint8_t shake;              /* enum shake: what a handshaker came to */
     bool watched;               /* in the door's epoll set */
+    bool waits;                 /* the door's own, and in no queue: it may be displaced */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
     struct buffer out;          /* the answer */
     struct adoption *adoption;  /* when the request is an upgrade that was granted */
+    struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
+    struct pending *older, *newer; /* of the same address */
 };
 
 enum {
@@ -8029,9 +8270,47 @@ static struct pending *pending_of_item(struct seam_item *item)
     return (struct pending *)((char *)item - offsetof(struct pending, item));
 }
 
+/* Takes a connection off the list of its address. */
+static void pending_leave(struct server *server, struct pending *p)
+{
+    struct address_entry *entry = p->entry;
+    if (!entry) return;
+    pthread_mutex_lock(&server->address_lock);
+    *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
+    *(p->newer ? &p->newer->older : &entry->newest) = p->older;
+    entry->pending--;
+    address_settle(&server->addresses, entry, clock_mono_ms());
+    pthread_mutex_unlock(&server->address_lock);
+    p->entry = NULL;
+}
+
+/* Puts a new connection on the list of its address. Returns the one that has to give way for it:
+ * the oldest that only waits; NULL if there is room, or none of them does. */
+static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
+{
+    int64_t most = server->options.max_pending;
+    struct pending *oldest = NULL;
+    uint8_t key[16];
+    uint16_t port;
+    address_pack(&p->item.peer, key, &port);
+    if (!most || server_exempts(server, key)) return NULL;
+    address_group(key, key);
+    pthread_mutex_lock(&server->address_lock);
+    address_sweep(&server->addresses, now);
+    struct address_entry *entry = p->entry = address_make(&server->addresses, key);
+    p->older = entry->newest;
+    *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
+    entry->newest = p;
+    if (++entry->pending > most)
+        for (oldest = entry->oldest; oldest && !oldest->waits;) oldest = oldest->newer;
+    pthread_mutex_unlock(&server->address_lock);
+    return oldest;
+}
+
 /* Frees a pending connection; its socket was closed or went to somebody else. */
 static void pending_free(struct pending *p)
 {
+    pending_leave(p->server, p);
     atomic_fetch_sub(&p->server->door.count, 1);
     buffer_free(&p->out);
     free(p->item.bytes);
@@ -8094,6 +8373,7 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
         pending_watch(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
         timer_disarm(&server->door.wheel, &p->timer);
+        p->waits = false;
         p->phase = PENDING_REQUEST;
         loop_post(&server->door.loop, &p->call);
     } else if (p->keep_alive) {
@@ -8178,6 +8458,7 @@ static void door_advance(struct server *server, struct pending *p, int64_t now)
     item->is_tls = p->wire.tls != NULL;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_BUSY;
+    p->waits = false;
     p->next = NULL;
     *server->door.ready_last = p;
     server->door.ready_last = &p->next;
@@ -8212,6 +8493,7 @@ static void door_shake(struct server *server, struct pending *p)
     struct shakers *shakers = &server->door.shakers;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
+    p->waits = false;
     p->next = NULL;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
@@ -8258,6 +8540,7 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
+    p->waits = true;
     server->door.shaking--;
     if (p->shake == SHAKE_FAILED) {
         count_one(&server->counters.tls_failures);
@@ -8325,6 +8608,7 @@ static void door_take_back(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
+    p->waits = true;
     switch (p->phase) {
     case PENDING_IDLE:
         pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
@@ -8407,6 +8691,18 @@ static void pending_served(struct server *server, struct pending *p)
     if (atomic_exchange(&door->starved, false)) loop_wake(&door->loop);
 }
 
+/* Has a connection give way to a newer one of its address. It may have an event in this turn still,
+ * so it is closed at its end. */
+static void door_displace(struct server *server, struct pending *p)
+{
+    count_one(&server->counters.pending_displaced);
+    pending_leave(server, p);
+    p->phase = PENDING_GONE;
+    p->waits = false;
+    p->next = server->door.gone;
+    server->door.gone = p;
+}
+
 /* Lets a new connection in. */
 static struct pending *door_admit(struct server *server, const struct listener *listener, int fd,
                                   const struct sockaddr_storage *peer, int64_t now)
@@ -8421,6 +8717,9 @@ static struct pending *door_admit(struct server *server, const struct listener *
     p->deadline = now + server->options.request_timeout;
     if (listener->kind == LISTEN_TLS) wire_begin_tls(&p->wire);
     pending_begin(p, p->wire.tls ? PENDING_HELLO : PENDING_REQUEST, p->deadline);
+    struct pending *oldest = pending_enter(server, p, now);
+    if (oldest) door_displace(server, oldest);
+    p->waits = true;
     return p;
 }
 
@@ -8466,6 +8765,7 @@ static void door_accept(struct server *server, struct listener *listener, int64_
         /* anything else is the fault of that one connection: accept(2) */
     }
     for (int i = 0; i < count; i++) {
+        if (admitted[i]->phase == PENDING_GONE) continue;
         if (admitted[i]->wire.tls) door_read_hello(server, admitted[i], now);
         else door_read(server, admitted[i], now);
     }
@@ -8497,6 +8797,7 @@ static void door_event(struct server *server, void *data, int64_t now)
         return;
     }
     struct pending *p = data;
+    if (p->phase == PENDING_GONE) return;
     if (p->phase == PENDING_FLUSH) door_flush(server, p, now);
     else if (p->phase == PENDING_LINGER) door_drain(server, p);
     else if (p->phase == PENDING_HELLO) door_read_hello(server, p, now);
@@ -8533,6 +8834,10 @@ static void door_run(void *context)
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
+        for (struct pending *p; (p = door->gone);) {
+            door->gone = p->next;
+            door_close(server, p);
+        }
         for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
         door_serve_ready(server);
@@ -8611,11 +8916,24 @@ struct http_request {
     const struct token *token;  /* of who asks; NULL: the gate is open */
     struct instant now;
     uint8_t address[16];        /* of the client */
-    uint16_t port;
+    uint16_t port;              /* 0: it came by a proxy */
     bool head_only;             /* HEAD */
     bool open;                  /* nobody is asked for a token where this came in */
+    bool secure;                /* by TLS, ours or a trusted proxy's */
+    bool preflight;             /* a browser asks what a page may do */
+    uint8_t origin;             /* enum origin */
+    const char *listed;         /* its Origin, when ORIGIN_LISTED */
+    char allow[64];             /* the methods of its path */
     char id[USER_ID_MAX + 1];   /* {userId} of the path, decoded */
     size_t id_len;
+};
+
+/* Whose page sent a request. */
+enum origin {
+    ORIGIN_NONE,    /* none: no browser, or a plain GET of one */
+    ORIGIN_OWN,
+    ORIGIN_LISTED,  /* one of --allow-origin; never under /admin/ */
+    ORIGIN_FOREIGN,
 };
 
 /* How many headers of a name there are; *value is the last one's. */
@@ -9342,16 +9660,19 @@ static enum error api_redirect(struct server *server, const struct http_request 
                                struct http_response *response)
 {
     const struct seam_request *raw = request->raw;
-    const char *host = "";
-    size_t len = request_header(raw, "Host", &host) == 1 ? host_length(host) : 0;
+    const char *header = "";
+    char host[ORIGIN_MAX];
+    int64_t asked;
     response->detail = "name the host in a Host header";
-    if (!len) return ERROR_INVALID_REQUEST;
+    if (request_header(raw, "Host", &header) != 1 || !host_parse(header, host, &asked) ||
+        !host_is_web(host))
+        return ERROR_INVALID_REQUEST;
     uint8_t unused[16];
     uint16_t port = 0;
     for (size_t i = 0; i < server->listener_count && !port; i++)
         if (server->listeners[i].kind == LISTEN_TLS)
             address_pack(&server->listeners[i].address, unused, &port);
-    buffer_print(&response->location, "https://%.*s", (int)len, host);
+    buffer_print(&response->location, "https://%s", host);
     if (port != 443) buffer_print(&response->location, ":%u", port);
     buffer_print(&response->location, "%s%s%s", raw->target, raw->query ? "?" : "",
                  raw->query ? raw->query : "");
@@ -9359,9 +9680,6 @@ static enum error api_redirect(struct server *server, const struct http_request 
     response->type = "text/plain";
     return ERROR_NONE;
 }
-
-enum method { METHOD_GET, METHOD_POST, METHOD_DELETE, METHOD_UPGRADE, METHOD_COUNT };
-static const char *const METHODS[] = {"GET", "POST", "DELETE", "GET"};
 
 /* Whom a path is for, where tokens are asked for. */
 enum who {
@@ -9371,74 +9689,6 @@ enum who {
     WHO_READER,  /* who has a token; the handler looks at each user */
     WHO_ADMIN,
 };
-
-/* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
- * upgrade_request's. */
-static const struct route {
-    enum method method;
-    enum who who;
-    const char *pattern;
-    enum error (*handle)(struct server *, const struct http_request *, struct http_response *);
-} ROUTES[] = {
-    {METHOD_UPGRADE, WHO_USER, "/ws/presence/{id}", NULL},
-    {METHOD_GET, WHO_WATCHER, "/api/presence/{id}", api_get_user},
-    {METHOD_POST, WHO_READER, "/api/presence", api_post_batch},
-    {METHOD_POST, WHO_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
-    {METHOD_GET, WHO_ADMIN, "/admin/online-users", api_online_users},
-    {METHOD_GET, WHO_ADMIN, "/admin/users", api_users},
-    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}", api_admin_user},
-    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}/sessions", api_sessions},
-    {METHOD_DELETE, WHO_ADMIN, "/admin/users/{id}/connections", api_kick},
-    {METHOD_GET, WHO_ADMIN, "/admin/stats", api_stats},
-    {METHOD_GET, WHO_ADMIN, "/metrics", api_metrics},
-    {METHOD_GET, WHO_ANYONE, "/healthz", api_healthz},
-    {METHOD_GET, WHO_ANYONE, "/readyz", api_readyz},
-    {METHOD_GET, WHO_ANYONE, "/", api_asset},
-};
-enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
-
-/* Whether a path as sent matches a pattern; *id becomes the segment that stands for {id}. */
-static bool route_matches(const char *pattern, const char *path, struct span *id)
-{
-    while (*pattern && *pattern != '{') {
-        if (*pattern++ != *path++) return false;
-    }
-    if (!*pattern) return !*path;
-    *id = (struct span){path, strcspn(path, "/")};
-    return !strcmp(pattern + strlen("{id}"), path + id->len);
-}
-
-/* Finds the route of a request and decodes its user id. On an error that concerns the method, the
- * Allow header is set. */
-static enum error route_find(struct http_request *request, struct http_response *response,
-                             const struct route **found)
-{
-    const char *path = request->raw->target, *method = request->raw->method;
-    char allow[64] = "";
-    request->head_only = !strcmp(method, "HEAD");
-    if (request->head_only) method = "GET";
-    for (int i = 0; i < ROUTE_COUNT; i++) {
-        struct span id = {0};
-        const struct route *route = &ROUTES[i];
-        if (!route_matches(route->pattern, path, &id)) continue;
-        if (strcmp(METHODS[route->method], method)) {
-            size_t len = strlen(allow);
-            snprintf(allow + len, sizeof allow - len, "%s%s", len ? ", " : "",
-                     route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
-            continue;
-        }
-        *found = route;
-        if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
-        return ERROR_NONE;
-    }
-    if (*allow) {
-        http_add_header(response, "Allow: %s\r\n", allow);
-        return ERROR_METHOD_NOT_ALLOWED;
-    }
-    static const struct route asset_route = {METHOD_GET, WHO_ANYONE, "", api_asset};
-    *found = &asset_route;
-    return strcmp(method, "GET") || !asset_find(path) ? ERROR_NOT_FOUND : ERROR_NONE;
-}
 
 /* The secrets in use, to be given back with secrets_drop. */
 static struct secrets *secrets_take(struct server *server)
@@ -9456,20 +9706,6 @@ static void secrets_drop(struct secrets *secrets)
     if (!secrets || atomic_fetch_sub(&secrets->users, 1) > 1) return;
     token_keys_free(&secrets->keys);
     free(secrets);
-}
-
-/* Finds the value of a cookie (RFC 6265 section 4.2.1) in a Cookie header. */
-static struct span cookie_find(const char *header, const char *name)
-{
-    size_t name_len = strlen(name);
-    for (const char *at = header; *at;) {
-        at += strspn(at, "; ");
-        size_t len = strcspn(at, ";");
-        if (len > name_len && at[name_len] == '=' && !memcmp(at, name, name_len))
-            return (struct span){at + name_len + 1, len - name_len - 1};
-        at += len;
-    }
-    return (struct span){0};
 }
 
 /* The token among the offered subprotocols: `presence.v1, token.JWT`. */
@@ -9508,45 +9744,331 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
-    if (request_header(raw, "Cookie", &value)) found = cookie_find(value, "presence_token");
-    return found;
+    n = request_header(raw, "Cookie", &value)
+            ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2) : -1;
+    return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
 }
 
-/* What a good token may on this route. */
-static enum error gate_allows(const struct route *route, const struct http_request *request,
+/* Whether a cookie may speak for an admin: not from another site's page (RFC 9110 has no word for
+ * it; Fetch standard, Sec-Fetch-Site). */
+static bool request_is_own(const struct http_request *request)
+{
+    const char *site = "none";
+    if (request->origin != ORIGIN_NONE && request->origin != ORIGIN_OWN) return false;
+    return request_header(request->raw, "Sec-Fetch-Site", &site) < 2 &&
+           (!strcmp(site, "same-origin") || !strcmp(site, "none"));
+}
+
+/* The session of a request, as text in room: in the header Authorization, or where cookies count in
+ * the cookie presence_admin. Empty if there is none. */
+static struct span request_session(const struct http_request *request, bool cookies,
+                                   char room[TOKEN_MAX + 2])
+{
+    const char *value = "";
+    struct span text = request_token(request->raw, true, room);
+    if (text.len || !cookies || !request_is_own(request)) return text;
+    int n = request_header(request->raw, "Cookie", &value) == 1
+                ? cookie_get(value, "presence_admin", room, TOKEN_MAX + 2) : -1;
+    return (struct span){room, n > 0 ? (size_t)n : 0};
+}
+
+/* Whether the text is an admin's session; the token then says what it may and how long. */
+static bool session_opens(struct server *server, struct span text, int64_t wall_ms,
+                          struct token *token)
+{
+    pthread_mutex_lock(&server->session_lock);
+    bool good = session_check(&server->sessions, text, wall_ms, &token->expires_ms);
+    pthread_mutex_unlock(&server->session_lock);
+    token->admin = good;
+    return good;
+}
+
+/* What a good token may on a route for these. */
+static enum error gate_allows(enum who who, const struct http_request *request,
                               const struct token *token)
 {
     struct span id = {request->id, request->id_len};
     bool own = !bytes_compare(token->user, token->user_len, id.at, id.len), good = true;
-    if (route->who == WHO_USER) good = own;
-    if (route->who == WHO_WATCHER) good = token_may_watch(token, id);
-    if (route->who == WHO_ADMIN) good = token->admin;
+    if (who == WHO_USER) good = own;
+    if (who == WHO_WATCHER) good = token_may_watch(token, id);
+    if (who == WHO_ADMIN) good = token->admin;
     return good ? ERROR_NONE : ERROR_FORBIDDEN;
 }
 
-/* Whether a request may pass: anybody's where the route is for anyone or no key was given, else who
- * has a token that allows it. The token is the caller's to free, whatever the result. */
-static enum error gate_check(struct server *server, const struct route *route,
-                             struct http_request *request, struct http_response *response,
-                             struct token *token)
+/* Whether somebody is asked who they are on a route for these. */
+static bool gate_stands(const struct server *server, enum who who,
+                        const struct http_request *request)
+{
+    const struct options *options = &server->options;
+    if (who == WHO_ANYONE || request->open) return false;
+    return options_have_keys(options) || (who == WHO_ADMIN && *options->admin_password_file);
+}
+
+/* Whether a request may pass: anybody's where no gate stands, else who has a token or a session
+ * that allows it. The token is the caller's to free, whatever the result. */
+static enum error gate_check(struct server *server, enum who who, struct http_request *request,
+                             struct http_response *response, struct token *token)
 {
     *token = (struct token){0};
-    if (route->who == WHO_ANYONE || request->open || !options_have_keys(&server->options))
-        return ERROR_NONE;
-    struct secrets *secrets = secrets_take(server);
+    if (!gate_stands(server, who, request)) return ERROR_NONE;
+    int64_t wall_ms = request->now.mono + request->now.offset;
     char room[TOKEN_MAX + 2];
-    struct span text = request_token(request->raw, route->who == WHO_ADMIN, room);
-    enum token_problem problem =
-        token_verify(&secrets->keys, text, request->now.mono + request->now.offset,
-                     server->options.jwt_issuer, server->options.jwt_audience, token);
-    secrets_drop(secrets);
+    struct span text = request_session(request, who == WHO_ADMIN, room);
+    enum token_problem problem = TOKEN_NONE;
+    if (!session_opens(server, text, wall_ms, token)) {
+        struct secrets *secrets = secrets_take(server);
+        if (!text.len) text = request_token(request->raw, who == WHO_ADMIN, room);
+        problem = token_verify(&secrets->keys, text, wall_ms, server->options.jwt_issuer,
+                               server->options.jwt_audience, token);
+        secrets_drop(secrets);
+    }
     mbedtls_platform_zeroize(room, sizeof room);
     enum error error = ERROR_TOKEN_INVALID;
     if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
     else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
     else if (problem) response->detail = TOKEN_PROBLEMS[problem];
-    else error = gate_allows(route, request, token);
+    else error = gate_allows(who, request, token);
     if (!error) request->token = token;
+    return error;
+}
+
+/* GET /admin/login: whether the caller is an admin, and how long. */
+static enum error api_login_state(struct server *server, const struct http_request *request,
+                                  struct http_response *response)
+{
+    struct http_request asked = *request;
+    struct http_response unused = {0};
+    struct token token;
+    enum error error = gate_check(server, WHO_ADMIN, &asked, &unused, &token);
+    struct buffer *out = api_json(response);
+    buffer_print(out, "{\"authenticated\":%s", error ? "false" : "true");
+    api_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    buffer_text(out, "}");
+    token_free(&token);
+    return ERROR_NONE;
+}
+
+/* Reads the password out of a login's body, JSON or a form; its length, or an error. */
+static enum error login_password(const struct http_request *request, char out[PASSWORD_MAX + 1],
+                                 size_t *len, struct http_response *response)
+{
+    static const char form[] = "application/x-www-form-urlencoded";
+    const char *type = "";
+    struct span body = {request->raw->body, request->raw->body_len};
+    struct json_value value, password;
+    int n = -1;
+    response->detail = "the body is {\"password\":\"...\"}, of at most 4096 bytes, or a form";
+    if (request_header(request->raw, "Content-Type", &type) == 1 &&
+        !strncasecmp(type, form, sizeof form - 1)) {
+        char *text = mem_copy_text(body.at, body.len);
+        n = query_get(text, "password", out, PASSWORD_MAX + 1);
+        mbedtls_platform_zeroize(text, body.len);
+        free(text);
+    } else if (!json_parse(body, JSON_DEPTH_MAX, &value)) {
+        return ERROR_INVALID_JSON;
+    } else if (value.kind == JSON_OBJECT && json_member(value, "password", &password)) {
+        n = json_string(password, out, PASSWORD_MAX + 1);
+    }
+    if (n < 0) return ERROR_INVALID_PARAMETER;
+    *len = (size_t)n;
+    return ERROR_NONE;
+}
+
+/* Tries a password for an address, which has to wait after wrong ones; only one is hashed at a
+ * time. *wait gets the ms until another may be tried. */
+static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
+                            const struct password *right, struct span password, int64_t *wait)
+{
+    uint8_t key[16];
+    enum error error = ERROR_TOO_MANY_FAILURES;
+    *wait = 1000;
+    if (pthread_mutex_trylock(&server->password_turn)) return error;
+    address_group(address, key);
+    pthread_mutex_lock(&server->address_lock);
+    const struct address_entry *known = address_find(&server->addresses, key);
+    int64_t blocked = known ? address_blocked(known, now) : 0;
+    pthread_mutex_unlock(&server->address_lock);
+    if (blocked) {
+        *wait = blocked;
+    } else {
+        bool good = password_check(right, password);
+        error = good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
+        pthread_mutex_lock(&server->address_lock);
+        struct address_entry *entry = address_make(&server->addresses, key);
+        if (good) address_clear_failures(entry);
+        else address_note_failure(entry, clock_mono_ms());
+        address_settle(&server->addresses, entry, clock_mono_ms());
+        pthread_mutex_unlock(&server->address_lock);
+    }
+    pthread_mutex_unlock(&server->password_turn);
+    return error;
+}
+
+/* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
+static void login_set_cookie(struct http_response *response, const struct http_request *request,
+                             struct span session, int64_t lifetime_ms)
+{
+    http_add_header(response, "Set-Cookie: presence_admin=%.*s; Path=/; HttpOnly; SameSite=Strict;"
+                              " Max-Age=%" PRId64 "%s\r\n",
+                    (int)session.len, session.at, lifetime_ms / 1000,
+                    request->secure ? "; Secure" : "");
+}
+
+/* POST /admin/login: a session for the admin's password. */
+static enum error api_login(struct server *server, const struct http_request *request,
+                            struct http_response *response)
+{
+    if (!*server->options.admin_password_file) {
+        response->detail = "there is no --admin-password-file to log in with";
+        return ERROR_NOT_FOUND;
+    }
+    char password[PASSWORD_MAX + 1], address[64];
+    size_t len = 0;
+    int64_t wait, expires;
+    enum error error = login_password(request, password, &len, response);
+    if (error) return error;
+    response->detail = NULL;
+    struct secrets *secrets = secrets_take(server);
+    error = login_try(server, request->address, request->now.mono, &secrets->password,
+                      (struct span){password, len}, &wait);
+    secrets_drop(secrets);
+    mbedtls_platform_zeroize(password, sizeof password);
+    address_unpack_text(request->address, address, sizeof address);
+    if (error == ERROR_TOO_MANY_FAILURES)
+        http_add_header(response, "Retry-After: %" PRId64 "\r\n", (wait + 999) / 1000);
+    if (error == ERROR_WRONG_PASSWORD) {
+        count_one(&server->counters.admin_login_failures);
+        log_line(&server->log, LOG_INFO, "wrong admin password from %s", address);
+    }
+    if (error) return error;
+    count_one(&server->counters.admin_logins);
+    log_line(&server->log, LOG_INFO, "admin logged in from %s", address);
+    struct buffer session = {0}, *out = api_json(response);
+    int64_t lifetime = server->options.admin_session;
+    pthread_mutex_lock(&server->session_lock);
+    session_mint(&server->sessions, request->now.mono + request->now.offset, lifetime, &session,
+                 &expires);
+    pthread_mutex_unlock(&server->session_lock);
+    login_set_cookie(response, request, (struct span){session.at, session.len}, lifetime);
+    buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
+    api_write_time(out, "expires_at", expires, true);
+    buffer_text(out, "}");
+    buffer_free(&session);
+    return ERROR_NONE;
+}
+
+/* POST /admin/logout: ends the session that the request has, here and in the browser. */
+static enum error api_logout(struct server *server, const struct http_request *request,
+                             struct http_response *response)
+{
+    char room[TOKEN_MAX + 2];
+    struct span text = request_session(request, true, room);
+    pthread_mutex_lock(&server->session_lock);
+    session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
+    pthread_mutex_unlock(&server->session_lock);
+    mbedtls_platform_zeroize(room, sizeof room);
+    login_set_cookie(response, request, (struct span){"", 0}, 0);
+    response->status = 204;
+    return ERROR_NONE;
+}
+
+/* OPTIONS: what a path takes (RFC 9110 section 9.3.7), and the preflight by which a browser asks
+ * whether a page of --allow-origin may do it (Fetch standard, CORS protocol). */
+static enum error api_options(struct server *server, const struct http_request *request,
+                              struct http_response *response)
+{
+    (void)server;
+    response->status = 204;
+    if (request->preflight && request->listed)
+        http_add_header(response, "Access-Control-Allow-Methods: %s\r\n"
+                                  "Access-Control-Allow-Headers: authorization, content-type\r\n"
+                                  "Access-Control-Max-Age: 600\r\n", request->allow);
+    else http_add_header(response, "Allow: %s\r\n", request->allow);
+    return ERROR_NONE;
+}
+
+enum method { METHOD_GET, METHOD_POST, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
+static const char *const METHODS[] = {"GET", "POST", "DELETE", "OPTIONS", "GET"};
+
+/* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
+ * upgrade_request's. */
+static const struct route {
+    enum method method;
+    enum who who;
+    const char *pattern;
+    enum error (*handle)(struct server *, const struct http_request *, struct http_response *);
+} ROUTES[] = {
+    {METHOD_UPGRADE, WHO_USER, "/ws/presence/{id}", NULL},
+    {METHOD_GET, WHO_WATCHER, "/api/presence/{id}", api_get_user},
+    {METHOD_POST, WHO_READER, "/api/presence", api_post_batch},
+    {METHOD_POST, WHO_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
+    {METHOD_GET, WHO_ADMIN, "/admin/online-users", api_online_users},
+    {METHOD_GET, WHO_ADMIN, "/admin/users", api_users},
+    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}", api_admin_user},
+    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}/sessions", api_sessions},
+    {METHOD_DELETE, WHO_ADMIN, "/admin/users/{id}/connections", api_kick},
+    {METHOD_GET, WHO_ADMIN, "/admin/stats", api_stats},
+    {METHOD_GET, WHO_ANYONE, "/admin/login", api_login_state},
+    {METHOD_POST, WHO_ANYONE, "/admin/login", api_login},
+    {METHOD_POST, WHO_ANYONE, "/admin/logout", api_logout},
+    {METHOD_GET, WHO_ADMIN, "/metrics", api_metrics},
+    {METHOD_GET, WHO_ANYONE, "/healthz", api_healthz},
+    {METHOD_GET, WHO_ANYONE, "/readyz", api_readyz},
+    {METHOD_GET, WHO_ANYONE, "/", api_asset},
+};
+enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
+
+/* Whether a path as sent matches a pattern; *id becomes the segment that stands for {id}. */
+static bool route_matches(const char *pattern, const char *path, struct span *id)
+{
+    while (*pattern && *pattern != '{') {
+        if (*pattern++ != *path++) return false;
+    }
+    if (!*pattern) return !*path;
+    *id = (struct span){path, strcspn(path, "/")};
+    return !strcmp(pattern + strlen("{id}"), path + id->len);
+}
+
+/* Finds the route of a request and decodes its user id. On an error that concerns the method, the
+ * Allow header is set. */
+static enum error route_find(struct http_request *request, struct http_response *response,
+                             const struct route **found)
+{
+    static const struct route asset_route = {METHOD_GET, WHO_ANYONE, "", api_asset};
+    static const struct route options_route = {METHOD_OPTIONS, WHO_ANYONE, "", api_options};
+    const char *path = request->raw->target, *method = request->raw->method;
+    char *allow = request->allow;
+    request->head_only = !strcmp(method, "HEAD");
+    if (request->head_only) method = "GET";
+    *found = NULL;
+    for (int i = 0; i < ROUTE_COUNT; i++) {
+        struct span id = {0};
+        const struct route *route = &ROUTES[i];
+        if (!route_matches(route->pattern, path, &id)) continue;
+        size_t len = strlen(allow);
+        snprintf(allow + len, sizeof request->allow - len, "%s%s", len ? ", " : "",
+                 route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
+        if (strcmp(METHODS[route->method], method)) continue;
+        *found = route;
+        if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
+    }
+    if (!*allow && asset_find(path)) {
+        strcpy(allow, "GET, HEAD");
+        if (!strcmp(method, "GET")) *found = &asset_route;
+    }
+    if (*allow && !strcmp(method, "OPTIONS")) *found = &options_route;
+    if (*found) return ERROR_NONE;
+    if (!*allow) return ERROR_NOT_FOUND;
+    http_add_header(response, "Allow: %s\r\n", allow);
+    return ERROR_METHOD_NOT_ALLOWED;
+}
+
+/* See gate_check; who is turned away is counted. */
+static enum error gate_pass(struct server *server, const struct route *route,
+                            struct http_request *request, struct http_response *response,
+                            struct token *token)
+{
+    enum error error = gate_check(server, route->who, request, response, token);
     if (error) count_one(&server->counters.tokens_refused);
     return error;
 }
@@ -9556,7 +10078,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
                        struct http_request *request, struct http_response *response)
 {
     struct token token = {0};
-    if (!error) error = gate_check(server, route, request, response, &token);
+    if (!error) error = gate_pass(server, route, request, response, &token);
     if (!error) error = route->handle(server, request, response);
     token_free(&token);
     if (error) http_set_error(response, error, response->detail);
@@ -9594,17 +10116,44 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
+/* Takes a place among those of an address; see server_release_place. */
+static enum error upgrade_reserve_address(struct server *server,
+                                          const struct http_request *request)
+{
+    const struct options *options = &server->options;
+    struct address_table *addresses = &server->addresses;
+    enum error error = ERROR_NONE;
+    uint8_t key[16];
+    if (!options->max_per_address && !options->max_upgrades) return ERROR_NONE;
+    if (server_exempts(server, request->address)) return ERROR_NONE;
+    address_group(request->address, key);
+    pthread_mutex_lock(&server->address_lock);
+    struct address_entry *entry = address_make(addresses, key);
+    if (options->max_per_address && entry->connections >= options->max_per_address)
+        error = ERROR_TOO_MANY_FROM_ADDRESS;
+    else if (!address_take_upgrade(entry, request->now.mono * 1000, options->max_upgrades))
+        error = ERROR_TOO_MANY_UPGRADES;
+    else entry->connections += options->max_per_address > 0;
+    address_settle(addresses, entry, request->now.mono);
+    pthread_mutex_unlock(&server->address_lock);
+    if (error) count_one(&server->counters.address_refused);
+    return error;
+}
+
 /* Whether an upgrade may be granted by the limits; takes a place among the connections if so. */
-static enum error upgrade_reserve(struct server *server, struct span id)
+static enum error upgrade_reserve(struct server *server, const struct http_request *request)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
     pthread_mutex_lock(&server->table_lock);
-    const struct user *user = presence_find(&server->presence, id);
+    const struct user *user =
+        presence_find(&server->presence, (struct span){request->id, request->id_len});
     bool many = user && user->connections >= server->options.max_per_user;
     pthread_mutex_unlock(&server->table_lock);
     if (many) return ERROR_TOO_MANY_CONNECTIONS;
+    enum error error = upgrade_reserve_address(server, request);
+    if (error) return error;
     if (atomic_fetch_add(&server->connections, 1) < server->max_connections) return ERROR_NONE;
-    atomic_fetch_sub(&server->connections, 1);
+    server_release_place(server, request->address);
     return ERROR_OVERLOADED;
 }
 
@@ -9636,12 +10185,12 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     enum error error = upgrade_check(raw), refuse;
     if (error) return error;
     struct token token;
-    refuse = gate_check(server, route, request, response, &token);
+    refuse = gate_pass(server, route, request, response, &token);
     uint32_t expires = request->token ? upgrade_expires(&token, request->now) : 0;
     token_free(&token);
     request->token = NULL;
     if (!refuse) {
-        refuse = upgrade_reserve(server, (struct span){request->id, request->id_len});
+        refuse = upgrade_reserve(server, request);
         if (refuse) count_one(&server->counters.upgrades_refused);
     }
     if (refuse && !request_header(raw, "Origin", &value)) return refuse;
@@ -9668,28 +10217,95 @@ static bool route_is_metrics(const struct route *route)
            route->handle == api_readyz;
 }
 
+/* Finds who a request is from, and whether over TLS: what trusted proxies say counts. */
+static void request_find_client(const struct server *server, const struct seam_item *item,
+                                struct http_request *request)
+{
+    const struct seam_request *raw = request->raw;
+    const char *forwarded[FORWARDED_MAX], *scheme = NULL;
+    uint8_t peer[16];
+    int count = 0;
+    address_pack(&item->peer, peer, &request->port);
+    request->secure = item->is_tls;
+    for (int i = raw->header_count - 1; i >= 0; i--) {
+        const struct seam_header *header = &raw->headers[i];
+        if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
+            forwarded[FORWARDED_MAX - ++count] = header->value;
+        if (!strcasecmp(header->name, "X-Forwarded-Proto") && !scheme) scheme = header->value;
+    }
+    if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
+                          server->trusted_count, peer, request->address))
+        return;
+    if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
+    if (scheme) request->secure = header_has_exact(scheme, "https");
+}
+
+/* Whose page sent a request. */
+static enum origin request_find_origin(const struct server *server, struct http_request *request)
+{
+    static const char admin[] = "/admin/";
+    const struct seam_request *raw = request->raw;
+    const struct option_list *allowed = &server->options.allow_origin;
+    const char *value, *host;
+    char origin[ORIGIN_MAX], own[ORIGIN_MAX];
+    int count = request_header(raw, "Origin", &value);
+    if (!count) return ORIGIN_NONE;
+    if (count > 1 || !origin_parse(value, origin)) return ORIGIN_FOREIGN;
+    if (request_header(raw, "Host", &host) == 1 && origin_of_host(request->secure, host, own) &&
+        !strcmp(origin, own))
+        return ORIGIN_OWN;
+    if (!strncmp(raw->target, admin, sizeof admin - 1)) return ORIGIN_FOREIGN;
+    for (size_t i = 0; i < allowed->count && !request->listed; i++)
+        if (!strcmp(origin, allowed->at[i])) request->listed = allowed->at[i];
+    return request->listed ? ORIGIN_LISTED : ORIGIN_FOREIGN;
+}
+
+/* Whether a request may be looked at: it names its host, in open mode one that is this machine, so
+ * that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is not the page
+ * of somebody else that wants to do more than read. */
+static enum error request_admit(struct server *server, const struct pending *p,
+                                struct http_request *request)
+{
+    const struct seam_request *raw = request->raw;
+    const char *value = NULL;
+    int hosts = request_header(raw, "Host", &value);
+    if (!strcmp(raw->version, "1.1") && hosts != 1)
+        return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
+    request_find_client(server, &p->item, request);
+    if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
+    bool any = options_have_keys(&server->options) || server->options.insecure;
+    if (!any && hosts && !host_is_local(value)) return ERROR_MISDIRECTED_HOST;
+    request->origin = (uint8_t)request_find_origin(server, request);
+    bool asks = !strcmp(raw->method, "OPTIONS");
+    request->preflight = asks && request->origin != ORIGIN_NONE &&
+                         request_header(raw, "Access-Control-Request-Method", &value);
+    bool reads = raw->wants_upgrade ? false
+                 : asks             ? !request->preflight
+                                    : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
+    if (request->origin != ORIGIN_FOREIGN || reads) return ERROR_NONE;
+    count_one(&server->counters.origins_refused);
+    return ERROR_FORBIDDEN_ORIGIN;
+}
+
 /* seam_ops.request: one parsed request. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
     struct server *server = context;
     struct pending *p = pending_of_item(item);
-    struct http_request request = {.raw = raw, .now = server_now(server)};
+    struct http_request request = {.raw = raw, .now = server_now(server),
+                                   .open = p->kind == LISTEN_METRICS};
     struct http_response response = {0};
-    const struct route *route = NULL;
-    const char *host;
     static const struct route redirect = {METHOD_GET, WHO_ANYONE, "", api_redirect};
-    address_pack(&item->peer, request.address, &request.port);
-    enum error error = ERROR_NONE;
-    if (p->kind == LISTEN_REDIRECT) route = &redirect;
-    else error = route_find(&request, &response, &route);
-    request.open = p->kind == LISTEN_METRICS;
-    if (request.open && !error && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
-    if (!strcmp(raw->version, "1.1") && request_header(raw, "Host", &host) != 1)
-        error = ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
+    const struct route *route = &redirect;
+    enum error error = request_admit(server, p, &request);
+    if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
+    if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
     if (!error && route->method == METHOD_UPGRADE) {
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    response.allow_origin = request.listed;
+    response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
     api_answer(server, route, error, &request, &response);
     http_write(&p->out, &response, p->keep_alive, request.head_only);
@@ -9730,7 +10346,7 @@ static void seam_finished(void *context, struct seam_item *item)
     struct server *server = context;
     struct pending *p = pending_of_item(item);
     if (p->adoption && !item->upgraded) { /* CivetWeb refused what we had granted */
-        if (!p->adoption->refuse) atomic_fetch_sub(&server->connections, 1);
+        if (!p->adoption->refuse) server_release_place(server, p->adoption->address);
         buffer_free(&p->adoption->head);
         free(p->adoption);
         p->adoption = NULL;
@@ -9873,19 +10489,38 @@ static bool server_read_secrets(struct server *server, char *err)
     const struct option_list *public = &server->options.jwt_public_key_file;
     struct secrets *secrets = mem_new(sizeof *secrets), *unused = secrets;
     secrets->users = 1;
-    bool good = true;
+    bool good = true, changed = false;
     for (size_t i = 0; good && i < secret->count; i++)
         good = token_keys_add_secret(&secrets->keys, secret->at[i], err);
     for (size_t i = 0; good && i < public->count; i++)
         good = token_keys_add_public(&secrets->keys, public->at[i], err);
+    if (good && *server->options.admin_password_file)
+        good = password_load(server->options.admin_password_file, &secrets->password, err);
     if (good) {
         pthread_mutex_lock(&server->secrets_lock);
         unused = server->secrets;
+        changed = !unused || memcmp(&unused->password, &secrets->password, sizeof unused->password);
         server->secrets = secrets;
         pthread_mutex_unlock(&server->secrets_lock);
     }
+    if (changed) { /* what the old password opened ends with it */
+        pthread_mutex_lock(&server->session_lock);
+        session_keys_free(&server->sessions);
+        session_keys_init(&server->sessions);
+        pthread_mutex_unlock(&server->session_lock);
+    }
     secrets_drop(unused);
     return good;
+}
+
+/* Takes the ranges of --trusted-proxy out of the options. */
+static void server_read_ranges(struct server *server)
+{
+    const struct option_list *list = &server->options.trusted_proxy;
+    server->trusted = mem_new((list->count + 1) * sizeof *server->trusted);
+    for (; server->trusted_count < list->count; server->trusted_count++)
+        if (!range_parse(list->at[server->trusted_count], &server->trusted[server->trusted_count]))
+            abort(); /* the option table saw to it */
 }
 
 /* Whether the TLS options fit together and their files are good; false with one line in err. */
@@ -10227,6 +10862,36 @@ static int command_mint(const struct options *options, const char *user)
     return good ? 0 : fail(2, "%s", err);
 }
 
+/* Runs --hash-password: one line of stdin, which a terminal does not show. */
+static int command_hash_password(void)
+{
+    struct termios old, hidden;
+    char line[PASSWORD_MAX + 2] = "";
+    bool typed = !tcgetattr(STDIN_FILENO, &old);
+    if (typed) {
+        hidden = old;
+        hidden.c_lflag &= ~(tcflag_t)ECHO;
+        fputs("Password: ", stderr);
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+    }
+    size_t len = 0;
+    for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
+    if (typed) {
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
+        fputc('\n', stderr);
+    }
+    if (len && line[len - 1] == '\r') len--;
+    if (!len || len > PASSWORD_MAX || memchr(line, 0, len))
+        return fail(2, "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
+                       " end on stdin", PASSWORD_MAX);
+    struct buffer text = {0};
+    password_hash(line, len, &text);
+    printf("%.*s\n", (int)text.len, text.at);
+    buffer_free(&text);
+    mbedtls_platform_zeroize(line, sizeof line);
+    return 0;
+}
+
 /* Does what the command line asks for; returns the exit status. */
 static int run_command(struct server *server, const struct command_line *line)
 {
@@ -10238,6 +10903,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_DUMP: return store_command_dump(dir, stdout, stderr);
     case COMMAND_RESTORE: return command_restore(dir, line->file);
     case COMMAND_MINT_TOKEN: return command_mint(&server->options, line->file);
+    case COMMAND_HASH_PASSWORD: return command_hash_password();
     case COMMAND_CHECK_STORE: return store_command_check(dir, stdout, stderr);
     case COMMAND_LICENSES: return fwrite(LICENSES, 1, sizeof LICENSES - 1, stdout) ? 0 : 1;
     case COMMAND_VERSION: print_version(); return 0;
@@ -10247,6 +10913,8 @@ static int run_command(struct server *server, const struct command_line *line)
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good && tls_shared_init(&server->tls, &server->counters);
     if (!good) return fail(1, "Mbed TLS cannot start");
+    server_read_ranges(server);
+    address_table_init(&server->addresses);
     good = server_set_limits(server, err) && server_check_addresses(server, err) &&
            server_read_secrets(server, err) && server_check_user(&server->options, err) &&
            server_check_tls(server, err);
@@ -10254,6 +10922,9 @@ static int run_command(struct server *server, const struct command_line *line)
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     secrets_drop(server->secrets);
+    session_keys_free(&server->sessions);
+    address_table_free(&server->addresses);
+    free(server->trusted);
     tls_shared_free(&server->tls);
     mbedtls_psa_crypto_free();
     return status;
@@ -10268,6 +10939,9 @@ int main(int argc, char **argv)
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);
+    pthread_mutex_init(&server.session_lock, NULL);
+    pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;
     bool good = options_read(&server.options, argc, argv, &line, err);

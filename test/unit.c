@@ -13,6 +13,7 @@
 #include "pure_extra.c"
 #include "token_extra.c"
 #include "unit_core.c"
+#include "unit_curve.c"
 #include "unit_pure.c"
 #include "unit_gate.c"
 #include "unit_store.c"
@@ -21,6 +22,7 @@
 int main(void)
 {
     int failed = cmocka_run_group_tests_name("core", CORE_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("curve", CURVE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("pure", PURE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("gate", GATE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("token", TOKEN_TESTS, token_setup, token_teardown);

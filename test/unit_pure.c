@@ -1828,29 +1828,7 @@ static void test_ws_encode_close_cuts_the_reason(void **state)
     }
 }
 
-/* What of a Host header may stand in a Location. */
-static void test_host_length(void **unused)
-{
-    (void)unused;
-    static const struct { const char *host; size_t len; } rows[] = {
-        {"a.test", 6}, {"a.test:80", 6}, {"a.test:", 6}, {"a.test:65535", 6}, {"127.0.0.1:1", 9},
-        {"[::1]", 5}, {"[::1]:443", 5}, {"", 0}, {":80", 0}, {"a.test:65536", 0}, {"a:80:80", 0},
-        {"a:x", 0}, {"a b", 0}, {"u@a", 0}, {"a/b", 0}, {"[::1", 0}, {"[", 0}, {"[]", 0},
-        {"[x]", 0}, {"[1.2.3.4]", 0}, {"::1", 0}, {"[::1]x", 0}, {"\xc3\xa9", 0}, {"a\r\nb", 0},
-    };
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        if (host_length(rows[i].host) != rows[i].len) fail_msg("host %s", rows[i].host);
-    char longest[256];
-    memset(longest, 'a', sizeof longest);
-    longest[253] = 0;
-    assert_int_equal(host_length(longest), 253);
-    longest[253] = 'a';
-    longest[254] = 0;
-    assert_int_equal(host_length(longest), 0);
-}
-
 static const struct CMUnitTest PURE_TESTS[] = {
-    cmocka_unit_test(test_host_length),
     cmocka_unit_test(test_utf8_agrees_with_the_grammar),
     cmocka_unit_test(test_utf8_takes_every_code_point),
     cmocka_unit_test(test_utf8_finds_a_bad_byte_anywhere),

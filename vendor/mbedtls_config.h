@@ -72,6 +72,7 @@
 #define MBEDTLS_PK_PARSE_EC_EXTENDED
 #define MBEDTLS_PK_PARSE_EC_COMPRESSED
 #define MBEDTLS_PK_WRITE_C
+#define MBEDTLS_PKCS5_C /* the admin's password */
 
 /* PSA: TLS 1.3 is written against it. Its key store grows; the static one would end at 32 keys.
  * MBEDTLS_USE_PSA_CRYPTO would free the 1,376 bytes a connection has for its two ciphers. But then

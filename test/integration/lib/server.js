@@ -13,6 +13,7 @@ const { descendants } = require('./proc');
 
 const remote = process.env.PRESENCE_URL ? new URL(process.env.PRESENCE_URL) : null;
 const LISTENING = /listening on (\[[^\]]+\]|[\w.]+):(\d+)(?: \((\w+)\))?/;
+const LOGIN = /level=info msg="(admin logged in|wrong admin password) from [^"]+"$/;
 
 // Whatever happens to this process, no server outlives it.
 const running = new Set();
@@ -128,7 +129,7 @@ class Server {
 
   /** The stderr lines that are neither listening lines nor allowed. */
   get unexpected() {
-    const allow = [LISTENING, ...this.allow];
+    const allow = [LISTENING, LOGIN, ...this.allow];
     return this.lines.filter((line) => !allow.some((pattern) => pattern.test(line)));
   }
 
