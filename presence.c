@@ -80,6 +80,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -108,6 +109,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <termios.h>
 #include <time.h>
@@ -10619,6 +10621,79 @@ static bool server_become_user(const struct options *options, char *err)
     return false;
 }
 
+/* What Landlock (landlock(7), Linux 5.13) is asked for; its header is not on every build machine. */
+enum {
+    LANDLOCK_FILES_READ = 1 << 2,       /* read a file */
+    LANDLOCK_FILES_DATA = 0x412e,       /* and write, truncate, make, remove it, read a directory */
+    LANDLOCK_ABI_QUERY = 1,             /* landlock_create_ruleset: tell the version */
+    LANDLOCK_PATH_BENEATH = 1,          /* the kind of a rule */
+    LANDLOCK_NET = 1 << 0 | 1 << 1,     /* bind and connect a TCP socket */
+    LANDLOCK_SCOPE = 1 << 0 | 1 << 1,   /* abstract sockets of others, signals to others */
+};
+struct landlock_rules {
+    uint64_t files, net, scope;
+};
+struct landlock_rule {
+    uint64_t files;
+    int32_t fd;
+} __attribute__((packed));
+
+/* Allows these rights on a directory and all beneath it. One that is not there needs no rule. */
+static void wall_open(int ruleset, const char *path, uint64_t files)
+{
+    struct landlock_rule rule = {.files = files, .fd = open(path, O_PATH | O_CLOEXEC)};
+    if (rule.fd < 0) return;
+    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_PATH_BENEATH, &rule, 0);
+    close(rule.fd);
+}
+
+/* Allows a file to be read, and what may replace it: the directories that it is in by its name, and
+ * by the name behind all links. */
+static void wall_open_file(int ruleset, const char *path)
+{
+    char text[PATH_MAX];
+    if (strlen(path) < sizeof text) wall_open(ruleset, dirname(strcpy(text, path)),
+                                              LANDLOCK_FILES_READ);
+    if (realpath(path, text)) wall_open(ruleset, dirname(text), LANDLOCK_FILES_READ);
+}
+
+/* Walls the process off from what it has no business with, for good and for all threads that start
+ * later: files but those of --data and the directories of certificates, keys and passwords; new
+ * TCP sockets; signals to others. As far as the kernel can, which says nothing if it cannot. */
+static void server_wall_off(struct server *server)
+{
+    static const size_t lists[] = {
+        offsetof(struct options, tls_cert), offsetof(struct options, tls_key),
+        offsetof(struct options, jwt_secret_file), offsetof(struct options, jwt_public_key_file),
+    };
+    static const uint64_t rights[] = {0, 0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff};
+    const struct options *options = &server->options;
+    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_ABI_QUERY);
+    if (abi < 1) return;
+    struct landlock_rules rules = {
+        .files = rights[abi > 5 ? 5 : abi],
+        .net = abi < 4 ? 0 : LANDLOCK_NET,
+        .scope = abi < 6 ? 0 : LANDLOCK_SCOPE,
+    };
+    size_t known = abi < 4 ? 8 : abi < 6 ? 16 : 24;
+    int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, known, 0);
+    if (ruleset < 0) return;
+    wall_open(ruleset, options->data, rules.files & LANDLOCK_FILES_DATA);
+    wall_open(ruleset, "/proc/self", LANDLOCK_FILES_READ);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        const struct option_list *list = (const void *)((const char *)options + lists[i]);
+        for (size_t n = 0; n < list->count; n++) {
+            char kid[TOKEN_KID_MAX + 1];
+            wall_open_file(ruleset, i < 2 ? list->at[n] : token_key_path(list->at[n], kid));
+        }
+    }
+    if (*options->admin_password_file) wall_open_file(ruleset, options->admin_password_file);
+    bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
+    close(ruleset);
+    log_line(&server->log, LOG_DEBUG, done ? "walled off by Landlock, version %ld"
+                                           : "Landlock, version %ld, refuses", abi);
+}
+
 /* Store's visitor: a user who was online when the server last ran. */
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
@@ -10668,6 +10743,7 @@ static bool server_start(struct server *server, char *err)
     server->store = store_open(&store, &server->log, &server->counters, err, USAGE_MAX);
     if (!server->store || (!drops && !server_listen(server, err))) return false;
     if (!server_sign_itself(server, err)) return false;
+    server_wall_off(server);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
     if (!store_each_open(server->store, server_restore_user, server)) {
         snprintf(err, USAGE_MAX, "--data: cannot read who was online in %s; run --check-store",

@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync } = require('node:child_process');
-const { test, lacks, startSecure, start, Authority, tempDir, tokenKey, bearer, refusedStart, connect, get, shown, until, run } = require('./lib');
+const { test, lacks, startSecure, start, Authority, tempDir, tokenKey, bearer, refusedStart, connect, get, shown, until, run, hashPassword, tryLogin } = require('./lib');
 
 const root = process.getuid() === 0;
 const skip = !root && 'not root';
@@ -84,4 +84,29 @@ test('an unknown user, and a user who is not root', async (t) => {
     { wrap: ['setpriv', `--reuid=${NOBODY}`, `--regid=${NOGROUP}`, '--clear-groups'] });
   assert.ok([1, 2].includes(result.code), JSON.stringify(result));
   assert.ok(result.stderr.includes('--user'), result.stderr);
+});
+
+test('Landlock: a file outside the directories that were named cannot be read, not even through a link', async (t) => {
+  const dir = tempDir(t);
+  const authority = new Authority(dir);
+  const [named, outside] = ['named', 'outside'].map((name) => {
+    fs.mkdirSync(path.join(dir, name));
+    return path.join(dir, name, 'password');
+  });
+  fs.writeFileSync(named, hashPassword('first'));
+  fs.writeFileSync(outside, hashPassword('second'));
+  const server = await startSecure(t, { authority, args: ['--admin-password-file', named, '--log-level', 'debug'], allow: [/./] });
+  if (!server.lines.some((line) => /walled off by Landlock/.test(line))) return t.skip('this kernel has no Landlock');
+  fs.writeFileSync(`${named}.new`, hashPassword('third'));
+  fs.renameSync(`${named}.new`, named);
+  server.signal('SIGHUP');
+  let source = 2;
+  const login = (password) => tryLogin(server, password, { localAddress: `127.0.0.${source++}` });
+  await until('a replaced file to be read', async () => (await login('third')).status === 200, { every: 100 });
+  fs.rmSync(named);
+  fs.symlinkSync(outside, named);
+  server.signal('SIGHUP');
+  await until('an error line', () => server.lines.some((line) => /level=error.*admin-password-file.*Permission denied/.test(line)));
+  assert.equal((await login('second')).status, 401);
+  assert.equal((await login('third')).status, 200, 'the old one stays');
 });
