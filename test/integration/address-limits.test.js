@@ -1,9 +1,7 @@
 'use strict';
 // What one address may take: connections, upgrades a second, places in the door.
 const assert = require('node:assert/strict');
-const { test: anyTest, sideBySide, lacks, start, startSecure, connect, refusal, rawConnect, tcp, upgrade, get, stats, until, slow } = require('./lib');
-
-const test = (name, body) => anyTest(name, lacks('--max-pending-per-address'), body);
+const { test, sideBySide, start, startSecure, connect, refusal, rawConnect, tcp, upgrade, get, stats, until, slow } = require('./lib');
 
 const from = (n) => ({ localAddress: `127.0.0.${n}` });
 

@@ -1,9 +1,7 @@
 'use strict';
 // Another site cannot act with an admin's cookie (CSRF), nor log anybody in.
 const assert = require('node:assert/strict');
-const { test: anyTest, lacks, startSecure, passwordFile, tryLogin, login, bearer, get, del, request, connect } = require('./lib');
-
-const test = (name, body) => anyTest(name, lacks('--admin-password-file'), body);
+const { test, startSecure, passwordFile, tryLogin, login, bearer, get, del, request, connect } = require('./lib');
 
 const FOREIGN = ['https://evil.test', 'null', 'http://127.0.0.1', 'http://127.0.0.1:1', 'http://127.0.0.1.evil.test', ''];
 const form = { 'Content-Type': 'application/x-www-form-urlencoded' };

@@ -4,10 +4,8 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test: anyTest, lacks, start, startSecure, passwordFile, hashPassword, tryLogin, login, cookieOf, bearer, tokenKey, get, json, request, del, connect,
+const { test, start, startSecure, passwordFile, hashPassword, tryLogin, login, cookieOf, bearer, tokenKey, get, json, request, del, connect,
   until, slow, ISO, run, tempDir } = require('./lib');
-
-const test = (name, body) => anyTest(name, lacks('--admin-password-file'), body);
 
 const PAGES = ['/admin/stats', '/admin/online-users', '/admin/users', '/metrics'];
 

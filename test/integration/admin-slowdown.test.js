@@ -1,9 +1,7 @@
 'use strict';
 // Guessing passwords is slowed down by address, and slows nobody else.
 const assert = require('node:assert/strict');
-const { test: anyTest, sideBySide, lacks, start, passwordFile, tryLogin, login, get, connect, json, until, slow, request } = require('./lib');
-
-const test = (name, body) => anyTest(name, lacks('--admin-password-file'), body);
+const { test, sideBySide, start, passwordFile, tryLogin, login, get, connect, json, until, slow, request } = require('./lib');
 
 const from = (n) => ({ localAddress: `127.0.0.${n}` });
 const retry = (answer) => Number(answer.headers['retry-after']);

@@ -1,10 +1,9 @@
 'use strict';
 // A real browser connects by wss to a certificate that it trusts, and is told what it may not do.
 const assert = require('node:assert/strict');
-const { test: anyTest, lacks, release, startSecure, startBrowser, Authority, tempDir, tokenKey, passwordFile, presence, bearer, json } = require('./lib');
+const { test: anyTest, release, startSecure, startBrowser, Authority, tempDir, tokenKey, passwordFile, presence, bearer, json } = require('./lib');
 
-const test = (name, body, needs = {}) =>
-  anyTest(name, { skip: !release && 'for the released program only', ...needs }, body);
+const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only' }, body);
 
 /** Where a server is, as a browser says it. */
 const origin = (server) => `https://localhost:${server.secure.port}`;
@@ -87,7 +86,7 @@ test('pages of other origins: by --allow-origin, or not at all', async (t) => {
   const offered = ['presence.v1', `token.${token}`];
   assert.equal((await socket(page, bySocket(allowing, 'alice'), offered)).message?.type, 'hello');
   assert.equal((await socket(page, bySocket(closed, 'alice'), offered)).code, 1006);
-}, lacks('--allow-origin'));
+});
 
 test('the admin\'s cookie: sent back, Secure, out of reach of scripts', async (t) => {
   const authority = new Authority(tempDir(t));
@@ -107,4 +106,4 @@ test('the admin\'s cookie: sent back, Secure, out of reach of scripts', async (t
   assert.equal(await status('/admin/logout', { method: 'POST' }), 204);
   assert.equal(await status('/admin/stats'), 401);
   assert.deepEqual(await context.cookies(), []);
-}, lacks('--admin-password-file'));
+});

@@ -9,7 +9,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync } = require('node:child_process');
-const { test, start, run, connect, request, heartbeat, sessions, until } = require('./lib');
+const { test, start, run, connect, request, get, heartbeat, passwordFile, login, until } = require('./lib');
 
 const root = path.join(__dirname, '../..');
 const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
@@ -83,7 +83,7 @@ function pageJson(page) {
 }
 
 /** Every piece of JSON in the README: on a line of a block, or between backticks. */
-const readmeJson = (readme) => [...readme.matchAll(/^ {4}(?:[<>] )?([[{].*)$|`(\{"[^`]*)`/gm)]
+const readmeJson = (readme) => [...readme.matchAll(/^ {4}(?:[<>] )?(\{.*|\[(?!\w+\]$).*)$|`(\{"[^`]*)`/gm)]
   .map((match) => ({ text: match[1] || match[2], at: match.index }));
 
 /** What a duration or size means, in ms or bytes: `10s`, `8 KiB`, `10,000`; a bare number is itself. */
@@ -179,7 +179,7 @@ const CHECKS = {
     const known = [...options(source), ...commands(source)].map(({ name }) => name).concat('config');
     const named = [manual, protocol].flatMap((page) => [...page.matchAll(/\bFl -([a-z-]+)/g)])
       .concat([...manual.matchAll(/^(?:\.Dl )?\$ presence .*$|^ExecStart=.*$/gm)].flatMap(([line]) => [...line.matchAll(/--([a-z-]+)/g)]))
-      .concat([...readme.matchAll(/--([a-z][a-z-]*)/g)]).map((match) => match[1]);
+      .concat([...readme.replaceAll(/^ {4}# (?!presence|head).*$/gm, '').matchAll(/--([a-z][a-z-]*)/g)]).map((match) => match[1]);
     return [...new Set(named)].filter((name) => name !== 'name' && !known.includes(name)).map((name) => `does not exist: --${name}`);
   },
 
@@ -361,7 +361,7 @@ test('docs: each check notices a change', async () => {
 
 test('docs: every option is read from the environment', async () => {
   const all = options(read('presence.c'));
-  const words = { LIST: '127.0.0.1:1,[::1]:2', FILES: '/a,/b', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
+  const words = { LIST: '127.0.0.1:1,[::1]:2', FILES: '/a,/b', ORIGINS: 'https://a.test,http://b.test:81', RANGES: '10.0.0.0/8,::1', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
   const unit = { DURATION: 'ms' };
   const env = Object.fromEntries(all.map(({ type, name, max }) => (
     [`PRESENCE_${name.toUpperCase().replaceAll('-', '_')}`, words[type] || `${max}${unit[type] || ''}`])));
@@ -382,9 +382,10 @@ function shape(value) {
 
 test('docs: the answers in presence-protocol.7 have the members of real ones', async (t) => {
   const protocol = read('man/presence-protocol.7');
-  const server = await start(t, { args: ['--sync-interval', '20ms'] });
+  const server = await start(t, { args: ['--sync-interval', '20ms', ...passwordFile(t, 'secret').args] });
+  const admin = await login(server, 'secret');
   await (await connect(server, 'gone')).close();
-  await until('history', async () => (await sessions(server, 'gone')).length);
+  await until('history', async () => (await get(server, '/admin/users/gone/sessions', admin)).json.sessions.length);
   const alice = await connect(server, 'alice');
   await heartbeat(server, 'bob');
   const id = { '/admin/users/{userId}/sessions': 'gone', '/admin/users/{userId}/connections': 'bob' };
@@ -393,8 +394,8 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
   for (const [[, method, route], text] of items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm)) {
     const answers = examples(text);
     if (!answers.length) continue;
-    const body = route === '/api/presence' ? { users: ['alice', 'carol'] } : undefined;
-    const answer = await request(server, method, route.replace('{userId}', id[route] || 'alice'), { body });
+    const body = { '/api/presence': { users: ['alice', 'carol'] }, '/admin/login': { password: 'secret' } }[method === 'POST' && route];
+    const answer = await request(server, method, route.replace('{userId}', id[route] || 'alice'), { body, headers: admin.headers });
     assert.equal(answer.status, 200, `${method} ${route}: ${answer.text}`);
     assert.ok(answers.some((one) => JSON.stringify(one) === JSON.stringify(shape(answer.json))), `${method} ${route}: ${answer.text}`);
     compared++;

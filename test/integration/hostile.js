@@ -7,7 +7,7 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { spawn } = require('node:child_process');
 const nodeTest = require('node:test');
-const { lacks, start, startSecure, startMangler, Authority, tempDir, cleanup, connect, get, shake, heartbeats, presence, until, delay,
+const { start, startSecure, startMangler, Authority, tempDir, cleanup, connect, get, shake, heartbeats, presence, until, delay,
   proc, stats } = require('./lib');
 const { startFlood } = require('./lib/flood');
 
@@ -41,7 +41,7 @@ async function measure(count, work, pause = 0) {
 }
 
 // the tool has one address, and all its connections are to stay
-const FLOOD = lacks('--max-pending-per-address').skip ? [] : ['--max-pending-per-address', '0'];
+const FLOOD = ['--max-pending-per-address', '0'];
 
 const SLOW = {
   'slow headers': ['-H', '-i', '2', '-x', '24', '-u', '/healthz'],

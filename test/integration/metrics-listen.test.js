@@ -1,9 +1,9 @@
 'use strict';
 // --metrics-listen serves measurements to anyone, and nothing else to anybody.
 const assert = require('node:assert/strict');
-const { test, lacks, start, seen, get, request, refusal, tokenKey, bearer, connect, acceptedConfig, startSecure } = require('./lib');
+const { test, start, seen, get, request, refusal, tokenKey, bearer, connect, acceptedConfig, startSecure } = require('./lib');
 
-test('metrics, health and readiness without a token; everything else is not there', lacks('--jwt-secret-file'), async (t) => {
+test('metrics, health and readiness without a token; everything else is not there', async (t) => {
   const key = tokenKey(t);
   const server = await start(t, { args: [...key.args, '--metrics-listen', '127.0.0.1:0'], listening: 1 });
   const metrics = seen(server, server.of('metrics')[0]);
@@ -24,7 +24,7 @@ test('metrics, health and readiness without a token; everything else is not ther
   assert.equal((await refusal(metrics, 'u', bearer(await key.user('u')))).status, 404);
 });
 
-test('the other ports give metrics to admins only', lacks('--jwt-secret-file'), async (t) => {
+test('the other ports give metrics to admins only', async (t) => {
   const key = tokenKey(t);
   const server = await startSecure(t, { args: [...key.args, '--metrics-listen', '127.0.0.1:0'], listening: 1 });
   for (const target of [server, server.secure]) {

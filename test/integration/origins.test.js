@@ -1,9 +1,7 @@
 'use strict';
 // Which pages may talk to us: exact origins, and the server's own; the names it answers to.
 const assert = require('node:assert/strict');
-const { test: anyTest, lacks, start, startSecure, tcp, upgrade, seen, tokenKey, bearer, get, json, request, stats, until } = require('./lib');
-
-const test = (name, body) => anyTest(name, lacks('--allow-origin'), body);
+const { test, start, startSecure, tcp, upgrade, seen, tokenKey, bearer, get, json, request, stats, until } = require('./lib');
 
 const APP = 'https://app.example.com';
 

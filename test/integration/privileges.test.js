@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync } = require('node:child_process');
-const { test, lacks, startSecure, start, Authority, tempDir, tokenKey, bearer, refusedStart, connect, get, shown, until, run, hashPassword, tryLogin } = require('./lib');
+const { test, startSecure, start, Authority, tempDir, tokenKey, bearer, refusedStart, connect, get, shown, until, run, hashPassword, tryLogin } = require('./lib');
 
 const root = process.getuid() === 0;
 const skip = !root && 'not root';
@@ -63,7 +63,7 @@ test('SIGHUP reloads what the user may read, keeps the old of what it may not', 
   assert.equal(await shown(server.secure), next.fingerprint, 'the old one stays');
 });
 
-test('files that only root may read are read before root is given up', { skip, ...lacks('--jwt-secret-file') }, async (t) => {
+test('files that only root may read are read before root is given up', { skip }, async (t) => {
   const dir = tempDir(t);
   fs.chmodSync(dir, 0o755);
   const key = tokenKey(t); // in a directory for root alone

@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, lacks, start, Authority, tempDir, refusedConfig, acceptedConfig, tokenKey, get, bearer, run } = require('./lib');
+const { test, start, Authority, tempDir, refusedConfig, acceptedConfig, tokenKey, get, bearer, run } = require('./lib');
 
 /** A file with this content in the directory. */
 const file = (dir, name, content) => {
@@ -12,7 +12,7 @@ const file = (dir, name, content) => {
   return path.join(dir, name);
 };
 
-test('beyond loopback only with a key for tokens, or --insecure', lacks('--admin-password-file'), async (t) => {
+test('beyond loopback only with a key for tokens, or --insecure', async (t) => {
   const key = tokenKey(t);
   const dir = tempDir(t);
   const one = new Authority(dir).issue('one');
@@ -34,7 +34,7 @@ test('beyond loopback only with a key for tokens, or --insecure', lacks('--admin
   assert.equal(fs.existsSync(path.join(dir, 'data')), false);
 });
 
-test('keys for tokens that are none, or too weak', lacks('--admin-password-file'), async (t) => {
+test('keys for tokens that are none, or too weak', async (t) => {
   const dir = tempDir(t);
   const ec = (curve) => crypto.generateKeyPairSync('ec', { namedCurve: curve });
   const rsa = (bits) => crypto.generateKeyPairSync('rsa', { modulusLength: bits });
@@ -73,7 +73,7 @@ test('keys for tokens that are none, or too weak', lacks('--admin-password-file'
   ]) await acceptedConfig([option, name]);
 });
 
-test('addresses, origins and ranges that are none', lacks('--admin-password-file'), async (t) => {
+test('addresses, origins and ranges that are none', async (t) => {
   for (const [option, value] of [
     ['--tls-listen', 'nowhere'], ['--redirect-listen', '127.0.0.1'], ['--metrics-listen', '1.2.3.4:99999'],
     ['--trusted-proxy', '10.0.0.0/33'], ['--trusted-proxy', '10.0.0/8'], ['--trusted-proxy', '::1/129'], ['--trusted-proxy', 'proxy.test'],

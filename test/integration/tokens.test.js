@@ -1,7 +1,7 @@
 'use strict';
 // Who may do what, by the token: every place it may come in, every algorithm, every permission.
 const assert = require('node:assert/strict');
-const { test, lacks, start, startSecure, tokenKey, bearer, connect, refusal, get, post, request, json, presence, heartbeat, batch, tcp,
+const { test, start, startSecure, tokenKey, bearer, connect, refusal, get, post, request, json, presence, heartbeat, batch, tcp,
   upgrade, until } = require('./lib');
 
 const code = (answer) => answer.json.error.code;
@@ -166,7 +166,7 @@ test('admin by a token counts only as Bearer', async (t) => {
     assert.equal((await get(server, `/admin/stats${query}`, { headers })).status, 401, JSON.stringify(Object.keys(headers)));
 });
 
-test('a browser is told by a close code: with an allowed Origin 101, then 4401 or 4403', lacks('--allow-origin'), async (t) => {
+test('a browser is told by a close code: with an allowed Origin 101, then 4401 or 4403', async (t) => {
   const key = tokenKey(t);
   const server = await startSecure(t, { args: [...key.args, '--allow-origin', 'https://app.example.com'] });
   const expired = await key.user('u', { exp: 1000 });

@@ -3,8 +3,7 @@
 
 const nodeTest = require('node:test');
 const crypto = require('node:crypto');
-const { spawnSync } = require('node:child_process');
-const { slow, binary } = require('./variant');
+const { slow } = require('./variant');
 const { remote } = require('./server');
 
 /** node's test() with a deadline; needs a server of its own. */
@@ -20,13 +19,6 @@ test.anywhere = (name, body) => nodeTest(name, { timeout: 60000 * slow }, body);
 /** Runs the tests that `body` names side by side: for those that mostly wait. */
 const sideBySide = (body) => nodeTest.describe('side by side', { concurrency: true }, body);
 
-let help;
-/** Options that skip a test as long as the program has no such option. */
-function lacks(option) {
-  help ??= spawnSync(binary, ['--help'], { encoding: 'utf8' }).stdout || '';
-  return help.includes(option) ? {} : { skip: `no ${option} yet` };
-}
-
 /** A user id that no other test or run uses. */
 const unique = (name) => `${name}-${crypto.randomBytes(4).toString('hex')}`;
 
@@ -34,7 +26,6 @@ module.exports = {
   test,
   sideBySide,
   unique,
-  lacks,
   ...require('./variant'),
   ...require('./wait'),
   ...require('./server'),
