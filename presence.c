@@ -9819,7 +9819,7 @@ static enum error gate_check(struct server *server, enum who who, struct http_re
     enum token_problem problem = TOKEN_NONE;
     if (!session_opens(server, text, wall_ms, token)) {
         struct secrets *secrets = secrets_take(server);
-        if (!text.len) text = request_token(request->raw, who == WHO_ADMIN, room);
+        text = request_token(request->raw, who == WHO_ADMIN, room);
         problem = token_verify(&secrets->keys, text, wall_ms, server->options.jwt_issuer,
                                server->options.jwt_audience, token);
         secrets_drop(secrets);
@@ -10621,7 +10621,7 @@ static bool server_become_user(const struct options *options, char *err)
     return false;
 }
 
-/* What Landlock (landlock(7), Linux 5.13) is asked for; its header is not on every build machine. */
+/* What Landlock (landlock(7), Linux 5.13) is asked for: its header is not everywhere. */
 enum {
     LANDLOCK_FILES_READ = 1 << 2,       /* read a file */
     LANDLOCK_FILES_DATA = 0x412e,       /* and write, truncate, make, remove it, read a directory */
@@ -10652,8 +10652,8 @@ static void wall_open(int ruleset, const char *path, uint64_t files)
 static void wall_open_file(int ruleset, const char *path)
 {
     char text[PATH_MAX];
-    if (strlen(path) < sizeof text) wall_open(ruleset, dirname(strcpy(text, path)),
-                                              LANDLOCK_FILES_READ);
+    if (strlen(path) < sizeof text)
+        wall_open(ruleset, dirname(strcpy(text, path)), LANDLOCK_FILES_READ);
     if (realpath(path, text)) wall_open(ruleset, dirname(text), LANDLOCK_FILES_READ);
 }
 

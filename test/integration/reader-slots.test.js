@@ -23,7 +23,7 @@ const PATHS = [
 ];
 
 test('S01 300 reads side by side', async (t) => {
-  const server = await start(t);
+  const server = await start(t, { args: ['--max-pending-per-address', '0'] });
   await heartbeat(server, 'u');
   const client = await connect(server, 'gone');
   await client.close();
