@@ -48,12 +48,12 @@
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address, and the admin's sessions, each under its lock; counters
+ * who uses them; what is counted by address and the admin's sessions, each under its lock; counters
  * and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; shakers.lock; password_turn, while which is held address_lock
- * may be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; shakers.lock; password_turn, under which address_lock may be
+ * taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
