@@ -52,8 +52,8 @@
  * and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; shakers.lock; password_turn, under which address_lock may be
- * taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; shakers.lock; password_turn, under which address_lock may
+ * be taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
