@@ -27,9 +27,9 @@
 
 /* ==== Random ==== */
 
-/* For PSA alone: everything else has getrandom(), which takes 0.6 us just as these do. */
-#define MBEDTLS_ENTROPY_C
-#define MBEDTLS_CTR_DRBG_C
+/* From the kernel, see mbedtls_seam.c. The library's own generator opens /dev/urandom each time it
+ * wants new entropy, which may be out of reach by then, and is no faster. */
+#define MBEDTLS_PSA_CRYPTO_EXTERNAL_RNG
 
 /* ==== Ciphers and hashes ==== */
 

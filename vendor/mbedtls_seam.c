@@ -1,9 +1,12 @@
-/* mbedtls_seam.c - the one file that knows Mbed TLS from the inside; see mbedtls_seam.h. */
+/* mbedtls_seam.c - the one file that knows Mbed TLS from the inside, see mbedtls_seam.h; and where its
+ * random numbers come from. */
 
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "ssl_misc.h"
 #include <mbedtls/platform.h>
@@ -96,4 +99,20 @@ void seam_tls_forget(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
 {
 	if (kept->in) mbedtls_zeroize_and_free(kept->in, MBEDTLS_SSL_IN_BUFFER_LEN);
 	kept->in = ssl->in_buf = ssl->out_buf = NULL;
+}
+
+/* PSA's random numbers: see MBEDTLS_PSA_CRYPTO_EXTERNAL_RNG in mbedtls_config.h. */
+psa_status_t mbedtls_psa_external_get_random(mbedtls_psa_external_random_context_t *context,
+                                             uint8_t *output, size_t output_size,
+                                             size_t *output_length)
+{
+	(void)context;
+	size_t got = 0;
+	while (got < output_size) {
+		ssize_t n = getrandom(output + got, output_size - got, 0);
+		if (n < 0 && errno != EINTR) return PSA_ERROR_INSUFFICIENT_ENTROPY;
+		if (n > 0) got += (size_t)n;
+	}
+	*output_length = got;
+	return PSA_SUCCESS;
 }

@@ -114,7 +114,9 @@ load() {
 set_command() {
     case $1 in
     presence | control)
-        COMMAND=("$PRESENCE" --listen 127.0.0.1:0 --data "$TMP/$1" "${OPTIONS[@]}")
+        # all the load has one address: it is counted, but never too much
+        COMMAND=("$PRESENCE" --listen 127.0.0.1:0 --data "$TMP/$1"
+            --max-pending-per-address 1000000 "${OPTIONS[@]}")
         [ -z "$CERTIFICATE" ] || COMMAND+=(--tls-listen 127.0.0.1:0
             --tls-cert "$CERTIFICATE.crt" --tls-key "$CERTIFICATE.key")
         ;;

@@ -3,6 +3,7 @@ const assert = require('node:assert/strict');
 const {
   test,
   start,
+  run,
   tcp,
   connect,
   rawConnect,
@@ -113,3 +114,8 @@ test(
     });
   },
 );
+
+test('random numbers need no file: behind Landlock every handshake failed from the ten thousandth on', async () => {
+  const { code, stdout, stderr } = await run(['--check-config'], { wrap: ['sh', '-c', 'ulimit -n 3; exec "$@"', 'sh'] });
+  assert.deepEqual([code, stdout, stderr], [0, 'configuration ok\n', '']);
+});
