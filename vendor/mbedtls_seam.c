@@ -1,5 +1,5 @@
-/* mbedtls_seam.c - the one file that knows Mbed TLS from the inside, see mbedtls_seam.h; and where its
- * random numbers come from. */
+/* mbedtls_seam.c - the one file that knows Mbed TLS from the inside, see mbedtls_seam.h; and where
+ * its random numbers come from. */
 
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS
 

@@ -4,12 +4,11 @@
  *   musl-gcc -O2 -static -I MBEDTLS/include -I vendor '-DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>' \
  *       -o tls_bare tls_bare.c vendor.a
  *
- *   tls_bare CERTIFICATE KEY [THREADS [drbg]]
+ *   tls_bare CERTIFICATE KEY [THREADS]
  *
  * Every thread has its own epoll set and its own listening socket on the same port of 127.0.0.1
  * (SO_REUSEPORT). It shakes hands, TLS 1.2 or 1.3, full or resumed by ticket, answers `ping` with
- * `pong`, and holds the connection until the peer ends it. Random bytes come from getrandom(), with
- * `drbg` from a CTR_DRBG behind a lock. It ends with a signal, or after LIFETIME seconds.
+ * `pong`, and holds the connection until the peer ends it. It ends with a signal, or after LIFETIME seconds.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,8 +26,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <mbedtls/ctr_drbg.h>
-#include <mbedtls/entropy.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/ssl.h>
 #include <mbedtls/ssl_ticket.h>
@@ -48,9 +45,6 @@ static struct {
     mbedtls_ssl_ticket_context ticket;
     mbedtls_x509_crt certificate;
     mbedtls_pk_context key;
-    mbedtls_entropy_context entropy;
-    mbedtls_ctr_drbg_context drbg;
-    int (*random)(void *, unsigned char *, size_t);
     int port;
 } server;
 
@@ -67,7 +61,7 @@ static int random_kernel(void *unused, unsigned char *out, size_t size)
     (void)unused;
     while (size) {
         ssize_t got = getrandom(out, size, 0);
-        if (got < 0 && errno != EINTR) return MBEDTLS_ERR_ENTROPY_SOURCE_FAILED;
+        if (got < 0 && errno != EINTR) return MBEDTLS_ERR_SSL_NO_RNG;
         if (got > 0) out += got, size -= (size_t)got;
     }
     return 0;
@@ -88,7 +82,7 @@ static int transport_receive(void *context, unsigned char *bytes, size_t size)
 }
 
 /* Reads the files and sets up what all connections share. */
-static void server_prepare(const char *certificate, const char *key, int drbg)
+static void server_prepare(const char *certificate, const char *key)
 {
     mbedtls_ssl_config *c = &server.config;
     psa_status_t status = psa_crypto_init();
@@ -98,23 +92,17 @@ static void server_prepare(const char *certificate, const char *key, int drbg)
     mbedtls_ssl_ticket_init(&server.ticket);
     mbedtls_x509_crt_init(&server.certificate);
     mbedtls_pk_init(&server.key);
-    mbedtls_entropy_init(&server.entropy);
-    mbedtls_ctr_drbg_init(&server.drbg);
-    server.random = drbg ? mbedtls_ctr_drbg_random : random_kernel;
-    if (drbg && (code = mbedtls_ctr_drbg_seed(&server.drbg, mbedtls_entropy_func, &server.entropy,
-                                              NULL, 0)))
-        die("mbedtls_ctr_drbg_seed", code);
     if ((code = mbedtls_x509_crt_parse_file(&server.certificate, certificate)))
         die(certificate, code);
-    if ((code = mbedtls_pk_parse_keyfile(&server.key, key, NULL, server.random, &server.drbg)))
+    if ((code = mbedtls_pk_parse_keyfile(&server.key, key, NULL, random_kernel, NULL)))
         die(key, code);
     if ((code = mbedtls_ssl_config_defaults(c, MBEDTLS_SSL_IS_SERVER, MBEDTLS_SSL_TRANSPORT_STREAM,
                                             MBEDTLS_SSL_PRESET_DEFAULT)) ||
         (code = mbedtls_ssl_conf_own_cert(c, &server.certificate, &server.key)) ||
-        (code = mbedtls_ssl_ticket_setup(&server.ticket, server.random, &server.drbg,
+        (code = mbedtls_ssl_ticket_setup(&server.ticket, random_kernel, NULL,
                                          MBEDTLS_CIPHER_AES_256_GCM, TICKET_LIFETIME)))
         die("configuration", code);
-    mbedtls_ssl_conf_rng(c, server.random, &server.drbg);
+    mbedtls_ssl_conf_rng(c, random_kernel, NULL);
     mbedtls_ssl_conf_session_tickets_cb(c, mbedtls_ssl_ticket_write, mbedtls_ssl_ticket_parse,
                                         &server.ticket);
 }
@@ -196,7 +184,7 @@ int main(int argc, char **argv)
     struct rlimit limit;
     pthread_t thread;
     if (argc < 3 || threads < 1 || threads > THREADS_MAX) {
-        fprintf(stderr, "usage: tls_bare CERTIFICATE KEY [THREADS [drbg]]\n");
+        fprintf(stderr, "usage: tls_bare CERTIFICATE KEY [THREADS]\n");
         return 2;
     }
     alarm(LIFETIME);
@@ -204,7 +192,7 @@ int main(int argc, char **argv)
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
-    server_prepare(argv[1], argv[2], argc > 4 && !strcmp(argv[4], "drbg"));
+    server_prepare(argv[1], argv[2]);
     for (int i = 0; i < threads; i++) fds[i] = server_listen();
     for (int i = 1; i < threads; i++)
         if (pthread_create(&thread, NULL, serve, (void *)(long)fds[i])) die("thread", 0);
