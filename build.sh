@@ -362,6 +362,8 @@ licenses_text() {
     cat $SRC/lmdb/libraries/liblmdb/{COPYRIGHT,LICENSE}
     printf '\n======== Mbed TLS (used under the Apache License) ========\n\n'
     sed '/GNU GENERAL PUBLIC LICENSE/,$d' $SRC/mbedtls/LICENSE
+    printf '\n======== Mbed TLS: its X25519 (Project Everest), under the same licence ========\n\n'
+    sed -n '1,2p' $SRC/mbedtls/3rdparty/everest/library/Hacl_Curve25519.c
     printf '\n======== musl ========\n\n'
     musl_notice
 }
@@ -392,7 +394,8 @@ prepare() {
     link_kernel_headers
     generate_assets >$GEN/assets.tmp
     replace $GEN/assets.tmp $GEN/assets.inc
-    [ ! -f $GEN/licenses.inc ] || [ $SRC/.stamp -nt $GEN/licenses.inc ] || return 0
+    [ ! -f $GEN/licenses.inc ] || [ $SRC/.stamp -nt $GEN/licenses.inc ] ||
+        [ build.sh -nt $GEN/licenses.inc ] || return 0
     licenses_text >$GEN/licenses.txt
     generate_licenses >$GEN/licenses.tmp
     mv $GEN/licenses.tmp $GEN/licenses.inc
