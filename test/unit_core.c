@@ -400,7 +400,8 @@ static void model_restart(struct model *m, bool clean)
 static void model_check(struct model *m)
 {
     size_t live = 0, cached = 0, links = 0;
-    int joins[MODEL_USERS] = {0}, leaves[MODEL_USERS] = {0}, changes[MODEL_USERS] = {0}, others[MODEL_USERS] = {0};
+    int joins[MODEL_USERS] = {0}, leaves[MODEL_USERS] = {0}, changes[MODEL_USERS] = {0};
+    int others[MODEL_USERS] = {0};
     uint64_t sequence = m->table.sequence - m->table.transition_count;
     for (size_t i = 0; i < m->table.transition_count; i++) {
         const struct transition *t = &m->table.transitions[i];
