@@ -22,13 +22,13 @@
  *   9. Store: records, reads       open, short read transactions, commands
  *  10. Store: writer               one thread, one transaction a batch
  *  11. Timers                      a wheel over `now`; pure
- *  12. Presence table              users, connections, stays, transitions; pure
+ *  12. Presence table              users, connections, stays, transitions, events; pure
  *  13. WebSocket codec             bytes to frames, frames to bytes; pure
  *  14. HTTP messages               where a request ends, the text of an answer; pure
  *  15. Event loop                  epoll and an inbox
  *  16. TLS                         certificates, and what a connection has of TLS
  *  17. Transport                   a socket that never waits, plain or TLS
- *  18. Hub                         all WebSockets, the table's only writer
+ *  18. Hub                         all WebSockets and streams, the table's only writer
  *  19. Door                        accept, whole requests, deadlines
  *  20. Assets                      the files of web/
  *  21. HTTP API                    request to response
@@ -42,7 +42,8 @@
  *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
  *             client, hold no WebSocket, and wait for the hub only when they ask it to change
  *             something.
- *   hub       every WebSocket; the only one to change the presence table.
+ *   hub       every WebSocket and every stream of events; the only one to change the presence
+ *             table.
  *   writer    the only one to write LMDB.
  * One owner a datum; hand-over is a call in the owner's inbox (section 15). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
@@ -60,6 +61,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
+ *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
+ *     once; a stream that comes back misses none, or is told to begin again.
  *
  * The protocol in ten lines (presence-protocol(7) has it all):
  *   GET /ws/presence/alice, upgraded      -> {"type":"hello","user_id":"alice",...}
@@ -1317,7 +1320,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
     X(history, DURATION, "history", "30d", 0, 3153600000000, "TIME", "Store",                      \
-      "ended stays and samples are kept this long; 0: for ever")                                               \
+      "ended stays and samples are kept this long; 0: for ever")                                   \
     X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
       "address space first given to the store; it doubles by itself when full")                    \
     X(max_connections, COUNT, "max-connections", "0", 0, 10000000, "N", "Limits",                  \
@@ -2439,8 +2442,8 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
  *
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `samples` minute -> users and connections, `meta`
- * schema, boots, alive, clean. Numbers are little-endian; only times in keys are big-endian, so that
- * keys sort by them. `samples` came later: a store without it gets it from the next server.
+ * schema, boots, alive, clean. Numbers are little-endian; only times in keys are big-endian, so
+ * that keys sort by them. `samples` came later: a store without it gets it from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -5473,7 +5476,7 @@ static bool position_parse(struct span text, struct position *out)
     return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
-/* Appends the member "position" of an answer, as the first one. */
+/* Appends the member "position" of an answer, without a comma. */
 static void position_write(struct buffer *out, struct position position)
 {
     char text[POSITION_TEXT];
@@ -5488,16 +5491,17 @@ static void event_write(struct buffer *out, uint32_t epoch, const struct transit
     char position[POSITION_TEXT];
     position_text((struct position){epoch, t->sequence}, position);
     view_transition(&view, t, now);
-    buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\",\"user\":",
+    buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\"",
                  position, position, TRANSITION_NAMES[t->kind]);
+    buffer_text(out, ",\"user\":");
     view_write_user(out, &view);
     if (t->kind == TRANSITION_LEAVE)
         buffer_print(out, ",\"reason\":\"%s\"}\n\n", REASON_NAMES[t->reason]);
     else buffer_text(out, ",\"reason\":null}\n\n");
 }
 
-/* The last events as text. All readers share it: each has only a place in it. Bytes are counted from
- * the first one ever added; byte n is at n & (size - 1), and an event begins at
+/* The last events as text. All readers share it: each has only a place in it. Bytes are counted
+ * from the first one ever added; byte n is at n & (size - 1), and an event begins at
  * starts[sequence & (slots - 1)]. Both grow as they fill. */
 struct events {
     size_t limit;         /* events kept although nobody is behind them */
@@ -5539,7 +5543,8 @@ static void events_grow_bytes(struct events *e, size_t need)
     if (size == e->size) return;
     char *bytes = mem_new(size);
     for (uint64_t at = from; at < e->end;) {
-        size_t here = (size_t)at & (e->size - 1), there = (size_t)at & (size - 1), n = e->size - here;
+        size_t here = (size_t)at & (e->size - 1), there = (size_t)at & (size - 1);
+        size_t n = e->size - here;
         if (n > e->end - at) n = (size_t)(e->end - at);
         if (n > size - there) n = size - there;
         memcpy(bytes + there, e->bytes + here, n);
@@ -5586,8 +5591,8 @@ static void events_trim(struct events *e, uint64_t behind)
     while (e->next - e->first > e->limit && events_start(e, e->first + 1) <= behind) e->first++;
 }
 
-/* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or if
- * it has not come yet. */
+/* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or
+ * if it has not come yet. */
 static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
 {
     if (sequence >= e->next || sequence + 1 < e->first) return false;
@@ -7107,9 +7112,9 @@ static void wire_close(struct wire *wire)
 
 /* ==== 18. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
- * It adopts connections from the workers, decodes frames, watches for silence, hands what changed to
- * the store's writer and tells the streams of it. Nothing is freed inside its own handler: the dead wait for the end
- * of the turn. Nothing here waits but loop_wait. */
+ * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
+ * to the store's writer and tells the streams of it. Nothing is freed inside its own handler: the
+ * dead wait for the end of the turn. Nothing here waits but loop_wait. */
 
 /* Of a connection; in link.state. */
 enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
@@ -7740,7 +7745,8 @@ static void stream_event(struct server *server, struct stream *s, struct instant
         connection_end(server, c, now, END_DROPPED);
 }
 
-/* A stream's timer: ends one whose token has run out, sends a comment where nothing else was sent. */
+/* A stream's timer: ends one whose token has run out, sends a comment where nothing else was
+ * sent. */
 static void stream_timer(struct server *server, struct stream *s, struct instant now)
 {
     struct connection *c = &s->c;
@@ -9393,8 +9399,8 @@ static enum error api_stats(struct server *server, const struct http_request *re
     buffer_print(out, ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64
                       "}",
                  t.live + t.cached, t.live, t.cached, t.store.users);
-    buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64 ",\"streams\":%" PRId64
-                      ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
+    buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
+                      ",\"streams\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
                  t.connections, t.sockets, t.streams, t.pending, server->max_connections);
     buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64
                       "}",
@@ -9483,8 +9489,8 @@ static bool events_wanted(const struct server *server, const struct http_request
     return position.epoch == server->epoch;
 }
 
-/* GET /admin/events: every change as it happens, as Server-Sent Events. The answer is only its head;
- * the connection goes to the hub, which sends the rest. */
+/* GET /admin/events: every change as it happens, as Server-Sent Events. The answer is only its
+ * head; the connection goes to the hub, which sends the rest. */
 static enum error api_events(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
