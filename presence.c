@@ -23,13 +23,13 @@
  *  10. Store: writer               one thread, one transaction a batch
  *  11. Timers                      a wheel over `now`; pure
  *  12. Addresses                   what is counted by address, for limits; pure
- *  13. Presence table              users, connections, stays, transitions; pure
+ *  13. Presence table              users, connections, stays, transitions, events; pure
  *  14. WebSocket codec             bytes to frames, frames to bytes; pure
  *  15. HTTP messages               where a request ends, the text of an answer; pure
  *  16. Event loop                  epoll and an inbox
  *  17. TLS                         certificates, and what a connection has of TLS
  *  18. Transport                   a socket that never waits, plain or TLS
- *  19. Hub                         all WebSockets, the table's only writer
+ *  19. Hub                         all WebSockets and streams, the table's only writer
  *  20. Door                        accept, whole requests, deadlines
  *  21. Assets                      the files of web/
  *  22. HTTP API                    request to response
@@ -43,7 +43,8 @@
  *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
  *             client, hold no WebSocket, and wait for the hub only when they ask it to change
  *             something.
- *   hub       every WebSocket; the only one to change the presence table.
+ *   hub       every WebSocket and every stream of events; the only one to change the presence
+ *             table.
  *   writer    the only one to write LMDB.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
@@ -63,6 +64,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
+ *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
+ *     once; a stream that comes back misses none, or is told to begin again.
  *
  * The protocol in ten lines (presence-protocol(7) has it all):
  *   GET /ws/presence/alice, upgraded      -> {"type":"hello","user_id":"alice",...}
@@ -154,6 +157,13 @@ enum {
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
+    SAMPLE_MS = 60000,             /* how often users and connections are counted for history */
+    HISTORY_HOURS_MAX = 720,       /* of one GET /admin/history */
+    HISTORY_HOURS_DEFAULT = 24,
+    STREAM_RETRY_MS = 2000,        /* a client of a stream waits this long before it comes back */
+    STREAM_SILENCE_MS = 15000,     /* a comment is sent when a stream was silent this long */
+    STREAM_GONE_MS = 120000,       /* TCP gives a client up that takes nothing for this long */
+    EVENTS_KEEP_MS = 3600000,      /* without a stream events are kept this much longer */
     THREAD_STACK = 128 * 1024,     /* musl's default is small; all our own threads get this much */
 };
 
@@ -295,6 +305,8 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
     X(too_fast, "too_fast_total", "WebSocket connections closed for too many messages")            \
     X(messages, "messages_total", "WebSocket messages received")                                   \
     X(pings_sent, "pings_sent_total", "pings sent to silent connections")                          \
+    X(streams_opened, "streams_total", "streams of events opened")                                 \
+    X(streams_dropped, "streams_dropped_total", "streams dropped for --max-stream-buffer")         \
     X(joins, "joins_total", "users who came online")                                               \
     X(leaves, "leaves_total", "users who went offline")                                            \
     X(status_changes, "status_changes_total", "users whose status changed")                        \
@@ -1617,11 +1629,11 @@ static void json_write_key(struct buffer *b, const char *name)
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
     X(history, DURATION, "history", "30d", 0, 3153600000000, "TIME", "Store",                      \
-      "ended stays are kept this long; 0: for ever")                                               \
+      "ended stays and samples are kept this long; 0: for ever")                                   \
     X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
       "address space first given to the store; it doubles by itself when full")                    \
     X(max_connections, COUNT, "max-connections", "0", 0, 10000000, "N", "Limits",                  \
-      "WebSocket connections in all; 0: what the descriptor limit allows")                         \
+      "WebSocket connections and streams in all; 0: what the descriptor limit allows")             \
     X(max_per_user, COUNT, "max-connections-per-user", "32", 1, 60000, "N", "Limits",              \
       "WebSocket connections of one user")                                                         \
     X(max_per_address, COUNT, "max-connections-per-address", "0", 0, 10000000, "N", "Limits",      \
@@ -1638,6 +1650,10 @@ static void json_write_key(struct buffer *b, const char *name)
     X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
+    X(events, COUNT, "events", "10000", 0, 1000000, "N", "Limits",                                 \
+      "changes kept in memory for streams that come back, once there was one")                     \
+    X(max_stream, SIZE, "max-stream-buffer", "1m", 4096, 1073741824, "BYTES", "Limits",            \
+      "a stream for which more than this waits is dropped")                                        \
     X(log_level, LEVEL, "log-level", "info", 0, 3, "LEVEL", "Log", "error, warn, info or debug")   \
     X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
 
@@ -2930,8 +2946,9 @@ static void session_revoke(struct session_keys *keys, struct span text, int64_t 
  * (one server at a time). Any thread reads; a read transaction ends before its answer is used.
  *
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
- * `open` ids of the users whose stay is open, `meta` schema, boots, alive, clean. Numbers are
- * little-endian; only the start in a session's key is big-endian, so that keys sort by time.
+ * `open` ids of the users whose stay is open, `samples` minute -> users and connections, `meta`
+ * schema, boots, alive, clean. Numbers are little-endian; only times in keys are big-endian, so
+ * that keys sort by them. `samples` came later: a store without it gets it from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -2947,6 +2964,7 @@ enum {
     STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
+    STORE_SAMPLE_BYTES = 9,
     STORE_KEY_MAX = USER_ID_MAX + 9,
     STORE_PATH = PATH_MAX + 64,
 };
@@ -2976,6 +2994,12 @@ struct session_record {
     uint8_t address[16]; /* IPv6, IPv4 as v4-mapped; all zero: unknown */
 };
 
+/* How many there were at the begin of a minute. */
+struct sample {
+    int64_t at; /* wall ms */
+    uint32_t users, connections;
+};
+
 struct store_batch;
 
 /* Lock order: turn before gate; lock is held with neither. */
@@ -2987,6 +3011,7 @@ struct store {
     int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
     MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
     MDB_dbi users, sessions, open, meta;
+    MDB_dbi samples;       /* 0: an older store that only commands have opened */
     MDB_txn *snapshot;     /* commands: the transaction of all their reads */
     pthread_rwlock_t gate; /* shared: a read transaction is open; exclusive: the map moves */
     pthread_mutex_t turn;  /* held while gate is being taken: readers cannot keep the writer out */
@@ -3111,6 +3136,28 @@ static bool store_decode_session(MDB_val key, MDB_val value, struct span *id,
     return r->from >= 0 && r->reason < REASON_COUNT;
 }
 
+/* The bytes of a sample's key and value. */
+static void store_encode_sample(const struct sample *s, uint8_t key[8],
+                                uint8_t out[STORE_SAMPLE_BYTES])
+{
+    put_be64(key, (uint64_t)s->at);
+    store_put_le(&out, 1, 1);
+    store_put_le(&out, s->users, 4);
+    store_put_le(&out, s->connections, 4);
+}
+
+/* Reads a sample; false, with *s undefined, if the bytes are none of version 1. */
+static bool store_decode_sample(MDB_val key, MDB_val value, struct sample *s)
+{
+    const uint8_t *at = value.mv_data;
+    if (key.mv_size != 8 || value.mv_size != STORE_SAMPLE_BYTES) return false;
+    if (store_take_le(&at, 1) != 1) return false;
+    s->at = (int64_t)get_be64(key.mv_data);
+    s->users = (uint32_t)store_take_le(&at, 4);
+    s->connections = (uint32_t)store_take_le(&at, 4);
+    return s->at >= 0;
+}
+
 /* ---- The check: LMDB's file format (data version 1), read from the outside ---- */
 
 struct lmdb_tree {
@@ -3151,6 +3198,7 @@ enum {
 
 /* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
 enum tree_name {
+    TREE_SAMPLES,
     TREE_SESSIONS,
     TREE_USERS,
     TREE_OPEN,
@@ -3159,7 +3207,7 @@ enum tree_name {
     TREE_FREE,
     TREE_MAIN
 };
-static const char *const TREE_NAMES[] = {"sessions", "user_presence", "open", "meta"};
+static const char *const TREE_NAMES[] = {"samples", "sessions", "user_presence", "open", "meta"};
 
 /* One check of one file. */
 struct store_check {
@@ -3168,6 +3216,7 @@ struct store_check {
     size_t page_size, file_size;
     struct lmdb_meta meta;
     struct lmdb_tree trees[TREE_NAMED];
+    unsigned found; /* a bit for every tree that has its name in the main tree */
     int64_t deadline; /* clock_mono_ms() to stop at; 0: read everything */
     uint8_t *seen;    /* a bit for every page that has its place */
     struct store_why why;
@@ -3282,6 +3331,7 @@ static bool check_take_tree(struct store_check *c, const struct lmdb_node *node,
         if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, node->key_len)) continue;
         if (node->flags != LMDB_NODE_TREE || node->low != sizeof c->trees[i] || node->high) break;
         memcpy(&c->trees[i], name + node->key_len, sizeof c->trees[i]);
+        c->found |= 1u << i;
         return true;
     }
     return store_refuse(c->why,
@@ -3423,7 +3473,8 @@ static bool check_trees(struct store_check *c)
     for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
     c->seen = mem_new(c->meta.last_page / 8 + 1);
     bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
-    if (ok && c->entries != TREE_NAMED)
+    const unsigned all = (1u << TREE_NAMED) - 1; /* an older store has no samples */
+    if (ok && (c->found | 1u << TREE_SAMPLES) != all)
         ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
     for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
         ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
@@ -3522,14 +3573,17 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens the four databases in a transaction. */
+/* Opens the databases in a transaction; without MDB_CREATE an older store may lack the samples. */
 static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 {
     int rc = mdb_dbi_open(txn, TREE_NAMES[TREE_USERS], flags, &st->users);
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SESSIONS], flags, &st->sessions);
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_OPEN], flags, &st->open);
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
-    return rc;
+    if (rc) return rc;
+    rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SAMPLES], flags, &st->samples);
+    if (rc == MDB_NOTFOUND) st->samples = 0;
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
 /* Forgets the map; nobody may be reading. */
@@ -3761,6 +3815,32 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
     return -1;
 }
 
+/* Copies up to max samples of the wall times from `from` to `to`, the oldest first. Their number;
+ * -1 if the read failed, which is logged. */
+static int store_samples(struct store *st, int64_t from, int64_t to, struct sample *out, int max)
+{
+    uint8_t bytes[8];
+    MDB_cursor *cursor;
+    MDB_val key = {sizeof bytes, bytes}, value;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return -1;
+    put_be64(bytes, from < 0 ? 0 : (uint64_t)from);
+    int n = 0, rc = st->samples ? mdb_cursor_open(txn, st->samples, &cursor) : MDB_NOTFOUND;
+    if (!rc) {
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+            if (!store_decode_sample(key, value, &out[n])) rc = MDB_CORRUPTED;
+            if (rc || out[n].at > to) break;
+            n++;
+        }
+        mdb_cursor_close(cursor);
+    }
+    store_end_read(st, txn);
+    if (!rc || rc == MDB_NOTFOUND) return n;
+    store_log_read(st, rc);
+    return -1;
+}
+
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
@@ -3820,6 +3900,7 @@ static void store_stats(struct store *st, struct store_stats *out)
 enum {
     STORE_RETRY_MS = 1000,
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age */
+    STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
     STORE_RESTORE_BATCH = 10000, /* records a transaction */
     STORE_DUMP_LINE = 2048,      /* longest line of a dump */
 };
@@ -3828,16 +3909,17 @@ enum {
  * the hub's again. Zeroed is empty; buffer_free(&ops) ends it. */
 struct store_batch {
     struct buffer ops;
-    size_t users, sessions;
+    size_t users, sessions, samples;
 };
 
 /* One piece of it; id_len bytes follow. */
 struct store_op {
-    enum { STORE_USER, STORE_SESSION, STORE_WHOLE_USER, STORE_WHOLE_SESSION } kind;
+    enum { STORE_USER, STORE_SESSION, STORE_WHOLE_USER, STORE_WHOLE_SESSION, STORE_SAMPLE } kind;
     uint8_t id_len;
     union {
         struct user_record user;
         struct session_record session;
+        struct sample sample;
     } as;
 };
 
@@ -3876,10 +3958,24 @@ static void store_batch_session(struct store_batch *b, struct span id,
     store_batch_add(b, id, &op);
 }
 
+/* Adds a sample; another one of the same minute is replaced. */
+static void store_batch_sample(struct store_batch *b, const struct sample *sample)
+{
+    struct store_op op = {.kind = STORE_SAMPLE, .as.sample = *sample};
+    buffer_add(&b->ops, &op, sizeof op);
+    b->samples++;
+}
+
+/* How many pieces there are. */
+static size_t store_batch_count(const struct store_batch *b)
+{
+    return b->users + b->sessions + b->samples;
+}
+
 /* Empties a batch that is not under way; its memory stays for the next. */
 static void store_batch_clear(struct store_batch *b)
 {
-    b->ops.len = b->users = b->sessions = 0;
+    b->ops.len = b->users = b->sessions = b->samples = 0;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -3978,6 +4074,15 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     return rc;
 }
 
+/* Puts a sample. */
+static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
+{
+    uint8_t at[8], bytes[STORE_SAMPLE_BYTES];
+    store_encode_sample(sample, at, bytes);
+    MDB_val key = {sizeof at, at}, value = {sizeof bytes, bytes};
+    return mdb_put(txn, st->samples, &key, &value, 0);
+}
+
 /* Applies one piece of a batch. */
 static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op, struct span id)
 {
@@ -3986,6 +4091,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, false);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
+    case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
     }
     return EINVAL;
 }
@@ -4013,6 +4119,24 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Removes samples older than that wall time, at most STORE_SWEEP_SAMPLES. */
+static int store_sweep_samples(struct store *st, MDB_txn *txn, int64_t before)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    int rc = mdb_cursor_open(txn, st->samples, &cursor);
+    if (rc) return rc;
+    for (int i = 0; !rc && i < STORE_SWEEP_SAMPLES; i++) {
+        struct sample sample;
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+        if (!rc && !store_decode_sample(key, value, &sample)) rc = MDB_CORRUPTED;
+        if (rc || sample.at >= before) break;
+        rc = mdb_cursor_del(cursor, 0);
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 /* What one commit is made of. */
 struct store_commit {
     const struct store_batch *batch; /* or NULL */
@@ -4034,6 +4158,7 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         at += op.id_len;
     }
     if (!rc && history) rc = store_sweep(st, txn, now - history);
+    if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
 }
@@ -4114,7 +4239,7 @@ static int store_write(struct store *st, const struct store_batch *batch, bool c
         count_one(&st->counters->store_failures);
     } else {
         count_one(&st->counters->store_commits);
-        count_many(&st->counters->store_records, batch ? batch->users + batch->sessions : 0);
+        count_many(&st->counters->store_records, batch ? store_batch_count(batch) : 0);
     }
     return rc;
 }
@@ -4316,12 +4441,15 @@ static bool store_migrate(struct store *st, uint64_t schema, struct store_why wh
     return true;
 }
 
-/* Work: one more server has opened the store, and did not stop yet. */
+/* Work: one more server has opened the store, and did not stop yet. An older store gets what it
+ * lacks. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
     uint64_t boots, alive, clean;
-    int rc = store_get_number(st, txn, "boots", 8, &boots);
+    int rc = store_open_databases(st, txn, MDB_CREATE);
+    if (rc) return rc;
+    rc = store_get_number(st, txn, "boots", 8, &boots);
     if (rc) return rc;
     rc = store_get_number(st, txn, "alive", 8, &alive);
     if (rc && rc != MDB_NOTFOUND) return rc;
@@ -4616,6 +4744,22 @@ static const char *tally_sessions(struct store *st, struct store_tally *n)
     return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
 }
 
+/* Reads every sample; what is wrong, or NULL. */
+static const char *tally_samples(struct store *st)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct sample sample;
+    bool wrong = false;
+    int rc = st->samples ? mdb_cursor_open(st->snapshot, st->samples, &cursor) : MDB_NOTFOUND;
+    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
+        wrong = !store_decode_sample(key, value, &sample);
+    mdb_cursor_close(cursor);
+    if (wrong) return "a sample is damaged";
+    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+}
+
 /* --check-store: reads everything; `store ok: N users, M sessions, K open` on out. */
 static int store_command_check(const char *dir, FILE *out, FILE *err)
 {
@@ -4627,6 +4771,7 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     if (!st) return 1;
     const char *wrong = tally_users(st, &n);
     if (!wrong) wrong = tally_sessions(st, &n);
+    if (!wrong) wrong = tally_samples(st);
     store_close(st);
     if (wrong) {
         snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
@@ -4679,24 +4824,43 @@ static void dump_session(struct buffer *b, struct span id, const struct session_
         buffer_text(b, "null}\n");
 }
 
-/* Writes all users or all sessions; how many, or -1 with errno or an LMDB code in *rc. */
-static int64_t dump_records(struct store *st, bool users, FILE *out, int *rc)
+/* Appends a sample's line. */
+static void dump_sample(struct buffer *b, const struct sample *s)
+{
+    char when[TIME_TEXT];
+    buffer_print(b, "{\"sample\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "}\n",
+                 time_text(s->at, when), s->users, s->connections);
+}
+
+/* Appends the line of a record of a tree; nothing if the record is damaged. */
+static void dump_record(struct store *st, MDB_dbi tree, struct buffer *b, MDB_val key,
+                        MDB_val value)
+{
+    struct span id = {key.mv_data, key.mv_size};
+    struct user_record user;
+    struct session_record session;
+    struct sample sample;
+    if (tree == st->users) {
+        if (store_decode_user(value, &user)) dump_user(b, id, &user);
+    } else if (tree == st->sessions) {
+        if (store_decode_session(key, value, &id, &session)) dump_session(b, id, &session);
+    } else if (store_decode_sample(key, value, &sample)) {
+        dump_sample(b, &sample);
+    }
+}
+
+/* Writes all records of a tree; how many, or -1 with errno or an LMDB code in *rc. */
+static int64_t dump_records(struct store *st, MDB_dbi tree, FILE *out, int *rc)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
     struct buffer line = {0};
     int64_t n = 0;
-    *rc = mdb_cursor_open(st->snapshot, users ? st->users : st->sessions, &cursor);
+    *rc = mdb_cursor_open(st->snapshot, tree, &cursor);
     if (*rc) return -1;
     for (; !(*rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n++) {
-        struct span id = {key.mv_data, key.mv_size};
-        struct user_record user;
-        struct session_record session;
         line.len = 0;
-        if (users && store_decode_user(value, &user))
-            dump_user(&line, id, &user);
-        else if (!users && store_decode_session(key, value, &id, &session))
-            dump_session(&line, id, &session);
+        dump_record(st, tree, &line, key, value);
         *rc = !line.len ? MDB_CORRUPTED : fwrite(line.at, line.len, 1, out) != 1 ? errno : 0;
         if (*rc) break;
     }
@@ -4714,13 +4878,16 @@ static int store_command_dump(const char *dir, FILE *out, FILE *err)
     int rc;
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    int64_t users = dump_records(st, true, out, &rc), sessions = 0;
-    if (users >= 0) sessions = dump_records(st, false, out, &rc);
+    int64_t users = dump_records(st, st->users, out, &rc), sessions = 0, samples = 0;
+    if (users >= 0) sessions = dump_records(st, st->sessions, out, &rc);
+    if (users >= 0 && sessions >= 0 && st->samples)
+        samples = dump_records(st, st->samples, out, &rc);
     store_close(st);
-    bool ok = users >= 0 && sessions >= 0;
+    bool ok = users >= 0 && sessions >= 0 && samples >= 0;
     if (ok &&
-        (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64 "}\n",
-                 users, sessions) < 0 ||
+        (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64
+                      ",\"samples\":%" PRId64 "}\n",
+                 users, sessions, samples) < 0 ||
          fflush(out))) {
         rc = errno;
         ok = false;
@@ -4795,22 +4962,42 @@ static bool restore_session(struct json_value line, struct session_record *r)
            inet_pton(AF_INET6, text, r->address) == 1;
 }
 
+/* Reads a member that is a number of 32 bits. */
+static bool restore_number(struct json_value line, const char *name, uint32_t *out)
+{
+    struct json_value value;
+    int64_t n;
+    if (!json_member(line, name, &value) || !json_number(value, &n)) return false;
+    *out = (uint32_t)n;
+    return n >= 0 && n <= UINT32_MAX;
+}
+
+/* Reads a sample's line. */
+static bool restore_sample(struct json_value line, struct sample *s)
+{
+    return restore_time(line, "sample", &s->at) && s->at &&
+           restore_number(line, "users", &s->users) &&
+           restore_number(line, "connections", &s->connections);
+}
+
 /* A restore on its way. */
 struct store_restore {
     struct store *st;
     struct store_batch batch;
-    int64_t line, users, sessions;
+    int64_t line, users, sessions, samples;
     bool ended; /* the last line was read, and its numbers are right */
 };
 
-/* Reads the last line of a dump: whether the numbers in it are those of the lines before. */
+/* Reads the last line of a dump: whether the numbers in it are those of the lines before. An older
+ * dump has no samples and says nothing of them. */
 static bool restore_end(const struct store_restore *r, struct json_value line)
 {
     struct json_value value;
-    int64_t users, sessions;
+    int64_t users, sessions, samples = 0;
+    if (json_member(line, "samples", &value) && !json_number(value, &samples)) return false;
     return json_member(line, "users", &value) && json_number(value, &users) && users == r->users &&
            json_member(line, "sessions", &value) && json_number(value, &sessions) &&
-           sessions == r->sessions;
+           sessions == r->sessions && samples == r->samples;
 }
 
 /* Puts a line into the batch; false if it is none of a dump. */
@@ -4823,6 +5010,13 @@ static bool restore_line(struct store_restore *r, struct span text)
     if (json_member(line, "end", &name)) {
         r->ended = restore_end(r, line);
         return r->ended;
+    }
+    if (json_member(line, "sample", &name)) {
+        struct sample sample;
+        if (!restore_sample(line, &sample)) return false;
+        store_batch_sample(&r->batch, &sample);
+        r->samples++;
+        return true;
     }
     bool user = json_member(line, "user", &name);
     if (!user && !json_member(line, "session", &name)) return false;
@@ -4859,7 +5053,7 @@ static bool restore_read(struct store_restore *r, FILE *in, struct store_why why
         if (!restore_line(r, (struct span){text, strlen(text)}))
             return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored",
                                 r->line);
-        if (r->batch.users + r->batch.sessions >= STORE_RESTORE_BATCH && !restore_write(r, why))
+        if (store_batch_count(&r->batch) >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
     }
     if (ferror(in)) return store_refuse(why, "cannot read the dump: %s", strerror(errno));
@@ -5338,7 +5532,9 @@ static void address_clear_failures(struct address_entry *entry)
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. */
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
+ *
+ * What users look like to others stands here too, and the ring of events: transitions as text. */
 
 /* A moment: monotonic ms, and what to add to have UTC. */
 struct instant {
@@ -5352,7 +5548,8 @@ struct link {
     uint8_t address[16];  /* of the client, v4-mapped */
     uint16_t port;
     uint8_t status;       /* enum status this connection says */
-    uint8_t state;        /* of the connection; the table does not look at it, nor at this: */
+    uint8_t state : 7;    /* of the connection; the table does not look at it, nor at these: */
+    uint8_t is_stream : 1; /* the hub's: no WebSocket, and never in the table */
     uint32_t expires;     /* s after its start at which its token ends; 0: never */
 };
 
@@ -5387,12 +5584,23 @@ struct user {
     char id[];                   /* not NUL-terminated */
 };
 
-/* One change of a user, in order. The user stays valid until the transitions are cleared. */
-enum transition_kind { TRANSITION_JOIN, TRANSITION_LEAVE, TRANSITION_STATUS };
+/* One change of a user, in order, and how the user stood after it. The user stays valid until the
+ * transitions are cleared. While online, a change of the status is STATUS whatever else changed
+ * with it; CONNECTIONS is another number of them, or live to cached and back. */
+enum transition_kind {
+    TRANSITION_JOIN,
+    TRANSITION_LEAVE,
+    TRANSITION_STATUS,
+    TRANSITION_CONNECTIONS
+};
+static const char *const TRANSITION_NAMES[] = {"join", "leave", "status", "connections"};
 struct transition {
     uint64_t sequence;
-    enum transition_kind kind;
     struct user *user;
+    int64_t online_since, last_seen; /* mono */
+    uint16_t connections;
+    uint8_t kind;                    /* enum transition_kind */
+    uint8_t state, status, reason;   /* enums user_state, status, reason */
 };
 
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
@@ -5422,11 +5630,12 @@ struct presence {
     size_t seen_ring;                /* where to add */
     size_t seen_count;
     int64_t seen_turn;               /* mono: when the rings move on */
-    struct store_batch ended;        /* sessions that ended and are not in a batch yet */
+    struct store_batch ended;        /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
+static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
 
 /* The index of the first run that may hold an id >= this one, and the place in it. Returns whether
  * the id itself is there. */
@@ -5606,15 +5815,26 @@ static void presence_owe(struct presence *p, struct user *user, enum user_debt d
     }
 }
 
-/* Adds a transition to the list. */
+/* Adds a transition to the list; the store has to hear of it, but for connections, which it does
+ * not know. */
 static void presence_note(struct presence *p, struct user *user, enum transition_kind kind)
 {
     if (p->transition_count == p->transition_size) {
         p->transition_size = p->transition_size ? p->transition_size * 2 : 64;
         p->transitions = mem_resize(p->transitions, p->transition_size * sizeof *p->transitions);
     }
-    p->transitions[p->transition_count++] = (struct transition){++p->sequence, kind, user};
-    presence_owe(p, user, DEBT_STATE);
+    p->transitions[p->transition_count++] = (struct transition){
+        .sequence = ++p->sequence,
+        .user = user,
+        .online_since = user->online_since,
+        .last_seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed),
+        .connections = user->connections,
+        .kind = (uint8_t)kind,
+        .state = user->state,
+        .status = user->status,
+        .reason = user->reason,
+    };
+    if (kind != TRANSITION_CONNECTIONS) presence_owe(p, user, DEBT_STATE);
 }
 
 /* Forgets the transitions, after the caller has acted on them. */
@@ -5744,7 +5964,9 @@ static void presence_connect(struct presence *p, struct instant now, struct span
         user->note = NULL;
     }
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
+    uint64_t before = p->sequence;
     user_enter(p, now, user, USER_LIVE, user_merge_status(user));
+    if (p->sequence == before) presence_note(p, user, TRANSITION_CONNECTIONS);
     presence_owe(p, user, DEBT_SEEN);
 }
 
@@ -5764,7 +5986,8 @@ static void user_unlink(struct presence *p, struct user *user, struct link *link
  * a clean goodbye, a kick, an expired token: offline at once. A silence: offline at once too, it
  * has been longer than the grace already. A page that is left, a broken connection: online, cached,
  * for the grace time. HTTP heartbeats within the threshold keep the user cached except after a
- * clean goodbye, a kick or an expired token. END_STOP is the server's own: the stay goes on. */
+ * clean goodbye, a kick or an expired token. END_STOP is the server's own: the stay goes on, and
+ * nobody is told. */
 static void presence_disconnect(struct presence *p, struct instant now, struct link *link,
                                 enum ending ending)
 {
@@ -5784,10 +6007,9 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
     user_unlink(p, user, link);
     if (user->links) {
         enum status status = user_merge_status(user);
-        if (status != user->status) {
-            user->status = (uint8_t)status;
-            presence_note(p, user, TRANSITION_STATUS);
-        }
+        bool changes = status != user->status;
+        user->status = (uint8_t)status;
+        presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
         return;
     }
     enum reason reason = endings[ending].reason;
@@ -5800,6 +6022,7 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
     if (until > now.mono) {
         user_note(user, link->address);
         user_cache(p, user, until, reason);
+        if (ending != END_STOP) presence_note(p, user, TRANSITION_CONNECTIONS);
     } else {
         user_leave(p, now, user, reason, link->address);
     }
@@ -5859,10 +6082,17 @@ static void presence_tick(struct presence *p, struct instant now)
     }
 }
 
+/* Keeps how many users and connections there are, as those of the minute that began at `at`. */
+static void presence_sample(struct presence *p, int64_t at)
+{
+    struct sample sample = {at, (uint32_t)(p->live + p->cached), (uint32_t)p->connections};
+    if (p->ended.samples < SAMPLES_MAX) store_batch_sample(&p->ended, &sample);
+}
+
 /* Whether the store has to be told something: at once, or when the rings move on. */
 static bool presence_owes(const struct presence *p)
 {
-    return p->changed || p->seen_count || p->ended.sessions;
+    return p->changed || p->seen_count || p->ended.ops.len;
 }
 
 /* Adds one user's state to a batch and moves it to those in flight. */
@@ -5912,6 +6142,278 @@ static void presence_committed(struct presence *p, struct instant now)
             free(user);
         }
     }
+}
+
+/* ---- Users as others see them ---- */
+
+/* A user as it is shown, copied out of the table or the store. Times are wall ms. */
+struct user_view {
+    bool known;
+    uint8_t state, status;
+    uint16_t connections;
+    int64_t connected_at, last_seen;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* Copies a user of the table; its lock is held. */
+static void view_user(struct user_view *view, const struct user *user, struct instant now)
+{
+    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    *view = (struct user_view){
+        .known = true,
+        .state = user->state,
+        .status = user->state == USER_OFFLINE ? STATUS_OFFLINE : user->status,
+        .connections = user->connections,
+        .connected_at = user->online_since + now.offset,
+        .last_seen = (seen < now.mono ? seen : now.mono) + now.offset,
+        .id_len = user->id_len,
+    };
+    memcpy(view->id, user->id, user->id_len);
+}
+
+/* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
+ * open flag says. */
+static void view_record(struct user_view *view, struct span id, const struct user_record *record,
+                        struct instant now)
+{
+    int64_t wall = now.mono + now.offset;
+    *view = (struct user_view){
+        .known = true,
+        .status = STATUS_OFFLINE,
+        .last_seen = record->last_seen < wall ? record->last_seen : wall,
+        .id_len = (uint8_t)id.len,
+    };
+    memcpy(view->id, id.at, id.len);
+}
+
+/* Fills a view with how a user stood after a transition, told now. */
+static void view_transition(struct user_view *view, const struct transition *t, struct instant now)
+{
+    int64_t seen = t->last_seen < now.mono ? t->last_seen : now.mono;
+    *view = (struct user_view){
+        .known = true,
+        .state = t->state,
+        .status = t->status,
+        .connections = t->connections,
+        .connected_at = t->online_since + now.offset,
+        .last_seen = seen + now.offset,
+        .id_len = t->user->id_len,
+    };
+    memcpy(view->id, t->user->id, t->user->id_len);
+}
+
+/* Appends `,"name":"time"`, or null. */
+static void view_write_time(struct buffer *out, const char *name, int64_t wall_ms, bool known)
+{
+    char when[TIME_TEXT];
+    buffer_text(out, ",\"");
+    buffer_text(out, name);
+    buffer_text(out, "\":");
+    if (!known) {
+        buffer_text(out, "null");
+        return;
+    }
+    buffer_text(out, "\"");
+    buffer_text(out, time_text(wall_ms, when));
+    buffer_text(out, "\"");
+}
+
+/* Appends the members of a user, without the closing brace. */
+static void view_write_user_open(struct buffer *out, const struct user_view *view)
+{
+    static const char *const sources[] = {"stored", "cached", "live"};
+    char number[16];
+    bool online = view->state != USER_OFFLINE;
+    buffer_text(out, "{\"user_id\":");
+    json_write_string(out, (struct span){view->id, view->id_len});
+    buffer_text(out, online ? ",\"online\":true,\"status\":\"" : ",\"online\":false,\"status\":\"");
+    buffer_text(out, STATUS_NAMES[view->status]);
+    buffer_text(out, "\",\"source\":\"");
+    buffer_text(out, sources[view->state]);
+    snprintf(number, sizeof number, "%d", view->connections);
+    buffer_text(out, "\",\"connections\":");
+    buffer_text(out, number);
+    view_write_time(out, "connected_at", view->connected_at, online);
+    view_write_time(out, "last_seen", view->last_seen, view->known);
+}
+
+/* Appends a user as one JSON object. */
+static void view_write_user(struct buffer *out, const struct user_view *view)
+{
+    view_write_user_open(out, view);
+    buffer_text(out, "}");
+}
+
+/* ---- Events: transitions as text, each made once, kept for all who read them ---- */
+
+enum {
+    POSITION_TEXT = 32,
+    EVENT_MAX = 768, /* bytes of an event with the longest id */
+};
+
+/* A place in the order of transitions: which run of the server, and which of its transitions. */
+struct position {
+    uint32_t epoch;
+    uint64_t sequence;
+};
+
+/* The text of a position; returns out. */
+static const char *position_text(struct position position, char out[POSITION_TEXT])
+{
+    snprintf(out, POSITION_TEXT, "%08" PRIx32 "-%" PRIu64, position.epoch, position.sequence);
+    return out;
+}
+
+/* Reads what position_text wrote; false, with *out undefined, if it is anything else. */
+static bool position_parse(struct span text, struct position *out)
+{
+    enum { EPOCH_DIGITS = 8 };
+    char again[POSITION_TEXT];
+    *out = (struct position){0};
+    if (text.len < EPOCH_DIGITS + 2 || text.len >= POSITION_TEXT) return false;
+    for (size_t i = 0; i < text.len; i++) {
+        int digit = hex_value(text.at[i]);
+        if (i == EPOCH_DIGITS) continue;
+        if (digit < 0) return false;
+        if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
+        else out->sequence = out->sequence * 10 + (uint64_t)digit;
+    }
+    position_text(*out, again); /* leading zeros, letters, too many digits: not the same again */
+    return strlen(again) == text.len && !memcmp(again, text.at, text.len);
+}
+
+/* Appends the member "position" of an answer, without a comma. */
+static void position_write(struct buffer *out, struct position position)
+{
+    char text[POSITION_TEXT];
+    buffer_print(out, "\"position\":\"%s\"", position_text(position, text));
+}
+
+/* Appends a transition as an event (WHATWG HTML section 9.2). */
+static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
+                        struct instant now)
+{
+    struct user_view view;
+    char position[POSITION_TEXT];
+    position_text((struct position){epoch, t->sequence}, position);
+    view_transition(&view, t, now);
+    buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\"",
+                 position, position, TRANSITION_NAMES[t->kind]);
+    buffer_text(out, ",\"user\":");
+    view_write_user(out, &view);
+    if (t->kind == TRANSITION_LEAVE)
+        buffer_print(out, ",\"reason\":\"%s\"}\n\n", REASON_NAMES[t->reason]);
+    else buffer_text(out, ",\"reason\":null}\n\n");
+}
+
+/* The last events as text. All readers share it: each has only a place in it. Bytes are counted
+ * from the first one ever added; byte n is at n & (size - 1), and an event begins at
+ * starts[sequence & (slots - 1)]. Both grow as they fill. */
+struct events {
+    size_t limit;         /* events kept although nobody is behind them */
+    bool kept;            /* otherwise events are only counted */
+    uint64_t first, next; /* sequences: of the oldest kept, and of the one to come */
+    uint64_t end;         /* bytes added */
+    char *bytes;
+    size_t size;
+    uint64_t *starts;
+    size_t slots;
+};
+
+/* Where an event begins that is kept, or the one to come. */
+static uint64_t events_start(const struct events *e, uint64_t sequence)
+{
+    return sequence == e->next ? e->end : e->starts[sequence & (e->slots - 1)];
+}
+
+/* Forgets all events and gives the memory back; from now on they are only counted. */
+static void events_drop(struct events *e)
+{
+    free(e->bytes);
+    free(e->starts);
+    *e = (struct events){.limit = e->limit, .first = e->next, .next = e->next, .end = e->end};
+}
+
+/* Keeps events from the next one on. */
+static void events_keep(struct events *e)
+{
+    e->kept = true;
+}
+
+/* Copies what is kept, byte by byte of the whole count, to where it belongs in a larger ring. */
+static void events_grow_bytes(struct events *e, size_t need)
+{
+    uint64_t from = events_start(e, e->first);
+    size_t size = e->size ? e->size : 16384;
+    while (size - (size_t)(e->end - from) < need) size *= 2;
+    if (size == e->size) return;
+    char *bytes = mem_new(size);
+    for (uint64_t at = from; at < e->end;) {
+        size_t here = (size_t)at & (e->size - 1), there = (size_t)at & (size - 1);
+        size_t n = e->size - here;
+        if (n > e->end - at) n = (size_t)(e->end - at);
+        if (n > size - there) n = size - there;
+        memcpy(bytes + there, e->bytes + here, n);
+        at += n;
+    }
+    free(e->bytes);
+    e->bytes = bytes;
+    e->size = size;
+}
+
+/* The same for the starts, with room for one more. */
+static void events_grow_starts(struct events *e)
+{
+    if (e->next - e->first < e->slots) return;
+    size_t slots = e->slots ? e->slots * 2 : 64;
+    uint64_t *starts = mem_new(slots * sizeof *starts);
+    for (uint64_t n = e->first; n < e->next; n++)
+        starts[n & (slots - 1)] = e->starts[n & (e->slots - 1)];
+    free(e->starts);
+    e->starts = starts;
+    e->slots = slots;
+}
+
+/* Adds the next event; where events are not kept it is counted, and the text is not looked at. */
+static void events_add(struct events *e, struct span text)
+{
+    if (!e->kept) {
+        e->first = ++e->next;
+        return;
+    }
+    events_grow_bytes(e, text.len);
+    events_grow_starts(e);
+    e->starts[e->next++ & (e->slots - 1)] = e->end;
+    for (size_t n, done = 0; done < text.len; done += n, e->end += n) {
+        size_t at = (size_t)e->end & (e->size - 1);
+        n = e->size - at < text.len - done ? e->size - at : text.len - done;
+        memcpy(e->bytes + at, text.at + done, n);
+    }
+}
+
+/* Forgets the oldest events beyond the limit, as far as they end at or before this byte. */
+static void events_trim(struct events *e, uint64_t behind)
+{
+    while (e->next - e->first > e->limit && events_start(e, e->first + 1) <= behind) e->first++;
+}
+
+/* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or
+ * if it has not come yet. */
+static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
+{
+    if (sequence >= e->next || sequence + 1 < e->first) return false;
+    *at = events_start(e, sequence + 1);
+    return true;
+}
+
+/* The bytes from a place on that lie in one piece; empty at the end. */
+static struct span events_span(const struct events *e, uint64_t at)
+{
+    if (at == e->end) return (struct span){"", 0};
+    size_t here = (size_t)at & (e->size - 1), n = e->size - here;
+    if (n > e->end - at) n = (size_t)(e->end - at);
+    return (struct span){e->bytes + here, n};
 }
 
 /* ==== 14. WebSocket codec ====================================================================
@@ -6447,6 +6949,10 @@ struct http_response {
     bool cacheable;        /* otherwise Cache-Control: no-store */
     bool varies;           /* by Origin */
     const char *allow_origin; /* whose pages may read it (CORS), or NULL */
+    bool is_stream;        /* the body has no end of its own: no length; it is the hub's to send */
+    bool resumes;          /* the stream goes on behind this event */
+    uint64_t sequence;
+    uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
 };
 
@@ -6499,8 +7005,9 @@ static void http_write(struct buffer *out, const struct http_response *response,
                                                  : "close");
     if (!response->cacheable) buffer_text(out, "Cache-Control: no-store\r\n");
     if (response->type)
-        buffer_print(out, "Content-Type: %s\r\nContent-Length: %zu\r\n"
-                          "X-Content-Type-Options: nosniff\r\n", response->type, len);
+        buffer_print(out, "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n",
+                     response->type);
+    if (response->type && !response->is_stream) buffer_print(out, "Content-Length: %zu\r\n", len);
     if (response->location.len)
         buffer_print(out, "Location: %.*s\r\n", (int)response->location.len, response->location.at);
     if (response->varies) buffer_text(out, "Vary: Origin\r\n");
@@ -6998,6 +7505,51 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     return config;
 }
 
+/* A time of a certificate as wall ms. */
+static int64_t tls_wall_time(const mbedtls_x509_time *t)
+{
+    struct tm tm = {.tm_year = t->year - 1900, .tm_mon = t->mon - 1, .tm_mday = t->day,
+                    .tm_hour = t->hour, .tm_min = t->min, .tm_sec = t->sec};
+    return (int64_t)timegm(&tm) * 1000;
+}
+
+/* Appends the names that a certificate is for, as JSON strings with commas between. */
+static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
+{
+    enum { TAG = 0x1f, DNS_NAME = 2, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
+    const mbedtls_x509_sequence *name = &cert->subject_alt_names;
+    bool first = true;
+    for (; name && name->buf.p; name = name->next) {
+        char text[INET6_ADDRSTRLEN];
+        struct span shown = {(const char *)name->buf.p, name->buf.len};
+        int kind = name->buf.tag & TAG;
+        if (kind == ADDRESS && (shown.len == 4 || shown.len == 16)) {
+            inet_ntop(shown.len == 4 ? AF_INET : AF_INET6, name->buf.p, text, sizeof text);
+            shown = (struct span){text, strlen(text)};
+        } else if (kind != DNS_NAME) {
+            continue;
+        }
+        if (!first) buffer_text(out, ",");
+        first = false;
+        json_write_string(out, shown);
+    }
+}
+
+/* Appends the certificates in use as JSON objects with commas between. */
+static void tls_write_certificates(struct buffer *out, struct tls_shared *shared)
+{
+    char when[TIME_TEXT];
+    struct tls_config *config = tls_config_take(shared);
+    for (size_t i = 0; i < config->count; i++) {
+        const mbedtls_x509_crt *cert = &config->pairs[i].chain;
+        buffer_text(out, i ? ",{\"names\":[" : "{\"names\":[");
+        tls_write_names(out, cert);
+        buffer_print(out, "],\"not_after\":\"%s\"}",
+                     time_text(tls_wall_time(&cert->valid_to), when));
+    }
+    tls_config_drop(config);
+}
+
 /* Sets the shared part up; false if Mbed TLS cannot. */
 static bool tls_shared_init(struct tls_shared *shared, struct counters *counters)
 {
@@ -7373,9 +7925,9 @@ static void wire_close(struct wire *wire)
 
 /* ==== 19. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
- * It adopts connections from the workers, decodes frames, watches for silence, and hands what
- * changed to the store's writer. Nothing is freed inside its own handler: the dead wait for the end
- * of the turn. Nothing here waits but loop_wait. */
+ * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
+ * to the store's writer and tells the streams of it. Nothing is freed inside its own handler: the
+ * dead wait for the end of the turn. Nothing here waits but loop_wait. */
 
 /* Of a connection; in link.state. */
 enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
@@ -7403,11 +7955,24 @@ struct connection {
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
+/* A client of /admin/events. Of its connection agent, partial and out are not used, and heard_at is
+ * when something was last sent. */
+struct stream {
+    struct connection c;           /* first; c.link.is_stream is set */
+    struct stream *next, **place;  /* in hub.streams while open; place is NULL after */
+    struct buffer own;             /* to be sent before events: the head, a reset, a comment */
+    uint64_t at;                   /* of hub.events: what is to be sent next */
+    uint64_t caught_up;            /* what it came back for ends here; not held against it */
+    bool blocked;                  /* waits until the socket takes more */
+};
+
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
+    STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
+    STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
 };
 
 struct hub {
@@ -7417,6 +7982,11 @@ struct hub {
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
     struct agent *agents[HUB_AGENTS];
+    struct stream *streams;        /* the open ones */
+    struct events events;          /* transitions of turns that have ended, for the streams */
+    struct buffer event;           /* the one being made */
+    int64_t streamless_at;         /* mono: when the last stream ended */
+    int64_t sample_at;             /* mono: when the next minute begins */
     struct store_batch batch;      /* in flight while batch_under_way */
     struct loop_call batch_done;
     bool batch_under_way;
@@ -7483,8 +8053,10 @@ struct server {
     struct counters counters;
     _Atomic int64_t wall_offset;   /* UTC minus mono, ms; see server_now */
     struct instant started;
-    int64_t max_connections;       /* WebSockets */
-    _Atomic int64_t connections;   /* WebSockets open or being closed */
+    int64_t max_connections;       /* WebSockets and streams */
+    _Atomic int64_t connections;   /* WebSockets and streams, open or being closed */
+    _Atomic int64_t streams;       /* of them the open streams */
+    uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
     struct store *store;
@@ -7528,11 +8100,10 @@ static bool server_exempts(const struct server *server, const uint8_t address[16
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
-/* Gives back the place of a WebSocket, see upgrade_reserve. */
-static void server_release_place(struct server *server, const uint8_t address[16])
+/* Gives back the place of a WebSocket among those of its address, see upgrade_reserve_address. */
+static void server_release_address(struct server *server, const uint8_t address[16])
 {
     uint8_t key[16];
-    atomic_fetch_sub(&server->connections, 1);
     if (!server->options.max_per_address || server_exempts(server, address)) return;
     address_group(address, key);
     pthread_mutex_lock(&server->address_lock);
@@ -7540,6 +8111,27 @@ static void server_release_place(struct server *server, const uint8_t address[16
     entry->connections--;
     address_settle(&server->addresses, entry, clock_mono_ms());
     pthread_mutex_unlock(&server->address_lock);
+}
+
+/* The position of the last transition; the table's lock is held, or this is the hub. */
+static struct position server_position(const struct server *server)
+{
+    return (struct position){server->epoch, server->presence.sequence};
+}
+
+/* Takes a place among the connections; who ends one gives it back. */
+static enum error server_reserve(struct server *server)
+{
+    if (atomic_load(&server->stopping)) return ERROR_STOPPING;
+    if (atomic_fetch_add(&server->connections, 1) < server->max_connections) return ERROR_NONE;
+    atomic_fetch_sub(&server->connections, 1);
+    return ERROR_OVERLOADED;
+}
+
+/* The number of a new connection. */
+static uint64_t server_number(struct server *server)
+{
+    return atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
 }
 
 /* The connection that a timer is part of. */
@@ -7582,6 +8174,18 @@ static void connection_leave(struct server *server, struct connection *c, struct
     pthread_mutex_unlock(&server->table_lock);
 }
 
+/* A stream gets no more events; its socket may live a little longer. */
+static void stream_leave(struct server *server, struct stream *s, struct instant now)
+{
+    if (!s->place) return;
+    *s->place = s->next;
+    if (s->next) s->next->place = s->place;
+    s->place = NULL;
+    buffer_free(&s->own);
+    atomic_fetch_sub(&server->streams, 1);
+    server->hub.streamless_at = now.mono;
+}
+
 /* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
@@ -7598,8 +8202,10 @@ static void connection_end(struct server *server, struct connection *c, struct i
     c->link.next = (struct link *)server->hub.dead;
     server->hub.dead = c;
     server->hub.reply.len = 0;
-    count_one(&server->counters.closes);
-    if (c->number) server_release_place(server, c->link.address);
+    if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
+    else count_one(&server->counters.closes);
+    if (c->number) atomic_fetch_sub(&server->connections, 1);
+    if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
 /* Frees the dead. */
@@ -7862,6 +8468,148 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->link.expires && end < due ? end : due);
 }
 
+/* ---- Streams: who reads the events, as fast as each can ---- */
+
+/* Says that a stream is over; the socket lives until the client has closed it too. */
+static void stream_finish(struct server *server, struct stream *s, struct instant now)
+{
+    struct connection *c = &s->c;
+    if (c->link.state != CONNECTION_OPEN) return;
+    stream_leave(server, s, now);
+    if (s->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    s->blocked = false;
+    c->link.state = CONNECTION_CLOSING;
+    wire_finish(&c->wire);
+    timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
+}
+
+/* The bytes that a stream is to be sent next; empty when it has all. */
+static struct span stream_next(const struct server *server, const struct stream *s)
+{
+    if (s->own.len) return (struct span){s->own.at, s->own.len};
+    return events_span(&server->hub.events, s->at);
+}
+
+/* Sends what waits, as far as the socket takes it and others have not waited too long; the rest
+ * follows when the socket takes more. */
+static void stream_send(struct server *server, struct stream *s, struct instant now)
+{
+    struct connection *c = &s->c;
+    size_t budget = STREAM_TURN;
+    bool blocked = false;
+    while (!blocked) {
+        struct span next = stream_next(server, s);
+        if (!next.len && !wire_unsent(&c->wire)) break;
+        if (next.len > budget) next.len = budget;
+        ssize_t n = budget ? wire_write(&c->wire, next.at, next.len) : WIRE_AGAIN;
+        if (n == WIRE_BROKEN) {
+            connection_end(server, c, now, END_DROPPED);
+            return;
+        }
+        size_t sent = n > 0 ? (size_t)n : 0;
+        if (sent) atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
+        if (s->own.len) buffer_drop(&s->own, sent);
+        else s->at += sent;
+        budget -= sent;
+        blocked = n < 0 || sent < next.len || wire_unsent(&c->wire);
+    }
+    if (!s->own.len) buffer_free(&s->own);
+    if (blocked == s->blocked) return;
+    s->blocked = blocked;
+    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, blocked ? EPOLLOUT : EPOLLIN, c);
+}
+
+/* Sends every stream what is new, drops those that are too far behind, and forgets the events that
+ * nobody needs. What a stream came back for does not count against it. */
+static void streams_feed(struct server *server, struct instant now)
+{
+    struct events *events = &server->hub.events;
+    uint64_t behind = events->end;
+    for (struct stream *s = server->hub.streams, *next; s; s = next) {
+        next = s->next;
+        if (!s->blocked) stream_send(server, s, now);
+        if (!s->place) continue;
+        uint64_t from = s->at > s->caught_up ? s->at : s->caught_up;
+        uint64_t waits = s->blocked ? events->end - from + s->own.len : 0;
+        if (waits > (uint64_t)server->options.max_stream) {
+            count_one(&server->counters.streams_dropped);
+            connection_end(server, &s->c, now, END_DROPPED);
+        } else if (s->at < behind) {
+            behind = s->at;
+        }
+    }
+    events_trim(events, behind);
+}
+
+/* Acts on what changed since the last time: counts it, and makes it events where somebody reads
+ * them or has read them lately. */
+static void hub_take_transitions(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct presence *p = &server->presence;
+    struct counters *counters = &server->counters;
+    _Atomic uint64_t *const kinds[] = {&counters->joins, &counters->leaves,
+                                       &counters->status_changes, NULL};
+    bool stale = !hub->streams && now.mono - hub->streamless_at > EVENTS_KEEP_MS;
+    if (p->transition_count && hub->events.kept && stale) events_drop(&hub->events);
+    uint64_t fed = hub->events.end;
+    for (size_t i = 0; i < p->transition_count; i++) {
+        const struct transition *t = &p->transitions[i];
+        if (kinds[t->kind]) count_one(kinds[t->kind]);
+        if (server->log.level >= LOG_DEBUG)
+            log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", TRANSITION_NAMES[t->kind],
+                     t->user->id_len, t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
+                     t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
+        hub->event.len = 0;
+        assert(t->sequence == hub->events.next);
+        if (hub->events.kept) event_write(&hub->event, server->epoch, t, now);
+        events_add(&hub->events, (struct span){hub->event.at, hub->event.len});
+        if (hub->events.end - fed < STREAM_BATCH) continue;
+        streams_feed(server, now);
+        fed = hub->events.end;
+    }
+    if (hub->events.end > fed) streams_feed(server, now);
+    presence_clear_transitions(p);
+    count_many(&counters->sessions_dropped, p->sessions_dropped);
+    p->sessions_dropped = 0;
+}
+
+/* Something happened at a stream's socket: it takes more, or the client has ended. What a client
+ * sends is read and thrown away. */
+static void stream_event(struct server *server, struct stream *s, struct instant now)
+{
+    struct connection *c = &s->c;
+    if (s->blocked) {
+        stream_send(server, s, now);
+        return;
+    }
+    ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
+    if (n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire))
+        connection_end(server, c, now, END_DROPPED);
+}
+
+/* A stream's timer: ends one whose token has run out, sends a comment where nothing else was
+ * sent. */
+static void stream_timer(struct server *server, struct stream *s, struct instant now)
+{
+    struct connection *c = &s->c;
+    if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
+        stream_finish(server, s, now);
+        return;
+    }
+    int64_t sent = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+    if (!s->blocked && now.mono >= sent + STREAM_SILENCE_MS) {
+        buffer_text(&s->own, ":\n\n"); /* all events are sent: between two of them */
+        stream_send(server, s, now);
+        sent = now.mono;
+    }
+    if (c->link.state != CONNECTION_OPEN) return;
+    if (s->blocked) sent = now.mono;
+    connection_arm(server, c, sent + STREAM_SILENCE_MS);
+}
+
+/* ---- WebSockets again ---- */
+
 /* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. */
 static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
 {
@@ -7885,6 +8633,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
     int64_t ping_at = heard + server->options.ping_interval;
     if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
+    } else if (c->link.is_stream) {
+        stream_timer(server, (struct stream *)c, now);
     } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
@@ -7910,7 +8660,10 @@ struct adoption {
     uint16_t port;
     uint32_t expires;       /* s from now at which its token ends; 0: never */
     enum error refuse;      /* close at once with this error's code, or ERROR_NONE */
-    struct buffer head;     /* CivetWeb's 101 */
+    bool is_stream;         /* else a WebSocket; of the rest it has the head only, and this: */
+    bool resumes;           /* the stream goes on behind this event */
+    uint64_t sequence;
+    struct buffer head;     /* CivetWeb's 101, or the head of our answer */
     struct buffer rest;     /* bytes that arrived behind the request */
     char agent[AGENT_MAX + 1];
     uint8_t id_len;
@@ -7954,8 +8707,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->heard_at = now.mono;
     c->wire.round_trip = UINT32_MAX;
     c->link.expires = a->expires;
-    if (!a->refuse) /* 0: has no place, see connection_end */
-        c->number = atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
+    if (!a->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
     c->agent = hub_share_agent(hub, a->agent);
     buffer_add(&hub->reply, a->head.at, a->head.len);
     struct span id = {a->id, a->id_len};
@@ -7977,6 +8729,61 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     connection_flush(server, c, now);
     if (a->rest.len) connection_take(server, c, now, (uint8_t *)a->rest.at, a->rest.len);
     buffer_free(&a->head);
+    buffer_free(&a->rest);
+    free(a);
+}
+
+/* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
+static void stream_begin(struct server *server, struct stream *s, const struct adoption *a)
+{
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    char when[TIME_TEXT], position[POSITION_TEXT];
+    events_keep(&hub->events);
+    buffer_print(&s->own, "retry: %d\n\n", STREAM_RETRY_MS);
+    if (!a->resumes || !events_find(&hub->events, a->sequence, &s->at)) {
+        position_text(server_position(server), position);
+        buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
+                              "\"generated_at\":\"%s\"}\n\n",
+                     position, position, time_text(now.mono + now.offset, when));
+        s->at = hub->events.end;
+    }
+    s->caught_up = hub->events.end;
+    s->next = hub->streams;
+    s->place = &hub->streams;
+    if (s->next) s->next->place = &s->next;
+    hub->streams = s;
+    count_one(&server->counters.streams_opened);
+    atomic_fetch_add(&server->streams, 1);
+}
+
+/* Makes a stream of an adopted socket. */
+static void hub_adopt_stream(struct server *server, struct loop_call *call)
+{
+    struct adoption *a = (struct adoption *)call;
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    struct stream *s = mem_new(sizeof *s);
+    struct connection *c = &s->c;
+    unsigned gone = STREAM_GONE_MS;
+    c->wire = a->wire;
+    c->connected_at = now.mono;
+    c->heard_at = now.mono;
+    c->link.expires = a->expires;
+    c->link.is_stream = true;
+    c->number = server_number(server);
+    s->own = a->head;
+    hub_take_transitions(server, now); /* the events are as new as the table */
+    setsockopt(c->wire.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
+    stream_begin(server, s, a);
+    if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
+        log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
+        connection_end(server, c, now, END_DROPPED);
+    } else {
+        connection_arm(server, c, now.mono + STREAM_SILENCE_MS);
+        stream_send(server, s, now);
+        if (hub->stopping) stream_finish(server, s, now);
+    }
     buffer_free(&a->rest);
     free(a);
 }
@@ -8061,29 +8868,9 @@ static void hub_sync(struct server *server, struct instant now)
     pthread_mutex_lock(&server->table_lock);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
     pthread_mutex_unlock(&server->table_lock);
-    if (!hub->batch.users && !hub->batch.sessions) return;
+    if (!hub->batch.ops.len) return;
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
-}
-
-/* Acts on what changed in this turn. */
-static void hub_take_transitions(struct server *server)
-{
-    static const char *const names[] = {"join", "leave", "status"};
-    struct presence *p = &server->presence;
-    struct counters *counters = &server->counters;
-    _Atomic uint64_t *kinds[] = {&counters->joins, &counters->leaves, &counters->status_changes};
-    for (size_t i = 0; i < p->transition_count; i++) {
-        const struct transition *t = &p->transitions[i];
-        count_one(kinds[t->kind]);
-        if (server->log.level >= LOG_DEBUG)
-            log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", names[t->kind], t->user->id_len,
-                     t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
-                     t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->user->reason] : "");
-    }
-    presence_clear_transitions(p);
-    count_many(&counters->sessions_dropped, p->sessions_dropped);
-    p->sessions_dropped = 0;
 }
 
 /* Tells every client to come back later, each at another time, and closes. The users stay online in
@@ -8096,6 +8883,8 @@ static void hub_stop(struct server *server, struct loop_call *call)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    hub_take_transitions(server, now);
+    while (hub->streams) stream_finish(server, hub->streams, now);
     int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
@@ -8117,12 +8906,26 @@ static void hub_quit(struct server *server, struct loop_call *call)
     server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
 
+/* Counts users and connections once a minute, for the store. A minute that was slept through, or
+ * that is stepped over, is not counted. */
+static void hub_sample(struct server *server, struct instant now)
+{
+    int64_t wall = now.mono + now.offset, minute = wall - wall % SAMPLE_MS;
+    if (now.mono < server->hub.sample_at || server->hub.stopping) return;
+    presence_sample(&server->presence, minute);
+    server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
+}
+
 /* How long the hub may sleep, ms; -1 for ever. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
     int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (!hub->stopping) {
+        other = hub->sample_at > now ? hub->sample_at - now : 0;
+        if (wait < 0 || other < wait) wait = other;
+    }
     if (!hub->batch_under_way && presence_owes(&server->presence)) {
         other = hub->sync_at > now && !hub->quitting ? hub->sync_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
@@ -8156,7 +8959,8 @@ static void hub_turn(struct server *server)
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
         if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
-        if (c->out) connection_writable(server, c, now);
+        if (c->link.is_stream) stream_event(server, (struct stream *)c, now);
+        else if (c->out) connection_writable(server, c, now);
         else connection_readable(server, c, now);
     }
     for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
@@ -8164,7 +8968,8 @@ static void hub_turn(struct server *server)
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
-    hub_take_transitions(server);
+    hub_take_transitions(server, now);
+    hub_sample(server, now);
     hub_sync(server, now);
     hub_bury(hub);
     hub_report_stop(server, now);
@@ -8186,7 +8991,10 @@ static void *hub_run(void *argument)
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
+    int64_t wall = now.mono + now.offset;
     wheel_init(&hub->wheel, now.mono);
+    hub->events = (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
+    hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
@@ -8202,6 +9010,8 @@ static void hub_free(struct server *server)
     hub_bury(hub);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
+    buffer_free(&hub->event);
+    events_drop(&hub->events);
     buffer_free(&hub->batch.ops);
     loop_close(&hub->loop);
     if (hub->stop_event >= 0) close(hub->stop_event);
@@ -8246,7 +9056,7 @@ struct pending {
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
     struct buffer out;          /* the answer */
-    struct adoption *adoption;  /* when the request is an upgrade that was granted */
+    struct adoption *adoption;  /* when the request is an upgrade or stream that was granted */
     struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
     struct pending *older, *newer; /* of the same address */
 };
@@ -8629,14 +9439,15 @@ static void door_take_back(struct server *server, struct loop_call *call)
     }
 }
 
-/* Worker: hands the socket of a granted upgrade to the hub, with the bytes behind the request. */
+/* Worker: hands the socket of a granted upgrade, or of a stream, to the hub, with the bytes behind
+ * the request. */
 static void pending_hand_over(struct server *server, struct pending *p)
 {
     struct adoption *a = p->adoption;
     if (p->watched) epoll_ctl(server->door.loop.epoll, EPOLL_CTL_DEL, p->wire.fd, NULL);
     a->wire = p->wire;
     buffer_add(&a->rest, p->item.bytes + p->item.used, p->item.len - p->item.used);
-    a->call.run = hub_adopt;
+    a->call.run = a->is_stream ? hub_adopt_stream : hub_adopt;
     pending_free(p);
     loop_post(&server->hub.loop, &a->call);
 }
@@ -8685,11 +9496,11 @@ static void pending_send(struct server *server, struct pending *p)
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
-/* Worker: the request is answered, or the upgrade granted. */
+/* Worker: the request is answered, or the upgrade or stream granted. */
 static void pending_served(struct server *server, struct pending *p)
 {
     struct door *door = &server->door;
-    if (p->item.upgraded) pending_hand_over(server, p);
+    if (p->adoption) pending_hand_over(server, p);
     else pending_send(server, p);
     atomic_fetch_sub(&door->under_way, 1);
     if (atomic_exchange(&door->starved, false)) loop_wake(&door->loop);
@@ -8904,7 +9715,7 @@ struct asset {
 /* The asset at a path, or NULL. */
 static const struct asset *asset_find(const char *path)
 {
-    if (!strcmp(path, "/")) path = "/index.html";
+    if (!strcmp(path, "/admin/")) path = "/admin/index.html";
     for (size_t i = 0; i < sizeof ASSETS / sizeof *ASSETS; i++)
         if (ASSETS[i].path && !strcmp(path, ASSETS[i].path)) return &ASSETS[i];
     return NULL;
@@ -8940,6 +9751,16 @@ enum origin {
     ORIGIN_FOREIGN,
 };
 
+/* Seconds from now until a token ends, at least one; a token that is good only by the skew has that
+ * too. */
+static uint32_t request_expires(const struct token *token, struct instant now)
+{
+    int64_t wall = now.mono + now.offset, end = token->expires_ms;
+    if (end <= wall) end += TOKEN_SKEW_MS;
+    int64_t left = (end - wall + 999) / 1000;
+    return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
+}
+
 /* How many headers of a name there are; *value is the last one's. */
 static int request_header(const struct seam_request *request, const char *name, const char **value)
 {
@@ -8950,47 +9771,6 @@ static int request_header(const struct seam_request *request, const char *name, 
         count++;
     }
     return count;
-}
-
-/* A user as it is shown, copied out of the table or the store. Times are wall ms. */
-struct user_view {
-    bool known;
-    uint8_t state, status;
-    uint16_t connections;
-    int64_t connected_at, last_seen;
-    uint8_t id_len;
-    char id[USER_ID_MAX];
-};
-
-/* Copies a user of the table; its lock is held. */
-static void view_user(struct user_view *view, const struct user *user, struct instant now)
-{
-    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-    *view = (struct user_view){
-        .known = true,
-        .state = user->state,
-        .status = user->state == USER_OFFLINE ? STATUS_OFFLINE : user->status,
-        .connections = user->connections,
-        .connected_at = user->online_since + now.offset,
-        .last_seen = (seen < now.mono ? seen : now.mono) + now.offset,
-        .id_len = user->id_len,
-    };
-    memcpy(view->id, user->id, user->id_len);
-}
-
-/* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
- * open flag says. */
-static void view_record(struct user_view *view, struct span id, const struct user_record *record,
-                        struct instant now)
-{
-    int64_t wall = now.mono + now.offset;
-    *view = (struct user_view){
-        .known = true,
-        .status = STATUS_OFFLINE,
-        .last_seen = record->last_seen < wall ? record->last_seen : wall,
-        .id_len = (uint8_t)id.len,
-    };
-    memcpy(view->id, id.at, id.len);
 }
 
 /* Looks one user up; view->known tells whether it was ever seen. False when the store failed. */
@@ -9011,48 +9791,6 @@ static bool api_look_up(struct server *server, struct span id, struct instant no
     *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = (uint8_t)id.len};
     memcpy(view->id, id.at, id.len);
     return found == 0;
-}
-
-/* Appends `,"name":"time"`, or null. */
-static void api_write_time(struct buffer *out, const char *name, int64_t wall_ms, bool known)
-{
-    char when[TIME_TEXT];
-    buffer_text(out, ",\"");
-    buffer_text(out, name);
-    buffer_text(out, "\":");
-    if (!known) {
-        buffer_text(out, "null");
-        return;
-    }
-    buffer_text(out, "\"");
-    buffer_text(out, time_text(wall_ms, when));
-    buffer_text(out, "\"");
-}
-
-/* Appends the members of a user, without the closing brace. */
-static void api_write_user_open(struct buffer *out, const struct user_view *view)
-{
-    static const char *const sources[] = {"stored", "cached", "live"};
-    char number[16];
-    bool online = view->state != USER_OFFLINE;
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, (struct span){view->id, view->id_len});
-    buffer_text(out, online ? ",\"online\":true,\"status\":\"" : ",\"online\":false,\"status\":\"");
-    buffer_text(out, STATUS_NAMES[view->status]);
-    buffer_text(out, "\",\"source\":\"");
-    buffer_text(out, sources[view->state]);
-    snprintf(number, sizeof number, "%d", view->connections);
-    buffer_text(out, "\",\"connections\":");
-    buffer_text(out, number);
-    api_write_time(out, "connected_at", view->connected_at, online);
-    api_write_time(out, "last_seen", view->last_seen, view->known);
-}
-
-/* Appends a user as one JSON object. */
-static void api_write_user(struct buffer *out, const struct user_view *view)
-{
-    api_write_user_open(out, view);
-    buffer_text(out, "}");
 }
 
 /* Begins a JSON answer. */
@@ -9134,7 +9872,7 @@ static enum error api_get_user(struct server *server, const struct http_request 
     if (!api_look_up(server, (struct span){request->id, request->id_len}, request->now, &view))
         return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
-    api_write_user(api_json(response), &view);
+    view_write_user(api_json(response), &view);
     return ERROR_NONE;
 }
 
@@ -9170,7 +9908,7 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         if (!api_look_up(server, (struct span){id, (size_t)len}, request->now, &view))
             return ERROR_INTERNAL;
         if (n) buffer_text(out, ",");
-        api_write_user(out, &view);
+        view_write_user(out, &view);
     }
     buffer_text(out, "]}");
     return ERROR_NONE;
@@ -9201,8 +9939,11 @@ static enum error api_online_users(struct server *server, const struct http_requ
     pthread_mutex_lock(&server->table_lock);
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
+    struct position position = server_position(server); /* before the users are read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_print(out, "{\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
+    buffer_text(out, "{");
+    position_write(out, position);
+    buffer_print(out, ",\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
                       "\"count\":%zu,\"connections\":%zu,\"users\":[",
                  server->options.threshold / 1000,
                  time_text(request->now.mono + request->now.offset, when), users, connections);
@@ -9214,7 +9955,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
             more = written == limit;
             if (more) break;
             if (written++) buffer_text(out, ",");
-            api_write_user(out, &views[i]);
+            view_write_user(out, &views[i]);
             last = views[i];
         }
     }
@@ -9230,7 +9971,6 @@ enum {
 
 /* A page of /admin/users while it is being made. */
 struct user_page {
-    struct server *server;
     struct instant now;
     struct buffer *out;
     char q[USER_ID_MAX + 1];    /* ids must contain it */
@@ -9238,10 +9978,15 @@ struct user_page {
     int limit, written;
     bool full;                  /* and one more was found */
     struct user_view last;      /* how far the page has come */
-    struct user_view *table;    /* users of the table behind it, in order, */
-    struct user_view table_last; /* how far they reach, */
-    size_t table_count, table_at; /* how many, how many are used, */
-    bool table_more;            /* and whether there are more */
+};
+
+/* Some users behind a place, in order, and how far all of them are known. */
+struct user_piece {
+    struct instant now;
+    struct user_view users[API_CHUNK];
+    size_t count;
+    struct user_view reach;
+    bool more;                  /* behind reach; otherwise it reaches to the end */
 };
 
 /* Whether a user belongs on the page. ?status=online means every status of those online. */
@@ -9262,48 +10007,72 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     page->last = *view;
     if (!wanted) return true;
     if (page->written++) buffer_text(page->out, ",");
-    api_write_user(page->out, view);
+    view_write_user(page->out, view);
     return true;
 }
 
-/* Copies more of the table when what was copied is used up. */
-static void page_refill(struct user_page *page)
+/* Store's visitor: keeps a user for the page. */
+static bool piece_keep(void *context, struct span id, const struct user_record *record)
 {
-    while (page->table_at == page->table_count && page->table_more) {
-        page->table_at = 0;
-        page->table_more = api_copy_users(page->server, page->now, true, &page->table_last,
-                                          page->table, &page->table_count);
-    }
+    struct user_piece *piece = context;
+    struct user_view *view = &piece->users[piece->count++];
+    view_record(view, id, record, piece->now);
+    piece->reach = *view;
+    return true;
 }
 
-/* Adds the users of the table that come before an id (all that are left without one), and the one
- * with the id itself, which *same tells; false when the page is full. */
-static bool page_add_table(struct user_page *page, struct span before, bool *same)
+/* Orders two users by their ids. */
+static int view_compare(const struct user_view *a, const struct user_view *b)
 {
-    *same = false;
-    for (;;) {
-        page_refill(page);
-        if (page->table_at == page->table_count) return true;
-        const struct user_view *view = &page->table[page->table_at];
-        int order = before.len ? bytes_compare(view->id, view->id_len, before.at, before.len) : -1;
-        if (order > 0) return true;
-        page->table_at++;
+    return bytes_compare(a->id, a->id_len, b->id, b->id_len);
+}
+
+/* Puts the users of the table and of the store on the page, as far as both are known; of the same
+ * one the table's word counts. False when the page is full or there is nothing behind. */
+static bool page_merge(struct user_page *page, const struct user_piece *table,
+                       const struct user_piece *stored)
+{
+    const struct user_view *bound = NULL;
+    if (table->more) bound = &table->reach;
+    if (stored->more && (!bound || view_compare(&stored->reach, bound) < 0))
+        bound = &stored->reach;
+    for (size_t t = 0, s = 0; t < table->count || s < stored->count;) {
+        int order = t == table->count    ? 1
+                    : s == stored->count ? -1
+                                         : view_compare(&table->users[t], &stored->users[s]);
+        const struct user_view *view = order <= 0 ? &table->users[t] : &stored->users[s];
+        if (bound && view_compare(view, bound) > 0) break;
         if (!page_add(page, view)) return false;
-        if (!order) *same = true;
-        if (!order) return true;
+        t += order <= 0;
+        s += order >= 0;
     }
+    if (bound) page->last = *bound;
+    return bound != NULL;
 }
 
-/* Store's visitor: merges one stored user with those of the table, who are newer. */
-static bool page_visit(void *context, struct span id, const struct user_record *record)
+/* Makes the page, piece by piece: first of the table, then of the store. So who leaves the table in
+ * between, for the store, is seen at least once. *end tells that there is nothing behind the page.
+ * False when the store failed. */
+static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
-    struct user_page *page = context;
-    struct user_view view;
-    bool same;
-    if (!page_add_table(page, id, &same)) return false;
-    if (same) return true;
-    view_record(&view, id, record, page->now);
-    return page_add(page, &view);
+    struct user_piece table, stored;
+    for (int looked = 0; looked < API_SCAN_MAX; looked += API_CHUNK) {
+        bool at_end;
+        table.reach = page->last;
+        table.more = api_copy_users(server, page->now, true, &table.reach, table.users,
+                                    &table.count);
+        stored.now = page->now;
+        stored.count = 0;
+        struct span after = {page->last.id, page->last.id_len};
+        if (!store_each_user(server->store, after, API_CHUNK, piece_keep, &stored, &at_end))
+            return false;
+        stored.more = !at_end && stored.count;
+        if (page_merge(page, &table, &stored)) continue;
+        *end = !page->full;
+        return true;
+    }
+    *end = false;
+    return true;
 }
 
 /* Reads the parameters of /admin/users. */
@@ -9331,9 +10100,7 @@ static enum error page_read(struct user_page *page, const struct http_request *r
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
-    struct user_view views[API_CHUNK];
-    struct user_page page = {.server = server, .now = request->now, .out = api_json(response),
-                             .table = views, .table_more = true};
+    struct user_page page = {.now = request->now, .out = api_json(response)};
     enum error error = page_read(&page, request);
     if (error) {
         response->detail = error == ERROR_INVALID_PARAMETER
@@ -9343,14 +10110,15 @@ static enum error api_users(struct server *server, const struct http_request *re
         return error;
     }
     char when[TIME_TEXT];
-    buffer_print(page.out, "{\"generated_at\":\"%s\",\"users\":[",
+    pthread_mutex_lock(&server->table_lock);
+    struct position position = server_position(server); /* before anything is read */
+    pthread_mutex_unlock(&server->table_lock);
+    buffer_text(page.out, "{");
+    position_write(page.out, position);
+    buffer_print(page.out, ",\"generated_at\":\"%s\",\"users\":[",
                  time_text(page.now.mono + page.now.offset, when));
-    bool end = false, same;
-    struct user_view from = page.table_last = page.last;
-    struct span after = {from.id, from.id_len};
-    if (!store_each_user(server->store, after, API_SCAN_MAX, page_visit, &page, &end))
-        return ERROR_INTERNAL;
-    if (end) end = page_add_table(&page, (struct span){0}, &same);
+    bool end = false;
+    if (!page_make(server, &page, &end)) return ERROR_INTERNAL;
     buffer_text(page.out, "],");
     api_write_next(page.out, (struct span){page.last.id, end ? 0 : page.last.id_len});
     buffer_text(page.out, "}");
@@ -9366,39 +10134,61 @@ static void api_write_connection(struct buffer *out, const struct connection *c,
                  address_unpack_text(c->link.address, address, sizeof address), c->link.port);
     const char *agent = c->agent ? c->agent->text : "";
     json_write_string(out, (struct span){agent, strlen(agent)});
-    api_write_time(out, "connected_at", c->connected_at + now.offset, true);
+    view_write_time(out, "connected_at", c->connected_at + now.offset, true);
     int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    api_write_time(out, "last_heard", heard + now.offset, true);
+    view_write_time(out, "last_heard", heard + now.offset, true);
     buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->link.status]);
     uint32_t round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed);
     if (round_trip == UINT32_MAX) buffer_text(out, "null}");
     else buffer_print(out, "%" PRIu32 "}", round_trip);
 }
 
-/* GET /admin/users/{userId}: one user with every connection. */
+/* Copies a user out of the table, with the position and the JSON of the connections, all of one
+ * moment. False when the user is not there. */
+static bool api_copy_user(struct server *server, struct span id, struct instant now,
+                          struct user_view *view, struct position *position,
+                          struct buffer *connections)
+{
+    pthread_mutex_lock(&server->table_lock);
+    *position = server_position(server);
+    const struct user *user = presence_find(&server->presence, id);
+    if (user) view_user(view, user, now);
+    for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
+        api_write_connection(connections, (const struct connection *)link, now);
+        if (link->next) buffer_text(connections, ",");
+    }
+    pthread_mutex_unlock(&server->table_lock);
+    return user != NULL;
+}
+
+/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline at
+ * the position, whatever the store has heard since. */
 static enum error api_admin_user(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
-    struct user_view view;
+    struct user_view view = {0};
     struct user_record record = {0};
+    struct position position;
+    struct buffer connections = {0};
     struct span id = {request->id, request->id_len};
-    if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
-    if (!view.known) return ERROR_UNKNOWN_USER;
+    bool here = api_copy_user(server, id, request->now, &view, &position, &connections);
     int stored = store_get_user(server->store, id, &record);
-    if (stored < 0) return ERROR_INTERNAL;
-    struct buffer *out = api_json(response);
-    api_write_user_open(out, &view);
-    api_write_time(out, "first_seen", stored ? record.first_seen : view.connected_at, true);
-    buffer_print(out, ",\"sessions\":%" PRIu32 ",\"connection_list\":[", record.stays);
-    pthread_mutex_lock(&server->table_lock);
-    const struct user *user = presence_find(&server->presence, id);
-    for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
-        api_write_connection(out, (const struct connection *)link, request->now);
-        if (link->next) buffer_text(out, ",");
+    enum error error = stored < 0         ? ERROR_INTERNAL
+                       : !here && !stored ? ERROR_UNKNOWN_USER
+                                          : ERROR_NONE;
+    if (!error) {
+        if (!here) view_record(&view, id, &record, request->now);
+        struct buffer *out = api_json(response);
+        view_write_user_open(out, &view);
+        view_write_time(out, "first_seen", stored ? record.first_seen : view.connected_at, true);
+        buffer_print(out, ",\"sessions\":%" PRIu32 ",", record.stays);
+        position_write(out, position);
+        buffer_text(out, ",\"connection_list\":[");
+        buffer_add(out, connections.at, connections.len);
+        buffer_text(out, "]}");
     }
-    pthread_mutex_unlock(&server->table_lock);
-    buffer_text(out, "]}");
-    return ERROR_NONE;
+    buffer_free(&connections);
+    return error;
 }
 
 /* Appends one stay of a user; a running one has no end yet. */
@@ -9407,7 +10197,7 @@ static void api_write_session(struct buffer *out, const struct session_record *s
 {
     char when[TIME_TEXT], address[64];
     buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
-    api_write_time(out, "to", session->to, !running);
+    view_write_time(out, "to", session->to, !running);
     if (running) buffer_text(out, ",\"reason\":null");
     else buffer_print(out, ",\"reason\":\"%s\"",
                       session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
@@ -9496,7 +10286,8 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
 /* Totals as of now, for stats and metrics. */
 struct totals {
     size_t live, cached, connections;
-    int64_t sockets, pending, resident, anonymous, uptime_ms;
+    struct position position;   /* of these three */
+    int64_t sockets, streams, pending, resident, anonymous, uptime_ms;
     struct store_stats store;
 };
 
@@ -9508,8 +10299,10 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     t->live = server->presence.live;
     t->cached = server->presence.cached;
     t->connections = server->presence.connections;
+    t->position = server_position(server);
     pthread_mutex_unlock(&server->table_lock);
     t->sockets = atomic_load(&server->connections);
+    t->streams = atomic_load(&server->streams);
     t->pending = atomic_load(&server->door.count);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
@@ -9524,13 +10317,15 @@ static enum error api_stats(struct server *server, const struct http_request *re
     api_totals(server, request->now, &t);
     buffer_print(out, "{\"version\":\"" PRESENCE_VERSION "\",\"uptime_seconds\":%" PRId64,
                  t.uptime_ms / 1000);
-    api_write_time(out, "started_at", server->started.mono + request->now.offset, true);
+    view_write_time(out, "started_at", server->started.mono + request->now.offset, true);
+    buffer_text(out, ",");
+    position_write(out, t.position);
     buffer_print(out, ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64
                       "}",
                  t.live + t.cached, t.live, t.cached, t.store.users);
     buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
-                      ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
-                 t.connections, t.sockets, t.pending, server->max_connections);
+                      ",\"streams\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
+                 t.connections, t.sockets, t.streams, t.pending, server->max_connections);
     buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64
                       "}",
                  t.resident, t.anonymous);
@@ -9543,8 +10338,10 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
                  t.store.file_bytes);
-    api_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_text(out, "},\"limits\":{");
+    view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
+    buffer_text(out, "},\"certificates\":[");
+    if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
+    buffer_text(out, "],\"limits\":{");
     for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
         if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION)
@@ -9582,7 +10379,8 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "users_cached", "users believed online without a connection",
                   (int64_t)t.cached);
     metrics_gauge(out, "connections", "WebSocket connections of users", (int64_t)t.connections);
-    metrics_gauge(out, "connections_limit", "WebSocket connections allowed",
+    metrics_gauge(out, "streams", "streams of events", t.streams);
+    metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
@@ -9596,6 +10394,68 @@ static enum error api_metrics(struct server *server, const struct http_request *
                  atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
+    return ERROR_NONE;
+}
+
+/* Where a stream is to go on: header Last-Event-ID or ?last_event_id=. False if it is not said, is
+ * no position, or is one of another run of the server. */
+static bool events_wanted(const struct server *server, const struct http_request *request,
+                          uint64_t *sequence)
+{
+    char text[POSITION_TEXT];
+    const char *value = text;
+    struct position position;
+    if (!request_header(request->raw, "Last-Event-ID", &value) &&
+        query_get(request->raw->query, "last_event_id", text, sizeof text) < 0)
+        return false;
+    if (!position_parse((struct span){value, strlen(value)}, &position)) return false;
+    *sequence = position.sequence;
+    return position.epoch == server->epoch;
+}
+
+/* GET /admin/events: every change as it happens, as Server-Sent Events. The answer is only its
+ * head; the connection goes to the hub, which sends the rest. */
+static enum error api_events(struct server *server, const struct http_request *request,
+                             struct http_response *response)
+{
+    enum error error = request->head_only ? ERROR_NONE : server_reserve(server);
+    if (error) return error;
+    response->status = 200;
+    response->type = "text/event-stream; charset=utf-8";
+    http_add_header(response, "X-Accel-Buffering: no\r\n"); /* for nginx: pass it on at once */
+    response->is_stream = true;
+    response->resumes = events_wanted(server, request, &response->sequence);
+    response->expires = request->token ? request_expires(request->token, request->now) : 0;
+    return ERROR_NONE;
+}
+
+/* GET /admin/history?hours=: how many users and connections there were, minute by minute. */
+static enum error api_history(struct server *server, const struct http_request *request,
+                              struct http_response *response)
+{
+    enum { CHUNK = 512 }; /* samples read in one transaction */
+    char text[16], when[TIME_TEXT];
+    struct sample samples[CHUNK];
+    int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
+    int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
+    if (len != -1) hours = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
+    if (hours < 1 || hours > HISTORY_HOURS_MAX) {
+        response->detail = "hours is 1 to 720";
+        return ERROR_INVALID_PARAMETER;
+    }
+    struct buffer *out = api_json(response);
+    buffer_print(out, "{\"generated_at\":\"%s\",\"interval_seconds\":%d,\"samples\":[",
+                 time_text(wall, when), SAMPLE_MS / 1000);
+    for (int64_t from = wall - hours * 3600000; count == CHUNK; from = samples[CHUNK - 1].at + 1) {
+        count = store_samples(server->store, from, wall, samples, CHUNK);
+        if (count < 0) return ERROR_INTERNAL;
+        for (int i = 0; i < count; i++)
+            buffer_print(out, "{\"at\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "},",
+                         time_text(samples[i].at, when), samples[i].users,
+                         samples[i].connections);
+    }
+    if (out->at[out->len - 1] == ',') out->len--;
+    buffer_text(out, "]}");
     return ERROR_NONE;
 }
 
@@ -9629,12 +10489,26 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* A bundled file, with its hash as ETag. */
+/* GET /admin: its page is one segment further, so that what it names beside itself is found. */
+static enum error api_admin(struct server *server, const struct http_request *request,
+                            struct http_response *response)
+{
+    (void)server, (void)request;
+    buffer_text(&response->location, "/admin/");
+    response->status = 308;
+    response->type = "text/plain";
+    return ERROR_NONE;
+}
+
+/* A bundled file, with its hash as ETag. At the root it is the demo where anyone may do everything,
+ * else a page that says only what this is. */
 static enum error api_asset(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
-    (void)server;
-    const struct asset *asset = asset_find(request->raw->target);
+    const char *path = request->raw->target;
+    if (!strcmp(path, "/"))
+        path = options_have_keys(&server->options) ? "/closed.html" : "/index.html";
+    const struct asset *asset = asset_find(path);
     if (!asset) return ERROR_NOT_FOUND;
     const char *match = NULL;
     bool gzip = false;
@@ -9846,7 +10720,7 @@ static enum error api_login_state(struct server *server, const struct http_reque
     enum error error = gate_check(server, WHO_ADMIN, &asked, &unused, &token);
     struct buffer *out = api_json(response);
     buffer_print(out, "{\"authenticated\":%s", error ? "false" : "true");
-    api_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    view_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
     buffer_text(out, "}");
     token_free(&token);
     return ERROR_NONE;
@@ -9956,7 +10830,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     pthread_mutex_unlock(&server->session_lock);
     login_set_cookie(response, request, (struct span){session.at, session.len}, lifetime);
     buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
-    api_write_time(out, "expires_at", expires, true);
+    view_write_time(out, "expires_at", expires, true);
     buffer_text(out, "}");
     buffer_free(&session);
     return ERROR_NONE;
@@ -10013,6 +10887,9 @@ static const struct route {
     {METHOD_GET, WHO_ADMIN, "/admin/users/{id}/sessions", api_sessions},
     {METHOD_DELETE, WHO_ADMIN, "/admin/users/{id}/connections", api_kick},
     {METHOD_GET, WHO_ADMIN, "/admin/stats", api_stats},
+    {METHOD_GET, WHO_ADMIN, "/admin/history", api_history},
+    {METHOD_GET, WHO_ADMIN, "/admin/events", api_events},
+    {METHOD_GET, WHO_ANYONE, "/admin", api_admin},
     {METHOD_GET, WHO_ANYONE, "/admin/login", api_login_state},
     {METHOD_POST, WHO_ANYONE, "/admin/login", api_login},
     {METHOD_POST, WHO_ANYONE, "/admin/logout", api_logout},
@@ -10121,7 +10998,7 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
-/* Takes a place among those of an address; see server_release_place. */
+/* Takes a place among those of an address; see server_release_address. */
 static enum error upgrade_reserve_address(struct server *server,
                                           const struct http_request *request)
 {
@@ -10157,19 +11034,9 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     if (many) return ERROR_TOO_MANY_CONNECTIONS;
     enum error error = upgrade_reserve_address(server, request);
     if (error) return error;
-    if (atomic_fetch_add(&server->connections, 1) < server->max_connections) return ERROR_NONE;
-    server_release_place(server, request->address);
-    return ERROR_OVERLOADED;
-}
-
-/* Seconds from now until a token ends, at least one; a token that is good only by the skew has that
- * too. */
-static uint32_t upgrade_expires(const struct token *token, struct instant now)
-{
-    int64_t wall = now.mono + now.offset, end = token->expires_ms;
-    if (end <= wall) end += TOKEN_SKEW_MS;
-    int64_t left = (end - wall + 999) / 1000;
-    return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
+    if (!(error = server_reserve(server))) return ERROR_NONE;
+    server_release_address(server, request->address);
+    return error;
 }
 
 /* Copies a User-Agent, cut at a whole character. */
@@ -10191,7 +11058,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     if (error) return error;
     struct token token;
     refuse = gate_pass(server, route, request, response, &token);
-    uint32_t expires = request->token ? upgrade_expires(&token, request->now) : 0;
+    uint32_t expires = request->token ? request_expires(&token, request->now) : 0;
     token_free(&token);
     request->token = NULL;
     if (!refuse) {
@@ -10213,6 +11080,17 @@ static enum error upgrade_request(struct server *server, struct pending *p,
             raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
+}
+
+/* A stream on its way to the hub, which sends its head first. */
+static struct adoption *adoption_of_stream(const struct http_response *response)
+{
+    struct adoption *a = mem_new(sizeof *a);
+    a->is_stream = true;
+    a->expires = response->expires;
+    a->resumes = response->resumes;
+    a->sequence = response->sequence;
+    return a;
 }
 
 /* Whether --metrics-listen serves a route. */
@@ -10313,7 +11191,10 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
     api_answer(server, route, error, &request, &response);
-    http_write(&p->out, &response, p->keep_alive, request.head_only);
+    bool streams = response.is_stream && !request.head_only;
+    if (streams) p->adoption = adoption_of_stream(&response);
+    http_write(streams ? &p->adoption->head : &p->out, &response, p->keep_alive && !streams,
+               request.head_only);
     buffer_free(&response.body);
     buffer_free(&response.location);
     return response.status;
@@ -10350,13 +11231,16 @@ static void seam_finished(void *context, struct seam_item *item)
 {
     struct server *server = context;
     struct pending *p = pending_of_item(item);
-    if (p->adoption && !item->upgraded) { /* CivetWeb refused what we had granted */
-        if (!p->adoption->refuse) server_release_place(server, p->adoption->address);
+    if (p->adoption && !p->adoption->is_stream && !item->upgraded) { /* CivetWeb refused it */
+        if (!p->adoption->refuse) {
+            atomic_fetch_sub(&server->connections, 1);
+            server_release_address(server, p->adoption->address);
+        }
         buffer_free(&p->adoption->head);
         free(p->adoption);
         p->adoption = NULL;
     }
-    if (!p->out.len && !item->upgraded) seam_error(context, item, 400, "CivetWeb had no answer");
+    if (!p->out.len && !p->adoption) seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
 }
 
@@ -10742,6 +11626,7 @@ static bool server_start(struct server *server, char *err)
     uint32_t boot;
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
+    server->epoch = boot;
     server->started = server_now(server);
     bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
     if (drops && !server_listen(server, err)) return false;

@@ -44,5 +44,6 @@ module.exports = {
   ...require('./refused'),
   ...require('./admin'),
   ...require('./browser'),
+  ...require('./events'),
   proc: require('./proc'),
 };
