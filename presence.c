@@ -6247,10 +6247,7 @@ static void view_write_user(struct buffer *out, const struct user_view *view)
 
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
-enum {
-    POSITION_TEXT = 32,
-    EVENT_MAX = 768, /* bytes of an event with the longest id */
-};
+enum { POSITION_TEXT = 32 };
 
 /* A place in the order of transitions: which run of the server, and which of its transitions. */
 struct position {

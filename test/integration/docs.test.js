@@ -9,7 +9,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync } = require('node:child_process');
-const { test, start, run, connect, request, get, heartbeat, passwordFile, login, until } = require('./lib');
+const { test, start, startSecure, run, tempDir, connect, openEvents, request, get, heartbeat, passwordFile, login, until } = require('./lib');
 
 const root = path.join(__dirname, '../..');
 const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
@@ -126,6 +126,10 @@ const CONSTANTS = {
   API_SCAN_MAX: [/At most ([\d,]+) stored users are looked at/, 1],
   HUB_OUT_MAX: [/when (\d+) KiB wait for it/, 1024],
   CLOSE_WAIT_MS: [/is cut after (\d+) seconds/, 1000],
+  HISTORY_HOURS_MAX: [/1 to (\d+), \d+ when it is absent. A minute/, 1],
+  HISTORY_HOURS_DEFAULT: [/1 to \d+, (\d+) when it is absent. A minute/, 1],
+  STREAM_RETRY_MS: [/first says .Li retry: (\d+) /, 1],
+  STREAM_SILENCE_MS: [/After (\d+) seconds of silence a comment/, 1000],
   SEEN_FLUSH_MS: [/may be up to (\d+) seconds/, 1000],
 };
 
@@ -382,8 +386,14 @@ function shape(value) {
 
 test('docs: the answers in presence-protocol.7 have the members of real ones', async (t) => {
   const protocol = read('man/presence-protocol.7');
-  const server = await start(t, { args: ['--sync-interval', '20ms', ...passwordFile(t, 'secret').args] });
+  const [data, dump] = [tempDir(t), path.join(tempDir(t), 'dump')];
+  const sample = { sample: new Date(Math.floor(Date.now() / 60000) * 60000).toISOString(), users: 1, connections: 1 };
+  const end = { end: 'presence', users: 0, sessions: 0, samples: 1 };
+  fs.writeFileSync(dump, [sample, end].map((line) => `${JSON.stringify(line)}\n`).join(''));
+  assert.equal((await run(['--data', data, '--restore', dump])).code, 0);
+  const server = await start(t, { data, args: ['--sync-interval', '20ms', ...passwordFile(t, 'secret').args] });
   const admin = await login(server, 'secret');
+  const stream = await openEvents(server, admin);
   await (await connect(server, 'gone')).close();
   await until('history', async () => (await get(server, '/admin/users/gone/sessions', admin)).json.sessions.length);
   const alice = await connect(server, 'alice');
@@ -402,6 +412,10 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
   }
   assert.ok(compared >= 7, `${compared} routes compared`);
 
+  await stream.until('gone to leave', () => stream.events.some(({ data: { change } }) => change === 'leave'));
+  const [reset, change] = [stream.events[0], stream.events.find(({ data: { change: one } }) => one === 'leave')];
+  assert.deepEqual(examples(section(protocol, 'EVENTS')), [reset, change].map(({ data: one }) => shape(one)));
+
   const user = (await request(server, 'GET', '/api/presence/alice')).json;
   const said = section(protocol, 'DESCRIPTION');
   assert.deepEqual(examples(said)[0], shape(user));
@@ -415,12 +429,13 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
 
 test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => {
   const protocol = read('man/presence-protocol.7');
-  const server = await start(t);
+  const server = await startSecure(t);
   const stats = (await request(server, 'GET', '/admin/stats')).json;
   const [, text] = items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).find(([match]) => match[2] === '/admin/stats');
   const said = new Set([...text.matchAll(/\bVa ([\w ,]+)/g)].flatMap((match) => match[1].split(/[ ,]+/)));
   const { counters, limits, ...rest } = stats;
   const real = ['counters', 'limits', ...Object.keys(rest), ...Object.values(rest)
+    .map((one) => (Array.isArray(one) ? one[0] : one))
     .flatMap((one) => (one && typeof one === 'object' ? Object.keys(one) : []))];
   assert.deepEqual(real.filter((name) => !said.has(name)), []);
   assert.deepEqual([...said].filter((name) => name && !real.includes(name)), []);

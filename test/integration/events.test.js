@@ -2,7 +2,7 @@
 // /admin/events: every change once, in order, and what a stream is told when it comes back.
 const assert = require('node:assert/strict');
 const { test, start, startSecure, connect, heartbeat, openEvents, position, get, del, request, json, stats, until, tcp, tokenKey, bearer,
-  seconds, slow } = require('./lib');
+  seconds, rawConnect, frame, closePayload, OP, slow } = require('./lib');
 
 /** The next change, as [change, user id, reason]. */
 const told = async (stream) => {
@@ -57,9 +57,9 @@ test('changes of the same moment are told apart, each with its own state', async
   const server = await start(t);
   const stream = await openEvents(server);
   await stream.next();
-  const client = await connect(server, 'u');
-  for (const status of ['away', 'busy', 'online', 'busy']) client.send({ type: 'status', status }); // one segment, or few
-  await client.close();
+  const raw = await rawConnect(server, 'u');
+  const says = (status) => frame(OP.text, JSON.stringify({ type: 'status', status }));
+  raw.write(...['away', 'busy', 'online', 'busy'].map(says), frame(OP.close, closePayload(1000)));
   const events = [];
   for (let i = 0; i < 6; i++) events.push((await stream.next()).data);
   assert.deepEqual(events.map((one) => [one.change, one.user.status, one.user.online]), [

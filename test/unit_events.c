@@ -1,0 +1,581 @@
+/* Unit tests of events, positions and samples: pure parts first, then the hub's, then the store's. */
+
+/* ---- Positions ------------------------------------------------------------------------------- */
+
+/* A position is the same again after being text; what is not exactly one is refused. */
+static void positions_are_texts(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *text;
+        bool good;
+        struct position position;
+    } rows[] = {
+        {"5939c933-1042", true, {0x5939c933, 1042}},
+        {"00000000-0", true, {0, 0}},
+        {"ffffffff-18446744073709551615", true, {UINT32_MAX, UINT64_MAX}},
+        {"ffffffff-18446744073709551616", false, {0}},
+        {"ffffffff-99999999999999999999", false, {0}},
+        {"5939c933-", false, {0}},
+        {"5939c933", false, {0}},
+        {"5939c933-01", false, {0}},
+        {"5939c933-1a", false, {0}},
+        {"5939c933-1 ", false, {0}},
+        {" 5939c933-1", false, {0}},
+        {"5939C933-1", false, {0}},
+        {"5939c933+1", false, {0}},
+        {"5939c9331-1", false, {0}},
+        {"5939c93-12", false, {0}},
+        {"5939c933--1", false, {0}},
+        {"-", false, {0}},
+        {"", false, {0}},
+        {"5939c933-000000000000000000000000000000000001", false, {0}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct position got;
+        char text[POSITION_TEXT];
+        struct span span = {rows[i].text, strlen(rows[i].text)};
+        assert_int_equal(position_parse(span, &got), rows[i].good);
+        if (!rows[i].good) continue;
+        assert_int_equal(got.epoch, rows[i].position.epoch);
+        assert_int_equal(got.sequence, rows[i].position.sequence);
+        assert_string_equal(position_text(got, text), rows[i].text);
+    }
+}
+
+/* ---- The ring -------------------------------------------------------------------------------- */
+
+/* A ring that has seen nothing. */
+static struct events ring_begin(size_t limit)
+{
+    return (struct events){.limit = limit, .first = 1, .next = 1};
+}
+
+/* The text of an event of the tests: its number, and as many letters as the number says. */
+static struct span ring_text(uint64_t sequence, char out[512])
+{
+    int n = snprintf(out, 512, "%" PRIu64 ":", sequence);
+    size_t more = (size_t)(sequence * 7919 % 300);
+    memset(out + n, 'a' + (int)(sequence % 26), more);
+    out[(size_t)n + more] = '\n';
+    return (struct span){out, (size_t)n + more + 1};
+}
+
+/* Reads everything from a place on, in the pieces the ring gives, and compares it with what the
+ * events from `first` on must be. */
+static void ring_expect(const struct events *e, uint64_t at, uint64_t first)
+{
+    char text[512];
+    struct buffer want = {0}, got = {0};
+    for (uint64_t n = first; n < e->next; n++) {
+        struct span event = ring_text(n, text);
+        buffer_add(&want, event.at, event.len);
+    }
+    for (struct span piece; (piece = events_span(e, at)).len; at += piece.len)
+        buffer_add(&got, piece.at, piece.len);
+    assert_int_equal(at, e->end);
+    assert_int_equal(got.len, want.len);
+    if (want.len) assert_memory_equal(got.at, want.at, want.len);
+    buffer_free(&want);
+    buffer_free(&got);
+}
+
+/* Adds the next event of the tests. */
+static void ring_add(struct events *e)
+{
+    char text[512];
+    events_add(e, ring_text(e->next, text));
+}
+
+/* 40,000 events through a ring of 100: it wraps round and grows, and whoever comes back at any place
+ * that is kept gets exactly the events behind it. */
+static void events_come_back_in_order(void **unused)
+{
+    (void)unused;
+    struct events e = ring_begin(100);
+    events_keep(&e);
+    for (int i = 0; i < 40000; i++) {
+        uint64_t at = 0;
+        ring_add(&e);
+        events_trim(&e, e.end);
+        uint64_t kept = e.next - e.first;
+        assert_int_equal(kept, i < 100 ? i + 1 : 100);
+        assert_false(events_find(&e, e.next, &at));
+        assert_true(events_find(&e, e.next - 1, &at));
+        assert_int_equal(at, e.end);
+        if (e.first > 1) assert_false(events_find(&e, e.first - 2, &at));
+        if (i % 97) continue;
+        for (uint64_t after = e.first - 1; after < e.next; after++) {
+            assert_true(events_find(&e, after, &at));
+            ring_expect(&e, at, after + 1);
+        }
+    }
+    assert_true(e.size <= 64 * 1024 && e.slots <= 256); /* 100 events of at most 306 bytes */
+    events_drop(&e);
+}
+
+/* What a slow reader has not read yet is kept beyond the limit, also half an event; and no more once
+ * it has. */
+static void events_wait_for_readers(void **unused)
+{
+    (void)unused;
+    struct events e = ring_begin(10);
+    events_keep(&e);
+    for (int i = 0; i < 5; i++) ring_add(&e);
+    uint64_t third = events_start(&e, 3), reader = third + 1; /* in the middle of it */
+    for (int i = 0; i < 1000; i++) {
+        ring_add(&e);
+        events_trim(&e, reader);
+        assert_in_range(e.first, 1, 3);
+    }
+    assert_int_equal(e.first, 3);
+    ring_expect(&e, third, 3);
+    events_trim(&e, events_start(&e, 4)); /* read to its end */
+    assert_int_equal(e.first, 4);
+    events_trim(&e, e.end);
+    assert_int_equal(e.next - e.first, 10);
+    events_drop(&e);
+    assert_null(e.bytes);
+}
+
+/* With a limit of 0, and before anybody reads, events are only counted: who is up to date may go on,
+ * nobody else. */
+static void events_are_counted_only(void **unused)
+{
+    (void)unused;
+    struct events e = ring_begin(10);
+    uint64_t at = 1;
+    assert_true(events_find(&e, 0, &at));
+    assert_int_equal(at, 0);
+    for (int i = 0; i < 20; i++) ring_add(&e);
+    assert_null(e.bytes);
+    assert_int_equal(e.next, 21);
+    assert_true(events_find(&e, 20, &at));
+    assert_false(events_find(&e, 19, &at));
+    assert_false(events_find(&e, 21, &at));
+    assert_false(events_find(&e, UINT64_MAX, &at));
+    events_keep(&e);
+    ring_add(&e);
+    assert_true(events_find(&e, 20, &at));
+    ring_expect(&e, at, 21);
+    events_drop(&e);
+    assert_false(events_find(&e, 20, &at));
+    assert_true(events_find(&e, 21, &at));
+    struct events none = ring_begin(0);
+    events_keep(&none);
+    for (int i = 0; i < 20; i++) {
+        ring_add(&none);
+        events_trim(&none, none.end);
+        assert_int_equal(none.first, none.next);
+        assert_true(events_find(&none, none.next - 1, &at));
+        assert_false(events_find(&none, none.next - 2, &at));
+    }
+    events_drop(&none);
+}
+
+/* Sequences and bytes far beyond 32 bits change nothing. */
+static void events_count_far(void **unused)
+{
+    (void)unused;
+    struct events e = ring_begin(50);
+    uint64_t at;
+    e.first = e.next = (UINT64_C(1) << 40) - 20;
+    e.end = (UINT64_C(1) << 50) - 1000;
+    events_keep(&e);
+    for (int i = 0; i < 200; i++) {
+        ring_add(&e);
+        events_trim(&e, e.end);
+    }
+    assert_true(events_find(&e, e.first, &at));
+    ring_expect(&e, at, e.first + 1);
+    events_drop(&e);
+}
+
+/* ---- Events as text -------------------------------------------------------------------------- */
+
+/* The text of each kind, to the byte. */
+static void events_have_their_text(void **unused)
+{
+    (void)unused;
+    struct instant now = {1000000, 1795597471120 - 1000000};
+    struct user *user = mem_new(sizeof *user + 8);
+    struct buffer out = {0};
+    user->id_len = 8;
+    memcpy(user->id, "a\"\\\xc3\xa9<b", 8);
+    struct transition t = {.sequence = 7, .user = user, .online_since = 999000, .last_seen = 1000500,
+                           .connections = 2, .kind = TRANSITION_STATUS, .state = USER_LIVE,
+                           .status = STATUS_AWAY, .reason = REASON_DROPPED};
+    event_write(&out, 0xab, &t, now);
+    buffer_add(&out, "", 1);
+    assert_string_equal(out.at,
+        "event: change\nid: 000000ab-7\ndata: {\"position\":\"000000ab-7\",\"change\":\"status\","
+        "\"user\":{\"user_id\":\"a\\\"\\\\\xc3\xa9<b\\u0000\",\"online\":true,\"status\":\"away\","
+        "\"source\":\"live\",\"connections\":2,\"connected_at\":\"2026-11-25T09:04:30.120Z\","
+        "\"last_seen\":\"2026-11-25T09:04:31.120Z\"},\"reason\":null}\n\n");
+    out.len = 0;
+    t.kind = TRANSITION_LEAVE;
+    t.state = USER_OFFLINE;
+    t.status = STATUS_OFFLINE;
+    t.connections = 0;
+    event_write(&out, 0xab, &t, now);
+    buffer_add(&out, "", 1);
+    assert_non_null(strstr(out.at, "\"change\":\"leave\",\"user\":{"));
+    assert_non_null(strstr(out.at, "\"online\":false,\"status\":\"offline\",\"source\":\"stored\","
+                                   "\"connections\":0,\"connected_at\":null,\"last_seen\":\""));
+    assert_non_null(strstr(out.at, "},\"reason\":\"dropped\"}\n\n"));
+    buffer_free(&out);
+    free(user);
+}
+
+/* The longest event is as long as the manual says at most, 640 bytes. */
+static void events_are_bounded(void **unused)
+{
+    (void)unused;
+    struct instant now = {1000000, 1795597471120 - 1000000};
+    struct user *user = mem_new(sizeof *user + USER_ID_MAX);
+    struct buffer out = {0};
+    user->id_len = USER_ID_MAX;
+    memset(user->id, '"', USER_ID_MAX);
+    struct transition t = {.sequence = UINT64_MAX, .user = user, .connections = UINT16_MAX,
+                           .kind = TRANSITION_CONNECTIONS, .state = USER_CACHED,
+                           .status = STATUS_ONLINE};
+    event_write(&out, UINT32_MAX, &t, now);
+    assert_in_range(out.len, 500, 640);
+    buffer_free(&out);
+    free(user);
+}
+
+/* ---- Transitions against the table ----------------------------------------------------------- */
+
+/* What a reader of all transitions knows of a user. */
+struct told {
+    bool online;
+    uint8_t state, status;
+    uint16_t connections;
+    int64_t online_since;
+};
+
+/* Takes the transitions: each fits what was told before, and changes something. */
+static void told_take(struct told *told, const struct presence *p)
+{
+    for (size_t i = 0; i < p->transition_count; i++) {
+        const struct transition *t = &p->transitions[i];
+        struct told *one = &told[t->user->id[0] - 'a'];
+        struct told now = {t->kind != TRANSITION_LEAVE, t->state, t->status, t->connections,
+                           t->online_since};
+        assert_int_equal(one->online, t->kind != TRANSITION_JOIN);
+        assert_int_equal(now.online, now.state != USER_OFFLINE);
+        bool moved = now.connections != one->connections || now.state != one->state;
+        if (t->kind == TRANSITION_STATUS) assert_int_not_equal(now.status, one->status);
+        if (t->kind == TRANSITION_CONNECTIONS) assert_int_equal(now.status, one->status);
+        if (t->kind == TRANSITION_CONNECTIONS) assert_true(moved);
+        assert_true(t->kind != TRANSITION_LEAVE || t->reason != REASON_NONE);
+        *one = now;
+    }
+}
+
+/* 150,000 random steps: whoever takes the transitions in order knows at every moment what the table
+ * knows of everybody; nothing is changed without one, but by a stop. */
+static void events_tell_everything(void **unused)
+{
+    (void)unused;
+    static struct model m;
+    static struct told told[MODEL_USERS];
+    size_t kinds[TRANSITION_CONNECTIONS + 1] = {0};
+    m = (struct model){.seed = 42, .now = {1000000, 1764000000000}};
+    memset(told, 0, sizeof told);
+    presence_init(&m.table, MODEL_GRACE, MODEL_THRESHOLD, m.now);
+    for (int step = 0; step < 150000; step++) {
+        int user = (int)core_below(&m.seed, MODEL_USERS);
+        switch (core_below(&m.seed, 16)) {
+        case 0: case 1: case 2: case 3: model_connect(&m, user); break;
+        case 4: case 5: case 6:
+            model_disconnect(&m, user, (enum ending)core_below(&m.seed, END_STOP));
+            break;
+        case 7: case 8: model_status(&m, user); break;
+        case 9: case 10: model_heartbeat(&m, user); break;
+        case 11: case 12: model_advance(&m); break;
+        case 13: model_collect(&m, core_below(&m.seed, 2)); break;
+        case 14: model_commit(&m); break;
+        default: model_heard(&m, user); break;
+        }
+        told_take(told, &m.table);
+        for (size_t i = 0; i < m.table.transition_count; i++) kinds[m.table.transitions[i].kind]++;
+        for (int i = 0; i < MODEL_USERS; i++) {
+            const struct user *real = presence_find(&m.table, model_id(i));
+            assert_int_equal(told[i].online, real && real->state != USER_OFFLINE);
+            if (!told[i].online) continue;
+            assert_int_equal(told[i].state, real->state);
+            assert_int_equal(told[i].status, real->status);
+            assert_int_equal(told[i].connections, real->connections);
+            assert_int_equal(told[i].online_since, real->online_since);
+        }
+        model_check(&m);
+    }
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) assert_true(kinds[i] > 1000);
+    while (m.table.live) {
+        for (int i = 0; i < MODEL_USERS; i++) model_disconnect(&m, i, END_CLEAN);
+    }
+    buffer_free(&m.batch.ops);
+    presence_free(&m.table);
+}
+
+/* A stop takes connections away and tells nobody; a change of connections is nothing to the store. */
+static void connections_are_told_to_readers_only(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    struct store_batch batch = {0};
+    table_begin(&t);
+    presence_connect(&t.table, t.now, span_of("alice"), &t.a);
+    presence_collect(&t.table, t.now, true, &batch);
+    presence_committed(&t.table, t.now);
+    buffer_free(&batch.ops);
+    presence_connect(&t.table, t.now, span_of("alice"), &t.b);
+    assert_int_equal(t.table.sequence, 2);
+    assert_int_equal(t.a.user->debt, DEBT_SEEN);
+    presence_disconnect(&t.table, t.now, &t.b, END_AWAY);
+    assert_int_equal(t.table.sequence, 3);
+    assert_int_equal(t.a.user->debt, DEBT_SEEN);
+    presence_disconnect(&t.table, t.now, &t.a, END_STOP);
+    assert_int_equal(t.table.sequence, 3);
+    presence_free(&t.table);
+}
+
+/* ---- The hub --------------------------------------------------------------------------------- */
+
+/* A server with a hub and nothing else; its clock is the caller's. */
+static struct server *hub_of_tests(struct instant now)
+{
+    static struct server server;
+    server = (struct server){.epoch = 0xab, .log = {.level = LOG_ERROR}};
+    options_init(&server.options);
+    server.options.events = 5;
+    presence_init(&server.presence, 5000, 90000, now);
+    assert_true(hub_init(&server, now));
+    return &server;
+}
+
+/* Ends it. */
+static void hub_of_tests_free(struct server *server)
+{
+    hub_free(server);
+    presence_free(&server->presence);
+    options_free(&server->options);
+}
+
+/* One more heartbeat by a new user, taken by the hub. */
+static void hub_join(struct server *server, struct instant now, int n)
+{
+    static const uint8_t address[16];
+    char id[16];
+    int len = snprintf(id, sizeof id, "user-%d", n);
+    presence_heartbeat(&server->presence, now, (struct span){id, (size_t)len}, address);
+    hub_take_transitions(server, now);
+}
+
+/* Nothing is kept until there was a stream, and nothing that is older than an hour without one. */
+static void hub_keeps_events_for_streams(void **unused)
+{
+    (void)unused;
+    struct instant now = {10000000, 1795597471120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct events *events = &server->hub.events;
+    for (int i = 0; i < 100; i++) hub_join(server, now, i);
+    assert_null(events->bytes);
+    assert_int_equal(events->next, 101);
+    assert_int_equal(server->counters.joins, 100);
+    events_keep(events); /* a stream came and went */
+    server->hub.streamless_at = now.mono;
+    for (int i = 100; i < 110; i++) hub_join(server, now, i);
+    assert_int_equal(events->next - events->first, 5);
+    now.mono += EVENTS_KEEP_MS;
+    hub_join(server, now, 110);
+    assert_int_equal(events->next - events->first, 5);
+    now.mono++;
+    hub_join(server, now, 111);
+    assert_null(events->bytes);
+    assert_false(events->kept);
+    assert_int_equal(events->next, server->presence.sequence + 1);
+    hub_of_tests_free(server);
+}
+
+/* Each minute is sampled once, at its begin; one that was slept through is not. */
+static void hub_samples_minutes(void **unused)
+{
+    (void)unused;
+    const int64_t minute = INT64_C(1795597440000);
+    struct instant now = {10000000, minute + 31120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct presence *p = &server->presence;
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 0);
+    assert_int_equal(hub_wait(server, now.mono), 60000 - 31120);
+    now.mono += 60000 - 31120;
+    hub_sample(server, now);
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 1);
+    assert_true(presence_owes(p));
+    now.mono += 59999;
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 1);
+    now.mono += 150001; /* asleep */
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 2);
+    struct store_op op;
+    memcpy(&op, p->ended.ops.at, sizeof op);
+    assert_int_equal(op.as.sample.at, minute + 60000);
+    memcpy(&op, p->ended.ops.at + sizeof op, sizeof op);
+    assert_int_equal(op.as.sample.at, minute + 240000);
+    now.mono += 30000;
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 3);
+    for (int i = 0; i < 3000; i++) presence_sample(p, i); /* the disk is full for days */
+    assert_int_equal(p->ended.samples, SAMPLES_MAX);
+    hub_of_tests_free(server);
+}
+
+/* ---- Samples in the store -------------------------------------------------------------------- */
+
+/* Puts samples of these minutes, with numbers made from them. */
+static void put_samples(struct store *st, int64_t from, int count)
+{
+    struct store_batch b = {0};
+    for (int i = 0; i < count; i++) {
+        struct sample s = {from + i * INT64_C(60000), (uint32_t)i, (uint32_t)(2 * i)};
+        store_batch_sample(&b, &s);
+    }
+    write_now(st, &b);
+    buffer_free(&b.ops);
+}
+
+/* Samples come back by time, in ranges and pieces; a second one of a minute replaces the first. */
+static void samples_round_trip(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct sample got[64];
+    assert_int_equal(store_samples(st, 0, INT64_MAX, got, 64), 0);
+    put_samples(st, 600000, 50);
+    assert_int_equal(store_samples(st, 0, INT64_MAX, got, 64), 50);
+    assert_int_equal(store_samples(st, -5, INT64_MAX, got, 7), 7);
+    assert_int_equal(got[6].at, 600000 + 6 * 60000);
+    assert_int_equal(got[6].users, 6);
+    assert_int_equal(got[6].connections, 12);
+    assert_int_equal(store_samples(st, 600001, 720000, got, 64), 2);
+    assert_int_equal(got[0].at, 660000);
+    assert_int_equal(store_samples(st, 600000 + 50 * 60000, INT64_MAX, got, 64), 0);
+    put_samples(st, 660000, 1);
+    assert_int_equal(store_samples(st, 660000, 660000, got, 64), 1);
+    assert_int_equal(got[0].users, 0);
+    store_close(st);
+    place_remove(&p);
+}
+
+/* Old samples go, so many with each write, and only old ones. */
+static void samples_are_removed_in_steps(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct sample *got = mem_new(1000 * sizeof *got);
+    int64_t now = clock_wall_ms();
+    put_samples(st, now - INT64_C(500) * 60000, 500);
+    st->options.history_ms = INT64_C(250) * 60000 + 30000;
+    for (int left = 400; left >= 300; left -= STORE_SWEEP_SAMPLES) {
+        assert_int_equal(store_write(st, NULL, false), 0);
+        assert_int_equal(store_samples(st, 0, INT64_MAX, got, 1000), left);
+    }
+    for (int i = 0; i < 3; i++) assert_int_equal(store_write(st, NULL, false), 0);
+    int count = store_samples(st, 0, INT64_MAX, got, 1000);
+    assert_in_range(count, 249, 251); /* the clock goes on */
+    assert_true(got[0].at >= now - st->options.history_ms);
+    free(got);
+    store_close(st);
+    place_remove(&p);
+}
+
+/* Work: the store as one of before samples existed. */
+static int drop_samples(struct store *st, MDB_txn *txn, void *context)
+{
+    (void)context;
+    return mdb_drop(txn, st->samples, 1);
+}
+
+/* A store of before samples: commands read it as it is, the next server gives it what it lacks. */
+static void samples_come_to_an_older_store(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct sample got[4];
+    char path[160];
+    fill(st, 0, 10);
+    assert_int_equal(store_transact(st, drop_samples, NULL), 0);
+    store_close(st);
+    FILE *out = tmpfile();
+    assert_int_equal(store_command_check(p.dir, out, stderr), 0);
+    fclose(out);
+    snprintf(path, sizeof path, "%s/dump", p.root);
+    assert_int_equal(dump_to(p.dir, path), 0);
+    struct buffer text = file_read(path);
+    buffer_add(&text, "", 1);
+    assert_non_null(strstr(text.at, "\"samples\":0}"));
+    buffer_free(&text);
+    char err[512];
+    struct store_options options = {.dir = p.dir, .read_only = true};
+    st = store_open(&options, &test_log, &test_counters, err, sizeof err);
+    if (!st) fail_msg("%s", err);
+    assert_int_equal(st->samples, 0);
+    assert_int_equal(store_samples(st, 0, INT64_MAX, got, 4), 0);
+    store_close(st);
+    st = open_good(p.dir);
+    put_samples(st, 60000, 2);
+    assert_int_equal(store_samples(st, 0, INT64_MAX, got, 4), 2);
+    store_close(st);
+    st = open_good(p.dir);
+    assert_int_equal(store_samples(st, 0, INT64_MAX, got, 4), 2);
+    store_close(st);
+    place_remove(&p);
+}
+
+/* A record that is none is said to be damaged. */
+static void samples_may_be_damaged(void **state)
+{
+    (void)state;
+    struct sample s = {60000, 1, 2};
+    uint8_t key[8], bytes[STORE_SAMPLE_BYTES];
+    store_encode_sample(&s, key, bytes);
+    MDB_val k = {sizeof key, key}, v = {sizeof bytes, bytes};
+    assert_true(store_decode_sample(k, v, &s));
+    v.mv_size--;
+    assert_false(store_decode_sample(k, v, &s));
+    v.mv_size++;
+    k.mv_size--;
+    assert_false(store_decode_sample(k, v, &s));
+    k.mv_size++;
+    bytes[0] = 2;
+    assert_false(store_decode_sample(k, v, &s));
+    bytes[0] = 1;
+    key[0] = 0x80;
+    assert_false(store_decode_sample(k, v, &s));
+}
+
+static const struct CMUnitTest EVENT_TESTS[] = {
+    cmocka_unit_test(positions_are_texts),
+    cmocka_unit_test(events_come_back_in_order),
+    cmocka_unit_test(events_wait_for_readers),
+    cmocka_unit_test(events_are_counted_only),
+    cmocka_unit_test(events_count_far),
+    cmocka_unit_test(events_have_their_text),
+    cmocka_unit_test(events_are_bounded),
+    cmocka_unit_test(events_tell_everything),
+    cmocka_unit_test(connections_are_told_to_readers_only),
+    cmocka_unit_test(hub_keeps_events_for_streams),
+    cmocka_unit_test(hub_samples_minutes),
+    cmocka_unit_test(samples_round_trip),
+    cmocka_unit_test(samples_are_removed_in_steps),
+    cmocka_unit_test(samples_come_to_an_older_store),
+    cmocka_unit_test(samples_may_be_damaged),
+};
