@@ -10517,7 +10517,8 @@ static enum error api_asset(struct server *server, const struct http_request *re
     }
     response->cacheable = true;
     http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
-                              "Content-Security-Policy: default-src 'self'\r\n", asset->etag);
+                              "Content-Security-Policy: default-src 'self'; base-uri 'none';"
+                              " frame-ancestors 'none'\r\n", asset->etag);
     response->status = 304;
     if (match && header_has_token(match, asset->etag)) return ERROR_NONE;
     response->status = 200;

@@ -231,7 +231,7 @@ test('the root page is the demo without a key and a plain page with one; /admin 
   const closed = await start(t, { args: key.args });
   assert.equal((await get(open, '/')).text, (await get(open, '/index.html')).text);
   const page = await get(closed, '/');
-  assert.deepEqual([page.status, page.headers['content-security-policy']], [200, "default-src 'self'"]);
+  assert.deepEqual([page.status, page.headers['content-security-policy']], [200, "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"]);
   assert.equal(page.text, (await get(closed, '/closed.html')).text);
   assert.notEqual(page.text, (await get(closed, '/index.html')).text);
   assert.match(page.text, /href="\/admin\/"/);
