@@ -274,7 +274,7 @@ static const struct error_row {
     X(TIMEOUT, 4408, "heartbeat timeout")                                                          \
     X(TOO_FAST, 4429, "too many messages or connections")
 #define X(name, code, meaning) CLOSE_##name = code,
-enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005 };
+enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
 #undef X
 
 /* ==== 2. Counters ============================================================================
@@ -8382,12 +8382,14 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
-/* The client closed: the answer carries its code back. Its own failures count as a broken line. */
+/* The client closed: the answer carries its code back. Its own failures count as a broken line.
+ * 4001 is what 1001 would be if browsers let a page say that. */
 static void connection_closed_by_client(struct server *server, struct connection *c,
                                         struct instant now, int code)
 {
+    bool away = code == CLOSE_GOING_AWAY || code == CLOSE_AWAY;
     bool clean = code == CLOSE_NORMAL || code == CLOSE_NO_STATUS || code >= 3000;
-    enum ending ending = clean ? END_CLEAN : code == CLOSE_GOING_AWAY ? END_AWAY : END_DROPPED;
+    enum ending ending = away ? END_AWAY : clean ? END_CLEAN : END_DROPPED;
     connection_close(server, c, now, code, "", ending);
 }
 

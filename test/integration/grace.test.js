@@ -36,6 +36,7 @@ test('a clean close 1000 is offline at once', async (t) => {
 // How the last connection can go, and the reason it gives when nobody returns.
 const ends = {
   'close 1001': { reason: 'closed', end: (client) => client.close(1001) },
+  'close 4001': { reason: 'closed', end: (client) => client.close(4001) },
   'a reset': { reason: 'dropped', end: (client) => client.reset() },
   'an end without a close frame': {
     reason: 'dropped',
