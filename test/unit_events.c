@@ -203,8 +203,8 @@ static void events_have_their_text(void **unused)
     user->id_len = 8;
     memcpy(user->id, "a\"\\\xc3\xa9<b", 8);
     struct transition t = {.sequence = 7, .user = user, .online_since = 999000,
-                           .last_seen = 1000500, .connections = 2, .kind = TRANSITION_STATUS, .state = USER_LIVE,
-                           .status = STATUS_AWAY, .reason = REASON_DROPPED};
+                           .last_seen = 1000500, .connections = 2, .kind = TRANSITION_STATUS,
+                           .state = USER_LIVE, .status = STATUS_AWAY, .reason = REASON_DROPPED};
     event_write(&out, 0xab, &t, now);
     buffer_add(&out, "", 1);
     assert_string_equal(out.at,
