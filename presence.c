@@ -10054,13 +10054,12 @@ static bool page_merge(struct user_page *page, const struct user_piece *table,
  * False when the store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
-    struct user_piece table, stored;
+    struct user_piece table = {.now = page->now}, stored = table;
     for (int looked = 0; looked < API_SCAN_MAX; looked += API_CHUNK) {
         bool at_end;
         table.reach = page->last;
         table.more = api_copy_users(server, page->now, true, &table.reach, table.users,
                                     &table.count);
-        stored.now = page->now;
         stored.count = 0;
         struct span after = {page->last.id, page->last.id_len};
         if (!store_each_user(server->store, after, API_CHUNK, piece_keep, &stored, &at_end))

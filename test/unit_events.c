@@ -1,4 +1,4 @@
-/* Unit tests of events, positions and samples: pure parts first, then the hub's, then the store's. */
+/* Unit tests of events, positions and samples: pure parts first, then the hub's, then the store. */
 
 /* ---- Positions ------------------------------------------------------------------------------- */
 
@@ -87,8 +87,8 @@ static void ring_add(struct events *e)
     events_add(e, ring_text(e->next, text));
 }
 
-/* 40,000 events through a ring of 100: it wraps round and grows, and whoever comes back at any place
- * that is kept gets exactly the events behind it. */
+/* 40,000 events through a ring of 100: it wraps round and grows, and whoever comes back at any
+ * place that is kept gets exactly the events behind it. */
 static void events_come_back_in_order(void **unused)
 {
     (void)unused;
@@ -114,8 +114,8 @@ static void events_come_back_in_order(void **unused)
     events_drop(&e);
 }
 
-/* What a slow reader has not read yet is kept beyond the limit, also half an event; and no more once
- * it has. */
+/* What a slow reader has not read yet is kept beyond the limit, also half an event; and no more
+ * once it has. */
 static void events_wait_for_readers(void **unused)
 {
     (void)unused;
@@ -138,8 +138,8 @@ static void events_wait_for_readers(void **unused)
     assert_null(e.bytes);
 }
 
-/* With a limit of 0, and before anybody reads, events are only counted: who is up to date may go on,
- * nobody else. */
+/* With a limit of 0, and before anybody reads, events are only counted: who is up to date may go
+ * on, nobody else. */
 static void events_are_counted_only(void **unused)
 {
     (void)unused;
@@ -202,9 +202,9 @@ static void events_have_their_text(void **unused)
     struct buffer out = {0};
     user->id_len = 8;
     memcpy(user->id, "a\"\\\xc3\xa9<b", 8);
-    struct transition t = {.sequence = 7, .user = user, .online_since = 999000, .last_seen = 1000500,
-                           .connections = 2, .kind = TRANSITION_STATUS, .state = USER_LIVE,
-                           .status = STATUS_AWAY, .reason = REASON_DROPPED};
+    struct transition t = {.sequence = 7, .user = user, .online_since = 999000,
+                           .last_seen = 1000500, .connections = 2, .kind = TRANSITION_STATUS,
+                           .state = USER_LIVE, .status = STATUS_AWAY, .reason = REASON_DROPPED};
     event_write(&out, 0xab, &t, now);
     buffer_add(&out, "", 1);
     assert_string_equal(out.at,
@@ -320,7 +320,7 @@ static void events_tell_everything(void **unused)
     presence_free(&m.table);
 }
 
-/* A stop takes connections away and tells nobody; a change of connections is nothing to the store. */
+/* A stop takes connections away and tells nobody; a change of connections is not for the store. */
 static void connections_are_told_to_readers_only(void **unused)
 {
     (void)unused;

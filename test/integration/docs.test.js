@@ -128,6 +128,7 @@ const CONSTANTS = {
   CLOSE_WAIT_MS: [/is cut after (\d+) seconds/, 1000],
   HISTORY_HOURS_MAX: [/1 to (\d+), \d+ when it is absent. A minute/, 1],
   HISTORY_HOURS_DEFAULT: [/1 to \d+, (\d+) when it is absent. A minute/, 1],
+  SAMPLES_MAX: [/the first ([\d,]+) are kept and written later/, 1],
   STREAM_RETRY_MS: [/first says .Li retry: (\d+) /, 1],
   STREAM_SILENCE_MS: [/After (\d+) seconds of silence a comment/, 1000],
   SEEN_FLUSH_MS: [/may be up to (\d+) seconds/, 1000],

@@ -1,8 +1,30 @@
 'use strict';
 // /admin/events: every change once, in order, and what a stream is told when it comes back.
 const assert = require('node:assert/strict');
-const { test, start, startSecure, connect, heartbeat, openEvents, position, get, del, request, json, stats, until, tcp, tokenKey, bearer,
-  seconds, rawConnect, frame, closePayload, OP, slow } = require('./lib');
+const {
+  test,
+  start,
+  startSecure,
+  connect,
+  heartbeat,
+  openEvents,
+  position,
+  get,
+  del,
+  request,
+  json,
+  stats,
+  until,
+  tcp,
+  tokenKey,
+  bearer,
+  seconds,
+  rawConnect,
+  frame,
+  closePayload,
+  OP,
+  slow,
+} = require('./lib');
 
 /** The next change, as [change, user id, reason]. */
 const told = async (stream) => {
@@ -27,24 +49,38 @@ test('a new stream begins with retry and a reset, then tells each change with th
 
   const first = await connect(server, 'al"ice');
   const join = await stream.next();
-  assert.deepEqual([join.data.change, join.data.user.user_id, join.data.user.connections], ['join', 'al"ice', 1]);
+  assert.deepEqual(
+    [join.data.change, join.data.user.user_id, join.data.user.connections],
+    ['join', 'al"ice', 1],
+  );
   assert.equal(position(join.id).sequence, 1);
   const second = await connect(server, 'al"ice');
   const more = await stream.next();
-  assert.deepEqual([more.data.change, more.data.user.connections, more.data.user.source], ['connections', 2, 'live']);
+  assert.deepEqual(
+    [more.data.change, more.data.user.connections, more.data.user.source],
+    ['connections', 2, 'live'],
+  );
   first.send({ type: 'status', status: 'away' });
   second.send({ type: 'status', status: 'busy' });
   const status = await stream.next();
   assert.deepEqual([status.data.change, status.data.user.status], ['status', 'busy']);
   await second.close();
   const fewer = await stream.next();
-  assert.deepEqual([fewer.data.change, fewer.data.user.status, fewer.data.user.connections], ['status', 'away', 1]);
+  assert.deepEqual(
+    [fewer.data.change, fewer.data.user.status, fewer.data.user.connections],
+    ['status', 'away', 1],
+  );
   first.socket.terminate();
   const cached = await stream.next();
-  assert.deepEqual([cached.data.change, cached.data.user.source, cached.data.user.connections], ['connections', 'cached', 0]);
+  assert.deepEqual(
+    [cached.data.change, cached.data.user.source, cached.data.user.connections],
+    ['connections', 'cached', 0],
+  );
   const leave = await stream.next();
-  assert.deepEqual([leave.data.change, leave.data.reason, leave.data.user.source, leave.data.user.connected_at],
-    ['leave', 'dropped', 'stored', null]);
+  assert.deepEqual(
+    [leave.data.change, leave.data.reason, leave.data.user.source, leave.data.user.connected_at],
+    ['leave', 'dropped', 'stored', null],
+  );
   await heartbeat(server, 'bob');
   assert.deepEqual(await told(stream), ['join', 'bob', null]);
   await del(server, '/admin/users/bob/connections');
@@ -62,9 +98,17 @@ test('changes of the same moment are told apart, each with its own state', async
   raw.write(...['away', 'busy', 'online', 'busy'].map(says), frame(OP.close, closePayload(1000)));
   const events = [];
   for (let i = 0; i < 6; i++) events.push((await stream.next()).data);
-  assert.deepEqual(events.map((one) => [one.change, one.user.status, one.user.online]), [
-    ['join', 'online', true], ['status', 'away', true], ['status', 'busy', true], ['status', 'online', true],
-    ['status', 'busy', true], ['leave', 'offline', false]]);
+  assert.deepEqual(
+    events.map((one) => [one.change, one.user.status, one.user.online]),
+    [
+      ['join', 'online', true],
+      ['status', 'away', true],
+      ['status', 'busy', true],
+      ['status', 'online', true],
+      ['status', 'busy', true],
+      ['leave', 'offline', false],
+    ],
+  );
 });
 
 test('a stream that comes back gets what it missed, by header or by query, and no reset', async (t) => {
@@ -78,7 +122,13 @@ test('a stream that comes back gets what it missed, by header or by query, and n
   await heartbeat(server, 'd');
   for (const options of [{ lastId }, { query: `?last_event_id=${lastId}` }]) {
     const again = await openEvents(server, options);
-    assert.deepEqual([await told(again), await told(again)], [['join', 'c', null], ['join', 'd', null]]);
+    assert.deepEqual(
+      [await told(again), await told(again)],
+      [
+        ['join', 'c', null],
+        ['join', 'd', null],
+      ],
+    );
     assert.equal(again.retry, 2000);
     again.cut();
   }
@@ -96,8 +146,18 @@ test('a stream that cannot go on gets a reset', async (t) => {
   for (let i = 0; i < 4; i++) await stream.next();
   const { epoch } = position(begin);
   const other = epoch.replace(/^./, (digit) => (digit === '0' ? '1' : '0'));
-  const bad = [begin, `${other}-4`, `${epoch}-5`, `${epoch}-99999999999999999999`, `${epoch}-04`, `${epoch}-`, epoch, 'x', `${epoch}-4x`,
-    `${epoch}-${'4'.repeat(200)}`];
+  const bad = [
+    begin,
+    `${other}-4`,
+    `${epoch}-5`,
+    `${epoch}-99999999999999999999`,
+    `${epoch}-04`,
+    `${epoch}-`,
+    epoch,
+    'x',
+    `${epoch}-4x`,
+    `${epoch}-${'4'.repeat(200)}`,
+  ];
   for (const lastId of bad) {
     const again = await openEvents(server, { lastId });
     const first = await again.next();
@@ -105,8 +165,10 @@ test('a stream that cannot go on gets a reset', async (t) => {
     again.cut();
   }
   const good = await openEvents(server, { lastId: `${epoch}-1` }); // 2, 3 and 4 are kept
-  assert.deepEqual([(await good.next()).id, (await good.next()).id, (await good.next()).id],
-    [`${epoch}-2`, `${epoch}-3`, `${epoch}-4`]);
+  assert.deepEqual(
+    [(await good.next()).id, (await good.next()).id, (await good.next()).id],
+    [`${epoch}-2`, `${epoch}-3`, `${epoch}-4`],
+  );
   const now = await openEvents(server, { lastId: `${epoch}-4` });
   await heartbeat(server, 'e');
   assert.equal((await now.next()).id, `${epoch}-5`);
@@ -158,7 +220,10 @@ test('HTTP/1.0 and a request behind it in the same segment', async (t) => {
   const raw = await tcp(server);
   raw.write('GET /admin/events HTTP/1.0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
   const head = await raw.head();
-  assert.deepEqual([head.status, head.headers['content-length'], head.headers.connection], [200, undefined, 'close']);
+  assert.deepEqual(
+    [head.status, head.headers['content-length'], head.headers.connection],
+    [200, undefined, 'close'],
+  );
   await raw.read('the reset', () => (raw.bytes.includes('event: reset') ? true : undefined));
   await heartbeat(server, 'a');
   await raw.read('the join', () => (raw.bytes.includes('"change":"join"') ? true : undefined));
@@ -171,10 +236,14 @@ test('HEAD answers the head only, other methods are refused', async (t) => {
   const server = await start(t, { args: ['--max-connections', '1'] });
   const stream = await openEvents(server); // takes the only place
   const raw = await tcp(server);
-  raw.write('HEAD /admin/events HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  raw.write(
+    'HEAD /admin/events HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n',
+  );
   const head = await raw.head();
-  assert.deepEqual([head.status, head.headers['content-type'], head.headers['content-length']],
-    [200, 'text/event-stream; charset=utf-8', undefined]);
+  assert.deepEqual(
+    [head.status, head.headers['content-type'], head.headers['content-length']],
+    [200, 'text/event-stream; charset=utf-8', undefined],
+  );
   const health = await raw.head();
   assert.equal(health.status, 200);
   const post = await request(server, 'POST', '/admin/events');
@@ -186,7 +255,10 @@ test('streams count as connections, and are counted', async (t) => {
   const server = await start(t, { args: ['--max-connections', '3'] });
   const streams = [await openEvents(server), await openEvents(server)];
   await connect(server, 'u');
-  const refused = await openEvents(server).then(() => assert.fail('was let in'), (error) => error);
+  const refused = await openEvents(server).then(
+    () => assert.fail('was let in'),
+    (error) => error,
+  );
   assert.deepEqual([refused.status, refused.json.error.code], [503, 'overloaded']);
   const { connections, counters } = await stats(server);
   assert.deepEqual([connections.streams, connections.sockets, connections.current], [2, 3, 1]);
@@ -201,8 +273,14 @@ test('streams count as connections, and are counted', async (t) => {
 test('only admins; the stream ends when the token does', async (t) => {
   const key = tokenKey(t);
   const server = await start(t, { args: key.args });
-  for (const [headers, status] of [[{}, 401], [bearer(await key.user('u')).headers, 403]]) {
-    const refused = await openEvents(server, { headers }).then(() => assert.fail('was let in'), (error) => error);
+  for (const [headers, status] of [
+    [{}, 401],
+    [bearer(await key.user('u')).headers, 403],
+  ]) {
+    const refused = await openEvents(server, { headers }).then(
+      () => assert.fail('was let in'),
+      (error) => error,
+    );
     assert.equal(refused.status, status);
   }
   const exp = seconds() + 2;
@@ -220,7 +298,9 @@ test('only admins; the stream ends when the token does', async (t) => {
 test('silence is broken by a comment, between events', { timeout: 40000 * slow }, async (t) => {
   const server = await startSecure(t);
   const streams = [await openEvents(server), await openEvents(server.secure)];
-  await Promise.all(streams.map((stream) => stream.until('a comment', () => stream.comments === 1, 25000 * slow)));
+  await Promise.all(
+    streams.map((stream) => stream.until('a comment', () => stream.comments === 1, 25000 * slow)),
+  );
   await heartbeat(server, 'a');
   for (const stream of streams) await stream.until('the join', () => stream.events.length === 2);
 });
@@ -236,7 +316,10 @@ test('the root page is the demo without a key and a plain page with one; /admin 
   assert.notEqual(page.text, (await get(closed, '/index.html')).text);
   assert.match(page.text, /href="\/admin\/"/);
   assert.doesNotMatch(page.text, /<style|<script|style=/);
-  assert.equal((await get(closed, '/closed.css')).headers['content-type'], 'text/css; charset=utf-8');
+  assert.equal(
+    (await get(closed, '/closed.css')).headers['content-type'],
+    'text/css; charset=utf-8',
+  );
   for (const server of [open, closed]) {
     const raw = await tcp(server);
     raw.write('GET /admin HTTP/1.1\r\nHost: localhost\r\n\r\n');

@@ -3,7 +3,19 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, run, tempDir, get, json, connect, heartbeat, heartbeats, until, slow } = require('./lib');
+const {
+  test,
+  start,
+  run,
+  tempDir,
+  get,
+  json,
+  connect,
+  heartbeat,
+  heartbeats,
+  until,
+  slow,
+} = require('./lib');
 
 const MINUTE = 60000;
 const HOUR = 60 * MINUTE;
@@ -16,7 +28,11 @@ const iso = (ms) => new Date(ms).toISOString();
 async function withSamples(t, samples) {
   const dir = tempDir(t);
   const file = path.join(tempDir(t), 'dump');
-  const lines = samples.map(([at, users, connections]) => ({ sample: iso(at), users, connections }));
+  const lines = samples.map(([at, users, connections]) => ({
+    sample: iso(at),
+    users,
+    connections,
+  }));
   const end = { end: 'presence', users: 0, sessions: 0, samples: samples.length };
   fs.writeFileSync(file, [...lines, end].map((line) => `${JSON.stringify(line)}\n`).join(''));
   const restored = await run(['--data', dir, '--restore', file]);
@@ -24,16 +40,31 @@ async function withSamples(t, samples) {
   return dir;
 }
 
-const dumped = async (dir) => (await run(['--data', dir, '--dump'])).stdout.trim().split('\n').map((line) => JSON.parse(line));
+const dumped = async (dir) =>
+  (await run(['--data', dir, '--dump'])).stdout
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line));
 
 test('history shows the hours asked for, oldest first', async (t) => {
-  const samples = [[800 * HOUR, 1, 1], [719 * HOUR, 2, 3], [25 * HOUR, 4, 5], [23 * HOUR, 6, 7], [2 * HOUR, 8, 9], [MINUTE, 12, 15]]
-    .map(([ago, users, connections]) => [minute(0) - ago, users, connections]);
+  const samples = [
+    [800 * HOUR, 1, 1],
+    [719 * HOUR, 2, 3],
+    [25 * HOUR, 4, 5],
+    [23 * HOUR, 6, 7],
+    [2 * HOUR, 8, 9],
+    [MINUTE, 12, 15],
+  ].map(([ago, users, connections]) => [minute(0) - ago, users, connections]);
   const future = [minute(0) + 5 * HOUR, 99, 99]; // the clock was wrong then
   const dir = await withSamples(t, [...samples, future]);
   const server = await start(t, { data: dir, args: ['--history', '0'] });
   const shown = async (query) => {
-    const { generated_at: now, interval_seconds: interval, samples: found, ...rest } = await json(server, `/admin/history${query}`);
+    const {
+      generated_at: now,
+      interval_seconds: interval,
+      samples: found,
+      ...rest
+    } = await json(server, `/admin/history${query}`);
     assert.deepEqual([interval, Object.keys(rest)], [60, []]);
     assert.ok(Math.abs(Date.parse(now) - Date.now()) < 60000 * slow);
     return found.filter(({ at }) => Date.parse(at) <= samples.at(-1)[0]); // it adds its own
@@ -67,8 +98,12 @@ test('samples older than --history go, a few with each write', async (t) => {
   const old = Array.from({ length: 350 }, (_, i) => [minute(2000) + i * MINUTE, 1, 1]);
   const young = Array.from({ length: 10 }, (_, i) => [minute(30) + i * MINUTE, 2, 2]);
   const dir = await withSamples(t, [...old, ...young]);
-  const server = await start(t, { data: dir, args: ['--history', '1d', '--sync-interval', '10ms'] });
-  const left = async () => (await dumped(dir)).filter((line) => line.sample && line.users === 1).length;
+  const server = await start(t, {
+    data: dir,
+    args: ['--history', '1d', '--sync-interval', '10ms'],
+  });
+  const left = async () =>
+    (await dumped(dir)).filter((line) => line.sample && line.users === 1).length;
   let before = await left();
   assert.ok(before >= 150, `${before} left by the start`);
   for (let i = 0; before; i++) {
@@ -81,7 +116,10 @@ test('samples older than --history go, a few with each write', async (t) => {
     before = now.found;
   }
   const { samples } = await json(server, '/admin/history?hours=720');
-  assert.deepEqual(samples.slice(0, 10).map(({ at, users }) => [Date.parse(at), users]), young.map(([at, users]) => [at, users]));
+  assert.deepEqual(
+    samples.slice(0, 10).map(({ at, users }) => [Date.parse(at), users]),
+    young.map(([at, users]) => [at, users]),
+  );
 });
 
 test('each minute is counted, at its begin', { timeout: 120000 * slow }, async (t) => {
@@ -91,27 +129,41 @@ test('each minute is counted, at its begin', { timeout: 120000 * slow }, async (
   await connect(server, 'alice');
   await heartbeats(server, ['bob', 'carol']);
   const settled = Date.now();
-  const found = await until('a minute to begin', async () => {
-    const { samples } = await json(server, '/admin/history');
-    return samples.find(({ at }) => Date.parse(at) > settled);
-  }, { within: 70000 * slow, every: 250 });
+  const found = await until(
+    'a minute to begin',
+    async () => {
+      const { samples } = await json(server, '/admin/history');
+      return samples.find(({ at }) => Date.parse(at) > settled);
+    },
+    { within: 70000 * slow, every: 250 },
+  );
   assert.deepEqual([found.users, found.connections, Date.parse(found.at) % MINUTE], [3, 2, 0]);
   const { samples } = await json(server, '/admin/history');
-  assert.ok(samples.every(({ at }) => Date.parse(at) > began), 'nothing before the start');
+  assert.ok(
+    samples.every(({ at }) => Date.parse(at) > began),
+    'nothing before the start',
+  );
   await server.stop();
-  assert.deepEqual((await dumped(server.data)).filter((line) => line.sample === found.at), [
-    { sample: found.at, users: 3, connections: 2 }]);
+  assert.deepEqual(
+    (await dumped(server.data)).filter((line) => line.sample === found.at),
+    [{ sample: found.at, users: 3, connections: 2 }],
+  );
   const checked = await run(['--data', server.data, '--check-store']);
   assert.deepEqual([checked.code, checked.stdout], [0, 'store ok: 3 users, 0 sessions, 3 open\n']);
 });
 
 test('dump and restore carry samples; a dump without any is taken', async (t) => {
-  const samples = [[minute(3), 1, 2], [minute(2), 0, 0], [minute(1), 4294967295, 4294967295]];
+  const samples = [
+    [minute(3), 1, 2],
+    [minute(2), 0, 0],
+    [minute(1), 4294967295, 4294967295],
+  ];
   const dir = await withSamples(t, samples);
   const lines = await dumped(dir);
   assert.deepEqual(lines, [
     ...samples.map(([at, users, connections]) => ({ sample: iso(at), users, connections })),
-    { end: 'presence', users: 0, sessions: 0, samples: 3 }]);
+    { end: 'presence', users: 0, sessions: 0, samples: 3 },
+  ]);
   const file = path.join(tempDir(t), 'dump');
   const text = (list) => list.map((line) => `${JSON.stringify(line)}\n`).join('');
   const restore = async (list) => {
@@ -122,9 +174,22 @@ test('dump and restore carry samples; a dump without any is taken', async (t) =>
   assert.equal(await restore([{ end: 'presence', users: 0, sessions: 0 }]), 0); // of an older presence
   for (const list of [
     [...lines.slice(1)], // one is missing
-    [{ ...lines[0], users: -1 }, { ...lines[3], samples: 1 }],
-    [{ ...lines[0], connections: 4294967296 }, { ...lines[3], samples: 1 }],
-    [{ ...lines[0], sample: 'yesterday' }, { ...lines[3], samples: 1 }],
-    [{ ...lines[0], sample: null }, { ...lines[3], samples: 1 }],
-  ]) assert.equal(await restore(list), 1, JSON.stringify(list));
+    [
+      { ...lines[0], users: -1 },
+      { ...lines[3], samples: 1 },
+    ],
+    [
+      { ...lines[0], connections: 4294967296 },
+      { ...lines[3], samples: 1 },
+    ],
+    [
+      { ...lines[0], sample: 'yesterday' },
+      { ...lines[3], samples: 1 },
+    ],
+    [
+      { ...lines[0], sample: null },
+      { ...lines[3], samples: 1 },
+    ],
+  ])
+    assert.equal(await restore(list), 1, JSON.stringify(list));
 });

@@ -3,8 +3,23 @@
 // behind its position knows what the server knows. No change is missed, none doubled, and they come
 // in order (EventStream checks that the numbers have no gap).
 const assert = require('node:assert/strict');
-const { test, start, startSecure, connect, post, request, json, openEvents, Model, position, segment,
-  heartbeat, until, heavy, slow } = require('./lib');
+const {
+  test,
+  start,
+  startSecure,
+  connect,
+  post,
+  request,
+  json,
+  openEvents,
+  Model,
+  position,
+  segment,
+  heartbeat,
+  until,
+  heavy,
+  slow,
+} = require('./lib');
 
 /** Numbers from a seed, so that a failure can be repeated: SEED=1234. */
 function random(seed) {
@@ -19,7 +34,15 @@ function random(seed) {
  *  list again, in pages, while everything goes on. */
 class Page {
   constructor(server, dice, limit) {
-    Object.assign(this, { server, dice, limit, model: new Model(), lastId: null, cuts: 0, taken: 0 });
+    Object.assign(this, {
+      server,
+      dice,
+      limit,
+      model: new Model(),
+      lastId: null,
+      cuts: 0,
+      taken: 0,
+    });
   }
 
   /** Opens the stream and follows it until it ends. */
@@ -91,12 +114,18 @@ class Commotion {
         return;
       case 3:
         if (!client) return;
-        this.clients.set(id, own.filter((one) => one !== client));
+        this.clients.set(
+          id,
+          own.filter((one) => one !== client),
+        );
         await client.close();
         return;
       case 4:
         if (!client) return;
-        this.clients.set(id, own.filter((one) => one !== client));
+        this.clients.set(
+          id,
+          own.filter((one) => one !== client),
+        );
         client.socket.terminate();
         return;
       case 5:
@@ -127,16 +156,20 @@ async function commotion(all, { steps, pages = [] }) {
 
 /** All pages know what the list shows, once everything has been told. */
 async function agree(server, pages) {
-  await until('quiet', async () => {
-    const { position: at, users } = await json(server, '/admin/online-users?limit=1000');
-    const told = (page) => page.lastId && position(page.lastId).sequence >= position(at).sequence;
-    if (!pages.every(told)) return false;
-    const truth = Object.fromEntries(users.map(({ last_seen, ...user }) => [user.user_id, user]));
-    const after = await json(server, '/admin/stats');
-    if (after.position !== at) return false; // somebody's grace has just ended
-    for (const page of pages) assert.deepEqual(page.model.shown(), truth);
-    return true;
-  }, { within: 20000 * slow, every: 50 });
+  await until(
+    'quiet',
+    async () => {
+      const { position: at, users } = await json(server, '/admin/online-users?limit=1000');
+      const told = (page) => page.lastId && position(page.lastId).sequence >= position(at).sequence;
+      if (!pages.every(told)) return false;
+      const truth = Object.fromEntries(users.map(({ last_seen, ...user }) => [user.user_id, user]));
+      const after = await json(server, '/admin/stats');
+      if (after.position !== at) return false; // somebody's grace has just ended
+      for (const page of pages) assert.deepEqual(page.model.shown(), truth);
+      return true;
+    },
+    { within: 20000 * slow, every: 50 },
+  );
 }
 
 const SEED = Number(process.env.SEED || 1 + (Date.now() % 1000000));
@@ -146,25 +179,31 @@ for (const [what, args, starter] of [
   ['pages of 7, a ring of 20', ['--events', '20'], start],
   ['through TLS, streams dropped early', ['--max-stream-buffer', '4k'], startSecure],
 ]) {
-  test(`random changes, cut streams, ${what}: every page agrees with the list (SEED=${SEED})`, {
-    timeout: 120000 * slow,
-  }, async (t) => {
-    const dice = random(SEED);
-    const plain = await starter(t, { args: ['--grace', '60ms', '--online-threshold', '1s', ...args] });
-    const server = plain.secure || plain;
-    const limit = what.includes('of 7') ? 7 : 1000;
-    const pages = Array.from({ length: 4 }, () => new Page(server, dice, limit));
-    const steps = server === plain ? heavy(1500, 100) : heavy(400, 60); // handshakes cost
-    for (const page of pages) page.begin();
-    await commotion(new Commotion(server, dice, 60), { steps, pages });
-    await agree(server, pages);
-    const resets = pages.reduce((sum, page) => sum + page.model.resets, 0);
-    const cuts = pages.reduce((sum, page) => sum + page.cuts, 0);
-    const taken = pages.reduce((sum, page) => sum + page.taken, 0);
-    assert.ok(cuts > steps / 15 && taken > steps * 3, `${cuts} cuts, ${taken} changes`);
-    if (!args.includes('--events')) assert.equal(resets, pages.length);
-    await Promise.all(pages.map((page) => page.stop()));
-  });
+  test(
+    `random changes, cut streams, ${what}: every page agrees with the list (SEED=${SEED})`,
+    {
+      timeout: 120000 * slow,
+    },
+    async (t) => {
+      const dice = random(SEED);
+      const plain = await starter(t, {
+        args: ['--grace', '60ms', '--online-threshold', '1s', ...args],
+      });
+      const server = plain.secure || plain;
+      const limit = what.includes('of 7') ? 7 : 1000;
+      const pages = Array.from({ length: 4 }, () => new Page(server, dice, limit));
+      const steps = server === plain ? heavy(1500, 100) : heavy(400, 60); // handshakes cost
+      for (const page of pages) page.begin();
+      await commotion(new Commotion(server, dice, 60), { steps, pages });
+      await agree(server, pages);
+      const resets = pages.reduce((sum, page) => sum + page.model.resets, 0);
+      const cuts = pages.reduce((sum, page) => sum + page.cuts, 0);
+      const taken = pages.reduce((sum, page) => sum + page.taken, 0);
+      assert.ok(cuts > steps / 15 && taken > steps * 3, `${cuts} cuts, ${taken} changes`);
+      if (!args.includes('--events')) assert.equal(resets, pages.length);
+      await Promise.all(pages.map((page) => page.stop()));
+    },
+  );
 }
 
 /** A user without what moves without a change. */
@@ -182,7 +221,10 @@ function hold({ at, shown, exact, all }, changes, ids) {
     const what = `${id} at ${at}: ${JSON.stringify(found)}, but ${JSON.stringify(own)}`;
     if (found && !before && !found.online) continue; // first seen meanwhile: offline, as of then
     if (found) {
-      assert.ok(allowed.some((user) => JSON.stringify(user) === JSON.stringify(found)), what);
+      assert.ok(
+        allowed.some((user) => JSON.stringify(user) === JSON.stringify(found)),
+        what,
+      );
     } else {
       const absent = all ? !before : !before || allowed.some((user) => !user.online);
       assert.ok(absent, what);
@@ -190,43 +232,55 @@ function hold({ at, shown, exact, all }, changes, ids) {
   }
 }
 
-test(`answers under random changes are true to their positions (SEED=${SEED})`, {
-  timeout: 120000 * slow,
-}, async (t) => {
-  const dice = random(SEED);
-  const server = await start(t, { args: ['--grace', '30ms', '--sync-interval', '10ms'] });
-  const stream = await openEvents(server);
-  await stream.next();
-  const everybody = new Commotion(server, dice, 200);
-  const answers = [];
-  let over = false;
-  const ask = async () => {
-    for (let n = 0; !over; n++) {
-      const all = n % 2 > 0;
-      const { users, position: at } = await json(server, `/admin/${all ? 'users' : 'online-users'}?limit=1000`);
-      answers.push({ at, all, shown: new Map(users.map((user) => [user.user_id, bare(user)])) });
-      const id = everybody.ids[dice(everybody.ids.length)];
-      const one = await request(server, 'GET', `/admin/users/${segment(id)}`);
-      if (one.status === 200)
-        answers.push({ at: one.json.position, exact: true, ids: [id], shown: new Map([[id, bare(one.json)]]) });
+test(
+  `answers under random changes are true to their positions (SEED=${SEED})`,
+  {
+    timeout: 120000 * slow,
+  },
+  async (t) => {
+    const dice = random(SEED);
+    const server = await start(t, { args: ['--grace', '30ms', '--sync-interval', '10ms'] });
+    const stream = await openEvents(server);
+    await stream.next();
+    const everybody = new Commotion(server, dice, 200);
+    const answers = [];
+    let over = false;
+    const ask = async () => {
+      for (let n = 0; !over; n++) {
+        const all = n % 2 > 0;
+        const { users, position: at } = await json(
+          server,
+          `/admin/${all ? 'users' : 'online-users'}?limit=1000`,
+        );
+        answers.push({ at, all, shown: new Map(users.map((user) => [user.user_id, bare(user)])) });
+        const id = everybody.ids[dice(everybody.ids.length)];
+        const one = await request(server, 'GET', `/admin/users/${segment(id)}`);
+        if (one.status === 200)
+          answers.push({
+            at: one.json.position,
+            exact: true,
+            ids: [id],
+            shown: new Map([[id, bare(one.json)]]),
+          });
+      }
+    };
+    const asking = [ask(), ask(), ask()];
+    await commotion(everybody, { steps: heavy(1500, 100) });
+    over = true;
+    await Promise.all(asking);
+    await stream.reach((await json(server, '/admin/stats')).position);
+    const changes = new Map();
+    for (const { event, data } of stream.events) {
+      if (event === 'reset') continue;
+      const id = data.user.user_id;
+      if (!changes.has(id)) changes.set(id, []);
+      changes.get(id).push({ sequence: position(data.position).sequence, user: bare(data.user) });
     }
-  };
-  const asking = [ask(), ask(), ask()];
-  await commotion(everybody, { steps: heavy(1500, 100) });
-  over = true;
-  await Promise.all(asking);
-  await stream.reach((await json(server, '/admin/stats')).position);
-  const changes = new Map();
-  for (const { event, data } of stream.events) {
-    if (event === 'reset') continue;
-    const id = data.user.user_id;
-    if (!changes.has(id)) changes.set(id, []);
-    changes.get(id).push({ sequence: position(data.position).sequence, user: bare(data.user) });
-  }
-  for (const answer of answers)
-    hold({ ...answer, at: position(answer.at).sequence }, changes, answer.ids || everybody.ids);
-  assert.ok(answers.length > heavy(300, 20), `${answers.length} answers`);
-});
+    for (const answer of answers)
+      hold({ ...answer, at: position(answer.at).sequence }, changes, answer.ids || everybody.ids);
+    assert.ok(answers.length > heavy(300, 20), `${answers.length} answers`);
+  },
+);
 
 test('every answer with a position has all changes up to it', async (t) => {
   const server = await start(t, { args: ['--max-messages-per-second', '0'] });

@@ -2,8 +2,20 @@
 // A reader of events that stops reading is dropped when --max-stream-buffer waits for it; it costs
 // no memory of its own, disturbs nobody, and goes on where it was when it comes back.
 const assert = require('node:assert/strict');
-const { test, start, startSecure, connect, openEvents, stats, until, position, tcp, slow,
-  release, proc } = require('./lib');
+const {
+  test,
+  start,
+  startSecure,
+  connect,
+  openEvents,
+  stats,
+  until,
+  position,
+  tcp,
+  slow,
+  release,
+  proc,
+} = require('./lib');
 
 const ID = 'u'.repeat(128); // long events fill the socket's buffers sooner
 
@@ -19,8 +31,13 @@ async function shout(client, times) {
 
 const ARGS = ['--max-messages-per-second', '0', '--max-stream-buffer', '256k', '--events', '1000'];
 
-for (const [what, starter] of [['plain', start], ['TLS', startSecure]]) {
-  test(`a reader that stops is dropped at the cap, and others go on: ${what}`, { timeout: 120000 * slow },
+for (const [what, starter] of [
+  ['plain', start],
+  ['TLS', startSecure],
+]) {
+  test(
+    `a reader that stops is dropped at the cap, and others go on: ${what}`,
+    { timeout: 120000 * slow },
     async (t) => {
       const plain = await starter(t, { args: ARGS });
       const server = plain.secure || plain;
@@ -31,10 +48,14 @@ for (const [what, starter] of [['plain', start], ['TLS', startSecure]]) {
       stuck.request.socket.pause();
       await shout(client, 5000); // the ring is as large as it gets, but for what the reader holds back
       const before = proc.rss(plain.pid);
-      await until('the reader to be dropped', async () => {
-        await shout(client, 2000);
-        return (await stats(plain)).counters.streams_dropped === 1;
-      }, { within: 60000 * slow });
+      await until(
+        'the reader to be dropped',
+        async () => {
+          await shout(client, 2000);
+          return (await stats(plain)).counters.streams_dropped === 1;
+        },
+        { within: 60000 * slow },
+      );
       await shout(client, 2000);
       const grown = proc.rss(plain.pid) - before;
       assert.ok(!release || grown < 1 << 20, `${grown} bytes more`);
@@ -54,13 +75,22 @@ for (const [what, starter] of [['plain', start], ['TLS', startSecure]]) {
       const soon = await openEvents(server, { lastId: fast.events.at(-900).id });
       assert.equal((await soon.next()).id, fast.events.at(-899).id);
       await soon.reach(now);
-    });
+    },
+  );
 }
 
 test('what a stream comes back for is not held against it', async (t) => {
   const count = 40000; // more than the sockets hold
-  const server = await start(t, { args: ['--max-messages-per-second', '0', '--max-stream-buffer', '4k',
-    '--events', `${2 * count}`] });
+  const server = await start(t, {
+    args: [
+      '--max-messages-per-second',
+      '0',
+      '--max-stream-buffer',
+      '4k',
+      '--events',
+      `${2 * count}`,
+    ],
+  });
   const first = await openEvents(server);
   const client = await connect(server, ID);
   const { id: lastId } = await first.next();
@@ -90,11 +120,15 @@ test('readers that never read cost others nothing', async (t) => {
   await until('all to be streams', async () => (await stats(server)).connections.streams === 50);
   const fast = await openEvents(server);
   const client = await connect(server, ID);
-  await until('all to be dropped', async () => {
-    await shout(client, 2000);
-    await client.ping();
-    return (await stats(server)).counters.streams_dropped === 50;
-  }, { within: 60000 * slow });
+  await until(
+    'all to be dropped',
+    async () => {
+      await shout(client, 2000);
+      await client.ping();
+      return (await stats(server)).counters.streams_dropped === 50;
+    },
+    { within: 60000 * slow },
+  );
   await fast.reach((await stats(server)).position, 20000 * slow);
   assert.equal(fast.problem, null);
 });

@@ -95,7 +95,11 @@ class EventStream {
       assert.equal(this.events.length, 0, 'a reset is the first event');
     }
     if (this.lastId && position(id).epoch === position(this.lastId).epoch)
-      assert.equal(position(id).sequence, position(this.lastId).sequence + 1, `${this.lastId}, then ${id}`);
+      assert.equal(
+        position(id).sequence,
+        position(this.lastId).sequence + 1,
+        `${this.lastId}, then ${id}`,
+      );
     this.lastId = id;
     this.events.push(found);
   }
@@ -129,11 +133,15 @@ class EventStream {
   /** Waits for the change after which the stream is at this position. */
   reach(text, deadline) {
     const wanted = position(text);
-    return this.until(`position ${text}`, () => {
-      if (!this.lastId) return false;
-      const { epoch, sequence } = position(this.lastId);
-      return epoch === wanted.epoch && sequence >= wanted.sequence;
-    }, deadline);
+    return this.until(
+      `position ${text}`,
+      () => {
+        if (!this.lastId) return false;
+        const { epoch, sequence } = position(this.lastId);
+        return epoch === wanted.epoch && sequence >= wanted.sequence;
+      },
+      deadline,
+    );
   }
 
   /** Goes away without a word. */
@@ -167,9 +175,15 @@ function openEvents(server, { lastId, query = '', headers = {}, ...options } = {
       response.on('data', (chunk) => {
         text += chunk;
       });
-      response.on('end', () => reject(Object.assign(new Error(`events answered ${response.statusCode}`), {
-        status: response.statusCode, headers: response.headers, json: JSON.parse(text),
-      })));
+      response.on('end', () =>
+        reject(
+          Object.assign(new Error(`events answered ${response.statusCode}`), {
+            status: response.statusCode,
+            headers: response.headers,
+            json: JSON.parse(text),
+          }),
+        ),
+      );
     });
     request.end();
   });
@@ -193,7 +207,11 @@ class Model {
     let cursor = '';
     let first = null;
     for (let path; cursor !== null; cursor = path.next) {
-      path = await json(server, `/admin/online-users?limit=${limit}${cursor ? `&cursor=${cursor}` : ''}`, options);
+      path = await json(
+        server,
+        `/admin/online-users?limit=${limit}${cursor ? `&cursor=${cursor}` : ''}`,
+        options,
+      );
       const at = position(path.position);
       first ??= at;
       for (const user of path.users) {
@@ -220,8 +238,11 @@ class Model {
 
   /** What a list shows of each user, by id; last_seen moves without a change. */
   shown() {
-    return Object.fromEntries([...this.users].sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([id, { last_seen, ...user }]) => [id, user]));
+    return Object.fromEntries(
+      [...this.users]
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .map(([id, { last_seen, ...user }]) => [id, user]),
+    );
   }
 }
 
