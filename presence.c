@@ -2926,9 +2926,9 @@ static bool session_check(const struct session_keys *keys, struct span text, int
     return true;
 }
 
-/* Ends a session before its time, and forgets those that have run out since. Nothing happens for a
- * text that is no session, so the list holds at most what was minted in one lifetime. */
-static void session_revoke(struct session_keys *keys, struct span text, int64_t wall_ms)
+/* Ends a session before its time, and forgets those that have run out since. False, and nothing
+ * happens, for a text that is none, so the list holds at most what was minted in one lifetime. */
+static bool session_revoke(struct session_keys *keys, struct span text, int64_t wall_ms)
 {
     int64_t expires;
     size_t kept = 0;
@@ -2936,9 +2936,10 @@ static void session_revoke(struct session_keys *keys, struct span text, int64_t 
         if ((int64_t)get_be64(keys->revoked[i]) > wall_ms)
             memmove(keys->revoked[kept++], keys->revoked[i], SESSION_PAYLOAD);
     keys->revoked_count = kept;
-    if (!session_check(keys, text, wall_ms, &expires)) return;
+    if (!session_check(keys, text, wall_ms, &expires)) return false;
     keys->revoked = mem_resize(keys->revoked, (kept + 1) * SESSION_PAYLOAD);
     keys->revoked_count += session_read(keys, text, keys->revoked[kept]);
+    return true;
 }
 
 /* ==== 9. Store: records, reads ===============================================================
@@ -6949,6 +6950,7 @@ struct http_response {
     bool is_stream;        /* the body has no end of its own: no length; it is the hub's to send */
     bool resumes;          /* the stream goes on behind this event */
     uint64_t sequence;
+    uint32_t logouts;      /* see struct stream */
     uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
 };
@@ -7961,6 +7963,7 @@ struct stream {
     uint64_t at;                   /* of hub.events: what is to be sent next */
     uint64_t caught_up;            /* what it came back for ends here; not held against it */
     bool blocked;                  /* waits until the socket takes more */
+    uint32_t logouts;              /* an admin's session opened it when there were so many; or 0 */
 };
 
 enum {
@@ -8066,6 +8069,7 @@ struct server {
     struct secrets *secrets;       /* in use; replaced as a whole, see secrets_take */
     pthread_mutex_t session_lock;  /* sessions */
     struct session_keys sessions;  /* of admins */
+    _Atomic uint32_t logouts;      /* of them that have ended, and 1; see struct stream */
     pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
@@ -8660,6 +8664,7 @@ struct adoption {
     uint32_t expires;       /* s from now at which its token ends; 0: never */
     enum error refuse;      /* close at once with this error's code, or ERROR_NONE */
     bool is_stream;         /* else a WebSocket; of the rest it has the head only, and this: */
+    uint32_t logouts;       /* see struct stream */
     bool resumes;           /* the stream goes on behind this event */
     uint64_t sequence;
     struct buffer head;     /* CivetWeb's 101, or the head of our answer */
@@ -8756,6 +8761,12 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     atomic_fetch_add(&server->streams, 1);
 }
 
+/* Whether an admin's session opened the stream, and one has ended since: perhaps that one. */
+static bool stream_logged_out(const struct server *server, const struct stream *s)
+{
+    return s->logouts && s->logouts != atomic_load(&server->logouts);
+}
+
 /* Makes a stream of an adopted socket. */
 static void hub_adopt_stream(struct server *server, struct loop_call *call)
 {
@@ -8772,6 +8783,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
     c->link.is_stream = true;
     c->number = server_number(server);
     s->own = a->head;
+    s->logouts = a->logouts;
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->wire.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
     stream_begin(server, s, a);
@@ -8781,7 +8793,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
     } else {
         connection_arm(server, c, now.mono + STREAM_SILENCE_MS);
         stream_send(server, s, now);
-        if (hub->stopping) stream_finish(server, s, now);
+        if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
     }
     buffer_free(&a->rest);
     free(a);
@@ -8834,6 +8846,19 @@ static void hub_kick(struct server *server, struct loop_call *call)
     if (user) presence_end(&server->presence, now, user, REASON_KICKED);
     pthread_mutex_unlock(&server->table_lock);
     count_many(&server->counters.kicks, ask->count);
+    sem_post(&ask->done);
+}
+
+/* Question: end the streams that a session opened. Clients whose session is good come back, and
+ * miss nothing. */
+static void hub_log_out(struct server *server, struct loop_call *call)
+{
+    struct hub_ask *ask = (struct hub_ask *)call;
+    struct instant now = server_now(server);
+    for (struct stream *s = server->hub.streams, *next; s; s = next) {
+        next = s->next;
+        if (stream_logged_out(server, s)) stream_finish(server, s, now);
+    }
     sem_post(&ask->done);
 }
 
@@ -9737,6 +9762,7 @@ struct http_request {
     bool preflight;             /* a browser asks what a page may do */
     uint8_t origin;             /* enum origin */
     const char *listed;         /* its Origin, when ORIGIN_LISTED */
+    uint32_t logouts;           /* the server's, before anything was looked at */
     char allow[64];             /* the methods of its path */
     char id[USER_ID_MAX + 1];   /* {userId} of the path, decoded */
     size_t id_len;
@@ -10423,7 +10449,9 @@ static enum error api_events(struct server *server, const struct http_request *r
     http_add_header(response, "X-Accel-Buffering: no\r\n"); /* for nginx: pass it on at once */
     response->is_stream = true;
     response->resumes = events_wanted(server, request, &response->sequence);
-    response->expires = request->token ? request_expires(request->token, request->now) : 0;
+    if (!request->token) return ERROR_NONE;
+    response->expires = request_expires(request->token, request->now);
+    response->logouts = request->token->user_len ? 0 : request->logouts; /* else a session's */
     return ERROR_NONE;
 }
 
@@ -10835,6 +10863,14 @@ static enum error api_login(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
+/* Ends what sessions that are gone have opened. */
+static void sessions_ended(struct server *server)
+{
+    struct hub_ask ask = {0};
+    atomic_fetch_add(&server->logouts, 1);
+    hub_ask(server, &ask, hub_log_out);
+}
+
 /* POST /admin/logout: ends the session that the request has, here and in the browser. */
 static enum error api_logout(struct server *server, const struct http_request *request,
                              struct http_response *response)
@@ -10842,9 +10878,10 @@ static enum error api_logout(struct server *server, const struct http_request *r
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, true, room);
     pthread_mutex_lock(&server->session_lock);
-    session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
+    bool ended = session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
     pthread_mutex_unlock(&server->session_lock);
     mbedtls_platform_zeroize(room, sizeof room);
+    if (ended) sessions_ended(server);
     login_set_cookie(response, request, (struct span){"", 0}, 0);
     response->status = 204;
     return ERROR_NONE;
@@ -11087,6 +11124,7 @@ static struct adoption *adoption_of_stream(const struct http_response *response)
     struct adoption *a = mem_new(sizeof *a);
     a->is_stream = true;
     a->expires = response->expires;
+    a->logouts = response->logouts;
     a->resumes = response->resumes;
     a->sequence = response->sequence;
     return a;
@@ -11175,7 +11213,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     struct server *server = context;
     struct pending *p = pending_of_item(item);
     struct http_request request = {.raw = raw, .now = server_now(server),
-                                   .open = p->kind == LISTEN_METRICS};
+                                   .open = p->kind == LISTEN_METRICS,
+                                   .logouts = atomic_load(&server->logouts)};
     struct http_response response = {0};
     static const struct route redirect = {METHOD_GET, WHO_ANYONE, "", api_redirect};
     const struct route *route = &redirect;
@@ -11396,6 +11435,7 @@ static bool server_read_secrets(struct server *server, char *err)
         session_keys_free(&server->sessions);
         session_keys_init(&server->sessions);
         pthread_mutex_unlock(&server->session_lock);
+        if (server->hub.running) sessions_ended(server);
     }
     secrets_drop(unused);
     return good;
@@ -11906,6 +11946,7 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.session_lock, NULL);
+    server.logouts = 1;
     pthread_mutex_init(&server.password_turn, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);

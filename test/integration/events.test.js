@@ -1,5 +1,6 @@
 'use strict';
 // /admin/events: every change once, in order, and what a stream is told when it comes back.
+const fs = require('node:fs');
 const assert = require('node:assert/strict');
 const {
   test,
@@ -18,6 +19,9 @@ const {
   tcp,
   tokenKey,
   bearer,
+  passwordFile,
+  hashPassword,
+  login,
   seconds,
   rawConnect,
   frame,
@@ -327,4 +331,30 @@ test('the root page is the demo without a key and a plain page with one; /admin 
     assert.deepEqual([head.status, head.headers.location], [308, '/admin/']);
     raw.destroy();
   }
+});
+
+test('a logout ends the streams of sessions: the others come back and miss nothing; tokens are not concerned', async (t) => {
+  const key = tokenKey(t);
+  const password = passwordFile(t, 'secret');
+  const server = await start(t, { args: [...key.args, ...password.args], allow: [/level=info/] });
+  const [gone, stays] = [await login(server, 'secret'), await login(server, 'secret')];
+  const byToken = await openEvents(server, bearer(await key.admin()));
+  const streams = [await openEvents(server, gone), await openEvents(server, stays)];
+  for (const stream of [byToken, ...streams]) assert.equal((await stream.next()).event, 'reset');
+  assert.equal((await request(server, 'POST', '/admin/logout', gone)).status, 204);
+  for (const stream of streams) {
+    await stream.closed;
+    assert.ok(stream.whole);
+  }
+  assert.equal((await get(server, '/admin/events', gone)).status, 401);
+  await connect(server, 'u', bearer(await key.user('u')));
+  const again = await openEvents(server, { ...stays, lastId: streams[1].lastId });
+  for (const stream of [again, byToken]) assert.equal((await stream.next()).data.change, 'join');
+
+  fs.writeFileSync(password.file, hashPassword('other'));
+  server.signal('SIGHUP');
+  await again.closed;
+  assert.ok(!byToken.over, 'a changed password ends sessions only');
+  assert.equal((await request(server, 'POST', '/admin/logout')).status, 204, 'no session, no end');
+  assert.ok(!byToken.over);
 });
