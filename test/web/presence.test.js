@@ -1,0 +1,1158 @@
+'use strict';
+// The browser client against a world of its own: every sentence of what it promises.
+
+const test = require('node:test');
+const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
+const { World, LATENCY, WEB, settle, pong } = require('./lib/world');
+
+/** Which URL a client makes of an id and its options. */
+async function urlOf(userId, options = {}) {
+  const world = new World('hang');
+  const client = await world.client(options);
+  client.startPresence(userId);
+  const { url } = world.last;
+  client.stopPresence();
+  return url;
+}
+
+/** A server that closes each socket with what the list has for it, and is up behind its end. */
+const closing = (...closes) => (socket, world) => {
+  const close = closes[socket.number];
+  if (!close) {
+    socket.answer = pong(socket);
+    socket.later(() => socket.hello());
+    return;
+  }
+  socket.later(() => {
+    socket.open();
+    if (close.hello) socket.hello();
+    world.clock.add(() => socket.end(close.code, close.reason || ''), close.after || 0, false);
+  });
+};
+
+/** A token giver: the list in turn, then the last one for ever. */
+function giver(...tokens) {
+  const asked = [];
+  const getToken = async (userId) => {
+    asked.push(userId);
+    return tokens[Math.min(asked.length, tokens.length) - 1];
+  };
+  return { getToken, asked };
+}
+
+const SECOND = 1000;
+const MINUTE = 60 * SECOND;
+
+// ---- Address and ids -----------------------------------------------------------------------------
+
+test('the URL: http to ws, https to wss, the path kept, the id encoded', async () => {
+  const rows = [
+    ['http://a.example', 'alice', 'ws://a.example/ws/presence/alice'],
+    ['https://a.example', 'alice', 'wss://a.example/ws/presence/alice'],
+    ['https://a.example/', 'alice', 'wss://a.example/ws/presence/alice'],
+    ['https://a.example:8443/p/q', 'alice', 'wss://a.example:8443/p/q/ws/presence/alice'],
+    ['https://a.example/p/q//', 'alice', 'wss://a.example/p/q/ws/presence/alice'],
+    ['https://a.example/p?tenant=1#x', 'alice', 'wss://a.example/p/ws/presence/alice?tenant=1'],
+    ['ws://[::1]:9', 'alice', 'ws://[::1]:9/ws/presence/alice'],
+    ['wss://a.example', 'alice', 'wss://a.example/ws/presence/alice'],
+    ['/below', 'alice', 'wss://app.example.com/below/ws/presence/alice'],
+    ['https://a.example', 'a/b', 'wss://a.example/ws/presence/a%2Fb'],
+    ['https://a.example', 'a%2Fb', 'wss://a.example/ws/presence/a%252Fb'],
+    ['https://a.example', 'a b+c?d#e', 'wss://a.example/ws/presence/a%20b%2Bc%3Fd%23e'],
+    ['https://a.example', 'x@y.example', 'wss://a.example/ws/presence/x%40y.example'],
+    ['https://a.example', '\u{1f600}', 'wss://a.example/ws/presence/%F0%9F%98%80'],
+    ['https://a.example', ' ', 'wss://a.example/ws/presence/%20'],
+    ['https://a.example', '...', 'wss://a.example/ws/presence/...'],
+  ];
+  for (const [apiUrl, id, url] of rows) assert.equal(await urlOf(id, { apiUrl }), url);
+});
+
+test('the URL: the page\'s own origin when there is no apiUrl', async () => {
+  for (const apiUrl of [undefined, null, '']) {
+    assert.equal(await urlOf('alice', { apiUrl }), 'wss://app.example.com/ws/presence/alice');
+  }
+});
+
+test('an apiUrl that cannot be is a TypeError of startPresence', async () => {
+  const world = new World();
+  for (const apiUrl of ['ftp://a.example', 'http://', 'javascript:alert(1)']) {
+    const client = await world.client({ apiUrl });
+    assert.throws(() => client.startPresence('alice'), { name: 'TypeError', message: /apiUrl/ });
+    assert.equal(client.state, 'idle');
+  }
+  const nowhere = await world.client({ window: {} });
+  assert.throws(() => nowhere.startPresence('alice'), { message: /apiUrl is needed/ });
+  const file = await world.client({ window: { location: { origin: 'null', href: 'file:///x' } } });
+  assert.throws(() => file.startPresence('alice'), { message: /apiUrl is needed/ });
+  assert.equal(world.sockets.length, 0);
+});
+
+test('ids such as __proto__ and constructor are ordinary users', async () => {
+  for (const id of ['__proto__', 'constructor', 'toString', 'hasOwnProperty', 'null', '0']) {
+    const world = new World();
+    const client = await world.client();
+    client.startPresence(id);
+    await world.clock.advance(SECOND);
+    assert.equal(client.getCurrentUserId(), id);
+    assert.equal(client.getSnapshot().userId, id);
+    assert.equal(client.isConnected(), true);
+    assert.equal(world.last.url, `wss://app.example.com/ws/presence/${id}`);
+    assert.deepEqual(world.told('connected').map((one) => one.userId), [id]);
+    client.stopPresence();
+  }
+});
+
+test('an id that cannot be is a TypeError, and changes nothing', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const bad = ['', '.', '..', 'a\nb', 'a\u0000', 'a\u0085', '\ud800', 'x'.repeat(129),
+    'é'.repeat(65), undefined, null, 42, {}, ['alice']];
+  for (const id of bad) {
+    assert.throws(() => client.startPresence(id), TypeError, JSON.stringify(id));
+  }
+  assert.equal(client.getCurrentUserId(), 'alice');
+  assert.equal(client.isConnected(), true);
+  for (const id of ['x'.repeat(128), 'é'.repeat(64)]) await urlOf(id);
+});
+
+// ---- Starting and stopping -----------------------------------------------------------------------
+
+test('start, hello, stop: states, answers and events', async () => {
+  const world = new World();
+  const client = await world.client();
+  const states = [];
+  client.on('change', (snapshot) => states.push(snapshot.state));
+  assert.deepEqual([client.state, client.isConnected(), client.getCurrentUserId()],
+    ['idle', false, null]);
+  client.startPresence('alice');
+  assert.deepEqual([client.state, client.isConnected(), client.getCurrentUserId()],
+    ['connecting', false, 'alice']);
+  assert.deepEqual(world.last.protocols, ['presence.v1']);
+  await world.clock.advance(SECOND);
+  assert.deepEqual([client.state, client.isConnected()], ['connected', true]);
+  client.stopPresence();
+  assert.deepEqual([client.state, client.isConnected(), client.getCurrentUserId()],
+    ['stopped', false, null]);
+  assert.deepEqual(world.last.closed, { code: 1000, reason: 'stopPresence' });
+  assert.deepEqual(client.lastClose, { code: 1000, reason: 'stopPresence', wasClean: true });
+  assert.deepEqual(states, ['connecting', 'connected', 'stopped']);
+  assert.deepEqual(world.log, [
+    ['connected', { userId: 'alice', connectionId: 'c0', server: 'presence/9' }],
+    ['disconnected', { code: 1000, reason: 'stopPresence', willReconnect: false }],
+  ]);
+});
+
+test('open is not connected: only hello is', async () => {
+  const world = new World('speechless');
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.equal(world.last.readyState, 1);
+  assert.equal(client.state, 'connecting');
+  world.last.hello();
+  assert.equal(client.state, 'connected');
+  world.last.hello({ connection_id: 'again' }); // a second one changes nothing
+  assert.equal(world.told('connected').length, 1);
+});
+
+test('C09 after stop no socket, no timer, no listener is left, from every state, and start works again', async () => {
+  const reach = {
+    connecting: async () => new World('hang'),
+    connected: async () => new World('up'),
+    reconnecting: async () => new World('refuse'),
+    suspended: async () => new World('refuse'),
+  };
+  for (const [state, make] of Object.entries(reach)) {
+    const world = await make();
+    const client = await world.client({ maxReconnectAttempts: state === 'suspended' ? 0 : 5 });
+    client.startPresence('alice');
+    await world.clock.advance(2 * LATENCY);
+    world.page.show(false); // one timer more
+    assert.equal(client.state, state);
+    assert.notEqual(world.clock.pending, 0);
+    client.stopPresence();
+    assert.equal(client.state, 'stopped');
+    assert.equal(world.clock.pending, 0, `${state}: timers`);
+    assert.deepEqual(world.live, [], `${state}: sockets`);
+    assert.equal(world.page.listening, 0, `${state}: listeners`);
+    const { length } = world.sockets;
+    world.page.send('online');
+    world.page.show(true);
+    world.page.send('pageshow', { persisted: true });
+    await world.clock.advance(10 * MINUTE);
+    assert.equal(world.sockets.length, length, `${state}: a socket after stop`);
+    client.stopPresence(); // and again
+    world.server = 'up';
+    client.startPresence('alice');
+    await world.clock.advance(SECOND);
+    assert.equal(client.state, 'connected', `${state}: started again`);
+    client.stopPresence();
+  }
+});
+
+test('C09 what is known is flagged stale after a drop, and fresh after the reconnect', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const before = client.getSnapshot();
+  assert.equal(before, client.getSnapshot());
+  assert.deepEqual(before, {
+    state: 'connected', connected: true, userId: 'alice', attempt: 0, status: 'online',
+    lastChange: before.lastChange,
+  });
+  world.last.end(1006);
+  const stale = client.getSnapshot();
+  assert.deepEqual([stale.state, stale.connected, stale.attempt], ['reconnecting', false, 1]);
+  assert.equal(stale.lastChange, world.clock.time());
+  await world.clock.advance(2 * SECOND);
+  const fresh = client.getSnapshot();
+  assert.deepEqual([fresh.state, fresh.connected, fresh.attempt], ['connected', true, 0]);
+  assert.ok(fresh.lastChange > stale.lastChange);
+  assert.ok(Object.isFrozen(fresh));
+});
+
+test('starting the same user again keeps the socket; another user replaces it', async () => {
+  const world = new World();
+  const client = await world.connected();
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.equal(world.sockets.length, 1);
+  client.startPresence('bob');
+  assert.deepEqual(world.sockets[0].closed, { code: 1000, reason: 'another user' });
+  assert.equal(client.getCurrentUserId(), 'bob');
+  await world.clock.advance(SECOND);
+  assert.equal(world.live.length, 1);
+  assert.match(world.last.url, /\/bob$/);
+  assert.equal(client.isConnected(), true);
+});
+
+test('starting the same user while the line is down tries at once', async () => {
+  const world = new World('refuse');
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND); // tries at 0, 1, 3 and 7 s; the next is at 15
+  assert.equal(world.sockets.length, 4);
+  world.server = 'up';
+  client.startPresence('alice');
+  await world.clock.advance(2 * LATENCY);
+  assert.equal(client.isConnected(), true);
+});
+
+test('a listener may stop or start: what it asked for is what remains', async () => {
+  for (const type of ['disconnected', 'reconnecting', 'change']) {
+    const world = new World();
+    const client = await world.connected();
+    const off = client.on(type, () => {
+      off();
+      client.stopPresence();
+    });
+    world.last.end(1006);
+    await world.clock.advance(MINUTE);
+    assert.equal(client.state, 'stopped', type);
+    assert.equal(world.clock.pending, 0, type);
+    assert.equal(world.sockets.length, 1, type);
+    assert.equal(world.log.at(-1)[0], 'disconnected', type);
+  }
+  const world = new World();
+  const client = await world.connected();
+  client.on('error', () => client.startPresence('bob'));
+  world.last.end(4403, 'kicked');
+  await world.clock.advance(SECOND);
+  assert.deepEqual([client.state, client.getCurrentUserId()], ['connected', 'bob']);
+  const restart = client.on('disconnected', () => {
+    restart();
+    client.startPresence('carol');
+  });
+  client.startPresence('dave'); // its stop of bob starts carol, who came later
+  await world.clock.advance(SECOND);
+  assert.equal(client.getCurrentUserId(), 'carol');
+  assert.equal(world.live.length, 1);
+});
+
+test('on() gives what takes the listener away; EventTarget\'s own ways work too', async () => {
+  const world = new World();
+  const client = await world.client();
+  const heard = [];
+  const off = client.on('connected', ({ userId }) => heard.push(`on ${userId}`));
+  client.addEventListener('connected', ({ detail }) => heard.push(`event ${detail.userId}`), { once: true });
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.deepEqual(heard, ['on alice', 'event alice']);
+  off();
+  world.last.end();
+  await world.clock.advance(2 * SECOND);
+  assert.equal(client.isConnected(), true);
+  assert.deepEqual(heard, ['on alice', 'event alice']);
+});
+
+test('options that cannot be are a TypeError; undefined and null keep the default', async () => {
+  const world = new World();
+  const bad = [{ apiurl: 'x' }, { reconnectDelay: -1 }, { reconnectDelay: '1000' },
+    { maxReconnectAttempts: NaN }, { getToken: 'abc' }, { heartbeatInterval: '25' }];
+  for (const options of bad) {
+    await assert.rejects(world.client(options), { name: 'TypeError', message: /^presence: / });
+  }
+  world.server = 'refuse';
+  const client = await world.client({ reconnectDelay: undefined, maxReconnectAttempts: null });
+  client.startPresence('alice');
+  await world.clock.advance(MINUTE);
+  assert.deepEqual(world.told('reconnecting').map((one) => one.delay),
+    [1000, 2000, 4000, 8000, 16000]);
+});
+
+test('configure() changes what comes next', async () => {
+  const world = new World('refuse');
+  const client = await world.client();
+  client.configure({ apiUrl: 'https://other.example', reconnectDelay: 7000, maxReconnectAttempts: 1 });
+  client.startPresence('alice');
+  assert.equal(world.last.url, 'wss://other.example/ws/presence/alice');
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.told('reconnecting'), [{ attempt: 1, delay: 7000, maxAttempts: 1 }]);
+  await world.clock.advance(7 * SECOND);
+  assert.equal(client.state, 'suspended');
+});
+
+test('the default instance is a PresenceService that needs nothing to be made', async () => {
+  const { presenceService, PresenceService } = await import(path.join(WEB, 'presence.js'));
+  assert.ok(presenceService instanceof PresenceService);
+  assert.equal(presenceService.state, 'idle');
+  assert.throws(() => presenceService.startPresence('alice'), { message: /apiUrl is needed/ });
+});
+
+test('without a WebSocket class startPresence says so', async (t) => {
+  const { PresenceService } = await import(path.join(WEB, 'presence.js'));
+  const had = Object.getOwnPropertyDescriptor(globalThis, 'WebSocket');
+  delete globalThis.WebSocket;
+  t.after(() => had && Object.defineProperty(globalThis, 'WebSocket', had));
+  const client = new PresenceService({ apiUrl: 'http://a.example' });
+  assert.throws(() => client.startPresence('alice'), { name: 'TypeError', message: /no WebSocket/ });
+  const world = new World();
+  globalThis.WebSocket = world.WebSocket; // as in Node 22: the global one, and no page
+  client.startPresence('alice');
+  assert.equal(world.sockets.length, 1);
+  client.stopPresence();
+  delete globalThis.WebSocket;
+});
+
+// ---- Reconnecting --------------------------------------------------------------------------------
+
+test('reconnect after 1, 2, 4, 8, 16 s, five times, then suspended: a try every 30 s', async () => {
+  const world = new World('refuse');
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(31 * SECOND + 10 * LATENCY);
+  assert.deepEqual(world.gaps.map((gap) => gap - LATENCY), [1000, 2000, 4000, 8000, 16000]);
+  assert.deepEqual(world.log, [
+    ...[1000, 2000, 4000, 8000, 16000].map((delay, i) =>
+      ['reconnecting', { attempt: i + 1, delay, maxAttempts: 5 }]),
+    ['suspended', { delay: 30000 }],
+  ]);
+  assert.equal(client.state, 'suspended');
+  assert.equal(client.getSnapshot().attempt, 5);
+  await world.clock.advance(5 * MINUTE);
+  assert.deepEqual([...new Set(world.gaps.slice(5))], [30000 + LATENCY]);
+  assert.equal(world.gaps.length, 5 + 9);
+  assert.equal(world.told('suspended').length, 1); // said once
+  assert.equal(client.state, 'suspended'); // while it tries, too
+  world.server = 'up';
+  await world.clock.advance(30 * SECOND + 2 * LATENCY);
+  assert.equal(client.state, 'connected');
+});
+
+test('the delay is capped at 30 s, and up to a tenth is added at random', async () => {
+  for (const random of [0, 0.5, 1]) {
+    const world = new World('refuse');
+    const client = await world.client({ maxReconnectAttempts: 8, random: () => random });
+    client.startPresence('alice');
+    await world.clock.advance(5 * MINUTE);
+    const factor = 1 + random / 10;
+    assert.deepEqual(world.told('reconnecting').map((one) => one.delay),
+      [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000].map((ms) => ms * factor));
+    assert.deepEqual(world.told('suspended'), [{ delay: 30000 * factor }]);
+    client.stopPresence();
+  }
+});
+
+test('C01 2,000 failures: every delay is finite, positive and capped', async () => {
+  for (const random of [() => Math.random(), () => NaN, () => 7, () => -7, () => 'x']) {
+    const world = new World('refuse');
+    const client = await world.client({ maxReconnectAttempts: Infinity, random });
+    client.startPresence('alice');
+    while (world.sockets.length < 400) await world.clock.advance(10 * MINUTE);
+    const delays = world.told('reconnecting').map((one) => one.delay);
+    assert.ok(delays.length >= 399);
+    for (const delay of [...delays, ...world.clock.asked]) {
+      assert.ok(Number.isFinite(delay) && delay > 0 && delay <= 33000, String(delay));
+    }
+    for (const delay of delays.slice(5)) assert.ok(delay >= 30000, String(delay));
+    client.stopPresence();
+  }
+});
+
+test('giveUp: a full stop in place of suspended', async () => {
+  const world = new World('refuse');
+  const client = await world.client({ giveUp: true });
+  client.startPresence('alice');
+  await world.clock.advance(MINUTE);
+  assert.equal(client.state, 'stopped');
+  assert.deepEqual(world.log.slice(5), [
+    ['disconnected', { code: 1006, reason: '', willReconnect: false }],
+    ['error', { code: 'gave_up', message: 'no connection after 5 more attempts', final: true }],
+  ]);
+  assert.equal(world.sockets.length, 6);
+  assert.equal(world.clock.pending, 0);
+  world.page.send('online');
+  await world.clock.advance(10 * MINUTE);
+  assert.equal(world.sockets.length, 6);
+});
+
+test('the backoff begins anew after hello, not after open', async () => {
+  const world = new World('trap');
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(8 * SECOND);
+  assert.deepEqual(world.told('reconnecting').map((one) => one.delay), [1000, 2000, 4000, 8000]);
+  world.server = 'up';
+  await world.clock.advance(8 * SECOND);
+  assert.equal(client.state, 'connected');
+  world.last.end(1006);
+  assert.deepEqual(world.log.at(-1), ['reconnecting', { attempt: 1, delay: 1000, maxAttempts: 5 }]);
+});
+
+test('retry_after of a 1012 close is honoured, to the millisecond, and nothing jumps it', async () => {
+  const world = new World(closing({ code: 1012, reason: 'retry_after=7321', hello: true }));
+  const client = await world.client({ random: () => 1 });
+  client.startPresence('alice');
+  await world.clock.advance(2 * LATENCY);
+  assert.deepEqual(world.told('reconnecting'), [{ attempt: 1, delay: 7321, maxAttempts: 5 }]);
+  await world.clock.advance(2 * SECOND);
+  world.page.send('online');
+  world.page.show(false);
+  world.page.show(true);
+  world.page.send('pageshow', { persisted: true });
+  client.startPresence('alice');
+  await world.clock.advance(5 * SECOND);
+  assert.equal(world.sockets.length, 1);
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.gaps, [7321 + LATENCY]);
+  assert.equal(client.isConnected(), true);
+});
+
+test('a retry_after that cannot be is the ordinary delay; a huge one is an hour', async () => {
+  const rows = [['', 1000], ['retry_after=', 1000], ['retry_after=-5', 1000], ['retry_after=x', 1000],
+    ['retry_after=1.5', 1000], ['retry_after=99999999999', 3600000], ['retry_after=500', 500]];
+  for (const [reason, delay] of rows) {
+    const world = new World(closing({ code: 1012, reason, hello: true }));
+    const client = await world.client();
+    client.startPresence('alice');
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(world.told('reconnecting')[0].delay, delay, reason);
+    client.stopPresence();
+  }
+  const other = new World(closing({ code: 1013, reason: 'retry_after=500', hello: true }));
+  const client = await other.client();
+  client.startPresence('alice');
+  await other.clock.advance(2 * LATENCY);
+  assert.equal(other.told('reconnecting')[0].delay, 1000, 'only 1012 says when');
+});
+
+test('C02 two hours down, onLine stuck false: it comes back', async (t) => {
+  const had = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+  Object.defineProperty(globalThis, 'navigator', { configurable: true, value: { onLine: false } });
+  t.after(() => (had ? Object.defineProperty(globalThis, 'navigator', had) : delete globalThis.navigator));
+  const world = new World();
+  const client = await world.connected();
+  world.server = 'refuse';
+  world.last.end(1006);
+  world.page.send('offline');
+  await world.clock.advance(120 * MINUTE);
+  assert.equal(client.state, 'suspended');
+  assert.ok(world.sockets.length > 220, `${world.sockets.length} tries`);
+  world.server = 'up';
+  await world.clock.advance(31 * SECOND);
+  assert.equal(client.state, 'connected');
+});
+
+for (const state of ['reconnecting', 'suspended']) {
+  test(`C02 ${state}: a try at once when the page is visible, online, shown or resumed`, async () => {
+    const wakes = {
+      online: (page) => page.send('online'),
+      pageshow: (page) => page.send('pageshow', { persisted: true }),
+      visible: (page) => page.show(true),
+      resume: (page) => page.send('resume'),
+    };
+    for (const [name, wake] of Object.entries(wakes)) {
+      const world = new World('refuse');
+      const client = await world.client({ maxReconnectAttempts: state === 'suspended' ? 0 : 5 });
+      world.page.visibilityState = name === 'visible' ? 'hidden' : 'visible';
+      client.startPresence('alice');
+      await world.clock.advance(10 * SECOND);
+      assert.equal(client.state, state);
+      const { length } = world.sockets;
+      world.server = 'up';
+      wake(world.page);
+      assert.equal(world.sockets.length, length + 1, name);
+      await world.clock.advance(2 * LATENCY);
+      assert.equal(client.isConnected(), true, name);
+    }
+  });
+}
+
+test('a page that wakes up again and again tries once a second at most, and uses up no attempt', async () => {
+  const world = new World('refuse');
+  const client = await world.client({ giveUp: true });
+  client.startPresence('alice');
+  await world.clock.advance(SECOND / 2); // the first try has failed, the next is in half a second
+  const before = world.sockets.length;
+  await world.clock.advance(3 * SECOND); // two more; waiting 4 s for the next
+  const tried = world.sockets.length;
+  assert.deepEqual([before, tried], [1, 3]);
+  for (let i = 0; i < 300; i++) {
+    world.page.send('online');
+    await world.clock.advance(10);
+  }
+  assert.ok(world.sockets.length - tried <= 4, `${world.sockets.length - tried} tries in 3 s`);
+  assert.ok(world.sockets.length - tried >= 3);
+  assert.equal(client.state, 'reconnecting');
+  assert.equal(client.getSnapshot().attempt, 3);
+});
+
+// ---- Tokens --------------------------------------------------------------------------------------
+
+test('a token goes into the subprotocols; every try asks for it', async () => {
+  const world = new World('refuse');
+  const { getToken, asked } = giver('t1', 't2');
+  const client = await world.client({ getToken });
+  client.startPresence('alice');
+  await world.clock.advance(1500);
+  assert.deepEqual(world.sockets.map((one) => one.protocols),
+    [['presence.v1', 'token.t1'], ['presence.v1', 'token.t2']]);
+  assert.deepEqual(asked, ['alice', 'alice']);
+  assert.doesNotMatch(world.last.url, /t1|t2|token/);
+});
+
+test('getToken may give a plain value, or nothing', async () => {
+  for (const [given, protocols] of [['abc', ['presence.v1', 'token.abc']],
+    [null, ['presence.v1']], [undefined, ['presence.v1']], ['', ['presence.v1']]]) {
+    const world = new World();
+    const client = await world.client({ getToken: () => given });
+    client.startPresence('alice');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(world.last.protocols, protocols);
+    assert.equal(client.isConnected(), true);
+  }
+});
+
+test('P09 4401 of a live connection: the token is asked for again, and used at once', async () => {
+  const world = new World(closing({ code: 4401, reason: 'token_expired', hello: true, after: 5000 }));
+  const { getToken } = giver('old', 'new');
+  const client = await world.client({ getToken });
+  client.startPresence('alice');
+  await world.clock.advance(5 * SECOND + 4 * LATENCY);
+  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.old', 'token.new']);
+  assert.deepEqual(world.gaps, [5 * SECOND + LATENCY]);
+  assert.equal(client.isConnected(), true);
+  assert.deepEqual(world.log.slice(1), [
+    ['disconnected', { code: 4401, reason: 'token_expired', willReconnect: true }],
+    ['error', { code: 'token_expired', message: 'the server closed with 4401', final: false }],
+    ['reconnecting', { attempt: 1, delay: 0, maxAttempts: 5 }],
+    ['connected', { userId: 'alice', connectionId: 'c1', server: 'presence/9' }],
+  ]);
+});
+
+test('P09 a token that was refused is never sent again; a new one is', async () => {
+  const refuse = { code: 4401, reason: 'token_invalid' };
+  const world = new World(closing(refuse));
+  let token = 'dead';
+  const client = await world.client({ getToken: () => token });
+  client.startPresence('alice');
+  await world.clock.advance(5 * MINUTE);
+  assert.equal(world.sockets.length, 1);
+  assert.equal(client.state, 'suspended');
+  assert.ok(world.told('error').filter((one) => one.code === 'token_unchanged').length > 5);
+  token = 'alive';
+  await world.clock.advance(31 * SECOND);
+  assert.equal(client.isConnected(), true);
+  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.dead', 'token.alive']);
+});
+
+test('tokens that are good for no time at all are not asked for in a tight loop', async () => {
+  const world = new World((socket) => socket.later(() => {
+    socket.hello();
+    socket.end(4401, 'token_expired');
+  }));
+  let count = 0;
+  const client = await world.client({ getToken: () => `t${count++}` });
+  client.startPresence('alice');
+  await world.clock.advance(MINUTE);
+  assert.ok(count >= 55 && count <= 61, `${count} tokens a minute`);
+});
+
+test('4401 without a getToken is tried again like any loss', async () => {
+  const world = new World(closing({ code: 4401, reason: 'token_missing' }));
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(SECOND / 2);
+  assert.equal(client.state, 'reconnecting');
+  await world.clock.advance(SECOND);
+  assert.equal(client.isConnected(), true);
+});
+
+test('getToken that throws, rejects or never answers is a failed try', async () => {
+  const rows = [
+    () => { throw new Error('broken'); },
+    async () => { throw new Error('broken'); },
+    () => Promise.reject('broken'),
+  ];
+  for (const getToken of rows) {
+    const world = new World();
+    const client = await world.client({ getToken });
+    client.startPresence('alice');
+    await world.clock.advance(SECOND / 2);
+    assert.deepEqual(world.log, [
+      ['error', { code: 'token_failed', message: 'getToken: broken', final: false }],
+      ['reconnecting', { attempt: 1, delay: 1000, maxAttempts: 5 }],
+    ]);
+    client.configure({ getToken: () => 'fine' });
+    await world.clock.advance(SECOND);
+    assert.equal(client.isConnected(), true);
+  }
+  const world = new World();
+  const answers = [];
+  const getToken = () => new Promise((resolve) => answers.push(resolve));
+  const client = await world.client({ getToken });
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND);
+  assert.deepEqual([client.state, client.lastClose.reason], ['reconnecting', 'no hello in time']);
+  answers[0]('late'); // of a try that is over
+  await world.clock.advance(SECOND);
+  assert.deepEqual([world.sockets.length, answers.length], [0, 2]);
+  answers[1]('in time');
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.in time'].slice(1));
+  assert.equal(world.told('error').at(-1).code, 'socket_failed'); // it had a blank
+});
+
+test('a getToken that answers after stop opens nothing', async () => {
+  const world = new World();
+  let answer;
+  const client = await world.client({ getToken: () => new Promise((resolve) => { answer = resolve; }) });
+  client.startPresence('alice');
+  client.stopPresence();
+  answer('t');
+  await world.clock.advance(MINUTE);
+  assert.equal(world.sockets.length, 0);
+});
+
+test('4403 is final', async () => {
+  for (const hello of [true, false]) {
+    const world = new World(closing({ code: 4403, reason: 'kicked', hello }));
+    const client = await world.client({ getToken: () => 't' });
+    client.startPresence('alice');
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(client.state, 'stopped');
+    assert.deepEqual(world.log.slice(hello ? 1 : 0), [
+      ['disconnected', { code: 4403, reason: 'kicked', willReconnect: false }],
+      ['error', { code: 'kicked', message: 'the server does not want this user here', final: true }],
+    ]);
+    assert.deepEqual(client.lastClose, { code: 4403, reason: 'kicked', wasClean: true });
+    assert.equal(client.getCurrentUserId(), null);
+    world.page.send('online');
+    world.page.show(true);
+    await world.clock.advance(10 * MINUTE);
+    assert.deepEqual([world.sockets.length, world.clock.pending, world.page.listening], [1, 0, 0]);
+  }
+});
+
+test('other closes: tried again, and told when it is the application\'s doing', async () => {
+  const rows = [[1000, '', null], [1001, '', null], [1006, '', null], [1011, '', null],
+    [1013, 'overloaded', null], [4408, 'heartbeat_timeout', null],
+    [4429, 'too_many_connections', 'too_many_connections'], [4400, '', 'closed_4400']];
+  for (const [code, reason, error] of rows) {
+    const world = new World(closing({ code, reason, hello: true }));
+    const client = await world.client();
+    client.startPresence('alice');
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(client.state, 'reconnecting', String(code));
+    assert.deepEqual(world.told('error').map((one) => [one.code, one.final]),
+      error ? [[error, false]] : [], String(code));
+    await world.clock.advance(2 * SECOND);
+    assert.equal(client.isConnected(), true, String(code));
+  }
+});
+
+test('an error message of the server is told, and changes nothing', async () => {
+  const world = new World();
+  const client = await world.connected();
+  world.last.message('{"type":"error","code":"invalid_status","message":"a status is ..."}');
+  assert.deepEqual(world.log,
+    [['error', { code: 'invalid_status', message: 'a status is ...', final: false }]]);
+  assert.equal(client.isConnected(), true);
+});
+
+test('messages that are not known, or are none, change nothing', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const odd = ['', 'x', '{', 'null', '1', '[]', '"hello"', '{}', '{"type":"snapshot","users":[]}',
+    '{"type":"__proto__"}', '{"type":{}}', new ArrayBuffer(4), '{"type":"pong","time":"x"}'];
+  for (const data of odd) world.last.message(data);
+  assert.deepEqual(world.log, []);
+  assert.equal(client.isConnected(), true);
+});
+
+// ---- The life of the page ------------------------------------------------------------------------
+
+test('hidden: away after a delay; visible: online and a probe', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const statuses = () => world.last.sent.filter((text) => text !== 'ping').map((text) => JSON.parse(text));
+  world.page.show(false);
+  await world.clock.advance(5 * MINUTE - 1);
+  assert.deepEqual(statuses(), []);
+  await world.clock.advance(1);
+  assert.deepEqual(statuses(), [{ type: 'status', status: 'away' }]);
+  assert.equal(client.getSnapshot().status, 'away');
+  await world.clock.advance(10 * SECOND);
+  const pings = () => world.last.sent.filter((text) => text === 'ping').length;
+  const before = pings();
+  world.page.show(true);
+  assert.equal(pings(), before + 1);
+  assert.deepEqual(statuses().at(-1), { type: 'status', status: 'online' });
+  assert.equal(client.getSnapshot().status, 'online');
+});
+
+test('hidden for less than the delay is nothing', async () => {
+  const world = new World();
+  await world.connected();
+  for (let i = 0; i < 5; i++) {
+    world.page.show(false);
+    await world.clock.advance(4 * MINUTE);
+    world.page.show(true);
+    await world.clock.advance(MINUTE);
+  }
+  assert.deepEqual([...new Set(world.last.sent)], ['ping']);
+});
+
+test('awayAfter: another delay, or never', async () => {
+  const world = new World();
+  await world.connected({ awayAfter: 1000 });
+  world.page.show(false);
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.last.sent, ['{"type":"status","status":"away"}']);
+  const never = new World();
+  await never.connected({ awayAfter: Infinity });
+  never.page.show(false);
+  never.page.send('freeze');
+  await never.clock.advance(60 * MINUTE);
+  assert.deepEqual([...new Set(never.last.sent)], ['ping']);
+  const long = new World(); // longer than a timer can be is not at once
+  await long.connected({ awayAfter: 1e12 });
+  long.page.show(false);
+  await long.clock.advance(60 * MINUTE);
+  assert.deepEqual([...new Set(long.last.sent)], ['ping']);
+  assert.ok(Math.max(...long.clock.asked) < 2 ** 31);
+});
+
+test('a page that is hidden when presence starts is away after the delay', async () => {
+  const world = new World();
+  world.page.visibilityState = 'hidden';
+  const client = await world.connected();
+  await world.clock.advance(5 * MINUTE);
+  assert.equal(client.getSnapshot().status, 'away');
+});
+
+test('setStatus: sent once connected, again after a reconnect, not undone by the page', async () => {
+  const world = new World();
+  const client = await world.client();
+  client.setStatus('busy');
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.last.sent, ['{"type":"status","status":"busy"}']);
+  world.page.show(false);
+  await world.clock.advance(6 * MINUTE);
+  world.page.show(true);
+  assert.equal(world.last.sent.filter((text) => text !== 'ping').length, 1);
+  world.last.end(1006);
+  await world.clock.advance(2 * SECOND);
+  assert.deepEqual(world.last.sent, ['{"type":"status","status":"busy"}']);
+  client.setStatus('online');
+  await world.clock.advance(SECOND);
+  assert.equal(world.last.sent.at(-1), '{"type":"status","status":"online"}');
+  client.setStatus('online');
+  await world.clock.advance(SECOND);
+  assert.equal(world.last.sent.length, 2, 'what the server has already is not sent');
+  for (const bad of ['offline', 'invisible', '', undefined, null, 'ONLINE', '__proto__']) {
+    assert.throws(() => client.setStatus(bad), { name: 'TypeError', message: /a status is one of/ });
+  }
+  client.setStatus('away');
+  client.stopPresence();
+  client.startPresence('bob');
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.last.sent, [], 'a status is the user\'s who set it');
+});
+
+test('a status that changes a hundred times a second is sent four times, the last one last', async () => {
+  const world = new World();
+  const client = await world.connected();
+  for (let i = 0; i < 100; i++) {
+    client.setStatus(i % 2 ? 'busy' : 'away');
+    await world.clock.advance(10);
+  }
+  client.setStatus('busy');
+  await world.clock.advance(SECOND);
+  const sent = world.last.sent.filter((text) => text !== 'ping');
+  assert.ok(sent.length >= 3 && sent.length <= 6, String(sent.length));
+  assert.equal(JSON.parse(sent.at(-1)).status, 'busy');
+});
+
+test('offline: the line is probed, and kept when it answers', async () => {
+  const world = new World();
+  const client = await world.connected();
+  world.page.send('offline');
+  assert.deepEqual(world.last.sent, ['ping']);
+  await world.clock.advance(10 * SECOND);
+  assert.equal(client.isConnected(), true);
+  assert.equal(world.sockets.length, 1);
+});
+
+test('offline that is true, then online: back at once', async () => {
+  const world = new World();
+  const client = await world.connected();
+  world.last.answer = null;
+  world.server = 'refuse';
+  world.page.send('offline');
+  await world.clock.advance(5 * SECOND);
+  assert.equal(client.isConnected(), false);
+  await world.clock.advance(10 * MINUTE);
+  world.server = 'up';
+  world.page.send('online');
+  await world.clock.advance(2 * LATENCY);
+  assert.equal(client.isConnected(), true);
+});
+
+test('pagehide into the back-forward cache closes; pageshow from it connects at once', async () => {
+  const world = new World();
+  const client = await world.connected();
+  await world.clock.advance(MINUTE);
+  world.page.send('pagehide', { persisted: true });
+  assert.equal(client.isConnected(), false);
+  assert.equal(world.sockets[0].closed.code, 4001, 'what 1001 is to a browser');
+  assert.deepEqual(client.lastClose, { code: 1001, reason: 'pagehide', wasClean: true });
+  world.page.send('freeze');
+  world.clock.sleep(60 * MINUTE);
+  world.page.send('resume');
+  world.page.send('pageshow', { persisted: true });
+  assert.equal(world.live.length, 1);
+  await world.clock.advance(2 * LATENCY);
+  assert.equal(client.isConnected(), true);
+  assert.equal(world.sockets.length, 2);
+  assert.equal(client.getSnapshot().status, 'online');
+});
+
+test('pagehide of a page that ends is left to the browser, which closes with 1001', async () => {
+  const world = new World();
+  const client = await world.connected();
+  world.page.send('pagehide', { persisted: false });
+  assert.equal(world.last.closed, null);
+  assert.equal(client.isConnected(), true);
+});
+
+test('freeze: away at once, as no timer will run; resume: online and a probe', async () => {
+  const world = new World();
+  const client = await world.connected();
+  client.setStatus('busy');
+  client.setStatus('online');
+  world.page.show(false);
+  world.page.send('freeze');
+  assert.deepEqual(world.last.sent.map((text) => JSON.parse(text).status).at(-1), 'away');
+  const { length } = world.last.sent;
+  world.clock.sleep(60 * MINUTE);
+  world.page.visibilityState = 'visible';
+  world.page.send('resume');
+  assert.deepEqual(world.last.sent.slice(length), ['{"type":"status","status":"online"}', 'ping']);
+  await world.clock.advance(10 * SECOND);
+  assert.equal(world.sockets.length, 1, 'a live socket is kept');
+});
+
+test('C05 stuck in CONNECTING, or open without a hello: replaced after the connect deadline', async () => {
+  for (const server of ['hang', 'speechless']) {
+    const world = new World(server);
+    const client = await world.client();
+    client.startPresence('alice');
+    await world.clock.advance(10 * SECOND - 1);
+    assert.equal(client.state, 'connecting');
+    await world.clock.advance(1);
+    assert.equal(client.state, 'reconnecting');
+    assert.deepEqual(world.live, []);
+    world.server = 'up';
+    await world.clock.advance(2 * SECOND);
+    assert.equal(client.isConnected(), true);
+  }
+});
+
+test('C05 a zombie after waking: probed, and replaced when there is no answer within 5 s', async () => {
+  for (const wake of ['online', 'pageshow', 'resume', 'visibilitychange']) {
+    const world = new World();
+    const client = await world.connected();
+    world.last.answer = null; // OPEN, but nobody is there
+    world.clock.sleep(2 * SECOND);
+    world.page.send(wake, { persisted: false });
+    await world.clock.advance(5 * SECOND - 1);
+    assert.equal(client.isConnected(), true, wake);
+    await world.clock.advance(1);
+    assert.equal(client.isConnected(), false, wake);
+    assert.equal(client.lastClose.reason, 'no answer to a probe');
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(client.isConnected(), true, wake);
+    assert.deepEqual([world.sockets.length, world.live.length], [2, 1], wake);
+    assert.equal(world.sockets[0].closed.code, 4001);
+  }
+});
+
+test('C05 the answer to a probe keeps the socket; any message is one', async () => {
+  const world = new World();
+  const client = await world.connected();
+  for (const answer of ['pong', '{"type":"pong","time":"x"}', '{"type":"presence","users":[]}']) {
+    world.last.answer = (text) => text === 'ping' && world.last.message(answer);
+    await world.clock.advance(2 * SECOND);
+    world.page.send('online');
+    await world.clock.advance(4 * SECOND);
+  }
+  assert.equal(world.sockets.length, 1);
+  assert.equal(client.isConnected(), true);
+});
+
+test('a line that dies in silence is noticed at the next heartbeat', async () => {
+  const world = new World();
+  const client = await world.connected();
+  await world.clock.advance(10 * MINUTE);
+  const pings = world.last.sent.filter((text) => text === 'ping').length;
+  assert.equal(pings, 24, 'one every heartbeat_seconds of the hello');
+  world.last.answer = null;
+  await world.clock.advance(30 * SECOND + 2 * LATENCY);
+  assert.equal(world.sockets.length, 2);
+  assert.equal(client.isConnected(), true);
+});
+
+test('heartbeatInterval: another one, or none; a strange hello is taken as 25 s', async () => {
+  const rows = [[{ heartbeatInterval: 5000 }, 25, 12], [{ heartbeatInterval: 0 }, 25, 0],
+    [{}, 10, 6], [{}, 0, 2], [{}, -5, 2], [{}, 'x', 2], [{}, null, 2], [{}, 1e-9, 59]];
+  for (const [options, heartbeat, pings] of rows) {
+    const world = new World();
+    world.heartbeat = heartbeat;
+    await world.connected(options);
+    await world.clock.advance(MINUTE);
+    assert.ok(Math.abs(world.last.sent.length - pings) <= 1, `${heartbeat}: ${world.last.sent.length}`);
+  }
+});
+
+test('the machine slept between a probe and its answer: the answer gets its time again', async () => {
+  const world = new World();
+  const client = await world.connected();
+  await world.clock.advance(2 * SECOND);
+  world.last.answer = null;
+  world.page.send('online'); // a probe
+  world.clock.sleep(60 * MINUTE); // and the lid is closed
+  world.last.answer = pong(world.last);
+  await world.clock.advance(SECOND); // the late timer probes again
+  await world.clock.advance(10 * SECOND);
+  assert.equal(world.sockets.length, 1);
+  assert.equal(client.isConnected(), true);
+});
+
+test('C06 20 events in 100 ms while connecting, then a late close of the old one: one live socket', async () => {
+  const world = new World('hang');
+  const client = await world.client();
+  client.startPresence('alice');
+  const old = { ...handlers(world.last) };
+  await world.clock.advance(10 * SECOND + SECOND); // the first is given up; the second is under way
+  assert.equal(world.sockets.length, 2);
+  let most = 0;
+  for (let i = 0; i < 20; i++) {
+    const { page } = world;
+    [() => page.send('online'), () => page.send('pageshow', { persisted: true }),
+      () => page.show(false), () => page.show(true), () => client.startPresence('alice')][i % 5]();
+    await world.clock.advance(5);
+    most = Math.max(most, world.live.length);
+  }
+  assert.deepEqual([most, world.sockets.length], [1, 2]);
+  old.onopen({});
+  old.onmessage({ data: '{"type":"hello","heartbeat_seconds":25}' });
+  assert.equal(client.isConnected(), false);
+  world.last.hello();
+  assert.equal(client.isConnected(), true);
+  old.onclose({ code: 4403, reason: 'kicked', wasClean: true });
+  old.onerror({});
+  assert.equal(client.isConnected(), true);
+  assert.equal(world.live.length, 1);
+});
+
+/** What a client listens with to a socket. */
+function handlers({ onopen, onmessage, onclose, onerror }) {
+  return { onopen, onmessage, onclose, onerror };
+}
+
+test('C06 late events after stop and start again are not heard', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const old = handlers(world.last);
+  client.stopPresence();
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  world.log.length = 0;
+  old.onclose({ code: 1000, reason: 'stopPresence', wasClean: true });
+  old.onmessage({ data: '{"type":"error","code":"x","message":"y"}' });
+  assert.deepEqual(world.log, []);
+  assert.equal(client.isConnected(), true);
+});
+
+test('C06 at random: never more than one live socket, whatever happens in whichever order', async () => {
+  let seed = 1;
+  const random = (below) => {
+    seed = (seed * 48271) % 2147483647;
+    return seed % below;
+  };
+  for (let round = 0; round < 60; round++) {
+    const world = new World();
+    const client = await world.client({ getToken: () => 't', random: () => random(100) / 100 });
+    client.startPresence('alice');
+    for (let step = 0; step < 60; step++) {
+      const servers = ['up', 'up', 'refuse', 'hang', 'speechless', 'mute', 'trap'];
+      const { page } = world;
+      const acts = [() => page.send('online'), () => page.send('offline'), () => page.show(false),
+        () => page.show(true), () => page.send('pageshow', { persisted: true }),
+        () => page.send('pagehide', { persisted: true }), () => page.send('freeze'),
+        () => page.send('resume'), () => { world.server = servers[random(servers.length)]; },
+        () => world.last?.end(1006), () => world.last?.end(1012, 'retry_after=700'),
+        () => client.startPresence('alice'), () => client.setStatus('busy'),
+        () => { client.stopPresence(); client.startPresence('alice'); }];
+      acts[random(acts.length)]();
+      assert.ok(world.live.length <= 1, `round ${round}, step ${step}: ${world.live.length} sockets`);
+      await world.clock.advance(random(3) ? random(2000) : random(MINUTE));
+      assert.ok(world.live.length <= 1, `round ${round}, step ${step}: ${world.live.length} sockets`);
+      assert.equal(client.isConnected(), client.state === 'connected');
+    }
+    world.server = 'up';
+    await world.clock.advance(MINUTE);
+    assert.equal(client.isConnected(), true, `round ${round}: ${client.state}`);
+    client.stopPresence();
+    assert.deepEqual([world.clock.pending, world.live.length, world.page.listening], [0, 0, 0]);
+  }
+});
+
+test('C07 timers once a minute, a proxy that cuts at 60 s of silence, 10 minutes: no reconnect', async () => {
+  const world = new World((socket, { clock }) => {
+    let heard = clock.ms;
+    const bytes = () => { heard = clock.ms; };
+    socket.answer = (text) => {
+      bytes();
+      if (text === 'ping') socket.message('pong');
+    };
+    socket.later(() => {
+      socket.hello();
+      const watch = () => { // the server pings after 25 s of silence; the browser answers by itself
+        if (clock.ms - heard >= MINUTE) socket.end(1006);
+        else if (clock.ms - heard >= 25 * SECOND) bytes();
+        if (socket.readyState === 1) socket.later(watch, 500);
+      };
+      watch();
+    });
+  });
+  const client = await world.connected();
+  world.clock.throttle = MINUTE;
+  world.page.show(false);
+  await world.clock.advance(10 * MINUTE);
+  assert.deepEqual(world.log, []);
+  assert.equal(world.sockets.length, 1);
+  assert.equal(client.isConnected(), true);
+  assert.ok(world.last.sent.filter((text) => text === 'ping').length >= 8);
+});
+
+test('C07 timers once a minute: a loss and a dead line are still mended', async () => {
+  const world = new World();
+  const client = await world.connected();
+  world.clock.throttle = MINUTE;
+  world.page.show(false);
+  world.last.end(1006);
+  await world.clock.advance(MINUTE + SECOND);
+  assert.equal(client.isConnected(), true);
+  world.last.answer = null;
+  await world.clock.advance(4 * MINUTE);
+  assert.equal(world.sockets.length, 3);
+  assert.equal(client.isConnected(), true);
+});
+
+test('a socket that cannot be made is a failed try, and its error does not hold the token', async () => {
+  const world = new World();
+  const client = await world.client({ getToken: () => 'se cret' });
+  client.startPresence('alice');
+  await world.clock.advance(SECOND / 2);
+  assert.deepEqual(world.log, [
+    ['error', { code: 'socket_failed', message: 'new WebSocket: SyntaxError', final: false }],
+    ['reconnecting', { attempt: 1, delay: 1000, maxAttempts: 5 }],
+  ]);
+});
+
+// ---- The rest ------------------------------------------------------------------------------------
+
+test('debug: every step, to the console or to a function, and never a token', async (t) => {
+  const steps = [];
+  const world = new World(closing({ code: 4401, reason: 'token_expired', hello: true, after: 2000 },
+    { code: 1006 }));
+  let count = 0;
+  const getToken = () => `SECRET${count++}`;
+  const client = await world.client({ debug: (step) => steps.push(step), getToken });
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND);
+  world.page.send('online');
+  client.setStatus('busy');
+  await world.clock.advance(SECOND);
+  client.stopPresence();
+  const text = steps.join('\n');
+  for (const part of ['start "alice" at wss://app.example.com/ws/presence/alice', 'idle -> connecting',
+    'opening', 'open, waiting for hello', 'connecting -> connected', 'lost: 4401 token_expired',
+    'error token_expired', 'next try in 0 ms', 'connected -> reconnecting', 'page: online',
+    'send ping', 'send {"type":"status","status":"busy"}', 'connected -> stopped']) {
+    assert.ok(text.includes(part), `${part} in\n${text}`);
+  }
+  assert.ok(count >= 2);
+  assert.doesNotMatch(text, /SECRET/);
+
+  const lines = [];
+  t.mock.method(console, 'log', (line) => lines.push(line));
+  const loud = await new World().client({ debug: true });
+  loud.startPresence('alice');
+  loud.stopPresence();
+  const quiet = await new World().client();
+  quiet.startPresence('alice');
+  quiet.stopPresence();
+  t.mock.restoreAll();
+  assert.ok(lines.length >= 3);
+  assert.ok(lines.every((line) => line.startsWith('[presence] ')), lines.join('\n'));
+  assert.equal(lines.filter((line) => line.includes('idle -> connecting')).length, 1);
+});
+
+test('two clients share nothing', async () => {
+  const world = new World();
+  const [one, other] = [await world.client(), await world.client()];
+  one.startPresence('alice');
+  other.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.equal(world.live.length, 2);
+  one.stopPresence();
+  assert.deepEqual([one.isConnected(), other.isConnected(), world.live.length], [false, true, 1]);
+  const source = fs.readFileSync(path.join(WEB, 'presence.js'), 'utf8');
+  assert.doesNotMatch(source, /Storage|BroadcastChannel|SharedWorker|indexedDB|cookie|opener/);
+});
+
+test('the size of what is shipped', () => {
+  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 25 * 1024);
+});
+
+test('settle() is what the world needs', async () => {
+  let done = false;
+  Promise.resolve().then(() => Promise.resolve()).then(() => { done = true; });
+  await settle();
+  assert.ok(done);
+});

@@ -1,0 +1,230 @@
+/** Types and reference of presence.js, the browser client of presence. */
+
+/** What a connection can say of its user. */
+export type PresenceStatus = 'online' | 'away' | 'busy';
+
+/**
+ * Where the client is:
+ *
+ * - `idle`: nothing was started yet
+ * - `connecting`: the first try is under way
+ * - `connected`: the server counts this connection, so the user is online
+ * - `reconnecting`: the connection is lost; waits for the next try, or tries
+ * - `suspended`: `maxReconnectAttempts` tries came to nothing; goes on trying, slowly
+ * - `stopped`: by `stopPresence()`, or for good: a close with 4403, or `giveUp`
+ */
+export type PresenceState =
+  | 'idle' | 'connecting' | 'connected' | 'reconnecting' | 'suspended' | 'stopped';
+
+/** How a connection ended. */
+export interface PresenceClose {
+  /** The close code (RFC 6455 section 7.4); 1006 when there was no close frame. */
+  readonly code: number;
+  /** The server's reason, or this side's own words. */
+  readonly reason: string;
+  /** Whether both sides closed. */
+  readonly wasClean: boolean;
+}
+
+/** Everything of one moment. The same object until something changes. */
+export interface PresenceSnapshot {
+  readonly state: PresenceState;
+  /** `state` is `connected`. While it is not, what was known of anybody may be stale. */
+  readonly connected: boolean;
+  /** The user whose presence was started; null in `idle` and `stopped`. */
+  readonly userId: string | null;
+  /** Which try after the last connection is waited for or under way; 0 when connected. */
+  readonly attempt: number;
+  /** The status that the server has, or will have once connected. */
+  readonly status: PresenceStatus;
+  /** When `state` last changed, in ms since 1970 by this machine's clock; null at first. */
+  readonly lastChange: number | null;
+}
+
+/** A clock and its timers. Times are in milliseconds. */
+export interface PresenceClock {
+  /** A clock that never goes back; its zero does not matter. */
+  now(): number;
+  /** The time of day, since 1970. */
+  time(): number;
+  setTimeout(work: () => void, ms: number): any;
+  clearTimeout(id: any): void;
+}
+
+/** What is needed of a page's `window` or `document`. Members that are missing are not used. */
+export interface PresencePage {
+  addEventListener?(type: string, listener: (event: any) => void): void;
+  removeEventListener?(type: string, listener: (event: any) => void): void;
+  /** Of a `document`. */
+  readonly visibilityState?: string;
+  /** Of a `window`. */
+  readonly location?: { readonly origin: string; readonly href: string };
+}
+
+/** Options. One that is undefined or null keeps its default (or what was configured before). */
+export interface PresenceOptions {
+  /**
+   * Where the server is, such as `https://presence.example.com` or, behind a proxy that forwards
+   * a path, `https://example.com/presence`. http becomes ws, https wss; path and query are kept.
+   * Default: the page's own origin.
+   */
+  apiUrl?: string | null;
+  /**
+   * Gives the user's token (a JWT), or nothing if the server needs none. Asked before every try,
+   * so keep a token while it is good; asked again at once when the server says 4401 (it ran out).
+   * A token that was refused is not sent again. When it throws or rejects, that is an `error`
+   * event, and the try counts as failed.
+   */
+  getToken?: ((userId: string) => string | null | undefined
+    | Promise<string | null | undefined>) | null;
+  /** Tries after a loss before the client is `suspended`. Default 5; `Infinity` is fine. */
+  maxReconnectAttempts?: number | null;
+  /** Stop for good where the client would be `suspended`. Default false. */
+  giveUp?: boolean | null;
+  /** The first delay, doubled with each try. Default 1000 ms. Up to a tenth is added at random. */
+  reconnectDelay?: number | null;
+  /** The longest delay, before the tenth. Default 30000 ms. */
+  maxReconnectDelay?: number | null;
+  /** How often a suspended client tries. Default 30000 ms, with up to a tenth added. */
+  probeDelay?: number | null;
+  /** How long a try may take: token, socket and the server's hello. Default 10000 ms. */
+  connectTimeout?: number | null;
+  /** How long the answer to a probe may take before the socket is replaced. Default 5000 ms. */
+  probeTimeout?: number | null;
+  /** Ms between two probes of a quiet line; 0 for none. Default: what the server's hello says. */
+  heartbeatInterval?: number | null;
+  /**
+   * How long a page is hidden before its `online` becomes `away`. Default 300000 ms; `Infinity`
+   * for never.
+   */
+  awayAfter?: number | null;
+  /** `true` writes every step to the console; a function gets it instead. Default false. */
+  debug?: boolean | ((step: string) => void) | null;
+  /** The WebSocket class. Default: the global one. */
+  WebSocket?: (new (url: string, protocols?: string[]) => any) | null;
+  /** Clock and timers, for tests; members that are missing keep their default. */
+  clock?: Partial<PresenceClock> | null;
+  /** A number from 0 to 1 for the random part of delays. Default: `Math.random()`. */
+  random?: (() => number) | null;
+  /** Where `online`, `offline`, `pagehide` and `pageshow` happen. Default: the global object. */
+  window?: PresencePage | null;
+  /** Where `visibilitychange`, `freeze` and `resume` happen. Default: the global one, if any. */
+  document?: PresencePage | null;
+}
+
+/** What the events carry, by name. */
+export interface PresenceEvents {
+  /** The server counts this connection: the user is online. */
+  connected: {
+    readonly userId: string;
+    /** The server's name of this connection, as in /admin/users/{id}. */
+    readonly connectionId: string;
+    /** Such as `presence/0.1.0`. */
+    readonly server: string;
+  };
+  /** A connection has ended, or presence has ended for good (`willReconnect` is false then). */
+  disconnected: {
+    readonly code: number;
+    readonly reason: string;
+    readonly willReconnect: boolean;
+  };
+  /** Try number `attempt` follows in `delay` ms. */
+  reconnecting: {
+    readonly attempt: number;
+    readonly delay: number;
+    readonly maxAttempts: number;
+  };
+  /** The tries are used up; from now on one every `probeDelay`, the first in `delay` ms. */
+  suspended: {
+    readonly delay: number;
+  };
+  /**
+   * Something is wrong that an application may want to know. `code` is an error code of the
+   * protocol (such as `token_expired`, `kicked`, `too_many_connections`), or one of
+   *
+   * - `token_failed`: getToken threw or rejected
+   * - `token_unchanged`: getToken gave the very token that was refused
+   * - `socket_failed`: no WebSocket could be made (a token with blanks, http from an https page)
+   * - `gave_up`: the tries are used up, and `giveUp` is set
+   *
+   * `final`: the client is stopped. Otherwise it goes on by itself.
+   */
+  error: {
+    readonly code: string;
+    readonly message: string;
+    readonly final: boolean;
+  };
+  /** The snapshot has changed; this is the new one. */
+  change: PresenceSnapshot;
+}
+
+/** Listens to an event as EventTarget does; `detail` is what it carries. */
+export type PresenceListener<K extends keyof PresenceEvents> =
+  | ((event: CustomEvent<PresenceEvents[K]>) => void)
+  | { handleEvent(event: CustomEvent<PresenceEvents[K]>): void };
+
+/** The presence of one user in one page. */
+export class PresenceService extends EventTarget {
+  /** @throws TypeError when there is no such option, or its value cannot be. */
+  constructor(options?: PresenceOptions);
+
+  /**
+   * Changes options; those not named stay. What is under way is not disturbed: it counts from the
+   * next try on, `apiUrl`, `window` and `document` from the next `startPresence()`.
+   * @throws TypeError when there is no such option, or its value cannot be.
+   */
+  configure(options: PresenceOptions): void;
+
+  /**
+   * Makes the user online and keeps her so until `stopPresence()`. For the user who is present
+   * already it does nothing but try at once if the line is down; another one is stopped first.
+   * @param userId 1 to 128 bytes of UTF-8 without control characters, not `.` or `..`.
+   * @throws TypeError when the id or `apiUrl` cannot be, or there is no WebSocket.
+   */
+  startPresence(userId: string): void;
+
+  /**
+   * Closes the connection cleanly: without another tab or device the user is offline at once. No
+   * socket, timer or listener is left. Fine when nothing was started. The status is forgotten.
+   */
+  stopPresence(): void;
+
+  /**
+   * Sets the status of this connection, again after every reconnect. `online`, the first one, is
+   * `away` while the page has been hidden for `awayAfter`; the others stay what they are.
+   * @throws TypeError when it is none.
+   */
+  setStatus(status: PresenceStatus): void;
+
+  /** Whether the server counts this connection now. */
+  isConnected(): boolean;
+
+  /** The user whose presence was started, connected or not; null in `idle` and `stopped`. */
+  getCurrentUserId(): string | null;
+
+  /** Everything of this moment; the same object as before when nothing has changed. */
+  getSnapshot(): PresenceSnapshot;
+
+  /** Where the client is. */
+  readonly state: PresenceState;
+
+  /** How the last connection or try ended; null before the first did. */
+  readonly lastClose: PresenceClose | null;
+
+  /**
+   * Calls `listener` with what an event carries. An error in it does not disturb the client.
+   * @returns a function that takes the listener away.
+   */
+  on<K extends keyof PresenceEvents>(
+    type: K, listener: (detail: PresenceEvents[K]) => void): () => void;
+
+  addEventListener<K extends keyof PresenceEvents>(
+    type: K, listener: PresenceListener<K> | null,
+    options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<K extends keyof PresenceEvents>(
+    type: K, listener: PresenceListener<K> | null,
+    options?: boolean | EventListenerOptions): void;
+}
+
+/** The instance that most pages need. `configure()` it before the first `startPresence()`. */
+export const presenceService: PresenceService;

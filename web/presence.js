@@ -1,0 +1,646 @@
+/* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
+ * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
+ *
+ *     import { presenceService } from './presence.js';
+ *     presenceService.startPresence('alice');        // after login
+ *     presenceService.stopPresence();                // at logout
+ *
+ * The states, and what leads from one to the next:
+ *
+ *     idle          nothing was started yet               startPresence(): connecting
+ *     connecting    the first try                         hello: connected; failure: reconnecting
+ *     connected     the server said hello: online         end of the socket: reconnecting
+ *     reconnecting  waits for the next try, or tries      hello: connected; used up: suspended
+ *     suspended     tries every 30 s, or when woken up    hello: connected
+ *     stopped       by stopPresence(), 4403 or giveUp     startPresence(): connecting
+ *
+ * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
+ * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
+ * What everything means to an application is written in presence.d.ts. */
+
+/** What can be configured, with its default. */
+const DEFAULTS = {
+  apiUrl: '',
+  getToken: null,
+  maxReconnectAttempts: 5,
+  giveUp: false,
+  reconnectDelay: 1000,
+  maxReconnectDelay: 30000,
+  probeDelay: 30000,
+  connectTimeout: 10000,
+  probeTimeout: 5000,
+  heartbeatInterval: null,
+  awayAfter: 300000,
+  debug: false,
+  WebSocket: null,
+  clock: {
+    now: () => performance.now(),
+    time: () => Date.now(),
+    setTimeout: (work, ms) => setTimeout(work, ms),
+    clearTimeout: (id) => clearTimeout(id),
+  },
+  random: () => Math.random(),
+  window: null,
+  document: null,
+};
+
+const STATUSES = ['online', 'away', 'busy'];
+const JITTER = 0.1; /* the part of a delay that is added at random, at most */
+const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
+const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
+const STATUS_PAUSE = 250; /* ms between two changes of status: servers take 20 messages a second */
+const ALIVE = 1000; /* ms for which a message proves that the line works */
+
+const CLOSE_STOP = 1000; /* the user leaves: offline at once */
+const CLOSE_AWAY = 4001; /* what 1001 is to a browser, which does not let a page send that */
+const CLOSE_RESTART = 1012;
+const CLOSE_TOKEN = 4401;
+const CLOSE_FORBIDDEN = 4403;
+
+const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
+const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
+
+/** Says why the server could not take this user id, or returns it as a segment of a path. */
+function encodeUserId(userId) {
+  if (typeof userId !== 'string') throw new TypeError('presence: a user id is a string');
+  let segment = '';
+  try {
+    segment = encodeURIComponent(userId);
+  } catch {
+    throw new TypeError('presence: a user id has no half of a surrogate pair');
+  }
+  const bytes = new TextEncoder().encode(userId).length;
+  if (bytes < 1 || bytes > 128) throw new TypeError('presence: a user id has 1 to 128 bytes');
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(userId)) {
+    throw new TypeError('presence: a user id has no control characters');
+  }
+  if (userId === '.' || userId === '..') {
+    throw new TypeError('presence: URLs cannot hold the user ids . and ..');
+  }
+  return segment;
+}
+
+/** The WebSocket's address: ws for http, wss for https, the path of apiUrl kept; of the page's own
+ *  origin when there is no apiUrl. */
+function socketUrl(apiUrl, userId, location) {
+  const segment = encodeUserId(userId);
+  let url;
+  try {
+    url = apiUrl ? new URL(apiUrl, location?.href) : new URL(location.origin);
+  } catch {
+    throw new TypeError(apiUrl ? `presence: apiUrl is not a URL: ${apiUrl}`
+      : 'presence: apiUrl is needed, as there is no page with an origin');
+  }
+  if (!/^(http|ws)s?:$/.test(url.protocol)) {
+    throw new TypeError(`presence: apiUrl begins with http or https: ${apiUrl}`);
+  }
+  url.protocol = url.protocol.replace('http', 'ws');
+  url.hash = '';
+  url.pathname = `${url.pathname.replace(/\/+$/, '')}/ws/presence/${segment}`;
+  return url.href;
+}
+
+/** Milliseconds out of `retry_after=MS`, or null. */
+function retryAfter(reason) {
+  const found = /(?:^|[\s;,])retry_after=(\d{1,15})(?![\d.])/.exec(reason);
+  return found ? Math.min(Number(found[1]), RETRY_MAX) : null;
+}
+
+/** A close that this side noticed or decided. */
+const broken = (reason) => ({ code: 1006, reason, wasClean: false });
+
+/** Checks options and returns them: those that are absent, undefined or null are left out. */
+function checkOptions(options) {
+  const checked = {};
+  for (const name of Object.keys(options)) {
+    const value = options[name];
+    if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`presence: no option ${name}`);
+    if (value === undefined || value === null) continue;
+    const number = typeof DEFAULTS[name] === 'number' || name === 'heartbeatInterval';
+    if (number && !(typeof value === 'number' && value >= 0)) {
+      throw new TypeError(`presence: ${name} is a number from 0 up`);
+    }
+    if ((name === 'getToken' || name === 'random') && typeof value !== 'function') {
+      throw new TypeError(`presence: ${name} is a function`);
+    }
+    checked[name] = name === 'clock' ? { ...DEFAULTS.clock, ...value } : value;
+  }
+  return checked;
+}
+
+/** The presence of one user in one page; see presence.d.ts. */
+export class PresenceService extends EventTarget {
+  #options = { ...DEFAULTS };
+  #state = 'idle';
+  #userId = null;
+  #url = '';
+  #attempt = 0; /* which try after the last hello is waited for or under way */
+  #run = 0; /* counts starts and stops, so that old work can tell that it is old */
+  #try = null; /* { socket, token, extra }: the try or connection that counts */
+  #lastTry = -Infinity; /* when it began */
+  #notBefore = -Infinity; /* the server asked to stay away until then */
+  #heard = -Infinity; /* when the last message came */
+  #heartbeat = 25000; /* ms between two probes while connected */
+  #refused = null; /* the token of the last close with 4401: never sent again */
+  #lastClose = null;
+  #lastChange = null;
+  #timers = new Map(); /* name: { id, due } */
+  #page = []; /* [target, names]: where this listens */
+  #chosen = 'online'; /* the status that the application wants */
+  #idle = false; /* the page has been hidden for long, or is frozen */
+  #sent = 'online'; /* the status that the server has of this connection */
+  #sentAt = -Infinity;
+  #snapshot = null;
+
+  constructor(options = {}) {
+    super();
+    this.configure(options);
+    this.#change();
+  }
+
+  // ---- What an application calls --------------------------------------------------------------
+
+  configure(options) {
+    Object.assign(this.#options, checkOptions(options));
+  }
+
+  startPresence(userId) {
+    const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
+    if (typeof this.#WebSocket !== 'function') {
+      throw new TypeError('presence: no WebSocket here; there is an option for it');
+    }
+    if (this.#userId === userId && this.#url === url) {
+      this.#wake('startPresence');
+      return;
+    }
+    if (!this.#stop('another user')) return; // a listener has started or stopped something else
+    ++this.#run;
+    this.#userId = userId;
+    this.#url = url;
+    this.#listen();
+    this.#log(`start ${JSON.stringify(userId)} at ${url.split('?')[0]}`);
+    this.#connect();
+  }
+
+  stopPresence() {
+    this.#stop('stopPresence');
+  }
+
+  setStatus(status) {
+    if (!STATUSES.includes(status)) {
+      throw new TypeError(`presence: a status is one of ${STATUSES.join(', ')}`);
+    }
+    this.#chosen = status;
+    this.#change();
+    this.#sendStatus();
+  }
+
+  isConnected() {
+    return this.#state === 'connected';
+  }
+
+  getCurrentUserId() {
+    return this.#userId;
+  }
+
+  getSnapshot() {
+    return this.#snapshot;
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get lastClose() {
+    return this.#lastClose;
+  }
+
+  on(type, listener) {
+    const heard = (event) => listener(event.detail);
+    this.addEventListener(type, heard);
+    return () => this.removeEventListener(type, heard);
+  }
+
+  // ---- The state machine ----------------------------------------------------------------------
+
+  /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
+   *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
+  #connect(extra = false) {
+    const attempt = { socket: null, token: '', extra };
+    this.#disarm('retry');
+    this.#try = attempt;
+    this.#lastTry = this.#options.clock.now();
+    this.#arm('deadline', this.#options.connectTimeout, () => {
+      this.#lost(attempt, broken('no hello in time'));
+    });
+    if (this.#attempt === 0) this.#change('connecting');
+    if (this.#try === attempt) this.#askToken(attempt);
+  }
+
+  /** Opens the socket of a try once the application gave a token, or right away. */
+  async #askToken(attempt) {
+    const { getToken } = this.#options;
+    if (!getToken) {
+      this.#open(attempt);
+      return;
+    }
+    try {
+      attempt.token = (await getToken(this.#userId)) || '';
+    } catch (error) {
+      this.#failed(attempt, 'token_failed', `getToken: ${error?.message ?? error}`);
+      return;
+    }
+    if (this.#try !== attempt) return;
+    if (attempt.token === this.#refused) {
+      this.#failed(attempt, 'token_unchanged', 'getToken gave the token that was refused');
+    } else {
+      this.#open(attempt);
+    }
+  }
+
+  /** Makes the socket of a try and listens to it for as long as it is the one that counts. */
+  #open(attempt) {
+    const protocols = ['presence.v1', ...(attempt.token ? [`token.${attempt.token}`] : [])];
+    let socket;
+    this.#log('opening');
+    try {
+      socket = new this.#WebSocket(this.#url, protocols);
+    } catch (error) {
+      // what some engines say quotes the protocol, which is the token: the name must do
+      this.#failed(attempt, 'socket_failed', `new WebSocket: ${error?.name ?? 'failed'}`);
+      return;
+    }
+    attempt.socket = socket;
+    socket.onopen = () => this.#log('open, waiting for hello');
+    socket.onmessage = ({ data }) => this.#receive(attempt, data);
+    socket.onclose = ({ code, reason, wasClean }) => {
+      this.#lost(attempt, { code, reason, wasClean });
+    };
+    socket.onerror = () => this.#log('socket error');
+  }
+
+  /** One message. Types that are not known are ignored: newer servers have more of them. */
+  #receive(attempt, data) {
+    if (this.#try !== attempt) return;
+    this.#heard = this.#options.clock.now();
+    this.#disarm('probe');
+    let message = null;
+    try {
+      if (data !== 'pong') message = JSON.parse(data);
+    } catch {
+      this.#log('a message that is not JSON');
+    }
+    if (message?.type === 'hello') this.#hello(message);
+    if (message?.type === 'error') {
+      this.#error(String(message.code), String(message.message), false);
+    }
+  }
+
+  /** The server counts this connection: the user is online. The backoff begins anew. A watch of
+   *  other users will be sent again from here. */
+  #hello(message) {
+    if (this.#state === 'connected') return;
+    const seconds = Number(message.heartbeat_seconds);
+    const asked = seconds > 0 ? Math.max(seconds * 1000, 1000) : 25000;
+    this.#heartbeat = this.#options.heartbeatInterval ?? asked;
+    this.#disarm('deadline');
+    this.#attempt = 0;
+    this.#refused = null;
+    this.#notBefore = -Infinity;
+    this.#sent = 'online';
+    this.#sentAt = -Infinity;
+    this.#beat();
+    const run = this.#run;
+    this.#change('connected');
+    if (this.#run !== run) return;
+    this.#sendStatus();
+    const { connection_id: connectionId, server } = message;
+    this.#emit('connected', { userId: this.#userId, connectionId, server });
+  }
+
+  /** A try that came to nothing on this side. */
+  #failed(attempt, code, text) {
+    if (this.#try !== attempt) return;
+    const run = this.#run;
+    this.#error(code, text, false);
+    if (this.#run === run) this.#lost(attempt, broken(code));
+  }
+
+  /** The end of a try or a connection, whoever noticed it. `now`: try again at once. */
+  #lost(attempt, close, now = false) {
+    if (this.#try !== attempt) return;
+    const { code, reason } = close;
+    const { maxReconnectAttempts: most, giveUp, reconnectDelay, clock } = this.#options;
+    const was = this.#state;
+    this.#log(`lost: ${code} ${reason}`);
+    if (code === CLOSE_FORBIDDEN) {
+      this.#end(close, reason || 'forbidden', 'the server does not want this user here');
+      return;
+    }
+    if (was !== 'suspended' && !(attempt.extra && this.#attempt > 0)) this.#attempt++;
+    if (giveUp && this.#attempt > most) {
+      this.#end(close, 'gave_up', `no connection after ${most} more attempts`);
+      return;
+    }
+    this.#drop(CLOSE_AWAY);
+    this.#lastClose = close;
+    if (code === CLOSE_TOKEN) {
+      this.#refused = attempt.token;
+      // a token that ran out is replaced at once; one that was never any good is not
+      now = was === 'connected' && clock.now() - this.#lastTry > reconnectDelay;
+    }
+    const run = this.#run;
+    const told = this.#later(close, now);
+    const going = () => this.#run === run; // no listener has started or stopped anything
+    if (going() && was === 'connected') {
+      this.#emit('disconnected', { code, reason, willReconnect: true });
+    }
+    if (going() && code >= 4400 && code !== 4408) {
+      this.#error(reason || `closed_${code}`, `the server closed with ${code}`, false);
+    }
+    if (going() && told) this.#emit(...told);
+  }
+
+  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event that
+   *  tells it, if there is one. */
+  #later({ code, reason }, now) {
+    const { reconnectDelay, maxReconnectDelay, probeDelay, clock } = this.#options;
+    const maxAttempts = this.#options.maxReconnectAttempts;
+    const first = this.#state !== 'suspended';
+    const slow = this.#attempt > maxAttempts;
+    const doubled = reconnectDelay * 2 ** Math.min(this.#attempt - 1, 30);
+    const asked = code === CLOSE_RESTART ? retryAfter(reason) : null;
+    let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
+    if (now) delay = 0;
+    if (asked !== null) {
+      delay = asked;
+      this.#notBefore = clock.now() + asked;
+    }
+    this.#log(`next try in ${Math.round(delay)} ms`);
+    this.#arm('retry', delay, () => this.#connect());
+    this.#change(slow ? 'suspended' : 'reconnecting');
+    if (!slow) return ['reconnecting', { attempt: this.#attempt, delay, maxAttempts }];
+    return first ? ['suspended', { delay }] : null;
+  }
+
+  /** Ends what runs, if anything; false when a listener has begun something new meanwhile. */
+  #stop(reason) {
+    if (this.#userId === null) return true;
+    return this.#end({ code: CLOSE_STOP, reason, wasClean: true });
+  }
+
+  /** Everything ends, until startPresence(). With an error when the application did not ask for
+   *  it. False when a listener has begun something new meanwhile. */
+  #end(close, error = '', message = '') {
+    const run = ++this.#run;
+    this.#drop(CLOSE_STOP, close.reason);
+    for (const name of [...this.#timers.keys()]) this.#disarm(name);
+    for (const [target, names] of this.#page) {
+      for (const name of names) target.removeEventListener(name, this.#onPage);
+    }
+    this.#page = [];
+    this.#userId = null;
+    this.#url = '';
+    this.#attempt = 0;
+    this.#refused = null;
+    this.#notBefore = -Infinity;
+    this.#idle = false;
+    this.#chosen = 'online';
+    this.#lastClose = close;
+    this.#change('stopped');
+    const { code, reason } = close;
+    if (this.#run === run) this.#emit('disconnected', { code, reason, willReconnect: false });
+    if (this.#run === run && error) this.#error(error, message, true);
+    return this.#run === run;
+  }
+
+  /** Lets go of the socket: closed if it is not, and not listened to any more. */
+  #drop(code, reason = '') {
+    const socket = this.#try?.socket;
+    this.#try = null;
+    for (const name of ['deadline', 'heartbeat', 'probe', 'status']) this.#disarm(name);
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onerror = () => {}; // closing one that is still connecting is an error to some
+    try {
+      if (socket.readyState < 2) socket.close(code, reason);
+    } catch (error) {
+      this.#log(`close: ${error?.name}`);
+    }
+  }
+
+  // ---- Signs of life --------------------------------------------------------------------------
+
+  /** Probes the line at every heartbeat; a timer that comes late is no harm. */
+  #beat() {
+    if (this.#heartbeat === 0) return;
+    this.#arm('heartbeat', this.#heartbeat, () => {
+      this.#beat();
+      this.#probe();
+    });
+  }
+
+  /** Asks the server for a sign of life. The socket is replaced when there is none in time; but a
+   *  timer that was late proves nothing (the page was frozen, the machine slept), so the answer
+   *  gets its time once more then. */
+  #probe(again = false) {
+    const { clock, probeTimeout } = this.#options;
+    const attempt = this.#try;
+    if (this.#timers.has('probe')) return;
+    const due = clock.now() + probeTimeout;
+    this.#send('ping');
+    this.#arm('probe', probeTimeout, () => {
+      if (!again && clock.now() > due + probeTimeout) this.#probe(true);
+      else this.#lost(attempt, broken('no answer to a probe'), true);
+    });
+  }
+
+  /** Something has changed for the better: the line is probed, or tried at once, but not within
+   *  reconnectDelay of the last try and not before a time that the server asked for. */
+  #wake(why) {
+    const { clock, reconnectDelay } = this.#options;
+    const now = clock.now();
+    if (this.#state === 'connected') {
+      if (now - this.#heard > ALIVE) this.#probe();
+      return;
+    }
+    const earliest = Math.max(now, this.#lastTry + reconnectDelay, this.#notBefore);
+    const retry = this.#timers.get('retry');
+    if (!retry) return;
+    this.#log(`${why}: next try in ${Math.round(earliest - now)} ms`);
+    if (earliest === now) this.#connect(true);
+    else if (retry.due > earliest) this.#arm('retry', earliest - now, () => this.#connect(true));
+  }
+
+  /** Listens to the page, where there is one. */
+  #listen() {
+    const add = (target, names) => {
+      if (typeof target?.addEventListener !== 'function') return;
+      for (const name of names) target.addEventListener(name, this.#onPage);
+      this.#page.push([target, names]);
+    };
+    add(this.#window, WINDOW_EVENTS);
+    add(this.#document, DOCUMENT_EVENTS);
+    if (this.#document?.visibilityState === 'hidden') this.#hidden();
+  }
+
+  /** What happens to the page. navigator.onLine is never asked: it is often wrong. */
+  #onPage = (event) => {
+    const hidden = this.#document?.visibilityState === 'hidden';
+    this.#log(`page: ${event.type}`);
+    switch (event.type) {
+    case 'offline': // perhaps: the probe will tell
+      if (this.#state === 'connected') this.#probe();
+      break;
+    case 'visibilitychange':
+      if (hidden) this.#hidden();
+      else this.#visible('visible');
+      break;
+    case 'pagehide':
+      // A page that ends is closed with 1001 by the browser itself. One that is kept for the
+      // back button must not keep its socket: nobody would hear the server any more.
+      if (event.persisted && this.#try) {
+        this.#lost(this.#try, { code: 1001, reason: 'pagehide', wasClean: true });
+      }
+      break;
+    case 'freeze': // no timer will run
+      this.#away();
+      break;
+    case 'online':
+      this.#wake('online');
+      break;
+    default: // pageshow, resume
+      if (hidden) this.#wake(event.type);
+      else this.#visible(event.type);
+    }
+  };
+
+  /** Nobody sees the page: away after a while. */
+  #hidden() {
+    const { awayAfter } = this.#options;
+    if (awayAfter < Infinity) this.#arm('away', awayAfter, () => this.#away());
+  }
+
+  /** Nobody has seen the page for long, or nothing of it will run from now on. */
+  #away() {
+    if (this.#options.awayAfter === Infinity) return;
+    this.#disarm('away');
+    this.#idle = true;
+    this.#change();
+    this.#sendStatus(true);
+  }
+
+  /** Somebody sees the page. */
+  #visible(why) {
+    this.#disarm('away');
+    this.#idle = false;
+    this.#change();
+    this.#sendStatus();
+    this.#wake(why);
+  }
+
+  // ---- Small things ---------------------------------------------------------------------------
+
+  /** The status that the server should have: a hidden page makes online away, nothing else. */
+  #status() {
+    return this.#idle && this.#chosen === 'online' ? 'away' : this.#chosen;
+  }
+
+  /** Tells the server the status when it has another one, not too often unless it is `urgent`. */
+  #sendStatus(urgent = false) {
+    const status = this.#status();
+    const now = this.#options.clock.now();
+    const wait = this.#sentAt + STATUS_PAUSE - now;
+    if (this.#state !== 'connected' || status === this.#sent) return;
+    if (wait > 0 && !urgent) {
+      this.#arm('status', wait, () => this.#sendStatus());
+      return;
+    }
+    this.#sent = status;
+    this.#sentAt = now;
+    this.#send(JSON.stringify({ type: 'status', status }));
+  }
+
+  /** Sends text, if the socket still takes it; the probe or the close tells when it does not. */
+  #send(text) {
+    this.#log(`send ${text}`);
+    try {
+      this.#try.socket.send(text);
+    } catch (error) {
+      this.#log(`send: ${error?.name}`);
+    }
+  }
+
+  /** What the page has, unless the options say otherwise. */
+  get #window() { return this.#options.window ?? globalThis; }
+  get #document() { return this.#options.document ?? globalThis.document; }
+  get #WebSocket() { return this.#options.WebSocket ?? globalThis.WebSocket; }
+
+  /** A delay with up to a tenth added, so that clients do not come back all at once. */
+  #jitter(delay) {
+    const random = Number(this.#options.random());
+    return delay + delay * JITTER * Math.min(Math.max(random || 0, 0), 1);
+  }
+
+  /** Runs `work` in `ms`; there is one timer of a name. */
+  #arm(name, ms, work) {
+    const { clock } = this.#options;
+    const wait = Math.min(ms, TIMER_MAX);
+    this.#disarm(name);
+    const id = clock.setTimeout(() => {
+      this.#timers.delete(name);
+      work();
+    }, wait);
+    this.#timers.set(name, { id, due: clock.now() + wait });
+  }
+
+  /** Takes a timer back, if there is one. */
+  #disarm(name) {
+    const timer = this.#timers.get(name);
+    if (timer) this.#options.clock.clearTimeout(timer.id);
+    this.#timers.delete(name);
+  }
+
+  /** Goes to a state (or stays). When anything differs from the last snapshot, there is a new one
+   *  and an event. */
+  #change(state = this.#state) {
+    const old = this.#snapshot;
+    if (state !== this.#state) {
+      this.#log(`${this.#state} -> ${state}`);
+      this.#lastChange = this.#options.clock.time();
+      this.#state = state;
+    }
+    const next = {
+      state,
+      connected: state === 'connected',
+      userId: this.#userId,
+      attempt: Math.min(this.#attempt, this.#options.maxReconnectAttempts),
+      status: this.#status(),
+      lastChange: this.#lastChange,
+    };
+    if (old && Object.keys(next).every((key) => next[key] === old[key])) return;
+    this.#snapshot = Object.freeze(next);
+    if (old) this.#emit('change', this.#snapshot);
+  }
+
+  /** Tells the application of an error. */
+  #error(code, message, final) {
+    this.#log(`error ${code}: ${message}`);
+    this.#emit('error', { code, message, final });
+  }
+
+  /** Tells the application of something. */
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /** One step for the console; a token is in none of them. */
+  #log(text, ...more) {
+    const { debug } = this.#options;
+    if (typeof debug === 'function') debug(text, ...more);
+    else if (debug) console.log(`[presence] ${text}`, ...more);
+  }
+}
+
+/** The instance that most pages need. */
+export const presenceService = new PresenceService();
