@@ -573,12 +573,12 @@ npm_install() {
     return 1
 }
 
-# Runs the integration tests against a program, several files at once: $1 name, $2 program,
-# $3 variant. A file that ends badly or never, without a test to blame, is one failure.
+# Runs tests in JavaScript against a program, several files at once: $1 name, $2 program,
+# $3 variant, then the files. A file that ends badly or never, without a test to blame, is one
+# failure.
 run_integration() {
     local dir=build/test/$1 start=$SECONDS log passed failed status seconds
-    local files=(test/integration/*.test.js) bad=() all_passed=0 all_failed=0
-    [ ${#files[@]} -gt 0 ] || return 0
+    local files=("${@:4}") bad=() all_passed=0 all_failed=0
     rm -rf "$dir"
     mkdir -p "$dir"
     # shellcheck disable=SC2016
@@ -619,8 +619,8 @@ timed_build() {
         printf '%-28s %31d s\n' "build $name" $((SECONDS - start))
 }
 
-# Builds one variant of the program and holds the integration tests against it: $1 name, $2 empty,
-# -asan or -tsan.
+# Builds one variant of the program and holds tests against it: $1 name, $2 empty, -asan or -tsan,
+# then the files.
 run_variant() {
     local variant=${2#-}
     if [ -z "$variant" ]; then
@@ -628,7 +628,7 @@ run_variant() {
     else
         timed_build "presence$2" build_sanitized "$variant"
     fi
-    [ $BUILT = 0 ] || run_integration "$1" "build/presence$2" "${variant:-release}"
+    [ $BUILT = 0 ] || run_integration "$1" "build/presence$2" "${variant:-release}" "${@:3}"
 }
 
 # ==== Lint ========================================================================================
@@ -790,12 +790,12 @@ task_build() {
 }
 
 ## test [STEP ...]   unit, fuzz and integration tests, plain and under sanitizers; or only the
-##                   steps unit, unit-asan, unit-tsan, fuzz, integration, integration-asan,
+##                   steps unit, unit-asan, unit-tsan, fuzz, web, integration, integration-asan,
 ##                   integration-tsan
 task_test() {
     local name variant start=$SECONDS ready=1 wanted=" $* "
     [ $# -gt 0 ] ||
-        wanted=" unit unit-asan unit-tsan fuzz integration integration-asan integration-tsan "
+        wanted=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
     need test
     mkdir -p build/test
     for name in unit unit-asan unit-tsan; do
@@ -810,9 +810,11 @@ task_test() {
         timed_build "fuzz_$name" build_fuzzer "$name"
         [ $BUILT = 0 ] || run_fuzzer "$name"
     done
-    [[ $wanted != *" integration"* ]] || npm_install || ready=0
+    [[ $wanted != *" integration"* && $wanted != *" web "* ]] || npm_install || ready=0
+    [[ $wanted != *" web "* ]] || [ $ready = 0 ] || run_variant web "" test/web/*.test.js
     for name in integration integration-asan integration-tsan; do
-        [[ $wanted != *" $name "* ]] || [ $ready = 0 ] || run_variant $name "${name#integration}"
+        [[ $wanted != *" $name "* ]] || [ $ready = 0 ] ||
+            run_variant $name "${name#integration}" test/integration/*.test.js
     done
     printf '%-28s %31d s\n' total $((SECONDS - start))
     echo "$PASSED passed, $FAILED failed"
