@@ -1,8 +1,7 @@
 // One user: connections, timeline of stays, kick.
 
 import { request, userPath } from './api.js';
-import { byId, element, foreign, setSource, setStatus, setText, sourceBadge, statusBadge,
-    timeElement } from './dom.js';
+import { badge, byId, element, facts, foreign, setBadge, setText, ticker } from './dom.js';
 import { ago, clock, count, lasting, plural, stayText, visible } from './format.js';
 
 /** Stays asked for at a time. */
@@ -13,223 +12,177 @@ const EVERY = 10000;
 const AFTER_CHANGE = 300;
 
 export class Detail {
-    /** `failed` is called with an error that concerns the whole page; `closed` with the id. */
-    constructor({ failed, closed }) {
-        Object.assign(this, { failed, closed });
-        this.panel = byId('detail');
-        this.id = null;
-        this.user = null;
-        this.stays = [];
-        this.next = null; // cursor of the stays before
-        this.due = 0; // when to ask again
-        this.asking = null;
-        this.status = statusBadge();
-        this.source = sourceBadge();
-        byId('detail-state').append(this.status, this.source);
-        byId('detail-close').addEventListener('click', () => this.closed());
-        byId('detail-more').addEventListener('click', () => this.moreStays());
-        byId('kick').addEventListener('click', () => this.askKick());
-        byId('kick-dialog').addEventListener('close', () => this.kickAnswered());
-        this.panel.addEventListener('keydown', (event) => {
-            if (event.key === 'Escape' && !byId('kick-dialog').open) this.closed();
-        });
-    }
+  id = null; // the user shown
+  user = null;
+  stays = []; // newest first
+  next = null; // cursor of the stays before
+  due = 0; // when to ask again
+  asking = null; // ends the question under way
+  status = badge();
+  source = badge();
 
-    /** Shows a user. */
-    async open(id) {
-        if (this.id === id) return;
-        this.id = id;
-        this.user = null;
-        this.stays = [];
-        this.next = null;
-        byId('detail-name').replaceChildren(foreign(id));
-        setText(byId('detail-note'), '');
-        byId('detail-body').hidden = true;
-        this.panel.hidden = false;
-        document.body.classList.add('has-detail');
-        byId('detail-name').focus();
-        await this.refresh();
-    }
+  /** `refused` is called when the session has ended, `closed` when the panel is to go. */
+  constructor({ refused, closed }) {
+    this.refused = refused;
+    byId('detail-state').append(this.status, this.source);
+    byId('detail-close').addEventListener('click', closed);
+    byId('detail-more').addEventListener('click', () => this.earlier());
+    byId('kick').addEventListener('click', () => this.askKick());
+    byId('kick-dialog').addEventListener('close', () => this.kick());
+    byId('detail').addEventListener('keydown', ({ key }) => key === 'Escape' && closed());
+  }
 
-    /** Hides the panel. */
-    close() {
-        this.asking?.abort();
-        this.id = null;
-        this.panel.hidden = true;
-        document.body.classList.remove('has-detail');
-    }
+  /** Shows a user, or nobody for null. */
+  open(id) {
+    if (this.id === id) return;
+    Object.assign(this, { id, user: null, stays: [], next: null });
+    this.asking?.abort();
+    byId('detail').hidden = id === null;
+    document.body.classList.toggle('has-detail', id !== null);
+    if (id === null) return;
+    byId('detail-name').replaceChildren(foreign(id));
+    this.say('');
+    byId('detail-body').hidden = true;
+    byId('detail-name').focus();
+    this.refresh();
+  }
 
-    /** A change of this user was told: asks again soon. */
-    changed() {
-        this.due = Math.min(this.due, Date.now() + AFTER_CHANGE);
-    }
+  /** Tells how something went. */
+  say(text) {
+    setText(byId('detail-note'), text);
+  }
 
-    /** To be called several times a second: asks again when it is time. */
-    tick(now) {
-        if (this.id !== null && now >= this.due && !document.hidden) this.refresh();
-    }
+  /** A change of this user was told: asks again soon. */
+  changed() {
+    this.due = Math.min(this.due, Date.now() + AFTER_CHANGE);
+  }
 
-    /** Asks for the user and the newest stays. */
-    async refresh() {
-        const { id } = this;
-        this.due = Date.now() + EVERY;
-        this.asking?.abort();
-        this.asking = new AbortController();
-        const { signal } = this.asking;
-        try {
-            const [user, stays] = await Promise.all([
-                request(userPath(id), { signal }),
-                request(userPath(id, `/sessions?limit=${STAYS}`), { signal }),
-            ]);
-            if (this.id !== id) return;
-            this.user = user;
-            this.takeNewest(stays);
-            setText(byId('detail-note'), '');
-            this.draw();
-        } catch (error) {
-            if (signal.aborted || this.id !== id) return;
-            if (error.status === 401) this.failed(error);
-            const unknown = error.code === 'unknown_user';
-            const text = unknown ? 'This user was never seen.' : `No answer: ${error.message}`;
-            setText(byId('detail-note'), text);
-            if (unknown) byId('detail-body').hidden = true;
-        }
-    }
+  /** To be called several times a second: asks again when it is time. */
+  tick() {
+    if (this.id !== null && Date.now() >= this.due && !document.hidden) this.refresh();
+  }
 
-    /** Takes the newest page of stays, and keeps older ones that were loaded before. */
-    takeNewest({ sessions, next }) {
-        const oldest = sessions.at(-1)?.from;
-        const older = this.stays.filter((stay) => stay.from < oldest);
-        if (!older.length || this.stays.length <= STAYS) this.next = next;
-        this.stays = this.stays.length <= STAYS ? sessions : [...sessions, ...older];
+  /** Does something for the user shown, and says why when it fails. */
+  async attempt(prefix, work) {
+    const { id } = this;
+    try {
+      await work(() => this.id === id);
+    } catch (error) {
+      if (error.status === 401) this.refused();
+      if (this.id === id) this.say(`${prefix}: ${error.message}.`);
     }
+  }
 
-    /** Loads the stays before those shown. */
-    async moreStays() {
-        const { id, next } = this;
-        if (!next) return;
-        try {
-            const cursor = encodeURIComponent(next);
-            const rest = `/sessions?limit=${STAYS}&cursor=${cursor}`;
-            const page = await request(userPath(id, rest));
-            if (this.id !== id || this.next !== next) return;
-            this.stays.push(...page.sessions);
-            this.next = page.next;
-            this.draw();
-        } catch (error) {
-            if (error.status === 401) this.failed(error);
-            if (this.id === id) setText(byId('detail-note'), `No answer: ${error.message}`);
-        }
-    }
-
-    /** Draws everything of the user. */
-    draw() {
-        const { user } = this;
-        const now = Date.now();
-        setStatus(this.status, user.status);
-        setSource(this.source, user.source);
-        const facts = [];
-        if (user.connected_at) {
-            const since = Date.parse(user.connected_at);
-            facts.push(['Online since', clock(since, now), timeElement(since,
-                (at) => ` (${lasting(Math.max(0, at - since))})`)]);
-        }
-        facts.push(...[['Last seen', user.last_seen], ['First seen', user.first_seen]]
-            .filter(([, at]) => at)
-            .map(([label, at]) => [label, clock(Date.parse(at), now), agoElement(at)]));
-        facts.push(['Ended stays', count(user.sessions)]);
-        byId('detail-facts').replaceChildren(...facts.map(([label, ...values]) =>
-            element('div', {}, element('dt', {}, label), element('dd', {}, ...values))));
-        byId('kick').hidden = !user.online;
-        this.drawConnections(user.connection_list, now);
-        this.drawStays(now);
-        byId('detail-body').hidden = false;
-    }
-
-    /** Draws the connections, one card each. */
-    drawConnections(connections, now) {
-        const cached = 'None. Still counted as online: the page may be reloading, or sends '
-            + 'heartbeats over HTTP.';
-        setText(byId('no-connections'), this.user.online ? cached : 'None.');
-        byId('no-connections').hidden = connections.length > 0;
-        byId('connections').replaceChildren(...connections.map((one) => {
-            const badge = statusBadge();
-            setStatus(badge, one.status);
-            const since = Date.parse(one.connected_at);
-            const host = one.address.includes(':') ? `[${one.address}]` : one.address;
-            const trip = one.round_trip_ms === null ? 'not measured yet'
-                : `${count(one.round_trip_ms)} ms`;
-            const parts = [
-                ['Agent', one.agent ? visible(one.agent) : 'none given'],
-                ['Since', `${clock(since, now)} `, agoElement(one.connected_at)],
-                ['Last heard', agoElement(one.last_heard, false)],
-                ['Round trip', trip],
-            ];
-            return element('li', { class: 'card' },
-                element('div', { class: 'card-head' },
-                    element('span', { class: 'mono' }, visible(`${host}:${one.port}`)), badge),
-                element('dl', {}, ...parts.map(([label, ...values]) => element('div', {},
-                    element('dt', {}, label), element('dd', {}, ...values)))));
-        }));
-    }
-
-    /** Draws the timeline, the newest stay first. */
-    drawStays(now) {
-        byId('timeline').replaceChildren(...this.stays.map((stay) => {
-            const from = Date.parse(stay.from);
-            const to = stay.to === null ? null : Date.parse(stay.to);
-            const lasted = to === null
-                ? timeElement(null, (at) => lasting(Math.max(0, at - from)))
-                : element('span', {}, lasting(to - from));
-            const where = stay.address ? `from ${visible(stay.address)}` : '';
-            return element('li', { 'data-reason': stay.reason ?? 'open' },
-                element('span', { class: 'stay' }, stayText(stay, now)),
-                element('span', { class: 'muted' }, lasted, where && `, ${where}`));
-        }));
-        byId('no-stays').hidden = this.stays.length > 0;
-        byId('detail-more').hidden = !this.next;
-    }
-
-    /** Asks whether the user is really to be kicked. */
-    askKick() {
-        const { id, user } = this;
-        byId('kick-name').replaceChildren(foreign(id));
-        const closes = user.connections
-            ? `closes ${user.connections === 1 ? 'the connection' : `all ${
-                plural(user.connections, 'connection')}`} of this user and ends the stay`
-            : 'ends the stay of this user';
-        setText(byId('kick-what'), `This ${closes}. The user is offline at once, and may come `
-            + 'back if your application lets them.');
-        const dialog = byId('kick-dialog');
-        dialog.returnValue = '';
-        dialog.dataset.id = id;
-        dialog.showModal();
-    }
-
-    /** The dialog was closed: kicks when that was the answer. */
-    async kickAnswered() {
-        const dialog = byId('kick-dialog');
-        const { id } = dialog.dataset;
-        if (dialog.returnValue !== 'kick' || id !== this.id) return;
-        const note = byId('detail-note');
-        try {
-            const { closed } = await request(userPath(id, '/connections'), { method: 'DELETE' });
-            await this.refresh();
-            const what = `Kicked: ${plural(closed, 'connection')} closed.`;
-            if (this.id === id) setText(note, what);
-            byId('detail-name').focus();
-        } catch (error) {
-            if (error.status === 401) this.failed(error);
-            if (this.id === id) setText(note, `Not kicked: ${error.message}`);
-        }
-    }
-}
-
-/** A relative time that ticks, in brackets unless told otherwise. */
-function agoElement(iso, brackets = true) {
-    const at = Date.parse(iso);
-    return timeElement(at, (now) => {
-        const text = ago(Math.max(0, now - at));
-        return brackets ? ` (${text})` : text;
+  /** Asks for the user and the newest stays. */
+  async refresh() {
+    const { id } = this;
+    this.due = Date.now() + EVERY;
+    this.asking?.abort();
+    const { signal } = this.asking = new AbortController();
+    await this.attempt('No answer', async () => {
+      try {
+        const [user, { sessions, next }] = await Promise.all([
+          request(userPath(id), { signal }),
+          request(userPath(id, `/sessions?limit=${STAYS}`), { signal }),
+        ]);
+        if (signal.aborted) return;
+        if (!this.user) this.say('');
+        this.user = user;
+        const older = this.stays.slice(STAYS).filter((stay) => stay.from < sessions.at(-1)?.from);
+        if (!older.length) this.next = next;
+        this.stays = sessions.concat(older);
+        this.draw();
+      } catch (error) {
+        if (!signal.aborted) throw error;
+      }
     });
+  }
+
+  /** Loads the stays before those shown. */
+  earlier() {
+    const { id, next } = this;
+    return this.attempt('No answer', async (still) => {
+      const rest = `/sessions?limit=${STAYS}&cursor=${encodeURIComponent(next)}`;
+      const page = await request(userPath(id, rest));
+      if (!still() || this.next !== next) return;
+      this.stays.push(...page.sessions);
+      this.next = page.next;
+      this.drawStays();
+    });
+  }
+
+  /** Draws everything of the user. */
+  draw() {
+    const { user } = this;
+    setBadge(this.status, user.status);
+    setBadge(this.source, user.source);
+    const times = [['Online since', user.connected_at, lasting], ['Last seen', user.last_seen, ago],
+      ['First seen', user.first_seen, ago]].filter(([, at]) => at);
+    byId('detail-facts').replaceChildren(...facts([
+      ...times.map(([label, at, words]) => [label, `${clock(Date.parse(at), Date.now())} `,
+        since(at, (ms) => `(${words(ms)})`)]),
+      ['Ended stays', count(user.sessions)],
+    ]));
+    byId('kick').hidden = !user.online;
+    const none = user.online ? 'None: only remembered, after a connection was lost or by heartbeats.'
+      : 'None.';
+    setText(byId('no-connections'), user.connection_list.length ? '' : none);
+    byId('connections').replaceChildren(...user.connection_list.map((one) => {
+      const host = one.address.includes(':') ? `[${one.address}]` : one.address;
+      return element('li', { class: 'card' },
+        element('div', { class: 'row' }, element('strong', {}, visible(`${host}:${one.port}`)),
+          badge(one.status)),
+        element('dl', { class: 'facts' }, ...facts([
+          ['Agent', visible(one.agent) || 'not given'],
+          ['Since', `${clock(Date.parse(one.connected_at), Date.now())} `,
+            since(one.connected_at, (ms) => `(${lasting(ms)})`)],
+          ['Last heard', since(one.last_heard, ago)],
+          ['Round trip', one.round_trip_ms === null ? 'not measured yet'
+            : `${count(one.round_trip_ms)} ms`],
+        ])));
+    }));
+    this.drawStays();
+    byId('detail-body').hidden = false;
+  }
+
+  /** Draws the timeline. */
+  drawStays() {
+    byId('timeline').replaceChildren(...this.stays.map((stay) => element('li',
+      { 'data-reason': stay.reason ?? 'open' }, stayText(stay, Date.now()),
+      element('span', { class: 'muted' },
+        stay.to === null ? since(stay.from, lasting)
+          : lasting(Date.parse(stay.to) - Date.parse(stay.from)),
+        stay.address ? `, from ${visible(stay.address)}` : ''))));
+    byId('no-stays').hidden = this.stays.length > 0;
+    byId('detail-more').hidden = !this.next;
+  }
+
+  /** Asks whether the user is really to be kicked. */
+  askKick() {
+    const { connections } = this.user;
+    byId('kick-name').replaceChildren(foreign(this.id));
+    setText(byId('kick-what'), `This closes ${plural(connections, 'connection')} and ends the stay. `
+      + 'The user is offline at once, and may come back if your application lets them.');
+    const dialog = byId('kick-dialog');
+    dialog.returnValue = '';
+    dialog.dataset.id = this.id;
+    dialog.showModal();
+  }
+
+  /** The dialog was closed: kicks when that was the answer. */
+  kick() {
+    const { id } = this;
+    const { returnValue, dataset } = byId('kick-dialog');
+    if (returnValue !== 'kick' || dataset.id !== id) return null;
+    return this.attempt('Not kicked', async (still) => {
+      const { closed } = await request(userPath(id, '/connections'), { method: 'DELETE' });
+      if (!still()) return;
+      await this.refresh();
+      this.say(`Kicked: ${plural(closed, 'connection')} closed.`);
+      byId('detail-name').focus();
+    });
+  }
 }
+
+/** The time since a moment in the words given; it ticks. */
+const since = (iso, words) => ticker((now) => words(Math.max(0, now - Date.parse(iso))));

@@ -2,117 +2,93 @@
 
 import { visible } from './format.js';
 
-const SVG = 'http://www.w3.org/2000/svg';
-
 /** The element with this id. */
-export function byId(id) {
-    return document.getElementById(id);
+export const byId = (id) => document.getElementById(id);
+
+/** Sets attributes and adds children; strings become text, null is left out. */
+function dress(made, attributes, children) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== null) made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
 }
 
-/** A new element with attributes and children; strings become text, null and false are left out. */
+/** A new element. */
 export function element(name, attributes = {}, ...children) {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(attributes)) {
-        if (value !== null && value !== false) made.setAttribute(key, value === true ? '' : value);
-    }
-    made.append(...children.filter((child) => child !== null && child !== false));
-    return made;
+  return dress(document.createElement(name), attributes, children);
 }
 
-/** A new SVG element with attributes and children. */
+/** A new SVG element. */
 export function svg(name, attributes = {}, ...children) {
-    const made = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    made.append(...children);
-    return made;
-}
-
-/** A drawing from the page's symbols; it says nothing to screen readers, the words beside it do. */
-export function icon(name) {
-    const drawing = svg('svg', { class: 'icon', 'aria-hidden': 'true' }, svg('use'));
-    setIcon(drawing, name);
-    return drawing;
-}
-
-/** Makes an icon show another symbol. */
-export function setIcon(drawing, name) {
-    const use = drawing.firstChild;
-    if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
+  return dress(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
 }
 
 /** Sets an element's text, and touches it only when it differs. */
 export function setText(target, text) {
-    if (target.textContent !== text) target.textContent = text;
+  if (target.textContent !== text) target.textContent = text;
 }
 
-/** Shows text of others, isolated so that it cannot turn what stands around it. */
-export function foreign(text) {
-    return element('bdi', { class: 'id' }, visible(text));
+/** Makes a drawing show one of the page's symbols. */
+export function setIcon(drawing, name) {
+  const use = drawing.firstElementChild;
+  if (use.getAttribute('href') !== `#i-${name}`) use.setAttribute('href', `#i-${name}`);
 }
 
-/** Status in words and shape; update it with setStatus. */
-export function statusBadge() {
-    return element('span', { class: 'status' }, icon('offline'), element('span'));
+/** Text of others, isolated so that it cannot turn what stands around it. */
+export const foreign = (text) => element('bdi', { class: 'id' }, visible(text));
+
+/** A status or source in words and shape; setBadge makes it show one. */
+export function badge(value) {
+  const made = element('span', { class: 'badge' },
+    svg('svg', { class: 'icon', 'aria-hidden': 'true' }, svg('use')), element('span'));
+  if (value) setBadge(made, value);
+  return made;
 }
 
-/** Makes a badge of statusBadge show a status. */
-export function setStatus(badge, status) {
-    const known = ['online', 'away', 'busy', 'offline'].includes(status) ? status : 'offline';
-    if (badge.dataset.status !== known) badge.dataset.status = known;
-    setIcon(badge.firstChild, known);
-    setText(badge.lastChild, visible(status));
+/** Makes a badge show another value. */
+export function setBadge(made, value) {
+  if (made.dataset.value === value) return;
+  made.dataset.value = value;
+  setIcon(made.firstChild, value);
+  setText(made.lastChild, visible(value));
 }
 
-/** Whether a user is live or cached, in words and shape; update it with setSource. */
-export function sourceBadge() {
-    return element('span', { class: 'source' }, icon('live'), element('span'));
-}
-
-/** Makes a badge of sourceBadge show a source. */
-export function setSource(badge, source) {
-    const known = ['live', 'cached', 'stored'].includes(source) ? source : 'stored';
-    if (badge.dataset.source !== known) badge.dataset.source = known;
-    setIcon(badge.firstChild, known);
-    setText(badge.lastChild, visible(source));
-}
-
-/** A point in time that is shown as a text which tick() keeps up to date. */
-export function timeElement(at, words) {
-    const made = element('time', at ? { datetime: new Date(at).toISOString() } : {});
-    ticking.set(made, words);
-    setText(made, words(Date.now()));
-    return made;
-}
+/** A definition list's entries from [name, ...values]. */
+export const facts = (entries) => entries.map(([label, ...values]) =>
+  element('div', {}, element('dt', {}, label), element('dd', {}, ...values)));
 
 /** What shows a relative time: element -> its words at a given time. */
 const ticking = new Map();
 
+/** A text that tick() keeps up to date: `words` of the time now. */
+export function ticker(words) {
+  const made = element('span', { class: 'ticks' }, words(Date.now()));
+  ticking.set(made, words);
+  return made;
+}
+
 /** Brings every relative time up to date, and forgets those that left the page. */
 export function tick(now) {
-    for (const [target, words] of ticking) {
-        if (target.isConnected) setText(target, words(now));
-        else ticking.delete(target);
-    }
+  for (const [target, words] of ticking) {
+    if (target.isConnected) setText(target, words(now));
+    else ticking.delete(target);
+  }
 }
 
 /** Runs a generator in slices of a few milliseconds, so that the page stays responsive. */
 export async function inSlices(steps) {
-    for (;;) {
-        const until = performance.now() + 8;
-        do {
-            if (steps.next().done) return;
-        } while (performance.now() < until);
-        await idle();
-    }
+  for (;;) {
+    const until = performance.now() + 8;
+    while (performance.now() < until) if (steps.next().done) return;
+    await idle();
+  }
 }
 
 /** Resolves when the browser has time, within 100 ms. */
 export function idle() {
-    return new Promise((resolve) => {
-        if (window.requestIdleCallback && !document.hidden) {
-            requestIdleCallback(resolve, { timeout: 100 });
-        } else {
-            setTimeout(resolve, 0);
-        }
-    });
+  return new Promise((resolve) => {
+    if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: 100 });
+    else setTimeout(resolve, 0);
+  });
 }

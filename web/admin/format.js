@@ -1,171 +1,165 @@
 // Words for the page: times, sizes, reasons, ids made visible, CSV. Pure: `now` is a parameter.
 
-const SECOND = 1000;
-const MINUTE = 60 * SECOND;
-const HOUR = 60 * MINUTE;
-const DAY = 24 * HOUR;
-
+const DAY = 86400000;
 const numbers = new Intl.NumberFormat('en');
-const timeOfDay = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' });
-const timeWithSeconds = new Intl.DateTimeFormat('en-GB', {
-    hour: '2-digit',
-    minute: '2-digit',
-    second: '2-digit',
-});
-const dayOfYear = new Intl.DateTimeFormat('en-GB', { day: 'numeric', month: 'short' });
-const dayAndYear = new Intl.DateTimeFormat('en-GB', {
-    day: 'numeric',
-    month: 'short',
-    year: 'numeric',
-});
+const time = dateFormat({ hour: '2-digit', minute: '2-digit' });
+const seconds = dateFormat({ hour: '2-digit', minute: '2-digit', second: '2-digit' });
+const day = dateFormat({ day: 'numeric', month: 'short' });
+const year = dateFormat({ day: 'numeric', month: 'short', year: 'numeric' });
+
+/** A way to write times, local and with 24 hours. */
+function dateFormat(options) {
+  return new Intl.DateTimeFormat('en-GB', options);
+}
 
 /** Why a stay ended, in plain words. */
 const REASONS = new Map([
-    ['closed', 'left or signed out'],
-    ['dropped', 'connection lost'],
-    ['timeout', 'went silent'],
-    ['kicked', 'kicked by an admin'],
-    ['expired', 'token ran out'],
-    ['restart', 'did not come back after a server restart'],
+  ['closed', 'left or signed out'],
+  ['dropped', 'connection lost'],
+  ['timeout', 'went silent'],
+  ['kicked', 'kicked by an admin'],
+  ['expired', 'token ran out'],
+  ['restart', 'did not come back after a server restart'],
 ]);
 
 /** The reason in plain words; one this page does not know is shown as it is. */
-export function reasonText(reason) {
-    return REASONS.get(reason) ?? visible(String(reason));
-}
+export const reasonText = (reason) => REASONS.get(reason) ?? visible(String(reason));
 
 /** A whole number with separators: 100,000. */
-export function count(value) {
-    return numbers.format(value);
-}
+export const count = (value) => numbers.format(value);
 
 /** A number with its noun: 1 connection, 3 connections. */
-export function plural(value, noun) {
-    return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
-}
+export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
 
-/** A size in bytes, at most four digits and a unit of 1024. */
+/** A size in bytes, with a unit of 1024. */
 export function bytes(value) {
-    const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'];
-    let unit = 0;
-    let rest = value;
-    while (rest >= 1024 && unit < units.length - 1) {
-        rest /= 1024;
-        unit++;
-    }
-    const digits = unit && rest < 100 ? 1 : 0;
-    return `${rest.toFixed(digits).replace(/\.0$/, '')} ${units[unit]}`;
+  const unit = Math.max(0, Math.min(4, Math.floor(Math.log2(value) / 10)));
+  const rest = value / 1024 ** unit;
+  return `${Number(rest.toFixed(rest < 100 ? 1 : 0))} ${['bytes', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
 }
 
-/** How long something lasted: "under 1 s", "42 s", "7 min", "1 h 3 min", "2 days 4 h". */
+/** How long something lasted: under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h. */
 export function lasting(ms) {
-    if (ms < SECOND) return 'under 1 s';
-    if (ms < MINUTE) return `${Math.floor(ms / SECOND)} s`;
-    if (ms < HOUR) return `${Math.floor(ms / MINUTE)} min`;
-    if (ms < DAY) return two(Math.floor(ms / HOUR), 'h', Math.floor((ms % HOUR) / MINUTE), 'min');
-    const days = Math.floor(ms / DAY);
-    return two(days, days === 1 ? 'day' : 'days', Math.floor((ms % DAY) / HOUR), 'h');
+  if (ms < 1000) return 'under 1 s';
+  if (ms < 60000) return `${Math.floor(ms / 1000)} s`;
+  const min = Math.floor(ms / 60000);
+  if (min < 60) return `${min} min`;
+  const h = Math.floor(min / 60);
+  if (h < 24) return min % 60 ? `${h} h ${min % 60} min` : `${h} h`;
+  const days = plural(Math.floor(h / 24), 'day');
+  return h % 24 ? `${days} ${h % 24} h` : days;
 }
 
-/** Two parts of a length of time, the second only when it is not zero. */
-function two(first, unit, second, smaller) {
-    return second ? `${first} ${unit} ${second} ${smaller}` : `${first} ${unit}`;
-}
-
-/** How long ago: "just now", "12 s ago", "3 min ago", "2 h ago", "4 days ago". */
+/** How long ago, in one unit: just now, 12 s ago, 3 min ago, 2 h ago, 4 days ago. */
 export function ago(ms) {
-    if (ms < 2 * SECOND) return 'just now';
-    if (ms < MINUTE) return `${Math.floor(ms / SECOND)} s ago`;
-    if (ms < HOUR) return `${Math.floor(ms / MINUTE)} min ago`;
-    if (ms < DAY) return `${Math.floor(ms / HOUR)} h ago`;
-    const days = Math.floor(ms / DAY);
-    return days === 1 ? '1 day ago' : `${count(days)} days ago`;
-}
-
-/** The time of day, with the day when it is not today and the year when it is not this one. */
-export function clock(at, now) {
-    const time = timeOfDay.format(at);
-    const day = dayText(at, now);
-    return day ? `${day} ${time}` : time;
+  if (ms < 2000) return 'just now';
+  return `${lasting(ms).replace(/ (h|days?) .*/, ' $1')} ago`;
 }
 
 /** The day of a time: '' today, "24 Nov", "24 Nov 2025". */
-export function dayText(at, now) {
-    const there = new Date(at);
-    const here = new Date(now);
-    if (there.getFullYear() !== here.getFullYear()) return dayAndYear.format(at);
-    const same = there.getMonth() === here.getMonth() && there.getDate() === here.getDate();
-    return same ? '' : dayOfYear.format(at);
+function dayText(at, now) {
+  if (new Date(at).getFullYear() !== new Date(now).getFullYear()) return year.format(at);
+  return day.format(at) === day.format(now) ? '' : day.format(at);
 }
 
-/** The time of day with seconds, for what happened just now. */
-export function clockSeconds(at) {
-    return timeWithSeconds.format(at);
-}
+/** The time of day, with the day when that is not today. */
+export const clock = (at, now) => `${dayText(at, now)} ${time.format(at)}`.trim();
+
+/** The time of day with seconds. */
+export const clockSeconds = (at) => seconds.format(at);
 
 /** A stay in plain words: "13:20 to 14:02, connection lost", "since 14:05, still online". */
 export function stayText(stay, now) {
-    const from = Date.parse(stay.from);
-    if (stay.to === null) return `since ${clock(from, now)}, still online`;
-    const to = Date.parse(stay.to);
-    const end = dayText(from, now) === dayText(to, now) ? timeOfDay.format(to) : clock(to, now);
-    return `${clock(from, now)} to ${end}, ${reasonText(stay.reason)}`;
+  const from = Date.parse(stay.from);
+  if (stay.to === null) return `since ${clock(from, now)}, still online`;
+  const to = Date.parse(stay.to);
+  const end = day.format(from) === day.format(to) ? time.format(to) : clock(to, now);
+  return `${clock(from, now)} to ${end}, ${reasonText(stay.reason)}`;
 }
 
 /**
- * When a user was last heard from, as far as this page can know. The server sends changes, not
- * every heartbeat: an online user whose stamp is older than `bound` was heard within it, for
- * otherwise the server would have told the end of the stay. Only while the stream is `current`.
+ * When a user was last heard from, as far as the page can know. The server tells changes, not every
+ * heartbeat: while the stream is current, an online user whose stamp is older than `bound` was heard
+ * within it, as otherwise the end of the stay would have been told.
  */
 export function lastSeenText(row, now, bound, current) {
-    if (!row.seen) return 'never';
-    const age = Math.max(0, now - row.seen);
-    if (row.online && current && bound && age > bound) return `under ${lasting(bound)} ago`;
-    return ago(age);
+  if (!row.seen) return 'never';
+  const age = Math.max(0, now - row.seen);
+  return row.online && current && bound && age > bound ? `under ${lasting(bound)} ago` : ago(age);
 }
 
-// What has no look of its own or changes the look of others: control characters, invisible ones,
-// those that turn the direction of text, other blanks than the space, lone surrogates, private use.
-const INVISIBLE = /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]/u;
-const INVISIBLE_ALL = new RegExp(INVISIBLE.source, 'gu');
-const BLANK = /(?! )\p{Zs}|^ +| +$| {2,}/gu;
+// What cannot be seen or changes how others look: control characters, invisible ones, those that
+// turn the direction of text, private use, and blanks other than single spaces inside.
+const MISLEADING = /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
 
 /** Text of others as it may be shown: every character that could mislead is spelled out. */
 export function visible(text) {
-    const plain = INVISIBLE.test(text) ? text.replace(INVISIBLE_ALL, spelled) : text;
-    return plain.replace(BLANK, (blanks) =>
-        /^ +$/.test(blanks) ? '\u2423'.repeat(blanks.length) : spelled(blanks),
-    );
+  return text
+    .replace(MISLEADING, (one) => `<U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}>`)
+    .replace(/^ +| +$| {2,}/g, (blanks) => '\u2423'.repeat(blanks.length));
 }
-
-/** A character by its number: <U+202E>. */
-function spelled(character) {
-    const hex = character.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
-    return `<U+${hex}>`;
-}
-
-/** The columns of the CSV export. */
-const COLUMNS = ['user_id', 'online', 'status', 'source', 'connections', 'connected_at',
-    'last_seen', 'reason'];
 
 /**
- * One cell of CSV (RFC 4180), always in quotes. A text that a spreadsheet would take for a formula
- * gets an apostrophe in front, which makes it text there.
+ * A line of CSV (RFC 4180), every cell in quotes. What a spreadsheet would take for a formula gets
+ * an apostrophe in front, which makes it text there.
  */
-export function csvCell(value) {
+export function csvLine(cells) {
+  return `${cells.map((value) => {
     const text = String(value ?? '');
-    const risky = /^[\s\p{Cf}]*[=+\-@|%\uff1d\uff0b\uff0d\uff20\u2212]|^[\t\r\n]/u.test(text);
+    const risky = /^[\s\p{Cf}]*[=+\-@|%\uff1d\uff0b\uff0d\uff20\u2212]/u.test(text);
     return `"${(risky ? `'${text}` : text).replaceAll('"', '""')}"`;
+  }).join(',')}\r\n`;
 }
 
 /** The first line of the export. The mark in front tells spreadsheets that it is UTF-8. */
-export function csvHead() {
-    return `\ufeff${COLUMNS.map(csvCell).join(',')}\r\n`;
+export const csvHead = () => `\ufeff${csvLine(['user_id', 'online', 'status', 'source', 'connections',
+  'connected_at', 'last_seen', 'reason'])}`;
+
+/** A user as a line of the export. */
+export function csvUser(row) {
+  const iso = (ms) => (ms ? new Date(ms).toISOString() : '');
+  return csvLine([row.id, row.online, row.status, row.source, row.connections, iso(row.since),
+    iso(row.seen), row.reason]);
 }
 
-/** A row of the list as a line of the export. */
-export function csvLine(row) {
-    const iso = (ms) => (ms ? new Date(ms).toISOString() : '');
-    return `${[row.id, row.online, row.status, row.source, row.connections, iso(row.since),
-        iso(row.seen), row.reason].map(csvCell).join(',')}\r\n`;
+/** When a certificate ends, in words, and how good that is. */
+export function certificateText(notAfter, now) {
+  const at = Date.parse(notAfter);
+  if (at <= now) return { text: `expired ${ago(now - at)}`, state: 'bad' };
+  return { text: `expires in ${lasting(at - now)}, ${clock(at, now)}`,
+    state: at - now < 21 * DAY ? 'warn' : 'good' };
+}
+
+/** A limit of the server in words: a size, a number, or a time in milliseconds. */
+export function limitText(name, value) {
+  if (/^(map-size|max-(message|head|body|stream-buffer))$/.test(name)) return bytes(value);
+  if (/^(workers|tls-threads|events|max-)/.test(name)) return value ? count(value) : '0, none of its own';
+  return value < 1000 ? `${count(value)} ms` : lasting(value);
+}
+
+/**
+ * Samples of the history as points on [0, width], the highest of each stretch, in pieces: where
+ * samples are missing for more than three intervals the line breaks.
+ */
+export function chartPieces(samples, interval, from, to, width) {
+  const pieces = [];
+  let last = -Infinity;
+  for (const { at: iso, users, connections } of samples) {
+    const at = Date.parse(iso);
+    if (!(at >= from && at <= to)) continue;
+    if (at - last > 3 * interval) pieces.push([]);
+    last = at;
+    const piece = pieces.at(-1);
+    const x = Math.floor(((at - from) / (to - from)) * width);
+    const tail = piece.at(-1);
+    if (tail?.x !== x) piece.push({ x, at, users, connections });
+    else if (users > tail.users) Object.assign(tail, { at, users, connections });
+  }
+  return pieces;
+}
+
+/** A round number at or above `value` for the top of an axis: 4, 10, 20, 40, 50, 100 ... */
+export function roundTop(value) {
+  const unit = 10 ** Math.max(0, Math.floor(Math.log10(value)));
+  return Math.max(4, [1, 2, 4, 5, 10].find((factor) => unit * factor >= value) * unit);
 }
