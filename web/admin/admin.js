@@ -3,8 +3,8 @@
 import { openStream, request } from './api.js';
 import { Chart } from './chart.js';
 import { Detail } from './detail.js';
-import { byId, idle, setIcon, setText, tick } from './dom.js';
-import { clockSeconds, count } from './format.js';
+import { byId, idle, on, setIcon, setText, tick } from './dom.js';
+import { clockSeconds, count, plural } from './format.js';
 import { List } from './list.js';
 import { Model, parsePosition } from './model.js';
 import { drawServer } from './server.js';
@@ -163,12 +163,11 @@ function drawConnection() {
     how === 'broken' && `next try in ${Math.max(0, Math.ceil((next - now) / 1000))} s`,
   ];
   setText(byId('refreshed'), parts.filter(Boolean).join(', '));
-  const { filter } = model.query;
   const { busy, done } = state.stored;
-  byId('stored').hidden = filter !== 'offline' && filter !== 'all';
+  byId('stored').hidden = !/offline|all/.test(model.query.filter);
   byId('more').hidden = done;
-  setText(byId('stored-text'), busy ? 'Loading offline users' : `${
-    count(model.gone.size)} offline users loaded${done ? ', all there are' : '. There are more: a search narrows them, and capital letters count'}.`);
+  setText(byId('stored-text'), busy ? 'Loading offline users' : `${plural(model.gone.size,
+    'offline user')} loaded${done ? '' : '. There are more; a search (capitals count) narrows them'}.`);
 }
 
 // ---- Loading ------------------------------------------------------------------------------------
@@ -178,6 +177,7 @@ async function load() {
   state.loader?.abort();
   const { signal } = state.loader = new AbortController();
   const mine = state;
+  mine.due.poll = Date.now() + POLL;
   const quiet = model.complete && model.totals.users <= PAGE;
   if (!quiet) state.loading = 'loading the list';
   model.beginLoad();
@@ -251,7 +251,6 @@ async function loadHistory() {
 
 /** The list again, and the stream if it is broken. */
 function poll() {
-  state.due.poll = Date.now() + POLL;
   if (stream.phase !== 'waiting') stream.open();
   load();
 }
@@ -267,7 +266,7 @@ function refresh() {
 /** Loads offline users for a question that asks for them. */
 function moreForQuery() {
   const { filter, text } = model.query;
-  if ((filter === 'offline' || filter === 'all') && text !== state.stored.text) {
+  if (/offline|all/.test(filter) && text !== state.stored.text) {
     state.stored = { text, cursor: null, done: false, busy: false };
     moreStored();
   }
@@ -362,7 +361,7 @@ async function login(event) {
   } catch (error) {
     text = error.message;
     if (error.status === 401) text = 'This is not the password.';
-    if (error.status === 404) text = 'This server has no password for admins: it needs --admin-password-file.';
+    if (error.status === 404) text = 'This server has no password for admins (--admin-password-file).';
     if (error.status === 429) {
       waitForLogin(Date.now() + 1000 * (error.retryAfter || 30));
       return;
@@ -468,11 +467,11 @@ function visibility() {
   schedule();
 }
 
-byId('refresh').addEventListener('click', refresh);
-byId('more').addEventListener('click', moreStored);
-byId('chart-hours').addEventListener('change', loadHistory);
-byId('logout').addEventListener('click', logout);
-byId('login-form').addEventListener('submit', login);
+on('refresh', 'click', refresh);
+on('more', 'click', moreStored);
+on('chart-hours', 'change', loadHistory);
+on('logout', 'click', logout);
+on('login-form', 'submit', login);
 addEventListener('hashchange', route);
 addEventListener('online', () => state.running && stream.open());
 document.addEventListener('visibilitychange', visibility);

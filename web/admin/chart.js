@@ -1,7 +1,7 @@
 // Online users over time, drawn as SVG, with a slider to read single values.
 
 import { request } from './api.js';
-import { byId, element, setText, svg } from './dom.js';
+import { byId, element, on, setText, svg } from './dom.js';
 import { chartPieces, clock, count, plural, roundTop } from './format.js';
 
 /** The drawing's own measure; the page scales it. */
@@ -14,8 +14,8 @@ export class Chart {
   /** Nothing drawn yet. */
   constructor() {
     const slider = byId('chart-slider');
-    slider.addEventListener('input', () => this.read());
-    byId('chart').addEventListener('pointermove', ({ clientX }) => {
+    on('chart-slider', 'input', () => this.read());
+    on('chart', 'pointermove', ({ clientX }) => {
       const { left, width } = byId('chart').getBoundingClientRect();
       slider.value = ((clientX - left) / width) * WIDTH;
       this.read();

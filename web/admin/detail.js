@@ -1,7 +1,7 @@
 // One user: connections, timeline of stays, kick.
 
 import { request, userPath } from './api.js';
-import { badge, byId, element, facts, foreign, setBadge, setText, ticker } from './dom.js';
+import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
 import { ago, clock, count, lasting, plural, stayText, visible } from './format.js';
 
 /** Stays asked for at a time. */
@@ -25,11 +25,11 @@ export class Detail {
   constructor({ refused, closed }) {
     this.refused = refused;
     byId('detail-state').append(this.status, this.source);
-    byId('detail-close').addEventListener('click', closed);
-    byId('detail-more').addEventListener('click', () => this.earlier());
-    byId('kick').addEventListener('click', () => this.askKick());
-    byId('kick-dialog').addEventListener('close', () => this.kick());
-    byId('detail').addEventListener('keydown', ({ key }) => key === 'Escape' && closed());
+    on('detail-close', 'click', closed);
+    on('detail-more', 'click', () => this.earlier());
+    on('kick', 'click', () => this.askKick());
+    on('kick-dialog', 'close', () => this.kick());
+    on('detail', 'keydown', ({ key }) => key === 'Escape' && closed());
   }
 
   /** Shows a user, or nobody for null. */

@@ -5,12 +5,13 @@ import { visible } from './format.js';
 /** The element with this id. */
 export const byId = (id) => document.getElementById(id);
 
-/** Sets attributes and adds children; strings become text, null is left out. */
+/** Has `work` done at every event of a kind on the element with this id. */
+export const on = (id, kind, work) => byId(id).addEventListener(kind, work);
+
+/** Sets attributes and adds children; strings become text. */
 function dress(made, attributes, children) {
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value !== null) made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null));
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
   return made;
 }
 

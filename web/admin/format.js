@@ -1,16 +1,11 @@
 // Words for the page: times, sizes, reasons, ids made visible, CSV. Pure: `now` is a parameter.
 
-const DAY = 86400000;
 const numbers = new Intl.NumberFormat('en');
-const time = dateFormat({ hour: '2-digit', minute: '2-digit' });
-const seconds = dateFormat({ hour: '2-digit', minute: '2-digit', second: '2-digit' });
-const day = dateFormat({ day: 'numeric', month: 'short' });
-const year = dateFormat({ day: 'numeric', month: 'short', year: 'numeric' });
-
-/** A way to write times, local and with 24 hours. */
-function dateFormat(options) {
-  return new Intl.DateTimeFormat('en-GB', options);
-}
+const format = (options) => new Intl.DateTimeFormat('en-GB', options);
+const time = format({ timeStyle: 'short' });
+const seconds = format({ timeStyle: 'medium' });
+const day = format({ day: 'numeric', month: 'short' });
+const year = format({ dateStyle: 'medium' });
 
 /** Why a stay ended, in plain words. */
 const REASONS = new Map([
@@ -85,17 +80,18 @@ export function stayText(stay, now) {
 export function lastSeenText(row, now, bound, current) {
   if (!row.seen) return 'never';
   const age = Math.max(0, now - row.seen);
-  return row.online && current && bound && age > bound ? `under ${lasting(bound)} ago` : ago(age);
+  return row.online && current && bound && age > bound ? `under ${bound / 1000} s ago` : ago(age);
 }
 
 // What cannot be seen or changes how others look: control characters, invisible ones, those that
 // turn the direction of text, private use, and blanks other than single spaces inside.
-const MISLEADING = /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
+const MISLEADING =
+  /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
 
 /** Text of others as it may be shown: every character that could mislead is spelled out. */
 export function visible(text) {
-  return text
-    .replace(MISLEADING, (one) => `<U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}>`)
+  const number = (one) => one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
+  return text.replace(MISLEADING, (one) => `<U+${number(one)}>`)
     .replace(/^ +| +$| {2,}/g, (blanks) => '\u2423'.repeat(blanks.length));
 }
 
@@ -127,14 +123,14 @@ export function certificateText(notAfter, now) {
   const at = Date.parse(notAfter);
   if (at <= now) return { text: `expired ${ago(now - at)}`, state: 'bad' };
   return { text: `expires in ${lasting(at - now)}, ${clock(at, now)}`,
-    state: at - now < 21 * DAY ? 'warn' : 'good' };
+    state: at - now < 21 * 86400000 ? 'warn' : 'good' };
 }
 
 /** A limit of the server in words: a size, a number, or a time in milliseconds. */
 export function limitText(name, value) {
   if (/^(map-size|max-(message|head|body|stream-buffer))$/.test(name)) return bytes(value);
-  if (/^(workers|tls-threads|events|max-)/.test(name)) return value ? count(value) : '0, none of its own';
-  return value < 1000 ? `${count(value)} ms` : lasting(value);
+  if (/^(workers|tls-threads|events|max-)/.test(name)) return value ? count(value) : '0, no own limit';
+  return value % 60000 ? `${count(value / 1000)} s` : lasting(value);
 }
 
 /**

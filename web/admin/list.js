@@ -1,7 +1,7 @@
 // The list of users: a real table with one page of the view. Cells are touched only where they
 // differ from what is there.
 
-import { badge, byId, element, foreign, inSlices, setBadge, setText } from './dom.js';
+import { badge, byId, element, foreign, inSlices, on, setBadge, setText } from './dom.js';
 import { clock, count, csvHead, csvUser, lasting, lastSeenText, reasonText } from './format.js';
 
 /** While somebody is on the rows with pointer or focus, they keep their places this long. */
@@ -25,7 +25,6 @@ export class List {
   selected = null; // the user whose details are open
   asked = 0; // number of the last question asked of the view
   size = Number(byId('page-size').value);
-  body = byId('rows');
 
   /**
    * `facts` tells { now, bounds, current, loading, reached }; `changed` is called when another
@@ -34,32 +33,32 @@ export class List {
   constructor(model, { facts, changed }) {
     Object.assign(this, { model, facts, changed });
     let typing;
-    byId('search').addEventListener('input', () => {
+    on('search', 'input', () => {
       clearTimeout(typing);
       typing = setTimeout(() => this.ask({ text: byId('search').value }), 120);
     });
-    byId('search-form').addEventListener('submit', (event) => event.preventDefault());
-    byId('filter').addEventListener('change', () => this.ask({ filter: byId('filter').value }));
-    byId('page-size').addEventListener('change', () => {
+    on('search-form', 'submit', (event) => event.preventDefault());
+    on('filter', 'change', () => this.ask({ filter: byId('filter').value }));
+    on('page-size', 'change', () => {
       const first = this.page * this.size;
       this.size = Number(byId('page-size').value);
       this.go(Math.floor(first / this.size));
     });
     for (const head of heads) head.addEventListener('click', () => this.sortBy(head.dataset.sort));
-    byId('first').addEventListener('click', () => this.go(0));
-    byId('previous').addEventListener('click', () => this.go(this.page - 1));
-    byId('next').addEventListener('click', () => this.go(this.page + 1));
-    byId('last').addEventListener('click', () => this.go(Infinity));
-    byId('export').addEventListener('click', () => this.export());
+    on('first', 'click', () => this.go(0));
+    on('previous', 'click', () => this.go(this.page - 1));
+    on('next', 'click', () => this.go(this.page + 1));
+    on('last', 'click', () => this.go(Infinity));
+    on('export', 'click', () => this.export());
     for (const kind of ['pointermove', 'focusin', 'keydown']) {
-      this.body.addEventListener(kind, () => { this.heldUntil = Date.now() + HOLD; });
+      on('rows', kind, () => { this.heldUntil = Date.now() + HOLD; });
     }
-    this.body.addEventListener('pointerleave', () => {
+    on('rows', 'pointerleave', () => {
       this.heldUntil = 0;
       this.settle();
     });
-    this.body.addEventListener('keydown', (event) => this.key(event));
-    this.body.addEventListener('click', ({ target }) => {
+    on('rows', 'keydown', (event) => this.key(event));
+    on('rows', 'click', ({ target }) => {
       if (target.closest('a') || !getSelection().isCollapsed) return;
       target.closest('tr')?.querySelector('a').click();
     });
@@ -167,7 +166,7 @@ export class List {
     const tr = element('tr', {}, element('th', { scope: 'row' }, link),
       element('td', {}, status, why), element('td', { class: 'c-source' }, source),
       devices, since, seen);
-    this.body.append(tr);
+    byId('rows').append(tr);
     return { tr, link, status, why, source, devices, since, seen, row: null };
   }
 
