@@ -12,11 +12,11 @@ import { ChangeStream, health } from './stream.js';
 
 const PAGE = 1000; // users a request
 const POLL = 30000; // the list is asked for again this often when no stream tells changes
-const STATS = 10000; // totals, and how far the server is
+const STATS = 10000;
 const HISTORY = 60000;
 const CHANGES = 1000; // changes applied a frame
-const CALM = 250; // totals change at most this often, and a long list is drawn
-const LONG = 5000; // users in a long list
+const CALM = 250; // a list of more than LONG users is drawn at most this often
+const LONG = 5000;
 const HIDDEN = 30000; // a tab hidden this long gives its stream back: browsers allow six a server
 const AGAIN = 60000; // a list that differs from the server's count is loaded at most this often
 
@@ -29,18 +29,17 @@ const list = new List(model, { facts, changed: moreForQuery });
 /** What is known of the server, and what is to be done when. */
 const fresh = () => ({
   running: false, // signed in, and data is shown
-  until: 0, // when the session ends
+  until: Infinity, // when the session ends
   loading: '', // what the load under way says of itself
   loader: null, // ends the load under way
   loaded: 0, // when everybody was last loaded
   problem: '', // why the last load failed
   stats: null,
-  statsAt: 0,
-  known: null, // the last position the server was heard to have
+  known: null, // the last position the server is known to have had
   knownAt: 0,
   heard: 0, // when data last came
   differed: -Infinity, // when the list last differed from the server's count
-  drawn: 0, // when totals and list were last drawn
+  drawn: 0,
   dirty: false, // the list changed since
   due: { stats: 0, history: 0, poll: Infinity },
   stored: { text: null, cursor: null, done: false, busy: false }, // offline users loaded
@@ -63,7 +62,7 @@ function facts() {
   return {
     now: Date.now(),
     bounds: { live: limits['ping-interval'] + limits['pong-timeout'],
-      cached: limits['online-threshold'] },
+      cached: limits['online-threshold'] }, // a user of this source was heard within, in ms
     current: connection().state === 'connected',
     loading: state.loading && !model.complete,
     reached: state.loaded > 0,
@@ -89,10 +88,10 @@ function step() {
   if (!state.running) return;
   stream.take(CHANGES).forEach(apply);
   if (stream.phase === 'refused') checkSession();
-  const failed = stream.phase === 'waiting' || stream.phase === 'absent';
+  const failed = /waiting|absent/.test(stream.phase);
   if (failed && !state.loaded && !state.loader && !state.problem) load();
   if (stream.queue.length) schedule();
-  draw();
+  if (!document.hidden) draw();
 }
 
 /** Takes one event of the stream. A stream that is not understood is begun anew. */
@@ -117,8 +116,9 @@ function apply({ type, data }) {
 
 /** Notes how far the server is. */
 function hear(text) {
+  const { known } = state;
   const position = parsePosition(text);
-  if (!position || (state.known?.epoch === position.epoch && state.known.seq >= position.seq)) return;
+  if (!position || (known?.epoch === position.epoch && known.seq >= position.seq)) return;
   state.known = position;
   state.knownAt = Date.now();
 }
@@ -126,20 +126,19 @@ function hear(text) {
 /** Draws the list and the totals: every frame while it is short, seldom when it is long. */
 function draw() {
   const now = Date.now();
-  if (document.hidden) return;
   drawConnection();
-  if (now - state.drawn < (model.rows.size > LONG ? CALM : 0)) {
-    if (state.dirty) late ||= setTimeout(step, CALM);
+  if (model.rows.size > LONG && now - state.drawn < CALM) {
+    late ||= setTimeout(step, CALM);
     return;
   }
   state.drawn = now;
   model.flush();
   if (state.dirty) list.draw();
   state.dirty = false;
-  const own = model.complete && (stream.phase === 'open' || state.loaded > state.statsAt);
-  if (!own && !state.stats) return;
-  const totals = own ? model.totals : { ...state.stats.users, users: state.stats.users.online,
-    connections: state.stats.connections.current };
+  const { stats } = state;
+  if (!model.complete && !stats) return;
+  const totals = model.complete ? model.totals
+    : { ...stats.users, users: stats.users.online, connections: stats.connections.current };
   for (const name of ['users', 'connections', 'live', 'cached']) {
     setText(byId(`count-${name}`), count(totals[name]));
   }
@@ -148,29 +147,33 @@ function draw() {
 
 /** Draws how the connection is, when data last came, and what comes next. */
 function drawConnection() {
-  const now = Date.now();
   const { state: how, text } = connection();
   const box = byId('connection');
   box.dataset.state = how;
   setIcon(box.querySelector('svg'), how);
   setText(byId('connection-word'), { connected: 'Live', behind: 'Behind', broken: 'Broken' }[how]);
-  const last = state.heard ? `, last data at ${clockSeconds(state.heard)}` : '';
-  setText(byId('connection-text'), how === 'broken' ? text + last : text);
+  const broken = how === 'broken';
   const next = Math.min(state.due.poll, stream.phase === 'waiting' ? stream.nextTry : Infinity);
-  const parts = [
+  setText(byId('connection-text'), [
+    text,
+    broken && state.heard && `last data at ${clockSeconds(state.heard)}`,
     state.loaded && `list refreshed at ${clockSeconds(state.loaded)}`,
     state.problem && `last refresh failed, ${state.problem}`,
-    how === 'broken' && `next try in ${Math.max(0, Math.ceil((next - now) / 1000))} s`,
-  ];
-  setText(byId('refreshed'), parts.filter(Boolean).join(', '));
+    broken && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
+  ].filter(Boolean).join(', '));
   const { busy, done } = state.stored;
   byId('stored').hidden = !/offline|all/.test(model.query.filter);
   byId('more').hidden = done;
   setText(byId('stored-text'), busy ? 'Loading offline users' : `${plural(model.gone.size,
-    'offline user')} loaded${done ? '' : '. There are more; a search (capitals count) narrows them'}.`);
+    'offline user')} loaded${done ? '' : '. There are more; a search (capitals count) finds them'}.`);
 }
 
 // ---- Loading ------------------------------------------------------------------------------------
+
+/** What to do when an answer is an error: the session may have ended. */
+function failed(error) {
+  if (error.status === 401) checkSession();
+}
 
 /** Loads everybody online, page by page in idle time. A later call ends an earlier one. */
 async function load() {
@@ -203,7 +206,7 @@ async function load() {
     state.problem = '';
   } catch (error) {
     if (signal.aborted) return;
-    if (error.status === 401) checkSession();
+    failed(error);
     state.problem = error.message;
   }
   Object.assign(mine, { loader: null, loading: '', dirty: true });
@@ -211,29 +214,24 @@ async function load() {
   schedule();
 }
 
-/**
- * Asks for the totals. When they are of the very moment that the list is of, both must agree;
- * otherwise everybody is loaded again.
- */
+/** Asks for the totals. If they are of the moment the list is of and differ, loads it again. */
 async function loadStats() {
   const mine = state;
-  state.due.stats = Date.now() + STATS;
+  mine.due.stats = Date.now() + STATS;
   try {
-    const stats = await request('stats');
-    mine.stats = stats;
-    mine.heard = mine.statsAt = Date.now();
+    const stats = mine.stats = await request('stats');
+    mine.heard = Date.now();
     mine.dirty = true;
     hear(stats.position);
     if (!byId('server').hidden) drawServer(stats);
-    const at = parsePosition(stats.position);
-    const same = at?.epoch === model.epoch && at?.seq === model.seq && model.complete
+    const same = stats.position === `${model.epoch}-${model.seq}` && model.complete
       && !mine.loading && !stream.queue.length;
     if (same && stats.users.online !== model.totals.users && Date.now() - mine.differed > AGAIN) {
       mine.differed = Date.now();
       load();
     }
   } catch (error) {
-    if (error.status === 401) checkSession();
+    failed(error);
   }
   schedule();
 }
@@ -245,14 +243,8 @@ async function loadHistory() {
     await chart.refresh();
   } catch (error) {
     if (error.status === 404) state.due.history = Infinity;
-    if (error.status === 401) checkSession();
+    failed(error);
   }
-}
-
-/** The list again, and the stream if it is broken. */
-function poll() {
-  if (stream.phase !== 'waiting') stream.open();
-  load();
 }
 
 /** Everything again, and the stream at once if it is broken. */
@@ -289,7 +281,7 @@ async function moreStored() {
     stored.cursor = page.next;
     stored.done = !page.next;
   } catch (error) {
-    if (error.status === 401) checkSession();
+    failed(error);
     setText(byId('found'), `Offline users could not be loaded: ${error.message}`);
   }
   stored.busy = false;
@@ -359,13 +351,13 @@ async function login(event) {
     run(await request('login', { method: 'POST', body }));
     byId('password').value = '';
   } catch (error) {
-    text = error.message;
-    if (error.status === 401) text = 'This is not the password.';
-    if (error.status === 404) text = 'This server has no password for admins (--admin-password-file).';
     if (error.status === 429) {
       waitForLogin(Date.now() + 1000 * (error.retryAfter || 30));
       return;
     }
+    text = error.message;
+    if (error.status === 401) text = 'This is not the password.';
+    if (error.status === 404) text = 'This server has no admin password (--admin-password-file).';
     byId('password').select();
   }
   setText(byId('login-message'), text);
@@ -387,7 +379,7 @@ async function logout() {
     await request('logout', { method: 'POST' });
     showLogin('You are signed out.');
   } catch (error) {
-    setText(byId('connection-text'), `Not signed out: ${error.message}`);
+    state.problem = `not signed out, ${error.message}`;
   }
 }
 
@@ -441,16 +433,20 @@ function route() {
 /** Once a second: times tick, and what is due is asked for. */
 function second() {
   const now = Date.now();
-  if (!state.running) return;
+  const { running, until, due } = state;
+  if (!running) return;
   stream.tick();
   if (document.hidden) {
     if (now - hiddenSince > HIDDEN) stream.close('paused while this tab is hidden');
     return;
   }
-  if (now > state.until) checkSession();
-  if (now >= state.due.stats) loadStats();
-  if (now >= state.due.history) loadHistory();
-  if (now >= state.due.poll && (stream.phase !== 'open' || model.totals.users <= PAGE)) poll();
+  if (now > until) checkSession();
+  if (now >= due.stats) loadStats();
+  if (now >= due.history) loadHistory();
+  if (now >= due.poll && (stream.phase !== 'open' || model.totals.users <= PAGE)) {
+    if (stream.phase !== 'waiting') stream.open();
+    load();
+  }
   tick(now);
   list.settle();
   list.drawTimes();

@@ -11,10 +11,7 @@ export class ApiError extends Error {
   }
 }
 
-/**
- * The path of a user's data, `rest` behind the id. Throws for the two ids that no browser can name
- * in a path: it takes "." and ".." for folders however they are written.
- */
+/** The path of a user's data. Throws for "." and "..", which browsers take for folders always. */
 export function userPath(id, rest = '') {
   if (/^\.\.?$/.test(id)) throw new ApiError(0, 'a browser cannot ask for an id that is only dots');
   return `users/${encodeURIComponent(id)}${rest}`;

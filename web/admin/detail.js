@@ -124,8 +124,7 @@ export class Detail {
       ['Ended stays', count(user.sessions)],
     ]));
     byId('kick').hidden = !user.online;
-    const none = user.online ? 'None: only remembered, after a connection was lost or by heartbeats.'
-      : 'None.';
+    const none = user.online ? 'None: between two connections, or by heartbeats only.' : 'None.';
     setText(byId('no-connections'), user.connection_list.length ? '' : none);
     byId('connections').replaceChildren(...user.connection_list.map((one) => {
       const host = one.address.includes(':') ? `[${one.address}]` : one.address;
@@ -161,8 +160,8 @@ export class Detail {
   askKick() {
     const { connections } = this.user;
     byId('kick-name').replaceChildren(foreign(this.id));
-    setText(byId('kick-what'), `This closes ${plural(connections, 'connection')} and ends the stay. `
-      + 'The user is offline at once, and may come back if your application lets them.');
+    setText(byId('kick-what'), `Closes ${plural(connections, 'connection')} and ends the stay. `
+      + 'The user may come back if your application lets them.');
     const dialog = byId('kick-dialog');
     dialog.returnValue = '';
     dialog.dataset.id = this.id;

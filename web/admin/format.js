@@ -14,7 +14,7 @@ const REASONS = new Map([
   ['timeout', 'went silent'],
   ['kicked', 'kicked by an admin'],
   ['expired', 'token ran out'],
-  ['restart', 'did not come back after a server restart'],
+  ['restart', 'stayed away after a server restart'],
 ]);
 
 /** The reason in plain words; one this page does not know is shown as it is. */
@@ -28,9 +28,9 @@ export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? '
 
 /** A size in bytes, with a unit of 1024. */
 export function bytes(value) {
-  const unit = Math.max(0, Math.min(4, Math.floor(Math.log2(value) / 10)));
+  const unit = value < 1024 ? 0 : Math.floor(Math.log2(value) / 10);
   const rest = value / 1024 ** unit;
-  return `${Number(rest.toFixed(rest < 100 ? 1 : 0))} ${['bytes', 'KiB', 'MiB', 'GiB', 'TiB'][unit]}`;
+  return `${Number(rest.toFixed(rest < 100 ? 1 : 0))} ${['bytes', 'KiB', 'MiB', 'GiB'][unit]}`;
 }
 
 /** How long something lasted: under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h. */
@@ -73,9 +73,8 @@ export function stayText(stay, now) {
 }
 
 /**
- * When a user was last heard from, as far as the page can know. The server tells changes, not every
- * heartbeat: while the stream is current, an online user whose stamp is older than `bound` was heard
- * within it, as otherwise the end of the stay would have been told.
+ * When a user was last heard from. The server tells changes, not heartbeats: while the stream is
+ * current, who is online was heard within `bound` ms, or the end of the stay would have been told.
  */
 export function lastSeenText(row, now, bound, current) {
   if (!row.seen) return 'never';
@@ -83,22 +82,18 @@ export function lastSeenText(row, now, bound, current) {
   return row.online && current && bound && age > bound ? `under ${bound / 1000} s ago` : ago(age);
 }
 
-// What cannot be seen or changes how others look: control characters, invisible ones, those that
-// turn the direction of text, private use, and blanks other than single spaces inside.
+// What cannot be seen or turns the direction of text; and blanks other than the space.
 const MISLEADING =
   /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
 
-/** Text of others as it may be shown: every character that could mislead is spelled out. */
+/** Text of others as it may be shown: what could mislead is spelled out. */
 export function visible(text) {
   const number = (one) => one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
   return text.replace(MISLEADING, (one) => `<U+${number(one)}>`)
     .replace(/^ +| +$| {2,}/g, (blanks) => '\u2423'.repeat(blanks.length));
 }
 
-/**
- * A line of CSV (RFC 4180), every cell in quotes. What a spreadsheet would take for a formula gets
- * an apostrophe in front, which makes it text there.
- */
+/** A line of CSV (RFC 4180). What a spreadsheet takes for a formula gets an apostrophe in front. */
 export function csvLine(cells) {
   return `${cells.map((value) => {
     const text = String(value ?? '');
@@ -107,9 +102,9 @@ export function csvLine(cells) {
   }).join(',')}\r\n`;
 }
 
-/** The first line of the export. The mark in front tells spreadsheets that it is UTF-8. */
-export const csvHead = () => `\ufeff${csvLine(['user_id', 'online', 'status', 'source', 'connections',
-  'connected_at', 'last_seen', 'reason'])}`;
+/** The first line of the export, with the mark of UTF-8 for spreadsheets. */
+export const csvHead = () => `\ufeff${csvLine(['user_id', 'online', 'status', 'source',
+  'connections', 'connected_at', 'last_seen', 'reason'])}`;
 
 /** A user as a line of the export. */
 export function csvUser(row) {
@@ -129,14 +124,11 @@ export function certificateText(notAfter, now) {
 /** A limit of the server in words: a size, a number, or a time in milliseconds. */
 export function limitText(name, value) {
   if (/^(map-size|max-(message|head|body|stream-buffer))$/.test(name)) return bytes(value);
-  if (/^(workers|tls-threads|events|max-)/.test(name)) return value ? count(value) : '0, no own limit';
+  if (/^(workers|tls-threads|events|max-)/.test(name)) return value ? count(value) : 'none set';
   return value % 60000 ? `${count(value / 1000)} s` : lasting(value);
 }
 
-/**
- * Samples of the history as points on [0, width], the highest of each stretch, in pieces: where
- * samples are missing for more than three intervals the line breaks.
- */
+/** Samples as points on [0, width], the highest of each stretch; in pieces where some are missing. */
 export function chartPieces(samples, interval, from, to, width) {
   const pieces = [];
   let last = -Infinity;

@@ -1,10 +1,9 @@
-// The list of users: a real table with one page of the view. Cells are touched only where they
-// differ from what is there.
+// The list of users: a table with one page of the view. Only cells that differ are touched.
 
 import { badge, byId, element, foreign, inSlices, on, setBadge, setText } from './dom.js';
 import { clock, count, csvHead, csvUser, lasting, lastSeenText, reasonText } from './format.js';
 
-/** While somebody is on the rows with pointer or focus, they keep their places this long. */
+/** Rows keep their places so long after somebody moved over them. */
 const HOLD = 3000;
 
 /** Lines of the export made in one step. */
@@ -17,7 +16,7 @@ const userHash = (id) => `#/user/${encodeURIComponent(id)}`;
 const heads = document.querySelectorAll('#users thead button');
 
 export class List {
-  slots = []; // what is drawn: { tr, row, and the parts of the line }
+  slots = []; // lines drawn: { tr, row, and their parts }
   ids = []; // users on the page
   page = 0;
   heldUntil = 0;
@@ -26,10 +25,7 @@ export class List {
   asked = 0; // number of the last question asked of the view
   size = Number(byId('page-size').value);
 
-  /**
-   * `facts` tells { now, bounds, current, loading, reached }; `changed` is called when another
-   * question was asked.
-   */
+  /** `facts` tells what admin.js says; `changed` is called after another question was asked. */
   constructor(model, { facts, changed }) {
     Object.assign(this, { model, facts, changed });
     let typing;
@@ -113,7 +109,7 @@ export class List {
     }
   }
 
-  /** Draws the page, the pager and what stands in for an empty list. */
+  /** Draws the page and the pager. */
   draw() {
     const { view, rows } = this.model;
     this.held = Date.now() < this.heldUntil;

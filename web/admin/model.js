@@ -1,7 +1,7 @@
-// Who is known to the page, and the sorted, filtered view of them. Pure: no DOM, no network, no
-// clock. Long work is a generator, run in slices by its caller.
+// Who is known to the page, and the sorted, filtered view of them. Pure. Long work is a generator,
+// run in slices by its caller.
 
-/** Offline users kept at most; who went longest ago is forgotten first. */
+/** Offline users kept at most; the longest gone are forgotten. */
 export const KEEP_OFFLINE = 20000;
 
 const RUN = 1024; // rows sorted in one step
@@ -9,7 +9,7 @@ const SLICE = 8192; // rows filtered or merged in one step
 
 const RANK = { online: 0, busy: 1, away: 2, offline: 3, live: 0, cached: 1, stored: 2 };
 
-/** The columns the list can be sorted by, and the member of a row for each. */
+/** The columns, and the member of a row that each is sorted by. */
 const KEYS = { user: 'id', status: 'statusRank', source: 'sourceRank', connections: 'connections',
   since: 'since', seen: 'seen' };
 
@@ -31,7 +31,7 @@ export function parsePosition(text) {
   return match && { epoch: match[1], seq: Number(match[2]) };
 }
 
-/** A user as the server writes it as a row, which has every change up to number `seq`. */
+/** A user of an answer as a row, which has every change up to number `seq`. */
 function makeRow(user, reason, seq) {
   return {
     id: user.user_id, online: user.online, status: user.status, source: user.source,
@@ -46,7 +46,7 @@ function makeRow(user, reason, seq) {
 const sameLook = (a, b) => ['seen', 'status', 'source', 'connections', 'since', 'reason']
   .every((name) => a[name] === b[name]);
 
-/** The order of rows by a column; users of the same value by id. */
+/** The order of rows by a column, then by id. */
 function comparator(sort, descending) {
   const key = KEYS[sort];
   const sign = descending ? -1 : 1;
@@ -56,7 +56,7 @@ function comparator(sort, descending) {
   };
 }
 
-/** Sorts in steps: runs of RUN rows, then merged pair by pair. Returns the sorted list. */
+/** Sorts in steps: runs of RUN rows, merged pair by pair. */
 function* sortInSteps(list, compare) {
   let runs = [];
   for (let at = 0; at < list.length; at += RUN) {
@@ -107,7 +107,7 @@ export class Model {
     this.changed = new Map(); // id -> its row when the view was last in order
     this.building = null; // the question a new view is being built for
     this.load = 0; // number of the last load
-    this.loadStart = null; // the position of its first page
+    this.loadStart = null; // the number its first page was of
   }
 
   /** The server's run is this one: numbers of another mean nothing any more. */
@@ -230,10 +230,7 @@ export class Model {
     return true;
   }
 
-  /**
-   * Asks something else of the view, in steps; until the last one the old view stands. A later call
-   * ends an earlier one. Text is found without regard to case.
-   */
+  /** Asks something else of the view, in steps; a later call ends an earlier one. */
   *ask(query) {
     const mine = { ...this.query, ...query };
     mine.text = mine.text.toLowerCase();

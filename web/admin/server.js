@@ -1,7 +1,8 @@
 // The panel about the server itself, from /admin/stats.
 
 import { byId, element, facts, setText, ticker } from './dom.js';
-import { ago, bytes, certificateText, clock, count, lasting, limitText, visible } from './format.js';
+import { ago, bytes, certificateText, clock, count, lasting, limitText, visible }
+  from './format.js';
 
 /** A text that says how good it is. */
 const state = (how, text) => element('span', { class: 'state', 'data-state': how }, text);
@@ -40,5 +41,5 @@ export function drawServer({ store, memory, connections, version, started_at: st
   for (const [name, entries] of Object.entries(panels)) {
     byId(`${name}-facts`).replaceChildren(...facts(entries));
   }
-  setText(byId('no-certificates'), certificates.length ? '' : 'This server does not speak TLS itself.');
+  setText(byId('no-certificates'), certificates.length ? '' : 'This server speaks no TLS itself.');
 }

@@ -1,18 +1,17 @@
 // The stream of changes (Server-Sent Events, WHATWG HTML 9.2), read with fetch: unlike EventSource
-// that shows the status of the answer and the comments that tell a silent stream from a dead one,
-// and lets the page stop reading when it cannot keep up.
+// that shows a refusal and the comments of a silent stream, and can stop reading for a while.
 
-/** Changes that may wait to be applied; beyond this nothing more is read. */
+/** With so many changes waiting nothing more is read. */
 export const MAX_WAITING = 5000;
 
-/** The server sends something at least every 15 s: so long without a byte is late, then dead. */
+/** Something comes at least every 15 s; so long without a byte is late, then dead. */
 const LATE = 20000;
 const DEAD = 40000;
 
-/** Waits between attempts are doubled up to this. */
+/** The longest wait between attempts. */
 const MAX_DELAY = 30000;
 
-/** Characters of one unfinished event; a stream with a longer one is no stream of ours. */
+/** Characters of one event at most. */
 const MAX_EVENT = 1 << 20;
 
 /** Takes the text of a stream apart, however it is cut. */
@@ -45,15 +44,14 @@ export class SseParser {
   }
 }
 
-/** How long to wait before attempt number `attempt`, counted from 1; `random` is in [0, 1). */
+/** How long to wait before attempt number 1, 2 ...; `random` is in [0, 1). */
 export function retryDelay(base, attempt, random) {
   return Math.round(Math.min(MAX_DELAY, base * 2 ** (attempt - 1)) * (1 + 0.1 * random));
 }
 
 /**
- * What to say of the connection: { state: 'connected' | 'behind' | 'broken', text }. `seen` is the
- * last change applied, `known` the last one the server was heard to have had, since `knownAt`;
- * `loading` is a text while the list loads.
+ * How the connection is: { state: 'connected' | 'behind' | 'broken', text }. `seen` is the last
+ * change applied, `known` the last one the server has had, since `knownAt`.
  */
 export function health(stream, { seen, known, knownAt, loading, now }) {
   const behind = (text) => ({ state: 'behind', text });
@@ -63,7 +61,7 @@ export function health(stream, { seen, known, knownAt, loading, now }) {
   if (loading) return behind(loading);
   const { length } = stream.queue;
   if (length && now - stream.oldest > 1000) return behind(`${length} changes wait to be shown`);
-  if (known > seen && now - knownAt > 3000) return behind(`${known - seen} changes have not arrived`);
+  if (known > seen && now - knownAt > 3000) return behind(`${known - seen} changes are missing`);
   return { state: 'connected', text: '' };
 }
 
@@ -71,7 +69,7 @@ export class ChangeStream {
   phase = 'closed'; // closed, connecting, open, waiting, absent, refused
   problem = 'connecting';
   queue = []; // events to be applied, oldest first
-  oldest = 0; // when the oldest of them came, or others were last applied
+  oldest = 0; // since when they wait
   lastByte = 0;
   nextTry = 0;
   attempt = 0;
@@ -80,7 +78,7 @@ export class ChangeStream {
   abort = null; // ends the answer being read
   resume = null; // lets the reader go on
 
-  /** `fetch` is given the options of the request; `wake` is called when queue or phase changed. */
+  /** `fetch` takes the options of the request; `wake` is called when queue or phase changed. */
   constructor({ fetch, wake, random = Math.random, now = Date.now }) {
     Object.assign(this, { fetch, wake, random, now });
   }
@@ -90,7 +88,7 @@ export class ChangeStream {
     if (this.phase !== 'open' && this.phase !== 'connecting') this.run();
   }
 
-  /** Ends the stream. What was not applied is thrown away, and asked for again by the next one. */
+  /** Ends the stream. What was not applied is asked for again by the next one. */
   close(problem, phase = 'closed') {
     this.abort?.abort();
     this.abort = null;
