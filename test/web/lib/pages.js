@@ -27,10 +27,10 @@ async function startChromium() {
 }
 
 /**
- * Opens a page in a context of its own. `allow` are patterns of console messages that belong to
- * the test. The page gains `problems`, what it must not have said.
+ * Opens a page in a context of its own, not yet its address when `blank`. `allow` are patterns of
+ * console messages that belong to the test. The page gains `problems`, what it must not have said.
  */
-async function openPage(chrome, url, { allow = [], ...options } = {}) {
+async function openPage(chrome, url, { allow = [], blank = false, ...options } = {}) {
   const context = await chrome.browser.newContext({ viewport: { width: 1280, height: 800 },
     timezoneId: 'Europe/Berlin', ...options });
   const page = await context.newPage();
@@ -47,7 +47,7 @@ async function openPage(chrome, url, { allow = [], ...options } = {}) {
     if (protocol.startsWith('http') && host !== new URL(url).host) note(`request to ${host}`);
   });
   page.setDefaultTimeout(15000);
-  await page.goto(url);
+  if (!blank) await page.goto(url);
   return page;
 }
 
