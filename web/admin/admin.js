@@ -1,0 +1,476 @@
+// The admin page: puts the parts together. One timer a second; drawing once a frame at most.
+
+import { openStream, request } from './api.js';
+import { Chart } from './chart.js';
+import { Detail } from './detail.js';
+import { byId, idle, on, setIcon, setText, tick } from './dom.js';
+import { clockSeconds, count, plural } from './format.js';
+import { List } from './list.js';
+import { Model, parsePosition } from './model.js';
+import { drawServer } from './server.js';
+import { ChangeStream, health } from './stream.js';
+
+const PAGE = 1000; // users a request
+const POLL = 30000; // the list is asked for again this often when no stream tells changes
+const STATS = 10000;
+const HISTORY = 60000;
+const CHANGES = 1000; // changes applied a frame
+const CALM = 250; // a list of more than LONG users is drawn at most this often
+const LONG = 5000;
+const HIDDEN = 30000; // a tab hidden this long gives its stream back: browsers allow six a server
+const AGAIN = 60000; // a list that differs from the server's count is loaded at most this often
+
+const model = new Model();
+const chart = new Chart();
+const stream = new ChangeStream({ fetch: openStream, wake: schedule });
+const detail = new Detail({ refused: checkSession, closed: () => { location.hash = '#/'; } });
+const list = new List(model, { facts, changed: moreForQuery });
+
+/** What is known of the server, and what is to be done when. */
+const fresh = () => ({
+  running: false, // signed in, and data is shown
+  until: Infinity, // when the session ends
+  loading: '', // what the load under way says of itself
+  loader: null, // ends the load under way
+  loaded: 0, // when everybody was last loaded
+  problem: '', // why the last load failed
+  stats: null,
+  known: null, // the last position the server is known to have had
+  knownAt: 0,
+  heard: 0, // when data last came
+  differed: -Infinity, // when the list last differed from the server's count
+  drawn: 0,
+  dirty: false, // the list changed since
+  due: { stats: 0, history: 0, poll: Infinity },
+  stored: { text: null, cursor: null, done: false, busy: false }, // offline users loaded
+});
+let state = fresh();
+let hiddenSince = 0;
+
+/** How the connection is. */
+const connection = () => health(stream, {
+  seen: model.seq,
+  known: state.known?.epoch === model.epoch ? state.known.seq : 0,
+  knownAt: state.knownAt,
+  loading: state.loading,
+  now: Date.now(),
+});
+
+/** What the list has to know to draw itself. */
+function facts() {
+  const limits = state.stats?.limits ?? {};
+  return {
+    now: Date.now(),
+    bounds: { live: limits['ping-interval'] + limits['pong-timeout'],
+      cached: limits['online-threshold'] }, // a user of this source was heard within, in ms
+    current: connection().state === 'connected',
+    loading: state.loading && !model.complete,
+    reached: state.loaded > 0,
+  };
+}
+
+// ---- Drawing ------------------------------------------------------------------------------------
+
+let frame = 0;
+let late = 0;
+
+/** Has step() called in the next frame, or within CALM: a hidden tab has no frames. */
+function schedule() {
+  frame ||= requestAnimationFrame(step);
+  late ||= setTimeout(step, CALM);
+}
+
+/** Applies what has come, and draws what changed. */
+function step() {
+  cancelAnimationFrame(frame);
+  clearTimeout(late);
+  frame = late = 0;
+  if (!state.running) return;
+  stream.take(CHANGES).forEach(apply);
+  if (stream.phase === 'refused') checkSession();
+  const failed = /waiting|absent/.test(stream.phase);
+  if (failed && !state.loaded && !state.loader && !state.problem) load();
+  if (stream.queue.length) schedule();
+  if (!document.hidden) draw();
+}
+
+/** Takes one event of the stream. A stream that is not understood is begun anew. */
+function apply({ type, data }) {
+  state.heard = Date.now();
+  try {
+    const event = JSON.parse(data);
+    hear(event.position);
+    if (type === 'reset') {
+      model.reset(event.position);
+      load();
+    }
+    if (type === 'change' && model.change(event)) {
+      state.dirty = true;
+      if (event.user.user_id === detail.id) detail.changed();
+    }
+  } catch (error) {
+    stream.lastId = null;
+    stream.fail(`the stream was not understood: ${error.message}`);
+  }
+}
+
+/** Notes how far the server is. */
+function hear(text) {
+  const { known } = state;
+  const position = parsePosition(text);
+  if (!position || (known?.epoch === position.epoch && known.seq >= position.seq)) return;
+  state.known = position;
+  state.knownAt = Date.now();
+}
+
+/** Draws the list and the totals: every frame while it is short, seldom when it is long. */
+function draw() {
+  const now = Date.now();
+  drawConnection();
+  if (model.rows.size > LONG && now - state.drawn < CALM) {
+    late ||= setTimeout(step, CALM);
+    return;
+  }
+  state.drawn = now;
+  model.flush();
+  if (state.dirty) list.draw();
+  state.dirty = false;
+  const { stats } = state;
+  if (!model.complete && !stats) return;
+  const totals = model.complete ? model.totals
+    : { ...stats.users, users: stats.users.online, connections: stats.connections.current };
+  for (const name of ['users', 'connections', 'live', 'cached']) {
+    setText(byId(`count-${name}`), count(totals[name]));
+  }
+  document.title = `${count(totals.users)} online \u2013 presence`;
+}
+
+/** Draws how the connection is, when data last came, and what comes next. */
+function drawConnection() {
+  const { state: how, text } = connection();
+  const box = byId('connection');
+  box.dataset.state = how;
+  setIcon(box.querySelector('svg'), how);
+  setText(byId('connection-word'), { connected: 'Live', behind: 'Behind', broken: 'Broken' }[how]);
+  const broken = how === 'broken';
+  const next = Math.min(state.due.poll, stream.phase === 'waiting' ? stream.nextTry : Infinity);
+  setText(byId('connection-text'), [
+    text,
+    broken && state.heard && `last data at ${clockSeconds(state.heard)}`,
+    state.loaded && `list refreshed at ${clockSeconds(state.loaded)}`,
+    state.problem && `last refresh failed, ${state.problem}`,
+    broken && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
+  ].filter(Boolean).join(', '));
+  const { busy, done } = state.stored;
+  byId('stored').hidden = !/offline|all/.test(model.query.filter);
+  byId('more').hidden = done;
+  setText(byId('stored-text'), busy ? 'Loading offline users' : `${plural(model.gone.size,
+    'offline user')} loaded${done ? '' : '. There are more; a search (capitals count) finds them'}.`);
+}
+
+// ---- Loading ------------------------------------------------------------------------------------
+
+/** What to do when an answer is an error: the session may have ended. */
+function failed(error) {
+  if (error.status === 401) checkSession();
+}
+
+/** Loads everybody online, page by page in idle time. A later call ends an earlier one. */
+async function load() {
+  state.loader?.abort();
+  const { signal } = state.loader = new AbortController();
+  const mine = state;
+  mine.due.poll = Date.now() + POLL;
+  const quiet = model.complete && model.totals.users <= PAGE;
+  if (!quiet) state.loading = 'loading the list';
+  model.beginLoad();
+  try {
+    let cursor = '';
+    let seen = 0;
+    do {
+      const page = await request(`online-users?limit=${PAGE}${cursor}`, { signal });
+      await idle();
+      if (signal.aborted) return;
+      hear(page.position);
+      if (stream.phase !== 'open' && page.position) model.adopt(parsePosition(page.position).epoch);
+      if (!model.page(page.users, page.position)) throw new Error('the server started anew');
+      seen += page.users.length;
+      state.heard = Date.now();
+      state.dirty = true;
+      if (!quiet) state.loading = `loading ${count(seen)} of ${count(page.count)}`;
+      schedule();
+      cursor = page.next && `&cursor=${encodeURIComponent(page.next)}`;
+    } while (cursor);
+    model.endLoad();
+    state.loaded = Date.now();
+    state.problem = '';
+  } catch (error) {
+    if (signal.aborted) return;
+    failed(error);
+    state.problem = error.message;
+  }
+  Object.assign(mine, { loader: null, loading: '', dirty: true });
+  mine.due.poll = Date.now() + POLL;
+  schedule();
+}
+
+/** Asks for the totals. If they are of the moment the list is of and differ, loads it again. */
+async function loadStats() {
+  const mine = state;
+  mine.due.stats = Date.now() + STATS;
+  try {
+    const stats = mine.stats = await request('stats');
+    mine.heard = Date.now();
+    mine.dirty = true;
+    hear(stats.position);
+    if (!byId('server').hidden) drawServer(stats);
+    const same = stats.position === `${model.epoch}-${model.seq}` && model.complete
+      && !mine.loading && !stream.queue.length;
+    if (same && stats.users.online !== model.totals.users && Date.now() - mine.differed > AGAIN) {
+      mine.differed = Date.now();
+      load();
+    }
+  } catch (error) {
+    failed(error);
+  }
+  schedule();
+}
+
+/** Asks for the samples of the overview; a server without a history is not asked again. */
+async function loadHistory() {
+  state.due.history = Date.now() + HISTORY;
+  try {
+    await chart.refresh();
+  } catch (error) {
+    if (error.status === 404) state.due.history = Infinity;
+    failed(error);
+  }
+}
+
+/** Everything again, and the stream at once if it is broken. */
+function refresh() {
+  stream.open();
+  load();
+  loadStats();
+  loadHistory();
+}
+
+/** Loads offline users for a question that asks for them. */
+function moreForQuery() {
+  const { filter, text } = model.query;
+  if (/offline|all/.test(filter) && text !== state.stored.text) {
+    state.stored = { text, cursor: null, done: false, busy: false };
+    moreStored();
+  }
+  schedule();
+}
+
+/** Loads one more page of offline users. */
+async function moreStored() {
+  const { stored } = state;
+  if (stored.busy || stored.done) return;
+  stored.busy = true;
+  try {
+    const query = new URLSearchParams({ status: 'offline', limit: PAGE });
+    if (stored.text) query.set('q', byId('search').value);
+    if (stored.cursor) query.set('cursor', stored.cursor);
+    const page = await request(`users?${query}`);
+    await idle();
+    if (stored !== state.stored) return;
+    model.page(page.users, page.position);
+    stored.cursor = page.next;
+    stored.done = !page.next;
+  } catch (error) {
+    failed(error);
+    setText(byId('found'), `Offline users could not be loaded: ${error.message}`);
+  }
+  stored.busy = false;
+  state.dirty = true;
+  schedule();
+}
+
+// ---- Signing in and out -------------------------------------------------------------------------
+
+/** Shows one of the parts of the page. */
+function show(part) {
+  for (const id of ['starting', 'login', 'main']) byId(id).hidden = id !== part;
+  byId('bar').hidden = part !== 'main';
+}
+
+/** Begins with the data, or with the form when nobody is signed in. */
+async function begin() {
+  try {
+    run(await session());
+  } catch (error) {
+    if (error.status) {
+      showLogin('');
+      return;
+    }
+    setText(byId('starting-text'), 'The server does not answer. Trying again in 5 s.');
+    setTimeout(begin, 5000);
+  }
+}
+
+/** The session, or a rejection. A server without a login may give its data to anyone. */
+async function session() {
+  let found;
+  try {
+    found = await request('login');
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    await request('stats');
+    return { expires_at: null };
+  }
+  if (!found.authenticated) throw Object.assign(new Error('not signed in'), { status: 401 });
+  return found;
+}
+
+/** Forgets what was shown, and shows the form with a message. */
+function showLogin(message) {
+  state.loader?.abort();
+  state = fresh();
+  stream.close('');
+  stream.lastId = null;
+  detail.open(null);
+  byId('kick-dialog').close();
+  model.clear();
+  list.draw();
+  show('login');
+  document.title = 'Sign in \u2013 presence';
+  setText(byId('login-message'), message);
+  byId('password').focus();
+}
+
+/** Tries the password. */
+async function login(event) {
+  event.preventDefault();
+  byId('login-button').disabled = true;
+  let text = '';
+  try {
+    const body = { password: byId('password').value };
+    run(await request('login', { method: 'POST', body }));
+    byId('password').value = '';
+  } catch (error) {
+    if (error.status === 429) {
+      waitForLogin(Date.now() + 1000 * (error.retryAfter || 30));
+      return;
+    }
+    text = error.message;
+    if (error.status === 401) text = 'This is not the password.';
+    if (error.status === 404) text = 'This server has no admin password (--admin-password-file).';
+    byId('password').select();
+  }
+  setText(byId('login-message'), text);
+  byId('login-button').disabled = false;
+}
+
+/** Counts down until the next try is allowed. Only the first message is read out. */
+function waitForLogin(until) {
+  const left = Math.ceil((until - Date.now()) / 1000);
+  setText(byId('login-message'), left > 0 ? 'Too many failures.' : '');
+  setText(byId('login-wait'), left > 0 ? `You can try again in ${left} s.` : '');
+  byId('login-button').disabled = left > 0;
+  if (left > 0) setTimeout(waitForLogin, 500, until);
+}
+
+/** Ends the session. */
+async function logout() {
+  try {
+    await request('logout', { method: 'POST' });
+    showLogin('You are signed out.');
+  } catch (error) {
+    state.problem = `not signed out, ${error.message}`;
+  }
+}
+
+/** Something was refused: the form when the session has ended. */
+async function checkSession() {
+  if (!state.running || state.checking) return;
+  state.checking = true;
+  try {
+    await session();
+    if (stream.phase === 'refused') stream.fail('the server refused the stream');
+  } catch (error) {
+    if (error.status) showLogin('Your session has ended. Please sign in again.');
+  }
+  state.checking = false;
+}
+
+/** Shows the data and keeps it up to date. */
+function run({ expires_at: until }) {
+  Object.assign(state, { running: true, until: Date.parse(until) || Infinity,
+    loading: 'loading the list' });
+  byId('logout').hidden = !until;
+  byId('overview').hidden = true;
+  show('main');
+  route();
+  stream.open();
+  second();
+  schedule();
+}
+
+/** Shows what the address names: #/, #/server, #/user/ID. */
+function route() {
+  if (!state.running) return;
+  const server = location.hash === '#/server';
+  byId('people').hidden = server;
+  byId('server').hidden = !server;
+  byId('nav-people').setAttribute('aria-current', server ? 'false' : 'page');
+  byId('nav-server').setAttribute('aria-current', server ? 'page' : 'false');
+  if (server && state.stats) drawServer(state.stats);
+  let id = null;
+  try {
+    id = decodeURIComponent(/^#\/user\/(.+)$/.exec(location.hash)?.[1] ?? '') || null;
+  } catch {
+    // not an id: nobody is shown
+  }
+  const before = detail.id;
+  detail.open(id);
+  list.select(id);
+  if (id === null && before !== null && !server) list.focus(before);
+}
+
+/** Once a second: times tick, and what is due is asked for. */
+function second() {
+  const now = Date.now();
+  const { running, until, due } = state;
+  if (!running) return;
+  stream.tick();
+  if (document.hidden) {
+    if (now - hiddenSince > HIDDEN) stream.close('paused while this tab is hidden');
+    return;
+  }
+  if (now > until) checkSession();
+  if (now >= due.stats) loadStats();
+  if (now >= due.history) loadHistory();
+  if (now >= due.poll && (stream.phase !== 'open' || model.totals.users <= PAGE)) {
+    if (stream.phase !== 'waiting') stream.open();
+    load();
+  }
+  tick(now);
+  list.settle();
+  list.drawTimes();
+  drawConnection();
+}
+
+/** The tab was hidden or shown. */
+function visibility() {
+  hiddenSince = Date.now();
+  if (document.hidden || !state.running) return;
+  stream.open();
+  state.dirty = true;
+  second();
+  schedule();
+}
+
+on('refresh', 'click', refresh);
+on('more', 'click', moreStored);
+on('chart-hours', 'change', loadHistory);
+on('logout', 'click', logout);
+on('login-form', 'submit', login);
+addEventListener('hashchange', route);
+addEventListener('online', () => state.running && stream.open());
+document.addEventListener('visibilitychange', visibility);
+setInterval(second, 1000);
+setInterval(() => detail.tick(), 250);
+begin();

@@ -1,0 +1,55 @@
+// Requests to the server. Paths are relative to the page, so that it works below a prefix too.
+
+/** How long an answer may take, in ms. */
+const DEADLINE = 15000;
+
+/** Why a request failed: `status` is 0 when there was no answer, `retryAfter` is in seconds. */
+export class ApiError extends Error {
+  constructor(status, message, { code = '', retryAfter = 0 } = {}) {
+    super(message);
+    Object.assign(this, { status, code, retryAfter });
+  }
+}
+
+/** The path of a user's data. Throws for "." and "..", which browsers take for folders always. */
+export function userPath(id, rest = '') {
+  if (/^\.\.?$/.test(id)) throw new ApiError(0, 'a browser cannot ask for an id that is only dots');
+  return `users/${encodeURIComponent(id)}${rest}`;
+}
+
+/** One request: the JSON of the answer, or null when it has none. Rejects with an ApiError. */
+export async function request(path, { method = 'GET', body, signal } = {}) {
+  const abort = new AbortController();
+  const stop = () => abort.abort();
+  const timer = setTimeout(stop, DEADLINE);
+  signal?.addEventListener('abort', stop);
+  const init = { method, cache: 'no-store', signal: abort.signal };
+  if (body) {
+    init.body = JSON.stringify(body);
+    init.headers = { 'Content-Type': 'application/json' };
+  }
+  let answer;
+  let text;
+  try {
+    answer = await fetch(new URL(path, document.baseURI), init);
+    text = await answer.text();
+  } catch {
+    throw new ApiError(0, 'the server does not answer');
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener('abort', stop);
+  }
+  let json = null;
+  try {
+    if (text) json = JSON.parse(text);
+  } catch {
+    if (answer.ok) throw new ApiError(answer.status, 'the answer is not JSON');
+  }
+  if (answer.ok) return json;
+  const { code, message = `the server answered ${answer.status}` } = json?.error ?? {};
+  const retryAfter = Number(answer.headers.get('Retry-After'));
+  throw new ApiError(answer.status, message, { code, retryAfter });
+}
+
+/** The answer of the stream of changes, unread. */
+export const openStream = (init) => fetch(new URL('events', document.baseURI), init);

@@ -1,0 +1,153 @@
+// Words for the page: times, sizes, reasons, ids made visible, CSV. Pure: `now` is a parameter.
+
+const numbers = new Intl.NumberFormat('en');
+const format = (options) => new Intl.DateTimeFormat('en-GB', options);
+const time = format({ timeStyle: 'short' });
+const seconds = format({ timeStyle: 'medium' });
+const day = format({ day: 'numeric', month: 'short' });
+const year = format({ dateStyle: 'medium' });
+
+/** Why a stay ended, in plain words. */
+const REASONS = new Map([
+  ['closed', 'left or signed out'],
+  ['dropped', 'connection lost'],
+  ['timeout', 'went silent'],
+  ['kicked', 'kicked by an admin'],
+  ['expired', 'token ran out'],
+  ['restart', 'stayed away after a server restart'],
+]);
+
+/** The reason in plain words; one this page does not know is shown as it is. */
+export const reasonText = (reason) => REASONS.get(reason) ?? visible(String(reason));
+
+/** A whole number with separators: 100,000. */
+export const count = (value) => numbers.format(value);
+
+/** A number with its noun: 1 connection, 3 connections. */
+export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+
+/** A size in bytes, with a unit of 1024. */
+export function bytes(value) {
+  const unit = value < 1024 ? 0 : Math.floor(Math.log2(value) / 10);
+  const rest = value / 1024 ** unit;
+  return `${Number(rest.toFixed(rest < 100 ? 1 : 0))} ${['bytes', 'KiB', 'MiB', 'GiB'][unit]}`;
+}
+
+/** How long something lasted: under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h. */
+export function lasting(ms) {
+  if (ms < 1000) return 'under 1 s';
+  if (ms < 60000) return `${Math.floor(ms / 1000)} s`;
+  const min = Math.floor(ms / 60000);
+  if (min < 60) return `${min} min`;
+  const h = Math.floor(min / 60);
+  if (h < 24) return min % 60 ? `${h} h ${min % 60} min` : `${h} h`;
+  const days = plural(Math.floor(h / 24), 'day');
+  return h % 24 ? `${days} ${h % 24} h` : days;
+}
+
+/** How long ago, in one unit: just now, 12 s ago, 3 min ago, 2 h ago, 4 days ago. */
+export function ago(ms) {
+  if (ms < 2000) return 'just now';
+  return `${lasting(ms).replace(/ (h|days?) .*/, ' $1')} ago`;
+}
+
+/** The day of a time: '' today, "24 Nov", "24 Nov 2025". */
+function dayText(at, now) {
+  if (new Date(at).getFullYear() !== new Date(now).getFullYear()) return year.format(at);
+  return day.format(at) === day.format(now) ? '' : day.format(at);
+}
+
+/** The time of day, with the day when that is not today. */
+export const clock = (at, now) => `${dayText(at, now)} ${time.format(at)}`.trim();
+
+/** The time of day with seconds. */
+export const clockSeconds = (at) => seconds.format(at);
+
+/** A stay in plain words: "13:20 to 14:02, connection lost", "since 14:05, still online". */
+export function stayText(stay, now) {
+  const from = Date.parse(stay.from);
+  if (stay.to === null) return `since ${clock(from, now)}, still online`;
+  const to = Date.parse(stay.to);
+  const end = day.format(from) === day.format(to) ? time.format(to) : clock(to, now);
+  return `${clock(from, now)} to ${end}, ${reasonText(stay.reason)}`;
+}
+
+/**
+ * When a user was last heard from. The server tells changes, not heartbeats: while the stream is
+ * current, who is online was heard within `bound` ms, or the end of the stay would have been told.
+ */
+export function lastSeenText(row, now, bound, current) {
+  if (!row.seen) return 'never';
+  const age = Math.max(0, now - row.seen);
+  return row.online && current && bound && age > bound ? `under ${bound / 1000} s ago` : ago(age);
+}
+
+// What cannot be seen or turns the direction of text; and blanks other than the space.
+const MISLEADING =
+  /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
+
+/** Text of others as it may be shown: what could mislead is spelled out. */
+export function visible(text) {
+  const number = (one) => one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
+  return text.replace(MISLEADING, (one) => `<U+${number(one)}>`)
+    .replace(/^ +| +$| {2,}/g, (blanks) => '\u2423'.repeat(blanks.length));
+}
+
+/** A line of CSV (RFC 4180). What a spreadsheet takes for a formula gets an apostrophe in front. */
+export function csvLine(cells) {
+  return `${cells.map((value) => {
+    const text = String(value ?? '');
+    const risky = /^[\s\p{Cf}]*[=+\-@|%\uff1d\uff0b\uff0d\uff20\u2212]/u.test(text);
+    return `"${(risky ? `'${text}` : text).replaceAll('"', '""')}"`;
+  }).join(',')}\r\n`;
+}
+
+/** The first line of the export, with the mark of UTF-8 for spreadsheets. */
+export const csvHead = () => `\ufeff${csvLine(['user_id', 'online', 'status', 'source',
+  'connections', 'connected_at', 'last_seen', 'reason'])}`;
+
+/** A user as a line of the export. */
+export function csvUser(row) {
+  const iso = (ms) => (ms ? new Date(ms).toISOString() : '');
+  return csvLine([row.id, row.online, row.status, row.source, row.connections, iso(row.since),
+    iso(row.seen), row.reason]);
+}
+
+/** When a certificate ends, in words, and how good that is. */
+export function certificateText(notAfter, now) {
+  const at = Date.parse(notAfter);
+  if (at <= now) return { text: `expired ${ago(now - at)}`, state: 'bad' };
+  return { text: `expires in ${lasting(at - now)}, ${clock(at, now)}`,
+    state: at - now < 21 * 86400000 ? 'warn' : 'good' };
+}
+
+/** A limit of the server in words: a size, a number, or a time in milliseconds. */
+export function limitText(name, value) {
+  if (/^(map-size|max-(message|head|body|stream-buffer))$/.test(name)) return bytes(value);
+  if (/^(workers|tls-threads|events|max-)/.test(name)) return value ? count(value) : 'none set';
+  return value % 60000 ? `${count(value / 1000)} s` : lasting(value);
+}
+
+/** Samples as points on [0, width], the highest of each stretch; in pieces where some are missing. */
+export function chartPieces(samples, interval, from, to, width) {
+  const pieces = [];
+  let last = -Infinity;
+  for (const { at: iso, users, connections } of samples) {
+    const at = Date.parse(iso);
+    if (!(at >= from && at <= to)) continue;
+    if (at - last > 3 * interval) pieces.push([]);
+    last = at;
+    const piece = pieces.at(-1);
+    const x = Math.floor(((at - from) / (to - from)) * width);
+    const tail = piece.at(-1);
+    if (tail?.x !== x) piece.push({ x, at, users, connections });
+    else if (users > tail.users) Object.assign(tail, { at, users, connections });
+  }
+  return pieces;
+}
+
+/** A round number at or above `value` for the top of an axis: 4, 10, 20, 40, 50, 100 ... */
+export function roundTop(value) {
+  const unit = 10 ** Math.max(0, Math.floor(Math.log10(value)));
+  return Math.max(4, [1, 2, 4, 5, 10].find((factor) => unit * factor >= value) * unit);
+}

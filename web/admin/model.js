@@ -1,0 +1,257 @@
+// Who is known to the page, and the sorted, filtered view of them. Pure. Long work is a generator,
+// run in slices by its caller.
+
+/** Offline users kept at most; the longest gone are forgotten. */
+export const KEEP_OFFLINE = 20000;
+
+const RUN = 1024; // rows sorted in one step
+const SLICE = 8192; // rows filtered or merged in one step
+
+const RANK = { online: 0, busy: 1, away: 2, offline: 3, live: 0, cached: 1, stored: 2 };
+
+/** The columns, and the member of a row that each is sorted by. */
+const KEYS = { user: 'id', status: 'statusRank', source: 'sourceRank', connections: 'connections',
+  since: 'since', seen: 'seen' };
+
+/** What the list can be filtered by. */
+const FILTERS = {
+  online: (row) => row.online,
+  live: (row) => row.source === 'live',
+  cached: (row) => row.source === 'cached',
+  available: (row) => row.status === 'online',
+  busy: (row) => row.status === 'busy',
+  away: (row) => row.status === 'away',
+  offline: (row) => !row.online,
+  all: () => true,
+};
+
+/** A position "EPOCH-SEQ" as { epoch, seq }, or null when it is none. */
+export function parsePosition(text) {
+  const match = /^([0-9a-f]+)-(\d+)$/.exec(text ?? '');
+  return match && { epoch: match[1], seq: Number(match[2]) };
+}
+
+/** A user of an answer as a row, which has every change up to number `seq`. */
+function makeRow(user, reason, seq) {
+  return {
+    id: user.user_id, online: user.online, status: user.status, source: user.source,
+    connections: user.connections, since: Date.parse(user.connected_at) || 0,
+    seen: Date.parse(user.last_seen) || 0, reason, seq,
+    statusRank: RANK[user.status] ?? 9, sourceRank: RANK[user.source] ?? 9,
+    load: 0, // the load that last saw it
+  };
+}
+
+/** Whether two rows of a user look the same. */
+const sameLook = (a, b) => ['seen', 'status', 'source', 'connections', 'since', 'reason']
+  .every((name) => a[name] === b[name]);
+
+/** The order of rows by a column, then by id. */
+function comparator(sort, descending) {
+  const key = KEYS[sort];
+  const sign = descending ? -1 : 1;
+  return (a, b) => {
+    if (a[key] !== b[key]) return a[key] < b[key] ? -sign : sign;
+    return a.id < b.id ? -1 : Number(a.id > b.id);
+  };
+}
+
+/** Sorts in steps: runs of RUN rows, merged pair by pair. */
+function* sortInSteps(list, compare) {
+  let runs = [];
+  for (let at = 0; at < list.length; at += RUN) {
+    runs.push(list.slice(at, at + RUN).sort(compare));
+    yield;
+  }
+  while (runs.length > 1) {
+    const merged = [];
+    for (let i = 0; i < runs.length; i += 2) {
+      merged.push(runs[i + 1] ? yield* mergeInSteps(runs[i], runs[i + 1], compare) : runs[i]);
+    }
+    runs = merged;
+  }
+  return runs[0] ?? [];
+}
+
+/** Merges two sorted lists in steps. */
+function* mergeInSteps(a, b, compare) {
+  const out = [];
+  let i = 0;
+  let j = 0;
+  while (i < a.length || j < b.length) {
+    if (j === b.length || (i < a.length && compare(a[i], b[j]) <= 0)) out.push(a[i++]);
+    else out.push(b[j++]);
+    if (out.length % SLICE === 0) yield;
+  }
+  return out;
+}
+
+export class Model {
+  query = { text: '', filter: 'online', sort: 'user', descending: false };
+  compare = comparator('user', false);
+
+  /** Nobody known. */
+  constructor() {
+    this.clear();
+  }
+
+  /** Forgets everybody; the question stands. */
+  clear() {
+    this.rows = new Map(); // id -> row
+    this.gone = new Set(); // ids of offline rows, the longest gone first
+    this.epoch = null; // the run of the server that the numbers are of
+    this.seq = 0; // the last change applied
+    this.complete = false; // everybody online has been loaded
+    this.totals = { users: 0, connections: 0, live: 0, cached: 0 };
+    this.view = []; // rows that match the query, in its order
+    this.changed = new Map(); // id -> its row when the view was last in order
+    this.building = null; // the question a new view is being built for
+    this.load = 0; // number of the last load
+    this.loadStart = null; // the number its first page was of
+  }
+
+  /** The server's run is this one: numbers of another mean nothing any more. */
+  adopt(epoch) {
+    if (epoch === this.epoch) return;
+    this.epoch = epoch;
+    this.seq = 0;
+    for (const row of this.rows.values()) row.seq = 0;
+  }
+
+  /** The stream begins anew at a position; what comes after it will be told. */
+  reset(position) {
+    const { epoch, seq } = parsePosition(position);
+    this.adopt(epoch);
+    this.seq = seq;
+  }
+
+  /** A change of the stream. False when an answer had it already. */
+  change({ position, user, reason }) {
+    const { epoch, seq } = parsePosition(position);
+    if (epoch !== this.epoch) return false;
+    this.seq = Math.max(this.seq, seq);
+    if (seq <= this.rows.get(user.user_id)?.seq) return false;
+    this.put(makeRow(user, user.online ? null : reason, seq));
+    return true;
+  }
+
+  /** A load of everybody online begins. */
+  beginLoad() {
+    this.load++;
+    this.loadStart = null;
+  }
+
+  /** A page of users as of a position. False when it is of another run of the server. */
+  page(users, position) {
+    const { epoch, seq } = parsePosition(position) ?? { epoch: this.epoch, seq: 0 };
+    if (this.epoch === null) this.adopt(epoch);
+    if (epoch !== this.epoch) return false;
+    this.loadStart ??= seq;
+    for (const user of users) {
+      let row = this.rows.get(user.user_id);
+      if (!row || row.seq <= seq) {
+        const fresh = makeRow(user, row && !row.online && !user.online ? row.reason : null, seq);
+        if (row && sameLook(row, fresh)) row.seq = seq;
+        else this.put(row = fresh);
+      }
+      row.load = this.load;
+    }
+    return true;
+  }
+
+  /** The load saw everybody: who was not on it, and has no later change, is offline. */
+  endLoad() {
+    for (const row of [...this.rows.values()]) {
+      if (row.online && row.load !== this.load && row.seq <= (this.loadStart ?? 0)) {
+        this.put({ ...row, online: false, status: 'offline', source: 'stored', connections: 0,
+          since: 0, statusRank: 3, sourceRank: 2 });
+      }
+    }
+    this.complete = true;
+  }
+
+  /** Takes a row in place of the user's last one. */
+  put(row) {
+    const old = this.rows.get(row.id);
+    this.note(row.id, old);
+    this.rows.set(row.id, row);
+    this.tally(old, -1);
+    this.tally(row, 1);
+    this.gone.delete(row.id);
+    if (!row.online) this.gone.add(row.id);
+    if (this.gone.size > KEEP_OFFLINE) {
+      const [id] = this.gone;
+      this.note(id, this.rows.get(id));
+      this.gone.delete(id);
+      this.rows.delete(id);
+    }
+  }
+
+  /** Remembers what the view has of a user. */
+  note(id, old) {
+    if (!this.changed.has(id)) this.changed.set(id, old);
+  }
+
+  /** Counts a row in (1) or out (-1). */
+  tally(row, sign) {
+    if (!row?.online) return;
+    this.totals.users += sign;
+    this.totals.connections += sign * row.connections;
+    this.totals[row.source === 'live' ? 'live' : 'cached'] += sign;
+  }
+
+  /** Whether a row belongs in the view. */
+  matches(row) {
+    const { text, filter } = this.query;
+    return FILTERS[filter](row) && (!text || row.id.toLowerCase().includes(text));
+  }
+
+  /** Brings the view up to date with all changes, in one walk over it. True when it changed. */
+  flush() {
+    if (this.building || !this.changed.size) return false;
+    const out = new Set();
+    const into = [];
+    for (const [id, old] of this.changed) {
+      const row = this.rows.get(id);
+      if (old && this.matches(old)) out.add(old);
+      if (row && this.matches(row)) into.push(row);
+    }
+    this.changed.clear();
+    if (!out.size && !into.length) return false;
+    into.sort(this.compare);
+    const view = [];
+    let next = 0;
+    for (const row of this.view) {
+      if (out.has(row)) continue;
+      while (next < into.length && this.compare(into[next], row) < 0) view.push(into[next++]);
+      view.push(row);
+    }
+    this.view = view.concat(into.slice(next));
+    return true;
+  }
+
+  /** Asks something else of the view, in steps; a later call ends an earlier one. */
+  *ask(query) {
+    const mine = { ...this.query, ...query };
+    mine.text = mine.text.toLowerCase();
+    this.building = this.query = mine;
+    this.compare = comparator(mine.sort, mine.descending);
+    this.changed.clear();
+    const everyone = [...this.rows.values()];
+    const found = [];
+    for (let at = 0; at < everyone.length; at += SLICE) {
+      yield;
+      if (this.building !== mine) return;
+      for (const row of everyone.slice(at, at + SLICE)) if (this.matches(row)) found.push(row);
+    }
+    const sorting = sortInSteps(found, this.compare);
+    let step = sorting.next();
+    for (; !step.done; step = sorting.next()) {
+      yield;
+      if (this.building !== mine) return;
+    }
+    this.view = step.value;
+    this.building = null;
+    this.flush();
+  }
+}

@@ -1,0 +1,171 @@
+// The demo page: one user in this tab, everybody else beside, and a network that can be cut.
+
+import { request } from './admin/api.js';
+import { badge, byId, element, foreign, on, setText, tick, ticker } from './admin/dom.js';
+import { ago, clockSeconds, plural } from './admin/format.js';
+import { PresenceService } from './presence.js';
+
+const EVERY = 2000; // ms between two looks at who is online
+const LOG = 100; // lines kept
+
+let cut = false;
+let live = null; // the last real socket
+let nextTry = 0;
+let reconnected = 0;
+let lost = false;
+
+/**
+ * A WebSocket, or while the network is cut one that fails as on a dead line. A function in place of
+ * a class, as it returns another object.
+ */
+function Socket(url, protocols) {
+  if (!cut) {
+    live = new WebSocket(url, protocols);
+    return live;
+  }
+  const dead = { readyState: 0, send() {}, close() {} };
+  setTimeout(() => dead.onclose?.({ code: 1006, reason: '', wasClean: false }), 300);
+  return dead;
+}
+
+const client = new PresenceService({ WebSocket: Socket });
+
+/**
+ * Cuts the network, or mends it. A page cannot end a socket without saying goodbye, so it breaks
+ * the protocol: the server takes that for a lost connection, as it would a pulled cable.
+ */
+function setCut(now) {
+  cut = now;
+  byId('cut').setAttribute('aria-pressed', cut);
+  setText(byId('cut'), cut ? 'Mend the network' : 'Cut the network');
+  note(cut ? 'You cut the network' : 'You mended the network');
+  if (!cut) dispatchEvent(new Event('online')); // as a browser tells it
+  if (!cut || live?.readyState !== WebSocket.OPEN) return;
+  const tell = live.onclose;
+  live.onclose = live.onmessage = null;
+  live.send(new Uint8Array(1));
+  tell({ code: 1006, reason: 'cut', wasClean: false });
+}
+
+/** Adds a line to the log. */
+function note(text) {
+  const log = byId('log');
+  log.prepend(element('li', {}, element('time', {}, clockSeconds(Date.now())), text));
+  while (log.children.length > LOG) log.lastChild.remove();
+}
+
+/** Shows how the client is. */
+function show(state, text) {
+  byId('you').dataset.state = state;
+  setText(byId('state'), text);
+  setText(byId('reconnected'), String(reconnected));
+  if (state === 'connected') setText(byId('attempt'), '0');
+  if (state !== 'trying') nextTry = 0;
+  drawDelay();
+  setTimeout(look, 100);
+}
+
+/** Draws how long it is to the next try. */
+function drawDelay() {
+  const left = Math.ceil((nextTry - Date.now()) / 1000);
+  setText(byId('delay'), left > 0 ? `in ${left} s` : nextTry ? 'now' : '\u2013');
+}
+
+/** Shows the form, or what runs in its place. */
+function running(name) {
+  byId('start').hidden = name !== null;
+  byId('running').hidden = name === null;
+  if (name !== null) byId('me').replaceChildren(foreign(name));
+}
+
+/** Goes online with a name, and remembers it for a reload of this tab. */
+function start(name) {
+  try {
+    client.startPresence(name);
+  } catch (error) {
+    note(error.message);
+    return;
+  }
+  sessionStorage.setItem('name', name);
+  running(name);
+  show('trying', 'Connecting');
+}
+
+client.on('connected', () => {
+  if (lost) reconnected++;
+  note(lost ? 'Connected again' : 'Connected');
+  lost = false;
+  show('connected', 'Online');
+});
+client.on('disconnected', ({ code, willReconnect }) => {
+  lost = willReconnect;
+  if (willReconnect) note(`Connection lost (${code})`);
+});
+client.on('reconnecting', ({ attempt, delay, maxAttempts }) => {
+  nextTry = Date.now() + delay;
+  setText(byId('attempt'), `${attempt} of ${maxAttempts}`);
+  note(`Attempt ${attempt} of ${maxAttempts} in ${(delay / 1000).toFixed(1)} s`);
+  show('trying', 'Reconnecting');
+});
+client.on('suspended', ({ delay }) => {
+  nextTry = Date.now() + delay;
+  note(`Suspended: from now on one try every ${Math.round(delay / 1000)} s`);
+  show('trying', 'Suspended');
+});
+client.on('error', ({ code, message, final }) => {
+  note(`${message} (${code})`);
+  if (!final) return;
+  sessionStorage.removeItem('name');
+  running(null);
+});
+
+on('start', 'submit', (event) => {
+  event.preventDefault();
+  start(byId('name').value.trim());
+});
+on('stop', 'click', () => {
+  client.stopPresence();
+  sessionStorage.removeItem('name');
+  if (cut) setCut(false);
+  note('You went offline');
+  lost = false;
+  running(null);
+  show('off', '');
+  byId('name').focus();
+});
+on('cut', 'click', () => setCut(!cut));
+on('status', 'change', () => {
+  client.setStatus(byId('status').value);
+  note(`Your status is ${byId('status').value}`);
+  setTimeout(look, 100);
+});
+
+/** Looks who is online. Not by the stream of changes: a browser has six connections a server, which
+ *  a handful of these tabs would use up. */
+async function look() {
+  if (document.hidden) return;
+  try {
+    const { users, count } = await request('admin/online-users?limit=100');
+    setText(byId('count'), String(count));
+    byId('nobody').hidden = count > 0;
+    byId('others').replaceChildren(...users.map((user) => element('li', {}, foreign(user.user_id),
+      element('span', { class: 'muted' },
+        user.user_id === client.getCurrentUserId() ? 'you, ' : '',
+        plural(user.connections, 'connection'), ', ',
+        ticker((now) => ago(Math.max(0, now - Date.parse(user.last_seen))))),
+      badge(user.status), badge(user.source))));
+  } catch (error) {
+    setText(byId('count'), `unknown: ${error.message}`);
+  }
+}
+
+setInterval(() => {
+  drawDelay();
+  tick(Date.now());
+}, 500);
+setInterval(look, EVERY);
+document.addEventListener('visibilitychange', look);
+const name = sessionStorage.getItem('name') ?? '';
+byId('name').value = name;
+if (name) start(name);
+look();
