@@ -205,7 +205,7 @@ test('offline users are loaded a page at a time, and the search asks the server'
 });
 
 test('a user in detail: connections, timeline in words, link, back, keyboard', async (t) => {
-  const { server, page } = await admin(t, { users: three() });
+  const { server, page } = await admin(t, { users: three() }, { allow: [/status of 404/] });
   await connection(page, 'connected');
   await page.focus('#rows a');
   server.join('aaron');

@@ -73,7 +73,7 @@ function refresh() {
   due = Date.now() + EVERY;
   asking?.abort();
   const { signal } = asking = new AbortController();
-  return attempt('No answer', async () => {
+  return attempt('Not shown', async () => {
     try {
       const [found, newest] = await Promise.all([request(userPath(id), { signal }),
         request(userPath(id, `/sessions?limit=${STAYS}`), { signal })]);
@@ -93,7 +93,7 @@ function refresh() {
 /** Loads the stays before those shown. */
 function earlier() {
   const cursor = next;
-  return attempt('No answer', async (still) => {
+  return attempt('Not loaded', async (still) => {
     const path = userPath(id, `/sessions?limit=${STAYS}&cursor=${encodeURIComponent(cursor)}`);
     const page = await request(path);
     if (!still() || next !== cursor) return;
