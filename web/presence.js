@@ -466,10 +466,10 @@ export class PresenceService extends EventTarget {
     }
     const earliest = Math.max(now, this.#lastTry + reconnectDelay, this.#notBefore);
     const retry = this.#timers.get('retry');
-    if (!retry) return;
+    if (!retry || (retry.due <= earliest && earliest > now)) return;
     this.#log(`${why}: next try in ${Math.round(earliest - now)} ms`);
     if (earliest === now) this.#connect(true);
-    else if (retry.due > earliest) this.#arm('retry', earliest - now, () => this.#connect(true));
+    else this.#arm('retry', earliest - now, () => this.#connect(true));
   }
 
   /** Listens to the page, where there is one. */
