@@ -28,16 +28,16 @@ async function startChromium(t) {
 
 const TYPES = { '.js': 'text/javascript', '.html': 'text/html', '.css': 'text/css' };
 
-/** Serves pages for the test `t`: `routes` maps paths to text or handlers; what is not among them
- *  is taken from web/. Gives { origin }. */
+/** Serves pages for the test `t`: `routes` maps paths to text, and what is not among them is taken
+ *  from web/; or it is a handler of everything. Gives { origin }. */
 async function servePages(t, routes) {
   const server = http.createServer((request, response) => {
     const { pathname } = new URL(request.url, 'http://x');
-    const found = Object.hasOwn(routes, pathname) ? routes[pathname] : null;
-    if (typeof found === 'function') {
-      found(request, response);
+    if (typeof routes === 'function') {
+      routes(request, response);
       return;
     }
+    const found = { '/favicon.ico': '', ...routes }[pathname];
     const file = path.join(WEB, path.basename(pathname));
     const body = found ?? (fs.existsSync(file) ? fs.readFileSync(file) : null);
     if (body === null) response.writeHead(404).end();
