@@ -14,10 +14,7 @@ let nextTry = 0;
 let reconnected = 0;
 let lost = false;
 
-/**
- * A WebSocket, or while the network is cut one that fails as on a dead line. A function in place of
- * a class, as it returns another object.
- */
+/** A WebSocket, or while the network is cut one that fails as on a dead line. */
 function Socket(url, protocols) {
   if (!cut) {
     live = new WebSocket(url, protocols);
@@ -140,8 +137,7 @@ on('status', 'change', () => {
   setTimeout(look, 100);
 });
 
-/** Looks who is online. Not by the stream of changes: a browser has six connections a server, which
- *  a handful of these tabs would use up. */
+/** Looks who is online; not by a stream, for which a browser has six connections a server only. */
 async function look() {
   if (document.hidden) return;
   try {

@@ -28,6 +28,7 @@ export interface PresenceClose {
 
 /** Everything of one moment. The same object until something changes. */
 export interface PresenceSnapshot {
+  /** Where the client is. */
   readonly state: PresenceState;
   /** `state` is `connected`. While it is not, what was known of anybody may be stale. */
   readonly connected: boolean;

@@ -18,7 +18,10 @@
  * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
  * What everything means to an application is written in presence.d.ts. */
 
-/** What can be configured, with its default. */
+/** @typedef {import('./presence.js').PresenceClose} Close */
+/** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
+
+/** What can be configured, with its default. @type {Record<string, any>} */
 const DEFAULTS = {
   apiUrl: '',
   getToken: null,
@@ -131,26 +134,30 @@ function checkOptions(options) {
 /** The presence of one user in one page; see presence.d.ts. */
 export class PresenceService extends EventTarget {
   #options = { ...DEFAULTS };
-  #state = 'idle';
-  #userId = null;
+  /** @type {Snapshot['state']} */ #state = 'idle';
+  /** @type {string | null} */ #userId = null;
   #url = '';
   #attempt = 0; /* which try after the last hello is waited for or under way */
   #run = 0; /* counts starts and stops, so that old work can tell that it is old */
-  #try = null; /* { socket, token, extra }: the try or connection that counts */
+  /** The try or connection that counts.
+   *  @type {{ socket: any, token: string, extra: boolean } | null} */
+  #try = null;
   #lastTry = -Infinity; /* when it began */
   #notBefore = -Infinity; /* the server asked to stay away until then */
   #heard = -Infinity; /* when the last message came */
   #heartbeat = 25000; /* ms between two probes while connected */
+  /** @type {string | null} */
   #refused = null; /* the token of the last close with 4401: never sent again */
-  #lastClose = null;
-  #lastChange = null;
+  /** @type {Close | null} */ #lastClose = null;
+  /** @type {number | null} */ #lastChange = null;
   #timers = new Map(); /* name: { id, due } */
-  #page = []; /* [target, names]: where this listens */
+  /** @type {[any, string[]][]} */ #page = []; /* where this listens, and to what */
+  /** @type {Snapshot['status']} */
   #chosen = 'online'; /* the status that the application wants */
   #idle = false; /* the page has been hidden for long, or is frozen */
   #sent = 'online'; /* the status that the server has of this connection */
   #sentAt = -Infinity;
-  #snapshot = null;
+  /** @type {Snapshot | null} */ #snapshot = null;
 
   constructor(options = {}) {
     super();
@@ -158,12 +165,14 @@ export class PresenceService extends EventTarget {
     this.#change();
   }
 
-  // ---- What an application calls --------------------------------------------------------------
+  // ---- What an application calls: presence.d.ts says all about it -----------------------------
 
+  /** Changes options. */
   configure(options) {
     Object.assign(this.#options, checkOptions(options));
   }
 
+  /** Makes the user online, and keeps her so. */
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
@@ -182,10 +191,12 @@ export class PresenceService extends EventTarget {
     this.#connect();
   }
 
+  /** Takes the user offline. */
   stopPresence() {
     this.#stop('stopPresence');
   }
 
+  /** Says what the user does. */
   setStatus(status) {
     if (!STATUSES.includes(status)) {
       throw new TypeError(`presence: a status is one of ${STATUSES.join(', ')}`);
@@ -195,26 +206,32 @@ export class PresenceService extends EventTarget {
     this.#sendStatus();
   }
 
+  /** Whether the server counts this connection. */
   isConnected() {
     return this.#state === 'connected';
   }
 
+  /** Whose presence it is, or null. */
   getCurrentUserId() {
     return this.#userId;
   }
 
+  /** Everything of this moment. */
   getSnapshot() {
-    return this.#snapshot;
+    return /** @type {Snapshot} */ (this.#snapshot);
   }
 
+  /** One of the states above. */
   get state() {
     return this.#state;
   }
 
+  /** How the last connection ended, or null. */
   get lastClose() {
     return this.#lastClose;
   }
 
+  /** Listens to an event; gives what ends that. */
   on(type, listener) {
     const heard = (event) => listener(event.detail);
     this.addEventListener(type, heard);
@@ -466,10 +483,10 @@ export class PresenceService extends EventTarget {
     }
     const earliest = Math.max(now, this.#lastTry + reconnectDelay, this.#notBefore);
     const retry = this.#timers.get('retry');
-    if (!retry) return;
+    if (!retry || (retry.due <= earliest && earliest > now)) return;
     this.#log(`${why}: next try in ${Math.round(earliest - now)} ms`);
     if (earliest === now) this.#connect(true);
-    else if (retry.due > earliest) this.#arm('retry', earliest - now, () => this.#connect(true));
+    else this.#arm('retry', earliest - now, () => this.#connect(true));
   }
 
   /** Listens to the page, where there is one. */
@@ -541,7 +558,8 @@ export class PresenceService extends EventTarget {
 
   // ---- Small things ---------------------------------------------------------------------------
 
-  /** The status that the server should have: a hidden page makes online away, nothing else. */
+  /** The status that the server should have: a hidden page makes online away, nothing else.
+   *  @returns {Snapshot['status']} */
   #status() {
     return this.#idle && this.#chosen === 'online' ? 'away' : this.#chosen;
   }
@@ -565,7 +583,7 @@ export class PresenceService extends EventTarget {
   #send(text) {
     this.#log(`send ${text}`);
     try {
-      this.#try.socket.send(text);
+      this.#try?.socket.send(text);
     } catch (error) {
       this.#log(`send: ${error?.name}`);
     }
@@ -610,6 +628,7 @@ export class PresenceService extends EventTarget {
       this.#lastChange = this.#options.clock.time();
       this.#state = state;
     }
+    /** @type {Snapshot} */
     const next = {
       state,
       connected: state === 'connected',

@@ -1,6 +1,6 @@
-/* React: usePresenceStatus() is what the presence client is doing, kept up to date. For React 18 and
- * 19, StrictMode and server rendering. It only watches: starting and stopping presence is up to
- * whoever knows about login and logout. See use-presence-status.d.ts. */
+/* React: usePresenceStatus() is what the presence client is doing, kept up to date. For React 18
+ * and 19, StrictMode and server rendering. It only watches: starting and stopping presence is up
+ * to whoever knows about login and logout. See use-presence-status.d.ts. */
 
 import { useCallback, useSyncExternalStore } from 'react';
 import { presenceService } from './presence.js';

@@ -1,36 +1,31 @@
 // The admin page: puts the parts together. One timer a second; drawing once a frame at most.
 
 import { openStream, request } from './api.js';
-import { Chart } from './chart.js';
-import { Detail } from './detail.js';
+import { drawChart } from './chart.js';
+import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
 import { clockSeconds, count, plural } from './format.js';
-import { List } from './list.js';
+import { drawList, drawTimes, select, startList } from './list.js';
 import { Model, parsePosition } from './model.js';
 import { drawServer } from './server.js';
 import { ChangeStream, health } from './stream.js';
 
 const PAGE = 1000; // users a request
-const POLL = 30000; // the list is asked for again this often when no stream tells changes
-const STATS = 10000;
-const HISTORY = 60000;
+const POLL = 30000; // ms between two loads of the list when no stream tells changes
+const STATS = 10000; // between two looks at the totals
+const HISTORY = 60000; // and at the history
 const CHANGES = 1000; // changes applied a frame
-const CALM = 250; // a list of more than LONG users is drawn at most this often
-const LONG = 5000;
-const HIDDEN = 30000; // a tab hidden this long gives its stream back: browsers allow six a server
-const AGAIN = 60000; // a list that differs from the server's count is loaded at most this often
+const LONG = 5000; // a list of more users is drawn
+const CALM = 250; // at most this often, in ms
+const HIDDEN = 30000; // a tab hidden this long gives its stream back: a browser has six a server
 
 const model = new Model();
-const chart = new Chart();
 const stream = new ChangeStream({ fetch: openStream, wake: schedule });
-const detail = new Detail({ refused: checkSession, closed: () => { location.hash = '#/'; } });
-const list = new List(model, { facts, changed: moreForQuery });
 
-/** What is known of the server, and what is to be done when. */
+/** What is known of the server. */
 const fresh = () => ({
   running: false, // signed in, and data is shown
-  until: Infinity, // when the session ends
-  loading: '', // what the load under way says of itself
+  loading: '', // how far the load is
   loader: null, // ends the load under way
   loaded: 0, // when everybody was last loaded
   problem: '', // why the last load failed
@@ -38,10 +33,9 @@ const fresh = () => ({
   known: null, // the last position the server is known to have had
   knownAt: 0,
   heard: 0, // when data last came
-  differed: -Infinity, // when the list last differed from the server's count
   drawn: 0,
   dirty: false, // the list changed since
-  due: { stats: 0, history: 0, poll: Infinity },
+  due: { stats: 0, history: 0, poll: Infinity }, // when to ask
   stored: { text: null, cursor: null, done: false, busy: false }, // offline users loaded
 });
 let state = fresh();
@@ -69,7 +63,7 @@ function facts() {
   };
 }
 
-// ---- Drawing ------------------------------------------------------------------------------------
+// ---- Drawing ----
 
 let frame = 0;
 let late = 0;
@@ -106,7 +100,7 @@ function apply({ type, data }) {
     }
     if (type === 'change' && model.change(event)) {
       state.dirty = true;
-      if (event.user.user_id === detail.id) detail.changed();
+      if (event.user.user_id === shownUser()) userChanged();
     }
   } catch (error) {
     stream.lastId = null;
@@ -123,17 +117,15 @@ function hear(text) {
   state.knownAt = Date.now();
 }
 
-/** Draws the list and the totals: every frame while it is short, seldom when it is long. */
+/** Draws the list and the totals: at every change while it is short, seldom when it is long. */
 function draw() {
-  const now = Date.now();
   drawConnection();
-  if (model.rows.size > LONG && now - state.drawn < CALM) {
+  if (model.rows.size > LONG && Date.now() - state.drawn < CALM) {
     late ||= setTimeout(step, CALM);
     return;
   }
-  state.drawn = now;
-  model.flush();
-  if (state.dirty) list.draw();
+  state.drawn = Date.now();
+  if (state.dirty) drawList();
   state.dirty = false;
   const { stats } = state;
   if (!model.complete && !stats) return;
@@ -165,10 +157,10 @@ function drawConnection() {
   byId('stored').hidden = !/offline|all/.test(model.query.filter);
   byId('more').hidden = done;
   setText(byId('stored-text'), busy ? 'Loading offline users' : `${plural(model.gone.size,
-    'offline user')} loaded${done ? '' : '. There are more; a search (capitals count) finds them'}.`);
+    'offline user')} loaded.${done ? '' : ' There are more: search (capitals count).'}`);
 }
 
-// ---- Loading ------------------------------------------------------------------------------------
+// ---- Loading ----
 
 /** What to do when an answer is an error: the session may have ended. */
 function failed(error) {
@@ -214,7 +206,7 @@ async function load() {
   schedule();
 }
 
-/** Asks for the totals. If they are of the moment the list is of and differ, loads it again. */
+/** Asks for the totals, and how far the server is. */
 async function loadStats() {
   const mine = state;
   mine.due.stats = Date.now() + STATS;
@@ -224,12 +216,6 @@ async function loadStats() {
     mine.dirty = true;
     hear(stats.position);
     if (!byId('server').hidden) drawServer(stats);
-    const same = stats.position === `${model.epoch}-${model.seq}` && model.complete
-      && !mine.loading && !stream.queue.length;
-    if (same && stats.users.online !== model.totals.users && Date.now() - mine.differed > AGAIN) {
-      mine.differed = Date.now();
-      load();
-    }
   } catch (error) {
     failed(error);
   }
@@ -240,19 +226,11 @@ async function loadStats() {
 async function loadHistory() {
   state.due.history = Date.now() + HISTORY;
   try {
-    await chart.refresh();
+    await drawChart();
   } catch (error) {
     if (error.status === 404) state.due.history = Infinity;
     failed(error);
   }
-}
-
-/** Everything again, and the stream at once if it is broken. */
-function refresh() {
-  stream.open();
-  load();
-  loadStats();
-  loadHistory();
 }
 
 /** Loads offline users for a question that asks for them. */
@@ -277,7 +255,7 @@ async function moreStored() {
     const page = await request(`users?${query}`);
     await idle();
     if (stored !== state.stored) return;
-    model.page(page.users, page.position);
+    if (!model.page(page.users, page.position)) throw new Error('the server started anew');
     stored.cursor = page.next;
     stored.done = !page.next;
   } catch (error) {
@@ -289,7 +267,7 @@ async function moreStored() {
   schedule();
 }
 
-// ---- Signing in and out -------------------------------------------------------------------------
+// ---- Signing in and out ----
 
 /** Shows one of the parts of the page. */
 function show(part) {
@@ -331,10 +309,10 @@ function showLogin(message) {
   state = fresh();
   stream.close('');
   stream.lastId = null;
-  detail.open(null);
+  showUser(null);
   byId('kick-dialog').close();
   model.clear();
-  list.draw();
+  drawList();
   show('login');
   document.title = 'Sign in \u2013 presence';
   setText(byId('login-message'), message);
@@ -346,31 +324,20 @@ async function login(event) {
   event.preventDefault();
   byId('login-button').disabled = true;
   let text = '';
+  let wait = 0;
   try {
     const body = { password: byId('password').value };
     run(await request('login', { method: 'POST', body }));
     byId('password').value = '';
   } catch (error) {
-    if (error.status === 429) {
-      waitForLogin(Date.now() + 1000 * (error.retryAfter || 30));
-      return;
-    }
-    text = error.message;
-    if (error.status === 401) text = 'This is not the password.';
-    if (error.status === 404) text = 'This server has no admin password (--admin-password-file).';
+    if (error.status === 429) wait = error.retryAfter || 30;
+    text = { 401: 'This is not the password.',
+      404: 'This server has no admin password (--admin-password-file).',
+      429: `Too many failures. Try again in ${wait} s.` }[error.status] ?? error.message;
     byId('password').select();
   }
   setText(byId('login-message'), text);
-  byId('login-button').disabled = false;
-}
-
-/** Counts down until the next try is allowed. Only the first message is read out. */
-function waitForLogin(until) {
-  const left = Math.ceil((until - Date.now()) / 1000);
-  setText(byId('login-message'), left > 0 ? 'Too many failures.' : '');
-  setText(byId('login-wait'), left > 0 ? `You can try again in ${left} s.` : '');
-  byId('login-button').disabled = left > 0;
-  if (left > 0) setTimeout(waitForLogin, 500, until);
+  setTimeout(() => { byId('login-button').disabled = false; }, wait * 1000);
 }
 
 /** Ends the session. */
@@ -398,8 +365,7 @@ async function checkSession() {
 
 /** Shows the data and keeps it up to date. */
 function run({ expires_at: until }) {
-  Object.assign(state, { running: true, until: Date.parse(until) || Infinity,
-    loading: 'loading the list' });
+  Object.assign(state, { running: true, loading: 'loading the list' });
   byId('logout').hidden = !until;
   byId('overview').hidden = true;
   show('main');
@@ -424,23 +390,21 @@ function route() {
   } catch {
     // not an id: nobody is shown
   }
-  const before = detail.id;
-  detail.open(id);
-  list.select(id);
-  if (id === null && before !== null && !server) list.focus(before);
+  const before = server ? null : shownUser();
+  showUser(id);
+  select(id, before);
 }
 
 /** Once a second: times tick, and what is due is asked for. */
 function second() {
   const now = Date.now();
-  const { running, until, due } = state;
+  const { running, due } = state;
   if (!running) return;
   stream.tick();
   if (document.hidden) {
     if (now - hiddenSince > HIDDEN) stream.close('paused while this tab is hidden');
     return;
   }
-  if (now > until) checkSession();
   if (now >= due.stats) loadStats();
   if (now >= due.history) loadHistory();
   if (now >= due.poll && (stream.phase !== 'open' || model.totals.users <= PAGE)) {
@@ -448,8 +412,7 @@ function second() {
     load();
   }
   tick(now);
-  list.settle();
-  list.drawTimes();
+  drawTimes();
   drawConnection();
 }
 
@@ -463,14 +426,19 @@ function visibility() {
   schedule();
 }
 
-on('refresh', 'click', refresh);
+startList(model, facts, moreForQuery);
+startDetail(() => { location.hash = '#/'; }, checkSession);
+on('refresh', 'click', () => {
+  stream.open();
+  load();
+  loadStats();
+  loadHistory();
+});
 on('more', 'click', moreStored);
-on('chart-hours', 'change', loadHistory);
 on('logout', 'click', logout);
 on('login-form', 'submit', login);
 addEventListener('hashchange', route);
 addEventListener('online', () => state.running && stream.open());
 document.addEventListener('visibilitychange', visibility);
 setInterval(second, 1000);
-setInterval(() => detail.tick(), 250);
 begin();

@@ -4,20 +4,16 @@
 const DEADLINE = 15000;
 
 /** Why a request failed: `status` is 0 when there was no answer, `retryAfter` is in seconds. */
-export class ApiError extends Error {
-  constructor(status, message, { code = '', retryAfter = 0 } = {}) {
-    super(message);
-    Object.assign(this, { status, code, retryAfter });
-  }
-}
+const failure = (status, message, retryAfter = 0) =>
+  Object.assign(new Error(message), { status, retryAfter });
 
 /** The path of a user's data. Throws for "." and "..", which browsers take for folders always. */
 export function userPath(id, rest = '') {
-  if (/^\.\.?$/.test(id)) throw new ApiError(0, 'a browser cannot ask for an id that is only dots');
+  if (/^\.\.?$/.test(id)) throw failure(0, 'a browser cannot ask for an id that is only dots');
   return `users/${encodeURIComponent(id)}${rest}`;
 }
 
-/** One request: the JSON of the answer, or null when it has none. Rejects with an ApiError. */
+/** One request: the JSON of the answer, or null when it has none. Rejects with a failure. */
 export async function request(path, { method = 'GET', body, signal } = {}) {
   const abort = new AbortController();
   const stop = () => abort.abort();
@@ -34,7 +30,7 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
     answer = await fetch(new URL(path, document.baseURI), init);
     text = await answer.text();
   } catch {
-    throw new ApiError(0, 'the server does not answer');
+    throw failure(0, 'the server does not answer');
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener('abort', stop);
@@ -43,12 +39,11 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
   try {
     if (text) json = JSON.parse(text);
   } catch {
-    if (answer.ok) throw new ApiError(answer.status, 'the answer is not JSON');
+    if (answer.ok) throw failure(answer.status, 'the answer is not JSON');
   }
   if (answer.ok) return json;
-  const { code, message = `the server answered ${answer.status}` } = json?.error ?? {};
-  const retryAfter = Number(answer.headers.get('Retry-After'));
-  throw new ApiError(answer.status, message, { code, retryAfter });
+  throw failure(answer.status, json?.error?.message ?? `the server answered ${answer.status}`,
+    Number(answer.headers.get('Retry-After')));
 }
 
 /** The answer of the stream of changes, unread. */

@@ -128,7 +128,7 @@ export function limitText(name, value) {
   return value % 60000 ? `${count(value / 1000)} s` : lasting(value);
 }
 
-/** Samples as points on [0, width], the highest of each stretch; in pieces where some are missing. */
+/** Samples as points on [0, width], the peak of each stretch; in pieces where some are missing. */
 export function chartPieces(samples, interval, from, to, width) {
   const pieces = [];
   let last = -Infinity;

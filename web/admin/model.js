@@ -4,26 +4,10 @@
 /** Offline users kept at most; the longest gone are forgotten. */
 export const KEEP_OFFLINE = 20000;
 
-const RUN = 1024; // rows sorted in one step
-const SLICE = 8192; // rows filtered or merged in one step
+const SLICE = 4096; // rows put into a new view in one step
+const NONE = new Set();
 
 const RANK = { online: 0, busy: 1, away: 2, offline: 3, live: 0, cached: 1, stored: 2 };
-
-/** The columns, and the member of a row that each is sorted by. */
-const KEYS = { user: 'id', status: 'statusRank', source: 'sourceRank', connections: 'connections',
-  since: 'since', seen: 'seen' };
-
-/** What the list can be filtered by. */
-const FILTERS = {
-  online: (row) => row.online,
-  live: (row) => row.source === 'live',
-  cached: (row) => row.source === 'cached',
-  available: (row) => row.status === 'online',
-  busy: (row) => row.status === 'busy',
-  away: (row) => row.status === 'away',
-  offline: (row) => !row.online,
-  all: () => true,
-};
 
 /** A position "EPOCH-SEQ" as { epoch, seq }, or null when it is none. */
 export function parsePosition(text) {
@@ -42,13 +26,8 @@ function makeRow(user, reason, seq) {
   };
 }
 
-/** Whether two rows of a user look the same. */
-const sameLook = (a, b) => ['seen', 'status', 'source', 'connections', 'since', 'reason']
-  .every((name) => a[name] === b[name]);
-
-/** The order of rows by a column, then by id. */
-function comparator(sort, descending) {
-  const key = KEYS[sort];
+/** The order of rows by one of their members, then by id. */
+function comparator(key, descending) {
   const sign = descending ? -1 : 1;
   return (a, b) => {
     if (a[key] !== b[key]) return a[key] < b[key] ? -sign : sign;
@@ -56,39 +35,21 @@ function comparator(sort, descending) {
   };
 }
 
-/** Sorts in steps: runs of RUN rows, merged pair by pair. */
-function* sortInSteps(list, compare) {
-  let runs = [];
-  for (let at = 0; at < list.length; at += RUN) {
-    runs.push(list.slice(at, at + RUN).sort(compare));
-    yield;
+/** A sorted list without some rows, and with others that are sorted too. */
+function merge(list, out, into, compare) {
+  const merged = [];
+  let next = 0;
+  for (const row of list) {
+    if (out.has(row)) continue;
+    while (next < into.length && compare(into[next], row) < 0) merged.push(into[next++]);
+    merged.push(row);
   }
-  while (runs.length > 1) {
-    const merged = [];
-    for (let i = 0; i < runs.length; i += 2) {
-      merged.push(runs[i + 1] ? yield* mergeInSteps(runs[i], runs[i + 1], compare) : runs[i]);
-    }
-    runs = merged;
-  }
-  return runs[0] ?? [];
-}
-
-/** Merges two sorted lists in steps. */
-function* mergeInSteps(a, b, compare) {
-  const out = [];
-  let i = 0;
-  let j = 0;
-  while (i < a.length || j < b.length) {
-    if (j === b.length || (i < a.length && compare(a[i], b[j]) <= 0)) out.push(a[i++]);
-    else out.push(b[j++]);
-    if (out.length % SLICE === 0) yield;
-  }
-  return out;
+  return merged.concat(into.slice(next));
 }
 
 export class Model {
-  query = { text: '', filter: 'online', sort: 'user', descending: false };
-  compare = comparator('user', false);
+  query = { text: '', filter: 'online', sort: 'id', descending: false };
+  compare = comparator('id', false);
 
   /** Nobody known. */
   constructor() {
@@ -150,9 +111,8 @@ export class Model {
     for (const user of users) {
       let row = this.rows.get(user.user_id);
       if (!row || row.seq <= seq) {
-        const fresh = makeRow(user, row && !row.online && !user.online ? row.reason : null, seq);
-        if (row && sameLook(row, fresh)) row.seq = seq;
-        else this.put(row = fresh);
+        row = makeRow(user, row && !row.online && !user.online ? row.reason : null, seq);
+        this.put(row);
       }
       row.load = this.load;
     }
@@ -203,10 +163,12 @@ export class Model {
   /** Whether a row belongs in the view. */
   matches(row) {
     const { text, filter } = this.query;
-    return FILTERS[filter](row) && (!text || row.id.toLowerCase().includes(text));
+    const fits = { all: true, online: row.online, available: row.status === 'online' }[filter]
+      ?? (row.status === filter || row.source === filter);
+    return fits && (!text || row.id.toLowerCase().includes(text));
   }
 
-  /** Brings the view up to date with all changes, in one walk over it. True when it changed. */
+  /** Brings the view up to date with all changes. True when it changed. */
   flush() {
     if (this.building || !this.changed.size) return false;
     const out = new Set();
@@ -218,15 +180,7 @@ export class Model {
     }
     this.changed.clear();
     if (!out.size && !into.length) return false;
-    into.sort(this.compare);
-    const view = [];
-    let next = 0;
-    for (const row of this.view) {
-      if (out.has(row)) continue;
-      while (next < into.length && this.compare(into[next], row) < 0) view.push(into[next++]);
-      view.push(row);
-    }
-    this.view = view.concat(into.slice(next));
+    this.view = merge(this.view, out, into.sort(this.compare), this.compare);
     return true;
   }
 
@@ -238,19 +192,14 @@ export class Model {
     this.compare = comparator(mine.sort, mine.descending);
     this.changed.clear();
     const everyone = [...this.rows.values()];
-    const found = [];
+    let view = [];
     for (let at = 0; at < everyone.length; at += SLICE) {
       yield;
       if (this.building !== mine) return;
-      for (const row of everyone.slice(at, at + SLICE)) if (this.matches(row)) found.push(row);
+      const some = everyone.slice(at, at + SLICE).filter((row) => this.matches(row));
+      view = merge(view, NONE, some.sort(this.compare), this.compare);
     }
-    const sorting = sortInSteps(found, this.compare);
-    let step = sorting.next();
-    for (; !step.done; step = sorting.next()) {
-      yield;
-      if (this.building !== mine) return;
-    }
-    this.view = step.value;
+    this.view = view;
     this.building = null;
     this.flush();
   }

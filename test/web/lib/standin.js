@@ -211,7 +211,8 @@ class Standin {
 
   /** Sends a refusal. */
   refuse(response, status, code, headers) {
-    this.send(response, status, { error: { code, message: code.replace(/_/g, ' ') } }, headers);
+    const message = code === 'unknown_user' ? 'this user was never seen' : code.replace(/_/g, ' ');
+    this.send(response, status, { error: { code, message } }, headers);
   }
 
   /** Everything that is no file. */

@@ -1,0 +1,235 @@
+'use strict';
+// The React hook and the worked example with real React, 18 and 19: in Chromium, and on a server.
+
+const assert = require('node:assert/strict');
+const path = require('node:path');
+const vm = require('node:vm');
+const {
+  test: anyTest, release, start, presence, json, until, unique, tokenKey, bearer,
+} = require('../integration/lib');
+const { startChromium, servePages } = require('./lib/chromium');
+const { bundle } = require('./lib/bundle');
+const { makeBackend } = require('./example/server');
+
+const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only' }, body);
+
+/** Keeps what a page's console says that is no mere information. */
+function complaints(page) {
+  const found = [];
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type())) found.push(message.text());
+  });
+  page.on('pageerror', (error) => found.push(error.stack));
+  return found;
+}
+
+/** What the hook's tests render: what the hook gives, as text. */
+const STATUS = `
+  import { StrictMode } from 'react';
+  import { PresenceService } from 'presence-client';
+  import { usePresenceStatus } from 'presence-client/react';
+
+  export const count = { renders: 0, listeners: 0 };
+
+  export class Counted extends PresenceService {
+    on(type, listener) {
+      count.listeners++;
+      const off = super.on(type, listener);
+      return () => {
+        count.listeners--;
+        off();
+      };
+    }
+  }
+
+  export function Status({ service }) {
+    const { state, connected, attempt, userId, lastChange } = usePresenceStatus(service);
+    count.renders++;
+    return <p>{[state, connected, attempt, String(userId), typeof lastChange].join(' ')}</p>;
+  }
+  export const page = (service) => <StrictMode><Status service={service} /></StrictMode>;
+`;
+
+/** A page around it: a socket that the test plays, and ways to put the component into the page. */
+const BROWSER = `${STATUS}
+  import { flushSync } from 'react-dom';
+  import { createRoot, hydrateRoot } from 'react-dom/client';
+  window.count = count;
+  window.recovered = [];
+  window.WebSocket = class {
+    constructor() { window.socket = this; this.readyState = 0; }
+    send() {}
+    close() { this.readyState = 3; }
+    hello() { this.readyState = 1; this.onmessage({ data: '{"type":"hello","heartbeat_seconds":25}' }); }
+  };
+  window.service = new Counted();
+  window.text = () => document.querySelector('#root').textContent;
+  const root = () => document.querySelector('#root');
+  window.show = (one) => { window.tree ??= createRoot(root()); flushSync(() => tree.render(page(one))); };
+  window.hide = () => { flushSync(() => tree.unmount()); };
+  window.hydrate = (one) => {
+    window.tree = hydrateRoot(root(), page(one), { onRecoverableError: (error) => recovered.push(String(error)) });
+  };
+`;
+
+const IDLE = 'idle false 0 null object';
+
+for (const react of ['react18', 'react19']) {
+  /** A page in Chromium with the component, `html` in its root. */
+  const openPage = async (t, html = '') => {
+    const script = await bundle(path.join(__dirname, 'status.jsx'), { react, source: BROWSER });
+    const site = await servePages(t, {
+      '/': `<!doctype html><title>hook</title><div id="root">${html}</div><script type="module" src="/page.js"></script>`,
+      '/page.js': script,
+    });
+    const context = await startChromium(t);
+    const page = await context.newPage();
+    const found = complaints(page);
+    await page.goto(site.origin);
+    return { page, found };
+  };
+
+  test(`${react}: the hook follows the client, in StrictMode, and lets go of it`, async (t) => {
+    const { page, found } = await openPage(t);
+    const text = () => page.evaluate(() => window.text());
+    /** Does something in the page, and waits for what is shown then. */
+    const after = async (work, shown) => {
+      await page.evaluate(work);
+      await page.waitForFunction((wanted) => window.text() === wanted, shown);
+    };
+    await page.evaluate(() => window.show(service));
+    assert.equal(await text(), IDLE);
+    assert.equal(await page.evaluate(() => count.listeners), 1);
+    await after(() => service.startPresence('alice'), 'connecting false 0 alice number');
+    await after(() => socket.hello(), 'connected true 0 alice number');
+    await after(() => socket.onclose({ code: 1006, reason: '', wasClean: false }), 'reconnecting false 1 alice number');
+    await after(() => dispatchEvent(new Event('online')), 'reconnecting false 1 alice number');
+    await page.waitForFunction(() => socket.readyState === 0); // at once, or a second after the last try
+    await after(() => socket.hello(), 'connected true 0 alice number');
+
+    // nothing has changed, so nothing is rendered
+    const before = await page.evaluate(() => count.renders);
+    await page.evaluate(() => { socket.onmessage({ data: 'pong' }); service.setStatus('online'); });
+    await page.evaluate(() => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); }));
+    assert.equal(await page.evaluate(() => count.renders), before);
+
+    await after(() => service.stopPresence(), 'stopped false 0 null number');
+    await page.evaluate(() => window.hide());
+    assert.equal(await page.evaluate(() => count.listeners), 0);
+    await page.evaluate(() => service.startPresence('bob')); // nobody looks any more
+    assert.deepEqual(found, []);
+  });
+
+  test(`${react}: another client in the same component`, async (t) => {
+    const { page, found } = await openPage(t);
+    await page.evaluate(() => {
+      window.show(service);
+      window.other = new service.constructor();
+      other.startPresence('bob');
+      window.show(other);
+    });
+    assert.equal(await page.evaluate(() => window.text()), 'connecting false 0 bob number');
+    assert.equal(await page.evaluate(() => count.listeners), 1);
+    await page.evaluate(() => service.startPresence('alice'));
+    await page.evaluate(() => window.show()); // the default one
+    assert.equal(await page.evaluate(() => window.text()), IDLE);
+    assert.equal(await page.evaluate(() => count.listeners), 0);
+    assert.deepEqual(found, []);
+  });
+
+  test(`${react}: rendered by a server, taken over by a browser that is connected already`, async (t) => {
+    const source = `${STATUS}
+      import { renderToString } from 'react-dom/server';
+      export const html = () => renderToString(page());
+      export const busy = () => {
+        const service = new PresenceService({ apiUrl: 'http://x', WebSocket: class { close() {} } });
+        service.startPresence('alice');
+        const rendered = renderToString(page(service));
+        service.stopPresence();
+        return rendered;
+      };`;
+    const code = await bundle(path.join(__dirname, 'server.jsx'), { react, source, node: true });
+    const module = { exports: {} };
+    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(module, module.exports, require);
+    const html = module.exports.html();
+    assert.equal(html, `<p>${IDLE}</p>`);
+    assert.equal(module.exports.busy(), html, 'a server never shows anybody\'s presence');
+
+    const { page, found } = await openPage(t, html);
+    assert.equal(await page.evaluate(() => window.text()), IDLE);
+    await page.evaluate(() => {
+      service.startPresence('alice');
+      socket.hello();
+      window.hydrate(service);
+    });
+    await page.waitForFunction(() => window.text() === 'connected true 0 alice number');
+    assert.deepEqual([found, await page.evaluate(() => recovered)], [[], []]);
+  });
+
+  test(`${react}: the example: login and registration start, logout stops, a reload resumes`, async (t) => {
+    const key = tokenKey(t);
+    const admin = bearer(await key.admin());
+    let backend;
+    const site = await servePages(t, (request, response) => backend(request, response));
+    const server = await start(t, { args: [...key.args, '--allow-origin', site.origin, '--grace', '20s'] });
+    backend = await makeBackend({ presence: `http://127.0.0.1:${server.port}`, secret: key.secret, react });
+    const context = await startChromium(t);
+    const page = await context.newPage();
+    const found = complaints(page);
+    const user = unique('anna');
+    const state = (wanted) => page.waitForSelector(`[role=status][data-state=${wanted}]`);
+    const fill = async (name, password) => {
+      await page.fill('[name=name]', name);
+      await page.fill('[name=password]', password);
+    };
+    const stays = async () => (await json(server, `/admin/users/${user}/sessions`, admin)).sessions;
+
+    await page.goto(site.origin);
+    await page.waitForSelector('form');
+    await state('idle');
+
+    await fill(user, 'secret');
+    await page.click('text=Register');
+    await state('connected');
+    assert.match(await page.textContent('[role=status]'), new RegExp(`^${user}: online, since `));
+    const first = await presence(server, user, admin);
+    assert.deepEqual([first.source, first.connections], ['live', 1], 'StrictMode leaves one connection');
+
+    await page.reload();
+    await state('connected');
+    const again = await presence(server, user, admin);
+    assert.deepEqual([again.connections, again.connected_at], [1, first.connected_at], 'a reload is no event');
+
+    const tab = await context.newPage();
+    await tab.goto(site.origin);
+    await tab.waitForSelector('[data-state=connected]');
+    assert.equal((await presence(server, user, admin)).connections, 2);
+    await tab.close();
+
+    await page.click('text=Log out');
+    await page.waitForSelector('form');
+    await state('stopped');
+    await until('offline at once', async () => !(await presence(server, user, admin)).online);
+    await until('on record', async () => (await stays())[0]?.reason === 'closed');
+    assert.equal((await stays()).length, 1);
+    await page.reload();
+    await page.waitForSelector('form');
+    await state('idle');
+    assert.equal((await presence(server, user, admin)).online, false);
+    assert.deepEqual(found, []);
+
+    await fill(user, 'guess');
+    await page.click('text=Log in');
+    await page.waitForSelector('[role=alert]');
+    assert.equal(await page.textContent('[role=alert]'), 'wrong name or password');
+    await state('idle');
+    await fill(user, 'secret');
+    await page.click('text=Log in');
+    await state('connected');
+    assert.equal((await presence(server, user, admin)).online, true);
+
+    await server.stop();
+    await state('reconnecting');
+    assert.match(await page.textContent('[role=status]'), /: connection lost, try 1, since /);
+  });
+}
