@@ -184,8 +184,11 @@ test('C09 after stop no socket, no timer, no listener is left, from every state,
     await world.clock.advance(10 * MINUTE);
     assert.equal(world.sockets.length, length, `${state}: a socket after stop`);
     client.stopPresence(); // and again
+    assert.deepEqual(client.getSnapshot(), { ...client.getSnapshot(),
+      state: 'stopped', connected: false, userId: null, attempt: 0, status: 'online' });
     world.server = 'up';
     client.startPresence('alice');
+    assert.equal(client.state, 'connecting', `${state}: started again`);
     await world.clock.advance(SECOND);
     assert.equal(client.state, 'connected', `${state}: started again`);
     client.stopPresence();
@@ -268,6 +271,46 @@ test('a listener may stop or start: what it asked for is what remains', async ()
   await world.clock.advance(SECOND);
   assert.equal(client.getCurrentUserId(), 'carol');
   assert.equal(world.live.length, 1);
+});
+
+test('a listener of the last change may start again: the end is not told behind that', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const off = client.on('change', ({ state }) => {
+    if (state !== 'stopped') return;
+    off();
+    client.startPresence('bob');
+  });
+  client.stopPresence();
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.log.map(([type]) => type), ['connected']);
+  assert.equal(client.getCurrentUserId(), 'bob');
+});
+
+test('no change, no event: the snapshot is the same object', async () => {
+  const world = new World();
+  const client = await world.connected();
+  let changes = 0;
+  client.on('change', () => changes++);
+  const before = client.getSnapshot();
+  client.setStatus('online');
+  client.startPresence('alice');
+  world.page.show(false);
+  world.page.show(true);
+  await world.clock.advance(MINUTE);
+  assert.deepEqual([client.getSnapshot() === before, changes], [true, 0]);
+  client.setStatus('busy');
+  assert.deepEqual([client.getSnapshot().status, changes], ['busy', 1]);
+});
+
+test('a clock may be a part of one', async () => {
+  const world = new World();
+  const { setTimeout, clearTimeout } = world.clock;
+  const client = await world.client({ clock: { setTimeout, clearTimeout } });
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.equal(client.isConnected(), true);
+  assert.ok(Math.abs(client.getSnapshot().lastChange - Date.now()) < MINUTE);
 });
 
 test('on() gives what takes the listener away; EventTarget\'s own ways work too', async () => {
@@ -388,6 +431,21 @@ test('C01 2,000 failures: every delay is finite, positive and capped', async () 
     for (const delay of delays.slice(5)) assert.ok(delay >= 30000, String(delay));
     client.stopPresence();
   }
+});
+
+test('delays of 0 do not make a tight loop', async () => {
+  const world = new World('refuse');
+  const client = await world.client({ reconnectDelay: 0, maxReconnectDelay: 0, probeDelay: 0 });
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND);
+  assert.equal(client.state, 'suspended');
+  assert.ok(world.sockets.length > 50 && world.sockets.length <= 101, String(world.sockets.length));
+  client.stopPresence();
+  client.configure({ maxReconnectAttempts: Infinity });
+  client.startPresence('alice');
+  await world.clock.advance(2 * MINUTE);
+  assert.ok(client.getSnapshot().attempt > 1100);
+  assert.ok(world.told('reconnecting').every((one) => one.delay === 100));
 });
 
 test('giveUp: a full stop in place of suspended', async () => {
@@ -516,6 +574,39 @@ test('a page that wakes up again and again tries once a second at most, and uses
   assert.ok(world.sockets.length - tried >= 3);
   assert.equal(client.state, 'reconnecting');
   assert.equal(client.getSnapshot().attempt, 3);
+});
+
+test('waking up never makes a try later than it was, nor does it use up an attempt', async () => {
+  const world = new World(closing({ code: 1012, reason: 'retry_after=500', hello: true }));
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(100);
+  world.page.send('online'); // the last try was just now, and half a second was asked for
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.gaps, [500 + LATENCY]);
+
+  world.server = 'refuse';
+  world.last.end(1006);
+  await world.clock.advance(5 * SECOND); // tries after 1 and 3 s; the next after 7 s
+  assert.equal(client.getSnapshot().attempt, 3);
+  const { length } = world.sockets;
+  world.page.send('online');
+  await world.clock.advance(LATENCY);
+  assert.equal(world.sockets.length, length + 1);
+  assert.deepEqual(world.log.at(-1), ['reconnecting', { attempt: 3, delay: 4000, maxAttempts: 5 }]);
+});
+
+test('a hidden page that is resumed tries at once, and stays away', async () => {
+  const world = new World('refuse');
+  world.page.visibilityState = 'hidden';
+  const client = await world.client({ awayAfter: 1000, maxReconnectAttempts: 0 });
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND);
+  world.server = 'up';
+  world.page.send('resume');
+  await world.clock.advance(2 * LATENCY);
+  assert.equal(client.isConnected(), true);
+  assert.deepEqual([client.getSnapshot().status, world.last.sent], ['away', ['{"type":"status","status":"away"}']]);
 });
 
 // ---- Tokens --------------------------------------------------------------------------------------
@@ -923,6 +1014,24 @@ test('C05 the answer to a probe keeps the socket; any message is one', async () 
   assert.equal(client.isConnected(), true);
 });
 
+test('C06 20 events in 100 ms while connected: one probe, and none while the line is known to work', async () => {
+  const world = new World();
+  await world.connected();
+  const twenty = async () => {
+    for (let i = 0; i < 20; i++) {
+      world.page.send('online');
+      world.page.show(true);
+      await world.clock.advance(5);
+    }
+  };
+  await twenty(); // the hello was just now
+  assert.deepEqual(world.last.sent, []);
+  await world.clock.advance(2 * SECOND);
+  await twenty();
+  assert.deepEqual(world.last.sent, ['ping']);
+  assert.equal(world.sockets.length, 1);
+});
+
 test('a line that dies in silence is noticed at the next heartbeat', async () => {
   const world = new World();
   const client = await world.connected();
@@ -954,8 +1063,9 @@ test('the machine slept between a probe and its answer: the answer gets its time
   world.last.answer = null;
   world.page.send('online'); // a probe
   world.clock.sleep(60 * MINUTE); // and the lid is closed
+  await world.clock.advance(0); // the late timer probes again
+  assert.deepEqual(world.last.sent.slice(-2), ['ping', 'ping']);
   world.last.answer = pong(world.last);
-  await world.clock.advance(SECOND); // the late timer probes again
   await world.clock.advance(10 * SECOND);
   assert.equal(world.sockets.length, 1);
   assert.equal(client.isConnected(), true);
@@ -965,9 +1075,10 @@ test('C06 20 events in 100 ms while connecting, then a late close of the old one
   const world = new World('hang');
   const client = await world.client();
   client.startPresence('alice');
-  const old = { ...handlers(world.last) };
+  const old = handlers(world.last);
   await world.clock.advance(10 * SECOND + SECOND); // the first is given up; the second is under way
   assert.equal(world.sockets.length, 2);
+  assert.equal(world.sockets[0].onmessage, null);
   let most = 0;
   for (let i = 0; i < 20; i++) {
     const { page } = world;
