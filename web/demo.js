@@ -151,7 +151,7 @@ async function look() {
         ticker((now) => ago(Math.max(0, now - Date.parse(user.last_seen))))),
       badge(user.status), badge(user.source))));
   } catch (error) {
-    setText(byId('count'), `unknown: ${error.message}`);
+    setText(byId('count'), error.status === 401 ? 'only admins see them' : error.message);
   }
 }
 
