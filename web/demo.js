@@ -10,7 +10,6 @@ const LOG = 100; // lines kept
 
 let cut = false;
 let live = null; // the last real socket
-let nextTry = 0;
 let reconnected = 0;
 let lost = false;
 
@@ -57,15 +56,7 @@ function show(state, text) {
   setText(byId('state'), text);
   setText(byId('reconnected'), String(reconnected));
   if (state === 'connected') setText(byId('attempt'), '0');
-  if (state !== 'trying') nextTry = 0;
-  drawDelay();
   setTimeout(look, 100);
-}
-
-/** Draws how long it is to the next try. */
-function drawDelay() {
-  const left = Math.ceil((nextTry - Date.now()) / 1000);
-  setText(byId('delay'), left > 0 ? `in ${left} s` : nextTry ? 'now' : '\u2013');
 }
 
 /** Shows the form, or what runs in its place. */
@@ -99,13 +90,11 @@ client.on('disconnected', ({ code, willReconnect }) => {
   if (willReconnect) note(`Connection lost (${code})`);
 });
 client.on('reconnecting', ({ attempt, delay, maxAttempts }) => {
-  nextTry = Date.now() + delay;
   setText(byId('attempt'), `${attempt} of ${maxAttempts}`);
   note(`Attempt ${attempt} of ${maxAttempts} in ${(delay / 1000).toFixed(1)} s`);
   show('trying', 'Reconnecting');
 });
 client.on('suspended', ({ delay }) => {
-  nextTry = Date.now() + delay;
   note(`Suspended: from now on one try every ${Math.round(delay / 1000)} s`);
   show('trying', 'Suspended');
 });
@@ -133,7 +122,6 @@ on('stop', 'click', () => {
 on('cut', 'click', () => setCut(!cut));
 on('status', 'change', () => {
   client.setStatus(byId('status').value);
-  note(`Your status is ${byId('status').value}`);
   setTimeout(look, 100);
 });
 
@@ -151,14 +139,11 @@ async function look() {
         ticker((now) => ago(Math.max(0, now - Date.parse(user.last_seen))))),
       badge(user.status), badge(user.source))));
   } catch (error) {
-    setText(byId('count'), `unknown: ${error.message}`);
+    setText(byId('count'), error.status === 401 ? 'only admins see them' : error.message);
   }
 }
 
-setInterval(() => {
-  drawDelay();
-  tick(Date.now());
-}, 500);
+setInterval(() => tick(Date.now()), 1000);
 setInterval(look, EVERY);
 document.addEventListener('visibilitychange', look);
 const name = sessionStorage.getItem('name') ?? '';

@@ -82,7 +82,10 @@ export interface PresenceOptions {
   maxReconnectAttempts?: number | null;
   /** Stop for good where the client would be `suspended`. Default false. */
   giveUp?: boolean | null;
-  /** The first delay, doubled with each try. Default 1000 ms. Up to a tenth is added at random. */
+  /**
+   * The first delay, doubled with each try; at least 100. Default 1000 ms. Up to a tenth is added
+   * at random.
+   */
   reconnectDelay?: number | null;
   /** The longest delay, before the tenth. Default 30000 ms. */
   maxReconnectDelay?: number | null;

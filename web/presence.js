@@ -52,6 +52,7 @@ const JITTER = 0.1; /* the part of a delay that is added at random, at most */
 const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
 const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
 const STATUS_PAUSE = 250; /* ms between two changes of status: servers take 20 messages a second */
+const SHORTEST = 100; /* ms between two tries, at least */
 const ALIVE = 1000; /* ms for which a message proves that the line works */
 
 const CLOSE_STOP = 1000; /* the user leaves: offline at once */
@@ -322,8 +323,6 @@ export class PresenceService extends EventTarget {
     this.#heartbeat = this.#options.heartbeatInterval ?? asked;
     this.#disarm('deadline');
     this.#attempt = 0;
-    this.#refused = null;
-    this.#notBefore = -Infinity;
     this.#sent = 'online';
     this.#sentAt = -Infinity;
     this.#beat();
@@ -338,9 +337,8 @@ export class PresenceService extends EventTarget {
   /** A try that came to nothing on this side. */
   #failed(attempt, code, text) {
     if (this.#try !== attempt) return;
-    const run = this.#run;
     this.#error(code, text, false);
-    if (this.#run === run) this.#lost(attempt, broken(code));
+    this.#lost(attempt, broken(code));
   }
 
   /** The end of a try or a connection, whoever noticed it. `now`: try again at once. */
@@ -354,7 +352,7 @@ export class PresenceService extends EventTarget {
       this.#end(close, reason || 'forbidden', 'the server does not want this user here');
       return;
     }
-    if (was !== 'suspended' && !(attempt.extra && this.#attempt > 0)) this.#attempt++;
+    if (!attempt.extra || this.#attempt === 0) this.#attempt++;
     if (giveUp && this.#attempt > most) {
       this.#end(close, 'gave_up', `no connection after ${most} more attempts`);
       return;
@@ -534,8 +532,7 @@ export class PresenceService extends EventTarget {
 
   /** Nobody sees the page: away after a while. */
   #hidden() {
-    const { awayAfter } = this.#options;
-    if (awayAfter < Infinity) this.#arm('away', awayAfter, () => this.#away());
+    this.#arm('away', this.#options.awayAfter, () => this.#away());
   }
 
   /** Nobody has seen the page for long, or nothing of it will run from now on. */
@@ -597,7 +594,8 @@ export class PresenceService extends EventTarget {
   /** A delay with up to a tenth added, so that clients do not come back all at once. */
   #jitter(delay) {
     const random = Number(this.#options.random());
-    return delay + delay * JITTER * Math.min(Math.max(random || 0, 0), 1);
+    const added = delay * JITTER * Math.min(Math.max(random || 0, 0), 1);
+    return Math.max(delay + added, SHORTEST);
   }
 
   /** Runs `work` in `ms`; there is one timer of a name. */

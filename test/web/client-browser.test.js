@@ -4,13 +4,28 @@
 const assert = require('node:assert/strict');
 const path = require('node:path');
 const {
-  test: anyTest, release, start, startProxy, presence, stats, del, json, until, unique, tokenKey,
-  bearer, seconds, segment, assertNeverLeft, assertLeftOnce,
+  test: anyTest,
+  release,
+  start,
+  startProxy,
+  presence,
+  stats,
+  del,
+  json,
+  until,
+  unique,
+  tokenKey,
+  bearer,
+  seconds,
+  segment,
+  assertNeverLeft,
+  assertLeftOnce,
 } = require('../integration/lib');
 const { startChromium, servePages } = require('./lib/chromium');
 const { WEB } = require('./lib/world');
 
-const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only' }, body);
+const test = (name, body) =>
+  anyTest(name, { skip: !release && 'for the released program only' }, body);
 
 /** A page whose presence is started as soon as it is there: the user and the options, as JSON, are
  *  in its query. `events` is what the client told, `shown` what the page did. */
@@ -56,7 +71,7 @@ const reach = (page, state) =>
 const told = (page, type) =>
   page.evaluate((one) => events.filter(([name]) => name === one).map(([, detail]) => detail), type);
 
-test('from the server itself: the page\'s own origin, start, status, stop', async (t) => {
+test("from the server itself: the page's own origin, start, status, stop", async (t) => {
   const server = await start(t);
   const context = await startChromium(t);
   const page = await context.newPage();
@@ -71,7 +86,10 @@ test('from the server itself: the page\'s own origin, start, status, stop', asyn
   await reach(page, 'connected');
   await until('busy', async () => (await presence(server, user)).status === 'busy');
   assert.equal((await presence(server, user)).connections, 1);
-  assert.deepEqual(await page.evaluate(() => [client.isConnected(), client.getCurrentUserId()]), [true, user]);
+  assert.deepEqual(await page.evaluate(() => [client.isConnected(), client.getCurrentUserId()]), [
+    true,
+    user,
+  ]);
   await page.evaluate(() => client.stopPresence());
   await until('offline', async () => !(await presence(server, user)).online);
   await assertLeftOnce(server, user, 'closed');
@@ -82,8 +100,25 @@ test('ids of every kind arrive as they are', async (t) => {
   const world = await setup(t);
   const page = await openPage(world, 'first');
   await reach(page, 'connected');
-  const ids = ['a/b', '100%', 'a%2Fb', 'a+b c', 'x@y.example', 'a?b#c', '\u{1f600}', '\u00e9', 'e\u0301', 'Bob',
-    'bob', 'end ', '...', '__proto__', 'constructor', '\\', "'\"<>&"];
+  const ids = [
+    'a/b',
+    '100%',
+    'a%2Fb',
+    'a+b c',
+    'x@y.example',
+    'a?b#c',
+    '\u{1f600}',
+    '\u00e9',
+    'e\u0301',
+    'Bob',
+    'bob',
+    'end ',
+    '...',
+    '__proto__',
+    'constructor',
+    '\\',
+    '\'"<>&',
+  ];
   for (const id of ids) {
     await page.evaluate((one) => client.startPresence(one), id);
     await reach(page, 'connected');
@@ -105,7 +140,10 @@ test('a reload is no event, and the page is back', async (t) => {
     await reach(page, 'connected');
   }
   const again = await presence(world.server, user);
-  assert.deepEqual([again.source, again.connections, again.connected_at], ['live', 1, first.connected_at]);
+  assert.deepEqual(
+    [again.source, again.connections, again.connected_at],
+    ['live', 1, first.connected_at],
+  );
   await assertNeverLeft(world.server, user);
 });
 
@@ -126,10 +164,17 @@ test('a duplicated tab has a socket of its own; closing one keeps the user onlin
   const page = await openPage(world, user);
   await reach(page, 'connected');
   // a tab with an opener begins with a copy of its session storage, as a duplicated one does
-  const [copy] = await Promise.all([world.context.waitForEvent('page'), page.evaluate(() => { window.open(location.href); })]);
+  const [copy] = await Promise.all([
+    world.context.waitForEvent('page'),
+    page.evaluate(() => {
+      window.open(location.href);
+    }),
+  ]);
   await reach(copy, 'connected');
   assert.equal((await presence(world.server, user)).connections, 2);
-  const names = [...await told(page, 'connected'), ...await told(copy, 'connected')].map((one) => one.connectionId);
+  const names = [...(await told(page, 'connected')), ...(await told(copy, 'connected'))].map(
+    (one) => one.connectionId,
+  );
   assert.equal(new Set(names).size, 2);
   assert.equal(await copy.evaluate(() => sessionStorage.length + localStorage.length), 0);
   await copy.close();
@@ -145,7 +190,9 @@ test('into the back-forward cache and back: closed at once, connected at once', 
   const user = unique('cache');
   const page = await openPage(world, user);
   await reach(page, 'connected');
-  await page.evaluate(() => { location.href = '/other'; });
+  await page.evaluate(() => {
+    location.href = '/other';
+  });
   await page.waitForURL('**/other');
   await until('no connection', async () => (await presence(world.server, user)).connections === 0);
   await page.evaluate(() => history.back());
@@ -153,7 +200,10 @@ test('into the back-forward cache and back: closed at once, connected at once', 
   await reach(page, 'connected');
   // the same page as before, not a new one
   assert.deepEqual(await page.evaluate(() => shown), [false, 'freeze', 'resume', true]);
-  assert.deepEqual((await told(page, 'disconnected')).map((one) => one.reason), ['pagehide']);
+  assert.deepEqual(
+    (await told(page, 'disconnected')).map((one) => one.reason),
+    ['pagehide'],
+  );
   const { connections, source, status } = await presence(world.server, user);
   assert.deepEqual([connections, source, status], [1, 'live', 'online']);
   assert.equal((await told(page, 'connected')).length, 2);
@@ -164,7 +214,10 @@ test('the network goes and comes back: noticed by the probe, back at once', asyn
   const proxy = await startProxy(t, world.server);
   const user = unique('network');
   const page = await openPage(world, user, {
-    apiUrl: `http://127.0.0.1:${proxy.port}`, probeTimeout: 300, reconnectDelay: 500, maxReconnectAttempts: 1,
+    apiUrl: `http://127.0.0.1:${proxy.port}`,
+    probeTimeout: 300,
+    reconnectDelay: 500,
+    maxReconnectAttempts: 1,
   });
   await reach(page, 'connected');
   proxy.blackHole();
@@ -175,7 +228,10 @@ test('the network goes and comes back: noticed by the probe, back at once', asyn
   await world.context.setOffline(false); // `online`
   await reach(page, 'connected');
   assert.equal((await told(page, 'suspended')).length, 1);
-  await until('one connection is live', async () => (await presence(world.server, user)).source === 'live');
+  await until(
+    'one connection is live',
+    async () => (await presence(world.server, user)).source === 'live',
+  );
 });
 
 test('the server restarts: back when it said, the same stay', async (t) => {
@@ -191,7 +247,9 @@ test('the server restarts: back when it said, the same stay', async (t) => {
   const [, asked] = /^retry_after=(\d+)$/.exec(reason);
   assert.equal((await told(page, 'reconnecting'))[0].delay, Number(asked));
   const again = await start(t, {
-    data: world.server.data, address: world.server, args: ['--allow-origin', world.site.origin],
+    data: world.server.data,
+    address: world.server,
+    args: ['--allow-origin', world.site.origin],
   });
   await reach(page, 'connected');
   const now = await presence(again, user);
@@ -213,8 +271,14 @@ test('4401: the token runs out, getToken gives a new one, the user stays online'
   await reach(page, 'connected');
   await page.waitForFunction(() => events.filter(([type]) => type === 'connected').length === 2);
   assert.deepEqual(asked, [user, user]);
-  assert.deepEqual((await told(page, 'error')).map(({ code, final }) => [code, final]), [['token_expired', false]]);
-  assert.deepEqual((await told(page, 'reconnecting')).map(({ attempt, delay }) => [attempt, delay]), [[1, 0]]);
+  assert.deepEqual(
+    (await told(page, 'error')).map(({ code, final }) => [code, final]),
+    [['token_expired', false]],
+  );
+  assert.deepEqual(
+    (await told(page, 'reconnecting')).map(({ attempt, delay }) => [attempt, delay]),
+    [[1, 0]],
+  );
   assert.equal((await presence(world.server, user, admin)).source, 'live');
 });
 
@@ -225,8 +289,14 @@ test('P09 a refused token is never sent again', async (t) => {
   const admin = bearer(await key.admin());
   let token = await key.user(user, { exp: seconds() - 3600 });
   await world.context.exposeFunction('mint', () => token);
-  const page = await openPage(world, user, { reconnectDelay: 50, maxReconnectDelay: 50, maxReconnectAttempts: 1000 });
-  await page.waitForFunction(() => events.filter(([, { code }]) => code === 'token_unchanged').length > 5);
+  const page = await openPage(world, user, {
+    reconnectDelay: 50,
+    maxReconnectDelay: 50,
+    maxReconnectAttempts: 1000,
+  });
+  await page.waitForFunction(
+    () => events.filter(([, { code }]) => code === 'token_unchanged').length > 5,
+  );
   const { counters } = await json(world.server, '/admin/stats', admin);
   assert.equal(counters.tokens_refused, 1);
   assert.equal((await told(page, 'error'))[0].code, 'token_expired');
@@ -234,7 +304,7 @@ test('P09 a refused token is never sent again', async (t) => {
   await reach(page, 'connected');
 });
 
-test('4403: kicked is final, somebody else\'s presence too', async (t) => {
+test("4403: kicked is final, somebody else's presence too", async (t) => {
   const key = tokenKey(t);
   const world = await setup(t, { args: key.args });
   const user = unique('kicked');
@@ -242,29 +312,44 @@ test('4403: kicked is final, somebody else\'s presence too', async (t) => {
   await world.context.exposeFunction('mint', () => key.user(user));
   const page = await openPage(world, user);
   await reach(page, 'connected');
-  assert.equal((await del(world.server, `/admin/users/${segment(user)}/connections`, admin)).json.closed, 1);
+  assert.equal(
+    (await del(world.server, `/admin/users/${segment(user)}/connections`, admin)).json.closed,
+    1,
+  );
   await reach(page, 'stopped');
-  assert.deepEqual(await page.evaluate(() => client.lastClose), { code: 4403, reason: 'kicked', wasClean: true });
-  assert.deepEqual((await told(page, 'error')).map(({ code, final }) => [code, final]), [['kicked', true]]);
+  assert.deepEqual(await page.evaluate(() => client.lastClose), {
+    code: 4403,
+    reason: 'kicked',
+    wasClean: true,
+  });
+  assert.deepEqual(
+    (await told(page, 'error')).map(({ code, final }) => [code, final]),
+    [['kicked', true]],
+  );
   await page.evaluate(() => dispatchEvent(new Event('online')));
   await page.evaluate(() => client.startPresence('somebody-else')); // with the token of `user`
   await reach(page, 'stopped');
   await page.waitForFunction(() => events.at(-1)[1].code === 'forbidden');
   const { connections } = await json(world.server, '/admin/stats', admin);
-  assert.deepEqual([connections.current, (await presence(world.server, user, admin)).online], [0, false]);
+  assert.deepEqual(
+    [connections.current, (await presence(world.server, user, admin)).online],
+    [0, false],
+  );
 });
 
-test('hidden, visible, frozen, resumed: the user is away and online again, on one socket', async (t) => {
+test('hidden, visible, frozen, resumed: away and online again, on one socket', async (t) => {
   const world = await setup(t);
   const user = unique('hidden');
   const page = await openPage(world, user, { awayAfter: 100 });
   await reach(page, 'connected');
   // playwright keeps its pages visible and awake, so the page is told that it is not
-  const show = (state) => page.evaluate((value) => {
-    Object.defineProperty(document, 'visibilityState', { configurable: true, value });
-    document.dispatchEvent(new Event('visibilitychange'));
-  }, state);
-  const status = (wanted) => until(wanted, async () => (await presence(world.server, user)).status === wanted);
+  const show = (state) =>
+    page.evaluate((value) => {
+      Object.defineProperty(document, 'visibilityState', { configurable: true, value });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }, state);
+  const status = (wanted) =>
+    until(wanted, async () => (await presence(world.server, user)).status === wanted);
   await show('hidden');
   await status('away');
   await show('visible');
@@ -273,16 +358,23 @@ test('hidden, visible, frozen, resumed: the user is away and online again, on on
   await status('away');
   await page.evaluate(() => document.dispatchEvent(new Event('resume')));
   await status('online');
-  assert.deepEqual([await told(page, 'disconnected'), (await told(page, 'connected')).length], [[], 1]);
+  assert.deepEqual(
+    [await told(page, 'disconnected'), (await told(page, 'connected')).length],
+    [[], 1],
+  );
 });
 
 test('a page of an origin that is not allowed is not connected, and goes on trying', async (t) => {
   const site = await servePages(t, { '/': PAGE });
   const server = await start(t);
   const context = await startChromium(t);
-  const page = await openPage({ context, site, apiUrl: `http://127.0.0.1:${server.port}` }, 'alice', { maxReconnectAttempts: 0 });
+  const page = await openPage(
+    { context, site, apiUrl: `http://127.0.0.1:${server.port}` },
+    'alice',
+    { maxReconnectAttempts: 0 },
+  );
   await reach(page, 'suspended');
-  assert.deepEqual((await told(page, 'connected')), []);
+  assert.deepEqual(await told(page, 'connected'), []);
 });
 
 test('in node: connects, probes, says its token, survives a restart, stops', async (t) => {
@@ -303,7 +395,10 @@ test('in node: connects, probes, says its token, survives a restart, stops', asy
   client.startPresence(user);
   assert.equal((await first).userId, user);
   assert.equal((await presence(server, user, admin)).source, 'live');
-  await until('probes', async () => (await json(server, '/admin/stats', admin)).counters.messages >= 3);
+  await until(
+    'probes',
+    async () => (await json(server, '/admin/stats', admin)).counters.messages >= 3,
+  );
   const second = connected();
   await server.stop();
   const again = await start(t, { data: server.data, address: server, args: key.args });

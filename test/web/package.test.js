@@ -11,15 +11,28 @@ const { WEB } = require('./lib/world');
 const test = (name, body) => anyTest(name, { skip: !release && 'once is enough' }, body);
 
 const MODULES = path.join(__dirname, '../node_modules');
-const SHIPPED = ['package.json', 'presence.d.ts', 'presence.js', 'use-presence-status.d.ts', 'use-presence-status.js'];
+const SHIPPED = [
+  'package.json',
+  'presence.d.ts',
+  'presence.js',
+  'use-presence-status.d.ts',
+  'use-presence-status.js',
+];
 
 const npm = (cwd, ...args) =>
-  execFileSync('npm', [...args, '--no-audit', '--no-fund'], { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+  execFileSync('npm', [...args, '--no-audit', '--no-fund'], {
+    cwd,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
 
 /** Runs tsc in a directory: its output, which is empty when all is well. */
 function tsc(cwd, ...args) {
-  const { stdout, stderr } = spawnSync(process.execPath,
-    [path.join(MODULES, 'typescript/bin/tsc'), '--noEmit', '--strict', ...args], { cwd, encoding: 'utf8' });
+  const { stdout, stderr } = spawnSync(
+    process.execPath,
+    [path.join(MODULES, 'typescript/bin/tsc'), '--noEmit', '--strict', ...args],
+    { cwd, encoding: 'utf8' },
+  );
   return stdout + stderr;
 }
 
@@ -35,7 +48,16 @@ function install(t) {
 /** The types that TypeScript is to see, with the user's file. */
 const CHECKS = [
   ['--module', 'nodenext', '--target', 'es2022', '--lib', 'es2022,dom'],
-  ['--module', 'esnext', '--moduleResolution', 'bundler', '--target', 'es2020', '--lib', 'es2020,dom'],
+  [
+    '--module',
+    'esnext',
+    '--moduleResolution',
+    'bundler',
+    '--target',
+    'es2020',
+    '--lib',
+    'es2020,dom',
+  ],
 ];
 
 const USER = `
@@ -46,9 +68,12 @@ import { presenceService as same } from 'presence-client/presence.js';
 import { usePresenceStatus as hook } from 'presence-client/use-presence-status.js';
 
 const options: PresenceOptions = {
-  apiUrl: 'https://presence.example.com', getToken: async (userId: string) => userId.length > 1 ? 'jwt' : null,
-  maxReconnectAttempts: Infinity, giveUp: false, reconnectDelay: 1, maxReconnectDelay: 2, probeDelay: 3,
-  connectTimeout: 4, probeTimeout: 5, heartbeatInterval: null, awayAfter: undefined, debug: (step) => step.length,
+  apiUrl: 'https://presence.example.com',
+  getToken: async (userId: string) => userId.length > 1 ? 'jwt' : null,
+  maxReconnectAttempts: Infinity, giveUp: false, reconnectDelay: 1,
+  maxReconnectDelay: 2, probeDelay: 3,
+  connectTimeout: 4, probeTimeout: 5, heartbeatInterval: null,
+  awayAfter: undefined, debug: (step) => step.length,
   WebSocket, clock: { now: () => 1 }, random: Math.random, window, document,
 };
 presenceService.configure(options);
@@ -59,7 +84,8 @@ const user: string | null = own.getCurrentUserId();
 const yes: boolean = own.isConnected();
 const state: PresenceState = own.state;
 const code: number | undefined = own.lastClose?.code;
-const off: () => void = own.on('reconnecting', ({ attempt, delay, maxAttempts }) => attempt + delay + maxAttempts);
+const off: () => void = own.on('reconnecting',
+  ({ attempt, delay, maxAttempts }) => attempt + delay + maxAttempts);
 own.on('connected', ({ userId, connectionId, server }) => userId + connectionId + server);
 own.on('disconnected', (detail) => detail.willReconnect && detail.code && detail.reason);
 own.on('suspended', ({ delay }) => delay.toFixed());
@@ -86,22 +112,35 @@ own.state = 'connected';
 own.getSnapshot().connected = true;
 `;
 
-test('npm pack holds what is to be shipped, installs into an empty project, and can be imported', (t) => {
+test('npm pack holds what is shipped, installs into an empty project, and can be imported', (t) => {
   const dir = install(t);
   const installed = path.join(dir, 'node_modules/presence-client');
   assert.deepEqual(fs.readdirSync(installed).sort(), SHIPPED);
-  assert.deepEqual(fs.readdirSync(path.join(dir, 'node_modules')).filter((one) => !one.startsWith('.')), ['presence-client']);
+  assert.deepEqual(
+    fs.readdirSync(path.join(dir, 'node_modules')).filter((one) => !one.startsWith('.')),
+    ['presence-client'],
+  );
   for (const name of SHIPPED) {
-    assert.equal(fs.readFileSync(path.join(installed, name), 'utf8'), fs.readFileSync(path.join(WEB, name), 'utf8'));
+    assert.equal(
+      fs.readFileSync(path.join(installed, name), 'utf8'),
+      fs.readFileSync(path.join(WEB, name), 'utf8'),
+    );
   }
-  fs.writeFileSync(path.join(dir, 'use.js'), `
+  fs.writeFileSync(
+    path.join(dir, 'use.js'),
+    `
     import { presenceService, PresenceService } from 'presence-client';
     import * as same from 'presence-client/presence.js';
-    console.log(presenceService.state, presenceService instanceof PresenceService, same.presenceService === presenceService);`);
-  assert.equal(execFileSync(process.execPath, ['use.js'], { cwd: dir, encoding: 'utf8' }), 'idle true true\n');
+    console.log(presenceService.state, presenceService instanceof PresenceService,
+      same.presenceService === presenceService);`,
+  );
+  assert.equal(
+    execFileSync(process.execPath, ['use.js'], { cwd: dir, encoding: 'utf8' }),
+    'idle true true\n',
+  );
 });
 
-test('the version is the program\'s', () => {
+test("the version is the program's", () => {
   const source = fs.readFileSync(path.join(WEB, '../presence.c'), 'utf8');
   const [, version] = /^#define PRESENCE_VERSION "(.*)"$/m.exec(source);
   assert.equal(JSON.parse(fs.readFileSync(path.join(WEB, 'package.json'))).version, version);
@@ -109,15 +148,23 @@ test('the version is the program\'s', () => {
 
 test('the installed hook finds its React and the same client', (t) => {
   const dir = install(t);
-  fs.cpSync(path.join(MODULES, 'react19'), path.join(dir, 'node_modules/react'), { recursive: true });
-  fs.writeFileSync(path.join(dir, 'use.js'), `
+  fs.cpSync(path.join(MODULES, 'react19'), path.join(dir, 'node_modules/react'), {
+    recursive: true,
+  });
+  fs.writeFileSync(
+    path.join(dir, 'use.js'),
+    `
     import { usePresenceStatus } from 'presence-client/react';
     import * as same from 'presence-client/use-presence-status.js';
-    console.log(typeof usePresenceStatus, same.usePresenceStatus === usePresenceStatus);`);
-  assert.equal(execFileSync(process.execPath, ['use.js'], { cwd: dir, encoding: 'utf8' }), 'function true\n');
+    console.log(typeof usePresenceStatus, same.usePresenceStatus === usePresenceStatus);`,
+  );
+  assert.equal(
+    execFileSync(process.execPath, ['use.js'], { cwd: dir, encoding: 'utf8' }),
+    'function true\n',
+  );
 });
 
-test('tsc --strict takes a user\'s file, and refuses what is wrong in it', (t) => {
+test("tsc --strict takes a user's file, and refuses what is wrong in it", (t) => {
   const dir = install(t);
   fs.writeFileSync(path.join(dir, 'user.ts'), USER);
   for (const options of CHECKS) assert.equal(tsc(dir, ...options, 'user.ts'), '');
@@ -133,36 +180,65 @@ test('the types are sound by themselves, and are those of the code', (t) => {
   const types = SHIPPED.filter((name) => name.endsWith('.d.ts'));
   assert.equal(tsc(dir, ...CHECKS[0], ...types), '');
   // the code itself; its parameters have no types of their own
-  const loose = ['--allowJs', '--checkJs', '--noImplicitAny', 'false', '--useUnknownInCatchVariables', 'false'];
+  const loose = [
+    '--allowJs',
+    '--checkJs',
+    '--noImplicitAny',
+    'false',
+    '--useUnknownInCatchVariables',
+    'false',
+  ];
   assert.equal(tsc(dir, ...CHECKS[0], ...loose, 'presence.js', 'use-presence-status.js'), '');
   fs.renameSync(path.join(dir, 'presence.js'), path.join(dir, 'code.js'));
   // each has every public member of the other, and the code's take what the types say
-  fs.writeFileSync(path.join(dir, 'same.ts'), `
+  fs.writeFileSync(
+    path.join(dir, 'same.ts'),
+    `
     import { PresenceService as Code, presenceService } from './code.js';
     import type { PresenceService as Types } from './presence.js';
     export const one: Types = new Code({});
     export const other: Types = presenceService;
     type Missing = Exclude<keyof Code, keyof Types>;
-    export const none: [Missing] extends [never] ? true : Missing = true;`);
+    export const none: [Missing] extends [never] ? true : Missing = true;`,
+  );
   const options = [...CHECKS[0], ...loose, 'same.ts'];
   assert.equal(tsc(dir, ...options), '');
-  fs.appendFileSync(path.join(dir, 'presence.d.ts'), 'export interface PresenceService { more(): void }');
+  fs.appendFileSync(
+    path.join(dir, 'presence.d.ts'),
+    'export interface PresenceService { more(): void }',
+  );
   assert.match(tsc(dir, ...options), /Property 'more' is missing/);
 });
 
 test('every option of the code is in the types, and every public member has its words', () => {
   const ts = require('typescript');
-  const source = (name) => ts.createSourceFile(name, fs.readFileSync(path.join(WEB, name), 'utf8'), ts.ScriptTarget.Latest, true);
+  const source = (name) =>
+    ts.createSourceFile(
+      name,
+      fs.readFileSync(path.join(WEB, name), 'utf8'),
+      ts.ScriptTarget.Latest,
+      true,
+    );
   const bare = [];
   const members = {};
   for (const name of SHIPPED.filter((one) => one.endsWith('.d.ts'))) {
     for (const statement of source(name).statements) {
       if (ts.isImportDeclaration(statement)) continue;
-      if (!ts.getJSDocCommentsAndTags(statement).length) bare.push(`${name}: ${statement.getText().slice(0, 60)}`);
+      if (!ts.getJSDocCommentsAndTags(statement).length)
+        bare.push(`${name}: ${statement.getText().slice(0, 60)}`);
       if (!statement.members) continue;
       members[statement.name.text] = statement.members.map((one) => one.name?.getText());
       for (const one of statement.members) {
-        const plain = ['code', 'reason', 'final', 'setTimeout', 'clearTimeout', 'addEventListener', 'removeEventListener', undefined];
+        const plain = [
+          'code',
+          'reason',
+          'final',
+          'setTimeout',
+          'clearTimeout',
+          'addEventListener',
+          'removeEventListener',
+          undefined,
+        ];
         if (!ts.getJSDocCommentsAndTags(one).length && !plain.includes(one.name?.getText())) {
           bare.push(`${statement.name.text}.${one.name?.getText()}`);
         }
@@ -175,19 +251,34 @@ test('every option of the code is in the types, and every public member has its 
   const options = [...defaults.matchAll(/^ {2}(\w+):/gm)].map(([, name]) => name);
   assert.ok(options.length > 15);
   assert.deepEqual([...members.PresenceOptions].sort(), options.sort());
-  for (const [, event] of code.matchAll(/#emit\('(\w+)'|\['(\w+)', \{/g)) if (event) assert.ok(members.PresenceEvents.includes(event), event);
+  for (const [, event] of code.matchAll(/#emit\('(\w+)'|\['(\w+)', \{/g))
+    if (event) assert.ok(members.PresenceEvents.includes(event), event);
 });
 
 test('web/ is no more than 120 KB, and needs nothing from elsewhere but React', () => {
-  const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard', '.'], { cwd: WEB, encoding: 'utf8' }).split('\n').filter(Boolean);
+  const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard', '.'], {
+    cwd: WEB,
+    encoding: 'utf8',
+  })
+    .split('\n')
+    .filter(Boolean);
   const sizes = files.map((name) => fs.statSync(path.join(WEB, name)).size);
   const total = sizes.reduce((sum, one) => sum + one, 0);
   assert.ok(total > 20000 && total <= 120 * 1024, `${total} bytes`);
-  const { dependencies, peerDependencies } = JSON.parse(fs.readFileSync(path.join(WEB, 'package.json')));
+  const { dependencies, peerDependencies } = JSON.parse(
+    fs.readFileSync(path.join(WEB, 'package.json')),
+  );
   assert.deepEqual([dependencies, Object.keys(peerDependencies)], [undefined, ['react']]);
   for (const name of files.filter((one) => one.endsWith('.js'))) {
-    for (const [, from] of fs.readFileSync(path.join(WEB, name), 'utf8').matchAll(/^(?:import|export) .*from '([^']+)'/gm)) {
-      assert.ok(from.startsWith('./') || from.startsWith('../') || (from === 'react' && name === 'use-presence-status.js'), `${name}: ${from}`);
+    for (const [, from] of fs
+      .readFileSync(path.join(WEB, name), 'utf8')
+      .matchAll(/^(?:import|export) .*from '([^']+)'/gm)) {
+      assert.ok(
+        from.startsWith('./') ||
+          from.startsWith('../') ||
+          (from === 'react' && name === 'use-presence-status.js'),
+        `${name}: ${from}`,
+      );
     }
   }
 });

@@ -18,19 +18,21 @@ async function urlOf(userId, options = {}) {
 }
 
 /** A server that closes each socket with what the list has for it, and is up behind its end. */
-const closing = (...closes) => (socket, world) => {
-  const close = closes[socket.number];
-  if (!close) {
-    socket.answer = pong(socket);
-    socket.later(() => socket.hello());
-    return;
-  }
-  socket.later(() => {
-    socket.open();
-    if (close.hello) socket.hello();
-    world.clock.add(() => socket.end(close.code, close.reason || ''), close.after || 0, false);
-  });
-};
+const closing =
+  (...closes) =>
+  (socket, world) => {
+    const close = closes[socket.number];
+    if (!close) {
+      socket.answer = pong(socket);
+      socket.later(() => socket.hello());
+      return;
+    }
+    socket.later(() => {
+      socket.open();
+      if (close.hello) socket.hello();
+      world.clock.add(() => socket.end(close.code, close.reason || ''), close.after || 0, false);
+    });
+  };
 
 /** A token giver: the list in turn, then the last one for ever. */
 function giver(...tokens) {
@@ -45,7 +47,7 @@ function giver(...tokens) {
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
 
-// ---- Address and ids -----------------------------------------------------------------------------
+// ---- Address and ids ---------------------------------------------------------------------------
 
 test('the URL: http to ws, https to wss, the path kept, the id encoded', async () => {
   const rows = [
@@ -69,7 +71,7 @@ test('the URL: http to ws, https to wss, the path kept, the id encoded', async (
   for (const [apiUrl, id, url] of rows) assert.equal(await urlOf(id, { apiUrl }), url);
 });
 
-test('the URL: the page\'s own origin when there is no apiUrl', async () => {
+test("the URL: the page's own origin when there is no apiUrl", async () => {
   for (const apiUrl of [undefined, null, '']) {
     assert.equal(await urlOf('alice', { apiUrl }), 'wss://app.example.com/ws/presence/alice');
   }
@@ -99,7 +101,10 @@ test('ids such as __proto__ and constructor are ordinary users', async () => {
     assert.equal(client.getSnapshot().userId, id);
     assert.equal(client.isConnected(), true);
     assert.equal(world.last.url, `wss://app.example.com/ws/presence/${id}`);
-    assert.deepEqual(world.told('connected').map((one) => one.userId), [id]);
+    assert.deepEqual(
+      world.told('connected').map((one) => one.userId),
+      [id],
+    );
     client.stopPresence();
   }
 });
@@ -107,8 +112,22 @@ test('ids such as __proto__ and constructor are ordinary users', async () => {
 test('an id that cannot be is a TypeError, and changes nothing', async () => {
   const world = new World();
   const client = await world.connected();
-  const bad = ['', '.', '..', 'a\nb', 'a\u0000', 'a\u0085', '\ud800', 'x'.repeat(129),
-    'é'.repeat(65), undefined, null, 42, {}, ['alice']];
+  const bad = [
+    '',
+    '.',
+    '..',
+    'a\nb',
+    'a\u0000',
+    'a\u0085',
+    '\ud800',
+    'x'.repeat(129),
+    'é'.repeat(65),
+    undefined,
+    null,
+    42,
+    {},
+    ['alice'],
+  ];
   for (const id of bad) {
     assert.throws(() => client.startPresence(id), TypeError, JSON.stringify(id));
   }
@@ -117,24 +136,30 @@ test('an id that cannot be is a TypeError, and changes nothing', async () => {
   for (const id of ['x'.repeat(128), 'é'.repeat(64)]) await urlOf(id);
 });
 
-// ---- Starting and stopping -----------------------------------------------------------------------
+// ---- Starting and stopping ---------------------------------------------------------------------
 
 test('start, hello, stop: states, answers and events', async () => {
   const world = new World();
   const client = await world.client();
   const states = [];
   client.on('change', (snapshot) => states.push(snapshot.state));
-  assert.deepEqual([client.state, client.isConnected(), client.getCurrentUserId()],
-    ['idle', false, null]);
+  assert.deepEqual(
+    [client.state, client.isConnected(), client.getCurrentUserId()],
+    ['idle', false, null],
+  );
   client.startPresence('alice');
-  assert.deepEqual([client.state, client.isConnected(), client.getCurrentUserId()],
-    ['connecting', false, 'alice']);
+  assert.deepEqual(
+    [client.state, client.isConnected(), client.getCurrentUserId()],
+    ['connecting', false, 'alice'],
+  );
   assert.deepEqual(world.last.protocols, ['presence.v1']);
   await world.clock.advance(SECOND);
   assert.deepEqual([client.state, client.isConnected()], ['connected', true]);
   client.stopPresence();
-  assert.deepEqual([client.state, client.isConnected(), client.getCurrentUserId()],
-    ['stopped', false, null]);
+  assert.deepEqual(
+    [client.state, client.isConnected(), client.getCurrentUserId()],
+    ['stopped', false, null],
+  );
   assert.deepEqual(world.last.closed, { code: 1000, reason: 'stopPresence' });
   assert.deepEqual(client.lastClose, { code: 1000, reason: 'stopPresence', wasClean: true });
   assert.deepEqual(states, ['connecting', 'connected', 'stopped']);
@@ -157,7 +182,7 @@ test('open is not connected: only hello is', async () => {
   assert.equal(world.told('connected').length, 1);
 });
 
-test('C09 after stop no socket, no timer, no listener is left, from every state, and start works again', async () => {
+test('C09 after stop nothing is left, from every state, and start works again', async () => {
   const reach = {
     connecting: async () => new World('hang'),
     connected: async () => new World('up'),
@@ -184,8 +209,17 @@ test('C09 after stop no socket, no timer, no listener is left, from every state,
     await world.clock.advance(10 * MINUTE);
     assert.equal(world.sockets.length, length, `${state}: a socket after stop`);
     client.stopPresence(); // and again
+    assert.deepEqual(client.getSnapshot(), {
+      ...client.getSnapshot(),
+      state: 'stopped',
+      connected: false,
+      userId: null,
+      attempt: 0,
+      status: 'online',
+    });
     world.server = 'up';
     client.startPresence('alice');
+    assert.equal(client.state, 'connecting', `${state}: started again`);
     await world.clock.advance(SECOND);
     assert.equal(client.state, 'connected', `${state}: started again`);
     client.stopPresence();
@@ -198,7 +232,11 @@ test('C09 what is known is flagged stale after a drop, and fresh after the recon
   const before = client.getSnapshot();
   assert.equal(before, client.getSnapshot());
   assert.deepEqual(before, {
-    state: 'connected', connected: true, userId: 'alice', attempt: 0, status: 'online',
+    state: 'connected',
+    connected: true,
+    userId: 'alice',
+    attempt: 0,
+    status: 'online',
     lastChange: before.lastChange,
   });
   world.last.end(1006);
@@ -270,12 +308,57 @@ test('a listener may stop or start: what it asked for is what remains', async ()
   assert.equal(world.live.length, 1);
 });
 
-test('on() gives what takes the listener away; EventTarget\'s own ways work too', async () => {
+test('a listener of the last change may start again: the end is not told behind that', async () => {
+  const world = new World();
+  const client = await world.connected();
+  const off = client.on('change', ({ state }) => {
+    if (state !== 'stopped') return;
+    off();
+    client.startPresence('bob');
+  });
+  client.stopPresence();
+  await world.clock.advance(SECOND);
+  assert.deepEqual(
+    world.log.map(([type]) => type),
+    ['connected'],
+  );
+  assert.equal(client.getCurrentUserId(), 'bob');
+});
+
+test('no change, no event: the snapshot is the same object', async () => {
+  const world = new World();
+  const client = await world.connected();
+  let changes = 0;
+  client.on('change', () => changes++);
+  const before = client.getSnapshot();
+  client.setStatus('online');
+  client.startPresence('alice');
+  world.page.show(false);
+  world.page.show(true);
+  await world.clock.advance(MINUTE);
+  assert.deepEqual([client.getSnapshot() === before, changes], [true, 0]);
+  client.setStatus('busy');
+  assert.deepEqual([client.getSnapshot().status, changes], ['busy', 1]);
+});
+
+test('a clock may be a part of one', async () => {
+  const world = new World();
+  const { setTimeout, clearTimeout } = world.clock;
+  const client = await world.client({ clock: { setTimeout, clearTimeout } });
+  client.startPresence('alice');
+  await world.clock.advance(SECOND);
+  assert.equal(client.isConnected(), true);
+  assert.ok(Math.abs(client.getSnapshot().lastChange - Date.now()) < MINUTE);
+});
+
+test("on() gives what takes the listener away; EventTarget's own ways work too", async () => {
   const world = new World();
   const client = await world.client();
   const heard = [];
   const off = client.on('connected', ({ userId }) => heard.push(`on ${userId}`));
-  client.addEventListener('connected', ({ detail }) => heard.push(`event ${detail.userId}`), { once: true });
+  client.addEventListener('connected', ({ detail }) => heard.push(`event ${detail.userId}`), {
+    once: true,
+  });
   client.startPresence('alice');
   await world.clock.advance(SECOND);
   assert.deepEqual(heard, ['on alice', 'event alice']);
@@ -288,8 +371,14 @@ test('on() gives what takes the listener away; EventTarget\'s own ways work too'
 
 test('options that cannot be are a TypeError; undefined and null keep the default', async () => {
   const world = new World();
-  const bad = [{ apiurl: 'x' }, { reconnectDelay: -1 }, { reconnectDelay: '1000' },
-    { maxReconnectAttempts: NaN }, { getToken: 'abc' }, { heartbeatInterval: '25' }];
+  const bad = [
+    { apiurl: 'x' },
+    { reconnectDelay: -1 },
+    { reconnectDelay: '1000' },
+    { maxReconnectAttempts: NaN },
+    { getToken: 'abc' },
+    { heartbeatInterval: '25' },
+  ];
   for (const options of bad) {
     await assert.rejects(world.client(options), { name: 'TypeError', message: /^presence: / });
   }
@@ -297,14 +386,20 @@ test('options that cannot be are a TypeError; undefined and null keep the defaul
   const client = await world.client({ reconnectDelay: undefined, maxReconnectAttempts: null });
   client.startPresence('alice');
   await world.clock.advance(MINUTE);
-  assert.deepEqual(world.told('reconnecting').map((one) => one.delay),
-    [1000, 2000, 4000, 8000, 16000]);
+  assert.deepEqual(
+    world.told('reconnecting').map((one) => one.delay),
+    [1000, 2000, 4000, 8000, 16000],
+  );
 });
 
 test('configure() changes what comes next', async () => {
   const world = new World('refuse');
   const client = await world.client();
-  client.configure({ apiUrl: 'https://other.example', reconnectDelay: 7000, maxReconnectAttempts: 1 });
+  client.configure({
+    apiUrl: 'https://other.example',
+    reconnectDelay: 7000,
+    maxReconnectAttempts: 1,
+  });
   client.startPresence('alice');
   assert.equal(world.last.url, 'wss://other.example/ws/presence/alice');
   await world.clock.advance(SECOND);
@@ -326,7 +421,10 @@ test('without a WebSocket class startPresence says so', async (t) => {
   delete globalThis.WebSocket;
   t.after(() => had && Object.defineProperty(globalThis, 'WebSocket', had));
   const client = new PresenceService({ apiUrl: 'http://a.example' });
-  assert.throws(() => client.startPresence('alice'), { name: 'TypeError', message: /no WebSocket/ });
+  assert.throws(() => client.startPresence('alice'), {
+    name: 'TypeError',
+    message: /no WebSocket/,
+  });
   const world = new World();
   globalThis.WebSocket = world.WebSocket; // as in Node 22: the global one, and no page
   client.startPresence('alice');
@@ -335,17 +433,22 @@ test('without a WebSocket class startPresence says so', async (t) => {
   delete globalThis.WebSocket;
 });
 
-// ---- Reconnecting --------------------------------------------------------------------------------
+// ---- Reconnecting ------------------------------------------------------------------------------
 
 test('reconnect after 1, 2, 4, 8, 16 s, five times, then suspended: a try every 30 s', async () => {
   const world = new World('refuse');
   const client = await world.client();
   client.startPresence('alice');
   await world.clock.advance(31 * SECOND + 10 * LATENCY);
-  assert.deepEqual(world.gaps.map((gap) => gap - LATENCY), [1000, 2000, 4000, 8000, 16000]);
+  assert.deepEqual(
+    world.gaps.map((gap) => gap - LATENCY),
+    [1000, 2000, 4000, 8000, 16000],
+  );
   assert.deepEqual(world.log, [
-    ...[1000, 2000, 4000, 8000, 16000].map((delay, i) =>
-      ['reconnecting', { attempt: i + 1, delay, maxAttempts: 5 }]),
+    ...[1000, 2000, 4000, 8000, 16000].map((delay, i) => [
+      'reconnecting',
+      { attempt: i + 1, delay, maxAttempts: 5 },
+    ]),
     ['suspended', { delay: 30000 }],
   ]);
   assert.equal(client.state, 'suspended');
@@ -367,8 +470,10 @@ test('the delay is capped at 30 s, and up to a tenth is added at random', async 
     client.startPresence('alice');
     await world.clock.advance(5 * MINUTE);
     const factor = 1 + random / 10;
-    assert.deepEqual(world.told('reconnecting').map((one) => one.delay),
-      [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000].map((ms) => ms * factor));
+    assert.deepEqual(
+      world.told('reconnecting').map((one) => one.delay),
+      [1000, 2000, 4000, 8000, 16000, 30000, 30000, 30000].map((ms) => ms * factor),
+    );
     assert.deepEqual(world.told('suspended'), [{ delay: 30000 * factor }]);
     client.stopPresence();
   }
@@ -388,6 +493,21 @@ test('C01 2,000 failures: every delay is finite, positive and capped', async () 
     for (const delay of delays.slice(5)) assert.ok(delay >= 30000, String(delay));
     client.stopPresence();
   }
+});
+
+test('delays of 0 do not make a tight loop', async () => {
+  const world = new World('refuse');
+  const client = await world.client({ reconnectDelay: 0, maxReconnectDelay: 0, probeDelay: 0 });
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND);
+  assert.equal(client.state, 'suspended');
+  assert.ok(world.sockets.length > 50 && world.sockets.length <= 101, String(world.sockets.length));
+  client.stopPresence();
+  client.configure({ maxReconnectAttempts: Infinity });
+  client.startPresence('alice');
+  await world.clock.advance(2 * MINUTE);
+  assert.ok(client.getSnapshot().attempt > 1100);
+  assert.ok(world.told('reconnecting').every((one) => one.delay === 100));
 });
 
 test('giveUp: a full stop in place of suspended', async () => {
@@ -412,7 +532,10 @@ test('the backoff begins anew after hello, not after open', async () => {
   const client = await world.client();
   client.startPresence('alice');
   await world.clock.advance(8 * SECOND);
-  assert.deepEqual(world.told('reconnecting').map((one) => one.delay), [1000, 2000, 4000, 8000]);
+  assert.deepEqual(
+    world.told('reconnecting').map((one) => one.delay),
+    [1000, 2000, 4000, 8000],
+  );
   world.server = 'up';
   await world.clock.advance(8 * SECOND);
   assert.equal(client.state, 'connected');
@@ -420,7 +543,7 @@ test('the backoff begins anew after hello, not after open', async () => {
   assert.deepEqual(world.log.at(-1), ['reconnecting', { attempt: 1, delay: 1000, maxAttempts: 5 }]);
 });
 
-test('retry_after of a 1012 close is honoured, to the millisecond, and nothing jumps it', async () => {
+test('retry_after of a 1012 close is honoured to the ms, and nothing jumps it', async () => {
   const world = new World(closing({ code: 1012, reason: 'retry_after=7321', hello: true }));
   const client = await world.client({ random: () => 1 });
   client.startPresence('alice');
@@ -440,8 +563,15 @@ test('retry_after of a 1012 close is honoured, to the millisecond, and nothing j
 });
 
 test('a retry_after that cannot be is the ordinary delay; a huge one is an hour', async () => {
-  const rows = [['', 1000], ['retry_after=', 1000], ['retry_after=-5', 1000], ['retry_after=x', 1000],
-    ['retry_after=1.5', 1000], ['retry_after=99999999999', 3600000], ['retry_after=500', 500]];
+  const rows = [
+    ['', 1000],
+    ['retry_after=', 1000],
+    ['retry_after=-5', 1000],
+    ['retry_after=x', 1000],
+    ['retry_after=1.5', 1000],
+    ['retry_after=99999999999', 3600000],
+    ['retry_after=500', 500],
+  ];
   for (const [reason, delay] of rows) {
     const world = new World(closing({ code: 1012, reason, hello: true }));
     const client = await world.client();
@@ -460,7 +590,9 @@ test('a retry_after that cannot be is the ordinary delay; a huge one is an hour'
 test('C02 two hours down, onLine stuck false: it comes back', async (t) => {
   const had = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
   Object.defineProperty(globalThis, 'navigator', { configurable: true, value: { onLine: false } });
-  t.after(() => (had ? Object.defineProperty(globalThis, 'navigator', had) : delete globalThis.navigator));
+  t.after(() =>
+    had ? Object.defineProperty(globalThis, 'navigator', had) : delete globalThis.navigator,
+  );
   const world = new World();
   const client = await world.connected();
   world.server = 'refuse';
@@ -475,7 +607,7 @@ test('C02 two hours down, onLine stuck false: it comes back', async (t) => {
 });
 
 for (const state of ['reconnecting', 'suspended']) {
-  test(`C02 ${state}: a try at once when the page is visible, online, shown or resumed`, async () => {
+  test(`C02 ${state}: a try at once on visible, online, pageshow and resume`, async () => {
     const wakes = {
       online: (page) => page.send('online'),
       pageshow: (page) => page.send('pageshow', { persisted: true }),
@@ -499,7 +631,7 @@ for (const state of ['reconnecting', 'suspended']) {
   });
 }
 
-test('a page that wakes up again and again tries once a second at most, and uses up no attempt', async () => {
+test('a page that wakes up again and again: a try a second at most, none used up', async () => {
   const world = new World('refuse');
   const client = await world.client({ giveUp: true });
   client.startPresence('alice');
@@ -518,7 +650,43 @@ test('a page that wakes up again and again tries once a second at most, and uses
   assert.equal(client.getSnapshot().attempt, 3);
 });
 
-// ---- Tokens --------------------------------------------------------------------------------------
+test('waking up never makes a try later than it was, nor does it use up an attempt', async () => {
+  const world = new World(closing({ code: 1012, reason: 'retry_after=500', hello: true }));
+  const client = await world.client();
+  client.startPresence('alice');
+  await world.clock.advance(100);
+  world.page.send('online'); // the last try was just now, and half a second was asked for
+  await world.clock.advance(SECOND);
+  assert.deepEqual(world.gaps, [500 + LATENCY]);
+
+  world.server = 'refuse';
+  world.last.end(1006);
+  await world.clock.advance(5 * SECOND); // tries after 1 and 3 s; the next after 7 s
+  assert.equal(client.getSnapshot().attempt, 3);
+  const { length } = world.sockets;
+  world.page.send('online');
+  await world.clock.advance(LATENCY);
+  assert.equal(world.sockets.length, length + 1);
+  assert.deepEqual(world.log.at(-1), ['reconnecting', { attempt: 3, delay: 4000, maxAttempts: 5 }]);
+});
+
+test('a hidden page that is resumed tries at once, and stays away', async () => {
+  const world = new World('refuse');
+  world.page.visibilityState = 'hidden';
+  const client = await world.client({ awayAfter: 1000, maxReconnectAttempts: 0 });
+  client.startPresence('alice');
+  await world.clock.advance(10 * SECOND);
+  world.server = 'up';
+  world.page.send('resume');
+  await world.clock.advance(2 * LATENCY);
+  assert.equal(client.isConnected(), true);
+  assert.deepEqual(
+    [client.getSnapshot().status, world.last.sent],
+    ['away', ['{"type":"status","status":"away"}']],
+  );
+});
+
+// ---- Tokens ------------------------------------------------------------------------------------
 
 test('a token goes into the subprotocols; every try asks for it', async () => {
   const world = new World('refuse');
@@ -526,15 +694,24 @@ test('a token goes into the subprotocols; every try asks for it', async () => {
   const client = await world.client({ getToken });
   client.startPresence('alice');
   await world.clock.advance(1500);
-  assert.deepEqual(world.sockets.map((one) => one.protocols),
-    [['presence.v1', 'token.t1'], ['presence.v1', 'token.t2']]);
+  assert.deepEqual(
+    world.sockets.map((one) => one.protocols),
+    [
+      ['presence.v1', 'token.t1'],
+      ['presence.v1', 'token.t2'],
+    ],
+  );
   assert.deepEqual(asked, ['alice', 'alice']);
   assert.doesNotMatch(world.last.url, /t1|t2|token/);
 });
 
 test('getToken may give a plain value, or nothing', async () => {
-  for (const [given, protocols] of [['abc', ['presence.v1', 'token.abc']],
-    [null, ['presence.v1']], [undefined, ['presence.v1']], ['', ['presence.v1']]]) {
+  for (const [given, protocols] of [
+    ['abc', ['presence.v1', 'token.abc']],
+    [null, ['presence.v1']],
+    [undefined, ['presence.v1']],
+    ['', ['presence.v1']],
+  ]) {
     const world = new World();
     const client = await world.client({ getToken: () => given });
     client.startPresence('alice');
@@ -545,12 +722,17 @@ test('getToken may give a plain value, or nothing', async () => {
 });
 
 test('P09 4401 of a live connection: the token is asked for again, and used at once', async () => {
-  const world = new World(closing({ code: 4401, reason: 'token_expired', hello: true, after: 5000 }));
+  const world = new World(
+    closing({ code: 4401, reason: 'token_expired', hello: true, after: 5000 }),
+  );
   const { getToken } = giver('old', 'new');
   const client = await world.client({ getToken });
   client.startPresence('alice');
   await world.clock.advance(5 * SECOND + 4 * LATENCY);
-  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.old', 'token.new']);
+  assert.deepEqual(
+    world.sockets.map((one) => one.protocols[1]),
+    ['token.old', 'token.new'],
+  );
   assert.deepEqual(world.gaps, [5 * SECOND + LATENCY]);
   assert.equal(client.isConnected(), true);
   assert.deepEqual(world.log.slice(1), [
@@ -574,14 +756,19 @@ test('P09 a token that was refused is never sent again; a new one is', async () 
   token = 'alive';
   await world.clock.advance(31 * SECOND);
   assert.equal(client.isConnected(), true);
-  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.dead', 'token.alive']);
+  assert.deepEqual(
+    world.sockets.map((one) => one.protocols[1]),
+    ['token.dead', 'token.alive'],
+  );
 });
 
 test('tokens that are good for no time at all are not asked for in a tight loop', async () => {
-  const world = new World((socket) => socket.later(() => {
-    socket.hello();
-    socket.end(4401, 'token_expired');
-  }));
+  const world = new World((socket) =>
+    socket.later(() => {
+      socket.hello();
+      socket.end(4401, 'token_expired');
+    }),
+  );
   let count = 0;
   const client = await world.client({ getToken: () => `t${count++}` });
   client.startPresence('alice');
@@ -601,8 +788,12 @@ test('4401 without a getToken is tried again like any loss', async () => {
 
 test('getToken that throws, rejects or never answers is a failed try', async () => {
   const rows = [
-    () => { throw new Error('broken'); },
-    async () => { throw new Error('broken'); },
+    () => {
+      throw new Error('broken');
+    },
+    async () => {
+      throw new Error('broken');
+    },
     () => Promise.reject('broken'),
   ];
   for (const getToken of rows) {
@@ -630,14 +821,22 @@ test('getToken that throws, rejects or never answers is a failed try', async () 
   assert.deepEqual([world.sockets.length, answers.length], [0, 2]);
   answers[1]('in time');
   await world.clock.advance(SECOND);
-  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.in time'].slice(1));
+  assert.deepEqual(
+    world.sockets.map((one) => one.protocols[1]),
+    ['token.in time'].slice(1),
+  );
   assert.equal(world.told('error').at(-1).code, 'socket_failed'); // it had a blank
 });
 
 test('a getToken that answers after stop opens nothing', async () => {
   const world = new World();
   let answer;
-  const client = await world.client({ getToken: () => new Promise((resolve) => { answer = resolve; }) });
+  const client = await world.client({
+    getToken: () =>
+      new Promise((resolve) => {
+        answer = resolve;
+      }),
+  });
   client.startPresence('alice');
   client.stopPresence();
   answer('t');
@@ -654,7 +853,10 @@ test('4403 is final', async () => {
     assert.equal(client.state, 'stopped');
     assert.deepEqual(world.log.slice(hello ? 1 : 0), [
       ['disconnected', { code: 4403, reason: 'kicked', willReconnect: false }],
-      ['error', { code: 'kicked', message: 'the server does not want this user here', final: true }],
+      [
+        'error',
+        { code: 'kicked', message: 'the server does not want this user here', final: true },
+      ],
     ]);
     assert.deepEqual(client.lastClose, { code: 4403, reason: 'kicked', wasClean: true });
     assert.equal(client.getCurrentUserId(), null);
@@ -665,18 +867,28 @@ test('4403 is final', async () => {
   }
 });
 
-test('other closes: tried again, and told when it is the application\'s doing', async () => {
-  const rows = [[1000, '', null], [1001, '', null], [1006, '', null], [1011, '', null],
-    [1013, 'overloaded', null], [4408, 'heartbeat_timeout', null],
-    [4429, 'too_many_connections', 'too_many_connections'], [4400, '', 'closed_4400']];
+test("other closes: tried again, and told when it is the application's doing", async () => {
+  const rows = [
+    [1000, '', null],
+    [1001, '', null],
+    [1006, '', null],
+    [1011, '', null],
+    [1013, 'overloaded', null],
+    [4408, 'heartbeat_timeout', null],
+    [4429, 'too_many_connections', 'too_many_connections'],
+    [4400, '', 'closed_4400'],
+  ];
   for (const [code, reason, error] of rows) {
     const world = new World(closing({ code, reason, hello: true }));
     const client = await world.client();
     client.startPresence('alice');
     await world.clock.advance(2 * LATENCY);
     assert.equal(client.state, 'reconnecting', String(code));
-    assert.deepEqual(world.told('error').map((one) => [one.code, one.final]),
-      error ? [[error, false]] : [], String(code));
+    assert.deepEqual(
+      world.told('error').map((one) => [one.code, one.final]),
+      error ? [[error, false]] : [],
+      String(code),
+    );
     await world.clock.advance(2 * SECOND);
     assert.equal(client.isConnected(), true, String(code));
   }
@@ -686,27 +898,42 @@ test('an error message of the server is told, and changes nothing', async () => 
   const world = new World();
   const client = await world.connected();
   world.last.message('{"type":"error","code":"invalid_status","message":"a status is ..."}');
-  assert.deepEqual(world.log,
-    [['error', { code: 'invalid_status', message: 'a status is ...', final: false }]]);
+  assert.deepEqual(world.log, [
+    ['error', { code: 'invalid_status', message: 'a status is ...', final: false }],
+  ]);
   assert.equal(client.isConnected(), true);
 });
 
 test('messages that are not known, or are none, change nothing', async () => {
   const world = new World();
   const client = await world.connected();
-  const odd = ['', 'x', '{', 'null', '1', '[]', '"hello"', '{}', '{"type":"snapshot","users":[]}',
-    '{"type":"__proto__"}', '{"type":{}}', new ArrayBuffer(4), '{"type":"pong","time":"x"}'];
+  const odd = [
+    '',
+    'x',
+    '{',
+    'null',
+    '1',
+    '[]',
+    '"hello"',
+    '{}',
+    '{"type":"snapshot","users":[]}',
+    '{"type":"__proto__"}',
+    '{"type":{}}',
+    new ArrayBuffer(4),
+    '{"type":"pong","time":"x"}',
+  ];
   for (const data of odd) world.last.message(data);
   assert.deepEqual(world.log, []);
   assert.equal(client.isConnected(), true);
 });
 
-// ---- The life of the page ------------------------------------------------------------------------
+// ---- The life of the page ----------------------------------------------------------------------
 
 test('hidden: away after a delay; visible: online and a probe', async () => {
   const world = new World();
   const client = await world.connected();
-  const statuses = () => world.last.sent.filter((text) => text !== 'ping').map((text) => JSON.parse(text));
+  const statuses = () =>
+    world.last.sent.filter((text) => text !== 'ping').map((text) => JSON.parse(text));
   world.page.show(false);
   await world.clock.advance(5 * MINUTE - 1);
   assert.deepEqual(statuses(), []);
@@ -762,7 +989,7 @@ test('a page that is hidden when presence starts is away after the delay', async
   assert.equal(client.getSnapshot().status, 'away');
 });
 
-test('setStatus: sent once connected, again after a reconnect, not undone by the page', async () => {
+test('setStatus: sent once connected, after a reconnect, not undone by the page', async () => {
   const world = new World();
   const client = await world.client();
   client.setStatus('busy');
@@ -783,16 +1010,19 @@ test('setStatus: sent once connected, again after a reconnect, not undone by the
   await world.clock.advance(SECOND);
   assert.equal(world.last.sent.length, 2, 'what the server has already is not sent');
   for (const bad of ['offline', 'invisible', '', undefined, null, 'ONLINE', '__proto__']) {
-    assert.throws(() => client.setStatus(bad), { name: 'TypeError', message: /a status is one of/ });
+    assert.throws(() => client.setStatus(bad), {
+      name: 'TypeError',
+      message: /a status is one of/,
+    });
   }
   client.setStatus('away');
   client.stopPresence();
   client.startPresence('bob');
   await world.clock.advance(SECOND);
-  assert.deepEqual(world.last.sent, [], 'a status is the user\'s who set it');
+  assert.deepEqual(world.last.sent, [], "a status is the user's who set it");
 });
 
-test('a status that changes a hundred times a second is sent four times, the last one last', async () => {
+test('a status that changes a hundred times a second: four are sent, and the last', async () => {
   const world = new World();
   const client = await world.connected();
   for (let i = 0; i < 100; i++) {
@@ -875,7 +1105,7 @@ test('freeze: away at once, as no timer will run; resume: online and a probe', a
   assert.equal(world.sockets.length, 1, 'a live socket is kept');
 });
 
-test('C05 stuck in CONNECTING, or open without a hello: replaced after the connect deadline', async () => {
+test('C05 stuck in CONNECTING, or open without a hello: replaced at the deadline', async () => {
   for (const server of ['hang', 'speechless']) {
     const world = new World(server);
     const client = await world.client();
@@ -891,7 +1121,7 @@ test('C05 stuck in CONNECTING, or open without a hello: replaced after the conne
   }
 });
 
-test('C05 a zombie after waking: probed, and replaced when there is no answer within 5 s', async () => {
+test('C05 a zombie after waking: probed, replaced without an answer within 5 s', async () => {
   for (const wake of ['online', 'pageshow', 'resume', 'visibilitychange']) {
     const world = new World();
     const client = await world.connected();
@@ -923,6 +1153,24 @@ test('C05 the answer to a probe keeps the socket; any message is one', async () 
   assert.equal(client.isConnected(), true);
 });
 
+test('C06 20 events in 100 ms while connected: one probe, none on a line that works', async () => {
+  const world = new World();
+  await world.connected();
+  const twenty = async () => {
+    for (let i = 0; i < 20; i++) {
+      world.page.send('online');
+      world.page.show(true);
+      await world.clock.advance(5);
+    }
+  };
+  await twenty(); // the hello was just now
+  assert.deepEqual(world.last.sent, []);
+  await world.clock.advance(2 * SECOND);
+  await twenty();
+  assert.deepEqual(world.last.sent, ['ping']);
+  assert.equal(world.sockets.length, 1);
+});
+
 test('a line that dies in silence is noticed at the next heartbeat', async () => {
   const world = new World();
   const client = await world.connected();
@@ -936,43 +1184,61 @@ test('a line that dies in silence is noticed at the next heartbeat', async () =>
 });
 
 test('heartbeatInterval: another one, or none; a strange hello is taken as 25 s', async () => {
-  const rows = [[{ heartbeatInterval: 5000 }, 25, 12], [{ heartbeatInterval: 0 }, 25, 0],
-    [{}, 10, 6], [{}, 0, 2], [{}, -5, 2], [{}, 'x', 2], [{}, null, 2], [{}, 1e-9, 59]];
+  const rows = [
+    [{ heartbeatInterval: 5000 }, 25, 12],
+    [{ heartbeatInterval: 0 }, 25, 0],
+    [{}, 10, 6],
+    [{}, 0, 2],
+    [{}, -5, 2],
+    [{}, 'x', 2],
+    [{}, null, 2],
+    [{}, 1e-9, 59],
+  ];
   for (const [options, heartbeat, pings] of rows) {
     const world = new World();
     world.heartbeat = heartbeat;
     await world.connected(options);
     await world.clock.advance(MINUTE);
-    assert.ok(Math.abs(world.last.sent.length - pings) <= 1, `${heartbeat}: ${world.last.sent.length}`);
+    assert.ok(
+      Math.abs(world.last.sent.length - pings) <= 1,
+      `${heartbeat}: ${world.last.sent.length}`,
+    );
   }
 });
 
-test('the machine slept between a probe and its answer: the answer gets its time again', async () => {
+test('the machine slept between a probe and its answer: that gets its time again', async () => {
   const world = new World();
   const client = await world.connected();
   await world.clock.advance(2 * SECOND);
   world.last.answer = null;
   world.page.send('online'); // a probe
   world.clock.sleep(60 * MINUTE); // and the lid is closed
+  await world.clock.advance(0); // the late timer probes again
+  assert.deepEqual(world.last.sent.slice(-2), ['ping', 'ping']);
   world.last.answer = pong(world.last);
-  await world.clock.advance(SECOND); // the late timer probes again
   await world.clock.advance(10 * SECOND);
   assert.equal(world.sockets.length, 1);
   assert.equal(client.isConnected(), true);
 });
 
-test('C06 20 events in 100 ms while connecting, then a late close of the old one: one live socket', async () => {
+test('C06 20 events in 100 ms while connecting, then a late close: one live socket', async () => {
   const world = new World('hang');
   const client = await world.client();
   client.startPresence('alice');
-  const old = { ...handlers(world.last) };
+  const old = handlers(world.last);
   await world.clock.advance(10 * SECOND + SECOND); // the first is given up; the second is under way
   assert.equal(world.sockets.length, 2);
+  assert.equal(world.sockets[0].onmessage, null);
   let most = 0;
   for (let i = 0; i < 20; i++) {
     const { page } = world;
-    [() => page.send('online'), () => page.send('pageshow', { persisted: true }),
-      () => page.show(false), () => page.show(true), () => client.startPresence('alice')][i % 5]();
+    [
+      () => page.send('online'),
+      () => page.send('pageshow', { persisted: true }),
+      () => page.show(false),
+      () => page.show(true),
+      () => client.startPresence('alice'),
+    ][i % 5]();
     await world.clock.advance(5);
     most = Math.max(most, world.live.length);
   }
@@ -1007,7 +1273,7 @@ test('C06 late events after stop and start again are not heard', async () => {
   assert.equal(client.isConnected(), true);
 });
 
-test('C06 at random: never more than one live socket, whatever happens in whichever order', async () => {
+test('C06 at random: never more than one live socket, whatever happens', async () => {
   let seed = 1;
   const random = (below) => {
     seed = (seed * 48271) % 2147483647;
@@ -1020,17 +1286,37 @@ test('C06 at random: never more than one live socket, whatever happens in whiche
     for (let step = 0; step < 60; step++) {
       const servers = ['up', 'up', 'refuse', 'hang', 'speechless', 'mute', 'trap'];
       const { page } = world;
-      const acts = [() => page.send('online'), () => page.send('offline'), () => page.show(false),
-        () => page.show(true), () => page.send('pageshow', { persisted: true }),
-        () => page.send('pagehide', { persisted: true }), () => page.send('freeze'),
-        () => page.send('resume'), () => { world.server = servers[random(servers.length)]; },
-        () => world.last?.end(1006), () => world.last?.end(1012, 'retry_after=700'),
-        () => client.startPresence('alice'), () => client.setStatus('busy'),
-        () => { client.stopPresence(); client.startPresence('alice'); }];
+      const acts = [
+        () => page.send('online'),
+        () => page.send('offline'),
+        () => page.show(false),
+        () => page.show(true),
+        () => page.send('pageshow', { persisted: true }),
+        () => page.send('pagehide', { persisted: true }),
+        () => page.send('freeze'),
+        () => page.send('resume'),
+        () => {
+          world.server = servers[random(servers.length)];
+        },
+        () => world.last?.end(1006),
+        () => world.last?.end(1012, 'retry_after=700'),
+        () => client.startPresence('alice'),
+        () => client.setStatus('busy'),
+        () => {
+          client.stopPresence();
+          client.startPresence('alice');
+        },
+      ];
       acts[random(acts.length)]();
-      assert.ok(world.live.length <= 1, `round ${round}, step ${step}: ${world.live.length} sockets`);
+      assert.ok(
+        world.live.length <= 1,
+        `round ${round}, step ${step}: ${world.live.length} sockets`,
+      );
       await world.clock.advance(random(3) ? random(2000) : random(MINUTE));
-      assert.ok(world.live.length <= 1, `round ${round}, step ${step}: ${world.live.length} sockets`);
+      assert.ok(
+        world.live.length <= 1,
+        `round ${round}, step ${step}: ${world.live.length} sockets`,
+      );
       assert.equal(client.isConnected(), client.state === 'connected');
     }
     world.server = 'up';
@@ -1041,17 +1327,20 @@ test('C06 at random: never more than one live socket, whatever happens in whiche
   }
 });
 
-test('C07 timers once a minute, a proxy that cuts at 60 s of silence, 10 minutes: no reconnect', async () => {
+test('C07 timers once a minute, a proxy that cuts at 60 s: 10 minutes, no reconnect', async () => {
   const world = new World((socket, { clock }) => {
     let heard = clock.ms;
-    const bytes = () => { heard = clock.ms; };
+    const bytes = () => {
+      heard = clock.ms;
+    };
     socket.answer = (text) => {
       bytes();
       if (text === 'ping') socket.message('pong');
     };
     socket.later(() => {
       socket.hello();
-      const watch = () => { // the server pings after 25 s of silence; the browser answers by itself
+      const watch = () => {
+        // the server pings after 25 s of silence; the browser answers by itself
         if (clock.ms - heard >= MINUTE) socket.end(1006);
         else if (clock.ms - heard >= 25 * SECOND) bytes();
         if (socket.readyState === 1) socket.later(watch, 500);
@@ -1083,7 +1372,7 @@ test('C07 timers once a minute: a loss and a dead line are still mended', async 
   assert.equal(client.isConnected(), true);
 });
 
-test('a socket that cannot be made is a failed try, and its error does not hold the token', async () => {
+test('a socket that cannot be made: a failed try, and no token in its error', async () => {
   const world = new World();
   const client = await world.client({ getToken: () => 'se cret' });
   client.startPresence('alice');
@@ -1094,12 +1383,13 @@ test('a socket that cannot be made is a failed try, and its error does not hold 
   ]);
 });
 
-// ---- The rest ------------------------------------------------------------------------------------
+// ---- The rest ----------------------------------------------------------------------------------
 
 test('debug: every step, to the console or to a function, and never a token', async (t) => {
   const steps = [];
-  const world = new World(closing({ code: 4401, reason: 'token_expired', hello: true, after: 2000 },
-    { code: 1006 }));
+  const world = new World(
+    closing({ code: 4401, reason: 'token_expired', hello: true, after: 2000 }, { code: 1006 }),
+  );
   let count = 0;
   const getToken = () => `SECRET${count++}`;
   const client = await world.client({ debug: (step) => steps.push(step), getToken });
@@ -1110,10 +1400,21 @@ test('debug: every step, to the console or to a function, and never a token', as
   await world.clock.advance(SECOND);
   client.stopPresence();
   const text = steps.join('\n');
-  for (const part of ['start "alice" at wss://app.example.com/ws/presence/alice', 'idle -> connecting',
-    'opening', 'open, waiting for hello', 'connecting -> connected', 'lost: 4401 token_expired',
-    'error token_expired', 'next try in 0 ms', 'connected -> reconnecting', 'page: online',
-    'send ping', 'send {"type":"status","status":"busy"}', 'connected -> stopped']) {
+  for (const part of [
+    'start "alice" at wss://app.example.com/ws/presence/alice',
+    'idle -> connecting',
+    'opening',
+    'open, waiting for hello',
+    'connecting -> connected',
+    'lost: 4401 token_expired',
+    'error token_expired',
+    'next try in 0 ms',
+    'connected -> reconnecting',
+    'page: online',
+    'send ping',
+    'send {"type":"status","status":"busy"}',
+    'connected -> stopped',
+  ]) {
     assert.ok(text.includes(part), `${part} in\n${text}`);
   }
   assert.ok(count >= 2);
@@ -1129,7 +1430,10 @@ test('debug: every step, to the console or to a function, and never a token', as
   quiet.stopPresence();
   t.mock.restoreAll();
   assert.ok(lines.length >= 3);
-  assert.ok(lines.every((line) => line.startsWith('[presence] ')), lines.join('\n'));
+  assert.ok(
+    lines.every((line) => line.startsWith('[presence] ')),
+    lines.join('\n'),
+  );
   assert.equal(lines.filter((line) => line.includes('idle -> connecting')).length, 1);
 });
 
@@ -1152,7 +1456,11 @@ test('the size of what is shipped', () => {
 
 test('settle() is what the world needs', async () => {
   let done = false;
-  Promise.resolve().then(() => Promise.resolve()).then(() => { done = true; });
+  Promise.resolve()
+    .then(() => Promise.resolve())
+    .then(() => {
+      done = true;
+    });
   await settle();
   assert.ok(done);
 });

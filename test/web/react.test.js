@@ -5,13 +5,22 @@ const assert = require('node:assert/strict');
 const path = require('node:path');
 const vm = require('node:vm');
 const {
-  test: anyTest, release, start, presence, json, until, unique, tokenKey, bearer,
+  test: anyTest,
+  release,
+  start,
+  presence,
+  json,
+  until,
+  unique,
+  tokenKey,
+  bearer,
 } = require('../integration/lib');
 const { startChromium, servePages } = require('./lib/chromium');
 const { bundle } = require('./lib/bundle');
 const { makeBackend } = require('./example/server');
 
-const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only' }, body);
+const test = (name, body) =>
+  anyTest(name, { skip: !release && 'for the released program only' }, body);
 
 /** Keeps what a page's console says that is no mere information. */
 function complaints(page) {
@@ -60,15 +69,23 @@ const BROWSER = `${STATUS}
     constructor() { window.socket = this; this.readyState = 0; }
     send() {}
     close() { this.readyState = 3; }
-    hello() { this.readyState = 1; this.onmessage({ data: '{"type":"hello","heartbeat_seconds":25}' }); }
+    hello() {
+      this.readyState = 1;
+      this.onmessage({ data: '{"type":"hello","heartbeat_seconds":25}' });
+    }
   };
   window.service = new Counted();
   window.text = () => document.querySelector('#root').textContent;
   const root = () => document.querySelector('#root');
-  window.show = (one) => { window.tree ??= createRoot(root()); flushSync(() => tree.render(page(one))); };
+  window.show = (one) => {
+    window.tree ??= createRoot(root());
+    flushSync(() => tree.render(page(one)));
+  };
   window.hide = () => { flushSync(() => tree.unmount()); };
   window.hydrate = (one) => {
-    window.tree = hydrateRoot(root(), page(one), { onRecoverableError: (error) => recovered.push(String(error)) });
+    window.tree = hydrateRoot(root(), page(one), {
+      onRecoverableError: (error) => recovered.push(String(error)),
+    });
   };
 `;
 
@@ -79,7 +96,8 @@ for (const react of ['react18', 'react19']) {
   const openPage = async (t, html = '') => {
     const script = await bundle(path.join(__dirname, 'status.jsx'), { react, source: BROWSER });
     const site = await servePages(t, {
-      '/': `<!doctype html><title>hook</title><div id="root">${html}</div><script type="module" src="/page.js"></script>`,
+      '/': `<!doctype html><title>hook</title><div id="root">${html}</div>
+        <script type="module" src="/page.js"></script>`,
       '/page.js': script,
     });
     const context = await startChromium(t);
@@ -102,15 +120,26 @@ for (const react of ['react18', 'react19']) {
     assert.equal(await page.evaluate(() => count.listeners), 1);
     await after(() => service.startPresence('alice'), 'connecting false 0 alice number');
     await after(() => socket.hello(), 'connected true 0 alice number');
-    await after(() => socket.onclose({ code: 1006, reason: '', wasClean: false }), 'reconnecting false 1 alice number');
+    await after(
+      () => socket.onclose({ code: 1006, reason: '', wasClean: false }),
+      'reconnecting false 1 alice number',
+    );
     await after(() => dispatchEvent(new Event('online')), 'reconnecting false 1 alice number');
-    await page.waitForFunction(() => socket.readyState === 0); // at once, or a second after the last try
+    await page.waitForFunction(() => socket.readyState === 0); // a second after the last
     await after(() => socket.hello(), 'connected true 0 alice number');
 
     // nothing has changed, so nothing is rendered
     const before = await page.evaluate(() => count.renders);
-    await page.evaluate(() => { socket.onmessage({ data: 'pong' }); service.setStatus('online'); });
-    await page.evaluate(() => new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); }));
+    await page.evaluate(() => {
+      socket.onmessage({ data: 'pong' });
+      service.setStatus('online');
+    });
+    await page.evaluate(
+      () =>
+        new Promise((resolve) => {
+          requestAnimationFrame(() => setTimeout(resolve));
+        }),
+    );
     assert.equal(await page.evaluate(() => count.renders), before);
 
     await after(() => service.stopPresence(), 'stopped false 0 null number');
@@ -137,12 +166,13 @@ for (const react of ['react18', 'react19']) {
     assert.deepEqual(found, []);
   });
 
-  test(`${react}: rendered by a server, taken over by a browser that is connected already`, async (t) => {
+  test(`${react}: rendered by a server, taken over by a browser that is connected`, async (t) => {
     const source = `${STATUS}
       import { renderToString } from 'react-dom/server';
       export const html = () => renderToString(page());
       export const busy = () => {
-        const service = new PresenceService({ apiUrl: 'http://x', WebSocket: class { close() {} } });
+        const WebSocket = class { close() {} };
+        const service = new PresenceService({ apiUrl: 'http://x', WebSocket });
         service.startPresence('alice');
         const rendered = renderToString(page(service));
         service.stopPresence();
@@ -150,10 +180,14 @@ for (const react of ['react18', 'react19']) {
       };`;
     const code = await bundle(path.join(__dirname, 'server.jsx'), { react, source, node: true });
     const module = { exports: {} };
-    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(module, module.exports, require);
+    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(
+      module,
+      module.exports,
+      require,
+    );
     const html = module.exports.html();
     assert.equal(html, `<p>${IDLE}</p>`);
-    assert.equal(module.exports.busy(), html, 'a server never shows anybody\'s presence');
+    assert.equal(module.exports.busy(), html, "a server never shows anybody's presence");
 
     const { page, found } = await openPage(t, html);
     assert.equal(await page.evaluate(() => window.text()), IDLE);
@@ -166,13 +200,19 @@ for (const react of ['react18', 'react19']) {
     assert.deepEqual([found, await page.evaluate(() => recovered)], [[], []]);
   });
 
-  test(`${react}: the example: login and registration start, logout stops, a reload resumes`, async (t) => {
+  test(`${react}: the example: login, registration, logout, reload`, async (t) => {
     const key = tokenKey(t);
     const admin = bearer(await key.admin());
     let backend;
     const site = await servePages(t, (request, response) => backend(request, response));
-    const server = await start(t, { args: [...key.args, '--allow-origin', site.origin, '--grace', '20s'] });
-    backend = await makeBackend({ presence: `http://127.0.0.1:${server.port}`, secret: key.secret, react });
+    const server = await start(t, {
+      args: [...key.args, '--allow-origin', site.origin, '--grace', '20s'],
+    });
+    backend = await makeBackend({
+      presence: `http://127.0.0.1:${server.port}`,
+      secret: key.secret,
+      react,
+    });
     const context = await startChromium(t);
     const page = await context.newPage();
     const found = complaints(page);
@@ -193,12 +233,20 @@ for (const react of ['react18', 'react19']) {
     await state('connected');
     assert.match(await page.textContent('[role=status]'), new RegExp(`^${user}: online, since `));
     const first = await presence(server, user, admin);
-    assert.deepEqual([first.source, first.connections], ['live', 1], 'StrictMode leaves one connection');
+    assert.deepEqual(
+      [first.source, first.connections],
+      ['live', 1],
+      'StrictMode leaves one connection',
+    );
 
     await page.reload();
     await state('connected');
     const again = await presence(server, user, admin);
-    assert.deepEqual([again.connections, again.connected_at], [1, first.connected_at], 'a reload is no event');
+    assert.deepEqual(
+      [again.connections, again.connected_at],
+      [1, first.connected_at],
+      'a reload is no event',
+    );
 
     const tab = await context.newPage();
     await tab.goto(site.origin);

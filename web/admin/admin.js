@@ -1,4 +1,4 @@
-// The admin page: puts the parts together. One timer a second; drawing once a frame at most.
+// The admin page: puts the parts together.
 
 import { openStream, request } from './api.js';
 import { drawChart } from './chart.js';
@@ -17,7 +17,7 @@ const HISTORY = 60000; // and at the history
 const CHANGES = 1000; // changes applied a frame
 const LONG = 5000; // a list of more users is drawn
 const CALM = 250; // at most this often, in ms
-const HIDDEN = 30000; // a tab hidden this long gives its stream back: a browser has six a server
+const HIDDEN = 30000; // a tab hidden this long gives its stream back: browsers have six a server
 
 const model = new Model();
 const stream = new ChangeStream({ fetch: openStream, wake: schedule });
@@ -27,8 +27,8 @@ const fresh = () => ({
   running: false, // signed in, and data is shown
   loading: '', // how far the load is
   loader: null, // ends the load under way
-  loaded: 0, // when everybody was last loaded
-  problem: '', // why the last load failed
+  loaded: 0, // when that last ended
+  problem: '', // of the last load
   stats: null,
   known: null, // the last position the server is known to have had
   knownAt: 0,
@@ -36,7 +36,7 @@ const fresh = () => ({
   drawn: 0,
   dirty: false, // the list changed since
   due: { stats: 0, history: 0, poll: Infinity }, // when to ask
-  stored: { text: null, cursor: null, done: false, busy: false }, // offline users loaded
+  stored: { text: null, cursor: null, done: false, busy: false }, // offline users
 });
 let state = fresh();
 let hiddenSince = 0;
@@ -137,7 +137,7 @@ function draw() {
   document.title = `${count(totals.users)} online \u2013 presence`;
 }
 
-/** Draws how the connection is, when data last came, and what comes next. */
+/** Draws how the connection is, and what is loaded. */
 function drawConnection() {
   const { state: how, text } = connection();
   const box = byId('connection');
@@ -275,21 +275,17 @@ function show(part) {
   byId('bar').hidden = part !== 'main';
 }
 
-/** Begins with the data, or with the form when nobody is signed in. */
+/** Begins with the data, or with the form. */
 async function begin() {
   try {
     run(await session());
   } catch (error) {
-    if (error.status) {
-      showLogin('');
-      return;
-    }
-    setText(byId('starting-text'), 'The server does not answer. Trying again in 5 s.');
-    setTimeout(begin, 5000);
+    if (error.status) showLogin('');
+    else run({}); // no answer: tried again there
   }
 }
 
-/** The session, or a rejection. A server without a login may give its data to anyone. */
+/** The session, or a rejection. A server without logins may give its data to anyone. */
 async function session() {
   let found;
   try {
@@ -299,7 +295,7 @@ async function session() {
     await request('stats');
     return { expires_at: null };
   }
-  if (!found.authenticated) throw Object.assign(new Error('not signed in'), { status: 401 });
+  if (!found.authenticated) throw Object.assign(new Error(), { status: 401 });
   return found;
 }
 

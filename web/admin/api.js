@@ -1,7 +1,6 @@
 // Requests to the server. Paths are relative to the page, so that it works below a prefix too.
 
-/** How long an answer may take, in ms. */
-const DEADLINE = 15000;
+const DEADLINE = 15000; // ms that an answer may take
 
 /** Why a request failed: `status` is 0 when there was no answer, `retryAfter` is in seconds. */
 const failure = (status, message, retryAfter = 0) =>

@@ -4,8 +4,7 @@ import { request } from './api.js';
 import { byId, element, setText, svg } from './dom.js';
 import { chartPieces, clock, count, roundTop } from './format.js';
 
-/** The drawing's own measure; the page scales it. */
-const WIDTH = 720;
+const WIDTH = 720; // of the drawing, which the page scales
 const HEIGHT = 150;
 
 /** Asks for the samples and draws them. */

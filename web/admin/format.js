@@ -33,7 +33,7 @@ export function bytes(value) {
   return `${Number(rest.toFixed(rest < 100 ? 1 : 0))} ${['bytes', 'KiB', 'MiB', 'GiB'][unit]}`;
 }
 
-/** How long something lasted: under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h. */
+/** How long: under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h. */
 export function lasting(ms) {
   if (ms < 1000) return 'under 1 s';
   if (ms < 60000) return `${Math.floor(ms / 1000)} s`;
@@ -45,7 +45,7 @@ export function lasting(ms) {
   return h % 24 ? `${days} ${h % 24} h` : days;
 }
 
-/** How long ago, in one unit: just now, 12 s ago, 3 min ago, 2 h ago, 4 days ago. */
+/** How long ago: just now, 12 s ago, 3 min ago, 2 h ago, 4 days ago. */
 export function ago(ms) {
   if (ms < 2000) return 'just now';
   return `${lasting(ms).replace(/ (h|days?) .*/, ' $1')} ago`;
@@ -63,7 +63,7 @@ export const clock = (at, now) => `${dayText(at, now)} ${time.format(at)}`.trim(
 /** The time of day with seconds. */
 export const clockSeconds = (at) => seconds.format(at);
 
-/** A stay in plain words: "13:20 to 14:02, connection lost", "since 14:05, still online". */
+/** A stay: "13:20 to 14:02, connection lost", "since 14:05, still online". */
 export function stayText(stay, now) {
   const from = Date.parse(stay.from);
   if (stay.to === null) return `since ${clock(from, now)}, still online`;

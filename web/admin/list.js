@@ -3,6 +3,7 @@
 import { badge, byId, element, foreign, inSlices, on, setBadge, setText } from './dom.js';
 import { count, csvHead, csvUser, lasting, lastSeenText, reasonText } from './format.js';
 
+const SIZE = 50; // users a page
 const CSV_STEP = 1000; // lines of the export made at once
 const heads = document.querySelectorAll('#users thead button');
 const slots = []; // lines drawn: { tr, row, and their parts }
@@ -10,7 +11,6 @@ let model;
 let facts; // tells what is needed to draw, see admin.js
 let changed; // called after another question was asked
 let page = 0;
-let size = 50;
 let selected = null; // the user whose details are open
 let asked = 0; // number of the last question
 
@@ -24,11 +24,6 @@ export function startList(theModel, theFacts, whenChanged) {
   });
   on('search-form', 'submit', (event) => event.preventDefault());
   on('filter', 'change', () => ask({ filter: byId('filter').value }));
-  on('page-size', 'change', () => {
-    const first = page * size;
-    size = Number(byId('page-size').value);
-    go(Math.floor(first / size));
-  });
   on('first', 'click', () => go(0));
   on('previous', 'click', () => go(page - 1));
   on('next', 'click', () => go(page + 1));
@@ -70,10 +65,10 @@ export function drawList() {
   model.flush();
   const { view, query } = model;
   const total = view.length;
-  const last = Math.max(0, Math.ceil(total / size) - 1);
+  const last = Math.max(0, Math.ceil(total / SIZE) - 1);
   page = Math.min(page, last);
-  const from = page * size;
-  const shown = view.slice(from, from + size);
+  const from = page * SIZE;
+  const shown = view.slice(from, from + SIZE);
   const focused = slots.find(({ link }) => link === document.activeElement)?.row.id;
   while (slots.length < shown.length) slots.push(makeSlot());
   while (slots.length > shown.length) slots.pop().tr.remove();
@@ -88,15 +83,15 @@ export function drawList() {
     const order = query.descending ? 'descending' : 'ascending';
     parentNode.setAttribute('aria-sort', dataset.sort === query.sort ? order : 'none');
   }
-  byId('pager').hidden = total <= 25;
+  byId('pager').hidden = !last;
   byId('export').disabled = !total;
   byId('users').hidden = !total;
   byId('empty').hidden = total > 0;
   const { loading, reached } = facts();
   let words = ['Nobody is online', 'Users appear here as soon as they connect.'];
-  if (query.text || query.filter !== 'online') words = ['No user matches', 'Try another search.'];
+  if (query.text || query.filter !== 'online') words = ['No user matches', ''];
   if (!reached) words = ['No data yet', 'The server does not answer.'];
-  if (loading) words = ['Loading the list', 'One moment.'];
+  if (loading) words = ['Loading the list', ''];
   setText(byId('empty-title'), words[0]);
   setText(byId('empty-text'), words[1]);
   drawTimes();

@@ -1,9 +1,7 @@
 // Who is known to the page, and the sorted, filtered view of them. Pure. Long work is a generator,
 // run in slices by its caller.
 
-/** Offline users kept at most; the longest gone are forgotten. */
-export const KEEP_OFFLINE = 20000;
-
+export const KEEP_OFFLINE = 20000; // offline users; the longest gone are forgotten
 const SLICE = 4096; // rows put into a new view in one step
 const NONE = new Set();
 

@@ -20,7 +20,6 @@ export function drawServer({ store, memory, connections, version, started_at: st
       ['Running for', ticker((at) => lasting(at - started))],
       ['Memory', `${bytes(memory.resident_bytes)}, ${bytes(memory.anonymous_bytes)} of its own`],
       ['Connections', `${count(connections.current)} of at most ${count(connections.limit)}`],
-      ['In the door', count(connections.pending)],
     ],
     store: [
       ['State', store.writable ? state('good', 'takes writes')

@@ -1,18 +1,11 @@
 // The stream of changes (Server-Sent Events, WHATWG HTML 9.2), read with fetch: unlike EventSource
 // that shows a refusal and the comments of a silent stream, and can stop reading for a while.
 
-/** With so many changes waiting nothing more is read. */
-export const MAX_WAITING = 5000;
-
-/** Something comes at least every 15 s; so long without a byte is late, then dead. */
-const LATE = 20000;
-const DEAD = 40000;
-
-/** The longest wait between attempts. */
-const MAX_DELAY = 30000;
-
-/** Characters of one event at most. */
-const MAX_EVENT = 1 << 20;
+export const MAX_WAITING = 5000; // changes; with so many waiting nothing more is read
+const LATE = 20000; // ms without a byte; something comes every 15 s at least
+const DEAD = 40000; // the same, and then the stream is ended
+const MAX_DELAY = 30000; // ms between two attempts
+const MAX_EVENT = 1 << 20; // characters
 
 /** Takes the text of a stream apart, however it is cut. */
 export class SseParser {

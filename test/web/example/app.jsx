@@ -43,10 +43,16 @@ function LoginForm() {
   };
   return (
     <form onSubmit={(event) => submit(event, login)}>
-      <label>Name <input name="name" required /></label>
-      <label>Password <input name="password" type="password" required /></label>
+      <label>
+        Name <input name="name" required />
+      </label>
+      <label>
+        Password <input name="password" type="password" required />
+      </label>
       <button type="submit">Log in</button>
-      <button type="button" onClick={(event) => submit(event, register)}>Register</button>
+      <button type="button" onClick={(event) => submit(event, register)}>
+        Register
+      </button>
       {error ? <p role="alert">{error}</p> : null}
     </form>
   );
@@ -60,7 +66,9 @@ function Page() {
   return (
     <>
       <h1>Hello {user.id}</h1>
-      <button type="button" onClick={logout}>Log out</button>
+      <button type="button" onClick={logout}>
+        Log out
+      </button>
     </>
   );
 }

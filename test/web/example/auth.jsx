@@ -51,15 +51,20 @@ export function AuthProvider({ children }) {
     return () => presenceService.stopPresence();
   }, [id]);
 
-  const auth = useMemo(() => ({
-    user,
-    login: async (name, password) => setUser((await ask('POST', '/login', { name, password })).user),
-    register: async (name, password) => setUser((await ask('POST', '/register', { name, password })).user),
-    logout: async () => {
-      setUser(null); // offline at once, whatever becomes of the request
-      await ask('POST', '/logout');
-    },
-  }), [user]);
+  const auth = useMemo(
+    () => ({
+      user,
+      login: async (name, password) =>
+        setUser((await ask('POST', '/login', { name, password })).user),
+      register: async (name, password) =>
+        setUser((await ask('POST', '/register', { name, password })).user),
+      logout: async () => {
+        setUser(null); // offline at once, whatever becomes of the request
+        await ask('POST', '/logout');
+      },
+    }),
+    [user],
+  );
   return <AuthContext.Provider value={auth}>{children}</AuthContext.Provider>;
 }
 

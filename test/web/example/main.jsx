@@ -6,4 +6,8 @@ import { App } from './app.jsx';
 import { configurePresence } from './auth.jsx';
 
 configurePresence({ apiUrl: document.documentElement.dataset.presence });
-createRoot(document.getElementById('root')).render(<StrictMode><App /></StrictMode>);
+createRoot(document.getElementById('root')).render(
+  <StrictMode>
+    <App />
+  </StrictMode>,
+);

@@ -16,7 +16,8 @@ const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url')
 
 /** A token for presence: the user, for a minute, signed with the secret of both servers. */
 function makeToken(secret, user) {
-  const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: user, exp: Math.floor(Date.now() / 1000) + 60 })}`;
+  const claims = { sub: user, exp: Math.floor(Date.now() / 1000) + 60 };
+  const text = `${part({ alg: 'HS256', typ: 'JWT' })}.${part(claims)}`;
   return `${text}.${crypto.createHmac('sha256', secret).update(text).digest('base64url')}`;
 }
 
@@ -83,9 +84,13 @@ async function makeBackend({ presence, secret, react = 'react19' }) {
   };
   const routes = {
     'POST /register': (response, body) =>
-      accounts.register(body) ? enter(response, body) : answer(response, 409, { error: 'this name is taken' }),
+      accounts.register(body)
+        ? enter(response, body)
+        : answer(response, 409, { error: 'this name is taken' }),
     'POST /login': (response, body) =>
-      accounts.check(body) ? enter(response, body) : answer(response, 403, { error: 'wrong name or password' }),
+      accounts.check(body)
+        ? enter(response, body)
+        : answer(response, 403, { error: 'wrong name or password' }),
     'POST /logout': (response, body, id) => {
       accounts.sessions.delete(id);
       answer(response, 200, {});
@@ -104,8 +109,10 @@ async function makeBackend({ presence, secret, react = 'react19' }) {
     const route = routes[`${request.method} ${request.url}`];
     const [, id] = /(?:^|; )session=(\w+)/.exec(request.headers.cookie || '') || [];
     if (route) route(response, await readBody(request), id);
-    else if (request.url === '/main.js') response.writeHead(200, { 'Content-Type': 'text/javascript' }).end(script);
-    else if (request.url === '/') response.writeHead(200, { 'Content-Type': 'text/html' }).end(page);
+    else if (request.url === '/main.js')
+      response.writeHead(200, { 'Content-Type': 'text/javascript' }).end(script);
+    else if (request.url === '/')
+      response.writeHead(200, { 'Content-Type': 'text/html' }).end(page);
     else response.writeHead(404).end();
   };
 }

@@ -12,8 +12,16 @@ const MODULES = path.join(__dirname, '../../node_modules');
 async function bundle(file, { react = 'react19', source, node = false, production = false } = {}) {
   const dom = react.replace('react', 'react-dom');
   const result = await require('esbuild').build({
-    ...(source === undefined ? { entryPoints: [file] }
-      : { stdin: { contents: source, resolveDir: path.dirname(file), sourcefile: file, loader: 'jsx' } }),
+    ...(source === undefined
+      ? { entryPoints: [file] }
+      : {
+          stdin: {
+            contents: source,
+            resolveDir: path.dirname(file),
+            sourcefile: file,
+            loader: 'jsx',
+          },
+        }),
     bundle: true,
     write: false,
     format: node ? 'cjs' : 'esm',

@@ -7,8 +7,15 @@ const path = require('node:path');
 const { cleanup, tempDir } = require('../../integration/lib');
 const { WEB } = require('./world');
 
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const FLAGS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
 
 /** Starts Chromium for the test `t`, with the back-forward cache that people have. Gives
  *  playwright's browser context; what its pages throw is in `context.errors`. */

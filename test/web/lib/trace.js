@@ -12,6 +12,7 @@ const CATEGORIES = ['toplevel', '__metadata'];
 async function traceTasks(chrome, page, work) {
   await chrome.browser.startTracing(page, { categories: CATEGORIES });
   await work();
+  await page.evaluate(() => new Promise((resolve) => { setTimeout(resolve); })); // the last has ended
   const { traceEvents } = JSON.parse(await chrome.browser.stopTracing());
   const mains = new Set(traceEvents
     .filter(({ name, args }) => name === 'thread_name' && args.name === 'CrRendererMain')

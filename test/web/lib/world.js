@@ -1,6 +1,6 @@
 'use strict';
 // A world for the browser client in which nothing is real and nothing takes time: a clock that the
-// test moves, a page whose events the test sends, and sockets to a server that does what it is told.
+// test moves, a page whose events it sends, and sockets to a server that does what it is told.
 
 const path = require('node:path');
 
@@ -134,10 +134,16 @@ class World {
 
       hello(members = {}) {
         this.open();
-        this.message(JSON.stringify({
-          type: 'hello', user_id: 'alice', connection_id: `c${this.number}`,
-          heartbeat_seconds: world.heartbeat, server: 'presence/9', ...members,
-        }));
+        this.message(
+          JSON.stringify({
+            type: 'hello',
+            user_id: 'alice',
+            connection_id: `c${this.number}`,
+            heartbeat_seconds: world.heartbeat,
+            server: 'presence/9',
+            ...members,
+          }),
+        );
       }
 
       message(data) {
@@ -175,7 +181,12 @@ class World {
     const { PresenceService } = await import(path.join(WEB, 'presence.js'));
     const { clock, page, WebSocket } = this;
     const client = new PresenceService({
-      clock, WebSocket, window: page, document: page, random: () => 0, ...options,
+      clock,
+      WebSocket,
+      window: page,
+      document: page,
+      random: () => 0,
+      ...options,
     });
     for (const type of ['connected', 'disconnected', 'reconnecting', 'suspended', 'error']) {
       client.on(type, (detail) => this.log.push([type, detail]));
