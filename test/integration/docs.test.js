@@ -115,6 +115,9 @@ const parses = (found, least) => [
     .map(({ text }) => `no JSON: ${text}`),
 ];
 
+/** The files of web/ that applications name. */
+const FILES = ['/admin/', '/presence.js', '/presence.d.ts', '/use-presence-status.js'].map((at) => `GET ${at}`);
+
 const CONSTANTS = {
   USER_ID_MAX: [/A user id is 1 to (\d+) bytes/, 1],
   BATCH_MAX: [/Up to ([\d,]+) users at once/, 1],
@@ -221,7 +224,7 @@ const CHECKS = {
   'every route is in the README with its method': ({ source, readme }) => differ(
     [...chapter(readme, 'HTTP API at a glance').matchAll(/^\| ([A-Z]+) ([^|]*)\|/gm)]
       .flatMap(([, method, cell]) => [...cell.matchAll(/`(\/[^`]*)`/g)].map((match) => `${method} ${match[1]}`)),
-    routes(source),
+    [...routes(source), ...FILES],
   ),
 
   'every error is in presence-protocol.7 with status, close code and text': ({ source, protocol }) => differ(
