@@ -3064,9 +3064,10 @@ struct store {
     uint64_t boots;        /* servers that opened this store, this one included */
     int64_t was_alive;     /* the last commit before this opening */
     bool was_clean;        /* the server before this one stopped in order */
+    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
     struct buffer sweep;   /* writer: the session key at which the removal of old ones goes on */
     struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_kept;         /* writer: the spare below, as of its begin */
+    uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
 
     pthread_mutex_t lock;   /* for all below */
@@ -3990,16 +3991,16 @@ struct parcel {
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
 
-/* Copies the parcel behind that number into an empty one: 1, or 0 if there is none; -1 if the read
- * failed, which is logged. The parcel is whole if store_outbox_seal was called before. */
-static int store_outbox_next(struct store *st, uint64_t after, struct parcel *out)
+/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none; -1 if
+ * the read failed, which is logged. It is whole if store_outbox_seal was called before. */
+static int store_outbox_next(struct store *st, struct parcel *out)
 {
     uint8_t bytes[8];
     MDB_cursor *cursor;
     MDB_val key = {sizeof bytes, bytes}, value;
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
-    put_be64(bytes, after + 1);
+    put_be64(bytes, atomic_load(&st->outbox_done) + 1);
     int rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (!rc) {
         struct stored_change change;
@@ -4047,7 +4048,7 @@ static void store_outbox_spare(struct store *st, uint64_t number)
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
-    uint64_t outbox; /* changes in it */
+    uint64_t outbox; /* changes in it that are not done with */
     uint64_t map_size, used_bytes,
         file_bytes; /* address space; pages ever used; size of data.mdb */
     bool writable;  /* the last commit went well */
@@ -4058,16 +4059,36 @@ struct store_stats {
     int64_t was_alive;              /* and committed for the last time then */
 };
 
+/* Counts the changes in the outbox that are not done with: those that are, and were not removed
+ * yet, are few. */
+static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
+{
+    MDB_stat stat;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    uint64_t done = atomic_load(&st->outbox_done);
+    int rc = st->outbox ? mdb_stat(txn, st->outbox, &stat) : MDB_NOTFOUND;
+    if (!rc) rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    *count = 0;
+    if (rc) return rc == MDB_NOTFOUND ? 0 : rc;
+    *count = stat.ms_entries;
+    rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+    for (; !rc && key.mv_size == 8 && get_be64(key.mv_data) <= done; --*count)
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 /* Fills the part of the figures that LMDB knows. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
-    MDB_stat users, sessions, open, outbox;
+    MDB_stat users, sessions, open;
     MDB_envinfo info;
     struct stat s;
     int fd, rc = mdb_stat(txn, st->users, &users);
     if (!rc) rc = mdb_stat(txn, st->sessions, &sessions);
     if (!rc) rc = mdb_stat(txn, st->open, &open);
-    if (!rc) rc = mdb_stat(txn, st->outbox, &outbox);
+    if (!rc) rc = store_count_outbox(st, txn, &out->outbox);
     if (!rc) rc = mdb_env_info(st->env, &info);
     if (!rc) rc = mdb_env_get_fd(st->env, &fd);
     if (!rc && fstat(fd, &s)) rc = errno;
@@ -4075,7 +4096,6 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->users = users.ms_entries;
     out->sessions = sessions.ms_entries;
     out->open = open.ms_entries;
-    out->outbox = outbox.ms_entries;
     out->map_size = info.me_mapsize;
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
@@ -4571,7 +4591,8 @@ static void store_write_begins(struct store *st)
 {
     pthread_mutex_lock(&st->lock);
     st->writing = true;
-    st->outbox_kept = st->outbox_spare;
+    uint64_t done = atomic_load(&st->outbox_done);
+    st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
     pthread_mutex_unlock(&st->lock);
 }
 
@@ -8488,14 +8509,13 @@ struct webhook {
     struct log *log;
     struct counters *counters;
     struct store *store;
-    struct loop *hub;            /* woken when `done` has moved */
+    struct loop *hub;            /* woken when store.outbox_done has moved */
     struct webhook_url url;
     pthread_t thread;
     bool running;                /* the thread was started */
     int wake;                    /* eventfd: look at the outbox again, or at stop_by */
     sem_t ended;
     _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
-    _Atomic uint64_t done;       /* changes up to this number were delivered, or given up */
     pthread_mutex_t lock;        /* all below */
     struct buffer secret;
     int64_t last_success;        /* wall ms, or 0 */
@@ -8828,10 +8848,10 @@ static int line_exchange(struct webhook_line *line, struct span request)
 static struct span parcel_position(const struct parcel *parcel)
 {
     static const char before[] = "{\"position\":\"";
-    const char *at = parcel->text.at + sizeof before - 1;
-    if (parcel->text.len < sizeof before || memcmp(parcel->text.at, before, sizeof before - 1))
-        return (struct span){"", 0};
-    return (struct span){at, strcspn(at, "\"")};
+    const size_t skip = sizeof before - 1, len = parcel->text.len;
+    const char *at = parcel->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
+    if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
+    return (struct span){at + skip, (size_t)(end - at) - skip};
 }
 
 /* Makes the request that delivers a parcel. */
@@ -8879,7 +8899,7 @@ static void webhook_finish(struct webhook *hook, const struct parcel *parcel,
                            _Atomic uint64_t *counter)
 {
     count_many(counter, parcel->count);
-    atomic_store(&hook->done, parcel->last);
+    atomic_store(&hook->store->outbox_done, parcel->last);
     loop_wake(hook->hub);
 }
 
@@ -8916,7 +8936,7 @@ static bool webhook_take(struct webhook *hook, struct parcel *parcel)
 {
     while (!webhook_stopping(hook)) {
         bool sealed = store_outbox_seal(hook->store);
-        int found = sealed ? store_outbox_next(hook->store, atomic_load(&hook->done), parcel) : 0;
+        int found = sealed ? store_outbox_next(hook->store, parcel) : 0;
         if (sealed) store_outbox_spare(hook->store, found > 0 ? parcel->last : 0);
         if (found > 0) return true;
         buffer_free(&parcel->text);
@@ -8925,6 +8945,15 @@ static bool webhook_take(struct webhook *hook, struct parcel *parcel)
         webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
     }
     return false;
+}
+
+/* Waits after so many failures in a row, or until the thread is to end. */
+static void webhook_rest(struct webhook *hook, unsigned failures)
+{
+    uint16_t random;
+    random_bytes(&random, sizeof random);
+    int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
+    while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
 /* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. Once
@@ -8942,7 +8971,6 @@ static void *webhook_run(void *argument)
         /* one that is too old has its chance too, if nothing is known against the receiver */
         bool old = clock_wall_ms() - parcel.newest > hook->options->webhook_give_up;
         result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
-        if (result != WEBHOOK_STOPPED) store_outbox_spare(hook->store, 0);
         if (result == WEBHOOK_DELIVERED) {
             webhook_note_success(hook, failing_since);
             webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
@@ -8953,11 +8981,8 @@ static void *webhook_run(void *argument)
         } else if (result != WEBHOOK_STOPPED) {
             webhook_note_failure(hook, !failures, result == WEBHOOK_IS_GONE, why);
             if (!failures++) failing_since = clock_mono_ms();
-            uint16_t random;
-            random_bytes(&random, sizeof random);
-            int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
-            while (result == WEBHOOK_FAILED && !webhook_stopping(hook) && clock_mono_ms() < until)
-                webhook_poll(hook, -1, 0, until);
+            store_outbox_spare(hook->store, 0); /* from here on it may be given up */
+            if (result == WEBHOOK_FAILED) webhook_rest(hook, failures);
         }
         buffer_free(&parcel.text);
         parcel = (struct parcel){0};
@@ -9124,7 +9149,7 @@ struct hub {
     struct loop_call batch_done;
     bool batch_under_way;
     int64_t sync_at;               /* mono: not before this is the next batch due */
-    uint64_t delivered;            /* webhook.done that the writer knows, or will soon */
+    uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
     int64_t stop_by;               /* mono: sockets still open then are cut */
@@ -10014,7 +10039,7 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
 static void hub_sync(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    uint64_t delivered = atomic_load(&server->webhook.done);
+    uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
     if (hub->batch_under_way || !presence_owes(&server->presence)) return;
