@@ -6075,6 +6075,7 @@ struct presence {
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
+static const size_t CHANGES_MAX = 100000;        /* the same, for the webhook */
 
 /* The index of the first run that may hold an id >= this one, and the place in it. Returns whether
  * the id itself is there. */
@@ -8511,6 +8512,7 @@ struct webhook {
     struct store *store;
     struct loop *hub;            /* woken when store.outbox_done has moved */
     struct webhook_url url;
+    bool tls12;                  /* the thread's: see line_begin */
     pthread_t thread;
     bool running;                /* the thread was started */
     int wake;                    /* eventfd: look at the outbox again, or at stop_by */
@@ -8528,6 +8530,7 @@ struct webhook_line {
     int fd;
     int64_t deadline;            /* mono */
     mbedtls_ssl_context *ssl;    /* NULL: plain */
+    bool signs_new;              /* see line_begin */
     char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
 };
 
@@ -8733,6 +8736,11 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
 /* Prepares a context for a line; 0, or what Mbed TLS says against it. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_line *line)
 {
+    static const uint16_t old_signatures[] = {
+        MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256, MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512, MBEDTLS_TLS1_3_SIG_NONE,
+    };
     struct webhook_url *url = &line->hook->url;
     mbedtls_ssl_config *config = &tls->config;
     char host[ORIGIN_MAX];
@@ -8741,6 +8749,10 @@ static int webhook_tls_set(struct webhook_tls *tls, struct webhook_line *line)
                                             MBEDTLS_SSL_PRESET_DEFAULT);
     mbedtls_ssl_conf_rng(config, tls_random, NULL);
     mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (line->hook->tls12) {
+        mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+        mbedtls_ssl_conf_sig_algs(config, old_signatures);
+    }
     mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
     mbedtls_ssl_conf_ca_chain(config, &tls->roots, NULL);
     mbedtls_ssl_conf_verify(config, webhook_verify, url);
@@ -8766,12 +8778,15 @@ static bool line_secure(struct webhook_line *line, struct webhook_tls *tls)
     int error = webhook_tls_set(tls, line);
     if (error) return line_again(line, error);
     while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
-        if (error == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED) {
-            uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
+        uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
+        bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
+        if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
             mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
             text[strcspn(text, "\n")] = 0;
             return webhook_fail(line->why, "its certificate is not accepted: %s", text);
         }
+        line->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
+                          mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
         if (error == MBEDTLS_ERR_SSL_CONN_EOF)
             return webhook_fail(line->why, "it ended the TLS handshake");
         if (!line_again(line, error)) return false;
@@ -8786,6 +8801,24 @@ static void webhook_tls_free(struct webhook_tls *tls)
     mbedtls_ssl_free(&tls->ssl);
     mbedtls_ssl_config_free(&tls->config);
     mbedtls_x509_crt_free(&tls->roots);
+}
+
+/* Opens a line, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of RSA-PSS,
+ * which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at once, for TLS
+ * 1.2 without them, and so from now on until that fails. *tls is to be freed if it is true. */
+static bool line_begin(struct webhook_line *line, struct webhook_tls *tls)
+{
+    struct webhook *hook = line->hook;
+    for (;;) {
+        if (!line_open(line)) return false;
+        if (!hook->url.secure || line_secure(line, tls)) return true;
+        webhook_tls_free(tls);
+        close(line->fd);
+        line->fd = -1;
+        hook->tls12 = line->signs_new && !hook->tls12;
+        if (!hook->tls12) return false;
+        *line->why = 0;
+    }
 }
 
 /* Reads the head of the answer into a buffer, passing over interim ones; false without one. */
@@ -8829,17 +8862,15 @@ static int line_exchange(struct webhook_line *line, struct span request)
     struct webhook_tls tls;
     struct response_head head = {0};
     struct buffer in = {0};
-    bool secure = line->hook->url.secure, good = line_open(line);
-    if (good && secure) good = line_secure(line, &tls);
-    if (good) {
-        /* who refuses a request may answer before it was written, and close */
-        line_write(line, request);
-        good = line_read_head(line, &in, &head);
-        if (good) line_skip_body(line, &in, &head);
-        if (line->ssl) mbedtls_ssl_close_notify(line->ssl);
+    if (!line_begin(line, &tls)) return 0;
+    line_write(line, request); /* who refuses a request may answer before it has come, and close */
+    bool good = line_read_head(line, &in, &head);
+    if (good) line_skip_body(line, &in, &head);
+    if (line->ssl) {
+        mbedtls_ssl_close_notify(line->ssl);
+        webhook_tls_free(&tls);
     }
-    if (secure && line->fd >= 0) webhook_tls_free(&tls);
-    if (line->fd >= 0) close(line->fd);
+    close(line->fd);
     buffer_free(&in);
     return good ? head.status : 0;
 }
@@ -9702,12 +9733,12 @@ static void streams_feed(struct server *server, struct instant now)
 }
 
 /* Has a change kept for the webhook, with what the store hears of its user. While the disk takes
- * nothing, more than the outbox may hold are given up. */
+ * nothing, more than CHANGES_MAX are given up. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
     if (!webhook_wanted(&server->webhook) || t->kind == TRANSITION_CONNECTIONS) return;
-    if (batch->changes >= (size_t)server->options.webhook_outbox) {
+    if (batch->changes >= CHANGES_MAX) {
         count_one(&server->counters.webhook_dead);
         return;
     }
