@@ -8390,7 +8390,7 @@ enum {
     WEBHOOK_LAST_MS = 300000,  /* up to this */
     WEBHOOK_SEAL_MS = 20,      /* wait for a transaction under way */
     WEBHOOK_STOP_MS = 800,     /* at a stop: for an answer under way */
-    WEBHOOK_WHY = 200,         /* bytes of the text of an error */
+    WEBHOOK_WHY = 320,         /* bytes of the text of an error */
     WEBHOOK_SIGNATURE = 96,    /* bytes of the text of a signature */
     WEBHOOK_GONE = 410,        /* this answer says: never again */
 };
@@ -8723,14 +8723,16 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
 /* Reads whom to trust; false with the reason in why. What Mbed TLS does not know is passed over. */
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
-    char text[128];
+    static const char option[] = "webhook-ca-file";
+    char err[USAGE_MAX];
     mbedtls_x509_crt_init(roots);
+    if (!tls_file_readable(option, path, err)) return webhook_fail(why, "%s", err);
     int error = mbedtls_x509_crt_parse_file(roots, path);
     if (error >= 0 && roots->version) return true;
-    if (error == MBEDTLS_ERR_PK_FILE_IO_ERROR || error == MBEDTLS_ERR_X509_FILE_IO_ERROR)
-        return webhook_fail(why, "cannot read %.100s: %s", path, strerror(errno));
-    mbedtls_strerror(error < 0 ? error : MBEDTLS_ERR_X509_INVALID_FORMAT, text, sizeof text);
-    return webhook_fail(why, "%.100s: %s", path, text);
+    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
+    tls_file_problem(option, path, error, "name a PEM file of those who sign the receiver's"
+                                          " certificate", err);
+    return webhook_fail(why, "%s", err);
 }
 
 /* Prepares a context for a line; 0, or what Mbed TLS says against it. */
@@ -9074,9 +9076,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, ch
     if (!webhook_read_secret(hook, err)) return false;
     bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, why);
     if (hook->url.secure) mbedtls_x509_crt_free(&roots);
-    if (!good)
-        snprintf(err, USAGE_MAX, "--webhook-ca-file: %s; name a PEM file of those who sign the"
-                                 " receiver's certificate", why);
+    if (!good) snprintf(err, USAGE_MAX, "%s", why);
     return good;
 }
 
