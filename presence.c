@@ -51,12 +51,12 @@
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address and the admin's sessions, each under its lock; counters
- * and totals, atomic; options, constant.
+ * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
+ * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; password_turn, under which address_lock may be
- * taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; password_turn, under which
+ * address_lock may be taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -66,8 +66,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
- *   - A webhook is told of every change in order, at least once, unless the change is too old or too
- *     many wait; those are counted.
+ *   - A webhook is told of every change in order, at least once, unless the change is too old or
+ *     too many wait; those are counted.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
  *
@@ -2969,11 +2969,11 @@ static void session_revoke(struct session_keys *keys, struct span text, int64_t 
  * (one server at a time). Any thread reads; a read transaction ends before its answer is used.
  *
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
- * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute ->
- * users and connections, `outbox` number -> a change that a webhook is to be told of, `meta` schema,
- * boots, alive, clean. Numbers are little-endian; only those in keys are big-endian, so that keys
- * sort by them. `samples` and `outbox` came later: a store without them gets them from the next
- * server.
+ * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
+ * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `meta`
+ * schema, boots, alive, clean. Numbers are little-endian; only those in keys are big-endian, so that
+ * keys sort by them. `samples` and `outbox` came later: a store without them gets them from the
+ * next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -4213,7 +4213,8 @@ static void store_batch_change(struct store_batch *b, int64_t at, struct span te
     b->changes++;
 }
 
-/* Adds that the outbox's changes up to that number were delivered, or given up: they are removed. */
+/* Adds that the outbox's changes up to that number were delivered, or given up: they are removed
+ * with this batch. */
 static void store_batch_delivered(struct store_batch *b, uint64_t through)
 {
     struct store_op op = {.kind = STORE_DELIVERED, .as.through = through};
@@ -4277,7 +4278,8 @@ static int store_put_seen(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->seen, &key, &none, 0);
 }
 
-/* Puts a user record and keeps `open` and `seen` in step with it; old is the one before, or NULL. */
+/* Puts a user record and keeps `open` and `seen` in step with it; old is the one before, or
+ * NULL. */
 static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
                           const struct user_record *r, const struct user_record *old)
 {
@@ -8686,6 +8688,10 @@ static bool line_open(struct webhook_line *line)
     snprintf(port, sizeof port, "%u", url->port);
     if (url->is_address) hints.ai_flags = AI_NUMERICHOST;
     int error = getaddrinfo(url->host, port, &hints, &addresses);
+    if (webhook_stopping(line->hook)) { /* for how long is not known: see webhook_wait */
+        if (!error) freeaddrinfo(addresses);
+        return false;
+    }
     if (error) return webhook_fail(line->why, "cannot find %.100s: %s", url->host,
                                    gai_strerror(error));
     line->deadline = clock_mono_ms() + line->hook->options->webhook_timeout;
@@ -9144,8 +9150,8 @@ struct connection {
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
-/* A client of /admin/events or /api/events. Of its connection agent, partial and out are not used, and heard_at is
- * when something was last sent. */
+/* A client of /admin/events or /api/events. Of its connection agent, partial and out are not used,
+ * and heard_at is when something was last sent. */
 struct stream {
     struct connection c;           /* first; c.link.is_stream is set */
     struct stream *next, **place;  /* in hub.streams while open; place is NULL after */
@@ -11217,7 +11223,8 @@ static bool page_wants(const struct user_page *page, const struct user_view *vie
 {
     bool any_online = page->status == STATUS_ONLINE && view->status != STATUS_OFFLINE;
     if (page->status >= 0 && !any_online && view->status != page->status) return false;
-    return page_has_prefix(page, view) && (!*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q)));
+    if (!page_has_prefix(page, view)) return false;
+    return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
 }
 
 /* Puts a user on the page if it belongs there; false when it does and the page is full: then there
@@ -11532,8 +11539,8 @@ static enum error page_read(struct user_page *page, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may hold fewer users
- * than asked for, even none, and still have a next one: only so many are looked at for it. */
+/* GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may hold fewer
+ * users than asked for, even none, and still have a next one: only so many are looked at for it. */
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -11881,8 +11888,8 @@ static bool events_wanted(const struct server *server, const struct http_request
     return position.epoch == server->epoch;
 }
 
-/* GET /admin/events, /api/events: every change as it happens, as Server-Sent Events. The answer is only its
- * head; the connection goes to the hub, which sends the rest. */
+/* GET /admin/events, /api/events: every change as it happens, as Server-Sent Events. The answer is
+ * only its head; the connection goes to the hub, which sends the rest. */
 static enum error api_events(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -13049,7 +13056,8 @@ static void wall_open_webhook(int ruleset, const struct webhook *hook)
 
 /* Walls the process off from what it has no business with, for good and for all threads that start
  * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets but the webhook's; signals to others. As far as the kernel can, which says nothing if it cannot. */
+ * TCP sockets but the webhook's; signals to others. As far as the kernel can, which says nothing if
+ * it cannot. */
 static void server_wall_off(struct server *server)
 {
     static const size_t lists[] = {
@@ -13129,7 +13137,7 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
-    hook->running = !sem_init(&hook->ended, 0, 0) &&
+    hook->running = hook->wake >= 0 && !sem_init(&hook->ended, 0, 0) &&
                     thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }

@@ -2,11 +2,12 @@
 // --webhook-url: every change reaches the receiver, in order and signed, whatever happens to either
 // side; and whatever the receiver does, users do not feel it.
 const assert = require('node:assert/strict');
+const dgram = require('node:dgram');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const { test, sideBySide, start, startReceiver, connect, heartbeat, openEvents, presence, get, del, stats, json, until, cleanup, tempDir,
-  refusedConfig, acceptedConfig, Authority, DAY, run, slow } = require('./lib');
+  refusedConfig, acceptedConfig, cannotMount, Authority, DAY, run, slow } = require('./lib');
 
 const FAILS = /level=warn msg="webhook: cannot deliver to [^"]*; changes wait in the store"$/;
 const WORKS = /level=warn msg="webhook: \S+ takes changes again, after \d+ s"$/;
@@ -368,6 +369,25 @@ test('a stop does not wait for a delivery under way, which the next start repeat
   receiver.answer = () => 200;
   await start(t, { data: server.data, args: receiver.args });
   assert.deepEqual(await receiver.told(2), joins(['a', 'b']));
+});
+
+test('a stop does not wait for a resolver that hangs', { skip: cannotMount }, async (t) => {
+  const receiver = await startReceiver(t);
+  const dir = tempDir(t);
+  const resolver = dgram.createSocket('udp4');
+  const asked = new Promise((resolve) => resolver.once('message', resolve)); // and never answered
+  await new Promise((resolve) => resolver.bind(53, '127.53.53.53', resolve));
+  cleanup(t, () => resolver.close());
+  fs.writeFileSync(path.join(dir, 'resolv.conf'), 'nameserver 127.53.53.53\n');
+  const wrap = ['unshare', '-m', 'sh', '-c', 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"', 'sh', path.join(dir, 'resolv.conf')];
+  const args = ['--webhook-url', 'http://receiver.example.test/', '--webhook-secret-file', receiver.secretFile];
+  const server = await start(t, { wrap, args });
+  await join(server, ['a', 'b']);
+  await asked;
+  await server.stop();
+  const next = await start(t, { data: server.data, args: receiver.args });
+  assert.deepEqual(await receiver.told(2), joins(['a', 'b']));
+  await next.stop();
 });
 
 test('a stop waits a moment for an answer that is on its way', async (t) => {
