@@ -219,15 +219,23 @@ static void webhook_heads_have_a_longest(void **state)
 
 enum { OUTBOX_MODEL_MAX = 400000 };
 
-/* What the outbox should hold: the serial numbers of changes, and which of them begin parcels that
- * were seen whole. */
+/* What the outbox should hold: the serial numbers of changes, and how they have been in parcels. */
 struct outbox_model {
-    int first, next;        /* serials of the oldest and of the next change */
-    int given_up;           /* that the store said it gave up */
-    int seen_end;           /* changes before this one have been in a parcel that was taken */
-    uint8_t *begins;        /* of serials before seen_end: whether a parcel began there */
+    int first, next; /* serials of the oldest and of the next change */
+    int given_up;    /* that the store said it gave up */
+    uint8_t *place;  /* of each serial */
     int64_t wall;
 };
+
+/* Whether a parcel begins at a change, as far as parcels have been taken that say so. */
+enum { PLACE_UNKNOWN, PLACE_BEGINS, PLACE_FOLLOWS };
+
+/* Notes whether a parcel begins at a change; it does so for ever. */
+static void outbox_place(struct outbox_model *m, int serial, uint8_t place)
+{
+    if (m->place[serial]) assert_int_equal(m->place[serial], place);
+    m->place[serial] = place;
+}
 
 /* A change that carries its serial number. */
 static void outbox_add(struct store_batch *batch, struct outbox_model *m)
@@ -262,13 +270,11 @@ static int outbox_take(struct store *st, struct outbox_model *m, size_t most, ui
     size_t at = 0;
     for (int serial; (serial = outbox_serial(parcel.text.at, parcel.text.len, &at)) >= 0; count++) {
         assert_int_equal(serial, m->first + count);
-        if (serial < m->seen_end) assert_int_equal(m->begins[serial], !count);
-        else m->begins[serial] = !count;
+        outbox_place(m, serial, count ? PLACE_FOLLOWS : PLACE_BEGINS);
     }
+    if (count) outbox_place(m, m->first + count, PLACE_BEGINS); /* what comes behind it */
     assert_int_equal(parcel.count, count);
     assert_true((size_t)count <= most);
-    if (m->first + count > m->seen_end) m->seen_end = m->first + count;
-    else assert_true(m->first + count == m->seen_end || m->begins[m->first + count]);
     if (count) { /* the same text as that of its first change says */
         char want[32];
         snprintf(want, sizeof want, "0000000a-%d", m->first);
@@ -299,7 +305,7 @@ static void outbox_rounds(unsigned seed, size_t max, size_t parcel_max)
     struct store_place p = place_make();
     struct store *st = outbox_open(&p, max, parcel_max);
     struct outbox_model m = {.wall = 1000000};
-    m.begins = mem_new(OUTBOX_MODEL_MAX);
+    m.place = mem_new(OUTBOX_MODEL_MAX);
     struct store_batch batch = {0};
     uint64_t dead = atomic_load(&test_counters.webhook_dead);
     int unwritten = 0; /* changes delivered of which the store has not been told */
@@ -343,7 +349,7 @@ static void outbox_rounds(unsigned seed, size_t max, size_t parcel_max)
     assert_int_equal(store_command_check(p.dir, null, stderr), 0);
     fclose(null);
     buffer_free(&batch.ops);
-    free(m.begins);
+    free(m.place);
     place_remove(&p);
 }
 
