@@ -29,12 +29,13 @@
  *  16. Event loop                  epoll and an inbox
  *  17. TLS                         certificates, and what a connection has of TLS
  *  18. Transport                   a socket that never waits, plain or TLS
- *  19. Hub                         all WebSockets and streams, the table's only writer
- *  20. Door                        accept, whole requests, deadlines
- *  21. Assets                      the files of web/
- *  22. HTTP API                    request to response
- *  23. Seam use                    CivetWeb's request is ours, our answer its bytes
- *  24. Lifecycle, main             commands, start, signals, stop
+ *  19. Webhooks                    changes posted to the operator's own program
+ *  20. Hub                         all WebSockets and streams, the table's only writer
+ *  21. Door                        accept, whole requests, deadlines
+ *  22. Assets                      the files of web/
+ *  23. HTTP API                    request to response
+ *  24. Seam use                    CivetWeb's request is ours, our answer its bytes
+ *  25. Lifecycle, main             commands, start, signals, stop
  *
  * Threads, and what each may touch:
  *   main      starts the others, waits for a signal, stops them in order; reads keys again.
@@ -46,15 +47,16 @@
  *   hub       every WebSocket and every stream of events; the only one to change the presence
  *             table.
  *   writer    the only one to write LMDB.
+ *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address and the admin's sessions, each under its lock; counters
- * and totals, atomic; options, constant.
+ * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
+ * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; shakers.lock; password_turn, under which address_lock may
- * be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; password_turn, under which
+ * address_lock may be taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -64,6 +66,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
+ *   - A webhook is told of every change in order, at least once, unless the change is too old or
+ *     too many wait; those are counted.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
  *
@@ -87,6 +91,7 @@
 #include <inttypes.h>
 #include <libgen.h>
 #include <limits.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -315,6 +320,10 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(store_records, "store_records_total", "records written")                                     \
     X(store_failures, "store_failures_total", "transactions that failed and are tried again")      \
     X(sessions_dropped, "sessions_dropped_total", "session records given up, as the disk failed")  \
+    X(users_scanned, "users_scanned_total", "stored users looked at for pages of /admin/users")    \
+    X(webhook_deliveries, "webhook_deliveries_total", "changes delivered to --webhook-url")        \
+    X(webhook_failures, "webhook_failures_total", "requests to --webhook-url that failed")         \
+    X(webhook_dead, "webhook_dead_total", "changes given up, never delivered to --webhook-url")    \
     X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
 struct counters {
 #define X(field, metric, help) _Atomic uint64_t field;
@@ -1617,6 +1626,20 @@ static void json_write_key(struct buffer *b, const char *name)
       "the admin's password as --hash-password prints it")                                         \
     X(admin_session, DURATION, "admin-session", "12h", 1000, 31536000000, "TIME", "Admin",         \
       "how long a login lasts")                                                                    \
+    X(webhook_url, TEXT, "webhook-url", "", 0, 0, "URL", "Webhooks",                               \
+      "http:// or https://: where joins, leaves and changes of status are posted")                 \
+    X(webhook_secret_file, TEXT, "webhook-secret-file", "", 0, 0, "FILE", "Webhooks",              \
+      "secret that what is posted is signed with, 16 to 4096 bytes")                               \
+    X(webhook_ca_file, TEXT, "webhook-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0,        \
+      "FILE", "Webhooks", "whom to trust at an https:// --webhook-url, PEM")                       \
+    X(webhook_batch, COUNT, "webhook-batch", "100", 1, 1000, "N", "Webhooks",                      \
+      "changes in one request, at most")                                                           \
+    X(webhook_timeout, DURATION, "webhook-timeout", "10s", 100, 300000, "TIME", "Webhooks",        \
+      "a request must be answered within this time, connecting included")                          \
+    X(webhook_outbox, COUNT, "webhook-outbox", "100000", 10, 10000000, "N", "Webhooks",            \
+      "changes kept in the store while they cannot be delivered; then the oldest are given up")    \
+    X(webhook_give_up, DURATION, "webhook-give-up", "1d", 1000, 31536000000, "TIME", "Webhooks",   \
+      "a change that could not be delivered for this long is given up")                            \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -2947,9 +2970,11 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * (one server at a time). Any thread reads; a read transaction ends before its answer is used.
  *
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
- * `open` ids of the users whose stay is open, `samples` minute -> users and connections, `meta`
- * schema, boots, alive, clean. Numbers are little-endian; only times in keys are big-endian, so
- * that keys sort by them. `samples` came later: a store without it gets it from the next server.
+ * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
+ * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `meta`
+ * schema, boots, alive, clean. Numbers are little-endian; only those in keys are big-endian, so that
+ * keys sort by them. `samples` and `outbox` came later: a store without them gets them from the
+ * next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -2959,13 +2984,15 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 
 
 enum {
-    STORE_SCHEMA = 1,
+    STORE_SCHEMA = 2,
     STORE_LOCK_BYTES = 8192, /* of lock.mdb: room for 126 read transactions */
     STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
     STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_SAMPLE_BYTES = 9,
+    STORE_CHANGE_BYTES = 10, /* of a change in the outbox, before its text */
+    STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
     STORE_KEY_MAX = USER_ID_MAX + 9,
     STORE_PATH = PATH_MAX + 64,
 };
@@ -2974,6 +3001,8 @@ struct store_options {
     const char *dir;
     size_t map_size;    /* to begin with; 0: as the file says */
     int64_t history_ms; /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;  /* changes kept in the outbox */
+    size_t parcel_max;  /* changes delivered together */
     bool read_only;     /* a command's view: one snapshot, also beside a running server */
 };
 
@@ -2995,6 +3024,22 @@ struct session_record {
     uint8_t address[16]; /* IPv6, IPv4 as v4-mapped; all zero: unknown */
 };
 
+/* A place in the order of last_seen, then id: that of a user who is not online. */
+struct seen_place {
+    int64_t last_seen; /* wall ms */
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* The outbox holds changes in parcels: those that are delivered together, and always in the same
+ * company, since who receives a parcel again must be able to tell. This is the end of it, as the
+ * writer knows it. */
+struct outbox_end {
+    uint64_t next; /* the number of the next change; never used twice while the program runs */
+    size_t count;  /* changes in the last parcel; 0: the next one begins a new parcel */
+    int64_t since; /* wall ms of its first */
+};
+
 /* How many there were at the begin of a minute. */
 struct sample {
     int64_t at; /* wall ms */
@@ -3012,14 +3057,19 @@ struct store {
     int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
     MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
     MDB_dbi users, sessions, open, meta;
-    MDB_dbi samples;       /* 0: an older store that only commands have opened */
+    MDB_dbi seen;
+    MDB_dbi samples, outbox; /* 0: an older store that only commands have opened */
     MDB_txn *snapshot;     /* commands: the transaction of all their reads */
     pthread_rwlock_t gate; /* shared: a read transaction is open; exclusive: the map moves */
     pthread_mutex_t turn;  /* held while gate is being taken: readers cannot keep the writer out */
     uint64_t boots;        /* servers that opened this store, this one included */
     int64_t was_alive;     /* the last commit before this opening */
     bool was_clean;        /* the server before this one stopped in order */
+    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
     struct buffer sweep;   /* writer: the session key at which the removal of old ones goes on */
+    struct outbox_end outbox_now; /* writer: after the transaction under way */
+    uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
+    size_t outbox_trimmed;        /* writer: changes that it gives up */
 
     pthread_mutex_t lock;   /* for all below */
     pthread_cond_t changed; /* something below did */
@@ -3032,6 +3082,10 @@ struct store {
     bool writable;
     int64_t failing_since, last_commit;
     char problem[LOG_LINE_MAX / 4];
+    bool writing;              /* a transaction is under way */
+    struct outbox_end outbox_end; /* as committed */
+    uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
+    enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
 };
 
 /* Where the one line goes that says why something was refused. */
@@ -3159,6 +3213,46 @@ static bool store_decode_sample(MDB_val key, MDB_val value, struct sample *s)
     return s->at >= 0;
 }
 
+/* The key of a user who is not online in `seen`; returns its length. */
+static size_t store_seen_key(struct span id, int64_t last_seen, uint8_t out[STORE_KEY_MAX])
+{
+    put_be64(out, last_seen < 0 ? 0 : (uint64_t)last_seen);
+    memcpy(out + 8, id.at, id.len);
+    return id.len + 8;
+}
+
+/* Reads such a key; false, with *place undefined, if it is none. */
+static bool store_decode_seen(MDB_val key, struct seen_place *place)
+{
+    if (key.mv_size < 9 || key.mv_size > USER_ID_MAX + 8) return false;
+    place->last_seen = (int64_t)get_be64(key.mv_data);
+    place->id_len = (uint8_t)(key.mv_size - 8);
+    memcpy(place->id, (const char *)key.mv_data + 8, place->id_len);
+    return place->last_seen >= 0;
+}
+
+/* A change in the outbox, read from its key and value; the text points into the value. */
+struct stored_change {
+    uint64_t number;
+    bool first;       /* of its parcel */
+    int64_t at;       /* wall ms */
+    struct span text; /* a JSON object */
+};
+
+/* Reads a change; false, with *change undefined, if the bytes are none of version 1. */
+static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
+{
+    const uint8_t *at = value.mv_data;
+    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_BYTES) return false;
+    if (store_take_le(&at, 1) != 1) return false;
+    uint64_t first = store_take_le(&at, 1);
+    change->number = get_be64(key.mv_data);
+    change->first = first;
+    change->at = (int64_t)store_take_le(&at, 8);
+    change->text = (struct span){(const char *)at, value.mv_size - STORE_CHANGE_BYTES};
+    return first <= 1;
+}
+
 /* ---- The check: LMDB's file format (data version 1), read from the outside ---- */
 
 struct lmdb_tree {
@@ -3200,6 +3294,8 @@ enum {
 /* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
 enum tree_name {
     TREE_SAMPLES,
+    TREE_OUTBOX,
+    TREE_SEEN,
     TREE_SESSIONS,
     TREE_USERS,
     TREE_OPEN,
@@ -3208,7 +3304,8 @@ enum tree_name {
     TREE_FREE,
     TREE_MAIN
 };
-static const char *const TREE_NAMES[] = {"samples", "sessions", "user_presence", "open", "meta"};
+static const char *const TREE_NAMES[] = {"samples",       "outbox", "seen", "sessions",
+                                         "user_presence", "open",   "meta"};
 
 /* One check of one file. */
 struct store_check {
@@ -3474,8 +3571,8 @@ static bool check_trees(struct store_check *c)
     for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
     c->seen = mem_new(c->meta.last_page / 8 + 1);
     bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
-    const unsigned all = (1u << TREE_NAMED) - 1; /* an older store has no samples */
-    if (ok && (c->found | 1u << TREE_SAMPLES) != all)
+    const unsigned all = (1u << TREE_NAMED) - 1; /* an older store lacks some */
+    if (ok && (c->found | 1u << TREE_SAMPLES | 1u << TREE_OUTBOX | 1u << TREE_SEEN) != all)
         ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
     for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
         ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
@@ -3574,17 +3671,24 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens the databases in a transaction; without MDB_CREATE an older store may lack the samples. */
+/* Opens a database that an older store may lack without MDB_CREATE; then it is 0. */
+static int store_open_later(MDB_txn *txn, enum tree_name tree, unsigned flags, MDB_dbi *out)
+{
+    int rc = mdb_dbi_open(txn, TREE_NAMES[tree], flags, out);
+    if (rc == MDB_NOTFOUND) *out = 0;
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Opens the databases in a transaction. */
 static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 {
     int rc = mdb_dbi_open(txn, TREE_NAMES[TREE_USERS], flags, &st->users);
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SESSIONS], flags, &st->sessions);
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_OPEN], flags, &st->open);
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
-    if (rc) return rc;
-    rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SAMPLES], flags, &st->samples);
-    if (rc == MDB_NOTFOUND) st->samples = 0;
-    return rc == MDB_NOTFOUND ? 0 : rc;
+    if (!rc) rc = store_open_later(txn, TREE_SEEN, flags, &st->seen);
+    if (!rc) rc = store_open_later(txn, TREE_SAMPLES, flags, &st->samples);
+    return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
 }
 
 /* Forgets the map; nobody may be reading. */
@@ -3842,9 +3946,110 @@ static int store_samples(struct store *st, int64_t from, int64_t to, struct samp
     return -1;
 }
 
+/* Copies up to max places of the users who are not online behind a place (NULL: from the end), the
+ * oldest last_seen first or, down set, the latest. Their number, fewer than max when there are no
+ * more; -1 if the read failed, which is logged. */
+static int store_seen(struct store *st, const struct seen_place *after, bool down,
+                      struct seen_place *out, int max)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    MDB_cursor *cursor;
+    MDB_val key = {0, NULL}, from, value;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return -1;
+    int n = 0, rc = mdb_cursor_open(txn, st->seen, &cursor);
+    if (!rc) {
+        const MDB_cursor_op step = down ? MDB_PREV : MDB_NEXT;
+        if (after) {
+            key = (MDB_val){store_seen_key((struct span){after->id, after->id_len},
+                                           after->last_seen, bytes), bytes};
+            from = key;
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+            bool same = !rc && !bytes_compare(key.mv_data, key.mv_size, from.mv_data, from.mv_size);
+            if (rc == MDB_NOTFOUND && down) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+            else if (!rc && (down || same)) rc = mdb_cursor_get(cursor, &key, &value, step);
+        } else {
+            rc = mdb_cursor_get(cursor, &key, &value, down ? MDB_LAST : MDB_FIRST);
+        }
+        for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, step)) {
+            if (!store_decode_seen(key, &out[n])) rc = MDB_CORRUPTED;
+            if (rc) break;
+            n++;
+        }
+        mdb_cursor_close(cursor);
+    }
+    store_end_read(st, txn);
+    if (!rc || rc == MDB_NOTFOUND) return n;
+    store_log_read(st, rc);
+    return -1;
+}
+
+/* What is delivered together. */
+struct parcel {
+    uint64_t last;      /* the number of its last change */
+    int64_t newest;     /* wall ms of that */
+    size_t count;
+    struct buffer text; /* the changes, with commas between; its owner frees it */
+};
+
+/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none; -1 if
+ * the read failed, which is logged. It is whole if store_outbox_seal was called before. */
+static int store_outbox_next(struct store *st, struct parcel *out)
+{
+    uint8_t bytes[8];
+    MDB_cursor *cursor;
+    MDB_val key = {sizeof bytes, bytes}, value;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return -1;
+    put_be64(bytes, atomic_load(&st->outbox_done) + 1);
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (!rc) {
+        struct stored_change change;
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+            if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
+            if (rc || (out->count && change.first)) break;
+            if (out->count++) buffer_text(&out->text, ",");
+            buffer_add(&out->text, change.text.at, change.text.len);
+            out->last = change.number;
+            out->newest = change.at;
+        }
+        mdb_cursor_close(cursor);
+    }
+    store_end_read(st, txn);
+    if (!rc || rc == MDB_NOTFOUND) return out->count ? 1 : 0;
+    store_log_read(st, rc);
+    return -1;
+}
+
+/* Makes the parcels that are in the outbox final: a later change begins a new one. From here on
+ * none of them is given up for want of room, until store_outbox_spare says which may be. False
+ * while a transaction is under way: ask again soon. */
+static bool store_outbox_seal(struct store *st)
+{
+    pthread_mutex_lock(&st->lock);
+    bool sealed = !st->writing || st->seal == SEAL_GIVEN;
+    if (!st->writing) {
+        st->outbox_end.count = 0;
+        st->outbox_spare = UINT64_MAX;
+    }
+    st->seal = sealed ? SEAL_NONE : SEAL_ASKED;
+    pthread_mutex_unlock(&st->lock);
+    return sealed;
+}
+
+/* Keeps parcels up to that number from being given up for want of room. */
+static void store_outbox_spare(struct store *st, uint64_t number)
+{
+    pthread_mutex_lock(&st->lock);
+    st->outbox_spare = number;
+    pthread_mutex_unlock(&st->lock);
+}
+
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
+    uint64_t outbox; /* changes in it that are not done with */
     uint64_t map_size, used_bytes,
         file_bytes; /* address space; pages ever used; size of data.mdb */
     bool writable;  /* the last commit went well */
@@ -3855,6 +4060,26 @@ struct store_stats {
     int64_t was_alive;              /* and committed for the last time then */
 };
 
+/* Counts the changes in the outbox that are not done with: those that are, and were not removed
+ * yet, are few. */
+static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
+{
+    MDB_stat stat;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    uint64_t done = atomic_load(&st->outbox_done);
+    int rc = st->outbox ? mdb_stat(txn, st->outbox, &stat) : MDB_NOTFOUND;
+    if (!rc) rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    *count = 0;
+    if (rc) return rc == MDB_NOTFOUND ? 0 : rc;
+    *count = stat.ms_entries;
+    rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+    for (; !rc && key.mv_size == 8 && get_be64(key.mv_data) <= done; --*count)
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 /* Fills the part of the figures that LMDB knows. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
@@ -3864,6 +4089,7 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     int fd, rc = mdb_stat(txn, st->users, &users);
     if (!rc) rc = mdb_stat(txn, st->sessions, &sessions);
     if (!rc) rc = mdb_stat(txn, st->open, &open);
+    if (!rc) rc = store_count_outbox(st, txn, &out->outbox);
     if (!rc) rc = mdb_env_info(st->env, &info);
     if (!rc) rc = mdb_env_get_fd(st->env, &fd);
     if (!rc && fstat(fd, &s)) rc = errno;
@@ -3902,6 +4128,7 @@ enum {
     STORE_RETRY_MS = 1000,
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
+    STORE_PARCEL_MS = 60000,     /* changes further apart are not delivered together */
     STORE_RESTORE_BATCH = 10000, /* records a transaction */
     STORE_DUMP_LINE = 2048,      /* longest line of a dump */
 };
@@ -3910,17 +4137,27 @@ enum {
  * the hub's again. Zeroed is empty; buffer_free(&ops) ends it. */
 struct store_batch {
     struct buffer ops;
-    size_t users, sessions, samples;
+    size_t users, sessions, samples, changes;
 };
 
-/* One piece of it; id_len bytes follow. */
+/* One piece of it; len bytes follow, the id or a change's text. */
 struct store_op {
-    enum { STORE_USER, STORE_SESSION, STORE_WHOLE_USER, STORE_WHOLE_SESSION, STORE_SAMPLE } kind;
-    uint8_t id_len;
+    enum {
+        STORE_USER,
+        STORE_SESSION,
+        STORE_WHOLE_USER,
+        STORE_WHOLE_SESSION,
+        STORE_SAMPLE,
+        STORE_CHANGE,
+        STORE_DELIVERED
+    } kind;
+    uint32_t len;
     union {
         struct user_record user;
         struct session_record session;
         struct sample sample;
+        int64_t at;       /* of a change, wall ms */
+        uint64_t through; /* of what was delivered: the last number */
     } as;
 };
 
@@ -3928,7 +4165,7 @@ struct store_op {
 static void store_batch_add(struct store_batch *b, struct span id, struct store_op *op)
 {
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
-    op->id_len = (uint8_t)id.len;
+    op->len = (uint32_t)id.len;
     buffer_add(&b->ops, op, sizeof *op);
     buffer_add(&b->ops, id.at, id.len);
     if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER)
@@ -3967,16 +4204,34 @@ static void store_batch_sample(struct store_batch *b, const struct sample *sampl
     b->samples++;
 }
 
-/* How many pieces there are. */
+/* Adds a change for the outbox, behind those that are there: a JSON object. */
+static void store_batch_change(struct store_batch *b, int64_t at, struct span text)
+{
+    assert(text.len && text.len <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES);
+    struct store_op op = {.kind = STORE_CHANGE, .len = (uint32_t)text.len, .as.at = at};
+    buffer_add(&b->ops, &op, sizeof op);
+    buffer_add(&b->ops, text.at, text.len);
+    b->changes++;
+}
+
+/* Adds that the outbox's changes up to that number were delivered, or given up: they are removed
+ * with this batch. */
+static void store_batch_delivered(struct store_batch *b, uint64_t through)
+{
+    struct store_op op = {.kind = STORE_DELIVERED, .as.through = through};
+    buffer_add(&b->ops, &op, sizeof op);
+}
+
+/* How many records it has. */
 static size_t store_batch_count(const struct store_batch *b)
 {
-    return b->users + b->sessions + b->samples;
+    return b->users + b->sessions + b->samples + b->changes;
 }
 
 /* Empties a batch that is not under way; its memory stays for the next. */
 static void store_batch_clear(struct store_batch *b)
 {
-    b->ops.len = b->users = b->sessions = b->samples = 0;
+    b->ops.len = b->users = b->sessions = b->samples = b->changes = 0;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -4005,15 +4260,37 @@ static int store_get_number(struct store *st, MDB_txn *txn, const char *name, in
     return 0;
 }
 
-/* Puts a user record and keeps `open` in step with it. */
-static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
-                          const struct user_record *r, bool was_open)
+/* Keeps `seen` in step with a user record; old is the one before, or NULL. */
+static int store_put_seen(struct store *st, MDB_txn *txn, struct span id,
+                          const struct user_record *r, const struct user_record *old)
 {
+    uint8_t bytes[STORE_KEY_MAX];
+    MDB_val key = {0, bytes}, none = {0, NULL};
+    bool was = old && !old->open, is = !r->open;
+    if (was && is && old->last_seen == r->last_seen) return 0;
+    int rc = 0;
+    if (was) {
+        key.mv_size = store_seen_key(id, old->last_seen, bytes);
+        rc = mdb_del(txn, st->seen, &key, NULL);
+        if (rc == MDB_NOTFOUND) rc = 0;
+    }
+    if (rc || !is) return rc;
+    key.mv_size = store_seen_key(id, r->last_seen, bytes);
+    return mdb_put(txn, st->seen, &key, &none, 0);
+}
+
+/* Puts a user record and keeps `open` and `seen` in step with it; old is the one before, or
+ * NULL. */
+static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
+                          const struct user_record *r, const struct user_record *old)
+{
+    bool was_open = old && old->open;
     uint8_t bytes[STORE_USER_BYTES];
     store_encode_user(r, bytes);
     MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value = {sizeof bytes, bytes},
             none = {0, NULL};
     int rc = mdb_put(txn, st->users, &key, &value, 0);
+    if (!rc) rc = store_put_seen(st, txn, id, r, old);
     if (rc || r->open == was_open) return rc;
     rc = r->open ? mdb_put(txn, st->open, &key, &none, 0) : mdb_del(txn, st->open, &key, NULL);
     return rc == MDB_NOTFOUND ? 0 : rc;
@@ -4023,21 +4300,22 @@ static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
 static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
                             const struct user_record *now)
 {
-    struct user_record r;
+    struct user_record r, old;
     int rc = store_find_user(st, txn, id, &r);
+    bool known = !rc;
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen =
                                      now->online_since ? now->online_since : now->last_seen};
     else if (rc)
         return rc;
-    bool was_open = r.open;
+    old = r;
     r.open = now->open;
     r.status = now->status;
     r.last_seen = now->last_seen;
     r.online_since = now->open ? now->online_since : 0;
     if (!now->open) r.offline_since = now->last_seen;
     if (!now->open) r.reason = now->reason;
-    return store_put_user(st, txn, id, &r, was_open);
+    return store_put_user(st, txn, id, &r, known ? &old : NULL);
 }
 
 /* Puts a session; flags as mdb_put takes them. */
@@ -4054,8 +4332,9 @@ static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
 static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
                                const struct session_record *session)
 {
-    struct user_record r;
+    struct user_record r, old;
     int rc = store_find_user(st, txn, id, &r);
+    bool known = !rc;
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen = session->from,
                                  .last_seen = session->to,
@@ -4064,8 +4343,9 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
                                  .reason = session->reason};
     else if (rc)
         return rc;
+    old = r;
     r.stays++;
-    rc = store_put_user(st, txn, id, &r, r.open);
+    rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
     /* UTC may have been stepped back: no stay replaces another that began at the same time. */
     struct session_record s = *session;
     while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
@@ -4084,15 +4364,91 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
     return mdb_put(txn, st->samples, &key, &value, 0);
 }
 
+/* Puts a change at the end of the outbox, in the last parcel or in a new one. */
+static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
+{
+    struct outbox_end *end = &st->outbox_now;
+    uint8_t number[8], bytes[STORE_CHANGE_MAX], *to = bytes;
+    bool apart = at < end->since || at - end->since >= STORE_PARCEL_MS;
+    bool first = !end->count || end->count >= st->options.parcel_max || apart;
+    if (first) end->since = at;
+    end->count = first ? 1 : end->count + 1;
+    put_be64(number, end->next++);
+    store_put_le(&to, 1, 1);
+    store_put_le(&to, first, 1);
+    store_put_le(&to, (uint64_t)at, 8);
+    memcpy(to, text.at, text.len);
+    MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
+    return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
+}
+
+/* Removes the changes up to that number. */
+static int store_remove_changes(struct store *st, MDB_txn *txn, uint64_t through)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (rc) return rc;
+    rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
+    while (!rc && key.mv_size == 8 && get_be64(key.mv_data) <= through) {
+        rc = mdb_cursor_del(cursor, 0);
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Removes the oldest parcels, but those being delivered, until the outbox has room again. */
+static int store_trim_outbox(struct store *st, MDB_txn *txn)
+{
+    uint8_t number[8];
+    MDB_stat stat;
+    MDB_cursor *cursor;
+    MDB_val key = {sizeof number, number}, value;
+    struct stored_change change;
+    int rc = mdb_stat(txn, st->outbox, &stat);
+    if (rc || stat.ms_entries <= st->options.outbox_max || st->outbox_kept == UINT64_MAX) return rc;
+    rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (rc) return rc;
+    put_be64(number, st->outbox_kept + 1);
+    rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+    for (size_t left = stat.ms_entries; !rc; left--) {
+        if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
+        if (rc || (left <= st->options.outbox_max && change.first)) break;
+        rc = mdb_cursor_del(cursor, 0);
+        st->outbox_trimmed++;
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(cursor);
+    if (rc == MDB_NOTFOUND) st->outbox_now.count = 0; /* the last parcel is gone */
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Work: finds out where the outbox ends. */
+static int store_find_outbox_end(struct store *st, MDB_txn *txn)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (rc) return rc;
+    rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+    if (!rc && key.mv_size != 8) rc = MDB_CORRUPTED;
+    st->outbox_end = (struct outbox_end){.next = rc ? 1 : get_be64(key.mv_data) + 1};
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
 /* Applies one piece of a batch. */
 static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op, struct span id)
 {
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
     case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
-    case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, false);
+    case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
+    case STORE_CHANGE: return store_put_change(st, txn, op->as.at, id);
+    case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
     }
     return EINVAL;
 }
@@ -4151,13 +4507,16 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     const struct buffer *ops = commit->batch ? &commit->batch->ops : &(struct buffer){0};
     int64_t now = clock_wall_ms(), history = st->options.history_ms;
     int rc = 0;
+    st->outbox_now = st->outbox_end;
+    st->outbox_trimmed = 0;
     for (size_t at = 0; !rc && at < ops->len;) {
         struct store_op op;
         memcpy(&op, ops->at + at, sizeof op);
         at += sizeof op;
-        rc = store_apply_op(st, txn, &op, (struct span){ops->at + at, op.id_len});
-        at += op.id_len;
+        rc = store_apply_op(st, txn, &op, (struct span){ops->at + at, op.len});
+        at += op.len;
     }
+    if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
     if (!rc && history) rc = store_sweep(st, txn, now - history);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
@@ -4230,17 +4589,45 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
     }
 }
 
+/* Notes that a transaction begins. */
+static void store_write_begins(struct store *st)
+{
+    pthread_mutex_lock(&st->lock);
+    st->writing = true;
+    uint64_t done = atomic_load(&st->outbox_done);
+    st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
+    pthread_mutex_unlock(&st->lock);
+}
+
+/* Notes that a transaction has ended, with 0 or an error, and what it made of the outbox; then
+ * answers who waited for that, see store_outbox_seal. */
+static void store_write_ended(struct store *st, int rc)
+{
+    pthread_mutex_lock(&st->lock);
+    st->writing = false;
+    if (!rc) st->outbox_end = st->outbox_now;
+    if (st->seal == SEAL_ASKED) {
+        st->outbox_end.count = 0;
+        st->outbox_spare = UINT64_MAX;
+        st->seal = SEAL_GIVEN;
+    }
+    pthread_mutex_unlock(&st->lock);
+}
+
 /* Writes a batch (or none) and the signs of life, and counts it. */
 static int store_write(struct store *st, const struct store_batch *batch, bool clean)
 {
     struct store_commit commit = {batch, clean};
+    store_write_begins(st);
     int rc = store_transact(st, store_apply, &commit);
+    store_write_ended(st, rc);
     if (st->env) lmdb_release_pages(st->env);
     if (rc) {
         count_one(&st->counters->store_failures);
     } else {
         count_one(&st->counters->store_commits);
         count_many(&st->counters->store_records, batch ? store_batch_count(batch) : 0);
+        count_many(&st->counters->webhook_dead, st->outbox_trimmed);
     }
     return rc;
 }
@@ -4400,9 +4787,30 @@ static int store_migrate_0(struct store *st, MDB_txn *txn, void *context)
     return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 1, 4) : rc;
 }
 
+/* Work: from schema 1 to 2: `seen` is made from the users. */
+static int store_migrate_1(struct store *st, MDB_txn *txn, void *context)
+{
+    (void)context;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct user_record r;
+    int rc = store_open_databases(st, txn, MDB_CREATE);
+    if (!rc) rc = mdb_cursor_open(txn, st->users, &cursor);
+    if (rc) return rc;
+    while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
+        struct span id = {key.mv_data, key.mv_size};
+        if (id.len > USER_ID_MAX || !store_decode_user(value, &r)) rc = MDB_CORRUPTED;
+        else rc = store_put_seen(st, txn, id, &r, NULL);
+        if (rc) break;
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 2, 4) : rc;
+}
+
 /* By the schema they begin with; each leaves the next one in meta. */
 static int (*const STORE_MIGRATIONS[STORE_SCHEMA])(struct store *, MDB_txn *, void *) = {
     store_migrate_0,
+    store_migrate_1,
 };
 
 /* Reads the schema and refuses what is not ours or newer. */
@@ -4449,6 +4857,7 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     (void)context;
     uint64_t boots, alive, clean;
     int rc = store_open_databases(st, txn, MDB_CREATE);
+    if (!rc) rc = store_find_outbox_end(st, txn);
     if (rc) return rc;
     rc = store_get_number(st, txn, "boots", 8, &boots);
     if (rc) return rc;
@@ -4702,12 +5111,21 @@ struct store_tally {
     uint64_t users, sessions, open;
 };
 
-/* Reads every user and looks each open one up in `open`; what is wrong, or NULL. */
+/* Whether a user who is not online is in `seen`. */
+static bool tally_seen(struct store *st, MDB_val id, const struct user_record *user)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    struct span name = {id.mv_data, id.mv_size};
+    MDB_val key = {store_seen_key(name, user->last_seen, bytes), bytes}, none;
+    return !mdb_get(st->snapshot, st->seen, &key, &none);
+}
+
+/* Reads every user and looks each up in `open` or `seen`; what is wrong, or NULL. */
 static const char *tally_users(struct store *st, struct store_tally *n)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
-    MDB_stat open;
+    MDB_stat open, seen;
     struct user_record user;
     const char *wrong = NULL;
     int rc = mdb_cursor_open(st->snapshot, st->users, &cursor);
@@ -4718,14 +5136,18 @@ static const char *tally_users(struct store *st, struct store_tally *n)
             wrong = "a user record is damaged";
         else if (user.open && mdb_get(st->snapshot, st->open, &key, &value))
             wrong = "a user who is online is not in `open`";
+        else if (!user.open && !tally_seen(st, key, &user))
+            wrong = "a user who is not online is not in `seen`";
         else
             n->open += user.open;
     }
     mdb_cursor_close(cursor);
     if (wrong) return wrong;
     if (rc == MDB_NOTFOUND) rc = mdb_stat(st->snapshot, st->open, &open);
+    if (!rc) rc = mdb_stat(st->snapshot, st->seen, &seen);
     if (rc) return mdb_strerror(rc);
-    return open.ms_entries == n->open ? NULL : "`open` names users who are not online";
+    if (open.ms_entries != n->open) return "`open` names users who are not online";
+    return seen.ms_entries == n->users - n->open ? NULL : "`seen` names users who are online";
 }
 
 /* Reads every session; what is wrong, or NULL. */
@@ -4761,6 +5183,24 @@ static const char *tally_samples(struct store *st)
     return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
 }
 
+/* Reads every change in the outbox; what is wrong, or NULL. */
+static const char *tally_outbox(struct store *st)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct stored_change change;
+    struct json_value json;
+    bool wrong = false;
+    int rc = st->outbox ? mdb_cursor_open(st->snapshot, st->outbox, &cursor) : MDB_NOTFOUND;
+    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
+        wrong = !store_decode_change(key, value, &change) ||
+                !json_parse(change.text, JSON_DEPTH_MAX, &json) || json.kind != JSON_OBJECT;
+    mdb_cursor_close(cursor);
+    if (wrong) return "a change in the outbox is damaged";
+    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+}
+
 /* --check-store: reads everything; `store ok: N users, M sessions, K open` on out. */
 static int store_command_check(const char *dir, FILE *out, FILE *err)
 {
@@ -4773,6 +5213,7 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     const char *wrong = tally_users(st, &n);
     if (!wrong) wrong = tally_sessions(st, &n);
     if (!wrong) wrong = tally_samples(st);
+    if (!wrong) wrong = tally_outbox(st);
     store_close(st);
     if (wrong) {
         snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
@@ -5637,6 +6078,7 @@ struct presence {
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
+static const size_t CHANGES_MAX = 100000;        /* the same, for the webhook */
 
 /* The index of the first run that may hold an id >= this one, and the place in it. Returns whether
  * the id itself is there. */
@@ -6248,7 +6690,11 @@ static void view_write_user(struct buffer *out, const struct user_view *view)
 
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
-enum { POSITION_TEXT = 32 };
+enum {
+    POSITION_TEXT = 32,
+    EVENT_MAX = 768, /* bytes of an event with the longest id */
+};
+_Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
 /* A place in the order of transitions: which run of the server, and which of its transitions. */
 struct position {
@@ -6286,6 +6732,15 @@ static void position_write(struct buffer *out, struct position position)
 {
     char text[POSITION_TEXT];
     buffer_print(out, "\"position\":\"%s\"", position_text(position, text));
+}
+
+/* The text of an event without the fields around it: a JSON object. */
+static struct span event_data(struct span event)
+{
+    static const char field[] = "data: ";
+    const char *at = memmem(event.at, event.len, field, sizeof field - 1);
+    at += sizeof field - 1;
+    return (struct span){at, (size_t)(event.at + event.len - at) - 2};
 }
 
 /* Appends a transition as an event (WHATWG HTML section 9.2). */
@@ -7922,7 +8377,750 @@ static void wire_close(struct wire *wire)
     wire_forget_tls(wire);
 }
 
-/* ==== 19. Hub ================================================================================
+/* ==== 19. Webhooks ===========================================================================
+ * Tells a program of the operator's what the outbox holds, parcel by parcel: POSTs, signed, in
+ * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
+ * it reads the store, and says how far it is to the hub, which has the writer remove it. Each of
+ * its own waits has one absolute deadline, but those of the resolver of names. */
+
+enum {
+    WEBHOOK_URL_MAX = 2048,
+    WEBHOOK_SECRET_MIN = 16,
+    WEBHOOK_SECRET_MAX = 4096,
+    WEBHOOK_HEAD_MAX = 16384,  /* bytes of the head of an answer */
+    WEBHOOK_BODY_MAX = 65536,  /* bytes read of its body, to throw them away */
+    WEBHOOK_BODY_MS = 1000,    /* and how long it may take */
+    WEBHOOK_FIRST_MS = 1000,   /* wait after the first failure; it doubles */
+    WEBHOOK_LAST_MS = 300000,  /* up to this */
+    WEBHOOK_SEAL_MS = 20,      /* wait for a transaction under way */
+    WEBHOOK_STOP_MS = 800,     /* at a stop: for an answer under way */
+    WEBHOOK_WHY = 320,         /* bytes of the text of an error */
+    WEBHOOK_SIGNATURE = 96,    /* bytes of the text of a signature */
+    WEBHOOK_GONE = 410,        /* this answer says: never again */
+};
+
+/* A URL to post to (RFC 3986, RFC 9110 section 4.2). */
+struct webhook_url {
+    bool secure;             /* https */
+    bool is_address;         /* the host is an IP address */
+    uint16_t port;
+    char host[ORIGIN_MAX];   /* without brackets */
+    char origin[ORIGIN_MAX]; /* scheme, host, and the port if it is not the usual one */
+    const char *authority;   /* that without the scheme: for the Host header */
+    char target[WEBHOOK_URL_MAX + 2]; /* path and query */
+};
+
+/* Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or has a
+ * fragment or a character that a URL cannot have. */
+static bool webhook_url_parse(const char *text, struct webhook_url *out)
+{
+    static const char http[] = "http://", https[] = "https://";
+    char authority[ORIGIN_MAX];
+    int64_t port;
+    out->secure = !strncasecmp(text, https, sizeof https - 1);
+    if (!out->secure && strncasecmp(text, http, sizeof http - 1)) return false;
+    text += out->secure ? sizeof https - 1 : sizeof http - 1;
+    size_t len = strcspn(text, "/?");
+    if (len >= sizeof authority) return false;
+    memcpy(authority, text, len);
+    authority[len] = 0;
+    if (!host_parse(authority, out->host, &port) || !host_is_web(out->host) || !port) return false;
+    if (!origin_of_host(out->secure, authority, out->origin)) return false;
+    text += len;
+    if (strlen(text) > WEBHOOK_URL_MAX) return false;
+    for (const char *c = text; *c; c++)
+        if (*c <= ' ' || *c >= 0x7f || strchr("#\"<>\\^`{|}", *c)) return false;
+    snprintf(out->target, sizeof out->target, "%s%s", *text == '/' ? "" : "/", text);
+    out->authority = strstr(out->origin, "://") + 3;
+    out->port = (uint16_t)(port > 0 ? port : out->secure ? 443 : 80);
+    out->is_address = host_is_address(out->host);
+    if (*out->host == '[') { /* whose end is a bracket */
+        size_t inside = strlen(out->host) - 2;
+        memmove(out->host, out->host + 1, inside);
+        out->host[inside] = 0;
+    }
+    return true;
+}
+
+/* The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 over
+ * SECONDS, a dot and the body. Returns out. */
+static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
+                                char out[WEBHOOK_SIGNATURE])
+{
+    static const char digits[] = "0123456789abcdef";
+    struct buffer text = {0};
+    uint8_t mac[SHA256_SIZE];
+    buffer_print(&text, "%" PRId64 ".", seconds);
+    buffer_add(&text, body.at, body.len);
+    hmac_sha256(secret, (struct span){text.at, text.len}, mac);
+    buffer_free(&text);
+    char *to = out + snprintf(out, WEBHOOK_SIGNATURE, "t=%" PRId64 ",v1=", seconds);
+    for (int i = 0; i < SHA256_SIZE; i++) {
+        *to++ = digits[mac[i] >> 4];
+        *to++ = digits[mac[i] & 15];
+    }
+    *to = 0;
+    return out;
+}
+
+/* How long to wait after so many failures in a row, ms: 1, 2, 4 ... 300 s, and up to 10 % more,
+ * which a random number decides. */
+static int64_t webhook_backoff(unsigned failures, uint16_t random)
+{
+    int64_t wait = WEBHOOK_LAST_MS;
+    if (failures < 10) wait = (int64_t)WEBHOOK_FIRST_MS << (failures ? failures - 1 : 0);
+    if (wait > WEBHOOK_LAST_MS) wait = WEBHOOK_LAST_MS;
+    return wait + wait * random / (10 * UINT16_MAX);
+}
+
+/* The head of an answer. */
+struct response_head {
+    size_t size;    /* with the empty line at its end */
+    int status;
+    int64_t length; /* Content-Length; -1 when it is not said, or badly */
+};
+
+/* Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not all there
+ * yet; -1 when what stands there is none, or too long. */
+static int response_head_read(const char *at, size_t len, struct response_head *out)
+{
+    static const char version[] = "HTTP/1.";
+    enum { VERSION = sizeof version - 1, LINE = VERSION + 6 }; /* digit, blank, three, and one */
+    if (memcmp(at, version, len < VERSION ? len : VERSION)) return -1;
+    size_t end = http_head_end(at, len < WEBHOOK_HEAD_MAX ? len : WEBHOOK_HEAD_MAX, 0);
+    if (!end) return len < WEBHOOK_HEAD_MAX ? 0 : -1;
+    const char *code = at + VERSION + 2;
+    if (end < LINE || !digit_is(at[VERSION]) || at[VERSION + 1] != ' ') return -1;
+    if (!digit_is(code[0]) || !digit_is(code[1]) || !digit_is(code[2]) || *code == '0') return -1;
+    if (code[3] != ' ' && code[3] != '\r' && code[3] != '\n') return -1;
+    *out = (struct response_head){.size = end, .length = -1};
+    out->status = (code[0] - '0') * 100 + (code[1] - '0') * 10 + (code[2] - '0');
+    for (const char *line = at, *next; line < at + end; line = next) {
+        struct span value;
+        next = (const char *)memchr(line, '\n', (size_t)(at + end - line)) + 1;
+        if (http_line_value((struct span){line, (size_t)(next - 1 - line)}, "Content-Length",
+                            &value))
+            out->length = http_length(value);
+    }
+    return 1;
+}
+
+/* How a delivery went. */
+enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
+
+/* The thread and what others may know of it. */
+struct webhook {
+    const struct options *options;
+    struct log *log;
+    struct counters *counters;
+    struct store *store;
+    struct loop *hub;            /* woken when store.outbox_done has moved */
+    struct webhook_url url;
+    bool tls12;                  /* the thread's: see line_begin */
+    pthread_t thread;
+    bool running;                /* the thread was started */
+    int wake;                    /* eventfd: look at the outbox again, or at stop_by */
+    sem_t ended;
+    _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
+    pthread_mutex_t lock;        /* all below */
+    struct buffer secret;
+    int64_t last_success;        /* wall ms, or 0 */
+    char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
+};
+
+/* One request on its way. */
+struct webhook_line {
+    struct webhook *hook;
+    int fd;
+    int64_t deadline;            /* mono */
+    mbedtls_ssl_context *ssl;    /* NULL: plain */
+    bool signs_new;              /* see line_begin */
+    char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
+};
+
+/* The same for https. */
+struct webhook_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
+/* Whether the thread is to end. */
+static bool webhook_stopping(const struct webhook *hook)
+{
+    return atomic_load(&hook->stop_by);
+}
+
+/* Wakes the thread; any thread. */
+static void webhook_wake(struct webhook *hook)
+{
+    uint64_t one = 1;
+    if (write(hook->wake, &one, sizeof one) != sizeof one) abort(); /* 2^64 wake-ups away */
+}
+
+/* Says what went wrong, as printf does, unless something before it did; false, for the caller to
+ * return. */
+__attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const char *format, ...)
+{
+    if (*why) return false;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, WEBHOOK_WHY, format, args);
+    va_end(args);
+    return false;
+}
+
+/* Waits until a descriptor (-1: none) is ready for these events, somebody wakes the thread, or
+ * that moment has come. Whether the descriptor is ready. */
+static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t until)
+{
+    struct pollfd waits[2] = {{.fd = hook->wake, .events = POLLIN}, {.fd = fd, .events = events}};
+    int64_t left = until - clock_mono_ms();
+    uint64_t count;
+    int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
+    if (n > 0 && waits[0].revents && read(hook->wake, &count, sizeof count) < 0 && errno != EAGAIN)
+        abort();
+    return n > 0 && waits[1].revents;
+}
+
+/* Waits for a line's socket; false when its time is up. */
+static bool line_wait(struct webhook_line *line, short events)
+{
+    for (;;) {
+        int64_t stop_by = atomic_load(&line->hook->stop_by), until = line->deadline;
+        if (stop_by && stop_by < until) until = stop_by;
+        if (webhook_poll(line->hook, line->fd, events, until)) return true;
+        if (clock_mono_ms() >= until) return webhook_fail(line->why, "no answer in time");
+    }
+}
+
+/* What send or recv returned, as Mbed TLS wants to have it. */
+static int line_result(ssize_t n, int wait)
+{
+    if (n >= 0) return (int)n;
+    bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+    return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
+}
+
+/* Sends bytes as far as the socket takes them. */
+static int line_send(void *context, const unsigned char *at, size_t len)
+{
+    const struct webhook_line *line = context;
+    return line_result(send(line->fd, at, len, MSG_NOSIGNAL), MBEDTLS_ERR_SSL_WANT_WRITE);
+}
+
+/* Receives what is there. */
+static int line_receive(void *context, unsigned char *out, size_t size)
+{
+    const struct webhook_line *line = context;
+    return line_result(recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+}
+
+/* After a call that returned a negative code: waits for what it wants. False if it is an error. */
+static bool line_again(struct webhook_line *line, int code)
+{
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
+    char text[128];
+    if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
+        return webhook_fail(line->why, "the connection broke: %s", strerror(errno));
+    mbedtls_strerror(code, text, sizeof text);
+    return webhook_fail(line->why, "%s", text);
+}
+
+/* Writes all bytes. */
+static bool line_write(struct webhook_line *line, struct span text)
+{
+    while (text.len) {
+        const unsigned char *at = (const unsigned char *)text.at;
+        int n = line->ssl ? mbedtls_ssl_write(line->ssl, at, text.len)
+                          : line_send(line, at, text.len);
+        if (n < 0 && !line_again(line, n)) return false;
+        if (n <= 0) continue;
+        text.at += n;
+        text.len -= (size_t)n;
+    }
+    return true;
+}
+
+/* Reads what comes next: how many bytes, 0 at the end, -1 when it failed. */
+static ssize_t line_read(struct webhook_line *line, char *out, size_t size)
+{
+    for (;;) {
+        unsigned char *to = (unsigned char *)out;
+        int n = line->ssl ? mbedtls_ssl_read(line->ssl, to, size) : line_receive(line, to, size);
+        if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || n == MBEDTLS_ERR_SSL_CONN_EOF) n = 0;
+        if (n >= 0) return n;
+        if (!line_again(line, n)) return -1;
+    }
+}
+
+/* Connects to the first of the addresses that answers; each gets its share of the time. */
+static bool line_connect(struct webhook_line *line, const struct addrinfo *addresses)
+{
+    int64_t deadline = line->deadline;
+    int count = 0, error = 0;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
+        int64_t now = clock_mono_ms();
+        socklen_t len = sizeof error;
+        *line->why = 0;
+        line->deadline = now + (deadline - now) / count;
+        line->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        error = line->fd < 0 || connect(line->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
+        if (error == EINPROGRESS && line_wait(line, POLLOUT) &&
+            getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+            error = errno;
+        line->deadline = deadline;
+        if (!error) return true;
+        if (line->fd >= 0) close(line->fd);
+        line->fd = -1;
+        if (webhook_stopping(line->hook)) break;
+    }
+    return webhook_fail(line->why, "cannot connect: %s", strerror(error));
+}
+
+/* Finds the host and connects to it. */
+static bool line_open(struct webhook_line *line)
+{
+    const struct webhook_url *url = &line->hook->url;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
+    char port[8];
+    snprintf(port, sizeof port, "%u", url->port);
+    if (url->is_address) hints.ai_flags = AI_NUMERICHOST;
+    int error = getaddrinfo(url->host, port, &hints, &addresses);
+    if (webhook_stopping(line->hook)) { /* for how long is not known: see webhook_wait */
+        if (!error) freeaddrinfo(addresses);
+        return false;
+    }
+    if (error) return webhook_fail(line->why, "cannot find %.100s: %s", url->host,
+                                   gai_strerror(error));
+    line->deadline = clock_mono_ms() + line->hook->options->webhook_timeout;
+    bool good = line_connect(line, addresses);
+    freeaddrinfo(addresses);
+    return good;
+}
+
+/* Whether a certificate is for this IP address, by its subjectAltName. */
+static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
+{
+    enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
+    uint8_t packed[16];
+    bool v4 = !strchr(host, ':');
+    if (!address_pack_text((struct span){host, strlen(host)}, packed)) return false;
+    struct span wanted = {(const char *)packed + (v4 ? 12 : 0), v4 ? 4 : 16};
+    const mbedtls_x509_sequence *name = &cert->subject_alt_names;
+    for (; name && name->buf.p; name = name->next)
+        if ((name->buf.tag & TAG) == ADDRESS &&
+            !bytes_compare(name->buf.p, name->buf.len, wanted.at, wanted.len))
+            return true;
+    return false;
+}
+
+/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is an
+ * address there is none to send or compare (RFC 6066 section 3), so that is done here. */
+static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
+{
+    const struct webhook_url *url = context;
+    if (!depth && url->is_address && !cert_has_address(cert, url->host))
+        *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
+    return 0;
+}
+
+/* Reads whom to trust; false with the reason in why. What Mbed TLS does not know is passed over. */
+static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
+{
+    static const char option[] = "webhook-ca-file";
+    char err[USAGE_MAX];
+    mbedtls_x509_crt_init(roots);
+    if (!tls_file_readable(option, path, err)) return webhook_fail(why, "%s", err);
+    int error = mbedtls_x509_crt_parse_file(roots, path);
+    if (error >= 0 && roots->version) return true;
+    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
+    tls_file_problem(option, path, error, "name a PEM file of those who sign the receiver's"
+                                          " certificate", err);
+    return webhook_fail(why, "%s", err);
+}
+
+/* Prepares a context for a line; 0, or what Mbed TLS says against it. */
+static int webhook_tls_set(struct webhook_tls *tls, struct webhook_line *line)
+{
+    static const uint16_t old_signatures[] = {
+        MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256, MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512, MBEDTLS_TLS1_3_SIG_NONE,
+    };
+    struct webhook_url *url = &line->hook->url;
+    mbedtls_ssl_config *config = &tls->config;
+    char host[ORIGIN_MAX];
+    int error = mbedtls_ssl_config_defaults(config, MBEDTLS_SSL_IS_CLIENT,
+                                            MBEDTLS_SSL_TRANSPORT_STREAM,
+                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(config, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (line->hook->tls12) {
+        mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+        mbedtls_ssl_conf_sig_algs(config, old_signatures);
+    }
+    mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
+    mbedtls_ssl_conf_ca_chain(config, &tls->roots, NULL);
+    mbedtls_ssl_conf_verify(config, webhook_verify, url);
+    mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+    if (!error) error = mbedtls_ssl_setup(&tls->ssl, config);
+    strcpy(host, url->host);
+    size_t len = strlen(host);
+    if (len && host[len - 1] == '.') host[len - 1] = 0; /* RFC 6066: without the dot at the end */
+    if (!error) error = mbedtls_ssl_set_hostname(&tls->ssl, url->is_address ? NULL : host);
+    mbedtls_ssl_set_bio(&tls->ssl, line, line_send, line_receive, NULL);
+    return error;
+}
+
+/* Shakes hands, and is sure of whom it talks to. The rest of the line is TLS after it; *tls is to
+ * be freed in any case. */
+static bool line_secure(struct webhook_line *line, struct webhook_tls *tls)
+{
+    char text[128];
+    mbedtls_ssl_init(&tls->ssl);
+    mbedtls_ssl_config_init(&tls->config);
+    if (!webhook_read_roots(line->hook->options->webhook_ca_file, &tls->roots, line->why))
+        return false;
+    int error = webhook_tls_set(tls, line);
+    if (error) return line_again(line, error);
+    while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
+        uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
+        bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
+        if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
+            mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
+            text[strcspn(text, "\n")] = 0;
+            return webhook_fail(line->why, "its certificate is not accepted: %s", text);
+        }
+        line->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
+                          mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
+        if (error == MBEDTLS_ERR_SSL_CONN_EOF)
+            return webhook_fail(line->why, "it ended the TLS handshake");
+        if (!line_again(line, error)) return false;
+    }
+    line->ssl = &tls->ssl;
+    return true;
+}
+
+/* Frees what line_secure made. */
+static void webhook_tls_free(struct webhook_tls *tls)
+{
+    mbedtls_ssl_free(&tls->ssl);
+    mbedtls_ssl_config_free(&tls->config);
+    mbedtls_x509_crt_free(&tls->roots);
+}
+
+/* Opens a line, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of RSA-PSS,
+ * which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at once, for TLS
+ * 1.2 without them, and so from now on until that fails. *tls is to be freed if it is true. */
+static bool line_begin(struct webhook_line *line, struct webhook_tls *tls)
+{
+    struct webhook *hook = line->hook;
+    for (;;) {
+        if (!line_open(line)) return false;
+        if (!hook->url.secure || line_secure(line, tls)) return true;
+        webhook_tls_free(tls);
+        close(line->fd);
+        line->fd = -1;
+        hook->tls12 = line->signs_new && !hook->tls12;
+        if (!hook->tls12) return false;
+        *line->why = 0;
+    }
+}
+
+/* Reads the head of the answer into a buffer, passing over interim ones; false without one. */
+static bool line_read_head(struct webhook_line *line, struct buffer *in, struct response_head *head)
+{
+    enum { CHUNK = 4096 };
+    for (;;) {
+        int found = in->len ? response_head_read(in->at, in->len, head) : 0;
+        if (found < 0) return webhook_fail(line->why, "the answer is no HTTP/1.1");
+        if (found && head->status >= 200) return true;
+        if (found && head->status == 101)
+            return webhook_fail(line->why, "answered 101"); /* which nobody asked for */
+        if (found) {
+            buffer_drop(in, head->size);
+            continue;
+        }
+        ssize_t n = line_read(line, buffer_room(in, CHUNK), CHUNK);
+        if (n <= 0) return webhook_fail(line->why, "the connection ended without an answer");
+        in->len += (size_t)n;
+    }
+}
+
+/* Reads the body and throws it away, so that the other side can write it: as far as it is known to
+ * go, for a second, and not more than WEBHOOK_BODY_MAX. How it goes does not matter. */
+static void line_skip_body(struct webhook_line *line, const struct buffer *in,
+                           const struct response_head *head)
+{
+    char bytes[4096];
+    int64_t soon = clock_mono_ms() + WEBHOOK_BODY_MS;
+    size_t read = in->len - head->size, most = WEBHOOK_BODY_MAX;
+    if (head->length >= 0 && head->length < WEBHOOK_BODY_MAX) most = (size_t)head->length;
+    if (head->status == 204 || head->status == 304) most = 0;
+    if (soon < line->deadline) line->deadline = soon;
+    for (ssize_t n = 1; n > 0 && read < most && !webhook_stopping(line->hook); read += (size_t)n)
+        if ((n = line_read(line, bytes, sizeof bytes)) < 0) return;
+}
+
+/* Sends a request and reads the status of the answer; 0 when there is none. */
+static int line_exchange(struct webhook_line *line, struct span request)
+{
+    struct webhook_tls tls;
+    struct response_head head = {0};
+    struct buffer in = {0};
+    if (!line_begin(line, &tls)) return 0;
+    line_write(line, request); /* who refuses a request may answer before it has come, and close */
+    bool good = line_read_head(line, &in, &head);
+    if (good) line_skip_body(line, &in, &head);
+    if (line->ssl) {
+        mbedtls_ssl_close_notify(line->ssl);
+        webhook_tls_free(&tls);
+    }
+    close(line->fd);
+    buffer_free(&in);
+    return good ? head.status : 0;
+}
+
+/* The position of the first change of a parcel, which is the first member of its text. */
+static struct span parcel_position(const struct parcel *parcel)
+{
+    static const char before[] = "{\"position\":\"";
+    const size_t skip = sizeof before - 1, len = parcel->text.len;
+    const char *at = parcel->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
+    if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
+    return (struct span){at + skip, (size_t)(end - at) - skip};
+}
+
+/* Makes the request that delivers a parcel. */
+static void webhook_write(struct webhook *hook, const struct parcel *parcel, struct buffer *out)
+{
+    struct buffer body = {0};
+    char when[TIME_TEXT], signature[WEBHOOK_SIGNATURE];
+    int64_t wall = clock_wall_ms();
+    struct span first = parcel_position(parcel);
+    buffer_print(&body, "{\"sent_at\":\"%s\",\"events\":[", time_text(wall, when));
+    buffer_add(&body, parcel->text.at, parcel->text.len);
+    buffer_text(&body, "]}");
+    pthread_mutex_lock(&hook->lock);
+    webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
+                 (struct span){body.at, body.len}, signature);
+    pthread_mutex_unlock(&hook->lock);
+    buffer_print(out, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
+                      "\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                      "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
+                      "X-Presence-Delivery: %.*s\r\n\r\n",
+                 hook->url.target, hook->url.authority, body.len, signature, (int)first.len,
+                 first.at);
+    buffer_add(out, body.at, body.len);
+    buffer_free(&body);
+}
+
+/* Delivers a parcel, or says why not. */
+static enum webhook_result webhook_post(struct webhook *hook, const struct parcel *parcel,
+                                        char why[WEBHOOK_WHY])
+{
+    struct buffer request = {0};
+    struct webhook_line line = {.hook = hook, .fd = -1, .why = why};
+    *why = 0;
+    webhook_write(hook, parcel, &request);
+    int status = line_exchange(&line, (struct span){request.at, request.len});
+    buffer_free(&request);
+    if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
+    if (!status && webhook_stopping(hook)) return WEBHOOK_STOPPED;
+    if (status) snprintf(why, WEBHOOK_WHY, "answered %d", status);
+    return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
+}
+
+/* Says that a parcel is done with, and has it removed. */
+static void webhook_finish(struct webhook *hook, const struct parcel *parcel,
+                           _Atomic uint64_t *counter)
+{
+    count_many(counter, parcel->count);
+    atomic_store(&hook->store->outbox_done, parcel->last);
+    loop_wake(hook->hub);
+}
+
+/* Notes a request that went well, and says so if the one before did not. */
+static void webhook_note_success(struct webhook *hook, int64_t failing_since)
+{
+    if (failing_since)
+        log_line(hook->log, LOG_WARN, "webhook: %s takes changes again, after %" PRId64 " s",
+                 hook->url.origin, (clock_mono_ms() - failing_since) / 1000);
+    pthread_mutex_lock(&hook->lock);
+    hook->last_success = clock_wall_ms();
+    *hook->last_error = 0;
+    pthread_mutex_unlock(&hook->lock);
+}
+
+/* Notes a request that failed, and says so if the one before did not. */
+static void webhook_note_failure(struct webhook *hook, bool first, bool gone, const char *why)
+{
+    count_one(&hook->counters->webhook_failures);
+    if (gone)
+        log_line(hook->log, LOG_WARN, "webhook: %s answered 410: it is told nothing more until the"
+                                      " next start", hook->url.origin);
+    else if (first)
+        log_line(hook->log, LOG_WARN, "webhook: cannot deliver to %s: %s; changes wait in the"
+                                      " store", hook->url.origin, why);
+    pthread_mutex_lock(&hook->lock);
+    snprintf(hook->last_error, sizeof hook->last_error, "%s", why);
+    pthread_mutex_unlock(&hook->lock);
+}
+
+/* Waits for the next parcel and takes it once it is final; false when the thread is to end. The
+ * parcel is the caller's to free, and spared until the caller says so. */
+static bool webhook_take(struct webhook *hook, struct parcel *parcel)
+{
+    while (!webhook_stopping(hook)) {
+        bool sealed = store_outbox_seal(hook->store);
+        int found = sealed ? store_outbox_next(hook->store, parcel) : 0;
+        if (sealed) store_outbox_spare(hook->store, found > 0 ? parcel->last : 0);
+        if (found > 0) return true;
+        buffer_free(&parcel->text);
+        *parcel = (struct parcel){0};
+        int64_t wait = !sealed ? WEBHOOK_SEAL_MS : found < 0 ? STORE_RETRY_MS : 3600000;
+        webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
+    }
+    return false;
+}
+
+/* Waits after so many failures in a row, or until the thread is to end. */
+static void webhook_rest(struct webhook *hook, unsigned failures)
+{
+    uint16_t random;
+    random_bytes(&random, sizeof random);
+    int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
+    while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
+}
+
+/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. Once
+ * it has seen that it is to stop it touches nothing but *hook: main may not have waited. */
+static void *webhook_run(void *argument)
+{
+    struct webhook *hook = argument;
+    struct parcel parcel = {0};
+    char why[WEBHOOK_WHY];
+    unsigned failures = 0;
+    int64_t failing_since = 0;
+    enum webhook_result result = WEBHOOK_FAILED;
+    prctl(PR_SET_NAME, "webhook");
+    while (result < WEBHOOK_IS_GONE && webhook_take(hook, &parcel)) {
+        /* one that is too old has its chance too, if nothing is known against the receiver */
+        bool old = clock_wall_ms() - parcel.newest > hook->options->webhook_give_up;
+        result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
+        if (result == WEBHOOK_DELIVERED) {
+            webhook_note_success(hook, failing_since);
+            webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
+            failures = 0;
+            failing_since = 0;
+        } else if (failures && old) {
+            webhook_finish(hook, &parcel, &hook->counters->webhook_dead);
+        } else if (result != WEBHOOK_STOPPED) {
+            webhook_note_failure(hook, !failures, result == WEBHOOK_IS_GONE, why);
+            if (!failures++) failing_since = clock_mono_ms();
+            store_outbox_spare(hook->store, 0); /* from here on it may be given up */
+            if (result == WEBHOOK_FAILED) webhook_rest(hook, failures);
+        }
+        buffer_free(&parcel.text);
+        parcel = (struct parcel){0};
+    }
+    sem_post(&hook->ended);
+    return NULL;
+}
+
+/* Reads the secret, and has it used from now on; false with one line in err and the old one in
+ * use. */
+static bool webhook_read_secret(struct webhook *hook, char *err)
+{
+    const char *path = hook->options->webhook_secret_file;
+    struct buffer secret = {0}, old;
+    bool good = secret_read("webhook-secret-file", path, WEBHOOK_SECRET_MAX + 2, &secret, err);
+    secret_trim(&secret);
+    if (good && (secret.len < WEBHOOK_SECRET_MIN || secret.len > WEBHOOK_SECRET_MAX)) {
+        snprintf(err, USAGE_MAX,
+                 "--webhook-secret-file: %.200s has %zu bytes; a secret has %d to %d:"
+                 " openssl rand -hex 32", path, secret.len, WEBHOOK_SECRET_MIN,
+                 WEBHOOK_SECRET_MAX);
+        good = false;
+    }
+    pthread_mutex_lock(&hook->lock);
+    old = good ? hook->secret : secret;
+    if (good) hook->secret = secret;
+    pthread_mutex_unlock(&hook->lock);
+    secret_free(&old);
+    return good;
+}
+
+/* Whether there is somebody to tell. */
+static bool webhook_wanted(const struct webhook *hook)
+{
+    return *hook->options->webhook_url;
+}
+
+/* Sets a webhook up as the options say, but for what it is connected to; false with one line in
+ * err if they are not good. */
+static bool webhook_init(struct webhook *hook, const struct options *options, char *err)
+{
+    mbedtls_x509_crt roots;
+    char why[WEBHOOK_WHY] = "";
+    hook->options = options;
+    hook->wake = -1;
+    pthread_mutex_init(&hook->lock, NULL);
+    if (!webhook_wanted(hook)) return true;
+    if (!webhook_url_parse(options->webhook_url, &hook->url)) {
+        snprintf(err, USAGE_MAX, "--webhook-url: this is no URL to post to; write"
+                                 " https://app.example.com/presence, without user and fragment");
+        return false;
+    }
+    if (!*options->webhook_secret_file) {
+        snprintf(err, USAGE_MAX, "--webhook-url: needs --webhook-secret-file, which what is posted"
+                                 " is signed with");
+        return false;
+    }
+    if (!webhook_read_secret(hook, err)) return false;
+    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, why);
+    if (hook->url.secure) mbedtls_x509_crt_free(&roots);
+    if (!good) snprintf(err, USAGE_MAX, "%s", why);
+    return good;
+}
+
+/* Asks the thread to end, and not to begin anything; see webhook_wait. */
+static void webhook_stop(struct webhook *hook)
+{
+    if (!hook->running) return;
+    atomic_store(&hook->stop_by, clock_mono_ms() + WEBHOOK_STOP_MS);
+    webhook_wake(hook);
+}
+
+/* Waits for the end of a thread that was asked for it, not much longer than an answer under way may
+ * take: the resolver may hold it, and then it is left alone. */
+static void webhook_wait(struct webhook *hook)
+{
+    struct timespec until;
+    if (!hook->running) return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    int error;
+    while ((error = sem_timedwait(&hook->ended, &until)) && errno == EINTR) continue;
+    hook->running = error;
+    if (error) pthread_detach(hook->thread);
+    else pthread_join(hook->thread, NULL);
+}
+
+/* Frees what webhook_init took; nothing if the thread still runs: then the process ends. */
+static void webhook_free(struct webhook *hook)
+{
+    if (hook->running) return;
+    if (hook->wake >= 0) close(hook->wake);
+    secret_free(&hook->secret);
+    pthread_mutex_destroy(&hook->lock);
+}
+
+/* ==== 20. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
  * to the store's writer and tells the streams of it. Nothing is freed inside its own handler: the
@@ -7954,8 +9152,8 @@ struct connection {
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
-/* A client of /admin/events. Of its connection agent, partial and out are not used, and heard_at is
- * when something was last sent. */
+/* A client of /admin/events or /api/events. Of its connection agent, partial and out are not used,
+ * and heard_at is when something was last sent. */
 struct stream {
     struct connection c;           /* first; c.link.is_stream is set */
     struct stream *next, **place;  /* in hub.streams while open; place is NULL after */
@@ -7991,6 +9189,7 @@ struct hub {
     struct loop_call batch_done;
     bool batch_under_way;
     int64_t sync_at;               /* mono: not before this is the next batch due */
+    uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
     int64_t stop_by;               /* mono: sockets still open then are cut */
@@ -8075,6 +9274,7 @@ struct server {
     size_t trusted_count;
     pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
     struct address_table addresses;
+    struct webhook webhook;
     struct listener *listeners;
     size_t listener_count;
     struct seam *seam;
@@ -8544,6 +9744,22 @@ static void streams_feed(struct server *server, struct instant now)
     events_trim(events, behind);
 }
 
+/* Has a change kept for the webhook, with what the store hears of its user. While the disk takes
+ * nothing, more than CHANGES_MAX are given up. */
+static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
+{
+    struct store_batch *batch = &server->presence.ended;
+    if (!webhook_wanted(&server->webhook) || t->kind == TRANSITION_CONNECTIONS) return;
+    if (batch->changes >= CHANGES_MAX) {
+        count_one(&server->counters.webhook_dead);
+        return;
+    }
+    struct buffer *event = &server->hub.event;
+    if (!event->len) event_write(event, server->epoch, t, now);
+    store_batch_change(batch, now.mono + now.offset,
+                       event_data((struct span){event->at, event->len}));
+}
+
 /* Acts on what changed since the last time: counts it, and makes it events where somebody reads
  * them or has read them lately. */
 static void hub_take_transitions(struct server *server, struct instant now)
@@ -8567,6 +9783,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
         assert(t->sequence == hub->events.next);
         if (hub->events.kept) event_write(&hub->event, server->epoch, t, now);
         events_add(&hub->events, (struct span){hub->event.at, hub->event.len});
+        hub_tell_webhook(server, t, now);
         if (hub->events.end - fed < STREAM_BATCH) continue;
         streams_feed(server, now);
         fed = hub->events.end;
@@ -8866,7 +10083,7 @@ static void hub_log_out(struct server *server, struct loop_call *call)
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
-    (void)batch;
+    if (batch->changes) webhook_wake(&server->webhook);
     loop_post(&server->hub.loop, &server->hub.batch_done);
 }
 
@@ -8886,6 +10103,9 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
 static void hub_sync(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
+    uint64_t delivered = atomic_load(&server->store->outbox_done);
+    if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
+    hub->delivered = delivered;
     if (hub->batch_under_way || !presence_owes(&server->presence)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
@@ -9041,7 +10261,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 20. Door ===============================================================================
+/* ==== 21. Door ===============================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served: it accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -9723,7 +10943,7 @@ static bool door_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 21. Assets =============================================================================
+/* ==== 22. Assets =============================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. */
 
 struct asset {
@@ -9745,7 +10965,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 22. HTTP API ===========================================================================
+/* ==== 23. HTTP API ===========================================================================
  * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
  * Reads the table under its lock for microseconds, the store in short transactions, and asks the
  * hub to change things. Asking creates nobody. */
@@ -9994,15 +11214,20 @@ enum {
     API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
 };
 
+enum page_sort { SORT_ID, SORT_SEEN, SORT_SEEN_DOWN };
+static const char *const PAGE_SORTS[] = {"user_id", "last_seen", "-last_seen"};
+
 /* A page of /admin/users while it is being made. */
 struct user_page {
     struct instant now;
     struct buffer *out;
-    char q[USER_ID_MAX + 1];    /* ids must contain it */
-    int status;                 /* enum status wanted, or -1 */
+    char q[USER_ID_MAX + 1];      /* ids must contain it */
+    char prefix[USER_ID_MAX + 1]; /* ids must begin with it */
+    int status;                   /* enum status wanted, or -1 */
+    enum page_sort sort;
     int limit, written;
-    bool full;                  /* and one more was found */
-    struct user_view last;      /* how far the page has come */
+    bool full;                    /* and one more was found */
+    struct user_view last;        /* how far the page has come; known once it is anywhere */
 };
 
 /* Some users behind a place, in order, and how far all of them are known. */
@@ -10014,11 +11239,19 @@ struct user_piece {
     bool more;                  /* behind reach; otherwise it reaches to the end */
 };
 
+/* Whether a user's id begins as those of the page do. */
+static bool page_has_prefix(const struct user_page *page, const struct user_view *view)
+{
+    size_t len = strlen(page->prefix);
+    return view->id_len >= len && !memcmp(view->id, page->prefix, len);
+}
+
 /* Whether a user belongs on the page. ?status=online means every status of those online. */
 static bool page_wants(const struct user_page *page, const struct user_view *view)
 {
     bool any_online = page->status == STATUS_ONLINE && view->status != STATUS_OFFLINE;
     if (page->status >= 0 && !any_online && view->status != page->status) return false;
+    if (!page_has_prefix(page, view)) return false;
     return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
 }
 
@@ -10067,6 +11300,7 @@ static bool page_merge(struct user_page *page, const struct user_piece *table,
                                          : view_compare(&table->users[t], &stored->users[s]);
         const struct user_view *view = order <= 0 ? &table->users[t] : &stored->users[s];
         if (bound && view_compare(view, bound) > 0) break;
+        if (!page_has_prefix(page, view)) return false; /* nor does any behind it */
         if (!page_add(page, view)) return false;
         t += order <= 0;
         s += order >= 0;
@@ -10075,12 +11309,26 @@ static bool page_merge(struct user_page *page, const struct user_piece *table,
     return bound != NULL;
 }
 
+/* Moves a page that stands before the ids with its prefix to the first of them, which is the prefix
+ * itself. False when the store failed. */
+static bool page_enter_prefix(struct server *server, struct user_page *page)
+{
+    struct user_view view;
+    struct span prefix = {page->prefix, strlen(page->prefix)};
+    if (bytes_compare(page->last.id, page->last.id_len, prefix.at, prefix.len) >= 0) return true;
+    if (!api_look_up(server, prefix, page->now, &view)) return false;
+    if (view.known) page_add(page, &view); /* the first: there is room */
+    page->last = view;
+    return true;
+}
+
 /* Makes the page, piece by piece: first of the table, then of the store. So who leaves the table in
  * between, for the store, is seen at least once. *end tells that there is nothing behind the page.
  * False when the store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
     struct user_piece table = {.now = page->now}, stored = table;
+    if (!page_enter_prefix(server, page)) return false;
     for (int looked = 0; looked < API_SCAN_MAX; looked += API_CHUNK) {
         bool at_end;
         table.reach = page->last;
@@ -10091,12 +11339,204 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
         if (!store_each_user(server->store, after, API_CHUNK, piece_keep, &stored, &at_end))
             return false;
         stored.more = !at_end && stored.count;
+        count_many(&server->counters.users_scanned, stored.count);
         if (page_merge(page, &table, &stored)) continue;
         *end = !page->full;
         return true;
     }
     *end = false;
     return true;
+}
+
+/* Orders two users as the page does that is sorted by last_seen. */
+static int page_order(const struct user_page *page, const struct user_view *a,
+                      const struct user_view *b)
+{
+    int order = (a->last_seen > b->last_seen) - (a->last_seen < b->last_seen);
+    if (!order) order = view_compare(a, b);
+    return page->sort == SORT_SEEN_DOWN ? -order : order;
+}
+
+enum { PICK_CHUNK = 256 /* users of the table looked at under its lock at once */ };
+
+/* The users of the table that come next on a page sorted by last_seen: a heap, the last of them on
+ * top, then sorted. */
+struct page_pick {
+    struct user_view *users;
+    size_t count, max, next;
+};
+
+/* Puts a user where the one at the top of a heap's part was, and restores the heap. */
+static void pick_sift(const struct user_page *page, struct page_pick *pick, size_t at, size_t count,
+                      const struct user_view *view)
+{
+    for (size_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count &&
+            page_order(page, &pick->users[child + 1], &pick->users[child]) > 0)
+            child++;
+        if (page_order(page, &pick->users[child], view) <= 0) break;
+        pick->users[at] = pick->users[child];
+    }
+    pick->users[at] = *view;
+}
+
+/* Picks a user if it belongs on the page, behind where that is, and before those that there is no
+ * room for. */
+static void pick_offer(const struct user_page *page, struct page_pick *pick,
+                       const struct user_view *view)
+{
+    if (page->last.known && page_order(page, view, &page->last) <= 0) return;
+    bool full = pick->count == pick->max;
+    if (full && page_order(page, view, &pick->users[0]) >= 0) return;
+    if (!page_wants(page, view)) return;
+    if (full) {
+        pick_sift(page, pick, 0, pick->count, view);
+        return;
+    }
+    size_t at = pick->count++;
+    for (size_t up; at && page_order(page, &pick->users[up = (at - 1) / 2], view) < 0; at = up)
+        pick->users[at] = pick->users[up];
+    pick->users[at] = *view;
+}
+
+/* Picks from the whole table; costs as much as there are users in it. */
+static void pick_make(struct server *server, const struct user_page *page, struct page_pick *pick)
+{
+    struct user_view after = {0}, view;
+    const struct user *user = NULL;
+    do {
+        pthread_mutex_lock(&server->table_lock);
+        struct presence_walk walk =
+            presence_walk_after(&server->presence, (struct span){after.id, after.id_len});
+        for (int looked = 0; looked < PICK_CHUNK; looked++) {
+            user = presence_walk_next(&server->presence, &walk);
+            if (!user) break;
+            view_user(&view, user, page->now);
+            pick_offer(page, pick, &view);
+            after = view;
+        }
+        pthread_mutex_unlock(&server->table_lock);
+        sched_yield();
+    } while (user);
+    for (size_t left = pick->count; left > 1;) { /* the heap becomes a sorted list */
+        struct user_view last = pick->users[--left];
+        struct user_view first = pick->users[0];
+        pick_sift(page, pick, 0, left, &last);
+        pick->users[left] = first;
+    }
+}
+
+/* Whether the table's word counts for someone who is in `seen`: it does unless the user came into
+ * the table when it had been looked through, and was not picked from it. Its lock is held. */
+static bool pick_covers(const struct server *server, const struct page_pick *pick, int64_t began,
+                        const struct seen_place *place)
+{
+    const struct user *user = presence_find(&server->presence,
+                                            (struct span){place->id, place->id_len});
+    if (!user || user->online_since < began) return user != NULL;
+    for (size_t i = 0; i < pick->count; i++)
+        if (!bytes_compare(pick->users[i].id, pick->users[i].id_len, place->id, place->id_len))
+            return true;
+    return false;
+}
+
+/* Puts the picked users on the page that come before a stored one (NULL: all). False when it is
+ * full. */
+static bool page_add_picked(struct user_page *page, struct page_pick *pick,
+                            const struct user_view *stored)
+{
+    for (; pick->next < pick->count; pick->next++) {
+        const struct user_view *view = &pick->users[pick->next];
+        if (stored && page_order(page, view, stored) >= 0) break;
+        if (!page_add(page, view)) return false;
+    }
+    return true;
+}
+
+/* Puts stored users on the page, and the picked ones between them; false when it is full. */
+static bool page_merge_seen(struct server *server, struct user_page *page, struct page_pick *pick,
+                            int64_t began, const struct seen_place *places, int count)
+{
+    bool covered[STORE_CHUNK];
+    pthread_mutex_lock(&server->table_lock);
+    for (int i = 0; i < count; i++) covered[i] = pick_covers(server, pick, began, &places[i]);
+    pthread_mutex_unlock(&server->table_lock);
+    for (int i = 0; i < count; i++) {
+        struct user_view view;
+        struct user_record record = {.last_seen = places[i].last_seen};
+        view_record(&view, (struct span){places[i].id, places[i].id_len}, &record, page->now);
+        struct user_view place = view;
+        place.last_seen = places[i].last_seen; /* a stamp from the future keeps its place */
+        if (!page_add_picked(page, pick, &place)) return false;
+        if (!covered[i] && !page_add(page, &view)) return false;
+        page->last = place;
+    }
+    return true;
+}
+
+/* Makes a page sorted by last_seen: of the whole table what comes next, and the stored ones in
+ * order. *end as page_make; false when the store failed. */
+static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
+{
+    struct seen_place places[STORE_CHUNK], after;
+    struct page_pick pick = {.max = (size_t)page->limit + 1};
+    int64_t began = clock_mono_ms();
+    bool stored = page->status < 0 || page->status == STATUS_OFFLINE, room = true;
+    int count = STORE_CHUNK;
+    pick.users = mem_new(pick.max * sizeof *pick.users);
+    pick_make(server, page, &pick);
+    for (int looked = 0; stored && room && count == STORE_CHUNK && looked < API_SCAN_MAX;
+         looked += STORE_CHUNK) {
+        after = (struct seen_place){.last_seen = page->last.last_seen,
+                                    .id_len = page->last.id_len};
+        memcpy(after.id, page->last.id, after.id_len);
+        count = store_seen(server->store, page->last.known ? &after : NULL,
+                           page->sort == SORT_SEEN_DOWN, places, STORE_CHUNK);
+        if (count < 0) break;
+        count_many(&server->counters.users_scanned, (uint64_t)count);
+        room = page_merge_seen(server, page, &pick, began, places, count);
+    }
+    bool over = room && (!stored || (count >= 0 && count < STORE_CHUNK));
+    *end = over && page_add_picked(page, &pick, NULL);
+    free(pick.users);
+    return count >= 0;
+}
+
+/* Appends where a page goes on that is sorted by last_seen: opaque to clients, and none of those of
+ * another order. */
+static void page_write_next(const struct user_page *page, bool end)
+{
+    struct buffer *out = page->out;
+    struct span id = {page->last.id, end ? 0 : page->last.id_len};
+    if (page->sort == SORT_ID || end) {
+        api_write_next(out, id);
+        return;
+    }
+    buffer_print(out, "\"next\":\"s%016" PRIx64, (uint64_t)page->last.last_seen);
+    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
+    buffer_text(out, "\"");
+}
+
+/* Reads such a cursor; false when it is none of ours. */
+static bool page_read_cursor(struct user_page *page, const struct http_request *request)
+{
+    enum { TIME_DIGITS = 16 };
+    char text[2 * USER_ID_MAX + TIME_DIGITS + 2];
+    struct user_view *last = &page->last;
+    uint64_t seen = 0;
+    int n = query_get(request->raw->query, "cursor", text, sizeof text);
+    if (n == -1) return true;
+    if (n < TIME_DIGITS + 3 || *text != 's' || n % 2 == 0) return false;
+    for (int i = 1; i < n; i++) {
+        int digit = hex_value(text[i]);
+        if (digit < 0) return false;
+        if (i <= TIME_DIGITS) seen = seen << 4 | (uint64_t)digit;
+        else if (i % 2) last->id[last->id_len] = (char)(digit << 4);
+        else last->id[last->id_len++] |= (char)digit;
+    }
+    last->last_seen = (int64_t)seen;
+    last->known = true;
+    return last->last_seen >= 0 && user_id_valid((struct span){last->id, last->id_len});
 }
 
 /* Reads the parameters of /admin/users. */
@@ -10107,20 +11547,27 @@ static enum error page_read(struct user_page *page, const struct http_request *r
     const char *query = request->raw->query;
     page->limit = api_limit(request);
     page->status = -1;
-    int n = query_get(query, "status", text, sizeof text);
+    int n = query_get(query, "status", text, sizeof text), sort = -1;
     for (int i = 0; n > 0 && i <= STATUS_OFFLINE; i++)
         if (!strcmp(text, STATUS_NAMES[i])) page->status = i;
     if (page->limit < 0 || (n != -1 && page->status < 0)) return ERROR_INVALID_PARAMETER;
     if (query_get(query, "q", page->q, sizeof page->q) == -2) return ERROR_INVALID_PARAMETER;
+    if (query_get(query, "prefix", page->prefix, sizeof page->prefix) == -2)
+        return ERROR_INVALID_PARAMETER;
     n = query_get(query, "sort", text, sizeof text);
-    if (n != -1 && (n <= 0 || strcmp(text, "user_id"))) return ERROR_INVALID_PARAMETER;
+    for (int i = 0; n > 0 && i <= SORT_SEEN_DOWN; i++)
+        if (!strcmp(text, PAGE_SORTS[i])) sort = i;
+    if (n != -1 && sort < 0) return ERROR_INVALID_PARAMETER;
+    page->sort = n == -1 ? SORT_ID : (enum page_sort)sort;
+    if (page->sort != SORT_ID)
+        return page_read_cursor(page, request) ? ERROR_NONE : ERROR_INVALID_CURSOR;
     if (!api_cursor(request, page->last.id, &len)) return ERROR_INVALID_CURSOR;
     page->last.id_len = (uint8_t)len;
     return ERROR_NONE;
 }
 
-/* GET /admin/users?q=&status=&limit=&cursor=: everyone known, by id. A page may hold fewer users
- * than asked for, even none, and still have a next one: only so many are looked at for it. */
+/* GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may hold fewer
+ * users than asked for, even none, and still have a next one: only so many are looked at for it. */
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -10129,7 +11576,8 @@ static enum error api_users(struct server *server, const struct http_request *re
     if (error) {
         response->detail = error == ERROR_INVALID_PARAMETER
                                ? "limit is 1 to 1000, status is online, busy, away or offline,"
-                                 " sort is user_id, q is at most 128 bytes"
+                                 " sort is user_id, last_seen or -last_seen, q and prefix are at"
+                                 " most 128 bytes"
                                : NULL;
         return error;
     }
@@ -10142,9 +11590,10 @@ static enum error api_users(struct server *server, const struct http_request *re
     buffer_print(page.out, ",\"generated_at\":\"%s\",\"users\":[",
                  time_text(page.now.mono + page.now.offset, when));
     bool end = false;
-    if (!page_make(server, &page, &end)) return ERROR_INTERNAL;
+    bool by_id = page.sort == SORT_ID;
+    if (!(by_id ? page_make : page_make_seen)(server, &page, &end)) return ERROR_INTERNAL;
     buffer_text(page.out, "],");
-    api_write_next(page.out, (struct span){page.last.id, end ? 0 : page.last.id_len});
+    page_write_next(&page, end);
     buffer_text(page.out, "}");
     return ERROR_NONE;
 }
@@ -10307,6 +11756,31 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
     *anonymous = (int64_t)(pages - shared) * size;
 }
 
+/* Appends the member "webhook" of the stats, or that there is none. */
+static void api_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
+{
+    struct webhook *hook = &server->webhook;
+    const struct counters *counters = &server->counters;
+    char error[WEBHOOK_WHY];
+    if (!webhook_wanted(hook)) {
+        buffer_text(out, ",\"webhook\":null");
+        return;
+    }
+    buffer_print(out, ",\"webhook\":{\"url\":\"%s\",\"pending\":%" PRIu64
+                      ",\"delivered\":%" PRIu64 ",\"failures\":%" PRIu64 ",\"dead\":%" PRIu64
+                      ",\"last_error\":",
+                 hook->url.origin, pending, atomic_load(&counters->webhook_deliveries),
+                 atomic_load(&counters->webhook_failures), atomic_load(&counters->webhook_dead));
+    pthread_mutex_lock(&hook->lock);
+    int64_t success = hook->last_success;
+    memcpy(error, hook->last_error, sizeof error);
+    pthread_mutex_unlock(&hook->lock);
+    if (*error) json_write_string(out, (struct span){error, strlen(error)});
+    else buffer_text(out, "null");
+    view_write_time(out, "last_success", success, success > 0);
+    buffer_text(out, "}");
+}
+
 /* Totals as of now, for stats and metrics. */
 struct totals {
     size_t live, cached, connections;
@@ -10365,7 +11839,9 @@ static enum error api_stats(struct server *server, const struct http_request *re
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
     buffer_text(out, "},\"certificates\":[");
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
-    buffer_text(out, "],\"limits\":{");
+    buffer_text(out, "]");
+    api_write_webhook(out, server, t.store.outbox);
+    buffer_text(out, ",\"limits\":{");
     for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
         if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION)
@@ -10411,6 +11887,8 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
     metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
                   (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
+                  (int64_t)t.store.outbox);
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
@@ -10437,8 +11915,8 @@ static bool events_wanted(const struct server *server, const struct http_request
     return position.epoch == server->epoch;
 }
 
-/* GET /admin/events: every change as it happens, as Server-Sent Events. The answer is only its
- * head; the connection goes to the hub, which sends the rest. */
+/* GET /admin/events, /api/events: every change as it happens, as Server-Sent Events. The answer is
+ * only its head; the connection goes to the hub, which sends the rest. */
 static enum error api_events(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -10592,6 +12070,7 @@ enum who {
     WHO_USER,    /* the user in the path */
     WHO_WATCHER, /* who may see the user in the path */
     WHO_READER,  /* who has a token; the handler looks at each user */
+    WHO_ALL,     /* who may see everybody */
     WHO_ADMIN,
 };
 
@@ -10696,6 +12175,7 @@ static enum error gate_allows(enum who who, const struct http_request *request,
     bool own = !bytes_compare(token->user, token->user_len, id.at, id.len), good = true;
     if (who == WHO_USER) good = own;
     if (who == WHO_WATCHER) good = token_may_watch(token, id);
+    if (who == WHO_ALL) good = token->admin || token->watches_all;
     if (who == WHO_ADMIN) good = token->admin;
     return good ? ERROR_NONE : ERROR_FORBIDDEN;
 }
@@ -10917,6 +12397,7 @@ static const struct route {
     {METHOD_GET, WHO_WATCHER, "/api/presence/{id}", api_get_user},
     {METHOD_POST, WHO_READER, "/api/presence", api_post_batch},
     {METHOD_POST, WHO_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
+    {METHOD_GET, WHO_ALL, "/api/events", api_events},
     {METHOD_GET, WHO_ADMIN, "/admin/online-users", api_online_users},
     {METHOD_GET, WHO_ADMIN, "/admin/users", api_users},
     {METHOD_GET, WHO_ADMIN, "/admin/users/{id}", api_admin_user},
@@ -11004,7 +12485,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 23. Seam use ===========================================================================
+/* ==== 24. Seam use ===========================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
  * connection, a granted upgrade becomes an adoption. See vendor/civetweb_seam.h. */
 
@@ -11298,7 +12779,7 @@ static const struct seam_ops SEAM_OPS = {
     .log = seam_log,
 };
 
-/* ==== 24. Lifecycle, main ====================================================================
+/* ==== 25. Lifecycle, main ====================================================================
  * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
  * or configuration. */
 
@@ -11554,6 +13035,8 @@ enum {
     LANDLOCK_ABI_QUERY = 1,             /* landlock_create_ruleset: tell the version */
     LANDLOCK_PATH_BENEATH = 1,          /* the kind of a rule */
     LANDLOCK_NET = 1 << 0 | 1 << 1,     /* bind and connect a TCP socket */
+    LANDLOCK_CONNECT = 1 << 1,
+    LANDLOCK_NET_PORT = 2,              /* the kind of a rule */
     LANDLOCK_SCOPE = 1 << 0 | 1 << 1,   /* abstract sockets of others, signals to others */
 };
 struct landlock_rules {
@@ -11583,9 +13066,40 @@ static void wall_open_file(int ruleset, const char *path)
     if (realpath(path, text)) wall_open(ruleset, dirname(text), LANDLOCK_FILES_READ);
 }
 
+/* Allows TCP connections to a port. */
+static void wall_open_port(int ruleset, uint16_t port)
+{
+    const struct {
+        uint64_t rights, port;
+    } rule = {LANDLOCK_CONNECT, port};
+    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
+}
+
+/* Allows what a webhook needs: its port, the file of certificates and, to find a host by its name,
+ * the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there, and
+ * is no link to another directory, is read by the next start. */
+static void wall_open_webhook(int ruleset, const struct webhook *hook)
+{
+    enum { DNS = 53 };
+    static const char *const files[] = {"/etc/resolv.conf", "/etc/hosts"};
+    char real[PATH_MAX];
+    if (!webhook_wanted(hook)) return;
+    wall_open_port(ruleset, hook->url.port);
+    if (hook->url.secure) wall_open_file(ruleset, hook->options->webhook_ca_file);
+    wall_open_file(ruleset, hook->options->webhook_secret_file);
+    if (hook->url.is_address) return;
+    wall_open_port(ruleset, DNS);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        wall_open(ruleset, files[i], LANDLOCK_FILES_READ);
+        if (realpath(files[i], real) && strncmp(real, "/etc/", 5))
+            wall_open(ruleset, dirname(real), LANDLOCK_FILES_READ);
+    }
+}
+
 /* Walls the process off from what it has no business with, for good and for all threads that start
  * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets; signals to others. As far as the kernel can, which says nothing if it cannot. */
+ * TCP sockets but the webhook's; signals to others. As far as the kernel can, which says nothing if
+ * it cannot. */
 static void server_wall_off(struct server *server)
 {
     static const size_t lists[] = {
@@ -11617,6 +13131,7 @@ static void server_wall_off(struct server *server)
         }
     }
     if (*options->admin_password_file) wall_open_file(ruleset, options->admin_password_file);
+    wall_open_webhook(ruleset, &server->webhook);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
     close(ruleset);
     log_line(&server->log, LOG_DEBUG, done ? "walled off by Landlock, version %ld"
@@ -11655,13 +13170,30 @@ static void server_announce(struct server *server)
     }
 }
 
+/* Starts the thread of the webhook, if there is one; false with errno set. */
+static bool server_start_webhook(struct server *server)
+{
+    struct webhook *hook = &server->webhook;
+    if (!webhook_wanted(hook)) return true;
+    hook->log = &server->log;
+    hook->counters = &server->counters;
+    hook->store = server->store;
+    hook->hub = &server->hub.loop;
+    hook->running = hook->wake >= 0 && !sem_init(&hook->ended, 0, 0) &&
+                    thread_start(&hook->thread, webhook_run, hook);
+    return hook->running;
+}
+
 /* Opens store, sockets and threads, in this order; false with one line in err and what was opened
  * left to server_stop. */
 static bool server_start(struct server *server, char *err)
 {
     const struct options *options = &server->options;
     struct store_options store = {.dir = options->data, .map_size = (size_t)options->map_size,
-                                  .history_ms = options->history};
+                                  .history_ms = options->history,
+                                  .outbox_max = (size_t)options->webhook_outbox};
+    size_t tenth = store.outbox_max / 10, batch = (size_t)options->webhook_batch;
+    store.parcel_max = batch < tenth ? batch : tenth; /* parcels are given up whole */
     uint32_t boot;
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
@@ -11674,6 +13206,7 @@ static bool server_start(struct server *server, char *err)
     if (!server->store || (!drops && !server_listen(server, err))) return false;
     if (!server_sign_itself(server, err)) return false;
     server_wall_off(server);
+    server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
     if (!store_each_open(server->store, server_restore_user, server)) {
         snprintf(err, USAGE_MAX, "--data: cannot read who was online in %s; run --check-store",
@@ -11687,6 +13220,10 @@ static bool server_start(struct server *server, char *err)
         return false;
     }
     server->hub.running = true;
+    if (!server_start_webhook(server)) {
+        snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
+        return false;
+    }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
@@ -11734,6 +13271,8 @@ static void server_reload(struct server *server, bool keys)
     char err[USAGE_MAX];
     if (keys && !server_read_secrets(server, err))
         log_line(&server->log, LOG_ERROR, "%s; the old keys stay in use", err);
+    if (keys && webhook_wanted(&server->webhook) && !webhook_read_secret(&server->webhook, err))
+        log_line(&server->log, LOG_ERROR, "%s; the old secret stays in use", err);
     if (!server->options.tls_listen.count) return;
     if (server_read_certificates(server, err)) {
         count_one(&server->counters.tls_reloads);
@@ -11781,6 +13320,7 @@ static bool server_stop(struct server *server)
     struct loop_call stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     atomic_store(&server->stopping, true);
+    webhook_stop(&server->webhook);
     if (server->seam) {
         loop_post(&server->door.loop, &shut);
         loop_post(&server->hub.loop, &stop);
@@ -11789,6 +13329,7 @@ static bool server_stop(struct server *server)
         seam_stop(server->seam);
     }
     if (server->door.shakers.count) door_stop_shakers(&server->door);
+    webhook_wait(&server->webhook); /* before the last batch, which has how far it came */
     if (server->hub.running) {
         loop_post(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -11923,10 +13464,12 @@ static int run_command(struct server *server, const struct command_line *line)
     address_table_init(&server->addresses);
     good = server_set_limits(server, err) && server_check_addresses(server, err) &&
            server_read_secrets(server, err) && server_check_user(&server->options, err) &&
-           server_check_tls(server, err);
+           server_check_tls(server, err) &&
+           webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
+    if (server->webhook.options) webhook_free(&server->webhook);
     secrets_drop(server->secrets);
     session_keys_free(&server->sessions);
     address_table_free(&server->addresses);

@@ -19,6 +19,7 @@
 #include "unit_store.c"
 #include "unit_token.c"
 #include "unit_events.c"
+#include "unit_webhook.c"
 
 int main(void)
 {
@@ -29,5 +30,6 @@ int main(void)
     failed += cmocka_run_group_tests_name("token", TOKEN_TESTS, token_setup, token_teardown);
     failed += cmocka_run_group_tests_name("store", STORE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("events", EVENT_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("webhook", WEBHOOK_TESTS, NULL, NULL);
     return failed ? 1 : 0;
 }

@@ -1000,7 +1000,7 @@ static void store_refuses_a_newer_schema(void **state)
     set_meta(p.dir, "schema", 7, 4);
     char err[512], want[256];
     assert_null(open_with(p.dir, 1 << 20, err));
-    snprintf(want, sizeof want, "%s has schema 7, this presence knows 1; use the newer presence",
+    snprintf(want, sizeof want, "%s has schema 7, this presence knows 2; use the newer presence",
              p.file);
     assert_string_equal(err, want);
     struct buffer file = file_read(p.file);

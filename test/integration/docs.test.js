@@ -9,7 +9,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync } = require('node:child_process');
-const { test, start, startSecure, run, tempDir, connect, openEvents, request, get, heartbeat, passwordFile, login, until } = require('./lib');
+const { test, start, startSecure, run, tempDir, connect, openEvents, request, get, heartbeat, passwordFile, login, startReceiver, until } = require('./lib');
 
 const root = path.join(__dirname, '../..');
 const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
@@ -134,6 +134,8 @@ const CONSTANTS = {
   SAMPLES_MAX: [/the first ([\d,]+) are kept and written later/, 1],
   STREAM_RETRY_MS: [/first says .Li retry: (\d+) /, 1],
   STREAM_SILENCE_MS: [/After (\d+) seconds of silence a comment/, 1000],
+  WEBHOOK_BODY_MAX: [/up to (\d+) KiB of it are read/, 1024],
+  WEBHOOK_LAST_MS: [/seconds and so on, (\d+) at most/, 1000],
   SEEN_FLUSH_MS: [/may be up to (\d+) seconds/, 1000],
 };
 
@@ -327,6 +329,7 @@ const BREAKS = [
   ['every message is in presence-protocol.7', 'protocol', '.It Cm hello', '.It Cm welcome'],
   ['the limits in presence-protocol.7 are those of the program', 'protocol', 'in at most 64 frames', 'in at most 32 frames'],
   ['the limits in presence-protocol.7 are those of the program', 'source', 'USER_ID_MAX = 128', 'USER_ID_MAX = 64'],
+  ['the limits in presence-protocol.7 are those of the program', 'protocol', 'up to 64 KiB of it', 'up to 32 KiB of it'],
   ['the JSON in the pages is JSON', 'readme', '"connections":1,"connected_at"', '"connections":1"connected_at"'],
   ['the JSON in the pages is JSON', 'readme', '`{"error":{', '`{"error":{{'],
   ['the JSON in the pages is JSON', 'protocol', '"sessions":0,', '"sessions":0'],
@@ -433,7 +436,8 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
 
 test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => {
   const protocol = read('man/presence-protocol.7');
-  const server = await startSecure(t);
+  const receiver = await startReceiver(t); // so that there is a member for it
+  const server = await startSecure(t, { args: receiver.args });
   const stats = (await request(server, 'GET', '/admin/stats')).json;
   const [, text] = items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).find(([match]) => match[2] === '/admin/stats');
   const said = new Set([...text.matchAll(/\bVa ([\w ,]+)/g)].flatMap((match) => match[1].split(/[ ,]+/)));
