@@ -7280,12 +7280,12 @@ static struct edge *watcher_find(const struct watcher *watcher, const struct wat
     return watcher->count ? watcher->slots[watcher_seek(watcher, to)] : NULL;
 }
 
-/* Gives a watcher another number of slots, a power of two, or 0 when it follows nobody. */
+/* Gives a watcher another number of slots, a power of two. */
 static void watcher_resize(struct watcher *watcher, size_t size)
 {
     struct edge **old = watcher->slots;
     size_t count = watcher->size;
-    watcher->slots = size ? mem_new(size * sizeof *watcher->slots) : NULL;
+    watcher->slots = mem_new(size * sizeof *watcher->slots);
     watcher->size = size;
     for (size_t i = 0; i < count; i++)
         if (old[i]) watcher->slots[watcher_seek(watcher, old[i]->to)] = old[i];
@@ -7334,8 +7334,7 @@ static void watcher_let_go(struct watches *w, struct watcher *watcher, const str
     }
     watcher->count--;
     edge_cut(w, edge);
-    if (!watcher->count) watcher_resize(watcher, 0);
-    else if (watcher->size > 4 && watcher->count < watcher->size / 8)
+    if (watcher->size > 4 && watcher->count < watcher->size / 8)
         watcher_resize(watcher, watcher->size / 2);
 }
 
@@ -7344,8 +7343,9 @@ static void watcher_let_all_go(struct watches *w, struct watcher *watcher)
 {
     for (size_t i = 0; i < watcher->size; i++)
         if (watcher->slots[i]) edge_cut(w, watcher->slots[i]);
-    watcher->count = 0;
-    watcher_resize(watcher, 0);
+    free(watcher->slots);
+    watcher->slots = NULL;
+    watcher->size = watcher->count = 0;
 }
 
 /* Frees the first snapshot to come. */
