@@ -7080,7 +7080,7 @@ struct watched {
     struct watched *changed;    /* the next of those that changed; itself: the last; NULL: not in */
     struct watched *loose;      /* the same of those whom perhaps nobody needs any more */
     uint64_t hash;
-    uint64_t print;             /* of what was told last, see view_print */
+    uint64_t print;             /* of what all have been told, see view_print; 0: not the same */
     uint32_t version;           /* grows with each change */
     uint32_t needs;             /* snapshots to come and reads under way that name it */
     uint32_t stamp;             /* of the message that named it last */
@@ -7470,8 +7470,9 @@ static void watches_begin_turn(struct watches *w)
     if (w->text.size > WATCH_TEXT_KEPT) buffer_free(&w->text);
 }
 
-/* Appends a watched as JSON, made once a turn and version, however many are told. `reason` where
- * she is offline and it is a change. Returns how she stands, if the text was made now. */
+/* Appends a watched as JSON, made once a turn and version, however many are told; with the reason
+ * where she is offline and it is a change. Who is told between two spreads knows more than the
+ * others: then the next one must not compare with the last. */
 static void watched_write(struct watches *w, const struct presence *p, struct instant now,
                           struct watched *e, bool is_change, struct buffer *out)
 {
@@ -7485,8 +7486,9 @@ static void watched_write(struct watches *w, const struct presence *p, struct in
         e->text_at = (uint32_t)at;
         e->text_len = (uint32_t)(w->text.len - at);
         e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
-        if (!is_change) e->print = view_print(w, &view);
+        e->print = view_print(w, &view);
     }
+    if (e->changed) e->print = 0;
     buffer_add(out, w->text.at + e->text_at, e->text_len);
     if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
     buffer_text(out, "}");
@@ -12115,7 +12117,7 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
 struct totals {
     size_t live, cached, connections;
     struct position position;   /* of these three */
-    int64_t sockets, streams, pending, resident, anonymous, uptime_ms;
+    int64_t sockets, streams, watching, pending, resident, anonymous, uptime_ms;
     struct store_stats store;
 };
 
@@ -12131,6 +12133,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     pthread_mutex_unlock(&server->table_lock);
     t->sockets = atomic_load(&server->connections);
     t->streams = atomic_load(&server->streams);
+    t->watching = atomic_load(&server->watching);
     t->pending = atomic_load(&server->door.count);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
@@ -12152,8 +12155,10 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       "}",
                  t.live + t.cached, t.live, t.cached, t.store.users);
     buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
-                      ",\"streams\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
-                 t.connections, t.sockets, t.streams, t.pending, server->max_connections);
+                      ",\"streams\":%" PRId64 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64
+                      ",\"limit\":%" PRId64 "}",
+                 t.connections, t.sockets, t.streams, t.watching, t.pending,
+                 server->max_connections);
     buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64
                       "}",
                  t.resident, t.anonymous);
@@ -12208,6 +12213,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
                   (int64_t)t.cached);
     metrics_gauge(out, "connections", "WebSocket connections of users", (int64_t)t.connections);
     metrics_gauge(out, "streams", "streams of events", t.streams);
+    metrics_gauge(out, "watching", "users followed, over all connections", t.watching);
     metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);

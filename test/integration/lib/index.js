@@ -45,5 +45,6 @@ module.exports = {
   ...require('./admin'),
   ...require('./browser'),
   ...require('./events'),
+  ...require('./watch'),
   proc: require('./proc'),
 };
