@@ -54,8 +54,8 @@
  * and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; shakers.lock; password_turn, under which address_lock may be
- * taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; shakers.lock; reader.lock; password_turn, under which
+ * address_lock may be taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -65,14 +65,17 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
+ *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
+ *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
  *
- * The protocol in ten lines (presence-protocol(7) has it all):
+ * The protocol in a few lines (presence-protocol(7) has it all):
  *   GET /ws/presence/alice, upgraded      -> {"type":"hello","user_id":"alice",...}
  *   ping                                  -> pong
  *   {"type":"ping"}                       -> {"type":"pong","time":"..."}
- *   {"type":"status","status":"away"}     this connection's word on its user
+ *   {"type":"status","status":"away"}     this connection's word on its user, or its user's own
+ *   {"type":"watch","users":["bob"]}      -> {"type":"snapshot",...}, {"type":"presence",...}
  *   anything wrong                        -> {"type":"error","code":"...","message":"..."}
  *   WebSocket pings are sent after 25 s of silence; any byte in answer is a sign of life.
  *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4401 get
@@ -3351,7 +3354,8 @@ enum tree_name {
     TREE_FREE,
     TREE_MAIN
 };
-static const char *const TREE_NAMES[] = {"manual", "samples", "sessions", "user_presence", "open", "meta"};
+static const char *const TREE_NAMES[] = {"manual", "samples", "sessions", "user_presence", "open",
+                                         "meta"};
 
 /* One check of one file. */
 struct store_check {
@@ -3833,7 +3837,7 @@ static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struc
     return rc;
 }
 
-/* Reads what a user set by hand in a transaction: 0, also when it is nothing, or what went wrong. */
+/* Reads what a user set by hand in a transaction: 0, also when it is nothing, or what is wrong. */
 static int store_find_manual(struct store *st, MDB_txn *txn, struct span id,
                              struct manual_record *out)
 {
@@ -4174,8 +4178,8 @@ static void store_batch_sample(struct store_batch *b, const struct sample *sampl
 }
 
 /* Adds what a user has set by hand now, perhaps nothing. */
-static void store_batch_manual(struct store_batch *b, struct span id, const struct manual_head *head,
-                               struct span message)
+static void store_batch_manual(struct store_batch *b, struct span id,
+                               const struct manual_head *head, struct span message)
 {
     struct store_op op = {.kind = STORE_MANUAL, .id_len = (uint8_t)id.len, .as.manual = *head};
     assert(id.len >= 1 && id.len <= USER_ID_MAX && message.len <= NOTE_MAX);
@@ -5854,7 +5858,8 @@ static void address_clear_failures(struct address_entry *entry)
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
  * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
  *
- * What users look like to others stands here too, and the ring of events: transitions as text. */
+ * What users look like to others stands here too, the ring of events, which are transitions as
+ * text, and who follows whom. */
 
 /* A moment: monotonic ms, and what to add to have UTC. */
 struct instant {
@@ -6719,8 +6724,8 @@ static void presence_committed(struct presence *p, struct instant now)
 
 /* ---- Users as others see them ---- */
 
-/* A user as it is shown, copied out of the table or the store: the truth, which is for admins, until
- * view_hide. Times are wall ms. */
+/* A user as it is shown, copied out of the table or the store: the truth, which is for admins,
+ * until view_hide. Times are wall ms. */
 struct user_view {
     bool known;
     bool invisible;      /* others see her as offline since hidden */
@@ -7068,7 +7073,7 @@ struct edge {
     struct watched *to;         /* NULL: let go while in the queue, which frees it */
     struct watcher *of;
     struct edge *next, **place; /* among to's */
-    struct edge *queued;        /* the next in of's queue; itself: it is the last; NULL: not in it */
+    struct edge *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
     uint32_t told[];            /* one: to->version, when the watcher has heard of it */
 };
 enum { EDGE_BYTES = sizeof(struct edge) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
@@ -7124,6 +7129,7 @@ struct watches {
     struct watcher *busy;          /* may have something to be told */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
+    size_t piece;                  /* WATCH_PIECE; tests take less */
     struct buffer text;            /* of users, made in this turn */
 };
 
@@ -7135,7 +7141,7 @@ enum {
 /* An empty table. */
 static void watches_init(struct watches *w)
 {
-    *w = (struct watches){.turn = 1};
+    *w = (struct watches){.turn = 1, .piece = WATCH_PIECE};
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -7560,10 +7566,10 @@ static bool watcher_write_change(struct watches *w, const struct presence *p, st
     return false;
 }
 
-/* Appends the next piece of what a watcher is to be told: of one message, at most WATCH_PIECE and
- * one user. *first and *last say whether the message begins and ends with it. Returns what it is;
- * NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for the
- * store. */
+/* Appends the next piece of what a watcher is to be told: of one message, at most w->piece bytes
+ * and one user. *first and *last say whether the message begins and ends with it. Returns what it
+ * is; NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for
+ * the store. */
 static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
                                          struct instant now, struct watcher *watcher,
                                          struct buffer *out, bool *first, bool *last)
@@ -7573,7 +7579,7 @@ static enum watcher_message watcher_fill(struct watches *w, const struct presenc
     enum watcher_message kind = watcher->under_way;
     bool more = !*first;
     *last = false;
-    while (!*last && out->len < WATCH_PIECE) {
+    while (!*last && out->len < w->piece) {
         *last = kind == WATCHER_SNAPSHOT
                     ? !watcher_write_snapshot(w, p, now, watcher, out)
                     : !watcher_write_change(w, p, now, watcher, more, out);
@@ -9114,8 +9120,9 @@ static void wire_close(struct wire *wire)
 /* ==== 19. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
- * to the store's writer and tells the streams of it. Nothing is freed inside its own handler: the
- * dead wait for the end of the turn. Nothing here waits but loop_wait. */
+ * to the store's writer and tells the streams of it, and those who follow the users. Nothing is
+ * freed inside its own handler: the dead wait for the end of the turn. Nothing here waits but
+ * loop_wait; what has to be read of the store for it, the reader reads. */
 
 /* Of a connection; in link.state. */
 enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
@@ -9174,7 +9181,7 @@ enum {
 };
 
 /* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
-struct reader {
+struct store_reader {
     pthread_mutex_t lock;          /* all but thread and running */
     pthread_cond_t wake;
     struct loop_call *first, **last;
@@ -9197,7 +9204,7 @@ struct hub {
     struct watches watches;        /* who follows whom */
     struct buffer piece;           /* of a message to one who follows */
     int64_t spread_at;             /* mono: not before this changes are told again */
-    struct reader reader;
+    struct store_reader reader;
     _Atomic uint64_t generation;   /* grows when users leave the table for the store */
     int64_t sample_at;             /* mono: when the next minute begins */
     struct store_batch batch;      /* in flight while batch_under_way */
@@ -9639,7 +9646,7 @@ static enum error message_status(struct server *server, struct connection *c, st
 }
 
 /* Posts a call to the reader, which runs it on its own thread. */
-static void reader_post(struct reader *reader, struct loop_call *call)
+static void reader_post(struct store_reader *reader, struct loop_call *call)
 {
     pthread_mutex_lock(&reader->lock);
     call->next = NULL;
@@ -10647,7 +10654,7 @@ static void *hub_run(void *argument)
 static void *reader_run(void *argument)
 {
     struct server *server = argument;
-    struct reader *reader = &server->hub.reader;
+    struct store_reader *reader = &server->hub.reader;
     prctl(PR_SET_NAME, "reader");
     pthread_mutex_lock(&reader->lock);
     while (reader->first || !reader->quitting) {
@@ -10667,7 +10674,7 @@ static void *reader_run(void *argument)
 }
 
 /* Ends the reader once it has done what it was given; the hub, which is told of it, still runs. */
-static void reader_stop(struct reader *reader)
+static void reader_stop(struct store_reader *reader)
 {
     if (!reader->running) return;
     pthread_mutex_lock(&reader->lock);

@@ -18,6 +18,7 @@
 #include "unit_gate.c"
 #include "unit_store.c"
 #include "unit_token.c"
+#include "unit_watch.c"
 
 int main(void)
 {
@@ -27,5 +28,6 @@ int main(void)
     failed += cmocka_run_group_tests_name("gate", GATE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("token", TOKEN_TESTS, token_setup, token_teardown);
     failed += cmocka_run_group_tests_name("store", STORE_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("watch", WATCH_TESTS, NULL, NULL);
     return failed ? 1 : 0;
 }
