@@ -46,6 +46,7 @@
  *             something.
  *   hub       every WebSocket and every stream of events; the only one to change the presence
  *             table.
+ *   reader    reads LMDB for the hub: users who are followed and not in the table.
  *   writer    the only one to write LMDB.
  *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
@@ -55,8 +56,8 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; password_turn, under which
- * address_lock may be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; password_turn,
+ * under which address_lock may be taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -68,14 +69,17 @@
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change in order, at least once, unless the change is too old or
  *     too many wait; those are counted.
+ *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
+ *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
  *
- * The protocol in ten lines (presence-protocol(7) has it all):
+ * The protocol in a few lines (presence-protocol(7) has it all):
  *   GET /ws/presence/alice, upgraded      -> {"type":"hello","user_id":"alice",...}
  *   ping                                  -> pong
  *   {"type":"ping"}                       -> {"type":"pong","time":"..."}
- *   {"type":"status","status":"away"}     this connection's word on its user
+ *   {"type":"status","status":"away"}     this connection's word on its user, or its user's own
+ *   {"type":"watch","users":["bob"]}      -> {"type":"snapshot",...}, {"type":"presence",...}
  *   anything wrong                        -> {"type":"error","code":"...","message":"..."}
  *   WebSocket pings are sent after 25 s of silence; any byte in answer is a sign of life.
  *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4401 get
@@ -169,6 +173,9 @@ enum {
     STREAM_SILENCE_MS = 15000,     /* a comment is sent when a stream was silent this long */
     STREAM_GONE_MS = 120000,       /* TCP gives a client up that takes nothing for this long */
     EVENTS_KEEP_MS = 3600000,      /* without a stream events are kept this much longer */
+    NOTE_CHARACTERS = 140,         /* of the message beside a manual status */
+    NOTE_MAX = 4 * NOTE_CHARACTERS, /* bytes of it */
+    EXPIRES_MAX_S = 31536000,      /* longest life of a manual status */
     THREAD_STACK = 128 * 1024,     /* musl's default is small; all our own threads get this much */
 };
 
@@ -178,8 +185,9 @@ struct span {
     size_t len;
 };
 
-/* How a user stands, by availability: the lower wins over a user's connections. */
-enum status { STATUS_ONLINE, STATUS_BUSY, STATUS_AWAY, STATUS_OFFLINE };
+/* How a user stands, by availability: the lower wins over a user's connections. Set by hand OFFLINE
+ * is invisible, and AUTOMATIC leaves it to the connections. The numbers are stored. */
+enum status { STATUS_ONLINE, STATUS_BUSY, STATUS_AWAY, STATUS_OFFLINE, STATUS_AUTOMATIC };
 static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
 
 /* Why a stay ended. The numbers are stored; add, never renumber. */
@@ -242,10 +250,12 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(VERSION_NOT_SUPPORTED, "version_not_supported", 505, 0, "speak HTTP/1.0 or HTTP/1.1")        \
     X(INVALID_MESSAGE, "invalid_message", 400, 0, "a message is a JSON object with a type")        \
     X(UNKNOWN_TYPE, "unknown_type", 400, 0, "this message type is not known")                      \
-    X(INVALID_STATUS, "invalid_status", 400, 0, "a status is online, away or busy")                \
+    X(INVALID_STATUS, "invalid_status", 400, 0,                                                    \
+      "a status is online, away or busy; a manual one also invisible or null")                     \
+    X(TOO_MANY_WATCHED, "too_many_watched", 429, 0,                                                \
+      "a connection follows at most --max-watch users")                                            \
     X(IDENTITY_MISMATCH, "identity_mismatch", 403, 0,                                              \
       "a connection speaks for its own user only")                                                 \
-    X(NOT_SUPPORTED, "not_supported", 501, 0, "this server cannot do that yet")                    \
     X(PROTOCOL_MISUSE, "protocol_misuse", 400, 4400, "only text messages are understood")          \
     X(KICKED, "kicked", 403, 4403, "an admin closed this connection; stay away")                   \
     X(HEARTBEAT_TIMEOUT, "heartbeat_timeout", 408, 4408, "nothing was heard in time")              \
@@ -315,6 +325,8 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(joins, "joins_total", "users who came online")                                               \
     X(leaves, "leaves_total", "users who went offline")                                            \
     X(status_changes, "status_changes_total", "users whose status changed")                        \
+    X(snapshots, "snapshots_total", "snapshots sent to connections that follow users")             \
+    X(updates, "updates_total", "messages of changes sent to connections that follow users")       \
     X(kicks, "kicks_total", "connections closed by an admin")                                      \
     X(store_commits, "store_commits_total", "transactions committed")                              \
     X(store_records, "store_records_total", "records written")                                     \
@@ -521,6 +533,42 @@ static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_le
     return order ? order : (a_len > b_len) - (a_len < b_len);
 }
 
+/* One round of SipHash. */
+static void sip_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = (v[1] << 13 | v[1] >> 51) ^ v[0];
+    v[3] = (v[3] << 16 | v[3] >> 48) ^ v[2];
+    v[0] = v[0] << 32 | v[0] >> 32;
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = (v[1] << 17 | v[1] >> 47) ^ v[2];
+    v[3] = (v[3] << 21 | v[3] >> 43) ^ v[0];
+    v[2] = v[2] << 32 | v[2] >> 32;
+}
+
+/* SipHash-2-4 (Aumasson, Bernstein): nobody who does not know the key finds bytes that collide. */
+static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
+{
+    const uint8_t *in = at;
+    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575, key[1] ^ 0x646f72616e646f6d,
+                     key[0] ^ 0x6c7967656e657261, key[1] ^ 0x7465646279746573};
+    for (size_t done = 0; done <= len; done += 8) {
+        uint64_t word = 0;
+        size_t n = len - done < 8 ? len - done : 8;
+        for (size_t i = 0; i < n; i++) word |= (uint64_t)in[done + i] << (8 * i);
+        if (n < 8) word |= (uint64_t)len << 56;
+        v[3] ^= word;
+        sip_round(v);
+        sip_round(v);
+        v[0] ^= word;
+    }
+    v[2] ^= 0xff;
+    for (int i = 0; i < 4; i++) sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
 /* ==== 4. Log =================================================================================
  * One line a record on stderr, as logfmt or JSON. A line is written whole or, where stderr would
  * make us wait, dropped and counted. Whatever a client sent is escaped: no line can be forged. */
@@ -660,6 +708,18 @@ static bool user_id_valid(struct span id)
         if (!step || point < 0x20 || (point >= 0x7f && point < 0xa0)) return false;
     }
     return true;
+}
+
+/* Whether the text may be the message beside a manual status: at most NOTE_CHARACTERS of valid
+ * UTF-8, none of them a control character. */
+static bool note_valid(struct span text)
+{
+    size_t n = 0, count = 0, step;
+    for (uint32_t point; n < text.len; n += step, count++) {
+        step = utf8_step(text.at + n, text.len - n, &point);
+        if (!step || point < 0x20 || (point >= 0x7f && point < 0xa0)) return false;
+    }
+    return count <= NOTE_CHARACTERS;
 }
 
 /* The value of a hexadecimal digit, or -1. */
@@ -1648,6 +1708,8 @@ static void json_write_key(struct buffer *b, const char *name)
       "a connection silent this long is pinged")                                                   \
     X(pong_timeout, DURATION, "pong-timeout", "10s", 100, 3600000, "TIME", "Presence",             \
       "a pinged connection silent this much longer is dropped")                                    \
+    X(watch_interval, DURATION, "watch-interval", "50ms", 0, 10000, "TIME", "Presence",            \
+      "changes go to those who follow at most this often; 0: at once")                             \
     X(data, TEXT, "data", "./presence-data", 0, 0, "DIR", "Store", "directory of the store")       \
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
@@ -1670,6 +1732,8 @@ static void json_write_key(struct buffer *b, const char *name)
       "longest WebSocket message taken")                                                           \
     X(max_rate, COUNT, "max-messages-per-second", "20", 0, 1000000, "N", "Limits",                 \
       "WebSocket messages of one connection, averaged over a second; 0: no limit")                 \
+    X(max_watch, COUNT, "max-watch", "1000", 0, 100000, "N", "Limits",                             \
+      "users that one connection may follow")                                                      \
     X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
@@ -2492,6 +2556,46 @@ static bool token_may_watch(const struct token *token, struct span id)
     return false;
 }
 
+/* Ids in the order of their bytes, in one piece of memory. */
+struct id_list {
+    size_t count;
+    struct span ids[]; /* their bytes follow */
+};
+
+/* Orders two spans by their bytes, for qsort. */
+static int id_list_order(const void *a, const void *b)
+{
+    const struct span *one = a, *other = b;
+    return bytes_compare(one->at, one->len, other->at, other->len);
+}
+
+/* The ids whom a token's watch names, to be freed by the caller; NULL when it names none. */
+static struct id_list *id_list_of_token(const struct token *token)
+{
+    struct json_value item, watch = {JSON_ARRAY, {token->watch.at, token->watch.len}};
+    size_t count = 0;
+    if (!watch.raw.len) return NULL;
+    for (size_t cursor = 0; json_item(watch, &cursor, &item);) count++;
+    if (!count) return NULL;
+    /* a string in JSON is longer than what it stands for */
+    struct id_list *list = mem_new(sizeof *list + count * sizeof *list->ids + watch.raw.len);
+    char *at = (char *)(list->ids + count), *end = at + watch.raw.len;
+    for (size_t cursor = 0; json_item(watch, &cursor, &item);) {
+        int len = json_string(item, at, (size_t)(end - at));
+        if (len < 0) abort(); /* the token was read */
+        list->ids[list->count++] = (struct span){at, (size_t)len};
+        at += len;
+    }
+    qsort(list->ids, list->count, sizeof *list->ids, id_list_order);
+    return list;
+}
+
+/* Whether an id is in a list, which may be NULL. */
+static bool id_list_has(const struct id_list *list, struct span id)
+{
+    return list && bsearch(&id, list->ids, list->count, sizeof *list->ids, id_list_order);
+}
+
 /* A token in its three parts. */
 struct token_parts {
     struct span header, payload, signature; /* decoded; they point into bytes */
@@ -2971,10 +3075,10 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
- * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `meta`
- * schema, boots, alive, clean. Numbers are little-endian; only those in keys are big-endian, so that
- * keys sort by them. `samples` and `outbox` came later: a store without them gets them from the
- * next server.
+ * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual` id
+ * -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers are
+ * little-endian; only those in keys are big-endian, so that keys sort by them. `samples`, `outbox`
+ * and `manual` came later: a store without them gets them from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -2993,6 +3097,7 @@ enum {
     STORE_SAMPLE_BYTES = 9,
     STORE_CHANGE_BYTES = 10, /* of a change in the outbox, before its text */
     STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
+    STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
     STORE_PATH = PATH_MAX + 64,
 };
@@ -3046,6 +3151,19 @@ struct sample {
     uint32_t users, connections;
 };
 
+/* What a user set by hand; the message is beside it. */
+struct manual_head {
+    bool there;     /* false: nothing; the rest is of no meaning */
+    uint8_t status; /* enum status, see there */
+    int64_t until;  /* wall ms at which it ends; 0: for good */
+    int64_t hidden; /* wall ms: while invisible, the last_seen that others see */
+};
+struct manual_record {
+    struct manual_head head;
+    uint16_t len;
+    char message[NOTE_MAX];
+};
+
 struct store_batch;
 
 /* Lock order: turn before gate; lock is held with neither. */
@@ -3058,7 +3176,8 @@ struct store {
     MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
     MDB_dbi users, sessions, open, meta;
     MDB_dbi seen;
-    MDB_dbi samples, outbox; /* 0: an older store that only commands have opened */
+    MDB_dbi samples, outbox, manual; /* 0: an older store that only commands have opened */
+    _Atomic uint64_t manuals; /* records in `manual`, as of the last commit */
     MDB_txn *snapshot;     /* commands: the transaction of all their reads */
     pthread_rwlock_t gate; /* shared: a read transaction is open; exclusive: the map moves */
     pthread_mutex_t turn;  /* held while gate is being taken: readers cannot keep the writer out */
@@ -3253,6 +3372,32 @@ static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change
     return first <= 1;
 }
 
+/* The bytes of a manual status without the message. */
+static void store_encode_manual(const struct manual_head *m, uint8_t out[STORE_MANUAL_BYTES])
+{
+    store_put_le(&out, 1, 1);
+    store_put_le(&out, m->status, 1);
+    store_put_le(&out, (uint64_t)m->until, 8);
+    store_put_le(&out, (uint64_t)m->hidden, 8);
+}
+
+/* Reads a manual status; false, with *m undefined, if the bytes are none of version 1. */
+static bool store_decode_manual(MDB_val value, struct manual_record *m)
+{
+    const uint8_t *at = value.mv_data;
+    if (value.mv_size < STORE_MANUAL_BYTES || value.mv_size > STORE_MANUAL_BYTES + NOTE_MAX)
+        return false;
+    if (store_take_le(&at, 1) != 1) return false;
+    m->head.there = true;
+    m->head.status = (uint8_t)store_take_le(&at, 1);
+    m->head.until = (int64_t)store_take_le(&at, 8);
+    m->head.hidden = (int64_t)store_take_le(&at, 8);
+    m->len = (uint16_t)(value.mv_size - STORE_MANUAL_BYTES);
+    memcpy(m->message, at, m->len);
+    return m->head.status <= STATUS_AUTOMATIC && m->head.until >= 0 &&
+           note_valid((struct span){m->message, m->len});
+}
+
 /* ---- The check: LMDB's file format (data version 1), read from the outside ---- */
 
 struct lmdb_tree {
@@ -3293,6 +3438,7 @@ enum {
 
 /* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
 enum tree_name {
+    TREE_MANUAL,
     TREE_SAMPLES,
     TREE_OUTBOX,
     TREE_SEEN,
@@ -3304,8 +3450,8 @@ enum tree_name {
     TREE_FREE,
     TREE_MAIN
 };
-static const char *const TREE_NAMES[] = {"samples",       "outbox", "seen", "sessions",
-                                         "user_presence", "open",   "meta"};
+static const char *const TREE_NAMES[] = {"manual",   "samples",       "outbox", "seen",
+                                         "sessions", "user_presence", "open",   "meta"};
 
 /* One check of one file. */
 struct store_check {
@@ -3572,7 +3718,9 @@ static bool check_trees(struct store_check *c)
     c->seen = mem_new(c->meta.last_page / 8 + 1);
     bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
     const unsigned all = (1u << TREE_NAMED) - 1; /* an older store lacks some */
-    if (ok && (c->found | 1u << TREE_SAMPLES | 1u << TREE_OUTBOX | 1u << TREE_SEEN) != all)
+    const unsigned later =
+        1u << TREE_SAMPLES | 1u << TREE_OUTBOX | 1u << TREE_SEEN | 1u << TREE_MANUAL;
+    if (ok && (c->found | later) != all)
         ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
     for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
         ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
@@ -3688,6 +3836,7 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
     if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
     if (!rc) rc = store_open_later(txn, TREE_SEEN, flags, &st->seen);
     if (!rc) rc = store_open_later(txn, TREE_SAMPLES, flags, &st->samples);
+    if (!rc) rc = store_open_later(txn, TREE_MANUAL, flags, &st->manual);
     return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
 }
 
@@ -3787,15 +3936,62 @@ static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struc
     return rc;
 }
 
-/* Reads one user: 1 found, 0 never seen, -1 failed and logged. Any thread. */
-static int store_get_user(struct store *st, struct span id, struct user_record *out)
+/* Reads what a user set by hand in a transaction: 0, also when it is nothing, or what is wrong. */
+static int store_find_manual(struct store *st, MDB_txn *txn, struct span id,
+                             struct manual_record *out)
+{
+    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value;
+    out->head.there = false;
+    if (!st->manual || !id.len || id.len > USER_ID_MAX) return 0;
+    int rc = mdb_get(txn, st->manual, &key, &value);
+    if (!rc && !store_decode_manual(value, out)) rc = MDB_CORRUPTED;
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Whether anybody set anything by hand, as far as it was written. Any thread; costs nothing. */
+static bool store_has_manuals(const struct store *st)
+{
+    return atomic_load_explicit(&st->manuals, memory_order_acquire) > 0;
+}
+
+/* Reads what a user set by hand; false if the read failed, which is logged. Any thread. */
+static bool store_get_manual(struct store *st, struct span id, struct manual_record *out)
+{
+    out->head.there = false;
+    if (!store_has_manuals(st)) return true;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return false;
+    int rc = store_find_manual(st, txn, id, out);
+    store_end_read(st, txn);
+    if (rc) store_log_read(st, rc);
+    return !rc;
+}
+
+/* A user with what she set by hand. */
+struct stored_user {
+    bool known;
+    struct user_record record;
+    struct manual_record manual;
+};
+
+/* Reads all that is stored of a user, in a transaction; 0 or what went wrong. */
+static int store_find_all(struct store *st, MDB_txn *txn, struct span id, struct stored_user *out)
+{
+    int rc = store_find_user(st, txn, id, &out->record);
+    out->known = !rc;
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    return store_find_manual(st, txn, id, &out->manual);
+}
+
+/* The same in a transaction of its own; false if the read failed, which is logged. Any thread. */
+static bool store_get_all(struct store *st, struct span id, struct stored_user *out)
 {
     MDB_txn *txn = store_begin_read(st);
-    if (!txn) return -1;
-    int rc = store_find_user(st, txn, id, out);
+    if (!txn) return false;
+    int rc = store_find_all(st, txn, id, out);
     store_end_read(st, txn);
-    if (rc && rc != MDB_NOTFOUND) store_log_read(st, rc);
-    return rc ? rc == MDB_NOTFOUND ? 0 : -1 : 1;
+    if (rc) store_log_read(st, rc);
+    return !rc;
 }
 
 /* One user copied out of a transaction. */
@@ -4137,10 +4333,10 @@ enum {
  * the hub's again. Zeroed is empty; buffer_free(&ops) ends it. */
 struct store_batch {
     struct buffer ops;
-    size_t users, sessions, samples, changes;
+    size_t users, sessions, samples, changes, manuals;
 };
 
-/* One piece of it; len bytes follow, the id or a change's text. */
+/* One piece of it; id_len bytes follow, and then text_len. */
 struct store_op {
     enum {
         STORE_USER,
@@ -4148,16 +4344,19 @@ struct store_op {
         STORE_WHOLE_USER,
         STORE_WHOLE_SESSION,
         STORE_SAMPLE,
+        STORE_MANUAL,
         STORE_CHANGE,
         STORE_DELIVERED
     } kind;
-    uint32_t len;
+    uint8_t id_len;
+    uint16_t text_len;
     union {
         struct user_record user;
         struct session_record session;
         struct sample sample;
         int64_t at;       /* of a change, wall ms */
         uint64_t through; /* of what was delivered: the last number */
+        struct manual_head manual;
     } as;
 };
 
@@ -4165,7 +4364,7 @@ struct store_op {
 static void store_batch_add(struct store_batch *b, struct span id, struct store_op *op)
 {
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
-    op->len = (uint32_t)id.len;
+    op->id_len = (uint8_t)id.len;
     buffer_add(&b->ops, op, sizeof *op);
     buffer_add(&b->ops, id.at, id.len);
     if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER)
@@ -4208,7 +4407,7 @@ static void store_batch_sample(struct store_batch *b, const struct sample *sampl
 static void store_batch_change(struct store_batch *b, int64_t at, struct span text)
 {
     assert(text.len && text.len <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES);
-    struct store_op op = {.kind = STORE_CHANGE, .len = (uint32_t)text.len, .as.at = at};
+    struct store_op op = {.kind = STORE_CHANGE, .text_len = (uint16_t)text.len, .as.at = at};
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, text.at, text.len);
     b->changes++;
@@ -4222,16 +4421,29 @@ static void store_batch_delivered(struct store_batch *b, uint64_t through)
     buffer_add(&b->ops, &op, sizeof op);
 }
 
+/* Adds what a user has set by hand now, perhaps nothing. */
+static void store_batch_manual(struct store_batch *b, struct span id,
+                               const struct manual_head *head, struct span message)
+{
+    struct store_op op = {.kind = STORE_MANUAL, .id_len = (uint8_t)id.len, .as.manual = *head};
+    assert(id.len >= 1 && id.len <= USER_ID_MAX && message.len <= NOTE_MAX);
+    op.text_len = (uint16_t)message.len;
+    buffer_add(&b->ops, &op, sizeof op);
+    buffer_add(&b->ops, id.at, id.len);
+    buffer_add(&b->ops, message.at, message.len);
+    b->manuals++;
+}
+
 /* How many records it has. */
 static size_t store_batch_count(const struct store_batch *b)
 {
-    return b->users + b->sessions + b->samples + b->changes;
+    return b->users + b->sessions + b->samples + b->changes + b->manuals;
 }
 
 /* Empties a batch that is not under way; its memory stays for the next. */
 static void store_batch_clear(struct store_batch *b)
 {
-    b->ops.len = b->users = b->sessions = b->samples = b->changes = 0;
+    b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -4438,8 +4650,25 @@ static int store_find_outbox_end(struct store *st, MDB_txn *txn)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Applies one piece of a batch. */
-static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op, struct span id)
+/* Puts what a user set by hand, or takes it away. */
+static int store_put_manual(struct store *st, MDB_txn *txn, struct span id,
+                            const struct manual_head *head, struct span message)
+{
+    uint8_t bytes[STORE_MANUAL_BYTES + NOTE_MAX];
+    MDB_val key = {id.len, (void *)(uintptr_t)id.at};
+    MDB_val value = {STORE_MANUAL_BYTES + message.len, bytes};
+    if (!head->there) {
+        int rc = mdb_del(txn, st->manual, &key, NULL);
+        return rc == MDB_NOTFOUND ? 0 : rc;
+    }
+    store_encode_manual(head, bytes);
+    memcpy(bytes + STORE_MANUAL_BYTES, message.at, message.len);
+    return mdb_put(txn, st->manual, &key, &value, 0);
+}
+
+/* Applies one piece of a batch; the text is what follows the id. */
+static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op,
+                          struct span id, struct span text)
 {
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
@@ -4447,8 +4676,9 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
-    case STORE_CHANGE: return store_put_change(st, txn, op->as.at, id);
+    case STORE_CHANGE: return store_put_change(st, txn, op->as.at, text);
     case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
+    case STORE_MANUAL: return store_put_manual(st, txn, id, &op->as.manual, text);
     }
     return EINVAL;
 }
@@ -4498,12 +4728,14 @@ static int store_sweep_samples(struct store *st, MDB_txn *txn, int64_t before)
 struct store_commit {
     const struct store_batch *batch; /* or NULL */
     bool clean;                      /* the last one of a clean stop */
+    uint64_t manuals;                /* out: how many there are after it */
 };
 
 /* Applies a commit. */
 static int store_apply(struct store *st, MDB_txn *txn, void *context)
 {
-    const struct store_commit *commit = context;
+    struct store_commit *commit = context;
+    MDB_stat manuals;
     const struct buffer *ops = commit->batch ? &commit->batch->ops : &(struct buffer){0};
     int64_t now = clock_wall_ms(), history = st->options.history_ms;
     int rc = 0;
@@ -4513,10 +4745,13 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         struct store_op op;
         memcpy(&op, ops->at + at, sizeof op);
         at += sizeof op;
-        rc = store_apply_op(st, txn, &op, (struct span){ops->at + at, op.len});
-        at += op.len;
+        rc = store_apply_op(st, txn, &op, (struct span){ops->at + at, op.id_len},
+                            (struct span){ops->at + at + op.id_len, op.text_len});
+        at += (size_t)op.id_len + op.text_len;
     }
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
+    if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
+    if (!rc) commit->manuals = manuals.ms_entries;
     if (!rc && history) rc = store_sweep(st, txn, now - history);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
@@ -4617,7 +4852,7 @@ static void store_write_ended(struct store *st, int rc)
 /* Writes a batch (or none) and the signs of life, and counts it. */
 static int store_write(struct store *st, const struct store_batch *batch, bool clean)
 {
-    struct store_commit commit = {batch, clean};
+    struct store_commit commit = {.batch = batch, .clean = clean};
     store_write_begins(st);
     int rc = store_transact(st, store_apply, &commit);
     store_write_ended(st, rc);
@@ -4625,6 +4860,7 @@ static int store_write(struct store *st, const struct store_batch *batch, bool c
     if (rc) {
         count_one(&st->counters->store_failures);
     } else {
+        atomic_store_explicit(&st->manuals, commit.manuals, memory_order_release);
         count_one(&st->counters->store_commits);
         count_many(&st->counters->store_records, batch ? store_batch_count(batch) : 0);
         count_many(&st->counters->webhook_dead, st->outbox_trimmed);
@@ -4856,9 +5092,12 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
     uint64_t boots, alive, clean;
+    MDB_stat manuals;
     int rc = store_open_databases(st, txn, MDB_CREATE);
     if (!rc) rc = store_find_outbox_end(st, txn);
+    if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
     if (rc) return rc;
+    atomic_store(&st->manuals, manuals.ms_entries);
     rc = store_get_number(st, txn, "boots", 8, &boots);
     if (rc) return rc;
     rc = store_get_number(st, txn, "alive", 8, &alive);
@@ -5201,6 +5440,23 @@ static const char *tally_outbox(struct store *st)
     return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
 }
 
+/* Reads all that was set by hand; what is wrong, or NULL. */
+static const char *tally_manuals(struct store *st)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct manual_record manual;
+    bool wrong = false;
+    int rc = st->manual ? mdb_cursor_open(st->snapshot, st->manual, &cursor) : MDB_NOTFOUND;
+    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
+        wrong = !store_decode_manual(value, &manual) ||
+                !user_id_valid((struct span){key.mv_data, key.mv_size});
+    mdb_cursor_close(cursor);
+    if (wrong) return "a manual status is damaged";
+    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
+}
+
 /* --check-store: reads everything; `store ok: N users, M sessions, K open` on out. */
 static int store_command_check(const char *dir, FILE *out, FILE *err)
 {
@@ -5214,6 +5470,7 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     if (!wrong) wrong = tally_sessions(st, &n);
     if (!wrong) wrong = tally_samples(st);
     if (!wrong) wrong = tally_outbox(st);
+    if (!wrong) wrong = tally_manuals(st);
     store_close(st);
     if (wrong) {
         snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
@@ -5274,6 +5531,27 @@ static void dump_sample(struct buffer *b, const struct sample *s)
                  time_text(s->at, when), s->users, s->connections);
 }
 
+/* The name of a manual status, as requests and dumps have it, or NULL for the automatic one. */
+static const char *manual_name(uint8_t status)
+{
+    return status == STATUS_OFFLINE ? "invisible" : status < STATUS_OFFLINE ? STATUS_NAMES[status]
+                                                                            : NULL;
+}
+
+/* Appends the line of what a user set by hand. */
+static void dump_manual(struct buffer *b, struct span id, const struct manual_record *m)
+{
+    const char *name = manual_name(m->head.status);
+    buffer_text(b, "{\"manual\":");
+    json_write_string(b, id);
+    buffer_print(b, name ? ",\"status\":\"%s\"" : ",\"status\":null", name);
+    dump_time(b, "until", m->head.until);
+    dump_time(b, "hidden", m->head.hidden);
+    buffer_text(b, ",\"message\":");
+    json_write_string(b, (struct span){m->message, m->len});
+    buffer_text(b, "}\n");
+}
+
 /* Appends the line of a record of a tree; nothing if the record is damaged. */
 static void dump_record(struct store *st, MDB_dbi tree, struct buffer *b, MDB_val key,
                         MDB_val value)
@@ -5282,7 +5560,10 @@ static void dump_record(struct store *st, MDB_dbi tree, struct buffer *b, MDB_va
     struct user_record user;
     struct session_record session;
     struct sample sample;
-    if (tree == st->users) {
+    struct manual_record manual;
+    if (tree == st->manual) {
+        if (store_decode_manual(value, &manual)) dump_manual(b, id, &manual);
+    } else if (tree == st->users) {
         if (store_decode_user(value, &user)) dump_user(b, id, &user);
     } else if (tree == st->sessions) {
         if (store_decode_session(key, value, &id, &session)) dump_session(b, id, &session);
@@ -5320,16 +5601,18 @@ static int store_command_dump(const char *dir, FILE *out, FILE *err)
     int rc;
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    int64_t users = dump_records(st, st->users, out, &rc), sessions = 0, samples = 0;
+    int64_t users = dump_records(st, st->users, out, &rc), sessions = 0, samples = 0, manuals = 0;
     if (users >= 0) sessions = dump_records(st, st->sessions, out, &rc);
     if (users >= 0 && sessions >= 0 && st->samples)
         samples = dump_records(st, st->samples, out, &rc);
+    if (users >= 0 && sessions >= 0 && samples >= 0 && st->manual)
+        manuals = dump_records(st, st->manual, out, &rc);
     store_close(st);
-    bool ok = users >= 0 && sessions >= 0 && samples >= 0;
+    bool ok = users >= 0 && sessions >= 0 && samples >= 0 && manuals >= 0;
     if (ok &&
         (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64
-                      ",\"samples\":%" PRId64 "}\n",
-                 users, sessions, samples) < 0 ||
+                      ",\"samples\":%" PRId64 ",\"manuals\":%" PRId64 "}\n",
+                 users, sessions, samples, manuals) < 0 ||
          fflush(out))) {
         rc = errno;
         ok = false;
@@ -5422,24 +5705,46 @@ static bool restore_sample(struct json_value line, struct sample *s)
            restore_number(line, "connections", &s->connections);
 }
 
+/* Reads the line of what a user set by hand. */
+static bool restore_manual(struct json_value line, struct manual_record *m)
+{
+    struct json_value status, message;
+    m->head.there = true;
+    m->head.status = STATUS_AUTOMATIC;
+    if (!json_member(line, "status", &status) || !json_member(line, "message", &message) ||
+        !restore_time(line, "until", &m->head.until) ||
+        !restore_time(line, "hidden", &m->head.hidden))
+        return false;
+    for (uint8_t i = 0; i < STATUS_AUTOMATIC; i++)
+        if (json_is(status, manual_name(i))) m->head.status = i;
+    if (m->head.status == STATUS_AUTOMATIC && status.kind != JSON_NULL) return false;
+    char text[NOTE_MAX + 1];
+    int len = json_string(message, text, sizeof text);
+    if (len < 0 || !note_valid((struct span){text, (size_t)len})) return false;
+    m->len = (uint16_t)len;
+    memcpy(m->message, text, m->len);
+    return true;
+}
+
 /* A restore on its way. */
 struct store_restore {
     struct store *st;
     struct store_batch batch;
-    int64_t line, users, sessions, samples;
+    int64_t line, users, sessions, samples, manuals;
     bool ended; /* the last line was read, and its numbers are right */
 };
 
 /* Reads the last line of a dump: whether the numbers in it are those of the lines before. An older
- * dump has no samples and says nothing of them. */
+ * dump has no samples and manual statuses and says nothing of them. */
 static bool restore_end(const struct store_restore *r, struct json_value line)
 {
     struct json_value value;
-    int64_t users, sessions, samples = 0;
+    int64_t users, sessions, samples = 0, manuals = 0;
     if (json_member(line, "samples", &value) && !json_number(value, &samples)) return false;
+    if (json_member(line, "manuals", &value) && !json_number(value, &manuals)) return false;
     return json_member(line, "users", &value) && json_number(value, &users) && users == r->users &&
            json_member(line, "sessions", &value) && json_number(value, &sessions) &&
-           sessions == r->sessions && samples == r->samples;
+           sessions == r->sessions && samples == r->samples && manuals == r->manuals;
 }
 
 /* Puts a line into the batch; false if it is none of a dump. */
@@ -5460,12 +5765,19 @@ static bool restore_line(struct store_restore *r, struct span text)
         r->samples++;
         return true;
     }
-    bool user = json_member(line, "user", &name);
-    if (!user && !json_member(line, "session", &name)) return false;
+    bool user = json_member(line, "user", &name), manual = json_member(line, "manual", &name);
+    if (!user && !manual && !json_member(line, "session", &name)) return false;
     int len = json_string(name, id, sizeof id);
     struct span owner = {id, len < 0 ? 0 : (size_t)len};
     op.kind = user ? STORE_WHOLE_USER : STORE_WHOLE_SESSION;
     if (!user_id_valid(owner)) return false;
+    if (manual) {
+        struct manual_record m;
+        if (user || !restore_manual(line, &m)) return false;
+        store_batch_manual(&r->batch, owner, &m.head, (struct span){m.message, m.len});
+        r->manuals++;
+        return true;
+    }
     if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session)))
         return false;
     store_batch_add(&r->batch, owner, &op);
@@ -5976,7 +6288,8 @@ static void address_clear_failures(struct address_entry *entry)
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
  * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
  *
- * What users look like to others stands here too, and the ring of events: transitions as text. */
+ * What users look like to others stands here too, the ring of events, which are transitions as
+ * text, and who follows whom. */
 
 /* A moment: monotonic ms, and what to add to have UTC. */
 struct instant {
@@ -5990,7 +6303,8 @@ struct link {
     uint8_t address[16];  /* of the client, v4-mapped */
     uint16_t port;
     uint8_t status;       /* enum status this connection says */
-    uint8_t state : 7;    /* of the connection; the table does not look at it, nor at these: */
+    uint8_t state : 6;    /* of the connection; the table does not look at it, nor at these: */
+    uint8_t watches_all : 1; /* the hub's: it may follow everybody */
     uint8_t is_stream : 1; /* the hub's: no WebSocket, and never in the table */
     uint32_t expires;     /* s after its start at which its token ends; 0: never */
 };
@@ -5998,12 +6312,31 @@ struct link {
 /* How a connection ended; what follows for the user stands in presence_disconnect. */
 enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXPIRED, END_STOP };
 
-enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE };
+enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE, USER_NOT_HERE /* only in views */ };
 
-/* What a user with connections and no HTTP heartbeats does without: most do. */
+/* A text that several hold on to; who has the last hold frees it. The hub's only. */
+struct message {
+    uint32_t holds;
+    uint16_t len;
+    char text[];
+};
+
+/* What a user set by hand: it goes before what the connections say. */
+struct manual {
+    struct timer timer;      /* armed when it ends by itself */
+    struct user *user;       /* whose it is */
+    struct message *message; /* or NULL */
+    int64_t until;           /* mono; 0: for good */
+    int64_t hidden;          /* mono: while invisible, the last_seen that others see */
+    uint8_t status;          /* enum status: OFFLINE is invisible, AUTOMATIC only the message */
+};
+
+/* What a user with connections, without HTTP heartbeats, who set nothing by hand, does without:
+ * most do. */
 struct user_note {
-    uint8_t address[16];     /* where the user was last heard from, v4-mapped */
+    uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
     int64_t heartbeat_until; /* mono: HTTP heartbeats keep the user online until then; or 0 */
+    struct manual *manual;   /* or NULL */
 };
 
 /* What of a user the store does not know yet. */
@@ -6015,34 +6348,42 @@ struct user {
     struct link *links;          /* its connections */
     int64_t online_since;        /* mono */
     _Atomic int64_t last_seen;   /* mono; read by others without the lock */
-    struct user_note *note;      /* while cached, or heard by HTTP; otherwise NULL */
+    struct user_note *note;      /* while cached, heard by HTTP, or manual; otherwise NULL */
     uint16_t connections;
     uint8_t state;               /* enum user_state */
-    uint8_t status;              /* enum status, merged */
+    uint8_t status : 4;          /* enum status: the manual one, else the automatic one */
+    uint8_t automatic : 4;       /* enum status: of the connections, merged */
     uint8_t reason;              /* enum reason: of the last end, or of the one to come */
-    uint8_t debt;                /* enum user_debt */
-    uint8_t debt_again;          /* changed while in flight: the debt after it */
+    uint8_t debt : 4;            /* enum user_debt */
+    uint8_t debt_again : 4;      /* changed while in flight: the debt after it */
+    uint8_t pinned : 1;          /* stays in the table when offline: somebody watches */
+    uint8_t owes_manual : 1;     /* the store does not know yet what was set by hand */
     uint8_t id_len;
     char id[];                   /* not NUL-terminated */
 };
 
 /* One change of a user, in order, and how the user stood after it. The user stays valid until the
- * transitions are cleared. While online, a change of the status is STATUS whatever else changed
- * with it; CONNECTIONS is another number of them, or live to cached and back. */
+ * transitions are cleared. While online, a change of the status, or of what was set by hand, is
+ * STATUS whatever else changed with it; CONNECTIONS is another number of them, or live to cached
+ * and back. QUIET is what a user set by hand while offline: it has no number and is no event, but
+ * who watches is told. */
 enum transition_kind {
     TRANSITION_JOIN,
     TRANSITION_LEAVE,
     TRANSITION_STATUS,
-    TRANSITION_CONNECTIONS
+    TRANSITION_CONNECTIONS,
+    TRANSITION_QUIET
 };
-static const char *const TRANSITION_NAMES[] = {"join", "leave", "status", "connections"};
+static const char *const TRANSITION_NAMES[] = {"join", "leave", "status", "connections", "quiet"};
 struct transition {
     uint64_t sequence;
     struct user *user;
     int64_t online_since, last_seen; /* mono */
+    struct message *message;         /* held; or NULL */
     uint16_t connections;
     uint8_t kind;                    /* enum transition_kind */
     uint8_t state, status, reason;   /* enums user_state, status, reason */
+    bool invisible;
 };
 
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
@@ -6062,6 +6403,7 @@ struct presence {
     int64_t grace, threshold;        /* ms */
     struct directory directory;
     struct wheel wheel;              /* cached users */
+    struct wheel manuals;            /* what was set by hand and ends by itself */
     size_t live, cached, connections;
     uint64_t sequence;               /* of the last transition */
     struct transition *transitions;  /* since presence_clear_transitions */
@@ -6207,6 +6549,78 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
     *p = (struct presence){.grace = grace, .threshold = threshold};
     p->seen_turn = now.mono + 1000;
     wheel_init(&p->wheel, now.mono);
+    wheel_init(&p->manuals, now.mono);
+}
+
+/* A message, held once; NULL for an empty text. */
+static struct message *message_new(struct span text)
+{
+    if (!text.len) return NULL;
+    struct message *message = mem_new(sizeof *message + text.len);
+    message->holds = 1;
+    message->len = (uint16_t)text.len;
+    memcpy(message->text, text.at, text.len);
+    return message;
+}
+
+/* One more hold on a message; returns it. NULL is fine. */
+static struct message *message_hold(struct message *message)
+{
+    if (message) message->holds++;
+    return message;
+}
+
+/* Gives a hold back; NULL is fine. */
+static void message_drop(struct message *message)
+{
+    if (message && !--message->holds) free(message);
+}
+
+/* The text of a message; empty for NULL. */
+static struct span message_span(const struct message *message)
+{
+    return message ? (struct span){message->text, message->len} : (struct span){"", 0};
+}
+
+/* What a user set by hand, or NULL. */
+static struct manual *user_manual(const struct user *user)
+{
+    return user->note ? user->note->manual : NULL;
+}
+
+/* Whether others are to see the user as offline. */
+static bool user_invisible(const struct user *user)
+{
+    const struct manual *manual = user_manual(user);
+    return manual && manual->status == STATUS_OFFLINE;
+}
+
+/* Frees what a user set by hand; NULL is fine. */
+static void manual_free(struct presence *p, struct manual *manual)
+{
+    if (!manual) return;
+    timer_disarm(&p->manuals, &manual->timer);
+    message_drop(manual->message);
+    free(manual);
+}
+
+/* Forgets where a user was heard from and the heartbeats; what was set by hand stays. */
+static void user_clear_note(struct user *user)
+{
+    if (!user->note) return;
+    memset(user->note->address, 0, sizeof user->note->address);
+    user->note->heartbeat_until = 0;
+    if (user->note->manual) return;
+    free(user->note);
+    user->note = NULL;
+}
+
+/* Frees a user who is in no list any more. */
+static void user_free(struct presence *p, struct user *user)
+{
+    if (user->note) manual_free(p, user->note->manual);
+    free(user->note);
+    free(user);
 }
 
 /* Frees everything. Links of users still there are not touched: they are the hub's. */
@@ -6214,13 +6628,11 @@ static void presence_free(struct presence *p)
 {
     for (size_t i = 0; i < p->directory.count; i++) {
         struct run *r = p->directory.runs[i];
-        for (size_t j = 0; j < r->count; j++) {
-            free(r->users[j]->note);
-            free(r->users[j]);
-        }
+        for (size_t j = 0; j < r->count; j++) user_free(p, r->users[j]);
         free(r);
     }
     free(p->directory.runs);
+    for (size_t i = 0; i < p->transition_count; i++) message_drop(p->transitions[i].message);
     free(p->transitions);
     buffer_free(&p->ended.ops);
 }
@@ -6232,7 +6644,7 @@ static void user_owe(struct user **head, struct user *user, enum user_debt debt)
         *user->place = user->next;
         if (user->next) user->next->place = user->place;
     }
-    user->debt = (uint8_t)debt;
+    user->debt = (unsigned)debt & 15u;
     user->place = head;
     user->next = head ? *head : NULL;
     if (head) {
@@ -6245,7 +6657,7 @@ static void user_owe(struct user **head, struct user *user, enum user_debt debt)
 static void presence_owe(struct presence *p, struct user *user, enum user_debt debt)
 {
     if (user->debt == DEBT_FLIGHT) {
-        if (user->debt_again < debt) user->debt_again = (uint8_t)debt;
+        if (user->debt_again < debt) user->debt_again = (unsigned)debt & 15u;
         return;
     }
     if (user->debt >= debt) return;
@@ -6259,7 +6671,7 @@ static void presence_owe(struct presence *p, struct user *user, enum user_debt d
 }
 
 /* Adds a transition to the list; the store has to hear of it, but for connections, which it does
- * not know. */
+ * not know. A quiet one has the number of the last. */
 static void presence_note(struct presence *p, struct user *user, enum transition_kind kind)
 {
     if (p->transition_count == p->transition_size) {
@@ -6267,7 +6679,7 @@ static void presence_note(struct presence *p, struct user *user, enum transition
         p->transitions = mem_resize(p->transitions, p->transition_size * sizeof *p->transitions);
     }
     p->transitions[p->transition_count++] = (struct transition){
-        .sequence = ++p->sequence,
+        .sequence = kind == TRANSITION_QUIET ? p->sequence : ++p->sequence,
         .user = user,
         .online_since = user->online_since,
         .last_seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed),
@@ -6276,6 +6688,8 @@ static void presence_note(struct presence *p, struct user *user, enum transition
         .state = user->state,
         .status = user->status,
         .reason = user->reason,
+        .message = user_manual(user) ? message_hold(user_manual(user)->message) : NULL,
+        .invisible = user_invisible(user),
     };
     if (kind != TRANSITION_CONNECTIONS) presence_owe(p, user, DEBT_STATE);
 }
@@ -6283,6 +6697,7 @@ static void presence_note(struct presence *p, struct user *user, enum transition
 /* Forgets the transitions, after the caller has acted on them. */
 static void presence_clear_transitions(struct presence *p)
 {
+    for (size_t i = 0; i < p->transition_count; i++) message_drop(p->transitions[i].message);
     p->transition_count = 0;
     if (p->transition_size > 4096) {
         free(p->transitions);
@@ -6307,6 +6722,7 @@ static struct user *presence_make(struct presence *p, struct span id)
     memcpy(user->id, id.at, id.len);
     user->id_len = (uint8_t)id.len;
     user->status = STATUS_OFFLINE;
+    user->automatic = STATUS_OFFLINE;
     directory_insert(&p->directory, user);
     return user;
 }
@@ -6320,6 +6736,19 @@ static enum status user_merge_status(const struct user *user)
     return best;
 }
 
+/* Takes what the connections say; the status that counts is the one set by hand, if there is one.
+ * Returns whether it changed. */
+static bool user_set_automatic(struct user *user, enum status automatic)
+{
+    const struct manual *manual = user_manual(user);
+    enum status before = user->status, status = automatic;
+    if (manual && manual->status < STATUS_OFFLINE && automatic != STATUS_OFFLINE)
+        status = manual->status;
+    user->automatic = (unsigned)automatic & 15u;
+    user->status = (unsigned)status & 15u;
+    return status != before;
+}
+
 /* Moves a user between live, cached and offline, and keeps the totals. */
 static void user_set_state(struct presence *p, struct user *user, enum user_state state)
 {
@@ -6331,11 +6760,10 @@ static void user_set_state(struct presence *p, struct user *user, enum user_stat
 
 /* Begins a stay if the user is offline, and makes the user live or cached. */
 static void user_enter(struct presence *p, struct instant now, struct user *user,
-                       enum user_state state, enum status status)
+                       enum user_state state, enum status automatic)
 {
     bool joins = user->state == USER_OFFLINE;
-    bool changes = !joins && user->status != status;
-    user->status = (uint8_t)status;
+    bool changes = user_set_automatic(user, automatic) && !joins;
     user_set_state(p, user, state);
     if (joins) { /* a stay begins later than the one before it: they are told apart by that */
         user->online_since = now.mono > user->online_since ? now.mono : user->online_since + 1;
@@ -6345,10 +6773,17 @@ static void user_enter(struct presence *p, struct instant now, struct user *user
     }
 }
 
-/* Notes where a user was heard from; the note lasts as long as the stay. */
-static struct user_note *user_note(struct user *user, const uint8_t address[16])
+/* The note of a user, made if there is none. */
+static struct user_note *user_make_note(struct user *user)
 {
     if (!user->note) user->note = mem_new(sizeof *user->note);
+    return user->note;
+}
+
+/* Notes where a user was heard from; that lasts as long as the stay. */
+static struct user_note *user_note(struct user *user, const uint8_t address[16])
+{
+    user_make_note(user);
     memcpy(user->note->address, address, 16);
     return user->note;
 }
@@ -6376,9 +6811,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
         store_batch_session(&p->ended, (struct span){user->id, user->id_len}, &session);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
-    user->status = STATUS_OFFLINE;
-    free(user->note);
-    user->note = NULL;
+    user_set_automatic(user, STATUS_OFFLINE);
+    user_clear_note(user);
     user_set_state(p, user, USER_OFFLINE);
     presence_note(p, user, TRANSITION_LEAVE);
 }
@@ -6402,10 +6836,8 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     user->links = link;
     user->connections++;
     p->connections++;
-    if (user->note && user->note->heartbeat_until <= now.mono) {
-        free(user->note); /* what it told the link tells */
-        user->note = NULL;
-    }
+    if (user->note && user->note->heartbeat_until <= now.mono)
+        user_clear_note(user); /* what it told the link tells */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
     user_enter(p, now, user, USER_LIVE, user_merge_status(user));
@@ -6449,9 +6881,7 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
     struct user *user = link->user;
     user_unlink(p, user, link);
     if (user->links) {
-        enum status status = user_merge_status(user);
-        bool changes = status != user->status;
-        user->status = (uint8_t)status;
+        bool changes = user_set_automatic(user, user_merge_status(user));
         presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
         return;
     }
@@ -6509,19 +6939,129 @@ static void presence_restore(struct presence *p, struct instant now, struct span
     if (last_seen_wall > wall) last_seen_wall = wall;
     if (online_since_wall > last_seen_wall) online_since_wall = last_seen_wall;
     struct user *user = presence_make(p, id);
-    user->status = (uint8_t)(status < STATUS_OFFLINE ? status : STATUS_ONLINE);
+    user_set_automatic(user, status < STATUS_OFFLINE ? status : STATUS_ONLINE);
     user->online_since = online_since_wall - now.offset;
     atomic_store_explicit(&user->last_seen, last_seen_wall - now.offset, memory_order_relaxed);
     user_cache(p, user, last_seen_wall - now.offset + p->threshold, REASON_RESTART);
 }
 
-/* Ends the stays whose time is over. */
+/* What a user wants to set by hand. */
+struct manual_wish {
+    enum status status;   /* OFFLINE is invisible, AUTOMATIC is what the connections say */
+    int64_t lifetime;     /* ms; 0: for good */
+    size_t len;           /* of the message */
+    char message[NOTE_MAX];
+};
+
+/* Gives a user what was set by hand, in place of what there was; says nothing of it to anybody. */
+static void user_put_manual(struct presence *p, struct user *user, enum status status,
+                            int64_t until, int64_t hidden, struct span message)
+{
+    struct user_note *note = user_make_note(user);
+    manual_free(p, note->manual);
+    struct manual *manual = note->manual = mem_new(sizeof *manual);
+    manual->user = user;
+    manual->status = (uint8_t)status;
+    manual->until = until;
+    manual->hidden = hidden;
+    manual->message = message_new(message);
+    if (until) timer_arm(&p->manuals, &manual->timer, until);
+    user_set_automatic(user, user->automatic);
+}
+
+/* Takes away what was set by hand, if there is something; says nothing of it to anybody. */
+static void user_take_manual(struct presence *p, struct user *user)
+{
+    if (!user_manual(user)) return;
+    manual_free(p, user->note->manual);
+    user->note->manual = NULL;
+    bool cached = user->state == USER_CACHED, heard = user->note->heartbeat_until > 0;
+    if (!cached && !heard) user_clear_note(user);
+    user_set_automatic(user, user->automatic);
+}
+
+/* Tells that what a user set by hand changed: the store, and all others. */
+static void user_tell_manual(struct presence *p, struct user *user)
+{
+    user->owes_manual = true;
+    presence_note(p, user, user->state == USER_OFFLINE ? TRANSITION_QUIET : TRANSITION_STATUS);
+}
+
+/* Sets by hand what the user wishes, or goes back to what the connections say. At most one
+ * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, or,
+ * if offline already, when she did. */
+static void presence_set_manual(struct presence *p, struct instant now, struct user *user,
+                                const struct manual_wish *wish)
+{
+    const struct manual *old = user_manual(user);
+    struct span message = {wish->message, wish->len};
+    if (wish->status == STATUS_AUTOMATIC && !wish->len) {
+        if (!old) return;
+        user_take_manual(p, user);
+        user_tell_manual(p, user);
+        return;
+    }
+    struct span before = message_span(old ? old->message : NULL);
+    bool same = old && old->status == wish->status &&
+                !bytes_compare(before.at, before.len, message.at, message.len);
+    if (same && !old->until && !wish->lifetime) return;
+    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    int64_t hidden = user->state == USER_OFFLINE ? seen : now.mono;
+    if (user_invisible(user)) hidden = old->hidden;
+    user_put_manual(p, user, wish->status, wish->lifetime ? now.mono + wish->lifetime : 0, hidden,
+                    message);
+    if (!same) {
+        user_tell_manual(p, user);
+    } else { /* only its end moved */
+        user->owes_manual = true;
+        presence_owe(p, user, DEBT_STATE);
+    }
+}
+
+/* Gives a user what the store says was set by hand. What has ended is taken out of the store. */
+static void presence_restore_manual(struct presence *p, struct instant now, struct user *user,
+                                    const struct manual_record *m)
+{
+    if (!m->head.there) return;
+    if (m->head.until && m->head.until <= now.mono + now.offset) {
+        user->owes_manual = true;
+        presence_owe(p, user, DEBT_STATE);
+        return;
+    }
+    user_put_manual(p, user, m->head.status, m->head.until ? m->head.until - now.offset : 0,
+                    m->head.hidden - now.offset, (struct span){m->message, m->len});
+}
+
+/* Puts a user into the table who is offline, as the store says; nothing if she is there already, or
+ * was never seen. No transition: nothing has changed. She has to be pinned, connect, or change in
+ * the same breath. */
+static struct user *presence_recall(struct presence *p, struct instant now, struct span id,
+                                    const struct stored_user *stored)
+{
+    struct user *user = presence_find(p, id);
+    if (user || !stored->known) return user;
+    int64_t wall = now.mono + now.offset, seen = stored->record.last_seen;
+    user = presence_make(p, id);
+    user->reason = stored->record.reason;
+    atomic_store_explicit(&user->last_seen, (seen < wall ? seen : wall) - now.offset,
+                          memory_order_relaxed);
+    presence_restore_manual(p, now, user, &stored->manual);
+    return user;
+}
+
+/* Ends the stays whose time is over, and what was set by hand for a time. */
 static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
     while ((timer = wheel_pop(&p->wheel, now.mono))) {
         struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
         user_leave(p, now, user, user->reason, user_address(user));
+    }
+    while ((timer = wheel_pop(&p->manuals, now.mono))) {
+        struct user *user =
+            ((struct manual *)((char *)timer - offsetof(struct manual, timer)))->user;
+        user_take_manual(p, user);
+        user_tell_manual(p, user);
     }
 }
 
@@ -6544,8 +7084,18 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
 {
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;
     bool online = user->state != USER_OFFLINE;
-    store_batch_user(batch, (struct span){user->id, user->id_len}, online, user->status,
-                     user->online_since + now.offset, seen, user->reason);
+    struct span id = {user->id, user->id_len};
+    store_batch_user(batch, id, online, user->automatic, user->online_since + now.offset, seen,
+                     user->reason);
+    if (user->owes_manual) {
+        const struct manual *manual = user_manual(user);
+        struct manual_head head = {.there = manual != NULL};
+        if (manual) head.status = manual->status;
+        if (manual && manual->until) head.until = manual->until + now.offset;
+        if (user_invisible(user)) head.hidden = manual->hidden + now.offset;
+        store_batch_manual(batch, id, &head, message_span(manual ? manual->message : NULL));
+    }
+    user->owes_manual = false;
     if (user->debt == DEBT_SEEN) p->seen_count--;
     user->debt_again = DEBT_NONE;
     user_owe(&p->flight, user, DEBT_FLIGHT);
@@ -6568,6 +7118,23 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
     if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
 }
 
+/* Takes a user out of the table who is offline, if nobody watches and the store knows all. */
+static void presence_forget(struct presence *p, struct user *user)
+{
+    if (user->state != USER_OFFLINE || user->debt || user->pinned) return;
+    directory_remove(&p->directory, user);
+    user_free(p, user);
+}
+
+/* Nobody watches this user any more. */
+static void presence_unpin(struct presence *p, struct instant now, struct user *user)
+{
+    user->pinned = false;
+    if (user->state == USER_OFFLINE && user->online_since >= now.mono)
+        presence_owe(p, user, DEBT_SEEN); /* see presence_committed */
+    presence_forget(p, user);
+}
+
 /* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
  * forgotten. One who came and went so fast that the last stay's begin is ahead of the clock is kept
  * for another round: a next stay must begin later still. */
@@ -6580,39 +7147,97 @@ static void presence_committed(struct presence *p, struct instant now)
             presence_owe(p, user, user->debt_again);
         } else if (user->state == USER_OFFLINE && user->online_since >= now.mono) {
             presence_owe(p, user, DEBT_SEEN);
-        } else if (user->state == USER_OFFLINE) {
-            directory_remove(&p->directory, user);
-            free(user);
+        } else {
+            presence_forget(p, user);
         }
     }
 }
 
 /* ---- Users as others see them ---- */
 
-/* A user as it is shown, copied out of the table or the store. Times are wall ms. */
+/* A user as it is shown, copied out of the table or the store: the truth, which is for admins,
+ * until view_hide. Times are wall ms. */
 struct user_view {
     bool known;
+    bool invisible;      /* others see her as offline since hidden */
     uint8_t state, status;
+    uint8_t reason;      /* enum reason: of the last end; only of users of the table */
     uint16_t connections;
-    int64_t connected_at, last_seen;
+    int64_t connected_at, last_seen, hidden;
+    struct span message; /* in the table, whose lock is held, or in a view_texts */
     uint8_t id_len;
     char id[USER_ID_MAX];
 };
 
-/* Copies a user of the table; its lock is held. */
+/* Messages copied for views, as long as those are used. Zeroed is empty. */
+struct view_texts {
+    struct view_texts *next;
+    char text[];
+};
+
+/* Moves a view's message to memory of its own, which view_texts_free frees. */
+static void view_keep(struct user_view *view, struct view_texts **texts)
+{
+    if (!view->message.len) return;
+    struct view_texts *copy = mem_new(sizeof *copy + view->message.len);
+    memcpy(copy->text, view->message.at, view->message.len);
+    view->message.at = copy->text;
+    copy->next = *texts;
+    *texts = copy;
+}
+
+/* Frees what view_keep has made. */
+static void view_texts_free(struct view_texts **texts)
+{
+    while (*texts) {
+        struct view_texts *next = (*texts)->next;
+        free(*texts);
+        *texts = next;
+    }
+}
+
+/* Copies a user of the table; its lock is held, or this is the hub. The message is not copied. */
 static void view_user(struct user_view *view, const struct user *user, struct instant now)
 {
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    const struct manual *manual = user_manual(user);
     *view = (struct user_view){
         .known = true,
         .state = user->state,
         .status = user->state == USER_OFFLINE ? STATUS_OFFLINE : user->status,
+        .reason = user->reason,
         .connections = user->connections,
         .connected_at = user->online_since + now.offset,
         .last_seen = (seen < now.mono ? seen : now.mono) + now.offset,
+        .message = message_span(manual ? manual->message : NULL),
+        .invisible = user_invisible(user),
         .id_len = user->id_len,
     };
+    if (view->invisible) view->hidden = manual->hidden + now.offset;
     memcpy(view->id, user->id, user->id_len);
+}
+
+/* Makes of the truth what others may see. */
+static void view_hide(struct user_view *view)
+{
+    if (!view->invisible) return;
+    view->invisible = false;
+    view->state = USER_OFFLINE;
+    view->status = STATUS_OFFLINE;
+    view->reason = REASON_CLOSED;
+    view->connections = 0;
+    view->last_seen = view->hidden;
+}
+
+/* Adds what the store says was set by hand to the view of a user who is not in the table. */
+static void view_manual(struct user_view *view, const struct manual_record *manual,
+                        struct instant now)
+{
+    int64_t wall = now.mono + now.offset;
+    if (!manual->head.there || (manual->head.until && manual->head.until <= wall)) return;
+    view->message = (struct span){manual->message, manual->len};
+    view->invisible = manual->head.status == STATUS_OFFLINE;
+    view->hidden = manual->head.hidden < wall ? manual->head.hidden : wall;
 }
 
 /* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
@@ -6641,6 +7266,8 @@ static void view_transition(struct user_view *view, const struct transition *t, 
         .connections = t->connections,
         .connected_at = t->online_since + now.offset,
         .last_seen = seen + now.offset,
+        .message = message_span(t->message),
+        .invisible = t->invisible,
         .id_len = t->user->id_len,
     };
     memcpy(view->id, t->user->id, t->user->id_len);
@@ -6679,6 +7306,11 @@ static void view_write_user_open(struct buffer *out, const struct user_view *vie
     buffer_text(out, number);
     view_write_time(out, "connected_at", view->connected_at, online);
     view_write_time(out, "last_seen", view->last_seen, view->known);
+    if (view->message.len) {
+        buffer_text(out, ",\"message\":");
+        json_write_string(out, view->message);
+    }
+    if (view->invisible) buffer_text(out, ",\"invisible\":true");
 }
 
 /* Appends a user as one JSON object. */
@@ -6867,6 +7499,545 @@ static struct span events_span(const struct events *e, uint64_t at)
     size_t here = (size_t)at & (e->size - 1), n = e->size - here;
     if (n > e->end - at) n = (size_t)(e->end - at);
     return (struct span){e->bytes + here, n};
+}
+
+/* ---- Watches: who follows whom, and what is to be told. The hub's alone ----
+ *
+ * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
+ * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
+ * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
+ * then is the state of that moment. A snapshot is written the same way, bit by bit, and brings its
+ * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+
+/* One follows another. */
+struct edge {
+    struct watched *to;         /* NULL: let go while in the queue, which frees it */
+    struct watcher *of;
+    struct edge *next, **place; /* among to's */
+    struct edge *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
+    uint32_t told[];            /* one: to->version, when the watcher has heard of it */
+};
+enum { EDGE_BYTES = sizeof(struct edge) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
+
+/* Somebody whom others follow. */
+struct watched {
+    struct watched *next;       /* in the same slot */
+    struct edge *edges;
+    struct watched *changed;    /* the next of those that changed; itself: the last; NULL: not in */
+    struct watched *loose;      /* the same of those whom perhaps nobody needs any more */
+    uint64_t hash;
+    uint64_t print;             /* of what all have been told, see view_print; 0: not the same */
+    uint32_t version;           /* grows with each change */
+    uint32_t needs;             /* snapshots to come and reads under way that name it */
+    uint32_t stamp;             /* of the message that named it last */
+    uint32_t made, made_version; /* the turn and version of its text */
+    uint32_t text_at, text_len; /* in watches.text, without the closing brace */
+    uint8_t reason;             /* of the text: enum reason, NONE while online */
+    bool resolved;              /* the table has her, or nobody has ever seen her */
+    bool reading;               /* the store is being asked */
+    uint8_t id_len;
+    char id[];
+};
+
+/* An answer to come: these users, in this order. */
+struct snapshot {
+    struct snapshot *next;
+    size_t count, checked, written; /* users; those known to be resolved; those written */
+    struct watched *users[];
+};
+
+enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
+
+/* Somebody who follows. */
+struct watcher {
+    struct watcher *next, **place; /* in a list of watchers; place NULL: in none */
+    struct edge **slots;           /* by what they lead to; open addressing, `size` of them */
+    size_t size, count;
+    struct edge *first, *last;     /* the queue of due edges */
+    size_t queued;                 /* how many those are */
+    struct snapshot *snapshots, **snapshots_last;
+    size_t owed;                   /* users in snapshots */
+    size_t left;                   /* edges that are still for the message under way */
+    uint8_t under_way;             /* enum watcher_message: begun, not ended */
+};
+
+struct watches {
+    uint64_t key[2];
+    struct watched **slots;
+    size_t size, count;
+    struct watched *changed;       /* since the last spread */
+    struct watched *loose;
+    struct watcher *busy;          /* may have something to be told */
+    struct watcher *waiting;       /* for the store, see watched.reading */
+    uint32_t stamp, turn;
+    size_t piece;                  /* WATCH_PIECE; tests take less */
+    struct buffer text;            /* of users, made in this turn */
+};
+
+enum {
+    WATCH_PIECE = 16 * 1024,       /* bytes of a message after which a frame ends */
+    WATCH_TEXT_KEPT = 256 * 1024,  /* memory that the texts may keep */
+};
+
+/* An empty table. */
+static void watches_init(struct watches *w)
+{
+    *w = (struct watches){.turn = 1, .piece = WATCH_PIECE};
+    random_bytes(w->key, sizeof w->key);
+}
+
+/* Frees the table, with those that are left in it; no watcher is left. */
+static void watches_free(struct watches *w)
+{
+    for (size_t i = 0; i < w->size; i++) {
+        for (struct watched *e = w->slots[i], *next; e; e = next) {
+            next = e->next;
+            free(e);
+        }
+    }
+    free(w->slots);
+    buffer_free(&w->text);
+}
+
+/* The slot that a watched with this hash is in. */
+static struct watched **watches_slot(const struct watches *w, uint64_t hash)
+{
+    return &w->slots[hash & (w->size - 1)];
+}
+
+/* Gives the table another number of slots, a power of two. */
+static void watches_resize(struct watches *w, size_t size)
+{
+    struct watched **old = w->slots;
+    size_t count = w->size;
+    w->slots = mem_new(size * sizeof *w->slots);
+    w->size = size;
+    for (size_t i = 0; i < count; i++) {
+        for (struct watched *e = old[i], *next; e; e = next) {
+            struct watched **slot = watches_slot(w, e->hash);
+            next = e->next;
+            e->next = *slot;
+            *slot = e;
+        }
+    }
+    free(old);
+}
+
+/* Who has this id, or NULL when nobody follows her. */
+static struct watched *watches_find(const struct watches *w, struct span id)
+{
+    if (!w->count) return NULL;
+    uint64_t hash = hash_keyed(w->key, id.at, id.len);
+    for (struct watched *e = *watches_slot(w, hash); e; e = e->next)
+        if (e->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
+    return NULL;
+}
+
+/* Notes that perhaps nobody needs this one any more; watches_sweep looks. */
+static void watched_loosen(struct watches *w, struct watched *e)
+{
+    if (e->edges || e->needs || e->changed || e->loose) return;
+    e->loose = w->loose ? w->loose : e;
+    w->loose = e;
+}
+
+/* The watched with this id, made if there is none; somebody has to need it before the sweep. */
+static struct watched *watches_make(struct watches *w, struct span id)
+{
+    struct watched *e = watches_find(w, id);
+    if (e) return e;
+    if (w->count >= w->size) watches_resize(w, w->size ? w->size * 2 : 64);
+    e = mem_new(sizeof *e + id.len);
+    e->hash = hash_keyed(w->key, id.at, id.len);
+    e->id_len = (uint8_t)id.len;
+    memcpy(e->id, id.at, id.len);
+    struct watched **slot = watches_slot(w, e->hash);
+    e->next = *slot;
+    *slot = e;
+    w->count++;
+    watched_loosen(w, e);
+    return e;
+}
+
+/* Takes a watched out of the table and frees it. */
+static void watches_remove(struct watches *w, struct watched *e)
+{
+    struct watched **place = watches_slot(w, e->hash);
+    while (*place != e) place = &(*place)->next;
+    *place = e->next;
+    free(e);
+    w->count--;
+    if (w->size > 64 && w->count < w->size / 8) watches_resize(w, w->size / 2);
+}
+
+/* Frees the watched that nobody needs; their users may leave the table of users, whose lock is
+ * held. */
+static void watches_sweep(struct watches *w, struct presence *p, struct instant now)
+{
+    while (w->loose) {
+        struct watched *e = w->loose;
+        w->loose = e->loose == e ? NULL : e->loose;
+        e->loose = NULL;
+        if (e->edges || e->needs || e->changed) continue;
+        struct user *user = presence_find(p, (struct span){e->id, e->id_len});
+        if (user && user->pinned) presence_unpin(p, now, user);
+        watches_remove(w, e);
+    }
+}
+
+/* A watcher who follows nobody. */
+static void watcher_init(struct watcher *watcher)
+{
+    *watcher = (struct watcher){.snapshots_last = &watcher->snapshots};
+}
+
+/* Puts a watcher into a list, out of the one it is in. */
+static void watcher_list(struct watcher **list, struct watcher *watcher)
+{
+    if (watcher->place) {
+        *watcher->place = watcher->next;
+        if (watcher->next) watcher->next->place = watcher->place;
+    }
+    watcher->place = list;
+    watcher->next = list ? *list : NULL;
+    if (!list) return;
+    if (*list) (*list)->place = &watcher->next;
+    *list = watcher;
+}
+
+/* Whether a watcher has nothing: nobody to follow, nothing to be told. */
+static bool watcher_idle(const struct watcher *watcher)
+{
+    return !watcher->count && !watcher->first && !watcher->snapshots;
+}
+
+/* Where in a watcher's slots an edge is, or has its place. There must be a free one. */
+static size_t watcher_seek(const struct watcher *watcher, const struct watched *to)
+{
+    size_t at = (size_t)(((uintptr_t)to >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 20);
+    for (;; at++) {
+        const struct edge *edge = watcher->slots[at & (watcher->size - 1)];
+        if (!edge || edge->to == to) return at & (watcher->size - 1);
+    }
+}
+
+/* The edge from a watcher, or NULL when it does not follow this one. */
+static struct edge *watcher_find(const struct watcher *watcher, const struct watched *to)
+{
+    return watcher->count ? watcher->slots[watcher_seek(watcher, to)] : NULL;
+}
+
+/* Gives a watcher another number of slots, a power of two. */
+static void watcher_resize(struct watcher *watcher, size_t size)
+{
+    struct edge **old = watcher->slots;
+    size_t count = watcher->size;
+    watcher->slots = mem_new(size * sizeof *watcher->slots);
+    watcher->size = size;
+    for (size_t i = 0; i < count; i++)
+        if (old[i]) watcher->slots[watcher_seek(watcher, old[i]->to)] = old[i];
+    free(old);
+}
+
+/* Has a watcher follow one whom it does not follow yet. A snapshot of her has to come. */
+static void watcher_follow(struct watcher *watcher, struct watched *to)
+{
+    if ((watcher->count + 1) * 4 > watcher->size * 3)
+        watcher_resize(watcher, watcher->size ? watcher->size * 2 : 4);
+    struct edge *edge = mem_new(EDGE_BYTES);
+    edge->to = to;
+    edge->of = watcher;
+    edge->told[0] = to->version;
+    edge->next = to->edges;
+    edge->place = &to->edges;
+    if (edge->next) edge->next->place = &edge->next;
+    to->edges = edge;
+    watcher->slots[watcher_seek(watcher, to)] = edge;
+    watcher->count++;
+}
+
+/* Takes an edge away from the watched; its watcher's slots must not have it any more. */
+static void edge_cut(struct watches *w, struct edge *edge)
+{
+    struct watched *to = edge->to;
+    *edge->place = edge->next;
+    if (edge->next) edge->next->place = edge->place;
+    edge->to = NULL;
+    watched_loosen(w, to);
+    if (!edge->queued) free(edge);
+}
+
+/* Has a watcher follow one no longer; nothing if it does not. What was to be told is not. */
+static void watcher_let_go(struct watches *w, struct watcher *watcher, const struct watched *to)
+{
+    struct edge *edge = watcher_find(watcher, to);
+    if (!edge) return;
+    size_t mask = watcher->size - 1, hole = watcher_seek(watcher, to);
+    watcher->slots[hole] = NULL;
+    for (size_t at = (hole + 1) & mask; watcher->slots[at]; at = (at + 1) & mask) {
+        struct edge *moved = watcher->slots[at]; /* those behind close the gap */
+        watcher->slots[at] = NULL;
+        watcher->slots[watcher_seek(watcher, moved->to)] = moved;
+    }
+    watcher->count--;
+    edge_cut(w, edge);
+    if (watcher->size > 4 && watcher->count < watcher->size / 8)
+        watcher_resize(watcher, watcher->size / 2);
+}
+
+/* Has a watcher follow nobody; snapshots to come are still owed. */
+static void watcher_let_all_go(struct watches *w, struct watcher *watcher)
+{
+    for (size_t i = 0; i < watcher->size; i++)
+        if (watcher->slots[i]) edge_cut(w, watcher->slots[i]);
+    free(watcher->slots);
+    watcher->slots = NULL;
+    watcher->size = watcher->count = 0;
+}
+
+/* Frees the first snapshot to come. */
+static void watcher_drop_snapshot(struct watches *w, struct watcher *watcher)
+{
+    struct snapshot *snapshot = watcher->snapshots;
+    for (size_t i = snapshot->written; i < snapshot->count; i++) {
+        snapshot->users[i]->needs--;
+        watched_loosen(w, snapshot->users[i]);
+    }
+    watcher->owed -= snapshot->count;
+    watcher->snapshots = snapshot->next;
+    if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
+    free(snapshot);
+}
+
+/* Takes the first edge out of the queue; NULL if it was let go, and is freed. */
+static struct edge *watcher_pop(struct watcher *watcher)
+{
+    struct edge *edge = watcher->first;
+    watcher->first = edge->queued == edge ? NULL : edge->queued;
+    edge->queued = NULL;
+    watcher->queued--;
+    if (watcher->left) watcher->left--;
+    if (edge->to) return edge;
+    free(edge);
+    return NULL;
+}
+
+/* Ends all that a watcher has, in no list after it. */
+static void watcher_end(struct watches *w, struct watcher *watcher)
+{
+    watcher_list(NULL, watcher);
+    watcher_let_all_go(w, watcher);
+    while (watcher->first) watcher_pop(watcher);
+    while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
+    watcher->under_way = WATCHER_NOTHING;
+}
+
+/* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
+static void watcher_owe(struct watcher *watcher, struct snapshot *snapshot)
+{
+    for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
+    watcher->owed += snapshot->count;
+    *watcher->snapshots_last = snapshot;
+    watcher->snapshots_last = &snapshot->next;
+}
+
+/* Notes that the user with this id has changed; the watched, or NULL when nobody follows her. */
+static struct watched *watches_note(struct watches *w, struct span id)
+{
+    struct watched *e = watches_find(w, id);
+    if (!e) return NULL;
+    e->version++;
+    if (!e->changed) {
+        e->changed = w->changed ? w->changed : e;
+        w->changed = e;
+    }
+    return e;
+}
+
+/* How a watched stands, for others to see. */
+static void watched_view(const struct presence *p, struct instant now, const struct watched *e,
+                         struct user_view *view)
+{
+    struct span id = {e->id, e->id_len};
+    const struct user *user = presence_find(p, id);
+    if (user) {
+        view_user(view, user, now);
+        view_hide(view);
+        return;
+    }
+    *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = e->id_len};
+    memcpy(view->id, e->id, e->id_len);
+}
+
+/* A number that differs when others see a user change: in all that is shown but the last_seen of
+ * one who is online. */
+static uint64_t view_print(const struct watches *w, const struct user_view *view)
+{
+    struct {
+        int64_t known, state, status, connections, moment;
+        uint64_t message;
+    } all = {view->known, view->state, view->status, view->connections,
+             view->state == USER_OFFLINE ? view->last_seen : view->connected_at,
+             hash_keyed(w->key, view->message.at, view->message.len)};
+    return hash_keyed(w->key, &all, sizeof all);
+}
+
+/* Makes those who follow the changed ones busy, with the edges that are due in their queues. Who
+ * has changed in nothing that others see is passed over. */
+static void watches_spread(struct watches *w, const struct presence *p, struct instant now)
+{
+    while (w->changed) {
+        struct watched *e = w->changed;
+        struct user_view view;
+        w->changed = e->changed == e ? NULL : e->changed;
+        e->changed = NULL;
+        watched_loosen(w, e);
+        watched_view(p, now, e, &view);
+        uint64_t print = view_print(w, &view);
+        if (print == e->print) continue;
+        e->print = print;
+        for (struct edge *edge = e->edges; edge; edge = edge->next) {
+            struct watcher *of = edge->of;
+            if (edge->queued || edge->told[0] == e->version) continue;
+            edge->queued = edge;
+            if (of->first) of->last->queued = edge;
+            else of->first = edge;
+            of->last = edge;
+            of->queued++;
+            if (!of->place) watcher_list(&w->busy, of);
+        }
+    }
+}
+
+/* Begins a turn in which texts of users are made: none is older. */
+static void watches_begin_turn(struct watches *w)
+{
+    w->turn++;
+    w->text.len = 0;
+    if (w->text.size > WATCH_TEXT_KEPT) buffer_free(&w->text);
+}
+
+/* Appends a watched as JSON, made once a turn and version, however many are told; with the reason
+ * where she is offline and it is a change. Who is told between two spreads knows more than the
+ * others: then the next one must not compare with the last. */
+static void watched_write(struct watches *w, const struct presence *p, struct instant now,
+                          struct watched *e, bool is_change, struct buffer *out)
+{
+    if (e->made != w->turn || e->made_version != e->version) {
+        struct user_view view;
+        size_t at = w->text.len;
+        watched_view(p, now, e, &view);
+        view_write_user_open(&w->text, &view);
+        e->made = w->turn;
+        e->made_version = e->version;
+        e->text_at = (uint32_t)at;
+        e->text_len = (uint32_t)(w->text.len - at);
+        e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
+        e->print = view_print(w, &view);
+    }
+    if (e->changed) e->print = 0;
+    buffer_add(out, w->text.at + e->text_at, e->text_len);
+    if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
+    buffer_text(out, "}");
+}
+
+/* Whether the first snapshot to come can be written: the store was asked for all its users. */
+static bool snapshot_ready(struct snapshot *snapshot)
+{
+    while (snapshot->checked < snapshot->count && snapshot->users[snapshot->checked]->resolved)
+        snapshot->checked++;
+    return snapshot->checked == snapshot->count;
+}
+
+/* Takes the edges at the front of the queue away that are not due any more. */
+static void watcher_skip(struct watcher *watcher)
+{
+    while (watcher->first && (!watcher->first->to ||
+                              watcher->first->told[0] == watcher->first->to->version))
+        watcher_pop(watcher);
+}
+
+/* Begins the next message, if there is one: snapshots come first. */
+static bool watcher_begin(struct watcher *watcher, struct buffer *out)
+{
+    if (watcher->snapshots) {
+        if (!snapshot_ready(watcher->snapshots)) return false;
+        watcher->under_way = WATCHER_SNAPSHOT;
+        buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+        return true;
+    }
+    watcher_skip(watcher);
+    if (!watcher->first) return false;
+    watcher->under_way = WATCHER_CHANGES;
+    watcher->left = watcher->queued;
+    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    return true;
+}
+
+/* Writes the next user of a snapshot; her edge, if it is still there, has heard of it. False when
+ * all are written. */
+static bool watcher_write_snapshot(struct watches *w, const struct presence *p, struct instant now,
+                                   struct watcher *watcher, struct buffer *out)
+{
+    struct snapshot *snapshot = watcher->snapshots;
+    if (snapshot->written == snapshot->count) return false;
+    struct watched *e = snapshot->users[snapshot->written];
+    if (snapshot->written++) buffer_text(out, ",");
+    watched_write(w, p, now, e, false, out);
+    struct edge *edge = watcher_find(watcher, e);
+    if (edge) edge->told[0] = e->version;
+    e->needs--;
+    watched_loosen(w, e);
+    return true;
+}
+
+/* Writes the next user who changed, of those that were due when the message began. False when all
+ * are written. */
+static bool watcher_write_change(struct watches *w, const struct presence *p, struct instant now,
+                                 struct watcher *watcher, bool more, struct buffer *out)
+{
+    while (watcher->left) {
+        struct edge *edge = watcher_pop(watcher);
+        if (!edge || edge->told[0] == edge->to->version) continue;
+        if (more) buffer_text(out, ",");
+        watched_write(w, p, now, edge->to, true, out);
+        edge->told[0] = edge->to->version;
+        return true;
+    }
+    return false;
+}
+
+/* Appends the next piece of what a watcher is to be told: of one message, at most w->piece bytes
+ * and one user. *first and *last say whether the message begins and ends with it. Returns what it
+ * is; NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for
+ * the store. */
+static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
+                                         struct instant now, struct watcher *watcher,
+                                         struct buffer *out, bool *first, bool *last)
+{
+    *first = watcher->under_way == WATCHER_NOTHING;
+    if (*first && !watcher_begin(watcher, out)) return WATCHER_NOTHING;
+    enum watcher_message kind = watcher->under_way;
+    bool more = !*first;
+    *last = false;
+    while (!*last && out->len < w->piece) {
+        *last = kind == WATCHER_SNAPSHOT
+                    ? !watcher_write_snapshot(w, p, now, watcher, out)
+                    : !watcher_write_change(w, p, now, watcher, more, out);
+        more = true;
+    }
+    if (!*last) return kind;
+    buffer_text(out, "]}");
+    if (kind == WATCHER_SNAPSHOT) watcher_drop_snapshot(w, watcher);
+    watcher->under_way = WATCHER_NOTHING;
+    return kind;
+}
+
+/* Frees what an idle watcher has kept. */
+static void watcher_free(struct watcher *watcher)
+{
+    watcher_list(NULL, watcher);
+    free(watcher->slots);
 }
 
 /* ==== 14. WebSocket codec ====================================================================
@@ -7226,6 +8397,16 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     return 10;
 }
 
+/* Appends a piece of a text message: the first has the opcode, the last ends it. */
+static void ws_encode_piece(struct buffer *b, bool first, bool last, struct span payload)
+{
+    uint8_t head[10];
+    size_t n = ws_encode_head(head, first ? WS_OP_TEXT : WS_OP_CONTINUE, payload.len);
+    if (!last) head[0] &= 0x7f;
+    buffer_add(b, head, n);
+    buffer_add(b, payload.at, payload.len);
+}
+
 /* Appends a whole frame. */
 static void ws_encode(struct buffer *b, int opcode, struct span payload)
 {
@@ -7408,6 +8589,7 @@ struct http_response {
     uint32_t logouts;      /* see struct stream */
     uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
+    struct view_texts *texts; /* messages of the users in it; freed by who frees body */
 };
 
 static const char JSON_TYPE[] = "application/json";
@@ -9123,8 +10305,9 @@ static void webhook_free(struct webhook *hook)
 /* ==== 20. Hub ================================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
- * to the store's writer and tells the streams of it. Nothing is freed inside its own handler: the
- * dead wait for the end of the turn. Nothing here waits but loop_wait. */
+ * to the store's writer and tells the streams of it, and those who follow the users. Nothing is
+ * freed inside its own handler: the dead wait for the end of the turn. Nothing here waits but
+ * loop_wait; what has to be read of the store for it, the reader reads. */
 
 /* Of a connection; in link.state. */
 enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
@@ -9148,11 +10331,20 @@ struct connection {
     uint32_t paced;                /* us that the messages so far are ahead of --max-messages */
     struct agent *agent;           /* * or NULL */
     struct ws_partial *partial;    /* a frame or message half received, or NULL */
-    struct buffer *out;            /* bytes the socket did not take yet, or NULL */
+    struct extra *extra;           /* what it has beyond that, or NULL */
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
-/* A client of /admin/events or /api/events. Of its connection agent, partial and out are not used,
+/* What most connections do without most of the time: bytes that wait, users that are followed. */
+struct extra {
+    struct watcher watcher;        /* first */
+    struct connection *c;          /* whose it is */
+    struct id_list *may;           /* whom its token lets it follow, or NULL: nobody, or all */
+    struct buffer out;             /* bytes the socket did not take yet */
+    bool blocked;                  /* out goes first: nothing is read, no change is told */
+};
+
+/* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not used,
  * and heard_at is when something was last sent. */
 struct stream {
     struct connection c;           /* first; c.link.is_stream is set */
@@ -9171,6 +10363,17 @@ enum {
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
     STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
     STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
+    WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
+};
+
+/* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
+struct store_reader {
+    pthread_mutex_t lock;          /* all but thread and running */
+    pthread_cond_t wake;
+    struct loop_call *first, **last;
+    bool quitting;
+    bool running;
+    pthread_t thread;
 };
 
 struct hub {
@@ -9184,6 +10387,11 @@ struct hub {
     struct events events;          /* transitions of turns that have ended, for the streams */
     struct buffer event;           /* the one being made */
     int64_t streamless_at;         /* mono: when the last stream ended */
+    struct watches watches;        /* who follows whom */
+    struct buffer piece;           /* of a message to one who follows */
+    int64_t spread_at;             /* mono: not before this changes are told again */
+    struct store_reader reader;
+    _Atomic uint64_t generation;   /* grows when users leave the table for the store */
     int64_t sample_at;             /* mono: when the next minute begins */
     struct store_batch batch;      /* in flight while batch_under_way */
     struct loop_call batch_done;
@@ -9255,6 +10463,7 @@ struct server {
     int64_t max_connections;       /* WebSockets and streams */
     _Atomic int64_t connections;   /* WebSockets and streams, open or being closed */
     _Atomic int64_t streams;       /* of them the open streams */
+    _Atomic int64_t watching;      /* users followed, over all connections */
     uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
@@ -9387,6 +10596,45 @@ static void stream_leave(struct server *server, struct stream *s, struct instant
     server->hub.streamless_at = now.mono;
 }
 
+/* What a connection has beyond its struct, made if there is nothing. */
+static struct extra *connection_extra(struct connection *c)
+{
+    if (!c->extra) {
+        c->extra = mem_new(sizeof *c->extra);
+        c->extra->c = c;
+        watcher_init(&c->extra->watcher);
+    }
+    return c->extra;
+}
+
+/* Whether bytes wait for the connection's socket. */
+static bool connection_blocked(const struct connection *c)
+{
+    return c->extra && c->extra->blocked;
+}
+
+/* Frees what a connection has beyond its struct if it needs it no longer. */
+static void connection_settle(struct connection *c)
+{
+    struct extra *extra = c->extra;
+    if (!extra || extra->blocked || extra->may || !watcher_idle(&extra->watcher)) return;
+    watcher_free(&extra->watcher);
+    free(extra);
+    c->extra = NULL;
+}
+
+/* A connection follows nobody any more. */
+static void connection_unwatch(struct server *server, struct connection *c)
+{
+    if (!c->extra) return;
+    struct watches *w = &server->hub.watches;
+    atomic_fetch_sub(&server->watching, (int64_t)c->extra->watcher.count);
+    watcher_end(w, &c->extra->watcher);
+    free(c->extra->may);
+    c->extra->may = NULL;
+    connection_settle(c);
+}
+
 /* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
@@ -9397,9 +10645,11 @@ static void connection_end(struct server *server, struct connection *c, struct i
     timer_disarm(&server->hub.wheel, &c->timer);
     wire_close(&c->wire);
     ws_partial_free(&c->partial);
-    if (c->out) buffer_free(c->out);
-    free(c->out);
-    c->out = NULL;
+    if (c->extra) {
+        buffer_free(&c->extra->out);
+        c->extra->blocked = false;
+        connection_unwatch(server, c);
+    }
     c->link.next = (struct link *)server->hub.dead;
     server->hub.dead = c;
     server->hub.reply.len = 0;
@@ -9424,12 +10674,11 @@ static void hub_bury(struct hub *hub)
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
-    if (!c->out) {
-        c->out = mem_new(sizeof *c->out);
-        loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLOUT, c);
-    }
-    buffer_add(c->out, at, len);
-    if (c->out->len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
+    struct extra *extra = connection_extra(c);
+    if (!extra->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLOUT, c);
+    extra->blocked = true;
+    buffer_add(&extra->out, at, len);
+    if (extra->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
 }
 
 /* Sends the reply made for this connection, behind what still waits. Must end every handler that
@@ -9440,7 +10689,7 @@ static void connection_flush(struct server *server, struct connection *c, struct
     size_t len = reply->len, sent = 0;
     reply->len = 0;
     if (c->link.state == CONNECTION_DEAD || !len) return;
-    if (!c->out) {
+    if (!connection_blocked(c)) {
         ssize_t n = wire_write(&c->wire, reply->at, len);
         if (n == WIRE_BROKEN) {
             connection_end(server, c, now, END_DROPPED);
@@ -9453,21 +10702,25 @@ static void connection_flush(struct server *server, struct connection *c, struct
     else if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
-/* Sends more of what waits; goes back to reading when all is out. */
+/* Sends more of what waits; goes back to reading when all is out, and to telling who is
+ * followed. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
-    ssize_t n = wire_write(&c->wire, c->out->at, c->out->len);
+    struct extra *extra = c->extra;
+    ssize_t n = wire_write(&c->wire, extra->out.at, extra->out.len);
     if (n == WIRE_BROKEN) {
         connection_end(server, c, now, END_DROPPED);
         return;
     }
     if (n < 0) return;
-    buffer_drop(c->out, (size_t)n);
-    if (c->out->len || wire_unsent(&c->wire)) return;
-    buffer_free(c->out);
-    free(c->out);
-    c->out = NULL;
+    buffer_drop(&extra->out, (size_t)n);
+    if (extra->out.len || wire_unsent(&c->wire)) return;
+    buffer_free(&extra->out);
+    extra->blocked = false;
     loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    if (!watcher_idle(&extra->watcher))
+        watcher_list(&server->hub.watches.busy, &extra->watcher);
+    connection_settle(c);
     if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
@@ -9478,6 +10731,7 @@ static void connection_close(struct server *server, struct connection *c, struct
 {
     if (c->link.state != CONNECTION_OPEN) return;
     connection_leave(server, c, now, ending);
+    connection_unwatch(server, c);
     ws_encode_close(&server->hub.reply, code, reason);
     ws_partial_free(&c->partial);
     c->link.state = CONNECTION_CLOSING;
@@ -9518,11 +10772,57 @@ static enum error message_ping(struct server *server, struct connection *c, stru
     return ERROR_NONE;
 }
 
-/* Message {"type":"status","status":"away"}: what this connection says of its user. */
+/* Reads what a user wishes to set by hand, from the members of a message or body. */
+static enum error manual_parse(struct json_value object, struct manual_wish *wish)
+{
+    struct json_value value;
+    char text[NOTE_MAX + 1];
+    int64_t seconds = 0;
+    *wish = (struct manual_wish){.status = STATUS_AUTOMATIC};
+    if (!json_member(object, "status", &value)) return ERROR_INVALID_STATUS;
+    for (uint8_t i = 0; i < STATUS_AUTOMATIC; i++)
+        if (json_is(value, manual_name(i))) wish->status = i;
+    if (wish->status == STATUS_AUTOMATIC && value.kind != JSON_NULL) return ERROR_INVALID_STATUS;
+    if (json_member(object, "message", &value) && value.kind != JSON_NULL) {
+        int len = json_string(value, text, sizeof text);
+        if (len < 0 || !note_valid((struct span){text, (size_t)len}))
+            return ERROR_INVALID_PARAMETER;
+        wish->len = (size_t)len;
+        memcpy(wish->message, text, wish->len);
+    }
+    if (json_member(object, "expires_in", &value) && value.kind != JSON_NULL) {
+        if (!json_number(value, &seconds) || seconds < 1 || seconds > EXPIRES_MAX_S)
+            return ERROR_INVALID_PARAMETER;
+        wish->lifetime = seconds * 1000;
+    }
+    return ERROR_NONE;
+}
+
+/* The message "status" with "manual":true: what its user sets by hand. */
+static enum error message_manual(struct server *server, struct connection *c, struct instant now,
+                                 struct json_value message)
+{
+    struct manual_wish wish;
+    enum error error = manual_parse(message, &wish);
+    if (error) return error;
+    pthread_mutex_lock(&server->table_lock);
+    presence_set_manual(&server->presence, now, c->link.user, &wish);
+    pthread_mutex_unlock(&server->table_lock);
+    return ERROR_NONE;
+}
+
+/* Message {"type":"status","status":"away"}: what this connection says of its user; what is only
+ * for the user's own hand is refused without "manual":true. */
 static enum error message_status(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
-    struct json_value status;
+    struct json_value status, value;
+    if (json_member(message, "manual", &value)) {
+        if (value.kind == JSON_TRUE) return message_manual(server, c, now, message);
+        if (value.kind != JSON_FALSE) return ERROR_INVALID_PARAMETER;
+    }
+    if (json_member(message, "message", &value) || json_member(message, "expires_in", &value))
+        return ERROR_INVALID_PARAMETER;
     if (!json_member(message, "status", &status)) return ERROR_INVALID_STATUS;
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
@@ -9534,12 +10834,196 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Messages of the protocol that this version refuses. */
-static enum error message_not_supported(struct server *server, struct connection *c,
-                                        struct instant now, struct json_value message)
+/* Posts a call to the reader, which runs it on its own thread. */
+static void reader_post(struct store_reader *reader, struct loop_call *call)
 {
-    (void)server, (void)c, (void)now, (void)message;
-    return ERROR_NOT_SUPPORTED;
+    pthread_mutex_lock(&reader->lock);
+    call->next = NULL;
+    *reader->last = call;
+    reader->last = &call->next;
+    pthread_cond_signal(&reader->wake);
+    pthread_mutex_unlock(&reader->lock);
+}
+
+/* Users of whom the store is asked, because they are followed and not in the table. */
+struct watch_read {
+    struct loop_call call;
+    size_t count;
+    struct watched **users;      /* needed until the answer is there; only their ids are read */
+    struct stored_user **found;  /* NULL: never seen */
+};
+
+/* The hub's: the store has answered; who waited for that goes on. */
+static void hub_watch_found(struct server *server, struct loop_call *call)
+{
+    struct watch_read *read = (struct watch_read *)call;
+    struct watches *w = &server->hub.watches;
+    struct instant now = server_now(server);
+    pthread_mutex_lock(&server->table_lock);
+    for (size_t i = 0; i < read->count; i++) {
+        struct watched *e = read->users[i];
+        if (!e->resolved && read->found[i]) {
+            struct span id = {e->id, e->id_len};
+            presence_recall(&server->presence, now, id, read->found[i])->pinned = true;
+        }
+        e->resolved = true;
+        e->reading = false;
+        e->needs--;
+        watched_loosen(w, e);
+        free(read->found[i]);
+    }
+    pthread_mutex_unlock(&server->table_lock);
+    while (w->waiting) watcher_list(&w->busy, w->waiting);
+    free(read->users);
+    free(read->found);
+    free(read);
+}
+
+/* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
+ * nobody. */
+static void reader_find_watched(struct server *server, struct loop_call *call)
+{
+    enum { CHUNK = 64 };
+    struct watch_read *read = (struct watch_read *)call;
+    struct store *st = server->store;
+    struct stored_user found;
+    for (size_t at = 0; at < read->count; at += CHUNK) {
+        MDB_txn *txn = store_begin_read(st);
+        int rc = 0;
+        for (size_t i = at; txn && !rc && i < read->count && i < at + CHUNK; i++) {
+            const struct watched *e = read->users[i];
+            rc = store_find_all(st, txn, (struct span){e->id, e->id_len}, &found);
+            if (rc || !found.known) continue;
+            size_t text = found.manual.head.there ? found.manual.len : 0;
+            size_t size = offsetof(struct stored_user, manual.message) + text;
+            read->found[i] = mem_new(size);
+            memcpy(read->found[i], &found, size);
+        }
+        if (txn) store_end_read(st, txn);
+        if (rc) store_log_read(st, rc);
+    }
+    read->call.run = hub_watch_found;
+    loop_post(&server->hub.loop, &read->call);
+}
+
+/* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
+ * store is asked unless it was already. */
+static void hub_resolve(struct server *server, struct snapshot *snapshot)
+{
+    struct watch_read *read = NULL;
+    for (size_t i = 0; i < snapshot->count; i++) {
+        struct watched *e = snapshot->users[i];
+        if (e->resolved || e->reading) continue;
+        struct user *user = presence_find(&server->presence, (struct span){e->id, e->id_len});
+        if (user) {
+            user->pinned = true;
+            e->resolved = true;
+            continue;
+        }
+        if (!read) {
+            read = mem_new(sizeof *read);
+            read->users = mem_new(snapshot->count * sizeof(struct watched *));
+            read->found = mem_new(snapshot->count * sizeof(struct stored_user *));
+        }
+        e->reading = true;
+        e->needs++;
+        read->users[read->count++] = e;
+    }
+    if (!read) return;
+    read->call.run = reader_find_watched;
+    reader_post(&server->hub.reader, &read->call);
+}
+
+/* Whether a connection may follow this user. */
+static bool connection_may_watch(const struct connection *c, struct span id)
+{
+    const struct user *self = c->link.user;
+    return c->link.watches_all || !bytes_compare(self->id, self->id_len, id.at, id.len) ||
+           (c->extra && id_list_has(c->extra->may, id));
+}
+
+/* Whether the ids in a message are ids; and, asked for that, whether the connection may follow
+ * them all. *count is how many. */
+static enum error watch_check(const struct connection *c, struct json_value users, bool may,
+                              size_t *count)
+{
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    *count = 0;
+    if (users.kind != JSON_ARRAY) return ERROR_INVALID_PARAMETER;
+    for (size_t cursor = 0; json_item(users, &cursor, &item); (*count)++) {
+        int len = json_string(item, id, sizeof id);
+        struct span text = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(text)) return ERROR_INVALID_USER_ID;
+        if (may && !connection_may_watch(c, text)) return ERROR_FORBIDDEN;
+    }
+    return ERROR_NONE;
+}
+
+/* Message {"type":"watch","users":["bob"]}: follow these too; answered by a snapshot of them when
+ * the turn ends. All of them or none. */
+static enum error message_watch(struct server *server, struct connection *c, struct instant now,
+                                struct json_value message)
+{
+    (void)now;
+    struct watches *w = &server->hub.watches;
+    struct json_value users, item;
+    size_t most = (size_t)server->options.max_watch, count, fresh = 0;
+    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
+    enum error error = watch_check(c, users, true, &count);
+    if (error) return error;
+    struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
+    struct watcher *watcher = &connection_extra(c)->watcher;
+    char id[USER_ID_MAX + 1];
+    w->stamp++;
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct watched *e = watches_make(w, (struct span){id, (size_t)len});
+        if (e->stamp == w->stamp) continue; /* named twice */
+        e->stamp = w->stamp;
+        fresh += !watcher_find(watcher, e);
+        snapshot->users[snapshot->count++] = e;
+    }
+    /* Who asks faster than the store answers may have some of that waiting, but not any number. */
+    if (watcher->count + fresh > most || watcher->owed + snapshot->count > 8 * most + 1000) {
+        free(snapshot);
+        connection_settle(c);
+        return ERROR_TOO_MANY_WATCHED;
+    }
+    for (size_t i = 0; i < snapshot->count; i++)
+        if (!watcher_find(watcher, snapshot->users[i]))
+            watcher_follow(watcher, snapshot->users[i]);
+    atomic_fetch_add(&server->watching, (int64_t)fresh);
+    watcher_owe(watcher, snapshot);
+    hub_resolve(server, snapshot);
+    if (!watcher->place) watcher_list(&w->busy, watcher);
+    return ERROR_NONE;
+}
+
+/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
+ * There is no answer. */
+static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
+                                  struct json_value message)
+{
+    (void)now;
+    struct watches *w = &server->hub.watches;
+    struct json_value users, item;
+    bool all = !json_member(message, "users", &users);
+    size_t count;
+    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
+    if (error || !c->extra) return error;
+    struct watcher *watcher = &c->extra->watcher;
+    size_t before = watcher->count;
+    char id[USER_ID_MAX + 1];
+    if (all) watcher_let_all_go(w, watcher);
+    for (size_t cursor = 0; !all && json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        const struct watched *e = watches_find(w, (struct span){id, (size_t)len});
+        if (e) watcher_let_go(w, watcher, e);
+    }
+    atomic_fetch_sub(&server->watching, (int64_t)(before - watcher->count));
+    connection_settle(c);
+    return ERROR_NONE;
 }
 
 static const struct message_row {
@@ -9548,8 +11032,8 @@ static const struct message_row {
 } MESSAGES[] = {
     {"ping", message_ping},
     {"status", message_status},
-    {"watch", message_not_supported},
-    {"unwatch", message_not_supported},
+    {"watch", message_watch},
+    {"unwatch", message_unwatch},
 };
 
 /* Acts on one text message; what is wrong with it goes back to the client. */
@@ -9760,6 +11244,17 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
                        event_data((struct span){event->at, event->len}));
 }
 
+/* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
+ * the table also when she is offline. */
+static void hub_note_watched(struct server *server, struct user *user)
+{
+    struct watched *watched =
+        watches_note(&server->hub.watches, (struct span){user->id, user->id_len});
+    if (!watched) return;
+    user->pinned = true;
+    watched->resolved = true;
+}
+
 /* Acts on what changed since the last time: counts it, and makes it events where somebody reads
  * them or has read them lately. */
 static void hub_take_transitions(struct server *server, struct instant now)
@@ -9768,7 +11263,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     struct presence *p = &server->presence;
     struct counters *counters = &server->counters;
     _Atomic uint64_t *const kinds[] = {&counters->joins, &counters->leaves,
-                                       &counters->status_changes, NULL};
+                                       &counters->status_changes, NULL, NULL};
     bool stale = !hub->streams && now.mono - hub->streamless_at > EVENTS_KEEP_MS;
     if (p->transition_count && hub->events.kept && stale) events_drop(&hub->events);
     uint64_t fed = hub->events.end;
@@ -9779,6 +11274,8 @@ static void hub_take_transitions(struct server *server, struct instant now)
             log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", TRANSITION_NAMES[t->kind],
                      t->user->id_len, t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
+        if (hub->watches.count) hub_note_watched(server, t->user);
+        if (t->kind == TRANSITION_QUIET) continue;
         hub->event.len = 0;
         assert(t->sequence == hub->events.next);
         if (hub->events.kept) event_write(&hub->event, server->epoch, t, now);
@@ -9792,6 +11289,58 @@ static void hub_take_transitions(struct server *server, struct instant now)
     presence_clear_transitions(p);
     count_many(&counters->sessions_dropped, p->sessions_dropped);
     p->sessions_dropped = 0;
+}
+
+/* ---- Who follows is told ---- */
+
+/* Tells one who follows what there is to tell, as far as the socket takes it and others have not
+ * waited too long; the rest follows when the socket takes more. */
+static void watcher_send(struct server *server, struct connection *c, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    size_t sent = 0;
+    bool first, last;
+    while (c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked) {
+        struct watcher *watcher = &c->extra->watcher;
+        hub->piece.len = 0;
+        enum watcher_message kind = watcher_fill(&hub->watches, &server->presence, now, watcher,
+                                                 &hub->piece, &first, &last);
+        if (!kind) {
+            if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
+            connection_settle(c);
+            return;
+        }
+        if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+                                                      : &server->counters.updates);
+        ws_encode_piece(&hub->reply, first, last, (struct span){hub->piece.at, hub->piece.len});
+        sent += hub->reply.len;
+        connection_flush(server, c, now);
+        bool goes_on = c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked;
+        if (goes_on && sent > WATCH_TURN) connection_keep(server, c, now, "", 0);
+    }
+}
+
+/* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
+ * follow. Stands at the end of a turn: the table is as the transitions left it. */
+static void hub_watch(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct watches *w = &hub->watches;
+    if (w->changed && now.mono >= hub->spread_at) {
+        watches_spread(w, &server->presence, now);
+        hub->spread_at = now.mono + server->options.watch_interval;
+    }
+    if (w->busy) watches_begin_turn(w);
+    while (w->busy) {
+        struct watcher *watcher = w->busy;
+        watcher_list(NULL, watcher);
+        watcher_send(server, ((struct extra *)watcher)->c, now);
+        if (server->presence.transition_count) hub_take_transitions(server, now);
+    }
+    if (!w->loose) return;
+    pthread_mutex_lock(&server->table_lock);
+    watches_sweep(w, &server->presence, now);
+    pthread_mutex_unlock(&server->table_lock);
 }
 
 /* Something happened at a stream's socket: it takes more, or the client has ended. What a client
@@ -9886,6 +11435,11 @@ struct adoption {
     uint64_t sequence;
     struct buffer head;     /* CivetWeb's 101, or the head of our answer */
     struct buffer rest;     /* bytes that arrived behind the request */
+    bool watches_all;       /* it may follow everybody */
+    struct id_list *may;    /* else these, or NULL */
+    struct stored_user *stored; /* when something is set by hand, as of: */
+    uint64_t generation;    /* of the hub */
+    void (*look_again)(struct server *, struct loop_call *); /* hub_look_again */
     char agent[AGENT_MAX + 1];
     uint8_t id_len;
     char id[USER_ID_MAX];
@@ -9913,6 +11467,46 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     buffer_free(&text);
 }
 
+/* Frees an adoption, but for the socket. NULL is fine. */
+static void adoption_free(struct adoption *a)
+{
+    if (!a) return;
+    buffer_free(&a->head);
+    buffer_free(&a->rest);
+    free(a->may);
+    free(a->stored);
+    free(a);
+}
+
+/* Looks what a user has set by hand, for the hub to have it when she comes: *stored is NULL where
+ * there is nothing. Any thread but the hub. */
+static void server_look_ahead(struct server *server, struct span id, struct stored_user **stored,
+                              uint64_t *generation)
+{
+    free(*stored);
+    *stored = NULL;
+    *generation = atomic_load(&server->hub.generation);
+    if (!store_has_manuals(server->store)) return;
+    struct stored_user found;
+    if (!store_get_all(server->store, id, &found) || !found.known || !found.manual.head.there)
+        return;
+    *stored = mem_new(sizeof found);
+    **stored = found;
+}
+
+/* Puts a user into the table as the store had it when the hub was at that generation, unless the
+ * table has her. False, with nothing done, when the store has changed since and has to be looked at
+ * again. NULL stands for a user who had set nothing by hand. The table's lock is held. */
+static bool hub_recall(struct server *server, struct instant now, struct span id,
+                       const struct stored_user *stored, uint64_t generation)
+{
+    if (presence_find(&server->presence, id)) return true;
+    bool same = generation == atomic_load(&server->hub.generation);
+    if (!same && (stored || store_has_manuals(server->store))) return false;
+    if (stored) presence_recall(&server->presence, now, id, stored);
+    return true;
+}
+
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
@@ -9920,6 +11514,17 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     struct adoption *a = (struct adoption *)call;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
+    struct span id = {a->id, a->id_len};
+    if (!a->refuse && !hub->stopping) {
+        pthread_mutex_lock(&server->table_lock);
+        bool good = hub_recall(server, now, id, a->stored, a->generation);
+        pthread_mutex_unlock(&server->table_lock);
+        if (!good) {
+            a->call.run = a->look_again;
+            reader_post(&hub->reader, &a->call);
+            return;
+        }
+    }
     struct connection *c = mem_new(sizeof *c);
     c->wire = a->wire;
     memcpy(c->link.address, a->address, 16);
@@ -9931,7 +11536,9 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (!a->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
     c->agent = hub_share_agent(hub, a->agent);
     buffer_add(&hub->reply, a->head.at, a->head.len);
-    struct span id = {a->id, a->id_len};
+    c->link.watches_all = a->watches_all;
+    if (a->may) connection_extra(c)->may = a->may;
+    a->may = NULL;
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
@@ -9949,9 +11556,16 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     }
     connection_flush(server, c, now);
     if (a->rest.len) connection_take(server, c, now, (uint8_t *)a->rest.at, a->rest.len);
-    buffer_free(&a->head);
-    buffer_free(&a->rest);
-    free(a);
+    adoption_free(a);
+}
+
+/* Reader's: the store has changed since it was looked at; then the hub tries again. */
+static void hub_look_again(struct server *server, struct loop_call *call)
+{
+    struct adoption *a = (struct adoption *)call;
+    server_look_ahead(server, (struct span){a->id, a->id_len}, &a->stored, &a->generation);
+    a->call.run = hub_adopt;
+    loop_post(&server->hub.loop, &a->call);
 }
 
 /* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
@@ -10024,6 +11638,12 @@ struct hub_ask {
     struct span id;
     const uint8_t *address;
     size_t count;           /* out */
+    const struct stored_user *stored; /* of the user, or NULL, as of: */
+    uint64_t generation;    /* of the hub */
+    bool stale;             /* out: the store has changed since; nothing was done */
+    const struct manual_wish *wish;
+    struct user_view *view; /* out: the user as she sees herself */
+    struct view_texts **texts;
 };
 
 /* Puts a question to the hub and waits until it was acted on. */
@@ -10041,8 +11661,31 @@ static void hub_ask(struct server *server, struct hub_ask *ask,
 static void hub_heartbeat(struct server *server, struct loop_call *call)
 {
     struct hub_ask *ask = (struct hub_ask *)call;
+    struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
-    presence_heartbeat(&server->presence, server_now(server), ask->id, ask->address);
+    ask->stale = !hub_recall(server, now, ask->id, ask->stored, ask->generation);
+    if (!ask->stale) presence_heartbeat(&server->presence, now, ask->id, ask->address);
+    pthread_mutex_unlock(&server->table_lock);
+    sem_post(&ask->done);
+}
+
+/* Question: set a user's status by hand. view->known is false for one never seen. */
+static void hub_set_manual(struct server *server, struct loop_call *call)
+{
+    struct hub_ask *ask = (struct hub_ask *)call;
+    struct instant now = server_now(server);
+    struct presence *p = &server->presence;
+    pthread_mutex_lock(&server->table_lock);
+    struct user *user = presence_find(p, ask->id);
+    bool same = ask->generation == atomic_load(&server->hub.generation);
+    ask->stale = !user && !same;
+    if (!user && same) user = presence_recall(p, now, ask->id, ask->stored);
+    if (user) {
+        presence_set_manual(p, now, user, ask->wish);
+        view_user(ask->view, user, now);
+        view_keep(ask->view, ask->texts);
+        presence_forget(p, user); /* if she was only recalled, and nothing changed */
+    }
     pthread_mutex_unlock(&server->table_lock);
     sem_post(&ask->done);
 }
@@ -10093,6 +11736,7 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
     (void)call;
     struct hub *hub = &server->hub;
     pthread_mutex_lock(&server->table_lock);
+    atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
     presence_committed(&server->presence, server_now(server));
     pthread_mutex_unlock(&server->table_lock);
     buffer_free(&hub->batch.ops);
@@ -10166,6 +11810,12 @@ static int64_t hub_wait(const struct server *server, int64_t now)
     const struct hub *hub = &server->hub;
     int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    other = wheel_wait(&server->presence.manuals, now);
+    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (hub->watches.changed) {
+        other = hub->spread_at > now ? hub->spread_at - now : 0;
+        if (wait < 0 || other < wait) wait = other;
+    }
     if (!hub->stopping) {
         other = hub->sample_at > now ? hub->sample_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
@@ -10204,7 +11854,7 @@ static void hub_turn(struct server *server)
         struct connection *c = events[i].data.ptr;
         if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
         if (c->link.is_stream) stream_event(server, (struct stream *)c, now);
-        else if (c->out) connection_writable(server, c, now);
+        else if (connection_blocked(c)) connection_writable(server, c, now);
         else connection_readable(server, c, now);
     }
     for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
@@ -10213,6 +11863,7 @@ static void hub_turn(struct server *server)
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
     hub_take_transitions(server, now);
+    hub_watch(server, now);
     hub_sample(server, now);
     hub_sync(server, now);
     hub_bury(hub);
@@ -10231,6 +11882,41 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
+/* The reader's thread, until it is told to end and has nothing left to do. */
+static void *reader_run(void *argument)
+{
+    struct server *server = argument;
+    struct store_reader *reader = &server->hub.reader;
+    prctl(PR_SET_NAME, "reader");
+    pthread_mutex_lock(&reader->lock);
+    while (reader->first || !reader->quitting) {
+        struct loop_call *call = reader->first;
+        if (!call) {
+            pthread_cond_wait(&reader->wake, &reader->lock);
+            continue;
+        }
+        reader->first = call->next;
+        if (!call->next) reader->last = &reader->first;
+        pthread_mutex_unlock(&reader->lock);
+        call->run(server, call);
+        pthread_mutex_lock(&reader->lock);
+    }
+    pthread_mutex_unlock(&reader->lock);
+    return NULL;
+}
+
+/* Ends the reader once it has done what it was given; the hub, which is told of it, still runs. */
+static void reader_stop(struct store_reader *reader)
+{
+    if (!reader->running) return;
+    pthread_mutex_lock(&reader->lock);
+    reader->quitting = true;
+    pthread_cond_signal(&reader->wake);
+    pthread_mutex_unlock(&reader->lock);
+    pthread_join(reader->thread, NULL);
+    reader->running = false;
+}
+
 /* Sets the hub up; its thread is started by main. False with errno set. */
 static bool hub_init(struct server *server, struct instant now)
 {
@@ -10240,6 +11926,10 @@ static bool hub_init(struct server *server, struct instant now)
     hub->events = (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
+    watches_init(&hub->watches);
+    pthread_mutex_init(&hub->reader.lock, NULL);
+    pthread_cond_init(&hub->reader.wake, NULL);
+    hub->reader.last = &hub->reader.first;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
@@ -10255,6 +11945,8 @@ static void hub_free(struct server *server)
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
     buffer_free(&hub->event);
+    buffer_free(&hub->piece);
+    watches_free(&hub->watches);
     events_drop(&hub->events);
     buffer_free(&hub->batch.ops);
     loop_close(&hub->loop);
@@ -11018,24 +12710,45 @@ static int request_header(const struct seam_request *request, const char *name, 
     return count;
 }
 
+/* Copies a user out of the table, the message into texts; false if it is not there. The table's
+ * lock is held. */
+static bool api_copy(struct server *server, struct span id, struct instant now,
+                     struct user_view *view, struct view_texts **texts)
+{
+    const struct user *user = presence_find(&server->presence, id);
+    if (!user) return false;
+    view_user(view, user, now);
+    view_keep(view, texts);
+    return true;
+}
+
+/* Fills a view with what is stored of a user who is not in the table, perhaps nothing. */
+static void api_view_stored(struct user_view *view, struct span id,
+                            const struct stored_user *stored, struct instant now,
+                            struct view_texts **texts)
+{
+    if (!stored->known) {
+        *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = (uint8_t)id.len};
+        memcpy(view->id, id.at, id.len);
+        return;
+    }
+    view_record(view, id, &stored->record, now);
+    view_manual(view, &stored->manual, now);
+    view_keep(view, texts);
+}
+
 /* Looks one user up; view->known tells whether it was ever seen. False when the store failed. */
 static bool api_look_up(struct server *server, struct span id, struct instant now,
-                        struct user_view *view)
+                        struct user_view *view, struct view_texts **texts)
 {
+    struct stored_user stored;
     pthread_mutex_lock(&server->table_lock);
-    const struct user *user = presence_find(&server->presence, id);
-    if (user) view_user(view, user, now);
+    bool here = api_copy(server, id, now, view, texts);
     pthread_mutex_unlock(&server->table_lock);
-    if (user) return true;
-    struct user_record record;
-    int found = store_get_user(server->store, id, &record);
-    if (found > 0) {
-        view_record(view, id, &record, now);
-        return true;
-    }
-    *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = (uint8_t)id.len};
-    memcpy(view->id, id.at, id.len);
-    return found == 0;
+    if (here) return true;
+    if (!store_get_all(server->store, id, &stored)) return false;
+    api_view_stored(view, id, &stored, now, texts);
+    return true;
 }
 
 /* Begins a JSON answer. */
@@ -11090,7 +12803,8 @@ enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
 /* Copies the next API_CHUNK users of the table behind an id, those gone offline only if wanted;
  * *after becomes how far it looked, and false means that the end was reached. */
 static bool api_copy_users(struct server *server, struct instant now, bool offline_too,
-                           struct user_view *after, struct user_view *views, size_t *count)
+                           struct user_view *after, struct user_view *views, size_t *count,
+                           struct view_texts **texts)
 {
     *count = 0;
     pthread_mutex_lock(&server->table_lock);
@@ -11101,8 +12815,10 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         user = presence_walk_next(&server->presence, &walk);
         if (!user) break;
         view_user(&views[*count], user, now);
+        bool wanted = offline_too || user->state != USER_OFFLINE;
+        if (wanted) view_keep(&views[*count], texts);
         *after = views[*count];
-        if (offline_too || user->state != USER_OFFLINE) (*count)++;
+        if (wanted) (*count)++;
     }
     pthread_mutex_unlock(&server->table_lock);
     sched_yield(); /* a long list is made in the time that the hub leaves */
@@ -11114,10 +12830,66 @@ static enum error api_get_user(struct server *server, const struct http_request 
                                struct http_response *response)
 {
     struct user_view view;
-    if (!api_look_up(server, (struct span){request->id, request->id_len}, request->now, &view))
+    if (!api_look_up(server, (struct span){request->id, request->id_len}, request->now, &view,
+                     &response->texts))
         return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
+    view_hide(&view);
     view_write_user(api_json(response), &view);
+    return ERROR_NONE;
+}
+
+/* Fills views, which have their ids, with what the table knows: one hold of its lock a chunk. Then
+ * the store is asked for the others, in one transaction: who leaves the table is in the store.
+ * False when the store failed. */
+static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
+                             size_t count, struct view_texts **texts)
+{
+    MDB_txn *txn = NULL;
+    int rc = 0;
+    size_t missing = 0;
+    for (size_t at = 0; at < count; at += API_CHUNK) {
+        pthread_mutex_lock(&server->table_lock);
+        for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
+            struct span id = {views[i].id, views[i].id_len};
+            if (api_copy(server, id, now, &views[i], texts)) continue;
+            views[i].state = USER_NOT_HERE;
+            missing++;
+        }
+        pthread_mutex_unlock(&server->table_lock);
+    }
+    if (missing && !(txn = store_begin_read(server->store))) return false;
+    for (size_t i = 0; txn && !rc && i < count; i++) {
+        struct stored_user stored;
+        struct user_view *view = &views[i];
+        char id[USER_ID_MAX];
+        if (view->state != USER_NOT_HERE) continue;
+        memcpy(id, view->id, view->id_len);
+        struct span span = {id, view->id_len};
+        rc = store_find_all(server->store, txn, span, &stored);
+        if (!rc) api_view_stored(view, span, &stored, now, texts);
+    }
+    if (txn) store_end_read(server->store, txn);
+    if (rc) store_log_read(server->store, rc);
+    return !rc;
+}
+
+/* Reads the ids of a batch into views; *count is how many. */
+static enum error api_read_batch(const struct http_request *request, struct json_value users,
+                                 struct user_view *views, size_t *count)
+{
+    struct json_value item;
+    *count = 0;
+    for (size_t cursor = 0; json_item(users, &cursor, &item); (*count)++) {
+        char id[USER_ID_MAX + 1];
+        int len = json_string(item, id, sizeof id);
+        struct span span = {id, len < 0 ? 0 : (size_t)len};
+        if (*count == BATCH_MAX) return ERROR_INVALID_PARAMETER;
+        if (!user_id_valid(span)) return ERROR_INVALID_USER_ID;
+        if (request->token && !token_may_watch(request->token, span)) return ERROR_FORBIDDEN;
+        views[*count].id_len = (uint8_t)span.len;
+        memcpy(views[*count].id, id, span.len);
+    }
     return ERROR_NONE;
 }
 
@@ -11126,7 +12898,7 @@ static enum error api_get_user(struct server *server, const struct http_request 
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
-    struct json_value body, users, item;
+    struct json_value body, users;
     struct span text = {request->raw->body, request->raw->body_len};
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
     bool asks = body.kind == JSON_OBJECT && json_member(body, "users", &users);
@@ -11134,29 +12906,26 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         response->detail = "the body is {\"users\":[\"id\", ...]}";
         return ERROR_INVALID_PARAMETER;
     }
-    struct buffer *out = api_json(response);
-    char when[TIME_TEXT];
-    buffer_print(out, "{\"generated_at\":\"%s\",\"users\":[",
-                 time_text(request->now.mono + request->now.offset, when));
-    size_t cursor = 0;
-    for (int n = 0; json_item(users, &cursor, &item); n++) {
-        struct user_view view;
-        char id[USER_ID_MAX + 1];
-        int len = json_string(item, id, sizeof id);
-        if (n == BATCH_MAX) {
-            response->detail = "ask for at most 1000 users at once";
-            return ERROR_INVALID_PARAMETER;
+    struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
+    size_t count;
+    enum error error = api_read_batch(request, users, views, &count);
+    if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
+    if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
+        error = ERROR_INTERNAL;
+    if (!error) {
+        struct buffer *out = api_json(response);
+        char when[TIME_TEXT];
+        buffer_print(out, "{\"generated_at\":\"%s\",\"users\":[",
+                     time_text(request->now.mono + request->now.offset, when));
+        for (size_t i = 0; i < count; i++) {
+            if (i) buffer_text(out, ",");
+            view_hide(&views[i]);
+            view_write_user(out, &views[i]);
         }
-        if (len < 0 || !user_id_valid((struct span){id, (size_t)len})) return ERROR_INVALID_USER_ID;
-        if (request->token && !token_may_watch(request->token, (struct span){id, (size_t)len}))
-            return ERROR_FORBIDDEN;
-        if (!api_look_up(server, (struct span){id, (size_t)len}, request->now, &view))
-            return ERROR_INTERNAL;
-        if (n) buffer_text(out, ",");
-        view_write_user(out, &view);
+        buffer_text(out, "]}");
     }
-    buffer_text(out, "]}");
-    return ERROR_NONE;
+    free(views);
+    return error;
 }
 
 /* POST /api/presence/{userId}/heartbeat: online for the threshold, without a socket. 204. */
@@ -11164,8 +12933,42 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
                                      struct http_response *response)
 {
     struct hub_ask ask = {.id = {request->id, request->id_len}, .address = request->address};
-    hub_ask(server, &ask, hub_heartbeat);
+    struct stored_user *stored = NULL;
+    do {
+        server_look_ahead(server, ask.id, &stored, &ask.generation);
+        ask.stored = stored;
+        hub_ask(server, &ask, hub_heartbeat);
+    } while (ask.stale);
+    free(stored);
     response->status = 204;
+    return ERROR_NONE;
+}
+
+/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as she sees
+ * herself. */
+static enum error api_put_status(struct server *server, const struct http_request *request,
+                                 struct http_response *response)
+{
+    struct json_value body;
+    struct manual_wish wish;
+    struct stored_user stored;
+    struct user_view view = {0};
+    struct span text = {request->raw->body, request->raw->body_len};
+    if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
+    enum error error = manual_parse(body, &wish);
+    if (error == ERROR_INVALID_PARAMETER)
+        response->detail = "message is a text of at most 140 characters, none of them a control"
+                           " character, or null; expires_in is 1 to 31536000 seconds";
+    if (error) return error;
+    struct hub_ask ask = {.id = {request->id, request->id_len}, .stored = &stored, .wish = &wish,
+                          .view = &view, .texts = &response->texts};
+    do {
+        ask.generation = atomic_load(&server->hub.generation);
+        if (!store_get_all(server->store, ask.id, &stored)) return ERROR_INTERNAL;
+        hub_ask(server, &ask, hub_set_manual);
+    } while (ask.stale);
+    if (!view.known) return ERROR_UNKNOWN_USER;
+    view_write_user(api_json(response), &view);
     return ERROR_NONE;
 }
 
@@ -11195,7 +12998,8 @@ static enum error api_online_users(struct server *server, const struct http_requ
     struct user_view last = after;
     bool end = false, more = false; /* more: there is one behind a full page */
     for (int written = 0; !end && !more;) {
-        end = !api_copy_users(server, request->now, false, &after, views, &count);
+        end = !api_copy_users(server, request->now, false, &after, views, &count,
+                              &response->texts);
         for (size_t i = 0; i < count && !more; i++) {
             more = written == limit;
             if (more) break;
@@ -11221,12 +13025,14 @@ static const char *const PAGE_SORTS[] = {"user_id", "last_seen", "-last_seen"};
 struct user_page {
     struct instant now;
     struct buffer *out;
+    struct view_texts **texts;
     char q[USER_ID_MAX + 1];      /* ids must contain it */
     char prefix[USER_ID_MAX + 1]; /* ids must begin with it */
     int status;                   /* enum status wanted, or -1 */
     enum page_sort sort;
     int limit, written;
     bool full;                    /* and one more was found */
+    bool failed;                  /* the store did */
     struct user_view last;        /* how far the page has come; known once it is anywhere */
 };
 
@@ -11279,6 +13085,21 @@ static bool piece_keep(void *context, struct span id, const struct user_record *
     return true;
 }
 
+/* Adds what the users of a piece have set by hand. False when the store failed. */
+static bool piece_add_manuals(struct server *server, struct user_page *page,
+                              struct user_piece *piece)
+{
+    struct manual_record manual;
+    for (size_t i = 0; store_has_manuals(server->store) && i < piece->count; i++) {
+        struct user_view *view = &piece->users[i];
+        struct span id = {view->id, view->id_len};
+        if (!store_get_manual(server->store, id, &manual)) return false;
+        view_manual(view, &manual, page->now);
+        view_keep(view, page->texts);
+    }
+    return true;
+}
+
 /* Orders two users by their ids. */
 static int view_compare(const struct user_view *a, const struct user_view *b)
 {
@@ -11316,7 +13137,7 @@ static bool page_enter_prefix(struct server *server, struct user_page *page)
     struct user_view view;
     struct span prefix = {page->prefix, strlen(page->prefix)};
     if (bytes_compare(page->last.id, page->last.id_len, prefix.at, prefix.len) >= 0) return true;
-    if (!api_look_up(server, prefix, page->now, &view)) return false;
+    if (!api_look_up(server, prefix, page->now, &view, page->texts)) return false;
     if (view.known) page_add(page, &view); /* the first: there is room */
     page->last = view;
     return true;
@@ -11333,11 +13154,13 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
         bool at_end;
         table.reach = page->last;
         table.more = api_copy_users(server, page->now, true, &table.reach, table.users,
-                                    &table.count);
+                                    &table.count, page->texts);
+        stored.now = page->now;
         stored.count = 0;
         struct span after = {page->last.id, page->last.id_len};
         if (!store_each_user(server->store, after, API_CHUNK, piece_keep, &stored, &at_end))
             return false;
+        if (!piece_add_manuals(server, page, &stored)) return false;
         stored.more = !at_end && stored.count;
         count_many(&server->counters.users_scanned, stored.count);
         if (page_merge(page, &table, &stored)) continue;
@@ -11412,6 +13235,7 @@ static void pick_make(struct server *server, const struct user_page *page, struc
             user = presence_walk_next(&server->presence, &walk);
             if (!user) break;
             view_user(&view, user, page->now);
+            view.message = (struct span){0}; /* see page_add_whole */
             pick_offer(page, pick, &view);
             after = view;
         }
@@ -11440,15 +13264,40 @@ static bool pick_covers(const struct server *server, const struct page_pick *pic
     return false;
 }
 
+/* Puts a user on the page with what was set by hand, which the order of last_seen does not know.
+ * False when it is full, or the store failed. */
+static bool page_add_whole(struct server *server, struct user_page *page,
+                           const struct user_view *view)
+{
+    struct user_view whole = *view;
+    struct span id = {view->id, view->id_len};
+    struct manual_record stored;
+    pthread_mutex_lock(&server->table_lock);
+    const struct user *user = presence_find(&server->presence, id);
+    const struct manual *manual = user ? user_manual(user) : NULL;
+    if (manual) {
+        whole.message = message_span(manual->message);
+        view_keep(&whole, page->texts);
+    }
+    pthread_mutex_unlock(&server->table_lock);
+    if (!user && store_has_manuals(server->store)) {
+        page->failed = !store_get_manual(server->store, id, &stored);
+        if (page->failed) return false;
+        view_manual(&whole, &stored, page->now);
+        view_keep(&whole, page->texts);
+    }
+    return page_add(page, &whole);
+}
+
 /* Puts the picked users on the page that come before a stored one (NULL: all). False when it is
  * full. */
-static bool page_add_picked(struct user_page *page, struct page_pick *pick,
+static bool page_add_picked(struct server *server, struct user_page *page, struct page_pick *pick,
                             const struct user_view *stored)
 {
     for (; pick->next < pick->count; pick->next++) {
         const struct user_view *view = &pick->users[pick->next];
         if (stored && page_order(page, view, stored) >= 0) break;
-        if (!page_add(page, view)) return false;
+        if (!page_add_whole(server, page, view)) return false;
     }
     return true;
 }
@@ -11467,8 +13316,8 @@ static bool page_merge_seen(struct server *server, struct user_page *page, struc
         view_record(&view, (struct span){places[i].id, places[i].id_len}, &record, page->now);
         struct user_view place = view;
         place.last_seen = places[i].last_seen; /* a stamp from the future keeps its place */
-        if (!page_add_picked(page, pick, &place)) return false;
-        if (!covered[i] && !page_add(page, &view)) return false;
+        if (!page_add_picked(server, page, pick, &place)) return false;
+        if (!covered[i] && !page_add_whole(server, page, &view)) return false;
         page->last = place;
     }
     return true;
@@ -11497,9 +13346,9 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
         room = page_merge_seen(server, page, &pick, began, places, count);
     }
     bool over = room && (!stored || (count >= 0 && count < STORE_CHUNK));
-    *end = over && page_add_picked(page, &pick, NULL);
+    *end = over && page_add_picked(server, page, &pick, NULL);
     free(pick.users);
-    return count >= 0;
+    return count >= 0 && !page->failed;
 }
 
 /* Appends where a page goes on that is sorted by last_seen: opaque to clients, and none of those of
@@ -11571,7 +13420,8 @@ static enum error page_read(struct user_page *page, const struct http_request *r
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
-    struct user_page page = {.now = request->now, .out = api_json(response)};
+    struct user_page page = {.now = request->now, .out = api_json(response),
+                             .texts = &response->texts};
     enum error error = page_read(&page, request);
     if (error) {
         response->detail = error == ERROR_INVALID_PARAMETER
@@ -11620,12 +13470,13 @@ static void api_write_connection(struct buffer *out, const struct connection *c,
  * moment. False when the user is not there. */
 static bool api_copy_user(struct server *server, struct span id, struct instant now,
                           struct user_view *view, struct position *position,
-                          struct buffer *connections)
+                          struct buffer *connections, struct view_texts **texts)
 {
     pthread_mutex_lock(&server->table_lock);
     *position = server_position(server);
     const struct user *user = presence_find(&server->presence, id);
     if (user) view_user(view, user, now);
+    if (user) view_keep(view, texts);
     for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
         api_write_connection(connections, (const struct connection *)link, now);
         if (link->next) buffer_text(connections, ",");
@@ -11640,21 +13491,23 @@ static enum error api_admin_user(struct server *server, const struct http_reques
                                  struct http_response *response)
 {
     struct user_view view = {0};
-    struct user_record record = {0};
+    struct stored_user stored = {0};
     struct position position;
     struct buffer connections = {0};
     struct span id = {request->id, request->id_len};
-    bool here = api_copy_user(server, id, request->now, &view, &position, &connections);
-    int stored = store_get_user(server->store, id, &record);
-    enum error error = stored < 0         ? ERROR_INTERNAL
-                       : !here && !stored ? ERROR_UNKNOWN_USER
-                                          : ERROR_NONE;
+    bool here = api_copy_user(server, id, request->now, &view, &position, &connections,
+                              &response->texts);
+    bool read = store_get_all(server->store, id, &stored);
+    enum error error = !read                    ? ERROR_INTERNAL
+                       : !here && !stored.known ? ERROR_UNKNOWN_USER
+                                                : ERROR_NONE;
     if (!error) {
-        if (!here) view_record(&view, id, &record, request->now);
+        if (!here) api_view_stored(&view, id, &stored, request->now, &response->texts);
         struct buffer *out = api_json(response);
+        int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
         view_write_user_open(out, &view);
-        view_write_time(out, "first_seen", stored ? record.first_seen : view.connected_at, true);
-        buffer_print(out, ",\"sessions\":%" PRIu32 ",", record.stays);
+        view_write_time(out, "first_seen", first, true);
+        buffer_print(out, ",\"sessions\":%" PRIu32 ",", stored.known ? stored.record.stays : 0);
         position_write(out, position);
         buffer_text(out, ",\"connection_list\":[");
         buffer_add(out, connections.at, connections.len);
@@ -11708,7 +13561,7 @@ static enum error api_sessions(struct server *server, const struct http_request 
     int64_t before = len == -1 ? INT64_MAX : http_length(cursor);
     if (limit < 0) return ERROR_INVALID_PARAMETER;
     if (before < 0) return ERROR_INVALID_CURSOR;
-    if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
+    if (!api_look_up(server, id, request->now, &view, &response->texts)) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     struct session_record *sessions = mem_new((size_t)(limit + 1) * sizeof *sessions);
     bool running = len == -1 && api_running_session(server, id, request->now, &sessions[0]);
@@ -11734,7 +13587,7 @@ static enum error api_kick(struct server *server, const struct http_request *req
 {
     struct user_view view;
     struct span id = {request->id, request->id_len};
-    if (!api_look_up(server, id, request->now, &view)) return ERROR_INTERNAL;
+    if (!api_look_up(server, id, request->now, &view, &response->texts)) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     struct hub_ask ask = {.id = id};
     hub_ask(server, &ask, hub_kick);
@@ -11785,7 +13638,7 @@ static void api_write_webhook(struct buffer *out, struct server *server, uint64_
 struct totals {
     size_t live, cached, connections;
     struct position position;   /* of these three */
-    int64_t sockets, streams, pending, resident, anonymous, uptime_ms;
+    int64_t sockets, streams, watching, pending, resident, anonymous, uptime_ms;
     struct store_stats store;
 };
 
@@ -11801,6 +13654,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     pthread_mutex_unlock(&server->table_lock);
     t->sockets = atomic_load(&server->connections);
     t->streams = atomic_load(&server->streams);
+    t->watching = atomic_load(&server->watching);
     t->pending = atomic_load(&server->door.count);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
@@ -11822,8 +13676,10 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       "}",
                  t.live + t.cached, t.live, t.cached, t.store.users);
     buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
-                      ",\"streams\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
-                 t.connections, t.sockets, t.streams, t.pending, server->max_connections);
+                      ",\"streams\":%" PRId64 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64
+                      ",\"limit\":%" PRId64 "}",
+                 t.connections, t.sockets, t.streams, t.watching, t.pending,
+                 server->max_connections);
     buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64
                       "}",
                  t.resident, t.anonymous);
@@ -11880,6 +13736,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
                   (int64_t)t.cached);
     metrics_gauge(out, "connections", "WebSocket connections of users", (int64_t)t.connections);
     metrics_gauge(out, "streams", "streams of events", t.streams);
+    metrics_gauge(out, "watching", "users followed, over all connections", t.watching);
     metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
@@ -12068,6 +13925,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
 enum who {
     WHO_ANYONE,
     WHO_USER,    /* the user in the path */
+    WHO_OWNER,   /* the user in the path, or an admin */
     WHO_WATCHER, /* who may see the user in the path */
     WHO_READER,  /* who has a token; the handler looks at each user */
     WHO_ALL,     /* who may see everybody */
@@ -12174,6 +14032,7 @@ static enum error gate_allows(enum who who, const struct http_request *request,
     struct span id = {request->id, request->id_len};
     bool own = !bytes_compare(token->user, token->user_len, id.at, id.len), good = true;
     if (who == WHO_USER) good = own;
+    if (who == WHO_OWNER) good = own || token->admin;
     if (who == WHO_WATCHER) good = token_may_watch(token, id);
     if (who == WHO_ALL) good = token->admin || token->watches_all;
     if (who == WHO_ADMIN) good = token->admin;
@@ -12382,8 +14241,8 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-enum method { METHOD_GET, METHOD_POST, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
-static const char *const METHODS[] = {"GET", "POST", "DELETE", "OPTIONS", "GET"};
+enum method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
+static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "GET"};
 
 /* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
  * upgrade_request's. */
@@ -12398,6 +14257,7 @@ static const struct route {
     {METHOD_POST, WHO_READER, "/api/presence", api_post_batch},
     {METHOD_POST, WHO_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
     {METHOD_GET, WHO_ALL, "/api/events", api_events},
+    {METHOD_PUT, WHO_OWNER, "/api/presence/{id}/status", api_put_status},
     {METHOD_GET, WHO_ADMIN, "/admin/online-users", api_online_users},
     {METHOD_GET, WHO_ADMIN, "/admin/users", api_users},
     {METHOD_GET, WHO_ADMIN, "/admin/users/{id}", api_admin_user},
@@ -12576,20 +14436,28 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     struct token token;
     refuse = gate_pass(server, route, request, response, &token);
     uint32_t expires = request->token ? request_expires(&token, request->now) : 0;
+    bool watches_all = !request->token || token.admin || token.watches_all;
+    struct id_list *may = watches_all ? NULL : id_list_of_token(&token);
     token_free(&token);
     request->token = NULL;
     if (!refuse) {
         refuse = upgrade_reserve(server, request);
         if (refuse) count_one(&server->counters.upgrades_refused);
     }
+    if (refuse) free(may);
     if (refuse && !request_header(raw, "Origin", &value)) return refuse;
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
+    a->watches_all = watches_all;
+    a->may = refuse ? NULL : may;
+    a->look_again = hub_look_again;
     a->expires = expires;
     memcpy(a->address, request->address, 16);
     a->port = request->port;
     a->id_len = (uint8_t)request->id_len;
     memcpy(a->id, request->id, request->id_len);
+    struct span id = {a->id, a->id_len};
+    if (!refuse) server_look_ahead(server, id, &a->stored, &a->generation);
     if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
     for (int i = 0; i < raw->header_count; i++)
         if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
@@ -12716,6 +14584,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
                request.head_only);
     buffer_free(&response.body);
     buffer_free(&response.location);
+    view_texts_free(&response.texts);
     return response.status;
 }
 
@@ -12755,8 +14624,7 @@ static void seam_finished(void *context, struct seam_item *item)
             atomic_fetch_sub(&server->connections, 1);
             server_release_address(server, p->adoption->address);
         }
-        buffer_free(&p->adoption->head);
-        free(p->adoption);
+        adoption_free(p->adoption);
         p->adoption = NULL;
     }
     if (!p->out.len && !p->adoption) seam_error(context, item, 400, "CivetWeb had no answer");
@@ -13142,8 +15010,12 @@ static void server_wall_off(struct server *server)
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
     struct server *server = context;
-    presence_restore(&server->presence, server->started, id, record->status, record->online_since,
+    struct presence *p = &server->presence;
+    struct manual_record manual;
+    presence_restore(p, server->started, id, record->status, record->online_since,
                      record->last_seen);
+    if (store_get_manual(server->store, id, &manual)) /* else it is logged */
+        presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
 }
 
@@ -13224,6 +15096,11 @@ static bool server_start(struct server *server, char *err)
         snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
         return false;
     }
+    if (!thread_start(&server->hub.reader.thread, reader_run, server)) {
+        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
+        return false;
+    }
+    server->hub.reader.running = true;
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
@@ -13329,6 +15206,7 @@ static bool server_stop(struct server *server)
         seam_stop(server->seam);
     }
     if (server->door.shakers.count) door_stop_shakers(&server->door);
+    reader_stop(&server->hub.reader);
     webhook_wait(&server->webhook); /* before the last batch, which has how far it came */
     if (server->hub.running) {
         loop_post(&server->hub.loop, &end);

@@ -20,6 +20,7 @@
 #include "unit_token.c"
 #include "unit_events.c"
 #include "unit_webhook.c"
+#include "unit_watch.c"
 
 int main(void)
 {
@@ -31,5 +32,6 @@ int main(void)
     failed += cmocka_run_group_tests_name("store", STORE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("events", EVENT_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("webhook", WEBHOOK_TESTS, NULL, NULL);
+    failed += cmocka_run_group_tests_name("watch", WATCH_TESTS, NULL, NULL);
     return failed ? 1 : 0;
 }

@@ -17,6 +17,17 @@
 static struct log test_log = {.level = LOG_WARN, .lock = PTHREAD_MUTEX_INITIALIZER};
 static struct counters test_counters;
 
+/* Reads one user: 1 found, 0 never seen, -1 failed and logged. */
+static int store_get_user(struct store *st, struct span id, struct user_record *out)
+{
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return -1;
+    int rc = store_find_user(st, txn, id, out);
+    store_end_read(st, txn);
+    if (rc && rc != MDB_NOTFOUND) store_log_read(st, rc);
+    return rc ? rc == MDB_NOTFOUND ? 0 : -1 : 1;
+}
+
 /* The directory of the test that runs, and the store's inside it. */
 struct store_place {
     char root[64], dir[96], file[112];

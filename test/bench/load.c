@@ -925,11 +925,18 @@ static void run_beats(struct worker *w, uint64_t end)
             else
                 beat_one(w, &at);
         }
-        poll_events(w, done < due ? 0 : 1);
+        /* Who follows is timed by the kernel's stamps, so he may look once in a millisecond: asleep in
+         * epoll he would be woken by the server for each of ten thousand sockets, which no client
+         * of one socket costs it. */
+        if (w->opt->watch) nap(0.001);
+        poll_events(w, w->opt->watch || done < due ? 0 : 1);
     }
     /* Then the answers still under way; nobody knows how many watchers will hear of a change. */
     uint64_t limit = now_ns() + (w->opt->watch ? 1 : DRAIN_TIMEOUT) * 1000000000ull;
-    while ((w->waiting > 0 || w->opt->watch) && now_ns() < limit) poll_events(w, 10);
+    while ((w->waiting > 0 || w->opt->watch) && now_ns() < limit) {
+        if (w->opt->watch) nap(0.001);
+        poll_events(w, w->opt->watch ? 0 : 10);
+    }
 }
 
 /* Requests, or handshakes, one after another on every connection until the time is over, with

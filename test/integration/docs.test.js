@@ -325,7 +325,7 @@ const BREAKS = [
   ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],
   ['every counter is in presence-protocol.7', 'protocol', 'presence_kicks_total Pq', 'presence_kicked_total Pq'],
   ['every counter is in presence-protocol.7', 'source', 'X(kicks, "kicks_total"', 'X(kicks, "kicked_total"'],
-  ['every message is in presence-protocol.7', 'protocol', '.It Cm watch , unwatch', '.It Cm watch'],
+  ['every message is in presence-protocol.7', 'protocol', '.It Cm unwatch', '.It Cm unfollow'],
   ['every message is in presence-protocol.7', 'protocol', '.It Cm hello', '.It Cm welcome'],
   ['the limits in presence-protocol.7 are those of the program', 'protocol', 'in at most 64 frames', 'in at most 32 frames'],
   ['the limits in presence-protocol.7 are those of the program', 'source', 'USER_ID_MAX = 128', 'USER_ID_MAX = 64'],
@@ -405,13 +405,18 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
   await until('history', async () => (await get(server, '/admin/users/gone/sessions', admin)).json.sessions.length);
   const alice = await connect(server, 'alice');
   await heartbeat(server, 'bob');
-  const id = { '/admin/users/{userId}/sessions': 'gone', '/admin/users/{userId}/connections': 'bob' };
+  await connect(server, 'dora');
+  const id = { '/admin/users/{userId}/sessions': 'gone', '/admin/users/{userId}/connections': 'bob', '/api/presence/{userId}/status': 'dora' };
   const examples = (text) => pageJson(text).map((one) => shape(JSON.parse(one.text)));
   let compared = 0;
   for (const [[, method, route], text] of items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm)) {
     const answers = examples(text);
     if (!answers.length) continue;
-    const body = { '/api/presence': { users: ['alice', 'carol'] }, '/admin/login': { password: 'secret' } }[method === 'POST' && route];
+    const body = {
+      'POST /api/presence': { users: ['alice', 'carol'] },
+      'POST /admin/login': { password: 'secret' },
+      'PUT /api/presence/{userId}/status': { status: 'busy', message: 'in a meeting', expires_in: 3600 },
+    }[`${method} ${route}`];
     const answer = await request(server, method, route.replace('{userId}', id[route] || 'alice'), { body, headers: admin.headers });
     assert.equal(answer.status, 200, `${method} ${route}: ${answer.text}`);
     assert.ok(answers.some((one) => JSON.stringify(one) === JSON.stringify(shape(answer.json))), `${method} ${route}: ${answer.text}`);
@@ -429,7 +434,12 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
 
   alice.send({ type: 'ping' });
   alice.send({ type: 'status', status: 'gone' });
-  const messages = [alice.hello, await alice.next('pong'), await alice.next('error')];
+  const [pong, error] = [await alice.next('pong'), await alice.next('error')];
+  const bob = await connect(server, 'bob');
+  alice.send({ type: 'watch', users: ['bob'] });
+  const snapshot = await alice.next('snapshot');
+  await bob.close();
+  const messages = [alice.hello, pong, snapshot, await alice.next('presence'), error];
   const spoken = section(protocol, 'WEBSOCKET').split('.Ss From the server')[1];
   assert.deepEqual(examples(spoken), messages.map(shape));
 });

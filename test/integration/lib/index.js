@@ -46,5 +46,6 @@ module.exports = {
   ...require('./browser'),
   ...require('./events'),
   ...require('./receiver'),
+  ...require('./watch'),
   proc: require('./proc'),
 };

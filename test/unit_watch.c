@@ -1,0 +1,420 @@
+/* Unit tests of watches and manual statuses: the table of who follows whom and the queues of what
+ * is due against a naive model, random steps, every message read back. */
+
+enum { WATCH_USERS = 12, WATCH_WATCHERS = 6, WATCH_LINKS = 3 };
+
+/* What a watcher was told of a user, by the number of connections shown; -1: nothing. */
+struct watch_model {
+    struct presence table;
+    struct watches watches;
+    struct watcher watchers[WATCH_WATCHERS];
+    struct buffer messages[WATCH_WATCHERS]; /* the message under way */
+    bool follows[WATCH_WATCHERS][WATCH_USERS];
+    bool owed[WATCH_WATCHERS][WATCH_USERS];  /* a snapshot with her is to come */
+    int told[WATCH_WATCHERS][WATCH_USERS];
+    int64_t told_seen[WATCH_WATCHERS][WATCH_USERS];
+    struct link links[WATCH_USERS][WATCH_LINKS];
+    int connections[WATCH_USERS];
+    struct instant now;
+    uint64_t seed;
+    long snapshots, changes, pieces;
+};
+
+/* The id of a user; the first ones are long, so that messages take several pieces. */
+static struct span watch_id(int i)
+{
+    static char ids[WATCH_USERS][USER_ID_MAX];
+    memset(ids[i], '"', sizeof ids[i]);
+    ids[i][0] = (char)('a' + i);
+    return (struct span){ids[i], i < 3 ? USER_ID_MAX : 2};
+}
+
+/* Takes the transitions as the hub does. */
+static void watch_take(struct watch_model *m)
+{
+    for (size_t i = 0; i < m->table.transition_count; i++) {
+        struct user *user = m->table.transitions[i].user;
+        struct watched *e = watches_note(&m->watches, (struct span){user->id, user->id_len});
+        if (!e) continue;
+        user->pinned = true;
+        e->resolved = true;
+    }
+    presence_clear_transitions(&m->table);
+}
+
+/* Reads a whole message, and notes what it tells: each user once, only those who are followed or
+ * were when the snapshot was asked for. */
+static void watch_read_message(struct watch_model *m, int w, enum watcher_message kind)
+{
+    struct buffer *b = &m->messages[w];
+    struct json_value message, type, users, item, value;
+    bool seen[WATCH_USERS] = {0};
+    assert_true(json_parse((struct span){b->at, b->len}, JSON_DEPTH_MAX, &message));
+    assert_true(json_member(message, "type", &type) && json_member(message, "users", &users));
+    assert_true(json_is(type, kind == WATCHER_SNAPSHOT ? "snapshot" : "presence"));
+    size_t cursor = 0;
+    for (; json_item(users, &cursor, &item);) {
+        char id[USER_ID_MAX + 1];
+        int64_t connections;
+        assert_true(json_member(item, "user_id", &value));
+        assert_true(json_string(value, id, sizeof id) > 0);
+        int user = id[0] - 'a';
+        assert_true(json_member(item, "connections", &value) && json_number(value, &connections));
+        assert_false(seen[user]);
+        seen[user] = true;
+        bool online = json_member(item, "online", &value) && value.kind == JSON_TRUE;
+        assert_int_equal(online, connections > 0);
+        assert_int_equal(json_member(item, "reason", &value), kind == WATCHER_CHANGES && !online);
+        if (kind == WATCHER_CHANGES) {
+            assert_true(m->follows[w][user]);
+            assert_true(m->told[w][user] >= 0);
+        }
+        m->told[w][user] = (int)connections;
+    }
+    if (kind == WATCHER_SNAPSHOT) m->snapshots++;
+    else m->changes++;
+    if (kind == WATCHER_CHANGES) assert_true(cursor > 0);
+    b->len = 0;
+}
+
+/* Takes some pieces of what a watcher is to be told, or all. Those it holds in the middle of a
+ * message are those of one whose socket is full. */
+static void watch_serve(struct watch_model *m, int w, bool all)
+{
+    struct buffer piece = {0};
+    bool first, last = true;
+    watches_begin_turn(&m->watches);
+    do {
+        piece.len = 0;
+        bool begun = m->watchers[w].under_way != WATCHER_NOTHING;
+        enum watcher_message kind = watcher_fill(&m->watches, &m->table, m->now, &m->watchers[w],
+                                                 &piece, &first, &last);
+        if (!kind) break;
+        assert_int_equal(first, !begun);
+        assert_true(piece.len < m->watches.piece + 1024);
+        m->pieces++;
+        buffer_add(&m->messages[w], piece.at, piece.len);
+        if (last) watch_read_message(m, w, kind);
+    } while (all || core_below(&m->seed, 3));
+    buffer_free(&piece);
+}
+
+/* Step: a watcher asks for some users. */
+static void watch_ask(struct watch_model *m, int w)
+{
+    struct snapshot *snapshot = mem_new(sizeof *snapshot + WATCH_USERS * sizeof(struct watched *));
+    for (int i = 0; i < WATCH_USERS; i++) {
+        if (core_below(&m->seed, 2)) continue;
+        struct watched *e = watches_make(&m->watches, watch_id(i));
+        struct user *user = presence_find(&m->table, watch_id(i));
+        if (user) user->pinned = true;
+        e->resolved = true;
+        if (!watcher_find(&m->watchers[w], e)) watcher_follow(&m->watchers[w], e);
+        snapshot->users[snapshot->count++] = e;
+        m->follows[w][i] = true;
+    }
+    watcher_owe(&m->watchers[w], snapshot);
+}
+
+/* Step: a watcher lets one or all go. */
+static void watch_let_go(struct watch_model *m, int w)
+{
+    int i = (int)core_below(&m->seed, WATCH_USERS + 1);
+    if (i == WATCH_USERS) {
+        watcher_let_all_go(&m->watches, &m->watchers[w]);
+        memset(m->follows[w], 0, sizeof m->follows[w]);
+        return;
+    }
+    const struct watched *e = watches_find(&m->watches, watch_id(i));
+    if (e) watcher_let_go(&m->watches, &m->watchers[w], e);
+    m->follows[w][i] = false;
+}
+
+/* Step: a connection of a user comes or goes. */
+static void watch_move(struct watch_model *m)
+{
+    int user = (int)core_below(&m->seed, WATCH_USERS), k = m->connections[user];
+    if (k < WATCH_LINKS && core_below(&m->seed, 2)) {
+        presence_connect(&m->table, m->now, watch_id(user), &m->links[user][k]);
+        m->connections[user]++;
+    } else if (k) {
+        presence_disconnect(&m->table, m->now, &m->links[user][k - 1], END_CLEAN);
+        m->connections[user]--;
+    }
+}
+
+/* Step: the store takes what it is owed; those offline whom nobody follows leave the table. */
+static void watch_commit(struct watch_model *m)
+{
+    struct store_batch batch;
+    presence_collect(&m->table, m->now, true, &batch);
+    presence_committed(&m->table, m->now);
+    buffer_free(&batch.ops);
+}
+
+/* After all was told: every watcher knows of whom it follows how she is. */
+static void watch_check_quiet(struct watch_model *m)
+{
+    watch_take(m);
+    watches_spread(&m->watches, &m->table, m->now);
+    size_t edges = 0;
+    for (int w = 0; w < WATCH_WATCHERS; w++) {
+        watch_serve(m, w, true);
+        assert_int_equal(m->watchers[w].queued, 0);
+        assert_int_equal(m->watchers[w].owed, 0);
+        assert_int_equal(m->watchers[w].under_way, WATCHER_NOTHING);
+        size_t count = 0;
+        for (int i = 0; i < WATCH_USERS; i++) {
+            if (!m->follows[w][i]) continue;
+            count++;
+            assert_int_equal(m->told[w][i], m->connections[i]);
+        }
+        assert_int_equal(m->watchers[w].count, count);
+        edges += count;
+    }
+    watches_sweep(&m->watches, &m->table, m->now);
+    size_t found = 0, needed = 0;
+    for (int i = 0; i < WATCH_USERS; i++) {
+        const struct watched *e = watches_find(&m->watches, watch_id(i));
+        const struct user *user = presence_find(&m->table, watch_id(i));
+        needed += e != NULL;
+        if (user) assert_int_equal(user->pinned, e != NULL);
+        for (const struct edge *edge = e ? e->edges : NULL; edge; edge = edge->next) found++;
+    }
+    assert_int_equal(found, edges);
+    assert_int_equal(m->watches.count, needed);
+}
+
+/* Step: a watcher ends, with whatever it has; another begins in its place. */
+static void watch_end(struct watch_model *m, int w)
+{
+    watcher_end(&m->watches, &m->watchers[w]);
+    assert_true(watcher_idle(&m->watchers[w]));
+    watcher_free(&m->watchers[w]);
+    watcher_init(&m->watchers[w]);
+    m->messages[w].len = 0;
+    memset(m->follows[w], 0, sizeof m->follows[w]);
+    for (int i = 0; i < WATCH_USERS; i++) m->told[w][i] = -1;
+}
+
+/* 200,000 random steps. */
+static void watches_equal_model(void **unused)
+{
+    (void)unused;
+    static struct watch_model m;
+    m = (struct watch_model){.seed = 20261125, .now = {1000000, 1764000000000}};
+    presence_init(&m.table, 5000, 90000, m.now);
+    watches_init(&m.watches);
+    m.watches.piece = 500;
+    for (int w = 0; w < WATCH_WATCHERS; w++) {
+        watcher_init(&m.watchers[w]);
+        watch_end(&m, w);
+    }
+    for (int step = 0; step < 200000; step++) {
+        int w = (int)core_below(&m.seed, WATCH_WATCHERS);
+        m.now.mono += (int64_t)core_below(&m.seed, 3);
+        switch (core_below(&m.seed, 16)) {
+        case 0: watch_ask(&m, w); break;
+        case 1: watch_let_go(&m, w); break;
+        case 2: case 3: case 4: case 5: case 6: case 7: watch_move(&m); break;
+        case 8: if (!core_below(&m.seed, 8)) watch_end(&m, w); break;
+        case 9: watch_commit(&m); break;
+        case 10: case 11: watches_spread(&m.watches, &m.table, m.now); break;
+        case 12: watches_sweep(&m.watches, &m.table, m.now); break;
+        case 13: if (!core_below(&m.seed, 6)) watch_check_quiet(&m); break;
+        default: watch_serve(&m, w, false); break;
+        }
+        watch_take(&m);
+    }
+    watch_check_quiet(&m);
+    assert_true(m.snapshots > 3000 && m.changes > 3000 && m.pieces > m.snapshots + m.changes);
+    for (int w = 0; w < WATCH_WATCHERS; w++) {
+        watcher_end(&m.watches, &m.watchers[w]);
+        watcher_free(&m.watchers[w]);
+        buffer_free(&m.messages[w]);
+    }
+    watches_spread(&m.watches, &m.table, m.now);
+    watches_sweep(&m.watches, &m.table, m.now);
+    assert_int_equal(m.watches.count, 0);
+    watches_free(&m.watches);
+    presence_free(&m.table);
+}
+
+/* A change costs no more memory, whoever waits: the queue has each edge once. */
+static void watches_do_not_queue_states(void **unused)
+{
+    (void)unused;
+    struct presence table;
+    struct watches watches;
+    struct watcher watcher;
+    struct link link = {0};
+    struct instant now = {1000, 0};
+    struct span id = {"alice", 5};
+    presence_init(&table, 5000, 90000, now);
+    watches_init(&watches);
+    watcher_init(&watcher);
+    watcher_follow(&watcher, watches_make(&watches, id));
+    for (int i = 0; i < 1000; i++) {
+        presence_connect(&table, now, id, &link);
+        watches_note(&watches, id);
+        watches_spread(&watches, &table, now);
+        assert_int_equal(watcher.queued, 1);
+        presence_disconnect(&table, now, &link, END_CLEAN);
+        watches_note(&watches, id);
+        watches_spread(&watches, &table, now);
+        presence_clear_transitions(&table);
+        now.mono += 10;
+    }
+    assert_int_equal(watcher.queued, 1);
+    watcher_end(&watches, &watcher);
+    watcher_free(&watcher);
+    watches_free(&watches);
+    presence_free(&table);
+}
+
+/* SipHash-2-4: vectors of its authors, for the key 00 01 .. 0f and the message 00 01 .. */
+static void hash_is_siphash(void **unused)
+{
+    (void)unused;
+    static const struct {
+        size_t len;
+        uint64_t hash;
+    } rows[] = {{0, 0x726fdb47dd0e0e31}, {1, 0x74f839c593dc67fd}, {7, 0xab0200f58b01d137},
+                {8, 0x93f5f5799a932462}, {15, 0xa129ca6149be45e5}, {63, 0x958a324ceb064572}};
+    const uint64_t key[2] = {0x0706050403020100, 0x0f0e0d0c0b0a0908};
+    uint8_t message[64];
+    for (size_t i = 0; i < sizeof message; i++) message[i] = (uint8_t)i;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_true(hash_keyed(key, message, rows[i].len) == rows[i].hash);
+}
+
+/* Whom a token's watch names is found, nobody else; "*" in a list is an id. */
+static void id_list_finds(void **unused)
+{
+    (void)unused;
+    struct token token = {0};
+    assert_null(id_list_of_token(&token));
+    assert_false(id_list_has(NULL, (struct span){"a", 1}));
+    buffer_text(&token.watch, "[ \"b\", \"\\u00e9\",\"a\\\"c\" , \"*\",\"bb\",\"b\"]");
+    struct id_list *list = id_list_of_token(&token);
+    static const char *const in[] = {"b", "\xc3\xa9", "a\"c", "*", "bb"};
+    static const char *const out[] = {"", "a", "c", "bbb", "B", "\xc3"};
+    for (size_t i = 0; i < sizeof in / sizeof *in; i++)
+        assert_true(id_list_has(list, (struct span){in[i], strlen(in[i])}));
+    for (size_t i = 0; i < sizeof out / sizeof *out; i++)
+        assert_false(id_list_has(list, (struct span){out[i], strlen(out[i])}));
+    free(list);
+    token.watch.len = 0;
+    buffer_text(&token.watch, "[]");
+    assert_null(id_list_of_token(&token));
+    token_free(&token);
+}
+
+/* A message has at most 140 characters, none of them a control character. */
+static void note_rules(void **unused)
+{
+    (void)unused;
+    char text[NOTE_MAX + 4];
+    assert_true(note_valid((struct span){"", 0}));
+    for (int i = 0; i < NOTE_CHARACTERS + 1; i++) memcpy(text + 4 * i, "\xf0\x9f\x98\x80", 4);
+    assert_true(note_valid((struct span){text, NOTE_MAX}));
+    assert_false(note_valid((struct span){text, NOTE_MAX + 4}));
+    assert_false(note_valid((struct span){text, NOTE_MAX - 1}));
+    static const char *const bad[] = {"a\nb", "\x7f", "\xc2\x85", "\xff", "\xed\xa0\x80", "\t"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_false(note_valid((struct span){bad[i], strlen(bad[i])}));
+}
+
+/* A manual status in the store: what is written is read, what is damaged is not. */
+static void manual_record_codec(void **unused)
+{
+    (void)unused;
+    uint8_t bytes[STORE_MANUAL_BYTES + NOTE_MAX + 1] = {0};
+    struct manual_record out;
+    const struct manual_head head = {true, STATUS_OFFLINE, 1764000000123, 1764000000001};
+    store_encode_manual(&head, bytes);
+    memcpy(bytes + STORE_MANUAL_BYTES, "h\xc3\xa9", 3);
+    assert_true(store_decode_manual((MDB_val){STORE_MANUAL_BYTES + 3, bytes}, &out));
+    assert_true(out.head.there);
+    assert_int_equal(out.head.status, STATUS_OFFLINE);
+    assert_int_equal(out.head.until, head.until);
+    assert_int_equal(out.head.hidden, head.hidden);
+    assert_int_equal(out.len, 3);
+    assert_memory_equal(out.message, "h\xc3\xa9", 3);
+    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES - 1, bytes}, &out));
+    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES + 2, bytes}, &out)); /* half é */
+    assert_false(store_decode_manual((MDB_val){sizeof bytes, bytes}, &out));
+    bytes[1] = STATUS_AUTOMATIC + 1;
+    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
+    bytes[1] = STATUS_BUSY;
+    bytes[0] = 2;
+    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
+}
+
+/* The merge rule: what is set by hand, else the most available of the connections; each change one
+ * transition, none when all stays as it was. */
+static void manual_goes_before_connections(void **unused)
+{
+    (void)unused;
+    struct presence p;
+    struct instant now = {1000000, 1764000000000};
+    struct link a = {0}, b = {0};
+    struct span id = {"alice", 5};
+    presence_init(&p, 5000, 90000, now);
+    presence_connect(&p, now, id, &a);
+    presence_connect(&p, now, id, &b);
+    struct user *user = presence_find(&p, id);
+    presence_clear_transitions(&p);
+    const struct {
+        enum status manual, a, b, wanted;
+        size_t transitions;
+    } rows[] = {
+        {STATUS_AUTOMATIC, STATUS_AWAY, STATUS_BUSY, STATUS_BUSY, 1},
+        {STATUS_AWAY, STATUS_AWAY, STATUS_ONLINE, STATUS_AWAY, 1},
+        {STATUS_AWAY, STATUS_BUSY, STATUS_ONLINE, STATUS_AWAY, 0},
+        {STATUS_ONLINE, STATUS_AWAY, STATUS_AWAY, STATUS_ONLINE, 1},
+        {STATUS_OFFLINE, STATUS_AWAY, STATUS_AWAY, STATUS_AWAY, 1},
+        {STATUS_OFFLINE, STATUS_AWAY, STATUS_BUSY, STATUS_BUSY, 1},
+        {STATUS_AUTOMATIC, STATUS_AWAY, STATUS_BUSY, STATUS_BUSY, 1},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct manual_wish wish = {.status = rows[i].manual};
+        presence_set_manual(&p, now, user, &wish);
+        presence_set_status(&p, now, &a, rows[i].a);
+        presence_set_status(&p, now, &b, rows[i].b);
+        assert_int_equal(user->status, rows[i].wanted);
+        assert_int_equal(user_invisible(user), rows[i].manual == STATUS_OFFLINE);
+        bool found = false;
+        for (size_t k = 0; k < p.transition_count; k++) {
+            assert_int_equal(p.transitions[k].kind, TRANSITION_STATUS);
+            found |= p.transitions[k].status == rows[i].wanted;
+        }
+        assert_int_equal(p.transition_count > 0, rows[i].transitions > 0);
+        if (rows[i].transitions) assert_true(found);
+        presence_clear_transitions(&p);
+    }
+    struct manual_wish wish = {.status = STATUS_BUSY, .lifetime = 5000};
+    presence_set_manual(&p, now, user, &wish);
+    presence_clear_transitions(&p);
+    presence_set_manual(&p, now, user, &wish); /* only its end moves: nobody is told */
+    assert_int_equal(p.transition_count, 0);
+    now.mono += 4900;
+    presence_tick(&p, now);
+    assert_int_equal(user->status, STATUS_BUSY);
+    now.mono += 200;
+    presence_tick(&p, now);
+    assert_int_equal(user->status, STATUS_BUSY); /* of b, again */
+    assert_null(user_manual(user));
+    assert_int_equal(p.transition_count, 1);
+    presence_free(&p);
+}
+
+static const struct CMUnitTest WATCH_TESTS[] = {
+    cmocka_unit_test(watches_equal_model),
+    cmocka_unit_test(watches_do_not_queue_states),
+    cmocka_unit_test(hash_is_siphash),
+    cmocka_unit_test(id_list_finds),
+    cmocka_unit_test(note_rules),
+    cmocka_unit_test(manual_record_codec),
+    cmocka_unit_test(manual_goes_before_connections),
+};
