@@ -6358,6 +6358,7 @@ struct user {
     uint8_t debt_again : 4;      /* changed while in flight: the debt after it */
     uint8_t pinned : 1;          /* stays in the table when offline: somebody watches */
     uint8_t owes_manual : 1;     /* the store does not know yet what was set by hand */
+    uint8_t was_invisible : 1;   /* as of the last transition */
     uint8_t id_len;
     char id[];                   /* not NUL-terminated */
 };
@@ -6383,7 +6384,7 @@ struct transition {
     uint16_t connections;
     uint8_t kind;                    /* enum transition_kind */
     uint8_t state, status, reason;   /* enums user_state, status, reason */
-    bool invisible;
+    bool was_invisible, invisible;   /* before, and now */
 };
 
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
@@ -6689,8 +6690,10 @@ static void presence_note(struct presence *p, struct user *user, enum transition
         .status = user->status,
         .reason = user->reason,
         .message = user_manual(user) ? message_hold(user_manual(user)->message) : NULL,
+        .was_invisible = user->was_invisible,
         .invisible = user_invisible(user),
     };
+    user->was_invisible = user_invisible(user);
     if (kind != TRANSITION_CONNECTIONS) presence_owe(p, user, DEBT_STATE);
 }
 
@@ -7030,6 +7033,7 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
     }
     user_put_manual(p, user, m->head.status, m->head.until ? m->head.until - now.offset : 0,
                     m->head.hidden - now.offset, (struct span){m->message, m->len});
+    user->was_invisible = user_invisible(user);
 }
 
 /* Puts a user into the table who is offline, as the store says; nothing if she is there already, or
@@ -7324,7 +7328,7 @@ static void view_write_user(struct buffer *out, const struct user_view *view)
 
 enum {
     POSITION_TEXT = 32,
-    EVENT_MAX = 768, /* bytes of an event with the longest id */
+    EVENT_MAX = 1536, /* bytes of an event with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
@@ -7375,20 +7379,39 @@ static struct span event_data(struct span event)
     return (struct span){at, (size_t)(event.at + event.len - at) - 2};
 }
 
-/* Appends a transition as an event (WHATWG HTML section 9.2). */
+/* What a transition is to those who do not see who is invisible: who becomes so seems to leave, and
+ * to come back. False if it is nothing to them. */
+static bool transition_shows(const struct transition *t, enum transition_kind *kind)
+{
+    bool moves = t->was_invisible != t->invisible;
+    if (t->invisible ? t->was_invisible : moves && t->state == USER_OFFLINE) return false;
+    if (moves && t->invisible && t->state == USER_OFFLINE) return false;
+    *kind = !moves ? t->kind : t->invisible ? TRANSITION_LEAVE : TRANSITION_JOIN;
+    return true;
+}
+
+/* Appends a transition as an event (WHATWG HTML section 9.2): the truth, or what everybody may see,
+ * which can be nothing. */
 static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
-                        struct instant now)
+                        struct instant now, bool truth)
 {
     struct user_view view;
     char position[POSITION_TEXT];
+    enum transition_kind kind = t->kind;
     position_text((struct position){epoch, t->sequence}, position);
     view_transition(&view, t, now);
+    if (!truth) {
+        if (!transition_shows(t, &kind)) return;
+        view.hidden = view.last_seen;
+        view_hide(&view);
+    }
     buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\"",
-                 position, position, TRANSITION_NAMES[t->kind]);
+                 position, position, TRANSITION_NAMES[kind]);
     buffer_text(out, ",\"user\":");
     view_write_user(out, &view);
-    if (t->kind == TRANSITION_LEAVE)
-        buffer_print(out, ",\"reason\":\"%s\"}\n\n", REASON_NAMES[t->reason]);
+    if (kind == TRANSITION_LEAVE)
+        buffer_print(out, ",\"reason\":\"%s\"}\n\n",
+                     REASON_NAMES[t->invisible && !truth ? REASON_CLOSED : t->reason]);
     else buffer_text(out, ",\"reason\":null}\n\n");
 }
 
@@ -8587,6 +8610,7 @@ struct http_response {
     bool resumes;          /* the stream goes on behind this event */
     uint64_t sequence;
     uint32_t logouts;      /* see struct stream */
+    uint8_t feed;          /* enum feed_kind */
     uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
@@ -10344,13 +10368,23 @@ struct extra {
     bool blocked;                  /* out goes first: nothing is read, no change is told */
 };
 
-/* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not used,
- * and heard_at is when something was last sent. */
+/* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
+enum feed_kind { FEED_ADMIN, FEED_OPEN, FEED_COUNT };
+struct feed {
+    struct events events;
+    struct stream *streams;        /* the open ones */
+    int64_t streamless_at;         /* mono: when the last stream ended */
+    uint64_t fed;                  /* bytes of events that the streams were sent, or could not take */
+};
+
+/* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not
+ * used, and heard_at is when something was last sent. */
 struct stream {
     struct connection c;           /* first; c.link.is_stream is set */
-    struct stream *next, **place;  /* in hub.streams while open; place is NULL after */
+    struct feed *feed;             /* what it reads */
+    struct stream *next, **place;  /* in feed.streams while open; place is NULL after */
     struct buffer own;             /* to be sent before events: the head, a reset, a comment */
-    uint64_t at;                   /* of hub.events: what is to be sent next */
+    uint64_t at;                   /* of feed.events: what is to be sent next */
     uint64_t caught_up;            /* what it came back for ends here; not held against it */
     bool blocked;                  /* waits until the socket takes more */
     uint32_t logouts;              /* an admin's session opened it when there were so many; or 0 */
@@ -10383,10 +10417,8 @@ struct hub {
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
     struct agent *agents[HUB_AGENTS];
-    struct stream *streams;        /* the open ones */
-    struct events events;          /* transitions of turns that have ended, for the streams */
+    struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
-    int64_t streamless_at;         /* mono: when the last stream ended */
     struct watches watches;        /* who follows whom */
     struct buffer piece;           /* of a message to one who follows */
     int64_t spread_at;             /* mono: not before this changes are told again */
@@ -10593,7 +10625,7 @@ static void stream_leave(struct server *server, struct stream *s, struct instant
     s->place = NULL;
     buffer_free(&s->own);
     atomic_fetch_sub(&server->streams, 1);
-    server->hub.streamless_at = now.mono;
+    s->feed->streamless_at = now.mono;
 }
 
 /* What a connection has beyond its struct, made if there is nothing. */
@@ -11171,10 +11203,10 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
 }
 
 /* The bytes that a stream is to be sent next; empty when it has all. */
-static struct span stream_next(const struct server *server, const struct stream *s)
+static struct span stream_next(const struct stream *s)
 {
     if (s->own.len) return (struct span){s->own.at, s->own.len};
-    return events_span(&server->hub.events, s->at);
+    return events_span(&s->feed->events, s->at);
 }
 
 /* Sends what waits, as far as the socket takes it and others have not waited too long; the rest
@@ -11185,7 +11217,7 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     size_t budget = STREAM_TURN;
     bool blocked = false;
     while (!blocked) {
-        struct span next = stream_next(server, s);
+        struct span next = stream_next(s);
         if (!next.len && !wire_unsent(&c->wire)) break;
         if (next.len > budget) next.len = budget;
         ssize_t n = budget ? wire_write(&c->wire, next.at, next.len) : WIRE_AGAIN;
@@ -11206,13 +11238,13 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, blocked ? EPOLLOUT : EPOLLIN, c);
 }
 
-/* Sends every stream what is new, drops those that are too far behind, and forgets the events that
+/* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the events that
  * nobody needs. What a stream came back for does not count against it. */
-static void streams_feed(struct server *server, struct instant now)
+static void streams_feed(struct server *server, struct feed *feed, struct instant now)
 {
-    struct events *events = &server->hub.events;
+    struct events *events = &feed->events;
     uint64_t behind = events->end;
-    for (struct stream *s = server->hub.streams, *next; s; s = next) {
+    for (struct stream *s = feed->streams, *next; s; s = next) {
         next = s->next;
         if (!s->blocked) stream_send(server, s, now);
         if (!s->place) continue;
@@ -11226,20 +11258,24 @@ static void streams_feed(struct server *server, struct instant now)
         }
     }
     events_trim(events, behind);
+    feed->fed = events->end;
 }
 
-/* Has a change kept for the webhook, with what the store hears of its user. While the disk takes
+/* Has a change kept for the webhook, as everybody may see it, with what the store hears of its user;
+ * hub.event is empty, or has it already. While the disk takes
  * nothing, more than CHANGES_MAX are given up. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
-    if (!webhook_wanted(&server->webhook) || t->kind == TRANSITION_CONNECTIONS) return;
+    enum transition_kind kind;
+    if (!webhook_wanted(&server->webhook) || !transition_shows(t, &kind)) return;
+    if (kind == TRANSITION_CONNECTIONS) return;
     if (batch->changes >= CHANGES_MAX) {
         count_one(&server->counters.webhook_dead);
         return;
     }
     struct buffer *event = &server->hub.event;
-    if (!event->len) event_write(event, server->epoch, t, now);
+    if (!event->len) event_write(event, server->epoch, t, now, false);
     store_batch_change(batch, now.mono + now.offset,
                        event_data((struct span){event->at, event->len}));
 }
@@ -11255,6 +11291,23 @@ static void hub_note_watched(struct server *server, struct user *user)
     watched->resolved = true;
 }
 
+/* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
+ * text in hub.event. What waits long is sent. */
+static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
+                     struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct events *events = &feed->events;
+    bool stale = !feed->streams && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
+    if (events->kept && stale) events_drop(events);
+    hub->event.len = 0;
+    assert(t->sequence == events->next);
+    if (events->kept)
+        event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
+    events_add(events, (struct span){hub->event.at, hub->event.len});
+    if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
+}
+
 /* Acts on what changed since the last time: counts it, and makes it events where somebody reads
  * them or has read them lately. */
 static void hub_take_transitions(struct server *server, struct instant now)
@@ -11264,9 +11317,6 @@ static void hub_take_transitions(struct server *server, struct instant now)
     struct counters *counters = &server->counters;
     _Atomic uint64_t *const kinds[] = {&counters->joins, &counters->leaves,
                                        &counters->status_changes, NULL, NULL};
-    bool stale = !hub->streams && now.mono - hub->streamless_at > EVENTS_KEEP_MS;
-    if (p->transition_count && hub->events.kept && stale) events_drop(&hub->events);
-    uint64_t fed = hub->events.end;
     for (size_t i = 0; i < p->transition_count; i++) {
         const struct transition *t = &p->transitions[i];
         if (kinds[t->kind]) count_one(kinds[t->kind]);
@@ -11276,16 +11326,10 @@ static void hub_take_transitions(struct server *server, struct instant now)
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
         if (hub->watches.count) hub_note_watched(server, t->user);
         if (t->kind == TRANSITION_QUIET) continue;
-        hub->event.len = 0;
-        assert(t->sequence == hub->events.next);
-        if (hub->events.kept) event_write(&hub->event, server->epoch, t, now);
-        events_add(&hub->events, (struct span){hub->event.at, hub->event.len});
+        for (int k = 0; k < FEED_COUNT; k++) feed_add(server, &hub->feeds[k], t, now);
         hub_tell_webhook(server, t, now);
-        if (hub->events.end - fed < STREAM_BATCH) continue;
-        streams_feed(server, now);
-        fed = hub->events.end;
     }
-    if (hub->events.end > fed) streams_feed(server, now);
+    for (int k = 0; k < FEED_COUNT; k++) streams_feed(server, &hub->feeds[k], now);
     presence_clear_transitions(p);
     count_many(&counters->sessions_dropped, p->sessions_dropped);
     p->sessions_dropped = 0;
@@ -11431,6 +11475,7 @@ struct adoption {
     enum error refuse;      /* close at once with this error's code, or ERROR_NONE */
     bool is_stream;         /* else a WebSocket; of the rest it has the head only, and this: */
     uint32_t logouts;       /* see struct stream */
+    uint8_t feed;           /* enum feed_kind */
     bool resumes;           /* the stream goes on behind this event */
     uint64_t sequence;
     struct buffer head;     /* CivetWeb's 101, or the head of our answer */
@@ -11571,23 +11616,23 @@ static void hub_look_again(struct server *server, struct loop_call *call)
 /* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
 static void stream_begin(struct server *server, struct stream *s, const struct adoption *a)
 {
-    struct hub *hub = &server->hub;
+    struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
-    events_keep(&hub->events);
+    events_keep(&feed->events);
     buffer_print(&s->own, "retry: %d\n\n", STREAM_RETRY_MS);
-    if (!a->resumes || !events_find(&hub->events, a->sequence, &s->at)) {
+    if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
                               "\"generated_at\":\"%s\"}\n\n",
                      position, position, time_text(now.mono + now.offset, when));
-        s->at = hub->events.end;
+        s->at = feed->events.end;
     }
-    s->caught_up = hub->events.end;
-    s->next = hub->streams;
-    s->place = &hub->streams;
+    s->caught_up = feed->events.end;
+    s->next = feed->streams;
+    s->place = &feed->streams;
     if (s->next) s->next->place = &s->next;
-    hub->streams = s;
+    feed->streams = s;
     count_one(&server->counters.streams_opened);
     atomic_fetch_add(&server->streams, 1);
 }
@@ -11715,7 +11760,7 @@ static void hub_log_out(struct server *server, struct loop_call *call)
 {
     struct hub_ask *ask = (struct hub_ask *)call;
     struct instant now = server_now(server);
-    for (struct stream *s = server->hub.streams, *next; s; s = next) {
+    for (struct stream *s = server->hub.feeds[FEED_ADMIN].streams, *next; s; s = next) {
         next = s->next;
         if (stream_logged_out(server, s)) stream_finish(server, s, now);
     }
@@ -11772,7 +11817,8 @@ static void hub_stop(struct server *server, struct loop_call *call)
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
     hub_take_transitions(server, now);
-    while (hub->streams) stream_finish(server, hub->streams, now);
+    for (int k = 0; k < FEED_COUNT; k++)
+        while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
     int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
@@ -11923,7 +11969,9 @@ static bool hub_init(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     int64_t wall = now.mono + now.offset;
     wheel_init(&hub->wheel, now.mono);
-    hub->events = (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
+    for (int k = 0; k < FEED_COUNT; k++)
+        hub->feeds[k].events =
+            (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
     watches_init(&hub->watches);
@@ -11947,7 +11995,7 @@ static void hub_free(struct server *server)
     buffer_free(&hub->event);
     buffer_free(&hub->piece);
     watches_free(&hub->watches);
-    events_drop(&hub->events);
+    for (int k = 0; k < FEED_COUNT; k++) events_drop(&hub->feeds[k].events);
     buffer_free(&hub->batch.ops);
     loop_close(&hub->loop);
     if (hub->stop_event >= 0) close(hub->stop_event);
@@ -13772,9 +13820,9 @@ static bool events_wanted(const struct server *server, const struct http_request
     return position.epoch == server->epoch;
 }
 
-/* GET /admin/events, /api/events: every change as it happens, as Server-Sent Events. The answer is
- * only its head; the connection goes to the hub, which sends the rest. */
-static enum error api_events(struct server *server, const struct http_request *request,
+/* Answers with a stream of Server-Sent Events. The answer is only its head; the connection goes to
+ * the hub, which sends the rest. */
+static enum error stream_answer(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
     enum error error = request->head_only ? ERROR_NONE : server_reserve(server);
@@ -13788,6 +13836,22 @@ static enum error api_events(struct server *server, const struct http_request *r
     response->expires = request_expires(request->token, request->now);
     response->logouts = request->token->user_len ? 0 : request->logouts; /* else a session's */
     return ERROR_NONE;
+}
+
+/* GET /admin/events: every change as it happens. */
+static enum error api_admin_events(struct server *server, const struct http_request *request,
+                                   struct http_response *response)
+{
+    response->feed = FEED_ADMIN;
+    return stream_answer(server, request, response);
+}
+
+/* GET /api/events: every change that everybody may see. */
+static enum error api_events(struct server *server, const struct http_request *request,
+                             struct http_response *response)
+{
+    response->feed = FEED_OPEN;
+    return stream_answer(server, request, response);
 }
 
 /* GET /admin/history?hours=: how many users and connections there were, minute by minute. */
@@ -14265,7 +14329,7 @@ static const struct route {
     {METHOD_DELETE, WHO_ADMIN, "/admin/users/{id}/connections", api_kick},
     {METHOD_GET, WHO_ADMIN, "/admin/stats", api_stats},
     {METHOD_GET, WHO_ADMIN, "/admin/history", api_history},
-    {METHOD_GET, WHO_ADMIN, "/admin/events", api_events},
+    {METHOD_GET, WHO_ADMIN, "/admin/events", api_admin_events},
     {METHOD_GET, WHO_ANYONE, "/admin", api_admin},
     {METHOD_GET, WHO_ANYONE, "/admin/login", api_login_state},
     {METHOD_POST, WHO_ANYONE, "/admin/login", api_login},
@@ -14474,6 +14538,7 @@ static struct adoption *adoption_of_stream(const struct http_response *response)
     a->is_stream = true;
     a->expires = response->expires;
     a->logouts = response->logouts;
+    a->feed = response->feed;
     a->resumes = response->resumes;
     a->sequence = response->sequence;
     return a;

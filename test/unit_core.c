@@ -326,8 +326,8 @@ static void model_commit(struct model *m)
         memcpy(&op, m->batch.ops.at + at, sizeof op);
         at += sizeof op;
         struct model_user *u = &m->users[m->batch.ops.at[at] - 'a'];
-        assert_int_equal(op.len, model_id((int)(u - m->users)).len);
-        at += op.len;
+        assert_int_equal(op.id_len, model_id((int)(u - m->users)).len);
+        at += op.id_len;
         if (op.kind == STORE_SESSION) {
             u->sessions_stored++;
             assert_true(op.as.session.from <= op.as.session.to);

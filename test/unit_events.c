@@ -205,7 +205,7 @@ static void events_have_their_text(void **unused)
     struct transition t = {.sequence = 7, .user = user, .online_since = 999000,
                            .last_seen = 1000500, .connections = 2, .kind = TRANSITION_STATUS,
                            .state = USER_LIVE, .status = STATUS_AWAY, .reason = REASON_DROPPED};
-    event_write(&out, 0xab, &t, now);
+    event_write(&out, 0xab, &t, now, true);
     buffer_add(&out, "", 1);
     assert_string_equal(out.at,
         "event: change\nid: 000000ab-7\ndata: {\"position\":\"000000ab-7\",\"change\":\"status\","
@@ -217,7 +217,7 @@ static void events_have_their_text(void **unused)
     t.state = USER_OFFLINE;
     t.status = STATUS_OFFLINE;
     t.connections = 0;
-    event_write(&out, 0xab, &t, now);
+    event_write(&out, 0xab, &t, now, true);
     buffer_add(&out, "", 1);
     assert_non_null(strstr(out.at, "\"change\":\"leave\",\"user\":{"));
     assert_non_null(strstr(out.at, "\"online\":false,\"status\":\"offline\",\"source\":\"stored\","
@@ -239,7 +239,7 @@ static void events_are_bounded(void **unused)
     struct transition t = {.sequence = UINT64_MAX, .user = user, .connections = UINT16_MAX,
                            .kind = TRANSITION_CONNECTIONS, .state = USER_CACHED,
                            .status = STATUS_ONLINE};
-    event_write(&out, UINT32_MAX, &t, now);
+    event_write(&out, UINT32_MAX, &t, now, true);
     assert_in_range(out.len, 500, 640);
     buffer_free(&out);
     free(user);
@@ -380,13 +380,13 @@ static void hub_keeps_events_for_streams(void **unused)
     (void)unused;
     struct instant now = {10000000, 1795597471120 - 10000000};
     struct server *server = hub_of_tests(now);
-    struct events *events = &server->hub.events;
+    struct events *events = &server->hub.feeds[FEED_ADMIN].events;
     for (int i = 0; i < 100; i++) hub_join(server, now, i);
     assert_null(events->bytes);
     assert_int_equal(events->next, 101);
     assert_int_equal(server->counters.joins, 100);
     events_keep(events); /* a stream came and went */
-    server->hub.streamless_at = now.mono;
+    server->hub.feeds[FEED_ADMIN].streamless_at = now.mono;
     for (int i = 100; i < 110; i++) hub_join(server, now, i);
     assert_int_equal(events->next - events->first, 5);
     now.mono += EVENTS_KEEP_MS;

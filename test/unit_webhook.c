@@ -422,7 +422,7 @@ static void outbox_seals_after_a_transaction(void **state)
     store_write_begins(st); /* as the writer does */
     assert_false(store_outbox_seal(st));
     assert_false(store_outbox_seal(st));
-    struct store_commit commit = {&batch, false};
+    struct store_commit commit = {.batch = &batch};
     assert_int_equal(store_transact(st, store_apply, &commit), 0);
     store_write_ended(st, 0);
     store_batch_clear(&batch);
