@@ -574,7 +574,8 @@ static void ws_frame(struct worker *w, struct connection *c, int opcode, const c
         ws_greeted(w, c);
     } else if (c->state == STATE_SNAPSHOT && begins(p, size, "{\"type\":\"snapshot\"")) {
         if (--c->left <= 0) ws_opened(w, c);
-    } else if (c->state == STATE_SNAPSHOT && (!opcode || begins(p, size, "{\"type\":\"presence\""))) {
+    } else if (c->state == STATE_SNAPSHOT &&
+               (!opcode || begins(p, size, "{\"type\":\"presence\""))) {
         w->stats->other++; /* the rest of a long snapshot; a change of one in an earlier one */
     } else if (c->state != STATE_OPEN) {
         connection_fail(w, c, "instead of hello or snapshot", p);
@@ -955,9 +956,9 @@ static void run_beats(struct worker *w, uint64_t end)
             else
                 beat_one(w, &at);
         }
-        /* Who follows is timed by the kernel's stamps, so he may look once in a millisecond: asleep in
-         * epoll he would be woken by the server for each of ten thousand sockets, which no client
-         * of one socket costs it. */
+        /* Who follows is timed by the kernel's stamps, so he may look once in a millisecond: asleep
+         * in epoll he would be woken by the server for each of ten thousand sockets, which no
+         * client of one socket costs it. */
         if (w->opt->watch) nap(0.001);
         poll_events(w, w->opt->watch || done < due ? 0 : 1);
     }

@@ -53,11 +53,18 @@ const sockets = new WebSocketServer({ server, perMessageDeflate: false, maxPaylo
 sockets.on('connection', (socket, request) => {
   const id = decodeURIComponent(request.url.slice(request.url.lastIndexOf('/') + 1));
   const now = new Date();
-  const user = users.get(id) ?? { sockets: new Set(), status: 'online', connectedAt: now, lastSeen: now };
+  const user = users.get(id) ?? {
+    sockets: new Set(),
+    status: 'online',
+    connectedAt: now,
+    lastSeen: now,
+  };
   users.set(id, user);
   user.sockets.add(socket);
   socket.following = new Set();
-  socket.send(JSON.stringify({ type: 'hello', user_id: id, connection_id: '0', heartbeat_seconds: 25 }));
+  socket.send(
+    JSON.stringify({ type: 'hello', user_id: id, connection_id: '0', heartbeat_seconds: 25 }),
+  );
   tell(id);
 
   socket.on('message', (data) => {
