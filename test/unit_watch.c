@@ -116,9 +116,11 @@ static void watch_ask(struct watch_model *m, int w)
     watcher_owe(&m->watchers[w], snapshot);
 }
 
-/* Step: a watcher lets one or all go. */
+/* Step: a watcher lets one or all go; not in the middle of a message, since then nothing is read
+ * from its connection. */
 static void watch_let_go(struct watch_model *m, int w)
 {
+    if (m->watchers[w].under_way) return;
     int i = (int)core_below(&m->seed, WATCH_USERS + 1);
     if (i == WATCH_USERS) {
         watcher_let_all_go(&m->watches, &m->watchers[w]);

@@ -5,6 +5,7 @@
  *   load hold    --port P --pid S -n N                    hold N users
  *                [--rate R --seconds T --beat text]       and send R heartbeats a second
  *                [--rate R --seconds T --watch user0]     or follow user0, who changes R times
+ *                [--watch all]                            or everybody follow everybody
  *                [--silent [--rate R --seconds T]]        or never send a byte, or R bytes a
  *                                                         second of a request that never ends
  *   load connect --port P --pid S -n N -c C               upgrade, wait for the hello, close
@@ -95,7 +96,7 @@ struct options {
     const char *header;  /* one more header line, without its line end, or NULL */
     const char *beat;    /* text, json or frame */
     const char *with;    /* shell command that runs while the seconds of the run pass */
-    const char *watch;   /* the id of connection 0, which all others follow, or NULL */
+    const char *watch;   /* the id of connection 0, which all others follow; "all"; or NULL */
     int count;           /* connections */
     int users;           /* http: ids are 0 .. users-1 */
     int inflight;        /* connections under way, or http connections */
@@ -161,7 +162,8 @@ struct connection {
     uint8_t last;   /* http: the server closes behind this answer */
     uint8_t ticket; /* a session that can be resumed has come */
     uint16_t kept;  /* bytes at rest */
-    long left;      /* bytes of an HTTP body still to come, with --silent: bytes sent */
+    long left;      /* bytes of an HTTP body still to come, with --silent: bytes sent; with
+                       --watch all: snapshots still to come */
     uint64_t since; /* the start of what is being timed, 0: nothing */
     char *rest;     /* the beginning of a head or frame that was cut in two */
     SSL *ssl;       /* with --tls, from the TCP connection's beginning to its end */
@@ -493,11 +495,37 @@ static void ws_opened(struct worker *w, struct connection *c)
     if (w->opt->mode == MODE_CONNECT) ws_close(w, c);
 }
 
-/* The first message has come: the connection is open, or asks to follow connection 0. */
+/* Asks to follow every connection, in messages that any server takes. */
+static void ws_watch_all(struct worker *w, struct connection *c)
+{
+    enum { SIZE = 4000 };
+    static const unsigned char mask[4] = {0};
+    unsigned char frame[SIZE + 64];
+    char *text = (char *)frame + 8;
+    for (int i = 0; i < w->opt->count; c->left++) {
+        int n = sprintf(text, "{\"type\":\"watch\",\"users\":[");
+        for (; i < w->opt->count && n < SIZE - 40; i++) n += sprintf(text + n, "\"user%d\",", i);
+        n += sprintf(text + n - 1, "]}") - 1;
+        frame[0] = 0x81;
+        frame[1] = 0x80 | 126;
+        frame[2] = (unsigned char)(n >> 8);
+        frame[3] = (unsigned char)n;
+        memcpy(frame + 4, mask, sizeof mask);
+        connection_send(w, c, frame, (size_t)n + 8);
+    }
+}
+
+/* The first message has come: the connection is open, or asks to follow others. */
 static void ws_greeted(struct worker *w, struct connection *c)
 {
     char text[120];
     unsigned char frame[136];
+    if (w->opt->watch && !strcmp(w->opt->watch, "all")) {
+        c->state = STATE_SNAPSHOT;
+        c->left = 0;
+        ws_watch_all(w, c);
+        return;
+    }
     if (!w->opt->watch || w->first + (c - w->connections) == 0) {
         ws_opened(w, c);
         return;
@@ -522,9 +550,9 @@ static void ws_message(struct worker *w, struct connection *c, int opcode, const
         w->waiting--;
         c->since = 0;
     } else if (w->opt->watch && opcode == 1 && begins(p, size, "{\"type\":\"presence\"")) {
-        uint64_t changed = w->shared->changed;
+        uint64_t changed = w->shared->changed; /* 0: it was no status that changed */
         histogram_add(&w->stats->answering,
-                      w->received_at > changed ? w->received_at - changed : 0);
+                      changed && w->received_at > changed ? w->received_at - changed : 0);
         w->stats->answered++;
     } else {
         w->stats->other++;
@@ -545,7 +573,10 @@ static void ws_frame(struct worker *w, struct connection *c, int opcode, const c
     } else if (c->state == STATE_GREETING && begins(p, size, "{\"type\":\"hello\"")) {
         ws_greeted(w, c);
     } else if (c->state == STATE_SNAPSHOT && begins(p, size, "{\"type\":\"snapshot\"")) {
-        ws_opened(w, c);
+        if (--c->left <= 0) ws_opened(w, c);
+    } else if (c->state == STATE_SNAPSHOT &&
+               (!opcode || begins(p, size, "{\"type\":\"presence\""))) {
+        w->stats->other++; /* the rest of a long snapshot; a change of one in an earlier one */
     } else if (c->state != STATE_OPEN) {
         connection_fail(w, c, "instead of hello or snapshot", p);
     } else {
@@ -925,9 +956,9 @@ static void run_beats(struct worker *w, uint64_t end)
             else
                 beat_one(w, &at);
         }
-        /* Who follows is timed by the kernel's stamps, so he may look once in a millisecond: asleep in
-         * epoll he would be woken by the server for each of ten thousand sockets, which no client
-         * of one socket costs it. */
+        /* Who follows is timed by the kernel's stamps, so he may look once in a millisecond: asleep
+         * in epoll he would be woken by the server for each of ten thousand sockets, which no
+         * client of one socket costs it. */
         if (w->opt->watch) nap(0.001);
         poll_events(w, w->opt->watch || done < due ? 0 : 1);
     }
@@ -1277,7 +1308,7 @@ static const struct setting {
     {"--clean", 'f', offsetof(struct options, clean), "close properly, not with a reset"},
     {"--beat", 's', offsetof(struct options, beat), "hold: text, json or frame"},
     {"--stamp", 'f', offsetof(struct options, stamp), "hold: time answers by kernel timestamps"},
-    {"--watch", 's', offsetof(struct options, watch), "hold: id of connection 0, to follow"},
+    {"--watch", 's', offsetof(struct options, watch), "hold: id of connection 0, to follow; or all"},
     {"--with", 's', offsetof(struct options, with), "command to run during the run"},
     {"--rate", 'd', offsetof(struct options, rate),
      "heartbeats, changes, bytes, handshakes a second"},

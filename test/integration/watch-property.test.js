@@ -2,7 +2,7 @@
 // Random users, followers, drops, manual statuses and restarts: after quiet, what every follower
 // was told is what the API answers. PROPERTY_SEED repeats a run.
 
-const { test, start, connect, Follower, heartbeat, del, setStatus, slow, heavy } = require('./lib');
+const { test, start, connect, Follower, heartbeat, del, putStatus, slow, heavy } = require('./lib');
 
 const FOLLOWING_USER = 'u0'; // is not kicked: she follows others herself
 const USERS = Array.from({ length: 8 }, (_, i) => `u${i}`);
@@ -26,7 +26,16 @@ class World {
   constructor(t, seed, interval) {
     this.t = t;
     this.roll = dice(seed);
-    this.args = ['--grace', '30ms', '--online-threshold', '1h', '--max-messages-per-second', '0', '--watch-interval', interval];
+    this.args = [
+      '--grace',
+      '30ms',
+      '--online-threshold',
+      '1h',
+      '--max-messages-per-second',
+      '0',
+      '--watch-interval',
+      interval,
+    ];
     this.clients = []; // { id, client } of users
     this.followers = [];
     this.restarts = 0;
@@ -64,17 +73,37 @@ class World {
     const id = this.pick(USERS);
     const mine = this.clients.length ? this.pick(this.clients) : null;
     switch (this.roll(mine ? 12 : 3)) {
-      case 0: case 1: this.clients.push({ id, client: await connect(this.server, id) }); return;
-      case 2: await this.set(id); return;
-      case 3: await heartbeat(this.server, id); return;
-      case 4:
-        if (mine.id !== FOLLOWING_USER) await del(this.server, `/admin/users/${mine.id}/connections`);
+      case 0:
+      case 1:
+        this.clients.push({ id, client: await connect(this.server, id) });
         return;
-      case 5: await this.leave(mine, () => mine.client.close(this.pick([1000, 1001]))); return;
-      case 6: await this.leave(mine, () => mine.client.destroy()); return;
-      case 7: await this.leave(mine, () => mine.client.reset()); return;
-      case 8: case 9: mine.client.send({ type: 'status', status: this.pick(['online', 'away', 'busy']) }); return;
-      default: await (this.following ??= this.follow().finally(() => { this.following = null; }));
+      case 2:
+        await this.set(id);
+        return;
+      case 3:
+        await heartbeat(this.server, id);
+        return;
+      case 4:
+        if (mine.id !== FOLLOWING_USER)
+          await del(this.server, `/admin/users/${mine.id}/connections`);
+        return;
+      case 5:
+        await this.leave(mine, () => mine.client.close(this.pick([1000, 1001])));
+        return;
+      case 6:
+        await this.leave(mine, () => mine.client.destroy());
+        return;
+      case 7:
+        await this.leave(mine, () => mine.client.reset());
+        return;
+      case 8:
+      case 9:
+        mine.client.send({ type: 'status', status: this.pick(['online', 'away', 'busy']) });
+        return;
+      default:
+        await (this.following ??= this.follow().finally(() => {
+          this.following = null;
+        }));
     }
   }
 
@@ -87,17 +116,25 @@ class World {
     const status = this.pick(['online', 'away', 'busy', 'invisible', 'invisible', null]);
     const message = this.pick([null, '', 'hello', 'é"\\', 'x'.repeat(140)]);
     const expires_in = this.pick([null, null, 1]);
-    await setStatus(this.server, id, { status, message, expires_in }).catch(() => {}); // never seen yet
+    await putStatus(this.server, id, { status, message, expires_in }); // 404 for one never seen
   }
 
   async follow() {
     const at = this.roll(this.followers.length);
     const follower = this.followers[at];
     switch (this.roll(4)) {
-      case 0: follower.client.destroy(); this.followers[at] = await this.join(FOLLOWERS[at]); return;
-      case 1: follower.unwatch(this.some(USERS)); return;
-      case 2: follower.unwatch(); return;
-      default: await follower.watch(this.some([...USERS, ...FOLLOWERS]));
+      case 0:
+        follower.client.destroy();
+        this.followers[at] = await this.join(FOLLOWERS[at]);
+        return;
+      case 1:
+        follower.unwatch(this.some(USERS));
+        return;
+      case 2:
+        follower.unwatch();
+        return;
+      default:
+        await follower.watch(this.some([...USERS, ...FOLLOWERS]));
     }
   }
 
@@ -112,22 +149,29 @@ class World {
   }
 }
 
-for (const [interval, rounds] of [['0', heavy(800, 100)], ['20ms', heavy(200, 30)]]) {
-  test(`every follower ends up with what the API answers (--watch-interval ${interval})`, { timeout: 120000 * slow }, async (t) => {
-    const seed = Number(process.env.PROPERTY_SEED) || (Date.now() % 1000000) + 1;
-    const world = new World(t, seed, interval);
-    await world.begin();
-    const end = Date.now() + (SECONDS / 2) * 1000;
-    let round = 0;
-    try {
-      for (; round < rounds && Date.now() < end; round++) {
-        if (round % 60 === 59) await world.restart();
-        await world.round();
+for (const [interval, rounds] of [
+  ['0', heavy(800, 100)],
+  ['20ms', heavy(200, 30)],
+]) {
+  test(
+    `every follower ends up with what the API answers (--watch-interval ${interval})`,
+    { timeout: 120000 * slow },
+    async (t) => {
+      const seed = Number(process.env.PROPERTY_SEED) || (Date.now() % 1000000) + 1;
+      const world = new World(t, seed, interval);
+      await world.begin();
+      const end = Date.now() + (SECONDS / 2) * 1000;
+      let round = 0;
+      try {
+        for (; round < rounds && Date.now() < end; round++) {
+          if (round % 60 === 59) await world.restart();
+          await world.round();
+        }
+      } catch (error) {
+        error.message = `PROPERTY_SEED=${seed}, round ${round}: ${error.message}`;
+        throw error;
       }
-    } catch (error) {
-      error.message = `PROPERTY_SEED=${seed}, round ${round}: ${error.message}`;
-      throw error;
-    }
-    t.diagnostic(`${round} rounds, ${world.restarts} restarts, seed ${seed}`);
-  });
+      t.diagnostic(`${round} rounds, ${world.restarts} restarts, seed ${seed}`);
+    },
+  );
 }

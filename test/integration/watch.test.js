@@ -1,21 +1,48 @@
 'use strict';
 const assert = require('node:assert/strict');
 const {
-  test, start, connect, Follower, follow, get, json, presence, batch, heartbeat, del, until, tokenKey, bearer, setStatus,
-  still, slow, heavy, crowd, stats, frame, rawConnect, OP,
+  test,
+  start,
+  connect,
+  Follower,
+  follow,
+  get,
+  json,
+  presence,
+  batch,
+  heartbeat,
+  del,
+  until,
+  tokenKey,
+  bearer,
+  setStatus,
+  still,
+  slow,
+  heavy,
+  crowd,
+  stats,
+  frame,
+  rawConnect,
+  OP,
 } = require('./lib');
 
 const FAST = ['--max-messages-per-second', '0'];
 const ids = (count, prefix = 'u') => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
 const metric = async (server, name) =>
-  Number(new RegExp(`^presence_${name} (\\d+)$`, 'm').exec((await get(server, '/metrics')).text)[1]);
+  Number(
+    new RegExp(`^presence_${name} (\\d+)$`, 'm').exec((await get(server, '/metrics')).text)[1],
+  );
 
 /** An error, and nothing else, is the answer; the connection stays. */
 async function refused(follower, message, code) {
   const [before, errors] = [follower.snapshots.length, follower.errors.length];
   follower.client.send(message);
   await follower.client.ping();
-  assert.equal(await follower.until('an error', () => follower.errors[errors]), code, JSON.stringify(message));
+  assert.equal(
+    await follower.until('an error', () => follower.errors[errors]),
+    code,
+    JSON.stringify(message),
+  );
   await follower.client.ping();
   assert.equal(follower.snapshots.length, before);
 }
@@ -28,10 +55,23 @@ test('a snapshot has exactly the users asked for, each once, in order', async (t
   const asked = ['gone', 'bob', 'never', 'me', 'carol'];
   const me = new Follower(await connect(server, 'me'));
   const told = await me.watch([...asked, 'bob', 'never']);
-  assert.deepEqual(told.map((user) => user.user_id), asked);
-  assert.deepEqual(told.map((user) => user.source), ['stored', 'live', 'stored', 'live', 'cached']);
-  assert.deepEqual(told[2], { user_id: 'never', online: false, status: 'offline', source: 'stored', connections: 0,
-    connected_at: null, last_seen: null });
+  assert.deepEqual(
+    told.map((user) => user.user_id),
+    asked,
+  );
+  assert.deepEqual(
+    told.map((user) => user.source),
+    ['stored', 'live', 'stored', 'live', 'cached'],
+  );
+  assert.deepEqual(told[2], {
+    user_id: 'never',
+    online: false,
+    status: 'offline',
+    source: 'stored',
+    connections: 0,
+    connected_at: null,
+    last_seen: null,
+  });
   await me.agrees(server);
   assert.equal((await get(server, '/api/presence/never')).status, 404, 'asking makes nobody known');
   assert.equal(await metric(server, 'watching'), 5);
@@ -49,7 +89,10 @@ test('who is only in the store is shown as the API shows her', async (t) => {
   const client = await connect(server, 'old');
   await me.sees('old', (user) => user.online);
   await client.close();
-  assert.equal((await me.sees('old', (user) => !user.online)).last_seen, (await presence(server, 'old')).last_seen);
+  assert.equal(
+    (await me.sees('old', (user) => !user.online)).last_seen,
+    (await presence(server, 'old')).last_seen,
+  );
 });
 
 test('changes follow the snapshot: none is lost, none comes before it', async (t) => {
@@ -82,20 +125,28 @@ test('what is in a snapshot is not told again', async (t) => {
   assert.equal((await first.change())[0].status, 'busy');
   bob.send({ type: 'status', status: 'online' });
   assert.equal((await first.change())[0].status, 'online');
-  assert.deepEqual((await second.change()).map((user) => user.status), ['online']);
+  assert.deepEqual(
+    (await second.change()).map((user) => user.status),
+    ['online'],
+  );
   assert.equal(second.changes.length, 1);
 });
 
-test('changes within an interval are one message, with the latest state of each user', async (t) => {
+test('changes within an interval are one message, with the latest states', async (t) => {
   const server = await start(t, { args: [...FAST, '--watch-interval', '500ms'] });
   const clients = await Promise.all(['a', 'b', 'c'].map((id) => connect(server, id)));
   const me = await follow(server, 'me', ['a', 'b', 'c']);
   clients[0].send({ type: 'status', status: 'away' });
   assert.equal((await me.change()).length, 1, 'the first after a while is told at once');
-  for (let i = 0; i < 20; i++) for (const client of clients) client.send({ type: 'status', status: i % 2 ? 'busy' : 'away' });
+  for (let i = 0; i < 20; i++)
+    for (const client of clients) client.send({ type: 'status', status: i % 2 ? 'busy' : 'away' });
   await Promise.all(clients.map((client) => client.ping()));
   const told = await me.change();
-  assert.deepEqual(told.map((user) => [user.user_id, user.status]).sort(), [['a', 'busy'], ['b', 'busy'], ['c', 'busy']]);
+  assert.deepEqual(told.map((user) => [user.user_id, user.status]).sort(), [
+    ['a', 'busy'],
+    ['b', 'busy'],
+    ['c', 'busy'],
+  ]);
   await me.agrees(server);
   assert.equal(me.changes.length, 2);
 });
@@ -110,7 +161,10 @@ test('what went and came back within an interval is not told', async (t) => {
   a.send({ type: 'status', status: 'online' });
   await a.ping();
   b.send({ type: 'status', status: 'busy' });
-  assert.deepEqual((await me.change()).map((user) => user.user_id), ['b']);
+  assert.deepEqual(
+    (await me.change()).map((user) => user.user_id),
+    ['b'],
+  );
 });
 
 test('signs of life alone are no change', async (t) => {
@@ -152,7 +206,10 @@ test('a second device is a change of connections', async (t) => {
   await me.sees('bob', (user) => user.connections === 1);
   first.reset();
   await me.sees('bob', (user) => user.source === 'cached' && user.connections === 0);
-  assert.ok(me.changes.flat().every((user) => user.online), 'never offline');
+  assert.ok(
+    me.changes.flat().every((user) => user.online),
+    'never offline',
+  );
 });
 
 test('one may follow oneself, and somebody never seen', async (t) => {
@@ -166,7 +223,9 @@ test('one may follow oneself, and somebody never seen', async (t) => {
 
 test('who is let go is not told of, the others are', async (t) => {
   const server = await start(t, { args: FAST });
-  const clients = Object.fromEntries(await Promise.all(ids(4).map(async (id) => [id, await connect(server, id)])));
+  const clients = Object.fromEntries(
+    await Promise.all(ids(4).map(async (id) => [id, await connect(server, id)])),
+  );
   const me = await follow(server, 'me', ids(4));
   me.unwatch(['u0', 'nobody', 'u0']);
   me.unwatch([]);
@@ -184,7 +243,10 @@ test('who is let go is not told of, the others are', async (t) => {
   assert.equal(me.changes.length, told);
   assert.equal(await metric(server, 'watching'), 0);
   assert.deepEqual(me.errors, []);
-  assert.deepEqual((await me.watch(['u0'])).map((user) => user.status), ['away']);
+  assert.deepEqual(
+    (await me.watch(['u0'])).map((user) => user.status),
+    ['away'],
+  );
 });
 
 test('watching again gives another snapshot and still one message a change', async (t) => {
@@ -219,7 +281,7 @@ test('more than --max-watch in all: nothing is followed, and the connection stay
 const WRONG = {
   'no users': [{ type: 'watch' }, 'invalid_parameter'],
   'users that are no list': [{ type: 'watch', users: 'bob' }, 'invalid_parameter'],
-  'null': [{ type: 'watch', users: null }, 'invalid_parameter'],
+  null: [{ type: 'watch', users: null }, 'invalid_parameter'],
   'a number': [{ type: 'watch', users: ['bob', 5] }, 'invalid_user_id'],
   'an empty id': [{ type: 'watch', users: ['bob', ''] }, 'invalid_user_id'],
   'an id that is too long': [{ type: 'watch', users: ['x'.repeat(129)] }, 'invalid_user_id'],
@@ -247,7 +309,8 @@ test('a token says whom one may follow', async (t) => {
   await refused(nobody, { type: 'watch', users: ['nobody', 'bob'] }, 'forbidden');
   const list = await as('list', { watch: ['bob', 'é', 'c"d', '*', 'bobby'] });
   assert.equal((await list.watch(['é', 'list', 'c"d', 'bob', '*', 'bobby'])).length, 6);
-  for (const id of ['bo', 'bobb', 'carol', 'e']) await refused(list, { type: 'watch', users: ['bob', id] }, 'forbidden');
+  for (const id of ['bo', 'bobb', 'carol', 'e'])
+    await refused(list, { type: 'watch', users: ['bob', id] }, 'forbidden');
   const empty = await as('empty', { watch: [] });
   await refused(empty, { type: 'watch', users: ['bob'] }, 'forbidden');
   const all = await as('all', { watch: '*' });
@@ -259,19 +322,31 @@ test('a token says whom one may follow', async (t) => {
 
 test('a snapshot of a thousand long ids is one message, in order', async (t) => {
   const server = await start(t, { args: ['--max-message', '1m'] });
-  const users = Array.from({ length: 1000 }, (_, i) => `${String(i).padStart(4, '0')}${'"\\'.repeat(62)}`);
+  const users = Array.from(
+    { length: 1000 },
+    (_, i) => `${String(i).padStart(4, '0')}${'"\\'.repeat(62)}`,
+  );
   await heartbeat(server, users[7]);
   const raw = await rawConnect(server, 'raw');
   raw.write(frame(OP.text, JSON.stringify({ type: 'watch', users })));
   const frames = [await raw.frame()];
   while (!frames.at(-1).fin) frames.push(await raw.frame());
   assert.ok(frames.length > 10, `${frames.length} frames`);
-  assert.deepEqual(frames.map((one) => one.opcode), frames.map((one, i) => (i ? OP.continuation : OP.text)));
+  assert.deepEqual(
+    frames.map((one) => one.opcode),
+    frames.map((one, i) => (i ? OP.continuation : OP.text)),
+  );
   assert.ok(frames.every((one) => one.payload.length <= 16384 + 2048 && !one.rsv && !one.masked));
   const told = JSON.parse(Buffer.concat(frames.map((one) => one.payload)).toString());
   assert.equal(told.type, 'snapshot');
-  assert.deepEqual(told.users.map((user) => user.user_id), users);
-  assert.deepEqual(told.users.filter((user) => user.online).map((user) => user.user_id), [users[7]]);
+  assert.deepEqual(
+    told.users.map((user) => user.user_id),
+    users,
+  );
+  assert.deepEqual(
+    told.users.filter((user) => user.online).map((user) => user.user_id),
+    [users[7]],
+  );
 });
 
 test('POST /api/presence: a thousand users are what each is alone', async (t) => {
@@ -281,11 +356,16 @@ test('POST /api/presence: a thousand users are what each is alone', async (t) =>
   await setStatus(before, 'old2', { status: 'invisible' });
   await before.stop();
   const server = await start(t, { data: before.data, args: ['--online-threshold', '3s'] });
-  await until('old ones to go', async () => (await stats(server)).users.online === 0, { within: 10000 * slow });
+  await until('old ones to go', async () => (await stats(server)).users.online === 0, {
+    within: 10000 * slow,
+  });
   for (const id of ids(40, 'new')) await heartbeat(server, id);
   await setStatus(server, 'new1', { status: 'away', message: 'new one' });
   await setStatus(server, 'new2', { status: 'invisible' });
-  const asked = Array.from({ length: 1000 }, (_, i) => `${['old', 'new', 'never'][i % 3]}${(i * 7) % 44}`);
+  const asked = Array.from(
+    { length: 1000 },
+    (_, i) => `${['old', 'new', 'never'][i % 3]}${(i * 7) % 44}`,
+  );
   const told = await batch(server, asked);
   const single = new Map();
   for (const id of new Set(asked)) {
@@ -312,5 +392,8 @@ test('an end lets everything go', async (t) => {
     await Promise.all(followers.map((one, i) => (i % 2 ? one.client.close() : one.client.reset())));
     await until('nobody followed', async () => (await metric(server, 'watching')) === 0);
   }
-  assert.deepEqual(still(await presence(server, 'u7')), still((await json(server, '/admin/online-users')).users.find((user) => user.user_id === 'u7')));
+  assert.deepEqual(
+    still(await presence(server, 'u7')),
+    still((await json(server, '/admin/online-users')).users.find((user) => user.user_id === 'u7')),
+  );
 });

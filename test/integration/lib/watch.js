@@ -41,7 +41,8 @@ class Follower {
       assert.equal(user.invisible, undefined, JSON.stringify(user));
       if (!change || user.online) assert.equal(reason, undefined, JSON.stringify(user));
       else assert.match(reason, /^(closed|dropped|timeout|kicked|expired|restart)$/);
-      if (change) assert.ok(this.view.has(user.user_id), `${user.user_id} changed before a snapshot`);
+      if (change)
+        assert.ok(this.view.has(user.user_id), `${user.user_id} changed before a snapshot`);
       this.view.set(user.user_id, user);
     }
     (change ? this.changes : this.snapshots).push(message.users);
@@ -82,7 +83,11 @@ class Follower {
 
   /** Waits until a user is as `check` wants her. */
   sees(id, check, deadline) {
-    return this.until(`${id} as wanted`, () => this.view.has(id) && check(this.view.get(id)) && this.view.get(id), deadline);
+    return this.until(
+      `${id} as wanted`,
+      () => this.view.has(id) && check(this.view.get(id)) && this.view.get(id),
+      deadline,
+    );
   }
 
   /** The next presence message that this one has not been given yet. */
@@ -105,7 +110,8 @@ class Follower {
       const found = await this.until('agreement with the API', same, 200 * slow).catch(() => false);
       if (found) return;
       if (this.problem) throw this.problem;
-      if (Date.now() > deadline) assert.deepEqual(told(), real, 'what was told, and what the API answers');
+      if (Date.now() > deadline)
+        assert.deepEqual(told(), real, 'what was told, and what the API answers');
     }
   }
 }
