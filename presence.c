@@ -3075,10 +3075,10 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
- * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual` id
- * -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers are
- * little-endian; only those in keys are big-endian, so that keys sort by them. `samples`, `outbox`
- * and `manual` came later: a store without them gets them from the next server.
+ * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
+ * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers
+ * are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
+ * `outbox` and `manual` came later: a store without them gets them from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all

@@ -351,6 +351,7 @@ static struct server *hub_of_tests(struct instant now)
     server = (struct server){.epoch = 0xab, .log = {.level = LOG_ERROR}};
     options_init(&server.options);
     server.options.events = 5;
+    server.webhook.options = &server.options;
     presence_init(&server.presence, 5000, 90000, now);
     assert_true(hub_init(&server, now));
     return &server;
@@ -521,7 +522,7 @@ static void samples_come_to_an_older_store(void **state)
     assert_int_equal(dump_to(p.dir, path), 0);
     struct buffer text = file_read(path);
     buffer_add(&text, "", 1);
-    assert_non_null(strstr(text.at, "\"samples\":0}"));
+    assert_non_null(strstr(text.at, "\"samples\":0,"));
     buffer_free(&text);
     char err[512];
     struct store_options options = {.dir = p.dir, .read_only = true};

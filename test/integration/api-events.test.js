@@ -2,7 +2,7 @@
 // /api/events: the stream of /admin/events for backends, who show a token that may see everybody.
 const assert = require('node:assert/strict');
 const { test, start, connect, heartbeat, openEvents, json, get, request, tokenKey, passwordFile, login, bearer, forge, hmac, seconds,
-  until } = require('./lib');
+  startReceiver, until } = require('./lib');
 
 const open = (server, options) => openEvents(server, { path: '/api/events', ...options });
 const refusal = (server, options) => open(server, options).then(() => assert.fail('was let in'), (error) => error);
@@ -25,21 +25,47 @@ test('where no gate stands anyone reads it: the same events as an admin, with th
     ['reset', 'join', 'status', 'status', 'join', 'connections']);
 });
 
-test('a stream of one kind resumes as the other, by header or by query', async (t) => {
+test('a stream resumes, by header or by query', async (t) => {
   const server = await start(t);
   const stream = await open(server);
   await stream.next();
   for (const id of ['a', 'b', 'c']) await heartbeat(server, id);
   const { id: lastId } = (await stream.next());
   stream.cut();
-  for (const again of [await open(server, { lastId }), await openEvents(server, { lastId }),
-    await openEvents(server, { path: `/api/events?last_event_id=${lastId}` })]) {
+  for (const again of [await open(server, { lastId }), await open(server, { path: `/api/events?last_event_id=${lastId}` })]) {
     const users = [(await again.next()).data.user.user_id, (await again.next()).data.user.user_id];
     assert.deepEqual(users, ['b', 'c']);
     again.cut();
   }
   const other = await open(server, { lastId: lastId.replace(/^./, (digit) => (digit === '0' ? '1' : '0')) });
   assert.equal((await other.next()).event, 'reset');
+});
+
+test('who is invisible seems to leave and to come back; only admins are told the truth, and a webhook is not', async (t) => {
+  const receiver = await startReceiver(t);
+  const server = await start(t, { args: ['--grace', '0', ...receiver.args] });
+  const [api, admin] = [await open(server, { gaps: true }), await openEvents(server)];
+  const set = (status) => request(server, 'PUT', '/api/presence/u/status', { body: { status } });
+  const client = await connect(server, 'u');
+  await set('invisible');
+  client.send({ type: 'status', status: 'away' });
+  await client.ping();
+  await (await connect(server, 'u')).close();
+  await set('busy');
+  await set('invisible');
+  await client.close();
+  await set(null);
+  await connect(server, 'u');
+  const end = (await json(server, '/admin/stats')).position;
+  await Promise.all([api.reach(end), admin.reach(end)]);
+  const told = (stream) => stream.events.slice(1).map(({ data: { change, user, reason } }) => `${change} ${user.status}${reason ? ` ${reason}` : ''}${user.invisible ? ' invisible' : ''}`);
+  const openTold = ['join online', 'leave offline closed', 'join busy', 'leave offline closed', 'join online'];
+  assert.deepEqual(told(api), openTold);
+  for (const { data: { user } } of api.events.slice(1)) assert.deepEqual([user.invisible, user.online || user.connected_at], [undefined, user.online ? true : null]);
+  assert.ok(told(admin).filter((one) => one.endsWith(' invisible')).length >= 4, told(admin).join());
+  assert.ok(told(admin).includes('leave offline closed invisible'), told(admin).join());
+  await receiver.until('the webhook to be told', () => receiver.changes.length >= openTold.length);
+  assert.deepEqual(receiver.changes.map(({ change, user, reason }) => `${change} ${user.status}${reason ? ` ${reason}` : ''}`), openTold);
 });
 
 test('who may: a token with watch "*" or admin, in the header or the query, and an admin\'s session', async (t) => {

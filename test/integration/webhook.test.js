@@ -7,7 +7,7 @@ const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const { test, sideBySide, start, startReceiver, connect, heartbeat, openEvents, presence, get, del, stats, json, until, cleanup, tempDir,
-  refusedConfig, acceptedConfig, cannotMount, Authority, DAY, run, slow } = require('./lib');
+  refusedConfig, acceptedConfig, cannotMount, Authority, DAY, run, heavy, slow } = require('./lib');
 
 const FAILS = /level=warn msg="webhook: cannot deliver to [^"]*; changes wait in the store"$/;
 const WORKS = /level=warn msg="webhook: \S+ takes changes again, after \d+ s"$/;
@@ -192,6 +192,37 @@ test('a stop in order leaves nothing to tell twice, and nothing is lost over man
   assert.deepEqual(told, joins([0, 1, 2, 3, 4].flatMap((life) => ids(`life${life}-`, 0, 5))));
   await server.stop();
   assert.equal(receiver.requests.reduce((sum, one) => sum + one.events.length, 0), receiver.changes.length, 'each once');
+});
+
+test('many lives, ended at random, and a receiver that fails at random: all is told, in order', { timeout: 120000 * slow }, async (t) => {
+  const receiver = await startReceiver(t);
+  let seed = 20261125;
+  const random = (n) => { // Numerical Recipes' generator: the same lives every time
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return Math.floor((seed / 2 ** 32) * n);
+  };
+  const data = tempDir(t);
+  const said = [];
+  for (let life = 0; life < heavy(40, 12); life++) {
+    receiver.answer = () => [200, 200, 204, 500, null][random(5)];
+    const args = [...receiver.args, '--webhook-batch', `${[1, 3, 100][random(3)]}`];
+    const server = await start(t, { data, args, allow: [FAILS, WORKS] });
+    const names = ids(`life${life}-`, 0, random(30));
+    await join(server, names);
+    said.push(...joins(names));
+    await until('them to be stored', async () => (await stats(server)).store.users === said.length);
+    const more = random(4); // deliveries to wait for: wherever that happens to be
+    const known = receiver.requests.length;
+    await until('some deliveries', async () => receiver.requests.length >= known + more || (await hook(server)).pending === 0 ||
+      receiver.requests.at(-1)?.answer === null || (await hook(server)).last_error);
+    if (random(3)) await server.kill();
+    else await server.stop();
+  }
+  receiver.answer = () => 200;
+  const last = await start(t, { data, args: receiver.args });
+  assert.deepEqual(await receiver.told(said.length, { within: 20000 * slow }), said);
+  await until('nothing to wait', async () => (await hook(last)).pending === 0);
+  assert.ok(receiver.requests.length > receiver.seen.size, 'some were told twice');
 });
 
 test('410: nothing more is sent until the next start', async (t) => {
