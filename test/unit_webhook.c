@@ -310,7 +310,7 @@ static void outbox_rounds(unsigned seed, size_t max, size_t parcel_max)
     uint64_t dead = atomic_load(&test_counters.webhook_dead);
     int unwritten = 0; /* changes delivered of which the store has not been told */
     srand(seed);
-    for (int round = 0; round < 1500; round++) {
+    for (int round = 0; round < 400; round++) {
         int what = rand() % 10, changes = what < 6 ? rand() % (round % 100 < 20 ? 60 : 12) : 0;
         uint64_t last;
         for (int i = 0; i < changes; i++) outbox_add(&batch, &m);
