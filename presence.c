@@ -10374,7 +10374,7 @@ struct feed {
     struct events events;
     struct stream *streams;        /* the open ones */
     int64_t streamless_at;         /* mono: when the last stream ended */
-    uint64_t fed;                  /* bytes of events that the streams were sent, or could not take */
+    uint64_t fed;                  /* bytes of events that were offered to them */
 };
 
 /* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not
@@ -11238,8 +11238,8 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, blocked ? EPOLLOUT : EPOLLIN, c);
 }
 
-/* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the events that
- * nobody needs. What a stream came back for does not count against it. */
+/* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
+ * events that nobody needs. What a stream came back for does not count against it. */
 static void streams_feed(struct server *server, struct feed *feed, struct instant now)
 {
     struct events *events = &feed->events;
@@ -11261,9 +11261,9 @@ static void streams_feed(struct server *server, struct feed *feed, struct instan
     feed->fed = events->end;
 }
 
-/* Has a change kept for the webhook, as everybody may see it, with what the store hears of its user;
- * hub.event is empty, or has it already. While the disk takes
- * nothing, more than CHANGES_MAX are given up. */
+/* Has a change kept for the webhook, as everybody may see it, with what the store hears of its
+ * user; hub.event is empty, or has it already. While the disk takes nothing, more than CHANGES_MAX
+ * are given up. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
