@@ -44,11 +44,15 @@ export interface PresenceSnapshot {
 
 /** A user who is watched: the server's words (presence-protocol(7)), and `stale`. */
 export interface PresenceUser {
+  /** Who it is. */
   readonly user_id: string;
+  /** Whether the user counts as online. */
   readonly online: boolean;
+  /** `offline` when that is false. */
   readonly status: PresenceStatus | 'offline';
   /** `live` with a connection, `cached` without one but believed online, else `stored`. */
   readonly source: 'live' | 'cached' | 'stored';
+  /** Open connections of this user. */
   readonly connections: number;
   /** Since when online, in RFC 3339; null when offline. */
   readonly connected_at: string | null;
@@ -77,7 +81,9 @@ export interface WatchError {
   /** `forbidden` by the token, or `too_many_watched`: more than --max-watch; asked for again when
    *  another is unwatched. */
   readonly code: string;
+  /** The server's words. */
   readonly message: string;
+  /** Who it is about. */
   readonly userId: string;
 }
 
@@ -235,12 +241,14 @@ export class PresenceService extends EventTarget {
   /**
    * Sets the status of this connection, again after every reconnect. `online`, the first one, is
    * `away` while the page has been hidden for `awayAfter`; the others stay what they are.
-   *
-   * With `manual` it is the user's manual status, which goes before that: sent once, when
-   * connected; null ends it. What is wrong with it is an `error` event.
    * @throws TypeError when it is none.
    */
   setStatus(status: PresenceStatus, options?: StatusOptions): void;
+  /**
+   * With `manual` it is the user's manual status, which goes before that of connections: sent
+   * once, when connected; null ends it. What is wrong with it is an `error` event.
+   * @throws TypeError when it is none.
+   */
   setStatus(status: PresenceStatus | 'invisible' | null,
     options: StatusOptions & { manual: true }): void;
 
