@@ -1054,6 +1054,9 @@ describe('following', () => {
     second.end();
     await world.clock.advance(1); // the unwatch is sent
     const third = watching(client, 'bob');
+    world.last.message('{"type":"presence","users":[{"user_id":"bob","status":"away"}]}');
+    await settle();
+    assert.deepEqual(third.log, [], 'the snapshot comes first');
     await world.clock.advance(SECOND);
     assert.deepEqual(third.log, ['bob online']);
     assert.deepEqual([...world.last.follows], ['bob']);
@@ -1189,12 +1192,36 @@ describe('following', () => {
     await world.clock.advance(10 * SECOND);
     assert.deepEqual([late.log, late.errors.map((one) => one.userId)], [['u9 offline'], ['u7']]);
     assert.equal(world.last.sent.length, length, 'it was not asked for again');
-    server.forbidden = ['u9']; // by another token
+    late.end();
+    const again = watching(client, 'u7');
+    await world.clock.advance(SECOND);
+    assert.equal(again.errors.length, 1);
+    assert.equal(world.last.sent.length, length, 'there is another watch of it');
+    again.end();
+    late.log.length = late.errors.length = 0;
+    server.forbidden = ['u8', 'u9']; // by another token
     world.last.end(1006);
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(world.clock.pending, 1, 'the next try');
     await world.clock.advance(10 * SECOND);
+    assert.deepEqual(asked(world.last)[0], ['watch', ids]);
     assert.equal(client.getUser('u7').stale, false);
     assert.equal(client.getUser('u9'), null, 'what is not confirmed is not kept');
-    assert.deepEqual(late.errors.map((one) => one.userId), ['u7', 'u9']);
+    assert.deepEqual(errors.slice(3).map(({ userId }) => userId).sort(), ['u8', 'u9']);
+  });
+
+  test('a refused id that nobody watches any more is forgotten', async () => {
+    const { server, world, client } = await follower({ forbidden: ['bob'] });
+    const first = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    assert.equal(first.errors.length, 1);
+    first.end();
+    await world.clock.advance(SECOND);
+    assert.equal(asked(world.last).length, 1, 'there is nothing to unwatch');
+    server.forbidden = [];
+    const second = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    assert.deepEqual([second.errors, second.log], [[], ['bob offline']]);
   });
 
   test('too many: as many as may be are followed; room that comes is used', async () => {
@@ -1217,15 +1244,51 @@ describe('following', () => {
     assert.deepEqual(second.log.slice(4), ['k offline', 'l offline']);
     assert.deepEqual([...world.last.follows].sort(), ['a', 'h', 'i', 'j', 'k', 'l']);
     assert.equal(second.errors.length, 2);
+    const third = watching(client, ['m', 'n', 'o', 'p', 'q', 'r']);
+    await world.clock.advance(5 * SECOND);
+    const refused = third.errors.map((one) => one.userId);
+    assert.deepEqual(refused, ['q', 'r']);
+    watching(client, ['m', 'n', 'o', 'p']).end();
+    const other = watching(client, 's');
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual(other.errors.map((one) => one.userId), ['s']);
+    second.end(); // five of its six
+    watching(client, ['x', 'y', 'z']);
+    await world.clock.advance(5 * SECOND);
+    assert.equal(third.errors.length, 2, 'each is told once');
+    assert.equal(world.last.follows.size, 10);
+  });
+
+  test('room for one: the others who wait are not refused again', async () => {
+    const { world, client } = await follower({ max: 2 });
+    const ends = ['a', 'b'].map((id) => watching(client, id).end);
+    await world.clock.advance(SECOND);
+    const { log, errors } = watching(client, ['c', 'd', 'e']);
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors.length], [[], 3]);
+    ends[0]();
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors.length], [['c offline'], 3]);
+    ends[1]();
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors.length], [['c offline', 'd offline'], 3]);
   });
 
   test('too many by far does not make many messages', async () => {
     const { world, client } = await follower({ max: 100 });
-    const { log, errors } = watching(client, Array.from({ length: 2000 }, (_, i) => `u${i}`));
+    const first = watching(client, Array.from({ length: 50 }, (_, i) => `a${i}`));
+    await world.clock.advance(SECOND);
+    const { log, errors } = watching(client, Array.from({ length: 1950 }, (_, i) => `u${i}`));
+    await world.clock.advance(20 * SECOND);
+    assert.deepEqual([log.length, errors.length], [50, 1900]);
+    assert.equal(new Set(errors.map((one) => one.userId)).size, 1900);
+    const { length } = asked(world.last);
+    assert.ok(length < 30, `${length} messages`);
+    first.end();
     await world.clock.advance(20 * SECOND);
     assert.deepEqual([log.length, errors.length], [100, 1900]);
-    assert.equal(new Set(errors.map((one) => one.userId)).size, 1900);
-    assert.ok(asked(world.last).length < 30, `${asked(world.last).length} messages`);
+    const more = asked(world.last).length - length;
+    assert.ok(more < 20, `${more} messages`);
   });
 
   test("other errors are not the watch's", async () => {
@@ -1338,6 +1401,61 @@ describe('following', () => {
     assert.deepEqual(more, ['offline']);
     assert.equal(client.state, 'stopped');
     assert.equal(world.clock.pending, 0);
+  });
+
+  test('at random: after quiet every watch knows what the server knows', async () => {
+    let seed = 7;
+    const random = (n) => {
+      seed = (seed * 1103515245 + 12345) % 2147483648;
+      return Math.floor((seed / 2147483648) * n);
+    };
+    const ids = Array.from({ length: 30 }, (_, i) => `u${i}`);
+    const some = () => ids.filter(() => random(4) === 0);
+    for (let round = 0; round < 60; round++) {
+      const server = followable({ max: round % 2 ? 1000 : 20, forbidden: some().slice(0, 2) });
+      const world = new World(server);
+      const client = await world.client();
+      const state = new Map(ids.map((id) => [id, 'offline']));
+      const watches = [];
+      client.startPresence('alice');
+      for (let step = 0; step < 60; step++) {
+        const kind = random(8);
+        if (kind < 2) {
+          const watch = { ids: some(), known: new Map(), refused: new Set() };
+          const { known, refused } = watch;
+          watch.end = client.watch(
+            watch.ids,
+            (user) => {
+              known.set(user.user_id, `${user.status}${user.stale ? ' stale' : ''}`);
+              refused.delete(user.user_id);
+            },
+            ({ userId }) => refused.add(userId),
+          );
+          watches.push(watch);
+        } else if (kind < 4 && watches.length) {
+          watches.splice(random(watches.length), 1)[0].end();
+        } else if (kind < 6) {
+          for (const id of some()) state.set(id, ['offline', 'online', 'busy'][random(3)]);
+          const changed = [...state].map(([id, status]) => [id, { status }]);
+          server.set(changed);
+        } else if (kind === 6 && random(3) === 0) world.last.end(1006);
+        await world.clock.advance(random(300));
+      }
+      await world.clock.advance(MINUTE);
+      assert.equal(client.isConnected(), true);
+      const union = new Set(watches.flatMap((one) => one.ids));
+      const allowed = [...union].filter((id) => !server.forbidden.includes(id));
+      const { follows } = world.last;
+      assert.equal(follows.size, Math.min(allowed.length, round % 2 ? 1000 : 20), `round ${round}`);
+      for (const watch of watches) {
+        for (const id of watch.ids) {
+          if (!follows.has(id)) assert.ok(watch.refused.has(id), `round ${round}: ${id} not told`);
+          else assert.equal(watch.known.get(id), state.get(id), `round ${round}: ${id}`);
+        }
+      }
+      client.stopPresence();
+      assert.equal(world.clock.pending, 0);
+    }
   });
 
   test('a manual status: once connected, the last one wanted, not again', async () => {
