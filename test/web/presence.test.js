@@ -1100,6 +1100,16 @@ describe('following', () => {
     assert.equal(client.getUser('carol').stale, false);
   });
 
+  test('a loss right behind messages leaves one timer, that of the next try', async () => {
+    const { world, client } = await follower();
+    watching(client, 'bob');
+    client.setStatus('busy', { manual: true });
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(world.clock.pending, 3, 'the heartbeat and two pauses');
+    world.last.end(1006);
+    assert.equal(world.clock.pending, 1);
+  });
+
   test('until the snapshot is there, what is known stays stale', async () => {
     const { server, world, client } = await follower();
     const { log } = watching(client, 'bob');
@@ -1188,6 +1198,7 @@ describe('following', () => {
       Array(3).fill({ code: 'forbidden', message: 'it is forbidden', final: false }),
     );
     const { length } = world.last.sent;
+    client.watch('u7', assert.fail); // without onError
     const late = watching(client, ['u7', 'u9']);
     await world.clock.advance(10 * SECOND);
     assert.deepEqual([late.log, late.errors.map((one) => one.userId)], [['u9 offline'], ['u7']]);
