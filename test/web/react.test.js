@@ -226,8 +226,10 @@ for (const react of ['react18', 'react19']) {
     assert.equal((await sent()).length, 1);
 
     // others: who stays is known at once, who is gone is unwatched
-    await page.evaluate(() => showOthers(['carol', 'bob']));
-    assert.equal(await page.evaluate(() => window.text()), 'bob busy');
+    assert.equal(await page.evaluate(() => {
+      showOthers(['carol', 'bob']);
+      return window.text();
+    }), 'bob busy');
     await page.waitForFunction(() => socket.sent.length === 3);
     assert.deepEqual((await sent()).slice(1).sort(), [
       '{"type":"unwatch","users":["__proto__"]}', '{"type":"watch","users":["carol"]}',
