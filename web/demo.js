@@ -118,6 +118,8 @@ on('stop', 'click', () => {
   lost = false;
   running(null);
   show('off', '');
+  byId('status').value = 'online';
+  byId('message').value = '';
   byId('name').focus();
 });
 on('cut', 'click', () => setCut(!cut));
@@ -135,11 +137,10 @@ const followed = new Set();
 /** Follows somebody, until the button beside the name. */
 function follow(id) {
   if (followed.has(id)) return;
-  const item = element('li', {}, foreign(id), element('span', { class: 'muted' }, '...'));
+  const item = element('li');
   const stop = element('button', { 'aria-label': `Stop following ${visible(id)}` }, 'Stop');
   const tell = (...more) => item.replaceChildren(foreign(id), ...more, stop);
   const end = client.watch(id, ({ status, message = '', source, stale }) => {
-    item.classList.toggle('stale', stale);
     tell(element('span', { class: 'muted' }, foreign(message), stale ? ' (stale)' : ''),
       badge(status), badge(source));
   }, (error) => tell(element('span', {}, error.message)));
@@ -148,6 +149,7 @@ function follow(id) {
     followed.delete(id);
     item.remove();
   });
+  tell(element('span', { class: 'muted' }, 'not known yet'));
   followed.add(id);
   byId('followed').append(item);
 }

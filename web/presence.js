@@ -470,6 +470,8 @@ export class PresenceService extends EventTarget {
   /** Ends what runs, if anything; false when a listener has begun something new meanwhile. */
   #stop(reason) {
     if (this.#userId === null) return true;
+    this.#disarm('manual'); // the last one wanted is sent, not left behind
+    this.#sendManual();
     return this.#end({ code: CLOSE_STOP, reason, wasClean: true });
   }
 

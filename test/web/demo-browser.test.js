@@ -108,9 +108,10 @@ const untilFollowed = (page, wanted) => page.waitForFunction((lines) => {
 
 test('following: status and message come, and are stale while the network is cut', async (server, tab) => {
   const first = await tab();
-  await online(first, 'alice');
   await first.fill('#whom', 'bob');
   await first.click('#follow button');
+  await untilFollowed(first, ['not known yet']);
+  await online(first, 'alice');
   await untilFollowed(first, ['/ offline / stored']);
   const second = await tab();
   await online(second, 'bob');
@@ -128,14 +129,16 @@ test('following: status and message come, and are stale while the network is cut
   await second.fill('#message', '');
   await second.selectOption('#status', 'online');
   await untilFollowed(first, ['/ online / live']);
+  await second.fill('#message', 'gone');
   await second.click('#stop');
-  await untilFollowed(first, ['/ offline / stored']);
+  await untilFollowed(first, ['gone / offline / stored']);
+  assert.equal(await second.inputValue('#message'), '');
 
   await first.fill('#whom', 'bob'); // once is enough
   await first.press('#whom', 'Enter');
   await first.fill('#whom', '\u202ecarol');
   await first.press('#whom', 'Enter');
-  await untilFollowed(first, ['/ offline / stored', '/ offline / stored']);
+  await untilFollowed(first, ['gone / offline / stored', '/ offline / stored']);
   assert.equal(await first.locator('#followed li >> nth=1').locator('bdi >> nth=0').innerText(),
     '<U+202E>carol');
   await first.click('#followed li >> nth=0 >> button');

@@ -1501,6 +1501,13 @@ describe('following', () => {
     client.startPresence('bob');
     await world.clock.advance(SECOND);
     assert.deepEqual(world.last.sent, [], "a status is the user's who set it");
+    client.setStatus('busy', { manual: true });
+    client.setStatus('away', { manual: true });
+    client.setStatus(null, { manual: true });
+    client.stopPresence(); // what was wanted last is not left behind
+    assert.deepEqual(world.last.sent.map((text) => JSON.parse(text).status), ['busy', null]);
+    await world.clock.advance(SECOND);
+    assert.equal(world.clock.pending, 0);
     for (const bad of ['offline', '', undefined, 'ONLINE']) {
       assert.throws(() => client.setStatus(bad, { manual: true }), TypeError);
     }
