@@ -258,8 +258,9 @@ export class PresenceService extends EventTarget {
    * as `stale`; after a reconnect what the server says then, changed or not. Watches of one id
    * share what is known. Callbacks come in microtasks, never from within a call.
    *
-   * `stopPresence()` keeps watches; `startPresence()` begins anew with them. Ids go out 8 messages
-   * a second, some 3,400 bytes each. A refused id is asked for by itself, which takes a while.
+   * `stopPresence()` keeps watches; `startPresence()` begins anew with them. Ids go out in messages
+   * of some 3,400 bytes, 8 at once and 8 a second. The server refuses a message as a whole, so who
+   * is in one with a refused id is asked for again, which takes a moment longer.
    * @param onError gets each user whom the server refuses; there is an `error` event too.
    * @returns a function that ends it; whom nobody watches any more is unwatched.
    * @throws TypeError when an id cannot be.

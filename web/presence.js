@@ -60,7 +60,8 @@ const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
 const STATUS_PAUSE = 250; /* ms between two changes of status: servers take 20 messages a second */
 const SHORTEST = 100; /* ms between two tries, at least */
 const ALIVE = 1000; /* ms for which a message proves that the line works */
-const WATCH_PAUSE = 125; /* ms between two messages of watching: with status below 20 a second */
+const WATCH_PAUSE = 125; /* ms for a message of watching: with status below 20 a second */
+const WATCH_BURST = 1000; /* ms of them that may come at once: nothing waits for slow timers */
 const WATCH_BYTES = 3400; /* of ids in a message: servers take 4,096 in all */
 const WATCH_ERRORS = ['forbidden', 'too_many_watched', 'invalid_user_id'];
 
@@ -171,12 +172,13 @@ export class PresenceService extends EventTarget {
   #sentAt = -Infinity;
   /** @type {object | null} */ #manual = null; /* the manual status that is still to be sent */
   /** Who is watched: by id what is known, who wants to know, whether the server follows this user
-   *  for this connection (or was asked to), why it will not, which code was told, and how many may
+   *  for this connection (or was asked to), why it will not, who was told so, and how many may
    *  be asked for in one message with this one.
    *  @type {Map<string, { user: User | null, watches: Set<any>, followed: boolean,
-   *    error: any, told: string, most: number }>} */
+   *    error: any, told: Map<any, string>, most: number }>} */
   #watched = new Map();
   #planned = false; /* #follow() is about to run */
+  #paced = -Infinity; /* when WATCH_PAUSE is over for all that was sent */
   /** @type {Set<string> | null} */ #asked = null; /* those of the watch that is not yet answered */
   /** @type {Snapshot | null} */ #snapshot = null;
 
@@ -270,12 +272,13 @@ export class PresenceService extends EventTarget {
     const watch = { callback, onError, ended: false };
     for (const id of all) {
       const entry = this.#watched.get(id) ?? {
-        user: null, watches: new Set(), followed: false, error: null, told: '', most: Infinity,
+        user: null, watches: new Set(), followed: false, error: null, told: new Map(),
+        most: Infinity,
       };
       this.#watched.set(id, entry);
       entry.watches.add(watch);
       if (entry.user) this.#tell([watch], 'callback', entry.user);
-      if (entry.error) this.#tell([watch], 'onError', entry.error);
+      if (entry.error) this.#deny(entry, watch);
     }
     this.#plan();
     return () => {
@@ -526,7 +529,7 @@ export class PresenceService extends EventTarget {
   }
 
   /** Tells the server whom not to follow any more, then whom to follow: as many as a message takes,
-   *  the next one when this one is answered and WATCH_PAUSE is over. */
+   *  the next ones when that is answered and the pace allows it. */
   #follow() {
     const connected = this.#state === 'connected';
     this.#planned = false;
@@ -543,6 +546,13 @@ export class PresenceService extends EventTarget {
       else this.#watched.delete(id);
     }
     if (!connected || gone.length + wanted.length === 0) return;
+    const now = this.#options.clock.now();
+    const paced = Math.max(this.#paced, now) + WATCH_PAUSE;
+    if (paced > now + WATCH_BURST) {
+      this.#arm('watch', paced - now - WATCH_BURST, () => this.#follow());
+      return;
+    }
+    this.#paced = paced;
     const leaving = gone.length > 0;
     const users = new Set();
     let bytes = 0;
@@ -555,14 +565,17 @@ export class PresenceService extends EventTarget {
       entry.followed = true;
       if (leaving) this.#watched.delete(id);
     }
-    if (!leaving) this.#asked = users;
-    else for (const entry of this.#watched.values()) { // there is room again
+    this.#send(JSON.stringify({ type: leaving ? 'unwatch' : 'watch', users: [...users] }));
+    if (!leaving) {
+      this.#asked = users;
+      return;
+    }
+    for (const entry of this.#watched.values()) { // there is room again
       if (entry.error?.code !== 'too_many_watched') continue;
       entry.error = null;
       entry.most = users.size;
     }
-    this.#send(JSON.stringify({ type: leaving ? 'unwatch' : 'watch', users: [...users] }));
-    this.#arm('watch', WATCH_PAUSE, () => this.#follow());
+    this.#plan();
   }
 
   /** Takes what the server says of users for the truth. */
@@ -577,7 +590,7 @@ export class PresenceService extends EventTarget {
   #unfollow() {
     this.#asked = null;
     for (const entry of this.#watched.values()) {
-      Object.assign(entry, { followed: false, error: null, told: '', most: Infinity });
+      Object.assign(entry, { followed: false, error: null, told: new Map(), most: Infinity });
       if (entry.user && !entry.user.stale) this.#set(entry, entry.user, true);
     }
   }
@@ -596,11 +609,16 @@ export class PresenceService extends EventTarget {
       if (asked.size > 1) continue;
       entry.user = null;
       entry.error = { code, message, userId: id };
-      if (entry.told !== code) this.#tell(entry.watches, 'onError', entry.error);
-      entry.told = code;
+      for (const watch of entry.watches) this.#deny(entry, watch);
     }
     this.#follow();
     return asked.size > 1;
+  }
+
+  /** Tells a watch why a user is not followed, once. */
+  #deny({ error, told }, watch) {
+    if (told.get(watch) !== error.code) this.#tell([watch], 'onError', error);
+    told.set(watch, error.code);
   }
 
   /** Sets what is known of a user, and tells those who watch. */

@@ -1102,9 +1102,11 @@ describe('following', () => {
 
   test('a loss right behind messages leaves one timer, that of the next try', async () => {
     const { world, client } = await follower();
-    watching(client, 'bob');
+    for (let i = 0; i < 10; i++) {
+      watching(client, `u${i}`);
+      await world.clock.advance(2 * LATENCY);
+    }
     client.setStatus('busy', { manual: true });
-    await world.clock.advance(2 * LATENCY);
     assert.equal(world.clock.pending, 3, 'the heartbeat and two pauses');
     world.last.end(1006);
     assert.equal(world.clock.pending, 1);
@@ -1151,6 +1153,7 @@ describe('following', () => {
     };
     await check();
     assert.equal(log.length, 1000);
+    assert.deepEqual(world.clock.asked.filter((ms) => ms < SECOND), [], 'no timer to wait for');
     world.last.end(1006);
     await world.clock.advance(2 * SECOND);
     await check();
@@ -1283,6 +1286,26 @@ describe('following', () => {
     ends[1]();
     await world.clock.advance(5 * SECOND);
     assert.deepEqual([log, errors.length], [['c offline', 'd offline'], 3]);
+  });
+
+  test('who begins to watch while a refused id is asked for again is told too', async () => {
+    const { server, world, client } = await follower({ max: 1 });
+    const { end } = watching(client, 'a');
+    await world.clock.advance(SECOND);
+    const first = watching(client, ['b', 'c']);
+    await world.clock.advance(SECOND);
+    assert.equal(first.errors.length, 2);
+    server.hold = true;
+    end();
+    await world.clock.advance(SECOND);
+    const second = watching(client, 'c');
+    await settle();
+    assert.equal(second.errors.length, 0);
+    server.hold = false;
+    server.release();
+    await world.clock.advance(SECOND);
+    assert.deepEqual(first.log, ['b offline']);
+    assert.deepEqual([first.errors.length, second.errors.length], [2, 1]);
   });
 
   test('too many by far does not make many messages', async () => {
