@@ -317,8 +317,8 @@ test('two users follow each other: come, change, go, over a restart', async (t) 
   const [stale, ...later] = await seen(first, bob);
   assert.equal(stale, 'busy: in a meeting stale');
   assert.ok(later.length <= 2 && later.every((one) => !/stale/.test(one)), String(later));
-  assert.deepEqual(await first.evaluate((id) => [client.getUser(id).stale, client.getUser(id).online],
-    bob), [false, false]);
+  const known = await first.evaluate((id) => client.getUser(id), bob);
+  assert.deepEqual([known.user_id, known.stale, known.online], [bob, false, false]);
 
   await first.evaluate(() => endWatch());
   await until('unwatched', async () => (await stats(again)).connections.watching === 0);

@@ -1180,7 +1180,8 @@ describe('following', () => {
     }
     await world.clock.advance(2 * SECOND);
     assert.equal(world.sockets.length, 1, 'never too fast');
-    assert.deepEqual([...world.last.follows], Array.from({ length: 100 }, (_, i) => `user-${300 + i}`));
+    const left = Array.from({ length: 100 }, (_, i) => `user-${300 + i}`);
+    assert.deepEqual([...world.last.follows], left);
   });
 
   test('forbidden: only who is meant; the others are followed', async () => {
@@ -1359,7 +1360,7 @@ describe('following', () => {
       assert.throws(() => client.watch(ids, () => {}), TypeError, JSON.stringify(ids));
     }
     for (const callback of [undefined, null, 'x', {}]) {
-      assert.throws(() => client.watch('bob', callback), { name: 'TypeError', message: /callback/ });
+      assert.throws(() => client.watch('bob', callback), { message: /needs a callback/ });
     }
     client.watch([], () => {})();
     await world.clock.advance(SECOND);
@@ -1534,7 +1535,9 @@ describe('following', () => {
     for (const bad of ['offline', '', undefined, 'ONLINE']) {
       assert.throws(() => client.setStatus(bad, { manual: true }), TypeError);
     }
-    for (const bad of ['invisible', null]) assert.throws(() => client.setStatus(bad, {}), TypeError);
+    for (const bad of ['invisible', null]) {
+      assert.throws(() => client.setStatus(bad, {}), TypeError);
+    }
     for (const options of [{ message: 'x' }, { expiresIn: 1 }]) {
       assert.throws(() => client.setStatus('busy', options), { message: /only a manual/ });
     }

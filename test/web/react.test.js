@@ -241,7 +241,9 @@ for (const react of ['react18', 'react19']) {
     await page.evaluate(() => { window.old = socket; });
     await page.waitForFunction(() => socket !== old);
     await page.evaluate(() => socket.hello());
-    await page.evaluate(() => socket.say({ type: 'snapshot', users: users('away', 'bob', 'carol') }));
+    await page.evaluate(() => {
+      socket.say({ type: 'snapshot', users: users('away', 'bob', 'carol') });
+    });
     await shown('carol away, bob away');
 
     // whom the server refuses from now on is not shown any more
