@@ -1,8 +1,9 @@
-// The demo page: one user in this tab, everybody else beside, and a network that can be cut.
+// The demo page: one user in this tab, others who are followed, everybody who is online beside, and
+// a network that can be cut.
 
 import { request } from './admin/api.js';
 import { badge, byId, element, foreign, on, setText, tick, ticker } from './admin/dom.js';
-import { ago, clockSeconds, plural } from './admin/format.js';
+import { ago, clockSeconds, plural, visible } from './admin/format.js';
 import { PresenceService } from './presence.js';
 
 const EVERY = 2000; // ms between two looks at who is online
@@ -117,12 +118,49 @@ on('stop', 'click', () => {
   lost = false;
   running(null);
   show('off', '');
+  byId('status').value = 'online';
+  byId('message').value = '';
   byId('name').focus();
 });
 on('cut', 'click', () => setCut(!cut));
-on('status', 'change', () => {
-  client.setStatus(byId('status').value);
-  setTimeout(look, 100);
+for (const id of ['status', 'message']) {
+  on(id, 'change', () => {
+    const status = byId('status').value;
+    client.setStatus(status === 'online' ? null : status,
+      { manual: true, message: byId('message').value });
+    setTimeout(look, 100);
+  });
+}
+
+const followed = new Set();
+
+/** Follows somebody, until the button beside the name. */
+function follow(id) {
+  if (followed.has(id)) return;
+  const item = element('li');
+  const stop = element('button', { 'aria-label': `Stop following ${visible(id)}` }, 'Stop');
+  const tell = (...more) => item.replaceChildren(foreign(id), ...more, stop);
+  const end = client.watch(id, ({ status, message = '', source, stale }) => {
+    tell(element('span', { class: 'muted' }, foreign(message), stale ? ' (stale)' : ''),
+      badge(status), badge(source));
+  }, (error) => tell(element('span', {}, error.message)));
+  stop.addEventListener('click', () => {
+    end();
+    followed.delete(id);
+    item.remove();
+  });
+  tell(element('span', { class: 'muted' }, 'not known yet'));
+  followed.add(id);
+  byId('followed').append(item);
+}
+on('follow', 'submit', (event) => {
+  event.preventDefault();
+  try {
+    follow(byId('whom').value.trim());
+    byId('whom').value = '';
+  } catch (error) {
+    note(error.message);
+  }
 });
 
 /** Looks who is online; not by a stream, for which a browser has six connections a server only. */

@@ -42,6 +42,51 @@ export interface PresenceSnapshot {
   readonly lastChange: number | null;
 }
 
+/** A user who is watched: the server's words (presence-protocol(7)), and `stale`. */
+export interface PresenceUser {
+  /** Who it is. */
+  readonly user_id: string;
+  /** Whether the user counts as online. */
+  readonly online: boolean;
+  /** `offline` when that is false. */
+  readonly status: PresenceStatus | 'offline';
+  /** `live` with a connection, `cached` without one but believed online, else `stored`. */
+  readonly source: 'live' | 'cached' | 'stored';
+  /** Open connections of this user. */
+  readonly connections: number;
+  /** Since when online, in RFC 3339; null when offline. */
+  readonly connected_at: string | null;
+  /** When last heard from; null for one never seen. */
+  readonly last_seen: string | null;
+  /** What the user says beside a manual status. */
+  readonly message?: string;
+  /** Why the user went offline. */
+  readonly reason?: string;
+  /** This client is not connected: it was like this, and may be otherwise now. */
+  readonly stale: boolean;
+}
+
+/** Options of a status. */
+export interface StatusOptions {
+  /** The user's status on all connections, kept by the server, not of this connection alone. */
+  manual?: boolean;
+  /** With `manual`: a text of at most 140 characters. */
+  message?: string | null;
+  /** With `manual`: seconds after which it ends. */
+  expiresIn?: number | null;
+}
+
+/** A user whom the server does not follow for this client. */
+export interface WatchError {
+  /** `forbidden` by the token, or `too_many_watched`: more than --max-watch; asked for again when
+   *  another is unwatched. */
+  readonly code: string;
+  /** The server's words. */
+  readonly message: string;
+  /** Who it is about. */
+  readonly userId: string;
+}
+
 /** A clock and its timers. Times are in milliseconds. */
 export interface PresenceClock {
   /** A clock that never goes back; its zero does not matter. */
@@ -198,7 +243,33 @@ export class PresenceService extends EventTarget {
    * `away` while the page has been hidden for `awayAfter`; the others stay what they are.
    * @throws TypeError when it is none.
    */
-  setStatus(status: PresenceStatus): void;
+  setStatus(status: PresenceStatus, options?: StatusOptions): void;
+  /**
+   * With `manual` it is the user's manual status, which goes before that of connections: sent
+   * once, when connected; null ends it. What is wrong with it is an `error` event.
+   * @throws TypeError when it is none.
+   */
+  setStatus(status: PresenceStatus | 'invisible' | null,
+    options: StatusOptions & { manual: true }): void;
+
+  /**
+   * Follows users, from the next connection on if there is none: `callback` gets each one's state
+   * as soon as it is known, then every change. When the connection is lost it gets what was known
+   * as `stale`; after a reconnect what the server says then, changed or not. Watches of one id
+   * share what is known. Callbacks come in microtasks, never from within a call.
+   *
+   * `stopPresence()` keeps watches; `startPresence()` begins anew with them. Ids go out in messages
+   * of some 3,400 bytes, 8 at once and 8 a second. The server refuses a message as a whole, so who
+   * is in one with a refused id is asked for again, which takes a moment longer.
+   * @param onError gets each user whom the server refuses; there is an `error` event too.
+   * @returns a function that ends it; whom nobody watches any more is unwatched.
+   * @throws TypeError when an id cannot be.
+   */
+  watch(ids: string | Iterable<string>, callback: (user: PresenceUser) => void,
+    onError?: (error: WatchError) => void): () => void;
+
+  /** What is known of a user who is watched; null before that. */
+  getUser(id: string): PresenceUser | null;
 
   /** Whether the server counts this connection now. */
   isConnected(): boolean;

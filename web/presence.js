@@ -16,10 +16,16 @@
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
  * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
+ *
+ * #watched has an entry for each user that somebody here watches. A connection begins with nobody
+ * followed; #follow() then makes up the difference between that and the entries, a message at a
+ * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
+ * are called back in microtasks, so nothing they do comes in between here.
  * What everything means to an application is written in presence.d.ts. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
+/** @typedef {import('./presence.js').PresenceUser} User */
 
 /** What can be configured, with its default. @type {Record<string, any>} */
 const DEFAULTS = {
@@ -54,6 +60,10 @@ const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
 const STATUS_PAUSE = 250; /* ms between two changes of status: servers take 20 messages a second */
 const SHORTEST = 100; /* ms between two tries, at least */
 const ALIVE = 1000; /* ms for which a message proves that the line works */
+const WATCH_PAUSE = 125; /* ms for a message of watching: with status below 20 a second */
+const WATCH_BURST = 1000; /* ms of them that may come at once: nothing waits for slow timers */
+const WATCH_BYTES = 3400; /* of ids in a message: servers take 4,096 in all */
+const WATCH_ERRORS = ['forbidden', 'too_many_watched', 'invalid_user_id'];
 
 const CLOSE_STOP = 1000; /* the user leaves: offline at once */
 const CLOSE_AWAY = 4001; /* what 1001 is to a browser, which does not let a page send that */
@@ -61,8 +71,12 @@ const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
 
+const CONNECTION_TIMERS = ['deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch'];
 const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
 const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
+
+/** How many bytes a text has in UTF-8. */
+const bytesOf = (text) => new TextEncoder().encode(text).length;
 
 /** Says why the server could not take this user id, or returns it as a segment of a path. */
 function encodeUserId(userId) {
@@ -73,13 +87,10 @@ function encodeUserId(userId) {
   } catch {
     throw new TypeError('presence: a user id has no half of a surrogate pair');
   }
-  const bytes = new TextEncoder().encode(userId).length;
+  const bytes = bytesOf(userId);
   if (bytes < 1 || bytes > 128) throw new TypeError('presence: a user id has 1 to 128 bytes');
   if (/[\u0000-\u001f\u007f-\u009f]/.test(userId)) {
     throw new TypeError('presence: a user id has no control characters');
-  }
-  if (userId === '.' || userId === '..') {
-    throw new TypeError('presence: URLs cannot hold the user ids . and ..');
   }
   return segment;
 }
@@ -88,6 +99,7 @@ function encodeUserId(userId) {
  *  origin when there is no apiUrl. */
 function socketUrl(apiUrl, userId, location) {
   const segment = encodeUserId(userId);
+  if (/^\.\.?$/.test(segment)) throw new TypeError('presence: URLs cannot hold the ids . and ..');
   let url;
   try {
     url = apiUrl ? new URL(apiUrl, location?.href) : new URL(location.origin);
@@ -158,6 +170,16 @@ export class PresenceService extends EventTarget {
   #idle = false; /* the page has been hidden for long, or is frozen */
   #sent = 'online'; /* the status that the server has of this connection */
   #sentAt = -Infinity;
+  /** @type {object | null} */ #manual = null; /* the manual status that is still to be sent */
+  /** Who is watched: by id what is known, who wants to know, whether the server follows this user
+   *  for this connection (or was asked to), why it will not, who was told so, and how many may
+   *  be asked for in one message with this one.
+   *  @type {Map<string, { user: User | null, watches: Set<any>, followed: boolean,
+   *    error: any, told: Map<any, string>, most: number }>} */
+  #watched = new Map();
+  #planned = false; /* #follow() is about to run */
+  #paced = -Infinity; /* when WATCH_PAUSE is over for all that was sent */
+  /** @type {Set<string> | null} */ #asked = null; /* those of the watch that is not yet answered */
   /** @type {Snapshot | null} */ #snapshot = null;
 
   constructor(options = {}) {
@@ -187,6 +209,7 @@ export class PresenceService extends EventTarget {
     ++this.#run;
     this.#userId = userId;
     this.#url = url;
+    for (const entry of this.#watched.values()) entry.user = null; // it was another's to see
     this.#listen();
     this.#log(`start ${JSON.stringify(userId)} at ${url.split('?')[0]}`);
     this.#connect();
@@ -197,10 +220,19 @@ export class PresenceService extends EventTarget {
     this.#stop('stopPresence');
   }
 
-  /** Says what the user does. */
-  setStatus(status) {
-    if (!STATUSES.includes(status)) {
+  /** Says what the user does. @param {any} status @param {any} options */
+  setStatus(status, { manual = false, message, expiresIn } = {}) {
+    const known = STATUSES.includes(status);
+    if (manual && (known || status === 'invisible' || status === null)) {
+      this.#manual = { type: 'status', manual, status, message, expires_in: expiresIn };
+      this.#sendManual();
+      return;
+    }
+    if (!known || manual) {
       throw new TypeError(`presence: a status is one of ${STATUSES.join(', ')}`);
+    }
+    if ((message ?? expiresIn ?? null) !== null) {
+      throw new TypeError('presence: only a manual status has a message and an end');
     }
     this.#chosen = status;
     this.#change();
@@ -230,6 +262,36 @@ export class PresenceService extends EventTarget {
   /** How the last connection ended, or null. */
   get lastClose() {
     return this.#lastClose;
+  }
+
+  /** Follows users; gives what ends that. */
+  watch(ids, callback, onError) {
+    const all = new Set(typeof ids === 'string' ? [ids] : [...ids]);
+    for (const id of all) encodeUserId(id);
+    if (typeof callback !== 'function') throw new TypeError('presence: watch needs a callback');
+    const watch = { callback, onError, ended: false };
+    for (const id of all) {
+      const entry = this.#watched.get(id) ?? {
+        user: null, watches: new Set(), followed: false, error: null, told: new Map(),
+        most: Infinity,
+      };
+      this.#watched.set(id, entry);
+      entry.watches.add(watch);
+      if (entry.user) this.#tell([watch], 'callback', entry.user);
+      if (entry.error) this.#deny(entry, watch);
+    }
+    this.#plan();
+    return () => {
+      watch.ended = true;
+      for (const id of all) this.#watched.get(id)?.watches.delete(watch);
+      this.#plan();
+    };
+  }
+
+  /** What is known of a user who is watched, or null. */
+  getUser(id) {
+    const entry = this.#watched.get(id);
+    return entry?.watches.size ? entry.user : null;
   }
 
   /** Listens to an event; gives what ends that. */
@@ -308,14 +370,22 @@ export class PresenceService extends EventTarget {
     } catch {
       this.#log('a message that is not JSON');
     }
-    if (message?.type === 'hello') this.#hello(message);
-    if (message?.type === 'error') {
-      this.#error(String(message.code), String(message.message), false);
+    const { type, users } = message ?? {};
+    if (type === 'hello') this.#hello(message);
+    if (type === 'presence') this.#know(users);
+    if (type === 'snapshot') {
+      this.#asked = null;
+      this.#know(users);
+      this.#follow();
+    }
+    if (type === 'error') {
+      const [code, text] = [String(message.code), String(message.message)];
+      if (!this.#refuse(code, text)) this.#error(code, text, false);
     }
   }
 
-  /** The server counts this connection: the user is online. The backoff begins anew. A watch of
-   *  other users will be sent again from here. */
+  /** The server counts this connection: the user is online. The backoff begins anew, and so does
+   *  following. */
   #hello(message) {
     if (this.#state === 'connected') return;
     const seconds = Number(message.heartbeat_seconds);
@@ -330,6 +400,8 @@ export class PresenceService extends EventTarget {
     this.#change('connected');
     if (this.#run !== run) return;
     this.#sendStatus();
+    this.#sendManual();
+    this.#follow();
     const { connection_id: connectionId, server } = message;
     this.#emit('connected', { userId: this.#userId, connectionId, server });
   }
@@ -401,6 +473,8 @@ export class PresenceService extends EventTarget {
   /** Ends what runs, if anything; false when a listener has begun something new meanwhile. */
   #stop(reason) {
     if (this.#userId === null) return true;
+    this.#disarm('manual'); // the last one wanted is sent, not left behind
+    this.#sendManual();
     return this.#end({ code: CLOSE_STOP, reason, wasClean: true });
   }
 
@@ -421,6 +495,7 @@ export class PresenceService extends EventTarget {
     this.#notBefore = -Infinity;
     this.#idle = false;
     this.#chosen = 'online';
+    this.#manual = null;
     this.#lastClose = close;
     this.#change('stopped');
     const { code, reason } = close;
@@ -433,7 +508,8 @@ export class PresenceService extends EventTarget {
   #drop(code, reason = '') {
     const socket = this.#try?.socket;
     this.#try = null;
-    for (const name of ['deadline', 'heartbeat', 'probe', 'status']) this.#disarm(name);
+    for (const name of CONNECTION_TIMERS) this.#disarm(name);
+    this.#unfollow();
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.onerror = () => {}; // closing one that is still connecting is an error to some
@@ -441,6 +517,122 @@ export class PresenceService extends EventTarget {
       if (socket.readyState < 2) socket.close(code, reason);
     } catch (error) {
       this.#log(`close: ${error?.name}`);
+    }
+  }
+
+  // ---- Following others -----------------------------------------------------------------------
+
+  /** Has #follow() run once, behind all that is watched now. */
+  #plan() {
+    if (!this.#planned) queueMicrotask(() => this.#follow());
+    this.#planned = true;
+  }
+
+  /** Tells the server whom not to follow any more, then whom to follow: as many as a message takes,
+   *  the next ones when that is answered and the pace allows it. */
+  #follow() {
+    const connected = this.#state === 'connected';
+    this.#planned = false;
+    if (connected && (this.#asked || this.#timers.has('watch'))) return;
+    /** @type {string[]} */ const gone = [];
+    /** @type {string[]} */ const wanted = [];
+    let most = 0;
+    for (const [id, { watches, followed, error, most: own }] of this.#watched) {
+      if (watches.size) {
+        if (followed || error) continue;
+        wanted.push(id);
+        most = Math.max(most, own);
+      } else if (followed) gone.push(id);
+      else this.#watched.delete(id);
+    }
+    if (!connected || gone.length + wanted.length === 0) return;
+    const now = this.#options.clock.now();
+    const paced = Math.max(this.#paced, now) + WATCH_PAUSE;
+    if (paced > now + WATCH_BURST) {
+      this.#arm('watch', paced - now - WATCH_BURST, () => this.#follow());
+      return;
+    }
+    this.#paced = paced;
+    const leaving = gone.length > 0;
+    const users = new Set();
+    let bytes = 0;
+    for (const id of leaving ? gone : wanted) {
+      const entry = /** @type {any} */ (this.#watched.get(id));
+      if (!leaving && entry.most !== most) continue;
+      bytes += bytesOf(JSON.stringify(id)) + 1;
+      if (bytes > WATCH_BYTES || (!leaving && users.size === most)) break;
+      users.add(id);
+      entry.followed = true;
+      if (leaving) this.#watched.delete(id);
+    }
+    this.#send(JSON.stringify({ type: leaving ? 'unwatch' : 'watch', users: [...users] }));
+    if (!leaving) {
+      this.#asked = users;
+      return;
+    }
+    for (const entry of this.#watched.values()) { // there is room again
+      if (entry.error?.code !== 'too_many_watched') continue;
+      entry.error = null;
+      entry.most = users.size;
+    }
+    this.#plan();
+  }
+
+  /** Takes what the server says of users for the truth. */
+  #know(users) {
+    for (const user of Array.isArray(users) ? users : []) {
+      const entry = this.#watched.get(user?.user_id);
+      if (entry?.followed) this.#set(entry, user, false);
+    }
+  }
+
+  /** Nobody is followed any more: the connection is gone, and what is known is stale. */
+  #unfollow() {
+    this.#asked = null;
+    for (const entry of this.#watched.values()) {
+      Object.assign(entry, { followed: false, error: null, told: new Map(), most: Infinity });
+      if (entry.user && !entry.user.stale) this.#set(entry, entry.user, true);
+    }
+  }
+
+  /** The answer to a watch was an error. The server takes all of a message or nothing, so half as
+   *  many are asked for at a time until it is known which one it refuses; when it follows as many
+   *  as it will, that is true of all who wait. Returns false when the error is to be told. */
+  #refuse(code, message) {
+    const asked = this.#asked;
+    if (!asked || !WATCH_ERRORS.includes(code)) return false;
+    this.#asked = null;
+    for (const [id, entry] of this.#watched) {
+      if (asked.has(id)) entry.followed = false;
+      else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
+      entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
+      if (asked.size > 1) continue;
+      entry.user = null;
+      entry.error = { code, message, userId: id };
+      for (const watch of entry.watches) this.#deny(entry, watch);
+    }
+    this.#follow();
+    return asked.size > 1;
+  }
+
+  /** Tells a watch why a user is not followed, once. */
+  #deny({ error, told }, watch) {
+    if (told.get(watch) !== error.code) this.#tell([watch], 'onError', error);
+    told.set(watch, error.code);
+  }
+
+  /** Sets what is known of a user, and tells those who watch. */
+  #set(entry, user, stale) {
+    entry.user = Object.freeze({ ...user, stale });
+    this.#tell(entry.watches, 'callback', entry.user);
+  }
+
+  /** Calls watches back, behind what is under way. */
+  #tell(watches, name, detail) {
+    for (const watch of watches) {
+      queueMicrotask(() => {
+        if (!watch.ended) watch[name]?.(detail);
+      });
     }
   }
 
@@ -574,6 +766,14 @@ export class PresenceService extends EventTarget {
     this.#sent = status;
     this.#sentAt = now;
     this.#send(JSON.stringify({ type: 'status', status }));
+  }
+
+  /** Sends the manual status that is wanted, once; not too often. */
+  #sendManual() {
+    if (this.#state !== 'connected' || !this.#manual || this.#timers.has('manual')) return;
+    this.#send(JSON.stringify(this.#manual));
+    this.#manual = null;
+    this.#arm('manual', STATUS_PAUSE, () => this.#sendManual());
   }
 
   /** Sends text, if the socket still takes it; the probe or the close tells when it does not. */

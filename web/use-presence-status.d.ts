@@ -1,6 +1,6 @@
-/** Types and reference of use-presence-status.js, the React hook of presence. */
+/** Types and reference of use-presence-status.js, the React hooks of presence. */
 
-import type { PresenceService, PresenceSnapshot } from './presence.js';
+import type { PresenceService, PresenceSnapshot, PresenceUser } from './presence.js';
 
 /**
  * What the presence client is doing: `connected`, `attempt` (which try is waited for), `userId`,
@@ -14,3 +14,11 @@ import type { PresenceService, PresenceSnapshot } from './presence.js';
  * @param service a client of your own; `presenceService` without one.
  */
 export function usePresenceStatus(service?: PresenceService): PresenceSnapshot;
+
+/**
+ * How others are: the users with these ids who are known, by id. The same Map until one of them
+ * changes, then a new one. Whom the server refuses is not in it; the client's `error` event says
+ * why. Ids count by value, so a new array in every render is fine. On a server the Map is empty.
+ */
+export function usePresence(
+  userIds: string | Iterable<string>, service?: PresenceService): ReadonlyMap<string, PresenceUser>;

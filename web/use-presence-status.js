@@ -1,8 +1,8 @@
-/* React: usePresenceStatus() is what the presence client is doing, kept up to date. For React 18
- * and 19, StrictMode and server rendering. It only watches: starting and stopping presence is up
- * to whoever knows about login and logout. See use-presence-status.d.ts. */
+/* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
+ * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
+ * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */
 
-import { useCallback, useSyncExternalStore } from 'react';
+import { useCallback, useMemo, useSyncExternalStore } from 'react';
 import { presenceService } from './presence.js';
 
 /** What a server renders, and a browser while it takes over the server's page. */
@@ -16,4 +16,38 @@ export function usePresenceStatus(service = presenceService) {
   const subscribe = useCallback((changed) => service.on('change', changed), [service]);
   const snapshot = useCallback(() => service.getSnapshot(), [service]);
   return useSyncExternalStore(subscribe, snapshot, onServer);
+}
+
+const NOBODY = new Map();
+
+/** Users by id, as known now; a new Map whenever that changes, once for all of a message. */
+function follow(ids, service) {
+  let users = new Map();
+  let next = null;
+  for (const id of ids) if (service.getUser(id)) users.set(id, service.getUser(id));
+  return {
+    get: () => users,
+    subscribe(changed) {
+      const set = (id, user) => {
+        if (!next) {
+          next = new Map(users);
+          queueMicrotask(() => { // behind the others of this message
+            users = next;
+            next = null;
+            changed();
+          });
+        }
+        if (user) next.set(id, user);
+        else next.delete(id);
+      };
+      return service.watch(ids, (user) => set(user.user_id, user), ({ userId }) => set(userId));
+    },
+  };
+}
+
+/** The users with these ids; renders again when one of them changes. */
+export function usePresence(userIds, service = presenceService) {
+  const key = JSON.stringify(typeof userIds === 'string' ? [userIds] : [...userIds]);
+  const store = useMemo(() => follow(JSON.parse(key), service), [key, service]);
+  return useSyncExternalStore(store.subscribe, store.get, () => NOBODY);
 }

@@ -257,6 +257,121 @@ test('the server restarts: back when it said, the same stay', async (t) => {
   await assertNeverLeft(again, user);
 });
 
+/** What a page has seen of a user so far, as 'busy' or 'busy stale'. */
+const seen = (page, id) => page.evaluate((one) => (window.seen ?? {})[one] ?? [], id);
+
+/** Follows users in a page; what it sees is in seen(). */
+const follow = (page, ids) =>
+  page.evaluate((all) => {
+    window.seen = Object.fromEntries(all.map((id) => [id, []]));
+    window.refused = [];
+    window.endWatch = client.watch(
+      all,
+      (user) => {
+        const message = user.message ? `: ${user.message}` : '';
+        window.seen[user.user_id].push(`${user.status}${message}${user.stale ? ' stale' : ''}`);
+      },
+      ({ code, userId }) => refused.push([userId, code]),
+    );
+  }, ids);
+
+/** Waits until that is all a page has seen of a user. */
+const untilSeen = (page, id, wanted) =>
+  page.waitForFunction(
+    ([one, all]) => JSON.stringify(window.seen[one]) === JSON.stringify(all),
+    [id, wanted],
+    { timeout: 15000 },
+  ).catch(async () => assert.deepEqual(await seen(page, id), wanted));
+
+test('two users follow each other: come, change, go, over a restart', async (t) => {
+  const world = await setup(t);
+  const [alice, bob] = [unique('alice'), unique('bob')];
+  const first = await openPage(world, alice);
+  await reach(first, 'connected');
+  await follow(first, [bob, 'nobody']);
+  await untilSeen(first, bob, ['offline']);
+  const second = await openPage(world, bob);
+  await untilSeen(first, bob, ['offline', 'online']);
+  await follow(second, [alice, bob]);
+  await untilSeen(second, alice, ['online']);
+  await second.evaluate(() => client.setStatus('away'));
+  await untilSeen(first, bob, ['offline', 'online', 'away']);
+  await second.evaluate(() => client.setStatus('busy', { manual: true, message: 'in a meeting' }));
+  await untilSeen(first, bob, ['offline', 'online', 'away', 'busy: in a meeting']);
+  await untilSeen(second, bob, ['online', 'away', 'busy: in a meeting']);
+  await first.evaluate(() => { for (const all of Object.values(window.seen)) all.length = 0; });
+
+  await world.server.stop();
+  await untilSeen(first, bob, ['busy: in a meeting stale']);
+  await untilSeen(first, 'nobody', ['offline stale']);
+  await second.evaluate(() => client.stopPresence()); // she does not come back
+  const again = await start(t, {
+    data: world.server.data,
+    address: world.server,
+    args: ['--allow-origin', world.site.origin, '--online-threshold', '3s'],
+  });
+  await reach(first, 'connected');
+  await untilSeen(first, 'nobody', ['offline stale', 'offline']);
+  await until('bob has gone', async () => !(await presence(again, bob)).online);
+  await first.waitForFunction((id) => /^offline/.test(window.seen[id].at(-1)), bob);
+  const [stale, ...later] = await seen(first, bob);
+  assert.equal(stale, 'busy: in a meeting stale');
+  assert.ok(later.length <= 2 && later.every((one) => !/stale/.test(one)), String(later));
+  const known = await first.evaluate((id) => client.getUser(id), bob);
+  assert.deepEqual([known.user_id, known.stale, known.online], [bob, false, false]);
+
+  await first.evaluate(() => endWatch());
+  await until('unwatched', async () => (await stats(again)).connections.watching === 0);
+  assert.equal(await first.evaluate((id) => client.getUser(id), bob), null);
+  assert.deepEqual(await first.evaluate(() => refused), []);
+  assert.deepEqual(world.context.errors, []);
+});
+
+test('1,000 users are followed, and again after a reconnect', async (t) => {
+  const world = await setup(t);
+  const page = await openPage(world, unique('many'));
+  await reach(page, 'connected');
+  const ids = Array.from({ length: 1000 }, (_, i) => `friend-${i}@example.com`);
+  await follow(page, ids);
+  const all = (wanted) => page.waitForFunction((text) => {
+    const lists = Object.values(window.seen);
+    return lists.length === 1000 && lists.every((one) => JSON.stringify(one) === text);
+  }, JSON.stringify(wanted), { timeout: 15000 });
+  await all(['offline']);
+  assert.equal((await stats(world.server)).connections.watching, 1000);
+  await world.server.stop();
+  const again = await start(t, {
+    data: world.server.data,
+    address: world.server,
+    args: ['--allow-origin', world.site.origin],
+  });
+  await all(['offline', 'offline stale', 'offline']);
+  assert.equal((await stats(again)).connections.watching, 1000);
+  assert.equal((await told(page, 'connected')).length, 2, 'never too fast');
+  assert.deepEqual(await told(page, 'error'), []);
+});
+
+test('whom the token does not allow, and too many: the others are followed', async (t) => {
+  const key = tokenKey(t);
+  const world = await setup(t, { args: [...key.args, '--max-watch', '3'] });
+  const user = unique('limited');
+  const token = await key.user(user, { watch: ['a', 'b', 'c', 'd'] });
+  const page = await world.context.newPage();
+  await page.exposeFunction('mint', () => token);
+  await page.goto(pageOf(world.site, user, { apiUrl: world.apiUrl }));
+  await reach(page, 'connected');
+  await follow(page, ['x', 'a', 'y', 'b', 'c', 'd']);
+  await page.waitForFunction(() => refused.length === 3, null, { timeout: 15000 });
+  const refused = Object.fromEntries(await page.evaluate(() => window.refused));
+  const full = Object.keys(refused).find((id) => refused[id] === 'too_many_watched'); // any of four
+  assert.deepEqual(refused, { x: 'forbidden', y: 'forbidden', [full]: 'too_many_watched' });
+  for (const id of ['a', 'b', 'c', 'd', 'x', 'y']) {
+    assert.deepEqual(await seen(page, id), id in refused ? [] : ['offline'], id);
+  }
+  assert.deepEqual((await told(page, 'error')).map((one) => one.code).sort(),
+    ['forbidden', 'forbidden', 'too_many_watched']);
+});
+
 test('4401: the token runs out, getToken gives a new one, the user stays online', async (t) => {
   const key = tokenKey(t);
   const world = await setup(t, { args: [...key.args, '--grace', '20s'] });

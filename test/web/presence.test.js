@@ -2,10 +2,11 @@
 // The browser client against a world of its own: every sentence of what it promises.
 
 const test = require('node:test');
+const { describe } = test;
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { World, LATENCY, WEB, settle, pong } = require('./lib/world');
+const { World, LATENCY, WEB, settle, pong, followable } = require('./lib/world');
 
 /** Which URL a client makes of an id and its options. */
 async function urlOf(userId, options = {}) {
@@ -927,6 +928,622 @@ test('messages that are not known, or are none, change nothing', async () => {
   assert.equal(client.isConnected(), true);
 });
 
+// ---- Following others --------------------------------------------------------------------------
+
+const ONLINE = { online: true, status: 'online' };
+const BUSY = { online: true, status: 'busy' };
+
+/** A client of `alice`, connected to a server on which others can be followed. */
+async function follower(options) {
+  const server = followable(options);
+  const world = new World(server);
+  const client = await world.connected();
+  return { server, world, client };
+}
+
+/** A watch that keeps what it was told: `log` as 'bob busy' or 'bob busy stale'. */
+function watching(client, ids) {
+  const log = [];
+  const errors = [];
+  const end = client.watch(
+    ids,
+    ({ user_id: id, status, stale }) => log.push(`${id} ${status}${stale ? ' stale' : ''}`),
+    (error) => errors.push(error),
+  );
+  return { log, errors, end };
+}
+
+/** What a socket was asked about others: [type, ids]. */
+const asked = (socket) =>
+  socket.sent
+    .filter((text) => /"(un)?watch"/.test(text))
+    .map((text) => JSON.parse(text))
+    .map(({ type, users }) => [type, users]);
+
+describe('following', () => {
+  test('the snapshot, then changes; a user is as the server says, and not stale', async () => {
+    const { server, world, client } = await follower();
+    server.set([['bob', { ...BUSY, message: 'in a meeting' }]]);
+    const users = [];
+    client.watch('bob', (user) => users.push(user));
+    assert.equal(client.getUser('bob'), null);
+    await world.clock.advance(SECOND);
+    const first = { user_id: 'bob', ...BUSY, message: 'in a meeting', stale: false };
+    assert.deepEqual(users, [first]);
+    assert.equal(client.getUser('bob'), users[0]);
+    server.set([['bob', { online: false, status: 'offline', reason: 'closed' }]]);
+    await settle();
+    assert.deepEqual(users, [
+      first,
+      { user_id: 'bob', online: false, status: 'offline', reason: 'closed', stale: false },
+    ]);
+    assert.equal(client.getUser('bob'), users[1]);
+    assert.ok(Object.isFrozen(users[1]));
+    assert.deepEqual(asked(world.last), [['watch', ['bob']]]);
+    assert.equal(client.getUser('carol'), null);
+  });
+
+  test('before startPresence: it begins with the hello, in the first message', async () => {
+    const server = followable();
+    const world = new World(server);
+    const client = await world.client();
+    const { log } = watching(client, ['bob', 'carol', 'bob']);
+    await world.clock.advance(SECOND);
+    client.startPresence('alice');
+    await world.clock.advance(3 * LATENCY);
+    assert.deepEqual(log, ['bob offline', 'carol offline']);
+    assert.deepEqual(world.last.sent, ['{"type":"watch","users":["bob","carol"]}']);
+  });
+
+  test('watches of one id share it; the later one is told at once, in a microtask', async () => {
+    const { server, world, client } = await follower();
+    server.set([['bob', ONLINE]]);
+    const first = watching(client, 'bob');
+    const second = watching(client, ['bob', 'carol']);
+    await world.clock.advance(SECOND);
+    assert.deepEqual(asked(world.last), [['watch', ['bob', 'carol']]]);
+    const third = watching(client, new Set(['bob']));
+    assert.deepEqual(third.log, []);
+    await Promise.resolve();
+    assert.deepEqual(third.log, ['bob online']);
+    server.set([['bob', BUSY]]);
+    await settle();
+    assert.deepEqual(first.log, ['bob online', 'bob busy']);
+    assert.deepEqual(second.log, ['bob online', 'carol offline', 'bob busy']);
+    assert.deepEqual(third.log, ['bob online', 'bob busy']);
+    await world.clock.advance(SECOND);
+    assert.equal(asked(world.last).length, 1);
+  });
+
+  test('whom nobody watches any more is unwatched, and not before', async () => {
+    const { server, world, client } = await follower();
+    const first = watching(client, ['bob', 'carol']);
+    const second = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    first.end();
+    assert.equal(client.getUser('carol'), null);
+    assert.equal(client.getUser('bob').status, 'offline');
+    await world.clock.advance(SECOND);
+    server.set([['bob', ONLINE]]);
+    await settle();
+    assert.deepEqual(asked(world.last).slice(1), [['unwatch', ['carol']]]);
+    assert.deepEqual(first.log, ['bob offline', 'carol offline']);
+    assert.deepEqual(second.log, ['bob offline', 'bob online']);
+    second.end();
+    second.end();
+    await world.clock.advance(SECOND);
+    assert.deepEqual(asked(world.last).slice(2), [['unwatch', ['bob']]]);
+    world.last.message('{"type":"presence","users":[{"user_id":"bob","status":"busy"}]}');
+    await settle();
+    assert.equal(client.getUser('bob'), null);
+    assert.equal(second.log.length, 2);
+    assert.equal(world.clock.pending, 1, 'the heartbeat');
+  });
+
+  test('a watch that ends and begins again in one go asks nothing, and knows', async () => {
+    const { server, world, client } = await follower();
+    server.set([['bob', ONLINE]]);
+    const first = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    first.end();
+    const second = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(second.log, ['bob online']);
+    assert.equal(asked(world.last).length, 1);
+    assert.deepEqual([...world.last.follows], ['bob']);
+    second.end();
+    await world.clock.advance(1); // the unwatch is sent
+    const third = watching(client, 'bob');
+    world.last.message('{"type":"presence","users":[{"user_id":"bob","status":"away"}]}');
+    await settle();
+    assert.deepEqual(third.log, [], 'the snapshot comes first');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(third.log, ['bob online']);
+    assert.deepEqual([...world.last.follows], ['bob']);
+  });
+
+  test('ended before the answer: nobody is told, and the server lets go', async () => {
+    const { server, world, client } = await follower({ hold: true });
+    const { log, end } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    end();
+    await world.clock.advance(SECOND);
+    server.release();
+    await world.clock.advance(SECOND);
+    assert.deepEqual(log, []);
+    assert.deepEqual([...world.last.follows], []);
+  });
+
+  test('a loss marks stale, once; the snapshot after the reconnect counts', async () => {
+    const { server, world, client } = await follower();
+    server.set([['bob', ONLINE], ['carol', BUSY]]);
+    const { log } = watching(client, ['bob', 'carol']);
+    await world.clock.advance(SECOND);
+    log.length = 0;
+    world.server = 'refuse';
+    world.last.end(1006);
+    await world.clock.advance(10 * SECOND); // some tries come to nothing
+    assert.deepEqual(log, ['bob online stale', 'carol busy stale']);
+    assert.deepEqual(client.getUser('bob'), { user_id: 'bob', ...ONLINE, stale: true });
+    const late = watching(client, 'bob');
+    await settle();
+    assert.deepEqual(late.log, ['bob online stale']);
+    log.length = 0;
+    server.socket = null;
+    server.set([['bob', { online: false, status: 'offline' }]]); // meanwhile
+    world.server = server;
+    await world.clock.advance(30 * SECOND);
+    assert.equal(client.isConnected(), true);
+    assert.deepEqual(log, ['bob offline', 'carol busy']);
+    assert.deepEqual(late.log, ['bob online stale', 'bob offline']);
+    assert.deepEqual(asked(world.last), [['watch', ['bob', 'carol']]]);
+    assert.equal(client.getUser('carol').stale, false);
+  });
+
+  test('a loss right behind messages leaves one timer, that of the next try', async () => {
+    const { world, client } = await follower();
+    for (let i = 0; i < 10; i++) {
+      watching(client, `u${i}`);
+      await world.clock.advance(2 * LATENCY);
+    }
+    client.setStatus('busy', { manual: true });
+    assert.equal(world.clock.pending, 3, 'the heartbeat and two pauses');
+    world.last.end(1006);
+    assert.equal(world.clock.pending, 1);
+  });
+
+  test('until the snapshot is there, what is known stays stale', async () => {
+    const { server, world, client } = await follower();
+    const { log } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    server.hold = true;
+    world.last.end(1006);
+    await world.clock.advance(5 * SECOND);
+    assert.equal(client.isConnected(), true);
+    assert.equal(client.getUser('bob').stale, true);
+    server.release();
+    await settle();
+    assert.deepEqual(log, ['bob offline', 'bob offline stale', 'bob offline']);
+  });
+
+  test('a watch that was not answered is asked for again after a reconnect', async () => {
+    const { server, world, client } = await follower({ hold: true });
+    const { log, errors } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    server.hold = false;
+    world.last.end(1006);
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors], [['bob offline'], []]);
+  });
+
+  test('1,000 ids: messages below the limit, paced, and all of them again', async () => {
+    const { world, client } = await follower();
+    const ids = Array.from({ length: 1000 }, (_, i) => `user-${i}-\u{1f600}"\\`);
+    const { log, errors } = watching(client, ids);
+    const check = async () => {
+      const began = world.clock.ms;
+      while (world.last.follows?.size !== 1000 && world.clock.ms < began + 30 * SECOND) {
+        await world.clock.advance(10);
+      }
+      const sent = asked(world.last);
+      assert.deepEqual(sent.flatMap(([, users]) => users), ids);
+      const sizes = world.last.sent.map((text) => Buffer.byteLength(text));
+      assert.ok(Math.max(...sizes) < 3500, `${Math.max(...sizes)} bytes`);
+      assert.ok(sent.length <= 9, `${sent.length} messages`);
+    };
+    await check();
+    assert.equal(log.length, 1000);
+    assert.deepEqual(world.clock.asked.filter((ms) => ms < SECOND), [], 'no timer to wait for');
+    world.last.end(1006);
+    await world.clock.advance(2 * SECOND);
+    await check();
+    await settle();
+    assert.equal(log.length, 3000);
+    assert.deepEqual([errors, world.told('error')], [[], []]);
+    assert.ok(ids.every((id) => client.getUser(id).stale === false));
+  });
+
+  test('many components, each with its own watch, are one message; pace holds', async () => {
+    const { world, client } = await follower();
+    const ends = [];
+    for (let i = 0; i < 100; i++) ends.push(watching(client, `user-${i}`).end);
+    await world.clock.advance(10);
+    assert.deepEqual(asked(world.last).map(([type, users]) => [type, users.length]), [
+      ['watch', 100],
+    ]);
+    for (let i = 0; i < 300; i++) { // one comes and one goes, every 10 ms; and so does the status
+      ends.shift()();
+      ends.push(watching(client, `user-${100 + i}`).end);
+      client.setStatus(i % 2 ? 'busy' : 'away');
+      client.setStatus(i % 2 ? 'busy' : 'away', { manual: true });
+      await world.clock.advance(10);
+    }
+    await world.clock.advance(2 * SECOND);
+    assert.equal(world.sockets.length, 1, 'never too fast');
+    const left = Array.from({ length: 100 }, (_, i) => `user-${300 + i}`);
+    assert.deepEqual([...world.last.follows], left);
+  });
+
+  test('forbidden: only who is meant; the others are followed', async () => {
+    const { server, world, client } = await follower({ forbidden: ['u7', 'u8', 'u30'] });
+    const ids = Array.from({ length: 40 }, (_, i) => `u${i}`);
+    const { log, errors } = watching(client, ids);
+    await world.clock.advance(10 * SECOND);
+    assert.equal(log.length, 37);
+    assert.deepEqual(
+      errors.map(({ userId }) => userId).sort(),
+      ['u30', 'u7', 'u8'],
+    );
+    assert.deepEqual(errors[0], {
+      code: 'forbidden', message: 'it is forbidden', userId: errors[0].userId,
+    });
+    assert.deepEqual(
+      world.told('error'),
+      Array(3).fill({ code: 'forbidden', message: 'it is forbidden', final: false }),
+    );
+    const { length } = world.last.sent;
+    client.watch('u7', () => {}); // without onError
+    const late = watching(client, ['u7', 'u9']);
+    await world.clock.advance(10 * SECOND);
+    assert.deepEqual([late.log, late.errors.map((one) => one.userId)], [['u9 offline'], ['u7']]);
+    assert.equal(world.last.sent.length, length, 'it was not asked for again');
+    late.end();
+    const again = watching(client, 'u7');
+    await world.clock.advance(SECOND);
+    assert.equal(again.errors.length, 1);
+    assert.equal(world.last.sent.length, length, 'there is another watch of it');
+    again.end();
+    late.log.length = late.errors.length = 0;
+    server.forbidden = ['u8', 'u9']; // by another token
+    world.last.end(1006);
+    await world.clock.advance(2 * LATENCY);
+    assert.equal(world.clock.pending, 1, 'the next try');
+    await world.clock.advance(10 * SECOND);
+    assert.deepEqual(asked(world.last)[0], ['watch', ids]);
+    assert.equal(client.getUser('u7').stale, false);
+    assert.equal(client.getUser('u9'), null, 'what is not confirmed is not kept');
+    assert.deepEqual(errors.slice(3).map(({ userId }) => userId).sort(), ['u8', 'u9']);
+  });
+
+  test('a refused id that nobody watches any more is forgotten', async () => {
+    const { server, world, client } = await follower({ forbidden: ['bob'] });
+    const first = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    assert.equal(first.errors.length, 1);
+    first.end();
+    await world.clock.advance(SECOND);
+    assert.equal(asked(world.last).length, 1, 'there is nothing to unwatch');
+    server.forbidden = [];
+    const second = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    assert.deepEqual([second.errors, second.log], [[], ['bob offline']]);
+  });
+
+  test('too many: as many as may be are followed; room that comes is used', async () => {
+    const { world, client } = await follower({ max: 10 });
+    const first = watching(client, ['a', 'b', 'c', 'd', 'e', 'f', 'g']);
+    await world.clock.advance(SECOND);
+    const second = watching(client, ['a', 'h', 'i', 'j', 'k', 'l']);
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual(second.log, ['a offline', 'h offline', 'i offline', 'j offline']);
+    assert.deepEqual(
+      second.errors.map(({ code, userId }) => [code, userId]),
+      [['too_many_watched', 'k'], ['too_many_watched', 'l']],
+    );
+    assert.deepEqual(world.told('error').map(({ code }) => code), ['too_many_watched']);
+    const { length } = world.last.sent;
+    await world.clock.advance(10 * SECOND);
+    assert.equal(world.last.sent.length, length);
+    first.end(); // a is still watched
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual(second.log.slice(4), ['k offline', 'l offline']);
+    assert.deepEqual([...world.last.follows].sort(), ['a', 'h', 'i', 'j', 'k', 'l']);
+    assert.equal(second.errors.length, 2);
+    const third = watching(client, ['m', 'n', 'o', 'p', 'q', 'r']);
+    await world.clock.advance(5 * SECOND);
+    const refused = third.errors.map((one) => one.userId);
+    assert.deepEqual(refused, ['q', 'r']);
+    watching(client, ['m', 'n', 'o', 'p']).end();
+    const other = watching(client, 's');
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual(other.errors.map((one) => one.userId), ['s']);
+    second.end(); // five of its six
+    watching(client, ['x', 'y', 'z']);
+    await world.clock.advance(5 * SECOND);
+    assert.equal(third.errors.length, 2, 'each is told once');
+    assert.equal(world.last.follows.size, 10);
+  });
+
+  test('room for one: the others who wait are not refused again', async () => {
+    const { world, client } = await follower({ max: 2 });
+    const ends = ['a', 'b'].map((id) => watching(client, id).end);
+    await world.clock.advance(SECOND);
+    const { log, errors } = watching(client, ['c', 'd', 'e']);
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors.length], [[], 3]);
+    ends[0]();
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors.length], [['c offline'], 3]);
+    ends[1]();
+    await world.clock.advance(5 * SECOND);
+    assert.deepEqual([log, errors.length], [['c offline', 'd offline'], 3]);
+  });
+
+  test('who begins to watch while a refused id is asked for again is told too', async () => {
+    const { server, world, client } = await follower({ max: 1 });
+    const { end } = watching(client, 'a');
+    await world.clock.advance(SECOND);
+    const first = watching(client, ['b', 'c']);
+    await world.clock.advance(SECOND);
+    assert.equal(first.errors.length, 2);
+    server.hold = true;
+    end();
+    await world.clock.advance(SECOND);
+    const second = watching(client, 'c');
+    await settle();
+    assert.equal(second.errors.length, 0);
+    server.hold = false;
+    server.release();
+    await world.clock.advance(SECOND);
+    assert.deepEqual(first.log, ['b offline']);
+    assert.deepEqual([first.errors.length, second.errors.length], [2, 1]);
+  });
+
+  test('too many by far does not make many messages', async () => {
+    const { world, client } = await follower({ max: 100 });
+    const first = watching(client, Array.from({ length: 50 }, (_, i) => `a${i}`));
+    await world.clock.advance(SECOND);
+    const { log, errors } = watching(client, Array.from({ length: 1950 }, (_, i) => `u${i}`));
+    await world.clock.advance(20 * SECOND);
+    assert.deepEqual([log.length, errors.length], [50, 1900]);
+    assert.equal(new Set(errors.map((one) => one.userId)).size, 1900);
+    const { length } = asked(world.last);
+    assert.ok(length < 30, `${length} messages`);
+    first.end();
+    await world.clock.advance(20 * SECOND);
+    assert.deepEqual([log.length, errors.length], [100, 1900]);
+    const more = asked(world.last).length - length;
+    assert.ok(more < 20, `${more} messages`);
+  });
+
+  test("other errors are not the watch's", async () => {
+    const { server, world, client } = await follower({ hold: true });
+    const { log, errors } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    world.last.message('{"type":"error","code":"invalid_parameter","message":"x"}');
+    assert.equal(world.told('error').length, 1);
+    server.release();
+    await settle();
+    world.last.message('{"type":"error","code":"forbidden","message":"x"}'); // of nothing asked
+    assert.deepEqual([log, errors], [['bob offline'], []]);
+    assert.equal(world.told('error').length, 2);
+  });
+
+  test('ids such as __proto__ and constructor, .. and emoji are ordinary ids', async () => {
+    const { server, world, client } = await follower();
+    const ids = ['__proto__', 'constructor', 'toString', '..', '.', '\u{1f600}', 'a"b\\', '0'];
+    for (const id of ids) assert.equal(client.getUser(id), null);
+    server.set(ids.map((id) => [id, BUSY]));
+    const { log } = watching(client, ids);
+    await world.clock.advance(SECOND);
+    assert.deepEqual(log, ids.map((id) => `${id} busy`));
+    for (const id of ids) assert.equal(client.getUser(id).user_id, id);
+    world.last.message('{"type":"presence","users":[{"user_id":"toString","__proto__":{"x":1}}]}');
+    assert.equal({}.x, undefined);
+    assert.equal(client.getUser('toString').x, undefined);
+  });
+
+  test('what cannot be is a TypeError, and watches nobody', async () => {
+    const { world, client } = await follower();
+    for (const ids of [undefined, null, 42, {}, [42], ['bob', ''], '', '\ud800', 'a\nb',
+      'x'.repeat(129)]) {
+      assert.throws(() => client.watch(ids, () => {}), TypeError, JSON.stringify(ids));
+    }
+    for (const callback of [undefined, null, 'x', {}]) {
+      assert.throws(() => client.watch('bob', callback), { message: /needs a callback/ });
+    }
+    client.watch([], () => {})();
+    await world.clock.advance(SECOND);
+    assert.deepEqual(world.last.sent, []);
+  });
+
+  test('messages of users that are none change nothing', async () => {
+    const { world, client } = await follower();
+    const { log } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    for (const users of ['null', '1', '"bob"', '{}', '[null,1,"bob",{},[],{"user_id":{}}]']) {
+      world.last.message(`{"type":"presence","users":${users}}`);
+      world.last.message(`{"type":"snapshot","users":${users}}`);
+    }
+    world.last.message('{"type":"presence"}');
+    world.last.message('{"type":"presence","users":[{"user_id":"carol","status":"busy"}]}');
+    await settle();
+    assert.deepEqual(log, ['bob offline']);
+    assert.equal(client.getUser('carol'), null);
+  });
+
+  test('stop marks stale and keeps the watches; another user begins anew', async () => {
+    const { server, world, client } = await follower();
+    server.set([['bob', ONLINE]]);
+    const { log, end } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    client.stopPresence();
+    await settle();
+    assert.deepEqual(log, ['bob online', 'bob online stale']);
+    assert.equal(client.getUser('bob').stale, true);
+    assert.equal(world.clock.pending, 0);
+    await world.clock.advance(MINUTE);
+    client.startPresence('zoe');
+    assert.equal(client.getUser('bob'), null, 'what alice saw is not for zoe');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(log, ['bob online', 'bob online stale', 'bob online']);
+    assert.deepEqual(asked(world.last), [['watch', ['bob']]]);
+    client.startPresence('alice'); // in one go
+    await world.clock.advance(SECOND);
+    assert.deepEqual(log.slice(3), ['bob online stale', 'bob online']);
+    client.stopPresence();
+    end();
+    client.startPresence('alice');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(world.last.sent, []);
+    assert.equal(log.length, 5);
+  });
+
+  test('a callback may do what it likes; one that throws disturbs nobody', async (t) => {
+    const { server, world, client } = await follower();
+    const thrown = [];
+    const listeners = process.listeners('uncaughtException');
+    process.removeAllListeners('uncaughtException');
+    process.on('uncaughtException', (error) => thrown.push(error.message));
+    t.after(() => {
+      process.removeAllListeners('uncaughtException');
+      for (const one of listeners) process.on('uncaughtException', one);
+    });
+    client.watch('bob', () => { throw new Error('mine'); });
+    const { log } = watching(client, 'bob');
+    await world.clock.advance(SECOND);
+    assert.deepEqual([log, thrown], [['bob offline'], ['mine']]);
+    const more = [];
+    const end = client.watch('carol', (user) => {
+      more.push(user.status);
+      end();
+      client.stopPresence();
+      watching(client, 'dora');
+    });
+    await world.clock.advance(SECOND);
+    server.set([['carol', BUSY]]);
+    await world.clock.advance(SECOND);
+    assert.deepEqual(more, ['offline']);
+    assert.equal(client.state, 'stopped');
+    assert.equal(world.clock.pending, 0);
+  });
+
+  test('at random: after quiet every watch knows what the server knows', async () => {
+    let seed = 7;
+    const random = (n) => {
+      seed = (seed * 1103515245 + 12345) % 2147483648;
+      return Math.floor((seed / 2147483648) * n);
+    };
+    const ids = Array.from({ length: 30 }, (_, i) => `u${i}`);
+    const some = () => ids.filter(() => random(4) === 0);
+    for (let round = 0; round < 60; round++) {
+      const server = followable({ max: round % 2 ? 1000 : 20, forbidden: some().slice(0, 2) });
+      const world = new World(server);
+      const client = await world.client();
+      const state = new Map(ids.map((id) => [id, 'offline']));
+      const watches = [];
+      client.startPresence('alice');
+      for (let step = 0; step < 60; step++) {
+        const kind = random(8);
+        if (kind < 2) {
+          const watch = { ids: some(), known: new Map(), refused: new Set() };
+          const { known, refused } = watch;
+          watch.end = client.watch(
+            watch.ids,
+            (user) => {
+              known.set(user.user_id, `${user.status}${user.stale ? ' stale' : ''}`);
+              refused.delete(user.user_id);
+            },
+            ({ userId }) => refused.add(userId),
+          );
+          watches.push(watch);
+        } else if (kind < 4 && watches.length) {
+          watches.splice(random(watches.length), 1)[0].end();
+        } else if (kind < 6) {
+          for (const id of some()) state.set(id, ['offline', 'online', 'busy'][random(3)]);
+          const changed = [...state].map(([id, status]) => [id, { status }]);
+          server.set(changed);
+        } else if (kind === 6 && random(3) === 0) world.last.end(1006);
+        await world.clock.advance(random(300));
+      }
+      await world.clock.advance(MINUTE);
+      assert.equal(client.isConnected(), true);
+      const union = new Set(watches.flatMap((one) => one.ids));
+      const allowed = [...union].filter((id) => !server.forbidden.includes(id));
+      const { follows } = world.last;
+      assert.equal(follows.size, Math.min(allowed.length, round % 2 ? 1000 : 20), `round ${round}`);
+      for (const watch of watches) {
+        for (const id of watch.ids) {
+          if (!follows.has(id)) assert.ok(watch.refused.has(id), `round ${round}: ${id} not told`);
+          else assert.equal(watch.known.get(id), state.get(id), `round ${round}: ${id}`);
+        }
+      }
+      client.stopPresence();
+      assert.equal(world.clock.pending, 0);
+    }
+  });
+
+  test('a manual status: once connected, the last one wanted, not again', async () => {
+    const world = new World();
+    const client = await world.client();
+    client.setStatus('busy', { manual: true });
+    client.setStatus('away', { manual: true, message: 'lunch', expiresIn: 60 });
+    client.startPresence('alice');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(world.last.sent.map((text) => JSON.parse(text)), [
+      { type: 'status', manual: true, status: 'away', message: 'lunch', expires_in: 60 },
+    ]);
+    assert.equal(client.getSnapshot().status, 'online');
+    client.setStatus('invisible', { manual: true });
+    client.setStatus('online', { manual: true });
+    client.setStatus(null, { manual: true });
+    await world.clock.advance(SECOND);
+    assert.deepEqual(world.last.sent.slice(1).map((text) => JSON.parse(text)), [
+      { type: 'status', manual: true, status: 'invisible' },
+      { type: 'status', manual: true, status: null },
+    ]);
+    world.last.end(1006);
+    client.setStatus('invisible', { manual: true });
+    await world.clock.advance(2 * SECOND);
+    assert.deepEqual(world.last.sent, ['{"type":"status","manual":true,"status":"invisible"}']);
+    world.last.end(1006);
+    await world.clock.advance(2 * SECOND);
+    assert.deepEqual(world.last.sent, []);
+    world.last.end(1006);
+    client.setStatus('busy', { manual: true });
+    client.stopPresence();
+    client.startPresence('bob');
+    await world.clock.advance(SECOND);
+    assert.deepEqual(world.last.sent, [], "a status is the user's who set it");
+    client.setStatus('busy', { manual: true });
+    client.setStatus('away', { manual: true });
+    client.setStatus(null, { manual: true });
+    client.stopPresence(); // what was wanted last is not left behind
+    assert.deepEqual(world.last.sent.map((text) => JSON.parse(text).status), ['busy', null]);
+    await world.clock.advance(SECOND);
+    assert.equal(world.clock.pending, 0);
+    for (const bad of ['offline', '', undefined, 'ONLINE']) {
+      assert.throws(() => client.setStatus(bad, { manual: true }), TypeError);
+    }
+    for (const bad of ['invisible', null]) {
+      assert.throws(() => client.setStatus(bad, {}), TypeError);
+    }
+    for (const options of [{ message: 'x' }, { expiresIn: 1 }]) {
+      assert.throws(() => client.setStatus('busy', options), { message: /only a manual/ });
+    }
+  });
+});
+
 // ---- The life of the page ----------------------------------------------------------------------
 
 test('hidden: away after a delay; visible: online and a probe', async () => {
@@ -1451,7 +2068,7 @@ test('two clients share nothing', async () => {
 });
 
 test('the size of what is shipped', () => {
-  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 25 * 1024);
+  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 33 * 1024);
 });
 
 test('settle() is what the world needs', async () => {

@@ -36,7 +36,7 @@ function complaints(page) {
 const STATUS = `
   import { StrictMode } from 'react';
   import { PresenceService } from 'presence-client';
-  import { usePresenceStatus } from 'presence-client/react';
+  import { usePresence, usePresenceStatus } from 'presence-client/react';
 
   export const count = { renders: 0, listeners: 0 };
 
@@ -57,6 +57,19 @@ const STATUS = `
     return <p>{[state, connected, attempt, String(userId), typeof lastChange].join(' ')}</p>;
   }
   export const page = (service) => <StrictMode><Status service={service} /></StrictMode>;
+
+  /** What usePresence() gives, as text: 'bob busy, carol offline stale'. */
+  export function Others({ ids, service }) {
+    const users = usePresence(ids, service);
+    count.renders++;
+    count.map = users;
+    const text = ids.map((id) => users.get(id)).filter(Boolean)
+      .map((user) => [user.user_id, user.status, user.stale ? 'stale' : ''].join(' ').trim());
+    return <p>{text.join(', ') || 'nobody'}</p>;
+  }
+  export const others = (ids, service) => (
+    <StrictMode><Others ids={ids} service={service} /></StrictMode>
+  );
 `;
 
 /** A page around it: a socket that the test plays, and ways to put the component into the page. */
@@ -67,8 +80,10 @@ const BROWSER = `${STATUS}
   window.recovered = [];
   window.WebSocket = class {
     constructor() { window.socket = this; this.readyState = 0; }
-    send() {}
+    sent = [];
+    send(text) { this.sent.push(text); }
     close() { this.readyState = 3; }
+    say(message) { this.onmessage({ data: JSON.stringify(message) }); }
     hello() {
       this.readyState = 1;
       this.onmessage({ data: '{"type":"hello","heartbeat_seconds":25}' });
@@ -80,6 +95,15 @@ const BROWSER = `${STATUS}
   window.show = (one) => {
     window.tree ??= createRoot(root());
     flushSync(() => tree.render(page(one)));
+  };
+  window.showOthers = (ids, one = service) => {
+    window.tree ??= createRoot(root());
+    flushSync(() => tree.render(others(ids, one)));
+  };
+  window.hydrateOthers = (ids) => {
+    window.tree = hydrateRoot(root(), others(ids, service), {
+      onRecoverableError: (error) => recovered.push(String(error)),
+    });
   };
   window.hide = () => { flushSync(() => tree.unmount()); };
   window.hydrate = (one) => {
@@ -164,6 +188,116 @@ for (const react of ['react18', 'react19']) {
     assert.equal(await page.evaluate(() => window.text()), IDLE);
     assert.equal(await page.evaluate(() => count.listeners), 0);
     assert.deepEqual(found, []);
+  });
+
+  test(`${react}: usePresence follows users, batched, in StrictMode`, async (t) => {
+    const { page, found } = await openPage(t);
+    const shown = (wanted) => page.waitForFunction((text) => window.text() === text, wanted);
+    const sent = () => page.evaluate(() => socket.sent.filter((one) => /watch/.test(one)));
+    const quiet = () => page.evaluate(() => new Promise((resolve) => {
+      requestAnimationFrame(() => setTimeout(resolve));
+    }));
+    await page.evaluate(() => {
+      service.startPresence('alice');
+      socket.hello();
+      window.users = (status, ...ids) => ids.map((id) => ({ user_id: id, status }));
+      showOthers(['bob', '__proto__']);
+    });
+    await shown('nobody');
+    await quiet();
+    assert.deepEqual(await sent(), ['{"type":"watch","users":["bob","__proto__"]}']);
+    const first = await page.evaluate(() => {
+      window.before = count.map;
+      count.renders = 0;
+      socket.say({ type: 'snapshot', users: users('busy', 'bob', '__proto__') });
+    });
+    assert.equal(first, undefined);
+    await shown('bob busy, __proto__ busy');
+    assert.equal(await page.evaluate(() => count.renders), 2, 'once, which StrictMode doubles');
+    assert.equal(await page.evaluate(() => count.map !== before && before.size), 0);
+
+    // another array with the same ids, or a render for another reason: the same Map, no new watch
+    assert.equal(await page.evaluate(() => {
+      window.before = count.map;
+      showOthers(['bob', '__proto__']);
+      return count.map === before;
+    }), true);
+    await quiet();
+    assert.equal((await sent()).length, 1);
+
+    // others: who stays is known at once, who is gone is unwatched
+    assert.equal(await page.evaluate(() => {
+      showOthers(['carol', 'bob']);
+      return window.text();
+    }), 'bob busy');
+    await page.waitForFunction(() => socket.sent.length === 3);
+    assert.deepEqual((await sent()).slice(1).sort(), [
+      '{"type":"unwatch","users":["__proto__"]}', '{"type":"watch","users":["carol"]}',
+    ]);
+    await page.evaluate(() => socket.say({ type: 'snapshot', users: users('online', 'carol') }));
+    await shown('carol online, bob busy');
+    await page.evaluate(() => socket.onclose({ code: 1006, reason: '', wasClean: false }));
+    await shown('carol online stale, bob busy stale');
+    await page.evaluate(() => { window.old = socket; });
+    await page.waitForFunction(() => socket !== old);
+    await page.evaluate(() => socket.hello());
+    await page.evaluate(() => {
+      socket.say({ type: 'snapshot', users: users('away', 'bob', 'carol') });
+    });
+    await shown('carol away, bob away');
+
+    // whom the server refuses from now on is not shown any more
+    await page.evaluate(() => socket.onclose({ code: 1006, reason: '', wasClean: false }));
+    await page.evaluate(() => { window.old = socket; });
+    await page.waitForFunction(() => socket !== old);
+    await page.evaluate(() => {
+      socket.hello();
+      socket.say({ type: 'error', code: 'forbidden', message: 'x' });
+    });
+    await page.waitForFunction(() => socket.sent.length === 2); // one of the two alone
+    await page.evaluate(() => socket.say({ type: 'error', code: 'forbidden', message: 'x' }));
+    const [one] = await page.evaluate(() => JSON.parse(socket.sent[1]).users);
+    await page.waitForFunction(() => socket.sent.length === 3);
+    const [other] = await page.evaluate(() => JSON.parse(socket.sent[2]).users);
+    assert.deepEqual([one, other].sort(), ['bob', 'carol']);
+    await shown(`${other} away stale`);
+
+    await page.evaluate((id) => socket.say({ type: 'snapshot', users: users('busy', id) }), other);
+    await shown(`${other} busy`);
+    await page.evaluate(() => hide());
+    await page.waitForFunction(() => /unwatch/.test(socket.sent.at(-1)));
+    assert.equal(await page.evaluate((id) => service.getUser(id), other), null);
+    assert.deepEqual(found, []);
+  });
+
+  test(`${react}: usePresence: an empty Map from a server, taken over by a browser`, async (t) => {
+    const source = `${STATUS}
+      import { renderToString } from 'react-dom/server';
+      export const html = () => renderToString(others(['bob']));
+      export const map = () => count.map;`;
+    const code = await bundle(path.join(__dirname, 'server.jsx'), { react, source, node: true });
+    const module = { exports: {} };
+    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(
+      module,
+      module.exports,
+      require,
+    );
+    const html = module.exports.html();
+    assert.equal(html, '<p>nobody</p>');
+    assert.equal(module.exports.map().size, 0);
+    const { page, found } = await openPage(t, html);
+    await page.evaluate(() => {
+      service.startPresence('alice');
+      socket.hello();
+      service.watch('bob', () => {}); // known before the page is taken over
+    });
+    await page.waitForFunction(() => socket.sent.length === 1);
+    await page.evaluate(() => {
+      socket.say({ type: 'snapshot', users: [{ user_id: 'bob', status: 'busy' }] });
+      hydrateOthers(['bob']);
+    });
+    await page.waitForFunction(() => window.text() === 'bob busy');
+    assert.deepEqual([found, await page.evaluate(() => recovered)], [[], []]);
   });
 
   test(`${react}: rendered by a server, taken over by a browser that is connected`, async (t) => {

@@ -248,4 +248,58 @@ const SERVERS = {
   },
 };
 
-module.exports = { World, SERVERS, LATENCY, WEB, settle, pong };
+/** A server on which others can be followed; it holds clients to its limits. `set()` changes a user
+ *  and tells the followers. Options: `max`, how many a connection may follow; `forbidden`, ids;
+ *  `hold`, no watch is answered until it is false and release() was called. */
+function followable({ max = 1000, forbidden = [], hold = false } = {}) {
+  const users = new Map();
+  const held = [];
+  const show = (id) => ({ user_id: id, online: false, status: 'offline', ...users.get(id) });
+  const refuse = (socket, code) => {
+    socket.message(JSON.stringify({ type: 'error', code, message: `it is ${code}` }));
+  };
+  const watch = (socket, ids) => {
+    if (ids.some((id) => server.forbidden.includes(id))) return refuse(socket, 'forbidden');
+    const all = new Set([...socket.follows, ...ids]);
+    if (all.size > max) return refuse(socket, 'too_many_watched');
+    socket.follows = all;
+    return socket.message(JSON.stringify({ type: 'snapshot', users: ids.map(show) }));
+  };
+  const server = (socket, world) => {
+    let paced = 0; // as the server counts: a second's worth may come at once
+    let last = 0;
+    socket.follows = new Set();
+    socket.answer = (text) => {
+      paced = Math.max(0, paced - (world.clock.ms - last)) + 50;
+      last = world.clock.ms;
+      if (Buffer.byteLength(text) > 4096) socket.end(1009);
+      if (paced > 1050) socket.end(4429);
+      if (text === 'ping') return socket.message('pong');
+      const { type, users: ids } = JSON.parse(text);
+      if (type === 'unwatch') ids.forEach((id) => socket.follows.delete(id));
+      if (type !== 'watch') return null;
+      if (!server.hold) return watch(socket, ids);
+      return held.push(() => watch(socket, ids));
+    };
+    server.socket = socket;
+    socket.later(() => socket.hello());
+  };
+  return Object.assign(server, {
+    forbidden,
+    hold,
+    /** Changes users, and tells of them in one message. */
+    set(changes) {
+      for (const [id, members] of changes) users.set(id, members);
+      const told = changes.map(([id]) => id).filter((id) => server.socket?.follows.has(id));
+      if (told.length) {
+        server.socket.message(JSON.stringify({ type: 'presence', users: told.map(show) }));
+      }
+    },
+    /** Answers what was held. */
+    release() {
+      for (const answer of held.splice(0)) answer();
+    },
+  });
+}
+
+module.exports = { World, SERVERS, LATENCY, WEB, settle, pong, followable };
