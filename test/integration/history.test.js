@@ -162,7 +162,7 @@ test('dump and restore carry samples; a dump without any is taken', async (t) =>
   const lines = await dumped(dir);
   assert.deepEqual(lines, [
     ...samples.map(([at, users, connections]) => ({ sample: iso(at), users, connections })),
-    { end: 'presence', users: 0, sessions: 0, samples: 3 },
+    { end: 'presence', users: 0, sessions: 0, samples: 3, manuals: 0 },
   ]);
   const file = path.join(tempDir(t), 'dump');
   const text = (list) => list.map((line) => `${JSON.stringify(line)}\n`).join('');

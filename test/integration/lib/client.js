@@ -86,7 +86,8 @@ async function connect(server, id, { port = server.port, protocols = [], query =
   const socket = new WebSocket(
     `${server.tls ? 'wss' : 'ws'}://${host}:${port}/ws/presence/${segment(id)}${query}`,
     protocols,
-    { ...server.tls, ...options },
+    // of a socket that is gone already `ws` would wait for the end of its closing handshake
+    { closeTimeout: 1000 * slow, ...server.tls, ...options },
   );
   const client = new Client(socket);
   server.sockets.add(client);
