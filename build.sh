@@ -14,7 +14,7 @@
 #   FUZZ_RUNS               inputs each fuzzer tries in `test`, default 20000
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
-#   TEST_JOBS               how many files of integration tests at once, default one a processor
+#   TEST_JOBS               how many files of tests at once, default two a processor: most wait
 #   TEST_TIMEOUT            seconds one file of them may take, default 300
 #   SOURCE_DATE_EPOCH       the time stamp inside the archive of `dist`, default 0
 set -eu -o pipefail
@@ -26,7 +26,7 @@ unset CPATH C_INCLUDE_PATH LIBRARY_PATH LD_LIBRARY_PATH CDPATH GREP_OPTIONS GZIP
 
 SOURCE=${PRESENCE_SOURCE:-presence.c}
 JOBS=${JOBS:-$(nproc)}
-TEST_JOBS=${TEST_JOBS:-$(nproc)}
+TEST_JOBS=${TEST_JOBS:-$(($(nproc) * 2))}
 TEST_TIMEOUT=${TEST_TIMEOUT:-300}
 CACHE=${PRESENCE_VENDOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-$PWD/build}/.cache}/presence/vendor}
 SRC=build/vendor/src
