@@ -798,6 +798,9 @@ task_test() {
         wanted=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
     need test
     mkdir -p build/test
+    if [[ $wanted == *" fuzz "* ]]; then # while unit tests run; what fails is built, and told, again
+        (for name in $(fuzzers); do build_fuzzer "$name"; done) >build/test/ahead.log 2>&1 &
+    fi
     for name in unit unit-asan unit-tsan; do
         [[ $wanted == *" $name "* ]] || continue
         variant=${name#unit}
@@ -805,6 +808,7 @@ task_test() {
         timed_build $name build_unit "${variant#-}" build/$name
         [ $BUILT = 0 ] || run_unit $name build/$name
     done
+    wait
     for name in $(fuzzers); do
         [[ $wanted == *" fuzz "* ]] || continue
         timed_build "fuzz_$name" build_fuzzer "$name"
