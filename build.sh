@@ -798,7 +798,7 @@ task_test() {
         wanted=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
     need test
     mkdir -p build/test
-    if [[ $wanted == *" fuzz "* ]]; then # while unit tests run; what fails is built, and told, again
+    if [[ $wanted == *" fuzz "* ]]; then # while unit tests run; what fails is told below
         (for name in $(fuzzers); do build_fuzzer "$name"; done) >build/test/ahead.log 2>&1 &
     fi
     for name in unit unit-asan unit-tsan; do
