@@ -46,6 +46,8 @@
  *             something.
  *   hub       every WebSocket and every stream of events; the only one to change the presence
  *             table.
+ *   couriers  (one less than processors, at most three) help the hub to send what many follow: the
+ *             connection of a letter is theirs from post_fill to post_deliver, nothing else.
  *   reader    reads LMDB for the hub: users who are followed and not in the table.
  *   writer    the only one to write LMDB.
  *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
@@ -56,7 +58,8 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; password_turn,
+ * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; post.lock;
+ * password_turn,
  * under which address_lock may be taken; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
@@ -10398,6 +10401,34 @@ enum {
     STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
     STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
     WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
+    POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
+    POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
+    POST_ROOM = 2 * WATCH_PIECE,   /* more than one can have */
+    POST_SHARE = 32,               /* taken at a time */
+    POST_WORTH = 64,               /* those that wait before a courier is woken for them */
+    COURIERS_MAX = 3,
+};
+
+/* Bytes on their way to one connection. */
+struct letter {
+    struct connection *c;
+    uint32_t at, len;              /* in post.text */
+    ssize_t result;                /* what wire_write returned */
+};
+
+/* What many are told: the time goes to the system's send(), so the hub and its couriers call it
+ * side by side. Only the hub fills it. */
+struct post {
+    pthread_mutex_t lock;          /* of the counts and quitting */
+    pthread_cond_t wake;           /* for couriers: letters, or the end */
+    pthread_cond_t done;           /* for the hub: all that were filled are sent */
+    size_t filled, taken, sent;    /* of the letters, in this order */
+    bool quitting;
+    pthread_t couriers[COURIERS_MAX];
+    size_t count;                  /* of couriers */
+    size_t written;                /* letters, the hub's own count */
+    struct buffer text;            /* POST_TEXT bytes that stay where they are */
+    struct letter letters[POST_LETTERS];
 };
 
 /* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
@@ -10421,6 +10452,7 @@ struct hub {
     struct buffer event;           /* the one being made */
     struct watches watches;        /* who follows whom */
     struct buffer piece;           /* of a message to one who follows */
+    struct post post;              /* what they are told */
     int64_t spread_at;             /* mono: not before this changes are told again */
     struct store_reader reader;
     _Atomic uint64_t generation;   /* grows when users leave the table for the store */
@@ -10713,25 +10745,26 @@ static void connection_keep(struct server *server, struct connection *c, struct 
     if (extra->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
 }
 
+/* Goes on after wire_write has returned `result` for these bytes. */
+static void connection_written(struct server *server, struct connection *c, struct instant now,
+                               struct span bytes, ssize_t result)
+{
+    size_t sent = result > 0 ? (size_t)result : 0;
+    if (result == WIRE_BROKEN) connection_end(server, c, now, END_DROPPED);
+    else if (sent < bytes.len || wire_unsent(&c->wire))
+        connection_keep(server, c, now, bytes.at + sent, bytes.len - sent);
+    else if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
+}
+
 /* Sends the reply made for this connection, behind what still waits. Must end every handler that
  * may have made one. */
 static void connection_flush(struct server *server, struct connection *c, struct instant now)
 {
-    struct buffer *reply = &server->hub.reply;
-    size_t len = reply->len, sent = 0;
-    reply->len = 0;
-    if (c->link.state == CONNECTION_DEAD || !len) return;
-    if (!connection_blocked(c)) {
-        ssize_t n = wire_write(&c->wire, reply->at, len);
-        if (n == WIRE_BROKEN) {
-            connection_end(server, c, now, END_DROPPED);
-            return;
-        }
-        if (n > 0) sent = (size_t)n;
-    }
-    if (sent < len || wire_unsent(&c->wire))
-        connection_keep(server, c, now, reply->at + sent, len - sent);
-    else if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
+    struct span reply = {server->hub.reply.at, server->hub.reply.len};
+    server->hub.reply.len = 0;
+    if (c->link.state == CONNECTION_DEAD || !reply.len) return;
+    ssize_t n = connection_blocked(c) ? WIRE_AGAIN : wire_write(&c->wire, reply.at, reply.len);
+    connection_written(server, c, now, reply, n);
 }
 
 /* Sends more of what waits; goes back to reading when all is out, and to telling who is
@@ -11337,49 +11370,157 @@ static void hub_take_transitions(struct server *server, struct instant now)
 
 /* ---- Who follows is told ---- */
 
-/* Tells one who follows what there is to tell, as far as the socket takes it and others have not
- * waited too long; the rest follows when the socket takes more. */
-static void watcher_send(struct server *server, struct connection *c, struct instant now)
+/* Sends a few of the letters that nobody has taken; the caller holds the lock. */
+static void post_send(struct post *post)
+{
+    size_t from = post->taken;
+    size_t to = post->filled - from > POST_SHARE ? from + POST_SHARE : post->filled;
+    post->taken = to;
+    pthread_mutex_unlock(&post->lock);
+    for (struct letter *l = post->letters + from; l < post->letters + to; l++)
+        l->result = wire_write(&l->c->wire, post->text.at + l->at, l->len);
+    pthread_mutex_lock(&post->lock);
+    post->sent += to - from;
+    if (post->sent == post->filled) pthread_cond_signal(&post->done);
+}
+
+/* A courier's thread, until post_stop. */
+static void *courier_run(void *argument)
+{
+    struct post *post = argument;
+    prctl(PR_SET_NAME, "courier");
+    pthread_mutex_lock(&post->lock);
+    while (!post->quitting) {
+        if (post->taken < post->filled) post_send(post);
+        else pthread_cond_wait(&post->wake, &post->lock);
+    }
+    pthread_mutex_unlock(&post->lock);
+    return NULL;
+}
+
+/* Whether there is room for another letter. */
+static bool post_has_room(const struct post *post)
+{
+    return post->written < POST_LETTERS && post->text.size - post->text.len >= POST_ROOM;
+}
+
+/* Hands over what was added to the text from `at` on. The same bytes in a row are kept once. */
+static void post_fill(struct post *post, struct connection *c, size_t at)
+{
+    size_t len = post->text.len - at;
+    struct letter *l = &post->letters[post->written++];
+    *l = (struct letter){c, (uint32_t)at, (uint32_t)len, WIRE_AGAIN};
+    if (l > post->letters && l[-1].len == len &&
+        !memcmp(post->text.at + l[-1].at, post->text.at + at, len)) {
+        l->at = l[-1].at;
+        post->text.len = at;
+    }
+    if (post->written % POST_SHARE) return;
+    pthread_mutex_lock(&post->lock);
+    post->filled = post->written;
+    if (post->filled - post->taken >= POST_WORTH) pthread_cond_signal(&post->wake);
+    pthread_mutex_unlock(&post->lock);
+}
+
+/* Returns how many letters there are, when all are sent as far as their sockets took them. */
+static size_t post_deliver(struct post *post)
+{
+    pthread_mutex_lock(&post->lock);
+    post->filled = post->written;
+    while (post->taken < post->filled) post_send(post);
+    while (post->sent < post->filled) pthread_cond_wait(&post->done, &post->lock);
+    size_t count = post->filled;
+    post->filled = post->taken = post->sent = 0;
+    pthread_mutex_unlock(&post->lock);
+    post->written = 0;
+    return count;
+}
+
+/* Sets an empty post up. */
+static void post_init(struct post *post)
+{
+    pthread_mutex_init(&post->lock, NULL);
+    pthread_cond_init(&post->wake, NULL);
+    pthread_cond_init(&post->done, NULL);
+    post->text.at = mem_new(POST_TEXT); /* pages that are never used cost nothing */
+    post->text.size = POST_TEXT;
+}
+
+/* Ends the couriers; the hub sends nothing any more. */
+static void post_stop(struct post *post)
+{
+    pthread_mutex_lock(&post->lock);
+    post->quitting = true;
+    pthread_cond_broadcast(&post->wake);
+    pthread_mutex_unlock(&post->lock);
+    while (post->count) pthread_join(post->couriers[--post->count], NULL);
+}
+
+/* Appends a frame with the next piece of what one who follows is to be told. False when there is
+ * nothing, or not yet. */
+static bool watcher_write(struct server *server, struct connection *c, struct instant now,
+                          struct buffer *out)
 {
     struct hub *hub = &server->hub;
-    size_t sent = 0;
+    if (c->link.state != CONNECTION_OPEN || !c->extra || c->extra->blocked) return false;
+    struct watcher *watcher = &c->extra->watcher;
     bool first, last;
-    while (c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked) {
-        struct watcher *watcher = &c->extra->watcher;
-        hub->piece.len = 0;
-        enum watcher_message kind = watcher_fill(&hub->watches, &server->presence, now, watcher,
-                                                 &hub->piece, &first, &last);
-        if (!kind) {
-            if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
-            connection_settle(c);
-            return;
-        }
-        if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
-                                                      : &server->counters.updates);
-        ws_encode_piece(&hub->reply, first, last, (struct span){hub->piece.at, hub->piece.len});
-        sent += hub->reply.len;
+    hub->piece.len = 0;
+    enum watcher_message kind =
+        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &first, &last);
+    if (!kind) {
+        if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
+        connection_settle(c);
+        return false;
+    }
+    if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+                                                  : &server->counters.updates);
+    ws_encode_piece(out, first, last, (struct span){hub->piece.at, hub->piece.len});
+    return true;
+}
+
+/* Tells one who follows the rest of what there is to tell, as far as the socket takes it and others
+ * have not waited too long; what is left follows when the socket takes more. */
+static void watcher_send(struct server *server, struct connection *c, struct instant now)
+{
+    struct buffer *reply = &server->hub.reply;
+    size_t sent = 0;
+    while (watcher_write(server, c, now, reply)) {
+        sent += reply->len;
         connection_flush(server, c, now);
-        bool goes_on = c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked;
+        bool goes_on = c->link.state == CONNECTION_OPEN && !connection_blocked(c);
         if (goes_on && sent > WATCH_TURN) connection_keep(server, c, now, "", 0);
     }
 }
 
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow. Stands at the end of a turn: the table is as the transitions left it. */
+ * follow: a first piece to each side by side, as that is mostly all. Stands at the end of a turn:
+ * the table is as the transitions left it. */
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct watches *w = &hub->watches;
+    struct post *post = &hub->post;
     if (w->changed && now.mono >= hub->spread_at) {
         watches_spread(w, &server->presence, now);
         hub->spread_at = now.mono + server->options.watch_interval;
     }
     if (w->busy) watches_begin_turn(w);
     while (w->busy) {
-        struct watcher *watcher = w->busy;
-        watcher_list(NULL, watcher);
-        watcher_send(server, ((struct extra *)watcher)->c, now);
-        if (server->presence.transition_count) hub_take_transitions(server, now);
+        while (w->busy && post_has_room(post)) {
+            struct connection *c = ((struct extra *)w->busy)->c;
+            size_t at = post->text.len;
+            watcher_list(NULL, w->busy);
+            if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
+        }
+        size_t count = post_deliver(post);
+        for (struct letter *l = post->letters; l < post->letters + count; l++) {
+            struct span bytes = {post->text.at + l->at, l->len};
+            connection_written(server, l->c, now, bytes, l->result);
+            watcher_send(server, l->c, now);
+            if (server->presence.transition_count) hub_take_transitions(server, now);
+        }
+        post->text.len = 0;
     }
     if (!w->loose) return;
     pthread_mutex_lock(&server->table_lock);
@@ -11975,6 +12116,7 @@ static bool hub_init(struct server *server, struct instant now)
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
     watches_init(&hub->watches);
+    post_init(&hub->post);
     pthread_mutex_init(&hub->reader.lock, NULL);
     pthread_cond_init(&hub->reader.wake, NULL);
     hub->reader.last = &hub->reader.first;
@@ -11990,10 +12132,12 @@ static void hub_free(struct server *server)
     for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
         connection_end(server, connection_of_timer(timer), now, END_STOP);
     hub_bury(hub);
+    post_stop(&hub->post);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
     buffer_free(&hub->event);
     buffer_free(&hub->piece);
+    buffer_free(&hub->post.text);
     watches_free(&hub->watches);
     for (int k = 0; k < FEED_COUNT; k++) events_drop(&hub->feeds[k].events);
     buffer_free(&hub->batch.ops);
@@ -15096,6 +15240,14 @@ static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument
     return !error;
 }
 
+/* How many couriers are worth having: the hub has a processor of its own. */
+static size_t server_couriers(void)
+{
+    cpu_set_t set;
+    int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+    return processors > COURIERS_MAX ? COURIERS_MAX : (size_t)processors - 1;
+}
+
 /* Tells on which addresses we listen: the only lines of a start at the default log level. */
 static void server_announce(struct server *server)
 {
@@ -15166,6 +15318,12 @@ static bool server_start(struct server *server, char *err)
         return false;
     }
     server->hub.reader.running = true;
+    struct post *post = &server->hub.post;
+    for (size_t n = server_couriers(); post->count < n; post->count++) {
+        if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
+        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
+        return false;
+    }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);

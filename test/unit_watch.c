@@ -411,6 +411,100 @@ static void manual_goes_before_connections(void **unused)
     presence_free(&p);
 }
 
+/* Everybody a letter's bytes reach has them, in order, however many send: what was sent counts
+ * what the socket took, and one that is gone is broken. */
+static void post_reaches_everybody(void **state)
+{
+    (void)state;
+    enum { POST_PEERS = 500, POST_ROUNDS = 60, POST_DEAD = 7, POST_FULL = 11 };
+    static struct post post;
+    static struct connection connections[POST_PEERS];
+    static int peers[POST_PEERS];
+    static char wanted[64 * 1024], got[64 * 1024];
+    post_init(&post);
+    for (; post.count < COURIERS_MAX; post.count++)
+        assert_true(thread_start(&post.couriers[post.count], courier_run, &post));
+    for (int i = 0; i < POST_PEERS; i++) {
+        int pair[2];
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+        connections[i].wire.fd = pair[0];
+        peers[i] = pair[1];
+    }
+    while (send(connections[POST_FULL].wire.fd, wanted, sizeof wanted, MSG_DONTWAIT) > 0) continue;
+    close(peers[POST_DEAD]);
+    char *const text = post.text.at;
+    for (int round = 0; round < POST_ROUNDS; round++) {
+        for (int i = 0; i < POST_PEERS; i++) {
+            size_t at = post.text.len;
+            assert_true(post_has_room(&post));
+            buffer_print(&post.text, "%d.%d;", round, i / 3); /* three in a row are the same */
+            post_fill(&post, &connections[i], at);
+        }
+        assert_int_equal(post_deliver(&post), POST_PEERS);
+        assert_ptr_equal(post.text.at, text);
+        for (int i = 0; i < POST_PEERS; i++) {
+            const struct letter *l = &post.letters[i];
+            assert_ptr_equal(l->c, &connections[i]);
+            if (i % 3) assert_int_equal(l->at, post.letters[i - 1].at);
+            else if (i) assert_int_not_equal(l->at, post.letters[i - 1].at);
+            assert_int_equal(l->result, i == POST_DEAD   ? WIRE_BROKEN
+                                        : i == POST_FULL ? WIRE_AGAIN
+                                                         : (ssize_t)l->len);
+        }
+        post.text.len = 0;
+    }
+    for (int i = 0; i < POST_PEERS; i++) {
+        size_t len = 0;
+        for (int round = 0; round < POST_ROUNDS; round++)
+            len += (size_t)sprintf(wanted + len, "%d.%d;", round, i / 3);
+        close(connections[i].wire.fd);
+        if (i == POST_DEAD) continue;
+        if (i != POST_FULL) {
+            assert_int_equal(recv(peers[i], got, sizeof got, MSG_WAITALL), len);
+            assert_memory_equal(got, wanted, len);
+        }
+        close(peers[i]);
+    }
+    post_stop(&post);
+    assert_int_equal(post.count, 0);
+    buffer_free(&post.text);
+}
+
+/* There is room while every letter and any text fits. */
+static void post_has_bounds(void **state)
+{
+    (void)state;
+    static struct post post;
+    static struct connection c;
+    int pair[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    c.wire.fd = pair[0];
+    post_init(&post);
+    size_t count = 0;
+    for (; post_has_room(&post); count++) { /* all the same: letters run out */
+        size_t at = post.text.len;
+        buffer_text(&post.text, "x");
+        post_fill(&post, &c, at);
+    }
+    assert_int_equal(count, POST_LETTERS);
+    assert_int_equal(post.text.len, 1);
+    post_deliver(&post);
+    post.text.len = 0;
+    for (count = 0; post_has_room(&post); count++) { /* no two the same: text runs out */
+        size_t at = post.text.len;
+        memset(buffer_room(&post.text, WATCH_PIECE), 'a' + (int)(count % 2), WATCH_PIECE);
+        post.text.len += WATCH_PIECE;
+        post_fill(&post, &c, at);
+    }
+    assert_int_equal(count, (POST_TEXT - POST_ROOM) / WATCH_PIECE + 1);
+    assert_int_equal(post.text.size, POST_TEXT);
+    post_deliver(&post);
+    post_stop(&post);
+    buffer_free(&post.text);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(watches_equal_model),
     cmocka_unit_test(watches_do_not_queue_states),
@@ -419,4 +513,6 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(note_rules),
     cmocka_unit_test(manual_record_codec),
     cmocka_unit_test(manual_goes_before_connections),
+    cmocka_unit_test(post_reaches_everybody),
+    cmocka_unit_test(post_has_bounds),
 };
