@@ -506,3 +506,28 @@ test('the overview: a line with a gap, and in words', async (t) => {
   await untilText(page, 'chart-text', /^Most [\d,]+ at .*, fewest [\d,]+ at /);
   assert.equal(await page.locator('#chart .line').count(), 2, 'one hour is missing');
 });
+
+test('a list that could not be loaded is not Live, and is loaded again', async (t) => {
+  const server = await startStandin({ users: 3000 });
+  const page = await openPage(chrome, server.url, { blank: true, allow: [/ERR_/] });
+  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  let pages = 0;
+  await page.route('**/online-users*', (route) => (++pages === 3 ? route.abort() : route.continue()));
+  await page.clock.install();
+  await page.goto(`${server.url}/admin/`);
+  await untilText(page, 'connection-text', /last refresh failed/);
+  await page.clock.runFor(2000);
+  assert.equal(await text(page, 'connection-word'), 'Behind');
+  await page.clock.runFor(30000);
+  await connection(page, 'connected');
+  assert.equal(await text(page, 'count-users'), '3,000');
+  server.set('user-002999', { online: false });
+  pages = 0;
+  server.restart();
+  await page.clock.runFor(4000);
+  await untilText(page, 'connection-text', /^the list is not complete, .*last refresh failed/);
+  assert.equal(await text(page, 'connection-word'), 'Behind');
+  await page.clock.runFor(32000);
+  await connection(page, 'connected');
+  assert.equal(await text(page, 'count-users'), '2,999');
+});

@@ -46,7 +46,7 @@ const connection = () => health(stream, {
   seen: model.seq,
   known: state.known?.epoch === model.epoch ? state.known.seq : 0,
   knownAt: state.knownAt,
-  loading: state.loading,
+  loading: state.loading || (model.complete ? '' : 'the list is not complete'),
   now: Date.now(),
 });
 
@@ -403,7 +403,8 @@ function second() {
   }
   if (now >= due.stats) loadStats();
   if (now >= due.history) loadHistory();
-  if (now >= due.poll && (stream.phase !== 'open' || model.totals.users <= PAGE)) {
+  if (now >= due.poll && (
+    stream.phase !== 'open' || !model.complete || model.totals.users <= PAGE)) {
     if (stream.phase !== 'waiting') stream.open();
     load();
   }

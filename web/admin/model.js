@@ -82,6 +82,7 @@ export class Model {
     const { epoch, seq } = parsePosition(position);
     this.adopt(epoch);
     this.seq = seq;
+    this.complete = false; // what happened before it is not known
   }
 
   /** A change of the stream. False when an answer had it already. */
