@@ -531,3 +531,23 @@ test('a list that could not be loaded is not Live, and is loaded again', async (
   await connection(page, 'connected');
   assert.equal(await text(page, 'count-users'), '2,999');
 });
+
+test('a load that takes longer than the time between two is not begun anew', async (t) => {
+  const server = await startStandin({ users: 4000, events: false });
+  const page = await openPage(chrome, server.url, { blank: true, allow: [/status of 404/] });
+  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  let held = null;
+  await page.route('**/online-users*', (route) => { held = route; });
+  await page.clock.install();
+  await page.goto(`${server.url}/admin/`);
+  for (let i = 0; i < 4; i++) {
+    while (!held) await page.clock.runFor(100);
+    await page.clock.runFor(12000);
+    assert.equal(/cursor=/.test(held.request().url()), i > 0, `page ${i + 1} is asked for`);
+    const route = held;
+    held = null;
+    await route.continue();
+    await route.request().response();
+  }
+  while (!/list refreshed/.test(await text(page, 'connection-text'))) await page.clock.runFor(100);
+});

@@ -403,7 +403,7 @@ function second() {
   }
   if (now >= due.stats) loadStats();
   if (now >= due.history) loadHistory();
-  if (now >= due.poll && (
+  if (now >= due.poll && !state.loader && (
     stream.phase !== 'open' || !model.complete || model.totals.users <= PAGE)) {
     if (stream.phase !== 'waiting') stream.open();
     load();
