@@ -551,3 +551,30 @@ test('a load that takes longer than the time between two is not begun anew', asy
   }
   while (!/list refreshed/.test(await text(page, 'connection-text'))) await page.clock.runFor(100);
 });
+
+test('a timeline that grows loses no stay, and has no hole in it', async (t) => {
+  const stay = (i) => ({ reason: 'closed', address: '192.0.2.1',
+    from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
+    to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() });
+  const stays = Array.from({ length: 120 }, (_, i) => stay(i));
+  const { server, page } = await admin(t, { users: { u: { stays } } }, { hash: '#/user/u' });
+  const length = (n) => page.waitForFunction((wanted) =>
+    document.querySelectorAll('#timeline li').length === wanted, n);
+  await length(50);
+  await page.click('#detail-more');
+  await length(100);
+  server.leave('u');
+  server.join('u');
+  await untilText(page, 'timeline', /under 1 s, from 127/);
+  await length(101);
+  for (let i = 0; i < 60; i++) stays.unshift(stay(-2 - i / 100));
+  server.change('u', { status: 'away' });
+  await page.waitForSelector('#detail-state [data-value="away"]');
+  await length(50);
+  while (await page.isVisible('#detail-more')) {
+    const before = await page.locator('#timeline li').count();
+    await page.click('#detail-more');
+    await page.waitForFunction((n) => document.querySelectorAll('#timeline li').length > n, before);
+  }
+  await length(182);
+});

@@ -80,7 +80,8 @@ function refresh() {
       if (signal.aborted) return;
       if (!user) say('');
       user = found;
-      const older = stays.slice(STAYS).filter(({ from }) => from < newest.sessions.at(-1)?.from);
+      const last = newest.sessions.at(-1)?.from; // what is behind it stays, if there is no hole
+      const older = stays[0]?.from >= last ? stays.filter(({ from }) => from < last) : [];
       if (!older.length) next = newest.next;
       stays = newest.sessions.concat(older);
       draw();
