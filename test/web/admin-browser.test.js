@@ -578,3 +578,16 @@ test('a timeline that grows loses no stay, and has no hole in it', async (t) => 
   }
   await length(182);
 });
+
+test('why a user could not be shown goes away once she is', async (t) => {
+  const { server, page } = await admin(t, { users: three() },
+    { hash: '#/user/alice', allow: [/ERR_/] });
+  await page.waitForSelector('#detail-body:not([hidden])');
+  await page.route('**/users/alice', (route) => route.abort());
+  server.change('alice', { status: 'busy' });
+  await untilText(page, 'detail-note', /^Not shown/);
+  await page.unroute('**/users/alice');
+  server.change('alice', { status: 'away' });
+  await page.waitForSelector('#detail-state [data-value="away"]');
+  await untilText(page, 'detail-note', /^$/);
+});

@@ -78,7 +78,7 @@ function refresh() {
       const [found, newest] = await Promise.all([request(userPath(id), { signal }),
         request(userPath(id, `/sessions?limit=${STAYS}`), { signal })]);
       if (signal.aborted) return;
-      if (!user) say('');
+      if (/^Not shown/.test(byId('detail-note').textContent)) say('');
       user = found;
       const last = newest.sessions.at(-1)?.from; // what is behind it stays, if there is no hole
       const older = stays[0]?.from >= last ? stays.filter(({ from }) => from < last) : [];
