@@ -591,3 +591,17 @@ test('why a user could not be shown goes away once she is', async (t) => {
   await page.waitForSelector('#detail-state [data-value="away"]');
   await untilText(page, 'detail-note', /^$/);
 });
+
+test('what is said of a kick is not said of the user opened meanwhile', async (t) => {
+  const { page } = await admin(t, { users: three() }, { hash: '#/user/alice' });
+  await page.waitForSelector('#detail-body:not([hidden])');
+  let hold = null;
+  await page.click('#kick');
+  await page.route('**/users/{alice,carol}', (route) => { hold = route; });
+  await page.click('#kick-yes');
+  while (!hold) await page.waitForTimeout(20);
+  await page.evaluate(() => { location.hash = '#/user/carol'; });
+  await untilText(page, 'detail-name', /carol/);
+  await page.waitForTimeout(500);
+  assert.equal(await text(page, 'detail-note'), '');
+});

@@ -169,8 +169,8 @@ function kick() {
   if (returnValue !== 'kick' || dataset.id !== id) return;
   attempt('Not kicked', async (still) => {
     const { closed } = await request(userPath(id, '/connections'), { method: 'DELETE' });
+    if (still()) await refresh();
     if (!still()) return;
-    await refresh();
     say(`Kicked: ${plural(closed, 'connection')} closed.`);
     byId('detail-name').focus();
   });
