@@ -605,3 +605,15 @@ test('what is said of a kick is not said of the user opened meanwhile', async (t
   await page.waitForTimeout(500);
   assert.equal(await text(page, 'detail-note'), '');
 });
+
+test('the search asks the server again when only capitals differ', async (t) => {
+  const users = { Alice: { online: false }, bob: {} };
+  const { server, page } = await admin(t, { users });
+  await connection(page, 'connected');
+  await page.fill('#search', 'alice');
+  await page.selectOption('#filter', 'offline');
+  await untilText(page, 'stored-text', /^0 offline users loaded\.$/);
+  await page.fill('#search', 'Alice');
+  await untilUsers(page, ['Alice']);
+  assert.ok(server.log.some((line) => /q=Alice/.test(line)));
+});

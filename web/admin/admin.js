@@ -235,8 +235,8 @@ async function loadHistory() {
 
 /** Loads offline users for a question that asks for them. */
 function moreForQuery() {
-  const { filter, text } = model.query;
-  if (/offline|all/.test(filter) && text !== state.stored.text) {
+  const text = byId('search').value; // capitals count there
+  if (/offline|all/.test(model.query.filter) && text !== state.stored.text) {
     state.stored = { text, cursor: null, done: false, busy: false };
     moreStored();
   }
@@ -250,7 +250,7 @@ async function moreStored() {
   stored.busy = true;
   try {
     const query = new URLSearchParams({ status: 'offline', limit: PAGE });
-    if (stored.text) query.set('q', byId('search').value);
+    if (stored.text) query.set('q', stored.text);
     if (stored.cursor) query.set('cursor', stored.cursor);
     const page = await request(`users?${query}`);
     await idle();
