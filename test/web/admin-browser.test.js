@@ -617,3 +617,15 @@ test('the search asks the server again when only capitals differ', async (t) => 
   await untilUsers(page, ['Alice']);
   assert.ok(server.log.some((line) => /q=Alice/.test(line)));
 });
+
+test('a failed sign-out is not a failed refresh', async (t) => {
+  const { page } = await admin(t, { users: three(), password: 'secret' },
+    { allow: [/ERR_|status of 401/] });
+  await page.fill('#password', 'secret');
+  await page.keyboard.press('Enter');
+  await connection(page, 'connected');
+  await page.route('**/logout', (route) => route.abort());
+  await page.click('#logout');
+  await untilText(page, 'connection-text', /not signed out/);
+  assert.doesNotMatch(await text(page, 'connection-text'), /refresh failed/);
+});

@@ -150,7 +150,7 @@ function drawConnection() {
     text,
     broken && state.heard && `last data at ${clockSeconds(state.heard)}`,
     state.loaded && `list refreshed at ${clockSeconds(state.loaded)}`,
-    state.problem && `last refresh failed, ${state.problem}`,
+    state.problem,
     broken && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
   ].filter(Boolean).join(', '));
   const { busy, done } = state.stored;
@@ -199,7 +199,7 @@ async function load() {
   } catch (error) {
     if (signal.aborted) return;
     failed(error);
-    state.problem = error.message;
+    state.problem = `last refresh failed, ${error.message}`;
   }
   Object.assign(mine, { loader: null, loading: '', dirty: true });
   mine.due.poll = Date.now() + POLL;
