@@ -255,7 +255,7 @@ async function moreStored() {
     const page = await request(`users?${query}`);
     await idle();
     if (stored !== state.stored) return;
-    if (!model.page(page.users, page.position)) throw new Error('the server started anew');
+    if (!model.page(page.users, page.position, true)) throw new Error('the server started anew');
     stored.cursor = page.next;
     stored.done = !page.next;
   } catch (error) {

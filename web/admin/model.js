@@ -101,12 +101,13 @@ export class Model {
     this.loadStart = null;
   }
 
-  /** A page of users as of a position. False when it is of another run of the server. */
-  page(users, position) {
+  /** A page of users as of a position, of the load or `stored` ones. False when it is of another
+   *  run of the server. */
+  page(users, position, stored = false) {
     const { epoch, seq } = parsePosition(position) ?? { epoch: this.epoch, seq: 0 };
     if (this.epoch === null) this.adopt(epoch);
     if (epoch !== this.epoch) return false;
-    this.loadStart ??= seq;
+    if (!stored) this.loadStart ??= seq;
     for (const user of users) {
       let row = this.rows.get(user.user_id);
       if (!row || row.seq <= seq) {
