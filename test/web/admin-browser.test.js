@@ -629,3 +629,17 @@ test('a failed sign-out is not a failed refresh', async (t) => {
   await untilText(page, 'connection-text', /not signed out/);
   assert.doesNotMatch(await text(page, 'connection-text'), /refresh failed/);
 });
+
+test('a try that has no time yet is not announced', async (t) => {
+  const server = await startStandin({ users: three() });
+  const page = await openPage(chrome, server.url, { blank: true });
+  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  let held = null;
+  await page.route('**/events', (route) => { held = route; });
+  await page.goto(`${server.url}/admin/`);
+  await untilText(page, 'connection-text', /^connecting/);
+  assert.doesNotMatch(await text(page, 'connection-text'), /Infinity/);
+  while (!held) await page.waitForTimeout(20);
+  await held.continue();
+  await connection(page, 'connected');
+});

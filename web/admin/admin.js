@@ -151,7 +151,7 @@ function drawConnection() {
     broken && state.heard && `last data at ${clockSeconds(state.heard)}`,
     state.loaded && `list refreshed at ${clockSeconds(state.loaded)}`,
     state.problem,
-    broken && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
+    broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
   ].filter(Boolean).join(', '));
   const { busy, done } = state.stored;
   byId('stored').hidden = !/offline|all/.test(model.query.filter);
@@ -172,7 +172,6 @@ async function load() {
   state.loader?.abort();
   const { signal } = state.loader = new AbortController();
   const mine = state;
-  mine.due.poll = Date.now() + POLL;
   const quiet = model.complete && model.totals.users <= PAGE;
   if (!quiet) state.loading = 'loading the list';
   model.beginLoad();

@@ -80,7 +80,7 @@ function refresh() {
       if (signal.aborted) return;
       if (/^Not shown/.test(byId('detail-note').textContent)) say('');
       user = found;
-      const last = newest.sessions.at(-1)?.from; // what is behind it stays, if there is no hole
+      const last = newest.sessions.at(-1)?.from; // older ones stay, if no hole is before them
       const older = stays[0]?.from >= last ? stays.filter(({ from }) => from < last) : [];
       if (!older.length) next = newest.next;
       stays = newest.sessions.concat(older);

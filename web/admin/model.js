@@ -82,7 +82,7 @@ export class Model {
     const { epoch, seq } = parsePosition(position);
     this.adopt(epoch);
     this.seq = seq;
-    this.complete = false; // what happened before it is not known
+    this.complete = false; // what was before it is not known
   }
 
   /** A change of the stream. False when an answer had it already. */
@@ -101,8 +101,7 @@ export class Model {
     this.loadStart = null;
   }
 
-  /** A page of users as of a position, of the load or `stored` ones. False when it is of another
-   *  run of the server. */
+  /** A page of the load, or of `stored` users. False when it is of another run of the server. */
   page(users, position, stored = false) {
     const { epoch, seq } = parsePosition(position) ?? { epoch: this.epoch, seq: 0 };
     if (this.epoch === null) this.adopt(epoch);
