@@ -15,13 +15,12 @@
  *     stopped       by stopPresence(), 4403 or giveUp     startPresence(): connecting
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
- * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
+ * kept outside the instance (no storage, no channel).
  *
  * #watched has an entry for each user that somebody here watches. A connection begins with nobody
  * followed; #follow() then makes up the difference between that and the entries, a message at a
  * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
- * are called back in microtasks, so nothing they do comes in between here.
- * What everything means to an application is written in presence.d.ts. */
+ * are called back in microtasks, so nothing they do comes in between here. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
@@ -852,10 +851,10 @@ export class PresenceService extends EventTarget {
   }
 
   /** One step for the console; a token is in none of them. */
-  #log(text, ...more) {
+  #log(text) {
     const { debug } = this.#options;
-    if (typeof debug === 'function') debug(text, ...more);
-    else if (debug) console.log(`[presence] ${text}`, ...more);
+    if (typeof debug === 'function') debug(text);
+    else if (debug) console.log(`[presence] ${text}`);
   }
 }
 
