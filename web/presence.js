@@ -15,7 +15,7 @@
  *     stopped       by stopPresence(), 4403 or giveUp     startPresence(): connecting
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
- * kept outside the instance (no storage, no channel).
+ * kept outside the instance.
  *
  * #watched has an entry for each user that somebody here watches. A connection begins with nobody
  * followed; #follow() then makes up the difference between that and the entries, a message at a
@@ -459,7 +459,7 @@ export class PresenceService extends EventTarget {
     let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
     if (now) delay = 0;
     if (asked !== null) {
-      delay = asked;
+      delay = Math.max(asked, SHORTEST);
       this.#notBefore = clock.now() + asked;
     }
     this.#log(`next try in ${Math.round(delay)} ms`);
