@@ -1,6 +1,6 @@
 // The demo page: a user in this tab, others who are followed or online, a network that can be cut.
 
-import { request } from './admin/api.js';
+import { atServer, request } from './admin/api.js';
 import { badge, byId, element, foreign, on, setText, tick, ticker } from './admin/dom.js';
 import { ago, clockSeconds, plural, visible } from './admin/format.js';
 import { PresenceService } from './presence.js';
@@ -184,7 +184,7 @@ async function look() {
   }
 }
 
-setInterval(() => tick(Date.now()), 1000);
+setInterval(() => tick(atServer()), 1000);
 setInterval(look, EVERY);
 document.addEventListener('visibilitychange', look);
 const name = sessionStorage.getItem('name') ?? '';

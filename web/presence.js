@@ -1,10 +1,6 @@
 /* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
  * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
  *
- *     import { presenceService } from './presence.js';
- *     presenceService.startPresence('alice');        // after login
- *     presenceService.stopPresence();                // at logout
- *
  * The states, and what leads from one to the next:
  *
  *     idle          nothing was started yet               startPresence(): connecting
@@ -187,7 +183,7 @@ export class PresenceService extends EventTarget {
     this.#change();
   }
 
-  // ---- What an application calls: presence.d.ts says all about it -----------------------------
+  // ---- What an application calls: presence.d.ts says all about it ----
 
   /** Changes options. */
   configure(options) {
@@ -300,7 +296,7 @@ export class PresenceService extends EventTarget {
     return () => this.removeEventListener(type, heard);
   }
 
-  // ---- The state machine ----------------------------------------------------------------------
+  // ---- The state machine ----
 
   /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
    *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
@@ -519,7 +515,7 @@ export class PresenceService extends EventTarget {
     }
   }
 
-  // ---- Following others -----------------------------------------------------------------------
+  // ---- Following others ----
 
   /** Has #follow() run once, behind all that is watched now. */
   #plan() {
@@ -635,7 +631,7 @@ export class PresenceService extends EventTarget {
     }
   }
 
-  // ---- Signs of life --------------------------------------------------------------------------
+  // ---- Signs of life ----
 
   /** Probes the line at every heartbeat; a timer that comes late is no harm. */
   #beat() {
@@ -744,7 +740,7 @@ export class PresenceService extends EventTarget {
     this.#wake(why);
   }
 
-  // ---- Small things ---------------------------------------------------------------------------
+  // ---- Small things ----
 
   /** The status that the server should have: a hidden page makes online away, nothing else.
    *  @returns {Snapshot['status']} */

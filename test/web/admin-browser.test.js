@@ -643,3 +643,18 @@ test('a try that has no time yet is not announced', async (t) => {
   await held.continue();
   await connection(page, 'connected');
 });
+
+test('times are by the clock of the server, whatever the clock of the browser says', async (t) => {
+  for (const off of [-3600000, 3600000]) {
+    const server = await startStandin({ users: three() });
+    const page = await openPage(chrome, server.url, { blank: true });
+    t.after(async () => { await closePage(page).finally(() => server.close()); });
+    await page.clock.install({ time: Date.now() + off });
+    await page.goto(`${server.url}/admin/#/user/alice`);
+    await untilText(page, 'rows', /alice[^]*42 min[^]*\d s ago/);
+    await untilText(page, 'detail-facts', /Online since\s+\S.*\(42 min\)/);
+    await page.clock.runFor(3000);
+    await untilText(page, 'detail-facts', /Online since\s+\S.*\(42 min\)/);
+    await untilText(page, 'rows', /alice[^]*42 min[^]*\d s ago/);
+  }
+});

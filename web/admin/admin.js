@@ -1,6 +1,6 @@
 // The admin page: puts the parts together.
 
-import { openStream, request } from './api.js';
+import { atServer, openStream, request } from './api.js';
 import { drawChart } from './chart.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
@@ -54,7 +54,7 @@ const connection = () => health(stream, {
 function facts() {
   const limits = state.stats?.limits ?? {};
   return {
-    now: Date.now(),
+    now: atServer(),
     bounds: { live: limits['ping-interval'] + limits['pong-timeout'],
       cached: limits['online-threshold'] }, // a user of this source was heard within, in ms
     current: connection().state === 'connected',
@@ -407,7 +407,7 @@ function second() {
     if (stream.phase !== 'waiting') stream.open();
     load();
   }
-  tick(now);
+  tick(atServer());
   drawTimes();
   drawConnection();
 }

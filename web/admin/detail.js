@@ -1,6 +1,6 @@
 // One user: connections, timeline of stays, kick.
 
-import { request, userPath } from './api.js';
+import { atServer, request, userPath } from './api.js';
 import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
 import { ago, clock, count, lasting, plural, stayText, visible } from './format.js';
 
@@ -109,7 +109,7 @@ const since = (iso, words) => ticker((now) => words(Math.max(0, now - Date.parse
 
 /** A moment with the time since it: "14:02 (3 min ago)". */
 const moment = (iso, words) =>
-  [`${clock(Date.parse(iso), Date.now())} `, since(iso, (ms) => `(${words(ms)})`)];
+  [`${clock(Date.parse(iso), atServer())} `, since(iso, (ms) => `(${words(ms)})`)];
 
 /** Draws everything of the user. */
 function draw() {
@@ -144,7 +144,7 @@ function draw() {
 /** Draws the timeline. */
 function drawStays() {
   byId('timeline').replaceChildren(...stays.map(({ from, to, reason, address }) => element('li',
-    { 'data-reason': reason ?? 'open' }, stayText({ from, to, reason }, Date.now()),
+    { 'data-reason': reason ?? 'open' }, stayText({ from, to, reason }, atServer()),
     element('span', { class: 'muted' },
       to === null ? since(from, lasting) : lasting(Date.parse(to) - Date.parse(from)),
       address ? `, from ${visible(address)}` : ''))));
