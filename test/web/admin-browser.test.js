@@ -658,3 +658,15 @@ test('times are by the clock of the server, whatever the clock of the browser sa
     await untilText(page, 'rows', /alice[^]*42 min[^]*\d s ago/);
   }
 });
+
+test('who opens the page while the server is down can sign out later', async (t) => {
+  const { page } = await admin(t, { users: three(), password: 'secret' },
+    { allow: [/ERR_|status of 401/] });
+  await page.fill('#password', 'secret');
+  await page.keyboard.press('Enter');
+  await connection(page, 'connected');
+  await page.route('**/login', (route) => route.abort());
+  await page.reload();
+  await connection(page, 'connected');
+  assert.equal(await page.isVisible('#logout'), true);
+});

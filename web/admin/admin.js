@@ -361,7 +361,7 @@ async function checkSession() {
 /** Shows the data and keeps it up to date. */
 function run({ expires_at: until }) {
   Object.assign(state, { running: true, loading: 'loading the list' });
-  byId('logout').hidden = !until;
+  byId('logout').hidden = until === null; // not known: shown
   byId('overview').hidden = true;
   show('main');
   route();
