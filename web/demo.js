@@ -1,7 +1,6 @@
-// The demo page: one user in this tab, others who are followed, everybody who is online beside, and
-// a network that can be cut.
+// The demo page: a user in this tab, others who are followed or online, a network that can be cut.
 
-import { request } from './admin/api.js';
+import { atServer, request } from './admin/api.js';
 import { badge, byId, element, foreign, on, setText, tick, ticker } from './admin/dom.js';
 import { ago, clockSeconds, plural, visible } from './admin/format.js';
 import { PresenceService } from './presence.js';
@@ -137,9 +136,13 @@ const followed = new Set();
 /** Follows somebody, until the button beside the name. */
 function follow(id) {
   if (followed.has(id)) return;
-  const item = element('li');
   const stop = element('button', { 'aria-label': `Stop following ${visible(id)}` }, 'Stop');
-  const tell = (...more) => item.replaceChildren(foreign(id), ...more, stop);
+  const item = element('li', {}, foreign(id), stop);
+  let told = [];
+  const tell = (...more) => { // the button keeps the focus
+    told.forEach((one) => one.remove());
+    stop.before(...told = more);
+  };
   const end = client.watch(id, ({ status, message = '', source, stale }) => {
     tell(element('span', { class: 'muted' }, foreign(message), stale ? ' (stale)' : ''),
       badge(status), badge(source));
@@ -181,7 +184,7 @@ async function look() {
   }
 }
 
-setInterval(() => tick(Date.now()), 1000);
+setInterval(() => tick(atServer()), 1000);
 setInterval(look, EVERY);
 document.addEventListener('visibilitychange', look);
 const name = sessionStorage.getItem('name') ?? '';

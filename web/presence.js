@@ -1,10 +1,6 @@
 /* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
  * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
  *
- *     import { presenceService } from './presence.js';
- *     presenceService.startPresence('alice');        // after login
- *     presenceService.stopPresence();                // at logout
- *
  * The states, and what leads from one to the next:
  *
  *     idle          nothing was started yet               startPresence(): connecting
@@ -15,13 +11,12 @@
  *     stopped       by stopPresence(), 4403 or giveUp     startPresence(): connecting
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
- * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
+ * kept outside the instance.
  *
  * #watched has an entry for each user that somebody here watches. A connection begins with nobody
  * followed; #follow() then makes up the difference between that and the entries, a message at a
  * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
- * are called back in microtasks, so nothing they do comes in between here.
- * What everything means to an application is written in presence.d.ts. */
+ * are called back in microtasks, so nothing they do comes in between here. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
@@ -188,7 +183,7 @@ export class PresenceService extends EventTarget {
     this.#change();
   }
 
-  // ---- What an application calls: presence.d.ts says all about it -----------------------------
+  // ---- What an application calls: presence.d.ts says all about it ----
 
   /** Changes options. */
   configure(options) {
@@ -301,7 +296,7 @@ export class PresenceService extends EventTarget {
     return () => this.removeEventListener(type, heard);
   }
 
-  // ---- The state machine ----------------------------------------------------------------------
+  // ---- The state machine ----
 
   /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
    *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
@@ -460,7 +455,7 @@ export class PresenceService extends EventTarget {
     let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
     if (now) delay = 0;
     if (asked !== null) {
-      delay = asked;
+      delay = Math.max(asked, SHORTEST);
       this.#notBefore = clock.now() + asked;
     }
     this.#log(`next try in ${Math.round(delay)} ms`);
@@ -520,7 +515,7 @@ export class PresenceService extends EventTarget {
     }
   }
 
-  // ---- Following others -----------------------------------------------------------------------
+  // ---- Following others ----
 
   /** Has #follow() run once, behind all that is watched now. */
   #plan() {
@@ -636,7 +631,7 @@ export class PresenceService extends EventTarget {
     }
   }
 
-  // ---- Signs of life --------------------------------------------------------------------------
+  // ---- Signs of life ----
 
   /** Probes the line at every heartbeat; a timer that comes late is no harm. */
   #beat() {
@@ -745,7 +740,7 @@ export class PresenceService extends EventTarget {
     this.#wake(why);
   }
 
-  // ---- Small things ---------------------------------------------------------------------------
+  // ---- Small things ----
 
   /** The status that the server should have: a hidden page makes online away, nothing else.
    *  @returns {Snapshot['status']} */
@@ -852,10 +847,10 @@ export class PresenceService extends EventTarget {
   }
 
   /** One step for the console; a token is in none of them. */
-  #log(text, ...more) {
+  #log(text) {
     const { debug } = this.#options;
-    if (typeof debug === 'function') debug(text, ...more);
-    else if (debug) console.log(`[presence] ${text}`, ...more);
+    if (typeof debug === 'function') debug(text);
+    else if (debug) console.log(`[presence] ${text}`);
   }
 }
 

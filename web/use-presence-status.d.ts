@@ -17,8 +17,9 @@ export function usePresenceStatus(service?: PresenceService): PresenceSnapshot;
 
 /**
  * How others are: the users with these ids who are known, by id. The same Map until one of them
- * changes, then a new one. Whom the server refuses is not in it; the client's `error` event says
- * why. Ids count by value, so a new array in every render is fine. On a server the Map is empty.
+ * changes, then a new one. Whom the server refuses is not in it (the client's `error` event says
+ * why), nor what was known when another user starts. Ids count by value, so a new array in every
+ * render is fine. On a server the Map is empty.
  */
 export function usePresence(
   userIds: string | Iterable<string>, service?: PresenceService): ReadonlyMap<string, PresenceUser>;

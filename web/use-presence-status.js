@@ -1,6 +1,5 @@
 /* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
- * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
- * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */
+ * kept up to date. See use-presence-status.d.ts. */
 
 import { useCallback, useMemo, useSyncExternalStore } from 'react';
 import { presenceService } from './presence.js';
@@ -22,25 +21,30 @@ const NOBODY = new Map();
 
 /** Users by id, as known now; a new Map whenever that changes, once for all of a message. */
 function follow(ids, service) {
-  let users = new Map();
-  let next = null;
-  for (const id of ids) if (service.getUser(id)) users.set(id, service.getUser(id));
+  const read = () => new Map(ids.map((id) => [id, service.getUser(id)]).filter(([, user]) => user));
+  let users = read();
+  let planned = false;
   return {
     get: () => users,
     subscribe(changed) {
-      const set = (id, user) => {
-        if (!next) {
-          next = new Map(users);
+      const plan = () => {
+        if (!planned) {
           queueMicrotask(() => { // behind the others of this message
-            users = next;
-            next = null;
+            planned = false;
+            users = read();
             changed();
           });
         }
-        if (user) next.set(id, user);
-        else next.delete(id);
+        planned = true;
       };
-      return service.watch(ids, (user) => set(user.user_id, user), ({ userId }) => set(userId));
+      const end = service.watch(ids, plan, plan);
+      const off = service.on('change', () => { // when another user starts, all is forgotten
+        if ([...users.keys()].some((id) => !service.getUser(id))) plan();
+      });
+      return () => {
+        off();
+        end();
+      };
     },
   };
 }

@@ -506,3 +506,167 @@ test('the overview: a line with a gap, and in words', async (t) => {
   await untilText(page, 'chart-text', /^Most [\d,]+ at .*, fewest [\d,]+ at /);
   assert.equal(await page.locator('#chart .line').count(), 2, 'one hour is missing');
 });
+
+test('a list that could not be loaded is not Live, and is loaded again', async (t) => {
+  const server = await startStandin({ users: 3000 });
+  const page = await openPage(chrome, server.url, { blank: true, allow: [/ERR_/] });
+  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  let pages = 0;
+  await page.route('**/online-users*', (route) => (++pages === 3 ? route.abort() : route.continue()));
+  await page.clock.install();
+  await page.goto(`${server.url}/admin/`);
+  await untilText(page, 'connection-text', /last refresh failed/);
+  await page.clock.runFor(2000);
+  assert.equal(await text(page, 'connection-word'), 'Behind');
+  await page.clock.runFor(30000);
+  await connection(page, 'connected');
+  assert.equal(await text(page, 'count-users'), '3,000');
+  server.set('user-002999', { online: false });
+  pages = 0;
+  server.restart();
+  await page.clock.runFor(4000);
+  await untilText(page, 'connection-text', /^the list is not complete, .*last refresh failed/);
+  assert.equal(await text(page, 'connection-word'), 'Behind');
+  await page.clock.runFor(32000);
+  await connection(page, 'connected');
+  assert.equal(await text(page, 'count-users'), '2,999');
+});
+
+test('a load that takes longer than the time between two is not begun anew', async (t) => {
+  const server = await startStandin({ users: 4000, events: false });
+  const page = await openPage(chrome, server.url, { blank: true, allow: [/status of 404/] });
+  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  let held = null;
+  await page.route('**/online-users*', (route) => { held = route; });
+  await page.clock.install();
+  await page.goto(`${server.url}/admin/`);
+  for (let i = 0; i < 4; i++) {
+    while (!held) await page.clock.runFor(100);
+    await page.clock.runFor(12000);
+    assert.equal(/cursor=/.test(held.request().url()), i > 0, `page ${i + 1} is asked for`);
+    const route = held;
+    held = null;
+    await route.continue();
+    await route.request().response();
+  }
+  while (!/list refreshed/.test(await text(page, 'connection-text'))) await page.clock.runFor(100);
+});
+
+test('a timeline that grows loses no stay, and has no hole in it', async (t) => {
+  const stay = (i) => ({ reason: 'closed', address: '192.0.2.1',
+    from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
+    to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() });
+  const stays = Array.from({ length: 120 }, (_, i) => stay(i));
+  const { server, page } = await admin(t, { users: { u: { stays } } }, { hash: '#/user/u' });
+  const length = (n) => page.waitForFunction((wanted) =>
+    document.querySelectorAll('#timeline li').length === wanted, n);
+  await length(50);
+  await page.click('#detail-more');
+  await length(100);
+  server.leave('u');
+  server.join('u');
+  await untilText(page, 'timeline', /under 1 s, from 127/);
+  await length(101);
+  for (let i = 0; i < 60; i++) stays.unshift(stay(-2 - i / 100));
+  server.change('u', { status: 'away' });
+  await page.waitForSelector('#detail-state [data-value="away"]');
+  await length(50);
+  while (await page.isVisible('#detail-more')) {
+    const before = await page.locator('#timeline li').count();
+    await page.click('#detail-more');
+    await page.waitForFunction((n) => document.querySelectorAll('#timeline li').length > n, before);
+  }
+  await length(182);
+});
+
+test('why a user could not be shown goes away once she is', async (t) => {
+  const { server, page } = await admin(t, { users: three() },
+    { hash: '#/user/alice', allow: [/ERR_/] });
+  await page.waitForSelector('#detail-body:not([hidden])');
+  await page.route('**/users/alice', (route) => route.abort());
+  server.change('alice', { status: 'busy' });
+  await untilText(page, 'detail-note', /^Not shown/);
+  await page.unroute('**/users/alice');
+  server.change('alice', { status: 'away' });
+  await page.waitForSelector('#detail-state [data-value="away"]');
+  await untilText(page, 'detail-note', /^$/);
+});
+
+test('what is said of a kick is not said of the user opened meanwhile', async (t) => {
+  const { page } = await admin(t, { users: three() }, { hash: '#/user/alice' });
+  await page.waitForSelector('#detail-body:not([hidden])');
+  let hold = null;
+  await page.click('#kick');
+  await page.route('**/users/{alice,carol}', (route) => { hold = route; });
+  await page.click('#kick-yes');
+  while (!hold) await page.waitForTimeout(20);
+  await page.evaluate(() => { location.hash = '#/user/carol'; });
+  await untilText(page, 'detail-name', /carol/);
+  await page.waitForTimeout(500);
+  assert.equal(await text(page, 'detail-note'), '');
+});
+
+test('the search asks the server again when only capitals differ', async (t) => {
+  const users = { Alice: { online: false }, bob: {} };
+  const { server, page } = await admin(t, { users });
+  await connection(page, 'connected');
+  await page.fill('#search', 'alice');
+  await page.selectOption('#filter', 'offline');
+  await untilText(page, 'stored-text', /^0 offline users loaded\.$/);
+  await page.fill('#search', 'Alice');
+  await untilUsers(page, ['Alice']);
+  assert.ok(server.log.some((line) => /q=Alice/.test(line)));
+});
+
+test('a failed sign-out is not a failed refresh', async (t) => {
+  const { page } = await admin(t, { users: three(), password: 'secret' },
+    { allow: [/ERR_|status of 401/] });
+  await page.fill('#password', 'secret');
+  await page.keyboard.press('Enter');
+  await connection(page, 'connected');
+  await page.route('**/logout', (route) => route.abort());
+  await page.click('#logout');
+  await untilText(page, 'connection-text', /not signed out/);
+  assert.doesNotMatch(await text(page, 'connection-text'), /refresh failed/);
+});
+
+test('a try that has no time yet is not announced', async (t) => {
+  const server = await startStandin({ users: three() });
+  const page = await openPage(chrome, server.url, { blank: true });
+  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  let held = null;
+  await page.route('**/events', (route) => { held = route; });
+  await page.goto(`${server.url}/admin/`);
+  await untilText(page, 'connection-text', /^connecting/);
+  assert.doesNotMatch(await text(page, 'connection-text'), /Infinity/);
+  while (!held) await page.waitForTimeout(20);
+  await held.continue();
+  await connection(page, 'connected');
+});
+
+test('times are by the clock of the server, whatever the clock of the browser says', async (t) => {
+  for (const off of [-3600000, 3600000]) {
+    const server = await startStandin({ users: three() });
+    const page = await openPage(chrome, server.url, { blank: true });
+    t.after(async () => { await closePage(page).finally(() => server.close()); });
+    await page.clock.install({ time: Date.now() + off });
+    await page.goto(`${server.url}/admin/#/user/alice`);
+    await untilText(page, 'rows', /alice[^]*42 min[^]*\d s ago/);
+    await untilText(page, 'detail-facts', /Online since\s+\S.*\(42 min\)/);
+    await page.clock.runFor(3000);
+    await untilText(page, 'detail-facts', /Online since\s+\S.*\(42 min\)/);
+    await untilText(page, 'rows', /alice[^]*42 min[^]*\d s ago/);
+  }
+});
+
+test('who opens the page while the server is down can sign out later', async (t) => {
+  const { page } = await admin(t, { users: three(), password: 'secret' },
+    { allow: [/ERR_|status of 401/] });
+  await page.fill('#password', 'secret');
+  await page.keyboard.press('Enter');
+  await connection(page, 'connected');
+  await page.route('**/login', (route) => route.abort());
+  await page.reload();
+  await connection(page, 'connected');
+  assert.equal(await page.isVisible('#logout'), true);
+});

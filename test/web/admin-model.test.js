@@ -446,3 +446,14 @@ test('the two pages are at most 88 KiB, and name nothing elsewhere', () => {
     assert.doesNotMatch(text, /innerHTML|insertAdjacentHTML|document\.write|\seval\(|style="|\son\w+="/);
   }
 });
+
+test('a page of offline users does not say from when a load is', async () => {
+  const model = await loaded(user('a'), user('b'));
+  model.beginLoad();
+  model.page([offline('z')], 'aa-13', true); // asked for later, answered earlier
+  model.change(change(12, user('new')));
+  model.page([user('a'), user('b')], 'aa-11');
+  model.endLoad();
+  model.flush();
+  assert.deepEqual(ids(model), ['a', 'b', 'new']);
+});

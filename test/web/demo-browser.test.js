@@ -176,3 +176,15 @@ test('A01 hostile names are text here too; phone width and dark are as readable'
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
   await checkAxe(page);
 });
+
+test('the button beside who is followed keeps the focus when that one changes', async (server, tab) => {
+  const page = await tab();
+  await online(page, 'alice');
+  await page.fill('#whom', 'bob');
+  await page.click('#follow button');
+  await page.waitForSelector('#followed .badge');
+  await page.focus('#followed button');
+  await connect(server, 'bob');
+  await page.waitForSelector('#followed [data-value="live"]');
+  assert.equal(await page.evaluate(() => document.activeElement.innerText), 'Stop');
+});

@@ -581,6 +581,12 @@ test('a retry_after that cannot be is the ordinary delay; a huge one is an hour'
     assert.equal(world.told('reconnecting')[0].delay, delay, reason);
     client.stopPresence();
   }
+  const loop = new World((socket) => socket.later(() => socket.end(1012, 'retry_after=0')));
+  const looping = await loop.client();
+  looping.startPresence('alice');
+  await loop.clock.advance(10 * SECOND);
+  assert.ok(loop.sockets.length <= 101, `${loop.sockets.length}, not a tight loop`);
+  looping.stopPresence();
   const other = new World(closing({ code: 1013, reason: 'retry_after=500', hello: true }));
   const client = await other.client();
   client.startPresence('alice');

@@ -270,6 +270,33 @@ for (const react of ['react18', 'react19']) {
     assert.deepEqual(found, []);
   });
 
+  test(`${react}: usePresence forgets what another user saw, before the server says more`, async (t) => {
+    const { page, found } = await openPage(t);
+    const shown = (wanted) => page.waitForFunction((text) => window.text() === text, wanted);
+    const see = async () => {
+      await page.waitForFunction(() => socket.sent.length === 1);
+      await page.evaluate(() => {
+        socket.say({ type: 'snapshot', users: [{ user_id: 'bob', status: 'busy' }] });
+      });
+      await shown('bob busy');
+    };
+    await page.evaluate(() => {
+      service.startPresence('alice');
+      socket.hello();
+      showOthers(['bob']);
+    });
+    await see();
+    await page.evaluate(() => service.stopPresence());
+    await shown('bob busy stale');
+    await page.evaluate(() => service.startPresence('carol'));
+    await shown('nobody');
+    await page.evaluate(() => socket.hello());
+    await see();
+    await page.evaluate(() => service.startPresence('dave')); // without a stop in between
+    await shown('nobody');
+    assert.deepEqual(found, []);
+  });
+
   test(`${react}: usePresence: an empty Map from a server, taken over by a browser`, async (t) => {
     const source = `${STATUS}
       import { renderToString } from 'react-dom/server';

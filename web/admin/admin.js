@@ -1,6 +1,6 @@
 // The admin page: puts the parts together.
 
-import { openStream, request } from './api.js';
+import { atServer, openStream, request } from './api.js';
 import { drawChart } from './chart.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
@@ -46,7 +46,7 @@ const connection = () => health(stream, {
   seen: model.seq,
   known: state.known?.epoch === model.epoch ? state.known.seq : 0,
   knownAt: state.knownAt,
-  loading: state.loading,
+  loading: state.loading || (model.complete ? '' : 'the list is not complete'),
   now: Date.now(),
 });
 
@@ -54,7 +54,7 @@ const connection = () => health(stream, {
 function facts() {
   const limits = state.stats?.limits ?? {};
   return {
-    now: Date.now(),
+    now: atServer(),
     bounds: { live: limits['ping-interval'] + limits['pong-timeout'],
       cached: limits['online-threshold'] }, // a user of this source was heard within, in ms
     current: connection().state === 'connected',
@@ -150,8 +150,8 @@ function drawConnection() {
     text,
     broken && state.heard && `last data at ${clockSeconds(state.heard)}`,
     state.loaded && `list refreshed at ${clockSeconds(state.loaded)}`,
-    state.problem && `last refresh failed, ${state.problem}`,
-    broken && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
+    state.problem,
+    broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
   ].filter(Boolean).join(', '));
   const { busy, done } = state.stored;
   byId('stored').hidden = !/offline|all/.test(model.query.filter);
@@ -172,7 +172,6 @@ async function load() {
   state.loader?.abort();
   const { signal } = state.loader = new AbortController();
   const mine = state;
-  mine.due.poll = Date.now() + POLL;
   const quiet = model.complete && model.totals.users <= PAGE;
   if (!quiet) state.loading = 'loading the list';
   model.beginLoad();
@@ -199,7 +198,7 @@ async function load() {
   } catch (error) {
     if (signal.aborted) return;
     failed(error);
-    state.problem = error.message;
+    state.problem = `last refresh failed, ${error.message}`;
   }
   Object.assign(mine, { loader: null, loading: '', dirty: true });
   mine.due.poll = Date.now() + POLL;
@@ -235,8 +234,8 @@ async function loadHistory() {
 
 /** Loads offline users for a question that asks for them. */
 function moreForQuery() {
-  const { filter, text } = model.query;
-  if (/offline|all/.test(filter) && text !== state.stored.text) {
+  const text = byId('search').value; // capitals count there
+  if (/offline|all/.test(model.query.filter) && text !== state.stored.text) {
     state.stored = { text, cursor: null, done: false, busy: false };
     moreStored();
   }
@@ -250,12 +249,12 @@ async function moreStored() {
   stored.busy = true;
   try {
     const query = new URLSearchParams({ status: 'offline', limit: PAGE });
-    if (stored.text) query.set('q', byId('search').value);
+    if (stored.text) query.set('q', stored.text);
     if (stored.cursor) query.set('cursor', stored.cursor);
     const page = await request(`users?${query}`);
     await idle();
     if (stored !== state.stored) return;
-    if (!model.page(page.users, page.position)) throw new Error('the server started anew');
+    if (!model.page(page.users, page.position, true)) throw new Error('the server started anew');
     stored.cursor = page.next;
     stored.done = !page.next;
   } catch (error) {
@@ -362,7 +361,7 @@ async function checkSession() {
 /** Shows the data and keeps it up to date. */
 function run({ expires_at: until }) {
   Object.assign(state, { running: true, loading: 'loading the list' });
-  byId('logout').hidden = !until;
+  byId('logout').hidden = until === null; // not known: shown
   byId('overview').hidden = true;
   show('main');
   route();
@@ -403,11 +402,12 @@ function second() {
   }
   if (now >= due.stats) loadStats();
   if (now >= due.history) loadHistory();
-  if (now >= due.poll && (stream.phase !== 'open' || model.totals.users <= PAGE)) {
+  if (now >= due.poll && !state.loader && (
+    stream.phase !== 'open' || !model.complete || model.totals.users <= PAGE)) {
     if (stream.phase !== 'waiting') stream.open();
     load();
   }
-  tick(now);
+  tick(atServer());
   drawTimes();
   drawConnection();
 }

@@ -1,6 +1,10 @@
 // Requests to the server. Paths are relative to the page, so that it works below a prefix too.
 
 const DEADLINE = 15000; // ms that an answer may take
+let ahead = 0; // ms that the server's clock is ahead of this one's
+
+/** The time by the server's clock. */
+export const atServer = () => Date.now() + ahead;
 
 /** Why a request failed: `status` is 0 when there was no answer, `retryAfter` is in seconds. */
 const failure = (status, message, retryAfter = 0) =>
@@ -23,6 +27,7 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
     init.body = JSON.stringify(body);
     init.headers = { 'Content-Type': 'application/json' };
   }
+  const began = Date.now();
   let answer;
   let text;
   try {
@@ -40,6 +45,8 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
   } catch {
     if (answer.ok) throw failure(answer.status, 'the answer is not JSON');
   }
+  const at = Date.parse(json?.generated_at);
+  if (at) ahead = Math.min(0, at - began) || Math.max(0, at - Date.now());
   if (answer.ok) return json;
   throw failure(answer.status, json?.error?.message ?? `the server answered ${answer.status}`,
     Number(answer.headers.get('Retry-After')));

@@ -14,8 +14,8 @@ export async function drawChart() {
   const from = to - 86400000;
   const pieces = chartPieces(samples, every * 1000, from, to, WIDTH);
   const points = pieces.flat();
-  const high = points.reduce((a, b) => (b.users > a.users ? b : a), points[0]);
-  const low = points.reduce((a, b) => (b.users < a.users ? b : a), points[0]);
+  const [high, low] = [1, -1].map((sign) =>
+    points.reduce((a, b) => ((b.users - a.users) * sign > 0 ? b : a), points[0]));
   const top = roundTop(high?.users ?? 0);
   const y = (users) => Math.round((HEIGHT - 4 - (users / top) * (HEIGHT - 8)) * 10) / 10;
   byId('overview').hidden = false;

@@ -1,6 +1,6 @@
 // One user: connections, timeline of stays, kick.
 
-import { request, userPath } from './api.js';
+import { atServer, request, userPath } from './api.js';
 import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
 import { ago, clock, count, lasting, plural, stayText, visible } from './format.js';
 
@@ -78,9 +78,10 @@ function refresh() {
       const [found, newest] = await Promise.all([request(userPath(id), { signal }),
         request(userPath(id, `/sessions?limit=${STAYS}`), { signal })]);
       if (signal.aborted) return;
-      if (!user) say('');
+      if (/^Not shown/.test(byId('detail-note').textContent)) say('');
       user = found;
-      const older = stays.slice(STAYS).filter(({ from }) => from < newest.sessions.at(-1)?.from);
+      const last = newest.sessions.at(-1)?.from; // older ones stay, if no hole is before them
+      const older = stays[0]?.from >= last ? stays.filter(({ from }) => from < last) : [];
       if (!older.length) next = newest.next;
       stays = newest.sessions.concat(older);
       draw();
@@ -108,7 +109,7 @@ const since = (iso, words) => ticker((now) => words(Math.max(0, now - Date.parse
 
 /** A moment with the time since it: "14:02 (3 min ago)". */
 const moment = (iso, words) =>
-  [`${clock(Date.parse(iso), Date.now())} `, since(iso, (ms) => `(${words(ms)})`)];
+  [`${clock(Date.parse(iso), atServer())} `, since(iso, (ms) => `(${words(ms)})`)];
 
 /** Draws everything of the user. */
 function draw() {
@@ -143,7 +144,7 @@ function draw() {
 /** Draws the timeline. */
 function drawStays() {
   byId('timeline').replaceChildren(...stays.map(({ from, to, reason, address }) => element('li',
-    { 'data-reason': reason ?? 'open' }, stayText({ from, to, reason }, Date.now()),
+    { 'data-reason': reason ?? 'open' }, stayText({ from, to, reason }, atServer()),
     element('span', { class: 'muted' },
       to === null ? since(from, lasting) : lasting(Date.parse(to) - Date.parse(from)),
       address ? `, from ${visible(address)}` : ''))));
@@ -168,8 +169,8 @@ function kick() {
   if (returnValue !== 'kick' || dataset.id !== id) return;
   attempt('Not kicked', async (still) => {
     const { closed } = await request(userPath(id, '/connections'), { method: 'DELETE' });
+    if (still()) await refresh();
     if (!still()) return;
-    await refresh();
     say(`Kicked: ${plural(closed, 'connection')} closed.`);
     byId('detail-name').focus();
   });

@@ -1,5 +1,6 @@
 // Small helpers around the DOM. Text goes in as text only; nothing here takes markup.
 
+import { atServer } from './api.js';
 import { visible } from './format.js';
 
 /** The element with this id. */
@@ -91,7 +92,7 @@ const ticking = new Map();
 
 /** A text that tick() keeps up to date: `words` of the time now. */
 export function ticker(words) {
-  const made = element('span', { class: 'ticks' }, words(Date.now()));
+  const made = element('span', { class: 'ticks' }, words(atServer()));
   ticking.set(made, words);
   return made;
 }

@@ -82,6 +82,7 @@ export class Model {
     const { epoch, seq } = parsePosition(position);
     this.adopt(epoch);
     this.seq = seq;
+    this.complete = false; // what was before it is not known
   }
 
   /** A change of the stream. False when an answer had it already. */
@@ -100,12 +101,12 @@ export class Model {
     this.loadStart = null;
   }
 
-  /** A page of users as of a position. False when it is of another run of the server. */
-  page(users, position) {
+  /** A page of the load, or of `stored` users. False when it is of another run of the server. */
+  page(users, position, stored = false) {
     const { epoch, seq } = parsePosition(position) ?? { epoch: this.epoch, seq: 0 };
     if (this.epoch === null) this.adopt(epoch);
     if (epoch !== this.epoch) return false;
-    this.loadStart ??= seq;
+    if (!stored) this.loadStart ??= seq;
     for (const user of users) {
       let row = this.rows.get(user.user_id);
       if (!row || row.seq <= seq) {

@@ -1,5 +1,6 @@
 // The panel about the server itself, from /admin/stats.
 
+import { atServer } from './api.js';
 import { byId, element, facts, setText, ticker } from './dom.js';
 import { ago, bytes, certificateText, clock, count, lasting, limitText, visible }
   from './format.js';
@@ -10,7 +11,7 @@ const state = (how, text) => element('span', { class: 'state', 'data-state': how
 /** Draws everything of the panel. */
 export function drawServer({ store, memory, connections, version, started_at: startedAt,
   certificates = [], limits = {}, counters = {} }) {
-  const now = Date.now();
+  const now = atServer();
   const started = Date.parse(startedAt);
   const written = Date.parse(store.last_commit);
   const panels = {
