@@ -1,6 +1,6 @@
 // The demo page: a user in this tab, others who are followed or online, a network that can be cut.
 
-import { atServer, request } from './admin/api.js';
+import { atServer, request, userPath } from './admin/api.js';
 import { badge, byId, element, foreign, on, setText, tick, ticker } from './admin/dom.js';
 import { ago, clockSeconds, plural, visible } from './admin/format.js';
 import { PresenceService } from './presence.js';
@@ -79,8 +79,21 @@ function start(name) {
   show('trying', 'Connecting');
 }
 
+/** Shows what the user has set before, in another tab or before a reload. */
+async function recall() {
+  try {
+    const { status, invisible, message = '' } =
+      await request(`admin/${userPath(client.getCurrentUserId())}`);
+    byId('status').value = invisible ? 'invisible' : status;
+    byId('message').value = message;
+  } catch (error) {
+    note(error.message);
+  }
+}
+
 client.on('connected', () => {
   if (lost) reconnected++;
+  else recall();
   note(lost ? 'Connected again' : 'Connected');
   lost = false;
   show('connected', 'Online');

@@ -1,6 +1,10 @@
 /* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
  * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
  *
+ *     import { presenceService } from './presence.js';
+ *     presenceService.startPresence('alice');        // after login
+ *     presenceService.stopPresence();                // at logout
+ *
  * The states, and what leads from one to the next:
  *
  *     idle          nothing was started yet               startPresence(): connecting
@@ -11,12 +15,13 @@
  *     stopped       by stopPresence(), 4403 or giveUp     startPresence(): connecting
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
- * kept outside the instance.
+ * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
  *
  * #watched has an entry for each user that somebody here watches. A connection begins with nobody
  * followed; #follow() then makes up the difference between that and the entries, a message at a
  * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
- * are called back in microtasks, so nothing they do comes in between here. */
+ * are called back in microtasks, so nothing they do comes in between here.
+ * What everything means to an application is written in presence.d.ts. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
@@ -183,7 +188,7 @@ export class PresenceService extends EventTarget {
     this.#change();
   }
 
-  // ---- What an application calls: presence.d.ts says all about it ----
+  // ---- What an application calls: presence.d.ts says all about it -----------------------------
 
   /** Changes options. */
   configure(options) {
@@ -296,7 +301,7 @@ export class PresenceService extends EventTarget {
     return () => this.removeEventListener(type, heard);
   }
 
-  // ---- The state machine ----
+  // ---- The state machine ----------------------------------------------------------------------
 
   /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
    *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
@@ -515,7 +520,7 @@ export class PresenceService extends EventTarget {
     }
   }
 
-  // ---- Following others ----
+  // ---- Following others -----------------------------------------------------------------------
 
   /** Has #follow() run once, behind all that is watched now. */
   #plan() {
@@ -631,7 +636,7 @@ export class PresenceService extends EventTarget {
     }
   }
 
-  // ---- Signs of life ----
+  // ---- Signs of life --------------------------------------------------------------------------
 
   /** Probes the line at every heartbeat; a timer that comes late is no harm. */
   #beat() {
@@ -740,7 +745,7 @@ export class PresenceService extends EventTarget {
     this.#wake(why);
   }
 
-  // ---- Small things ----
+  // ---- Small things ---------------------------------------------------------------------------
 
   /** The status that the server should have: a hidden page makes online away, nothing else.
    *  @returns {Snapshot['status']} */

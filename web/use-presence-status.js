@@ -1,5 +1,6 @@
 /* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
- * kept up to date. See use-presence-status.d.ts. */
+ * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
+ * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */
 
 import { useCallback, useMemo, useSyncExternalStore } from 'react';
 import { presenceService } from './presence.js';

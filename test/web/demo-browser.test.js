@@ -7,6 +7,7 @@ const { before, after } = nodeTest;
 const { start, cleanup } = require('../integration/lib/server');
 const { connect } = require('../integration/lib/client');
 const { del, get, json } = require('../integration/lib/http');
+const { until } = require('../integration/lib/wait');
 const { startChromium, openPage, closePage, checkAxe } = require('./lib/pages');
 
 let chrome;
@@ -63,6 +64,25 @@ test('two tabs see each other, and status; the same name twice is one user', asy
   await second.click('#stop');
   await untilOthers(first, ['alice: you, 2 connections / online / live']);
   assert.equal(await second.locator('#start').isVisible(), true);
+});
+
+test('what was set before a reload, or in another tab, is what the form says', async (server, tab) => {
+  const page = await tab();
+  await online(page, 'alice');
+  for (const [status, wanted] of [['busy', 'busy'], ['invisible', 'offline'], ['away', 'away']]) {
+    await page.fill('#message', `so ${status}`);
+    await page.selectOption('#status', status);
+    const now = (user) => user.status === wanted && (user.message ?? '') === `so ${status}`;
+    await until(status, async () => now(await json(server, '/api/presence/alice')));
+    await page.reload();
+    await page.waitForFunction((value) => document.getElementById('status').value === value, status);
+    assert.equal(await page.inputValue('#message'), `so ${status}`);
+  }
+  const second = await tab();
+  await online(second, 'alice');
+  await second.waitForFunction(() => document.getElementById('status').value === 'away');
+  await second.selectOption('#status', 'online');
+  await untilOthers(second, ['alice: you, 2 connections / online / live']);
 });
 
 test('a cut network: cached, attempts are counted, and it comes back', async (server, tab) => {
