@@ -6867,8 +6867,8 @@ static void user_unlink(struct presence *p, struct user *user, struct link *link
  * a clean goodbye, a kick, an expired token: offline at once. A silence: offline at once too, it
  * has been longer than the grace already. A page that is left, a broken connection: online, cached,
  * for the grace time. HTTP heartbeats within the threshold keep the user cached except after a
- * clean goodbye, a kick or an expired token. END_STOP is the server's own: the stay goes on, and
- * nobody is told. */
+ * clean goodbye, a kick or an expired token. END_STOP is the server's own, for all connections of a
+ * user: the stay goes on with the status that they had together, and nobody is told. */
 static void presence_disconnect(struct presence *p, struct instant now, struct link *link,
                                 enum ending ending)
 {
@@ -6886,6 +6886,7 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
     };
     struct user *user = link->user;
     user_unlink(p, user, link);
+    if (user->links && ending == END_STOP) return; /* so do the others, one after the other */
     if (user->links) {
         bool changes = user_set_automatic(user, user_merge_status(user));
         presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
