@@ -9493,6 +9493,13 @@ static bool wire_ended(const struct wire *wire)
     return wire->tls && (wire->tls->ended || wire->tls->broken);
 }
 
+/* Whether bytes wait in the socket. */
+static bool wire_has_bytes(const struct wire *wire)
+{
+    char byte;
+    return recv(wire->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 /* Writes what goes out now: a count (perhaps short), WIRE_AGAIN or WIRE_BROKEN. What was counted
  * may still wait, see wire_unsent. */
 static ssize_t wire_write(struct wire *wire, const void *at, size_t len)
@@ -11565,13 +11572,19 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. */
+/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. If
+ * it was the server that stood still, the answer waits in the socket: that is read first. */
 static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
 {
     int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
                       server->options.pong_timeout;
     if (now.mono < drop_at) {
         connection_arm(server, c, drop_at);
+        return;
+    }
+    if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
+        connection_readable(server, c, now);
+        if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
         return;
     }
     count_one(&server->counters.heartbeat_timeouts);
