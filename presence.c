@@ -4325,7 +4325,8 @@ static void store_stats(struct store *st, struct store_stats *out)
 
 enum {
     STORE_RETRY_MS = 1000,
-    STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age */
+    STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
+    STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
     STORE_PARCEL_MS = 60000,     /* changes further apart are not delivered together */
     STORE_RESTORE_BATCH = 10000, /* records a transaction */
@@ -4686,15 +4687,15 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     return EINVAL;
 }
 
-/* Removes sessions that ended before that wall time, among the next STORE_SWEEP ones. */
-static int store_sweep(struct store *st, MDB_txn *txn, int64_t before)
+/* Removes sessions that ended before that wall time, among the next `count`. */
+static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t count)
 {
     MDB_cursor *cursor;
     MDB_val key = {st->sweep.len, st->sweep.at}, value;
     int rc = mdb_cursor_open(txn, st->sessions, &cursor);
     if (rc) return rc;
     rc = mdb_cursor_get(cursor, &key, &value, key.mv_size ? MDB_SET_RANGE : MDB_FIRST);
-    for (int i = 0; !rc && i < STORE_SWEEP; i++) {
+    for (size_t i = 0; !rc && i < count; i++) {
         struct span id;
         struct session_record r;
         if (!store_decode_session(key, value, &id, &r))
@@ -4755,7 +4756,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
     if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
     if (!rc) commit->manuals = manuals.ms_entries;
-    if (!rc && history) rc = store_sweep(st, txn, now - history);
+    size_t sweep = STORE_SWEEP;
+    if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
+    if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
