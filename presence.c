@@ -7028,7 +7028,8 @@ static void presence_set_manual(struct presence *p, struct instant now, struct u
     }
 }
 
-/* Gives a user what the store says was set by hand. What has ended is taken out of the store. */
+/* Gives a user what the store says was set by hand. What has ended is taken out of the store; a
+ * stamp from the future counts as now. */
 static void presence_restore_manual(struct presence *p, struct instant now, struct user *user,
                                     const struct manual_record *m)
 {
@@ -7038,8 +7039,9 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
         presence_owe(p, user, DEBT_STATE);
         return;
     }
+    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
     user_put_manual(p, user, m->head.status, m->head.until ? m->head.until - now.offset : 0,
-                    m->head.hidden - now.offset, (struct span){m->message, m->len});
+                    hidden - now.offset, (struct span){m->message, m->len});
     user->was_invisible = user_invisible(user);
 }
 
