@@ -6998,8 +6998,8 @@ static void user_tell_manual(struct presence *p, struct user *user)
 }
 
 /* Sets by hand what the user wishes, or goes back to what the connections say. At most one
- * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, or,
- * if offline already, when she did. */
+ * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, last
+ * heard when she was: what others saw of her last_seen does not go back when she shows again. */
 static void presence_set_manual(struct presence *p, struct instant now, struct user *user,
                                 const struct manual_wish *wish)
 {
@@ -7015,9 +7015,9 @@ static void presence_set_manual(struct presence *p, struct instant now, struct u
     bool same = old && old->status == wish->status &&
                 !bytes_compare(before.at, before.len, message.at, message.len);
     if (same && !old->until && !wish->lifetime) return;
-    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-    int64_t hidden = user->state == USER_OFFLINE ? seen : now.mono;
-    if (user_invisible(user)) hidden = old->hidden;
+    int64_t hidden = user_invisible(user)
+                         ? old->hidden
+                         : atomic_load_explicit(&user->last_seen, memory_order_relaxed);
     user_put_manual(p, user, wish->status, wish->lifetime ? now.mono + wish->lifetime : 0, hidden,
                     message);
     if (!same) {
