@@ -13461,14 +13461,38 @@ static void pick_make(struct server *server, const struct user_page *page, struc
     }
 }
 
-/* Whether the table's word counts for someone who is in `seen`: it does unless the user came into
- * the table when it had been looked through, and was not picked from it. Its lock is held. */
-static bool pick_covers(const struct server *server, const struct page_pick *pick, int64_t began,
-                        const struct seen_place *place)
+/* Whether a user was picked as she stands at a place. */
+static bool pick_has(const struct user_page *page, const struct page_pick *pick,
+                     const struct seen_place *place)
 {
-    const struct user *user = presence_find(&server->presence,
-                                            (struct span){place->id, place->id_len});
-    if (!user || user->online_since < began) return user != NULL;
+    struct user_view view = {.last_seen = place->last_seen, .id_len = place->id_len};
+    size_t low = 0, high = pick->count;
+    memcpy(view.id, place->id, place->id_len);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        int order = page_order(page, &pick->users[middle], &view);
+        if (!order) return true;
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return false;
+}
+
+/* Whether the table's word counts for someone who is in `seen`: if it was picked as it stands
+ * there, also when the user has left the table since. Otherwise it does unless the user came into
+ * the table when it had been looked through: who stands in it as in `seen` perhaps did. Its lock is
+ * held. */
+static bool pick_covers(const struct server *server, const struct user_page *page,
+                        const struct page_pick *pick, int64_t began, const struct seen_place *place)
+{
+    struct span id = {place->id, place->id_len};
+    const struct user *user = presence_find(&server->presence, id);
+    struct user_view view;
+    if (pick_has(page, pick, place)) return true;
+    if (!user) return false;
+    view_user(&view, user, page->now);
+    if (view.state == USER_OFFLINE && view.last_seen == place->last_seen) return false;
+    if (user->online_since < began) return true;
     for (size_t i = 0; i < pick->count; i++)
         if (!bytes_compare(pick->users[i].id, pick->users[i].id_len, place->id, place->id_len))
             return true;
@@ -13519,7 +13543,8 @@ static bool page_merge_seen(struct server *server, struct user_page *page, struc
 {
     bool covered[STORE_CHUNK];
     pthread_mutex_lock(&server->table_lock);
-    for (int i = 0; i < count; i++) covered[i] = pick_covers(server, pick, began, &places[i]);
+    for (int i = 0; i < count; i++)
+        covered[i] = pick_covers(server, page, pick, began, &places[i]);
     pthread_mutex_unlock(&server->table_lock);
     for (int i = 0; i < count; i++) {
         struct user_view view;

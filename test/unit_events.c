@@ -436,6 +436,42 @@ static void hub_samples_minutes(void **unused)
     hub_of_tests_free(server);
 }
 
+/* Who leaves the table for the store, or comes back because somebody follows her, while a page by
+ * last_seen is made, is on it once. */
+static void page_by_last_seen_has_each_once(void **unused)
+{
+    (void)unused;
+    struct instant now = {10000000, 1795597471120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct store store = {0};
+    const struct span bob = {"bob", 3};
+    const int64_t seen = now.mono + now.offset - 5000;
+    const struct stored_user stored = {.known = true, .record = {.last_seen = seen}};
+    const struct seen_place place = {.last_seen = seen, .id_len = 3, .id = "bob"};
+    server->store = &store;
+    for (int leaves = 0; leaves < 2; leaves++) {
+        struct buffer out = {0};
+        struct user_view picked[11];
+        struct view_texts *texts = NULL;
+        struct user_page page = {.now = now, .out = &out, .texts = &texts, .status = -1,
+                                 .sort = SORT_SEEN_DOWN, .limit = 10};
+        struct page_pick pick = {.users = picked, .max = 11};
+        if (leaves) presence_recall(&server->presence, now, bob, &stored);
+        pick_make(server, &page, &pick);
+        assert_int_equal(pick.count, leaves);
+        if (leaves) presence_forget(&server->presence, presence_find(&server->presence, bob));
+        else presence_recall(&server->presence, now, bob, &stored);
+        assert_true(page_merge_seen(server, &page, &pick, now.mono, &place, 1));
+        assert_true(page_add_picked(server, &page, &pick, NULL));
+        assert_int_equal(page.written, 1);
+        struct user *user = presence_find(&server->presence, bob);
+        if (user) presence_forget(&server->presence, user);
+        buffer_free(&out);
+    }
+    server->store = NULL;
+    hub_of_tests_free(server);
+}
+
 /* ---- Samples in the store -------------------------------------------------------------------- */
 
 /* Puts samples of these minutes, with numbers made from them. */
@@ -575,6 +611,7 @@ static const struct CMUnitTest EVENT_TESTS[] = {
     cmocka_unit_test(connections_are_told_to_readers_only),
     cmocka_unit_test(hub_keeps_events_for_streams),
     cmocka_unit_test(hub_samples_minutes),
+    cmocka_unit_test(page_by_last_seen_has_each_once),
     cmocka_unit_test(samples_round_trip),
     cmocka_unit_test(samples_are_removed_in_steps),
     cmocka_unit_test(samples_come_to_an_older_store),
