@@ -12054,8 +12054,8 @@ static void hub_turn(struct server *server)
     struct hub *hub = &server->hub;
     struct epoll_event events[HUB_EVENTS];
     int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
-    struct instant now = server_now(server);
     loop_run_calls(&hub->loop, server);
+    struct instant now = server_now(server); /* behind the calls, which have their own */
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
         if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
