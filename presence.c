@@ -13784,7 +13784,8 @@ static bool api_running_session(struct server *server, struct span id, struct in
 }
 
 /* GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the first page
- * begins with the running stay. The cursor is the start of the last stay shown. */
+ * begins with the running stay. The cursor is the start of the last stay shown; behind the running
+ * one it is just above the first stored, which may have begun later if UTC was stepped back. */
 static enum error api_sessions(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -13811,7 +13812,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
         if (i) buffer_text(out, ",");
         api_write_session(out, &sessions[i], running && !i);
     }
-    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", sessions[limit - 1].from);
+    int64_t next = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
+    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", next);
     else buffer_text(out, "],\"next\":null}");
     free(sessions);
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
