@@ -3206,6 +3206,7 @@ struct store {
     char problem[LOG_LINE_MAX / 4];
     bool writing;              /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
+    uint64_t outbox_sealed;    /* parcels of changes below this number are final */
     uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
     enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
 };
@@ -4191,8 +4192,8 @@ struct parcel {
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
 
-/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none; -1 if
- * the read failed, which is logged. It is whole if store_outbox_seal was called before. */
+/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none that
+ * store_outbox_seal made final; -1 if the read failed, which is logged. */
 static int store_outbox_next(struct store *st, struct parcel *out)
 {
     uint8_t bytes[8];
@@ -4201,13 +4202,16 @@ static int store_outbox_next(struct store *st, struct parcel *out)
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     put_be64(bytes, atomic_load(&st->outbox_done) + 1);
+    pthread_mutex_lock(&st->lock);
+    uint64_t sealed = st->outbox_sealed;
+    pthread_mutex_unlock(&st->lock);
     int rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (!rc) {
         struct stored_change change;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
             if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
-            if (rc || (out->count && change.first)) break;
+            if (rc || change.number >= sealed || (out->count && change.first)) break;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
@@ -4221,6 +4225,14 @@ static int store_outbox_next(struct store *st, struct parcel *out)
     return -1;
 }
 
+/* See store_outbox_seal; no transaction is under way, st->lock is held. */
+static void store_seal_outbox(struct store *st)
+{
+    st->outbox_end.count = 0;
+    st->outbox_sealed = st->outbox_end.next;
+    st->outbox_spare = UINT64_MAX;
+}
+
 /* Makes the parcels that are in the outbox final: a later change begins a new one. From here on
  * none of them is given up for want of room, until store_outbox_spare says which may be. False
  * while a transaction is under way: ask again soon. */
@@ -4228,10 +4240,7 @@ static bool store_outbox_seal(struct store *st)
 {
     pthread_mutex_lock(&st->lock);
     bool sealed = !st->writing || st->seal == SEAL_GIVEN;
-    if (!st->writing) {
-        st->outbox_end.count = 0;
-        st->outbox_spare = UINT64_MAX;
-    }
+    if (!st->writing) store_seal_outbox(st);
     st->seal = sealed ? SEAL_NONE : SEAL_ASKED;
     pthread_mutex_unlock(&st->lock);
     return sealed;
@@ -4847,9 +4856,8 @@ static void store_write_ended(struct store *st, int rc)
     pthread_mutex_lock(&st->lock);
     st->writing = false;
     if (!rc) st->outbox_end = st->outbox_now;
-    if (st->seal == SEAL_ASKED) {
-        st->outbox_end.count = 0;
-        st->outbox_spare = UINT64_MAX;
+    if (st->seal != SEAL_NONE) {
+        store_seal_outbox(st);
         st->seal = SEAL_GIVEN;
     }
     pthread_mutex_unlock(&st->lock);
