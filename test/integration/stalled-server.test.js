@@ -2,12 +2,13 @@
 // A server that was held up (a paused container or machine, a starved processor) does not take its
 // own silence for that of its clients: what they sent meanwhile counts first.
 const assert = require('node:assert/strict');
-const { test, start, rawConnect, stats, delay, until, frame, OP, slow } = require('./lib');
+const { test, start, rawConnect, stats, delay, until, frame, OP, heavy, slow } = require('./lib');
 
 test('pongs that arrived while the server stood still are read before anybody is dropped', async (t) => {
-  const COUNT = 1500;
+  const COUNT = heavy(1500, 700); // more than the hub looks at in one turn
+  const pong = 3000 * slow;
   const server = await start(t, {
-    args: ['--ping-interval', '3s', '--pong-timeout', '3s', '--grace', '100ms'],
+    args: ['--ping-interval', `${pong}ms`, '--pong-timeout', `${pong}ms`, '--grace', '100ms'],
   });
   const clients = [];
   for (let i = 0; i < COUNT; i += 50)
@@ -17,9 +18,9 @@ test('pongs that arrived while the server stood still are read before anybody is
   await until('pings', async () => (await stats(server)).counters.pings_sent >= COUNT, 20000 * slow);
   process.kill(server.pid, 'SIGSTOP');
   for (const client of clients) client.write(frame(OP.pong, ''));
-  await delay(4000);
+  await delay(pong + 1000);
   process.kill(server.pid, 'SIGCONT');
-  await delay(1500);
+  await delay(1500 * slow);
   const { counters } = await stats(server);
   assert.deepEqual([counters.heartbeat_timeouts, counters.leaves], [0, 0]);
   for (const client of clients) client.destroy();
