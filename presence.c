@@ -3206,6 +3206,7 @@ struct store {
     char problem[LOG_LINE_MAX / 4];
     bool writing;              /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
+    uint64_t outbox_sealed;    /* parcels of changes below this number are final */
     uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
     enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
 };
@@ -4191,8 +4192,8 @@ struct parcel {
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
 
-/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none; -1 if
- * the read failed, which is logged. It is whole if store_outbox_seal was called before. */
+/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none that
+ * store_outbox_seal made final; -1 if the read failed, which is logged. */
 static int store_outbox_next(struct store *st, struct parcel *out)
 {
     uint8_t bytes[8];
@@ -4201,13 +4202,16 @@ static int store_outbox_next(struct store *st, struct parcel *out)
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     put_be64(bytes, atomic_load(&st->outbox_done) + 1);
+    pthread_mutex_lock(&st->lock);
+    uint64_t sealed = st->outbox_sealed;
+    pthread_mutex_unlock(&st->lock);
     int rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (!rc) {
         struct stored_change change;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
             if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
-            if (rc || (out->count && change.first)) break;
+            if (rc || change.number >= sealed || (out->count && change.first)) break;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
@@ -4221,6 +4225,14 @@ static int store_outbox_next(struct store *st, struct parcel *out)
     return -1;
 }
 
+/* See store_outbox_seal; no transaction is under way, st->lock is held. */
+static void store_seal_outbox(struct store *st)
+{
+    st->outbox_end.count = 0;
+    st->outbox_sealed = st->outbox_end.next;
+    st->outbox_spare = UINT64_MAX;
+}
+
 /* Makes the parcels that are in the outbox final: a later change begins a new one. From here on
  * none of them is given up for want of room, until store_outbox_spare says which may be. False
  * while a transaction is under way: ask again soon. */
@@ -4228,10 +4240,7 @@ static bool store_outbox_seal(struct store *st)
 {
     pthread_mutex_lock(&st->lock);
     bool sealed = !st->writing || st->seal == SEAL_GIVEN;
-    if (!st->writing) {
-        st->outbox_end.count = 0;
-        st->outbox_spare = UINT64_MAX;
-    }
+    if (!st->writing) store_seal_outbox(st);
     st->seal = sealed ? SEAL_NONE : SEAL_ASKED;
     pthread_mutex_unlock(&st->lock);
     return sealed;
@@ -4325,7 +4334,8 @@ static void store_stats(struct store *st, struct store_stats *out)
 
 enum {
     STORE_RETRY_MS = 1000,
-    STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age */
+    STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
+    STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
     STORE_PARCEL_MS = 60000,     /* changes further apart are not delivered together */
     STORE_RESTORE_BATCH = 10000, /* records a transaction */
@@ -4686,15 +4696,15 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     return EINVAL;
 }
 
-/* Removes sessions that ended before that wall time, among the next STORE_SWEEP ones. */
-static int store_sweep(struct store *st, MDB_txn *txn, int64_t before)
+/* Removes sessions that ended before that wall time, among the next `count`. */
+static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t count)
 {
     MDB_cursor *cursor;
     MDB_val key = {st->sweep.len, st->sweep.at}, value;
     int rc = mdb_cursor_open(txn, st->sessions, &cursor);
     if (rc) return rc;
     rc = mdb_cursor_get(cursor, &key, &value, key.mv_size ? MDB_SET_RANGE : MDB_FIRST);
-    for (int i = 0; !rc && i < STORE_SWEEP; i++) {
+    for (size_t i = 0; !rc && i < count; i++) {
         struct span id;
         struct session_record r;
         if (!store_decode_session(key, value, &id, &r))
@@ -4755,7 +4765,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
     if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
     if (!rc) commit->manuals = manuals.ms_entries;
-    if (!rc && history) rc = store_sweep(st, txn, now - history);
+    size_t sweep = STORE_SWEEP;
+    if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
+    if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
@@ -4844,9 +4856,8 @@ static void store_write_ended(struct store *st, int rc)
     pthread_mutex_lock(&st->lock);
     st->writing = false;
     if (!rc) st->outbox_end = st->outbox_now;
-    if (st->seal == SEAL_ASKED) {
-        st->outbox_end.count = 0;
-        st->outbox_spare = UINT64_MAX;
+    if (st->seal != SEAL_NONE) {
+        store_seal_outbox(st);
         st->seal = SEAL_GIVEN;
     }
     pthread_mutex_unlock(&st->lock);
@@ -6867,8 +6878,8 @@ static void user_unlink(struct presence *p, struct user *user, struct link *link
  * a clean goodbye, a kick, an expired token: offline at once. A silence: offline at once too, it
  * has been longer than the grace already. A page that is left, a broken connection: online, cached,
  * for the grace time. HTTP heartbeats within the threshold keep the user cached except after a
- * clean goodbye, a kick or an expired token. END_STOP is the server's own: the stay goes on, and
- * nobody is told. */
+ * clean goodbye, a kick or an expired token. END_STOP is the server's own, for all connections of a
+ * user: the stay goes on with the status that they had together, and nobody is told. */
 static void presence_disconnect(struct presence *p, struct instant now, struct link *link,
                                 enum ending ending)
 {
@@ -6886,6 +6897,7 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
     };
     struct user *user = link->user;
     user_unlink(p, user, link);
+    if (user->links && ending == END_STOP) return; /* so do the others, one after the other */
     if (user->links) {
         bool changes = user_set_automatic(user, user_merge_status(user));
         presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
@@ -6994,8 +7006,8 @@ static void user_tell_manual(struct presence *p, struct user *user)
 }
 
 /* Sets by hand what the user wishes, or goes back to what the connections say. At most one
- * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, or,
- * if offline already, when she did. */
+ * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, last
+ * heard when she was: what others saw of her last_seen does not go back when she shows again. */
 static void presence_set_manual(struct presence *p, struct instant now, struct user *user,
                                 const struct manual_wish *wish)
 {
@@ -7011,9 +7023,9 @@ static void presence_set_manual(struct presence *p, struct instant now, struct u
     bool same = old && old->status == wish->status &&
                 !bytes_compare(before.at, before.len, message.at, message.len);
     if (same && !old->until && !wish->lifetime) return;
-    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-    int64_t hidden = user->state == USER_OFFLINE ? seen : now.mono;
-    if (user_invisible(user)) hidden = old->hidden;
+    int64_t hidden = user_invisible(user)
+                         ? old->hidden
+                         : atomic_load_explicit(&user->last_seen, memory_order_relaxed);
     user_put_manual(p, user, wish->status, wish->lifetime ? now.mono + wish->lifetime : 0, hidden,
                     message);
     if (!same) {
@@ -7024,7 +7036,8 @@ static void presence_set_manual(struct presence *p, struct instant now, struct u
     }
 }
 
-/* Gives a user what the store says was set by hand. What has ended is taken out of the store. */
+/* Gives a user what the store says was set by hand. What has ended is taken out of the store; a
+ * stamp from the future counts as now. */
 static void presence_restore_manual(struct presence *p, struct instant now, struct user *user,
                                     const struct manual_record *m)
 {
@@ -7034,8 +7047,9 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
         presence_owe(p, user, DEBT_STATE);
         return;
     }
+    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
     user_put_manual(p, user, m->head.status, m->head.until ? m->head.until - now.offset : 0,
-                    m->head.hidden - now.offset, (struct span){m->message, m->len});
+                    hidden - now.offset, (struct span){m->message, m->len});
     user->was_invisible = user_invisible(user);
 }
 
@@ -9492,6 +9506,13 @@ static bool wire_ended(const struct wire *wire)
     return wire->tls && (wire->tls->ended || wire->tls->broken);
 }
 
+/* Whether bytes wait in the socket. */
+static bool wire_has_bytes(const struct wire *wire)
+{
+    char byte;
+    return recv(wire->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 /* Writes what goes out now: a count (perhaps short), WIRE_AGAIN or WIRE_BROKEN. What was counted
  * may still wait, see wire_unsent. */
 static ssize_t wire_write(struct wire *wire, const void *at, size_t len)
@@ -11564,13 +11585,19 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. */
+/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. If
+ * it was the server that stood still, the answer waits in the socket: that is read first. */
 static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
 {
     int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
                       server->options.pong_timeout;
     if (now.mono < drop_at) {
         connection_arm(server, c, drop_at);
+        return;
+    }
+    if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
+        connection_readable(server, c, now);
+        if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
         return;
     }
     count_one(&server->counters.heartbeat_timeouts);
@@ -12035,8 +12062,8 @@ static void hub_turn(struct server *server)
     struct hub *hub = &server->hub;
     struct epoll_event events[HUB_EVENTS];
     int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
-    struct instant now = server_now(server);
     loop_run_calls(&hub->loop, server);
+    struct instant now = server_now(server); /* behind the calls, which have their own */
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
         if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
@@ -13442,14 +13469,38 @@ static void pick_make(struct server *server, const struct user_page *page, struc
     }
 }
 
-/* Whether the table's word counts for someone who is in `seen`: it does unless the user came into
- * the table when it had been looked through, and was not picked from it. Its lock is held. */
-static bool pick_covers(const struct server *server, const struct page_pick *pick, int64_t began,
-                        const struct seen_place *place)
+/* Whether a user was picked as she stands at a place. */
+static bool pick_has(const struct user_page *page, const struct page_pick *pick,
+                     const struct seen_place *place)
 {
-    const struct user *user = presence_find(&server->presence,
-                                            (struct span){place->id, place->id_len});
-    if (!user || user->online_since < began) return user != NULL;
+    struct user_view view = {.last_seen = place->last_seen, .id_len = place->id_len};
+    size_t low = 0, high = pick->count;
+    memcpy(view.id, place->id, place->id_len);
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        int order = page_order(page, &pick->users[middle], &view);
+        if (!order) return true;
+        if (order < 0) low = middle + 1;
+        else high = middle;
+    }
+    return false;
+}
+
+/* Whether the table's word counts for someone who is in `seen`: if it was picked as it stands
+ * there, also when the user has left the table since. Otherwise it does unless the user came into
+ * the table when it had been looked through: who stands in it as in `seen` perhaps did. Its lock is
+ * held. */
+static bool pick_covers(const struct server *server, const struct user_page *page,
+                        const struct page_pick *pick, int64_t began, const struct seen_place *place)
+{
+    struct span id = {place->id, place->id_len};
+    const struct user *user = presence_find(&server->presence, id);
+    struct user_view view;
+    if (pick_has(page, pick, place)) return true;
+    if (!user) return false;
+    view_user(&view, user, page->now);
+    if (view.state == USER_OFFLINE && view.last_seen == place->last_seen) return false;
+    if (user->online_since < began) return true;
     for (size_t i = 0; i < pick->count; i++)
         if (!bytes_compare(pick->users[i].id, pick->users[i].id_len, place->id, place->id_len))
             return true;
@@ -13500,7 +13551,8 @@ static bool page_merge_seen(struct server *server, struct user_page *page, struc
 {
     bool covered[STORE_CHUNK];
     pthread_mutex_lock(&server->table_lock);
-    for (int i = 0; i < count; i++) covered[i] = pick_covers(server, pick, began, &places[i]);
+    for (int i = 0; i < count; i++)
+        covered[i] = pick_covers(server, page, pick, began, &places[i]);
     pthread_mutex_unlock(&server->table_lock);
     for (int i = 0; i < count; i++) {
         struct user_view view;
@@ -13740,7 +13792,8 @@ static bool api_running_session(struct server *server, struct span id, struct in
 }
 
 /* GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the first page
- * begins with the running stay. The cursor is the start of the last stay shown. */
+ * begins with the running stay. The cursor is the start of the last stay shown; behind the running
+ * one it is just above the first stored, which may have begun later if UTC was stepped back. */
 static enum error api_sessions(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -13767,7 +13820,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
         if (i) buffer_text(out, ",");
         api_write_session(out, &sessions[i], running && !i);
     }
-    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", sessions[limit - 1].from);
+    int64_t next = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
+    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", next);
     else buffer_text(out, "],\"next\":null}");
     free(sessions);
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;

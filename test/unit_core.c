@@ -239,6 +239,7 @@ static void model_disconnect(struct model *m, int i, enum ending ending)
     int64_t now = m->now.mono;
     u->links--; /* the newest; the table keeps no order among them */
     presence_disconnect(&m->table, m->now, &m->links[i][u->links], ending);
+    if (u->links && ending == END_STOP) return; /* the others end too, and she stays as she was */
     if (u->links) {
         int status = model_merged(u);
         u->changes += status != u->status;

@@ -436,6 +436,87 @@ static void hub_samples_minutes(void **unused)
     hub_of_tests_free(server);
 }
 
+/* A call that takes its time, after which its user is heard by HTTP. */
+static int64_t slow_call_heard;
+static void slow_call(struct server *server, struct loop_call *call)
+{
+    (void)call;
+    static const uint8_t address[16];
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    struct instant now = server_now(server);
+    slow_call_heard = now.mono;
+    presence_heartbeat(&server->presence, now, (struct span){"bob", 3}, address);
+}
+
+/* What comes from a socket behind calls in the same turn was not heard before them: last_seen does
+ * not go back. */
+static void hub_hears_in_order(void **unused)
+{
+    (void)unused;
+    struct instant now = {.mono = clock_mono_ms()};
+    now.offset = clock_wall_ms() - now.mono;
+    struct server *server = hub_of_tests(now);
+    struct store store = {0};
+    struct adoption *adoption = mem_new(sizeof *adoption);
+    struct loop_call call = {.run = slow_call};
+    int pair[2];
+    static const char ping[] = "\x89\x80\0\0\0"; /* and one more NUL */
+    server->store = &store;
+    server->hub.batch_under_way = true; /* there is no writer */
+    assert_false(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
+    adoption->call.run = hub_adopt;
+    adoption->wire.fd = pair[0];
+    adoption->id_len = 3;
+    memcpy(adoption->id, "bob", 3);
+    loop_post(&server->hub.loop, &adoption->call);
+    hub_turn(server);
+    struct user *bob = presence_find(&server->presence, (struct span){"bob", 3});
+    assert_int_equal(bob->state, USER_LIVE);
+    assert_int_equal(write(pair[1], ping, sizeof ping), 6);
+    loop_post(&server->hub.loop, &call);
+    hub_turn(server);
+    assert_true(slow_call_heard > 0);
+    assert_true(atomic_load(&bob->last_seen) >= slow_call_heard);
+    close(pair[1]);
+    hub_of_tests_free(server);
+}
+
+/* Who leaves the table for the store, or comes back because somebody follows her, while a page by
+ * last_seen is made, is on it once. */
+static void page_by_last_seen_has_each_once(void **unused)
+{
+    (void)unused;
+    struct instant now = {10000000, 1795597471120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct store store = {0};
+    const struct span bob = {"bob", 3};
+    const int64_t seen = now.mono + now.offset - 5000;
+    const struct stored_user stored = {.known = true, .record = {.last_seen = seen}};
+    const struct seen_place place = {.last_seen = seen, .id_len = 3, .id = "bob"};
+    server->store = &store;
+    for (int leaves = 0; leaves < 2; leaves++) {
+        struct buffer out = {0};
+        struct user_view picked[11];
+        struct view_texts *texts = NULL;
+        struct user_page page = {.now = now, .out = &out, .texts = &texts, .status = -1,
+                                 .sort = SORT_SEEN_DOWN, .limit = 10};
+        struct page_pick pick = {.users = picked, .max = 11};
+        if (leaves) presence_recall(&server->presence, now, bob, &stored);
+        pick_make(server, &page, &pick);
+        assert_int_equal(pick.count, leaves);
+        if (leaves) presence_forget(&server->presence, presence_find(&server->presence, bob));
+        else presence_recall(&server->presence, now, bob, &stored);
+        assert_true(page_merge_seen(server, &page, &pick, now.mono, &place, 1));
+        assert_true(page_add_picked(server, &page, &pick, NULL));
+        assert_int_equal(page.written, 1);
+        struct user *user = presence_find(&server->presence, bob);
+        if (user) presence_forget(&server->presence, user);
+        buffer_free(&out);
+    }
+    server->store = NULL;
+    hub_of_tests_free(server);
+}
+
 /* ---- Samples in the store -------------------------------------------------------------------- */
 
 /* Puts samples of these minutes, with numbers made from them. */
@@ -575,6 +656,8 @@ static const struct CMUnitTest EVENT_TESTS[] = {
     cmocka_unit_test(connections_are_told_to_readers_only),
     cmocka_unit_test(hub_keeps_events_for_streams),
     cmocka_unit_test(hub_samples_minutes),
+    cmocka_unit_test(hub_hears_in_order),
+    cmocka_unit_test(page_by_last_seen_has_each_once),
     cmocka_unit_test(samples_round_trip),
     cmocka_unit_test(samples_are_removed_in_steps),
     cmocka_unit_test(samples_come_to_an_older_store),

@@ -442,6 +442,33 @@ static void store_removes_old_sessions(void **state)
     place_remove(&p);
 }
 
+/* Old sessions are removed faster than new ones come, however fast that is. */
+static void store_sweep_keeps_up(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    int64_t now = clock_wall_ms();
+    struct store_stats stats;
+    st->options.history_ms = 50000;
+    for (int turn = 0; turn < 12; turn++) {
+        struct store_batch b = {0};
+        for (int i = 0; i < 3000; i++) {
+            char id[16];
+            snprintf(id, sizeof id, "s%04d", i);
+            struct session_record s = {
+                .from = turn + 1, .to = now - 100000, .reason = REASON_CLOSED};
+            store_batch_session(&b, span_of(id), &s);
+        }
+        write_now(st, &b);
+        buffer_free(&b.ops);
+    }
+    store_stats(st, &stats);
+    assert_true(stats.sessions <= 2 * 3000);
+    store_close(st);
+    place_remove(&p);
+}
+
 /* ---- Growth, failure, recovery ---- */
 
 static void store_grows_its_map(void **state)
@@ -1544,6 +1571,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_pages_through_users),
     cmocka_unit_test(store_sessions_newest_first),
     cmocka_unit_test(store_removes_old_sessions),
+    cmocka_unit_test(store_sweep_keeps_up),
     cmocka_unit_test(store_grows_its_map),
     cmocka_unit_test(store_survives_a_full_disk),
     cmocka_unit_test(store_refuses_a_full_disk),

@@ -411,6 +411,35 @@ static void manual_goes_before_connections(void **unused)
     presence_free(&p);
 }
 
+/* A hidden last_seen that the store has from a clock that was ahead is not shown as to come: neither
+ * of one who was online, nor of one who is looked up. */
+static void manual_hidden_is_never_to_come(void **unused)
+{
+    (void)unused;
+    enum { HOUR = 3600000 };
+    struct presence p;
+    struct instant now = {1000000, 1764000000000};
+    int64_t wall = now.mono + now.offset;
+    struct stored_user stored = {
+        .known = true,
+        .record = {.last_seen = wall + HOUR, .online_since = wall + HOUR},
+        .manual = {.head = {.there = true, .status = STATUS_OFFLINE, .hidden = wall + HOUR}},
+    };
+    presence_init(&p, 5000, 90000, now);
+    presence_restore(&p, now, (struct span){"alice", 5}, STATUS_ONLINE, wall + HOUR, wall + HOUR);
+    presence_restore_manual(&p, now, presence_find(&p, (struct span){"alice", 5}), &stored.manual);
+    presence_recall(&p, now, (struct span){"bob", 3}, &stored);
+    for (int i = 0; i < 2; i++) {
+        struct user_view view;
+        const struct span ids[] = {{"alice", 5}, {"bob", 3}};
+        view_user(&view, presence_find(&p, ids[i]), now);
+        assert_true(view.invisible);
+        view_hide(&view);
+        assert_int_equal(view.last_seen, wall);
+    }
+    presence_free(&p);
+}
+
 /* Everybody a letter's bytes reach has them, in order, however many send: what was sent counts
  * what the socket took, and one that is gone is broken. */
 static void post_reaches_everybody(void **state)
@@ -513,6 +542,7 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(note_rules),
     cmocka_unit_test(manual_record_codec),
     cmocka_unit_test(manual_goes_before_connections),
+    cmocka_unit_test(manual_hidden_is_never_to_come),
     cmocka_unit_test(post_reaches_everybody),
     cmocka_unit_test(post_has_bounds),
 };

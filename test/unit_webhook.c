@@ -437,6 +437,48 @@ static void outbox_seals_after_a_transaction(void **state)
     place_remove(&p);
 }
 
+/* What is taken is the same when it is taken again, however a transaction lies to the seal: what
+ * came behind that may still get company. */
+static void outbox_takes_only_what_is_sealed(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = outbox_open(&p, 1000, 100);
+    struct outbox_model m = {.wall = 1000000};
+    struct store_batch batch = {0};
+    struct store_commit commit = {0};
+    for (int during = 0; during < 2; during++) {
+        struct parcel first = {0}, again = {0};
+        if (during) store_write_begins(st); /* as the writer does */
+        assert_int_equal(store_outbox_seal(st), !during);
+        if (during) assert_int_equal(store_transact(st, store_apply, &commit), 0);
+        if (during) store_write_ended(st, 0);
+        outbox_add(&batch, &m);
+        write_now(st, &batch);
+        if (during) store_write_begins(st);
+        if (during) assert_true(store_outbox_seal(st));
+        int found = store_outbox_next(st, &first);
+        assert_int_equal(found, during); /* or it would wait for the next change */
+        outbox_add(&batch, &m);
+        commit.batch = &batch;
+        if (during) assert_int_equal(store_transact(st, store_apply, &commit), 0);
+        if (during) store_write_ended(st, 0);
+        else write_now(st, &batch);
+        store_batch_clear(&batch);
+        assert_true(store_outbox_seal(st));
+        assert_int_equal(store_outbox_next(st, &again), 1);
+        if (found) assert_int_equal(again.count, first.count);
+        atomic_store(&st->outbox_done, again.last);
+        store_outbox_spare(st, 0);
+        buffer_free(&first.text);
+        buffer_free(&again.text);
+        commit.batch = NULL;
+    }
+    store_close(st);
+    buffer_free(&batch.ops);
+    place_remove(&p);
+}
+
 /* ---- The order of last_seen ------------------------------------------------------------------ */
 
 enum { SEEN_USERS = 300 };
@@ -573,6 +615,7 @@ static const struct CMUnitTest WEBHOOK_TESTS[] = {
     cmocka_unit_test(outbox_gives_up_the_oldest),
     cmocka_unit_test(outbox_spares_what_is_being_delivered),
     cmocka_unit_test(outbox_seals_after_a_transaction),
+    cmocka_unit_test(outbox_takes_only_what_is_sealed),
     cmocka_unit_test(seen_follows_the_users),
     cmocka_unit_test(seen_that_disagrees_is_found),
 };

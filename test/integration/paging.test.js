@@ -1,5 +1,7 @@
 'use strict';
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
 const {
   test,
   start,
@@ -17,6 +19,8 @@ const {
   frame,
   OP,
   closePayload,
+  tempDir,
+  run,
 } = require('./lib');
 
 const sorted = (ids) => [...ids].sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
@@ -143,5 +147,31 @@ test('the timeline is paged, newest first', async (t) => {
       );
       assert.deepEqual([stays[i].reason, stays[i].address], ['closed', '127.0.0.1']);
     }
+  }
+});
+
+test('pages of stays miss none that began later than the running one, when UTC was stepped back', async (t) => {
+  const dir = tempDir(t);
+  const [data, dump] = [path.join(dir, 'data'), path.join(dir, 'dump')];
+  const ahead = [1, 2, 3].map((n) => `2130-01-01T00:00:0${n}.000Z`);
+  const lines = [
+    { user: 'u', first_seen: ahead[0], last_seen: ahead[2], online_since: null, offline_since: ahead[2],
+      status: 'offline', open: false, reason: 'closed', stays: 3 },
+    ...ahead.map((at) => ({ session: 'u', from: at, to: at, reason: 'closed', address: null })),
+    { end: 'presence', users: 1, sessions: 3 },
+  ];
+  fs.writeFileSync(dump, lines.map((line) => `${JSON.stringify(line)}\n`).join(''));
+  assert.equal((await run(['--restore', dump, '--data', data])).code, 0);
+  const server = await start(t, { data });
+  await connect(server, 'u');
+  for (const limit of [1, 2, 3, 4]) {
+    const found = [];
+    for (let cursor = ''; cursor !== null; ) {
+      const page = await json(server, `/admin/users/u/sessions?limit=${limit}${cursor}`);
+      found.push(...page.sessions);
+      cursor = page.next && `&cursor=${page.next}`;
+    }
+    assert.deepEqual(found.slice(1).map((one) => one.from), [...ahead].reverse(), `limit ${limit}`);
+    assert.equal(found[0].reason, null);
   }
 });

@@ -24,6 +24,7 @@ const {
   assertNeverLeft,
   onlineUsers,
   sessions,
+  delay,
 } = require('./lib');
 
 const status = async (server, id = 'u') => (await presence(server, id)).status;
@@ -264,6 +265,28 @@ test('invisible: offline for all but admins; followers see a leave and a join', 
   assert.deepEqual([back.online, back.status, back.connections], [true, 'away', 1]);
   await me.agrees(server);
   await assertNeverLeft(server, 'u');
+});
+
+test('invisible or not, last_seen is when she was heard, the same to all, and never goes back', async (t) => {
+  const server = await start(t);
+  const client = await connect(server, 'u');
+  await client.ping();
+  const heard = (await presence(server, 'u')).last_seen;
+  const me = await follow(server, 'me', ['u']);
+  const stream = await openEvents(server, { path: '/api/events' });
+  await delay(50); // she is not heard, and somebody else hides her
+  await setStatus(server, 'u', { status: 'invisible' });
+  const told = await stream.until('the leave', () =>
+    stream.events.find(({ data }) => data.change === 'leave'),
+  );
+  const [left] = await me.change();
+  const shown = await presence(server, 'u');
+  assert.deepEqual(
+    [told.data.user.last_seen, left.last_seen, shown.last_seen],
+    [heard, heard, heard],
+  );
+  await setStatus(server, 'u', { status: null });
+  assert.equal((await presence(server, 'u')).last_seen, heard);
 });
 
 test('who is invisible leaves and comes unseen', async (t) => {
