@@ -246,7 +246,8 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
       "this address has --max-connections-per-address connections already")                        \
     X(TOO_MANY_UPGRADES, "too_many_upgrades", 429, 4429,                                           \
       "this address opens more than --max-upgrades-per-second connections")                        \
-    X(HEAD_TOO_LARGE, "head_too_large", 431, 0, "the request head is larger than --max-head")      \
+    X(HEAD_TOO_LARGE, "head_too_large", 431, 0,                                                    \
+      "the request head is larger than --max-head, or has more than 64 header lines")              \
     X(INTERNAL, "internal", 500, 0, "the server failed; its log says why")                         \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
     X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
@@ -8553,7 +8554,8 @@ static void http_strip_authority(char *at, size_t line)
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
- * mean the same and which CivetWeb takes; control characters are refused. */
+ * mean the same and which CivetWeb takes; control characters are refused. So are more header lines
+ * than CivetWeb reads: the last ones, a proxy's X-Forwarded-For, say, would not be seen. */
 static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, size_t max_head,
                                          size_t max_body)
 {
@@ -8563,6 +8565,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         frame.error = ERROR_INVALID_REQUEST;
     if (!frame.head || frame.error) return frame;
     bool has_length = false;
+    int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
     http_strip_authority(at, from);
     while (from < frame.head) {
@@ -8570,6 +8573,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         size_t line = to - from;
         if (line && at[from + line - 1] == '\r') line--;
         if (line) http_frame_line(&frame, (struct span){at + from, line}, max_body, &has_length);
+        if (line && ++lines > SEAM_HEADERS_MAX) frame.error = ERROR_HEAD_TOO_LARGE;
         from = to + 1;
     }
     for (size_t i = 0; i < frame.head; i++) {

@@ -133,6 +133,7 @@ static void seam_connection_closed(const struct mg_connection *constant)
 static int seam_begin_request(struct mg_connection *conn)
 {
 	const struct mg_request_info *ri = &conn->request_info;
+	_Static_assert(SEAM_HEADERS_MAX == MG_MAX_HEADERS, "what the door lets through is all seen");
 	struct seam_header headers[MG_MAX_HEADERS];
 	struct seam_request request = {
 	    .method = ri->request_method,

@@ -25,6 +25,9 @@ struct seam_item {
 	struct sockaddr_storage peer;
 };
 
+/* CivetWeb reads this many header lines and leaves out those behind: nobody may send more. */
+enum { SEAM_HEADERS_MAX = 64 };
+
 struct seam_header {
 	const char *name, *value;
 };
