@@ -8554,8 +8554,10 @@ static void http_strip_authority(char *at, size_t line)
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
- * mean the same and which CivetWeb takes; control characters are refused. So are more header lines
- * than CivetWeb reads: the last ones, a proxy's X-Forwarded-For, say, would not be seen. */
+ * mean the same and which CivetWeb takes; control characters are refused, also a CR that ends no line
+ * (RFC 9112 section 2.2): behind the version CivetWeb would begin a header there that was not looked
+ * at. So are more header lines than CivetWeb reads: the last ones, a proxy's X-Forwarded-For, say,
+ * would not be seen. */
 static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, size_t max_head,
                                          size_t max_body)
 {
@@ -8579,7 +8581,8 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     for (size_t i = 0; i < frame.head; i++) {
         if (at[i] == '\t') at[i] = ' ';
         unsigned char c = (unsigned char)at[i];
-        if ((c < 0x20 && c != '\r' && c != '\n') || c == 0x7f) frame.error = ERROR_INVALID_REQUEST;
+        bool ends = c == '\n' || (c == '\r' && at[i + 1] == '\n'); /* the head's last is a LF */
+        if ((c < 0x20 && !ends) || c == 0x7f) frame.error = ERROR_INVALID_REQUEST;
     }
     return frame;
 }

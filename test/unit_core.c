@@ -717,6 +717,9 @@ static void http_frames_are_read(void **unused)
         {"GET / HTTP/1.1\r\nA: b\x01\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
         {"GET / HTTP/1.1\r\nA: b\x7f\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
         {"GET / HTTP/1.1\r\nA:\tb\r\n\r\n", 24, 0, ERROR_NONE}, /* W03 */
+        {"GET / HTTP/1.1\rA: b\r\n\r\n", 23, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n", 29, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA: b\r\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
         {"\n\n", 2, 0, ERROR_NONE},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
