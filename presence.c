@@ -8542,14 +8542,17 @@ static void http_frame_line(struct http_frame *frame, struct span line, size_t m
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. A target without a path is left alone, and refused by CivetWeb. */
+ * and authority: nothing moves. One without authority or path is left alone, and refused behind
+ * CivetWeb, which would look for the path in the query (RFC 3986 section 3.2). */
 static void http_strip_authority(char *at, size_t line)
 {
     char *target = memchr(at, ' ', line), *end = at + line;
     if (!target || end - ++target < 8) return;
-    if (strncasecmp(target, "http://", 7) && strncasecmp(target, "https://", 8)) return;
-    char *path = memchr(target + 8, '/', (size_t)(end - target) - 8);
-    if (!path || memchr(target, ' ', (size_t)(path - target))) return;
+    size_t scheme = strncasecmp(target, "http://", 7) ? 8 : 7;
+    if (scheme == 8 && strncasecmp(target, "https://", 8)) return;
+    char *authority = target + scheme, *path = authority;
+    while (path < end && !strchr("/?# ", *path)) path++;
+    if (path == authority || path == end || *path != '/') return;
     memset(target, ' ', (size_t)(path - target));
 }
 

@@ -35,7 +35,8 @@ struct seam_header {
 /* A parsed request. All strings live in the item's bytes, NUL-terminated, until ops.finished. */
 struct seam_request {
 	const char *method;
-	const char *target;       /* path as sent: nothing decoded, no dot segments removed */
+	const char *target;       /* path as sent: nothing decoded, no dot segments removed; requests with
+	                           * scheme and authority before it are refused */
 	const char *query;        /* behind the '?', or NULL */
 	const char *version;      /* "1.0" or "1.1" */
 	const struct seam_header *headers;
