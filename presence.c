@@ -14526,6 +14526,7 @@ static enum error route_find(struct http_request *request, struct http_response 
         snprintf(allow + len, sizeof request->allow - len, "%s%s", len ? ", " : "",
                  route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
         if (strcmp(METHODS[route->method], method)) continue;
+        if (route->method == METHOD_UPGRADE && request->head_only) continue;
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
@@ -14584,7 +14585,6 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
-    if (strcmp(request->method, "GET")) return ERROR_METHOD_NOT_ALLOWED; /* HEAD got this far */
     if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
