@@ -14377,6 +14377,20 @@ static void login_set_cookie(struct http_response *response, const struct http_r
                     request->secure ? "; Secure" : "");
 }
 
+/* Makes a session, its end in *expires, for who knew the password. Refused when that has changed
+ * since: the change may have ended all sessions before there was this one. */
+static enum error login_open(struct server *server, int64_t wall_ms, const struct secrets *known,
+                             struct buffer *session, int64_t *expires)
+{
+    pthread_mutex_lock(&server->session_lock);
+    session_mint(&server->sessions, wall_ms, server->options.admin_session, session, expires);
+    pthread_mutex_unlock(&server->session_lock);
+    struct secrets *used = secrets_take(server); /* looked at last: a later change ends it */
+    bool same = !memcmp(&used->password, &known->password, sizeof used->password);
+    secrets_drop(used);
+    return same ? ERROR_NONE : ERROR_WRONG_PASSWORD;
+}
+
 /* POST /admin/login: a session for the admin's password. */
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
@@ -14387,13 +14401,17 @@ static enum error api_login(struct server *server, const struct http_request *re
     }
     char password[PASSWORD_MAX + 1], address[64];
     size_t len = 0;
-    int64_t wait, expires;
+    int64_t wait, expires = 0;
     enum error error = login_password(request, password, &len, response);
     if (error) return error;
     response->detail = NULL;
+    struct buffer session = {0}, *out;
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
                       (struct span){password, len}, &wait);
+    if (!error)
+        error = login_open(server, request->now.mono + request->now.offset, secrets, &session,
+                           &expires);
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
@@ -14403,16 +14421,15 @@ static enum error api_login(struct server *server, const struct http_request *re
         count_one(&server->counters.admin_login_failures);
         log_line(&server->log, LOG_INFO, "wrong admin password from %s", address);
     }
-    if (error) return error;
+    if (error) {
+        buffer_free(&session);
+        return error;
+    }
     count_one(&server->counters.admin_logins);
     log_line(&server->log, LOG_INFO, "admin logged in from %s", address);
-    struct buffer session = {0}, *out = api_json(response);
-    int64_t lifetime = server->options.admin_session;
-    pthread_mutex_lock(&server->session_lock);
-    session_mint(&server->sessions, request->now.mono + request->now.offset, lifetime, &session,
-                 &expires);
-    pthread_mutex_unlock(&server->session_lock);
-    login_set_cookie(response, request, (struct span){session.at, session.len}, lifetime);
+    out = api_json(response);
+    login_set_cookie(response, request, (struct span){session.at, session.len},
+                     server->options.admin_session);
     buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
     view_write_time(out, "expires_at", expires, true);
     buffer_text(out, "}");
