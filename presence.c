@@ -166,6 +166,7 @@ enum {
     ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
     ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
+    REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
@@ -10538,6 +10539,7 @@ struct server {
     _Atomic int64_t connections;   /* WebSockets and streams, open or being closed */
     _Atomic int64_t streams;       /* of them the open streams */
     _Atomic int64_t watching;      /* users followed, over all connections */
+    _Atomic int64_t refused;       /* WebSockets open only to be closed; in no other count */
     uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
@@ -10729,7 +10731,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.reply.len = 0;
     if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
     else count_one(&server->counters.closes);
-    if (c->number) atomic_fetch_sub(&server->connections, 1);
+    atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
@@ -14651,6 +14653,17 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
+/* Whether one that is refused may be upgraded to be told why: it asks by a browser, and not too
+ * many are, whom no other limit holds. Takes a place among these if so. */
+static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
+{
+    const char *origin;
+    if (!request_header(raw, "Origin", &origin)) return false;
+    if (atomic_fetch_add(&server->refused, 1) < REFUSED_MAX) return true;
+    atomic_fetch_sub(&server->refused, 1);
+    return false;
+}
+
 /* Copies a User-Agent, cut at a whole character. */
 static void adoption_set_agent(struct adoption *a, const char *agent)
 {
@@ -14660,7 +14673,8 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
 }
 
 /* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
- * Origin is upgraded even when a limit speaks against it, and closed at once with the reason. */
+ * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
+ * when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct pending *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -14680,7 +14694,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
         if (refuse) count_one(&server->counters.upgrades_refused);
     }
     if (refuse) free(may);
-    if (refuse && !request_header(raw, "Origin", &value)) return refuse;
+    if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
@@ -14856,10 +14870,9 @@ static void seam_finished(void *context, struct seam_item *item)
     struct server *server = context;
     struct pending *p = pending_of_item(item);
     if (p->adoption && !p->adoption->is_stream && !item->upgraded) { /* CivetWeb refused it */
-        if (!p->adoption->refuse) {
-            atomic_fetch_sub(&server->connections, 1);
-            server_release_address(server, p->adoption->address);
-        }
+        bool refused = p->adoption->refuse;
+        atomic_fetch_sub(refused ? &server->refused : &server->connections, 1);
+        if (!refused) server_release_address(server, p->adoption->address);
         adoption_free(p->adoption);
         p->adoption = NULL;
     }
