@@ -8574,6 +8574,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
     http_strip_authority(at, from);
+    bool old = memmem(at, from, " HTTP/1.0", 9); /* and knows no 100: RFC 9110 section 10.1.1 */
     while (from < frame.head) {
         size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
         size_t line = to - from;
@@ -8582,6 +8583,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         if (line && ++lines > SEAM_HEADERS_MAX) frame.error = ERROR_HEAD_TOO_LARGE;
         from = to + 1;
     }
+    frame.expects = frame.expects && !old;
     for (size_t i = 0; i < frame.head; i++) {
         if (at[i] == '\t') at[i] = ' ';
         unsigned char c = (unsigned char)at[i];
