@@ -2381,8 +2381,8 @@ static void token_keys_add(struct token_keys *keys, const struct token_key *key)
 static bool secret_read(const char *option, const char *path, size_t max, struct buffer *out,
                         char *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : 1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe nobody writes to is empty */
+    ssize_t got = fd < 0 || fcntl(fd, F_SETFL, O_RDONLY) ? -1 : 1;
     buffer_room(out, max + 2); /* one byte too many shows in len; one is for a NUL */
     while (got > 0 && out->len <= max) {
         do got = read(fd, out->at + out->len, max + 1 - out->len);
