@@ -8558,10 +8558,10 @@ static void http_strip_authority(char *at, size_t line)
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
- * mean the same and which CivetWeb takes; control characters are refused, also a CR that ends no line
- * (RFC 9112 section 2.2): behind the version CivetWeb would begin a header there that was not looked
- * at. So are more header lines than CivetWeb reads: the last ones, a proxy's X-Forwarded-For, say,
- * would not be seen. */
+ * mean the same and which CivetWeb takes; control characters are refused, also a CR that ends no
+ * line (RFC 9112 section 2.2): behind the version CivetWeb would begin a header there that was not
+ * looked at. So are more header lines than CivetWeb reads: the last ones, say a proxy's
+ * X-Forwarded-For, would not be seen. */
 static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, size_t max_head,
                                          size_t max_body)
 {
