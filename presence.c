@@ -12194,6 +12194,8 @@ struct pending {
     uint8_t shake;              /* enum shake: what a handshaker came to */
     bool watched;               /* in the door's epoll set */
     bool waits;                 /* the door's own, and in no queue: it may be displaced */
+    bool shakes;                /* with the handshakers, or in their queue: so it may */
+    bool given_up;              /* displaced there; set under shakers.lock */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
@@ -12241,7 +12243,7 @@ static void pending_leave(struct server *server, struct pending *p)
 }
 
 /* Puts a new connection on the list of its address. Returns the one that has to give way for it:
- * the oldest that only waits; NULL if there is room, or none of them does. */
+ * the oldest that only waits or shakes hands; NULL if there is room, or none of them does. */
 static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
@@ -12258,7 +12260,8 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
     if (++entry->pending > most)
-        for (oldest = entry->oldest; oldest && !oldest->waits;) oldest = oldest->newer;
+        for (oldest = entry->oldest; oldest && !oldest->waits && !oldest->shakes;)
+            oldest = oldest->newer;
     pthread_mutex_unlock(&server->address_lock);
     return oldest;
 }
@@ -12450,6 +12453,7 @@ static void door_shake(struct server *server, struct pending *p)
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
     p->waits = false;
+    p->shakes = true;
     p->next = NULL;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
@@ -12496,8 +12500,13 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
+    p->shakes = false;
     p->waits = true;
     server->door.shaking--;
+    if (p->given_up) {
+        door_close(server, p);
+        return;
+    }
     if (p->shake == SHAKE_FAILED) {
         count_one(&server->counters.tls_failures);
         door_linger(server, p, now);
@@ -12525,9 +12534,9 @@ static void *shaker_run(void *argument)
         if (!p) break;
         shakers->first = p->next;
         if (!p->next) shakers->last = &shakers->first;
+        bool useless = p->given_up || atomic_load(&server->stopping);
         pthread_mutex_unlock(&shakers->lock);
-        bool stopping = atomic_load(&server->stopping);
-        p->shake = (uint8_t)(stopping ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
+        p->shake = (uint8_t)(useless ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
         p->call.run = door_take_shaken;
         loop_post(&server->door.loop, &p->call);
         pthread_mutex_lock(&shakers->lock);
@@ -12649,11 +12658,18 @@ static void pending_served(struct server *server, struct pending *p)
 }
 
 /* Has a connection give way to a newer one of its address. It may have an event in this turn still,
- * so it is closed at its end. */
+ * so it is closed at its end; one that shakes hands when it comes back, which is soon, as no more
+ * work is done for it. */
 static void door_displace(struct server *server, struct pending *p)
 {
     count_one(&server->counters.pending_displaced);
     pending_leave(server, p);
+    if (p->shakes) {
+        pthread_mutex_lock(&server->door.shakers.lock);
+        p->given_up = true;
+        pthread_mutex_unlock(&server->door.shakers.lock);
+        return;
+    }
     p->phase = PENDING_GONE;
     p->waits = false;
     p->next = server->door.gone;
