@@ -166,6 +166,7 @@ enum {
     ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
     ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
+    REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
@@ -246,7 +247,8 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
       "this address has --max-connections-per-address connections already")                        \
     X(TOO_MANY_UPGRADES, "too_many_upgrades", 429, 4429,                                           \
       "this address opens more than --max-upgrades-per-second connections")                        \
-    X(HEAD_TOO_LARGE, "head_too_large", 431, 0, "the request head is larger than --max-head")      \
+    X(HEAD_TOO_LARGE, "head_too_large", 431, 0,                                                    \
+      "the request head is larger than --max-head, or has more than 64 header lines")              \
     X(INTERNAL, "internal", 500, 0, "the server failed; its log says why")                         \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
     X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
@@ -2379,8 +2381,8 @@ static void token_keys_add(struct token_keys *keys, const struct token_key *key)
 static bool secret_read(const char *option, const char *path, size_t max, struct buffer *out,
                         char *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : 1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe nobody writes to is empty */
+    ssize_t got = fd < 0 || fcntl(fd, F_SETFL, O_RDONLY) ? -1 : 1;
     buffer_room(out, max + 2); /* one byte too many shows in len; one is for a NUL */
     while (got > 0 && out->len <= max) {
         do got = read(fd, out->at + out->len, max + 1 - out->len);
@@ -8555,19 +8557,25 @@ static void http_frame_line(struct http_frame *frame, struct span line, size_t m
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. A target without a path is left alone, and refused by CivetWeb. */
+ * and authority: nothing moves. One without authority or path is left alone, and refused behind
+ * CivetWeb, which would look for the path in the query (RFC 3986 section 3.2). */
 static void http_strip_authority(char *at, size_t line)
 {
     char *target = memchr(at, ' ', line), *end = at + line;
     if (!target || end - ++target < 8) return;
-    if (strncasecmp(target, "http://", 7) && strncasecmp(target, "https://", 8)) return;
-    char *path = memchr(target + 8, '/', (size_t)(end - target) - 8);
-    if (!path || memchr(target, ' ', (size_t)(path - target))) return;
+    size_t scheme = strncasecmp(target, "http://", 7) ? 8 : 7;
+    if (scheme == 8 && strncasecmp(target, "https://", 8)) return;
+    char *authority = target + scheme, *path = authority;
+    while (path < end && !strchr("/?# ", *path)) path++;
+    if (path == authority || path == end || *path != '/') return;
     memset(target, ' ', (size_t)(path - target));
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
- * mean the same and which CivetWeb takes; control characters are refused. */
+ * mean the same and which CivetWeb takes; control characters are refused, also a CR that ends no
+ * line (RFC 9112 section 2.2): behind the version CivetWeb would begin a header there that was not
+ * looked at. So are more header lines than CivetWeb reads: the last ones, say a proxy's
+ * X-Forwarded-For, would not be seen. */
 static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, size_t max_head,
                                          size_t max_body)
 {
@@ -8577,19 +8585,24 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         frame.error = ERROR_INVALID_REQUEST;
     if (!frame.head || frame.error) return frame;
     bool has_length = false;
+    int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
     http_strip_authority(at, from);
+    bool old = memmem(at, from, " HTTP/1.0", 9); /* and knows no 100: RFC 9110 section 10.1.1 */
     while (from < frame.head) {
         size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
         size_t line = to - from;
         if (line && at[from + line - 1] == '\r') line--;
         if (line) http_frame_line(&frame, (struct span){at + from, line}, max_body, &has_length);
+        if (line && ++lines > SEAM_HEADERS_MAX) frame.error = ERROR_HEAD_TOO_LARGE;
         from = to + 1;
     }
+    frame.expects = frame.expects && !old;
     for (size_t i = 0; i < frame.head; i++) {
         if (at[i] == '\t') at[i] = ' ';
         unsigned char c = (unsigned char)at[i];
-        if ((c < 0x20 && c != '\r' && c != '\n') || c == 0x7f) frame.error = ERROR_INVALID_REQUEST;
+        bool ends = c == '\n' || (c == '\r' && at[i + 1] == '\n'); /* the head's last is a LF */
+        if ((c < 0x20 && !ends) || c == 0x7f) frame.error = ERROR_INVALID_REQUEST;
     }
     return frame;
 }
@@ -10549,6 +10562,7 @@ struct server {
     _Atomic int64_t connections;   /* WebSockets and streams, open or being closed */
     _Atomic int64_t streams;       /* of them the open streams */
     _Atomic int64_t watching;      /* users followed, over all connections */
+    _Atomic int64_t refused;       /* WebSockets open only to be closed; in no other count */
     uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
@@ -10740,7 +10754,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.reply.len = 0;
     if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
     else count_one(&server->counters.closes);
-    if (c->number) atomic_fetch_sub(&server->connections, 1);
+    atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
@@ -12207,6 +12221,8 @@ struct pending {
     uint8_t shake;              /* enum shake: what a handshaker came to */
     bool watched;               /* in the door's epoll set */
     bool waits;                 /* the door's own, and in no queue: it may be displaced */
+    bool shakes;                /* with the handshakers, or in their queue: so it may */
+    bool given_up;              /* displaced there; set under shakers.lock */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
@@ -12254,7 +12270,7 @@ static void pending_leave(struct server *server, struct pending *p)
 }
 
 /* Puts a new connection on the list of its address. Returns the one that has to give way for it:
- * the oldest that only waits; NULL if there is room, or none of them does. */
+ * the oldest that only waits or shakes hands; NULL if there is room, or none of them does. */
 static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
@@ -12271,7 +12287,8 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
     if (++entry->pending > most)
-        for (oldest = entry->oldest; oldest && !oldest->waits;) oldest = oldest->newer;
+        for (oldest = entry->oldest; oldest && !oldest->waits && !oldest->shakes;)
+            oldest = oldest->newer;
     pthread_mutex_unlock(&server->address_lock);
     return oldest;
 }
@@ -12463,6 +12480,7 @@ static void door_shake(struct server *server, struct pending *p)
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
     p->waits = false;
+    p->shakes = true;
     p->next = NULL;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
@@ -12509,8 +12527,13 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
+    p->shakes = false;
     p->waits = true;
     server->door.shaking--;
+    if (p->given_up) {
+        door_close(server, p);
+        return;
+    }
     if (p->shake == SHAKE_FAILED) {
         count_one(&server->counters.tls_failures);
         door_linger(server, p, now);
@@ -12538,9 +12561,9 @@ static void *shaker_run(void *argument)
         if (!p) break;
         shakers->first = p->next;
         if (!p->next) shakers->last = &shakers->first;
+        bool useless = p->given_up || atomic_load(&server->stopping);
         pthread_mutex_unlock(&shakers->lock);
-        bool stopping = atomic_load(&server->stopping);
-        p->shake = (uint8_t)(stopping ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
+        p->shake = (uint8_t)(useless ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
         p->call.run = door_take_shaken;
         loop_post(&server->door.loop, &p->call);
         pthread_mutex_lock(&shakers->lock);
@@ -12662,11 +12685,18 @@ static void pending_served(struct server *server, struct pending *p)
 }
 
 /* Has a connection give way to a newer one of its address. It may have an event in this turn still,
- * so it is closed at its end. */
+ * so it is closed at its end; one that shakes hands when it comes back, which is soon, as no more
+ * work is done for it. */
 static void door_displace(struct server *server, struct pending *p)
 {
     count_one(&server->counters.pending_displaced);
     pending_leave(server, p);
+    if (p->shakes) {
+        pthread_mutex_lock(&server->door.shakers.lock);
+        p->given_up = true;
+        pthread_mutex_unlock(&server->door.shakers.lock);
+        return;
+    }
     p->phase = PENDING_GONE;
     p->waits = false;
     p->next = server->door.gone;
@@ -14421,6 +14451,20 @@ static void login_set_cookie(struct http_response *response, const struct http_r
                     request->secure ? "; Secure" : "");
 }
 
+/* Makes a session, its end in *expires, for who knew the password. Refused when that has changed
+ * since: the change may have ended all sessions before there was this one. */
+static enum error login_open(struct server *server, int64_t wall_ms, const struct secrets *known,
+                             struct buffer *session, int64_t *expires)
+{
+    pthread_mutex_lock(&server->session_lock);
+    session_mint(&server->sessions, wall_ms, server->options.admin_session, session, expires);
+    pthread_mutex_unlock(&server->session_lock);
+    struct secrets *used = secrets_take(server); /* looked at last: a later change ends it */
+    bool same = !memcmp(&used->password, &known->password, sizeof used->password);
+    secrets_drop(used);
+    return same ? ERROR_NONE : ERROR_WRONG_PASSWORD;
+}
+
 /* POST /admin/login: a session for the admin's password. */
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
@@ -14431,13 +14475,17 @@ static enum error api_login(struct server *server, const struct http_request *re
     }
     char password[PASSWORD_MAX + 1], address[64];
     size_t len = 0;
-    int64_t wait, expires;
+    int64_t wait, expires = 0;
     enum error error = login_password(request, password, &len, response);
     if (error) return error;
     response->detail = NULL;
+    struct buffer session = {0}, *out;
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
                       (struct span){password, len}, &wait);
+    if (!error)
+        error = login_open(server, request->now.mono + request->now.offset, secrets, &session,
+                           &expires);
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
@@ -14447,16 +14495,15 @@ static enum error api_login(struct server *server, const struct http_request *re
         count_one(&server->counters.admin_login_failures);
         log_line(&server->log, LOG_INFO, "wrong admin password from %s", address);
     }
-    if (error) return error;
+    if (error) {
+        buffer_free(&session);
+        return error;
+    }
     count_one(&server->counters.admin_logins);
     log_line(&server->log, LOG_INFO, "admin logged in from %s", address);
-    struct buffer session = {0}, *out = api_json(response);
-    int64_t lifetime = server->options.admin_session;
-    pthread_mutex_lock(&server->session_lock);
-    session_mint(&server->sessions, request->now.mono + request->now.offset, lifetime, &session,
-                 &expires);
-    pthread_mutex_unlock(&server->session_lock);
-    login_set_cookie(response, request, (struct span){session.at, session.len}, lifetime);
+    out = api_json(response);
+    login_set_cookie(response, request, (struct span){session.at, session.len},
+                     server->options.admin_session);
     buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
     view_write_time(out, "expires_at", expires, true);
     buffer_text(out, "}");
@@ -14570,6 +14617,7 @@ static enum error route_find(struct http_request *request, struct http_response 
         snprintf(allow + len, sizeof request->allow - len, "%s%s", len ? ", " : "",
                  route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
         if (strcmp(METHODS[route->method], method)) continue;
+        if (route->method == METHOD_UPGRADE && request->head_only) continue;
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
@@ -14628,7 +14676,6 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
-    if (strcmp(request->method, "GET")) return ERROR_METHOD_NOT_ALLOWED; /* HEAD got this far */
     if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
@@ -14678,6 +14725,17 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
+/* Whether one that is refused may be upgraded to be told why: it asks by a browser, and not too
+ * many are, whom no other limit holds. Takes a place among these if so. */
+static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
+{
+    const char *origin;
+    if (!request_header(raw, "Origin", &origin)) return false;
+    if (atomic_fetch_add(&server->refused, 1) < REFUSED_MAX) return true;
+    atomic_fetch_sub(&server->refused, 1);
+    return false;
+}
+
 /* Copies a User-Agent, cut at a whole character. */
 static void adoption_set_agent(struct adoption *a, const char *agent)
 {
@@ -14687,7 +14745,8 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
 }
 
 /* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
- * Origin is upgraded even when a limit speaks against it, and closed at once with the reason. */
+ * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
+ * when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct pending *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -14707,7 +14766,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
         if (refuse) count_one(&server->counters.upgrades_refused);
     }
     if (refuse) free(may);
-    if (refuse && !request_header(raw, "Origin", &value)) return refuse;
+    if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
@@ -14883,10 +14942,9 @@ static void seam_finished(void *context, struct seam_item *item)
     struct server *server = context;
     struct pending *p = pending_of_item(item);
     if (p->adoption && !p->adoption->is_stream && !item->upgraded) { /* CivetWeb refused it */
-        if (!p->adoption->refuse) {
-            atomic_fetch_sub(&server->connections, 1);
-            server_release_address(server, p->adoption->address);
-        }
+        bool refused = p->adoption->refuse;
+        atomic_fetch_sub(refused ? &server->refused : &server->connections, 1);
+        if (!refused) server_release_address(server, p->adoption->address);
         adoption_free(p->adoption);
         p->adoption = NULL;
     }

@@ -718,6 +718,9 @@ static void http_frames_are_read(void **unused)
         {"GET / HTTP/1.1\r\nA: b\x01\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
         {"GET / HTTP/1.1\r\nA: b\x7f\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
         {"GET / HTTP/1.1\r\nA:\tb\r\n\r\n", 24, 0, ERROR_NONE}, /* W03 */
+        {"GET / HTTP/1.1\rA: b\r\n\r\n", 23, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n", 29, 0, ERROR_INVALID_REQUEST},
+        {"GET / HTTP/1.1\r\nA: b\r\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
         {"\n\n", 2, 0, ERROR_NONE},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -746,6 +749,22 @@ static void http_long_heads_are_refused(void **unused)
     assert_int_equal(http_frame_read(text, 201, 0, 200, 0).error, ERROR_HEAD_TOO_LARGE);
     memcpy(text + 300, "\r\n\r\n", 4);
     assert_int_equal(http_frame_read(text, 400, 0, 200, 0).error, ERROR_HEAD_TOO_LARGE);
+}
+
+/* As many header lines as CivetWeb reads are let through; with one more the last would be lost. */
+static void http_many_headers_are_refused(void **unused)
+{
+    (void)unused;
+    struct buffer text = {0};
+    buffer_text(&text, "GET / HTTP/1.1\r\n");
+    for (int i = 0; i < SEAM_HEADERS_MAX; i++) buffer_print(&text, "H%d: a\r\n", i);
+    size_t len = text.len;
+    buffer_text(&text, "\r\n");
+    assert_int_equal(http_frame_read(text.at, text.len, 0, 8192, 0).error, ERROR_NONE);
+    text.len = len;
+    buffer_text(&text, "X-Forwarded-For: 192.0.2.1\r\n\r\n");
+    assert_int_equal(http_frame_read(text.at, text.len, 0, 8192, 0).error, ERROR_HEAD_TOO_LARGE);
+    buffer_free(&text);
 }
 
 /* Every error of the table becomes an answer with its status, and valid JSON. */
@@ -936,6 +955,7 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(table_heartbeats_are_coalesced),
     cmocka_unit_test(table_fast_stays_stay_in_order),
     cmocka_unit_test(http_frames_are_read),
+    cmocka_unit_test(http_many_headers_are_refused),
     cmocka_unit_test(http_long_heads_are_refused),
     cmocka_unit_test(http_errors_are_json),
     cmocka_unit_test(routes_match),

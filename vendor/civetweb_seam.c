@@ -133,6 +133,7 @@ static void seam_connection_closed(const struct mg_connection *constant)
 static int seam_begin_request(struct mg_connection *conn)
 {
 	const struct mg_request_info *ri = &conn->request_info;
+	_Static_assert(SEAM_HEADERS_MAX == MG_MAX_HEADERS, "what the door lets through is all seen");
 	struct seam_header headers[MG_MAX_HEADERS];
 	struct seam_request request = {
 	    .method = ri->request_method,
@@ -147,6 +148,12 @@ static int seam_begin_request(struct mg_connection *conn)
 	};
 	for (int i = 0; i < ri->num_headers; i++)
 		headers[i] = (struct seam_header){ri->http_headers[i].name, ri->http_headers[i].value};
+	if (ri->local_uri_raw != ri->request_uri) { /* see seam_request.target */
+		seam_worker.seam->ops.error(seam_worker.seam->context, seam_worker.item, 400,
+		                            "an absolute target without a path");
+		conn->must_close = 1;
+		return 400;
+	}
 	int status = seam_worker.seam->ops.request(seam_worker.seam->context, seam_worker.item, &request);
 	conn->request_info.acceptedWebSocketSubprotocol = request.subprotocol;
 	if (status) conn->must_close = 1; /* one request for each visit of a worker */

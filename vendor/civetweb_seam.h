@@ -25,6 +25,9 @@ struct seam_item {
 	struct sockaddr_storage peer;
 };
 
+/* CivetWeb reads this many header lines and leaves out those behind: nobody may send more. */
+enum { SEAM_HEADERS_MAX = 64 };
+
 struct seam_header {
 	const char *name, *value;
 };
@@ -32,7 +35,8 @@ struct seam_header {
 /* A parsed request. All strings live in the item's bytes, NUL-terminated, until ops.finished. */
 struct seam_request {
 	const char *method;
-	const char *target;       /* path as sent: nothing decoded, no dot segments removed */
+	const char *target;       /* path as sent: nothing decoded, no dot segments removed; requests with
+	                           * scheme and authority before it are refused */
 	const char *query;        /* behind the '?', or NULL */
 	const char *version;      /* "1.0" or "1.1" */
 	const struct seam_header *headers;

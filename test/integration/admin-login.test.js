@@ -207,3 +207,17 @@ test('SIGHUP takes a changed password, keeps the old one when the file is broken
   await until('an error line', () => server.lines.some((line) => /level=error/.test(line) && line.includes(password.file)));
   await login(server, 'second', fresh());
 });
+
+test('SIGHUP while the old password is looked at: what it opens is nothing', async (t) => {
+  const password = passwordFile(t, 'first');
+  fs.writeFileSync(password.file, hashPassword('first', 1500000)); // a second or more for a try
+  const server = await start(t, { args: password.args, allow: [/level=info/] });
+  const trying = tryLogin(server, 'first');
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  fs.writeFileSync(password.file, hashPassword('second'));
+  server.signal('SIGHUP');
+  const answer = await trying;
+  assert.equal(answer.status, 401, answer.text);
+  assert.equal(answer.headers['set-cookie'], undefined);
+  await login(server, 'second', { localAddress: '127.0.0.2' });
+});

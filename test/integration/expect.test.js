@@ -41,6 +41,16 @@ test.anywhere('H06 a body that is too big is refused instead of invited', async 
   assert.equal((await raw.head()).status, 413);
 });
 
+test.anywhere('H06 HTTP/1.0 knows no 100: it is ignored there (RFC 9110 section 10.1.1)', async (t) => {
+  const server = await start(t);
+  const raw = await tcp(server);
+  raw.write(post(12, '100-continue').replace('HTTP/1.1', 'HTTP/1.0'));
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.equal(raw.bytes.length, 0, raw.bytes.toString());
+  raw.write('{"users":[]}');
+  assert.equal((await raw.head()).status, 200);
+});
+
 test.anywhere('H06 any other expectation is 417', async (t) => {
   const server = await start(t);
   for (const expect of ['foo', '100-continue, foo', '200-ok']) {

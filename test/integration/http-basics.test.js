@@ -200,6 +200,8 @@ test.anywhere('a wrong method is 405 with the right ones in Allow', async (t) =>
     for (const one of allowed) assert.ok(allow.includes(one), `${method} ${path}: Allow ${allow}`);
     assert.ok(!allow.includes(method), `${method} ${path}: Allow ${allow}`);
   }
+  const head = await request(server, 'HEAD', '/ws/presence/a');
+  assert.deepEqual([head.status, head.headers.allow], [405, 'GET']);
 });
 
 test.anywhere('a batch answers in the order asked, each occurrence', async (t) => {

@@ -3,6 +3,8 @@
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
+const path = require('node:path');
+const { execFileSync } = require('node:child_process');
 const { test, start, tempDir, TokenKey, tokenKey, bearer, forge, hmac, seconds, refusal, connect, get, post, jose, until, run, tcp } = require('./lib');
 
 /** Refused as invalid on a socket and by HTTP, with an error that does not repeat the token. */
@@ -229,6 +231,17 @@ test('kid: two secrets side by side; the old one goes with a SIGHUP', async (t) 
   await connect(server, 'u', bearer(tokens.next));
   const refused = await post(server, '/api/presence/u/heartbeat', undefined, bearer(tokens.old));
   assert.equal(refused.status, 401);
+});
+
+test('a secret out of a pipe is read once; a SIGHUP finds it empty, and the server still stops', async (t) => {
+  const pipe = path.join(tempDir(t), 'secret');
+  execFileSync('mkfifo', [pipe]);
+  const written = fs.promises.writeFile(pipe, 'x'.repeat(40));
+  const server = await start(t, { args: ['--jwt-secret-file', pipe], allow: [/level=info/, /level=error.*secret/] });
+  await written;
+  server.signal('SIGHUP');
+  await until('an error line', () => server.lines.some((line) => /level=error/.test(line) && line.includes(pipe)));
+  assert.equal((await get(server, '/healthz')).status, 200);
 });
 
 test('kinds of keys side by side, and a public key from a certificate', async (t) => {

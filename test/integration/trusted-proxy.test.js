@@ -52,6 +52,16 @@ test('H04 the rightmost address that is no trusted proxy', async (t) => {
     assert.ok([address, '127.0.0.1'].includes(await addressOf(server, [line])), line);
 });
 
+test('H04 so many headers that the one of the proxy is not read: refused', async (t) => {
+  const server = await start(t, { args: ['--trusted-proxy', '127.0.0.1'] });
+  const forged = (junk) => ['9.9.9.9', ...Array.from({ length: junk }, (_, i) => `X-${i}: y`), '203.0.113.9'];
+  assert.equal(await addressOf(server, forged(40)), '203.0.113.9');
+  for (const junk of [58, 60, 64, 200]) {
+    const found = await addressOf(server, forged(junk));
+    assert.ok(found === '203.0.113.9' || found === 431, `${junk}: ${found}`);
+  }
+});
+
 test('H04 a peer that is not trusted is not believed', async (t) => {
   const server = await start(t, { args: ['--trusted-proxy', '127.0.0.1'], listen: ['127.0.0.1:0', '[::1]:0'] });
   for (const localAddress of ['127.0.0.2', '127.0.0.77'])

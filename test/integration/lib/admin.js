@@ -11,10 +11,10 @@ const { tempDir } = require('./server');
 const ITERATIONS = 10000; // as few as are taken, so that a test is soon done
 
 /** A line as --hash-password prints it, made by node. */
-function hashPassword(password) {
+function hashPassword(password, iterations = ITERATIONS) {
   const salt = crypto.randomBytes(16);
-  const hash = crypto.pbkdf2Sync(password, salt, ITERATIONS, 32, 'sha512');
-  return `pbkdf2-sha512:${ITERATIONS}:${salt.toString('base64url')}:${hash.toString('base64url')}\n`;
+  const hash = crypto.pbkdf2Sync(password, salt, iterations, 32, 'sha512');
+  return `pbkdf2-sha512:${iterations}:${salt.toString('base64url')}:${hash.toString('base64url')}\n`;
 }
 
 /** A file with this password for the test `t`: { file, args }. */

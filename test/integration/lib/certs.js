@@ -15,6 +15,7 @@ const KINDS = {
   ec: () => crypto.generateKeyPairSync('ec', { namedCurve: 'P-256' }),
   p384: () => crypto.generateKeyPairSync('ec', { namedCurve: 'P-384' }),
   rsa: () => crypto.generateKeyPairSync('rsa', { modulusLength: 2048 }),
+  rsa4096: () => crypto.generateKeyPairSync('rsa', { modulusLength: 4096 }),
 };
 
 /** A private key as PEM. */
