@@ -5015,6 +5015,7 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
     if (!rc && fsync(fd)) rc = errno;
     if (!rc && rename(temporary, file)) rc = errno;
     if (rc) unlink(temporary);
+    else rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
     return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
@@ -11734,6 +11735,18 @@ static bool hub_recall(struct server *server, struct instant now, struct span id
     return true;
 }
 
+/* Why a new connection is closed at once, if it is. The worker that let it in had looked at its
+ * user's connections, but others may have come since. */
+static enum error hub_refusal(struct server *server, const struct adoption *a)
+{
+    if (a->refuse) return a->refuse;
+    if (server->hub.stopping) return ERROR_STOPPING;
+    const struct user *user = presence_find(&server->presence, (struct span){a->id, a->id_len});
+    if (!user || user->connections < server->options.max_per_user) return ERROR_NONE;
+    count_one(&server->counters.upgrades_refused);
+    return ERROR_TOO_MANY_CONNECTIONS;
+}
+
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
@@ -11766,11 +11779,12 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.watches_all = a->watches_all;
     if (a->may) connection_extra(c)->may = a->may;
     a->may = NULL;
+    enum error refuse = hub_refusal(server, a);
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
-    } else if (a->refuse || hub->stopping) {
-        connection_close_error(server, c, now, a->refuse ? a->refuse : ERROR_STOPPING, END_DROPPED);
+    } else if (refuse) {
+        connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
         count_one(&server->counters.upgrades);
         pthread_mutex_lock(&server->table_lock);
@@ -11778,8 +11792,6 @@ static void hub_adopt(struct server *server, struct loop_call *call)
         pthread_mutex_unlock(&server->table_lock);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_reply_hello(server, c, id);
-        if (c->link.user->connections > server->options.max_per_user)
-            connection_close_error(server, c, now, ERROR_TOO_MANY_CONNECTIONS, END_DROPPED);
     }
     connection_flush(server, c, now);
     if (a->rest.len) connection_take(server, c, now, (uint8_t *)a->rest.at, a->rest.len);

@@ -40,3 +40,17 @@ test('a user has at most --max-connections-per-user', async (t) => {
   await until('a place again', () => connect(server, 'u').catch(() => null));
   await assertNeverLeft(server, 'u');
 });
+
+test('of many connections of a user that come at once none over the limit counts', async (t) => {
+  const server = await start(t, { args: ['--max-connections-per-user', '2'] });
+  for (let round = 0; round < 20; round++) {
+    const id = `u${round}`;
+    const tries = await Promise.allSettled(Array.from({ length: 20 }, () => connect(server, id)));
+    const open = tries.filter(({ status }) => status === 'fulfilled').map(({ value }) => value);
+    assert.equal(open.length, 2, 'each with a hello');
+    for (const client of open) await client.ping();
+    for (const { reason } of tries.filter(({ status }) => status === 'rejected'))
+      assert.match(reason.message, /429/);
+    assert.equal((await presence(server, id)).connections, 2);
+  }
+});

@@ -516,18 +516,20 @@ test('a list that could not be loaded is not Live, and is loaded again', async (
   await page.clock.install();
   await page.goto(`${server.url}/admin/`);
   await untilText(page, 'connection-text', /last refresh failed/);
-  await page.clock.runFor(2000);
+  await page.clock.fastForward(2000);
   assert.equal(await text(page, 'connection-word'), 'Behind');
-  await page.clock.runFor(30000);
+  await page.clock.fastForward(31000);
+  server.change('user-000001', { status: 'busy' }); // a stream that says nothing for so long is Behind
   await connection(page, 'connected');
   assert.equal(await text(page, 'count-users'), '3,000');
   server.set('user-002999', { online: false });
   pages = 0;
   server.restart();
-  await page.clock.runFor(4000);
+  await page.clock.fastForward(4000);
   await untilText(page, 'connection-text', /^the list is not complete, .*last refresh failed/);
   assert.equal(await text(page, 'connection-word'), 'Behind');
-  await page.clock.runFor(32000);
+  await page.clock.fastForward(32000);
+  server.change('user-000001', { status: 'away' });
   await connection(page, 'connected');
   assert.equal(await text(page, 'count-users'), '2,999');
 });
