@@ -2,11 +2,11 @@
 // A server that was held up (a paused container or machine, a starved processor) does not take its
 // own silence for that of its clients: what they sent meanwhile counts first.
 const assert = require('node:assert/strict');
-const { test, start, rawConnect, stats, delay, until, frame, OP, heavy, slow } = require('./lib');
+const { test, start, connect, rawConnect, stats, delay, until, frame, OP, heavy, slow } = require('./lib');
 
 test('pongs that arrived while the server stood still are read before anybody is dropped', async (t) => {
   const COUNT = heavy(1500, 700); // more than the hub looks at in one turn
-  const pong = 3000 * slow;
+  const pong = heavy(2000, 7000);
   const server = await start(t, {
     args: ['--ping-interval', `${pong}ms`, '--pong-timeout', `${pong}ms`, '--grace', '100ms'],
   });
@@ -20,7 +20,8 @@ test('pongs that arrived while the server stood still are read before anybody is
   for (const client of clients) client.write(frame(OP.pong, ''));
   await delay(pong + 1000);
   process.kill(server.pid, 'SIGCONT');
-  await delay(1500 * slow);
+  await (await connect(server, 'probe')).ping(); // behind the turn in which the timers fire
+  await delay(200 * slow);
   const { counters } = await stats(server);
   assert.deepEqual([counters.heartbeat_timeouts, counters.leaves], [0, 0]);
   for (const client of clients) client.destroy();
