@@ -199,7 +199,7 @@ for (const [what, args, starter] of [
       const resets = pages.reduce((sum, page) => sum + page.model.resets, 0);
       const cuts = pages.reduce((sum, page) => sum + page.cuts, 0);
       const taken = pages.reduce((sum, page) => sum + page.taken, 0);
-      assert.ok(cuts > steps / 15 && taken > steps * 3, `${cuts} cuts, ${taken} changes`);
+      assert.ok(cuts > steps / 100 && taken > steps * 3, `${cuts} cuts, ${taken} changes`);
       if (!args.includes('--events')) assert.equal(resets, pages.length);
       await Promise.all(pages.map((page) => page.stop()));
     },

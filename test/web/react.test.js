@@ -412,8 +412,10 @@ for (const react of ['react18', 'react19']) {
     const tab = await context.newPage();
     await tab.goto(site.origin);
     await tab.waitForSelector('[data-state=connected]');
-    assert.equal((await presence(server, user, admin)).connections, 2);
+    const connections = async () => (await presence(server, user, admin)).connections;
+    assert.equal(await connections(), 2);
     await tab.close();
+    await until('the tab to be gone', async () => (await connections()) === 1); // or its end is last
 
     await page.click('text=Log out');
     await page.waitForSelector('form');
