@@ -8589,7 +8589,8 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
     http_strip_authority(at, from);
-    bool old = memmem(at, from, " HTTP/1.0", 9); /* and knows no 100: RFC 9110 section 10.1.1 */
+    size_t first = from - (from > 1 && at[from - 2] == '\r' ? 2 : 1);
+    bool old = first >= 8 && !memcmp(at + first - 8, "HTTP/1.0", 8);
     while (from < frame.head) {
         size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
         size_t line = to - from;
@@ -8598,12 +8599,13 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         if (line && ++lines > SEAM_HEADERS_MAX) frame.error = ERROR_HEAD_TOO_LARGE;
         from = to + 1;
     }
-    frame.expects = frame.expects && !old;
+    if (old) frame.expects = false; /* it knows no 100: RFC 9110 section 10.1.1 */
     for (size_t i = 0; i < frame.head; i++) {
-        if (at[i] == '\t') at[i] = ' ';
         unsigned char c = (unsigned char)at[i];
+        if (c >= 0x20 && c != 0x7f) continue;
         bool ends = c == '\n' || (c == '\r' && at[i + 1] == '\n'); /* the head's last is a LF */
-        if ((c < 0x20 && !ends) || c == 0x7f) frame.error = ERROR_INVALID_REQUEST;
+        if (c == '\t') at[i] = ' ';
+        else if (!ends) frame.error = ERROR_INVALID_REQUEST;
     }
     return frame;
 }
@@ -12233,8 +12235,7 @@ struct pending {
     uint8_t shake;              /* enum shake: what a handshaker came to */
     bool watched;               /* in the door's epoll set */
     bool waits;                 /* the door's own, and in no queue: it may be displaced */
-    bool shakes;                /* with the handshakers, or in their queue: so it may */
-    bool given_up;              /* displaced there; set under shakers.lock */
+    bool given_up;              /* displaced as PENDING_SHAKE; set under shakers.lock */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
@@ -12299,7 +12300,7 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
     if (++entry->pending > most)
-        for (oldest = entry->oldest; oldest && !oldest->waits && !oldest->shakes;)
+        for (oldest = entry->oldest; oldest && !oldest->waits && oldest->phase != PENDING_SHAKE;)
             oldest = oldest->newer;
     pthread_mutex_unlock(&server->address_lock);
     return oldest;
@@ -12492,7 +12493,6 @@ static void door_shake(struct server *server, struct pending *p)
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
     p->waits = false;
-    p->shakes = true;
     p->next = NULL;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
@@ -12539,7 +12539,6 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->shakes = false;
     p->waits = true;
     server->door.shaking--;
     if (p->given_up) {
@@ -12703,7 +12702,7 @@ static void door_displace(struct server *server, struct pending *p)
 {
     count_one(&server->counters.pending_displaced);
     pending_leave(server, p);
-    if (p->shakes) {
+    if (p->phase == PENDING_SHAKE) {
         pthread_mutex_lock(&server->door.shakers.lock);
         p->given_up = true;
         pthread_mutex_unlock(&server->door.shakers.lock);
