@@ -15,7 +15,8 @@ let chrome;
 before(async () => { chrome = await startChromium(); });
 after(() => chrome.close());
 
-/** Opens the admin page of a stand-in with these options; both end with the test. */
+/** Opens the admin page of a stand-in with these options, or with `blank` a page that is yet to go
+ *  there; both end with the test. */
 async function admin(t, options, { hash = '', ...more } = {}) {
   const server = await startStandin(options);
   const page = await openPage(chrome, `${server.url}/admin/${hash}`, more);
@@ -100,10 +101,8 @@ test('nobody online: the page says so, and the first user appears', async (t) =>
 });
 
 test('A01 100,000 users and 500 changes a second: no task over 200 ms, and nothing missed', async (t) => {
-  const server = await startStandin({ users: 100000 });
+  const { server, page } = await admin(t, { users: 100000 }, { blank: true });
   server.churn(500);
-  const page = await openPage(chrome, server.url, { blank: true });
-  t.after(async () => { await closePage(page).finally(() => server.close()); });
   const tasks = await traceTasks(chrome, page, async () => {
     await page.goto(`${server.url}/admin/`);
     await connection(page, 'connected');
@@ -455,9 +454,8 @@ test('a restarted server is another run: the list is loaded again', async (t) =>
 });
 
 test('a silent stream is behind, then broken; the list is polled every 30 s meanwhile', async (t) => {
-  const server = await startStandin({ users: three() });
-  const page = await openPage(chrome, server.url, { blank: true, allow: [/status of 503|ERR_/] });
-  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  const { server, page } = await admin(t, { users: three() },
+    { blank: true, allow: [/status of 503|ERR_/] });
   await page.clock.install();
   await page.goto(`${server.url}/admin/`);
   await connection(page, 'connected');
@@ -487,9 +485,8 @@ test('a silent stream is behind, then broken; the list is polled every 30 s mean
 });
 
 test('a server without a stream or a history: the list is polled, and the page says so', async (t) => {
-  const server = await startStandin({ users: three(), events: false, history: false });
-  const page = await openPage(chrome, server.url, { blank: true, allow: [/status of 404/] });
-  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  const { server, page } = await admin(t, { users: three(), events: false, history: false },
+    { blank: true, allow: [/status of 404/] });
   await page.clock.install();
   await page.goto(`${server.url}/admin/`);
   await untilUsers(page, ['alice', 'bob', 'carol']);
@@ -508,9 +505,7 @@ test('the overview: a line with a gap, and in words', async (t) => {
 });
 
 test('a list that could not be loaded is not Live, and is loaded again', async (t) => {
-  const server = await startStandin({ users: 3000 });
-  const page = await openPage(chrome, server.url, { blank: true, allow: [/ERR_/] });
-  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  const { server, page } = await admin(t, { users: 3000 }, { blank: true, allow: [/ERR_/] });
   let pages = 0;
   await page.route('**/online-users*', (route) => (++pages === 3 ? route.abort() : route.continue()));
   await page.clock.install();
@@ -535,9 +530,8 @@ test('a list that could not be loaded is not Live, and is loaded again', async (
 });
 
 test('a load that takes longer than the time between two is not begun anew', async (t) => {
-  const server = await startStandin({ users: 4000, events: false });
-  const page = await openPage(chrome, server.url, { blank: true, allow: [/status of 404/] });
-  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  const { server, page } = await admin(t, { users: 4000, events: false },
+    { blank: true, allow: [/status of 404/] });
   let held = null;
   await page.route('**/online-users*', (route) => { held = route; });
   await page.clock.install();
@@ -620,12 +614,18 @@ test('the search asks the server again when only capitals differ', async (t) => 
   assert.ok(server.log.some((line) => /q=Alice/.test(line)));
 });
 
-test('a failed sign-out is not a failed refresh', async (t) => {
+/** A page whose admin is signed in. */
+async function signedIn(t) {
   const { page } = await admin(t, { users: three(), password: 'secret' },
     { allow: [/ERR_|status of 401/] });
   await page.fill('#password', 'secret');
   await page.keyboard.press('Enter');
   await connection(page, 'connected');
+  return page;
+}
+
+test('a failed sign-out is not a failed refresh', async (t) => {
+  const page = await signedIn(t);
   await page.route('**/logout', (route) => route.abort());
   await page.click('#logout');
   await untilText(page, 'connection-text', /not signed out/);
@@ -633,9 +633,7 @@ test('a failed sign-out is not a failed refresh', async (t) => {
 });
 
 test('a try that has no time yet is not announced', async (t) => {
-  const server = await startStandin({ users: three() });
-  const page = await openPage(chrome, server.url, { blank: true });
-  t.after(async () => { await closePage(page).finally(() => server.close()); });
+  const { server, page } = await admin(t, { users: three() }, { blank: true });
   let held = null;
   await page.route('**/events', (route) => { held = route; });
   await page.goto(`${server.url}/admin/`);
@@ -648,9 +646,7 @@ test('a try that has no time yet is not announced', async (t) => {
 
 test('times are by the clock of the server, whatever the clock of the browser says', async (t) => {
   for (const off of [-3600000, 3600000]) {
-    const server = await startStandin({ users: three() });
-    const page = await openPage(chrome, server.url, { blank: true });
-    t.after(async () => { await closePage(page).finally(() => server.close()); });
+    const { server, page } = await admin(t, { users: three() }, { blank: true });
     await page.clock.install({ time: Date.now() + off });
     await page.goto(`${server.url}/admin/#/user/alice`);
     await untilText(page, 'rows', /alice[^]*42 min[^]*\d s ago/);
@@ -662,11 +658,7 @@ test('times are by the clock of the server, whatever the clock of the browser sa
 });
 
 test('who opens the page while the server is down can sign out later', async (t) => {
-  const { page } = await admin(t, { users: three(), password: 'secret' },
-    { allow: [/ERR_|status of 401/] });
-  await page.fill('#password', 'secret');
-  await page.keyboard.press('Enter');
-  await connection(page, 'connected');
+  const page = await signedIn(t);
   await page.route('**/login', (route) => route.abort());
   await page.reload();
   await connection(page, 'connected');
