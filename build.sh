@@ -880,6 +880,8 @@ task_fuzz() {
 task_bench() {
     need build
     build_release >&2
+    mkdir -p build/test
+    ! command -v npm >/dev/null || npm_install >&2 || : # without it the peers are not measured
     exec test/bench/run.sh "$@"
 }
 
