@@ -2377,12 +2377,13 @@ static void token_keys_add(struct token_keys *keys, const struct token_key *key)
 }
 
 /* Reads a whole file of at most max bytes into memory that never moves; the caller gives it to
- * secret_free, also on failure. False with one line in err that names the option. */
-static bool secret_read(const char *option, const char *path, size_t max, struct buffer *out,
-                        char *err)
+ * secret_free, also on failure. It may be a pipe: whoever writes to it is waited for, or must have
+ * done so. False with one line in err that names the option. */
+static bool secret_read(const char *option, const char *path, bool wait, size_t max,
+                        struct buffer *out, char *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe nobody writes to is empty */
-    ssize_t got = fd < 0 || fcntl(fd, F_SETFL, O_RDONLY) ? -1 : 1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | (wait ? 0 : O_NONBLOCK));
+    ssize_t got = fd < 0 ? -1 : 1;
     buffer_room(out, max + 2); /* one byte too many shows in len; one is for a NUL */
     while (got > 0 && out->len <= max) {
         do got = read(fd, out->at + out->len, max + 1 - out->len);
@@ -2420,15 +2421,16 @@ static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1]
     return len ? value + len + 1 : value;
 }
 
-/* Adds the secret of one --jwt-secret-file: the file's bytes less one line end. False, with one
- * line in err, if there is none. A PEM file is no secret: a public key used as one would let
- * everybody sign. */
-static bool token_keys_add_secret(struct token_keys *keys, const char *value, char *err)
+/* Adds the secret of one --jwt-secret-file: the file's bytes less one line end; wait as secret_read
+ * has it. False, with one line in err, if there is none. A PEM file is no secret: a public key used
+ * as one would let everybody sign. */
+static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait,
+                                  char *err)
 {
     static const char option[] = "jwt-secret-file", pem[] = "-----BEGIN ";
     struct token_key key = {.kind = TOKEN_HS256};
     const char *path = token_key_path(value, key.kid);
-    bool good = secret_read(option, path, TOKEN_SECRET_MAX + 2, &key.secret, err);
+    bool good = secret_read(option, path, wait, TOKEN_SECRET_MAX + 2, &key.secret, err);
     secret_trim(&key.secret);
     mbedtls_pk_init(&key.pk);
     if (good && (key.secret.len < TOKEN_SECRET_MIN || key.secret.len > TOKEN_SECRET_MAX)) {
@@ -2490,16 +2492,17 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
     return NULL;
 }
 
-/* Adds the key of one --jwt-public-key-file, a PEM public key or certificate. False, with one line
- * in err, if there is none. */
-static bool token_keys_add_public(struct token_keys *keys, const char *value, char *err)
+/* Adds the key of one --jwt-public-key-file, a PEM public key or certificate; wait as
+ * secret_read has it. False, with one line in err, if there is none. */
+static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait,
+                                  char *err)
 {
     static const char option[] = "jwt-public-key-file";
     struct token_key key = {.kind = TOKEN_RS256};
     struct buffer pem = {0};
     const char *path = token_key_path(value, key.kid), *problem = NULL;
     mbedtls_pk_init(&key.pk);
-    bool good = secret_read(option, path, TOKEN_PEM_MAX, &pem, err);
+    bool good = secret_read(option, path, wait, TOKEN_PEM_MAX, &pem, err);
     if (good) problem = token_key_parse(&key, &pem);
     if (problem) snprintf(err, USAGE_MAX, "--%s: %.200s %s", option, path, problem);
     secret_free(&pem); /* it may have been a private key */
@@ -2957,14 +2960,14 @@ static bool password_parse(const char *line, struct password *out)
                             sizeof out->hash) == sizeof out->hash;
 }
 
-/* Reads the file of --admin-password-file; false, with one line in err and out as it was, if it is
- * not one line as --hash-password prints it. */
-static bool password_load(const char *path, struct password *out, char *err)
+/* Reads the file of --admin-password-file; wait as secret_read has it. False, with one line in err
+ * and out as it was, if it is not one line as --hash-password prints it. */
+static bool password_load(const char *path, bool wait, struct password *out, char *err)
 {
     static const char option[] = "admin-password-file";
     struct buffer line = {0};
     struct password p;
-    bool good = secret_read(option, path, 256, &line, err);
+    bool good = secret_read(option, path, wait, 256, &line, err);
     if (good) {
         secret_trim(&line);
         good = strlen(line.at) == line.len && password_parse(line.at, &p);
@@ -10278,13 +10281,14 @@ static void *webhook_run(void *argument)
     return NULL;
 }
 
-/* Reads the secret, and has it used from now on; false with one line in err and the old one in
- * use. */
-static bool webhook_read_secret(struct webhook *hook, char *err)
+/* Reads the secret, and has it used from now on; wait as secret_read has it. False with one line in
+ * err and the old one in use. */
+static bool webhook_read_secret(struct webhook *hook, bool wait, char *err)
 {
     const char *path = hook->options->webhook_secret_file;
     struct buffer secret = {0}, old;
-    bool good = secret_read("webhook-secret-file", path, WEBHOOK_SECRET_MAX + 2, &secret, err);
+    bool good =
+        secret_read("webhook-secret-file", path, wait, WEBHOOK_SECRET_MAX + 2, &secret, err);
     secret_trim(&secret);
     if (good && (secret.len < WEBHOOK_SECRET_MIN || secret.len > WEBHOOK_SECRET_MAX)) {
         snprintf(err, USAGE_MAX,
@@ -10327,7 +10331,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, ch
                                  " is signed with");
         return false;
     }
-    if (!webhook_read_secret(hook, err)) return false;
+    if (!webhook_read_secret(hook, true, err)) return false;
     bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, why);
     if (hook->url.secure) mbedtls_x509_crt_free(&roots);
     if (!good) snprintf(err, USAGE_MAX, "%s", why);
@@ -11447,6 +11451,7 @@ static void post_fill(struct post *post, struct connection *c, size_t at)
 {
     size_t len = post->text.len - at;
     struct letter *l = &post->letters[post->written++];
+    assert(post->text.size == POST_TEXT); /* what couriers read has not moved */
     *l = (struct letter){c, (uint32_t)at, (uint32_t)len, WIRE_AGAIN};
     if (l > post->letters && l[-1].len == len &&
         !memcmp(post->text.at + l[-1].at, post->text.at + at, len)) {
@@ -15089,9 +15094,9 @@ static bool server_read_certificates(struct server *server, char *err)
     return true;
 }
 
-/* Reads the keys of tokens and has them used from now on; false with one line in err and the old
- * ones in use. */
-static bool server_read_secrets(struct server *server, char *err)
+/* Reads the keys of tokens and the password and has them used from now on; wait as secret_read has
+ * it. False with one line in err and the old ones in use. */
+static bool server_read_secrets(struct server *server, bool wait, char *err)
 {
     const struct option_list *secret = &server->options.jwt_secret_file;
     const struct option_list *public = &server->options.jwt_public_key_file;
@@ -15099,11 +15104,11 @@ static bool server_read_secrets(struct server *server, char *err)
     secrets->users = 1;
     bool good = true, changed = false;
     for (size_t i = 0; good && i < secret->count; i++)
-        good = token_keys_add_secret(&secrets->keys, secret->at[i], err);
+        good = token_keys_add_secret(&secrets->keys, secret->at[i], wait, err);
     for (size_t i = 0; good && i < public->count; i++)
-        good = token_keys_add_public(&secrets->keys, public->at[i], err);
+        good = token_keys_add_public(&secrets->keys, public->at[i], wait, err);
     if (good && *server->options.admin_password_file)
-        good = password_load(server->options.admin_password_file, &secrets->password, err);
+        good = password_load(server->options.admin_password_file, wait, &secrets->password, err);
     if (good) {
         pthread_mutex_lock(&server->secrets_lock);
         unused = server->secrets;
@@ -15492,9 +15497,10 @@ static uint64_t server_stamp(const struct options *options)
 static void server_reload(struct server *server, bool keys)
 {
     char err[USAGE_MAX];
-    if (keys && !server_read_secrets(server, err))
+    if (keys && !server_read_secrets(server, false, err))
         log_line(&server->log, LOG_ERROR, "%s; the old keys stay in use", err);
-    if (keys && webhook_wanted(&server->webhook) && !webhook_read_secret(&server->webhook, err))
+    if (keys && webhook_wanted(&server->webhook) &&
+        !webhook_read_secret(&server->webhook, false, err))
         log_line(&server->log, LOG_ERROR, "%s; the old secret stays in use", err);
     if (!server->options.tls_listen.count) return;
     if (server_read_certificates(server, err)) {
@@ -15622,7 +15628,7 @@ static int command_mint(const struct options *options, const char *user)
     char err[USAGE_MAX];
     bool good = true;
     for (size_t i = 0; good && i < options->jwt_secret_file.count; i++)
-        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], err);
+        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], true, err);
     good = good && token_mint(&keys, (struct span){user, strlen(user)}, clock_wall_ms(),
                               options->token_lifetime, options->token_watch,
                               options->token_admin, options->jwt_issuer, options->jwt_audience,
@@ -15687,7 +15693,7 @@ static int run_command(struct server *server, const struct command_line *line)
     server_read_ranges(server);
     address_table_init(&server->addresses);
     good = server_set_limits(server, err) && server_check_addresses(server, err) &&
-           server_read_secrets(server, err) && server_check_user(&server->options, err) &&
+           server_read_secrets(server, true, err) && server_check_user(&server->options, err) &&
            server_check_tls(server, err) &&
            webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;

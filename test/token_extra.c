@@ -84,8 +84,8 @@ static bool token_keys_add_bytes(struct token_keys *keys, bool is_public, const 
     int fd = memfd_create("key", MFD_CLOEXEC);
     token_must(fd >= 0 && write(fd, bytes.at, bytes.len) == (ssize_t)bytes.len);
     snprintf(value, sizeof value, "%s%s/proc/self/fd/%d", kid, *kid ? "=" : "", fd);
-    bool good = is_public ? token_keys_add_public(keys, value, err)
-                          : token_keys_add_secret(keys, value, err);
+    bool good = is_public ? token_keys_add_public(keys, value, true, err)
+                          : token_keys_add_secret(keys, value, true, err);
     close(fd);
     return good;
 }

@@ -325,10 +325,10 @@ static void token_files_have_limits(void **unused)
     assert_int_equal(keys.at[1].secret.len, 4096);
     assert_false(token_keys_add_bytes(&keys, true, "", (struct span){bytes, sizeof bytes}, err));
     assert_non_null(strstr(err, "is too long"));
-    assert_false(token_keys_add_secret(&keys, "/nonexistent", err));
+    assert_false(token_keys_add_secret(&keys, "/nonexistent", true, err));
     assert_string_equal(err, "--jwt-secret-file: cannot read /nonexistent: No such file or"
                              " directory; name a readable file");
-    assert_false(token_keys_add_public(&keys, "key=/", err));
+    assert_false(token_keys_add_public(&keys, "key=/", true, err));
     assert_string_equal(err, "--jwt-public-key-file: cannot read /: Is a directory; name a readable"
                              " file");
     assert_int_equal(keys.count, 2);
@@ -1119,7 +1119,7 @@ static bool password_try(const char *text, struct password *out, char *err)
     int fd = memfd_create("password", MFD_CLOEXEC);
     token_must(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    bool good = password_load(path, out, err);
+    bool good = password_load(path, true, out, err);
     close(fd);
     return good;
 }
@@ -1217,7 +1217,7 @@ static void password_files_are_read(void **unused)
     memset(text, 'a', 257);
     assert_false(password_try(text, &p, err));
     assert_non_null(strstr(err, "is too long"));
-    assert_false(password_load("/nonexistent", &p, err));
+    assert_false(password_load("/nonexistent", true, &p, err));
     assert_string_equal(err, "--admin-password-file: cannot read /nonexistent: No such file or"
                              " directory; name a readable file");
 }

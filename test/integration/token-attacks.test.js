@@ -4,8 +4,10 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { execFileSync } = require('node:child_process');
+const { once } = require('node:events');
+const { execFileSync, spawn } = require('node:child_process');
 const { test, start, tempDir, TokenKey, tokenKey, bearer, forge, hmac, seconds, refusal, connect, get, post, jose, until, run, tcp } = require('./lib');
+const { binary } = require('./lib/variant');
 
 /** Refused as invalid on a socket and by HTTP, with an error that does not repeat the token. */
 async function invalid(server, token, what, id = 'u') {
@@ -233,15 +235,43 @@ test('kid: two secrets side by side; the old one goes with a SIGHUP', async (t) 
   assert.equal(refused.status, 401);
 });
 
-test('a secret out of a pipe is read once; a SIGHUP finds it empty, and the server still stops', async (t) => {
+/** A named pipe, and who opens it for writing as soon as somebody reads it. */
+function namedPipe(t) {
   const pipe = path.join(tempDir(t), 'secret');
   execFileSync('mkfifo', [pipe]);
-  const written = fs.promises.writeFile(pipe, 'x'.repeat(40));
-  const server = await start(t, { args: ['--jwt-secret-file', pipe], allow: [/level=info/, /level=error.*secret/] });
-  await written;
-  server.signal('SIGHUP');
-  await until('an error line', () => server.lines.some((line) => /level=error/.test(line) && line.includes(pipe)));
+  const flags = fs.constants.O_WRONLY | fs.constants.O_NONBLOCK; // fails while nobody reads
+  return { pipe, writer: () => until('a reader', () => fs.openSync(pipe, flags)) };
+}
+
+test('a secret out of a pipe: who writes it is waited for, and a SIGHUP waits for nobody', async (t) => {
+  const { pipe, writer } = namedPipe(t);
+  const write = async () => {
+    const fd = await writer();
+    fs.writeSync(fd, 'x'.repeat(40));
+    fs.closeSync(fd);
+  };
+  const [server] = await Promise.all([
+    start(t, { args: ['--jwt-secret-file', pipe], allow: [/level=info/, /level=error.*secret/] }),
+    write(),
+  ]);
+  const refused = (what) => until(what, () => server.lines.some((line) => /level=error/.test(line) && line.includes(what)));
+  server.signal('SIGHUP'); // nobody writes
+  await refused('has 0 bytes');
+  const silent = fs.openSync(pipe, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
+  server.signal('SIGHUP'); // somebody might
+  await refused('Resource temporarily unavailable');
+  fs.closeSync(silent);
   assert.equal((await get(server, '/healthz')).status, 200);
+});
+
+test('Ctrl-C ends the wait for who writes a secret', async (t) => {
+  const { pipe, writer } = namedPipe(t);
+  const child = spawn(binary, ['--jwt-secret-file', pipe, '--mint-token', 'alice'], { stdio: 'ignore' });
+  const ended = once(child, 'exit');
+  const fd = await writer();
+  child.kill('SIGINT');
+  assert.deepEqual(await ended, [null, 'SIGINT']);
+  fs.closeSync(fd);
 });
 
 test('kinds of keys side by side, and a public key from a certificate', async (t) => {
