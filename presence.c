@@ -249,7 +249,7 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
       "this address opens more than --max-upgrades-per-second connections")                        \
     X(HEAD_TOO_LARGE, "head_too_large", 431, 0,                                                    \
       "the request head is larger than --max-head, or has more than 64 header lines")              \
-    X(INTERNAL, "internal", 500, 0, "the server failed; its log says why")                         \
+    X(INTERNAL, "internal", 500, 1011, "the server failed; its log says why")                      \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
     X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
     X(VERSION_NOT_SUPPORTED, "version_not_supported", 505, 0, "speak HTTP/1.0 or HTTP/1.1")        \
@@ -286,6 +286,7 @@ static const struct error_row {
     X(PROTOCOL, 1002, "the frame breaks RFC 6455")                                                 \
     X(BAD_UTF8, 1007, "a text message or close reason is not UTF-8")                               \
     X(TOO_BIG, 1009, "the message is larger than --max-message")                                   \
+    X(FAILED, 1011, "the server failed; its log says why")                                         \
     X(RESTART, 1012, "the server stops; reason retry_after=MS says when to come back")             \
     X(OVERLOADED, 1013, "the server is full; try later")                                           \
     X(MISUSE, 4400, "the message breaks the presence protocol")                                    \
@@ -11655,6 +11656,13 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
+/* What was looked up of a user before she comes: the hub does not wait for the store. */
+struct ahead {
+    struct stored_user *stored; /* when something is set by hand */
+    uint64_t generation;        /* of the hub, as of which */
+    bool failed;                /* the store could not be read */
+};
+
 /* A connection on its way from a worker to the hub. */
 struct adoption {
     struct loop_call call;
@@ -11672,8 +11680,7 @@ struct adoption {
     struct buffer rest;     /* bytes that arrived behind the request */
     bool watches_all;       /* it may follow everybody */
     struct id_list *may;    /* else these, or NULL */
-    struct stored_user *stored; /* when something is set by hand, as of: */
-    uint64_t generation;    /* of the hub */
+    struct ahead ahead;
     void (*look_again)(struct server *, struct loop_call *); /* hub_look_again */
     char agent[AGENT_MAX + 1];
     uint8_t id_len;
@@ -11709,37 +11716,42 @@ static void adoption_free(struct adoption *a)
     buffer_free(&a->head);
     buffer_free(&a->rest);
     free(a->may);
-    free(a->stored);
+    free(a->ahead.stored);
     free(a);
 }
 
-/* Looks what a user has set by hand, for the hub to have it when she comes: *stored is NULL where
- * there is nothing. Any thread but the hub. */
-static void server_look_ahead(struct server *server, struct span id, struct stored_user **stored,
-                              uint64_t *generation)
+/* Looks what a user has set by hand, for the hub to have it when she comes. Any thread but the
+ * hub. */
+static void server_look_ahead(struct server *server, struct span id, struct ahead *ahead)
 {
-    free(*stored);
-    *stored = NULL;
-    *generation = atomic_load(&server->hub.generation);
+    struct stored_user found = {0};
+    free(ahead->stored);
+    *ahead = (struct ahead){.generation = atomic_load(&server->hub.generation)};
     if (!store_has_manuals(server->store)) return;
-    struct stored_user found;
-    if (!store_get_all(server->store, id, &found) || !found.known || !found.manual.head.there)
-        return;
-    *stored = mem_new(sizeof found);
-    **stored = found;
+    ahead->failed = !store_get_all(server->store, id, &found);
+    if (ahead->failed || !found.known || !found.manual.head.there) return;
+    ahead->stored = mem_new(sizeof found);
+    *ahead->stored = found;
 }
 
-/* Puts a user into the table as the store had it when the hub was at that generation, unless the
- * table has her. False, with nothing done, when the store has changed since and has to be looked at
- * again. NULL stands for a user who had set nothing by hand. The table's lock is held. */
-static bool hub_recall(struct server *server, struct instant now, struct span id,
-                       const struct stored_user *stored, uint64_t generation)
+/* What came of a recall. */
+enum recall {
+    RECALL_DONE,
+    RECALL_STALE,  /* nothing: the store has changed since and has to be looked at again */
+    RECALL_FAILED, /* nothing: whether she is invisible cannot be known */
+};
+
+/* Puts a user into the table as the store had her, unless the table has her or there was nothing
+ * set by hand. The table's lock is held. */
+static enum recall hub_recall(struct server *server, struct instant now, struct span id,
+                              const struct ahead *ahead)
 {
-    if (presence_find(&server->presence, id)) return true;
-    bool same = generation == atomic_load(&server->hub.generation);
-    if (!same && (stored || store_has_manuals(server->store))) return false;
-    if (stored) presence_recall(&server->presence, now, id, stored);
-    return true;
+    if (presence_find(&server->presence, id)) return RECALL_DONE;
+    if (ahead->failed) return RECALL_FAILED;
+    bool same = ahead->generation == atomic_load(&server->hub.generation);
+    if (!same && (ahead->stored || store_has_manuals(server->store))) return RECALL_STALE;
+    if (ahead->stored) presence_recall(&server->presence, now, id, ahead->stored);
+    return RECALL_DONE;
 }
 
 /* Why a new connection is closed at once, if it is. The worker that let it in had looked at its
@@ -11762,15 +11774,16 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct span id = {a->id, a->id_len};
+    enum recall recall = RECALL_DONE;
     if (!a->refuse && !hub->stopping) {
         pthread_mutex_lock(&server->table_lock);
-        bool good = hub_recall(server, now, id, a->stored, a->generation);
+        recall = hub_recall(server, now, id, &a->ahead);
         pthread_mutex_unlock(&server->table_lock);
-        if (!good) {
-            a->call.run = a->look_again;
-            reader_post(&hub->reader, &a->call);
-            return;
-        }
+    }
+    if (recall == RECALL_STALE) {
+        a->call.run = a->look_again;
+        reader_post(&hub->reader, &a->call);
+        return;
     }
     struct connection *c = mem_new(sizeof *c);
     c->wire = a->wire;
@@ -11786,7 +11799,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.watches_all = a->watches_all;
     if (a->may) connection_extra(c)->may = a->may;
     a->may = NULL;
-    enum error refuse = hub_refusal(server, a);
+    enum error refuse = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
@@ -11809,7 +11822,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
 static void hub_look_again(struct server *server, struct loop_call *call)
 {
     struct adoption *a = (struct adoption *)call;
-    server_look_ahead(server, (struct span){a->id, a->id_len}, &a->stored, &a->generation);
+    server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
     a->call.run = hub_adopt;
     loop_post(&server->hub.loop, &a->call);
 }
@@ -11884,9 +11897,8 @@ struct hub_ask {
     struct span id;
     const uint8_t *address;
     size_t count;           /* out */
-    const struct stored_user *stored; /* of the user, or NULL, as of: */
-    uint64_t generation;    /* of the hub */
-    bool stale;             /* out: the store has changed since; nothing was done */
+    struct ahead ahead;
+    enum recall recall;     /* out: whether anything was done */
     const struct manual_wish *wish;
     struct user_view *view; /* out: the user as she sees herself */
     struct view_texts **texts;
@@ -11909,8 +11921,9 @@ static void hub_heartbeat(struct server *server, struct loop_call *call)
     struct hub_ask *ask = (struct hub_ask *)call;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
-    ask->stale = !hub_recall(server, now, ask->id, ask->stored, ask->generation);
-    if (!ask->stale) presence_heartbeat(&server->presence, now, ask->id, ask->address);
+    ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
+    if (ask->recall == RECALL_DONE)
+        presence_heartbeat(&server->presence, now, ask->id, ask->address);
     pthread_mutex_unlock(&server->table_lock);
     sem_post(&ask->done);
 }
@@ -11923,9 +11936,9 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
     struct presence *p = &server->presence;
     pthread_mutex_lock(&server->table_lock);
     struct user *user = presence_find(p, ask->id);
-    bool same = ask->generation == atomic_load(&server->hub.generation);
-    ask->stale = !user && !same;
-    if (!user && same) user = presence_recall(p, now, ask->id, ask->stored);
+    bool same = ask->ahead.generation == atomic_load(&server->hub.generation);
+    ask->recall = user || same ? RECALL_DONE : RECALL_STALE;
+    if (!user && same) user = presence_recall(p, now, ask->id, ask->ahead.stored);
     if (user) {
         presence_set_manual(p, now, user, ask->wish);
         view_user(ask->view, user, now);
@@ -13198,15 +13211,13 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
                                      struct http_response *response)
 {
     struct hub_ask ask = {.id = {request->id, request->id_len}, .address = request->address};
-    struct stored_user *stored = NULL;
     do {
-        server_look_ahead(server, ask.id, &stored, &ask.generation);
-        ask.stored = stored;
+        server_look_ahead(server, ask.id, &ask.ahead);
         hub_ask(server, &ask, hub_heartbeat);
-    } while (ask.stale);
-    free(stored);
+    } while (ask.recall == RECALL_STALE);
+    free(ask.ahead.stored);
     response->status = 204;
-    return ERROR_NONE;
+    return ask.recall == RECALL_FAILED ? ERROR_INTERNAL : ERROR_NONE;
 }
 
 /* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as she sees
@@ -13225,13 +13236,13 @@ static enum error api_put_status(struct server *server, const struct http_reques
         response->detail = "message is a text of at most 140 characters, none of them a control"
                            " character, or null; expires_in is 1 to 31536000 seconds";
     if (error) return error;
-    struct hub_ask ask = {.id = {request->id, request->id_len}, .stored = &stored, .wish = &wish,
-                          .view = &view, .texts = &response->texts};
+    struct hub_ask ask = {.id = {request->id, request->id_len}, .ahead.stored = &stored,
+                          .wish = &wish, .view = &view, .texts = &response->texts};
     do {
-        ask.generation = atomic_load(&server->hub.generation);
+        ask.ahead.generation = atomic_load(&server->hub.generation);
         if (!store_get_all(server->store, ask.id, &stored)) return ERROR_INTERNAL;
         hub_ask(server, &ask, hub_set_manual);
-    } while (ask.stale);
+    } while (ask.recall == RECALL_STALE);
     if (!view.known) return ERROR_UNKNOWN_USER;
     view_write_user(api_json(response), &view);
     return ERROR_NONE;
@@ -14794,7 +14805,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     a->id_len = (uint8_t)request->id_len;
     memcpy(a->id, request->id, request->id_len);
     struct span id = {a->id, a->id_len};
-    if (!refuse) server_look_ahead(server, id, &a->stored, &a->generation);
+    if (!refuse) server_look_ahead(server, id, &a->ahead);
     if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
     for (int i = 0; i < raw->header_count; i++)
         if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&

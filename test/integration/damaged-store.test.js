@@ -3,7 +3,22 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, run, tempDir, heartbeats, settled, storeFile, slow } = require('./lib');
+const {
+  test,
+  start,
+  run,
+  tempDir,
+  connect,
+  refusal,
+  get,
+  post,
+  setStatus,
+  onlineUsers,
+  heartbeats,
+  settled,
+  storeFile,
+  slow,
+} = require('./lib');
 
 /** A store of 2,000 users, stopped cleanly. */
 async function makeStore(t) {
@@ -74,3 +89,30 @@ test(
     assert.ok(fs.readFileSync(store).equals(bad), 'the file was touched');
   },
 );
+
+test('a user who may be invisible is refused while the store cannot be read, never shown', async (t) => {
+  const data = tempDir(t);
+  const first = await start(t, { data });
+  const shy = await connect(first, 'shy');
+  await setStatus(first, 'shy', { status: 'invisible' });
+  await shy.close();
+  await settled(first);
+  await first.stop();
+  const allow = [/level=error msg="store: /];
+  const server = await start(t, { data, allow });
+  const watcher = await connect(server, 'watcher');
+  const fd = fs.openSync(storeFile(data), 'r+');
+  fs.writeSync(fd, Buffer.alloc(fs.fstatSync(fd).size - 8192), 0, null, 8192); // all but the heads
+  fs.closeSync(fd);
+  assert.equal((await get(server, '/api/presence/shy')).status, 500);
+  assert.equal((await refusal(server, 'shy')).code, 1011);
+  assert.equal((await post(server, '/api/presence/shy/heartbeat')).status, 500);
+  const beat = await post(server, '/api/presence/watcher/heartbeat');
+  assert.equal(beat.status, 204, 'who is here needs no store');
+  assert.deepEqual(
+    (await onlineUsers(server)).map((one) => one.user_id),
+    ['watcher'],
+  );
+  await watcher.close();
+  await server.kill();
+});
