@@ -3,7 +3,7 @@
 #
 # build/ holds everything a task leaves behind:
 #   presence, presence-asan, presence-tsan   the program: released, and under two sanitizers
-#   unit, unit-asan, unit-tsan, fuzz_NAME    the test programs
+#   unit, unit-asan, unit-tsan, fuzzers      the test programs
 #   gen/                                     generated C: bundled files, licences
 #   vendor/                                  the embedded sources, and what was compiled from them
 #   test/, fuzz/, dist/                      logs, findings, the archive to ship
@@ -15,7 +15,7 @@
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
-#   TEST_TIMEOUT            seconds one file of them may take, default 300
+#   TEST_TIMEOUT            seconds one of them may take, default 300
 #   SOURCE_DATE_EPOCH       the time stamp inside the archive of `dist`, default 0
 set -eu -o pipefail
 shopt -s nullglob
@@ -52,11 +52,11 @@ size_of() {
     wc -c <"$1" | tr -d ' '
 }
 
-# Keeps two runs in the same checkout from building at the same time.
+# Keeps two runs in the same checkout from making the same thing at the same time: $1 what.
 lock() {
-    mkdir -p build
+    mkdir -p build/obj
     command -v flock >/dev/null || return 0
-    exec 9>build/.lock
+    exec 9>"build/obj/$1.lock"
     flock 9
 }
 
@@ -409,31 +409,35 @@ build_program() {
     local variant=$1 source=$2 out=$3 object key flags=$WARNINGS
     shift 3
     variant "$variant"
+    lock vendor
+    prepare
+    unlock
+    lock "vendor-$variant"
     vendor_library
     vendor_seam
+    unlock
+    lock "$(basename "$out")"
     [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") -Itest"
     object=build/obj/$(basename "$out").o
-    mkdir -p build/obj
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
-        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/*.[ch] test/fuzz/*.h build.sh
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/*.[ch] test/fuzz/*.c build.sh
     } | hash_stdin)
-    [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ] || return 0
-    rm -f "$object.key"
-    # shellcheck disable=SC2086
-    compile_in_place "$CC" $CFLAGS $OURS $flags $INCLUDES -c "$source" -o "$object" ||
-        die "$source does not compile"
-    link "$out" "$object" "$SEAM" "$LIBRARY" "$@"
-    echo "$key" >"$object.key"
+    if [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ]; then
+        rm -f "$object.key"
+        # shellcheck disable=SC2086
+        compile_in_place "$CC" $CFLAGS $OURS $flags $INCLUDES -c "$source" -o "$object" ||
+            die "$source does not compile"
+        link "$out" "$object" "$SEAM" "$LIBRARY" "$@"
+        echo "$key" >"$object.key"
+    fi
+    unlock
 }
 
 # Builds the released program, and proves what is promised about it.
 build_release() {
     local size elf
-    lock
-    prepare
     build_program release "$SOURCE" build/presence
-    unlock
     elf=$(readelf -hldW build/presence)
     [[ $elf != *INTERP* ]] || die "build/presence asks for a dynamic linker"
     [[ $elf != *NEEDED* ]] || die "build/presence needs shared libraries"
@@ -450,26 +454,17 @@ thousands() {
 
 # Builds the program under a sanitizer, asan or tsan.
 build_sanitized() {
-    lock
-    prepare
     build_program "$1" "$SOURCE" "build/presence-$1"
-    unlock
 }
 
 # Builds the unit tests in a variant: $1 variant, $2 output.
 build_unit() {
-    lock
-    prepare
     build_program "$1" test/unit.c "$2" -lcmocka
-    unlock
 }
 
-# Builds the fuzzer test/fuzz/fuzz_$1.c.
-build_fuzzer() {
-    lock
-    prepare
-    build_program fuzz "test/fuzz/fuzz_$1.c" "build/fuzz_$1"
-    unlock
+# Builds the program that has all fuzzers.
+build_fuzzers() {
+    build_program fuzz test/fuzz/fuzz.c build/fuzzers
 }
 
 # Prints the names of the fuzzers.
@@ -484,12 +479,12 @@ fuzzers() {
 # Prints the sources of the test programs; other C files under test/ are included by these.
 test_programs() {
     local file
-    for file in test/unit.c test/fuzz/fuzz_*.c; do
+    for file in test/unit.c test/fuzz/fuzz.c; do
         [ ! -f "$file" ] || echo "$file"
     done
 }
 
-# Runs a command as the sanitizers need it. The thread sanitizer of gcc 12 and clang 14 dies
+# Becomes a command, as the sanitizers need it. The thread sanitizer of gcc 12 and clang 14 dies
 # ("unexpected memory mapping") on kernels that place memory with more than 28 random bits
 # (sysctl vm.mmap_rnd_bits), so memory is placed without chance where that may be switched off.
 sanitized() {
@@ -500,7 +495,7 @@ sanitized() {
     ASAN_OPTIONS=$asan${ASAN_OPTIONS:+:$ASAN_OPTIONS} \
         UBSAN_OPTIONS=print_stacktrace=1${UBSAN_OPTIONS:+:$UBSAN_OPTIONS} \
         TSAN_OPTIONS=$tsan${TSAN_OPTIONS:+:$TSAN_OPTIONS} \
-        ${fixed[@]+"${fixed[@]}"} "$@"
+        exec ${fixed[@]+"${fixed[@]}"} "$@"
 }
 
 # ==== Tests =======================================================================================
@@ -540,95 +535,165 @@ show_failure() {
     echo "(all of it: $1)"
 }
 
-# Runs a cmocka program: $1 name, $2 program.
-run_unit() {
-    local log=build/test/$1.log start=$SECONDS status=0 passed failed
-    sanitized timeout 300 "$2" >"$log" 2>&1 </dev/null || status=$?
-    passed=$(sum_of "$log" '\[  PASSED  \] ([0-9]+) test\(s\)')
-    failed=$(sum_of "$log" '\[  FAILED  \] ([0-9]+) test\(s\)')
-    [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
-    count "$1" "$passed" "$failed" $((SECONDS - start)) "$log"
+# Jobs run side by side, each in a group of processes of its own, which ends with this script. A
+# step is done when all of its jobs are; a log ends with the job's exit status and seconds.
+QUEUE=()
+BUILT=" "
+declare -A RUNNING=() LEFT=() LOGS=() SINCE=()
+
+# Adds a job: $1 its step, $2 its log, then the command.
+queue() {
+    QUEUE+=("$(printf '%q ' "$@")")
+    LEFT[$1]=$((${LEFT[$1]:-0} + 1))
+    LOGS[$1]+="$2 "
 }
 
-# Runs a fuzzer over its committed corpus and then a fixed number of inputs made from it.
-run_fuzzer() {
-    local log=build/test/fuzz_$1.log start=$SECONDS failed=0 corpus=test/fuzz/corpus/$1
-    mkdir -p build/fuzz/artifacts "build/fuzz/short/$1"
-    [ -d "$corpus" ] || corpus=
-    sanitized timeout 300 "build/fuzz_$1" -runs="${FUZZ_RUNS:-20000}" -seed=1 -max_total_time=60 \
-        -timeout=10 -artifact_prefix="build/fuzz/artifacts/$1-" "build/fuzz/short/$1" \
-        ${corpus:+"$corpus"} >"$log" 2>&1 </dev/null || failed=1
-    rm -rf "build/fuzz/short/$1"
-    count "fuzz_$1" $((1 - failed)) $failed $((SECONDS - start)) "$log"
+# Starts a job of the queue.
+start_job() {
+    local step=$1 log=$2
+    shift 2
+    SINCE[$step]=${SINCE[$step]:-$SECONDS}
+    ("$@") >"$log" 2>&1 </dev/null &
+    RUNNING[$!]="$step $log $SECONDS"
 }
 
-# Installs what the tests take from npm, as locked, when that is not there yet; false on failure.
-npm_install() {
-    local start=$SECONDS
-    [ -f test/package-lock.json ] || return 0
-    [ ! test/node_modules/.package-lock.json -nt test/package-lock.json ] || return 0
-    echo "build.sh: installing test/node_modules" >&2
-    (cd test && npm ci --no-audit --no-fund) >build/test/npm.log 2>&1 </dev/null && return
-    count "npm ci" 0 1 $((SECONDS - start)) build/test/npm.log
-    return 1
+# Waits for a job to end, and counts its step if that is done: $1 what counts.
+end_job() {
+    local pid status=0 step log since
+    wait -n -p pid || status=$?
+    read -r step log since <<<"${RUNNING[$pid]}"
+    unset "RUNNING[$pid]"
+    echo "# exit $status $((SECONDS - since))" >>"$log"
+    LEFT[$step]=$((LEFT[$step] - 1))
+    [ "${LEFT[$step]}" -gt 0 ] || "$1" "$step" $((SECONDS - SINCE[$step]))
 }
 
-# Runs tests in JavaScript against a program, several files at once: $1 name, $2 program,
-# $3 variant, then the files. A file that ends badly or never, without a test to blame, is one
-# failure.
-run_integration() {
-    local dir=build/test/$1 start=$SECONDS log passed failed status seconds
-    local files=("${@:4}") bad=() all_passed=0 all_failed=0
-    rm -rf "$dir"
-    mkdir -p "$dir"
-    # shellcheck disable=SC2016
-    printf '%s\0' "${files[@]}" | DIR=$dir TIMEOUT=$TEST_TIMEOUT \
-        PRESENCE_BIN=$PWD/$2 PRESENCE_VARIANT=$3 sanitized \
-        xargs -0 -P "$TEST_JOBS" -n 1 bash -c '
-            log=$DIR/$(basename "$1").log status=0
-            timeout -k 5 "$TIMEOUT" node --test --test-reporter=tap "$1" >"$log" 2>&1 </dev/null ||
-                status=$?
-            echo "# exit $status $SECONDS" >>"$log"' -
-    for log in "$dir"/*.log; do
-        passed=$(tail -n 12 "$log" | sum_of - '# pass ([0-9]+)')
-        failed=$(tail -n 12 "$log" | sum_of - '# (fail|cancelled) ([0-9]+)' 2)
+# Runs the queue: $1 how many jobs at once, $2 what counts a step that is done.
+run_queue() {
+    local job
+    set -m
+    trap 'trap - EXIT; stop_jobs' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    for job in ${QUEUE[@]+"${QUEUE[@]}"}; do
+        [ ${#RUNNING[@]} -lt "$1" ] || end_job "$2"
+        eval "start_job $job"
+    done
+    while [ ${#RUNNING[@]} -gt 0 ]; do end_job "$2"; done
+    trap - EXIT INT TERM
+    set +m
+    QUEUE=()
+}
+
+# Ends all jobs.
+stop_jobs() {
+    local pid
+    for pid in "${!RUNNING[@]}"; do kill -TERM -- "-$pid" 2>/dev/null || :; done
+}
+
+# Adds a job that builds something: $1 what, then the command.
+queue_build() {
+    queue "build-$1" "build/test/build-$1.log" "${@:2}"
+}
+
+# Counts what was built; what cannot be is a failure like any other.
+count_build() {
+    local log=${LOGS[$1]% } name=${1#build-} status
+    read -r _ _ status _ < <(tail -n 1 "$log")
+    if [ "$status" != 0 ]; then
+        count "build $name" 0 1 "$2" "$log"
+    else
+        BUILT+="$name "
+        [ "$2" -lt 2 ] || printf '%-28s %31d s\n' "build $name" "$2"
+    fi
+}
+
+# Whether something was built.
+built() {
+    [[ $BUILT == *" $1 "* ]]
+}
+
+# Counts a step of tests. A log that ends badly, without a test to blame, is one failure.
+count_tests() {
+    local log logs status seconds passed failed bad=() all_passed=0 all_failed=0
+    read -ra logs <<<"${LOGS[$1]}"
+    for log in "${logs[@]}"; do
         read -r _ _ status seconds < <(tail -n 1 "$log")
+        case $1 in
+        unit*)
+            passed=$(sum_of "$log" '\[  PASSED  \] ([0-9]+) test\(s\)')
+            failed=$(sum_of "$log" '\[  FAILED  \] ([0-9]+) test\(s\)')
+            ;;
+        fuzz_*) passed=$((status == 0)) failed=0 ;;
+        *)
+            passed=$(tail -n 12 "$log" | sum_of - '# pass ([0-9]+)')
+            failed=$(tail -n 12 "$log" | sum_of - '# (fail|cancelled) ([0-9]+)' 2)
+            ;;
+        esac
         [ "$status" = 0 ] || [ "$failed" -gt 0 ] || failed=1
         [ "$failed" = 0 ] || bad+=("$log")
         all_passed=$((all_passed + passed))
         all_failed=$((all_failed + failed))
-        [ "$seconds" -lt 60 ] ||
+        [ "$seconds" -lt 60 ] || [ ${#logs[@]} = 1 ] ||
             printf '    %-51s took %3d s\n' "$(basename "$log" .log)" "$seconds"
     done
-    count "$1" $all_passed $all_failed $((SECONDS - start)) ${bad[@]+"${bad[@]}"}
+    count "$1" $all_passed $all_failed "$2" ${bad[@]+"${bad[@]}"}
 }
 
-# Builds something as a step of the tests: $1 name, then the function and its arguments. What cannot
-# be built is a failure like any other. To be called as a plain command: where its status is asked
-# for, bash would let the function run on past an error.
-timed_build() {
-    local start=$SECONDS log=build/test/build-$1.log name=$1 status
-    shift
-    set +e
-    (set -e && "$@") >"$log" 2>&1
-    status=$?
-    set -e
-    BUILT=$((status == 0))
-    [ $BUILT = 1 ] || count "build $name" 0 1 $((SECONDS - start)) "$log"
-    [ $((SECONDS - start)) -lt 2 ] || [ $BUILT = 0 ] ||
-        printf '%-28s %31d s\n' "build $name" $((SECONDS - start))
+# Runs a fuzzer over its committed corpus and then a fixed number of inputs made from it.
+run_fuzzer() {
+    local corpus=test/fuzz/corpus/$1 found
+    found=build/fuzz/short/$1
+    rm -rf "$found"
+    mkdir -p build/fuzz/artifacts "$found"
+    [ -d "$corpus" ] || corpus=
+    FUZZER=$1 sanitized timeout 300 build/fuzzers -runs="${FUZZ_RUNS:-20000}" -seed=1 \
+        -max_total_time=60 -timeout=10 -artifact_prefix="build/fuzz/artifacts/$1-" \
+        "$found" ${corpus:+"$corpus"}
 }
 
-# Builds one variant of the program and holds tests against it: $1 name, $2 empty, -asan or -tsan,
-# then the files.
-run_variant() {
-    local variant=${2#-}
-    if [ -z "$variant" ]; then
-        timed_build presence build_release
-    else
-        timed_build "presence$2" build_sanitized "$variant"
-    fi
-    [ $BUILT = 0 ] || run_integration "$1" "build/presence$2" "${variant:-release}" "${@:3}"
+# Runs a file of tests in JavaScript: $1 program, $2 variant, $3 file.
+run_javascript() {
+    PRESENCE_BIN=$PWD/$1 PRESENCE_VARIANT=$2 sanitized timeout -k 5 "$TEST_TIMEOUT" \
+        node --test-reporter=tap "$3"
+}
+
+# Installs what the tests take from npm, as locked, when that is not there yet; false on failure.
+npm_install() {
+    [ -f test/package-lock.json ] || return 0
+    [ ! test/node_modules/.package-lock.json -nt test/package-lock.json ] || return 0
+    echo "build.sh: installing test/node_modules" >&2
+    (cd test && npm ci --no-audit --no-fund) >build/test/npm.log 2>&1 </dev/null && return
+    cat build/test/npm.log >&2
+    return 1
+}
+
+# Queues a step of tests, unless what it needs could not be built: $1 its name.
+queue_step() {
+    local name=$1 variant=${1#*-} program file files
+    case $name in
+    unit*)
+        ! built "$name" || queue "$name" "build/test/$name.log" sanitized timeout 300 "build/$name"
+        return
+        ;;
+    fuzz)
+        for file in $(fuzzers); do
+            ! built fuzzers || queue "fuzz_$file" "build/test/fuzz_$file.log" run_fuzzer "$file"
+        done
+        return
+        ;;
+    web) files=(test/web/*.test.js) ;;
+    *) files=(test/integration/*.test.js) ;;
+    esac
+    program=presence-$variant
+    [ "$variant" != "$name" ] || program=presence variant=release
+    built "$program" && built node_modules || return 0
+    rm -rf "build/test/$name"
+    mkdir -p "build/test/$name"
+    while read -r file; do # the largest first: they take longest
+        queue "$name" "build/test/$name/$(basename "$file").log" \
+            run_javascript "build/$program" "$variant" "$file"
+    done < <(ls -S "${files[@]}")
 }
 
 # ==== Lint ========================================================================================
@@ -793,33 +858,26 @@ task_build() {
 ##                   steps unit, unit-asan, unit-tsan, fuzz, web, integration, integration-asan,
 ##                   integration-tsan
 task_test() {
-    local name variant start=$SECONDS ready=1 wanted=" $* "
+    local name variant start=$SECONDS wanted=" $* "
     [ $# -gt 0 ] ||
         wanted=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
     need test
     mkdir -p build/test
-    if [[ $wanted == *" fuzz "* ]]; then # while unit tests run; what fails is told below
-        (for name in $(fuzzers); do build_fuzzer "$name"; done) >build/test/ahead.log 2>&1 &
-    fi
-    for name in unit unit-asan unit-tsan; do
-        [[ $wanted == *" $name "* ]] || continue
-        variant=${name#unit}
-        variant=${variant:--plain}
-        timed_build $name build_unit "${variant#-}" build/$name
-        [ $BUILT = 0 ] || run_unit $name build/$name
+    [[ $wanted != *" fuzz "* ]] || queue_build fuzzers build_fuzzers
+    for variant in asan tsan; do
+        [[ $wanted != *" unit-$variant "* ]] ||
+            queue_build unit-$variant build_unit $variant build/unit-$variant
+        [[ $wanted != *" integration-$variant "* ]] ||
+            queue_build presence-$variant build_sanitized $variant
     done
-    wait
-    for name in $(fuzzers); do
-        [[ $wanted == *" fuzz "* ]] || continue
-        timed_build "fuzz_$name" build_fuzzer "$name"
-        [ $BUILT = 0 ] || run_fuzzer "$name"
+    [[ $wanted != *" unit "* ]] || queue_build unit build_unit plain build/unit
+    [[ ! $wanted =~ " web "|" integration " ]] || queue_build presence build_release
+    [[ ! $wanted =~ " web "|" integration" ]] || queue_build node_modules npm_install
+    run_queue "$JOBS" count_build
+    for name in web unit-tsan unit-asan unit fuzz integration-tsan integration-asan integration; do
+        [[ $wanted != *" $name "* ]] || queue_step $name
     done
-    [[ $wanted != *" integration"* && $wanted != *" web "* ]] || npm_install || ready=0
-    [[ $wanted != *" web "* ]] || [ $ready = 0 ] || run_variant web "" test/web/*.test.js
-    for name in integration integration-asan integration-tsan; do
-        [[ $wanted != *" $name "* ]] || [ $ready = 0 ] ||
-            run_variant $name "${name#integration}" test/integration/*.test.js
-    done
+    run_queue "$TEST_JOBS" count_tests
     printf '%-28s %31d s\n' total $((SECONDS - start))
     echo "$PASSED passed, $FAILED failed"
     [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]
@@ -828,7 +886,7 @@ task_test() {
 ## lint              compilers' warnings, static analysis and the rules of this code base
 task_lint() {
     need lint
-    lock
+    lock vendor
     prepare
     unlock
     check "gcc" check_compiler gcc
@@ -864,13 +922,14 @@ task_tsan() {
 task_fuzz() {
     local name seconds=${1:-60} status=0
     need fuzz
+    build_fuzzers
     for name in $(fuzzers); do
-        build_fuzzer "$name"
         mkdir -p build/fuzz/artifacts "build/fuzz/corpus/$name" "test/fuzz/corpus/$name"
         echo "fuzz_$name: $seconds seconds"
-        sanitized "build/fuzz_$name" -max_total_time="$seconds" -timeout=10 -print_final_stats=1 \
-            -artifact_prefix="build/fuzz/artifacts/$name-" "build/fuzz/corpus/$name" \
-            "test/fuzz/corpus/$name" >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
+        (FUZZER=$name sanitized build/fuzzers -max_total_time="$seconds" -timeout=10 \
+            -print_final_stats=1 -artifact_prefix="build/fuzz/artifacts/$name-" \
+            "build/fuzz/corpus/$name" "test/fuzz/corpus/$name") \
+            >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
         tail -n 12 "build/fuzz/$name.log"
     done
     return $status
@@ -892,7 +951,7 @@ task_hostile() {
     mkdir -p build/test
     npm_install
     PRESENCE_BIN=$PWD/build/presence timeout -k 10 420 \
-        node --test --test-reporter=spec test/integration/hostile.js
+        node --test-reporter=spec test/integration/hostile.js
 }
 
 ## dist              the archive to ship: the program, its manual pages, the licences

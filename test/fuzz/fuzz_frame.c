@@ -1,12 +1,6 @@
 /* Fuzzes the WebSocket decoder: however a stream is cut, the events are the same. The first byte
  * chooses the limits, the second the cut, the rest is what the client sends. */
 
-#define main presence_main
-#include "../../presence.c"
-#undef main
-
-#include "../pure_extra.c"
-
 /* Adds an event to the log, byte for byte. */
 static void fuzz_log(struct buffer *log, const struct ws_event *event)
 {
@@ -54,9 +48,9 @@ static void fuzz_stream(const struct ws_limits *limits, const uint8_t *data, siz
     ws_partial_free(&kept);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+static void fuzz_frame(const uint8_t *data, size_t len)
 {
-    if (len < 2) return 0;
+    if (len < 2) return;
     struct ws_limits limits = {(size_t)16 << (data[0] & 15), 1 + (data[0] >> 4)};
     struct buffer whole = {0}, cut = {0};
     fuzz_stream(&limits, data + 2, len - 2, len, 0, &whole);
@@ -68,5 +62,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     }
     buffer_free(&whole);
     buffer_free(&cut);
-    return 0;
 }
