@@ -640,6 +640,11 @@ count_tests() {
     count "$1" $all_passed $all_failed "$2" ${bad[@]+"${bad[@]}"}
 }
 
+# Runs a cmocka program: $1 name.
+run_unit() {
+    sanitized timeout "$TEST_TIMEOUT" "build/$1"
+}
+
 # Runs a fuzzer over its committed corpus and then a fixed number of inputs made from it.
 run_fuzzer() {
     local corpus=test/fuzz/corpus/$1 found
@@ -647,8 +652,9 @@ run_fuzzer() {
     rm -rf "$found"
     mkdir -p build/fuzz/artifacts "$found"
     [ -d "$corpus" ] || corpus=
-    FUZZER=$1 sanitized timeout 300 build/fuzzers -runs="${FUZZ_RUNS:-20000}" -seed=1 \
-        -max_total_time=60 -timeout=10 -artifact_prefix="build/fuzz/artifacts/$1-" \
+    FUZZER=$1 sanitized timeout "$TEST_TIMEOUT" build/fuzzers -seed=1 \
+        -runs="${FUZZ_RUNS:-20000}" -max_total_time=60 -timeout=10 \
+        -artifact_prefix="build/fuzz/artifacts/$1-" \
         "$found" ${corpus:+"$corpus"}
 }
 
@@ -673,7 +679,7 @@ queue_step() {
     local name=$1 variant=${1#*-} program file files
     case $name in
     unit*)
-        ! built "$name" || queue "$name" "build/test/$name.log" sanitized timeout 300 "build/$name"
+        ! built "$name" || queue "$name" "build/test/$name.log" run_unit "$name"
         return
         ;;
     fuzz)
