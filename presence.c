@@ -310,7 +310,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -8889,7 +8889,7 @@ struct tls_records {
     uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
 };
 
-/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+/* How far a first handshake message has been looked at. Zeroed for a new connection. */
 struct tls_hello {
     size_t scanned;  /* bytes of whole records that were looked at */
     size_t got;      /* bytes of the message in them */
@@ -8958,7 +8958,7 @@ static void tls_take_back(struct tls *tls)
     if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+/* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. */
 static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
     size_t content = (size_t)head[3] << 8 | head[4];
@@ -9003,6 +9003,23 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
             return true;
     }
     return hello->scanned > HELD_MAX;
+}
+
+/* What is to be done with the beginning of a handshake message. */
+enum hello_step { HELLO_WAIT, HELLO_SHAKE, HELLO_REFUSE };
+
+/* Looks at what has come of a handshake: HELLO_SHAKE when a handshaker is to go on with it,
+ * HELLO_REFUSE with an alert when it is none before there is a context that could say so. */
+static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *hello,
+                                      uint8_t *alert)
+{
+    bool ready = tls->set_up || tls_hello_ready(hello, &tls->in);
+    size_t known = tls->set_up ? 0 : hello->scanned;
+    struct tls_records next = {0};
+    if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    *alert = next.alert;
+    if (next.alert && !next.whole && !tls->set_up) return HELLO_REFUSE;
+    return ready && (known || next.whole || next.alert) ? HELLO_SHAKE : HELLO_WAIT;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -9124,8 +9141,8 @@ static void tls_pair_free(struct tls_pair *pair)
     free(pair->file);
 }
 
-/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
- * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+/* Whether a certificate has expired, or is not valid yet. Most clients refuse it then; but the
+ * clock may be what is wrong: a machine without a battery knows the time only after its start. */
 static bool tls_pair_untimely(const struct tls_pair *pair)
 {
     return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
@@ -9246,8 +9263,8 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
         snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
                  " issued with digitalSignature", pair->file);
     else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
-                 " issued with serverAuth", pair->file);
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                 " one issued with serverAuth", pair->file);
     else if (len + AROUND > MESSAGE_MAX)
         snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
                  " room for %d; leave out the root and what no client needs", pair->file, len,
@@ -9765,8 +9782,8 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
-/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
- * has no memory for it. */
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
+ * TLS has no memory for it. */
 static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
@@ -12716,8 +12733,8 @@ static void door_cut_hello(struct server *server, struct pending *p)
     door_close(server, p);
 }
 
-/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
- * HTTP if it does not look like TLS at all. */
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in
+ * plain HTTP if it does not look like TLS at all. */
 static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
 {
     struct buffer *in = &p->wire.tls->in;
@@ -12748,15 +12765,11 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
-    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
-    size_t known = tls->set_up ? 0 : p->hello.scanned;
-    struct tls_records next = tls_whole_records(tls->in.at + known, tls->in.len - known);
-    if (next.alert && !next.whole && !tls->set_up) {
-        door_refuse_hello(server, p, now, next.alert);
-    } else if (ready && (known || next.whole || next.alert)) {
-        door_shake(server, p);
-    } else {
-        pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    uint8_t alert;
+    switch (tls_hello_look(tls, &p->hello, &alert)) {
+    case HELLO_REFUSE: door_refuse_hello(server, p, now, alert); return;
+    case HELLO_SHAKE: door_shake(server, p); return;
+    default: pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN); return;
     }
 }
 

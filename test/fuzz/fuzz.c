@@ -1,9 +1,14 @@
 /* Every fuzzer in one program, so that presence.c is compiled once for them all. FUZZER in the
  * environment names the one that runs. */
 
+#include <unistd.h>
+
+#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* fuzz_tls.c */
+#define _exit(status) abort() /* an input that ends the process is a finding, and to be kept */
 #define main presence_main
 #include "../../presence.c"
 #undef main
+#undef _exit
 
 #include "../pure_extra.c"
 
@@ -12,10 +17,11 @@
 #include "fuzz_head.c"
 #include "fuzz_json.c"
 #include "fuzz_response.c"
+#include "fuzz_tls.c"
 #include "fuzz_token.c"
 #include "fuzz_uri.c"
 
-#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(token) X(uri)
+#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(tls) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
 
