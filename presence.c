@@ -5389,7 +5389,7 @@ static void *store_writer(void *context)
 }
 
 /* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
- * False if there is no thread to be had. */
+ * False with errno set if there is no thread to be had. */
 static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
                                void *context)
 {
@@ -5398,7 +5398,8 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
     st->context = context;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, THREAD_STACK);
-    st->running = !pthread_create(&st->writer, &attributes, store_writer, st);
+    errno = pthread_create(&st->writer, &attributes, store_writer, st);
+    st->running = !errno;
     pthread_attr_destroy(&attributes);
     return st->running;
 }
@@ -15129,6 +15130,7 @@ static const struct seam_ops SEAM_OPS = {
     .output = seam_output,
     .finished = seam_finished,
     .log = seam_log,
+    .no_memory = mem_die,
 };
 
 /* ==== 25. Lifecycle, main ====================================================================
@@ -15548,6 +15550,14 @@ static bool server_start_webhook(struct server *server)
     return hook->running;
 }
 
+/* Says that a thread could not be had; false, for the caller to return. */
+static bool server_lacks_thread(char *err, const char *what)
+{
+    snprintf(err, USAGE_MAX, "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                             " (ulimit -v)", what, strerror(errno));
+    return false;
+}
+
 /* Opens store, sockets and threads, in this order; false with one line in err and what was opened
  * left to server_stop. */
 static bool server_start(struct server *server, char *err)
@@ -15577,38 +15587,31 @@ static bool server_start(struct server *server, char *err)
                  options->data);
         return false;
     }
-    if (!store_start_writer(server->store, hub_batch_written, server) ||
-        !hub_init(server, server->started) || !door_init(server, server->started) ||
-        !thread_start(&server->hub.thread, hub_run, server)) {
+    if (!store_start_writer(server->store, hub_batch_written, server))
+        return server_lacks_thread(err, "writer of the store");
+    if (!hub_init(server, server->started) || !door_init(server, server->started)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
     }
-    server->hub.running = true;
-    if (!server_start_webhook(server)) {
-        snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
-        return false;
-    }
-    if (!thread_start(&server->hub.reader.thread, reader_run, server)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
-    server->hub.reader.running = true;
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    if (!server->hub.running) return server_lacks_thread(err, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
+    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
+    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
     struct post *post = &server->hub.post;
     for (size_t n = server_couriers(); post->count < n; post->count++) {
         if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "hub's helpers");
     }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
     for (; shakers->count < shaker_count; shakers->count++) {
         if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
-        snprintf(err, USAGE_MAX, "--tls-threads: cannot start them: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "threads of --tls-threads");
     }
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE, err, USAGE_MAX);
-    if (!server->seam) return false;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE);
+    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
