@@ -366,13 +366,21 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
  *
  * Memory: out of memory ends the process with one line; what was committed is in the store. */
 
-/* Ends the process: there is no memory left. Never returns. */
+/* Writes the last line of a process on stderr, from anywhere, also from a signal's handler. Where
+ * it would have to wait it is left out: a reader of the log that hangs must not hold up the end. */
+static void last_words(const char *line)
+{
+    struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&ready, 1, 0) != 1 || !(ready.revents & POLLOUT)) return;
+    ssize_t ignored = write(STDERR_FILENO, line, strlen(line));
+    (void)ignored;
+}
+
+/* Ends the process: there is no memory left. Never returns. Only what malloc and the like say may
+ * lead here, nothing that a stranger's bytes or another process can cause. */
 static void mem_die(void)
 {
-    static const char line[] = "presence: out of memory; give the machine more or lower"
-                               " --max-connections\n";
-    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
-    (void)ignored;
+    last_words("presence: out of memory; give the machine more or lower --max-connections\n");
     _exit(1);
 }
 
@@ -3111,6 +3119,7 @@ enum {
     STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
     STORE_PATH = PATH_MAX + 64,
+    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
 struct store_options {
@@ -3222,7 +3231,8 @@ struct store {
     void *context;
     bool writable;
     int64_t failing_since, last_commit;
-    char problem[LOG_LINE_MAX / 4];
+    char problem[STORE_PROBLEM];
+    bool displaced; /* a file of it is not where it was, see store_displaced; it was logged */
     bool writing;              /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
@@ -3870,7 +3880,67 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 static struct {
     MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
     const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* what is said of SIGBUS, SIGSEGV */
 } store_held;
+
+/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps is
+ * no error that LMDB could return: the access fails, and all that is left is to say which file. */
+static void store_faulted(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    MDB_env *env = atomic_load(&store_held.env);
+    if (info->si_code > 0) /* else somebody has sent it */
+        last_words(env && lmdb_has_address(env, info->si_addr) ? store_held.overwritten
+                                                                : store_held.fault);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the handler above called for the store in that directory. */
+static void store_guard(const char *dir)
+{
+    struct sigaction action = {.sa_sigaction = store_faulted,
+                               .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    snprintf(store_held.overwritten, sizeof store_held.overwritten,
+             "presence: %s/data.mdb or lock.mdb was cut short or overwritten while it was in use;"
+             " restore a backup\n", dir);
+    snprintf(store_held.fault, sizeof store_held.fault,
+             "presence: a fault ends it; if %s/data.mdb or lock.mdb was overwritten, restore a"
+             " backup, else please report it\n", dir);
+    sigemptyset(&action.sa_mask);
+#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__ /* they report it themselves */
+    sigaction(SIGBUS, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+#endif
+}
+
+/* Whether the name leads to that open file still; also where that cannot be told. */
+static bool store_is_in_place(const char *dir, const char *name, int fd)
+{
+    char path[STORE_PATH];
+    struct stat named, open;
+    if (fd < 0 || fstat(fd, &open)) return true;
+    if (stat(store_path(dir, name, path), &named)) return errno != ENOENT && errno != ENOTDIR;
+    return named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+}
+
+/* The name of a file of the store that was removed or replaced since it was opened, or NULL. What
+ * is written then is gone when the process ends; a command beside it would read something else, and
+ * a second server could start. st->env is open and stays so. Any thread. */
+static const char *store_displaced(struct store *st)
+{
+    int data = -1;
+    mdb_env_get_fd(st->env, &data);
+    return !store_is_in_place(st->dir, "data.mdb", data)                       ? "data.mdb"
+           : !store_is_in_place(st->dir, "lock.mdb", lmdb_lock_fd(st->env))    ? "lock.mdb"
+           : !store_is_in_place(st->dir, "presence.lock", st->lock_fd)         ? "presence.lock"
+                                                                               : NULL;
+}
+
+/* What is said of such a file. */
+static void store_say_displaced(struct store *st, const char *name, char out[STORE_PROBLEM])
+{
+    snprintf(out, STORE_PROBLEM, "%s/%s was removed or replaced", st->dir, name);
+}
 
 /* Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
@@ -3901,10 +3971,20 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     return rc;
 }
 
+/* Ends the process if somebody has overwritten lock.mdb, whose locks nobody would get any more. The
+ * next start makes a new one of it. */
+static void store_check_lock(MDB_env *env)
+{
+    if (lmdb_lock_is_sound(env)) return;
+    last_words(store_held.overwritten);
+    _exit(1);
+}
+
 /* Begins a read transaction, also when another process has let the file outgrow the map, or when
  * processes that died have left no slot free. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
+    store_check_lock(st->env);
     int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
     if (rc == MDB_READERS_FULL && !mdb_reader_check(st->env, NULL))
         rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
@@ -4311,7 +4391,8 @@ struct store_stats {
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
     int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
-    char problem[LOG_LINE_MAX / 4]; /* why not both, or "" */
+    const char *displaced;    /* a file that was removed or replaced, or NULL */
+    char problem[STORE_PROBLEM]; /* why not both, or "" */
     uint64_t boots;                 /* servers that opened it, this one included */
     bool was_clean;                 /* the server before this one stopped in order */
     int64_t was_alive;              /* and committed for the last time then */
@@ -4382,6 +4463,7 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
     out->oldest_reader_ms = store_look_at_readers(st);
+    if (!st->options.read_only) out->displaced = store_displaced(st);
     return 0;
 }
 
@@ -4403,6 +4485,10 @@ static void store_stats(struct store *st, struct store_stats *out)
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
     pthread_mutex_unlock(&st->lock);
+    if (out->displaced) { /* writes go well, but nowhere */
+        out->writable = false;
+        store_say_displaced(st, out->displaced, out->problem);
+    }
     if (rc && !*out->problem)
         snprintf(out->problem, sizeof out->problem, "cannot read %s/data.mdb: %s", st->dir,
                  mdb_strerror(rc));
@@ -4903,6 +4989,7 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
 {
     for (;;) {
         MDB_txn *txn;
+        if (st->env) store_check_lock(st->env);
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
         if (!rc) {
             rc = work(st, txn, context);
@@ -5287,6 +5374,7 @@ static struct store *store_open(const struct store_options *options, struct log 
     }
     struct store *st = store_new(options, log, counters);
     store_path(st->dir, "data.mdb", path);
+    store_guard(st->dir);
     if (options->read_only ? store_open_snapshot(st, path, why) : store_open_server(st, path, why))
         return st;
     store_close(st);
@@ -5350,6 +5438,22 @@ static void store_look_after_readers(struct store *st)
     store_look_at_readers(st);
 }
 
+/* Writer: looks whether the files of the store are where they were, and says so when that changes. */
+static void store_look_at_files(struct store *st)
+{
+    char problem[STORE_PROBLEM];
+    const char *name = st->env ? store_displaced(st) : NULL;
+    pthread_mutex_lock(&st->lock);
+    bool changed = st->displaced != (name != NULL);
+    st->displaced = name;
+    pthread_mutex_unlock(&st->lock);
+    if (!changed) return;
+    if (name) store_say_displaced(st, name, problem);
+    if (name) log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends:"
+                                           " put the file back", problem);
+    else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
+}
+
 /* The writer: takes batches until it is told to stop and has none, or has to give up. */
 static void *store_writer(void *context)
 {
@@ -5361,6 +5465,7 @@ static void *store_writer(void *context)
             store_wait(st, st->look_at - clock_mono_ms());
             pthread_mutex_unlock(&st->lock);
             store_look_after_readers(st);
+            store_look_at_files(st);
             pthread_mutex_lock(&st->lock);
         }
         struct store_batch *batch = st->batch;
@@ -5368,6 +5473,7 @@ static void *store_writer(void *context)
         int rc = store_write(st, batch, !batch);
         if (st->env) store_look_at_readers(st);
         store_look_after_readers(st);
+        store_look_at_files(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
             store_note_success(st);
@@ -5377,9 +5483,9 @@ static void *store_writer(void *context)
         }
         pthread_mutex_lock(&st->lock);
         if (rc) store_note_failure(st, rc);
-        st->all_written = !rc && !batch;
+        st->all_written = !rc && !batch && !st->displaced;
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if (st->all_written || (rc && left <= 0)) break;
+        if ((!rc && !batch) || (rc && left <= 0)) break;
         if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
@@ -10706,6 +10812,7 @@ struct server {
     uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
+    long landlock;                 /* version by which it is walled off, 0: not at all; constant */
     struct store *store;
     pthread_mutex_t table_lock;    /* presence, between the hub that writes and workers that read */
     struct presence presence;
@@ -12892,20 +12999,36 @@ static void door_watch_listeners(struct server *server, uint32_t events)
                    &server->listeners[i]);
 }
 
-/* Rests from accepting after an error that will not go away at once (no descriptors, no memory):
- * what is connected goes on being served, and nothing spins. */
-static void door_pause(struct server *server, int64_t now)
+/* Rests from accepting after an error that will not go away at once: what is connected goes on being
+ * served, and nothing spins. Without descriptors or memory no listener gives anything; any other
+ * reason is that of this one, and the others go on. */
+static void door_pause(struct server *server, struct listener *listener, int64_t now)
 {
     struct door *door = &server->door;
+    int error = errno;
+    bool full = error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
     count_one(&server->counters.accept_errors);
     if (!door->paused_logged || now - door->paused_logged > QUIET_MS)
-        log_line(&server->log, LOG_WARN,
-                 "cannot accept connections: %s; raise the descriptor limit (ulimit -n) or lower"
-                 " --max-connections", strerror(errno));
+        log_line(&server->log, LOG_WARN, "cannot accept connections: %s; %s", strerror(error),
+                 full ? "raise the descriptor limit (ulimit -n) or lower --max-connections"
+                      : "it is tried again and again");
     door->paused_logged = now;
-    door->paused = true;
-    door_watch_listeners(server, 0);
+    door->paused = full;
+    if (full) door_watch_listeners(server, 0);
+    else loop_watch(&door->loop, EPOLL_CTL_MOD, listener->fd, 0, listener);
     timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
+}
+
+/* Whether an accept failed for the one connection that it would have given (accept(2)): the next may
+ * be fine. */
+static bool accept_lost_one(int error)
+{
+    static const int errors[] = {ECONNABORTED, EINTR, EPERM, EPROTO, ENETDOWN, ENETUNREACH,
+                                 EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+                                 ETIMEDOUT};
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (error == errors[i]) return true;
+    return false;
 }
 
 /* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
@@ -12913,17 +13036,20 @@ static void door_pause(struct server *server, int64_t now)
 static void door_accept(struct server *server, struct listener *listener, int64_t now)
 {
     struct pending *admitted[DOOR_ACCEPTS];
-    int count = 0;
-    while (count < DOOR_ACCEPTS && !server->door.paused) {
+    int count = 0, lost = 0;
+    while (count + lost < DOOR_ACCEPTS && !server->door.paused) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
         int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) admitted[count++] = door_admit(server, listener, fd, &peer, now);
-        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            door_pause(server, now);
         else if (errno == EAGAIN || errno == EBADF) break;
-        /* anything else is the fault of that one connection: accept(2) */
+        else if (accept_lost_one(errno) && ++lost < DOOR_ACCEPTS) /* so many: it does not go away */
+            count_one(&server->counters.accept_errors);
+        else {
+            door_pause(server, listener, now);
+            break;
+        }
     }
     for (int i = 0; i < count; i++) {
         if (admitted[i]->phase == PENDING_GONE) continue;
@@ -14129,7 +14255,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
                  t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_text(out, "},\"certificates\":[");
+    buffer_print(out, "},\"landlock_version\":%ld,\"certificates\":[", server->landlock);
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     buffer_text(out, "]");
     api_write_webhook(out, server, t.store.outbox);
@@ -14184,6 +14310,8 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "store_oldest_reader_seconds",
                   "seconds that a command has been reading the store",
                   t.store.oldest_reader_ms / 1000);
+    metrics_gauge(out, "landlock_version", "version of Landlock that walls it off, 0 for none",
+                  server->landlock);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
@@ -15452,8 +15580,8 @@ static void wall_open_webhook(int ruleset, const struct webhook *hook)
 
 /* Walls the process off from what it has no business with, for good and for all threads that start
  * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets but the webhook's; signals to others. As far as the kernel can, which says nothing if
- * it cannot. */
+ * TCP sockets but the webhook's; signals to others. As far as the kernel can: server->landlock is
+ * what /metrics says of it. */
 static void server_wall_off(struct server *server)
 {
     static const size_t lists[] = {
@@ -15487,6 +15615,7 @@ static void server_wall_off(struct server *server)
     if (*options->admin_password_file) wall_open_file(ruleset, options->admin_password_file);
     wall_open_webhook(ruleset, &server->webhook);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
+    if (done) server->landlock = abi;
     close(ruleset);
     log_line(&server->log, LOG_DEBUG, done ? "walled off by Landlock, version %ld"
                                            : "Landlock, version %ld, refuses", abi);
@@ -15620,7 +15749,23 @@ static bool server_start(struct server *server, char *err)
 static void stop_now(int signal)
 {
     (void)signal;
+    last_words("presence: stopped at once by a second signal; what was not written yet is lost\n");
     _exit(1);
+}
+
+/* A server's signals from its first moment: what asks for nothing that it knows does not end it, and
+ * SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an error
+ * where it is made. */
+static void server_ignore_signals(void)
+{
+    static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
+                                  SIGIO,   SIGPROF, SIGPWR,  SIGSTKFLT, SIGVTALRM};
+    sigset_t later;
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+    for (int n = SIGRTMIN; n <= SIGRTMAX; n++) signal(n, SIG_IGN);
+    sigemptyset(&later);
+    sigaddset(&later, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &later, NULL);
 }
 
 /* A number that differs when a file was written or replaced. */
@@ -15737,8 +15882,6 @@ static int server_serve(struct server *server)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk, not the end */
     bool started = server_start(server, err);
     if (started) {
         server_announce(server);
@@ -15837,6 +15980,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_HELP: options_print_help(stdout); return 0;
     default: break;
     }
+    if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good && tls_shared_init(&server->tls, &server->counters);
     if (!good) return fail(1, "Mbed TLS cannot start");

@@ -57,6 +57,12 @@ void lmdb_forget_own(MDB_env *env)
 			env->me_txns->mti_readers[i].mr_pid = 0;
 }
 
+int lmdb_lock_is_sound(MDB_env *env)
+{
+	return !env->me_txns ||
+	       (env->me_txns->mti_magic == MDB_MAGIC && env->me_txns->mti_format == MDB_LOCK_FORMAT);
+}
+
 int lmdb_lock_fd(MDB_env *env)
 {
 	return env->me_lfd;
