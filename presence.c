@@ -15720,12 +15720,29 @@ static int run_command(struct server *server, const struct command_line *line)
     return status;
 }
 
+/* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
+ * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
+ * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
+ * is said on stderr is lost, as was asked for. The first thing in main. */
+static int main_take_descriptors(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
+        return fail(1, "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                       " 0, 1 and 2 open", fd, strerror(errno));
+    }
+    return 0;
+}
+
 /* Reads the options, then runs. */
 int main(int argc, char **argv)
 {
     static struct server server;
     struct command_line line;
     char err[USAGE_MAX];
+    if (main_take_descriptors()) return 1;
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);
