@@ -3098,8 +3098,10 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 
 enum {
     STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192, /* of lock.mdb: room for 126 read transactions */
+    STORE_LOCK_BYTES = 8192, /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
     STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
+    STORE_QUIET_MS = 10000,  /* reads that fail are logged once in this time */
     STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
@@ -3175,7 +3177,13 @@ struct manual_record {
 
 struct store_batch;
 
-/* Lock order: turn before gate; lock is held with neither. */
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
+};
+
+/* Lock order: turn, gate, lock. */
 struct store {
     char *dir;
     struct log *log;
@@ -3199,9 +3207,14 @@ struct store {
     uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
 
+    int64_t look_at;              /* writer: when it looks after the readers again */
+
     pthread_mutex_t lock;   /* for all below */
     pthread_cond_t changed; /* something below did */
     pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
     bool running, stopping, ended, all_written;
     int64_t give_up_at;        /* monotonic ms; counts once stopping */
     struct store_batch *batch; /* under way, or NULL */
@@ -3791,8 +3804,9 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        return store_refuse(why, "%s is in use by process %d; stop it or choose another --data",
-                            st->dir, atoi(pid));
+        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
+                            st->dir, atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
@@ -3801,18 +3815,19 @@ static bool store_take_lock(struct store *st, struct store_why why)
            store_refuse(why, "cannot write %s: %s", path, strerror(errno));
 }
 
-/* Gives every byte of lock.mdb, which LMDB writes through a map, its place on the disk: a full disk
- * is an error here and not a SIGBUS later. The file only grows, so it may be in use. */
-static int store_reserve_lock(const char *dir)
+/* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
+ * full disk is an error here and not a SIGBUS later. The file only grows, so it may be in use. Not
+ * while this process has it mapped: the close would drop its locks. */
+static int store_reserve_lock(const char *dir, size_t size)
 {
-    char path[STORE_PATH], zeros[STORE_LOCK_BYTES] = {0};
+    char path[STORE_PATH], zeros[STORE_LOCK_SERVER] = {0};
     struct stat s;
     int fd = open(store_path(dir, "lock.mdb", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return errno;
-    int rc = posix_fallocate(fd, 0, sizeof zeros);
+    int rc = posix_fallocate(fd, 0, (off_t)size);
     if (rc == EOPNOTSUPP || rc == EINVAL) {
         rc = fstat(fd, &s) ? errno : 0;
-        size_t missing = rc || s.st_size >= STORE_LOCK_BYTES ? 0 : sizeof zeros - (size_t)s.st_size;
+        size_t missing = rc || s.st_size >= (off_t)size ? 0 : size - (size_t)s.st_size;
         errno = ENOSPC;
         if (missing && pwrite(fd, zeros, missing, s.st_size) != (ssize_t)missing) rc = errno;
     }
@@ -3850,9 +3865,17 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
     return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
 }
 
+/* What a signal that ends the process finds here, as its handler has no argument. Only one store is
+ * open at a time. */
+static struct {
+    MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
+    const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+} store_held;
+
 /* Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
 {
+    atomic_store(&store_held.env, NULL);
     if (st->snapshot) mdb_txn_abort(st->snapshot);
     if (st->env) mdb_env_close(st->env);
     st->snapshot = NULL;
@@ -3862,7 +3885,8 @@ static void store_unmap(struct store *st)
 /* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
 static int store_map_path(struct store *st, const char *path, unsigned flags)
 {
-    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir);
+    size_t lock_size = st->options.read_only ? STORE_LOCK_BYTES : STORE_LOCK_SERVER;
+    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir, lock_size);
     if (rc && !((flags & MDB_RDONLY) && (rc == EROFS || rc == EACCES))) return rc;
     rc = mdb_env_create(&st->env);
     if (rc) return rc;
@@ -3873,13 +3897,17 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
     if (rc) store_unmap(st);
+    else atomic_store(&store_held.env, st->env);
     return rc;
 }
 
-/* Begins a read transaction, also when another process has let the file outgrow the map. */
+/* Begins a read transaction, also when another process has let the file outgrow the map, or when
+ * processes that died have left no slot free. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
     int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
+    if (rc == MDB_READERS_FULL && !mdb_reader_check(st->env, NULL))
+        rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
     if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
     rc = mdb_env_set_mapsize(st->env, 0);
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
@@ -3906,26 +3934,39 @@ static int store_map(struct store *st)
 
 /* ---- Reads: each call one short transaction, everything copied out ---- */
 
-/* Logs that a read failed. */
+/* Logs that a read failed, once in a while: strangers decide how often something is read. */
 static void store_log_read(struct store *st, int rc)
 {
-    log_line(st->log, LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
+    int64_t now = clock_mono_ms();
+    pthread_mutex_lock(&st->lock);
+    bool quiet = st->read_failed_at && now - st->read_failed_at < STORE_QUIET_MS;
+    if (!quiet) st->read_failed_at = now;
+    pthread_mutex_unlock(&st->lock);
+    log_line(st->log, quiet ? LOG_DEBUG : LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir,
+             mdb_strerror(rc));
 }
 
-/* Opens a read transaction, or takes the command's snapshot; store_end_read follows. NULL, logged,
- * if there is none. */
-static MDB_txn *store_begin_read(struct store *st)
+/* Opens a read transaction, or takes the command's snapshot: 0, and store_end_read follows, or what
+ * went wrong. */
+static int store_try_read(struct store *st, MDB_txn **txn)
 {
-    MDB_txn *txn = NULL;
-    if (st->options.read_only) return st->snapshot;
+    *txn = st->snapshot;
+    if (st->options.read_only) return 0;
     pthread_mutex_lock(&st->turn);
     pthread_rwlock_rdlock(&st->gate);
     pthread_mutex_unlock(&st->turn);
-    int rc = st->env ? store_begin(st, &txn) : MDB_PANIC;
-    if (!rc) return txn;
-    pthread_rwlock_unlock(&st->gate);
-    store_log_read(st, rc);
-    return NULL;
+    int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
+    if (rc) pthread_rwlock_unlock(&st->gate);
+    return rc;
+}
+
+/* The same; NULL, logged, if there is none. */
+static MDB_txn *store_begin_read(struct store *st)
+{
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (rc) store_log_read(st, rc);
+    return rc ? NULL : txn;
 }
 
 /* Ends what store_begin_read began. */
@@ -4266,9 +4307,11 @@ struct store_stats {
     uint64_t outbox; /* changes in it that are not done with */
     uint64_t map_size, used_bytes,
         file_bytes; /* address space; pages ever used; size of data.mdb */
+    bool readable;  /* these figures could be read just now */
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
-    char problem[LOG_LINE_MAX / 4]; /* why not writable, or "" */
+    int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
+    char problem[LOG_LINE_MAX / 4]; /* why not both, or "" */
     uint64_t boots;                 /* servers that opened it, this one included */
     bool was_clean;                 /* the server before this one stopped in order */
     int64_t was_alive;              /* and committed for the last time then */
@@ -4294,6 +4337,30 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Looks through the slots of readers in other processes; for how many ms the oldest of their
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
+ * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+static int64_t store_look_at_readers(struct store *st)
+{
+    int64_t now = clock_mono_ms(), oldest = now;
+    pthread_mutex_lock(&st->lock);
+    unsigned count = lmdb_slots(st->env);
+    if (count > st->reader_count) {
+        st->readers = mem_resize(st->readers, count * sizeof *st->readers);
+        for (; st->reader_count < count; st->reader_count++)
+            st->readers[st->reader_count] = (struct store_slot){0};
+    }
+    for (unsigned i = 0; i < count; i++) {
+        struct lmdb_reader is = lmdb_slot(st->env, i);
+        struct store_slot *r = &st->readers[i];
+        if (is.id != r->is.id || is.transaction != r->is.transaction)
+            *r = (struct store_slot){is, now};
+        if (is.id && r->since < oldest) oldest = r->since;
+    }
+    pthread_mutex_unlock(&st->lock);
+    return now - oldest;
+}
+
 /* Fills the part of the figures that LMDB knows. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
@@ -4314,6 +4381,7 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->map_size = info.me_mapsize;
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
+    out->oldest_reader_ms = store_look_at_readers(st);
     return 0;
 }
 
@@ -4322,15 +4390,22 @@ static void store_stats(struct store *st, struct store_stats *out)
 {
     *out = (struct store_stats){
         .boots = st->boots, .was_clean = st->was_clean, .was_alive = st->was_alive};
-    MDB_txn *txn = store_begin_read(st);
-    int rc = txn ? store_read_stats(st, txn, out) : 0;
-    if (txn) store_end_read(st, txn);
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (!rc) {
+        rc = store_read_stats(st, txn, out);
+        store_end_read(st, txn);
+    }
     if (rc) store_log_read(st, rc);
+    out->readable = !rc;
     pthread_mutex_lock(&st->lock);
     out->writable = st->writable;
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
     pthread_mutex_unlock(&st->lock);
+    if (rc && !*out->problem)
+        snprintf(out->problem, sizeof out->problem, "cannot read %s/data.mdb: %s", st->dir,
+                 mdb_strerror(rc));
 }
 
 /* ==== 10. Store: writer ======================================================================
@@ -4340,6 +4415,7 @@ static void store_stats(struct store *st, struct store_stats *out)
 
 enum {
     STORE_RETRY_MS = 1000,
+    STORE_LOOK_MS = 60000,       /* so often readers are looked for that died */
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
     STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
@@ -4933,6 +5009,7 @@ static void store_close(struct store *st)
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
     buffer_free(&st->sweep);
+    free(st->readers);
     free(st->dir);
     free(st);
 }
@@ -4991,9 +5068,14 @@ static bool store_finish_file(struct store *st, struct store_why why)
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
 static int store_copy(struct store *st, int fd, unsigned flags)
 {
-    for (;;) {
+    for (bool cleared = false;;) {
         if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET)) return errno;
         int rc = mdb_env_copyfd2(st->env, fd, flags);
+        if (rc == MDB_READERS_FULL && !cleared) {
+            cleared = true; /* of readers that died; see store_begin */
+            rc = mdb_reader_check(st->env, NULL);
+            if (!rc) continue;
+        }
         if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
@@ -5013,13 +5095,15 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
         close(fd);
         return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
     }
+    atomic_store(&store_held.unfinished, temporary);
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
     if (!rc && fsync(fd)) rc = errno;
     if (!rc && rename(temporary, file)) rc = errno;
     if (rc) unlink(temporary);
-    else rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
+    atomic_store(&store_held.unfinished, NULL);
+    if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
     return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
@@ -5251,6 +5335,21 @@ static void store_note_failure(struct store *st, int rc)
     st->writable = false;
 }
 
+/* Writer: gives back the slots of commands that died while they read, by which they would keep the
+ * file growing and, when there are enough, all others from reading; once in STORE_LOOK_MS. */
+static void store_look_after_readers(struct store *st)
+{
+    int dead = 0, rc;
+    if (clock_mono_ms() < st->look_at) return;
+    st->look_at = clock_mono_ms() + STORE_LOOK_MS;
+    if (!st->env) return;
+    rc = mdb_reader_check(st->env, &dead);
+    if (rc) log_line(st->log, LOG_WARN, "store: cannot look for dead readers in %s/lock.mdb: %s",
+                     st->dir, mdb_strerror(rc));
+    if (dead) log_line(st->log, LOG_INFO, "store: %d readers had died and were cleared", dead);
+    store_look_at_readers(st);
+}
+
 /* The writer: takes batches until it is told to stop and has none, or has to give up. */
 static void *store_writer(void *context)
 {
@@ -5258,10 +5357,17 @@ static void *store_writer(void *context)
     prctl(PR_SET_NAME, "writer");
     pthread_mutex_lock(&st->lock);
     for (;;) {
-        while (!st->batch && !st->stopping) pthread_cond_wait(&st->changed, &st->lock);
+        while (!st->batch && !st->stopping) {
+            store_wait(st, st->look_at - clock_mono_ms());
+            pthread_mutex_unlock(&st->lock);
+            store_look_after_readers(st);
+            pthread_mutex_lock(&st->lock);
+        }
         struct store_batch *batch = st->batch;
         pthread_mutex_unlock(&st->lock);
         int rc = store_write(st, batch, !batch);
+        if (st->env) store_look_at_readers(st);
+        store_look_after_readers(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
             store_note_success(st);
@@ -5283,7 +5389,7 @@ static void *store_writer(void *context)
 }
 
 /* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
- * False if there is no thread to be had. */
+ * False with errno set if there is no thread to be had. */
 static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
                                void *context)
 {
@@ -5292,7 +5398,8 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
     st->context = context;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, THREAD_STACK);
-    st->running = !pthread_create(&st->writer, &attributes, store_writer, st);
+    errno = pthread_create(&st->writer, &attributes, store_writer, st);
+    st->running = !errno;
     pthread_attr_destroy(&attributes);
     return st->running;
 }
@@ -5336,12 +5443,37 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
+/* Handler of what ends a command from outside: its snapshot ends with it, or the server beside it
+ * could use no page again, and what it has written of a file is removed. */
+static void store_command_ended(int number)
+{
+    MDB_env *env = atomic_load(&store_held.env);
+    const char *file = atomic_load(&store_held.unfinished);
+    if (file) unlink(file);
+    if (env) lmdb_forget_own(env);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has signals end a command in order; who has them ignored, as nohup(1) does, has that still. A
+ * reader of its output who ends before it (`| head`) is an error when it writes. */
+static void store_command_signals(void)
+{
+    static const int ends[] = {SIGHUP, SIGINT, SIGTERM};
+    struct sigaction old, new = {.sa_handler = store_command_ended, .sa_flags = SA_RESETHAND};
+    sigemptyset(&new.sa_mask);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (!sigaction(ends[i], NULL, &old) && old.sa_handler != SIG_IGN)
+            sigaction(ends[i], &new, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
 /* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
+    store_command_signals();
     struct store *st = store_open(&options, log, counters, why, sizeof why);
     if (!st) store_command_fail(err, why);
     return st;
@@ -13987,14 +14119,15 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       "}",
                  t.resident, t.anonymous);
     const char *problem = t.store.problem;
-    const char *writable = t.store.writable ? "true" : "false";
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", writable);
+    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
+                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
     if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
     else buffer_text(out, "null");
     buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
+                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
+                      ",\"oldest_reader_seconds\":%" PRId64,
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes);
+                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
     buffer_text(out, "},\"certificates\":[");
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
@@ -14045,8 +14178,12 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
+    metrics_gauge(out, "store_readable", "1 when the store can be read", t.store.readable);
     metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
                   (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "store_oldest_reader_seconds",
+                  "seconds that a command has been reading the store",
+                  t.store.oldest_reader_ms / 1000);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
@@ -14156,7 +14293,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable) {
+    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
@@ -14993,6 +15130,7 @@ static const struct seam_ops SEAM_OPS = {
     .output = seam_output,
     .finished = seam_finished,
     .log = seam_log,
+    .no_memory = mem_die,
 };
 
 /* ==== 25. Lifecycle, main ====================================================================
@@ -15412,6 +15550,14 @@ static bool server_start_webhook(struct server *server)
     return hook->running;
 }
 
+/* Says that a thread could not be had; false, for the caller to return. */
+static bool server_lacks_thread(char *err, const char *what)
+{
+    snprintf(err, USAGE_MAX, "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                             " (ulimit -v)", what, strerror(errno));
+    return false;
+}
+
 /* Opens store, sockets and threads, in this order; false with one line in err and what was opened
  * left to server_stop. */
 static bool server_start(struct server *server, char *err)
@@ -15441,38 +15587,31 @@ static bool server_start(struct server *server, char *err)
                  options->data);
         return false;
     }
-    if (!store_start_writer(server->store, hub_batch_written, server) ||
-        !hub_init(server, server->started) || !door_init(server, server->started) ||
-        !thread_start(&server->hub.thread, hub_run, server)) {
+    if (!store_start_writer(server->store, hub_batch_written, server))
+        return server_lacks_thread(err, "writer of the store");
+    if (!hub_init(server, server->started) || !door_init(server, server->started)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
     }
-    server->hub.running = true;
-    if (!server_start_webhook(server)) {
-        snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
-        return false;
-    }
-    if (!thread_start(&server->hub.reader.thread, reader_run, server)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
-    server->hub.reader.running = true;
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    if (!server->hub.running) return server_lacks_thread(err, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
+    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
+    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
     struct post *post = &server->hub.post;
     for (size_t n = server_couriers(); post->count < n; post->count++) {
         if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "hub's helpers");
     }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
     for (; shakers->count < shaker_count; shakers->count++) {
         if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
-        snprintf(err, USAGE_MAX, "--tls-threads: cannot start them: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "threads of --tls-threads");
     }
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE, err, USAGE_MAX);
-    if (!server->seam) return false;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE);
+    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
