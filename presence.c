@@ -8998,9 +8998,8 @@ struct tls_shared {
 
 /* The buffers of one thread, and what is being done with them. */
 struct tls_buffers {
-    unsigned char in[SEAM_TLS_IN_SIZE], out[SEAM_TLS_OUT_SIZE];
-    struct span feed;    /* whole records that may be read */
-    struct buffer sink;  /* records to send */
+    struct seam_tls_loan loan; /* must be first, see tls_send */
+    struct buffer sink;        /* records to send */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -9008,11 +9007,23 @@ struct tls {
     mbedtls_ssl_context ssl;
     struct seam_tls_kept kept;
     struct tls_config *config;
-    struct tls_buffers *lent;  /* during a call */
     struct buffer in;          /* the beginning of a record that has not come whole yet */
     struct buffer out;         /* records that the socket did not take yet */
     bool set_up, open;         /* the context exists; the handshake is done */
-    bool ended, broken;        /* by close_notify; by an error */
+    bool ended, broken;        /* by close_notify; by an error, and told so by an alert */
+};
+
+/* What stands at the front of the bytes that a peer sent. */
+struct tls_records {
+    size_t whole;  /* bytes that are whole records */
+    uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
+};
+
+/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+struct tls_hello {
+    size_t scanned;  /* bytes of whole records that were looked at */
+    size_t got;      /* bytes of the message in them */
+    uint8_t head[4]; /* its type and length */
 };
 
 /* Random bytes for Mbed TLS. */
@@ -9023,25 +9034,10 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
     return 0;
 }
 
-/* Mbed TLS wants bytes: those of the feed, then it must wait. */
-static int tls_receive(void *context, unsigned char *out, size_t size)
-{
-    struct tls *tls = context;
-    struct span *feed = &tls->lent->feed;
-    size_t n = feed->len < size ? feed->len : size;
-    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
-    memcpy(out, feed->at, n);
-    feed->at += n;
-    feed->len -= n;
-    return (int)n;
-}
-
 /* Mbed TLS has bytes to send; they are sent after the call. */
-static int tls_send(void *context, const unsigned char *at, size_t len)
+static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
 {
-    struct tls *tls = context;
-    buffer_add(&tls->lent->sink, at, len);
-    return (int)len;
+    buffer_add(&((struct tls_buffers *)loan)->sink, at, len);
 }
 
 /* Frees the buffers of a thread when it ends. */
@@ -9062,76 +9058,81 @@ static void tls_make_key(void)
     if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
 }
 
-/* Lends the buffers of this thread to a connection, with records it may read. */
-static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+/* The buffers of this thread. */
+static struct tls_buffers *tls_buffers_get(void)
 {
     pthread_once(&tls_buffers_once, tls_make_key);
     struct tls_buffers *buffers = pthread_getspecific(tls_buffers_key);
     if (!buffers) {
         buffers = mem_new(sizeof *buffers);
+        buffers->loan.send = tls_send;
         if (pthread_setspecific(tls_buffers_key, buffers)) mem_die();
     }
-    buffers->feed = feed;
-    tls->lent = buffers;
-    seam_tls_lend(&tls->ssl, &tls->kept, buffers->in, buffers->out);
     return buffers;
 }
 
-/* Ends what tls_lend began; the sink's bytes are still to be sent. */
+/* Lends the buffers of this thread to a connection, with records it may read. */
+static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+{
+    struct tls_buffers *buffers = tls_buffers_get();
+    buffers->loan.feed = feed.at;
+    buffers->loan.feed_len = feed.len;
+    seam_tls_lend(&tls->ssl, &tls->kept, &buffers->loan);
+    return buffers;
+}
+
+/* Ends what tls_lend began; the sink's bytes are still to be sent. The seam says that there is no
+ * memory only when malloc did. */
 static void tls_take_back(struct tls *tls)
 {
-    if (!seam_tls_take_back(&tls->ssl, &tls->kept)) mem_die();
-    tls->lent = NULL;
+    if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* How many bytes at the front are whole records; -1 when what stands there is no record. */
-static ssize_t tls_whole_records(const char *at, size_t len)
+/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
-    size_t n = 0;
-    while (len - n >= TLS_HEAD) {
-        const unsigned char *head = (const unsigned char *)at + n;
+    size_t content = (size_t)head[3] << 8 | head[4];
+    if (head[0] < 20 || head[0] > 23) return MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE;
+    if (head[1] != 3) return MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION;
+    return content > TLS_CONTENT_MAX ? MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW : 0;
+}
+
+/* Looks how many bytes at the front are whole records. */
+static struct tls_records tls_whole_records(const char *at, size_t len)
+{
+    struct tls_records found = {0};
+    while (len - found.whole >= TLS_HEAD) {
+        const unsigned char *head = (const unsigned char *)at + found.whole;
         size_t content = (size_t)head[3] << 8 | head[4];
-        if (head[0] < 20 || head[0] > 23 || head[1] != 3 || content > TLS_CONTENT_MAX) return -1;
-        if (len - n < TLS_HEAD + content) break;
-        n += TLS_HEAD + content;
+        found.alert = tls_head_alert(head);
+        if (found.alert || len - found.whole < TLS_HEAD + content) break;
+        found.whole += TLS_HEAD + content;
     }
-    return (ssize_t)n;
+    return found;
 }
 
-/* Makes one record of a first handshake message that came in several: Mbed TLS wants to see its
- * head in one piece. Returns how many bytes at the front are ready, as tls_whole_records does. */
-static ssize_t tls_join_hello(struct buffer *in)
+/* Whether the records at the front hold the first handshake message, as far as it is worth waiting
+ * for: whole, or so much of it that a handshaker is to take it, or something that Mbed TLS is to
+ * refuse. Looks at each byte once, however they come. */
+static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
-    enum { HANDSHAKE = 22, MESSAGE_HEAD = 4, JOINED_MAX = 16384 };
-    ssize_t whole = tls_whole_records(in->at, in->len);
-    uint8_t message[MESSAGE_HEAD], *at = (uint8_t *)in->at;
-    size_t need = MESSAGE_HEAD, total = 0, next = 0, records = 0;
-    while (whole > 0 && (ssize_t)next < whole && total < need) {
-        if (at[next] != HANDSHAKE) return whole;
-        size_t len = (size_t)at[next + 3] << 8 | at[next + 4];
-        for (size_t i = 0; i < len && total + i < MESSAGE_HEAD; i++)
-            message[total + i] = at[next + TLS_HEAD + i];
-        total += len;
-        next += TLS_HEAD + len;
-        records++;
-        if (total >= MESSAGE_HEAD)
-            need = MESSAGE_HEAD + ((size_t)message[1] << 16 | (size_t)message[2] << 8 | message[3]);
-        if (need > JOINED_MAX || total > JOINED_MAX) return whole; /* refused by Mbed TLS */
+    enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshaker */ };
+    const uint8_t *head = hello->head;
+    while (in->len - hello->scanned >= TLS_HEAD) {
+        const uint8_t *at = (const uint8_t *)in->at + hello->scanned;
+        size_t len = (size_t)at[3] << 8 | at[4];
+        if (tls_head_alert(at) || in->len - hello->scanned < TLS_HEAD + len) break;
+        if (at[0] != HANDSHAKE || !len) return true;
+        for (size_t i = 0; i < len && hello->got + i < sizeof hello->head; i++)
+            hello->head[hello->got + i] = at[TLS_HEAD + i];
+        hello->got += len;
+        hello->scanned += TLS_HEAD + len;
+        size_t need = (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        if (hello->got >= sizeof hello->head &&
+            (hello->got - sizeof hello->head >= need || need > MESSAGE_MAX))
+            return true;
     }
-    if (whole <= 0 || (records == 1 && total >= need)) return whole;
-    if (total < need) return 0;
-    size_t to = TLS_HEAD;
-    for (size_t from = 0; from < next;) {
-        size_t len = (size_t)at[from + 3] << 8 | at[from + 4];
-        memmove(at + to, at + from + TLS_HEAD, len);
-        to += len;
-        from += TLS_HEAD + len;
-    }
-    at[3] = (uint8_t)(total >> 8);
-    at[4] = (uint8_t)total;
-    memmove(at + to, at + next, in->len - next);
-    in->len -= next - to;
-    return tls_whole_records(in->at, in->len);
+    return hello->scanned > HELD_MAX;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -9176,13 +9177,13 @@ static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned ch
     return 0;
 }
 
-/* Reads a ticket, and counts the session it brings back. */
+/* Reads a ticket. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
 {
     struct tls_shared *shared = context;
     int error = mbedtls_ssl_ticket_parse(&shared->tickets, session, at, len);
-    if (!error) count_one(&shared->counters->tls_resumed);
+    if (!error) seam_tls_ticket_has(&tls_buffers_get()->loan, session);
     return error;
 }
 
@@ -9575,23 +9576,47 @@ static bool wire_unsink(struct wire *wire, ssize_t *result)
     return false;
 }
 
+/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
+static void wire_refuse_tls(struct wire *wire, uint8_t alert)
+{
+    struct tls *tls = wire->tls;
+    const uint8_t plain[] = {21, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert};
+    if (tls->set_up && !tls->broken) {
+        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
+        seam_tls_refuse(&tls->ssl, &tls->kept, alert);
+        tls_take_back(tls);
+        wire_sink(wire, buffers);
+    } else if (!tls->broken) {
+        wire_transmit(wire->fd, plain, sizeof plain); /* nothing was sent before: it is taken */
+    }
+    tls->broken = true;
+}
+
 /* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
  * are never more. What went wrong or ended is in the tls. */
 static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t size)
 {
     struct tls *tls = wire->tls;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
-    size_t made = 0;
-    while (!tls->ended && !tls->broken) {
-        int n = mbedtls_ssl_read(&tls->ssl, (unsigned char *)at + made, size - made);
-        if (n > 0) made += (size_t)n;
-        else if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) tls->ended = true;
-        else if (n != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-        else if (!buffers->feed.len) break;
+    enum seam_tls_result result = SEAM_TLS_DONE;
+    size_t made = 0, n = 0;
+    while (result == SEAM_TLS_DONE && made < size) {
+        result = seam_tls_read(&tls->ssl, &tls->kept, (unsigned char *)at + made, size - made, &n);
+        if (result == SEAM_TLS_DONE) made += n;
     }
+    if (result == SEAM_TLS_CLOSED) tls->ended = true;
+    else if (result == SEAM_TLS_FAILED) tls->broken = true;
     tls_take_back(tls);
     if (!wire_sink(wire, buffers)) tls->broken = true;
     return made;
+}
+
+/* Whether so many bytes behind the beginning of a record still do not make it whole. */
+static bool wire_lacks_record(const struct tls *tls, size_t more)
+{
+    const unsigned char *head = (const unsigned char *)tls->in.at;
+    return tls->in.len >= TLS_HEAD && !tls_head_alert(head) &&
+           tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
 /* wire_read for TLS: what has come of records, old and new, is gathered in out; the whole ones are
@@ -9602,20 +9627,24 @@ static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
     size_t len = tls->in.len, made = 0;
     if (tls->broken) return WIRE_BROKEN;
     if (tls->ended) return WIRE_END;
-    if (len >= size) abort(); /* the caller's buffer holds more than a record */
-    if (len) memcpy(out, tls->in.at, len);
+    if (len >= size) return WIRE_BROKEN; /* never: what is kept is less than a record */
     ssize_t n = wire_receive(wire->fd, out + len, size - len);
     if (n == WIRE_BROKEN) return n;
+    if (n > 0 && wire_lacks_record(tls, (size_t)n)) {
+        buffer_add(&tls->in, out + len, (size_t)n); /* however few bytes come: no other is moved */
+        return WIRE_AGAIN;
+    }
+    if (len) memcpy(out, tls->in.at, len);
     if (n > 0) len += (size_t)n;
-    ssize_t whole = tls_whole_records(out, len);
-    if (whole < 0) return WIRE_BROKEN;
-    if (whole || n > 0) {
+    struct tls_records records = tls_whole_records(out, len);
+    if (records.whole || n > 0) {
         tls->in.len = 0;
-        size_t rest = len - (size_t)whole;
-        if (rest) buffer_add(&tls->in, out + whole, rest);
+        size_t rest = len - records.whole;
+        if (rest) buffer_add(&tls->in, out + records.whole, rest);
         else buffer_free(&tls->in);
     }
-    if (whole) made = wire_decipher(wire, out, (size_t)whole, size);
+    if (records.whole) made = wire_decipher(wire, out, records.whole, size);
+    if (records.alert && !tls->ended) wire_refuse_tls(wire, records.alert);
     if (made) return (ssize_t)made;
     if (tls->broken) return WIRE_BROKEN;
     return tls->ended || n == WIRE_END ? WIRE_END : WIRE_AGAIN;
@@ -9630,17 +9659,14 @@ static ssize_t wire_write_tls(struct wire *wire, const char *at, size_t len)
     if (tls->broken) return WIRE_BROKEN;
     if (!wire_unsink(wire, &result)) return result;
     while (done < len && !tls->out.len) {
-        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK, written = 0;
+        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
         struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        while (written < piece && !tls->broken) {
-            int n = mbedtls_ssl_write(&tls->ssl, (const unsigned char *)at + done + written,
-                                      piece - written);
-            if (n > 0) written += (size_t)n;
-            else tls->broken = true;
-        }
+        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, piece) !=
+            SEAM_TLS_DONE)
+            tls->broken = true;
         tls_take_back(tls);
         if (!wire_sink(wire, buffers) || tls->broken) return WIRE_BROKEN;
-        done += written;
+        done += piece;
     }
     return (ssize_t)done;
 }
@@ -9678,7 +9704,7 @@ static void wire_notify(struct wire *wire)
     struct tls *tls = wire->tls;
     if (!tls || !tls->open || tls->broken || tls->out.len) return;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-    mbedtls_ssl_close_notify(&tls->ssl);
+    seam_tls_goodbye(&tls->ssl, &tls->kept);
     tls_take_back(tls);
     wire_sink(wire, buffers);
     tls->open = false;
@@ -9722,32 +9748,40 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
+ * has no memory for it. */
+static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
+{
+    tls->config = tls_config_take(shared);
+    if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return false;
+    seam_tls_strip(&tls->ssl, &tls->kept);
+    tls->set_up = true;
+    return true;
+}
+
 /* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say. The slow part of TLS: a handshaker's, never the door's or the hub's. */
+ * say: at its end an alert, if it failed. The slow part of TLS: a handshaker's, never the door's or
+ * the hub's. */
 static enum shake wire_shake(struct wire *wire, struct tls_shared *shared)
 {
     struct tls *tls = wire->tls;
-    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
-    if (whole < 0) return SHAKE_FAILED;
-    if (!tls->set_up) {
-        tls->config = tls_config_take(shared);
-        if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return SHAKE_FAILED;
-        seam_tls_strip(&tls->ssl, &tls->kept);
-        mbedtls_ssl_set_bio(&tls->ssl, tls, tls_send, tls_receive, NULL);
-        tls->set_up = true;
-    }
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, (size_t)whole});
-    int error = mbedtls_ssl_handshake(&tls->ssl);
-    size_t read = (size_t)whole - buffers->feed.len;
+    struct tls_records records = tls_whole_records(tls->in.at, tls->in.len);
+    if (!tls->set_up && !wire_set_up_tls(tls, shared)) return SHAKE_FAILED;
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, records.whole});
+    enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->kept);
+    size_t read = records.whole - buffers->loan.feed_len;
     tls_take_back(tls);
     bool sent = wire_sink(wire, buffers);
     buffer_drop(&tls->in, read);
     if (!tls->in.len) buffer_free(&tls->in);
-    tls->open = !error;
-    if (tls->open) seam_tls_settle(&tls->ssl);
-    if (error && error != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-    if (!sent || tls->broken) return SHAKE_FAILED;
-    return tls->open ? SHAKE_DONE : SHAKE_MORE;
+    tls->broken = result == SEAM_TLS_FAILED || !sent;
+    if (result == SEAM_TLS_WAIT && sent && records.alert) wire_refuse_tls(wire, records.alert);
+    if (tls->broken) return SHAKE_FAILED;
+    if (result == SEAM_TLS_WAIT) return SHAKE_MORE;
+    tls->open = true;
+    if (tls->kept.resumed) count_one(&shared->counters->tls_resumed);
+    seam_tls_settle(&tls->ssl, &tls->kept);
+    return SHAKE_DONE;
 }
 
 /* Ends the socket. */
@@ -12383,6 +12417,7 @@ struct pending {
     uint8_t phase;              /* enum pending_phase */
     uint8_t kind;               /* enum listener_kind: where it came in */
     uint8_t shake;              /* enum shake: what a handshaker came to */
+    struct tls_hello hello;     /* how much of the first one is there */
     bool watched;               /* in the door's epoll set */
     bool waits;                 /* the door's own, and in no queue: it may be displaced */
     bool given_up;              /* displaced as PENDING_SHAKE; set under shakers.lock */
@@ -12623,6 +12658,10 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
         pending_watch(p, EPOLLIN);
         return;
     }
+    if (n == WIRE_BROKEN && wire_ended(&p->wire)) {
+        door_linger(server, p, now); /* so that the client reads the alert */
+        return;
+    }
     if (n <= 0) {
         door_close(server, p);
         return;
@@ -12652,32 +12691,52 @@ static void door_shake(struct server *server, struct pending *p)
     pthread_mutex_unlock(&shakers->lock);
 }
 
-/* Reads what is there of a handshake; whole records are a handshaker's. Somebody who does not speak
- * TLS is told so in plain HTTP. */
+/* The client ended in the middle of its handshake, or before: then it may have been a look at the
+ * port, and is no failure. */
+static void door_cut_hello(struct server *server, struct pending *p)
+{
+    if (p->wire.tls->in.len || p->wire.tls->set_up) count_one(&server->counters.tls_failures);
+    door_close(server, p);
+}
+
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
+ * HTTP if it does not look like TLS at all. */
+static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
+{
+    struct buffer *in = &p->wire.tls->in;
+    bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
+    count_one(&server->counters.tls_failures);
+    if (is_tls || p->hello.scanned) {
+        wire_refuse_tls(&p->wire, alert);
+        door_linger(server, p, now);
+    } else {
+        wire_forget_tls(&p->wire);
+        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
+    }
+}
+
+/* Reads what is there of a handshake; whole records are a handshaker's. */
 static void door_read_hello(struct server *server, struct pending *p, int64_t now)
 {
     struct tls *tls = p->wire.tls;
     ssize_t n = WIRE_AGAIN;
     if (!wire_unsink(&p->wire, &n) && n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
-    bool full = tls->in.len >= DOOR_HELLO_MAX; /* and no message: nobody says hello like that */
-    n = full ? WIRE_BROKEN
-             : wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
-    if (full) count_one(&server->counters.tls_failures);
+    /* There is room: a handshaker has taken all whole records, and less than one is left. */
+    n = wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
     if (n == WIRE_END || n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
-    ssize_t whole = tls->set_up ? tls_whole_records(tls->in.at, tls->in.len)
-                                : tls_join_hello(&tls->in);
-    if (whole < 0 && !tls->set_up) {
-        count_one(&server->counters.tls_failures);
-        wire_forget_tls(&p->wire);
-        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
-    } else if (whole) {
+    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
+    size_t known = tls->set_up ? 0 : p->hello.scanned;
+    struct tls_records next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    if (next.alert && !next.whole && !tls->set_up) {
+        door_refuse_hello(server, p, now, next.alert);
+    } else if (ready && (known || next.whole || next.alert)) {
         door_shake(server, p);
     } else {
         pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
