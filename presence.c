@@ -7694,7 +7694,7 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, bit by bit, and brings its
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
  * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
@@ -7745,8 +7745,6 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
-    size_t left;                   /* edges that are still for the message under way */
-    uint8_t under_way;             /* enum watcher_message: begun, not ended */
 };
 
 struct watches {
@@ -7758,19 +7756,21 @@ struct watches {
     struct watcher *busy;          /* may have something to be told */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
-    size_t piece;                  /* WATCH_PIECE; tests take less */
+    size_t full;                   /* WATCH_FULL; tests take less */
     struct buffer text;            /* of users, made in this turn */
 };
 
 enum {
-    WATCH_PIECE = 16 * 1024,       /* bytes of a message after which a frame ends */
+    WATCH_MESSAGE_MAX = 16 * 1024, /* bytes of a message to one who follows */
+    WATCH_USER_MAX = 1536,         /* bytes of one user in it and of its end, see EVENT_MAX */
+    WATCH_FULL = WATCH_MESSAGE_MAX - WATCH_USER_MAX, /* after so many no further user begins */
     WATCH_TEXT_KEPT = 256 * 1024,  /* memory that the texts may keep */
 };
 
 /* An empty table. */
 static void watches_init(struct watches *w)
 {
-    *w = (struct watches){.turn = 1, .piece = WATCH_PIECE};
+    *w = (struct watches){.turn = 1, .full = WATCH_FULL};
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -8004,7 +8004,6 @@ static struct edge *watcher_pop(struct watcher *watcher)
     watcher->first = edge->queued == edge ? NULL : edge->queued;
     edge->queued = NULL;
     watcher->queued--;
-    if (watcher->left) watcher->left--;
     if (edge->to) return edge;
     free(edge);
     return NULL;
@@ -8017,7 +8016,6 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
     watcher_let_all_go(w, watcher);
     while (watcher->first) watcher_pop(watcher);
     while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8145,80 +8143,65 @@ static void watcher_skip(struct watcher *watcher)
         watcher_pop(watcher);
 }
 
-/* Begins the next message, if there is one: snapshots come first. */
-static bool watcher_begin(struct watcher *watcher, struct buffer *out)
-{
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return false;
-        watcher->under_way = WATCHER_SNAPSHOT;
-        buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
-        return true;
-    }
-    watcher_skip(watcher);
-    if (!watcher->first) return false;
-    watcher->under_way = WATCHER_CHANGES;
-    watcher->left = watcher->queued;
-    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    return true;
-}
-
-/* Writes the next user of a snapshot; her edge, if it is still there, has heard of it. False when
- * all are written. */
+/* Appends users of the first snapshot to come, as many as a message has room for; their edges, if
+ * they are still there, have heard of them. Returns whether some are left for the next message. */
 static bool watcher_write_snapshot(struct watches *w, const struct presence *p, struct instant now,
                                    struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = watcher->snapshots;
-    if (snapshot->written == snapshot->count) return false;
-    struct watched *e = snapshot->users[snapshot->written];
-    if (snapshot->written++) buffer_text(out, ",");
-    watched_write(w, p, now, e, false, out);
-    struct edge *edge = watcher_find(watcher, e);
-    if (edge) edge->told[0] = e->version;
-    e->needs--;
-    watched_loosen(w, e);
-    return true;
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+    while (snapshot->written < snapshot->count && out->len < w->full) {
+        struct watched *e = snapshot->users[snapshot->written++];
+        buffer_text(out, between);
+        between = ",";
+        watched_write(w, p, now, e, false, out);
+        struct edge *edge = watcher_find(watcher, e);
+        if (edge) edge->told[0] = e->version;
+        e->needs--;
+        watched_loosen(w, e);
+    }
+    bool more = snapshot->written < snapshot->count;
+    buffer_text(out, more ? "],\"more\":true}" : "]}");
+    if (!more) watcher_drop_snapshot(w, watcher);
+    return more;
 }
 
-/* Writes the next user who changed, of those that were due when the message began. False when all
- * are written. */
-static bool watcher_write_change(struct watches *w, const struct presence *p, struct instant now,
-                                 struct watcher *watcher, bool more, struct buffer *out)
+/* Appends users who changed, as many as a message has room for; there is one, see watcher_skip. */
+static void watcher_write_changes(struct watches *w, const struct presence *p, struct instant now,
+                                  struct watcher *watcher, struct buffer *out)
 {
-    while (watcher->left) {
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    while (watcher->first && out->len < w->full) {
         struct edge *edge = watcher_pop(watcher);
         if (!edge || edge->told[0] == edge->to->version) continue;
-        if (more) buffer_text(out, ",");
+        buffer_text(out, between);
+        between = ",";
         watched_write(w, p, now, edge->to, true, out);
         edge->told[0] = edge->to->version;
-        return true;
     }
-    return false;
+    buffer_text(out, "]}");
 }
 
-/* Appends the next piece of what a watcher is to be told: of one message, at most w->piece bytes
- * and one user. *first and *last say whether the message begins and ends with it. Returns what it
- * is; NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for
- * the store. */
+/* Appends the next message that a watcher is to be told, whole and of at most WATCH_MESSAGE_MAX
+ * bytes, since clients give up what is larger than they care for; snapshots come first. Returns
+ * what it is, and in *more whether it is a part of a snapshot that another follows; NOTHING when
+ * there is nothing to tell, or not yet: a watcher with snapshots then waits for the store. */
 static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
                                          struct instant now, struct watcher *watcher,
-                                         struct buffer *out, bool *first, bool *last)
+                                         struct buffer *out, bool *more)
 {
-    *first = watcher->under_way == WATCHER_NOTHING;
-    if (*first && !watcher_begin(watcher, out)) return WATCHER_NOTHING;
-    enum watcher_message kind = watcher->under_way;
-    bool more = !*first;
-    *last = false;
-    while (!*last && out->len < w->piece) {
-        *last = kind == WATCHER_SNAPSHOT
-                    ? !watcher_write_snapshot(w, p, now, watcher, out)
-                    : !watcher_write_change(w, p, now, watcher, more, out);
-        more = true;
+    *more = false;
+    if (watcher->snapshots) {
+        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+        *more = watcher_write_snapshot(w, p, now, watcher, out);
+        return WATCHER_SNAPSHOT;
     }
-    if (!*last) return kind;
-    buffer_text(out, "]}");
-    if (kind == WATCHER_SNAPSHOT) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
-    return kind;
+    watcher_skip(watcher);
+    if (!watcher->first) return WATCHER_NOTHING;
+    watcher_write_changes(w, p, now, watcher, out);
+    return WATCHER_CHANGES;
 }
 
 /* Frees what an idle watcher has kept. */
@@ -8583,16 +8566,6 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     out[1] = 127;
     put_be64(out + 2, len);
     return 10;
-}
-
-/* Appends a piece of a text message: the first has the opcode, the last ends it. */
-static void ws_encode_piece(struct buffer *b, bool first, bool last, struct span payload)
-{
-    uint8_t head[10];
-    size_t n = ws_encode_head(head, first ? WS_OP_TEXT : WS_OP_CONTINUE, payload.len);
-    if (!last) head[0] &= 0x7f;
-    buffer_add(b, head, n);
-    buffer_add(b, payload.at, payload.len);
 }
 
 /* Appends a whole frame. */
@@ -10620,10 +10593,15 @@ enum {
     WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
-    POST_ROOM = 2 * WATCH_PIECE,   /* more than one can have */
+    POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
     POST_SHARE = 32,               /* taken at a time */
     POST_WORTH = 64,               /* those that wait before a courier is woken for them */
     COURIERS_MAX = 3,
+    CROWD_FEW = 100,               /* so many connections may all come back at once */
+    CROWD_SPREAD_MS = 3000,        /* more of them take at least this long */
+    CROWD_TLS_RATE = 2000,         /* connections taken in a second, with TLS */
+    CROWD_PLAIN_RATE = 10000,      /* and without */
+    CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
 
 /* Bytes on their way to one connection. */
@@ -10658,6 +10636,16 @@ struct store_reader {
     pthread_t thread;
 };
 
+/* The number of connections at which all were last told over which time to come back; see
+ * hub_crowd. */
+struct crowd {
+    int64_t level;                 /* 0, or CROWD_FEW times a power of two */
+    int64_t spread_ms;             /* what is being told */
+    bool telling;                  /* some connections have not heard of it */
+    uint8_t id_len;                /* the walk over the users goes on behind this one */
+    char id[USER_ID_MAX];
+};
+
 struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
@@ -10668,9 +10656,10 @@ struct hub {
     struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
     struct watches watches;        /* who follows whom */
-    struct buffer piece;           /* of a message to one who follows */
+    struct buffer piece;           /* a message to one who follows */
     struct post post;              /* what they are told */
     int64_t spread_at;             /* mono: not before this changes are told again */
+    struct crowd crowd;            /* how many connections there are, as clients were told */
     struct store_reader reader;
     _Atomic uint64_t generation;   /* grows when users leave the table for the store */
     int64_t sample_at;             /* mono: when the next minute begins */
@@ -11675,7 +11664,7 @@ static void post_stop(struct post *post)
     while (post->count) pthread_join(post->couriers[--post->count], NULL);
 }
 
-/* Appends a frame with the next piece of what one who follows is to be told. False when there is
+/* Appends a frame with the next message that one who follows is to be told. False when there is
  * nothing, or not yet. */
 static bool watcher_write(struct server *server, struct connection *c, struct instant now,
                           struct buffer *out)
@@ -11683,18 +11672,18 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     struct hub *hub = &server->hub;
     if (c->link.state != CONNECTION_OPEN || !c->extra || c->extra->blocked) return false;
     struct watcher *watcher = &c->extra->watcher;
-    bool first, last;
+    bool more;
     hub->piece.len = 0;
     enum watcher_message kind =
-        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &first, &last);
+        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
         connection_settle(c);
         return false;
     }
-    if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+    if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
                                                   : &server->counters.updates);
-    ws_encode_piece(out, first, last, (struct span){hub->piece.at, hub->piece.len});
+    ws_encode(out, WS_OP_TEXT, (struct span){hub->piece.at, hub->piece.len});
     return true;
 }
 
@@ -11713,7 +11702,7 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
 }
 
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow: a first piece to each side by side, as that is mostly all. Stands at the end of a turn:
+ * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
  * the table is as the transitions left it. */
 static void hub_watch(struct server *server, struct instant now)
 {
@@ -11869,19 +11858,81 @@ static const char *connection_id_text(uint64_t number, char out[17])
     return out;
 }
 
-/* Adds the first message to the reply. */
+/* How long all clients should take to come back together, should this process end without a word:
+ * what it needs to take as many in. Few come back at once, as they always did. */
+static int64_t server_spread_ms(const struct server *server)
+{
+    int64_t count = (int64_t)server->presence.connections;
+    int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
+    if (count <= CROWD_FEW) return 0;
+    int64_t needed = count * 1000 / rate;
+    return needed > CROWD_SPREAD_MS ? needed : CROWD_SPREAD_MS;
+}
+
+/* Adds the first message to the reply. It names the limits, since a client that has to find them
+ * out by breaking them is closed for it, comes back, and breaks them again. */
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
+    const struct options *options = &server->options;
     struct buffer text = {0};
     char number[17];
     buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
     json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64
+    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+                 connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
+    buffer_print(&text, ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
+                        ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                         ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
-                 connection_id_text(c->number, number),
-                 (server->options.ping_interval + 999) / 1000);
+                 options->max_message, options->max_rate, options->max_watch,
+                 server_spread_ms(server));
     ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
     buffer_free(&text);
+}
+
+/* Tells the connections of one user over which time to come back; returns how many. */
+static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    size_t count = 0;
+    for (struct link *link = user->links, *next; link; link = next, count++) {
+        struct connection *c = (struct connection *)link;
+        next = link->next; /* sending may be the end of this one */
+        char text[64];
+        snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
+                 hub->crowd.spread_ms);
+        hub_reply_text(hub, text);
+        connection_flush(server, c, now);
+    }
+    return count;
+}
+
+/* When the connections became more than CROWD_FEW, and each time they doubled, all are told over
+ * which time to come back; some at a time, for the sake of others. On the way down nobody is told:
+ * who waits too long does no harm, and a hello says it anew. A level counts as left only at half of
+ * it, so that who connects and leaves at its border makes no storm of messages. */
+static void hub_crowd(struct server *server, struct instant now)
+{
+    struct crowd *crowd = &server->hub.crowd;
+    struct presence *p = &server->presence;
+    int64_t count = (int64_t)p->connections, level = crowd->level;
+    while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
+    if (level > crowd->level) {
+        crowd->spread_ms = server_spread_ms(server);
+        crowd->telling = true;
+        crowd->id_len = 0;
+    }
+    while (level && count < level / 2) level = level > CROWD_FEW ? level / 2 : 0;
+    crowd->level = level;
+    if (!crowd->telling) return;
+    struct presence_walk walk = presence_walk_after(p, (struct span){crowd->id, crowd->id_len});
+    struct user *user = NULL;
+    for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
+        size_t links = hub_tell_crowd(server, user, now);
+        told += links ? links : 1; /* who has none costs a look */
+        crowd->id_len = user->id_len;
+        memcpy(crowd->id, user->id, user->id_len);
+    }
+    crowd->telling = user && !server->hub.stopping;
 }
 
 /* Frees an adoption, but for the socket. NULL is fine. */
@@ -12247,6 +12298,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
     other = wheel_wait(&server->presence.manuals, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (hub->crowd.telling) wait = 0;
     if (hub->watches.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
@@ -12297,6 +12349,7 @@ static void hub_turn(struct server *server)
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
+    hub_crowd(server, now);
     hub_take_transitions(server, now);
     hub_watch(server, now);
     hub_sample(server, now);
