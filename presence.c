@@ -8728,6 +8728,22 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     return frame;
 }
 
+/* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
+ * is how routes are found too. */
+static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
+
+/* Whether a request, whole and in order, is one of those. */
+static bool http_is_costly(const char *at, size_t len)
+{
+    const char *target = memchr(at, ' ', len), *end = at + len;
+    while (target && target < end && *target == ' ') target++;
+    for (size_t i = 0; target && i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++) {
+        size_t n = strlen(HTTP_COSTLY[i]);
+        if ((size_t)(end - target) >= n && !memcmp(target, HTTP_COSTLY[i], n)) return true;
+    }
+    return false;
+}
+
 /* The reason phrase of a status (RFC 9110 section 15). */
 static const char *http_phrase(int status)
 {
@@ -10677,11 +10693,16 @@ struct hub {
 
 enum { DOOR_READ_SIZE = 64 * 1024 };
 
+/* Connections in the door that wait for a thread, in order; any of them may leave. */
+struct pending_queue {
+    struct pending *first, *last;
+};
+
 /* The threads that shake hands: a queue of connections, in the order in which they came. */
 struct shakers {
     pthread_mutex_t lock;          /* all but threads and count */
     pthread_cond_t wake;
-    struct pending *first, **last;
+    struct pending_queue queue;
     bool quitting;
     pthread_t *threads;
     size_t count;
@@ -10697,14 +10718,23 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories,
+ * passwords) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+ * does not stand behind them. */
+enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+struct lane {
+    struct pending_queue ready;    /* whole requests for which no worker was free */
+    int most;                      /* with the workers at a time */
+    _Atomic int under_way;         /* with the workers */
+    _Atomic bool starved;          /* some are ready: a worker that is done wakes the door */
+};
+
 struct door {
     struct loop loop;
     struct wheel wheel;            /* connections in the door */
-    struct pending *ready;         /* whole requests for which no worker was free, in order */
-    struct pending **ready_last;
+    struct lane lanes[LANE_COUNT];
+    uint32_t turn;                 /* counts the turns of the loop */
     struct pending *gone;          /* displaced in this turn */
-    _Atomic int under_way;         /* requests given to the workers */
-    _Atomic bool starved;          /* ready waits: a worker that is done wakes the door */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
@@ -12467,12 +12497,20 @@ enum pending_phase {
     PENDING_GONE,    /* displaced; closed at the end of the turn */
 };
 
+/* Who has a connection, and so how it may give way to a newer one of its address. */
+enum pending_place {
+    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
+    PLACE_DOOR,      /* the door's own, and in no queue: it ends at once */
+    PLACE_READY,     /* in a lane: it ends at once, unanswered */
+    PLACE_SHAKERS,   /* in the handshakers' queue, or with one of them */
+};
+
 /* A connection in the door. */
 struct pending {
     struct loop_call call;      /* the way back from a worker; must be first */
     struct seam_item item;      /* the request's bytes */
     struct timer timer;         /* the deadline of the phase */
-    struct pending *next;       /* in the ready list, or the handshakers' queue */
+    struct pending *next, *previous; /* in a lane, or the handshakers' queue */
     struct server *server;
     struct wire wire;
     int64_t deadline;           /* mono: of the handshake and the first request together */
@@ -12481,8 +12519,11 @@ struct pending {
     uint8_t shake;              /* enum shake: what a handshaker came to */
     struct tls_hello hello;     /* how much of the first one is there */
     bool watched;               /* in the door's epoll set */
-    bool waits;                 /* the door's own, and in no queue: it may be displaced */
-    bool given_up;              /* displaced as PENDING_SHAKE; set under shakers.lock */
+    uint8_t place;              /* enum pending_place; the door's, as is the next */
+    bool given_up;              /* displaced: to be closed when it is back; see door_displace */
+    bool queued;                /* in the handshakers' queue; under shakers.lock */
+    uint8_t lane;               /* enum lane_kind */
+    uint32_t read_in;           /* the turn in which its last bytes came */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
@@ -12495,7 +12536,7 @@ struct pending {
 enum {
     DOOR_EVENTS = 256,
     DOOR_ACCEPTS = 64,          /* of one listener a turn, so that others get theirs */
-    DOOR_QUEUE = 256,           /* requests with the workers at a time */
+    DOOR_QUEUE = 256,           /* quick requests with the workers at a time */
     DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
     DOOR_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
@@ -12515,22 +12556,55 @@ static struct pending *pending_of_item(struct seam_item *item)
     return (struct pending *)((char *)item - offsetof(struct pending, item));
 }
 
-/* Takes a connection off the list of its address. */
-static void pending_leave(struct server *server, struct pending *p)
+/* Appends a connection to a queue. */
+static void pending_queue_add(struct pending_queue *queue, struct pending *p)
+{
+    p->next = NULL;
+    p->previous = queue->last;
+    *(queue->last ? &queue->last->next : &queue->first) = p;
+    queue->last = p;
+}
+
+/* Takes a connection out of the queue it is in. */
+static void pending_queue_remove(struct pending_queue *queue, struct pending *p)
+{
+    *(p->previous ? &p->previous->next : &queue->first) = p->next;
+    *(p->next ? &p->next->previous : &queue->last) = p->previous;
+    p->next = p->previous = NULL;
+}
+
+/* Takes a connection off the list of its address; address_lock is held. */
+static void pending_unlist(struct server *server, struct pending *p)
 {
     struct address_entry *entry = p->entry;
     if (!entry) return;
-    pthread_mutex_lock(&server->address_lock);
     *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
     *(p->newer ? &p->newer->older : &entry->newest) = p->older;
+    p->entry = NULL;
     entry->pending--;
     address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
-    p->entry = NULL;
 }
 
-/* Puts a new connection on the list of its address. Returns the one that has to give way for it:
- * the oldest that only waits or shakes hands; NULL if there is room, or none of them does. */
+/* See pending_unlist. The lock is taken in any case: the door may be about to do the same. */
+static void pending_leave(struct server *server, struct pending *p)
+{
+    pthread_mutex_lock(&server->address_lock);
+    pending_unlist(server, p);
+    pthread_mutex_unlock(&server->address_lock);
+}
+
+/* The connection of an address that gives way to p, the newest: the oldest that no worker has; only
+ * where workers have them all the oldest of these. address_lock is held. */
+static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
+{
+    struct pending *one = entry->oldest;
+    while (one != p && one->place == PLACE_ELSEWHERE) one = one->newer;
+    return one != p ? one : entry->oldest != p ? entry->oldest : NULL;
+}
+
+/* Puts a new connection on the list of its address. Returns the one that has to give way for it,
+ * off the list already; NULL if there is room. One that a worker has is only marked here: it may be
+ * freed as soon as the lock is not held. */
 static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
@@ -12546,9 +12620,15 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     p->older = entry->newest;
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
-    if (++entry->pending > most)
-        for (oldest = entry->oldest; oldest && !oldest->waits && oldest->phase != PENDING_SHAKE;)
-            oldest = oldest->newer;
+    if (++entry->pending > most) oldest = pending_choose(entry, p);
+    if (oldest) {
+        pending_unlist(server, oldest);
+        count_one(&server->counters.pending_displaced);
+    }
+    if (oldest && oldest->place == PLACE_ELSEWHERE) {
+        oldest->given_up = true;
+        oldest = NULL;
+    }
     pthread_mutex_unlock(&server->address_lock);
     return oldest;
 }
@@ -12619,7 +12699,7 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
         pending_watch(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
         timer_disarm(&server->door.wheel, &p->timer);
-        p->waits = false;
+        p->place = PLACE_ELSEWHERE;
         p->phase = PENDING_REQUEST;
         loop_post(&server->door.loop, &p->call);
     } else if (p->keep_alive) {
@@ -12645,28 +12725,56 @@ static void door_refuse(struct server *server, struct pending *p, int64_t now, e
     door_flush(server, p, now);
 }
 
-/* Whether the workers have as many requests as they may; then a worker that is done wakes us. */
-static bool door_starves(struct door *door)
+/* Whether the workers have as many requests of a lane as they may; then a worker that is done wakes
+ * us. */
+static bool lane_starves(struct lane *lane)
 {
-    if (atomic_load(&door->under_way) < DOOR_QUEUE) return false;
-    atomic_store(&door->starved, true);
-    return atomic_load(&door->under_way) >= DOOR_QUEUE; /* none finished in between */
+    if (atomic_load(&lane->under_way) < lane->most) return false;
+    atomic_store(&lane->starved, true);
+    return atomic_load(&lane->under_way) >= lane->most; /* none finished in between */
 }
 
-/* Gives whole requests to the workers, as many as they may have. */
-static void door_serve_ready(struct server *server)
+/* Closes those of the connections whose socket was reset meanwhile, which reading would tell only
+ * behind what has come before it: nobody reads their answers. One that was only half closed stays,
+ * and so do those that were read in this turn. Returns how many are left. */
+static int door_drop_reset(struct server *server, struct pending **ready, int count)
 {
-    struct door *door = &server->door;
-    struct seam_item *items[DOOR_QUEUE];
-    int count = 0;
-    while (door->ready && !door_starves(door)) {
-        struct pending *p = door->ready;
-        door->ready = p->next;
-        if (!door->ready) door->ready_last = &door->ready;
-        atomic_fetch_add(&door->under_way, 1);
-        items[count++] = &p->item; /* never more than DOOR_QUEUE: they all are under way */
+    struct pollfd sockets[DOOR_QUEUE];
+    int asked = 0, left = 0;
+    for (int i = 0; i < count; i++) {
+        bool fresh = ready[i]->read_in == server->door.turn;
+        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->wire.fd};
+        asked += !fresh;
     }
-    if (count) seam_submit(server->seam, items, count);
+    if (asked && poll(sockets, (nfds_t)count, 0) <= 0) return count;
+    for (int i = 0; i < count; i++) {
+        if (asked && sockets[i].revents & (POLLHUP | POLLERR)) door_close(server, ready[i]);
+        else ready[left++] = ready[i];
+    }
+    return left;
+}
+
+/* Gives whole requests of a lane to the workers, as many as they may have. */
+static void lane_serve(struct server *server, struct lane *lane)
+{
+    while (lane->ready.first && !lane_starves(lane)) {
+        struct pending *ready[DOOR_QUEUE];
+        struct seam_item *items[DOOR_QUEUE];
+        int count = 0, room = lane->most - atomic_load(&lane->under_way);
+        if (room > DOOR_QUEUE) room = DOOR_QUEUE;
+        for (struct pending *p; count < room && (p = lane->ready.first);) {
+            pending_queue_remove(&lane->ready, p);
+            ready[count++] = p;
+        }
+        count = door_drop_reset(server, ready, count);
+        for (int i = 0; i < count; i++) {
+            ready[i]->place = PLACE_ELSEWHERE;
+            items[i] = &ready[i]->item;
+        }
+        if (!count) continue;
+        atomic_fetch_add(&lane->under_way, count);
+        seam_submit(server->seam, items, count);
+    }
 }
 
 /* Looks whether a whole request is there, and acts on it. */
@@ -12704,10 +12812,9 @@ static void door_advance(struct server *server, struct pending *p, int64_t now)
     item->is_tls = p->wire.tls != NULL;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_BUSY;
-    p->waits = false;
-    p->next = NULL;
-    *server->door.ready_last = p;
-    server->door.ready_last = &p->next;
+    p->place = PLACE_READY;
+    p->lane = http_is_costly(item->bytes, p->whole) ? LANE_COSTLY : LANE_QUICK;
+    pending_queue_add(&server->door.lanes[p->lane].ready, p);
 }
 
 /* Reads what is there of a request. */
@@ -12734,6 +12841,7 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
     item->bytes = mem_resize(item->bytes, item->size);
     memcpy(item->bytes + item->len, scratch, (size_t)n);
     item->len += (size_t)n;
+    p->read_in = server->door.turn;
     door_advance(server, p, now);
 }
 
@@ -12743,12 +12851,11 @@ static void door_shake(struct server *server, struct pending *p)
     struct shakers *shakers = &server->door.shakers;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
-    p->waits = false;
-    p->next = NULL;
+    p->place = PLACE_SHAKERS;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
-    *shakers->last = p;
-    shakers->last = &p->next;
+    p->queued = true;
+    pending_queue_add(&shakers->queue, p);
     pthread_cond_signal(&shakers->wake);
     pthread_mutex_unlock(&shakers->lock);
 }
@@ -12810,7 +12917,7 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->waits = true;
+    p->place = PLACE_DOOR;
     server->door.shaking--;
     if (p->given_up) {
         door_close(server, p);
@@ -12837,12 +12944,12 @@ static void *shaker_run(void *argument)
     setpriority(PRIO_PROCESS, 0, SHAKER_NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&shakers->lock);
     for (;;) {
-        while (!shakers->first && !shakers->quitting)
+        while (!shakers->queue.first && !shakers->quitting)
             pthread_cond_wait(&shakers->wake, &shakers->lock);
-        struct pending *p = shakers->first;
+        struct pending *p = shakers->queue.first;
         if (!p) break;
-        shakers->first = p->next;
-        if (!p->next) shakers->last = &shakers->first;
+        pending_queue_remove(&shakers->queue, p);
+        p->queued = false;
         bool useless = p->given_up || atomic_load(&server->stopping);
         pthread_mutex_unlock(&shakers->lock);
         p->shake = (uint8_t)(useless ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
@@ -12877,12 +12984,25 @@ static void door_expire(struct server *server, struct pending *p, int64_t now)
     else door_close(server, p);
 }
 
+/* Has a connection of the door's closed at the end of the turn: it may have an event in it still. */
+static void door_give_up(struct server *server, struct pending *p)
+{
+    p->phase = PENDING_GONE;
+    p->place = PLACE_ELSEWHERE;
+    p->next = server->door.gone;
+    server->door.gone = p;
+}
+
 /* A worker gave a connection back; see pending_served for the phases. */
 static void door_take_back(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->waits = true;
+    p->place = PLACE_DOOR;
+    if (p->given_up) { /* and it may have an event in this turn */
+        door_give_up(server, p);
+        return;
+    }
     switch (p->phase) {
     case PENDING_IDLE:
         pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
@@ -12959,30 +13079,30 @@ static void pending_send(struct server *server, struct pending *p)
 /* Worker: the request is answered, or the upgrade or stream granted. */
 static void pending_served(struct server *server, struct pending *p)
 {
-    struct door *door = &server->door;
+    struct lane *lane = &server->door.lanes[p->lane];
     if (p->adoption) pending_hand_over(server, p);
     else pending_send(server, p);
-    atomic_fetch_sub(&door->under_way, 1);
-    if (atomic_exchange(&door->starved, false)) loop_wake(&door->loop);
+    atomic_fetch_sub(&lane->under_way, 1);
+    if (atomic_exchange(&lane->starved, false)) loop_wake(&server->door.loop);
 }
 
-/* Has a connection give way to a newer one of its address. It may have an event in this turn still,
- * so it is closed at its end; one that shakes hands when it comes back, which is soon, as no more
- * work is done for it. */
+/* Has a connection, which is off the list of its address, give way to a newer one. One that a
+ * handshaker has at this moment is closed when it comes back; there is one of these a thread. */
 static void door_displace(struct server *server, struct pending *p)
 {
-    count_one(&server->counters.pending_displaced);
-    pending_leave(server, p);
-    if (p->phase == PENDING_SHAKE) {
-        pthread_mutex_lock(&server->door.shakers.lock);
+    struct shakers *shakers = &server->door.shakers;
+    if (p->place == PLACE_READY) pending_queue_remove(&server->door.lanes[p->lane].ready, p);
+    if (p->place == PLACE_SHAKERS) {
+        pthread_mutex_lock(&shakers->lock);
+        bool queued = p->queued;
+        if (queued) pending_queue_remove(&shakers->queue, p);
+        p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&server->door.shakers.lock);
-        return;
+        pthread_mutex_unlock(&shakers->lock);
+        if (!queued) return;
+        server->door.shaking--;
     }
-    p->phase = PENDING_GONE;
-    p->waits = false;
-    p->next = server->door.gone;
-    server->door.gone = p;
+    door_give_up(server, p);
 }
 
 /* Lets a new connection in. */
@@ -13001,7 +13121,7 @@ static struct pending *door_admit(struct server *server, const struct listener *
     pending_begin(p, p->wire.tls ? PENDING_HELLO : PENDING_REQUEST, p->deadline);
     struct pending *oldest = pending_enter(server, p, now);
     if (oldest) door_displace(server, oldest);
-    p->waits = true;
+    p->place = PLACE_DOOR;
     return p;
 }
 
@@ -13097,6 +13217,15 @@ static void door_timer(struct server *server, struct timer *timer, int64_t now)
     door_watch_listeners(server, EPOLLIN);
 }
 
+/* Whether a request, or a handshake, is with others who will give it back. */
+static bool door_is_busy(struct door *door)
+{
+    bool busy = door->shaking;
+    for (int i = 0; i < LANE_COUNT; i++)
+        busy = busy || door->lanes[i].ready.first || atomic_load(&door->lanes[i].under_way);
+    return busy;
+}
+
 /* The door's thread, until door_quit. When it ends it has closed every connection it owned. */
 static void door_run(void *context)
 {
@@ -13106,13 +13235,14 @@ static void door_run(void *context)
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
-        if (door->quitting) atomic_store(&door->starved, true); /* have the last worker wake us */
-        bool busy = door->ready || door->shaking || atomic_load(&door->under_way);
-        if (door->quitting && !busy) break;
+        for (int i = 0; i < LANE_COUNT && door->quitting; i++)
+            atomic_store(&door->lanes[i].starved, true); /* have the last worker wake us */
+        if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
+        door->turn++;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -13122,7 +13252,7 @@ static void door_run(void *context)
         }
         for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
-        door_serve_ready(server);
+        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
     loop_run_calls(&door->loop, server);
     timer_disarm(&door->wheel, &door->pause);
@@ -13155,9 +13285,10 @@ static bool door_init(struct server *server, struct instant now)
     struct shakers *shakers = &door->shakers;
     pthread_mutex_init(&shakers->lock, NULL);
     pthread_cond_init(&shakers->wake, NULL);
-    shakers->last = &shakers->first;
     wheel_init(&door->wheel, now.mono);
-    door->ready_last = &door->ready;
+    int64_t workers = server->options.workers;
+    door->lanes[LANE_QUICK].most = DOOR_QUEUE;
+    door->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
     if (!loop_init(&door->loop)) return false;
     for (size_t i = 0; i < server->listener_count; i++)
         if (!loop_watch(&door->loop, EPOLL_CTL_ADD, server->listeners[i].fd, 0,
@@ -15734,7 +15865,8 @@ static bool server_start(struct server *server, char *err)
         if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
         return server_lacks_thread(err, "threads of --tls-threads");
     }
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE);
+    int queue = server->door.lanes[LANE_QUICK].most + server->door.lanes[LANE_COSTLY].most;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
     if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
     return true;
