@@ -51,6 +51,7 @@
  *   reader    reads LMDB for the hub: users who are followed and not in the table.
  *   writer    the only one to write LMDB.
  *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
+ *   resolver  (--webhook-url) finds the webhook's host by its name, while that takes; at most one.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
@@ -1705,7 +1706,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(webhook_outbox, COUNT, "webhook-outbox", "100000", 10, 10000000, "N", "Webhooks",            \
       "changes kept in the store while they cannot be delivered; then the oldest are given up")    \
     X(webhook_give_up, DURATION, "webhook-give-up", "1d", 1000, 31536000000, "TIME", "Webhooks",   \
-      "a change that could not be delivered for this long is given up")                            \
+      "a change that was tried in vain for this long is given up")                                 \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -3094,8 +3095,8 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
  * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
- * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers
- * are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
+ * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
+ * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
  * `outbox` and `manual` came later: a store without them gets them from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
@@ -3115,7 +3116,8 @@ enum {
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_SAMPLE_BYTES = 9,
-    STORE_CHANGE_BYTES = 10, /* of a change in the outbox, before its text */
+    STORE_CHANGE_BYTES = 18, /* of a change in the outbox, before its text */
+    STORE_CHANGE_V1_BYTES = 10,
     STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
     STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
@@ -3164,6 +3166,29 @@ struct outbox_end {
     size_t count;  /* changes in the last parcel; 0: the next one begins a new parcel */
     int64_t since; /* wall ms of its first */
 };
+
+/* How long delivery has been tried in vain, over all servers of this store: a change is given up by
+ * the time that has passed here, not by a clock on the wall. Nothing passes while no server runs,
+ * while delivery works, or beyond the end of the wait under way: a step of UTC, a machine that
+ * slept and a process that was stopped give up nothing. Pure: `now` is monotonic ms. */
+struct outbox_clock {
+    int64_t sum;          /* ms up to `since` */
+    int64_t since, until; /* it runs from here to there */
+};
+
+/* What the clock shows. */
+static int64_t outbox_clock_read(const struct outbox_clock *clock, int64_t now)
+{
+    int64_t end = now < clock->until ? now : clock->until;
+    return clock->sum + (end > clock->since ? end - clock->since : 0);
+}
+
+/* Lets it run on, but no further than to `until`; with until = now it stands. */
+static void outbox_clock_run(struct outbox_clock *clock, int64_t now, int64_t until)
+{
+    int64_t sum = outbox_clock_read(clock, now);
+    *clock = (struct outbox_clock){.sum = sum, .since = now, .until = until};
+}
 
 /* How many there were at the begin of a minute. */
 struct sample {
@@ -3215,6 +3240,7 @@ struct store {
     struct outbox_end outbox_now; /* writer: after the transaction under way */
     uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
 
     int64_t look_at;              /* writer: when it looks after the readers again */
 
@@ -3237,6 +3263,7 @@ struct store {
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
     uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
     enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
+    struct outbox_clock outbox_clock;
 };
 
 /* Where the one line goes that says why something was refused. */
@@ -3387,20 +3414,24 @@ struct stored_change {
     uint64_t number;
     bool first;       /* of its parcel */
     int64_t at;       /* wall ms */
+    int64_t tried;    /* what outbox_clock showed when it was written */
     struct span text; /* a JSON object */
 };
 
-/* Reads a change; false, with *change undefined, if the bytes are none of version 1. */
+/* Reads a change; false, with *change undefined, if the bytes are of no known version. Version 1 is
+ * from a time without outbox_clock, which therefore showed nothing. */
 static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
 {
     const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_BYTES) return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    uint64_t first = store_take_le(&at, 1);
+    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_V1_BYTES) return false;
+    uint64_t version = store_take_le(&at, 1), first = store_take_le(&at, 1);
+    size_t head = version == 1 ? STORE_CHANGE_V1_BYTES : STORE_CHANGE_BYTES;
+    if (version < 1 || version > 2 || value.mv_size <= head) return false;
     change->number = get_be64(key.mv_data);
     change->first = first;
     change->at = (int64_t)store_take_le(&at, 8);
-    change->text = (struct span){(const char *)at, value.mv_size - STORE_CHANGE_BYTES};
+    change->tried = version == 1 ? 0 : (int64_t)store_take_le(&at, 8);
+    change->text = (struct span){(const char *)at, value.mv_size - head};
     return first <= 1;
 }
 
@@ -4243,7 +4274,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
 /* What is delivered together. */
 struct parcel {
     uint64_t last;      /* the number of its last change */
-    int64_t newest;     /* wall ms of that */
+    int64_t tried;      /* what outbox_clock showed when that was written */
     size_t count;
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
@@ -4271,7 +4302,7 @@ static int store_outbox_next(struct store *st, struct parcel *out)
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
-            out->newest = change.at;
+            out->tried = change.tried;
         }
         mdb_cursor_close(cursor);
     }
@@ -4308,6 +4339,16 @@ static void store_outbox_spare(struct store *st, uint64_t number)
     pthread_mutex_lock(&st->lock);
     st->outbox_spare = number;
     pthread_mutex_unlock(&st->lock);
+}
+
+/* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
+static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
+{
+    pthread_mutex_lock(&st->lock);
+    outbox_clock_run(&st->outbox_clock, now, until);
+    int64_t shows = st->outbox_clock.sum;
+    pthread_mutex_unlock(&st->lock);
+    return shows;
 }
 
 /* How the store is. Wall times in ms; 0 is never. */
@@ -4690,9 +4731,10 @@ static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct s
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
-    store_put_le(&to, 1, 1);
+    store_put_le(&to, 2, 1);
     store_put_le(&to, first, 1);
     store_put_le(&to, (uint64_t)at, 8);
+    store_put_le(&to, (uint64_t)st->outbox_tried, 8);
     memcpy(to, text.at, text.len);
     MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
@@ -4861,6 +4903,8 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
+    if (!rc && st->outbox_tried)
+        rc = store_put_number(st, txn, "tried", (uint64_t)st->outbox_tried, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
 }
 
@@ -4937,6 +4981,7 @@ static void store_write_begins(struct store *st)
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
     st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
+    st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
     pthread_mutex_unlock(&st->lock);
 }
 
@@ -5205,7 +5250,7 @@ static bool store_migrate(struct store *st, uint64_t schema, struct store_why wh
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean;
+    uint64_t boots, alive, clean, tried;
     MDB_stat manuals;
     int rc = store_open_databases(st, txn, MDB_CREATE);
     if (!rc) rc = store_find_outbox_end(st, txn);
@@ -5218,6 +5263,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "clean", 1, &clean);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "tried", 8, &tried);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
     st->was_clean = clean;
@@ -9794,8 +9842,10 @@ static void wire_close(struct wire *wire)
 /* ==== 19. Webhooks ===========================================================================
  * Tells a program of the operator's what the outbox holds, parcel by parcel: POSTs, signed, in
  * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
- * it reads the store, and says how far it is to the hub, which has the writer remove it. Each of
- * its own waits has one absolute deadline, but those of the resolver of names. */
+ * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
+ * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
+ * looked at before every wait and, since who sends without end is never waited for, whenever bytes
+ * are taken from the socket. */
 
 enum {
     WEBHOOK_URL_MAX = 2048,
@@ -9922,6 +9972,18 @@ static int response_head_read(const char *at, size_t len, struct response_head *
 /* How a delivery went. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
+/* A name being looked up, in a thread of its own: the resolver knows no deadline. Who asked may
+ * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
+ * one under way. */
+struct webhook_lookup {
+    _Atomic int owners;        /* who asked, and the thread */
+    int ready;                 /* eventfd: readable once it is done */
+    _Atomic bool done;         /* the two below are there */
+    int error;                 /* of getaddrinfo */
+    struct addrinfo *addresses;
+    char host[ORIGIN_MAX], port[8];
+};
+
 /* The thread and what others may know of it. */
 struct webhook {
     const struct options *options;
@@ -9931,10 +9993,10 @@ struct webhook {
     struct loop *hub;            /* woken when store.outbox_done has moved */
     struct webhook_url url;
     bool tls12;                  /* the thread's: see line_begin */
+    struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
     bool running;                /* the thread was started */
     int wake;                    /* eventfd: look at the outbox again, or at stop_by */
-    sem_t ended;
     _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
     pthread_mutex_t lock;        /* all below */
     struct buffer secret;
@@ -9942,21 +10004,22 @@ struct webhook {
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
+/* What a request by https has more. */
+struct webhook_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
 /* One request on its way. */
 struct webhook_line {
     struct webhook *hook;
     int fd;
     int64_t deadline;            /* mono */
-    mbedtls_ssl_context *ssl;    /* NULL: plain */
+    struct webhook_tls tls;      /* see line_begin */
+    mbedtls_ssl_context *ssl;    /* of it; NULL: plain */
     bool signs_new;              /* see line_begin */
     char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
-};
-
-/* The same for https. */
-struct webhook_tls {
-    mbedtls_ssl_context ssl;
-    mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
 };
 
 /* Whether the thread is to end. */
@@ -9997,20 +10060,28 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     return n > 0 && waits[1].revents;
 }
 
-/* Waits for a line's socket; false when its time is up. */
-static bool line_wait(struct webhook_line *line, short events)
+/* The moment at which a line's time is up: its own, or that of a stop. */
+static int64_t line_end(const struct webhook_line *line)
+{
+    int64_t stop_by = atomic_load(&line->hook->stop_by);
+    return stop_by && stop_by < line->deadline ? stop_by : line->deadline;
+}
+
+/* Waits for a line's socket, or another descriptor; false when its time is up. */
+static bool line_wait(struct webhook_line *line, int fd, short events)
 {
     for (;;) {
-        int64_t stop_by = atomic_load(&line->hook->stop_by), until = line->deadline;
-        if (stop_by && stop_by < until) until = stop_by;
-        if (webhook_poll(line->hook, line->fd, events, until)) return true;
+        int64_t until = line_end(line);
+        if (webhook_poll(line->hook, fd, events, until)) return true;
         if (clock_mono_ms() >= until) return webhook_fail(line->why, "no answer in time");
     }
 }
 
-/* What send or recv returned, as Mbed TLS wants to have it. */
-static int line_result(ssize_t n, int wait)
+/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
+ * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
+static int line_result(const struct webhook_line *line, ssize_t n, int wait)
 {
+    if (n > 0 && clock_mono_ms() >= line_end(line)) return MBEDTLS_ERR_SSL_TIMEOUT;
     if (n >= 0) return (int)n;
     bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
@@ -10020,21 +10091,23 @@ static int line_result(ssize_t n, int wait)
 static int line_send(void *context, const unsigned char *at, size_t len)
 {
     const struct webhook_line *line = context;
-    return line_result(send(line->fd, at, len, MSG_NOSIGNAL), MBEDTLS_ERR_SSL_WANT_WRITE);
+    ssize_t n = send(line->fd, at, len, MSG_NOSIGNAL);
+    return line_result(line, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
 /* Receives what is there. */
 static int line_receive(void *context, unsigned char *out, size_t size)
 {
     const struct webhook_line *line = context;
-    return line_result(recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+    return line_result(line, recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 /* After a call that returned a negative code: waits for what it wants. False if it is an error. */
 static bool line_again(struct webhook_line *line, int code)
 {
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, line->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, line->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(line->why, "no answer in time");
     if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
     char text[128];
     if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
@@ -10083,7 +10156,7 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
         line->deadline = now + (deadline - now) / count;
         line->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         error = line->fd < 0 || connect(line->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && line_wait(line, POLLOUT) &&
+        if (error == EINPROGRESS && line_wait(line, line->fd, POLLOUT) &&
             getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len))
             error = errno;
         line->deadline = deadline;
@@ -10095,24 +10168,97 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
     return webhook_fail(line->why, "cannot connect: %s", strerror(error));
 }
 
+/* One owner less of a look-up. */
+static void lookup_drop(struct webhook_lookup *lookup)
+{
+    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
+    if (lookup->addresses) freeaddrinfo(lookup->addresses);
+    close(lookup->ready);
+    free(lookup);
+}
+
+/* The thread of a look-up. */
+static void *lookup_run(void *argument)
+{
+    struct webhook_lookup *lookup = argument;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    uint64_t one = 1;
+    prctl(PR_SET_NAME, "resolver");
+    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
+    if (lookup->error) lookup->addresses = NULL;
+    atomic_store(&lookup->done, true);
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) abort(); /* written to once */
+    lookup_drop(lookup);
+    return NULL;
+}
+
+/* Begins to look a name up; NULL with errno if the machine has no descriptor or thread for it. */
+static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
+{
+    struct webhook_lookup *lookup = mem_new(sizeof *lookup);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    atomic_init(&lookup->owners, 2);
+    strcpy(lookup->host, url->host);
+    snprintf(lookup->port, sizeof lookup->port, "%u", url->port);
+    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
+    if (!error) {
+        pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_create(&thread, &attributes, lookup_run, lookup);
+        pthread_attr_destroy(&attributes);
+    }
+    if (!error) return lookup;
+    if (lookup->ready >= 0) close(lookup->ready);
+    free(lookup);
+    errno = error;
+    return NULL;
+}
+
+/* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
+ * webhook's; NULL when there are none. */
+static const struct addrinfo *line_find(struct webhook_line *line)
+{
+    struct webhook *hook = line->hook;
+    if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
+        lookup_drop(hook->lookup);
+        hook->lookup = NULL;
+    }
+    if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
+    const struct webhook_lookup *lookup = hook->lookup;
+    if (!lookup) {
+        webhook_fail(line->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
+        return NULL;
+    }
+    char why[WEBHOOK_WHY] = "", *said = line->why;
+    line->why = why;
+    while (!atomic_load(&lookup->done) && line_wait(line, lookup->ready, POLLIN)) continue;
+    line->why = said;
+    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
+                          : lookup->error             ? gai_strerror(lookup->error)
+                                                      : NULL;
+    if (!problem) return lookup->addresses;
+    webhook_fail(line->why, "cannot find %.100s: %s", hook->url.host, problem);
+    return NULL;
+}
+
 /* Finds the host and connects to it. */
 static bool line_open(struct webhook_line *line)
 {
     const struct webhook_url *url = &line->hook->url;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
     char port[8];
-    snprintf(port, sizeof port, "%u", url->port);
-    if (url->is_address) hints.ai_flags = AI_NUMERICHOST;
-    int error = getaddrinfo(url->host, port, &hints, &addresses);
-    if (webhook_stopping(line->hook)) { /* for how long is not known: see webhook_wait */
-        if (!error) freeaddrinfo(addresses);
-        return false;
+    if (!url->is_address) {
+        const struct addrinfo *found = line_find(line);
+        return found && line_connect(line, found);
     }
-    if (error) return webhook_fail(line->why, "cannot find %.100s: %s", url->host,
-                                   gai_strerror(error));
-    line->deadline = clock_mono_ms() + line->hook->options->webhook_timeout;
-    bool good = line_connect(line, addresses);
-    freeaddrinfo(addresses);
+    snprintf(port, sizeof port, "%u", url->port);
+    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
+    if (error)
+        return webhook_fail(line->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = line_connect(line, number);
+    freeaddrinfo(number);
     return good;
 }
 
@@ -10283,16 +10429,16 @@ static void line_skip_body(struct webhook_line *line, const struct buffer *in,
 /* Sends a request and reads the status of the answer; 0 when there is none. */
 static int line_exchange(struct webhook_line *line, struct span request)
 {
-    struct webhook_tls tls;
     struct response_head head = {0};
     struct buffer in = {0};
-    if (!line_begin(line, &tls)) return 0;
+    if (!line_begin(line, &line->tls)) return 0;
     line_write(line, request); /* who refuses a request may answer before it has come, and close */
     bool good = line_read_head(line, &in, &head);
     if (good) line_skip_body(line, &in, &head);
     if (line->ssl) {
         mbedtls_ssl_close_notify(line->ssl);
-        webhook_tls_free(&tls);
+        webhook_tls_free(&line->tls);
+        line->ssl = NULL;
     }
     close(line->fd);
     buffer_free(&in);
@@ -10341,6 +10487,7 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct parce
     struct webhook_line line = {.hook = hook, .fd = -1, .why = why};
     *why = 0;
     webhook_write(hook, parcel, &request);
+    line.deadline = clock_mono_ms() + hook->options->webhook_timeout;
     int status = line_exchange(&line, (struct span){request.at, request.len});
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
@@ -10407,12 +10554,12 @@ static void webhook_rest(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
     random_bytes(&random, sizeof random);
-    int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
+    int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
+    store_outbox_try(hook->store, now, until);
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. Once
- * it has seen that it is to stop it touches nothing but *hook: main may not have waited. */
+/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -10423,9 +10570,14 @@ static void *webhook_run(void *argument)
     enum webhook_result result = WEBHOOK_FAILED;
     prctl(PR_SET_NAME, "webhook");
     while (result < WEBHOOK_IS_GONE && webhook_take(hook, &parcel)) {
+        int64_t now = clock_mono_ms();
+        int64_t end = failures ? now + hook->options->webhook_timeout : now;
+        int64_t tried = store_outbox_try(hook->store, now, end);
         /* one that is too old has its chance too, if nothing is known against the receiver */
-        bool old = clock_wall_ms() - parcel.newest > hook->options->webhook_give_up;
+        bool old = tried - parcel.tried > hook->options->webhook_give_up;
         result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
+        now = clock_mono_ms();
+        store_outbox_try(hook->store, now, now);
         if (result == WEBHOOK_DELIVERED) {
             webhook_note_success(hook, failing_since);
             webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
@@ -10442,7 +10594,6 @@ static void *webhook_run(void *argument)
         buffer_free(&parcel.text);
         parcel = (struct parcel){0};
     }
-    sem_post(&hook->ended);
     return NULL;
 }
 
@@ -10511,25 +10662,19 @@ static void webhook_stop(struct webhook *hook)
     webhook_wake(hook);
 }
 
-/* Waits for the end of a thread that was asked for it, not much longer than an answer under way may
- * take: the resolver may hold it, and then it is left alone. */
+/* Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS away. */
 static void webhook_wait(struct webhook *hook)
 {
-    struct timespec until;
     if (!hook->running) return;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    int error;
-    while ((error = sem_timedwait(&hook->ended, &until)) && errno == EINTR) continue;
-    hook->running = error;
-    if (error) pthread_detach(hook->thread);
-    else pthread_join(hook->thread, NULL);
+    pthread_join(hook->thread, NULL);
+    hook->running = false;
 }
 
-/* Frees what webhook_init took; nothing if the thread still runs: then the process ends. */
+/* Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is left to
+ * its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
-    if (hook->running) return;
+    lookup_drop(hook->lookup);
     if (hook->wake >= 0) close(hook->wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
@@ -15800,8 +15945,7 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
-    hook->running = hook->wake >= 0 && !sem_init(&hook->ended, 0, 0) &&
-                    thread_start(&hook->thread, webhook_run, hook);
+    hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }
 
