@@ -137,6 +137,7 @@
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
+#include <mbedtls/oid.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
@@ -310,7 +311,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -9023,6 +9024,7 @@ enum {
 struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context key;
+    char *file; /* where the certificate was read */
 };
 
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
@@ -9264,14 +9266,15 @@ static bool tls_file_readable(const char *option, const char *path, char *err)
     return good;
 }
 
-/* Reads a certificate with its key, and makes sure that they can be used now. False with one line
- * in err; the pair is to be freed in any case. */
+/* Reads a certificate with its key. False with one line in err; the pair is to be freed in any
+ * case. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
 {
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     mbedtls_pk_init(&pair->key);
+    pair->file = mem_copy_text(cert, strlen(cert));
     if (!tls_file_readable(option, cert, err)) return false;
     if (!tls_file_readable(key_option, key, err)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
@@ -9288,12 +9291,148 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
                  key_option, key, cert);
         return false;
     }
+    return true;
+}
+
+/* Frees what tls_pair_read made. */
+static void tls_pair_free(struct tls_pair *pair)
+{
+    mbedtls_x509_crt_free(&pair->chain);
+    mbedtls_pk_free(&pair->key);
+    free(pair->file);
+}
+
+/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
+ * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+static bool tls_pair_untimely(const struct tls_pair *pair)
+{
+    return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
+           mbedtls_x509_time_is_future(&pair->chain.valid_from);
+}
+
+/* One line about a certificate outside its time. */
+static void tls_pair_untimely_text(const struct tls_pair *pair, char *err)
+{
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
-    if (!past && !mbedtls_x509_time_is_future(&pair->chain.valid_from)) return true;
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    snprintf(err, USAGE_MAX, "--%s: %.200s %s on %04d-%02d-%02d; %s", option, cert,
-             past ? "expired" : "becomes valid", t->year, t->mon, t->day,
+    snprintf(err, USAGE_MAX, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+             past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
              past ? "renew it" : "wait, or set the clock");
+}
+
+/* One end of a handshake that is tried in memory. */
+struct tls_trial {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    struct buffer in;
+    struct tls_trial *peer;
+};
+
+/* The other end reads it later. */
+static int tls_trial_send(void *context, const unsigned char *at, size_t len)
+{
+    struct tls_trial *end = context;
+    buffer_add(&end->peer->in, at, len);
+    return (int)len;
+}
+
+/* What the other end sent. */
+static int tls_trial_receive(void *context, unsigned char *out, size_t size)
+{
+    struct tls_trial *end = context;
+    size_t n = end->in.len < size ? end->in.len : size;
+    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
+    memcpy(out, end->in.at, n);
+    buffer_drop(&end->in, n);
+    return (int)n;
+}
+
+/* What client and server agree on in any case; 0, or Mbed TLS's error. */
+static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
+{
+    static const uint16_t groups[] = {
+        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+    };
+    int error = mbedtls_ssl_config_defaults(ssl, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM,
+                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
+    mbedtls_ssl_conf_groups(ssl, groups);
+    return error;
+}
+
+/* Sets one end up; 0, or Mbed TLS's error. It is to be freed in any case. */
+static int tls_trial_init(struct tls_trial *end, struct tls_trial *peer, int endpoint)
+{
+    mbedtls_ssl_init(&end->ssl);
+    mbedtls_ssl_config_init(&end->config);
+    end->peer = peer;
+    int error = tls_config_base(&end->config, endpoint);
+    mbedtls_ssl_conf_authmode(&end->config, MBEDTLS_SSL_VERIFY_NONE);
+    mbedtls_ssl_set_bio(&end->ssl, end, tls_trial_send, tls_trial_receive, NULL);
+    return error;
+}
+
+/* Frees one end. */
+static void tls_trial_free(struct tls_trial *end)
+{
+    mbedtls_ssl_free(&end->ssl);
+    mbedtls_ssl_config_free(&end->config);
+    buffer_free(&end->in);
+}
+
+/* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
+ * pair, or Mbed TLS's error. What is found: a chain that is too long for a message, a certificate
+ * that is for something else, a kind of key that has no cipher. */
+static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
+{
+    enum { TURNS = 8 /* more than any handshake takes */ };
+    struct tls_trial client = {0}, server = {0};
+    int error = tls_trial_init(&client, &server, MBEDTLS_SSL_IS_CLIENT);
+    int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
+    mbedtls_ssl_conf_max_tls_version(&client.config, version);
+    mbedtls_ssl_conf_min_tls_version(&client.config, version);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!error) error = other;
+    if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
+    if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
+    if (!error) error = mbedtls_ssl_set_hostname(&client.ssl, NULL);
+    int ours = error ? error : MBEDTLS_ERR_SSL_WANT_READ, theirs = ours;
+    for (int i = 0; i < TURNS && (ours || theirs); i++) {
+        if (theirs == MBEDTLS_ERR_SSL_WANT_READ) theirs = mbedtls_ssl_handshake(&client.ssl);
+        if (ours == MBEDTLS_ERR_SSL_WANT_READ) ours = mbedtls_ssl_handshake(&server.ssl);
+    }
+    tls_trial_free(&client);
+    tls_trial_free(&server);
+    return ours ? ours : theirs;
+}
+
+/* Whether a handshake of each version works with a pair; false with one line in err. */
+static bool tls_pair_works(struct tls_pair *pair, char *err)
+{
+    static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
+    enum { MESSAGE_MAX = 16384, AROUND = 5 /* bytes for each certificate of a message */ };
+    mbedtls_x509_crt *chain = &pair->chain;
+    int error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_3);
+    const char *version = error ? "1.3" : "1.2";
+    if (!error) error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (!error) return true;
+    size_t len = 0;
+    for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
+    if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                 " issued with digitalSignature", pair->file);
+    else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
+                 " issued with serverAuth", pair->file);
+    else if (len + AROUND > MESSAGE_MAX)
+        snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                 " room for %d; leave out the root and what no client needs", pair->file, len,
+                 MESSAGE_MAX);
+    else
+        snprintf(err, USAGE_MAX, "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                 " make another", version, pair->file, (unsigned)-error);
     return false;
 }
 
@@ -9302,10 +9441,7 @@ static void tls_config_drop(struct tls_config *config)
 {
     if (!config || atomic_fetch_sub(&config->users, 1) > 1) return;
     mbedtls_ssl_config_free(&config->ssl);
-    for (size_t i = 0; i < config->count; i++) {
-        mbedtls_x509_crt_free(&config->pairs[i].chain);
-        mbedtls_pk_free(&config->pairs[i].key);
-    }
+    for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
     free(config);
 }
@@ -9315,17 +9451,8 @@ static void tls_config_drop(struct tls_config *config)
 static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
 {
     static const char *alpn[] = {"http/1.1", NULL};
-    static const uint16_t groups[] = {
-        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
-        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
-    };
     mbedtls_ssl_config *ssl = &config->ssl;
-    int error = mbedtls_ssl_config_defaults(ssl, MBEDTLS_SSL_IS_SERVER,
-                                            MBEDTLS_SSL_TRANSPORT_STREAM,
-                                            MBEDTLS_SSL_PRESET_DEFAULT);
-    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
-    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
-    mbedtls_ssl_conf_groups(ssl, groups);
+    int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_sni(ssl, tls_choose, config);
     mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
     if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
@@ -9352,13 +9479,26 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err);
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err) &&
+               tls_pair_works(&config->pairs[i], err);
     }
     int error = good ? tls_config_set(config, shared) : 0;
     if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
+}
+
+/* How many of the certificates are outside their time; *first is one of them. NULL has none. */
+static size_t tls_config_untimely(const struct tls_config *config, const struct tls_pair **first)
+{
+    size_t count = 0;
+    for (size_t i = 0; config && i < config->count; i++) {
+        if (!tls_pair_untimely(&config->pairs[i])) continue;
+        *first = &config->pairs[i];
+        count++;
+    }
+    return count;
 }
 
 /* Makes `config` the one for new connections. */
@@ -9379,6 +9519,16 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     atomic_fetch_add(&config->users, 1);
     pthread_mutex_unlock(&shared->lock);
     return config;
+}
+
+/* How many certificates in use are outside their time; 0 without TLS. */
+static size_t tls_untimely(struct tls_shared *shared)
+{
+    const struct tls_pair *first;
+    pthread_mutex_lock(&shared->lock);
+    size_t count = tls_config_untimely(shared->config, &first);
+    pthread_mutex_unlock(&shared->lock);
+    return count;
 }
 
 /* A time of a certificate as wall ms. */
@@ -9517,10 +9667,9 @@ static bool tls_self_good(const char *cert, const char *key)
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour, t.tm_min, t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, err) &&
+    bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
-    mbedtls_x509_crt_free(&pair.chain);
-    mbedtls_pk_free(&pair.key);
+    tls_pair_free(&pair);
     return good;
 }
 
@@ -14586,6 +14735,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
                   t.store.oldest_reader_ms / 1000);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
+    metrics_gauge(out, "tls_certificates_untimely",
+                  "certificates in use that are expired or not yet valid",
+                  (int64_t)tls_untimely(&server->tls));
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
@@ -15625,7 +15777,8 @@ static void own_pair_paths(const struct options *options, char cert[PATH_MAX], c
 }
 
 /* Reads the certificates that the options name and has new connections use them; false with one
- * line in err and the old ones in use. */
+ * line in err and the old ones in use. What works is kept: those outside their time are taken only
+ * where nothing better is, at the start above all, and the log says so. */
 static bool server_read_certificates(struct server *server, char *err)
 {
     const struct options *options = &server->options;
@@ -15639,6 +15792,15 @@ static bool server_read_certificates(struct server *server, char *err)
     struct tls_config *config =
         tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
     if (!config) return false;
+    const struct tls_pair *untimely = NULL, *old = NULL;
+    if (tls_config_untimely(config, &untimely)) {
+        tls_pair_untimely_text(untimely, err);
+        if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
+            tls_config_drop(config);
+            return false;
+        }
+        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", err);
+    }
     tls_config_use(&server->tls, config);
     return true;
 }
@@ -16029,6 +16191,8 @@ static uint64_t file_stamp(const char *path)
     struct stat info;
     if (stat(path, &info)) return 0;
     uint64_t n = (uint64_t)info.st_mtim.tv_sec * 1000000000u + (uint64_t)info.st_mtim.tv_nsec;
+    /* Whoever copies a file with its times (cp -p, rsync -a) leaves its ctime new. */
+    n = n * 31 + (uint64_t)info.st_ctim.tv_sec * 1000000000u + (uint64_t)info.st_ctim.tv_nsec;
     return (n ^ (uint64_t)info.st_ino << 20) + (uint64_t)info.st_size;
 }
 
