@@ -6116,11 +6116,17 @@ static void timer_disarm(struct wheel *wheel, struct timer *timer)
     wheel->armed--;
 }
 
+/* The tick at which a timer fires that is due at due_ms. */
+static int64_t timer_tick(int64_t due_ms)
+{
+    return (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+}
+
 /* Has a timer fire at due_ms or at most one tick later; replaces what it was armed for. */
 static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
-    timer->due = (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+    timer->due = timer_tick(due_ms);
     timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
     wheel->armed++;
 }
@@ -6186,6 +6192,32 @@ static struct timer *wheel_take(struct wheel *wheel)
         timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
     if (timer) timer_disarm(wheel, timer);
     return timer;
+}
+
+/* What a look at the silence of a peer finds. */
+enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
+
+/* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
+ * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
+ * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
+ * in between makes the next ping due that much later: so a peer that dies is found within `interval`
+ * + `timeout` of its last byte, whichever is longer. */
+static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
+                                  uint32_t *pinged, int64_t *due)
+{
+    enum silence found = SILENCE_WAITS;
+    if (!*pinged || (int32_t)(*pinged - (uint32_t)heard) <= 0) { /* whatever was heard answers it */
+        *pinged = 0;
+        *due = heard + interval;
+        if (now < *due) return SILENCE_SHORT;
+        *pinged = (uint32_t)now ? (uint32_t)now : UINT32_MAX; /* that is a ms earlier */
+        found = SILENCE_PING;
+    }
+    int64_t over = now - (uint32_t)((uint32_t)now - *pinged) + timeout;
+    if (now >= over) return SILENCE_OVER;
+    *due = over < now + interval ? over : now + interval;
+    return found;
 }
 
 /* ==== 12. Addresses ==========================================================================
@@ -6497,7 +6529,9 @@ static void address_clear_failures(struct address_entry *entry)
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
+ * ends of stays without a connection go by a clock of their own, which stands still while the
+ * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
  * text, and who follows whom. */
@@ -6546,7 +6580,8 @@ struct manual {
  * most do. */
 struct user_note {
     uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
-    int64_t heartbeat_until; /* mono: HTTP heartbeats keep the user online until then; or 0 */
+    int64_t heartbeat_until; /* HTTP heartbeats keep the user online until then, by
+                              * presence_clock; or 0 */
     struct manual *manual;   /* or NULL */
 };
 
@@ -6613,8 +6648,10 @@ enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 
 struct presence {
     int64_t grace, threshold;        /* ms */
+    int64_t stood_still;             /* ms that presence_clock is behind mono */
+    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life */
     struct directory directory;
-    struct wheel wheel;              /* cached users */
+    struct wheel wheel;              /* cached users, by presence_clock */
     struct wheel manuals;            /* what was set by hand and ends by itself */
     size_t live, cached, connections;
     uint64_t sequence;               /* of the last transition */
@@ -6629,6 +6666,8 @@ struct presence {
     struct store_batch ended;        /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
+
+enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -6762,6 +6801,31 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
     p->seen_turn = now.mono + 1000;
     wheel_init(&p->wheel, now.mono);
     wheel_init(&p->manuals, now.mono);
+}
+
+/* The clock by which stays without a connection end. */
+static int64_t presence_clock(const struct presence *p, struct instant now)
+{
+    return now.mono - p->stood_still;
+}
+
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
+ * a starved processor). What clients sent meanwhile waits in sockets, perhaps before the door: each
+ * has as much time left as before, and nobody is judged until that is read. */
+static void presence_resume(struct presence *p, struct instant now, int64_t gap)
+{
+    p->stood_still += gap;
+    p->judge_at = now.mono + PAUSE_READ_MS;
+}
+
+/* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
+ * without a change. */
+static int64_t presence_wait(const struct presence *p, int64_t now_ms)
+{
+    int64_t wait = wheel_wait(&p->wheel, now_ms - p->stood_still);
+    int64_t manual = wheel_wait(&p->manuals, now_ms);
+    if (wait >= 0 && wait < p->judge_at - now_ms) wait = p->judge_at - now_ms;
+    return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
 /* A message, held once; NULL for an empty text. */
@@ -7031,7 +7095,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     presence_note(p, user, TRANSITION_LEAVE);
 }
 
-/* Keeps a user without connections online until `until`, when the stay ends for `reason`. */
+/* Keeps a user without connections online until `until`, by presence_clock, when the stay ends for
+ * `reason`. */
 static void user_cache(struct presence *p, struct user *user, int64_t until, enum reason reason)
 {
     user->reason = (uint8_t)reason;
@@ -7050,7 +7115,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     user->links = link;
     user->connections++;
     p->connections++;
-    if (user->note && user->note->heartbeat_until <= now.mono)
+    if (user->note && user->note->heartbeat_until <= presence_clock(p, now))
         user_clear_note(user); /* what it told the link tells */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
@@ -7101,13 +7166,14 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
         return;
     }
     enum reason reason = endings[ending].reason;
-    int64_t until = endings[ending].grace ? now.mono + p->grace : now.mono;
-    if (ending == END_STOP) until = now.mono + p->threshold;
+    int64_t clock = presence_clock(p, now);
+    int64_t until = endings[ending].grace ? clock + p->grace : clock;
+    if (ending == END_STOP) until = clock + p->threshold;
     if (!endings[ending].final && user->note && user->note->heartbeat_until > until) {
         until = user->note->heartbeat_until;
         reason = REASON_TIMEOUT;
     }
-    if (until > now.mono) {
+    if (until > clock) {
         user_note(user, link->address);
         user_cache(p, user, until, reason);
         if (ending != END_STOP) presence_note(p, user, TRANSITION_CONNECTIONS);
@@ -7124,16 +7190,19 @@ static void presence_set_status(struct presence *p, struct instant now, struct l
     user_enter(p, now, link->user, USER_LIVE, user_merge_status(link->user));
 }
 
-/* A heartbeat by HTTP: online without a connection for the threshold. */
+/* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
+ * grace when that is longer: a sign of life shortens nothing. */
 static void presence_heartbeat(struct presence *p, struct instant now, struct span id,
                                const uint8_t address[16])
 {
     struct user *user = presence_make(p, id);
-    user_note(user, address)->heartbeat_until = now.mono + p->threshold;
+    int64_t until = presence_clock(p, now) + p->threshold;
+    bool grace = user->state == USER_CACHED && user->reason != REASON_RESTART &&
+                 user->timer.due > timer_tick(until);
+    user_note(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
-    if (user->state == USER_CACHED)
-        user_cache(p, user, user->note->heartbeat_until, REASON_TIMEOUT);
+    if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
     presence_owe(p, user, DEBT_SEEN);
 }
 
@@ -7144,20 +7213,34 @@ static void presence_end(struct presence *p, struct instant now, struct user *us
     if (user->state == USER_CACHED) user_leave(p, now, user, reason, user_address(user));
 }
 
+/* What the store knows of the server before this one, see presence_restore. */
+struct evidence {
+    int64_t alive;   /* wall: until then it may have run */
+    int64_t silence; /* ms that a last_seen in the store may be behind somebody who is there */
+};
+
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
- * after the last sign of life. Stamps from the future count as now. No transition: nothing has
+ * after the last sign of life. That is not last_seen alone, which moves by pings and comes late to
+ * the store: who was not known to have left while the server lived was there as long as it did.
+ * But for no longer than a silence can last: servers that die one after the other, before anybody
+ * comes back, keep no ghosts. Stamps from the future count as now. No transition: nothing has
  * changed. */
 static void presence_restore(struct presence *p, struct instant now, struct span id,
-                             enum status status, int64_t online_since_wall, int64_t last_seen_wall)
+                             enum status status, int64_t online_since_wall, int64_t last_seen_wall,
+                             struct evidence before)
 {
     int64_t wall = now.mono + now.offset;
     if (last_seen_wall > wall) last_seen_wall = wall;
+    int64_t there = last_seen_wall + before.silence;
+    if (there > before.alive) there = before.alive;
+    if (there > wall) there = wall;
+    if (there < last_seen_wall) there = last_seen_wall;
     if (online_since_wall > last_seen_wall) online_since_wall = last_seen_wall;
     struct user *user = presence_make(p, id);
     user_set_automatic(user, status < STATUS_OFFLINE ? status : STATUS_ONLINE);
     user->online_since = online_since_wall - now.offset;
     atomic_store_explicit(&user->last_seen, last_seen_wall - now.offset, memory_order_relaxed);
-    user_cache(p, user, last_seen_wall - now.offset + p->threshold, REASON_RESTART);
+    user_cache(p, user, there - now.offset - p->stood_still + p->threshold, REASON_RESTART);
 }
 
 /* What a user wants to set by hand. */
@@ -7271,7 +7354,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
-    while ((timer = wheel_pop(&p->wheel, now.mono))) {
+    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
         user_leave(p, now, user, user->reason, user_address(user));
     }
@@ -10895,6 +10978,8 @@ struct stream {
 
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
+    HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
+    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -10977,6 +11062,8 @@ struct hub {
     struct loop_call batch_done;
     bool batch_under_way;
     int64_t sync_at;               /* mono: not before this is the next batch due */
+    int64_t sign_at;               /* mono: the store hears that we live, see server_sign_ms */
+    int64_t turned_at;             /* mono: when the last turn began */
     uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
@@ -12096,16 +12183,10 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. If
- * it was the server that stood still, the answer waits in the socket: that is read first. */
-static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
+/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+ * answer waits in the socket: that is read first. */
+static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
-                      server->options.pong_timeout;
-    if (now.mono < drop_at) {
-        connection_arm(server, c, drop_at);
-        return;
-    }
     if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
@@ -12116,13 +12197,29 @@ static void connection_await_pong(struct server *server, struct connection *c, s
     connection_flush(server, c, now);
 }
 
+/* Looks how long a connection has been silent, and sets the timer for the next look. */
+static void connection_silence(struct server *server, struct connection *c, struct instant now)
+{
+    const struct options *options = &server->options;
+    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed), due;
+    enum silence silence = silence_judge(options->ping_interval, options->pong_timeout, heard,
+                                         now.mono, &c->pinged, &due);
+    if (silence == SILENCE_OVER) {
+        connection_drop_silent(server, c, now);
+        return;
+    }
+    connection_arm(server, c, due);
+    if (silence != SILENCE_PING) return;
+    count_one(&server->counters.pings_sent);
+    ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
+    connection_flush(server, c, now);
+}
+
 /* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
  * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
  * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    int64_t ping_at = heard + server->options.ping_interval;
     if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->link.is_stream) {
@@ -12130,17 +12227,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
     } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
-    } else if (c->pinged && (int32_t)(c->pinged - (uint32_t)heard) > 0) {
-        connection_await_pong(server, c, now);
-    } else if (now.mono >= ping_at) {
-        count_one(&server->counters.pings_sent);
-        c->pinged = (uint32_t)now.mono ? (uint32_t)now.mono : 1;
-        connection_arm(server, c, now.mono + server->options.pong_timeout);
-        ws_encode(&server->hub.reply, 9, (struct span){"", 0});
-        connection_flush(server, c, now);
     } else {
-        c->pinged = 0; /* whatever was heard answered it */
-        connection_arm(server, c, ping_at);
+        connection_silence(server, c, now);
     }
 }
 
@@ -12552,20 +12640,32 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
     hub->batch_under_way = false;
 }
 
-/* Hands the writer what the store must hear, at most one batch a sync interval. */
+/* How often the store hears that the server lives, while somebody is online: often enough for the
+ * next server to tell by the threshold who left with this one. */
+static int64_t server_sign_ms(const struct options *options)
+{
+    int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
+    return often > options->sync_interval ? often : options->sync_interval;
+}
+
+/* Hands the writer what the store must hear, at most one batch a sync interval; from time to time
+ * one with nothing but the moment, which every commit writes. */
 static void hub_sync(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    if (hub->batch_under_way || !presence_owes(&server->presence)) return;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
+    if (hub->batch_under_way || (!presence_owes(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
     pthread_mutex_lock(&server->table_lock);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
     pthread_mutex_unlock(&server->table_lock);
-    if (!hub->batch.ops.len) return;
+    if (!hub->batch.ops.len && !sign) return;
+    hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
 }
@@ -12618,10 +12718,14 @@ static void hub_sample(struct server *server, struct instant now)
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
+    const struct presence *p = &server->presence;
+    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    other = wheel_wait(&server->presence.manuals, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) {
+        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
+        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
+    }
     if (hub->crowd.telling) wait = 0;
     if (hub->watches.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
@@ -12653,12 +12757,29 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
+ * than that, the process stood still, and the users without a connection are given that time. They
+ * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
+ * when it should, a pause cannot be seen. */
+static void hub_wake(struct server *server, int64_t wait)
+{
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    int64_t gap = now.mono - hub->turned_at;
+    hub->turned_at = now.mono;
+    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    presence_resume(&server->presence, now, gap);
+    log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
+}
+
 /* One turn: calls, sockets, timers, transitions, store, the dead. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
     struct epoll_event events[HUB_EVENTS];
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
+    int64_t wait = hub_wait(server, clock_mono_ms());
+    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
+    hub_wake(server, wait);
     loop_run_calls(&hub->loop, server);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     for (int i = 0; i < count; i++) {
@@ -12688,6 +12809,7 @@ static void *hub_run(void *argument)
     struct server *server = argument;
     struct hub *hub = &server->hub;
     prctl(PR_SET_NAME, "hub");
+    hub->turned_at = clock_mono_ms();
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
     hub_sync(server, server_now(server));
@@ -16054,6 +16176,19 @@ static void server_wall_off(struct server *server)
                                            : "Landlock, version %ld, refuses", abi);
 }
 
+/* What the store knows of the server before this one. One that stopped in order said when; one that
+ * died may have lived until it would have given its next sign. */
+static struct evidence server_evidence(const struct server *server)
+{
+    const struct options *options = &server->options;
+    const struct store *st = server->store;
+    return (struct evidence){
+        .alive = st->was_alive + (st->was_clean ? 0 : server_sign_ms(options)),
+        .silence = options->ping_interval + options->pong_timeout + SEEN_FLUSH_MS +
+                   options->sync_interval,
+    };
+}
+
 /* Store's visitor: a user who was online when the server last ran. */
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
@@ -16061,7 +16196,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct presence *p = &server->presence;
     struct manual_record manual;
     presence_restore(p, server->started, id, record->status, record->online_since,
-                     record->last_seen);
+                     record->last_seen, server_evidence(server));
     if (store_get_manual(server->store, id, &manual)) /* else it is logged */
         presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
@@ -16087,9 +16222,15 @@ static size_t server_couriers(void)
     return processors > COURIERS_MAX ? COURIERS_MAX : (size_t)processors - 1;
 }
 
-/* Tells on which addresses we listen: the only lines of a start at the default log level. */
+/* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
+ * warning when the rules of presence do not fit together. */
 static void server_announce(struct server *server)
 {
+    const struct options *options = &server->options;
+    if (options->threshold < options->ping_interval + options->pong_timeout)
+        log_line(&server->log, LOG_WARN,
+                 "--online-threshold is below --ping-interval + --pong-timeout: a dead connection"
+                 " keeps its user online for longer than the threshold");
     for (size_t i = 0; i < server->listener_count; i++) {
         char text[64];
         address_text(&server->listeners[i].address, text, sizeof text);
