@@ -59,9 +59,9 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; post.lock;
- * password_turn,
- * under which address_lock may be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
+ * post.lock; password_turn, under which address_lock may be taken; log.lock, which may be taken
+ * while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -322,7 +322,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(address_refused, "address_refused_total", "of them those refused for a limit by address")    \
-    X(closes, "closes_total", "WebSocket connections ended")                                       \
+    X(closes, "closes_total", "opened WebSocket connections ended")                                \
     X(heartbeat_timeouts, "heartbeat_timeouts_total", "WebSocket connections silent too long")     \
     X(protocol_errors, "protocol_errors_total", "WebSocket connections closed for bad frames")     \
     X(too_fast, "too_fast_total", "WebSocket connections closed for too many messages")            \
@@ -519,6 +519,27 @@ static void random_bytes(void *out, size_t n)
     }
 }
 
+/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
+ * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
+static size_t utf8_step(const char *text, size_t left, uint32_t *point)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint8_t *at = (const uint8_t *)text;
+    if (!left) return 0;
+    *point = at[0];
+    if (at[0] < 0x80) return 1;
+    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
+    uint32_t c = at[0] & (0x7fU >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (at[i] & 0x3f);
+    }
+    *point = c;
+    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
+    return bad ? 0 : n;
+}
+
 /* Big-endian store and load, for keys that sort by number. */
 static void put_be64(uint8_t out[8], uint64_t n)
 {
@@ -593,24 +614,41 @@ struct log {
     struct counters *counters;
 };
 
-/* Escapes text for a quoted string of logfmt or JSON: no control character and no quote is left.
- * Cuts at size; returns how many bytes it wrote. */
+/* Whether a terminal or a viewer of logs would not show the character, but do something: control
+ * characters, separators of lines, and what turns the direction of text around, by which one line
+ * can look like another. */
+static bool log_hides(uint32_t point)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1f},     {0x7f, 0x9f},     {0x061c, 0x061c}, {0x200b, 0x200f},
+        {0x2028, 0x202e}, {0x2060, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (point >= ranges[i][0] && point <= ranges[i][1]) return true;
+    return false;
+}
+
+/* Escapes text for a quoted string of logfmt or JSON: what is left is valid UTF-8 without a quote
+ * and without anything of log_hides; a byte that is no UTF-8 becomes \ufffd. Cuts at size; returns
+ * how many bytes it wrote. */
 static size_t log_escape(const char *text, char *out, size_t size)
 {
-    static const char hex[] = "0123456789abcdef";
-    size_t n = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && n + 8 < size; p++) {
-        if (*p == '"' || *p == '\\') {
+    size_t n = 0, left = strlen(text);
+    while (left && n + 8 < size) {
+        uint32_t point;
+        size_t len = utf8_step(text, left, &point);
+        if (!len) point = 0xfffd;
+        if (point == '"' || point == '\\') {
             out[n++] = '\\';
-            out[n++] = (char)*p;
-        } else if (*p < 0x20 || *p == 0x7f) {
-            memcpy(out + n, "\\u00", 4);
-            out[n + 4] = hex[*p >> 4];
-            out[n + 5] = hex[*p & 15];
-            n += 6;
+            out[n++] = (char)point;
+        } else if (!len || log_hides(point)) {
+            n += (size_t)snprintf(out + n, 8, "\\u%04x", (unsigned)point);
         } else {
-            out[n++] = (char)*p;
+            memcpy(out + n, text, len);
+            n += len;
         }
+        text += len ? len : 1;
+        left -= len ? len : 1;
     }
     out[n] = 0;
     return n;
@@ -643,27 +681,6 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 /* ==== 5. Ids and URIs ========================================================================
  * What may be a user id, how it travels in a path, and the small languages of options and headers:
  * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
-
-/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
- * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
-static size_t utf8_step(const char *text, size_t left, uint32_t *point)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint8_t *at = (const uint8_t *)text;
-    if (!left) return 0;
-    *point = at[0];
-    if (at[0] < 0x80) return 1;
-    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
-    uint32_t c = at[0] & (0x7fU >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((at[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (at[i] & 0x3f);
-    }
-    *point = c;
-    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
-    return bad ? 0 : n;
-}
 
 /* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
 static size_t utf8_put(uint32_t c, char out[4])
@@ -1133,20 +1150,72 @@ static bool origin_of_host(bool secure, const char *host_header, char out[ORIGIN
     return n < ORIGIN_MAX;
 }
 
+/* The span without the blanks around it (RFC 9110 section 5.6.3). */
+static struct span span_trim(struct span s)
+{
+    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
+    return s;
+}
+
+/* Reads an origin that is none of the web: `capacitor://localhost`, `app://NAME`, those of
+ * extensions. What its parts mean is known to who made the scheme, so it is compared as it is, but
+ * for the scheme's case (RFC 3986 section 3.1). False for a text that no program sends as origin,
+ * and for ws and wss: pages have none of these, and who writes them means http and https. */
+static bool origin_parse_other(const char *text, char out[ORIGIN_MAX])
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char scheme[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "0123456789+-.";
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               "0123456789-._~";
+    size_t len = strlen(text), front = strspn(text, scheme);
+    if (len >= ORIGIN_MAX || !front || !strchr(letters, *text)) return false;
+    if (strncmp(text + front, "://", 3)) return false;
+    if ((front == 2 || front == 3) && !strncasecmp(text, "wss", front)) return false;
+    const char *host = text + front + 3;
+    size_t host_len = strspn(host, name);
+    const char *behind = host + host_len;
+    int64_t port;
+    if (*behind == ':' && (behind++, !digits_take(&behind, &port))) return false;
+    if (!host_len || *behind) return false;
+    memcpy(out, text, len + 1);
+    for (size_t i = 0; i < front; i++)
+        if (out[i] >= 'A' && out[i] <= 'Z') out[i] |= 0x20;
+    return true;
+}
+
 /* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
- * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are. False, with
- * out of no meaning, for what no browser sends: `null`, another scheme, a path or a slash at the
- * end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4 address in another
- * form than four decimal numbers; and for more than 300 bytes. */
+ * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are; or one of
+ * another scheme, see above. False, with out of no meaning, for what no browser sends: `null`, a
+ * path or a slash at the end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4
+ * address in another form than four decimal numbers; and for more than 300 bytes. */
 static bool origin_parse(const char *text, char out[ORIGIN_MAX])
 {
     static const char http[] = "http://", https[] = "https://";
     bool secure = !strncasecmp(text, https, sizeof https - 1);
-    if (!secure && strncasecmp(text, http, sizeof http - 1)) return false;
+    if (!secure && strncasecmp(text, http, sizeof http - 1)) return origin_parse_other(text, out);
     text += secure ? sizeof https - 1 : sizeof http - 1;
     char host[ORIGIN_MAX];
     int64_t port;
     return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
+}
+
+/* What X-Forwarded-Proto says of a request: the first of the list, which is what the client speaks,
+ * in any case. Some proxies say wss and ws of an upgrade. Anything else says `otherwise`. */
+static bool forwarded_secure(const char *value, bool otherwise)
+{
+    static const struct {
+        const char *scheme;
+        bool secure;
+    } known[] = {{"https", true}, {"wss", true}, {"http", false}, {"ws", false}};
+    value += strspn(value, " \t,");
+    struct span first = span_trim((struct span){value, strcspn(value, ",")});
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (first.len == strlen(known[i].scheme) &&
+            !strncasecmp(first.at, known[i].scheme, first.len))
+            return known[i].secure;
+    return otherwise;
 }
 
 /* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
@@ -1203,14 +1272,6 @@ static bool range_parse(const char *text, struct range *out)
     for (int bit = out->bits; bit < 128; bit++)
         if (out->address[bit / 8] & (0x80 >> bit % 8)) return false;
     return true;
-}
-
-/* The span without the blanks around it (RFC 9110 section 5.6.3). */
-static struct span span_trim(struct span s)
-{
-    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
-    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
-    return s;
 }
 
 /* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
@@ -1901,7 +1962,7 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
     if (row->type == OPTION_ORIGINS) {
         if (!origin_parse(value, origin))
             problem = "is no origin; write https://app.example.com, with a port unless it is the"
-                      " usual one, and nothing behind";
+                      " usual one, or capacitor://localhost, and nothing behind";
         value = problem ? value : origin;
     }
     if (problem) {
@@ -3097,8 +3158,9 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
  * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
  * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
- * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
- * `outbox` and `manual` came later: a store without them gets them from the next server.
+ * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys
+ * sort by them. `samples`, `outbox` and `manual` came later: a store without them gets them from
+ * the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -6520,6 +6582,39 @@ static void address_clear_failures(struct address_entry *entry)
 {
     entry->failures = 0;
     entry->failed_at = entry->blocked_until = 0;
+}
+
+/* Which refusals are told in the log: of each kind and address one a minute, and of all
+ * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
+ * the worst that follows is a line too many. Pure. */
+enum { REFUSAL_SLOTS = 1024, REFUSALS_MAX = 100, REFUSAL_MS = 60000 };
+struct refusal_log {
+    struct refusal_slot {
+        uint64_t hash;
+        int64_t at; /* mono ms at which it was told; 0: never */
+    } slots[REFUSAL_SLOTS];
+    int64_t since; /* of the minute that is counted */
+    int count;     /* told in it */
+};
+
+/* Whether to tell of one: what, at now (mono ms, above 0), from the address. *last becomes whether
+ * no other is told in this minute. */
+static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsigned what,
+                          const uint8_t address[16], int64_t now, bool *last)
+{
+    uint8_t key[16];
+    address_group(address, key);
+    uint64_t hash = address_hash(seed, key) ^ (what + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    struct refusal_slot *slot = &log->slots[(hash ^ hash >> 32) % REFUSAL_SLOTS];
+    if (!log->count || now - log->since >= REFUSAL_MS) {
+        log->since = now;
+        log->count = 0;
+    }
+    if (log->count >= REFUSALS_MAX) return false;
+    if (slot->at && slot->hash == hash && now - slot->at < REFUSAL_MS) return false;
+    *slot = (struct refusal_slot){.hash = hash, .at = now};
+    *last = ++log->count == REFUSALS_MAX;
+    return true;
 }
 
 /* ==== 13. Presence table =====================================================================
@@ -11163,6 +11258,9 @@ struct server {
     pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
+    pthread_mutex_t refusal_lock;  /* refusal_log */
+    struct refusal_log refusal_log;
+    _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
     pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
     struct address_table addresses;
     struct webhook webhook;
@@ -11220,6 +11318,28 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
+/* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
+ * `detail`, `origin` and `host` may be NULL. Any thread. */
+static void server_note_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                int64_t now, const char *detail, const char *origin,
+                                const char *host)
+{
+    char from[INET6_ADDRSTRLEN];
+    bool last = false;
+    count_one(&server->refusals[error]);
+    pthread_mutex_lock(&server->refusal_lock);
+    bool tell = refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now,
+                              &last);
+    pthread_mutex_unlock(&server->refusal_lock);
+    if (!tell) return;
+    log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
+             ERRORS[error].code, address_unpack_text(address, from, sizeof from),
+             origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
+    if (last)
+        log_line(&server->log, LOG_INFO, "upgrade refused: no more is told within this minute; see"
+                                         " presence_upgrades_refused_by_reason_total");
+}
+
 /* The number of a new connection. */
 static uint64_t server_number(struct server *server)
 {
@@ -11264,6 +11384,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     pthread_mutex_lock(&server->table_lock);
     presence_disconnect(&server->presence, now, &c->link, ending);
     pthread_mutex_unlock(&server->table_lock);
+    count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
 
 /* A stream gets no more events; its socket may live a little longer. */
@@ -11336,7 +11457,6 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.dead = c;
     server->hub.reply.len = 0;
     if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
-    else count_one(&server->counters.closes);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
@@ -12404,6 +12524,16 @@ static enum error hub_refusal(struct server *server, const struct adoption *a)
     return ERROR_TOO_MANY_CONNECTIONS;
 }
 
+/* See hub_refusal; one that the worker did not know of is noted. */
+static enum error hub_refuses(struct server *server, const struct adoption *a, enum recall recall,
+                              struct instant now)
+{
+    enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    if (error && !a->refuse)
+        server_note_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+    return error;
+}
+
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
@@ -12437,7 +12567,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.watches_all = a->watches_all;
     if (a->may) connection_extra(c)->may = a->may;
     a->may = NULL;
-    enum error refuse = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    enum error refuse = hub_refuses(server, a, recall, now);
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
@@ -14829,6 +14959,19 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
     buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
 }
 
+/* Appends how many upgrades were refused, by the code of the error; those that were. */
+static void metrics_refusals(struct buffer *out, const struct server *server)
+{
+    static const char name[] = "presence_upgrades_refused_by_reason_total";
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n# TYPE %s counter\n", name,
+                 name);
+    for (int i = 0; i < ERROR_COUNT; i++) {
+        uint64_t count = atomic_load(&server->refusals[i]);
+        if (count)
+            buffer_print(out, "%s{reason=\"%s\"} %" PRIu64 "\n", name, ERRORS[i].code, count);
+    }
+}
+
 /* GET /metrics: Prometheus text format 0.0.4. */
 static enum error api_metrics(struct server *server, const struct http_request *request,
                               struct http_response *response)
@@ -14867,6 +15010,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
                  atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
+    metrics_refusals(out, server);
     return ERROR_NONE;
 }
 
@@ -15080,6 +15224,15 @@ static void secrets_drop(struct secrets *secrets)
     free(secrets);
 }
 
+/* Whether another site's page made a browser send this without saying whose page it is: then what
+ * the browser adds by itself, a cookie or its place behind the gate, proves nothing. */
+static bool request_is_crossed(const struct seam_request *raw)
+{
+    const char *value = "";
+    if (request_header(raw, "Origin", &value)) return false;
+    return request_header(raw, "Sec-Fetch-Site", &value) && !strcasecmp(value, "cross-site");
+}
+
 /* The token among the offered subprotocols: `presence.v1, token.JWT`. */
 static struct span subprotocol_token(const char *offered)
 {
@@ -15096,7 +15249,8 @@ static struct span subprotocol_token(const char *offered)
 
 /* The token of a request, empty if there is none. An admin's comes in the header only: no page of
  * somebody else's can make a browser send that. The first place that has one counts: header
- * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token. */
+ * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
+ * not where another site's page may have had it sent with a request that changes something. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -15116,6 +15270,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
+    bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
+    if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
             ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2) : -1;
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
@@ -15486,7 +15642,8 @@ static void api_answer(struct server *server, const struct route *route, enum er
 {
     struct token token = {0};
     if (!error) error = gate_pass(server, route, request, response, &token);
-    if (!error) error = route->handle(server, request, response);
+    if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
+        count_one(&server->counters.tokens_refused); /* the gate had let it pass */
     token_free(&token);
     if (error) http_set_error(response, error, response->detail);
     count_one(&server->counters.requests);
@@ -15582,6 +15739,16 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
     memcpy(a->agent, agent, len);
 }
 
+/* See server_note_refusal. */
+static void upgrade_note_refusal(struct server *server, const struct http_request *request,
+                                 enum error error, const char *detail)
+{
+    const char *origin = NULL, *host = NULL;
+    request_header(request->raw, "Origin", &origin);
+    request_header(request->raw, "Host", &host);
+    server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
+}
+
 /* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
  * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
  * when REFUSED_MAX are. */
@@ -15605,6 +15772,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     }
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
+    if (refuse) upgrade_note_refusal(server, request, refuse, response->detail);
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
@@ -15660,13 +15828,13 @@ static void request_find_client(const struct server *server, const struct seam_i
         const struct seam_header *header = &raw->headers[i];
         if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
             forwarded[FORWARDED_MAX - ++count] = header->value;
-        if (!strcasecmp(header->name, "X-Forwarded-Proto") && !scheme) scheme = header->value;
+        if (!strcasecmp(header->name, "X-Forwarded-Proto")) scheme = header->value;
     }
     if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
                           server->trusted_count, peer, request->address))
         return;
     if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
-    if (scheme) request->secure = header_has_exact(scheme, "https");
+    if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
 /* Whose page sent a request. */
@@ -15698,9 +15866,9 @@ static enum error request_admit(struct server *server, const struct pending *p,
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
+    request_find_client(server, &p->item, request);
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
-    request_find_client(server, &p->item, request);
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
     bool any = options_have_keys(&server->options) || server->options.insecure;
     if (!any && hosts && !host_is_local(value)) return ERROR_MISDIRECTED_HOST;
@@ -15711,7 +15879,8 @@ static enum error request_admit(struct server *server, const struct pending *p,
     bool reads = raw->wants_upgrade ? false
                  : asks             ? !request->preflight
                                     : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
-    if (request->origin != ORIGIN_FOREIGN || reads) return ERROR_NONE;
+    bool crossed = !options_have_keys(&server->options) && request_is_crossed(raw);
+    if (reads || (request->origin != ORIGIN_FOREIGN && !crossed)) return ERROR_NONE;
     count_one(&server->counters.origins_refused);
     return ERROR_FORBIDDEN_ORIGIN;
 }
@@ -15734,6 +15903,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
+        upgrade_note_refusal(server, &request, error, response.detail);
     response.allow_origin = request.listed;
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
@@ -16593,6 +16764,7 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
     pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;
