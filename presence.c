@@ -51,6 +51,7 @@
  *   reader    reads LMDB for the hub: users who are followed and not in the table.
  *   writer    the only one to write LMDB.
  *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
+ *   resolver  (--webhook-url) finds the webhook's host by its name, while that takes; at most one.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
@@ -1705,7 +1706,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(webhook_outbox, COUNT, "webhook-outbox", "100000", 10, 10000000, "N", "Webhooks",            \
       "changes kept in the store while they cannot be delivered; then the oldest are given up")    \
     X(webhook_give_up, DURATION, "webhook-give-up", "1d", 1000, 31536000000, "TIME", "Webhooks",   \
-      "a change that could not be delivered for this long is given up")                            \
+      "a change that was tried in vain for this long is given up")                                 \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -2605,6 +2606,15 @@ static bool id_list_has(const struct id_list *list, struct span id)
     return list && bsearch(&id, list->ids, list->count, sizeof *list->ids, id_list_order);
 }
 
+/* token_may_watch for many ids: `may` is the token's list, made once. The token itself would be
+ * read from its begin for each of them. */
+static bool token_may_watch_listed(const struct token *token, const struct id_list *may,
+                                   struct span id)
+{
+    return token->admin || token->watches_all || id_list_has(may, id) ||
+           !bytes_compare(token->user, token->user_len, id.at, id.len);
+}
+
 /* A token in its three parts. */
 struct token_parts {
     struct span header, payload, signature; /* decoded; they point into bytes */
@@ -3085,8 +3095,8 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
  * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
- * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers
- * are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
+ * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
+ * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
  * `outbox` and `manual` came later: a store without them gets them from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
@@ -3098,13 +3108,16 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 
 enum {
     STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192, /* of lock.mdb: room for 126 read transactions */
+    STORE_LOCK_BYTES = 8192, /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
     STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
+    STORE_QUIET_MS = 10000,  /* reads that fail are logged once in this time */
     STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_SAMPLE_BYTES = 9,
-    STORE_CHANGE_BYTES = 10, /* of a change in the outbox, before its text */
+    STORE_CHANGE_BYTES = 18, /* of a change in the outbox, before its text */
+    STORE_CHANGE_V1_BYTES = 10,
     STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
     STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
@@ -3154,6 +3167,29 @@ struct outbox_end {
     int64_t since; /* wall ms of its first */
 };
 
+/* How long delivery has been tried in vain, over all servers of this store: a change is given up by
+ * the time that has passed here, not by a clock on the wall. Nothing passes while no server runs,
+ * while delivery works, or beyond the end of the wait under way: a step of UTC, a machine that
+ * slept and a process that was stopped give up nothing. Pure: `now` is monotonic ms. */
+struct outbox_clock {
+    int64_t sum;          /* ms up to `since` */
+    int64_t since, until; /* it runs from here to there */
+};
+
+/* What the clock shows. */
+static int64_t outbox_clock_read(const struct outbox_clock *clock, int64_t now)
+{
+    int64_t end = now < clock->until ? now : clock->until;
+    return clock->sum + (end > clock->since ? end - clock->since : 0);
+}
+
+/* Lets it run on, but no further than to `until`; with until = now it stands. */
+static void outbox_clock_run(struct outbox_clock *clock, int64_t now, int64_t until)
+{
+    int64_t sum = outbox_clock_read(clock, now);
+    *clock = (struct outbox_clock){.sum = sum, .since = now, .until = until};
+}
+
 /* How many there were at the begin of a minute. */
 struct sample {
     int64_t at; /* wall ms */
@@ -3175,7 +3211,13 @@ struct manual_record {
 
 struct store_batch;
 
-/* Lock order: turn before gate; lock is held with neither. */
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
+};
+
+/* Lock order: turn, gate, lock. */
 struct store {
     char *dir;
     struct log *log;
@@ -3198,10 +3240,16 @@ struct store {
     struct outbox_end outbox_now; /* writer: after the transaction under way */
     uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+
+    int64_t look_at;              /* writer: when it looks after the readers again */
 
     pthread_mutex_t lock;   /* for all below */
     pthread_cond_t changed; /* something below did */
     pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
     bool running, stopping, ended, all_written;
     int64_t give_up_at;        /* monotonic ms; counts once stopping */
     struct store_batch *batch; /* under way, or NULL */
@@ -3215,6 +3263,7 @@ struct store {
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
     uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
     enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
+    struct outbox_clock outbox_clock;
 };
 
 /* Where the one line goes that says why something was refused. */
@@ -3365,20 +3414,24 @@ struct stored_change {
     uint64_t number;
     bool first;       /* of its parcel */
     int64_t at;       /* wall ms */
+    int64_t tried;    /* what outbox_clock showed when it was written */
     struct span text; /* a JSON object */
 };
 
-/* Reads a change; false, with *change undefined, if the bytes are none of version 1. */
+/* Reads a change; false, with *change undefined, if the bytes are of no known version. Version 1 is
+ * from a time without outbox_clock, which therefore showed nothing. */
 static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
 {
     const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_BYTES) return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    uint64_t first = store_take_le(&at, 1);
+    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_V1_BYTES) return false;
+    uint64_t version = store_take_le(&at, 1), first = store_take_le(&at, 1);
+    size_t head = version == 1 ? STORE_CHANGE_V1_BYTES : STORE_CHANGE_BYTES;
+    if (version < 1 || version > 2 || value.mv_size <= head) return false;
     change->number = get_be64(key.mv_data);
     change->first = first;
     change->at = (int64_t)store_take_le(&at, 8);
-    change->text = (struct span){(const char *)at, value.mv_size - STORE_CHANGE_BYTES};
+    change->tried = version == 1 ? 0 : (int64_t)store_take_le(&at, 8);
+    change->text = (struct span){(const char *)at, value.mv_size - head};
     return first <= 1;
 }
 
@@ -3791,8 +3844,9 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        return store_refuse(why, "%s is in use by process %d; stop it or choose another --data",
-                            st->dir, atoi(pid));
+        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
+                            st->dir, atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
@@ -3801,18 +3855,19 @@ static bool store_take_lock(struct store *st, struct store_why why)
            store_refuse(why, "cannot write %s: %s", path, strerror(errno));
 }
 
-/* Gives every byte of lock.mdb, which LMDB writes through a map, its place on the disk: a full disk
- * is an error here and not a SIGBUS later. The file only grows, so it may be in use. */
-static int store_reserve_lock(const char *dir)
+/* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
+ * full disk is an error here and not a SIGBUS later. The file only grows, so it may be in use. Not
+ * while this process has it mapped: the close would drop its locks. */
+static int store_reserve_lock(const char *dir, size_t size)
 {
-    char path[STORE_PATH], zeros[STORE_LOCK_BYTES] = {0};
+    char path[STORE_PATH], zeros[STORE_LOCK_SERVER] = {0};
     struct stat s;
     int fd = open(store_path(dir, "lock.mdb", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return errno;
-    int rc = posix_fallocate(fd, 0, sizeof zeros);
+    int rc = posix_fallocate(fd, 0, (off_t)size);
     if (rc == EOPNOTSUPP || rc == EINVAL) {
         rc = fstat(fd, &s) ? errno : 0;
-        size_t missing = rc || s.st_size >= STORE_LOCK_BYTES ? 0 : sizeof zeros - (size_t)s.st_size;
+        size_t missing = rc || s.st_size >= (off_t)size ? 0 : size - (size_t)s.st_size;
         errno = ENOSPC;
         if (missing && pwrite(fd, zeros, missing, s.st_size) != (ssize_t)missing) rc = errno;
     }
@@ -3850,9 +3905,17 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
     return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
 }
 
+/* What a signal that ends the process finds here, as its handler has no argument. Only one store is
+ * open at a time. */
+static struct {
+    MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
+    const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+} store_held;
+
 /* Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
 {
+    atomic_store(&store_held.env, NULL);
     if (st->snapshot) mdb_txn_abort(st->snapshot);
     if (st->env) mdb_env_close(st->env);
     st->snapshot = NULL;
@@ -3862,7 +3925,8 @@ static void store_unmap(struct store *st)
 /* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
 static int store_map_path(struct store *st, const char *path, unsigned flags)
 {
-    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir);
+    size_t lock_size = st->options.read_only ? STORE_LOCK_BYTES : STORE_LOCK_SERVER;
+    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir, lock_size);
     if (rc && !((flags & MDB_RDONLY) && (rc == EROFS || rc == EACCES))) return rc;
     rc = mdb_env_create(&st->env);
     if (rc) return rc;
@@ -3873,13 +3937,17 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
     if (rc) store_unmap(st);
+    else atomic_store(&store_held.env, st->env);
     return rc;
 }
 
-/* Begins a read transaction, also when another process has let the file outgrow the map. */
+/* Begins a read transaction, also when another process has let the file outgrow the map, or when
+ * processes that died have left no slot free. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
     int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
+    if (rc == MDB_READERS_FULL && !mdb_reader_check(st->env, NULL))
+        rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
     if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
     rc = mdb_env_set_mapsize(st->env, 0);
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
@@ -3906,26 +3974,39 @@ static int store_map(struct store *st)
 
 /* ---- Reads: each call one short transaction, everything copied out ---- */
 
-/* Logs that a read failed. */
+/* Logs that a read failed, once in a while: strangers decide how often something is read. */
 static void store_log_read(struct store *st, int rc)
 {
-    log_line(st->log, LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
+    int64_t now = clock_mono_ms();
+    pthread_mutex_lock(&st->lock);
+    bool quiet = st->read_failed_at && now - st->read_failed_at < STORE_QUIET_MS;
+    if (!quiet) st->read_failed_at = now;
+    pthread_mutex_unlock(&st->lock);
+    log_line(st->log, quiet ? LOG_DEBUG : LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir,
+             mdb_strerror(rc));
 }
 
-/* Opens a read transaction, or takes the command's snapshot; store_end_read follows. NULL, logged,
- * if there is none. */
-static MDB_txn *store_begin_read(struct store *st)
+/* Opens a read transaction, or takes the command's snapshot: 0, and store_end_read follows, or what
+ * went wrong. */
+static int store_try_read(struct store *st, MDB_txn **txn)
 {
-    MDB_txn *txn = NULL;
-    if (st->options.read_only) return st->snapshot;
+    *txn = st->snapshot;
+    if (st->options.read_only) return 0;
     pthread_mutex_lock(&st->turn);
     pthread_rwlock_rdlock(&st->gate);
     pthread_mutex_unlock(&st->turn);
-    int rc = st->env ? store_begin(st, &txn) : MDB_PANIC;
-    if (!rc) return txn;
-    pthread_rwlock_unlock(&st->gate);
-    store_log_read(st, rc);
-    return NULL;
+    int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
+    if (rc) pthread_rwlock_unlock(&st->gate);
+    return rc;
+}
+
+/* The same; NULL, logged, if there is none. */
+static MDB_txn *store_begin_read(struct store *st)
+{
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (rc) store_log_read(st, rc);
+    return rc ? NULL : txn;
 }
 
 /* Ends what store_begin_read began. */
@@ -4193,7 +4274,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
 /* What is delivered together. */
 struct parcel {
     uint64_t last;      /* the number of its last change */
-    int64_t newest;     /* wall ms of that */
+    int64_t tried;      /* what outbox_clock showed when that was written */
     size_t count;
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
@@ -4221,7 +4302,7 @@ static int store_outbox_next(struct store *st, struct parcel *out)
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
-            out->newest = change.at;
+            out->tried = change.tried;
         }
         mdb_cursor_close(cursor);
     }
@@ -4260,15 +4341,27 @@ static void store_outbox_spare(struct store *st, uint64_t number)
     pthread_mutex_unlock(&st->lock);
 }
 
+/* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
+static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
+{
+    pthread_mutex_lock(&st->lock);
+    outbox_clock_run(&st->outbox_clock, now, until);
+    int64_t shows = st->outbox_clock.sum;
+    pthread_mutex_unlock(&st->lock);
+    return shows;
+}
+
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
     uint64_t outbox; /* changes in it that are not done with */
     uint64_t map_size, used_bytes,
         file_bytes; /* address space; pages ever used; size of data.mdb */
+    bool readable;  /* these figures could be read just now */
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
-    char problem[LOG_LINE_MAX / 4]; /* why not writable, or "" */
+    int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
+    char problem[LOG_LINE_MAX / 4]; /* why not both, or "" */
     uint64_t boots;                 /* servers that opened it, this one included */
     bool was_clean;                 /* the server before this one stopped in order */
     int64_t was_alive;              /* and committed for the last time then */
@@ -4294,6 +4387,30 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Looks through the slots of readers in other processes; for how many ms the oldest of their
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
+ * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+static int64_t store_look_at_readers(struct store *st)
+{
+    int64_t now = clock_mono_ms(), oldest = now;
+    pthread_mutex_lock(&st->lock);
+    unsigned count = lmdb_slots(st->env);
+    if (count > st->reader_count) {
+        st->readers = mem_resize(st->readers, count * sizeof *st->readers);
+        for (; st->reader_count < count; st->reader_count++)
+            st->readers[st->reader_count] = (struct store_slot){0};
+    }
+    for (unsigned i = 0; i < count; i++) {
+        struct lmdb_reader is = lmdb_slot(st->env, i);
+        struct store_slot *r = &st->readers[i];
+        if (is.id != r->is.id || is.transaction != r->is.transaction)
+            *r = (struct store_slot){is, now};
+        if (is.id && r->since < oldest) oldest = r->since;
+    }
+    pthread_mutex_unlock(&st->lock);
+    return now - oldest;
+}
+
 /* Fills the part of the figures that LMDB knows. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
@@ -4314,6 +4431,7 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->map_size = info.me_mapsize;
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
+    out->oldest_reader_ms = store_look_at_readers(st);
     return 0;
 }
 
@@ -4322,15 +4440,22 @@ static void store_stats(struct store *st, struct store_stats *out)
 {
     *out = (struct store_stats){
         .boots = st->boots, .was_clean = st->was_clean, .was_alive = st->was_alive};
-    MDB_txn *txn = store_begin_read(st);
-    int rc = txn ? store_read_stats(st, txn, out) : 0;
-    if (txn) store_end_read(st, txn);
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (!rc) {
+        rc = store_read_stats(st, txn, out);
+        store_end_read(st, txn);
+    }
     if (rc) store_log_read(st, rc);
+    out->readable = !rc;
     pthread_mutex_lock(&st->lock);
     out->writable = st->writable;
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
     pthread_mutex_unlock(&st->lock);
+    if (rc && !*out->problem)
+        snprintf(out->problem, sizeof out->problem, "cannot read %s/data.mdb: %s", st->dir,
+                 mdb_strerror(rc));
 }
 
 /* ==== 10. Store: writer ======================================================================
@@ -4340,6 +4465,7 @@ static void store_stats(struct store *st, struct store_stats *out)
 
 enum {
     STORE_RETRY_MS = 1000,
+    STORE_LOOK_MS = 60000,       /* so often readers are looked for that died */
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
     STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
@@ -4605,9 +4731,10 @@ static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct s
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
-    store_put_le(&to, 1, 1);
+    store_put_le(&to, 2, 1);
     store_put_le(&to, first, 1);
     store_put_le(&to, (uint64_t)at, 8);
+    store_put_le(&to, (uint64_t)st->outbox_tried, 8);
     memcpy(to, text.at, text.len);
     MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
@@ -4776,6 +4903,8 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
+    if (!rc && st->outbox_tried)
+        rc = store_put_number(st, txn, "tried", (uint64_t)st->outbox_tried, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
 }
 
@@ -4852,6 +4981,7 @@ static void store_write_begins(struct store *st)
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
     st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
+    st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
     pthread_mutex_unlock(&st->lock);
 }
 
@@ -4933,6 +5063,7 @@ static void store_close(struct store *st)
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
     buffer_free(&st->sweep);
+    free(st->readers);
     free(st->dir);
     free(st);
 }
@@ -4991,9 +5122,14 @@ static bool store_finish_file(struct store *st, struct store_why why)
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
 static int store_copy(struct store *st, int fd, unsigned flags)
 {
-    for (;;) {
+    for (bool cleared = false;;) {
         if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET)) return errno;
         int rc = mdb_env_copyfd2(st->env, fd, flags);
+        if (rc == MDB_READERS_FULL && !cleared) {
+            cleared = true; /* of readers that died; see store_begin */
+            rc = mdb_reader_check(st->env, NULL);
+            if (!rc) continue;
+        }
         if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
@@ -5013,13 +5149,15 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
         close(fd);
         return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
     }
+    atomic_store(&store_held.unfinished, temporary);
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
     if (!rc && fsync(fd)) rc = errno;
     if (!rc && rename(temporary, file)) rc = errno;
     if (rc) unlink(temporary);
-    else rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
+    atomic_store(&store_held.unfinished, NULL);
+    if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
     return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
@@ -5112,7 +5250,7 @@ static bool store_migrate(struct store *st, uint64_t schema, struct store_why wh
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean;
+    uint64_t boots, alive, clean, tried;
     MDB_stat manuals;
     int rc = store_open_databases(st, txn, MDB_CREATE);
     if (!rc) rc = store_find_outbox_end(st, txn);
@@ -5125,6 +5263,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "clean", 1, &clean);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "tried", 8, &tried);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
     st->was_clean = clean;
@@ -5251,6 +5392,21 @@ static void store_note_failure(struct store *st, int rc)
     st->writable = false;
 }
 
+/* Writer: gives back the slots of commands that died while they read, by which they would keep the
+ * file growing and, when there are enough, all others from reading; once in STORE_LOOK_MS. */
+static void store_look_after_readers(struct store *st)
+{
+    int dead = 0, rc;
+    if (clock_mono_ms() < st->look_at) return;
+    st->look_at = clock_mono_ms() + STORE_LOOK_MS;
+    if (!st->env) return;
+    rc = mdb_reader_check(st->env, &dead);
+    if (rc) log_line(st->log, LOG_WARN, "store: cannot look for dead readers in %s/lock.mdb: %s",
+                     st->dir, mdb_strerror(rc));
+    if (dead) log_line(st->log, LOG_INFO, "store: %d readers had died and were cleared", dead);
+    store_look_at_readers(st);
+}
+
 /* The writer: takes batches until it is told to stop and has none, or has to give up. */
 static void *store_writer(void *context)
 {
@@ -5258,10 +5414,17 @@ static void *store_writer(void *context)
     prctl(PR_SET_NAME, "writer");
     pthread_mutex_lock(&st->lock);
     for (;;) {
-        while (!st->batch && !st->stopping) pthread_cond_wait(&st->changed, &st->lock);
+        while (!st->batch && !st->stopping) {
+            store_wait(st, st->look_at - clock_mono_ms());
+            pthread_mutex_unlock(&st->lock);
+            store_look_after_readers(st);
+            pthread_mutex_lock(&st->lock);
+        }
         struct store_batch *batch = st->batch;
         pthread_mutex_unlock(&st->lock);
         int rc = store_write(st, batch, !batch);
+        if (st->env) store_look_at_readers(st);
+        store_look_after_readers(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
             store_note_success(st);
@@ -5283,7 +5446,7 @@ static void *store_writer(void *context)
 }
 
 /* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
- * False if there is no thread to be had. */
+ * False with errno set if there is no thread to be had. */
 static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
                                void *context)
 {
@@ -5292,7 +5455,8 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
     st->context = context;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, THREAD_STACK);
-    st->running = !pthread_create(&st->writer, &attributes, store_writer, st);
+    errno = pthread_create(&st->writer, &attributes, store_writer, st);
+    st->running = !errno;
     pthread_attr_destroy(&attributes);
     return st->running;
 }
@@ -5336,12 +5500,37 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
+/* Handler of what ends a command from outside: its snapshot ends with it, or the server beside it
+ * could use no page again, and what it has written of a file is removed. */
+static void store_command_ended(int number)
+{
+    MDB_env *env = atomic_load(&store_held.env);
+    const char *file = atomic_load(&store_held.unfinished);
+    if (file) unlink(file);
+    if (env) lmdb_forget_own(env);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has signals end a command in order; who has them ignored, as nohup(1) does, has that still. A
+ * reader of its output who ends before it (`| head`) is an error when it writes. */
+static void store_command_signals(void)
+{
+    static const int ends[] = {SIGHUP, SIGINT, SIGTERM};
+    struct sigaction old, new = {.sa_handler = store_command_ended, .sa_flags = SA_RESETHAND};
+    sigemptyset(&new.sa_mask);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (!sigaction(ends[i], NULL, &old) && old.sa_handler != SIG_IGN)
+            sigaction(ends[i], &new, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
 /* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
+    store_command_signals();
     struct store *st = store_open(&options, log, counters, why, sizeof why);
     if (!st) store_command_fail(err, why);
     return st;
@@ -7553,7 +7742,7 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, bit by bit, and brings its
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
  * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
@@ -7604,8 +7793,6 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
-    size_t left;                   /* edges that are still for the message under way */
-    uint8_t under_way;             /* enum watcher_message: begun, not ended */
 };
 
 struct watches {
@@ -7617,19 +7804,21 @@ struct watches {
     struct watcher *busy;          /* may have something to be told */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
-    size_t piece;                  /* WATCH_PIECE; tests take less */
+    size_t full;                   /* WATCH_FULL; tests take less */
     struct buffer text;            /* of users, made in this turn */
 };
 
 enum {
-    WATCH_PIECE = 16 * 1024,       /* bytes of a message after which a frame ends */
+    WATCH_MESSAGE_MAX = 16 * 1024, /* bytes of a message to one who follows */
+    WATCH_USER_MAX = 1536,         /* bytes of one user in it and of its end, see EVENT_MAX */
+    WATCH_FULL = WATCH_MESSAGE_MAX - WATCH_USER_MAX, /* after so many no further user begins */
     WATCH_TEXT_KEPT = 256 * 1024,  /* memory that the texts may keep */
 };
 
 /* An empty table. */
 static void watches_init(struct watches *w)
 {
-    *w = (struct watches){.turn = 1, .piece = WATCH_PIECE};
+    *w = (struct watches){.turn = 1, .full = WATCH_FULL};
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -7863,7 +8052,6 @@ static struct edge *watcher_pop(struct watcher *watcher)
     watcher->first = edge->queued == edge ? NULL : edge->queued;
     edge->queued = NULL;
     watcher->queued--;
-    if (watcher->left) watcher->left--;
     if (edge->to) return edge;
     free(edge);
     return NULL;
@@ -7876,7 +8064,6 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
     watcher_let_all_go(w, watcher);
     while (watcher->first) watcher_pop(watcher);
     while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8004,80 +8191,65 @@ static void watcher_skip(struct watcher *watcher)
         watcher_pop(watcher);
 }
 
-/* Begins the next message, if there is one: snapshots come first. */
-static bool watcher_begin(struct watcher *watcher, struct buffer *out)
-{
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return false;
-        watcher->under_way = WATCHER_SNAPSHOT;
-        buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
-        return true;
-    }
-    watcher_skip(watcher);
-    if (!watcher->first) return false;
-    watcher->under_way = WATCHER_CHANGES;
-    watcher->left = watcher->queued;
-    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    return true;
-}
-
-/* Writes the next user of a snapshot; her edge, if it is still there, has heard of it. False when
- * all are written. */
+/* Appends users of the first snapshot to come, as many as a message has room for; their edges, if
+ * they are still there, have heard of them. Returns whether some are left for the next message. */
 static bool watcher_write_snapshot(struct watches *w, const struct presence *p, struct instant now,
                                    struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = watcher->snapshots;
-    if (snapshot->written == snapshot->count) return false;
-    struct watched *e = snapshot->users[snapshot->written];
-    if (snapshot->written++) buffer_text(out, ",");
-    watched_write(w, p, now, e, false, out);
-    struct edge *edge = watcher_find(watcher, e);
-    if (edge) edge->told[0] = e->version;
-    e->needs--;
-    watched_loosen(w, e);
-    return true;
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+    while (snapshot->written < snapshot->count && out->len < w->full) {
+        struct watched *e = snapshot->users[snapshot->written++];
+        buffer_text(out, between);
+        between = ",";
+        watched_write(w, p, now, e, false, out);
+        struct edge *edge = watcher_find(watcher, e);
+        if (edge) edge->told[0] = e->version;
+        e->needs--;
+        watched_loosen(w, e);
+    }
+    bool more = snapshot->written < snapshot->count;
+    buffer_text(out, more ? "],\"more\":true}" : "]}");
+    if (!more) watcher_drop_snapshot(w, watcher);
+    return more;
 }
 
-/* Writes the next user who changed, of those that were due when the message began. False when all
- * are written. */
-static bool watcher_write_change(struct watches *w, const struct presence *p, struct instant now,
-                                 struct watcher *watcher, bool more, struct buffer *out)
+/* Appends users who changed, as many as a message has room for; there is one, see watcher_skip. */
+static void watcher_write_changes(struct watches *w, const struct presence *p, struct instant now,
+                                  struct watcher *watcher, struct buffer *out)
 {
-    while (watcher->left) {
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    while (watcher->first && out->len < w->full) {
         struct edge *edge = watcher_pop(watcher);
         if (!edge || edge->told[0] == edge->to->version) continue;
-        if (more) buffer_text(out, ",");
+        buffer_text(out, between);
+        between = ",";
         watched_write(w, p, now, edge->to, true, out);
         edge->told[0] = edge->to->version;
-        return true;
     }
-    return false;
+    buffer_text(out, "]}");
 }
 
-/* Appends the next piece of what a watcher is to be told: of one message, at most w->piece bytes
- * and one user. *first and *last say whether the message begins and ends with it. Returns what it
- * is; NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for
- * the store. */
+/* Appends the next message that a watcher is to be told, whole and of at most WATCH_MESSAGE_MAX
+ * bytes, since clients give up what is larger than they care for; snapshots come first. Returns
+ * what it is, and in *more whether it is a part of a snapshot that another follows; NOTHING when
+ * there is nothing to tell, or not yet: a watcher with snapshots then waits for the store. */
 static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
                                          struct instant now, struct watcher *watcher,
-                                         struct buffer *out, bool *first, bool *last)
+                                         struct buffer *out, bool *more)
 {
-    *first = watcher->under_way == WATCHER_NOTHING;
-    if (*first && !watcher_begin(watcher, out)) return WATCHER_NOTHING;
-    enum watcher_message kind = watcher->under_way;
-    bool more = !*first;
-    *last = false;
-    while (!*last && out->len < w->piece) {
-        *last = kind == WATCHER_SNAPSHOT
-                    ? !watcher_write_snapshot(w, p, now, watcher, out)
-                    : !watcher_write_change(w, p, now, watcher, more, out);
-        more = true;
+    *more = false;
+    if (watcher->snapshots) {
+        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+        *more = watcher_write_snapshot(w, p, now, watcher, out);
+        return WATCHER_SNAPSHOT;
     }
-    if (!*last) return kind;
-    buffer_text(out, "]}");
-    if (kind == WATCHER_SNAPSHOT) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
-    return kind;
+    watcher_skip(watcher);
+    if (!watcher->first) return WATCHER_NOTHING;
+    watcher_write_changes(w, p, now, watcher, out);
+    return WATCHER_CHANGES;
 }
 
 /* Frees what an idle watcher has kept. */
@@ -8444,16 +8616,6 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     return 10;
 }
 
-/* Appends a piece of a text message: the first has the opcode, the last ends it. */
-static void ws_encode_piece(struct buffer *b, bool first, bool last, struct span payload)
-{
-    uint8_t head[10];
-    size_t n = ws_encode_head(head, first ? WS_OP_TEXT : WS_OP_CONTINUE, payload.len);
-    if (!last) head[0] &= 0x7f;
-    buffer_add(b, head, n);
-    buffer_add(b, payload.at, payload.len);
-}
-
 /* Appends a whole frame. */
 static void ws_encode(struct buffer *b, int opcode, struct span payload)
 {
@@ -8612,6 +8774,22 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         else if (!ends) frame.error = ERROR_INVALID_REQUEST;
     }
     return frame;
+}
+
+/* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
+ * is how routes are found too. */
+static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
+
+/* Whether a request, whole and in order, is one of those. */
+static bool http_is_costly(const char *at, size_t len)
+{
+    const char *target = memchr(at, ' ', len), *end = at + len;
+    while (target && target < end && *target == ' ') target++;
+    for (size_t i = 0; target && i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++) {
+        size_t n = strlen(HTTP_COSTLY[i]);
+        if ((size_t)(end - target) >= n && !memcmp(target, HTTP_COSTLY[i], n)) return true;
+    }
+    return false;
 }
 
 /* The reason phrase of a status (RFC 9110 section 15). */
@@ -8866,9 +9044,8 @@ struct tls_shared {
 
 /* The buffers of one thread, and what is being done with them. */
 struct tls_buffers {
-    unsigned char in[SEAM_TLS_IN_SIZE], out[SEAM_TLS_OUT_SIZE];
-    struct span feed;    /* whole records that may be read */
-    struct buffer sink;  /* records to send */
+    struct seam_tls_loan loan; /* must be first, see tls_send */
+    struct buffer sink;        /* records to send */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -8876,11 +9053,23 @@ struct tls {
     mbedtls_ssl_context ssl;
     struct seam_tls_kept kept;
     struct tls_config *config;
-    struct tls_buffers *lent;  /* during a call */
     struct buffer in;          /* the beginning of a record that has not come whole yet */
     struct buffer out;         /* records that the socket did not take yet */
     bool set_up, open;         /* the context exists; the handshake is done */
-    bool ended, broken;        /* by close_notify; by an error */
+    bool ended, broken;        /* by close_notify; by an error, and told so by an alert */
+};
+
+/* What stands at the front of the bytes that a peer sent. */
+struct tls_records {
+    size_t whole;  /* bytes that are whole records */
+    uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
+};
+
+/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+struct tls_hello {
+    size_t scanned;  /* bytes of whole records that were looked at */
+    size_t got;      /* bytes of the message in them */
+    uint8_t head[4]; /* its type and length */
 };
 
 /* Random bytes for Mbed TLS. */
@@ -8891,25 +9080,10 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
     return 0;
 }
 
-/* Mbed TLS wants bytes: those of the feed, then it must wait. */
-static int tls_receive(void *context, unsigned char *out, size_t size)
-{
-    struct tls *tls = context;
-    struct span *feed = &tls->lent->feed;
-    size_t n = feed->len < size ? feed->len : size;
-    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
-    memcpy(out, feed->at, n);
-    feed->at += n;
-    feed->len -= n;
-    return (int)n;
-}
-
 /* Mbed TLS has bytes to send; they are sent after the call. */
-static int tls_send(void *context, const unsigned char *at, size_t len)
+static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
 {
-    struct tls *tls = context;
-    buffer_add(&tls->lent->sink, at, len);
-    return (int)len;
+    buffer_add(&((struct tls_buffers *)loan)->sink, at, len);
 }
 
 /* Frees the buffers of a thread when it ends. */
@@ -8930,76 +9104,81 @@ static void tls_make_key(void)
     if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
 }
 
-/* Lends the buffers of this thread to a connection, with records it may read. */
-static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+/* The buffers of this thread. */
+static struct tls_buffers *tls_buffers_get(void)
 {
     pthread_once(&tls_buffers_once, tls_make_key);
     struct tls_buffers *buffers = pthread_getspecific(tls_buffers_key);
     if (!buffers) {
         buffers = mem_new(sizeof *buffers);
+        buffers->loan.send = tls_send;
         if (pthread_setspecific(tls_buffers_key, buffers)) mem_die();
     }
-    buffers->feed = feed;
-    tls->lent = buffers;
-    seam_tls_lend(&tls->ssl, &tls->kept, buffers->in, buffers->out);
     return buffers;
 }
 
-/* Ends what tls_lend began; the sink's bytes are still to be sent. */
+/* Lends the buffers of this thread to a connection, with records it may read. */
+static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+{
+    struct tls_buffers *buffers = tls_buffers_get();
+    buffers->loan.feed = feed.at;
+    buffers->loan.feed_len = feed.len;
+    seam_tls_lend(&tls->ssl, &tls->kept, &buffers->loan);
+    return buffers;
+}
+
+/* Ends what tls_lend began; the sink's bytes are still to be sent. The seam says that there is no
+ * memory only when malloc did. */
 static void tls_take_back(struct tls *tls)
 {
-    if (!seam_tls_take_back(&tls->ssl, &tls->kept)) mem_die();
-    tls->lent = NULL;
+    if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* How many bytes at the front are whole records; -1 when what stands there is no record. */
-static ssize_t tls_whole_records(const char *at, size_t len)
+/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
-    size_t n = 0;
-    while (len - n >= TLS_HEAD) {
-        const unsigned char *head = (const unsigned char *)at + n;
+    size_t content = (size_t)head[3] << 8 | head[4];
+    if (head[0] < 20 || head[0] > 23) return MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE;
+    if (head[1] != 3) return MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION;
+    return content > TLS_CONTENT_MAX ? MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW : 0;
+}
+
+/* Looks how many bytes at the front are whole records. */
+static struct tls_records tls_whole_records(const char *at, size_t len)
+{
+    struct tls_records found = {0};
+    while (len - found.whole >= TLS_HEAD) {
+        const unsigned char *head = (const unsigned char *)at + found.whole;
         size_t content = (size_t)head[3] << 8 | head[4];
-        if (head[0] < 20 || head[0] > 23 || head[1] != 3 || content > TLS_CONTENT_MAX) return -1;
-        if (len - n < TLS_HEAD + content) break;
-        n += TLS_HEAD + content;
+        found.alert = tls_head_alert(head);
+        if (found.alert || len - found.whole < TLS_HEAD + content) break;
+        found.whole += TLS_HEAD + content;
     }
-    return (ssize_t)n;
+    return found;
 }
 
-/* Makes one record of a first handshake message that came in several: Mbed TLS wants to see its
- * head in one piece. Returns how many bytes at the front are ready, as tls_whole_records does. */
-static ssize_t tls_join_hello(struct buffer *in)
+/* Whether the records at the front hold the first handshake message, as far as it is worth waiting
+ * for: whole, or so much of it that a handshaker is to take it, or something that Mbed TLS is to
+ * refuse. Looks at each byte once, however they come. */
+static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
-    enum { HANDSHAKE = 22, MESSAGE_HEAD = 4, JOINED_MAX = 16384 };
-    ssize_t whole = tls_whole_records(in->at, in->len);
-    uint8_t message[MESSAGE_HEAD], *at = (uint8_t *)in->at;
-    size_t need = MESSAGE_HEAD, total = 0, next = 0, records = 0;
-    while (whole > 0 && (ssize_t)next < whole && total < need) {
-        if (at[next] != HANDSHAKE) return whole;
-        size_t len = (size_t)at[next + 3] << 8 | at[next + 4];
-        for (size_t i = 0; i < len && total + i < MESSAGE_HEAD; i++)
-            message[total + i] = at[next + TLS_HEAD + i];
-        total += len;
-        next += TLS_HEAD + len;
-        records++;
-        if (total >= MESSAGE_HEAD)
-            need = MESSAGE_HEAD + ((size_t)message[1] << 16 | (size_t)message[2] << 8 | message[3]);
-        if (need > JOINED_MAX || total > JOINED_MAX) return whole; /* refused by Mbed TLS */
+    enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshaker */ };
+    const uint8_t *head = hello->head;
+    while (in->len - hello->scanned >= TLS_HEAD) {
+        const uint8_t *at = (const uint8_t *)in->at + hello->scanned;
+        size_t len = (size_t)at[3] << 8 | at[4];
+        if (tls_head_alert(at) || in->len - hello->scanned < TLS_HEAD + len) break;
+        if (at[0] != HANDSHAKE || !len) return true;
+        for (size_t i = 0; i < len && hello->got + i < sizeof hello->head; i++)
+            hello->head[hello->got + i] = at[TLS_HEAD + i];
+        hello->got += len;
+        hello->scanned += TLS_HEAD + len;
+        size_t need = (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        if (hello->got >= sizeof hello->head &&
+            (hello->got - sizeof hello->head >= need || need > MESSAGE_MAX))
+            return true;
     }
-    if (whole <= 0 || (records == 1 && total >= need)) return whole;
-    if (total < need) return 0;
-    size_t to = TLS_HEAD;
-    for (size_t from = 0; from < next;) {
-        size_t len = (size_t)at[from + 3] << 8 | at[from + 4];
-        memmove(at + to, at + from + TLS_HEAD, len);
-        to += len;
-        from += TLS_HEAD + len;
-    }
-    at[3] = (uint8_t)(total >> 8);
-    at[4] = (uint8_t)total;
-    memmove(at + to, at + next, in->len - next);
-    in->len -= next - to;
-    return tls_whole_records(in->at, in->len);
+    return hello->scanned > HELD_MAX;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -9044,13 +9223,13 @@ static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned ch
     return 0;
 }
 
-/* Reads a ticket, and counts the session it brings back. */
+/* Reads a ticket. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
 {
     struct tls_shared *shared = context;
     int error = mbedtls_ssl_ticket_parse(&shared->tickets, session, at, len);
-    if (!error) count_one(&shared->counters->tls_resumed);
+    if (!error) seam_tls_ticket_has(&tls_buffers_get()->loan, session);
     return error;
 }
 
@@ -9443,23 +9622,47 @@ static bool wire_unsink(struct wire *wire, ssize_t *result)
     return false;
 }
 
+/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
+static void wire_refuse_tls(struct wire *wire, uint8_t alert)
+{
+    struct tls *tls = wire->tls;
+    const uint8_t plain[] = {21, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert};
+    if (tls->set_up && !tls->broken) {
+        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
+        seam_tls_refuse(&tls->ssl, &tls->kept, alert);
+        tls_take_back(tls);
+        wire_sink(wire, buffers);
+    } else if (!tls->broken) {
+        wire_transmit(wire->fd, plain, sizeof plain); /* nothing was sent before: it is taken */
+    }
+    tls->broken = true;
+}
+
 /* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
  * are never more. What went wrong or ended is in the tls. */
 static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t size)
 {
     struct tls *tls = wire->tls;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
-    size_t made = 0;
-    while (!tls->ended && !tls->broken) {
-        int n = mbedtls_ssl_read(&tls->ssl, (unsigned char *)at + made, size - made);
-        if (n > 0) made += (size_t)n;
-        else if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) tls->ended = true;
-        else if (n != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-        else if (!buffers->feed.len) break;
+    enum seam_tls_result result = SEAM_TLS_DONE;
+    size_t made = 0, n = 0;
+    while (result == SEAM_TLS_DONE && made < size) {
+        result = seam_tls_read(&tls->ssl, &tls->kept, (unsigned char *)at + made, size - made, &n);
+        if (result == SEAM_TLS_DONE) made += n;
     }
+    if (result == SEAM_TLS_CLOSED) tls->ended = true;
+    else if (result == SEAM_TLS_FAILED) tls->broken = true;
     tls_take_back(tls);
     if (!wire_sink(wire, buffers)) tls->broken = true;
     return made;
+}
+
+/* Whether so many bytes behind the beginning of a record still do not make it whole. */
+static bool wire_lacks_record(const struct tls *tls, size_t more)
+{
+    const unsigned char *head = (const unsigned char *)tls->in.at;
+    return tls->in.len >= TLS_HEAD && !tls_head_alert(head) &&
+           tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
 /* wire_read for TLS: what has come of records, old and new, is gathered in out; the whole ones are
@@ -9470,20 +9673,24 @@ static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
     size_t len = tls->in.len, made = 0;
     if (tls->broken) return WIRE_BROKEN;
     if (tls->ended) return WIRE_END;
-    if (len >= size) abort(); /* the caller's buffer holds more than a record */
-    if (len) memcpy(out, tls->in.at, len);
+    if (len >= size) return WIRE_BROKEN; /* never: what is kept is less than a record */
     ssize_t n = wire_receive(wire->fd, out + len, size - len);
     if (n == WIRE_BROKEN) return n;
+    if (n > 0 && wire_lacks_record(tls, (size_t)n)) {
+        buffer_add(&tls->in, out + len, (size_t)n); /* however few bytes come: no other is moved */
+        return WIRE_AGAIN;
+    }
+    if (len) memcpy(out, tls->in.at, len);
     if (n > 0) len += (size_t)n;
-    ssize_t whole = tls_whole_records(out, len);
-    if (whole < 0) return WIRE_BROKEN;
-    if (whole || n > 0) {
+    struct tls_records records = tls_whole_records(out, len);
+    if (records.whole || n > 0) {
         tls->in.len = 0;
-        size_t rest = len - (size_t)whole;
-        if (rest) buffer_add(&tls->in, out + whole, rest);
+        size_t rest = len - records.whole;
+        if (rest) buffer_add(&tls->in, out + records.whole, rest);
         else buffer_free(&tls->in);
     }
-    if (whole) made = wire_decipher(wire, out, (size_t)whole, size);
+    if (records.whole) made = wire_decipher(wire, out, records.whole, size);
+    if (records.alert && !tls->ended) wire_refuse_tls(wire, records.alert);
     if (made) return (ssize_t)made;
     if (tls->broken) return WIRE_BROKEN;
     return tls->ended || n == WIRE_END ? WIRE_END : WIRE_AGAIN;
@@ -9498,17 +9705,14 @@ static ssize_t wire_write_tls(struct wire *wire, const char *at, size_t len)
     if (tls->broken) return WIRE_BROKEN;
     if (!wire_unsink(wire, &result)) return result;
     while (done < len && !tls->out.len) {
-        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK, written = 0;
+        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
         struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        while (written < piece && !tls->broken) {
-            int n = mbedtls_ssl_write(&tls->ssl, (const unsigned char *)at + done + written,
-                                      piece - written);
-            if (n > 0) written += (size_t)n;
-            else tls->broken = true;
-        }
+        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, piece) !=
+            SEAM_TLS_DONE)
+            tls->broken = true;
         tls_take_back(tls);
         if (!wire_sink(wire, buffers) || tls->broken) return WIRE_BROKEN;
-        done += written;
+        done += piece;
     }
     return (ssize_t)done;
 }
@@ -9546,7 +9750,7 @@ static void wire_notify(struct wire *wire)
     struct tls *tls = wire->tls;
     if (!tls || !tls->open || tls->broken || tls->out.len) return;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-    mbedtls_ssl_close_notify(&tls->ssl);
+    seam_tls_goodbye(&tls->ssl, &tls->kept);
     tls_take_back(tls);
     wire_sink(wire, buffers);
     tls->open = false;
@@ -9590,32 +9794,40 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
+ * has no memory for it. */
+static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
+{
+    tls->config = tls_config_take(shared);
+    if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return false;
+    seam_tls_strip(&tls->ssl, &tls->kept);
+    tls->set_up = true;
+    return true;
+}
+
 /* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say. The slow part of TLS: a handshaker's, never the door's or the hub's. */
+ * say: at its end an alert, if it failed. The slow part of TLS: a handshaker's, never the door's or
+ * the hub's. */
 static enum shake wire_shake(struct wire *wire, struct tls_shared *shared)
 {
     struct tls *tls = wire->tls;
-    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
-    if (whole < 0) return SHAKE_FAILED;
-    if (!tls->set_up) {
-        tls->config = tls_config_take(shared);
-        if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return SHAKE_FAILED;
-        seam_tls_strip(&tls->ssl, &tls->kept);
-        mbedtls_ssl_set_bio(&tls->ssl, tls, tls_send, tls_receive, NULL);
-        tls->set_up = true;
-    }
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, (size_t)whole});
-    int error = mbedtls_ssl_handshake(&tls->ssl);
-    size_t read = (size_t)whole - buffers->feed.len;
+    struct tls_records records = tls_whole_records(tls->in.at, tls->in.len);
+    if (!tls->set_up && !wire_set_up_tls(tls, shared)) return SHAKE_FAILED;
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, records.whole});
+    enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->kept);
+    size_t read = records.whole - buffers->loan.feed_len;
     tls_take_back(tls);
     bool sent = wire_sink(wire, buffers);
     buffer_drop(&tls->in, read);
     if (!tls->in.len) buffer_free(&tls->in);
-    tls->open = !error;
-    if (tls->open) seam_tls_settle(&tls->ssl);
-    if (error && error != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-    if (!sent || tls->broken) return SHAKE_FAILED;
-    return tls->open ? SHAKE_DONE : SHAKE_MORE;
+    tls->broken = result == SEAM_TLS_FAILED || !sent;
+    if (result == SEAM_TLS_WAIT && sent && records.alert) wire_refuse_tls(wire, records.alert);
+    if (tls->broken) return SHAKE_FAILED;
+    if (result == SEAM_TLS_WAIT) return SHAKE_MORE;
+    tls->open = true;
+    if (tls->kept.resumed) count_one(&shared->counters->tls_resumed);
+    seam_tls_settle(&tls->ssl, &tls->kept);
+    return SHAKE_DONE;
 }
 
 /* Ends the socket. */
@@ -9630,8 +9842,10 @@ static void wire_close(struct wire *wire)
 /* ==== 19. Webhooks ===========================================================================
  * Tells a program of the operator's what the outbox holds, parcel by parcel: POSTs, signed, in
  * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
- * it reads the store, and says how far it is to the hub, which has the writer remove it. Each of
- * its own waits has one absolute deadline, but those of the resolver of names. */
+ * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
+ * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
+ * looked at before every wait and, since who sends without end is never waited for, whenever bytes
+ * are taken from the socket. */
 
 enum {
     WEBHOOK_URL_MAX = 2048,
@@ -9758,6 +9972,18 @@ static int response_head_read(const char *at, size_t len, struct response_head *
 /* How a delivery went. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
+/* A name being looked up, in a thread of its own: the resolver knows no deadline. Who asked may
+ * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
+ * one under way. */
+struct webhook_lookup {
+    _Atomic int owners;        /* who asked, and the thread */
+    int ready;                 /* eventfd: readable once it is done */
+    _Atomic bool done;         /* the two below are there */
+    int error;                 /* of getaddrinfo */
+    struct addrinfo *addresses;
+    char host[ORIGIN_MAX], port[8];
+};
+
 /* The thread and what others may know of it. */
 struct webhook {
     const struct options *options;
@@ -9767,10 +9993,10 @@ struct webhook {
     struct loop *hub;            /* woken when store.outbox_done has moved */
     struct webhook_url url;
     bool tls12;                  /* the thread's: see line_begin */
+    struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
     bool running;                /* the thread was started */
     int wake;                    /* eventfd: look at the outbox again, or at stop_by */
-    sem_t ended;
     _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
     pthread_mutex_t lock;        /* all below */
     struct buffer secret;
@@ -9778,21 +10004,22 @@ struct webhook {
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
+/* What a request by https has more. */
+struct webhook_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
 /* One request on its way. */
 struct webhook_line {
     struct webhook *hook;
     int fd;
     int64_t deadline;            /* mono */
-    mbedtls_ssl_context *ssl;    /* NULL: plain */
+    struct webhook_tls tls;      /* see line_begin */
+    mbedtls_ssl_context *ssl;    /* of it; NULL: plain */
     bool signs_new;              /* see line_begin */
     char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
-};
-
-/* The same for https. */
-struct webhook_tls {
-    mbedtls_ssl_context ssl;
-    mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
 };
 
 /* Whether the thread is to end. */
@@ -9833,20 +10060,28 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     return n > 0 && waits[1].revents;
 }
 
-/* Waits for a line's socket; false when its time is up. */
-static bool line_wait(struct webhook_line *line, short events)
+/* The moment at which a line's time is up: its own, or that of a stop. */
+static int64_t line_end(const struct webhook_line *line)
+{
+    int64_t stop_by = atomic_load(&line->hook->stop_by);
+    return stop_by && stop_by < line->deadline ? stop_by : line->deadline;
+}
+
+/* Waits for a line's socket, or another descriptor; false when its time is up. */
+static bool line_wait(struct webhook_line *line, int fd, short events)
 {
     for (;;) {
-        int64_t stop_by = atomic_load(&line->hook->stop_by), until = line->deadline;
-        if (stop_by && stop_by < until) until = stop_by;
-        if (webhook_poll(line->hook, line->fd, events, until)) return true;
+        int64_t until = line_end(line);
+        if (webhook_poll(line->hook, fd, events, until)) return true;
         if (clock_mono_ms() >= until) return webhook_fail(line->why, "no answer in time");
     }
 }
 
-/* What send or recv returned, as Mbed TLS wants to have it. */
-static int line_result(ssize_t n, int wait)
+/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
+ * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
+static int line_result(const struct webhook_line *line, ssize_t n, int wait)
 {
+    if (n > 0 && clock_mono_ms() >= line_end(line)) return MBEDTLS_ERR_SSL_TIMEOUT;
     if (n >= 0) return (int)n;
     bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
@@ -9856,21 +10091,23 @@ static int line_result(ssize_t n, int wait)
 static int line_send(void *context, const unsigned char *at, size_t len)
 {
     const struct webhook_line *line = context;
-    return line_result(send(line->fd, at, len, MSG_NOSIGNAL), MBEDTLS_ERR_SSL_WANT_WRITE);
+    ssize_t n = send(line->fd, at, len, MSG_NOSIGNAL);
+    return line_result(line, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
 /* Receives what is there. */
 static int line_receive(void *context, unsigned char *out, size_t size)
 {
     const struct webhook_line *line = context;
-    return line_result(recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+    return line_result(line, recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 /* After a call that returned a negative code: waits for what it wants. False if it is an error. */
 static bool line_again(struct webhook_line *line, int code)
 {
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, line->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, line->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(line->why, "no answer in time");
     if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
     char text[128];
     if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
@@ -9919,7 +10156,7 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
         line->deadline = now + (deadline - now) / count;
         line->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         error = line->fd < 0 || connect(line->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && line_wait(line, POLLOUT) &&
+        if (error == EINPROGRESS && line_wait(line, line->fd, POLLOUT) &&
             getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len))
             error = errno;
         line->deadline = deadline;
@@ -9931,24 +10168,97 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
     return webhook_fail(line->why, "cannot connect: %s", strerror(error));
 }
 
+/* One owner less of a look-up. */
+static void lookup_drop(struct webhook_lookup *lookup)
+{
+    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
+    if (lookup->addresses) freeaddrinfo(lookup->addresses);
+    close(lookup->ready);
+    free(lookup);
+}
+
+/* The thread of a look-up. */
+static void *lookup_run(void *argument)
+{
+    struct webhook_lookup *lookup = argument;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    uint64_t one = 1;
+    prctl(PR_SET_NAME, "resolver");
+    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
+    if (lookup->error) lookup->addresses = NULL;
+    atomic_store(&lookup->done, true);
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) abort(); /* written to once */
+    lookup_drop(lookup);
+    return NULL;
+}
+
+/* Begins to look a name up; NULL with errno if the machine has no descriptor or thread for it. */
+static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
+{
+    struct webhook_lookup *lookup = mem_new(sizeof *lookup);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    atomic_init(&lookup->owners, 2);
+    strcpy(lookup->host, url->host);
+    snprintf(lookup->port, sizeof lookup->port, "%u", url->port);
+    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
+    if (!error) {
+        pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_create(&thread, &attributes, lookup_run, lookup);
+        pthread_attr_destroy(&attributes);
+    }
+    if (!error) return lookup;
+    if (lookup->ready >= 0) close(lookup->ready);
+    free(lookup);
+    errno = error;
+    return NULL;
+}
+
+/* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
+ * webhook's; NULL when there are none. */
+static const struct addrinfo *line_find(struct webhook_line *line)
+{
+    struct webhook *hook = line->hook;
+    if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
+        lookup_drop(hook->lookup);
+        hook->lookup = NULL;
+    }
+    if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
+    const struct webhook_lookup *lookup = hook->lookup;
+    if (!lookup) {
+        webhook_fail(line->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
+        return NULL;
+    }
+    char why[WEBHOOK_WHY] = "", *said = line->why;
+    line->why = why;
+    while (!atomic_load(&lookup->done) && line_wait(line, lookup->ready, POLLIN)) continue;
+    line->why = said;
+    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
+                          : lookup->error             ? gai_strerror(lookup->error)
+                                                      : NULL;
+    if (!problem) return lookup->addresses;
+    webhook_fail(line->why, "cannot find %.100s: %s", hook->url.host, problem);
+    return NULL;
+}
+
 /* Finds the host and connects to it. */
 static bool line_open(struct webhook_line *line)
 {
     const struct webhook_url *url = &line->hook->url;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
     char port[8];
-    snprintf(port, sizeof port, "%u", url->port);
-    if (url->is_address) hints.ai_flags = AI_NUMERICHOST;
-    int error = getaddrinfo(url->host, port, &hints, &addresses);
-    if (webhook_stopping(line->hook)) { /* for how long is not known: see webhook_wait */
-        if (!error) freeaddrinfo(addresses);
-        return false;
+    if (!url->is_address) {
+        const struct addrinfo *found = line_find(line);
+        return found && line_connect(line, found);
     }
-    if (error) return webhook_fail(line->why, "cannot find %.100s: %s", url->host,
-                                   gai_strerror(error));
-    line->deadline = clock_mono_ms() + line->hook->options->webhook_timeout;
-    bool good = line_connect(line, addresses);
-    freeaddrinfo(addresses);
+    snprintf(port, sizeof port, "%u", url->port);
+    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
+    if (error)
+        return webhook_fail(line->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = line_connect(line, number);
+    freeaddrinfo(number);
     return good;
 }
 
@@ -10119,16 +10429,16 @@ static void line_skip_body(struct webhook_line *line, const struct buffer *in,
 /* Sends a request and reads the status of the answer; 0 when there is none. */
 static int line_exchange(struct webhook_line *line, struct span request)
 {
-    struct webhook_tls tls;
     struct response_head head = {0};
     struct buffer in = {0};
-    if (!line_begin(line, &tls)) return 0;
+    if (!line_begin(line, &line->tls)) return 0;
     line_write(line, request); /* who refuses a request may answer before it has come, and close */
     bool good = line_read_head(line, &in, &head);
     if (good) line_skip_body(line, &in, &head);
     if (line->ssl) {
         mbedtls_ssl_close_notify(line->ssl);
-        webhook_tls_free(&tls);
+        webhook_tls_free(&line->tls);
+        line->ssl = NULL;
     }
     close(line->fd);
     buffer_free(&in);
@@ -10177,6 +10487,7 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct parce
     struct webhook_line line = {.hook = hook, .fd = -1, .why = why};
     *why = 0;
     webhook_write(hook, parcel, &request);
+    line.deadline = clock_mono_ms() + hook->options->webhook_timeout;
     int status = line_exchange(&line, (struct span){request.at, request.len});
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
@@ -10243,12 +10554,12 @@ static void webhook_rest(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
     random_bytes(&random, sizeof random);
-    int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
+    int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
+    store_outbox_try(hook->store, now, until);
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. Once
- * it has seen that it is to stop it touches nothing but *hook: main may not have waited. */
+/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -10259,9 +10570,14 @@ static void *webhook_run(void *argument)
     enum webhook_result result = WEBHOOK_FAILED;
     prctl(PR_SET_NAME, "webhook");
     while (result < WEBHOOK_IS_GONE && webhook_take(hook, &parcel)) {
+        int64_t now = clock_mono_ms();
+        int64_t end = failures ? now + hook->options->webhook_timeout : now;
+        int64_t tried = store_outbox_try(hook->store, now, end);
         /* one that is too old has its chance too, if nothing is known against the receiver */
-        bool old = clock_wall_ms() - parcel.newest > hook->options->webhook_give_up;
+        bool old = tried - parcel.tried > hook->options->webhook_give_up;
         result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
+        now = clock_mono_ms();
+        store_outbox_try(hook->store, now, now);
         if (result == WEBHOOK_DELIVERED) {
             webhook_note_success(hook, failing_since);
             webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
@@ -10278,7 +10594,6 @@ static void *webhook_run(void *argument)
         buffer_free(&parcel.text);
         parcel = (struct parcel){0};
     }
-    sem_post(&hook->ended);
     return NULL;
 }
 
@@ -10347,25 +10662,19 @@ static void webhook_stop(struct webhook *hook)
     webhook_wake(hook);
 }
 
-/* Waits for the end of a thread that was asked for it, not much longer than an answer under way may
- * take: the resolver may hold it, and then it is left alone. */
+/* Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS away. */
 static void webhook_wait(struct webhook *hook)
 {
-    struct timespec until;
     if (!hook->running) return;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    int error;
-    while ((error = sem_timedwait(&hook->ended, &until)) && errno == EINTR) continue;
-    hook->running = error;
-    if (error) pthread_detach(hook->thread);
-    else pthread_join(hook->thread, NULL);
+    pthread_join(hook->thread, NULL);
+    hook->running = false;
 }
 
-/* Frees what webhook_init took; nothing if the thread still runs: then the process ends. */
+/* Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is left to
+ * its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
-    if (hook->running) return;
+    lookup_drop(hook->lookup);
     if (hook->wake >= 0) close(hook->wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
@@ -10445,10 +10754,15 @@ enum {
     WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
-    POST_ROOM = 2 * WATCH_PIECE,   /* more than one can have */
+    POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
     POST_SHARE = 32,               /* taken at a time */
     POST_WORTH = 64,               /* those that wait before a courier is woken for them */
     COURIERS_MAX = 3,
+    CROWD_FEW = 100,               /* so many connections may all come back at once */
+    CROWD_SPREAD_MS = 3000,        /* more of them take at least this long */
+    CROWD_TLS_RATE = 2000,         /* connections taken in a second, with TLS */
+    CROWD_PLAIN_RATE = 10000,      /* and without */
+    CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
 
 /* Bytes on their way to one connection. */
@@ -10483,6 +10797,16 @@ struct store_reader {
     pthread_t thread;
 };
 
+/* The number of connections at which all were last told over which time to come back; see
+ * hub_crowd. */
+struct crowd {
+    int64_t level;                 /* 0, or CROWD_FEW times a power of two */
+    int64_t spread_ms;             /* what is being told */
+    bool telling;                  /* some connections have not heard of it */
+    uint8_t id_len;                /* the walk over the users goes on behind this one */
+    char id[USER_ID_MAX];
+};
+
 struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
@@ -10493,9 +10817,10 @@ struct hub {
     struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
     struct watches watches;        /* who follows whom */
-    struct buffer piece;           /* of a message to one who follows */
+    struct buffer piece;           /* a message to one who follows */
     struct post post;              /* what they are told */
     int64_t spread_at;             /* mono: not before this changes are told again */
+    struct crowd crowd;            /* how many connections there are, as clients were told */
     struct store_reader reader;
     _Atomic uint64_t generation;   /* grows when users leave the table for the store */
     int64_t sample_at;             /* mono: when the next minute begins */
@@ -10513,11 +10838,16 @@ struct hub {
 
 enum { DOOR_READ_SIZE = 64 * 1024 };
 
+/* Connections in the door that wait for a thread, in order; any of them may leave. */
+struct pending_queue {
+    struct pending *first, *last;
+};
+
 /* The threads that shake hands: a queue of connections, in the order in which they came. */
 struct shakers {
     pthread_mutex_t lock;          /* all but threads and count */
     pthread_cond_t wake;
-    struct pending *first, **last;
+    struct pending_queue queue;
     bool quitting;
     pthread_t *threads;
     size_t count;
@@ -10533,14 +10863,23 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories,
+ * passwords) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+ * does not stand behind them. */
+enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+struct lane {
+    struct pending_queue ready;    /* whole requests for which no worker was free */
+    int most;                      /* with the workers at a time */
+    _Atomic int under_way;         /* with the workers */
+    _Atomic bool starved;          /* some are ready: a worker that is done wakes the door */
+};
+
 struct door {
     struct loop loop;
     struct wheel wheel;            /* connections in the door */
-    struct pending *ready;         /* whole requests for which no worker was free, in order */
-    struct pending **ready_last;
+    struct lane lanes[LANE_COUNT];
+    uint32_t turn;                 /* counts the turns of the loop */
     struct pending *gone;          /* displaced in this turn */
-    _Atomic int under_way;         /* requests given to the workers */
-    _Atomic bool starved;          /* ready waits: a worker that is done wakes the door */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
@@ -11500,7 +11839,7 @@ static void post_stop(struct post *post)
     while (post->count) pthread_join(post->couriers[--post->count], NULL);
 }
 
-/* Appends a frame with the next piece of what one who follows is to be told. False when there is
+/* Appends a frame with the next message that one who follows is to be told. False when there is
  * nothing, or not yet. */
 static bool watcher_write(struct server *server, struct connection *c, struct instant now,
                           struct buffer *out)
@@ -11508,18 +11847,18 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     struct hub *hub = &server->hub;
     if (c->link.state != CONNECTION_OPEN || !c->extra || c->extra->blocked) return false;
     struct watcher *watcher = &c->extra->watcher;
-    bool first, last;
+    bool more;
     hub->piece.len = 0;
     enum watcher_message kind =
-        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &first, &last);
+        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
         connection_settle(c);
         return false;
     }
-    if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+    if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
                                                   : &server->counters.updates);
-    ws_encode_piece(out, first, last, (struct span){hub->piece.at, hub->piece.len});
+    ws_encode(out, WS_OP_TEXT, (struct span){hub->piece.at, hub->piece.len});
     return true;
 }
 
@@ -11538,7 +11877,7 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
 }
 
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow: a first piece to each side by side, as that is mostly all. Stands at the end of a turn:
+ * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
  * the table is as the transitions left it. */
 static void hub_watch(struct server *server, struct instant now)
 {
@@ -11694,19 +12033,81 @@ static const char *connection_id_text(uint64_t number, char out[17])
     return out;
 }
 
-/* Adds the first message to the reply. */
+/* How long all clients should take to come back together, should this process end without a word:
+ * what it needs to take as many in. Few come back at once, as they always did. */
+static int64_t server_spread_ms(const struct server *server)
+{
+    int64_t count = (int64_t)server->presence.connections;
+    int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
+    if (count <= CROWD_FEW) return 0;
+    int64_t needed = count * 1000 / rate;
+    return needed > CROWD_SPREAD_MS ? needed : CROWD_SPREAD_MS;
+}
+
+/* Adds the first message to the reply. It names the limits, since a client that has to find them
+ * out by breaking them is closed for it, comes back, and breaks them again. */
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
+    const struct options *options = &server->options;
     struct buffer text = {0};
     char number[17];
     buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
     json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64
+    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+                 connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
+    buffer_print(&text, ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
+                        ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                         ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
-                 connection_id_text(c->number, number),
-                 (server->options.ping_interval + 999) / 1000);
+                 options->max_message, options->max_rate, options->max_watch,
+                 server_spread_ms(server));
     ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
     buffer_free(&text);
+}
+
+/* Tells the connections of one user over which time to come back; returns how many. */
+static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    size_t count = 0;
+    for (struct link *link = user->links, *next; link; link = next, count++) {
+        struct connection *c = (struct connection *)link;
+        next = link->next; /* sending may be the end of this one */
+        char text[64];
+        snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
+                 hub->crowd.spread_ms);
+        hub_reply_text(hub, text);
+        connection_flush(server, c, now);
+    }
+    return count;
+}
+
+/* When the connections became more than CROWD_FEW, and each time they doubled, all are told over
+ * which time to come back; some at a time, for the sake of others. On the way down nobody is told:
+ * who waits too long does no harm, and a hello says it anew. A level counts as left only at half of
+ * it, so that who connects and leaves at its border makes no storm of messages. */
+static void hub_crowd(struct server *server, struct instant now)
+{
+    struct crowd *crowd = &server->hub.crowd;
+    struct presence *p = &server->presence;
+    int64_t count = (int64_t)p->connections, level = crowd->level;
+    while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
+    if (level > crowd->level) {
+        crowd->spread_ms = server_spread_ms(server);
+        crowd->telling = true;
+        crowd->id_len = 0;
+    }
+    while (level && count < level / 2) level = level > CROWD_FEW ? level / 2 : 0;
+    crowd->level = level;
+    if (!crowd->telling) return;
+    struct presence_walk walk = presence_walk_after(p, (struct span){crowd->id, crowd->id_len});
+    struct user *user = NULL;
+    for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
+        size_t links = hub_tell_crowd(server, user, now);
+        told += links ? links : 1; /* who has none costs a look */
+        crowd->id_len = user->id_len;
+        memcpy(crowd->id, user->id, user->id_len);
+    }
+    crowd->telling = user && !server->hub.stopping;
 }
 
 /* Frees an adoption, but for the socket. NULL is fine. */
@@ -12072,6 +12473,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
     other = wheel_wait(&server->presence.manuals, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (hub->crowd.telling) wait = 0;
     if (hub->watches.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
@@ -12122,6 +12524,7 @@ static void hub_turn(struct server *server)
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
+    hub_crowd(server, now);
     hub_take_transitions(server, now);
     hub_watch(server, now);
     hub_sample(server, now);
@@ -12239,21 +12642,33 @@ enum pending_phase {
     PENDING_GONE,    /* displaced; closed at the end of the turn */
 };
 
+/* Who has a connection, and so how it may give way to a newer one of its address. */
+enum pending_place {
+    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
+    PLACE_DOOR,      /* the door's own, and in no queue: it ends at once */
+    PLACE_READY,     /* in a lane: it ends at once, unanswered */
+    PLACE_SHAKERS,   /* in the handshakers' queue, or with one of them */
+};
+
 /* A connection in the door. */
 struct pending {
     struct loop_call call;      /* the way back from a worker; must be first */
     struct seam_item item;      /* the request's bytes */
     struct timer timer;         /* the deadline of the phase */
-    struct pending *next;       /* in the ready list, or the handshakers' queue */
+    struct pending *next, *previous; /* in a lane, or the handshakers' queue */
     struct server *server;
     struct wire wire;
     int64_t deadline;           /* mono: of the handshake and the first request together */
     uint8_t phase;              /* enum pending_phase */
     uint8_t kind;               /* enum listener_kind: where it came in */
     uint8_t shake;              /* enum shake: what a handshaker came to */
+    struct tls_hello hello;     /* how much of the first one is there */
     bool watched;               /* in the door's epoll set */
-    bool waits;                 /* the door's own, and in no queue: it may be displaced */
-    bool given_up;              /* displaced as PENDING_SHAKE; set under shakers.lock */
+    uint8_t place;              /* enum pending_place; the door's, as is the next */
+    bool given_up;              /* displaced: to be closed when it is back; see door_displace */
+    bool queued;                /* in the handshakers' queue; under shakers.lock */
+    uint8_t lane;               /* enum lane_kind */
+    uint32_t read_in;           /* the turn in which its last bytes came */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
     size_t whole;               /* bytes of the request at the front; 0: its head is not there */
@@ -12266,7 +12681,7 @@ struct pending {
 enum {
     DOOR_EVENTS = 256,
     DOOR_ACCEPTS = 64,          /* of one listener a turn, so that others get theirs */
-    DOOR_QUEUE = 256,           /* requests with the workers at a time */
+    DOOR_QUEUE = 256,           /* quick requests with the workers at a time */
     DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
     DOOR_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
@@ -12286,22 +12701,55 @@ static struct pending *pending_of_item(struct seam_item *item)
     return (struct pending *)((char *)item - offsetof(struct pending, item));
 }
 
-/* Takes a connection off the list of its address. */
-static void pending_leave(struct server *server, struct pending *p)
+/* Appends a connection to a queue. */
+static void pending_queue_add(struct pending_queue *queue, struct pending *p)
+{
+    p->next = NULL;
+    p->previous = queue->last;
+    *(queue->last ? &queue->last->next : &queue->first) = p;
+    queue->last = p;
+}
+
+/* Takes a connection out of the queue it is in. */
+static void pending_queue_remove(struct pending_queue *queue, struct pending *p)
+{
+    *(p->previous ? &p->previous->next : &queue->first) = p->next;
+    *(p->next ? &p->next->previous : &queue->last) = p->previous;
+    p->next = p->previous = NULL;
+}
+
+/* Takes a connection off the list of its address; address_lock is held. */
+static void pending_unlist(struct server *server, struct pending *p)
 {
     struct address_entry *entry = p->entry;
     if (!entry) return;
-    pthread_mutex_lock(&server->address_lock);
     *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
     *(p->newer ? &p->newer->older : &entry->newest) = p->older;
+    p->entry = NULL;
     entry->pending--;
     address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
-    p->entry = NULL;
 }
 
-/* Puts a new connection on the list of its address. Returns the one that has to give way for it:
- * the oldest that only waits or shakes hands; NULL if there is room, or none of them does. */
+/* See pending_unlist. The lock is taken in any case: the door may be about to do the same. */
+static void pending_leave(struct server *server, struct pending *p)
+{
+    pthread_mutex_lock(&server->address_lock);
+    pending_unlist(server, p);
+    pthread_mutex_unlock(&server->address_lock);
+}
+
+/* The connection of an address that gives way to p, the newest: the oldest that no worker has; only
+ * where workers have them all the oldest of these. address_lock is held. */
+static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
+{
+    struct pending *one = entry->oldest;
+    while (one != p && one->place == PLACE_ELSEWHERE) one = one->newer;
+    return one != p ? one : entry->oldest != p ? entry->oldest : NULL;
+}
+
+/* Puts a new connection on the list of its address. Returns the one that has to give way for it,
+ * off the list already; NULL if there is room. One that a worker has is only marked here: it may be
+ * freed as soon as the lock is not held. */
 static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
@@ -12317,9 +12765,15 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     p->older = entry->newest;
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
-    if (++entry->pending > most)
-        for (oldest = entry->oldest; oldest && !oldest->waits && oldest->phase != PENDING_SHAKE;)
-            oldest = oldest->newer;
+    if (++entry->pending > most) oldest = pending_choose(entry, p);
+    if (oldest) {
+        pending_unlist(server, oldest);
+        count_one(&server->counters.pending_displaced);
+    }
+    if (oldest && oldest->place == PLACE_ELSEWHERE) {
+        oldest->given_up = true;
+        oldest = NULL;
+    }
     pthread_mutex_unlock(&server->address_lock);
     return oldest;
 }
@@ -12390,7 +12844,7 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
         pending_watch(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
         timer_disarm(&server->door.wheel, &p->timer);
-        p->waits = false;
+        p->place = PLACE_ELSEWHERE;
         p->phase = PENDING_REQUEST;
         loop_post(&server->door.loop, &p->call);
     } else if (p->keep_alive) {
@@ -12416,28 +12870,56 @@ static void door_refuse(struct server *server, struct pending *p, int64_t now, e
     door_flush(server, p, now);
 }
 
-/* Whether the workers have as many requests as they may; then a worker that is done wakes us. */
-static bool door_starves(struct door *door)
+/* Whether the workers have as many requests of a lane as they may; then a worker that is done wakes
+ * us. */
+static bool lane_starves(struct lane *lane)
 {
-    if (atomic_load(&door->under_way) < DOOR_QUEUE) return false;
-    atomic_store(&door->starved, true);
-    return atomic_load(&door->under_way) >= DOOR_QUEUE; /* none finished in between */
+    if (atomic_load(&lane->under_way) < lane->most) return false;
+    atomic_store(&lane->starved, true);
+    return atomic_load(&lane->under_way) >= lane->most; /* none finished in between */
 }
 
-/* Gives whole requests to the workers, as many as they may have. */
-static void door_serve_ready(struct server *server)
+/* Closes those of the connections whose socket was reset meanwhile, which reading would tell only
+ * behind what has come before it: nobody reads their answers. One that was only half closed stays,
+ * and so do those that were read in this turn. Returns how many are left. */
+static int door_drop_reset(struct server *server, struct pending **ready, int count)
 {
-    struct door *door = &server->door;
-    struct seam_item *items[DOOR_QUEUE];
-    int count = 0;
-    while (door->ready && !door_starves(door)) {
-        struct pending *p = door->ready;
-        door->ready = p->next;
-        if (!door->ready) door->ready_last = &door->ready;
-        atomic_fetch_add(&door->under_way, 1);
-        items[count++] = &p->item; /* never more than DOOR_QUEUE: they all are under way */
+    struct pollfd sockets[DOOR_QUEUE];
+    int asked = 0, left = 0;
+    for (int i = 0; i < count; i++) {
+        bool fresh = ready[i]->read_in == server->door.turn;
+        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->wire.fd};
+        asked += !fresh;
     }
-    if (count) seam_submit(server->seam, items, count);
+    if (asked && poll(sockets, (nfds_t)count, 0) <= 0) return count;
+    for (int i = 0; i < count; i++) {
+        if (asked && sockets[i].revents & (POLLHUP | POLLERR)) door_close(server, ready[i]);
+        else ready[left++] = ready[i];
+    }
+    return left;
+}
+
+/* Gives whole requests of a lane to the workers, as many as they may have. */
+static void lane_serve(struct server *server, struct lane *lane)
+{
+    while (lane->ready.first && !lane_starves(lane)) {
+        struct pending *ready[DOOR_QUEUE];
+        struct seam_item *items[DOOR_QUEUE];
+        int count = 0, room = lane->most - atomic_load(&lane->under_way);
+        if (room > DOOR_QUEUE) room = DOOR_QUEUE;
+        for (struct pending *p; count < room && (p = lane->ready.first);) {
+            pending_queue_remove(&lane->ready, p);
+            ready[count++] = p;
+        }
+        count = door_drop_reset(server, ready, count);
+        for (int i = 0; i < count; i++) {
+            ready[i]->place = PLACE_ELSEWHERE;
+            items[i] = &ready[i]->item;
+        }
+        if (!count) continue;
+        atomic_fetch_add(&lane->under_way, count);
+        seam_submit(server->seam, items, count);
+    }
 }
 
 /* Looks whether a whole request is there, and acts on it. */
@@ -12475,10 +12957,9 @@ static void door_advance(struct server *server, struct pending *p, int64_t now)
     item->is_tls = p->wire.tls != NULL;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_BUSY;
-    p->waits = false;
-    p->next = NULL;
-    *server->door.ready_last = p;
-    server->door.ready_last = &p->next;
+    p->place = PLACE_READY;
+    p->lane = http_is_costly(item->bytes, p->whole) ? LANE_COSTLY : LANE_QUICK;
+    pending_queue_add(&server->door.lanes[p->lane].ready, p);
 }
 
 /* Reads what is there of a request. */
@@ -12491,6 +12972,10 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
         pending_watch(p, EPOLLIN);
         return;
     }
+    if (n == WIRE_BROKEN && wire_ended(&p->wire)) {
+        door_linger(server, p, now); /* so that the client reads the alert */
+        return;
+    }
     if (n <= 0) {
         door_close(server, p);
         return;
@@ -12501,6 +12986,7 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
     item->bytes = mem_resize(item->bytes, item->size);
     memcpy(item->bytes + item->len, scratch, (size_t)n);
     item->len += (size_t)n;
+    p->read_in = server->door.turn;
     door_advance(server, p, now);
 }
 
@@ -12510,42 +12996,61 @@ static void door_shake(struct server *server, struct pending *p)
     struct shakers *shakers = &server->door.shakers;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
-    p->waits = false;
-    p->next = NULL;
+    p->place = PLACE_SHAKERS;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
-    *shakers->last = p;
-    shakers->last = &p->next;
+    p->queued = true;
+    pending_queue_add(&shakers->queue, p);
     pthread_cond_signal(&shakers->wake);
     pthread_mutex_unlock(&shakers->lock);
 }
 
-/* Reads what is there of a handshake; whole records are a handshaker's. Somebody who does not speak
- * TLS is told so in plain HTTP. */
+/* The client ended in the middle of its handshake, or before: then it may have been a look at the
+ * port, and is no failure. */
+static void door_cut_hello(struct server *server, struct pending *p)
+{
+    if (p->wire.tls->in.len || p->wire.tls->set_up) count_one(&server->counters.tls_failures);
+    door_close(server, p);
+}
+
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
+ * HTTP if it does not look like TLS at all. */
+static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
+{
+    struct buffer *in = &p->wire.tls->in;
+    bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
+    count_one(&server->counters.tls_failures);
+    if (is_tls || p->hello.scanned) {
+        wire_refuse_tls(&p->wire, alert);
+        door_linger(server, p, now);
+    } else {
+        wire_forget_tls(&p->wire);
+        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
+    }
+}
+
+/* Reads what is there of a handshake; whole records are a handshaker's. */
 static void door_read_hello(struct server *server, struct pending *p, int64_t now)
 {
     struct tls *tls = p->wire.tls;
     ssize_t n = WIRE_AGAIN;
     if (!wire_unsink(&p->wire, &n) && n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
-    bool full = tls->in.len >= DOOR_HELLO_MAX; /* and no message: nobody says hello like that */
-    n = full ? WIRE_BROKEN
-             : wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
-    if (full) count_one(&server->counters.tls_failures);
+    /* There is room: a handshaker has taken all whole records, and less than one is left. */
+    n = wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
     if (n == WIRE_END || n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
-    ssize_t whole = tls->set_up ? tls_whole_records(tls->in.at, tls->in.len)
-                                : tls_join_hello(&tls->in);
-    if (whole < 0 && !tls->set_up) {
-        count_one(&server->counters.tls_failures);
-        wire_forget_tls(&p->wire);
-        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
-    } else if (whole) {
+    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
+    size_t known = tls->set_up ? 0 : p->hello.scanned;
+    struct tls_records next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    if (next.alert && !next.whole && !tls->set_up) {
+        door_refuse_hello(server, p, now, next.alert);
+    } else if (ready && (known || next.whole || next.alert)) {
         door_shake(server, p);
     } else {
         pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
@@ -12557,7 +13062,7 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->waits = true;
+    p->place = PLACE_DOOR;
     server->door.shaking--;
     if (p->given_up) {
         door_close(server, p);
@@ -12584,12 +13089,12 @@ static void *shaker_run(void *argument)
     setpriority(PRIO_PROCESS, 0, SHAKER_NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&shakers->lock);
     for (;;) {
-        while (!shakers->first && !shakers->quitting)
+        while (!shakers->queue.first && !shakers->quitting)
             pthread_cond_wait(&shakers->wake, &shakers->lock);
-        struct pending *p = shakers->first;
+        struct pending *p = shakers->queue.first;
         if (!p) break;
-        shakers->first = p->next;
-        if (!p->next) shakers->last = &shakers->first;
+        pending_queue_remove(&shakers->queue, p);
+        p->queued = false;
         bool useless = p->given_up || atomic_load(&server->stopping);
         pthread_mutex_unlock(&shakers->lock);
         p->shake = (uint8_t)(useless ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
@@ -12624,12 +13129,25 @@ static void door_expire(struct server *server, struct pending *p, int64_t now)
     else door_close(server, p);
 }
 
+/* Has a connection of the door's closed at the end of the turn: it may have an event in it still. */
+static void door_give_up(struct server *server, struct pending *p)
+{
+    p->phase = PENDING_GONE;
+    p->place = PLACE_ELSEWHERE;
+    p->next = server->door.gone;
+    server->door.gone = p;
+}
+
 /* A worker gave a connection back; see pending_served for the phases. */
 static void door_take_back(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->waits = true;
+    p->place = PLACE_DOOR;
+    if (p->given_up) { /* and it may have an event in this turn */
+        door_give_up(server, p);
+        return;
+    }
     switch (p->phase) {
     case PENDING_IDLE:
         pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
@@ -12706,30 +13224,30 @@ static void pending_send(struct server *server, struct pending *p)
 /* Worker: the request is answered, or the upgrade or stream granted. */
 static void pending_served(struct server *server, struct pending *p)
 {
-    struct door *door = &server->door;
+    struct lane *lane = &server->door.lanes[p->lane];
     if (p->adoption) pending_hand_over(server, p);
     else pending_send(server, p);
-    atomic_fetch_sub(&door->under_way, 1);
-    if (atomic_exchange(&door->starved, false)) loop_wake(&door->loop);
+    atomic_fetch_sub(&lane->under_way, 1);
+    if (atomic_exchange(&lane->starved, false)) loop_wake(&server->door.loop);
 }
 
-/* Has a connection give way to a newer one of its address. It may have an event in this turn still,
- * so it is closed at its end; one that shakes hands when it comes back, which is soon, as no more
- * work is done for it. */
+/* Has a connection, which is off the list of its address, give way to a newer one. One that a
+ * handshaker has at this moment is closed when it comes back; there is one of these a thread. */
 static void door_displace(struct server *server, struct pending *p)
 {
-    count_one(&server->counters.pending_displaced);
-    pending_leave(server, p);
-    if (p->phase == PENDING_SHAKE) {
-        pthread_mutex_lock(&server->door.shakers.lock);
+    struct shakers *shakers = &server->door.shakers;
+    if (p->place == PLACE_READY) pending_queue_remove(&server->door.lanes[p->lane].ready, p);
+    if (p->place == PLACE_SHAKERS) {
+        pthread_mutex_lock(&shakers->lock);
+        bool queued = p->queued;
+        if (queued) pending_queue_remove(&shakers->queue, p);
+        p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&server->door.shakers.lock);
-        return;
+        pthread_mutex_unlock(&shakers->lock);
+        if (!queued) return;
+        server->door.shaking--;
     }
-    p->phase = PENDING_GONE;
-    p->waits = false;
-    p->next = server->door.gone;
-    server->door.gone = p;
+    door_give_up(server, p);
 }
 
 /* Lets a new connection in. */
@@ -12748,7 +13266,7 @@ static struct pending *door_admit(struct server *server, const struct listener *
     pending_begin(p, p->wire.tls ? PENDING_HELLO : PENDING_REQUEST, p->deadline);
     struct pending *oldest = pending_enter(server, p, now);
     if (oldest) door_displace(server, oldest);
-    p->waits = true;
+    p->place = PLACE_DOOR;
     return p;
 }
 
@@ -12844,6 +13362,15 @@ static void door_timer(struct server *server, struct timer *timer, int64_t now)
     door_watch_listeners(server, EPOLLIN);
 }
 
+/* Whether a request, or a handshake, is with others who will give it back. */
+static bool door_is_busy(struct door *door)
+{
+    bool busy = door->shaking;
+    for (int i = 0; i < LANE_COUNT; i++)
+        busy = busy || door->lanes[i].ready.first || atomic_load(&door->lanes[i].under_way);
+    return busy;
+}
+
 /* The door's thread, until door_quit. When it ends it has closed every connection it owned. */
 static void door_run(void *context)
 {
@@ -12853,13 +13380,14 @@ static void door_run(void *context)
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
-        if (door->quitting) atomic_store(&door->starved, true); /* have the last worker wake us */
-        bool busy = door->ready || door->shaking || atomic_load(&door->under_way);
-        if (door->quitting && !busy) break;
+        for (int i = 0; i < LANE_COUNT && door->quitting; i++)
+            atomic_store(&door->lanes[i].starved, true); /* have the last worker wake us */
+        if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
+        door->turn++;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -12869,7 +13397,7 @@ static void door_run(void *context)
         }
         for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
-        door_serve_ready(server);
+        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
     loop_run_calls(&door->loop, server);
     timer_disarm(&door->wheel, &door->pause);
@@ -12902,9 +13430,10 @@ static bool door_init(struct server *server, struct instant now)
     struct shakers *shakers = &door->shakers;
     pthread_mutex_init(&shakers->lock, NULL);
     pthread_cond_init(&shakers->wake, NULL);
-    shakers->last = &shakers->first;
     wheel_init(&door->wheel, now.mono);
-    door->ready_last = &door->ready;
+    int64_t workers = server->options.workers;
+    door->lanes[LANE_QUICK].most = DOOR_QUEUE;
+    door->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
     if (!loop_init(&door->loop)) return false;
     for (size_t i = 0; i < server->listener_count; i++)
         if (!loop_watch(&door->loop, EPOLL_CTL_ADD, server->listeners[i].fd, 0,
@@ -13152,9 +13681,9 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return !rc;
 }
 
-/* Reads the ids of a batch into views; *count is how many. */
-static enum error api_read_batch(const struct http_request *request, struct json_value users,
-                                 struct user_view *views, size_t *count)
+/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
+static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
+                                 struct json_value users, struct user_view *views, size_t *count)
 {
     struct json_value item;
     *count = 0;
@@ -13164,7 +13693,8 @@ static enum error api_read_batch(const struct http_request *request, struct json
         struct span span = {id, len < 0 ? 0 : (size_t)len};
         if (*count == BATCH_MAX) return ERROR_INVALID_PARAMETER;
         if (!user_id_valid(span)) return ERROR_INVALID_USER_ID;
-        if (request->token && !token_may_watch(request->token, span)) return ERROR_FORBIDDEN;
+        if (request->token && !token_may_watch_listed(request->token, may, span))
+            return ERROR_FORBIDDEN;
         views[*count].id_len = (uint8_t)span.len;
         memcpy(views[*count].id, id, span.len);
     }
@@ -13185,8 +13715,10 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         return ERROR_INVALID_PARAMETER;
     }
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
+    struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
-    enum error error = api_read_batch(request, users, views, &count);
+    enum error error = api_read_batch(request, may, users, views, &count);
+    free(may);
     if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
@@ -13987,14 +14519,15 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       "}",
                  t.resident, t.anonymous);
     const char *problem = t.store.problem;
-    const char *writable = t.store.writable ? "true" : "false";
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", writable);
+    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
+                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
     if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
     else buffer_text(out, "null");
     buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
+                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
+                      ",\"oldest_reader_seconds\":%" PRId64,
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes);
+                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
     buffer_text(out, "},\"certificates\":[");
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
@@ -14045,8 +14578,12 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
+    metrics_gauge(out, "store_readable", "1 when the store can be read", t.store.readable);
     metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
                   (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "store_oldest_reader_seconds",
+                  "seconds that a command has been reading the store",
+                  t.store.oldest_reader_ms / 1000);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
@@ -14156,7 +14693,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable) {
+    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
@@ -14993,6 +15530,7 @@ static const struct seam_ops SEAM_OPS = {
     .output = seam_output,
     .finished = seam_finished,
     .log = seam_log,
+    .no_memory = mem_die,
 };
 
 /* ==== 25. Lifecycle, main ====================================================================
@@ -15407,9 +15945,16 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
-    hook->running = hook->wake >= 0 && !sem_init(&hook->ended, 0, 0) &&
-                    thread_start(&hook->thread, webhook_run, hook);
+    hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
+}
+
+/* Says that a thread could not be had; false, for the caller to return. */
+static bool server_lacks_thread(char *err, const char *what)
+{
+    snprintf(err, USAGE_MAX, "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                             " (ulimit -v)", what, strerror(errno));
+    return false;
 }
 
 /* Opens store, sockets and threads, in this order; false with one line in err and what was opened
@@ -15441,38 +15986,32 @@ static bool server_start(struct server *server, char *err)
                  options->data);
         return false;
     }
-    if (!store_start_writer(server->store, hub_batch_written, server) ||
-        !hub_init(server, server->started) || !door_init(server, server->started) ||
-        !thread_start(&server->hub.thread, hub_run, server)) {
+    if (!store_start_writer(server->store, hub_batch_written, server))
+        return server_lacks_thread(err, "writer of the store");
+    if (!hub_init(server, server->started) || !door_init(server, server->started)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
     }
-    server->hub.running = true;
-    if (!server_start_webhook(server)) {
-        snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
-        return false;
-    }
-    if (!thread_start(&server->hub.reader.thread, reader_run, server)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
-    server->hub.reader.running = true;
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    if (!server->hub.running) return server_lacks_thread(err, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
+    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
+    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
     struct post *post = &server->hub.post;
     for (size_t n = server_couriers(); post->count < n; post->count++) {
         if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "hub's helpers");
     }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
     for (; shakers->count < shaker_count; shakers->count++) {
         if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
-        snprintf(err, USAGE_MAX, "--tls-threads: cannot start them: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "threads of --tls-threads");
     }
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE, err, USAGE_MAX);
-    if (!server->seam) return false;
+    int queue = server->door.lanes[LANE_QUICK].most + server->door.lanes[LANE_COSTLY].most;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
+    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
@@ -15720,12 +16259,29 @@ static int run_command(struct server *server, const struct command_line *line)
     return status;
 }
 
+/* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
+ * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
+ * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
+ * is said on stderr is lost, as was asked for. The first thing in main. */
+static int main_take_descriptors(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
+        return fail(1, "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                       " 0, 1 and 2 open", fd, strerror(errno));
+    }
+    return 0;
+}
+
 /* Reads the options, then runs. */
 int main(int argc, char **argv)
 {
     static struct server server;
     struct command_line line;
     char err[USAGE_MAX];
+    if (main_take_descriptors()) return 1;
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);
