@@ -11,7 +11,7 @@
 # Settings, all from the environment:
 #   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
 #   PRESENCE_SOURCE         build this file in place of presence.c
-#   FUZZ_RUNS               inputs each fuzzer tries in `test`, default 20000
+#   FUZZ_SECONDS            how long each fuzzer searches in `test`, default 10
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
@@ -667,17 +667,25 @@ run_unit() {
     sanitized timeout "$TEST_TIMEOUT" "build/$1"
 }
 
-# Runs a fuzzer over its committed corpus and then a fixed number of inputs made from it.
+# Lets a fuzzer search: $1 name, $2 seconds, $3 those after which it is ended, $4 the folder of what
+# it found before, then what else it is told. It begins with the committed corpus. That of the whole server runs more threads than its
+# own, so leaks are looked for once, at its end; and it keeps its last inputs.
 run_fuzzer() {
-    local corpus=test/fuzz/corpus/$1 found
-    found=build/fuzz/short/$1
-    rm -rf "$found"
-    mkdir -p build/fuzz/artifacts "$found"
+    local corpus=test/fuzz/corpus/$1 journal=build/fuzz/journal/$1
+    rm -rf "$journal"
+    mkdir -p build/fuzz/artifacts "$4" "$journal"
     [ -d "$corpus" ] || corpus=
-    FUZZER=$1 sanitized timeout "$TEST_TIMEOUT" build/fuzzers -seed=1 \
-        -runs="${FUZZ_RUNS:-20000}" -max_total_time=60 -timeout=10 \
-        -artifact_prefix="build/fuzz/artifacts/$1-" \
-        "$found" ${corpus:+"$corpus"}
+    [ "$1" != server ] || set -- "$@" -detect_leaks=0 -timeout=60
+    export FUZZER=$1 FUZZ_JOURNAL=$journal
+    export ASAN_OPTIONS=handle_segv=2:handle_sigbus=2${ASAN_OPTIONS:+:$ASAN_OPTIONS}
+    sanitized timeout "$3" build/fuzzers -max_total_time="$2" -timeout=10 "${@:5}" \
+        -artifact_prefix="build/fuzz/artifacts/$1-" "$4" ${corpus:+"$corpus"}
+}
+
+# Lets a fuzzer search for a short while, each time anew: its log has the seed of it.
+run_fuzzer_briefly() {
+    rm -rf "build/fuzz/short/$1"
+    run_fuzzer "$1" "${FUZZ_SECONDS:-10}" "$TEST_TIMEOUT" "build/fuzz/short/$1"
 }
 
 # Runs a file of tests in JavaScript: $1 program, $2 variant, $3 file, $4 seconds it may take.
@@ -712,7 +720,8 @@ queue_step() {
         ;;
     fuzz)
         for file in $(fuzzers); do
-            ! built fuzzers || queue "fuzz_$file" "build/test/fuzz_$file.log" run_fuzzer "$file"
+            ! built fuzzers || queue "fuzz_$file" "build/test/fuzz_$file.log" \
+                run_fuzzer_briefly "$file"
         done
         return
         ;;
@@ -962,17 +971,20 @@ task_tsan() {
     build_sanitized tsan
 }
 
-## fuzz [SECONDS]    let every fuzzer search for that long each (60); findings go to build/fuzz
+## fuzz [SECONDS [NAME ...]]  let every fuzzer, or these, search for that long each (60); findings
+##                   go to build/fuzz
 task_fuzz() {
-    local name seconds=${1:-60} status=0
+    local name seconds=${1:-60} status=0 names
+    [ $# = 0 ] || shift
     need fuzz
     build_fuzzers
-    for name in $(fuzzers); do
-        mkdir -p build/fuzz/artifacts "build/fuzz/corpus/$name" "test/fuzz/corpus/$name"
+    mapfile -t names < <(fuzzers)
+    [ $# = 0 ] || names=("$@")
+    for name in "${names[@]}"; do
+        [ -f "test/fuzz/fuzz_$name.c" ] || die "no such fuzzer: $name"
+        mkdir -p build/fuzz
         echo "fuzz_$name: $seconds seconds"
-        (FUZZER=$name sanitized build/fuzzers -max_total_time="$seconds" -timeout=10 \
-            -print_final_stats=1 -artifact_prefix="build/fuzz/artifacts/$name-" \
-            "build/fuzz/corpus/$name" "test/fuzz/corpus/$name") \
+        (run_fuzzer "$name" "$seconds" $((seconds + 300)) "build/fuzz/corpus/$name" -print_final_stats=1) \
             >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
         tail -n 12 "build/fuzz/$name.log"
     done

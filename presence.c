@@ -9929,7 +9929,8 @@ static bool wire_sink(struct wire *wire, struct tls_buffers *buffers)
     struct tls *tls = wire->tls;
     ssize_t n = sink->len && !tls->out.len ? wire_transmit(wire->fd, sink->at, sink->len) : 0;
     size_t sent = n > 0 ? (size_t)n : 0;
-    if (n != WIRE_BROKEN) buffer_add(&tls->out, sink->at + sent, sink->len - sent);
+    if (n != WIRE_BROKEN && sent < sink->len)
+        buffer_add(&tls->out, sink->at + sent, sink->len - sent);
     sink->len = 0;
     if (sink->size > SINK_KEPT) buffer_free(sink);
     return n != WIRE_BROKEN;
@@ -13448,7 +13449,8 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
     bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
     size_t known = tls->set_up ? 0 : p->hello.scanned;
-    struct tls_records next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
+    struct tls_records next = tls_whole_records(unread, tls->in.len - known);
     if (next.alert && !next.whole && !tls->set_up) {
         door_refuse_hello(server, p, now, next.alert);
     } else if (ready && (known || next.whole || next.alert)) {
