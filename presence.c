@@ -168,6 +168,8 @@ enum {
     ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
     REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
+    STOP_RETRY_MS = 500,           /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000,         /* and the last one so much later, or a ms each */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
     SAMPLE_MS = 60000,             /* how often users and connections are counted for history */
@@ -10656,6 +10658,7 @@ struct hub {
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
     int64_t stop_by;               /* mono: sockets still open then are cut */
+    int64_t stop_spread;           /* ms over which clients were told to come back */
     int stop_event;                /* eventfd: told when no socket is left after hub_stop */
     uint8_t scratch[HUB_READ_SIZE];
 };
@@ -11000,6 +11003,25 @@ static void connection_close_error(struct server *server, struct connection *c, 
                                    enum error error, enum ending ending)
 {
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
+}
+
+/* Closes as the server stops: come back in so many ms. */
+static void connection_close_restart(struct server *server, struct connection *c,
+                                     struct instant now, int64_t retry_after)
+{
+    char reason[40];
+    snprintf(reason, sizeof reason, "retry_after=%" PRId64, retry_after);
+    connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+}
+
+/* Closes one that came while the server stops: it comes back with the others, at any time. */
+static void connection_close_late(struct server *server, struct connection *c, struct instant now)
+{
+    uint32_t any;
+    int64_t spread = server->hub.stop_spread;
+    random_bytes(&any, sizeof any);
+    if (spread < STOP_SPREAD_MS) spread = STOP_SPREAD_MS;
+    connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
 /* Adds a text message to the reply. */
@@ -12035,6 +12057,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
+    } else if (refuse == ERROR_STOPPING) {
+        connection_close_late(server, c, now);
     } else if (refuse) {
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
@@ -12277,14 +12301,13 @@ static void hub_stop(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
-    int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
+    int64_t count = (int64_t)p->connections, i = 0;
+    int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
         while (user->links) {
             struct connection *c = (struct connection *)user->links;
-            char reason[40];
-            snprintf(reason, sizeof reason, "retry_after=%" PRId64, 500 + i++ * spread / count);
-            connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+            connection_close_restart(server, c, now, STOP_RETRY_MS + i++ * spread / count);
             connection_flush(server, c, now);
         }
     }
