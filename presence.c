@@ -170,6 +170,8 @@ enum {
     ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
     REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
+    STOP_RETRY_MS = 500,           /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000,         /* and the last one so much later, or a ms each */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
     SAMPLE_MS = 60000,             /* how often users and connections are counted for history */
@@ -211,6 +213,14 @@ enum reason { REASON_TABLE(X) REASON_COUNT };
 #define X(name, number, text, meaning) [number] = text,
 static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
 #undef X
+
+/* Users whom an error names, so that who asked for many can leave those out. */
+enum { NAMED_MAX = 10 };
+struct named {
+    size_t count;
+    uint8_t lens[NAMED_MAX];
+    char ids[NAMED_MAX][USER_ID_MAX];
+};
 
 /* Everything a client can be refused for: code, HTTP status, close code, text. A close code of 0
  * means that a WebSocket is told by an error message and stays open. */
@@ -731,6 +741,32 @@ static bool utf8_valid(struct span text)
         n += step;
     }
     return true;
+}
+
+/* Whether the text can be the begin of valid UTF-8: at its end a code point may lack bytes. *whole
+ * is how many bytes are whole code points. */
+static bool utf8_begins(struct span text, size_t *whole)
+{
+    size_t n = 0, step = 1;
+    uint32_t point;
+    while (step) {
+        n += utf8_skip_ascii(text.at + n, text.len - n);
+        step = utf8_step(text.at + n, text.len - n, &point);
+        n += step;
+    }
+    *whole = n;
+    const uint8_t *at = (const uint8_t *)text.at + n;
+    size_t left = text.len - n;
+    if (!left) return true;
+    if (at[0] < 0xc2 || at[0] > 0xf4) return false;
+    if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
+    char guess[4]; /* whether any bytes that could follow would do: the lowest or the highest ones */
+    for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
+        memset(guess, filler, sizeof guess);
+        memcpy(guess, at, left);
+        if (utf8_step(guess, sizeof guess, &point)) return true;
+    }
+    return false;
 }
 
 /* Whether the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
@@ -1700,6 +1736,26 @@ static void json_write_string(struct buffer *b, struct span text)
     }
     if (n > done) buffer_add(b, text.at + done, n - done);
     buffer_add(b, "\"", 1);
+}
+
+/* Names one user more, once, unless there are enough. Returns whether there are. */
+static bool named_add(struct named *named, struct span id)
+{
+    for (size_t i = 0; i < named->count; i++)
+        if (!bytes_compare(named->ids[i], named->lens[i], id.at, id.len)) return false;
+    memcpy(named->ids[named->count], id.at, id.len);
+    named->lens[named->count++] = (uint8_t)id.len;
+    return named->count == NAMED_MAX;
+}
+
+/* Appends `,"users":[...]`, or nothing when nobody is named. */
+static void named_write(struct buffer *b, const struct named *named)
+{
+    for (size_t i = 0; i < named->count; i++) {
+        buffer_text(b, i ? "," : ",\"users\":[");
+        json_write_string(b, (struct span){named->ids[i], named->lens[i]});
+    }
+    if (named->count) buffer_text(b, "]");
 }
 
 /* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
@@ -8617,6 +8673,7 @@ struct ws_head {
 /* What is half received. Kept on the heap, only while there is something to keep. */
 struct ws_partial {
     struct buffer message;         /* the data so far, unmasked */
+    size_t checked;                /* bytes of it that are whole code points, of a text */
     struct ws_head frame;          /* in_payload: the frame being received */
     size_t got;                    /* in_payload: bytes of its payload so far */
     int fragments;                 /* frames of the message that are complete */
@@ -8785,10 +8842,22 @@ static bool ws_take_head(struct ws_partial **kept, const struct ws_limits *limit
     return true;
 }
 
+/* Looks at what came of a text message that is not complete. A fault in it is found at once: who
+ * sent it need not send the rest. */
+static enum ws_fault ws_check_text(struct ws_partial *p)
+{
+    size_t whole;
+    if (p->message.len == p->checked) return WS_FAULT_NONE; /* perhaps there is none yet */
+    struct span text = {p->message.at + p->checked, p->message.len - p->checked};
+    if (!utf8_begins(text, &whole)) return WS_FAULT_TEXT_UTF8;
+    p->checked += whole;
+    return WS_FAULT_NONE;
+}
+
 /* Takes the payload of the frame, unmasked: from the input if all of it is there, otherwise by way
- * of what is kept. False if it is not complete. */
+ * of what is kept. False if it is not complete, or if *fault says what is wrong with what came. */
 static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, struct ws_head *frame,
-                            struct span *payload)
+                            struct span *payload, enum ws_fault *fault)
 {
     struct ws_partial *p = *kept;
     size_t got = p && p->in_payload ? p->got : 0;
@@ -8809,6 +8878,9 @@ static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, st
         p->got = got + n;
     }
     if (p) p->in_payload = got + n < frame->len;
+    if (frame->stored && (frame->opcode ? frame->opcode : p->opcode) == WS_OP_TEXT)
+        *fault = ws_check_text(p);
+    if (*fault) return false;
     *payload = (struct span){at, frame->len};
     return got + n == frame->len;
 }
@@ -8837,7 +8909,7 @@ static enum ws_fault ws_finish_data(struct ws_partial **kept, const struct ws_he
         if (!frame->stored) buffer_add(&p->message, data.at, data.len);
         p->opcode = (uint8_t)opcode;
         p->fragments++;
-        if (!frame->final) return WS_FAULT_NONE;
+        if (!frame->final) return opcode == WS_OP_TEXT ? ws_check_text(p) : WS_FAULT_NONE;
         data = (struct span){p->message.len ? p->message.at : "", p->message.len};
     }
     if (p) p->opcode = 0; /* the next call frees it */
@@ -8874,7 +8946,7 @@ static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limit
         struct ws_head frame;
         struct span payload;
         if (!ws_take_head(kept, limits, &input, &frame, &fault) ||
-            !ws_take_payload(kept, &input, &frame, &payload))
+            !ws_take_payload(kept, &input, &frame, &payload, &fault))
             break;
         fault = ws_finish_frame(kept, &frame, payload, &event);
     }
@@ -9117,6 +9189,7 @@ struct http_response {
     uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
+    struct named *named;      /* whom the error names, or NULL; freed by who frees body */
 };
 
 static const char JSON_TYPE[] = "application/json";
@@ -9144,6 +9217,7 @@ static void http_set_error(struct http_response *response, enum error error, con
     if (!message) message = row->text;
     buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
     json_write_string(&response->body, (struct span){message, strlen(message)});
+    if (response->named) named_write(&response->body, response->named);
     buffer_text(&response->body, "}}\n");
     if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
     if (row->status == 503) http_add_header(response, "Retry-After: 5\r\n");
@@ -11252,6 +11326,7 @@ struct hub {
     pthread_t thread;
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
+    struct named named;            /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
@@ -11273,6 +11348,7 @@ struct hub {
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
     int64_t stop_by;               /* mono: sockets still open then are cut */
+    int64_t stop_spread;           /* ms over which clients were told to come back */
     int stop_event;                /* eventfd: told when no socket is left after hub_stop */
     uint8_t scratch[HUB_READ_SIZE];
 };
@@ -11659,19 +11735,42 @@ static void connection_close_error(struct server *server, struct connection *c, 
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
 }
 
+/* Closes as the server stops: come back in so many ms. */
+static void connection_close_restart(struct server *server, struct connection *c,
+                                     struct instant now, int64_t retry_after)
+{
+    char reason[40];
+    snprintf(reason, sizeof reason, "retry_after=%" PRId64, retry_after);
+    connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+}
+
+/* Closes one that came while the server stops: it comes back with the others, at any time. */
+static void connection_close_late(struct server *server, struct connection *c, struct instant now)
+{
+    uint32_t any;
+    int64_t spread = server->hub.stop_spread;
+    random_bytes(&any, sizeof any);
+    if (spread < STOP_SPREAD_MS) spread = STOP_SPREAD_MS;
+    connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
+}
+
 /* Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
     ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
 }
 
-/* Tells the client why its message was refused. */
+/* Tells the client why its message was refused, and for whom. */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    char text[256];
-    snprintf(text, sizeof text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"}",
-             ERRORS[error].code, ERRORS[error].text);
-    hub_reply_text(hub, text);
+    struct buffer text = {0};
+    buffer_print(&text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"",
+                 ERRORS[error].code, ERRORS[error].text);
+    named_write(&text, &hub->named);
+    hub->named.count = 0;
+    buffer_text(&text, "}");
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text.at, text.len});
+    buffer_free(&text);
 }
 
 /* Message {"type":"ping"}: answered with the server's time. */
@@ -11874,6 +11973,20 @@ static enum error watch_check(const struct connection *c, struct json_value user
     return ERROR_NONE;
 }
 
+/* Names those of a refused watch whom the connection may not follow; all are ids. */
+static void watch_name_forbidden(struct server *server, const struct connection *c,
+                                 struct json_value users)
+{
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct span text = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(text) || connection_may_watch(c, text)) continue;
+        if (named_add(&server->hub.named, text)) return;
+    }
+}
+
 /* Message {"type":"watch","users":["bob"]}: follow these too; answered by a snapshot of them when
  * the turn ends. All of them or none. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
@@ -11885,6 +11998,7 @@ static enum error message_watch(struct server *server, struct connection *c, str
     size_t most = (size_t)server->options.max_watch, count, fresh = 0;
     if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
     enum error error = watch_check(c, users, true, &count);
+    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
     if (error) return error;
     struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
     struct watcher *watcher = &connection_extra(c)->watcher;
@@ -11955,7 +12069,8 @@ static enum error connection_message(struct server *server, struct connection *c
                                      struct instant now, struct span text)
 {
     struct json_value message, type, who;
-    if (text.len == 4 && !memcmp(text.at, "ping", 4)) {
+    bool line = text.len == 5 && text.at[4] == '\n'; /* as line-minded tools send it */
+    if ((text.len == 4 || line) && !memcmp(text.at, "ping", 4)) {
         hub_reply_text(&server->hub, "pong");
         return ERROR_NONE;
     }
@@ -12403,7 +12518,7 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
     }
     int64_t sent = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
     if (!s->blocked && now.mono >= sent + STREAM_SILENCE_MS) {
-        buffer_text(&s->own, ":\n\n"); /* all events are sent: between two of them */
+        buffer_text(&s->own, ":\n"); /* all events are sent: between two of them */
         stream_send(server, s, now);
         sent = now.mono;
     }
@@ -12682,6 +12797,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
+    } else if (refuse == ERROR_STOPPING) {
+        connection_close_late(server, c, now);
     } else if (refuse) {
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
@@ -12713,7 +12830,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n\n", STREAM_RETRY_MS);
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS); /* some clients take a block for an event */
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
@@ -12924,14 +13041,13 @@ static void hub_stop(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
-    int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
+    int64_t count = (int64_t)p->connections, i = 0;
+    int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
         while (user->links) {
             struct connection *c = (struct connection *)user->links;
-            char reason[40];
-            snprintf(reason, sizeof reason, "retry_after=%" PRId64, 500 + i++ * spread / count);
-            connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+            connection_close_restart(server, c, now, STOP_RETRY_MS + i++ * spread / count);
             connection_flush(server, c, now);
         }
     }
@@ -14233,8 +14349,23 @@ static enum error api_read_batch(const struct http_request *request, const struc
     return ERROR_NONE;
 }
 
+/* Names those of a refused batch whom the token does not let its bearer see. */
+static void api_name_forbidden(const struct http_request *request, struct json_value users,
+                               struct http_response *response)
+{
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    response->named = mem_new(sizeof *response->named);
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct span span = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(span) || token_may_watch(request->token, span)) continue;
+        if (named_add(response->named, span)) return;
+    }
+}
+
 /* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked; null last_seen for
- * one never seen. */
+ * one never seen. Every change up to the position is in the answer. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -14252,12 +14383,18 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     enum error error = api_read_batch(request, may, users, views, &count);
     free(may);
     if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
+    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, users, response);
+    pthread_mutex_lock(&server->table_lock);
+    struct position position = server_position(server);
+    pthread_mutex_unlock(&server->table_lock);
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
     if (!error) {
         struct buffer *out = api_json(response);
         char when[TIME_TEXT];
-        buffer_print(out, "{\"generated_at\":\"%s\",\"users\":[",
+        buffer_text(out, "{");
+        position_write(out, position);
+        buffer_print(out, ",\"generated_at\":\"%s\",\"users\":[",
                      time_text(request->now.mono + request->now.offset, when));
         for (size_t i = 0; i < count; i++) {
             if (i) buffer_text(out, ",");
@@ -16049,6 +16186,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     buffer_free(&response.body);
     buffer_free(&response.location);
     view_texts_free(&response.texts);
+    free(response.named);
     return response.status;
 }
 
