@@ -51,6 +51,7 @@
  *   reader    reads LMDB for the hub: users who are followed and not in the table.
  *   writer    the only one to write LMDB.
  *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
+ *   resolver  (--webhook-url) finds the webhook's host by its name, while that takes; at most one.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
@@ -58,9 +59,9 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; post.lock;
- * password_turn,
- * under which address_lock may be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
+ * post.lock; password_turn, under which address_lock may be taken; log.lock, which may be taken
+ * while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -136,6 +137,7 @@
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
+#include <mbedtls/oid.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
@@ -314,7 +316,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -327,7 +329,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(address_refused, "address_refused_total", "of them those refused for a limit by address")    \
-    X(closes, "closes_total", "WebSocket connections ended")                                       \
+    X(closes, "closes_total", "opened WebSocket connections ended")                                \
     X(heartbeat_timeouts, "heartbeat_timeouts_total", "WebSocket connections silent too long")     \
     X(protocol_errors, "protocol_errors_total", "WebSocket connections closed for bad frames")     \
     X(too_fast, "too_fast_total", "WebSocket connections closed for too many messages")            \
@@ -524,6 +526,27 @@ static void random_bytes(void *out, size_t n)
     }
 }
 
+/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
+ * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
+static size_t utf8_step(const char *text, size_t left, uint32_t *point)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint8_t *at = (const uint8_t *)text;
+    if (!left) return 0;
+    *point = at[0];
+    if (at[0] < 0x80) return 1;
+    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
+    uint32_t c = at[0] & (0x7fU >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (at[i] & 0x3f);
+    }
+    *point = c;
+    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
+    return bad ? 0 : n;
+}
+
 /* Big-endian store and load, for keys that sort by number. */
 static void put_be64(uint8_t out[8], uint64_t n)
 {
@@ -598,24 +621,41 @@ struct log {
     struct counters *counters;
 };
 
-/* Escapes text for a quoted string of logfmt or JSON: no control character and no quote is left.
- * Cuts at size; returns how many bytes it wrote. */
+/* Whether a terminal or a viewer of logs would not show the character, but do something: control
+ * characters, separators of lines, and what turns the direction of text around, by which one line
+ * can look like another. */
+static bool log_hides(uint32_t point)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1f},     {0x7f, 0x9f},     {0x061c, 0x061c}, {0x200b, 0x200f},
+        {0x2028, 0x202e}, {0x2060, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (point >= ranges[i][0] && point <= ranges[i][1]) return true;
+    return false;
+}
+
+/* Escapes text for a quoted string of logfmt or JSON: what is left is valid UTF-8 without a quote
+ * and without anything of log_hides; a byte that is no UTF-8 becomes \ufffd. Cuts at size; returns
+ * how many bytes it wrote. */
 static size_t log_escape(const char *text, char *out, size_t size)
 {
-    static const char hex[] = "0123456789abcdef";
-    size_t n = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && n + 8 < size; p++) {
-        if (*p == '"' || *p == '\\') {
+    size_t n = 0, left = strlen(text);
+    while (left && n + 8 < size) {
+        uint32_t point;
+        size_t len = utf8_step(text, left, &point);
+        if (!len) point = 0xfffd;
+        if (point == '"' || point == '\\') {
             out[n++] = '\\';
-            out[n++] = (char)*p;
-        } else if (*p < 0x20 || *p == 0x7f) {
-            memcpy(out + n, "\\u00", 4);
-            out[n + 4] = hex[*p >> 4];
-            out[n + 5] = hex[*p & 15];
-            n += 6;
+            out[n++] = (char)point;
+        } else if (!len || log_hides(point)) {
+            n += (size_t)snprintf(out + n, 8, "\\u%04x", (unsigned)point);
         } else {
-            out[n++] = (char)*p;
+            memcpy(out + n, text, len);
+            n += len;
         }
+        text += len ? len : 1;
+        left -= len ? len : 1;
     }
     out[n] = 0;
     return n;
@@ -648,27 +688,6 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 /* ==== 5. Ids and URIs ========================================================================
  * What may be a user id, how it travels in a path, and the small languages of options and headers:
  * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
-
-/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
- * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
-static size_t utf8_step(const char *text, size_t left, uint32_t *point)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint8_t *at = (const uint8_t *)text;
-    if (!left) return 0;
-    *point = at[0];
-    if (at[0] < 0x80) return 1;
-    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
-    uint32_t c = at[0] & (0x7fU >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((at[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (at[i] & 0x3f);
-    }
-    *point = c;
-    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
-    return bad ? 0 : n;
-}
 
 /* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
 static size_t utf8_put(uint32_t c, char out[4])
@@ -1138,20 +1157,72 @@ static bool origin_of_host(bool secure, const char *host_header, char out[ORIGIN
     return n < ORIGIN_MAX;
 }
 
+/* The span without the blanks around it (RFC 9110 section 5.6.3). */
+static struct span span_trim(struct span s)
+{
+    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
+    return s;
+}
+
+/* Reads an origin that is none of the web: `capacitor://localhost`, `app://NAME`, those of
+ * extensions. What its parts mean is known to who made the scheme, so it is compared as it is, but
+ * for the scheme's case (RFC 3986 section 3.1). False for a text that no program sends as origin,
+ * and for ws and wss: pages have none of these, and who writes them means http and https. */
+static bool origin_parse_other(const char *text, char out[ORIGIN_MAX])
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char scheme[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "0123456789+-.";
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               "0123456789-._~";
+    size_t len = strlen(text), front = strspn(text, scheme);
+    if (len >= ORIGIN_MAX || !front || !strchr(letters, *text)) return false;
+    if (strncmp(text + front, "://", 3)) return false;
+    if ((front == 2 || front == 3) && !strncasecmp(text, "wss", front)) return false;
+    const char *host = text + front + 3;
+    size_t host_len = strspn(host, name);
+    const char *behind = host + host_len;
+    int64_t port;
+    if (*behind == ':' && (behind++, !digits_take(&behind, &port))) return false;
+    if (!host_len || *behind) return false;
+    memcpy(out, text, len + 1);
+    for (size_t i = 0; i < front; i++)
+        if (out[i] >= 'A' && out[i] <= 'Z') out[i] |= 0x20;
+    return true;
+}
+
 /* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
- * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are. False, with
- * out of no meaning, for what no browser sends: `null`, another scheme, a path or a slash at the
- * end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4 address in another
- * form than four decimal numbers; and for more than 300 bytes. */
+ * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are; or one of
+ * another scheme, see above. False, with out of no meaning, for what no browser sends: `null`, a
+ * path or a slash at the end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4
+ * address in another form than four decimal numbers; and for more than 300 bytes. */
 static bool origin_parse(const char *text, char out[ORIGIN_MAX])
 {
     static const char http[] = "http://", https[] = "https://";
     bool secure = !strncasecmp(text, https, sizeof https - 1);
-    if (!secure && strncasecmp(text, http, sizeof http - 1)) return false;
+    if (!secure && strncasecmp(text, http, sizeof http - 1)) return origin_parse_other(text, out);
     text += secure ? sizeof https - 1 : sizeof http - 1;
     char host[ORIGIN_MAX];
     int64_t port;
     return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
+}
+
+/* What X-Forwarded-Proto says of a request: the first of the list, which is what the client speaks,
+ * in any case. Some proxies say wss and ws of an upgrade. Anything else says `otherwise`. */
+static bool forwarded_secure(const char *value, bool otherwise)
+{
+    static const struct {
+        const char *scheme;
+        bool secure;
+    } known[] = {{"https", true}, {"wss", true}, {"http", false}, {"ws", false}};
+    value += strspn(value, " \t,");
+    struct span first = span_trim((struct span){value, strcspn(value, ",")});
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (first.len == strlen(known[i].scheme) &&
+            !strncasecmp(first.at, known[i].scheme, first.len))
+            return known[i].secure;
+    return otherwise;
 }
 
 /* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
@@ -1208,14 +1279,6 @@ static bool range_parse(const char *text, struct range *out)
     for (int bit = out->bits; bit < 128; bit++)
         if (out->address[bit / 8] & (0x80 >> bit % 8)) return false;
     return true;
-}
-
-/* The span without the blanks around it (RFC 9110 section 5.6.3). */
-static struct span span_trim(struct span s)
-{
-    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
-    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
-    return s;
 }
 
 /* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
@@ -1712,7 +1775,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(webhook_outbox, COUNT, "webhook-outbox", "100000", 10, 10000000, "N", "Webhooks",            \
       "changes kept in the store while they cannot be delivered; then the oldest are given up")    \
     X(webhook_give_up, DURATION, "webhook-give-up", "1d", 1000, 31536000000, "TIME", "Webhooks",   \
-      "a change that could not be delivered for this long is given up")                            \
+      "a change that was tried in vain for this long is given up")                                 \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -1908,7 +1971,7 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
     if (row->type == OPTION_ORIGINS) {
         if (!origin_parse(value, origin))
             problem = "is no origin; write https://app.example.com, with a port unless it is the"
-                      " usual one, and nothing behind";
+                      " usual one, or capacitor://localhost, and nothing behind";
         value = problem ? value : origin;
     }
     if (problem) {
@@ -2614,6 +2677,15 @@ static bool id_list_has(const struct id_list *list, struct span id)
     return list && bsearch(&id, list->ids, list->count, sizeof *list->ids, id_list_order);
 }
 
+/* token_may_watch for many ids: `may` is the token's list, made once. The token itself would be
+ * read from its begin for each of them. */
+static bool token_may_watch_listed(const struct token *token, const struct id_list *may,
+                                   struct span id)
+{
+    return token->admin || token->watches_all || id_list_has(may, id) ||
+           !bytes_compare(token->user, token->user_len, id.at, id.len);
+}
+
 /* A token in its three parts. */
 struct token_parts {
     struct span header, payload, signature; /* decoded; they point into bytes */
@@ -3094,9 +3166,10 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
  * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
- * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers
- * are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
- * `outbox` and `manual` came later: a store without them gets them from the next server.
+ * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
+ * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys
+ * sort by them. `samples`, `outbox` and `manual` came later: a store without them gets them from
+ * the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -3107,13 +3180,16 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 
 enum {
     STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192, /* of lock.mdb: room for 126 read transactions */
+    STORE_LOCK_BYTES = 8192, /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
     STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
+    STORE_QUIET_MS = 10000,  /* reads that fail are logged once in this time */
     STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_SAMPLE_BYTES = 9,
-    STORE_CHANGE_BYTES = 10, /* of a change in the outbox, before its text */
+    STORE_CHANGE_BYTES = 18, /* of a change in the outbox, before its text */
+    STORE_CHANGE_V1_BYTES = 10,
     STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
     STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
@@ -3163,6 +3239,29 @@ struct outbox_end {
     int64_t since; /* wall ms of its first */
 };
 
+/* How long delivery has been tried in vain, over all servers of this store: a change is given up by
+ * the time that has passed here, not by a clock on the wall. Nothing passes while no server runs,
+ * while delivery works, or beyond the end of the wait under way: a step of UTC, a machine that
+ * slept and a process that was stopped give up nothing. Pure: `now` is monotonic ms. */
+struct outbox_clock {
+    int64_t sum;          /* ms up to `since` */
+    int64_t since, until; /* it runs from here to there */
+};
+
+/* What the clock shows. */
+static int64_t outbox_clock_read(const struct outbox_clock *clock, int64_t now)
+{
+    int64_t end = now < clock->until ? now : clock->until;
+    return clock->sum + (end > clock->since ? end - clock->since : 0);
+}
+
+/* Lets it run on, but no further than to `until`; with until = now it stands. */
+static void outbox_clock_run(struct outbox_clock *clock, int64_t now, int64_t until)
+{
+    int64_t sum = outbox_clock_read(clock, now);
+    *clock = (struct outbox_clock){.sum = sum, .since = now, .until = until};
+}
+
 /* How many there were at the begin of a minute. */
 struct sample {
     int64_t at; /* wall ms */
@@ -3184,7 +3283,13 @@ struct manual_record {
 
 struct store_batch;
 
-/* Lock order: turn before gate; lock is held with neither. */
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
+};
+
+/* Lock order: turn, gate, lock. */
 struct store {
     char *dir;
     struct log *log;
@@ -3207,10 +3312,16 @@ struct store {
     struct outbox_end outbox_now; /* writer: after the transaction under way */
     uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+
+    int64_t look_at;              /* writer: when it looks after the readers again */
 
     pthread_mutex_t lock;   /* for all below */
     pthread_cond_t changed; /* something below did */
     pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
     bool running, stopping, ended, all_written;
     int64_t give_up_at;        /* monotonic ms; counts once stopping */
     struct store_batch *batch; /* under way, or NULL */
@@ -3224,6 +3335,7 @@ struct store {
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
     uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
     enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
+    struct outbox_clock outbox_clock;
 };
 
 /* Where the one line goes that says why something was refused. */
@@ -3374,20 +3486,24 @@ struct stored_change {
     uint64_t number;
     bool first;       /* of its parcel */
     int64_t at;       /* wall ms */
+    int64_t tried;    /* what outbox_clock showed when it was written */
     struct span text; /* a JSON object */
 };
 
-/* Reads a change; false, with *change undefined, if the bytes are none of version 1. */
+/* Reads a change; false, with *change undefined, if the bytes are of no known version. Version 1 is
+ * from a time without outbox_clock, which therefore showed nothing. */
 static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
 {
     const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_BYTES) return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    uint64_t first = store_take_le(&at, 1);
+    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_V1_BYTES) return false;
+    uint64_t version = store_take_le(&at, 1), first = store_take_le(&at, 1);
+    size_t head = version == 1 ? STORE_CHANGE_V1_BYTES : STORE_CHANGE_BYTES;
+    if (version < 1 || version > 2 || value.mv_size <= head) return false;
     change->number = get_be64(key.mv_data);
     change->first = first;
     change->at = (int64_t)store_take_le(&at, 8);
-    change->text = (struct span){(const char *)at, value.mv_size - STORE_CHANGE_BYTES};
+    change->tried = version == 1 ? 0 : (int64_t)store_take_le(&at, 8);
+    change->text = (struct span){(const char *)at, value.mv_size - head};
     return first <= 1;
 }
 
@@ -3800,8 +3916,9 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        return store_refuse(why, "%s is in use by process %d; stop it or choose another --data",
-                            st->dir, atoi(pid));
+        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
+                            st->dir, atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
@@ -3810,18 +3927,19 @@ static bool store_take_lock(struct store *st, struct store_why why)
            store_refuse(why, "cannot write %s: %s", path, strerror(errno));
 }
 
-/* Gives every byte of lock.mdb, which LMDB writes through a map, its place on the disk: a full disk
- * is an error here and not a SIGBUS later. The file only grows, so it may be in use. */
-static int store_reserve_lock(const char *dir)
+/* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
+ * full disk is an error here and not a SIGBUS later. The file only grows, so it may be in use. Not
+ * while this process has it mapped: the close would drop its locks. */
+static int store_reserve_lock(const char *dir, size_t size)
 {
-    char path[STORE_PATH], zeros[STORE_LOCK_BYTES] = {0};
+    char path[STORE_PATH], zeros[STORE_LOCK_SERVER] = {0};
     struct stat s;
     int fd = open(store_path(dir, "lock.mdb", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return errno;
-    int rc = posix_fallocate(fd, 0, sizeof zeros);
+    int rc = posix_fallocate(fd, 0, (off_t)size);
     if (rc == EOPNOTSUPP || rc == EINVAL) {
         rc = fstat(fd, &s) ? errno : 0;
-        size_t missing = rc || s.st_size >= STORE_LOCK_BYTES ? 0 : sizeof zeros - (size_t)s.st_size;
+        size_t missing = rc || s.st_size >= (off_t)size ? 0 : size - (size_t)s.st_size;
         errno = ENOSPC;
         if (missing && pwrite(fd, zeros, missing, s.st_size) != (ssize_t)missing) rc = errno;
     }
@@ -3859,9 +3977,17 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
     return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
 }
 
+/* What a signal that ends the process finds here, as its handler has no argument. Only one store is
+ * open at a time. */
+static struct {
+    MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
+    const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+} store_held;
+
 /* Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
 {
+    atomic_store(&store_held.env, NULL);
     if (st->snapshot) mdb_txn_abort(st->snapshot);
     if (st->env) mdb_env_close(st->env);
     st->snapshot = NULL;
@@ -3871,7 +3997,8 @@ static void store_unmap(struct store *st)
 /* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
 static int store_map_path(struct store *st, const char *path, unsigned flags)
 {
-    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir);
+    size_t lock_size = st->options.read_only ? STORE_LOCK_BYTES : STORE_LOCK_SERVER;
+    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir, lock_size);
     if (rc && !((flags & MDB_RDONLY) && (rc == EROFS || rc == EACCES))) return rc;
     rc = mdb_env_create(&st->env);
     if (rc) return rc;
@@ -3882,13 +4009,17 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
     if (rc) store_unmap(st);
+    else atomic_store(&store_held.env, st->env);
     return rc;
 }
 
-/* Begins a read transaction, also when another process has let the file outgrow the map. */
+/* Begins a read transaction, also when another process has let the file outgrow the map, or when
+ * processes that died have left no slot free. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
     int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
+    if (rc == MDB_READERS_FULL && !mdb_reader_check(st->env, NULL))
+        rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
     if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
     rc = mdb_env_set_mapsize(st->env, 0);
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
@@ -3915,26 +4046,39 @@ static int store_map(struct store *st)
 
 /* ---- Reads: each call one short transaction, everything copied out ---- */
 
-/* Logs that a read failed. */
+/* Logs that a read failed, once in a while: strangers decide how often something is read. */
 static void store_log_read(struct store *st, int rc)
 {
-    log_line(st->log, LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
+    int64_t now = clock_mono_ms();
+    pthread_mutex_lock(&st->lock);
+    bool quiet = st->read_failed_at && now - st->read_failed_at < STORE_QUIET_MS;
+    if (!quiet) st->read_failed_at = now;
+    pthread_mutex_unlock(&st->lock);
+    log_line(st->log, quiet ? LOG_DEBUG : LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir,
+             mdb_strerror(rc));
 }
 
-/* Opens a read transaction, or takes the command's snapshot; store_end_read follows. NULL, logged,
- * if there is none. */
-static MDB_txn *store_begin_read(struct store *st)
+/* Opens a read transaction, or takes the command's snapshot: 0, and store_end_read follows, or what
+ * went wrong. */
+static int store_try_read(struct store *st, MDB_txn **txn)
 {
-    MDB_txn *txn = NULL;
-    if (st->options.read_only) return st->snapshot;
+    *txn = st->snapshot;
+    if (st->options.read_only) return 0;
     pthread_mutex_lock(&st->turn);
     pthread_rwlock_rdlock(&st->gate);
     pthread_mutex_unlock(&st->turn);
-    int rc = st->env ? store_begin(st, &txn) : MDB_PANIC;
-    if (!rc) return txn;
-    pthread_rwlock_unlock(&st->gate);
-    store_log_read(st, rc);
-    return NULL;
+    int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
+    if (rc) pthread_rwlock_unlock(&st->gate);
+    return rc;
+}
+
+/* The same; NULL, logged, if there is none. */
+static MDB_txn *store_begin_read(struct store *st)
+{
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (rc) store_log_read(st, rc);
+    return rc ? NULL : txn;
 }
 
 /* Ends what store_begin_read began. */
@@ -4202,7 +4346,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
 /* What is delivered together. */
 struct parcel {
     uint64_t last;      /* the number of its last change */
-    int64_t newest;     /* wall ms of that */
+    int64_t tried;      /* what outbox_clock showed when that was written */
     size_t count;
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
@@ -4230,7 +4374,7 @@ static int store_outbox_next(struct store *st, struct parcel *out)
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
-            out->newest = change.at;
+            out->tried = change.tried;
         }
         mdb_cursor_close(cursor);
     }
@@ -4269,15 +4413,27 @@ static void store_outbox_spare(struct store *st, uint64_t number)
     pthread_mutex_unlock(&st->lock);
 }
 
+/* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
+static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
+{
+    pthread_mutex_lock(&st->lock);
+    outbox_clock_run(&st->outbox_clock, now, until);
+    int64_t shows = st->outbox_clock.sum;
+    pthread_mutex_unlock(&st->lock);
+    return shows;
+}
+
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
     uint64_t outbox; /* changes in it that are not done with */
     uint64_t map_size, used_bytes,
         file_bytes; /* address space; pages ever used; size of data.mdb */
+    bool readable;  /* these figures could be read just now */
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
-    char problem[LOG_LINE_MAX / 4]; /* why not writable, or "" */
+    int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
+    char problem[LOG_LINE_MAX / 4]; /* why not both, or "" */
     uint64_t boots;                 /* servers that opened it, this one included */
     bool was_clean;                 /* the server before this one stopped in order */
     int64_t was_alive;              /* and committed for the last time then */
@@ -4303,6 +4459,30 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Looks through the slots of readers in other processes; for how many ms the oldest of their
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
+ * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+static int64_t store_look_at_readers(struct store *st)
+{
+    int64_t now = clock_mono_ms(), oldest = now;
+    pthread_mutex_lock(&st->lock);
+    unsigned count = lmdb_slots(st->env);
+    if (count > st->reader_count) {
+        st->readers = mem_resize(st->readers, count * sizeof *st->readers);
+        for (; st->reader_count < count; st->reader_count++)
+            st->readers[st->reader_count] = (struct store_slot){0};
+    }
+    for (unsigned i = 0; i < count; i++) {
+        struct lmdb_reader is = lmdb_slot(st->env, i);
+        struct store_slot *r = &st->readers[i];
+        if (is.id != r->is.id || is.transaction != r->is.transaction)
+            *r = (struct store_slot){is, now};
+        if (is.id && r->since < oldest) oldest = r->since;
+    }
+    pthread_mutex_unlock(&st->lock);
+    return now - oldest;
+}
+
 /* Fills the part of the figures that LMDB knows. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
@@ -4323,6 +4503,7 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->map_size = info.me_mapsize;
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
+    out->oldest_reader_ms = store_look_at_readers(st);
     return 0;
 }
 
@@ -4331,15 +4512,22 @@ static void store_stats(struct store *st, struct store_stats *out)
 {
     *out = (struct store_stats){
         .boots = st->boots, .was_clean = st->was_clean, .was_alive = st->was_alive};
-    MDB_txn *txn = store_begin_read(st);
-    int rc = txn ? store_read_stats(st, txn, out) : 0;
-    if (txn) store_end_read(st, txn);
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (!rc) {
+        rc = store_read_stats(st, txn, out);
+        store_end_read(st, txn);
+    }
     if (rc) store_log_read(st, rc);
+    out->readable = !rc;
     pthread_mutex_lock(&st->lock);
     out->writable = st->writable;
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
     pthread_mutex_unlock(&st->lock);
+    if (rc && !*out->problem)
+        snprintf(out->problem, sizeof out->problem, "cannot read %s/data.mdb: %s", st->dir,
+                 mdb_strerror(rc));
 }
 
 /* ==== 10. Store: writer ======================================================================
@@ -4349,6 +4537,7 @@ static void store_stats(struct store *st, struct store_stats *out)
 
 enum {
     STORE_RETRY_MS = 1000,
+    STORE_LOOK_MS = 60000,       /* so often readers are looked for that died */
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
     STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
@@ -4614,9 +4803,10 @@ static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct s
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
-    store_put_le(&to, 1, 1);
+    store_put_le(&to, 2, 1);
     store_put_le(&to, first, 1);
     store_put_le(&to, (uint64_t)at, 8);
+    store_put_le(&to, (uint64_t)st->outbox_tried, 8);
     memcpy(to, text.at, text.len);
     MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
@@ -4785,6 +4975,8 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
+    if (!rc && st->outbox_tried)
+        rc = store_put_number(st, txn, "tried", (uint64_t)st->outbox_tried, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
 }
 
@@ -4861,6 +5053,7 @@ static void store_write_begins(struct store *st)
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
     st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
+    st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
     pthread_mutex_unlock(&st->lock);
 }
 
@@ -4942,6 +5135,7 @@ static void store_close(struct store *st)
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
     buffer_free(&st->sweep);
+    free(st->readers);
     free(st->dir);
     free(st);
 }
@@ -5000,9 +5194,14 @@ static bool store_finish_file(struct store *st, struct store_why why)
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
 static int store_copy(struct store *st, int fd, unsigned flags)
 {
-    for (;;) {
+    for (bool cleared = false;;) {
         if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET)) return errno;
         int rc = mdb_env_copyfd2(st->env, fd, flags);
+        if (rc == MDB_READERS_FULL && !cleared) {
+            cleared = true; /* of readers that died; see store_begin */
+            rc = mdb_reader_check(st->env, NULL);
+            if (!rc) continue;
+        }
         if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
@@ -5022,13 +5221,15 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
         close(fd);
         return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
     }
+    atomic_store(&store_held.unfinished, temporary);
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
     if (!rc && fsync(fd)) rc = errno;
     if (!rc && rename(temporary, file)) rc = errno;
     if (rc) unlink(temporary);
-    else rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
+    atomic_store(&store_held.unfinished, NULL);
+    if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
     return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
@@ -5121,7 +5322,7 @@ static bool store_migrate(struct store *st, uint64_t schema, struct store_why wh
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean;
+    uint64_t boots, alive, clean, tried;
     MDB_stat manuals;
     int rc = store_open_databases(st, txn, MDB_CREATE);
     if (!rc) rc = store_find_outbox_end(st, txn);
@@ -5134,6 +5335,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "clean", 1, &clean);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "tried", 8, &tried);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
     st->was_clean = clean;
@@ -5260,6 +5464,21 @@ static void store_note_failure(struct store *st, int rc)
     st->writable = false;
 }
 
+/* Writer: gives back the slots of commands that died while they read, by which they would keep the
+ * file growing and, when there are enough, all others from reading; once in STORE_LOOK_MS. */
+static void store_look_after_readers(struct store *st)
+{
+    int dead = 0, rc;
+    if (clock_mono_ms() < st->look_at) return;
+    st->look_at = clock_mono_ms() + STORE_LOOK_MS;
+    if (!st->env) return;
+    rc = mdb_reader_check(st->env, &dead);
+    if (rc) log_line(st->log, LOG_WARN, "store: cannot look for dead readers in %s/lock.mdb: %s",
+                     st->dir, mdb_strerror(rc));
+    if (dead) log_line(st->log, LOG_INFO, "store: %d readers had died and were cleared", dead);
+    store_look_at_readers(st);
+}
+
 /* The writer: takes batches until it is told to stop and has none, or has to give up. */
 static void *store_writer(void *context)
 {
@@ -5267,10 +5486,17 @@ static void *store_writer(void *context)
     prctl(PR_SET_NAME, "writer");
     pthread_mutex_lock(&st->lock);
     for (;;) {
-        while (!st->batch && !st->stopping) pthread_cond_wait(&st->changed, &st->lock);
+        while (!st->batch && !st->stopping) {
+            store_wait(st, st->look_at - clock_mono_ms());
+            pthread_mutex_unlock(&st->lock);
+            store_look_after_readers(st);
+            pthread_mutex_lock(&st->lock);
+        }
         struct store_batch *batch = st->batch;
         pthread_mutex_unlock(&st->lock);
         int rc = store_write(st, batch, !batch);
+        if (st->env) store_look_at_readers(st);
+        store_look_after_readers(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
             store_note_success(st);
@@ -5292,7 +5518,7 @@ static void *store_writer(void *context)
 }
 
 /* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
- * False if there is no thread to be had. */
+ * False with errno set if there is no thread to be had. */
 static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
                                void *context)
 {
@@ -5301,7 +5527,8 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
     st->context = context;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, THREAD_STACK);
-    st->running = !pthread_create(&st->writer, &attributes, store_writer, st);
+    errno = pthread_create(&st->writer, &attributes, store_writer, st);
+    st->running = !errno;
     pthread_attr_destroy(&attributes);
     return st->running;
 }
@@ -5345,12 +5572,37 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
+/* Handler of what ends a command from outside: its snapshot ends with it, or the server beside it
+ * could use no page again, and what it has written of a file is removed. */
+static void store_command_ended(int number)
+{
+    MDB_env *env = atomic_load(&store_held.env);
+    const char *file = atomic_load(&store_held.unfinished);
+    if (file) unlink(file);
+    if (env) lmdb_forget_own(env);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has signals end a command in order; who has them ignored, as nohup(1) does, has that still. A
+ * reader of its output who ends before it (`| head`) is an error when it writes. */
+static void store_command_signals(void)
+{
+    static const int ends[] = {SIGHUP, SIGINT, SIGTERM};
+    struct sigaction old, new = {.sa_handler = store_command_ended, .sa_flags = SA_RESETHAND};
+    sigemptyset(&new.sa_mask);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (!sigaction(ends[i], NULL, &old) && old.sa_handler != SIG_IGN)
+            sigaction(ends[i], &new, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
 /* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
+    store_command_signals();
     struct store *st = store_open(&options, log, counters, why, sizeof why);
     if (!st) store_command_fail(err, why);
     return st;
@@ -5935,11 +6187,17 @@ static void timer_disarm(struct wheel *wheel, struct timer *timer)
     wheel->armed--;
 }
 
+/* The tick at which a timer fires that is due at due_ms. */
+static int64_t timer_tick(int64_t due_ms)
+{
+    return (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+}
+
 /* Has a timer fire at due_ms or at most one tick later; replaces what it was armed for. */
 static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
-    timer->due = (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+    timer->due = timer_tick(due_ms);
     timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
     wheel->armed++;
 }
@@ -6005,6 +6263,32 @@ static struct timer *wheel_take(struct wheel *wheel)
         timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
     if (timer) timer_disarm(wheel, timer);
     return timer;
+}
+
+/* What a look at the silence of a peer finds. */
+enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
+
+/* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
+ * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
+ * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
+ * in between makes the next ping due that much later: so a peer that dies is found within `interval`
+ * + `timeout` of its last byte, whichever is longer. */
+static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
+                                  uint32_t *pinged, int64_t *due)
+{
+    enum silence found = SILENCE_WAITS;
+    if (!*pinged || (int32_t)(*pinged - (uint32_t)heard) <= 0) { /* whatever was heard answers it */
+        *pinged = 0;
+        *due = heard + interval;
+        if (now < *due) return SILENCE_SHORT;
+        *pinged = (uint32_t)now ? (uint32_t)now : UINT32_MAX; /* that is a ms earlier */
+        found = SILENCE_PING;
+    }
+    int64_t over = now - (uint32_t)((uint32_t)now - *pinged) + timeout;
+    if (now >= over) return SILENCE_OVER;
+    *due = over < now + interval ? over : now + interval;
+    return found;
 }
 
 /* ==== 12. Addresses ==========================================================================
@@ -6310,6 +6594,39 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
+/* Which refusals are told in the log: of each kind and address one a minute, and of all
+ * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
+ * the worst that follows is a line too many. Pure. */
+enum { REFUSAL_SLOTS = 1024, REFUSALS_MAX = 100, REFUSAL_MS = 60000 };
+struct refusal_log {
+    struct refusal_slot {
+        uint64_t hash;
+        int64_t at; /* mono ms at which it was told; 0: never */
+    } slots[REFUSAL_SLOTS];
+    int64_t since; /* of the minute that is counted */
+    int count;     /* told in it */
+};
+
+/* Whether to tell of one: what, at now (mono ms, above 0), from the address. *last becomes whether
+ * no other is told in this minute. */
+static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsigned what,
+                          const uint8_t address[16], int64_t now, bool *last)
+{
+    uint8_t key[16];
+    address_group(address, key);
+    uint64_t hash = address_hash(seed, key) ^ (what + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    struct refusal_slot *slot = &log->slots[(hash ^ hash >> 32) % REFUSAL_SLOTS];
+    if (!log->count || now - log->since >= REFUSAL_MS) {
+        log->since = now;
+        log->count = 0;
+    }
+    if (log->count >= REFUSALS_MAX) return false;
+    if (slot->at && slot->hash == hash && now - slot->at < REFUSAL_MS) return false;
+    *slot = (struct refusal_slot){.hash = hash, .at = now};
+    *last = ++log->count == REFUSALS_MAX;
+    return true;
+}
+
 /* ==== 13. Presence table =====================================================================
  * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
  * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
@@ -6317,7 +6634,9 @@ static void address_clear_failures(struct address_entry *entry)
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
+ * ends of stays without a connection go by a clock of their own, which stands still while the
+ * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
  * text, and who follows whom. */
@@ -6366,7 +6685,8 @@ struct manual {
  * most do. */
 struct user_note {
     uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
-    int64_t heartbeat_until; /* mono: HTTP heartbeats keep the user online until then; or 0 */
+    int64_t heartbeat_until; /* HTTP heartbeats keep the user online until then, by
+                              * presence_clock; or 0 */
     struct manual *manual;   /* or NULL */
 };
 
@@ -6433,8 +6753,10 @@ enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 
 struct presence {
     int64_t grace, threshold;        /* ms */
+    int64_t stood_still;             /* ms that presence_clock is behind mono */
+    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life */
     struct directory directory;
-    struct wheel wheel;              /* cached users */
+    struct wheel wheel;              /* cached users, by presence_clock */
     struct wheel manuals;            /* what was set by hand and ends by itself */
     size_t live, cached, connections;
     uint64_t sequence;               /* of the last transition */
@@ -6449,6 +6771,8 @@ struct presence {
     struct store_batch ended;        /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
+
+enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -6582,6 +6906,31 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
     p->seen_turn = now.mono + 1000;
     wheel_init(&p->wheel, now.mono);
     wheel_init(&p->manuals, now.mono);
+}
+
+/* The clock by which stays without a connection end. */
+static int64_t presence_clock(const struct presence *p, struct instant now)
+{
+    return now.mono - p->stood_still;
+}
+
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
+ * a starved processor). What clients sent meanwhile waits in sockets, perhaps before the door: each
+ * has as much time left as before, and nobody is judged until that is read. */
+static void presence_resume(struct presence *p, struct instant now, int64_t gap)
+{
+    p->stood_still += gap;
+    p->judge_at = now.mono + PAUSE_READ_MS;
+}
+
+/* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
+ * without a change. */
+static int64_t presence_wait(const struct presence *p, int64_t now_ms)
+{
+    int64_t wait = wheel_wait(&p->wheel, now_ms - p->stood_still);
+    int64_t manual = wheel_wait(&p->manuals, now_ms);
+    if (wait >= 0 && wait < p->judge_at - now_ms) wait = p->judge_at - now_ms;
+    return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
 /* A message, held once; NULL for an empty text. */
@@ -6851,7 +7200,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     presence_note(p, user, TRANSITION_LEAVE);
 }
 
-/* Keeps a user without connections online until `until`, when the stay ends for `reason`. */
+/* Keeps a user without connections online until `until`, by presence_clock, when the stay ends for
+ * `reason`. */
 static void user_cache(struct presence *p, struct user *user, int64_t until, enum reason reason)
 {
     user->reason = (uint8_t)reason;
@@ -6870,7 +7220,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     user->links = link;
     user->connections++;
     p->connections++;
-    if (user->note && user->note->heartbeat_until <= now.mono)
+    if (user->note && user->note->heartbeat_until <= presence_clock(p, now))
         user_clear_note(user); /* what it told the link tells */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
@@ -6921,13 +7271,14 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
         return;
     }
     enum reason reason = endings[ending].reason;
-    int64_t until = endings[ending].grace ? now.mono + p->grace : now.mono;
-    if (ending == END_STOP) until = now.mono + p->threshold;
+    int64_t clock = presence_clock(p, now);
+    int64_t until = endings[ending].grace ? clock + p->grace : clock;
+    if (ending == END_STOP) until = clock + p->threshold;
     if (!endings[ending].final && user->note && user->note->heartbeat_until > until) {
         until = user->note->heartbeat_until;
         reason = REASON_TIMEOUT;
     }
-    if (until > now.mono) {
+    if (until > clock) {
         user_note(user, link->address);
         user_cache(p, user, until, reason);
         if (ending != END_STOP) presence_note(p, user, TRANSITION_CONNECTIONS);
@@ -6944,16 +7295,19 @@ static void presence_set_status(struct presence *p, struct instant now, struct l
     user_enter(p, now, link->user, USER_LIVE, user_merge_status(link->user));
 }
 
-/* A heartbeat by HTTP: online without a connection for the threshold. */
+/* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
+ * grace when that is longer: a sign of life shortens nothing. */
 static void presence_heartbeat(struct presence *p, struct instant now, struct span id,
                                const uint8_t address[16])
 {
     struct user *user = presence_make(p, id);
-    user_note(user, address)->heartbeat_until = now.mono + p->threshold;
+    int64_t until = presence_clock(p, now) + p->threshold;
+    bool grace = user->state == USER_CACHED && user->reason != REASON_RESTART &&
+                 user->timer.due > timer_tick(until);
+    user_note(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
-    if (user->state == USER_CACHED)
-        user_cache(p, user, user->note->heartbeat_until, REASON_TIMEOUT);
+    if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
     presence_owe(p, user, DEBT_SEEN);
 }
 
@@ -6964,20 +7318,34 @@ static void presence_end(struct presence *p, struct instant now, struct user *us
     if (user->state == USER_CACHED) user_leave(p, now, user, reason, user_address(user));
 }
 
+/* What the store knows of the server before this one, see presence_restore. */
+struct evidence {
+    int64_t alive;   /* wall: until then it may have run */
+    int64_t silence; /* ms that a last_seen in the store may be behind somebody who is there */
+};
+
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
- * after the last sign of life. Stamps from the future count as now. No transition: nothing has
+ * after the last sign of life. That is not last_seen alone, which moves by pings and comes late to
+ * the store: who was not known to have left while the server lived was there as long as it did.
+ * But for no longer than a silence can last: servers that die one after the other, before anybody
+ * comes back, keep no ghosts. Stamps from the future count as now. No transition: nothing has
  * changed. */
 static void presence_restore(struct presence *p, struct instant now, struct span id,
-                             enum status status, int64_t online_since_wall, int64_t last_seen_wall)
+                             enum status status, int64_t online_since_wall, int64_t last_seen_wall,
+                             struct evidence before)
 {
     int64_t wall = now.mono + now.offset;
     if (last_seen_wall > wall) last_seen_wall = wall;
+    int64_t there = last_seen_wall + before.silence;
+    if (there > before.alive) there = before.alive;
+    if (there > wall) there = wall;
+    if (there < last_seen_wall) there = last_seen_wall;
     if (online_since_wall > last_seen_wall) online_since_wall = last_seen_wall;
     struct user *user = presence_make(p, id);
     user_set_automatic(user, status < STATUS_OFFLINE ? status : STATUS_ONLINE);
     user->online_since = online_since_wall - now.offset;
     atomic_store_explicit(&user->last_seen, last_seen_wall - now.offset, memory_order_relaxed);
-    user_cache(p, user, last_seen_wall - now.offset + p->threshold, REASON_RESTART);
+    user_cache(p, user, there - now.offset - p->stood_still + p->threshold, REASON_RESTART);
 }
 
 /* What a user wants to set by hand. */
@@ -7091,7 +7459,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
-    while ((timer = wheel_pop(&p->wheel, now.mono))) {
+    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
         user_leave(p, now, user, user->reason, user_address(user));
     }
@@ -7563,7 +7931,7 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, bit by bit, and brings its
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
  * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
@@ -7614,8 +7982,6 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
-    size_t left;                   /* edges that are still for the message under way */
-    uint8_t under_way;             /* enum watcher_message: begun, not ended */
 };
 
 struct watches {
@@ -7627,19 +7993,21 @@ struct watches {
     struct watcher *busy;          /* may have something to be told */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
-    size_t piece;                  /* WATCH_PIECE; tests take less */
+    size_t full;                   /* WATCH_FULL; tests take less */
     struct buffer text;            /* of users, made in this turn */
 };
 
 enum {
-    WATCH_PIECE = 16 * 1024,       /* bytes of a message after which a frame ends */
+    WATCH_MESSAGE_MAX = 16 * 1024, /* bytes of a message to one who follows */
+    WATCH_USER_MAX = 1536,         /* bytes of one user in it and of its end, see EVENT_MAX */
+    WATCH_FULL = WATCH_MESSAGE_MAX - WATCH_USER_MAX, /* after so many no further user begins */
     WATCH_TEXT_KEPT = 256 * 1024,  /* memory that the texts may keep */
 };
 
 /* An empty table. */
 static void watches_init(struct watches *w)
 {
-    *w = (struct watches){.turn = 1, .piece = WATCH_PIECE};
+    *w = (struct watches){.turn = 1, .full = WATCH_FULL};
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -7873,7 +8241,6 @@ static struct edge *watcher_pop(struct watcher *watcher)
     watcher->first = edge->queued == edge ? NULL : edge->queued;
     edge->queued = NULL;
     watcher->queued--;
-    if (watcher->left) watcher->left--;
     if (edge->to) return edge;
     free(edge);
     return NULL;
@@ -7886,7 +8253,6 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
     watcher_let_all_go(w, watcher);
     while (watcher->first) watcher_pop(watcher);
     while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8014,80 +8380,65 @@ static void watcher_skip(struct watcher *watcher)
         watcher_pop(watcher);
 }
 
-/* Begins the next message, if there is one: snapshots come first. */
-static bool watcher_begin(struct watcher *watcher, struct buffer *out)
-{
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return false;
-        watcher->under_way = WATCHER_SNAPSHOT;
-        buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
-        return true;
-    }
-    watcher_skip(watcher);
-    if (!watcher->first) return false;
-    watcher->under_way = WATCHER_CHANGES;
-    watcher->left = watcher->queued;
-    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    return true;
-}
-
-/* Writes the next user of a snapshot; her edge, if it is still there, has heard of it. False when
- * all are written. */
+/* Appends users of the first snapshot to come, as many as a message has room for; their edges, if
+ * they are still there, have heard of them. Returns whether some are left for the next message. */
 static bool watcher_write_snapshot(struct watches *w, const struct presence *p, struct instant now,
                                    struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = watcher->snapshots;
-    if (snapshot->written == snapshot->count) return false;
-    struct watched *e = snapshot->users[snapshot->written];
-    if (snapshot->written++) buffer_text(out, ",");
-    watched_write(w, p, now, e, false, out);
-    struct edge *edge = watcher_find(watcher, e);
-    if (edge) edge->told[0] = e->version;
-    e->needs--;
-    watched_loosen(w, e);
-    return true;
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+    while (snapshot->written < snapshot->count && out->len < w->full) {
+        struct watched *e = snapshot->users[snapshot->written++];
+        buffer_text(out, between);
+        between = ",";
+        watched_write(w, p, now, e, false, out);
+        struct edge *edge = watcher_find(watcher, e);
+        if (edge) edge->told[0] = e->version;
+        e->needs--;
+        watched_loosen(w, e);
+    }
+    bool more = snapshot->written < snapshot->count;
+    buffer_text(out, more ? "],\"more\":true}" : "]}");
+    if (!more) watcher_drop_snapshot(w, watcher);
+    return more;
 }
 
-/* Writes the next user who changed, of those that were due when the message began. False when all
- * are written. */
-static bool watcher_write_change(struct watches *w, const struct presence *p, struct instant now,
-                                 struct watcher *watcher, bool more, struct buffer *out)
+/* Appends users who changed, as many as a message has room for; there is one, see watcher_skip. */
+static void watcher_write_changes(struct watches *w, const struct presence *p, struct instant now,
+                                  struct watcher *watcher, struct buffer *out)
 {
-    while (watcher->left) {
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    while (watcher->first && out->len < w->full) {
         struct edge *edge = watcher_pop(watcher);
         if (!edge || edge->told[0] == edge->to->version) continue;
-        if (more) buffer_text(out, ",");
+        buffer_text(out, between);
+        between = ",";
         watched_write(w, p, now, edge->to, true, out);
         edge->told[0] = edge->to->version;
-        return true;
     }
-    return false;
+    buffer_text(out, "]}");
 }
 
-/* Appends the next piece of what a watcher is to be told: of one message, at most w->piece bytes
- * and one user. *first and *last say whether the message begins and ends with it. Returns what it
- * is; NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for
- * the store. */
+/* Appends the next message that a watcher is to be told, whole and of at most WATCH_MESSAGE_MAX
+ * bytes, since clients give up what is larger than they care for; snapshots come first. Returns
+ * what it is, and in *more whether it is a part of a snapshot that another follows; NOTHING when
+ * there is nothing to tell, or not yet: a watcher with snapshots then waits for the store. */
 static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
                                          struct instant now, struct watcher *watcher,
-                                         struct buffer *out, bool *first, bool *last)
+                                         struct buffer *out, bool *more)
 {
-    *first = watcher->under_way == WATCHER_NOTHING;
-    if (*first && !watcher_begin(watcher, out)) return WATCHER_NOTHING;
-    enum watcher_message kind = watcher->under_way;
-    bool more = !*first;
-    *last = false;
-    while (!*last && out->len < w->piece) {
-        *last = kind == WATCHER_SNAPSHOT
-                    ? !watcher_write_snapshot(w, p, now, watcher, out)
-                    : !watcher_write_change(w, p, now, watcher, more, out);
-        more = true;
+    *more = false;
+    if (watcher->snapshots) {
+        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+        *more = watcher_write_snapshot(w, p, now, watcher, out);
+        return WATCHER_SNAPSHOT;
     }
-    if (!*last) return kind;
-    buffer_text(out, "]}");
-    if (kind == WATCHER_SNAPSHOT) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
-    return kind;
+    watcher_skip(watcher);
+    if (!watcher->first) return WATCHER_NOTHING;
+    watcher_write_changes(w, p, now, watcher, out);
+    return WATCHER_CHANGES;
 }
 
 /* Frees what an idle watcher has kept. */
@@ -8452,16 +8803,6 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     out[1] = 127;
     put_be64(out + 2, len);
     return 10;
-}
-
-/* Appends a piece of a text message: the first has the opcode, the last ends it. */
-static void ws_encode_piece(struct buffer *b, bool first, bool last, struct span payload)
-{
-    uint8_t head[10];
-    size_t n = ws_encode_head(head, first ? WS_OP_TEXT : WS_OP_CONTINUE, payload.len);
-    if (!last) head[0] &= 0x7f;
-    buffer_add(b, head, n);
-    buffer_add(b, payload.at, payload.len);
 }
 
 /* Appends a whole frame. */
@@ -9025,6 +9366,7 @@ enum {
 struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context key;
+    char *file; /* where the certificate was read */
 };
 
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
@@ -9046,9 +9388,8 @@ struct tls_shared {
 
 /* The buffers of one thread, and what is being done with them. */
 struct tls_buffers {
-    unsigned char in[SEAM_TLS_IN_SIZE], out[SEAM_TLS_OUT_SIZE];
-    struct span feed;    /* whole records that may be read */
-    struct buffer sink;  /* records to send */
+    struct seam_tls_loan loan; /* must be first, see tls_send */
+    struct buffer sink;        /* records to send */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -9056,11 +9397,23 @@ struct tls {
     mbedtls_ssl_context ssl;
     struct seam_tls_kept kept;
     struct tls_config *config;
-    struct tls_buffers *lent;  /* during a call */
     struct buffer in;          /* the beginning of a record that has not come whole yet */
     struct buffer out;         /* records that the socket did not take yet */
     bool set_up, open;         /* the context exists; the handshake is done */
-    bool ended, broken;        /* by close_notify; by an error */
+    bool ended, broken;        /* by close_notify; by an error, and told so by an alert */
+};
+
+/* What stands at the front of the bytes that a peer sent. */
+struct tls_records {
+    size_t whole;  /* bytes that are whole records */
+    uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
+};
+
+/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+struct tls_hello {
+    size_t scanned;  /* bytes of whole records that were looked at */
+    size_t got;      /* bytes of the message in them */
+    uint8_t head[4]; /* its type and length */
 };
 
 /* Random bytes for Mbed TLS. */
@@ -9071,25 +9424,10 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
     return 0;
 }
 
-/* Mbed TLS wants bytes: those of the feed, then it must wait. */
-static int tls_receive(void *context, unsigned char *out, size_t size)
-{
-    struct tls *tls = context;
-    struct span *feed = &tls->lent->feed;
-    size_t n = feed->len < size ? feed->len : size;
-    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
-    memcpy(out, feed->at, n);
-    feed->at += n;
-    feed->len -= n;
-    return (int)n;
-}
-
 /* Mbed TLS has bytes to send; they are sent after the call. */
-static int tls_send(void *context, const unsigned char *at, size_t len)
+static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
 {
-    struct tls *tls = context;
-    buffer_add(&tls->lent->sink, at, len);
-    return (int)len;
+    buffer_add(&((struct tls_buffers *)loan)->sink, at, len);
 }
 
 /* Frees the buffers of a thread when it ends. */
@@ -9110,76 +9448,81 @@ static void tls_make_key(void)
     if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
 }
 
-/* Lends the buffers of this thread to a connection, with records it may read. */
-static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+/* The buffers of this thread. */
+static struct tls_buffers *tls_buffers_get(void)
 {
     pthread_once(&tls_buffers_once, tls_make_key);
     struct tls_buffers *buffers = pthread_getspecific(tls_buffers_key);
     if (!buffers) {
         buffers = mem_new(sizeof *buffers);
+        buffers->loan.send = tls_send;
         if (pthread_setspecific(tls_buffers_key, buffers)) mem_die();
     }
-    buffers->feed = feed;
-    tls->lent = buffers;
-    seam_tls_lend(&tls->ssl, &tls->kept, buffers->in, buffers->out);
     return buffers;
 }
 
-/* Ends what tls_lend began; the sink's bytes are still to be sent. */
+/* Lends the buffers of this thread to a connection, with records it may read. */
+static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+{
+    struct tls_buffers *buffers = tls_buffers_get();
+    buffers->loan.feed = feed.at;
+    buffers->loan.feed_len = feed.len;
+    seam_tls_lend(&tls->ssl, &tls->kept, &buffers->loan);
+    return buffers;
+}
+
+/* Ends what tls_lend began; the sink's bytes are still to be sent. The seam says that there is no
+ * memory only when malloc did. */
 static void tls_take_back(struct tls *tls)
 {
-    if (!seam_tls_take_back(&tls->ssl, &tls->kept)) mem_die();
-    tls->lent = NULL;
+    if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* How many bytes at the front are whole records; -1 when what stands there is no record. */
-static ssize_t tls_whole_records(const char *at, size_t len)
+/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
-    size_t n = 0;
-    while (len - n >= TLS_HEAD) {
-        const unsigned char *head = (const unsigned char *)at + n;
+    size_t content = (size_t)head[3] << 8 | head[4];
+    if (head[0] < 20 || head[0] > 23) return MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE;
+    if (head[1] != 3) return MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION;
+    return content > TLS_CONTENT_MAX ? MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW : 0;
+}
+
+/* Looks how many bytes at the front are whole records. */
+static struct tls_records tls_whole_records(const char *at, size_t len)
+{
+    struct tls_records found = {0};
+    while (len - found.whole >= TLS_HEAD) {
+        const unsigned char *head = (const unsigned char *)at + found.whole;
         size_t content = (size_t)head[3] << 8 | head[4];
-        if (head[0] < 20 || head[0] > 23 || head[1] != 3 || content > TLS_CONTENT_MAX) return -1;
-        if (len - n < TLS_HEAD + content) break;
-        n += TLS_HEAD + content;
+        found.alert = tls_head_alert(head);
+        if (found.alert || len - found.whole < TLS_HEAD + content) break;
+        found.whole += TLS_HEAD + content;
     }
-    return (ssize_t)n;
+    return found;
 }
 
-/* Makes one record of a first handshake message that came in several: Mbed TLS wants to see its
- * head in one piece. Returns how many bytes at the front are ready, as tls_whole_records does. */
-static ssize_t tls_join_hello(struct buffer *in)
+/* Whether the records at the front hold the first handshake message, as far as it is worth waiting
+ * for: whole, or so much of it that a handshaker is to take it, or something that Mbed TLS is to
+ * refuse. Looks at each byte once, however they come. */
+static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
-    enum { HANDSHAKE = 22, MESSAGE_HEAD = 4, JOINED_MAX = 16384 };
-    ssize_t whole = tls_whole_records(in->at, in->len);
-    uint8_t message[MESSAGE_HEAD], *at = (uint8_t *)in->at;
-    size_t need = MESSAGE_HEAD, total = 0, next = 0, records = 0;
-    while (whole > 0 && (ssize_t)next < whole && total < need) {
-        if (at[next] != HANDSHAKE) return whole;
-        size_t len = (size_t)at[next + 3] << 8 | at[next + 4];
-        for (size_t i = 0; i < len && total + i < MESSAGE_HEAD; i++)
-            message[total + i] = at[next + TLS_HEAD + i];
-        total += len;
-        next += TLS_HEAD + len;
-        records++;
-        if (total >= MESSAGE_HEAD)
-            need = MESSAGE_HEAD + ((size_t)message[1] << 16 | (size_t)message[2] << 8 | message[3]);
-        if (need > JOINED_MAX || total > JOINED_MAX) return whole; /* refused by Mbed TLS */
+    enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshaker */ };
+    const uint8_t *head = hello->head;
+    while (in->len - hello->scanned >= TLS_HEAD) {
+        const uint8_t *at = (const uint8_t *)in->at + hello->scanned;
+        size_t len = (size_t)at[3] << 8 | at[4];
+        if (tls_head_alert(at) || in->len - hello->scanned < TLS_HEAD + len) break;
+        if (at[0] != HANDSHAKE || !len) return true;
+        for (size_t i = 0; i < len && hello->got + i < sizeof hello->head; i++)
+            hello->head[hello->got + i] = at[TLS_HEAD + i];
+        hello->got += len;
+        hello->scanned += TLS_HEAD + len;
+        size_t need = (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        if (hello->got >= sizeof hello->head &&
+            (hello->got - sizeof hello->head >= need || need > MESSAGE_MAX))
+            return true;
     }
-    if (whole <= 0 || (records == 1 && total >= need)) return whole;
-    if (total < need) return 0;
-    size_t to = TLS_HEAD;
-    for (size_t from = 0; from < next;) {
-        size_t len = (size_t)at[from + 3] << 8 | at[from + 4];
-        memmove(at + to, at + from + TLS_HEAD, len);
-        to += len;
-        from += TLS_HEAD + len;
-    }
-    at[3] = (uint8_t)(total >> 8);
-    at[4] = (uint8_t)total;
-    memmove(at + to, at + next, in->len - next);
-    in->len -= next - to;
-    return tls_whole_records(in->at, in->len);
+    return hello->scanned > HELD_MAX;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -9224,13 +9567,13 @@ static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned ch
     return 0;
 }
 
-/* Reads a ticket, and counts the session it brings back. */
+/* Reads a ticket. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
 {
     struct tls_shared *shared = context;
     int error = mbedtls_ssl_ticket_parse(&shared->tickets, session, at, len);
-    if (!error) count_one(&shared->counters->tls_resumed);
+    if (!error) seam_tls_ticket_has(&tls_buffers_get()->loan, session);
     return error;
 }
 
@@ -9265,14 +9608,15 @@ static bool tls_file_readable(const char *option, const char *path, char *err)
     return good;
 }
 
-/* Reads a certificate with its key, and makes sure that they can be used now. False with one line
- * in err; the pair is to be freed in any case. */
+/* Reads a certificate with its key. False with one line in err; the pair is to be freed in any
+ * case. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
 {
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     mbedtls_pk_init(&pair->key);
+    pair->file = mem_copy_text(cert, strlen(cert));
     if (!tls_file_readable(option, cert, err)) return false;
     if (!tls_file_readable(key_option, key, err)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
@@ -9289,12 +9633,148 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
                  key_option, key, cert);
         return false;
     }
+    return true;
+}
+
+/* Frees what tls_pair_read made. */
+static void tls_pair_free(struct tls_pair *pair)
+{
+    mbedtls_x509_crt_free(&pair->chain);
+    mbedtls_pk_free(&pair->key);
+    free(pair->file);
+}
+
+/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
+ * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+static bool tls_pair_untimely(const struct tls_pair *pair)
+{
+    return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
+           mbedtls_x509_time_is_future(&pair->chain.valid_from);
+}
+
+/* One line about a certificate outside its time. */
+static void tls_pair_untimely_text(const struct tls_pair *pair, char *err)
+{
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
-    if (!past && !mbedtls_x509_time_is_future(&pair->chain.valid_from)) return true;
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    snprintf(err, USAGE_MAX, "--%s: %.200s %s on %04d-%02d-%02d; %s", option, cert,
-             past ? "expired" : "becomes valid", t->year, t->mon, t->day,
+    snprintf(err, USAGE_MAX, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+             past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
              past ? "renew it" : "wait, or set the clock");
+}
+
+/* One end of a handshake that is tried in memory. */
+struct tls_trial {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    struct buffer in;
+    struct tls_trial *peer;
+};
+
+/* The other end reads it later. */
+static int tls_trial_send(void *context, const unsigned char *at, size_t len)
+{
+    struct tls_trial *end = context;
+    buffer_add(&end->peer->in, at, len);
+    return (int)len;
+}
+
+/* What the other end sent. */
+static int tls_trial_receive(void *context, unsigned char *out, size_t size)
+{
+    struct tls_trial *end = context;
+    size_t n = end->in.len < size ? end->in.len : size;
+    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
+    memcpy(out, end->in.at, n);
+    buffer_drop(&end->in, n);
+    return (int)n;
+}
+
+/* What client and server agree on in any case; 0, or Mbed TLS's error. */
+static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
+{
+    static const uint16_t groups[] = {
+        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+    };
+    int error = mbedtls_ssl_config_defaults(ssl, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM,
+                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
+    mbedtls_ssl_conf_groups(ssl, groups);
+    return error;
+}
+
+/* Sets one end up; 0, or Mbed TLS's error. It is to be freed in any case. */
+static int tls_trial_init(struct tls_trial *end, struct tls_trial *peer, int endpoint)
+{
+    mbedtls_ssl_init(&end->ssl);
+    mbedtls_ssl_config_init(&end->config);
+    end->peer = peer;
+    int error = tls_config_base(&end->config, endpoint);
+    mbedtls_ssl_conf_authmode(&end->config, MBEDTLS_SSL_VERIFY_NONE);
+    mbedtls_ssl_set_bio(&end->ssl, end, tls_trial_send, tls_trial_receive, NULL);
+    return error;
+}
+
+/* Frees one end. */
+static void tls_trial_free(struct tls_trial *end)
+{
+    mbedtls_ssl_free(&end->ssl);
+    mbedtls_ssl_config_free(&end->config);
+    buffer_free(&end->in);
+}
+
+/* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
+ * pair, or Mbed TLS's error. What is found: a chain that is too long for a message, a certificate
+ * that is for something else, a kind of key that has no cipher. */
+static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
+{
+    enum { TURNS = 8 /* more than any handshake takes */ };
+    struct tls_trial client = {0}, server = {0};
+    int error = tls_trial_init(&client, &server, MBEDTLS_SSL_IS_CLIENT);
+    int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
+    mbedtls_ssl_conf_max_tls_version(&client.config, version);
+    mbedtls_ssl_conf_min_tls_version(&client.config, version);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!error) error = other;
+    if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
+    if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
+    if (!error) error = mbedtls_ssl_set_hostname(&client.ssl, NULL);
+    int ours = error ? error : MBEDTLS_ERR_SSL_WANT_READ, theirs = ours;
+    for (int i = 0; i < TURNS && (ours || theirs); i++) {
+        if (theirs == MBEDTLS_ERR_SSL_WANT_READ) theirs = mbedtls_ssl_handshake(&client.ssl);
+        if (ours == MBEDTLS_ERR_SSL_WANT_READ) ours = mbedtls_ssl_handshake(&server.ssl);
+    }
+    tls_trial_free(&client);
+    tls_trial_free(&server);
+    return ours ? ours : theirs;
+}
+
+/* Whether a handshake of each version works with a pair; false with one line in err. */
+static bool tls_pair_works(struct tls_pair *pair, char *err)
+{
+    static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
+    enum { MESSAGE_MAX = 16384, AROUND = 5 /* bytes for each certificate of a message */ };
+    mbedtls_x509_crt *chain = &pair->chain;
+    int error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_3);
+    const char *version = error ? "1.3" : "1.2";
+    if (!error) error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (!error) return true;
+    size_t len = 0;
+    for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
+    if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                 " issued with digitalSignature", pair->file);
+    else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
+                 " issued with serverAuth", pair->file);
+    else if (len + AROUND > MESSAGE_MAX)
+        snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                 " room for %d; leave out the root and what no client needs", pair->file, len,
+                 MESSAGE_MAX);
+    else
+        snprintf(err, USAGE_MAX, "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                 " make another", version, pair->file, (unsigned)-error);
     return false;
 }
 
@@ -9303,10 +9783,7 @@ static void tls_config_drop(struct tls_config *config)
 {
     if (!config || atomic_fetch_sub(&config->users, 1) > 1) return;
     mbedtls_ssl_config_free(&config->ssl);
-    for (size_t i = 0; i < config->count; i++) {
-        mbedtls_x509_crt_free(&config->pairs[i].chain);
-        mbedtls_pk_free(&config->pairs[i].key);
-    }
+    for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
     free(config);
 }
@@ -9316,17 +9793,8 @@ static void tls_config_drop(struct tls_config *config)
 static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
 {
     static const char *alpn[] = {"http/1.1", NULL};
-    static const uint16_t groups[] = {
-        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
-        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
-    };
     mbedtls_ssl_config *ssl = &config->ssl;
-    int error = mbedtls_ssl_config_defaults(ssl, MBEDTLS_SSL_IS_SERVER,
-                                            MBEDTLS_SSL_TRANSPORT_STREAM,
-                                            MBEDTLS_SSL_PRESET_DEFAULT);
-    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
-    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
-    mbedtls_ssl_conf_groups(ssl, groups);
+    int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_sni(ssl, tls_choose, config);
     mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
     if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
@@ -9353,13 +9821,26 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err);
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err) &&
+               tls_pair_works(&config->pairs[i], err);
     }
     int error = good ? tls_config_set(config, shared) : 0;
     if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
+}
+
+/* How many of the certificates are outside their time; *first is one of them. NULL has none. */
+static size_t tls_config_untimely(const struct tls_config *config, const struct tls_pair **first)
+{
+    size_t count = 0;
+    for (size_t i = 0; config && i < config->count; i++) {
+        if (!tls_pair_untimely(&config->pairs[i])) continue;
+        *first = &config->pairs[i];
+        count++;
+    }
+    return count;
 }
 
 /* Makes `config` the one for new connections. */
@@ -9380,6 +9861,16 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     atomic_fetch_add(&config->users, 1);
     pthread_mutex_unlock(&shared->lock);
     return config;
+}
+
+/* How many certificates in use are outside their time; 0 without TLS. */
+static size_t tls_untimely(struct tls_shared *shared)
+{
+    const struct tls_pair *first;
+    pthread_mutex_lock(&shared->lock);
+    size_t count = tls_config_untimely(shared->config, &first);
+    pthread_mutex_unlock(&shared->lock);
+    return count;
 }
 
 /* A time of a certificate as wall ms. */
@@ -9518,10 +10009,9 @@ static bool tls_self_good(const char *cert, const char *key)
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour, t.tm_min, t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, err) &&
+    bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
-    mbedtls_x509_crt_free(&pair.chain);
-    mbedtls_pk_free(&pair.key);
+    tls_pair_free(&pair);
     return good;
 }
 
@@ -9603,7 +10093,8 @@ static bool wire_sink(struct wire *wire, struct tls_buffers *buffers)
     struct tls *tls = wire->tls;
     ssize_t n = sink->len && !tls->out.len ? wire_transmit(wire->fd, sink->at, sink->len) : 0;
     size_t sent = n > 0 ? (size_t)n : 0;
-    if (n != WIRE_BROKEN) buffer_add(&tls->out, sink->at + sent, sink->len - sent);
+    if (n != WIRE_BROKEN && sent < sink->len)
+        buffer_add(&tls->out, sink->at + sent, sink->len - sent);
     sink->len = 0;
     if (sink->size > SINK_KEPT) buffer_free(sink);
     return n != WIRE_BROKEN;
@@ -9623,23 +10114,47 @@ static bool wire_unsink(struct wire *wire, ssize_t *result)
     return false;
 }
 
+/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
+static void wire_refuse_tls(struct wire *wire, uint8_t alert)
+{
+    struct tls *tls = wire->tls;
+    const uint8_t plain[] = {21, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert};
+    if (tls->set_up && !tls->broken) {
+        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
+        seam_tls_refuse(&tls->ssl, &tls->kept, alert);
+        tls_take_back(tls);
+        wire_sink(wire, buffers);
+    } else if (!tls->broken) {
+        wire_transmit(wire->fd, plain, sizeof plain); /* nothing was sent before: it is taken */
+    }
+    tls->broken = true;
+}
+
 /* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
  * are never more. What went wrong or ended is in the tls. */
 static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t size)
 {
     struct tls *tls = wire->tls;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
-    size_t made = 0;
-    while (!tls->ended && !tls->broken) {
-        int n = mbedtls_ssl_read(&tls->ssl, (unsigned char *)at + made, size - made);
-        if (n > 0) made += (size_t)n;
-        else if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) tls->ended = true;
-        else if (n != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-        else if (!buffers->feed.len) break;
+    enum seam_tls_result result = SEAM_TLS_DONE;
+    size_t made = 0, n = 0;
+    while (result == SEAM_TLS_DONE && made < size) {
+        result = seam_tls_read(&tls->ssl, &tls->kept, (unsigned char *)at + made, size - made, &n);
+        if (result == SEAM_TLS_DONE) made += n;
     }
+    if (result == SEAM_TLS_CLOSED) tls->ended = true;
+    else if (result == SEAM_TLS_FAILED) tls->broken = true;
     tls_take_back(tls);
     if (!wire_sink(wire, buffers)) tls->broken = true;
     return made;
+}
+
+/* Whether so many bytes behind the beginning of a record still do not make it whole. */
+static bool wire_lacks_record(const struct tls *tls, size_t more)
+{
+    const unsigned char *head = (const unsigned char *)tls->in.at;
+    return tls->in.len >= TLS_HEAD && !tls_head_alert(head) &&
+           tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
 /* wire_read for TLS: what has come of records, old and new, is gathered in out; the whole ones are
@@ -9650,20 +10165,24 @@ static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
     size_t len = tls->in.len, made = 0;
     if (tls->broken) return WIRE_BROKEN;
     if (tls->ended) return WIRE_END;
-    if (len >= size) abort(); /* the caller's buffer holds more than a record */
-    if (len) memcpy(out, tls->in.at, len);
+    if (len >= size) return WIRE_BROKEN; /* never: what is kept is less than a record */
     ssize_t n = wire_receive(wire->fd, out + len, size - len);
     if (n == WIRE_BROKEN) return n;
+    if (n > 0 && wire_lacks_record(tls, (size_t)n)) {
+        buffer_add(&tls->in, out + len, (size_t)n); /* however few bytes come: no other is moved */
+        return WIRE_AGAIN;
+    }
+    if (len) memcpy(out, tls->in.at, len);
     if (n > 0) len += (size_t)n;
-    ssize_t whole = tls_whole_records(out, len);
-    if (whole < 0) return WIRE_BROKEN;
-    if (whole || n > 0) {
+    struct tls_records records = tls_whole_records(out, len);
+    if (records.whole || n > 0) {
         tls->in.len = 0;
-        size_t rest = len - (size_t)whole;
-        if (rest) buffer_add(&tls->in, out + whole, rest);
+        size_t rest = len - records.whole;
+        if (rest) buffer_add(&tls->in, out + records.whole, rest);
         else buffer_free(&tls->in);
     }
-    if (whole) made = wire_decipher(wire, out, (size_t)whole, size);
+    if (records.whole) made = wire_decipher(wire, out, records.whole, size);
+    if (records.alert && !tls->ended) wire_refuse_tls(wire, records.alert);
     if (made) return (ssize_t)made;
     if (tls->broken) return WIRE_BROKEN;
     return tls->ended || n == WIRE_END ? WIRE_END : WIRE_AGAIN;
@@ -9678,17 +10197,14 @@ static ssize_t wire_write_tls(struct wire *wire, const char *at, size_t len)
     if (tls->broken) return WIRE_BROKEN;
     if (!wire_unsink(wire, &result)) return result;
     while (done < len && !tls->out.len) {
-        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK, written = 0;
+        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
         struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        while (written < piece && !tls->broken) {
-            int n = mbedtls_ssl_write(&tls->ssl, (const unsigned char *)at + done + written,
-                                      piece - written);
-            if (n > 0) written += (size_t)n;
-            else tls->broken = true;
-        }
+        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, piece) !=
+            SEAM_TLS_DONE)
+            tls->broken = true;
         tls_take_back(tls);
         if (!wire_sink(wire, buffers) || tls->broken) return WIRE_BROKEN;
-        done += written;
+        done += piece;
     }
     return (ssize_t)done;
 }
@@ -9726,7 +10242,7 @@ static void wire_notify(struct wire *wire)
     struct tls *tls = wire->tls;
     if (!tls || !tls->open || tls->broken || tls->out.len) return;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-    mbedtls_ssl_close_notify(&tls->ssl);
+    seam_tls_goodbye(&tls->ssl, &tls->kept);
     tls_take_back(tls);
     wire_sink(wire, buffers);
     tls->open = false;
@@ -9770,32 +10286,40 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
+ * has no memory for it. */
+static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
+{
+    tls->config = tls_config_take(shared);
+    if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return false;
+    seam_tls_strip(&tls->ssl, &tls->kept);
+    tls->set_up = true;
+    return true;
+}
+
 /* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say. The slow part of TLS: a handshaker's, never the door's or the hub's. */
+ * say: at its end an alert, if it failed. The slow part of TLS: a handshaker's, never the door's or
+ * the hub's. */
 static enum shake wire_shake(struct wire *wire, struct tls_shared *shared)
 {
     struct tls *tls = wire->tls;
-    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
-    if (whole < 0) return SHAKE_FAILED;
-    if (!tls->set_up) {
-        tls->config = tls_config_take(shared);
-        if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return SHAKE_FAILED;
-        seam_tls_strip(&tls->ssl, &tls->kept);
-        mbedtls_ssl_set_bio(&tls->ssl, tls, tls_send, tls_receive, NULL);
-        tls->set_up = true;
-    }
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, (size_t)whole});
-    int error = mbedtls_ssl_handshake(&tls->ssl);
-    size_t read = (size_t)whole - buffers->feed.len;
+    struct tls_records records = tls_whole_records(tls->in.at, tls->in.len);
+    if (!tls->set_up && !wire_set_up_tls(tls, shared)) return SHAKE_FAILED;
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, records.whole});
+    enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->kept);
+    size_t read = records.whole - buffers->loan.feed_len;
     tls_take_back(tls);
     bool sent = wire_sink(wire, buffers);
     buffer_drop(&tls->in, read);
     if (!tls->in.len) buffer_free(&tls->in);
-    tls->open = !error;
-    if (tls->open) seam_tls_settle(&tls->ssl);
-    if (error && error != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-    if (!sent || tls->broken) return SHAKE_FAILED;
-    return tls->open ? SHAKE_DONE : SHAKE_MORE;
+    tls->broken = result == SEAM_TLS_FAILED || !sent;
+    if (result == SEAM_TLS_WAIT && sent && records.alert) wire_refuse_tls(wire, records.alert);
+    if (tls->broken) return SHAKE_FAILED;
+    if (result == SEAM_TLS_WAIT) return SHAKE_MORE;
+    tls->open = true;
+    if (tls->kept.resumed) count_one(&shared->counters->tls_resumed);
+    seam_tls_settle(&tls->ssl, &tls->kept);
+    return SHAKE_DONE;
 }
 
 /* Ends the socket. */
@@ -9810,8 +10334,10 @@ static void wire_close(struct wire *wire)
 /* ==== 19. Webhooks ===========================================================================
  * Tells a program of the operator's what the outbox holds, parcel by parcel: POSTs, signed, in
  * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
- * it reads the store, and says how far it is to the hub, which has the writer remove it. Each of
- * its own waits has one absolute deadline, but those of the resolver of names. */
+ * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
+ * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
+ * looked at before every wait and, since who sends without end is never waited for, whenever bytes
+ * are taken from the socket. */
 
 enum {
     WEBHOOK_URL_MAX = 2048,
@@ -9938,6 +10464,18 @@ static int response_head_read(const char *at, size_t len, struct response_head *
 /* How a delivery went. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
+/* A name being looked up, in a thread of its own: the resolver knows no deadline. Who asked may
+ * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
+ * one under way. */
+struct webhook_lookup {
+    _Atomic int owners;        /* who asked, and the thread */
+    int ready;                 /* eventfd: readable once it is done */
+    _Atomic bool done;         /* the two below are there */
+    int error;                 /* of getaddrinfo */
+    struct addrinfo *addresses;
+    char host[ORIGIN_MAX], port[8];
+};
+
 /* The thread and what others may know of it. */
 struct webhook {
     const struct options *options;
@@ -9947,10 +10485,10 @@ struct webhook {
     struct loop *hub;            /* woken when store.outbox_done has moved */
     struct webhook_url url;
     bool tls12;                  /* the thread's: see line_begin */
+    struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
     bool running;                /* the thread was started */
     int wake;                    /* eventfd: look at the outbox again, or at stop_by */
-    sem_t ended;
     _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
     pthread_mutex_t lock;        /* all below */
     struct buffer secret;
@@ -9958,21 +10496,22 @@ struct webhook {
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
+/* What a request by https has more. */
+struct webhook_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
 /* One request on its way. */
 struct webhook_line {
     struct webhook *hook;
     int fd;
     int64_t deadline;            /* mono */
-    mbedtls_ssl_context *ssl;    /* NULL: plain */
+    struct webhook_tls tls;      /* see line_begin */
+    mbedtls_ssl_context *ssl;    /* of it; NULL: plain */
     bool signs_new;              /* see line_begin */
     char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
-};
-
-/* The same for https. */
-struct webhook_tls {
-    mbedtls_ssl_context ssl;
-    mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
 };
 
 /* Whether the thread is to end. */
@@ -10013,20 +10552,28 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     return n > 0 && waits[1].revents;
 }
 
-/* Waits for a line's socket; false when its time is up. */
-static bool line_wait(struct webhook_line *line, short events)
+/* The moment at which a line's time is up: its own, or that of a stop. */
+static int64_t line_end(const struct webhook_line *line)
+{
+    int64_t stop_by = atomic_load(&line->hook->stop_by);
+    return stop_by && stop_by < line->deadline ? stop_by : line->deadline;
+}
+
+/* Waits for a line's socket, or another descriptor; false when its time is up. */
+static bool line_wait(struct webhook_line *line, int fd, short events)
 {
     for (;;) {
-        int64_t stop_by = atomic_load(&line->hook->stop_by), until = line->deadline;
-        if (stop_by && stop_by < until) until = stop_by;
-        if (webhook_poll(line->hook, line->fd, events, until)) return true;
+        int64_t until = line_end(line);
+        if (webhook_poll(line->hook, fd, events, until)) return true;
         if (clock_mono_ms() >= until) return webhook_fail(line->why, "no answer in time");
     }
 }
 
-/* What send or recv returned, as Mbed TLS wants to have it. */
-static int line_result(ssize_t n, int wait)
+/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
+ * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
+static int line_result(const struct webhook_line *line, ssize_t n, int wait)
 {
+    if (n > 0 && clock_mono_ms() >= line_end(line)) return MBEDTLS_ERR_SSL_TIMEOUT;
     if (n >= 0) return (int)n;
     bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
@@ -10036,21 +10583,23 @@ static int line_result(ssize_t n, int wait)
 static int line_send(void *context, const unsigned char *at, size_t len)
 {
     const struct webhook_line *line = context;
-    return line_result(send(line->fd, at, len, MSG_NOSIGNAL), MBEDTLS_ERR_SSL_WANT_WRITE);
+    ssize_t n = send(line->fd, at, len, MSG_NOSIGNAL);
+    return line_result(line, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
 /* Receives what is there. */
 static int line_receive(void *context, unsigned char *out, size_t size)
 {
     const struct webhook_line *line = context;
-    return line_result(recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+    return line_result(line, recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 /* After a call that returned a negative code: waits for what it wants. False if it is an error. */
 static bool line_again(struct webhook_line *line, int code)
 {
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, line->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, line->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(line->why, "no answer in time");
     if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
     char text[128];
     if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
@@ -10099,7 +10648,7 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
         line->deadline = now + (deadline - now) / count;
         line->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         error = line->fd < 0 || connect(line->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && line_wait(line, POLLOUT) &&
+        if (error == EINPROGRESS && line_wait(line, line->fd, POLLOUT) &&
             getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len))
             error = errno;
         line->deadline = deadline;
@@ -10111,24 +10660,97 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
     return webhook_fail(line->why, "cannot connect: %s", strerror(error));
 }
 
+/* One owner less of a look-up. */
+static void lookup_drop(struct webhook_lookup *lookup)
+{
+    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
+    if (lookup->addresses) freeaddrinfo(lookup->addresses);
+    close(lookup->ready);
+    free(lookup);
+}
+
+/* The thread of a look-up. */
+static void *lookup_run(void *argument)
+{
+    struct webhook_lookup *lookup = argument;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    uint64_t one = 1;
+    prctl(PR_SET_NAME, "resolver");
+    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
+    if (lookup->error) lookup->addresses = NULL;
+    atomic_store(&lookup->done, true);
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) abort(); /* written to once */
+    lookup_drop(lookup);
+    return NULL;
+}
+
+/* Begins to look a name up; NULL with errno if the machine has no descriptor or thread for it. */
+static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
+{
+    struct webhook_lookup *lookup = mem_new(sizeof *lookup);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    atomic_init(&lookup->owners, 2);
+    strcpy(lookup->host, url->host);
+    snprintf(lookup->port, sizeof lookup->port, "%u", url->port);
+    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
+    if (!error) {
+        pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_create(&thread, &attributes, lookup_run, lookup);
+        pthread_attr_destroy(&attributes);
+    }
+    if (!error) return lookup;
+    if (lookup->ready >= 0) close(lookup->ready);
+    free(lookup);
+    errno = error;
+    return NULL;
+}
+
+/* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
+ * webhook's; NULL when there are none. */
+static const struct addrinfo *line_find(struct webhook_line *line)
+{
+    struct webhook *hook = line->hook;
+    if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
+        lookup_drop(hook->lookup);
+        hook->lookup = NULL;
+    }
+    if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
+    const struct webhook_lookup *lookup = hook->lookup;
+    if (!lookup) {
+        webhook_fail(line->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
+        return NULL;
+    }
+    char why[WEBHOOK_WHY] = "", *said = line->why;
+    line->why = why;
+    while (!atomic_load(&lookup->done) && line_wait(line, lookup->ready, POLLIN)) continue;
+    line->why = said;
+    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
+                          : lookup->error             ? gai_strerror(lookup->error)
+                                                      : NULL;
+    if (!problem) return lookup->addresses;
+    webhook_fail(line->why, "cannot find %.100s: %s", hook->url.host, problem);
+    return NULL;
+}
+
 /* Finds the host and connects to it. */
 static bool line_open(struct webhook_line *line)
 {
     const struct webhook_url *url = &line->hook->url;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
     char port[8];
-    snprintf(port, sizeof port, "%u", url->port);
-    if (url->is_address) hints.ai_flags = AI_NUMERICHOST;
-    int error = getaddrinfo(url->host, port, &hints, &addresses);
-    if (webhook_stopping(line->hook)) { /* for how long is not known: see webhook_wait */
-        if (!error) freeaddrinfo(addresses);
-        return false;
+    if (!url->is_address) {
+        const struct addrinfo *found = line_find(line);
+        return found && line_connect(line, found);
     }
-    if (error) return webhook_fail(line->why, "cannot find %.100s: %s", url->host,
-                                   gai_strerror(error));
-    line->deadline = clock_mono_ms() + line->hook->options->webhook_timeout;
-    bool good = line_connect(line, addresses);
-    freeaddrinfo(addresses);
+    snprintf(port, sizeof port, "%u", url->port);
+    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
+    if (error)
+        return webhook_fail(line->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = line_connect(line, number);
+    freeaddrinfo(number);
     return good;
 }
 
@@ -10299,16 +10921,16 @@ static void line_skip_body(struct webhook_line *line, const struct buffer *in,
 /* Sends a request and reads the status of the answer; 0 when there is none. */
 static int line_exchange(struct webhook_line *line, struct span request)
 {
-    struct webhook_tls tls;
     struct response_head head = {0};
     struct buffer in = {0};
-    if (!line_begin(line, &tls)) return 0;
+    if (!line_begin(line, &line->tls)) return 0;
     line_write(line, request); /* who refuses a request may answer before it has come, and close */
     bool good = line_read_head(line, &in, &head);
     if (good) line_skip_body(line, &in, &head);
     if (line->ssl) {
         mbedtls_ssl_close_notify(line->ssl);
-        webhook_tls_free(&tls);
+        webhook_tls_free(&line->tls);
+        line->ssl = NULL;
     }
     close(line->fd);
     buffer_free(&in);
@@ -10357,6 +10979,7 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct parce
     struct webhook_line line = {.hook = hook, .fd = -1, .why = why};
     *why = 0;
     webhook_write(hook, parcel, &request);
+    line.deadline = clock_mono_ms() + hook->options->webhook_timeout;
     int status = line_exchange(&line, (struct span){request.at, request.len});
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
@@ -10423,12 +11046,12 @@ static void webhook_rest(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
     random_bytes(&random, sizeof random);
-    int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
+    int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
+    store_outbox_try(hook->store, now, until);
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. Once
- * it has seen that it is to stop it touches nothing but *hook: main may not have waited. */
+/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -10439,9 +11062,14 @@ static void *webhook_run(void *argument)
     enum webhook_result result = WEBHOOK_FAILED;
     prctl(PR_SET_NAME, "webhook");
     while (result < WEBHOOK_IS_GONE && webhook_take(hook, &parcel)) {
+        int64_t now = clock_mono_ms();
+        int64_t end = failures ? now + hook->options->webhook_timeout : now;
+        int64_t tried = store_outbox_try(hook->store, now, end);
         /* one that is too old has its chance too, if nothing is known against the receiver */
-        bool old = clock_wall_ms() - parcel.newest > hook->options->webhook_give_up;
+        bool old = tried - parcel.tried > hook->options->webhook_give_up;
         result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
+        now = clock_mono_ms();
+        store_outbox_try(hook->store, now, now);
         if (result == WEBHOOK_DELIVERED) {
             webhook_note_success(hook, failing_since);
             webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
@@ -10458,7 +11086,6 @@ static void *webhook_run(void *argument)
         buffer_free(&parcel.text);
         parcel = (struct parcel){0};
     }
-    sem_post(&hook->ended);
     return NULL;
 }
 
@@ -10527,25 +11154,19 @@ static void webhook_stop(struct webhook *hook)
     webhook_wake(hook);
 }
 
-/* Waits for the end of a thread that was asked for it, not much longer than an answer under way may
- * take: the resolver may hold it, and then it is left alone. */
+/* Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS away. */
 static void webhook_wait(struct webhook *hook)
 {
-    struct timespec until;
     if (!hook->running) return;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    int error;
-    while ((error = sem_timedwait(&hook->ended, &until)) && errno == EINTR) continue;
-    hook->running = error;
-    if (error) pthread_detach(hook->thread);
-    else pthread_join(hook->thread, NULL);
+    pthread_join(hook->thread, NULL);
+    hook->running = false;
 }
 
-/* Frees what webhook_init took; nothing if the thread still runs: then the process ends. */
+/* Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is left to
+ * its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
-    if (hook->running) return;
+    lookup_drop(hook->lookup);
     if (hook->wake >= 0) close(hook->wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
@@ -10617,6 +11238,8 @@ struct stream {
 
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
+    HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
+    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -10625,10 +11248,15 @@ enum {
     WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
-    POST_ROOM = 2 * WATCH_PIECE,   /* more than one can have */
+    POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
     POST_SHARE = 32,               /* taken at a time */
     POST_WORTH = 64,               /* those that wait before a courier is woken for them */
     COURIERS_MAX = 3,
+    CROWD_FEW = 100,               /* so many connections may all come back at once */
+    CROWD_SPREAD_MS = 3000,        /* more of them take at least this long */
+    CROWD_TLS_RATE = 2000,         /* connections taken in a second, with TLS */
+    CROWD_PLAIN_RATE = 10000,      /* and without */
+    CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
 
 /* Bytes on their way to one connection. */
@@ -10663,6 +11291,16 @@ struct store_reader {
     pthread_t thread;
 };
 
+/* The number of connections at which all were last told over which time to come back; see
+ * hub_crowd. */
+struct crowd {
+    int64_t level;                 /* 0, or CROWD_FEW times a power of two */
+    int64_t spread_ms;             /* what is being told */
+    bool telling;                  /* some connections have not heard of it */
+    uint8_t id_len;                /* the walk over the users goes on behind this one */
+    char id[USER_ID_MAX];
+};
+
 struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
@@ -10673,9 +11311,10 @@ struct hub {
     struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
     struct watches watches;        /* who follows whom */
-    struct buffer piece;           /* of a message to one who follows */
+    struct buffer piece;           /* a message to one who follows */
     struct post post;              /* what they are told */
     int64_t spread_at;             /* mono: not before this changes are told again */
+    struct crowd crowd;            /* how many connections there are, as clients were told */
     struct store_reader reader;
     _Atomic uint64_t generation;   /* grows when users leave the table for the store */
     int64_t sample_at;             /* mono: when the next minute begins */
@@ -10683,6 +11322,8 @@ struct hub {
     struct loop_call batch_done;
     bool batch_under_way;
     int64_t sync_at;               /* mono: not before this is the next batch due */
+    int64_t sign_at;               /* mono: the store hears that we live, see server_sign_ms */
+    int64_t turned_at;             /* mono: when the last turn began */
     uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
@@ -10785,6 +11426,9 @@ struct server {
     pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
+    pthread_mutex_t refusal_lock;  /* refusal_log */
+    struct refusal_log refusal_log;
+    _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
     pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
     struct address_table addresses;
     struct webhook webhook;
@@ -10842,6 +11486,28 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
+/* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
+ * `detail`, `origin` and `host` may be NULL. Any thread. */
+static void server_note_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                int64_t now, const char *detail, const char *origin,
+                                const char *host)
+{
+    char from[INET6_ADDRSTRLEN];
+    bool last = false;
+    count_one(&server->refusals[error]);
+    pthread_mutex_lock(&server->refusal_lock);
+    bool tell = refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now,
+                              &last);
+    pthread_mutex_unlock(&server->refusal_lock);
+    if (!tell) return;
+    log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
+             ERRORS[error].code, address_unpack_text(address, from, sizeof from),
+             origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
+    if (last)
+        log_line(&server->log, LOG_INFO, "upgrade refused: no more is told within this minute; see"
+                                         " presence_upgrades_refused_by_reason_total");
+}
+
 /* The number of a new connection. */
 static uint64_t server_number(struct server *server)
 {
@@ -10886,6 +11552,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     pthread_mutex_lock(&server->table_lock);
     presence_disconnect(&server->presence, now, &c->link, ending);
     pthread_mutex_unlock(&server->table_lock);
+    count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
 
 /* A stream gets no more events; its socket may live a little longer. */
@@ -10958,7 +11625,6 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.dead = c;
     server->hub.reply.len = 0;
     if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
-    else count_one(&server->counters.closes);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
@@ -11697,7 +12363,7 @@ static void post_stop(struct post *post)
     while (post->count) pthread_join(post->couriers[--post->count], NULL);
 }
 
-/* Appends a frame with the next piece of what one who follows is to be told. False when there is
+/* Appends a frame with the next message that one who follows is to be told. False when there is
  * nothing, or not yet. */
 static bool watcher_write(struct server *server, struct connection *c, struct instant now,
                           struct buffer *out)
@@ -11705,18 +12371,18 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     struct hub *hub = &server->hub;
     if (c->link.state != CONNECTION_OPEN || !c->extra || c->extra->blocked) return false;
     struct watcher *watcher = &c->extra->watcher;
-    bool first, last;
+    bool more;
     hub->piece.len = 0;
     enum watcher_message kind =
-        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &first, &last);
+        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
         connection_settle(c);
         return false;
     }
-    if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+    if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
                                                   : &server->counters.updates);
-    ws_encode_piece(out, first, last, (struct span){hub->piece.at, hub->piece.len});
+    ws_encode(out, WS_OP_TEXT, (struct span){hub->piece.at, hub->piece.len});
     return true;
 }
 
@@ -11735,7 +12401,7 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
 }
 
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow: a first piece to each side by side, as that is mostly all. Stands at the end of a turn:
+ * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
  * the table is as the transitions left it. */
 static void hub_watch(struct server *server, struct instant now)
 {
@@ -11805,16 +12471,10 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. If
- * it was the server that stood still, the answer waits in the socket: that is read first. */
-static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
+/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+ * answer waits in the socket: that is read first. */
+static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
-                      server->options.pong_timeout;
-    if (now.mono < drop_at) {
-        connection_arm(server, c, drop_at);
-        return;
-    }
     if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
@@ -11825,13 +12485,29 @@ static void connection_await_pong(struct server *server, struct connection *c, s
     connection_flush(server, c, now);
 }
 
+/* Looks how long a connection has been silent, and sets the timer for the next look. */
+static void connection_silence(struct server *server, struct connection *c, struct instant now)
+{
+    const struct options *options = &server->options;
+    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed), due;
+    enum silence silence = silence_judge(options->ping_interval, options->pong_timeout, heard,
+                                         now.mono, &c->pinged, &due);
+    if (silence == SILENCE_OVER) {
+        connection_drop_silent(server, c, now);
+        return;
+    }
+    connection_arm(server, c, due);
+    if (silence != SILENCE_PING) return;
+    count_one(&server->counters.pings_sent);
+    ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
+    connection_flush(server, c, now);
+}
+
 /* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
  * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
  * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    int64_t ping_at = heard + server->options.ping_interval;
     if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->link.is_stream) {
@@ -11839,17 +12515,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
     } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
-    } else if (c->pinged && (int32_t)(c->pinged - (uint32_t)heard) > 0) {
-        connection_await_pong(server, c, now);
-    } else if (now.mono >= ping_at) {
-        count_one(&server->counters.pings_sent);
-        c->pinged = (uint32_t)now.mono ? (uint32_t)now.mono : 1;
-        connection_arm(server, c, now.mono + server->options.pong_timeout);
-        ws_encode(&server->hub.reply, 9, (struct span){"", 0});
-        connection_flush(server, c, now);
     } else {
-        c->pinged = 0; /* whatever was heard answered it */
-        connection_arm(server, c, ping_at);
+        connection_silence(server, c, now);
     }
 }
 
@@ -11891,19 +12558,81 @@ static const char *connection_id_text(uint64_t number, char out[17])
     return out;
 }
 
-/* Adds the first message to the reply. */
+/* How long all clients should take to come back together, should this process end without a word:
+ * what it needs to take as many in. Few come back at once, as they always did. */
+static int64_t server_spread_ms(const struct server *server)
+{
+    int64_t count = (int64_t)server->presence.connections;
+    int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
+    if (count <= CROWD_FEW) return 0;
+    int64_t needed = count * 1000 / rate;
+    return needed > CROWD_SPREAD_MS ? needed : CROWD_SPREAD_MS;
+}
+
+/* Adds the first message to the reply. It names the limits, since a client that has to find them
+ * out by breaking them is closed for it, comes back, and breaks them again. */
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
+    const struct options *options = &server->options;
     struct buffer text = {0};
     char number[17];
     buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
     json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64
+    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+                 connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
+    buffer_print(&text, ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
+                        ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                         ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
-                 connection_id_text(c->number, number),
-                 (server->options.ping_interval + 999) / 1000);
+                 options->max_message, options->max_rate, options->max_watch,
+                 server_spread_ms(server));
     ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
     buffer_free(&text);
+}
+
+/* Tells the connections of one user over which time to come back; returns how many. */
+static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    size_t count = 0;
+    for (struct link *link = user->links, *next; link; link = next, count++) {
+        struct connection *c = (struct connection *)link;
+        next = link->next; /* sending may be the end of this one */
+        char text[64];
+        snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
+                 hub->crowd.spread_ms);
+        hub_reply_text(hub, text);
+        connection_flush(server, c, now);
+    }
+    return count;
+}
+
+/* When the connections became more than CROWD_FEW, and each time they doubled, all are told over
+ * which time to come back; some at a time, for the sake of others. On the way down nobody is told:
+ * who waits too long does no harm, and a hello says it anew. A level counts as left only at half of
+ * it, so that who connects and leaves at its border makes no storm of messages. */
+static void hub_crowd(struct server *server, struct instant now)
+{
+    struct crowd *crowd = &server->hub.crowd;
+    struct presence *p = &server->presence;
+    int64_t count = (int64_t)p->connections, level = crowd->level;
+    while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
+    if (level > crowd->level) {
+        crowd->spread_ms = server_spread_ms(server);
+        crowd->telling = true;
+        crowd->id_len = 0;
+    }
+    while (level && count < level / 2) level = level > CROWD_FEW ? level / 2 : 0;
+    crowd->level = level;
+    if (!crowd->telling) return;
+    struct presence_walk walk = presence_walk_after(p, (struct span){crowd->id, crowd->id_len});
+    struct user *user = NULL;
+    for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
+        size_t links = hub_tell_crowd(server, user, now);
+        told += links ? links : 1; /* who has none costs a look */
+        crowd->id_len = user->id_len;
+        memcpy(crowd->id, user->id, user->id_len);
+    }
+    crowd->telling = user && !server->hub.stopping;
 }
 
 /* Frees an adoption, but for the socket. NULL is fine. */
@@ -11963,6 +12692,16 @@ static enum error hub_refusal(struct server *server, const struct adoption *a)
     return ERROR_TOO_MANY_CONNECTIONS;
 }
 
+/* See hub_refusal; one that the worker did not know of is noted. */
+static enum error hub_refuses(struct server *server, const struct adoption *a, enum recall recall,
+                              struct instant now)
+{
+    enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    if (error && !a->refuse)
+        server_note_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+    return error;
+}
+
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
@@ -11996,7 +12735,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.watches_all = a->watches_all;
     if (a->may) connection_extra(c)->may = a->may;
     a->may = NULL;
-    enum error refuse = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    enum error refuse = hub_refuses(server, a, recall, now);
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
@@ -12199,20 +12938,32 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
     hub->batch_under_way = false;
 }
 
-/* Hands the writer what the store must hear, at most one batch a sync interval. */
+/* How often the store hears that the server lives, while somebody is online: often enough for the
+ * next server to tell by the threshold who left with this one. */
+static int64_t server_sign_ms(const struct options *options)
+{
+    int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
+    return often > options->sync_interval ? often : options->sync_interval;
+}
+
+/* Hands the writer what the store must hear, at most one batch a sync interval; from time to time
+ * one with nothing but the moment, which every commit writes. */
 static void hub_sync(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    if (hub->batch_under_way || !presence_owes(&server->presence)) return;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
+    if (hub->batch_under_way || (!presence_owes(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
     pthread_mutex_lock(&server->table_lock);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
     pthread_mutex_unlock(&server->table_lock);
-    if (!hub->batch.ops.len) return;
+    if (!hub->batch.ops.len && !sign) return;
+    hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
 }
@@ -12265,10 +13016,15 @@ static void hub_sample(struct server *server, struct instant now)
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
+    const struct presence *p = &server->presence;
+    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    other = wheel_wait(&server->presence.manuals, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) {
+        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
+        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
+    }
+    if (hub->crowd.telling) wait = 0;
     if (hub->watches.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
@@ -12299,12 +13055,29 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
+ * than that, the process stood still, and the users without a connection are given that time. They
+ * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
+ * when it should, a pause cannot be seen. */
+static void hub_wake(struct server *server, int64_t wait)
+{
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    int64_t gap = now.mono - hub->turned_at;
+    hub->turned_at = now.mono;
+    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    presence_resume(&server->presence, now, gap);
+    log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
+}
+
 /* One turn: calls, sockets, timers, transitions, store, the dead. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
     struct epoll_event events[HUB_EVENTS];
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
+    int64_t wait = hub_wait(server, clock_mono_ms());
+    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
+    hub_wake(server, wait);
     loop_run_calls(&hub->loop, server);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     for (int i = 0; i < count; i++) {
@@ -12319,6 +13092,7 @@ static void hub_turn(struct server *server)
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
+    hub_crowd(server, now);
     hub_take_transitions(server, now);
     hub_watch(server, now);
     hub_sample(server, now);
@@ -12333,6 +13107,7 @@ static void *hub_run(void *argument)
     struct server *server = argument;
     struct hub *hub = &server->hub;
     prctl(PR_SET_NAME, "hub");
+    hub->turned_at = clock_mono_ms();
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
     hub_sync(server, server_now(server));
@@ -12463,6 +13238,7 @@ struct pending {
     uint8_t phase;              /* enum pending_phase */
     uint8_t kind;               /* enum listener_kind: where it came in */
     uint8_t shake;              /* enum shake: what a handshaker came to */
+    struct tls_hello hello;     /* how much of the first one is there */
     bool watched;               /* in the door's epoll set */
     uint8_t place;              /* enum pending_place; the door's, as is the next */
     bool given_up;              /* displaced: to be closed when it is back; see door_displace */
@@ -12895,6 +13671,10 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
     struct seam_item *item = &p->item;
     char *scratch = server->door.scratch;
     ssize_t n = wire_read(&p->wire, scratch, DOOR_READ_SIZE);
+    if (n == WIRE_BROKEN && wire_ended(&p->wire)) {
+        door_linger(server, p, now); /* so that the client reads the alert */
+        return;
+    }
     if (n <= 0 && n != WIRE_AGAIN) {
         door_close(server, p);
         return;
@@ -12935,22 +13715,43 @@ static void door_shake(struct server *server, struct pending *p)
     pthread_mutex_unlock(&shakers->lock);
 }
 
-/* Reads what is there of a handshake; whole records are a handshaker's. Somebody who does not speak
- * TLS is told so in plain HTTP. */
+/* The client ended in the middle of its handshake, or before: then it may have been a look at the
+ * port, and is no failure. */
+static void door_cut_hello(struct server *server, struct pending *p)
+{
+    if (p->wire.tls->in.len || p->wire.tls->set_up) count_one(&server->counters.tls_failures);
+    door_close(server, p);
+}
+
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
+ * HTTP if it does not look like TLS at all. */
+static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
+{
+    struct buffer *in = &p->wire.tls->in;
+    bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
+    count_one(&server->counters.tls_failures);
+    if (is_tls || p->hello.scanned) {
+        wire_refuse_tls(&p->wire, alert);
+        door_linger(server, p, now);
+    } else {
+        wire_forget_tls(&p->wire);
+        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
+    }
+}
+
+/* Reads what is there of a handshake; whole records are a handshaker's. */
 static void door_read_hello(struct server *server, struct pending *p, int64_t now)
 {
     struct tls *tls = p->wire.tls;
     ssize_t n = WIRE_AGAIN;
     if (!wire_unsink(&p->wire, &n) && n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
-    bool full = tls->in.len >= DOOR_HELLO_MAX; /* and no message: nobody says hello like that */
-    n = full ? WIRE_BROKEN
-             : wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
-    if (full) count_one(&server->counters.tls_failures);
+    /* There is room: a handshaker has taken all whole records, and less than one is left. */
+    n = wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
     if (n == WIRE_END || n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
@@ -12958,13 +13759,13 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         door_close(server, p);
         return;
     }
-    ssize_t whole = tls->set_up ? tls_whole_records(tls->in.at, tls->in.len)
-                                : tls_join_hello(&tls->in);
-    if (whole < 0 && !tls->set_up) {
-        count_one(&server->counters.tls_failures);
-        wire_forget_tls(&p->wire);
-        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
-    } else if (whole) {
+    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
+    size_t known = tls->set_up ? 0 : p->hello.scanned;
+    const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
+    struct tls_records next = tls_whole_records(unread, tls->in.len - known);
+    if (next.alert && !next.whole && !tls->set_up) {
+        door_refuse_hello(server, p, now, next.alert);
+    } else if (ready && (known || next.whole || next.alert)) {
         door_shake(server, p);
     } else {
         pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
@@ -13627,9 +14428,9 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return !rc;
 }
 
-/* Reads the ids of a batch into views; *count is how many. */
-static enum error api_read_batch(const struct http_request *request, struct json_value users,
-                                 struct user_view *views, size_t *count)
+/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
+static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
+                                 struct json_value users, struct user_view *views, size_t *count)
 {
     struct json_value item;
     *count = 0;
@@ -13639,7 +14440,8 @@ static enum error api_read_batch(const struct http_request *request, struct json
         struct span span = {id, len < 0 ? 0 : (size_t)len};
         if (*count == BATCH_MAX) return ERROR_INVALID_PARAMETER;
         if (!user_id_valid(span)) return ERROR_INVALID_USER_ID;
-        if (request->token && !token_may_watch(request->token, span)) return ERROR_FORBIDDEN;
+        if (request->token && !token_may_watch_listed(request->token, may, span))
+            return ERROR_FORBIDDEN;
         views[*count].id_len = (uint8_t)span.len;
         memcpy(views[*count].id, id, span.len);
     }
@@ -13660,8 +14462,10 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         return ERROR_INVALID_PARAMETER;
     }
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
+    struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
-    enum error error = api_read_batch(request, users, views, &count);
+    enum error error = api_read_batch(request, may, users, views, &count);
+    free(may);
     if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
@@ -14465,14 +15269,15 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       "}",
                  t.resident, t.anonymous);
     const char *problem = t.store.problem;
-    const char *writable = t.store.writable ? "true" : "false";
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", writable);
+    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
+                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
     if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
     else buffer_text(out, "null");
     buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
+                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
+                      ",\"oldest_reader_seconds\":%" PRId64,
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes);
+                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
     buffer_text(out, "},\"certificates\":[");
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
@@ -14503,6 +15308,19 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
     buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
 }
 
+/* Appends how many upgrades were refused, by the code of the error; those that were. */
+static void metrics_refusals(struct buffer *out, const struct server *server)
+{
+    static const char name[] = "presence_upgrades_refused_by_reason_total";
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n# TYPE %s counter\n", name,
+                 name);
+    for (int i = 0; i < ERROR_COUNT; i++) {
+        uint64_t count = atomic_load(&server->refusals[i]);
+        if (count)
+            buffer_print(out, "%s{reason=\"%s\"} %" PRIu64 "\n", name, ERRORS[i].code, count);
+    }
+}
+
 /* GET /metrics: Prometheus text format 0.0.4. */
 static enum error api_metrics(struct server *server, const struct http_request *request,
                               struct http_response *response)
@@ -14524,10 +15342,17 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "request_memory_bytes", "bytes held for requests under way", t.held);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
+    metrics_gauge(out, "store_readable", "1 when the store can be read", t.store.readable);
     metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
                   (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "store_oldest_reader_seconds",
+                  "seconds that a command has been reading the store",
+                  t.store.oldest_reader_ms / 1000);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
+    metrics_gauge(out, "tls_certificates_untimely",
+                  "certificates in use that are expired or not yet valid",
+                  (int64_t)tls_untimely(&server->tls));
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
@@ -14535,6 +15360,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
                  atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
+    metrics_refusals(out, server);
     return ERROR_NONE;
 }
 
@@ -14635,7 +15461,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable) {
+    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
@@ -14748,6 +15574,15 @@ static void secrets_drop(struct secrets *secrets)
     free(secrets);
 }
 
+/* Whether another site's page made a browser send this without saying whose page it is: then what
+ * the browser adds by itself, a cookie or its place behind the gate, proves nothing. */
+static bool request_is_crossed(const struct seam_request *raw)
+{
+    const char *value = "";
+    if (request_header(raw, "Origin", &value)) return false;
+    return request_header(raw, "Sec-Fetch-Site", &value) && !strcasecmp(value, "cross-site");
+}
+
 /* The token among the offered subprotocols: `presence.v1, token.JWT`. */
 static struct span subprotocol_token(const char *offered)
 {
@@ -14764,7 +15599,8 @@ static struct span subprotocol_token(const char *offered)
 
 /* The token of a request, empty if there is none. An admin's comes in the header only: no page of
  * somebody else's can make a browser send that. The first place that has one counts: header
- * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token. */
+ * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
+ * not where another site's page may have had it sent with a request that changes something. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -14784,6 +15620,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
+    bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
+    if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
             ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2) : -1;
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
@@ -15154,7 +15992,8 @@ static void api_answer(struct server *server, const struct route *route, enum er
 {
     struct token token = {0};
     if (!error) error = gate_pass(server, route, request, response, &token);
-    if (!error) error = route->handle(server, request, response);
+    if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
+        count_one(&server->counters.tokens_refused); /* the gate had let it pass */
     token_free(&token);
     if (error) http_set_error(response, error, response->detail);
     count_one(&server->counters.requests);
@@ -15250,6 +16089,16 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
     memcpy(a->agent, agent, len);
 }
 
+/* See server_note_refusal. */
+static void upgrade_note_refusal(struct server *server, const struct http_request *request,
+                                 enum error error, const char *detail)
+{
+    const char *origin = NULL, *host = NULL;
+    request_header(request->raw, "Origin", &origin);
+    request_header(request->raw, "Host", &host);
+    server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
+}
+
 /* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
  * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
  * when REFUSED_MAX are. */
@@ -15273,6 +16122,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     }
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
+    if (refuse) upgrade_note_refusal(server, request, refuse, response->detail);
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
@@ -15328,13 +16178,13 @@ static void request_find_client(const struct server *server, const struct seam_i
         const struct seam_header *header = &raw->headers[i];
         if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
             forwarded[FORWARDED_MAX - ++count] = header->value;
-        if (!strcasecmp(header->name, "X-Forwarded-Proto") && !scheme) scheme = header->value;
+        if (!strcasecmp(header->name, "X-Forwarded-Proto")) scheme = header->value;
     }
     if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
                           server->trusted_count, peer, request->address))
         return;
     if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
-    if (scheme) request->secure = header_has_exact(scheme, "https");
+    if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
 /* Whose page sent a request. */
@@ -15366,9 +16216,9 @@ static enum error request_admit(struct server *server, const struct pending *p,
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
+    request_find_client(server, &p->item, request);
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
-    request_find_client(server, &p->item, request);
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
     bool any = options_have_keys(&server->options) || server->options.insecure;
     if (!any && hosts && !host_is_local(value)) return ERROR_MISDIRECTED_HOST;
@@ -15379,7 +16229,8 @@ static enum error request_admit(struct server *server, const struct pending *p,
     bool reads = raw->wants_upgrade ? false
                  : asks             ? !request->preflight
                                     : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
-    if (request->origin != ORIGIN_FOREIGN || reads) return ERROR_NONE;
+    bool crossed = !options_have_keys(&server->options) && request_is_crossed(raw);
+    if (reads || (request->origin != ORIGIN_FOREIGN && !crossed)) return ERROR_NONE;
     count_one(&server->counters.origins_refused);
     return ERROR_FORBIDDEN_ORIGIN;
 }
@@ -15441,6 +16292,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
+        upgrade_note_refusal(server, &request, error, response.detail);
     response.allow_origin = request.listed;
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
@@ -15514,6 +16367,7 @@ static const struct seam_ops SEAM_OPS = {
     .output = seam_output,
     .finished = seam_finished,
     .log = seam_log,
+    .no_memory = mem_die,
 };
 
 /* ==== 25. Lifecycle, main ====================================================================
@@ -15608,7 +16462,8 @@ static void own_pair_paths(const struct options *options, char cert[PATH_MAX], c
 }
 
 /* Reads the certificates that the options name and has new connections use them; false with one
- * line in err and the old ones in use. */
+ * line in err and the old ones in use. What works is kept: those outside their time are taken only
+ * where nothing better is, at the start above all, and the log says so. */
 static bool server_read_certificates(struct server *server, char *err)
 {
     const struct options *options = &server->options;
@@ -15622,6 +16477,15 @@ static bool server_read_certificates(struct server *server, char *err)
     struct tls_config *config =
         tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
     if (!config) return false;
+    const struct tls_pair *untimely = NULL, *old = NULL;
+    if (tls_config_untimely(config, &untimely)) {
+        tls_pair_untimely_text(untimely, err);
+        if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
+            tls_config_drop(config);
+            return false;
+        }
+        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", err);
+    }
     tls_config_use(&server->tls, config);
     return true;
 }
@@ -15875,6 +16739,19 @@ static void server_wall_off(struct server *server)
                                            : "Landlock, version %ld, refuses", abi);
 }
 
+/* What the store knows of the server before this one. One that stopped in order said when; one that
+ * died may have lived until it would have given its next sign. */
+static struct evidence server_evidence(const struct server *server)
+{
+    const struct options *options = &server->options;
+    const struct store *st = server->store;
+    return (struct evidence){
+        .alive = st->was_alive + (st->was_clean ? 0 : server_sign_ms(options)),
+        .silence = options->ping_interval + options->pong_timeout + SEEN_FLUSH_MS +
+                   options->sync_interval,
+    };
+}
+
 /* Store's visitor: a user who was online when the server last ran. */
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
@@ -15882,7 +16759,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct presence *p = &server->presence;
     struct manual_record manual;
     presence_restore(p, server->started, id, record->status, record->online_since,
-                     record->last_seen);
+                     record->last_seen, server_evidence(server));
     if (store_get_manual(server->store, id, &manual)) /* else it is logged */
         presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
@@ -15908,9 +16785,15 @@ static size_t server_couriers(void)
     return processors > COURIERS_MAX ? COURIERS_MAX : (size_t)processors - 1;
 }
 
-/* Tells on which addresses we listen: the only lines of a start at the default log level. */
+/* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
+ * warning when the rules of presence do not fit together. */
 static void server_announce(struct server *server)
 {
+    const struct options *options = &server->options;
+    if (options->threshold < options->ping_interval + options->pong_timeout)
+        log_line(&server->log, LOG_WARN,
+                 "--online-threshold is below --ping-interval + --pong-timeout: a dead connection"
+                 " keeps its user online for longer than the threshold");
     for (size_t i = 0; i < server->listener_count; i++) {
         char text[64];
         address_text(&server->listeners[i].address, text, sizeof text);
@@ -15928,9 +16811,16 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
-    hook->running = hook->wake >= 0 && !sem_init(&hook->ended, 0, 0) &&
-                    thread_start(&hook->thread, webhook_run, hook);
+    hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
+}
+
+/* Says that a thread could not be had; false, for the caller to return. */
+static bool server_lacks_thread(char *err, const char *what)
+{
+    snprintf(err, USAGE_MAX, "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                             " (ulimit -v)", what, strerror(errno));
+    return false;
 }
 
 /* Opens store, sockets and threads, in this order; false with one line in err and what was opened
@@ -15962,39 +16852,32 @@ static bool server_start(struct server *server, char *err)
                  options->data);
         return false;
     }
-    if (!store_start_writer(server->store, hub_batch_written, server) ||
-        !hub_init(server, server->started) || !door_init(server, server->started) ||
-        !thread_start(&server->hub.thread, hub_run, server)) {
+    if (!store_start_writer(server->store, hub_batch_written, server))
+        return server_lacks_thread(err, "writer of the store");
+    if (!hub_init(server, server->started) || !door_init(server, server->started)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
     }
-    server->hub.running = true;
-    if (!server_start_webhook(server)) {
-        snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
-        return false;
-    }
-    if (!thread_start(&server->hub.reader.thread, reader_run, server)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
-    server->hub.reader.running = true;
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    if (!server->hub.running) return server_lacks_thread(err, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
+    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
+    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
     struct post *post = &server->hub.post;
     for (size_t n = server_couriers(); post->count < n; post->count++) {
         if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "hub's helpers");
     }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
     for (; shakers->count < shaker_count; shakers->count++) {
         if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
-        snprintf(err, USAGE_MAX, "--tls-threads: cannot start them: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "threads of --tls-threads");
     }
     int queue = server->door.lanes[LANE_QUICK].most + server->door.lanes[LANE_COSTLY].most;
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue, err, USAGE_MAX);
-    if (!server->seam) return false;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
+    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
@@ -16012,6 +16895,8 @@ static uint64_t file_stamp(const char *path)
     struct stat info;
     if (stat(path, &info)) return 0;
     uint64_t n = (uint64_t)info.st_mtim.tv_sec * 1000000000u + (uint64_t)info.st_mtim.tv_nsec;
+    /* Whoever copies a file with its times (cp -p, rsync -a) leaves its ctime new. */
+    n = n * 31 + (uint64_t)info.st_ctim.tv_sec * 1000000000u + (uint64_t)info.st_ctim.tv_nsec;
     return (n ^ (uint64_t)info.st_ino << 20) + (uint64_t)info.st_size;
 }
 
@@ -16242,18 +17127,36 @@ static int run_command(struct server *server, const struct command_line *line)
     return status;
 }
 
+/* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
+ * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
+ * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
+ * is said on stderr is lost, as was asked for. The first thing in main. */
+static int main_take_descriptors(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
+        return fail(1, "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                       " 0, 1 and 2 open", fd, strerror(errno));
+    }
+    return 0;
+}
+
 /* Reads the options, then runs. */
 int main(int argc, char **argv)
 {
     static struct server server;
     struct command_line line;
     char err[USAGE_MAX];
+    if (main_take_descriptors()) return 1;
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
     pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;

@@ -373,10 +373,11 @@ export class PresenceService extends EventTarget {
     const { type, users } = message ?? {};
     if (type === 'hello') this.#hello(message);
     if (type === 'presence') this.#know(users);
-    if (type === 'snapshot') {
-      this.#asked = null;
+    if (type === 'snapshot') { // which comes in parts when it is long: the last one ends it
+      const whole = message.more !== true;
+      if (whole) this.#asked = null;
       this.#know(users);
-      this.#follow();
+      if (whole) this.#follow();
     }
     if (type === 'error') {
       const [code, text] = [String(message.code), String(message.message)];
