@@ -236,7 +236,8 @@ struct named {
     X(UNKNOWN_USER, "unknown_user", 404, 0, "this user was never seen")                            \
     X(METHOD_NOT_ALLOWED, "method_not_allowed", 405, 0, "this path does not take this method")     \
     X(REQUEST_TIMEOUT, "request_timeout", 408, 0, "the request did not arrive in time")            \
-    X(LENGTH_REQUIRED, "length_required", 411, 0, "send the body with a Content-Length")           \
+    X(LENGTH_REQUIRED, "length_required", 411, 0,                                                  \
+      "HTTP/1.0 knows no chunks: send the body with a Content-Length")                             \
     X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
     X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
     X(TOKEN_MISSING, "token_missing", 401, 4401, "a token is needed here")                         \
@@ -264,6 +265,10 @@ struct named {
     X(INTERNAL, "internal", 500, 1011, "the server failed; its log says why")                      \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
     X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
+    X(NOT_IMPLEMENTED, "not_implemented", 501, 0,                                                  \
+      "this method, or this transfer coding, is not known here")                                   \
+    X(REQUEST_MEMORY, "request_memory", 503, 0,                                                    \
+      "requests under way hold --max-request-memory, or those of one address a quarter of it")     \
     X(VERSION_NOT_SUPPORTED, "version_not_supported", 505, 0, "speak HTTP/1.0 or HTTP/1.1")        \
     X(INVALID_MESSAGE, "invalid_message", 400, 0, "a message is a JSON object with a type")        \
     X(UNKNOWN_TYPE, "unknown_type", 400, 0, "this message type is not known")                      \
@@ -329,6 +334,8 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
     X(pending_displaced, "pending_displaced_total",                                                \
       "connections closed in the door at --max-pending-per-address")                               \
+    X(memory_refused, "memory_refused_total",                                                      \
+      "requests answered with 503, or cut, at --max-request-memory")                               \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(address_refused, "address_refused_total", "of them those refused for a limit by address")    \
@@ -1873,6 +1880,8 @@ static void json_write_key(struct buffer *b, const char *name)
     X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
+    X(request_memory, SIZE, "max-request-memory", "64m", 1048576, INT64_C(1) << 40, "BYTES",       \
+      "Limits", "memory held for requests under way; of one address at most a quarter of it")      \
     X(events, COUNT, "events", "10000", 0, 1000000, "N", "Limits",                                 \
       "changes kept in memory for streams that come back, once there was one")                     \
     X(max_stream, SIZE, "max-stream-buffer", "1m", 4096, 1073741824, "BYTES", "Limits",            \
@@ -6479,6 +6488,7 @@ struct address_entry {
     uint8_t rest;                           /* enum address_rest */
     uint32_t connections;                   /* WebSockets */
     uint32_t pending;                       /* connections in the door */
+    size_t held;                            /* bytes that these hold */
     struct pending *oldest, *newest;        /* those; the list is the door's, not looked at here */
     int64_t upgrades_until_us;              /* mono us: see address_take_upgrade */
     uint32_t failures;                      /* wrong passwords in a row */
@@ -9005,6 +9015,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
 struct http_frame {
     size_t head;       /* bytes up to and with the empty line; 0: not all there yet */
     size_t body;       /* Content-Length, or 0 */
+    bool chunked;      /* the body is in chunks, and tells its length as it comes */
     bool expects;      /* Expect: 100-continue */
     enum error error;  /* what to refuse it with, or ERROR_NONE */
 };
@@ -9048,34 +9059,61 @@ static int64_t http_length(struct span text)
     return n;
 }
 
+/* Whether a byte may stand in a token (RFC 9110 section 5.6.2). */
+static bool http_is_token(char byte)
+{
+    unsigned char c = (unsigned char)byte;
+    return c < 0x7f && (isalnum(c) || (c && strchr("!#$%&'*+-.^_`|~", c)));
+}
+
 /* Whether a line begins with a field name and its colon: a token, nothing between (RFC 9112 section
  * 5.1). Also false for the obsolete folding of lines (section 5.2). */
 static bool http_line_named(struct span line)
 {
     size_t n = 0;
-    while (n < line.len && line.at[n] != ':') {
-        unsigned char c = (unsigned char)line.at[n++];
-        if (!isalnum(c) && !(c < 0x7f && strchr("!#$%&'*+-.^_`|~", c) && c)) return false;
-    }
-    return n && n < line.len;
+    while (n < line.len && http_is_token(line.at[n])) n++;
+    return n && n < line.len && line.at[n] == ':';
 }
 
-/* Looks at one header line; a problem found first stays. */
-static void http_frame_line(struct http_frame *frame, struct span line, size_t max_body,
-                            bool *has_length)
+/* What a transfer coding means for us (RFC 9112 sections 6.1, 6.3): chunked alone is read; what
+ * ends in chunked has a length, but a coding that we do not know; of anything else nobody can say
+ * where the body ends. */
+static enum error http_coding(struct span value)
 {
-    struct span value;
+    static const char chunked[] = "chunked";
+    size_t n = sizeof chunked - 1;
+    if (value.len < n || strncasecmp(value.at + value.len - n, chunked, n))
+        return ERROR_INVALID_REQUEST;
+    if (value.len == n) return ERROR_NONE;
+    char before = value.at[value.len - n - 1];
+    return before == ',' || before == ' ' || before == '\t' ? ERROR_NOT_IMPLEMENTED
+                                                            : ERROR_INVALID_REQUEST;
+}
+
+/* What was seen of the header lines that say how long a body is. */
+struct http_lengths {
+    bool content, coding;
+};
+
+/* Looks at one header line; a problem found first stays. A transfer coding is for us alone: its
+ * name is spoilt, so that CivetWeb does not look for chunks that are gone. */
+static void http_frame_line(struct http_frame *frame, char *at, size_t len, size_t max_body,
+                            struct http_lengths *seen)
+{
+    struct span line = {at, len}, value;
     enum error error = ERROR_NONE;
     if (!http_line_named(line)) {
         error = ERROR_INVALID_REQUEST;
     } else if (http_line_value(line, "Content-Length", &value)) {
         int64_t n = http_length(value);
-        if (n < 0 || *has_length) error = ERROR_INVALID_REQUEST;
+        if (n < 0 || seen->content || seen->coding) error = ERROR_INVALID_REQUEST;
         else if ((uint64_t)n > max_body) error = ERROR_BODY_TOO_LARGE;
         else frame->body = (size_t)n;
-        *has_length = true;
+        seen->content = true;
     } else if (http_line_value(line, "Transfer-Encoding", &value)) {
-        error = ERROR_LENGTH_REQUIRED; /* RFC 9110 section 15.5.12 */
+        error = seen->content || seen->coding ? ERROR_INVALID_REQUEST : http_coding(value);
+        seen->coding = true;
+        *at = 'X';
     } else if (http_line_value(line, "Expect", &value)) {
         frame->expects = value.len == 12 && !strncasecmp(value.at, "100-continue", 12);
         if (!frame->expects) error = ERROR_EXPECTATION_FAILED;
@@ -9111,7 +9149,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     if (len && (unsigned char)*at < ' ' && *at != '\r' && *at != '\n') /* TLS, say: not awaited */
         frame.error = ERROR_INVALID_REQUEST;
     if (!frame.head || frame.error) return frame;
-    bool has_length = false;
+    struct http_lengths seen = {0};
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
     http_strip_authority(at, from);
@@ -9121,11 +9159,14 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
         size_t line = to - from;
         if (line && at[from + line - 1] == '\r') line--;
-        if (line) http_frame_line(&frame, (struct span){at + from, line}, max_body, &has_length);
+        if (line) http_frame_line(&frame, at + from, line, max_body, &seen);
         if (line && ++lines > SEAM_HEADERS_MAX) frame.error = ERROR_HEAD_TOO_LARGE;
         from = to + 1;
     }
     if (old) frame.expects = false; /* it knows no 100: RFC 9110 section 10.1.1 */
+    if (old && seen.coding && !frame.error)
+        frame.error = ERROR_LENGTH_REQUIRED; /* nor chunks: RFC 9112 section 6.1 */
+    frame.chunked = seen.coding && !frame.error;
     for (size_t i = 0; i < frame.head; i++) {
         unsigned char c = (unsigned char)at[i];
         if (c >= 0x20 && c != 0x7f) continue;
@@ -9134,6 +9175,129 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         else if (!ends) frame.error = ERROR_INVALID_REQUEST;
     }
     return frame;
+}
+
+/* What is read next of a body in chunks. */
+enum chunk_state {
+    CHUNK_SIZE,          /* a digit of a chunk's size, or what may stand behind it */
+    CHUNK_BLANK,         /* blanks before an extension */
+    CHUNK_EXTENSION,
+    CHUNK_SIZE_LF,       /* the LF of the line of a size */
+    CHUNK_DATA,
+    CHUNK_DATA_CR,
+    CHUNK_DATA_LF,
+    CHUNK_TRAILER,       /* the beginning of a trailer line, or of the empty line behind them */
+    CHUNK_TRAILER_NAME,
+    CHUNK_TRAILER_VALUE,
+    CHUNK_TRAILER_LF,
+    CHUNK_END_LF,
+    CHUNK_DONE,
+};
+
+/* How far a body in chunks was read (RFC 9112 section 7.1). Zeroed is its beginning. */
+struct http_chunks {
+    uint8_t state;  /* enum chunk_state */
+    uint8_t digits; /* of the size that is being read */
+    size_t left;    /* that size; then what is still to come of the chunk */
+    size_t made;    /* bytes of the body so far */
+    size_t beside;  /* bytes of extensions and trailers, which are thrown away */
+};
+
+enum { CHUNK_DIGITS_MAX = 16 /* of a size: what 64 bits hold */ };
+
+/* Whether a byte may stand in an extension or the value of a header. */
+static bool http_is_text(char byte)
+{
+    unsigned char c = (unsigned char)byte;
+    return c == '\t' || (c >= 0x20 && c != 0x7f);
+}
+
+/* Reads one byte of a chunk's size; every line ends in CR LF and nothing else, since others who
+ * read the same bytes may see an end where we see none. */
+static enum error http_chunk_size(struct http_chunks *chunks, char byte, size_t max_body)
+{
+    int digit = hex_value(byte);
+    if (digit >= 0) {
+        if (++chunks->digits > CHUNK_DIGITS_MAX) return ERROR_INVALID_REQUEST;
+        chunks->left = chunks->left << 4 | (size_t)digit;
+        return ERROR_NONE;
+    }
+    if (!chunks->digits) return ERROR_INVALID_REQUEST;
+    if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
+    else if (byte == ';') chunks->state = CHUNK_EXTENSION;
+    else if (byte == ' ' || byte == '\t') chunks->state = CHUNK_BLANK;
+    else return ERROR_INVALID_REQUEST;
+    return chunks->left > max_body - chunks->made ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
+}
+
+/* Goes on to a state if the byte is the one that has to stand here. */
+static enum error http_chunk_expect(struct http_chunks *chunks, char byte, char wanted,
+                                    enum chunk_state next)
+{
+    chunks->state = (uint8_t)next;
+    return byte == wanted ? ERROR_NONE : ERROR_INVALID_REQUEST;
+}
+
+/* Reads one byte of what is no data. */
+static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t max_body)
+{
+    switch ((enum chunk_state)chunks->state) {
+    case CHUNK_SIZE: return http_chunk_size(chunks, byte, max_body);
+    case CHUNK_BLANK:
+        if (byte == ' ' || byte == '\t') return ERROR_NONE;
+        return http_chunk_expect(chunks, byte, ';', CHUNK_EXTENSION);
+    case CHUNK_EXTENSION:
+        if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
+        return byte == '\r' || http_is_text(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+    case CHUNK_SIZE_LF:
+        chunks->digits = 0;
+        return http_chunk_expect(chunks, byte, '\n', chunks->left ? CHUNK_DATA : CHUNK_TRAILER);
+    case CHUNK_DATA_CR: return http_chunk_expect(chunks, byte, '\r', CHUNK_DATA_LF);
+    case CHUNK_DATA_LF: return http_chunk_expect(chunks, byte, '\n', CHUNK_SIZE);
+    case CHUNK_TRAILER:
+        chunks->state = byte == '\r' ? CHUNK_END_LF : CHUNK_TRAILER_NAME;
+        return byte == '\r' || http_is_token(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+    case CHUNK_TRAILER_NAME:
+        if (http_is_token(byte)) return ERROR_NONE;
+        return http_chunk_expect(chunks, byte, ':', CHUNK_TRAILER_VALUE);
+    case CHUNK_TRAILER_VALUE:
+        if (byte == '\r') chunks->state = CHUNK_TRAILER_LF;
+        return byte == '\r' || http_is_text(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+    case CHUNK_TRAILER_LF: return http_chunk_expect(chunks, byte, '\n', CHUNK_TRAILER);
+    case CHUNK_END_LF: return http_chunk_expect(chunks, byte, '\n', CHUNK_DONE);
+    case CHUNK_DATA:
+    case CHUNK_DONE: break; /* not here: http_chunks_read */
+    }
+    return ERROR_INVALID_REQUEST;
+}
+
+/* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The data
+ * is moved together, the rest thrown away: afterwards *len is what there is of the body, and once
+ * it is DONE also what was sent behind it. It may be cut anywhere. Extensions and trailers may have
+ * max_beside bytes in all. */
+static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t *len,
+                                   size_t max_body, size_t max_beside)
+{
+    enum error error = ERROR_NONE;
+    size_t in = chunks->made;
+    while (in < *len && chunks->state != CHUNK_DONE && !error) {
+        if (chunks->state == CHUNK_DATA) {
+            size_t n = *len - in < chunks->left ? *len - in : chunks->left;
+            memmove(at + chunks->made, at + in, n);
+            in += n;
+            chunks->made += n;
+            chunks->left -= n;
+            if (!chunks->left) chunks->state = CHUNK_DATA_CR;
+            continue;
+        }
+        bool counts = chunks->state == CHUNK_BLANK || chunks->state == CHUNK_EXTENSION ||
+                      chunks->state >= CHUNK_TRAILER;
+        error = http_chunk_byte(chunks, at[in++], max_body);
+        if (counts && ++chunks->beside > max_beside && !error) error = ERROR_HEAD_TOO_LARGE;
+    }
+    memmove(at + chunks->made, at + in, *len - in);
+    *len -= in - chunks->made;
+    return error;
 }
 
 /* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
@@ -11396,6 +11560,9 @@ struct door {
     struct wheel wheel;            /* connections in the door */
     struct lane lanes[LANE_COUNT];
     uint32_t turn;                 /* counts the turns of the loop */
+    size_t memory;                 /* what requests under way may hold; see door_init */
+    size_t held;                   /* what they do; under address_lock */
+    _Atomic int64_t memory_logged; /* mono: when it was last said that it is not enough */
     struct pending *gone;          /* displaced in this turn */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
@@ -13278,6 +13445,13 @@ enum pending_place {
     PLACE_SHAKERS,   /* in the handshakers' queue, or with one of them */
 };
 
+/* Whether it was looked at who sends a body, before that is there. */
+enum pending_vet {
+    VET_NONE,   /* not yet, or there is no need */
+    VET_ASKED,  /* a worker is at it */
+    VET_PASSED, /* they may */
+};
+
 /* A connection in the door. */
 struct pending {
     struct loop_call call;      /* the way back from a worker; must be first */
@@ -13299,7 +13473,14 @@ struct pending {
     uint32_t read_in;           /* the turn in which its last bytes came */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
-    size_t whole;               /* bytes of the request at the front; 0: its head is not there */
+    size_t head;                /* bytes of the head of the request at the front; 0: not there */
+    size_t whole;               /* bytes of all of it; 0: not known */
+    struct http_chunks chunks;  /* how far its body was read, if that is in chunks */
+    bool chunked;
+    bool expects;               /* the client waits for a 100 before it sends the body */
+    uint8_t vet;                /* enum pending_vet */
+    struct buffer aside;        /* the request, while a worker looks at a copy of its head */
+    size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
     struct adoption *adoption;  /* when the request is an upgrade or stream that was granted */
     struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
@@ -13313,6 +13494,9 @@ enum {
     DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
     DOOR_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
+    DOOR_BODY_FREE = 4096,      /* bytes of a body waited for before it is known who sends it */
+    DOOR_BODY_OPEN = 32 * 1024, /* and of one that anybody may send: a password, escaped */
+    DOOR_SMALL = 16 * 1024,     /* who holds no more has the last eighth of the memory as well */
     SHAKER_NICE = 10,           /* who is connected comes before who wants to be */
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
 };
@@ -13355,14 +13539,56 @@ static void pending_unlist(struct server *server, struct pending *p)
     *(p->newer ? &p->newer->older : &entry->newest) = p->older;
     p->entry = NULL;
     entry->pending--;
+    entry->held -= p->held;
     address_settle(&server->addresses, entry, clock_mono_ms());
 }
 
-/* See pending_unlist. The lock is taken in any case: the door may be about to do the same. */
+/* Counts `bytes` as what a connection holds, in place of what was counted. False, with nothing
+ * changed, when it would be more than before and too much: over all, or for one address. Who holds
+ * little is let in where much is not, so that bodies do not keep everybody out. address_lock is
+ * held. */
+static bool pending_count(struct server *server, struct pending *p, size_t bytes, bool must)
+{
+    struct door *door = &server->door;
+    size_t most = bytes <= DOOR_SMALL ? door->memory : door->memory - door->memory / 8;
+    size_t all = door->held - p->held + bytes;
+    size_t own = p->entry ? p->entry->held - p->held + bytes : 0;
+    if (!must && bytes > p->held && (all > most || own > door->memory / 4)) return false;
+    door->held = all;
+    if (p->entry) p->entry->held = own;
+    p->held = bytes;
+    return true;
+}
+
+/* Counts what a connection holds, and `more` that it is about to; see pending_count. Whoever has
+ * the connection. A refusal is counted, and said once a minute. */
+static bool pending_hold(struct pending *p, size_t more, bool must)
+{
+    struct server *server = p->server;
+    const struct tls *tls = p->wire.tls;
+    size_t bytes = p->item.size + p->aside.size + p->out.size + more;
+    if (tls) bytes += tls->in.size + tls->out.size;
+    pthread_mutex_lock(&server->address_lock);
+    bool held = pending_count(server, p, bytes, must);
+    pthread_mutex_unlock(&server->address_lock);
+    if (held) return true;
+    int64_t now = clock_mono_ms(), last = atomic_load(&server->door.memory_logged);
+    count_one(&server->counters.memory_refused);
+    if (last && now - last < QUIET_MS) return false;
+    if (atomic_compare_exchange_strong(&server->door.memory_logged, &last, now))
+        log_line(&server->log, LOG_WARN,
+                 "requests are refused: all under way hold --max-request-memory, or those of one"
+                 " address a quarter of it");
+    return false;
+}
+
+/* Takes a connection that is to be freed off the list of its address, and what it holds out of the
+ * count. The lock is taken in any case: the door may be about to do the same. */
 static void pending_leave(struct server *server, struct pending *p)
 {
     pthread_mutex_lock(&server->address_lock);
     pending_unlist(server, p);
+    pending_count(server, p, 0, true);
     pthread_mutex_unlock(&server->address_lock);
 }
 
@@ -13385,7 +13611,7 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     uint8_t key[16];
     uint16_t port;
     address_pack(&p->item.peer, key, &port);
-    if (!most || server_exempts(server, key)) return NULL;
+    if (server_exempts(server, key)) return NULL;
     address_group(key, key);
     pthread_mutex_lock(&server->address_lock);
     address_sweep(&server->addresses, now);
@@ -13393,7 +13619,7 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     p->older = entry->newest;
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
-    if (++entry->pending > most) oldest = pending_choose(entry, p);
+    if (++entry->pending > most && most) oldest = pending_choose(entry, p);
     if (oldest) {
         pending_unlist(server, oldest);
         count_one(&server->counters.pending_displaced);
@@ -13412,8 +13638,17 @@ static void pending_free(struct pending *p)
     pending_leave(p->server, p);
     atomic_fetch_sub(&p->server->door.count, 1);
     buffer_free(&p->out);
+    buffer_free(&p->aside);
     free(p->item.bytes);
     free(p);
+}
+
+/* Frees the bytes of a request; nothing of them is needed any more. */
+static void pending_forget_request(struct pending *p)
+{
+    free(p->item.bytes);
+    p->item.bytes = NULL;
+    p->item.len = p->item.size = p->item.used = 0;
 }
 
 /* Ends a connection that the door owns. */
@@ -13468,6 +13703,10 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
         return;
     }
     if (n > 0) buffer_drop(&p->out, (size_t)n);
+    if (!p->out.len) {
+        buffer_free(&p->out);
+        pending_hold(p, 0, true);
+    }
     if (p->out.len || wire_unsent(&p->wire)) {
         pending_watch(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
@@ -13494,6 +13733,8 @@ static void door_refuse(struct server *server, struct pending *p, int64_t now, e
     count_one(&server->counters.requests);
     count_one(&server->counters.request_errors);
     p->keep_alive = false;
+    pending_forget_request(p);
+    pending_hold(p, 0, true);
     pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
     door_flush(server, p, now);
 }
@@ -13550,44 +13791,104 @@ static void lane_serve(struct server *server, struct lane *lane)
     }
 }
 
+/* Looks for the head of a request. False when the request was refused. */
+static bool door_find_head(struct server *server, struct pending *p, int64_t now)
+{
+    struct seam_item *item = &p->item;
+    const struct options *options = &server->options;
+    size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
+    const char *text = item->bytes;
+    while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
+    item->len -= blank;
+    if (blank) memmove(item->bytes, item->bytes + blank, item->len);
+    struct http_frame frame = http_frame_read(item->bytes, item->len, p->scanned,
+                                              (size_t)options->max_head, (size_t)options->max_body);
+    if (frame.error) {
+        door_refuse(server, p, now, frame.error);
+        return false;
+    }
+    p->scanned = item->len;
+    p->head = frame.head;
+    p->chunked = frame.chunked;
+    p->expects = frame.expects;
+    if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
+    return true;
+}
+
+/* Reads on in a body that is in chunks. False when the request was refused. */
+static bool door_read_chunks(struct server *server, struct pending *p, int64_t now)
+{
+    const struct options *options = &server->options;
+    size_t len = p->item.len - p->head;
+    enum error error = http_chunks_read(&p->chunks, p->item.bytes + p->head, &len,
+                                        (size_t)options->max_body, (size_t)options->max_head);
+    p->item.len = p->head + len;
+    if (p->chunks.state == CHUNK_DONE) p->whole = p->head + p->chunks.made;
+    if (error) door_refuse(server, p, now, error);
+    return !error;
+}
+
+/* Gives a connection to the workers, when one has time: with a whole request, or the head of one. */
+static void door_make_ready(struct server *server, struct pending *p)
+{
+    p->item.is_tls = p->wire.tls != NULL;
+    timer_disarm(&server->door.wheel, &p->timer);
+    p->phase = PENDING_BUSY;
+    p->place = PLACE_READY;
+    bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
+    p->lane = costly ? LANE_COSTLY : LANE_QUICK;
+    pending_queue_add(&server->door.lanes[p->lane].ready, p);
+}
+
+/* Has a worker look at the head of a request alone: a copy, since CivetWeb changes what it reads. */
+static void door_vet(struct server *server, struct pending *p, int64_t now)
+{
+    struct seam_item *item = &p->item;
+    if (!pending_hold(p, p->head + 1, false)) {
+        door_refuse(server, p, now, ERROR_REQUEST_MEMORY);
+        return;
+    }
+    p->aside = (struct buffer){.at = item->bytes, .len = item->len, .size = item->size};
+    item->size = p->head + 1;
+    item->bytes = mem_new(item->size);
+    memcpy(item->bytes, p->aside.at, p->head);
+    item->len = item->used = p->head;
+    p->vet = VET_ASKED;
+    door_make_ready(server, p);
+}
+
+/* Whether it is to be seen who sends the body before more of it is waited for. */
+static bool door_wants_vet(const struct server *server, const struct pending *p)
+{
+    const struct options *options = &server->options;
+    if (p->vet != VET_NONE || (!options_have_keys(options) && !*options->admin_password_file))
+        return false;
+    size_t body = p->whole ? p->whole - p->head : p->chunks.made;
+    return body > DOOR_BODY_FREE;
+}
+
 /* Looks whether a whole request is there, and acts on it. */
 static void door_advance(struct server *server, struct pending *p, int64_t now)
 {
     struct seam_item *item = &p->item;
-    const struct options *options = &server->options;
-    if (!p->whole) {
-        size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
-        const char *text = item->bytes;
-        while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
-        item->len -= blank;
-        if (blank) memmove(item->bytes, item->bytes + blank, item->len);
-        struct http_frame frame =
-            http_frame_read(item->bytes, item->len, p->scanned, (size_t)options->max_head,
-                            (size_t)options->max_body);
-        if (frame.error) {
-            door_refuse(server, p, now, frame.error);
-            return;
-        }
-        p->scanned = item->len;
-        if (frame.head) p->whole = frame.head + frame.body;
-        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
-        if (frame.expects && item->len < p->whole &&
-            wire_write(&p->wire, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
-            door_close(server, p);
-            return;
-        }
-    }
-    if (!p->whole || item->len < p->whole) {
-        pending_watch(p, EPOLLIN);
+    if (!p->head && !door_find_head(server, p, now)) return;
+    if (p->head && !p->whole && !door_read_chunks(server, p, now)) return;
+    if (p->whole && item->len >= p->whole) {
+        item->used = p->whole;
+        door_make_ready(server, p);
         return;
     }
-    item->used = p->whole;
-    item->is_tls = p->wire.tls != NULL;
-    timer_disarm(&server->door.wheel, &p->timer);
-    p->phase = PENDING_BUSY;
-    p->place = PLACE_READY;
-    p->lane = http_is_costly(item->bytes, p->whole) ? LANE_COSTLY : LANE_QUICK;
-    pending_queue_add(&server->door.lanes[p->lane].ready, p);
+    if (p->head && door_wants_vet(server, p)) {
+        door_vet(server, p, now);
+        return;
+    }
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
+    if (p->expects && wire_write(&p->wire, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
+        door_close(server, p);
+        return;
+    }
+    p->expects = false;
+    pending_watch(p, EPOLLIN);
 }
 
 /* Reads what is there of a request. */
@@ -13596,22 +13897,29 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
     struct seam_item *item = &p->item;
     char *scratch = server->door.scratch;
     ssize_t n = wire_read(&p->wire, scratch, DOOR_READ_SIZE);
-    if (n == WIRE_AGAIN) {
-        pending_watch(p, EPOLLIN);
-        return;
-    }
     if (n == WIRE_BROKEN && wire_ended(&p->wire)) {
         door_linger(server, p, now); /* so that the client reads the alert */
         return;
     }
-    if (n <= 0) {
+    if (n <= 0 && n != WIRE_AGAIN) {
         door_close(server, p);
         return;
     }
-    if (p->phase == PENDING_IDLE)
-        pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
-    item->size = item->len + (size_t)n + 1;
-    item->bytes = mem_resize(item->bytes, item->size);
+    if (p->phase == PENDING_IDLE && n > 0) {
+        p->deadline = now + server->options.request_timeout;
+        pending_begin(p, PENDING_REQUEST, p->deadline);
+    }
+    size_t needed = n > 0 ? item->len + (size_t)n + 1 : 0;
+    size_t more = needed > item->size ? needed - item->size : 0;
+    if ((more || p->wire.tls) && !pending_hold(p, more, false)) {
+        door_refuse(server, p, now, ERROR_REQUEST_MEMORY);
+        return;
+    }
+    if (n == WIRE_AGAIN) {
+        pending_watch(p, EPOLLIN);
+        return;
+    }
+    if (more) item->bytes = mem_resize(item->bytes, item->size = needed);
     memcpy(item->bytes + item->len, scratch, (size_t)n);
     item->len += (size_t)n;
     p->read_in = server->door.turn;
@@ -13673,6 +13981,10 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
+    if (!pending_hold(p, 0, false)) {
+        door_close(server, p);
+        return;
+    }
     bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
     size_t known = tls->set_up ? 0 : p->hello.scanned;
     const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
@@ -13787,7 +14099,8 @@ static void door_take_back(struct server *server, struct loop_call *call)
         return;
     case PENDING_LINGER: door_linger(server, p, now); return;
     default:
-        pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
+        if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
+        pending_begin(p, PENDING_REQUEST, p->deadline);
         door_advance(server, p, now);
         return;
     }
@@ -13810,13 +14123,34 @@ static void pending_hand_over(struct server *server, struct pending *p)
 static void pending_next_request(struct pending *p)
 {
     struct seam_item *item = &p->item;
+    p->head = p->whole = p->scanned = 0;
+    p->chunks = (struct http_chunks){0};
+    p->chunked = p->expects = false;
+    p->vet = VET_NONE;
     item->len -= item->used;
-    memmove(item->bytes, item->bytes + item->used, item->len);
-    item->used = p->whole = p->scanned = 0;
     if (!item->len) {
-        free(item->bytes);
-        item->bytes = NULL;
+        pending_forget_request(p);
+        return;
     }
+    memmove(item->bytes, item->bytes + item->used, item->len);
+    item->used = 0;
+    item->size = item->len + 1;
+    item->bytes = mem_resize(item->bytes, item->size);
+}
+
+/* Worker: the one who sends a body may; the request goes on being waited for. */
+static void pending_go_on(struct pending *p)
+{
+    free(p->item.bytes);
+    p->item.bytes = p->aside.at;
+    p->item.len = p->aside.len;
+    p->item.size = p->aside.size;
+    p->item.used = 0;
+    p->aside = (struct buffer){0};
+    pending_hold(p, 0, true);
+    p->phase = PENDING_REQUEST;
+    p->call.run = door_take_back;
+    loop_post(&p->server->door.loop, &p->call);
 }
 
 /* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
@@ -13825,8 +14159,9 @@ static void pending_send(struct server *server, struct pending *p)
 {
     struct loop *loop = &server->door.loop;
     ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
-    bool rest = p->item.len > p->item.used;
+    bool rest = p->item.len > p->item.used || p->aside.at;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
+    if (!p->out.len) buffer_free(&p->out);
     bool sent = !p->out.len && !wire_unsent(&p->wire);
     if (n == WIRE_BROKEN || (sent && !p->keep_alive && !rest)) {
         wire_close(&p->wire);
@@ -13835,6 +14170,9 @@ static void pending_send(struct server *server, struct pending *p)
     }
     p->call.run = door_take_back;
     if (p->keep_alive) pending_next_request(p);
+    else pending_forget_request(p);
+    buffer_free(&p->aside); /* what it had of a body that nobody wants */
+    pending_hold(p, 0, true);
     p->phase = (uint8_t)(!sent            ? PENDING_FLUSH
                          : !p->keep_alive ? PENDING_LINGER
                          : rest           ? PENDING_REQUEST
@@ -13855,6 +14193,7 @@ static void pending_served(struct server *server, struct pending *p)
 {
     struct lane *lane = &server->door.lanes[p->lane];
     if (p->adoption) pending_hand_over(server, p);
+    else if (p->vet == VET_PASSED && p->aside.at) pending_go_on(p);
     else pending_send(server, p);
     atomic_fetch_sub(&lane->under_way, 1);
     if (atomic_exchange(&lane->starved, false)) loop_wake(&server->door.loop);
@@ -14080,6 +14419,11 @@ static bool door_init(struct server *server, struct instant now)
     pthread_cond_init(&shakers->wake, NULL);
     wheel_init(&door->wheel, now.mono);
     int64_t workers = server->options.workers;
+    /* of an address no less than one request as large as they may be */
+    const struct options *options = &server->options;
+    door->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * DOOR_READ_SIZE);
+    if (door->memory < (size_t)options->request_memory)
+        door->memory = (size_t)options->request_memory;
     door->lanes[LANE_QUICK].most = DOOR_QUEUE;
     door->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
     if (!loop_init(&door->loop)) return false;
@@ -15142,7 +15486,7 @@ static void api_write_webhook(struct buffer *out, struct server *server, uint64_
 struct totals {
     size_t live, cached, connections;
     struct position position;   /* of these three */
-    int64_t sockets, streams, watching, pending, resident, anonymous, uptime_ms;
+    int64_t sockets, streams, watching, pending, held, resident, anonymous, uptime_ms;
     struct store_stats store;
 };
 
@@ -15160,6 +15504,9 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     t->streams = atomic_load(&server->streams);
     t->watching = atomic_load(&server->watching);
     t->pending = atomic_load(&server->door.count);
+    pthread_mutex_lock(&server->address_lock);
+    t->held = (int64_t)server->door.held;
+    pthread_mutex_unlock(&server->address_lock);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
 }
@@ -15258,6 +15605,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
+    metrics_gauge(out, "request_memory_bytes", "bytes held for requests under way", t.held);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
     metrics_gauge(out, "store_readable", "1 when the store can be read", t.store.readable);
@@ -16155,6 +16503,38 @@ static enum error request_admit(struct server *server, const struct pending *p,
     return ERROR_FORBIDDEN_ORIGIN;
 }
 
+/* Counts the memory of an answer, and makes one that is too much an error. */
+static void answer_hold(struct server *server, struct pending *p, struct http_response *response)
+{
+    enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
+    size_t body = response->fixed.at ? response->fixed.len : response->body.len;
+    bool must = body <= SAID_IN_ANY_CASE;
+    if (pending_hold(p, response->body.size + body + HEAD_GUESS, must)) return;
+    buffer_free(&response->body);
+    buffer_free(&response->location);
+    response->extra[0] = 0;
+    response->is_stream = response->cacheable = false;
+    http_set_error(response, ERROR_REQUEST_MEMORY, NULL);
+    count_one(&server->counters.request_errors);
+}
+
+/* Looks at the head of a request alone: whether who sends it may send its body. Returns what it is
+ * to be refused with. */
+static enum error request_vet(struct server *server, const struct pending *p,
+                              const struct route *route, struct http_request *request,
+                              struct http_response *response)
+{
+    if (route->who == WHO_ANYONE) {
+        size_t body = p->whole ? p->whole - p->head : p->chunks.made;
+        return body > DOOR_BODY_OPEN ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
+    }
+    struct token token;
+    enum error error = gate_pass(server, route, request, response, &token);
+    token_free(&token);
+    request->token = NULL;
+    return error;
+}
+
 /* seam_ops.request: one parsed request. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
@@ -16169,6 +16549,13 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     enum error error = request_admit(server, p, &request);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
     if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
+    if (!error && p->vet == VET_ASKED) {
+        error = request_vet(server, p, route, &request, &response);
+        if (!error) {
+            p->vet = VET_PASSED;
+            return 200; /* nothing is said yet */
+        }
+    }
     if (!error && route->method == METHOD_UPGRADE) {
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
@@ -16177,8 +16564,10 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         upgrade_note_refusal(server, &request, error, response.detail);
     response.allow_origin = request.listed;
     response.varies = server->options.allow_origin.count > 0;
-    p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
+    p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
+                    p->vet != VET_ASKED;
     api_answer(server, route, error, &request, &response);
+    answer_hold(server, p, &response);
     bool streams = response.is_stream && !request.head_only;
     if (streams) p->adoption = adoption_of_stream(&response);
     http_write(streams ? &p->adoption->head : &p->out, &response, p->keep_alive && !streams,
@@ -16228,7 +16617,8 @@ static void seam_finished(void *context, struct seam_item *item)
         adoption_free(p->adoption);
         p->adoption = NULL;
     }
-    if (!p->out.len && !p->adoption) seam_error(context, item, 400, "CivetWeb had no answer");
+    bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
+    if (!p->out.len && !p->adoption && !quiet) seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
 }
 
