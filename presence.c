@@ -60,8 +60,7 @@
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
  * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
- * post.lock; password_turn, under which address_lock may be taken; log.lock, which may be taken
- * while any of them is held.
+ * post.lock; login_lock; address_lock; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -238,7 +237,7 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
       "without keys for tokens this server answers to localhost and addresses only")               \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
-      "too many wrong passwords, or somebody logs in just now: wait for Retry-After")              \
+      "too many wrong passwords, or others are logging in: who waits for Retry-After gets in")     \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -6410,6 +6409,108 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
+/* Who may try a password next. Only one is hashed at a time, so guessers from many addresses could
+ * keep the right one out for ever. Who finds another at it, or has to wait after wrong ones, is
+ * told when to come back and has a place then: LOGIN_STEP_MS apart from others not known to have
+ * guessed, and LOGIN_STEPS_LATER times that among those who have. Who comes in time gets in, behind
+ * the one under way and the few who were told about the same; so a worker waits for some hashes,
+ * never for a client. Each of the two kinds has its own places: guessers cannot take those of
+ * others once they have guessed wrong. Pure: no clock, no lock. */
+enum {
+    LOGIN_PLACES = 128,      /* of each kind; beyond there is only a time, and no place */
+    LOGIN_STEP_MS = 500,     /* at least; twice what a hash takes where that is more */
+    LOGIN_STEPS_LATER = 4,
+    LOGIN_FIRST_MS = 1000,   /* from being told to the place */
+    LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+};
+
+enum login_turn {
+    LOGIN_NOW,   /* nobody is at it */
+    LOGIN_NEXT,  /* when the one under way is done */
+    LOGIN_LATER, /* come back */
+};
+
+/* An address that was told when to come. */
+struct login_place {
+    uint8_t key[16];
+    int64_t at; /* mono ms */
+};
+
+struct login_queue {
+    struct login_place places[2][LOGIN_PLACES]; /* of those who guessed: [1] */
+    int count[2];
+    bool busy;    /* a password is being hashed */
+    int waiting;  /* LOGIN_NEXT that wait for it */
+    int64_t took; /* about how long one takes, ms */
+};
+
+/* Takes a place away. */
+static void login_leave(struct login_queue *queue, int kind, int i)
+{
+    queue->places[kind][i] = queue->places[kind][--queue->count[kind]];
+}
+
+/* Ends places that nobody came for; the one of this address, if it has one: its kind, and *i. */
+static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t now, int *i)
+{
+    int found = -1;
+    for (int kind = 0; kind < 2; kind++) {
+        for (int n = queue->count[kind]; n--;) {
+            const struct login_place *place = &queue->places[kind][n];
+            if (place->at + LOGIN_KEEP_MS <= now) login_leave(queue, kind, n);
+        }
+        for (int n = 0; n < queue->count[kind]; n++) {
+            if (memcmp(queue->places[kind][n].key, key, 16)) continue;
+            found = kind;
+            *i = n;
+        }
+    }
+    return found;
+}
+
+/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                           int64_t now, int64_t least)
+{
+    int64_t step = 2 * queue->took, wait = least;
+    if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
+    if (guessed) step *= LOGIN_STEPS_LATER;
+    if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
+    struct login_place *places = queue->places[guessed];
+    for (int i = 0; i < queue->count[guessed]; i++) {
+        int64_t apart = now + wait - places[i].at;
+        if (apart <= -step || apart >= step) continue;
+        wait = places[i].at + step - now;
+        i = -1; /* it may be too near to another now */
+    }
+    if (queue->count[guessed] == LOGIN_PLACES) return wait;
+    struct login_place *place = &places[queue->count[guessed]++];
+    memcpy(place->key, key, 16);
+    place->at = now + wait;
+    return wait;
+}
+
+/* Whether an address may try a password now, which has to wait `blocked` ms for its own wrong ones
+ * (0: not). With LOGIN_LATER *wait is how long until it surely may. */
+static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                                 int64_t blocked, int64_t now, int64_t *wait)
+{
+    int i = 0, kind = login_find(queue, key, now, &i);
+    int64_t at = kind < 0 ? INT64_MAX : queue->places[kind][i].at;
+    bool due = now >= at && !blocked, on_time = due && now < at + LOGIN_ON_TIME_MS;
+    bool idle = !queue->busy && !queue->waiting && !blocked;
+    if (kind >= 0 && !idle && now < at && at - now >= blocked) {
+        *wait = at - now;
+        return LOGIN_LATER;
+    }
+    if (kind >= 0) login_leave(queue, kind, i);
+    if (idle) return LOGIN_NOW;
+    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, now, blocked);
+    return LOGIN_LATER;
+}
+
 /* Which refusals are told in the log: of each kind and address one a minute, and of all
  * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
  * the worst that follows is a line too many. Pure. */
@@ -10825,7 +10926,9 @@ struct server {
     pthread_mutex_t session_lock;  /* sessions */
     struct session_keys sessions;  /* of admins */
     _Atomic uint32_t logouts;      /* of them that have ended, and 1; see struct stream */
-    pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
+    pthread_mutex_t login_lock;    /* logins */
+    pthread_cond_t login_done;     /* it is no longer busy */
+    struct login_queue logins;
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
     pthread_mutex_t refusal_lock;  /* refusal_log */
@@ -14304,8 +14407,8 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
 static void metrics_refusals(struct buffer *out, const struct server *server)
 {
     static const char name[] = "presence_upgrades_refused_by_reason_total";
-    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n# TYPE %s counter\n", name,
-                 name);
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
+    buffer_print(out, "# TYPE %s counter\n", name);
     for (int i = 0; i < ERROR_COUNT; i++) {
         uint64_t count = atomic_load(&server->refusals[i]);
         if (count)
@@ -14739,34 +14842,54 @@ static enum error login_password(const struct http_request *request, char out[PA
     return ERROR_NONE;
 }
 
-/* Tries a password for an address, which has to wait after wrong ones; only one is hashed at a
- * time. *wait gets the ms until another may be tried. */
+/* Waits for the turn of an address, as far as it may; whether it has it, and *wait otherwise. */
+static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
+{
+    struct login_queue *queue = &server->logins;
+    pthread_mutex_lock(&server->address_lock);
+    const struct address_entry *known = address_find(&server->addresses, key);
+    int64_t blocked = known ? address_blocked(known, now) : 0;
+    bool guessed = known && address_has_failed(known, now);
+    pthread_mutex_unlock(&server->address_lock);
+    pthread_mutex_lock(&server->login_lock);
+    enum login_turn turn = login_ask(queue, key, guessed, blocked, now, wait);
+    if (turn == LOGIN_NEXT) {
+        queue->waiting++;
+        while (queue->busy) pthread_cond_wait(&server->login_done, &server->login_lock);
+        queue->waiting--;
+    }
+    if (turn != LOGIN_LATER) queue->busy = true;
+    pthread_mutex_unlock(&server->login_lock);
+    return turn != LOGIN_LATER;
+}
+
+/* The turn is the next one's; this one took so many ms. */
+static void login_end(struct server *server, int64_t took)
+{
+    pthread_mutex_lock(&server->login_lock);
+    server->logins.busy = false;
+    server->logins.took = (3 * server->logins.took + took) / 4;
+    pthread_cond_signal(&server->login_done);
+    pthread_mutex_unlock(&server->login_lock);
+}
+
+/* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
 static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
                             const struct password *right, struct span password, int64_t *wait)
 {
     uint8_t key[16];
-    enum error error = ERROR_TOO_MANY_FAILURES;
-    *wait = 1000;
-    if (pthread_mutex_trylock(&server->password_turn)) return error;
     address_group(address, key);
+    if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
+    int64_t start = clock_mono_ms();
+    bool good = password_check(right, password);
     pthread_mutex_lock(&server->address_lock);
-    const struct address_entry *known = address_find(&server->addresses, key);
-    int64_t blocked = known ? address_blocked(known, now) : 0;
+    struct address_entry *entry = address_make(&server->addresses, key);
+    if (good) address_clear_failures(entry);
+    else address_note_failure(entry, clock_mono_ms());
+    address_settle(&server->addresses, entry, clock_mono_ms());
     pthread_mutex_unlock(&server->address_lock);
-    if (blocked) {
-        *wait = blocked;
-    } else {
-        bool good = password_check(right, password);
-        error = good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
-        pthread_mutex_lock(&server->address_lock);
-        struct address_entry *entry = address_make(&server->addresses, key);
-        if (good) address_clear_failures(entry);
-        else address_note_failure(entry, clock_mono_ms());
-        address_settle(&server->addresses, entry, clock_mono_ms());
-        pthread_mutex_unlock(&server->address_lock);
-    }
-    pthread_mutex_unlock(&server->password_turn);
-    return error;
+    login_end(server, clock_mono_ms() - start);
+    return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
 /* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
@@ -16046,7 +16169,8 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
-    pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.login_lock, NULL);
+    pthread_cond_init(&server.login_done, NULL);
     pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
