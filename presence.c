@@ -2053,6 +2053,59 @@ static void options_free(struct options *options)
     }
 }
 
+/* How many letters are wrong, missing, too many, or have changed places with their neighbour
+ * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
+static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    int rows[3][MISTAKES_NAME + 1];
+    if (a_len > MISTAKES_NAME || b_len > MISTAKES_NAME) return MISTAKES_MAX + 1;
+    for (size_t j = 0; j <= b_len; j++) rows[0][j] = (int)j;
+    for (size_t i = 1; i <= a_len; i++) {
+        int *row = rows[i % 3], *above = rows[(i - 1) % 3], *two = rows[(i + 1) % 3];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= b_len; j++) {
+            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < least) least = above[j] + 1;
+            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                two[j - 2] + 1 < least)
+                least = two[j - 2] + 1;
+            row[j] = least;
+        }
+    }
+    int mistakes = rows[a_len % 3][b_len];
+    return mistakes <= MISTAKES_MAX ? mistakes : MISTAKES_MAX + 1;
+}
+
+/* The option, or if told to the command, that somebody may have meant; NULL if none is near. A name
+ * of a few letters is near to everything, so at least half of it must be right. */
+static const char *name_meant(const char *name, size_t len, bool commands)
+{
+    static const char config[] = "config";
+    const char *meant = NULL;
+    int best = MISTAKES_MAX + 1, count = OPTION_COUNT_ALL + (commands ? COMMAND_COUNT : 0);
+    for (int i = 0; i < count; i++) {
+        const char *known = i < OPTION_COUNT_ALL ? OPTIONS[i].name
+                                                 : COMMANDS[i - OPTION_COUNT_ALL].name;
+        if (!*known) known = config; /* in the place of the command that has no name */
+        int mistakes = name_mistakes(name, len, known, strlen(known));
+        if (mistakes >= best || 2 * mistakes > (int)strlen(known)) continue;
+        best = mistakes;
+        meant = known;
+    }
+    return meant;
+}
+
+/* Writes ` did you mean MEANT?` for a name that is none, or nothing. Returns out. */
+static const char *name_hint(const char *name, size_t len, bool commands, char out[96])
+{
+    const char *meant = name_meant(name, len, commands);
+    *out = 0;
+    if (meant) snprintf(out, 96, " did you mean %s%s?", commands ? "--" : "", meant);
+    return out;
+}
+
 /* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. */
 static const char *option_env_name(const struct option_row *row, char out[64])
 {
@@ -2089,10 +2142,55 @@ static bool options_from_env(struct options *options, char *err)
     return true;
 }
 
+/* Takes a value that begins with a backslash out of its escapes, in place: \xHH is a byte, \\ a
+ * backslash. So can be written what could not stand in a line as it is. False if there is another
+ * one. */
+static bool config_unescape(char *value)
+{
+    char *to = value;
+    for (const char *at = value; *at; at++, to++) {
+        *to = *at;
+        if (*at != '\\' || *++at == '\\') continue;
+        int high = *at == 'x' ? hex_value(at[1]) : -1, low = high < 0 ? -1 : hex_value(at[2]);
+        if (low < 0 || !(high | low)) return false;
+        *to = (char)(high << 4 | low);
+        at += 2;
+    }
+    *to = 0;
+    return true;
+}
+
+/* Whether a value has marks around it, as other formats want them; here they would be a part. */
+static bool config_quoted(const char *value)
+{
+    size_t len = strlen(value);
+    return len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value;
+}
+
+/* Prints a line that options_from_line reads as this value. */
+static void config_print(FILE *out, const char *name, const char *value)
+{
+    static const char blanks[] = " \t\r";
+    size_t len = strlen(value);
+    bool plain = len && !strchr(" \t\r=\\", *value) && !strchr(blanks, value[len - 1]) &&
+                 !strchr(value, '\n') && !config_quoted(value);
+    size_t first = 1; /* the first character is escaped whole, so that the file stays UTF-8 */
+    while (first < len && ((unsigned char)value[first] & 0xc0) == 0x80) first++;
+    fprintf(out, "%s ", name);
+    for (size_t i = 0; i < len; i++) {
+        bool last_blank = i == len - 1 && strchr(blanks, value[i]);
+        if (!plain && (i < first || last_blank || value[i] == '\n'))
+            fprintf(out, "\\x%02x", (unsigned char)value[i]);
+        else fprintf(out, !plain && value[i] == '\\' ? "\\%c" : "%c", value[i]);
+    }
+    putc('\n', out);
+}
+
 /* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
  * Changes the line. */
 static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
 {
+    char hint[96];
     line += strspn(line, " \t");
     if (!*line || *line == '#') return true;
     size_t name_len = strcspn(line, " \t=");
@@ -2103,7 +2201,19 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
     const struct option_row *row = option_find(line, name_len);
     if (!row) {
-        snprintf(err, USAGE_MAX, "'%.*s' is no option; --help lists them", (int)name_len, line);
+        snprintf(err, USAGE_MAX, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
+                 name_hint(line, name_len, false, hint));
+        return false;
+    }
+    if (config_quoted(value)) {
+        snprintf(err, USAGE_MAX, "--%s: %.200s has quotes around it, which would be a part of it;"
+                                 " leave them out", row->name, value);
+        return false;
+    }
+    if (*value == '\\' && !config_unescape(value)) {
+        snprintf(err, USAGE_MAX, "--%s: '%.200s' begins with a backslash, and then each means"
+                                 " something: write \\\\ for one, \\x20 for a blank",
+                 row->name, value);
         return false;
     }
     return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
@@ -2165,7 +2275,9 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     enum command command = command_find(name, len);
     bool config = len == 6 && !memcmp(name, "config", 6);
     if (!row && !config && command == COMMAND_COUNT) {
-        snprintf(err, USAGE_MAX, "--%.*s is no option; --help lists them", (int)len, name);
+        char hint[96];
+        snprintf(err, USAGE_MAX, "--%.*s is no option;%s --help lists them", (int)len, name,
+                 name_hint(name, len, true, hint));
         return false;
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
@@ -2224,10 +2336,10 @@ static void option_print(const struct options *options, const struct option_row 
     case OPTION_ORIGINS:
     case OPTION_RANGES:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
-            fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
+            config_print(out, row->name, ((const struct option_list *)field)->at[i]);
         return;
     case OPTION_TEXT:
-        if (**(char *const *)field) fprintf(out, "%s %s\n", row->name, *(char *const *)field);
+        if (**(char *const *)field) config_print(out, row->name, *(char *const *)field);
         return;
     case OPTION_FLAG: fprintf(out, "%s %s\n", row->name, no_yes[n]); return;
     case OPTION_LEVEL: fprintf(out, "%s %s\n", row->name, LOG_LEVELS[n]); return;
@@ -2285,6 +2397,103 @@ static void options_print_help(FILE *out)
 static bool options_have_keys(const struct options *options)
 {
     return options->jwt_secret_file.count + options->jwt_public_key_file.count > 0;
+}
+
+/* What an option needs to have an effect. */
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+
+/* Options that have none without another. Those of --mint-token are not among them: who keeps them
+ * in a file means no server. */
+static const struct option_needs {
+    const char *option;
+    enum option_need need;
+} OPTION_NEEDS[] = {
+    {"insecure", NEED_NO_KEY},
+    {"tls-cert", NEED_TLS},
+    {"tls-key", NEED_TLS},
+    {"tls-self-signed", NEED_TLS},
+    {"tls-threads", NEED_TLS},
+    {"jwt-issuer", NEED_KEY},
+    {"jwt-audience", NEED_KEY},
+    {"admin-session", NEED_PASSWORD},
+    {"webhook-secret-file", NEED_URL},
+    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-batch", NEED_URL},
+    {"webhook-timeout", NEED_URL},
+    {"webhook-outbox", NEED_URL},
+    {"webhook-give-up", NEED_URL},
+};
+
+/* Whether an option is other than by default. */
+static bool option_is_set(const struct options *options, const struct option_row *row)
+{
+    const void *field = (const char *)options + row->offset;
+    int64_t initial;
+    if (option_is_list(row)) return ((const struct option_list *)field)->count;
+    if (row->type == OPTION_TEXT) return strcmp(*(char *const *)field, row->initial);
+    return option_parse_number(row, row->initial, &initial) && initial != *(const int64_t *)field;
+}
+
+/* What an option is without effect for, or NULL. */
+static const char *option_lacks(const struct options *options, enum option_need need)
+{
+    const char *url = options->webhook_url;
+    bool has[] = {
+        [NEED_KEY] = options_have_keys(options),
+        [NEED_NO_KEY] = !options_have_keys(options),
+        [NEED_TLS] = options->tls_listen.count > 0,
+        [NEED_URL] = *url,
+        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_PASSWORD] = *options->admin_password_file,
+    };
+    static const char *const lacks[] = {
+        [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
+        [NEED_NO_KEY] = "beside a key for tokens",
+        [NEED_TLS] = "without --tls-listen",
+        [NEED_URL] = "without --webhook-url",
+        [NEED_HTTPS_URL] = "without --webhook-url of https",
+        [NEED_PASSWORD] = "without --admin-password-file",
+    };
+    return has[need] ? NULL : lacks[need];
+}
+
+/* Whether a variable of the environment is a mistyped option of ours. Others may begin with
+ * PRESENCE_ too: Kubernetes sets PRESENCE_PORT itself. Writes its name, and what was meant. */
+static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
+{
+    static const char prefix[] = "PRESENCE_";
+    size_t len = strcspn(variable, "=");
+    if (len <= sizeof prefix - 1 || len >= 64 || strncmp(variable, prefix, sizeof prefix - 1))
+        return false;
+    snprintf(name, 64, "%.*s", (int)len, variable);
+    int best = MISTAKES_MAX + 1;
+    for (size_t i = 0; i < OPTION_COUNT_ALL && best; i++) {
+        char known[64];
+        size_t known_len = strlen(option_env_name(&OPTIONS[i], known));
+        int mistakes = name_mistakes(name, len, known, known_len);
+        if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
+        best = mistakes;
+        strcpy(meant, known);
+    }
+    return best && best <= MISTAKES_MAX;
+}
+
+/* Tells of each option that was given and has no effect; the server starts all the same. */
+static void options_warn(const struct options *options, struct log *log)
+{
+    for (size_t i = 0; i < sizeof OPTION_NEEDS / sizeof *OPTION_NEEDS; i++) {
+        const struct option_needs *needs = &OPTION_NEEDS[i];
+        const char *lack = option_lacks(options, needs->need);
+        const struct option_row *row = option_find(needs->option, strlen(needs->option));
+        if (lack && option_is_set(options, row))
+            log_line(log, LOG_WARN, "--%s has no effect %s", needs->option, lack);
+    }
+    for (char **variable = environ; *variable; variable++) {
+        char name[64], meant[64];
+        if (env_is_mistyped(*variable, name, meant))
+            log_line(log, LOG_WARN, "environment %s is no option, and has no effect; did you mean"
+                                    " %s?", name, meant);
+    }
 }
 
 /* ==== 8. Tokens ==============================================================================
@@ -16146,6 +16355,7 @@ static int run_command(struct server *server, const struct command_line *line)
            server_check_tls(server, err) &&
            webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;
+    if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
