@@ -47,7 +47,7 @@ test('a session sent as Bearer opens /api/ too, as cookie only /admin/ and /metr
   const server = await start(t, { args: [...tokenKey(t).args, ...passwordFile(t, 'secret').args] });
   const session = await login(server, 'secret');
   const cookie = { headers: session.headers };
-  for (const [method, path, good] of [['GET', '/api/presence/nobody', 404], ['PUT', '/api/presence/nobody/status', 200], ['GET', '/admin/stats', 200], ['GET', '/metrics', 200]]) {
+  for (const [method, path, good] of [['GET', '/api/presence/nobody', 404], ['PUT', '/api/presence/nobody/status', 404], ['GET', '/admin/stats', 200], ['GET', '/metrics', 200]]) {
     const body = method === 'PUT' ? { status: 'busy' } : undefined;
     assert.equal((await request(server, method, path, { body, ...bearer(session.token) })).status, good, `Bearer ${path}`);
     assert.equal((await request(server, method, path, { body, ...cookie })).status, path.startsWith('/api') ? 401 : good, `cookie ${path}`);
