@@ -60,8 +60,7 @@
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
  * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
- * post.lock; password_turn, under which address_lock may be taken; log.lock, which may be taken
- * while any of them is held.
+ * post.lock; login_lock; address_lock; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -250,7 +249,7 @@ struct named {
       "without keys for tokens this server answers to localhost and addresses only")               \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
-      "too many wrong passwords, or somebody logs in just now: wait for Retry-After")              \
+      "too many wrong passwords, or others are logging in: who waits for Retry-After gets in")     \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -2131,6 +2130,59 @@ static void options_free(struct options *options)
     }
 }
 
+/* How many letters are wrong, missing, too many, or have changed places with their neighbour
+ * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
+static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    int rows[3][MISTAKES_NAME + 1];
+    if (a_len > MISTAKES_NAME || b_len > MISTAKES_NAME) return MISTAKES_MAX + 1;
+    for (size_t j = 0; j <= b_len; j++) rows[0][j] = (int)j;
+    for (size_t i = 1; i <= a_len; i++) {
+        int *row = rows[i % 3], *above = rows[(i - 1) % 3], *two = rows[(i + 1) % 3];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= b_len; j++) {
+            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < least) least = above[j] + 1;
+            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                two[j - 2] + 1 < least)
+                least = two[j - 2] + 1;
+            row[j] = least;
+        }
+    }
+    int mistakes = rows[a_len % 3][b_len];
+    return mistakes <= MISTAKES_MAX ? mistakes : MISTAKES_MAX + 1;
+}
+
+/* The option, or if told to the command, that somebody may have meant; NULL if none is near. A name
+ * of a few letters is near to everything, so at least half of it must be right. */
+static const char *name_meant(const char *name, size_t len, bool commands)
+{
+    static const char config[] = "config";
+    const char *meant = NULL;
+    int best = MISTAKES_MAX + 1, count = OPTION_COUNT_ALL + (commands ? COMMAND_COUNT : 0);
+    for (int i = 0; i < count; i++) {
+        const char *known = i < OPTION_COUNT_ALL ? OPTIONS[i].name
+                                                 : COMMANDS[i - OPTION_COUNT_ALL].name;
+        if (!*known) known = config; /* in the place of the command that has no name */
+        int mistakes = name_mistakes(name, len, known, strlen(known));
+        if (mistakes >= best || 2 * mistakes > (int)strlen(known)) continue;
+        best = mistakes;
+        meant = known;
+    }
+    return meant;
+}
+
+/* Writes ` did you mean MEANT?` for a name that is none, or nothing. Returns out. */
+static const char *name_hint(const char *name, size_t len, bool commands, char out[96])
+{
+    const char *meant = name_meant(name, len, commands);
+    *out = 0;
+    if (meant) snprintf(out, 96, " did you mean %s%s?", commands ? "--" : "", meant);
+    return out;
+}
+
 /* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. */
 static const char *option_env_name(const struct option_row *row, char out[64])
 {
@@ -2167,10 +2219,55 @@ static bool options_from_env(struct options *options, char *err)
     return true;
 }
 
+/* Takes a value that begins with a backslash out of its escapes, in place: \xHH is a byte, \\ a
+ * backslash. So can be written what could not stand in a line as it is. False if there is another
+ * one. */
+static bool config_unescape(char *value)
+{
+    char *to = value;
+    for (const char *at = value; *at; at++, to++) {
+        *to = *at;
+        if (*at != '\\' || *++at == '\\') continue;
+        int high = *at == 'x' ? hex_value(at[1]) : -1, low = high < 0 ? -1 : hex_value(at[2]);
+        if (low < 0 || !(high | low)) return false;
+        *to = (char)(high << 4 | low);
+        at += 2;
+    }
+    *to = 0;
+    return true;
+}
+
+/* Whether a value has marks around it, as other formats want them; here they would be a part. */
+static bool config_quoted(const char *value)
+{
+    size_t len = strlen(value);
+    return len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value;
+}
+
+/* Prints a line that options_from_line reads as this value. */
+static void config_print(FILE *out, const char *name, const char *value)
+{
+    static const char blanks[] = " \t\r";
+    size_t len = strlen(value);
+    bool plain = len && !strchr(" \t\r=\\", *value) && !strchr(blanks, value[len - 1]) &&
+                 !strchr(value, '\n') && !config_quoted(value);
+    size_t first = 1; /* the first character is escaped whole, so that the file stays UTF-8 */
+    while (first < len && ((unsigned char)value[first] & 0xc0) == 0x80) first++;
+    fprintf(out, "%s ", name);
+    for (size_t i = 0; i < len; i++) {
+        bool last_blank = i == len - 1 && strchr(blanks, value[i]);
+        if (!plain && (i < first || last_blank || value[i] == '\n'))
+            fprintf(out, "\\x%02x", (unsigned char)value[i]);
+        else fprintf(out, !plain && value[i] == '\\' ? "\\%c" : "%c", value[i]);
+    }
+    putc('\n', out);
+}
+
 /* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
  * Changes the line. */
 static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
 {
+    char hint[96];
     line += strspn(line, " \t");
     if (!*line || *line == '#') return true;
     size_t name_len = strcspn(line, " \t=");
@@ -2181,7 +2278,19 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
     const struct option_row *row = option_find(line, name_len);
     if (!row) {
-        snprintf(err, USAGE_MAX, "'%.*s' is no option; --help lists them", (int)name_len, line);
+        snprintf(err, USAGE_MAX, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
+                 name_hint(line, name_len, false, hint));
+        return false;
+    }
+    if (config_quoted(value)) {
+        snprintf(err, USAGE_MAX, "--%s: %.200s has quotes around it, which would be a part of it;"
+                                 " leave them out", row->name, value);
+        return false;
+    }
+    if (*value == '\\' && !config_unescape(value)) {
+        snprintf(err, USAGE_MAX, "--%s: '%.200s' begins with a backslash, and then each means"
+                                 " something: write \\\\ for one, \\x20 for a blank",
+                 row->name, value);
         return false;
     }
     return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
@@ -2243,7 +2352,9 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     enum command command = command_find(name, len);
     bool config = len == 6 && !memcmp(name, "config", 6);
     if (!row && !config && command == COMMAND_COUNT) {
-        snprintf(err, USAGE_MAX, "--%.*s is no option; --help lists them", (int)len, name);
+        char hint[96];
+        snprintf(err, USAGE_MAX, "--%.*s is no option;%s --help lists them", (int)len, name,
+                 name_hint(name, len, true, hint));
         return false;
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
@@ -2302,10 +2413,10 @@ static void option_print(const struct options *options, const struct option_row 
     case OPTION_ORIGINS:
     case OPTION_RANGES:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
-            fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
+            config_print(out, row->name, ((const struct option_list *)field)->at[i]);
         return;
     case OPTION_TEXT:
-        if (**(char *const *)field) fprintf(out, "%s %s\n", row->name, *(char *const *)field);
+        if (**(char *const *)field) config_print(out, row->name, *(char *const *)field);
         return;
     case OPTION_FLAG: fprintf(out, "%s %s\n", row->name, no_yes[n]); return;
     case OPTION_LEVEL: fprintf(out, "%s %s\n", row->name, LOG_LEVELS[n]); return;
@@ -2363,6 +2474,103 @@ static void options_print_help(FILE *out)
 static bool options_have_keys(const struct options *options)
 {
     return options->jwt_secret_file.count + options->jwt_public_key_file.count > 0;
+}
+
+/* What an option needs to have an effect. */
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+
+/* Options that have none without another. Those of --mint-token are not among them: who keeps them
+ * in a file means no server. */
+static const struct option_needs {
+    const char *option;
+    enum option_need need;
+} OPTION_NEEDS[] = {
+    {"insecure", NEED_NO_KEY},
+    {"tls-cert", NEED_TLS},
+    {"tls-key", NEED_TLS},
+    {"tls-self-signed", NEED_TLS},
+    {"tls-threads", NEED_TLS},
+    {"jwt-issuer", NEED_KEY},
+    {"jwt-audience", NEED_KEY},
+    {"admin-session", NEED_PASSWORD},
+    {"webhook-secret-file", NEED_URL},
+    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-batch", NEED_URL},
+    {"webhook-timeout", NEED_URL},
+    {"webhook-outbox", NEED_URL},
+    {"webhook-give-up", NEED_URL},
+};
+
+/* Whether an option is other than by default. */
+static bool option_is_set(const struct options *options, const struct option_row *row)
+{
+    const void *field = (const char *)options + row->offset;
+    int64_t initial;
+    if (option_is_list(row)) return ((const struct option_list *)field)->count;
+    if (row->type == OPTION_TEXT) return strcmp(*(char *const *)field, row->initial);
+    return option_parse_number(row, row->initial, &initial) && initial != *(const int64_t *)field;
+}
+
+/* What an option is without effect for, or NULL. */
+static const char *option_lacks(const struct options *options, enum option_need need)
+{
+    const char *url = options->webhook_url;
+    bool has[] = {
+        [NEED_KEY] = options_have_keys(options),
+        [NEED_NO_KEY] = !options_have_keys(options),
+        [NEED_TLS] = options->tls_listen.count > 0,
+        [NEED_URL] = *url,
+        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_PASSWORD] = *options->admin_password_file,
+    };
+    static const char *const lacks[] = {
+        [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
+        [NEED_NO_KEY] = "beside a key for tokens",
+        [NEED_TLS] = "without --tls-listen",
+        [NEED_URL] = "without --webhook-url",
+        [NEED_HTTPS_URL] = "without --webhook-url of https",
+        [NEED_PASSWORD] = "without --admin-password-file",
+    };
+    return has[need] ? NULL : lacks[need];
+}
+
+/* Whether a variable of the environment is a mistyped option of ours. Others may begin with
+ * PRESENCE_ too: Kubernetes sets PRESENCE_PORT itself. Writes its name, and what was meant. */
+static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
+{
+    static const char prefix[] = "PRESENCE_";
+    size_t len = strcspn(variable, "=");
+    if (len <= sizeof prefix - 1 || len >= 64 || strncmp(variable, prefix, sizeof prefix - 1))
+        return false;
+    snprintf(name, 64, "%.*s", (int)len, variable);
+    int best = MISTAKES_MAX + 1;
+    for (size_t i = 0; i < OPTION_COUNT_ALL && best; i++) {
+        char known[64];
+        size_t known_len = strlen(option_env_name(&OPTIONS[i], known));
+        int mistakes = name_mistakes(name, len, known, known_len);
+        if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
+        best = mistakes;
+        strcpy(meant, known);
+    }
+    return best && best <= MISTAKES_MAX;
+}
+
+/* Tells of each option that was given and has no effect; the server starts all the same. */
+static void options_warn(const struct options *options, struct log *log)
+{
+    for (size_t i = 0; i < sizeof OPTION_NEEDS / sizeof *OPTION_NEEDS; i++) {
+        const struct option_needs *needs = &OPTION_NEEDS[i];
+        const char *lack = option_lacks(options, needs->need);
+        const struct option_row *row = option_find(needs->option, strlen(needs->option));
+        if (lack && option_is_set(options, row))
+            log_line(log, LOG_WARN, "--%s has no effect %s", needs->option, lack);
+    }
+    for (char **variable = environ; *variable; variable++) {
+        char name[64], meant[64];
+        if (env_is_mistyped(*variable, name, meant))
+            log_line(log, LOG_WARN, "environment %s is no option, and has no effect; did you mean"
+                                    " %s?", name, meant);
+    }
 }
 
 /* ==== 8. Tokens ==============================================================================
@@ -6757,6 +6965,108 @@ static void address_clear_failures(struct address_entry *entry)
 {
     entry->failures = 0;
     entry->failed_at = entry->blocked_until = 0;
+}
+
+/* Who may try a password next. Only one is hashed at a time, so guessers from many addresses could
+ * keep the right one out for ever. Who finds another at it, or has to wait after wrong ones, is
+ * told when to come back and has a place then: LOGIN_STEP_MS apart from others not known to have
+ * guessed, and LOGIN_STEPS_LATER times that among those who have. Who comes in time gets in, behind
+ * the one under way and the few who were told about the same; so a worker waits for some hashes,
+ * never for a client. Each of the two kinds has its own places: guessers cannot take those of
+ * others once they have guessed wrong. Pure: no clock, no lock. */
+enum {
+    LOGIN_PLACES = 128,      /* of each kind; beyond there is only a time, and no place */
+    LOGIN_STEP_MS = 500,     /* at least; twice what a hash takes where that is more */
+    LOGIN_STEPS_LATER = 4,
+    LOGIN_FIRST_MS = 1000,   /* from being told to the place */
+    LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+};
+
+enum login_turn {
+    LOGIN_NOW,   /* nobody is at it */
+    LOGIN_NEXT,  /* when the one under way is done */
+    LOGIN_LATER, /* come back */
+};
+
+/* An address that was told when to come. */
+struct login_place {
+    uint8_t key[16];
+    int64_t at; /* mono ms */
+};
+
+struct login_queue {
+    struct login_place places[2][LOGIN_PLACES]; /* of those who guessed: [1] */
+    int count[2];
+    bool busy;    /* a password is being hashed */
+    int waiting;  /* LOGIN_NEXT that wait for it */
+    int64_t took; /* about how long one takes, ms */
+};
+
+/* Takes a place away. */
+static void login_leave(struct login_queue *queue, int kind, int i)
+{
+    queue->places[kind][i] = queue->places[kind][--queue->count[kind]];
+}
+
+/* Ends places that nobody came for; the one of this address, if it has one: its kind, and *i. */
+static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t now, int *i)
+{
+    int found = -1;
+    for (int kind = 0; kind < 2; kind++) {
+        for (int n = queue->count[kind]; n--;) {
+            const struct login_place *place = &queue->places[kind][n];
+            if (place->at + LOGIN_KEEP_MS <= now) login_leave(queue, kind, n);
+        }
+        for (int n = 0; n < queue->count[kind]; n++) {
+            if (memcmp(queue->places[kind][n].key, key, 16)) continue;
+            found = kind;
+            *i = n;
+        }
+    }
+    return found;
+}
+
+/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                           int64_t now, int64_t least)
+{
+    int64_t step = 2 * queue->took, wait = least;
+    if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
+    if (guessed) step *= LOGIN_STEPS_LATER;
+    if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
+    struct login_place *places = queue->places[guessed];
+    for (int i = 0; i < queue->count[guessed]; i++) {
+        int64_t apart = now + wait - places[i].at;
+        if (apart <= -step || apart >= step) continue;
+        wait = places[i].at + step - now;
+        i = -1; /* it may be too near to another now */
+    }
+    if (queue->count[guessed] == LOGIN_PLACES) return wait;
+    struct login_place *place = &places[queue->count[guessed]++];
+    memcpy(place->key, key, 16);
+    place->at = now + wait;
+    return wait;
+}
+
+/* Whether an address may try a password now, which has to wait `blocked` ms for its own wrong ones
+ * (0: not). With LOGIN_LATER *wait is how long until it surely may. */
+static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                                 int64_t blocked, int64_t now, int64_t *wait)
+{
+    int i = 0, kind = login_find(queue, key, now, &i);
+    int64_t at = kind < 0 ? INT64_MAX : queue->places[kind][i].at;
+    bool due = now >= at && !blocked, on_time = due && now < at + LOGIN_ON_TIME_MS;
+    bool idle = !queue->busy && !queue->waiting && !blocked;
+    if (kind >= 0 && !idle && now < at && at - now >= blocked) {
+        *wait = at - now;
+        return LOGIN_LATER;
+    }
+    if (kind >= 0) login_leave(queue, kind, i);
+    if (idle) return LOGIN_NOW;
+    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, now, blocked);
+    return LOGIN_LATER;
 }
 
 /* Which refusals are told in the log: of each kind and address one a minute, and of all
@@ -11609,7 +11919,9 @@ struct server {
     pthread_mutex_t session_lock;  /* sessions */
     struct session_keys sessions;  /* of admins */
     _Atomic uint32_t logouts;      /* of them that have ended, and 1; see struct stream */
-    pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
+    pthread_mutex_t login_lock;    /* logins */
+    pthread_cond_t login_done;     /* it is no longer busy */
+    struct login_queue logins;
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
     pthread_mutex_t refusal_lock;  /* refusal_log */
@@ -15578,8 +15890,8 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
 static void metrics_refusals(struct buffer *out, const struct server *server)
 {
     static const char name[] = "presence_upgrades_refused_by_reason_total";
-    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n# TYPE %s counter\n", name,
-                 name);
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
+    buffer_print(out, "# TYPE %s counter\n", name);
     for (int i = 0; i < ERROR_COUNT; i++) {
         uint64_t count = atomic_load(&server->refusals[i]);
         if (count)
@@ -16023,34 +16335,54 @@ static enum error login_password(const struct http_request *request, char out[PA
     return ERROR_NONE;
 }
 
-/* Tries a password for an address, which has to wait after wrong ones; only one is hashed at a
- * time. *wait gets the ms until another may be tried. */
+/* Waits for the turn of an address, as far as it may; whether it has it, and *wait otherwise. */
+static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
+{
+    struct login_queue *queue = &server->logins;
+    pthread_mutex_lock(&server->address_lock);
+    const struct address_entry *known = address_find(&server->addresses, key);
+    int64_t blocked = known ? address_blocked(known, now) : 0;
+    bool guessed = known && address_has_failed(known, now);
+    pthread_mutex_unlock(&server->address_lock);
+    pthread_mutex_lock(&server->login_lock);
+    enum login_turn turn = login_ask(queue, key, guessed, blocked, now, wait);
+    if (turn == LOGIN_NEXT) {
+        queue->waiting++;
+        while (queue->busy) pthread_cond_wait(&server->login_done, &server->login_lock);
+        queue->waiting--;
+    }
+    if (turn != LOGIN_LATER) queue->busy = true;
+    pthread_mutex_unlock(&server->login_lock);
+    return turn != LOGIN_LATER;
+}
+
+/* The turn is the next one's; this one took so many ms. */
+static void login_end(struct server *server, int64_t took)
+{
+    pthread_mutex_lock(&server->login_lock);
+    server->logins.busy = false;
+    server->logins.took = (3 * server->logins.took + took) / 4;
+    pthread_cond_signal(&server->login_done);
+    pthread_mutex_unlock(&server->login_lock);
+}
+
+/* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
 static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
                             const struct password *right, struct span password, int64_t *wait)
 {
     uint8_t key[16];
-    enum error error = ERROR_TOO_MANY_FAILURES;
-    *wait = 1000;
-    if (pthread_mutex_trylock(&server->password_turn)) return error;
     address_group(address, key);
+    if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
+    int64_t start = clock_mono_ms();
+    bool good = password_check(right, password);
     pthread_mutex_lock(&server->address_lock);
-    const struct address_entry *known = address_find(&server->addresses, key);
-    int64_t blocked = known ? address_blocked(known, now) : 0;
+    struct address_entry *entry = address_make(&server->addresses, key);
+    if (good) address_clear_failures(entry);
+    else address_note_failure(entry, clock_mono_ms());
+    address_settle(&server->addresses, entry, clock_mono_ms());
     pthread_mutex_unlock(&server->address_lock);
-    if (blocked) {
-        *wait = blocked;
-    } else {
-        bool good = password_check(right, password);
-        error = good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
-        pthread_mutex_lock(&server->address_lock);
-        struct address_entry *entry = address_make(&server->addresses, key);
-        if (good) address_clear_failures(entry);
-        else address_note_failure(entry, clock_mono_ms());
-        address_settle(&server->addresses, entry, clock_mono_ms());
-        pthread_mutex_unlock(&server->address_lock);
-    }
-    pthread_mutex_unlock(&server->password_turn);
-    return error;
+    login_end(server, clock_mono_ms() - start);
+    return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
 /* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
@@ -17400,6 +17732,7 @@ static int run_command(struct server *server, const struct command_line *line)
            server_check_tls(server, err) &&
            webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;
+    if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
@@ -17440,7 +17773,8 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
-    pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.login_lock, NULL);
+    pthread_cond_init(&server.login_done, NULL);
     pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
