@@ -59,9 +59,9 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; post.lock;
- * password_turn,
- * under which address_lock may be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
+ * post.lock; password_turn, under which address_lock may be taken; log.lock, which may be taken
+ * while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -137,6 +137,7 @@
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
+#include <mbedtls/oid.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
@@ -310,7 +311,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -321,7 +322,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(address_refused, "address_refused_total", "of them those refused for a limit by address")    \
-    X(closes, "closes_total", "WebSocket connections ended")                                       \
+    X(closes, "closes_total", "opened WebSocket connections ended")                                \
     X(heartbeat_timeouts, "heartbeat_timeouts_total", "WebSocket connections silent too long")     \
     X(protocol_errors, "protocol_errors_total", "WebSocket connections closed for bad frames")     \
     X(too_fast, "too_fast_total", "WebSocket connections closed for too many messages")            \
@@ -518,6 +519,27 @@ static void random_bytes(void *out, size_t n)
     }
 }
 
+/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
+ * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
+static size_t utf8_step(const char *text, size_t left, uint32_t *point)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint8_t *at = (const uint8_t *)text;
+    if (!left) return 0;
+    *point = at[0];
+    if (at[0] < 0x80) return 1;
+    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
+    uint32_t c = at[0] & (0x7fU >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (at[i] & 0x3f);
+    }
+    *point = c;
+    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
+    return bad ? 0 : n;
+}
+
 /* Big-endian store and load, for keys that sort by number. */
 static void put_be64(uint8_t out[8], uint64_t n)
 {
@@ -592,24 +614,41 @@ struct log {
     struct counters *counters;
 };
 
-/* Escapes text for a quoted string of logfmt or JSON: no control character and no quote is left.
- * Cuts at size; returns how many bytes it wrote. */
+/* Whether a terminal or a viewer of logs would not show the character, but do something: control
+ * characters, separators of lines, and what turns the direction of text around, by which one line
+ * can look like another. */
+static bool log_hides(uint32_t point)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1f},     {0x7f, 0x9f},     {0x061c, 0x061c}, {0x200b, 0x200f},
+        {0x2028, 0x202e}, {0x2060, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (point >= ranges[i][0] && point <= ranges[i][1]) return true;
+    return false;
+}
+
+/* Escapes text for a quoted string of logfmt or JSON: what is left is valid UTF-8 without a quote
+ * and without anything of log_hides; a byte that is no UTF-8 becomes \ufffd. Cuts at size; returns
+ * how many bytes it wrote. */
 static size_t log_escape(const char *text, char *out, size_t size)
 {
-    static const char hex[] = "0123456789abcdef";
-    size_t n = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && n + 8 < size; p++) {
-        if (*p == '"' || *p == '\\') {
+    size_t n = 0, left = strlen(text);
+    while (left && n + 8 < size) {
+        uint32_t point;
+        size_t len = utf8_step(text, left, &point);
+        if (!len) point = 0xfffd;
+        if (point == '"' || point == '\\') {
             out[n++] = '\\';
-            out[n++] = (char)*p;
-        } else if (*p < 0x20 || *p == 0x7f) {
-            memcpy(out + n, "\\u00", 4);
-            out[n + 4] = hex[*p >> 4];
-            out[n + 5] = hex[*p & 15];
-            n += 6;
+            out[n++] = (char)point;
+        } else if (!len || log_hides(point)) {
+            n += (size_t)snprintf(out + n, 8, "\\u%04x", (unsigned)point);
         } else {
-            out[n++] = (char)*p;
+            memcpy(out + n, text, len);
+            n += len;
         }
+        text += len ? len : 1;
+        left -= len ? len : 1;
     }
     out[n] = 0;
     return n;
@@ -642,27 +681,6 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 /* ==== 5. Ids and URIs ========================================================================
  * What may be a user id, how it travels in a path, and the small languages of options and headers:
  * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
-
-/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
- * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
-static size_t utf8_step(const char *text, size_t left, uint32_t *point)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint8_t *at = (const uint8_t *)text;
-    if (!left) return 0;
-    *point = at[0];
-    if (at[0] < 0x80) return 1;
-    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
-    uint32_t c = at[0] & (0x7fU >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((at[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (at[i] & 0x3f);
-    }
-    *point = c;
-    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
-    return bad ? 0 : n;
-}
 
 /* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
 static size_t utf8_put(uint32_t c, char out[4])
@@ -1132,20 +1150,72 @@ static bool origin_of_host(bool secure, const char *host_header, char out[ORIGIN
     return n < ORIGIN_MAX;
 }
 
+/* The span without the blanks around it (RFC 9110 section 5.6.3). */
+static struct span span_trim(struct span s)
+{
+    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
+    return s;
+}
+
+/* Reads an origin that is none of the web: `capacitor://localhost`, `app://NAME`, those of
+ * extensions. What its parts mean is known to who made the scheme, so it is compared as it is, but
+ * for the scheme's case (RFC 3986 section 3.1). False for a text that no program sends as origin,
+ * and for ws and wss: pages have none of these, and who writes them means http and https. */
+static bool origin_parse_other(const char *text, char out[ORIGIN_MAX])
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char scheme[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "0123456789+-.";
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               "0123456789-._~";
+    size_t len = strlen(text), front = strspn(text, scheme);
+    if (len >= ORIGIN_MAX || !front || !strchr(letters, *text)) return false;
+    if (strncmp(text + front, "://", 3)) return false;
+    if ((front == 2 || front == 3) && !strncasecmp(text, "wss", front)) return false;
+    const char *host = text + front + 3;
+    size_t host_len = strspn(host, name);
+    const char *behind = host + host_len;
+    int64_t port;
+    if (*behind == ':' && (behind++, !digits_take(&behind, &port))) return false;
+    if (!host_len || *behind) return false;
+    memcpy(out, text, len + 1);
+    for (size_t i = 0; i < front; i++)
+        if (out[i] >= 'A' && out[i] <= 'Z') out[i] |= 0x20;
+    return true;
+}
+
 /* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
- * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are. False, with
- * out of no meaning, for what no browser sends: `null`, another scheme, a path or a slash at the
- * end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4 address in another
- * form than four decimal numbers; and for more than 300 bytes. */
+ * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are; or one of
+ * another scheme, see above. False, with out of no meaning, for what no browser sends: `null`, a
+ * path or a slash at the end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4
+ * address in another form than four decimal numbers; and for more than 300 bytes. */
 static bool origin_parse(const char *text, char out[ORIGIN_MAX])
 {
     static const char http[] = "http://", https[] = "https://";
     bool secure = !strncasecmp(text, https, sizeof https - 1);
-    if (!secure && strncasecmp(text, http, sizeof http - 1)) return false;
+    if (!secure && strncasecmp(text, http, sizeof http - 1)) return origin_parse_other(text, out);
     text += secure ? sizeof https - 1 : sizeof http - 1;
     char host[ORIGIN_MAX];
     int64_t port;
     return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
+}
+
+/* What X-Forwarded-Proto says of a request: the first of the list, which is what the client speaks,
+ * in any case. Some proxies say wss and ws of an upgrade. Anything else says `otherwise`. */
+static bool forwarded_secure(const char *value, bool otherwise)
+{
+    static const struct {
+        const char *scheme;
+        bool secure;
+    } known[] = {{"https", true}, {"wss", true}, {"http", false}, {"ws", false}};
+    value += strspn(value, " \t,");
+    struct span first = span_trim((struct span){value, strcspn(value, ",")});
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (first.len == strlen(known[i].scheme) &&
+            !strncasecmp(first.at, known[i].scheme, first.len))
+            return known[i].secure;
+    return otherwise;
 }
 
 /* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
@@ -1202,14 +1272,6 @@ static bool range_parse(const char *text, struct range *out)
     for (int bit = out->bits; bit < 128; bit++)
         if (out->address[bit / 8] & (0x80 >> bit % 8)) return false;
     return true;
-}
-
-/* The span without the blanks around it (RFC 9110 section 5.6.3). */
-static struct span span_trim(struct span s)
-{
-    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
-    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
-    return s;
 }
 
 /* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
@@ -1900,7 +1962,7 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
     if (row->type == OPTION_ORIGINS) {
         if (!origin_parse(value, origin))
             problem = "is no origin; write https://app.example.com, with a port unless it is the"
-                      " usual one, and nothing behind";
+                      " usual one, or capacitor://localhost, and nothing behind";
         value = problem ? value : origin;
     }
     if (problem) {
@@ -3096,8 +3158,9 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
  * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
  * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
- * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
- * `outbox` and `manual` came later: a store without them gets them from the next server.
+ * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys
+ * sort by them. `samples`, `outbox` and `manual` came later: a store without them gets them from
+ * the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -6115,11 +6178,17 @@ static void timer_disarm(struct wheel *wheel, struct timer *timer)
     wheel->armed--;
 }
 
+/* The tick at which a timer fires that is due at due_ms. */
+static int64_t timer_tick(int64_t due_ms)
+{
+    return (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+}
+
 /* Has a timer fire at due_ms or at most one tick later; replaces what it was armed for. */
 static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
-    timer->due = (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+    timer->due = timer_tick(due_ms);
     timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
     wheel->armed++;
 }
@@ -6185,6 +6254,32 @@ static struct timer *wheel_take(struct wheel *wheel)
         timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
     if (timer) timer_disarm(wheel, timer);
     return timer;
+}
+
+/* What a look at the silence of a peer finds. */
+enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
+
+/* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
+ * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
+ * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
+ * in between makes the next ping due that much later: so a peer that dies is found within `interval`
+ * + `timeout` of its last byte, whichever is longer. */
+static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
+                                  uint32_t *pinged, int64_t *due)
+{
+    enum silence found = SILENCE_WAITS;
+    if (!*pinged || (int32_t)(*pinged - (uint32_t)heard) <= 0) { /* whatever was heard answers it */
+        *pinged = 0;
+        *due = heard + interval;
+        if (now < *due) return SILENCE_SHORT;
+        *pinged = (uint32_t)now ? (uint32_t)now : UINT32_MAX; /* that is a ms earlier */
+        found = SILENCE_PING;
+    }
+    int64_t over = now - (uint32_t)((uint32_t)now - *pinged) + timeout;
+    if (now >= over) return SILENCE_OVER;
+    *due = over < now + interval ? over : now + interval;
+    return found;
 }
 
 /* ==== 12. Addresses ==========================================================================
@@ -6489,6 +6584,39 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
+/* Which refusals are told in the log: of each kind and address one a minute, and of all
+ * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
+ * the worst that follows is a line too many. Pure. */
+enum { REFUSAL_SLOTS = 1024, REFUSALS_MAX = 100, REFUSAL_MS = 60000 };
+struct refusal_log {
+    struct refusal_slot {
+        uint64_t hash;
+        int64_t at; /* mono ms at which it was told; 0: never */
+    } slots[REFUSAL_SLOTS];
+    int64_t since; /* of the minute that is counted */
+    int count;     /* told in it */
+};
+
+/* Whether to tell of one: what, at now (mono ms, above 0), from the address. *last becomes whether
+ * no other is told in this minute. */
+static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsigned what,
+                          const uint8_t address[16], int64_t now, bool *last)
+{
+    uint8_t key[16];
+    address_group(address, key);
+    uint64_t hash = address_hash(seed, key) ^ (what + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    struct refusal_slot *slot = &log->slots[(hash ^ hash >> 32) % REFUSAL_SLOTS];
+    if (!log->count || now - log->since >= REFUSAL_MS) {
+        log->since = now;
+        log->count = 0;
+    }
+    if (log->count >= REFUSALS_MAX) return false;
+    if (slot->at && slot->hash == hash && now - slot->at < REFUSAL_MS) return false;
+    *slot = (struct refusal_slot){.hash = hash, .at = now};
+    *last = ++log->count == REFUSALS_MAX;
+    return true;
+}
+
 /* ==== 13. Presence table =====================================================================
  * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
  * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
@@ -6496,7 +6624,9 @@ static void address_clear_failures(struct address_entry *entry)
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
+ * ends of stays without a connection go by a clock of their own, which stands still while the
+ * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
  * text, and who follows whom. */
@@ -6545,7 +6675,8 @@ struct manual {
  * most do. */
 struct user_note {
     uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
-    int64_t heartbeat_until; /* mono: HTTP heartbeats keep the user online until then; or 0 */
+    int64_t heartbeat_until; /* HTTP heartbeats keep the user online until then, by
+                              * presence_clock; or 0 */
     struct manual *manual;   /* or NULL */
 };
 
@@ -6612,8 +6743,10 @@ enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 
 struct presence {
     int64_t grace, threshold;        /* ms */
+    int64_t stood_still;             /* ms that presence_clock is behind mono */
+    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life */
     struct directory directory;
-    struct wheel wheel;              /* cached users */
+    struct wheel wheel;              /* cached users, by presence_clock */
     struct wheel manuals;            /* what was set by hand and ends by itself */
     size_t live, cached, connections;
     uint64_t sequence;               /* of the last transition */
@@ -6628,6 +6761,8 @@ struct presence {
     struct store_batch ended;        /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
+
+enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -6761,6 +6896,31 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
     p->seen_turn = now.mono + 1000;
     wheel_init(&p->wheel, now.mono);
     wheel_init(&p->manuals, now.mono);
+}
+
+/* The clock by which stays without a connection end. */
+static int64_t presence_clock(const struct presence *p, struct instant now)
+{
+    return now.mono - p->stood_still;
+}
+
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
+ * a starved processor). What clients sent meanwhile waits in sockets, perhaps before the door: each
+ * has as much time left as before, and nobody is judged until that is read. */
+static void presence_resume(struct presence *p, struct instant now, int64_t gap)
+{
+    p->stood_still += gap;
+    p->judge_at = now.mono + PAUSE_READ_MS;
+}
+
+/* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
+ * without a change. */
+static int64_t presence_wait(const struct presence *p, int64_t now_ms)
+{
+    int64_t wait = wheel_wait(&p->wheel, now_ms - p->stood_still);
+    int64_t manual = wheel_wait(&p->manuals, now_ms);
+    if (wait >= 0 && wait < p->judge_at - now_ms) wait = p->judge_at - now_ms;
+    return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
 /* A message, held once; NULL for an empty text. */
@@ -7030,7 +7190,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     presence_note(p, user, TRANSITION_LEAVE);
 }
 
-/* Keeps a user without connections online until `until`, when the stay ends for `reason`. */
+/* Keeps a user without connections online until `until`, by presence_clock, when the stay ends for
+ * `reason`. */
 static void user_cache(struct presence *p, struct user *user, int64_t until, enum reason reason)
 {
     user->reason = (uint8_t)reason;
@@ -7049,7 +7210,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     user->links = link;
     user->connections++;
     p->connections++;
-    if (user->note && user->note->heartbeat_until <= now.mono)
+    if (user->note && user->note->heartbeat_until <= presence_clock(p, now))
         user_clear_note(user); /* what it told the link tells */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
@@ -7100,13 +7261,14 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
         return;
     }
     enum reason reason = endings[ending].reason;
-    int64_t until = endings[ending].grace ? now.mono + p->grace : now.mono;
-    if (ending == END_STOP) until = now.mono + p->threshold;
+    int64_t clock = presence_clock(p, now);
+    int64_t until = endings[ending].grace ? clock + p->grace : clock;
+    if (ending == END_STOP) until = clock + p->threshold;
     if (!endings[ending].final && user->note && user->note->heartbeat_until > until) {
         until = user->note->heartbeat_until;
         reason = REASON_TIMEOUT;
     }
-    if (until > now.mono) {
+    if (until > clock) {
         user_note(user, link->address);
         user_cache(p, user, until, reason);
         if (ending != END_STOP) presence_note(p, user, TRANSITION_CONNECTIONS);
@@ -7123,16 +7285,19 @@ static void presence_set_status(struct presence *p, struct instant now, struct l
     user_enter(p, now, link->user, USER_LIVE, user_merge_status(link->user));
 }
 
-/* A heartbeat by HTTP: online without a connection for the threshold. */
+/* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
+ * grace when that is longer: a sign of life shortens nothing. */
 static void presence_heartbeat(struct presence *p, struct instant now, struct span id,
                                const uint8_t address[16])
 {
     struct user *user = presence_make(p, id);
-    user_note(user, address)->heartbeat_until = now.mono + p->threshold;
+    int64_t until = presence_clock(p, now) + p->threshold;
+    bool grace = user->state == USER_CACHED && user->reason != REASON_RESTART &&
+                 user->timer.due > timer_tick(until);
+    user_note(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
-    if (user->state == USER_CACHED)
-        user_cache(p, user, user->note->heartbeat_until, REASON_TIMEOUT);
+    if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
     presence_owe(p, user, DEBT_SEEN);
 }
 
@@ -7143,20 +7308,34 @@ static void presence_end(struct presence *p, struct instant now, struct user *us
     if (user->state == USER_CACHED) user_leave(p, now, user, reason, user_address(user));
 }
 
+/* What the store knows of the server before this one, see presence_restore. */
+struct evidence {
+    int64_t alive;   /* wall: until then it may have run */
+    int64_t silence; /* ms that a last_seen in the store may be behind somebody who is there */
+};
+
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
- * after the last sign of life. Stamps from the future count as now. No transition: nothing has
+ * after the last sign of life. That is not last_seen alone, which moves by pings and comes late to
+ * the store: who was not known to have left while the server lived was there as long as it did.
+ * But for no longer than a silence can last: servers that die one after the other, before anybody
+ * comes back, keep no ghosts. Stamps from the future count as now. No transition: nothing has
  * changed. */
 static void presence_restore(struct presence *p, struct instant now, struct span id,
-                             enum status status, int64_t online_since_wall, int64_t last_seen_wall)
+                             enum status status, int64_t online_since_wall, int64_t last_seen_wall,
+                             struct evidence before)
 {
     int64_t wall = now.mono + now.offset;
     if (last_seen_wall > wall) last_seen_wall = wall;
+    int64_t there = last_seen_wall + before.silence;
+    if (there > before.alive) there = before.alive;
+    if (there > wall) there = wall;
+    if (there < last_seen_wall) there = last_seen_wall;
     if (online_since_wall > last_seen_wall) online_since_wall = last_seen_wall;
     struct user *user = presence_make(p, id);
     user_set_automatic(user, status < STATUS_OFFLINE ? status : STATUS_ONLINE);
     user->online_since = online_since_wall - now.offset;
     atomic_store_explicit(&user->last_seen, last_seen_wall - now.offset, memory_order_relaxed);
-    user_cache(p, user, last_seen_wall - now.offset + p->threshold, REASON_RESTART);
+    user_cache(p, user, there - now.offset - p->stood_still + p->threshold, REASON_RESTART);
 }
 
 /* What a user wants to set by hand. */
@@ -7270,7 +7449,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
-    while ((timer = wheel_pop(&p->wheel, now.mono))) {
+    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
         user_leave(p, now, user, user->reason, user_address(user));
     }
@@ -9023,6 +9202,7 @@ enum {
 struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context key;
+    char *file; /* where the certificate was read */
 };
 
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
@@ -9264,14 +9444,15 @@ static bool tls_file_readable(const char *option, const char *path, char *err)
     return good;
 }
 
-/* Reads a certificate with its key, and makes sure that they can be used now. False with one line
- * in err; the pair is to be freed in any case. */
+/* Reads a certificate with its key. False with one line in err; the pair is to be freed in any
+ * case. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
 {
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     mbedtls_pk_init(&pair->key);
+    pair->file = mem_copy_text(cert, strlen(cert));
     if (!tls_file_readable(option, cert, err)) return false;
     if (!tls_file_readable(key_option, key, err)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
@@ -9288,12 +9469,148 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
                  key_option, key, cert);
         return false;
     }
+    return true;
+}
+
+/* Frees what tls_pair_read made. */
+static void tls_pair_free(struct tls_pair *pair)
+{
+    mbedtls_x509_crt_free(&pair->chain);
+    mbedtls_pk_free(&pair->key);
+    free(pair->file);
+}
+
+/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
+ * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+static bool tls_pair_untimely(const struct tls_pair *pair)
+{
+    return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
+           mbedtls_x509_time_is_future(&pair->chain.valid_from);
+}
+
+/* One line about a certificate outside its time. */
+static void tls_pair_untimely_text(const struct tls_pair *pair, char *err)
+{
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
-    if (!past && !mbedtls_x509_time_is_future(&pair->chain.valid_from)) return true;
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    snprintf(err, USAGE_MAX, "--%s: %.200s %s on %04d-%02d-%02d; %s", option, cert,
-             past ? "expired" : "becomes valid", t->year, t->mon, t->day,
+    snprintf(err, USAGE_MAX, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+             past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
              past ? "renew it" : "wait, or set the clock");
+}
+
+/* One end of a handshake that is tried in memory. */
+struct tls_trial {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    struct buffer in;
+    struct tls_trial *peer;
+};
+
+/* The other end reads it later. */
+static int tls_trial_send(void *context, const unsigned char *at, size_t len)
+{
+    struct tls_trial *end = context;
+    buffer_add(&end->peer->in, at, len);
+    return (int)len;
+}
+
+/* What the other end sent. */
+static int tls_trial_receive(void *context, unsigned char *out, size_t size)
+{
+    struct tls_trial *end = context;
+    size_t n = end->in.len < size ? end->in.len : size;
+    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
+    memcpy(out, end->in.at, n);
+    buffer_drop(&end->in, n);
+    return (int)n;
+}
+
+/* What client and server agree on in any case; 0, or Mbed TLS's error. */
+static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
+{
+    static const uint16_t groups[] = {
+        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+    };
+    int error = mbedtls_ssl_config_defaults(ssl, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM,
+                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
+    mbedtls_ssl_conf_groups(ssl, groups);
+    return error;
+}
+
+/* Sets one end up; 0, or Mbed TLS's error. It is to be freed in any case. */
+static int tls_trial_init(struct tls_trial *end, struct tls_trial *peer, int endpoint)
+{
+    mbedtls_ssl_init(&end->ssl);
+    mbedtls_ssl_config_init(&end->config);
+    end->peer = peer;
+    int error = tls_config_base(&end->config, endpoint);
+    mbedtls_ssl_conf_authmode(&end->config, MBEDTLS_SSL_VERIFY_NONE);
+    mbedtls_ssl_set_bio(&end->ssl, end, tls_trial_send, tls_trial_receive, NULL);
+    return error;
+}
+
+/* Frees one end. */
+static void tls_trial_free(struct tls_trial *end)
+{
+    mbedtls_ssl_free(&end->ssl);
+    mbedtls_ssl_config_free(&end->config);
+    buffer_free(&end->in);
+}
+
+/* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
+ * pair, or Mbed TLS's error. What is found: a chain that is too long for a message, a certificate
+ * that is for something else, a kind of key that has no cipher. */
+static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
+{
+    enum { TURNS = 8 /* more than any handshake takes */ };
+    struct tls_trial client = {0}, server = {0};
+    int error = tls_trial_init(&client, &server, MBEDTLS_SSL_IS_CLIENT);
+    int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
+    mbedtls_ssl_conf_max_tls_version(&client.config, version);
+    mbedtls_ssl_conf_min_tls_version(&client.config, version);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!error) error = other;
+    if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
+    if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
+    if (!error) error = mbedtls_ssl_set_hostname(&client.ssl, NULL);
+    int ours = error ? error : MBEDTLS_ERR_SSL_WANT_READ, theirs = ours;
+    for (int i = 0; i < TURNS && (ours || theirs); i++) {
+        if (theirs == MBEDTLS_ERR_SSL_WANT_READ) theirs = mbedtls_ssl_handshake(&client.ssl);
+        if (ours == MBEDTLS_ERR_SSL_WANT_READ) ours = mbedtls_ssl_handshake(&server.ssl);
+    }
+    tls_trial_free(&client);
+    tls_trial_free(&server);
+    return ours ? ours : theirs;
+}
+
+/* Whether a handshake of each version works with a pair; false with one line in err. */
+static bool tls_pair_works(struct tls_pair *pair, char *err)
+{
+    static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
+    enum { MESSAGE_MAX = 16384, AROUND = 5 /* bytes for each certificate of a message */ };
+    mbedtls_x509_crt *chain = &pair->chain;
+    int error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_3);
+    const char *version = error ? "1.3" : "1.2";
+    if (!error) error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (!error) return true;
+    size_t len = 0;
+    for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
+    if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                 " issued with digitalSignature", pair->file);
+    else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
+                 " issued with serverAuth", pair->file);
+    else if (len + AROUND > MESSAGE_MAX)
+        snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                 " room for %d; leave out the root and what no client needs", pair->file, len,
+                 MESSAGE_MAX);
+    else
+        snprintf(err, USAGE_MAX, "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                 " make another", version, pair->file, (unsigned)-error);
     return false;
 }
 
@@ -9302,10 +9619,7 @@ static void tls_config_drop(struct tls_config *config)
 {
     if (!config || atomic_fetch_sub(&config->users, 1) > 1) return;
     mbedtls_ssl_config_free(&config->ssl);
-    for (size_t i = 0; i < config->count; i++) {
-        mbedtls_x509_crt_free(&config->pairs[i].chain);
-        mbedtls_pk_free(&config->pairs[i].key);
-    }
+    for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
     free(config);
 }
@@ -9315,17 +9629,8 @@ static void tls_config_drop(struct tls_config *config)
 static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
 {
     static const char *alpn[] = {"http/1.1", NULL};
-    static const uint16_t groups[] = {
-        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
-        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
-    };
     mbedtls_ssl_config *ssl = &config->ssl;
-    int error = mbedtls_ssl_config_defaults(ssl, MBEDTLS_SSL_IS_SERVER,
-                                            MBEDTLS_SSL_TRANSPORT_STREAM,
-                                            MBEDTLS_SSL_PRESET_DEFAULT);
-    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
-    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
-    mbedtls_ssl_conf_groups(ssl, groups);
+    int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_sni(ssl, tls_choose, config);
     mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
     if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
@@ -9352,13 +9657,26 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err);
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err) &&
+               tls_pair_works(&config->pairs[i], err);
     }
     int error = good ? tls_config_set(config, shared) : 0;
     if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
+}
+
+/* How many of the certificates are outside their time; *first is one of them. NULL has none. */
+static size_t tls_config_untimely(const struct tls_config *config, const struct tls_pair **first)
+{
+    size_t count = 0;
+    for (size_t i = 0; config && i < config->count; i++) {
+        if (!tls_pair_untimely(&config->pairs[i])) continue;
+        *first = &config->pairs[i];
+        count++;
+    }
+    return count;
 }
 
 /* Makes `config` the one for new connections. */
@@ -9379,6 +9697,16 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     atomic_fetch_add(&config->users, 1);
     pthread_mutex_unlock(&shared->lock);
     return config;
+}
+
+/* How many certificates in use are outside their time; 0 without TLS. */
+static size_t tls_untimely(struct tls_shared *shared)
+{
+    const struct tls_pair *first;
+    pthread_mutex_lock(&shared->lock);
+    size_t count = tls_config_untimely(shared->config, &first);
+    pthread_mutex_unlock(&shared->lock);
+    return count;
 }
 
 /* A time of a certificate as wall ms. */
@@ -9517,10 +9845,9 @@ static bool tls_self_good(const char *cert, const char *key)
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour, t.tm_min, t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, err) &&
+    bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
-    mbedtls_x509_crt_free(&pair.chain);
-    mbedtls_pk_free(&pair.key);
+    tls_pair_free(&pair);
     return good;
 }
 
@@ -10747,6 +11074,8 @@ struct stream {
 
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
+    HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
+    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -10829,6 +11158,8 @@ struct hub {
     struct loop_call batch_done;
     bool batch_under_way;
     int64_t sync_at;               /* mono: not before this is the next batch due */
+    int64_t sign_at;               /* mono: the store hears that we live, see server_sign_ms */
+    int64_t turned_at;             /* mono: when the last turn began */
     uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
@@ -10928,6 +11259,9 @@ struct server {
     pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
+    pthread_mutex_t refusal_lock;  /* refusal_log */
+    struct refusal_log refusal_log;
+    _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
     pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
     struct address_table addresses;
     struct webhook webhook;
@@ -10985,6 +11319,28 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
+/* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
+ * `detail`, `origin` and `host` may be NULL. Any thread. */
+static void server_note_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                int64_t now, const char *detail, const char *origin,
+                                const char *host)
+{
+    char from[INET6_ADDRSTRLEN];
+    bool last = false;
+    count_one(&server->refusals[error]);
+    pthread_mutex_lock(&server->refusal_lock);
+    bool tell = refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now,
+                              &last);
+    pthread_mutex_unlock(&server->refusal_lock);
+    if (!tell) return;
+    log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
+             ERRORS[error].code, address_unpack_text(address, from, sizeof from),
+             origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
+    if (last)
+        log_line(&server->log, LOG_INFO, "upgrade refused: no more is told within this minute; see"
+                                         " presence_upgrades_refused_by_reason_total");
+}
+
 /* The number of a new connection. */
 static uint64_t server_number(struct server *server)
 {
@@ -11029,6 +11385,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     pthread_mutex_lock(&server->table_lock);
     presence_disconnect(&server->presence, now, &c->link, ending);
     pthread_mutex_unlock(&server->table_lock);
+    count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
 
 /* A stream gets no more events; its socket may live a little longer. */
@@ -11101,7 +11458,6 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.dead = c;
     server->hub.reply.len = 0;
     if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
-    else count_one(&server->counters.closes);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
@@ -11948,16 +12304,10 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. If
- * it was the server that stood still, the answer waits in the socket: that is read first. */
-static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
+/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+ * answer waits in the socket: that is read first. */
+static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
-                      server->options.pong_timeout;
-    if (now.mono < drop_at) {
-        connection_arm(server, c, drop_at);
-        return;
-    }
     if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
@@ -11968,13 +12318,29 @@ static void connection_await_pong(struct server *server, struct connection *c, s
     connection_flush(server, c, now);
 }
 
+/* Looks how long a connection has been silent, and sets the timer for the next look. */
+static void connection_silence(struct server *server, struct connection *c, struct instant now)
+{
+    const struct options *options = &server->options;
+    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed), due;
+    enum silence silence = silence_judge(options->ping_interval, options->pong_timeout, heard,
+                                         now.mono, &c->pinged, &due);
+    if (silence == SILENCE_OVER) {
+        connection_drop_silent(server, c, now);
+        return;
+    }
+    connection_arm(server, c, due);
+    if (silence != SILENCE_PING) return;
+    count_one(&server->counters.pings_sent);
+    ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
+    connection_flush(server, c, now);
+}
+
 /* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
  * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
  * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    int64_t ping_at = heard + server->options.ping_interval;
     if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->link.is_stream) {
@@ -11982,17 +12348,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
     } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
-    } else if (c->pinged && (int32_t)(c->pinged - (uint32_t)heard) > 0) {
-        connection_await_pong(server, c, now);
-    } else if (now.mono >= ping_at) {
-        count_one(&server->counters.pings_sent);
-        c->pinged = (uint32_t)now.mono ? (uint32_t)now.mono : 1;
-        connection_arm(server, c, now.mono + server->options.pong_timeout);
-        ws_encode(&server->hub.reply, 9, (struct span){"", 0});
-        connection_flush(server, c, now);
     } else {
-        c->pinged = 0; /* whatever was heard answered it */
-        connection_arm(server, c, ping_at);
+        connection_silence(server, c, now);
     }
 }
 
@@ -12168,6 +12525,16 @@ static enum error hub_refusal(struct server *server, const struct adoption *a)
     return ERROR_TOO_MANY_CONNECTIONS;
 }
 
+/* See hub_refusal; one that the worker did not know of is noted. */
+static enum error hub_refuses(struct server *server, const struct adoption *a, enum recall recall,
+                              struct instant now)
+{
+    enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    if (error && !a->refuse)
+        server_note_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+    return error;
+}
+
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
@@ -12201,7 +12568,7 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.watches_all = a->watches_all;
     if (a->may) connection_extra(c)->may = a->may;
     a->may = NULL;
-    enum error refuse = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    enum error refuse = hub_refuses(server, a, recall, now);
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
@@ -12404,20 +12771,32 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
     hub->batch_under_way = false;
 }
 
-/* Hands the writer what the store must hear, at most one batch a sync interval. */
+/* How often the store hears that the server lives, while somebody is online: often enough for the
+ * next server to tell by the threshold who left with this one. */
+static int64_t server_sign_ms(const struct options *options)
+{
+    int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
+    return often > options->sync_interval ? often : options->sync_interval;
+}
+
+/* Hands the writer what the store must hear, at most one batch a sync interval; from time to time
+ * one with nothing but the moment, which every commit writes. */
 static void hub_sync(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    if (hub->batch_under_way || !presence_owes(&server->presence)) return;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
+    if (hub->batch_under_way || (!presence_owes(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
     pthread_mutex_lock(&server->table_lock);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
     pthread_mutex_unlock(&server->table_lock);
-    if (!hub->batch.ops.len) return;
+    if (!hub->batch.ops.len && !sign) return;
+    hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
 }
@@ -12470,10 +12849,14 @@ static void hub_sample(struct server *server, struct instant now)
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
+    const struct presence *p = &server->presence;
+    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    other = wheel_wait(&server->presence.manuals, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) {
+        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
+        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
+    }
     if (hub->crowd.telling) wait = 0;
     if (hub->watches.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
@@ -12505,12 +12888,29 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
+ * than that, the process stood still, and the users without a connection are given that time. They
+ * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
+ * when it should, a pause cannot be seen. */
+static void hub_wake(struct server *server, int64_t wait)
+{
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    int64_t gap = now.mono - hub->turned_at;
+    hub->turned_at = now.mono;
+    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    presence_resume(&server->presence, now, gap);
+    log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
+}
+
 /* One turn: calls, sockets, timers, transitions, store, the dead. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
     struct epoll_event events[HUB_EVENTS];
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
+    int64_t wait = hub_wait(server, clock_mono_ms());
+    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
+    hub_wake(server, wait);
     loop_run_calls(&hub->loop, server);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     for (int i = 0; i < count; i++) {
@@ -12540,6 +12940,7 @@ static void *hub_run(void *argument)
     struct server *server = argument;
     struct hub *hub = &server->hub;
     prctl(PR_SET_NAME, "hub");
+    hub->turned_at = clock_mono_ms();
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
     hub_sync(server, server_now(server));
@@ -14560,6 +14961,19 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
     buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
 }
 
+/* Appends how many upgrades were refused, by the code of the error; those that were. */
+static void metrics_refusals(struct buffer *out, const struct server *server)
+{
+    static const char name[] = "presence_upgrades_refused_by_reason_total";
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n# TYPE %s counter\n", name,
+                 name);
+    for (int i = 0; i < ERROR_COUNT; i++) {
+        uint64_t count = atomic_load(&server->refusals[i]);
+        if (count)
+            buffer_print(out, "%s{reason=\"%s\"} %" PRIu64 "\n", name, ERRORS[i].code, count);
+    }
+}
+
 /* GET /metrics: Prometheus text format 0.0.4. */
 static enum error api_metrics(struct server *server, const struct http_request *request,
                               struct http_response *response)
@@ -14588,6 +15002,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
                   t.store.oldest_reader_ms / 1000);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
+    metrics_gauge(out, "tls_certificates_untimely",
+                  "certificates in use that are expired or not yet valid",
+                  (int64_t)tls_untimely(&server->tls));
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
@@ -14595,6 +15012,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
                  atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
+    metrics_refusals(out, server);
     return ERROR_NONE;
 }
 
@@ -14808,6 +15226,15 @@ static void secrets_drop(struct secrets *secrets)
     free(secrets);
 }
 
+/* Whether another site's page made a browser send this without saying whose page it is: then what
+ * the browser adds by itself, a cookie or its place behind the gate, proves nothing. */
+static bool request_is_crossed(const struct seam_request *raw)
+{
+    const char *value = "";
+    if (request_header(raw, "Origin", &value)) return false;
+    return request_header(raw, "Sec-Fetch-Site", &value) && !strcasecmp(value, "cross-site");
+}
+
 /* The token among the offered subprotocols: `presence.v1, token.JWT`. */
 static struct span subprotocol_token(const char *offered)
 {
@@ -14824,7 +15251,8 @@ static struct span subprotocol_token(const char *offered)
 
 /* The token of a request, empty if there is none. An admin's comes in the header only: no page of
  * somebody else's can make a browser send that. The first place that has one counts: header
- * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token. */
+ * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
+ * not where another site's page may have had it sent with a request that changes something. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -14844,6 +15272,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
+    bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
+    if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
             ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2) : -1;
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
@@ -15214,7 +15644,8 @@ static void api_answer(struct server *server, const struct route *route, enum er
 {
     struct token token = {0};
     if (!error) error = gate_pass(server, route, request, response, &token);
-    if (!error) error = route->handle(server, request, response);
+    if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
+        count_one(&server->counters.tokens_refused); /* the gate had let it pass */
     token_free(&token);
     if (error) http_set_error(response, error, response->detail);
     count_one(&server->counters.requests);
@@ -15310,6 +15741,16 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
     memcpy(a->agent, agent, len);
 }
 
+/* See server_note_refusal. */
+static void upgrade_note_refusal(struct server *server, const struct http_request *request,
+                                 enum error error, const char *detail)
+{
+    const char *origin = NULL, *host = NULL;
+    request_header(request->raw, "Origin", &origin);
+    request_header(request->raw, "Host", &host);
+    server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
+}
+
 /* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
  * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
  * when REFUSED_MAX are. */
@@ -15333,6 +15774,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     }
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
+    if (refuse) upgrade_note_refusal(server, request, refuse, response->detail);
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
@@ -15388,13 +15830,13 @@ static void request_find_client(const struct server *server, const struct seam_i
         const struct seam_header *header = &raw->headers[i];
         if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
             forwarded[FORWARDED_MAX - ++count] = header->value;
-        if (!strcasecmp(header->name, "X-Forwarded-Proto") && !scheme) scheme = header->value;
+        if (!strcasecmp(header->name, "X-Forwarded-Proto")) scheme = header->value;
     }
     if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
                           server->trusted_count, peer, request->address))
         return;
     if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
-    if (scheme) request->secure = header_has_exact(scheme, "https");
+    if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
 /* Whose page sent a request. */
@@ -15426,9 +15868,9 @@ static enum error request_admit(struct server *server, const struct pending *p,
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
+    request_find_client(server, &p->item, request);
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
-    request_find_client(server, &p->item, request);
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
     bool any = options_have_keys(&server->options) || server->options.insecure;
     if (!any && hosts && !host_is_local(value)) return ERROR_MISDIRECTED_HOST;
@@ -15439,7 +15881,8 @@ static enum error request_admit(struct server *server, const struct pending *p,
     bool reads = raw->wants_upgrade ? false
                  : asks             ? !request->preflight
                                     : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
-    if (request->origin != ORIGIN_FOREIGN || reads) return ERROR_NONE;
+    bool crossed = !options_have_keys(&server->options) && request_is_crossed(raw);
+    if (reads || (request->origin != ORIGIN_FOREIGN && !crossed)) return ERROR_NONE;
     count_one(&server->counters.origins_refused);
     return ERROR_FORBIDDEN_ORIGIN;
 }
@@ -15462,6 +15905,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
+        upgrade_note_refusal(server, &request, error, response.detail);
     response.allow_origin = request.listed;
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
@@ -15627,7 +16072,8 @@ static void own_pair_paths(const struct options *options, char cert[PATH_MAX], c
 }
 
 /* Reads the certificates that the options name and has new connections use them; false with one
- * line in err and the old ones in use. */
+ * line in err and the old ones in use. What works is kept: those outside their time are taken only
+ * where nothing better is, at the start above all, and the log says so. */
 static bool server_read_certificates(struct server *server, char *err)
 {
     const struct options *options = &server->options;
@@ -15641,6 +16087,15 @@ static bool server_read_certificates(struct server *server, char *err)
     struct tls_config *config =
         tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
     if (!config) return false;
+    const struct tls_pair *untimely = NULL, *old = NULL;
+    if (tls_config_untimely(config, &untimely)) {
+        tls_pair_untimely_text(untimely, err);
+        if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
+            tls_config_drop(config);
+            return false;
+        }
+        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", err);
+    }
     tls_config_use(&server->tls, config);
     return true;
 }
@@ -15894,6 +16349,19 @@ static void server_wall_off(struct server *server)
                                            : "Landlock, version %ld, refuses", abi);
 }
 
+/* What the store knows of the server before this one. One that stopped in order said when; one that
+ * died may have lived until it would have given its next sign. */
+static struct evidence server_evidence(const struct server *server)
+{
+    const struct options *options = &server->options;
+    const struct store *st = server->store;
+    return (struct evidence){
+        .alive = st->was_alive + (st->was_clean ? 0 : server_sign_ms(options)),
+        .silence = options->ping_interval + options->pong_timeout + SEEN_FLUSH_MS +
+                   options->sync_interval,
+    };
+}
+
 /* Store's visitor: a user who was online when the server last ran. */
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
@@ -15901,7 +16369,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct presence *p = &server->presence;
     struct manual_record manual;
     presence_restore(p, server->started, id, record->status, record->online_since,
-                     record->last_seen);
+                     record->last_seen, server_evidence(server));
     if (store_get_manual(server->store, id, &manual)) /* else it is logged */
         presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
@@ -15927,9 +16395,15 @@ static size_t server_couriers(void)
     return processors > COURIERS_MAX ? COURIERS_MAX : (size_t)processors - 1;
 }
 
-/* Tells on which addresses we listen: the only lines of a start at the default log level. */
+/* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
+ * warning when the rules of presence do not fit together. */
 static void server_announce(struct server *server)
 {
+    const struct options *options = &server->options;
+    if (options->threshold < options->ping_interval + options->pong_timeout)
+        log_line(&server->log, LOG_WARN,
+                 "--online-threshold is below --ping-interval + --pong-timeout: a dead connection"
+                 " keeps its user online for longer than the threshold");
     for (size_t i = 0; i < server->listener_count; i++) {
         char text[64];
         address_text(&server->listeners[i].address, text, sizeof text);
@@ -16031,6 +16505,8 @@ static uint64_t file_stamp(const char *path)
     struct stat info;
     if (stat(path, &info)) return 0;
     uint64_t n = (uint64_t)info.st_mtim.tv_sec * 1000000000u + (uint64_t)info.st_mtim.tv_nsec;
+    /* Whoever copies a file with its times (cp -p, rsync -a) leaves its ctime new. */
+    n = n * 31 + (uint64_t)info.st_ctim.tv_sec * 1000000000u + (uint64_t)info.st_ctim.tv_nsec;
     return (n ^ (uint64_t)info.st_ino << 20) + (uint64_t)info.st_size;
 }
 
@@ -16290,6 +16766,7 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
     pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;

@@ -81,9 +81,38 @@ static const struct {
     {"ws://app.example.com", NULL},
     {"wss://app.example.com", NULL},
     {"file://", NULL},
-    {"httpss://a", NULL},
     {"http//a", NULL},
-    {"chrome-extension://abc", NULL},
+    {"capacitor://localhost", "capacitor://localhost"},
+    {"ionic://localhost:8100", "ionic://localhost:8100"},
+    {"TAURI://localhost", "tauri://localhost"},
+    {"chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+     "chrome-extension://abcdefghijklmnopabcdefghijklmnop"},
+    {"moz-extension://2f9a1c1e-8d4b-4a6e-9a3e-0b1c2d3e4f50",
+     "moz-extension://2f9a1c1e-8d4b-4a6e-9a3e-0b1c2d3e4f50"},
+    {"app://NAME", "app://NAME"}, /* compared whole: what it means is its maker's */
+    {"com.example.app+x-1://a_b~c.d", "com.example.app+x-1://a_b~c.d"},
+    {"WS://a", NULL},
+    {"app://", NULL},
+    {"app://a/", NULL},
+    {"app://a/b", NULL},
+    {"app://a?b", NULL},
+    {"app://a#b", NULL},
+    {"app://a@b", NULL},
+    {"app://a:", NULL},
+    {"app://a:x", NULL},
+    {"app://a:1:2", NULL},
+    {"app://a b", NULL},
+    {"app://a,app://b", NULL},
+    {"app://a%62", NULL},
+    {"app://*", NULL},
+    {"app://\xc3\xa4", NULL},
+    {"1app://a", NULL},
+    {"+app://a", NULL},
+    {"a_b://a", NULL},
+    {"app:/a", NULL},
+    {"app:a", NULL},
+    {"blob:https://a", NULL},
+    {"://a", NULL},
     {"https://app.example.com/", NULL},
     {"https://app.example.com/path", NULL},
     {"https://app.example.com?x", NULL},
@@ -187,6 +216,94 @@ static void origins_have_a_limit(void **state)
             free(text);
         }
     }
+}
+
+/* Every scheme and name of random bytes: what is read is the text itself, but for the scheme's case,
+ * and 300 bytes at most. */
+static void origins_of_other_schemes_stay_whole(void **state)
+{
+    (void)state;
+    static const char some[] = "abzAZ09+-._~:/@ %,?#[]\\*\"\x01\x7f\xc3";
+    srand(6);
+    int good = 0;
+    for (int round = 0; round < 200000; round++) {
+        char text[400] = "ap", out[ORIGIN_MAX];
+        size_t n = strlen(text);
+        for (int i = rand() % 4; i; i--)
+            text[n++] = some[rand() % (rand() % 4 ? 8 : (int)sizeof some - 1)];
+        memcpy(text + n, "://", 4);
+        n += 3;
+        size_t front = n;
+        int len = rand() % 50 ? rand() % 8 : 280 + rand() % 30;
+        while (len--) text[n++] = some[rand() % (rand() % 20 ? 6 : (int)sizeof some - 1)];
+        text[n] = 0;
+        char *copy = gate_copy(text);
+        if (origin_parse(copy, out)) {
+            good++;
+            assert_true(n < ORIGIN_MAX && n > front);
+            assert_string_equal(out + front, text + front);
+            assert_true(!strncasecmp(out, text, front));
+            for (size_t i = 0; i < front; i++) assert_true(out[i] < 'A' || out[i] > 'Z');
+            assert_null(strpbrk(text + front, "/@ %,?#[]\\*\"\x01\x7f\xc3"));
+        }
+        free(copy);
+    }
+    assert_true(good > 1000);
+}
+
+static void forwarded_schemes_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value;
+        int secure; /* -1: it says nothing */
+    } rows[] = {
+        {"https", 1}, {"http", 0}, {"wss", 1}, {"ws", 0}, {"HTTPS", 1}, {"Wss", 1}, {"WS", 0},
+        {" https ", 1}, {"https, http", 1}, {"http,https", 0}, {"wss,http", 1}, {"ws , https", 0},
+        {", https", 1}, {"", -1}, {",", -1}, {"ftp", -1}, {"httpsx", -1}, {"http s", -1},
+        {"ftp, https", -1}, {"https;q=1", -1}, {"\"https\"", -1},
+    };
+    for (size_t i = 0; i < PURE_COUNT(rows); i++) {
+        char *value = gate_copy(rows[i].value);
+        for (int otherwise = 0; otherwise < 2; otherwise++) {
+            int want = rows[i].secure < 0 ? otherwise : rows[i].secure;
+            if (forwarded_secure(value, otherwise) != want) fail_msg("%s", value);
+        }
+        free(value);
+    }
+}
+
+/* Of each kind and address one a minute, of all REFUSALS_MAX: against a list. */
+static void refusals_are_told_once_a_minute(void **state)
+{
+    (void)state;
+    enum { ADDRESSES = 40, KINDS = 3 };
+    static struct refusal_log log;
+    const uint64_t seed[2] = {1, 2};
+    static int64_t told[ADDRESSES][KINDS];
+    int64_t now = 1, since = 0;
+    int count = 0, missed = 0, tells = 0;
+    srand(8);
+    memset(told, 0, sizeof told);
+    for (int step = 0; step < 20000; step++) {
+        now += rand() % 300;
+        int from = rand() % ADDRESSES, what = rand() % KINDS;
+        uint8_t address[16] = {[0] = 0x20, [5] = (uint8_t)from, [15] = (uint8_t)rand()};
+        bool last = false;
+        bool tell = refusal_tells(&log, seed, (unsigned)what, address, now, &last);
+        if (!count || now - since >= REFUSAL_MS) since = now, count = 0;
+        bool due = !told[from][what] || now - told[from][what] >= REFUSAL_MS;
+        if (tell && !due) missed++; /* another took its slot: a line too many */
+        if (!tell) assert_true(!due || count >= REFUSALS_MAX);
+        if (tell) {
+            assert_true(count < REFUSALS_MAX);
+            told[from][what] = now;
+            count++;
+            tells++;
+        }
+        assert_int_equal(last, tell && count == REFUSALS_MAX);
+    }
+    assert_true(tells > 1000 && missed < tells / 4);
 }
 
 /* W12: against the allowed origins only the same scheme, host and port; nothing that begins or ends
@@ -1315,6 +1432,9 @@ static const struct CMUnitTest GATE_TESTS[] = {
     cmocka_unit_test(origins_are_read),
     cmocka_unit_test(origins_have_an_alphabet),
     cmocka_unit_test(origins_have_a_limit),
+    cmocka_unit_test(origins_of_other_schemes_stay_whole),
+    cmocka_unit_test(forwarded_schemes_are_read),
+    cmocka_unit_test(refusals_are_told_once_a_minute),
     cmocka_unit_test(origins_are_exact),
     cmocka_unit_test(origins_of_hosts),
     cmocka_unit_test(ipv6_texts_agree),

@@ -202,11 +202,13 @@ static bool seam_join(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, int 
 	return false;
 }
 
-/* Whether the message that is being received is longer than one may be. */
-static bool seam_too_long(const mbedtls_ssl_context *ssl, const struct seam_tls_kept *kept)
+/* What an error means while a message is being received that is longer than one may be: Mbed TLS
+ * would wait until its buffer is full, and then call it a fault of its own. */
+static int seam_too_long(const mbedtls_ssl_context *ssl, const struct seam_tls_kept *kept, int error)
 {
-	return ssl->badmac_seen_or_in_hsfraglen && !kept->joining &&
-	       ssl->in_hslen > MBEDTLS_SSL_IN_CONTENT_LEN;
+	bool too_long = ssl->badmac_seen_or_in_hsfraglen && !kept->joining &&
+	                ssl->in_hslen > MBEDTLS_SSL_IN_CONTENT_LEN;
+	return error && too_long ? MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER : error;
 }
 
 /* The alert for a record that Mbed TLS calls invalid, by its head. */
@@ -297,15 +299,25 @@ static void seam_check_ticket(mbedtls_ssl_context *ssl, const struct seam_tls_lo
 	ssl->handshake->new_session_ticket = 1;
 }
 
+/* What is sent behind our Finished of TLS 1.3 has the keys of data (RFC 8446 section 4.4.4); Mbed TLS
+ * would send an alert about the client's Finished with those of the handshake, which no client reads
+ * any more. It changes them by itself where the handshake ends: nothing is sent until then. */
+static void seam_change_keys(mbedtls_ssl_context *ssl)
+{
+	if (ssl->state == MBEDTLS_SSL_CLIENT_FINISHED && ssl->transform_application &&
+	    ssl->transform_out != ssl->transform_application && !mbedtls_ssl_flush_output(ssl))
+		mbedtls_ssl_set_outbound_transform(ssl, ssl->transform_application);
+}
+
 enum seam_tls_result seam_tls_handshake(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
 {
 	while (ssl->state != MBEDTLS_SSL_HANDSHAKE_OVER) {
 		seam_check_ticket(ssl, kept->loan);
+		seam_change_keys(ssl);
 		kept->resumed = ssl->handshake && ssl->handshake->resume;
 		int error = mbedtls_ssl_handshake_step(ssl);
 		if (!error || seam_join(ssl, kept, error)) continue;
-		if (error == MBEDTLS_ERR_SSL_WANT_READ && seam_too_long(ssl, kept))
-			error = MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
+		error = seam_too_long(ssl, kept, error);
 		if (error == MBEDTLS_ERR_SSL_WANT_READ) return SEAM_TLS_WAIT;
 		return seam_fail(ssl, kept, error);
 	}
@@ -386,8 +398,7 @@ enum seam_tls_result seam_tls_read(mbedtls_ssl_context *ssl, struct seam_tls_kep
 		    ssl->tls_version == MBEDTLS_SSL_VERSION_TLS1_3 &&
 		    ssl->in_msgtype == MBEDTLS_SSL_MSG_HANDSHAKE && ssl->in_msg[0] == SEAM_KEY_UPDATE)
 			got = seam_follow_update(ssl, kept);
-		if (got == MBEDTLS_ERR_SSL_WANT_READ && seam_too_long(ssl, kept))
-			got = MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
+		got = seam_too_long(ssl, kept, got);
 		if (!got) continue; /* a KeyUpdate, or two records without data */
 		if (got == MBEDTLS_ERR_SSL_WANT_READ && loan->feed_len) continue;
 		if (got == MBEDTLS_ERR_SSL_WANT_READ) return SEAM_TLS_WAIT;

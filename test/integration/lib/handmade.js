@@ -8,7 +8,7 @@ const { tcp } = require('./raw');
 const RECORD = { ccs: 20, alert: 21, handshake: 22, data: 23 };
 const GROUP = { p256: 23, p384: 24, p521: 25, x25519: 29, x448: 30 };
 const ALERT = { close_notify: 0, unexpected_message: 10, bad_record_mac: 20, record_overflow: 22,
-  handshake_failure: 40, illegal_parameter: 47, decode_error: 50, protocol_version: 70 };
+  handshake_failure: 40, illegal_parameter: 47, decode_error: 50, decrypt_error: 51, protocol_version: 70 };
 const RETRY = 'cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c';
 
 const u16 = (n) => Buffer.from([n >> 8, n & 255]);
@@ -133,7 +133,7 @@ class HandmadeTls {
   }
 
   /** A ClientHello; `shares` maps groups to what is sent as their key share (null: a good one). */
-  hello({ groups = [GROUP.x25519], shares = { [groups[0]]: null }, pad = 0, session = Buffer.alloc(0),
+  hello({ groups = [GROUP.x25519, GROUP.p256], shares = { [groups[0]]: null }, pad = 0, session = Buffer.alloc(0),
     suites = this.version === 13 ? [0x1301] : [0xc02b, 0xc02f], more = [] } = {}) {
     const keyShares = Object.entries(shares).map(([group, share]) => {
       if (!this.keys.has(+group) && share === null) this.keys.set(+group, keyPair(+group));
