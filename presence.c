@@ -10433,6 +10433,7 @@ static bool tls_shared_init(struct tls_shared *shared, struct counters *counters
 {
     shared->counters = counters;
     pthread_mutex_init(&shared->lock, NULL);
+    pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
     mbedtls_ssl_ticket_init(&shared->tickets);
     return !mbedtls_ssl_ticket_setup(&shared->tickets, tls_random, NULL,
                                      MBEDTLS_CIPHER_AES_256_GCM, TLS_TICKET_SECONDS);
