@@ -4193,7 +4193,8 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        /* our own pid is what it has in a namespace of its own */
+        const char *where = atoi(pid) == getpid() ? " of another container" : "";
         return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
                             st->dir, atoi(pid), where);
     }
@@ -4259,11 +4260,11 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 static struct {
     MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
     const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
-    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* what is said of SIGBUS, SIGSEGV */
+    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* said of SIGBUS and SIGSEGV */
 } store_held;
 
-/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps is
- * no error that LMDB could return: the access fails, and all that is left is to say which file. */
+/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps
+ * is no error that LMDB could return: the access fails, and all that is left is to say which. */
 static void store_faulted(int number, siginfo_t *info, void *context)
 {
     (void)context;
@@ -4808,8 +4809,8 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 }
 
 /* Looks through the slots of readers in other processes; for how many ms the oldest of their
- * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
- * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was
+ * written since, stays in the file until it ends. st->env is open and stays so. Any thread. */
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
@@ -5834,7 +5835,7 @@ static void store_look_after_readers(struct store *st)
     store_look_at_readers(st);
 }
 
-/* Writer: looks whether the files of the store are where they were, and says so when that changes. */
+/* Writer: looks whether the files of the store are where they were, and says when that changes. */
 static void store_look_at_files(struct store *st)
 {
     char problem[STORE_PROBLEM];
@@ -17504,9 +17505,9 @@ static void stop_now(int signal)
     _exit(1);
 }
 
-/* A server's signals from its first moment: what asks for nothing that it knows does not end it, and
- * SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an error
- * where it is made. */
+/* A server's signals from its first moment: what asks for nothing that it knows does not end it,
+ * and SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an
+ * error where it is made. */
 static void server_ignore_signals(void)
 {
     static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
@@ -17758,9 +17759,9 @@ static int run_command(struct server *server, const struct command_line *line)
 }
 
 /* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
- * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
- * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
- * is said on stderr is lost, as was asked for. The first thing in main. */
+ * would get one of them, and what is meant for stdout or stderr would be written into it. To read
+ * stdin or to write stdout fails then, so that --dump does not say that it has written what nobody
+ * has got; what is said on stderr is lost, as was asked for. The first thing in main. */
 static int main_take_descriptors(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {
