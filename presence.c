@@ -6533,7 +6533,10 @@ struct presence {
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
-enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
+enum {
+    PAUSE_MS = 250,       /* who wakes up so much later than meant to has stood still */
+    PAUSE_READ_MS = 1000, /* see presence_resume */
+};
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -10568,7 +10571,6 @@ struct stream {
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -12384,7 +12386,7 @@ static void hub_wake(struct server *server, int64_t wait)
     struct instant now = server_now(server);
     int64_t gap = now.mono - hub->turned_at;
     hub->turned_at = now.mono;
-    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, now, gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
@@ -13141,6 +13143,7 @@ static void door_run(void *context)
     struct server *server = context;
     struct door *door = &server->door;
     struct epoll_event events[DOOR_EVENTS];
+    int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
@@ -13149,8 +13152,11 @@ static void door_run(void *context)
         if (door->quitting && !busy) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
+        int64_t wake_by = wait < 0 ? INT64_MAX : now + wait + PAUSE_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
+        if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -13158,7 +13164,7 @@ static void door_run(void *context)
             door->gone = p->next;
             door_close(server, p);
         }
-        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
+        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
         door_serve_ready(server);
     }
