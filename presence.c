@@ -730,7 +730,7 @@ static bool utf8_begins(struct span text, size_t *whole)
     if (!left) return true;
     if (at[0] < 0xc2 || at[0] > 0xf4) return false;
     if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
-    char guess[4]; /* whether any bytes that could follow would do: the lowest or the highest ones */
+    char guess[4]; /* if any bytes that could follow would do, the lowest or the highest ones do */
     for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
         memset(guess, filler, sizeof guess);
         memcpy(guess, at, left);
@@ -6064,11 +6064,11 @@ static struct timer *wheel_take(struct wheel *wheel)
 enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
 
 /* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
- * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
- * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
- * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
- * in between makes the next ping due that much later: so a peer that dies is found within `interval`
- * + `timeout` of its last byte, whichever is longer. */
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last
+ * ping until something was heard, else 0. *due is when to look again if it is not OVER; bytes need
+ * not move it. While an answer is awaited that is after `interval` at the latest, since whatever
+ * comes in between makes the next ping due that much later: so a peer that dies is found within
+ * `interval` + `timeout` of its last byte, whichever is longer. */
 static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
                                   uint32_t *pinged, int64_t *due)
 {
@@ -6395,8 +6395,8 @@ static void address_clear_failures(struct address_entry *entry)
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
- * ends of stays without a connection go by a clock of their own, which stands still while the
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
+ * the ends of stays without a connection go by a clock of their own, which stands still while the
  * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
@@ -7695,8 +7695,8 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
- * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings
+ * its edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
 struct edge {
@@ -12092,7 +12092,8 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS); /* some clients take a block for an event */
+    /* With the first event's block: some clients deliver one of its own as an empty event. */
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
