@@ -766,7 +766,7 @@ static bool utf8_begins(struct span text, size_t *whole)
     if (!left) return true;
     if (at[0] < 0xc2 || at[0] > 0xf4) return false;
     if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
-    char guess[4]; /* whether any bytes that could follow would do: the lowest or the highest ones */
+    char guess[4]; /* if any bytes that could follow would do, the lowest or the highest ones do */
     for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
         memset(guess, filler, sizeof guess);
         memcpy(guess, at, left);
@@ -6643,11 +6643,11 @@ static struct timer *wheel_take(struct wheel *wheel)
 enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
 
 /* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
- * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
- * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
- * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
- * in between makes the next ping due that much later: so a peer that dies is found within `interval`
- * + `timeout` of its last byte, whichever is longer. */
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last
+ * ping until something was heard, else 0. *due is when to look again if it is not OVER; bytes need
+ * not move it. While an answer is awaited that is after `interval` at the latest, since whatever
+ * comes in between makes the next ping due that much later: so a peer that dies is found within
+ * `interval` + `timeout` of its last byte, whichever is longer. */
 static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
                                   uint32_t *pinged, int64_t *due)
 {
@@ -7110,8 +7110,8 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
- * ends of stays without a connection go by a clock of their own, which stands still while the
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
+ * the ends of stays without a connection go by a clock of their own, which stands still while the
  * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
@@ -7248,7 +7248,10 @@ struct presence {
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
-enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
+enum {
+    PAUSE_MS = 250,       /* who wakes up so much later than meant to has stood still */
+    PAUSE_READ_MS = 1000, /* see presence_resume */
+};
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -8407,8 +8410,8 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
- * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings
+ * its edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
 struct edge {
@@ -11750,7 +11753,6 @@ struct stream {
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -13327,7 +13329,8 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS); /* some clients take a block for an event */
+    /* With the first event's block: some clients deliver one of its own as an empty event. */
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
@@ -13621,7 +13624,7 @@ static void hub_wake(struct server *server, int64_t wait)
     struct instant now = server_now(server);
     int64_t gap = now.mono - hub->turned_at;
     hub->turned_at = now.mono;
-    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, now, gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
@@ -14689,6 +14692,7 @@ static void door_run(void *context)
     struct server *server = context;
     struct door *door = &server->door;
     struct epoll_event events[DOOR_EVENTS];
+    int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
@@ -14697,9 +14701,12 @@ static void door_run(void *context)
         if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
+        int64_t wake_by = wait < 0 ? INT64_MAX : now + wait + PAUSE_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
         door->turn++;
+        if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -14707,7 +14714,7 @@ static void door_run(void *context)
             door->gone = p->next;
             door_close(server, p);
         }
-        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
+        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
