@@ -1876,7 +1876,7 @@ static void json_write_key(struct buffer *b, const char *name)
       "WebSocket messages of one connection, averaged over a second; 0: no limit")                 \
     X(max_watch, COUNT, "max-watch", "1000", 0, 100000, "N", "Limits",                             \
       "users that one connection may follow")                                                      \
-    X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
+    X(max_head, SIZE, "max-head", "32k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
     X(request_memory, SIZE, "max-request-memory", "64m", 1048576, INT64_C(1) << 40, "BYTES",       \
@@ -9618,16 +9618,47 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
  * is how routes are found too. */
 static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
 
+/* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
+static struct span http_target(const char *at, size_t len)
+{
+    const char *target = memchr(at, ' ', len), *end = at + len;
+    if (!target) return (struct span){0};
+    while (target < end && *target == ' ') target++;
+    return (struct span){target, (size_t)(end - target)};
+}
+
+/* Whether a span begins with a text. */
+static bool span_begins(struct span span, const char *text)
+{
+    size_t n = strlen(text);
+    return span.len >= n && !memcmp(span.at, text, n);
+}
+
 /* Whether a request, whole and in order, is one of those. */
 static bool http_is_costly(const char *at, size_t len)
 {
-    const char *target = memchr(at, ' ', len), *end = at + len;
-    while (target && target < end && *target == ' ') target++;
-    for (size_t i = 0; target && i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++) {
-        size_t n = strlen(HTTP_COSTLY[i]);
-        if ((size_t)(end - target) >= n && !memcmp(target, HTTP_COSTLY[i], n)) return true;
-    }
+    struct span target = http_target(at, len);
+    for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
+        if (span_begins(target, HTTP_COSTLY[i])) return true;
     return false;
+}
+
+/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no whole
+ * line has it, more than one has, or it does not fit. */
+static bool http_find_header(const char *at, size_t len, const char *name, char *out, size_t size)
+{
+    int found = 0;
+    const char *line = memchr(at, '\n', len), *end = at + len;
+    for (const char *next; line && (next = memchr(line + 1, '\n', (size_t)(end - line - 1)));
+         line = next) {
+        struct span text = {line + 1, (size_t)(next - line - 1)}, value;
+        if (!text.len || *text.at == '\r') break;
+        if (!http_line_value(text, name, &value)) continue;
+        if (found++ || value.len >= size || memchr(value.at, 0, value.len)) return false;
+        memcpy(out, value.at, value.len);
+        out[value.len] = 0;
+    }
+    return found == 1;
 }
 
 /* The reason phrase of a status (RFC 9110 section 15). */
@@ -13812,6 +13843,7 @@ struct pending {
     bool chunked;
     bool expects;               /* the client waits for a 100 before it sends the body */
     uint8_t vet;                /* enum pending_vet */
+    const char *listed;         /* its Origin, when it is one of --allow-origin; once head is known */
     struct buffer aside;        /* the request, while a worker looks at a copy of its head */
     size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
@@ -14055,17 +14087,59 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
     }
 }
 
-/* Answers with an error of the table and ends the connection: what follows the request's head
- * cannot be trusted any more. */
-static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+/* The Origin of a request, also of one that is cut or wrong, when it is one of --allow-origin: its
+ * page may read the answer. NULL if there is none; never under /admin/. */
+static const char *door_find_listed(const struct server *server, const struct pending *p)
 {
-    struct http_response response = {0};
+    const struct option_list *allowed = &server->options.allow_origin;
+    char text[ORIGIN_MAX], origin[ORIGIN_MAX];
+    bool serves = p->kind == LISTEN_HTTP || p->kind == LISTEN_TLS;
+    if (!allowed->count || !serves || !p->item.len) return NULL;
+    if (span_begins(http_target(p->item.bytes, p->item.len), "/admin/")) return NULL;
+    if (!http_find_header(p->item.bytes, p->item.len, "Origin", text, sizeof text)) return NULL;
+    if (!origin_parse(text, origin)) return NULL;
+    for (size_t i = 0; i < allowed->count; i++)
+        if (!strcmp(origin, allowed->at[i])) return allowed->at[i];
+    return NULL;
+}
+
+/* Tells of an upgrade that is refused before anybody has parsed it, say for its cookies: the page
+ * sees no more than 1006. */
+static void door_note_refusal(struct server *server, const struct pending *p, int64_t now,
+                              enum error error)
+{
+    char origin[ORIGIN_MAX], host[ORIGIN_MAX];
+    uint8_t address[16];
+    uint16_t port;
+    const struct seam_item *item = &p->item;
+    if (!item->len || !span_begins(http_target(item->bytes, item->len), "/ws/")) return;
+    bool has_origin = http_find_header(item->bytes, item->len, "Origin", origin, sizeof origin);
+    bool has_host = http_find_header(item->bytes, item->len, "Host", host, sizeof host);
+    address_pack(&item->peer, address, &port);
+    server_note_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
+                        has_host ? host : NULL);
+}
+
+/* Makes an answer to a request that nobody has parsed, or could, the error of the table. */
+static void pending_set_error(struct server *server, struct pending *p, enum error error)
+{
+    struct http_response response = {.allow_origin = p->listed};
+    response.varies = server->options.allow_origin.count > 0;
     http_set_error(&response, error, NULL);
     http_write(&p->out, &response, false, false);
     buffer_free(&response.body);
     count_one(&server->counters.requests);
     count_one(&server->counters.request_errors);
     p->keep_alive = false;
+}
+
+/* Answers with an error of the table and ends the connection: what follows the request's head
+ * cannot be trusted any more. */
+static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+{
+    if (!p->head) p->listed = door_find_listed(server, p);
+    door_note_refusal(server, p, now, error);
+    pending_set_error(server, p, error);
     pending_forget_request(p);
     pending_hold(p, 0, true);
     pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
@@ -14142,6 +14216,7 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     }
     p->scanned = item->len;
     p->head = frame.head;
+    if (frame.head) p->listed = door_find_listed(server, p);
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14452,6 +14527,7 @@ static void pending_next_request(struct pending *p)
 {
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
+    p->listed = NULL;
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
@@ -16914,7 +16990,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     }
     if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
         upgrade_note_refusal(server, &request, error, response.detail);
-    response.allow_origin = request.listed;
+    response.allow_origin = request.listed ? request.listed : p->listed;
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
                     p->vet != VET_ASKED;
@@ -16936,17 +17012,11 @@ static void seam_error(void *context, struct seam_item *item, int status, const 
 {
     struct server *server = context;
     struct pending *p = pending_of_item(item);
-    struct http_response response = {0};
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
-    http_set_error(&response, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
-                              : status == 413 ? ERROR_HEAD_TOO_LARGE
-                              : status >= 500 ? ERROR_INTERNAL
-                                              : ERROR_INVALID_REQUEST, NULL);
-    p->keep_alive = false;
-    http_write(&p->out, &response, false, false);
-    buffer_free(&response.body);
-    count_one(&server->counters.requests);
-    count_one(&server->counters.request_errors);
+    pending_set_error(server, p, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
+                                 : status == 413 ? ERROR_HEAD_TOO_LARGE
+                                 : status >= 500 ? ERROR_INTERNAL
+                                                 : ERROR_INVALID_REQUEST);
 }
 
 /* seam_ops.output: CivetWeb's 101. */
