@@ -11,11 +11,12 @@
 # Settings, all from the environment:
 #   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
 #   PRESENCE_SOURCE         build this file in place of presence.c
-#   FUZZ_RUNS               inputs each fuzzer tries in `test`, default 20000
+#   FUZZ_SECONDS            how long each fuzzer searches in `test`, default 10
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
 #   TEST_TIMEOUT            seconds one of them may take, default 300
+#   LONG_TIMEOUT            seconds a file of test/full may take, default 1200
 #   SOURCE_DATE_EPOCH       the time stamp inside the archive of `dist`, default 0
 set -eu -o pipefail
 shopt -s nullglob
@@ -28,6 +29,7 @@ SOURCE=${PRESENCE_SOURCE:-presence.c}
 JOBS=${JOBS:-$(nproc)}
 TEST_JOBS=${TEST_JOBS:-$(($(nproc) * 2))}
 TEST_TIMEOUT=${TEST_TIMEOUT:-300}
+LONG_TIMEOUT=${LONG_TIMEOUT:-1200}
 CACHE=${PRESENCE_VENDOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-$PWD/build}/.cache}/presence/vendor}
 SRC=build/vendor/src
 GEN=build/gen
@@ -79,7 +81,7 @@ packages() {
     echo gcc:gcc libc6-dev:/usr/include/stdio.h musl-tools:musl-gcc binutils:readelf patch:patch \
         xz-utils:xz bzip2:bzip2
     case $1 in
-    test | fuzz)
+    test | long | fuzz)
         echo clang:clang libcmocka-dev:/usr/include/cmocka.h \
             libclang-rt-dev:'/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.asan*'
         ;;
@@ -88,11 +90,17 @@ packages() {
             shellcheck:shellcheck mandoc:mandoc universal-ctags:ctags
         ;;
     esac
-    case $1 in test | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
+    case $1 in test | long | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
     case $1 in
-    test) echo openssl:openssl chromium:chromium libnss3-tools:certutil ;;
+    test | long) echo openssl:openssl chromium:chromium libnss3-tools:certutil ;;
     hostile)
         echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
+        ;;
+    esac
+    case $1 in
+    long)
+        echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
+            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip'
         ;;
     esac
 }
@@ -502,6 +510,7 @@ sanitized() {
 
 PASSED=0
 FAILED=0
+SKIPPED=
 
 # Adds up the numbers that lines of a log ($1) hold where the extended regular expression $2 has
 # its first (or $3rd) group.
@@ -509,12 +518,15 @@ sum_of() {
     sed -nE "s/^.*$2.*\$/\\${3:-1}/p" "$1" | awk '{ n += $1 } END { print n + 0 }'
 }
 
-# Counts a step: $1 name, $2 passed, $3 failed, $4 seconds, then the logs to show on failure.
+# Counts a step: $1 name, $2 passed, $3 failed, $4 seconds, then the logs to show on failure. What
+# was skipped (SKIPPED) is shown, with its reason.
 count() {
     local log
     PASSED=$((PASSED + $2))
     FAILED=$((FAILED + $3))
     printf '%-28s %5d passed %4d failed %6d s\n' "$1" "$2" "$3" "$4"
+    [ -z "$SKIPPED" ] || echo "$SKIPPED"
+    SKIPPED=
     [ "$3" != 0 ] || return 0
     for log in "${@:5}"; do show_failure "$log" | sed 's/^/    /'; done
 }
@@ -637,7 +649,17 @@ count_tests() {
         [ "$seconds" -lt 60 ] || [ ${#logs[@]} = 1 ] ||
             printf '    %-51s took %3d s\n' "$(basename "$log" .log)" "$seconds"
     done
+    [[ $1 != long ]] || SKIPPED=$(skipped_in "${logs[@]}")
     count "$1" $all_passed $all_failed "$2" ${bad[@]+"${bad[@]}"}
+}
+
+# Prints what was skipped, and why, by the logs of files of tests.
+skipped_in() {
+    local log
+    for log; do
+        sed -nE 's/^ *ok [0-9]+ - (.*) # SKIP ?(.*)$/\1: \2/p' "$log" |
+            sed "s|^|    skipped: $(basename "$log" .test.js.log): |"
+    done
 }
 
 # Runs a cmocka program: $1 name.
@@ -645,23 +667,37 @@ run_unit() {
     sanitized timeout "$TEST_TIMEOUT" "build/$1"
 }
 
-# Runs a fuzzer over its committed corpus and then a fixed number of inputs made from it.
+# Lets a fuzzer search: $1 name, $2 seconds, $3 those after which it is ended, $4 the folder of what
+# it found before, then what else it is told. It begins with the committed corpus. That of the whole server runs more threads than its
+# own, so leaks are looked for once, at its end; and it keeps its last inputs.
 run_fuzzer() {
-    local corpus=test/fuzz/corpus/$1 found
-    found=build/fuzz/short/$1
-    rm -rf "$found"
-    mkdir -p build/fuzz/artifacts "$found"
+    local corpus=test/fuzz/corpus/$1 journal=build/fuzz/journal/$1
+    rm -rf "$journal"
+    mkdir -p build/fuzz/artifacts "$4" "$journal"
     [ -d "$corpus" ] || corpus=
-    FUZZER=$1 sanitized timeout "$TEST_TIMEOUT" build/fuzzers -seed=1 \
-        -runs="${FUZZ_RUNS:-20000}" -max_total_time=60 -timeout=10 \
-        -artifact_prefix="build/fuzz/artifacts/$1-" \
-        "$found" ${corpus:+"$corpus"}
+    [ "$1" != server ] || set -- "$@" -detect_leaks=0 -timeout=60
+    export FUZZER=$1 FUZZ_JOURNAL=$journal
+    export ASAN_OPTIONS=handle_segv=2:handle_sigbus=2${ASAN_OPTIONS:+:$ASAN_OPTIONS}
+    sanitized timeout "$3" build/fuzzers -max_total_time="$2" -timeout=10 "${@:5}" \
+        -artifact_prefix="build/fuzz/artifacts/$1-" "$4" ${corpus:+"$corpus"}
 }
 
-# Runs a file of tests in JavaScript: $1 program, $2 variant, $3 file.
+# Lets a fuzzer search for a short while, each time anew: its log has the seed of it.
+run_fuzzer_briefly() {
+    rm -rf "build/fuzz/short/$1"
+    run_fuzzer "$1" "${FUZZ_SECONDS:-10}" "$TEST_TIMEOUT" "build/fuzz/short/$1"
+}
+
+# Runs a file of tests in JavaScript: $1 program, $2 variant, $3 file, $4 seconds it may take.
 run_javascript() {
-    PRESENCE_BIN=$PWD/$1 PRESENCE_VARIANT=$2 sanitized timeout -k 5 "$TEST_TIMEOUT" \
+    PRESENCE_BIN=$PWD/$1 PRESENCE_VARIANT=$2 sanitized timeout -k 5 "$4" \
         node --test-reporter=tap "$3"
+}
+
+# The same for a file of test/full, which may also start the program under sanitizers.
+run_long() {
+    ! built presence-asan || export PRESENCE_BIN_ASAN=$PWD/build/presence-asan
+    run_javascript "$1" "$2" "$3" "$LONG_TIMEOUT"
 }
 
 # Installs what the tests take from npm, as locked, when that is not there yet; false on failure.
@@ -676,7 +712,7 @@ npm_install() {
 
 # Queues a step of tests, unless what it needs could not be built: $1 its name.
 queue_step() {
-    local name=$1 variant=${1#*-} program file files
+    local name=$1 variant=${1#*-} program file files run=run_javascript
     case $name in
     unit*)
         ! built "$name" || queue "$name" "build/test/$name.log" run_unit "$name"
@@ -684,11 +720,13 @@ queue_step() {
         ;;
     fuzz)
         for file in $(fuzzers); do
-            ! built fuzzers || queue "fuzz_$file" "build/test/fuzz_$file.log" run_fuzzer "$file"
+            ! built fuzzers || queue "fuzz_$file" "build/test/fuzz_$file.log" \
+                run_fuzzer_briefly "$file"
         done
         return
         ;;
     web) files=(test/web/*.test.js) ;;
+    long) files=(test/full/*.test.js) run=run_long ;;
     *) files=(test/integration/*.test.js) ;;
     esac
     program=presence-$variant
@@ -698,7 +736,7 @@ queue_step() {
     mkdir -p "build/test/$name"
     while read -r file; do # the largest first: they take longest
         queue "$name" "build/test/$name/$(basename "$file").log" \
-            run_javascript "build/$program" "$variant" "$file"
+            $run "build/$program" "$variant" "$file" "$TEST_TIMEOUT"
     done < <(ls -S "${files[@]}")
 }
 
@@ -862,28 +900,37 @@ task_build() {
 
 ## test [STEP ...]   unit, fuzz and integration tests, plain and under sanitizers; or only the
 ##                   steps unit, unit-asan, unit-tsan, fuzz, web, integration, integration-asan,
-##                   integration-tsan
+##                   integration-tsan; or long, the files of test/full: what takes longer, and what
+##                   needs other programs than the rest
+## test full         all of these and long
 task_test() {
-    local name variant start=$SECONDS wanted=" $* "
-    [ $# -gt 0 ] ||
-        wanted=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
+    local name variant start=$SECONDS wanted=" $* " all
+    all=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
+    [ $# -gt 0 ] || wanted=$all
+    [[ $wanted != *" full "* ]] || wanted="$all long "
     need test
+    [[ $wanted != *" long "* ]] || need long
     mkdir -p build/test
     [[ $wanted != *" fuzz "* ]] || queue_build fuzzers build_fuzzers
     for variant in asan tsan; do
         [[ $wanted != *" unit-$variant "* ]] ||
             queue_build unit-$variant build_unit $variant build/unit-$variant
-        [[ $wanted != *" integration-$variant "* ]] ||
-            queue_build presence-$variant build_sanitized $variant
     done
+    [[ ! $wanted =~ " integration-asan "|" long " ]] ||
+        queue_build presence-asan build_sanitized asan
+    [[ $wanted != *" integration-tsan "* ]] || queue_build presence-tsan build_sanitized tsan
     [[ $wanted != *" unit "* ]] || queue_build unit build_unit plain build/unit
-    [[ ! $wanted =~ " web "|" integration " ]] || queue_build presence build_release
-    [[ ! $wanted =~ " web "|" integration" ]] || queue_build node_modules npm_install
+    [[ ! $wanted =~ " web "|" integration "|" long " ]] || queue_build presence build_release
+    [[ ! $wanted =~ " web "|" integration"|" long " ]] || queue_build node_modules npm_install
     run_queue "$JOBS" count_build
     for name in web unit-tsan unit-asan unit fuzz integration-tsan integration-asan integration; do
         [[ $wanted != *" $name "* ]] || queue_step $name
     done
     run_queue "$TEST_JOBS" count_tests
+    if [[ $wanted == *" long "* ]]; then # alone: most of them use the processors themselves
+        queue_step long
+        run_queue "$JOBS" count_tests
+    fi
     printf '%-28s %31d s\n' total $((SECONDS - start))
     echo "$PASSED passed, $FAILED failed"
     [ "$FAILED" = 0 ] && [ "$PASSED" -gt 0 ]
@@ -924,17 +971,20 @@ task_tsan() {
     build_sanitized tsan
 }
 
-## fuzz [SECONDS]    let every fuzzer search for that long each (60); findings go to build/fuzz
+## fuzz [SECONDS [NAME ...]]  let every fuzzer, or these, search for that long each (60); findings
+##                   go to build/fuzz
 task_fuzz() {
-    local name seconds=${1:-60} status=0
+    local name seconds=${1:-60} status=0 names
+    [ $# = 0 ] || shift
     need fuzz
     build_fuzzers
-    for name in $(fuzzers); do
-        mkdir -p build/fuzz/artifacts "build/fuzz/corpus/$name" "test/fuzz/corpus/$name"
+    mapfile -t names < <(fuzzers)
+    [ $# = 0 ] || names=("$@")
+    for name in "${names[@]}"; do
+        [ -f "test/fuzz/fuzz_$name.c" ] || die "no such fuzzer: $name"
+        mkdir -p build/fuzz
         echo "fuzz_$name: $seconds seconds"
-        (FUZZER=$name sanitized build/fuzzers -max_total_time="$seconds" -timeout=10 \
-            -print_final_stats=1 -artifact_prefix="build/fuzz/artifacts/$name-" \
-            "build/fuzz/corpus/$name" "test/fuzz/corpus/$name") \
+        (run_fuzzer "$name" "$seconds" $((seconds + 300)) "build/fuzz/corpus/$name" -print_final_stats=1) \
             >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
         tail -n 12 "build/fuzz/$name.log"
     done

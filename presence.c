@@ -51,6 +51,7 @@
  *   reader    reads LMDB for the hub: users who are followed and not in the table.
  *   writer    the only one to write LMDB.
  *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
+ *   resolver  (--webhook-url) finds the webhook's host by its name, while that takes; at most one.
  * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
@@ -58,9 +59,8 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; webhook.lock; shakers.lock; reader.lock; post.lock;
- * password_turn,
- * under which address_lock may be taken; log.lock, which may be taken while any of them is held.
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
+ * post.lock; login_lock; address_lock; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -136,6 +136,7 @@
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
+#include <mbedtls/oid.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
@@ -168,6 +169,8 @@ enum {
     ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
     REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
+    STOP_RETRY_MS = 500,           /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000,         /* and the last one so much later, or a ms each */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
     SAMPLE_MS = 60000,             /* how often users and connections are counted for history */
@@ -210,6 +213,14 @@ enum reason { REASON_TABLE(X) REASON_COUNT };
 static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
 #undef X
 
+/* Users whom an error names, so that who asked for many can leave those out. */
+enum { NAMED_MAX = 10 };
+struct named {
+    size_t count;
+    uint8_t lens[NAMED_MAX];
+    char ids[NAMED_MAX][USER_ID_MAX];
+};
+
 /* Everything a client can be refused for: code, HTTP status, close code, text. A close code of 0
  * means that a WebSocket is told by an error message and stays open. */
 #define ERROR_TABLE(X)                                                                             \
@@ -224,7 +235,8 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(UNKNOWN_USER, "unknown_user", 404, 0, "this user was never seen")                            \
     X(METHOD_NOT_ALLOWED, "method_not_allowed", 405, 0, "this path does not take this method")     \
     X(REQUEST_TIMEOUT, "request_timeout", 408, 0, "the request did not arrive in time")            \
-    X(LENGTH_REQUIRED, "length_required", 411, 0, "send the body with a Content-Length")           \
+    X(LENGTH_REQUIRED, "length_required", 411, 0,                                                  \
+      "HTTP/1.0 knows no chunks: send the body with a Content-Length")                             \
     X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
     X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
     X(TOKEN_MISSING, "token_missing", 401, 4401, "a token is needed here")                         \
@@ -237,7 +249,7 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
       "without keys for tokens this server answers to localhost and addresses only")               \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
-      "too many wrong passwords, or somebody logs in just now: wait for Retry-After")              \
+      "too many wrong passwords, or others are logging in: who waits for Retry-After gets in")     \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -252,6 +264,10 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
     X(INTERNAL, "internal", 500, 1011, "the server failed; its log says why")                      \
     X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
     X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
+    X(NOT_IMPLEMENTED, "not_implemented", 501, 0,                                                  \
+      "this method, or this transfer coding, is not known here")                                   \
+    X(REQUEST_MEMORY, "request_memory", 503, 0,                                                    \
+      "requests under way hold --max-request-memory, or those of one address a quarter of it")     \
     X(VERSION_NOT_SUPPORTED, "version_not_supported", 505, 0, "speak HTTP/1.0 or HTTP/1.1")        \
     X(INVALID_MESSAGE, "invalid_message", 400, 0, "a message is a JSON object with a type")        \
     X(UNKNOWN_TYPE, "unknown_type", 400, 0, "this message type is not known")                      \
@@ -309,7 +325,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed")                            \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -317,10 +333,12 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
     X(pending_displaced, "pending_displaced_total",                                                \
       "connections closed in the door at --max-pending-per-address")                               \
+    X(memory_refused, "memory_refused_total",                                                      \
+      "requests answered with 503, or cut, at --max-request-memory")                               \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
     X(upgrades_refused, "upgrades_refused_total", "upgrades refused for a limit")                  \
     X(address_refused, "address_refused_total", "of them those refused for a limit by address")    \
-    X(closes, "closes_total", "WebSocket connections ended")                                       \
+    X(closes, "closes_total", "opened WebSocket connections ended")                                \
     X(heartbeat_timeouts, "heartbeat_timeouts_total", "WebSocket connections silent too long")     \
     X(protocol_errors, "protocol_errors_total", "WebSocket connections closed for bad frames")     \
     X(too_fast, "too_fast_total", "WebSocket connections closed for too many messages")            \
@@ -366,13 +384,21 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
  *
  * Memory: out of memory ends the process with one line; what was committed is in the store. */
 
-/* Ends the process: there is no memory left. Never returns. */
+/* Writes the last line of a process on stderr, from anywhere, also from a signal's handler. Where
+ * it would have to wait it is left out: a reader of the log that hangs must not hold up the end. */
+static void last_words(const char *line)
+{
+    struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&ready, 1, 0) != 1 || !(ready.revents & POLLOUT)) return;
+    ssize_t ignored = write(STDERR_FILENO, line, strlen(line));
+    (void)ignored;
+}
+
+/* Ends the process: there is no memory left. Never returns. Only what malloc and the like say may
+ * lead here, nothing that a stranger's bytes or another process can cause. */
 static void mem_die(void)
 {
-    static const char line[] = "presence: out of memory; give the machine more or lower"
-                               " --max-connections\n";
-    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
-    (void)ignored;
+    last_words("presence: out of memory; give the machine more or lower --max-connections\n");
     _exit(1);
 }
 
@@ -512,9 +538,33 @@ static void random_bytes(void *out, size_t n)
 {
     for (size_t done = 0; done < n;) {
         ssize_t got = getrandom((char *)out + done, n - done, 0);
-        if (got < 0 && errno != EINTR) abort();
+        if (got < 0 && errno != EINTR) { /* a kernel before 3.17, or a filter of system calls */
+            last_words("presence: the kernel gives no random numbers: getrandom(2) fails\n");
+            _exit(1);
+        }
         if (got > 0) done += (size_t)got;
     }
+}
+
+/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
+ * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
+static size_t utf8_step(const char *text, size_t left, uint32_t *point)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    const uint8_t *at = (const uint8_t *)text;
+    if (!left) return 0;
+    *point = at[0];
+    if (at[0] < 0x80) return 1;
+    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
+    uint32_t c = at[0] & (0x7fU >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (at[i] & 0x3f);
+    }
+    *point = c;
+    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
+    return bad ? 0 : n;
 }
 
 /* Big-endian store and load, for keys that sort by number. */
@@ -591,24 +641,41 @@ struct log {
     struct counters *counters;
 };
 
-/* Escapes text for a quoted string of logfmt or JSON: no control character and no quote is left.
- * Cuts at size; returns how many bytes it wrote. */
+/* Whether a terminal or a viewer of logs would not show the character, but do something: control
+ * characters, separators of lines, and what turns the direction of text around, by which one line
+ * can look like another. */
+static bool log_hides(uint32_t point)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00, 0x1f},     {0x7f, 0x9f},     {0x061c, 0x061c}, {0x200b, 0x200f},
+        {0x2028, 0x202e}, {0x2060, 0x2069}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
+        if (point >= ranges[i][0] && point <= ranges[i][1]) return true;
+    return false;
+}
+
+/* Escapes text for a quoted string of logfmt or JSON: what is left is valid UTF-8 without a quote
+ * and without anything of log_hides; a byte that is no UTF-8 becomes \ufffd. Cuts at size; returns
+ * how many bytes it wrote. */
 static size_t log_escape(const char *text, char *out, size_t size)
 {
-    static const char hex[] = "0123456789abcdef";
-    size_t n = 0;
-    for (const unsigned char *p = (const unsigned char *)text; *p && n + 8 < size; p++) {
-        if (*p == '"' || *p == '\\') {
+    size_t n = 0, left = strlen(text);
+    while (left && n + 8 < size) {
+        uint32_t point;
+        size_t len = utf8_step(text, left, &point);
+        if (!len) point = 0xfffd;
+        if (point == '"' || point == '\\') {
             out[n++] = '\\';
-            out[n++] = (char)*p;
-        } else if (*p < 0x20 || *p == 0x7f) {
-            memcpy(out + n, "\\u00", 4);
-            out[n + 4] = hex[*p >> 4];
-            out[n + 5] = hex[*p & 15];
-            n += 6;
+            out[n++] = (char)point;
+        } else if (!len || log_hides(point)) {
+            n += (size_t)snprintf(out + n, 8, "\\u%04x", (unsigned)point);
         } else {
-            out[n++] = (char)*p;
+            memcpy(out + n, text, len);
+            n += len;
         }
+        text += len ? len : 1;
+        left -= len ? len : 1;
     }
     out[n] = 0;
     return n;
@@ -641,27 +708,6 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 /* ==== 5. Ids and URIs ========================================================================
  * What may be a user id, how it travels in a path, and the small languages of options and headers:
  * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
-
-/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
- * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
-static size_t utf8_step(const char *text, size_t left, uint32_t *point)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    const uint8_t *at = (const uint8_t *)text;
-    if (!left) return 0;
-    *point = at[0];
-    if (at[0] < 0x80) return 1;
-    size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
-    if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
-    uint32_t c = at[0] & (0x7fU >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((at[i] & 0xc0) != 0x80) return 0;
-        c = c << 6 | (at[i] & 0x3f);
-    }
-    *point = c;
-    bool bad = c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff);
-    return bad ? 0 : n;
-}
 
 /* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
 static size_t utf8_put(uint32_t c, char out[4])
@@ -701,6 +747,32 @@ static bool utf8_valid(struct span text)
         n += step;
     }
     return true;
+}
+
+/* Whether the text can be the begin of valid UTF-8: at its end a code point may lack bytes. *whole
+ * is how many bytes are whole code points. */
+static bool utf8_begins(struct span text, size_t *whole)
+{
+    size_t n = 0, step = 1;
+    uint32_t point;
+    while (step) {
+        n += utf8_skip_ascii(text.at + n, text.len - n);
+        step = utf8_step(text.at + n, text.len - n, &point);
+        n += step;
+    }
+    *whole = n;
+    const uint8_t *at = (const uint8_t *)text.at + n;
+    size_t left = text.len - n;
+    if (!left) return true;
+    if (at[0] < 0xc2 || at[0] > 0xf4) return false;
+    if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
+    char guess[4]; /* whether any bytes that could follow would do: the lowest or the highest ones */
+    for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
+        memset(guess, filler, sizeof guess);
+        memcpy(guess, at, left);
+        if (utf8_step(guess, sizeof guess, &point)) return true;
+    }
+    return false;
 }
 
 /* Whether the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
@@ -1131,20 +1203,72 @@ static bool origin_of_host(bool secure, const char *host_header, char out[ORIGIN
     return n < ORIGIN_MAX;
 }
 
+/* The span without the blanks around it (RFC 9110 section 5.6.3). */
+static struct span span_trim(struct span s)
+{
+    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
+    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
+    return s;
+}
+
+/* Reads an origin that is none of the web: `capacitor://localhost`, `app://NAME`, those of
+ * extensions. What its parts mean is known to who made the scheme, so it is compared as it is, but
+ * for the scheme's case (RFC 3986 section 3.1). False for a text that no program sends as origin,
+ * and for ws and wss: pages have none of these, and who writes them means http and https. */
+static bool origin_parse_other(const char *text, char out[ORIGIN_MAX])
+{
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    static const char scheme[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                 "0123456789+-.";
+    static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                               "0123456789-._~";
+    size_t len = strlen(text), front = strspn(text, scheme);
+    if (len >= ORIGIN_MAX || !front || !strchr(letters, *text)) return false;
+    if (strncmp(text + front, "://", 3)) return false;
+    if ((front == 2 || front == 3) && !strncasecmp(text, "wss", front)) return false;
+    const char *host = text + front + 3;
+    size_t host_len = strspn(host, name);
+    const char *behind = host + host_len;
+    int64_t port;
+    if (*behind == ':' && (behind++, !digits_take(&behind, &port))) return false;
+    if (!host_len || *behind) return false;
+    memcpy(out, text, len + 1);
+    for (size_t i = 0; i < front; i++)
+        if (out[i] >= 'A' && out[i] <= 'Z') out[i] |= 0x20;
+    return true;
+}
+
 /* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
- * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are. False, with
- * out of no meaning, for what no browser sends: `null`, another scheme, a path or a slash at the
- * end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4 address in another
- * form than four decimal numbers; and for more than 300 bytes. */
+ * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are; or one of
+ * another scheme, see above. False, with out of no meaning, for what no browser sends: `null`, a
+ * path or a slash at the end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4
+ * address in another form than four decimal numbers; and for more than 300 bytes. */
 static bool origin_parse(const char *text, char out[ORIGIN_MAX])
 {
     static const char http[] = "http://", https[] = "https://";
     bool secure = !strncasecmp(text, https, sizeof https - 1);
-    if (!secure && strncasecmp(text, http, sizeof http - 1)) return false;
+    if (!secure && strncasecmp(text, http, sizeof http - 1)) return origin_parse_other(text, out);
     text += secure ? sizeof https - 1 : sizeof http - 1;
     char host[ORIGIN_MAX];
     int64_t port;
     return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
+}
+
+/* What X-Forwarded-Proto says of a request: the first of the list, which is what the client speaks,
+ * in any case. Some proxies say wss and ws of an upgrade. Anything else says `otherwise`. */
+static bool forwarded_secure(const char *value, bool otherwise)
+{
+    static const struct {
+        const char *scheme;
+        bool secure;
+    } known[] = {{"https", true}, {"wss", true}, {"http", false}, {"ws", false}};
+    value += strspn(value, " \t,");
+    struct span first = span_trim((struct span){value, strcspn(value, ",")});
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (first.len == strlen(known[i].scheme) &&
+            !strncasecmp(first.at, known[i].scheme, first.len))
+            return known[i].secure;
+    return otherwise;
 }
 
 /* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
@@ -1201,14 +1325,6 @@ static bool range_parse(const char *text, struct range *out)
     for (int bit = out->bits; bit < 128; bit++)
         if (out->address[bit / 8] & (0x80 >> bit % 8)) return false;
     return true;
-}
-
-/* The span without the blanks around it (RFC 9110 section 5.6.3). */
-static struct span span_trim(struct span s)
-{
-    while (s.len && (s.at[s.len - 1] == ' ' || s.at[s.len - 1] == '\t')) s.len--;
-    for (; s.len && (*s.at == ' ' || *s.at == '\t'); s.len--) s.at++;
-    return s;
 }
 
 /* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
@@ -1628,6 +1744,26 @@ static void json_write_string(struct buffer *b, struct span text)
     buffer_add(b, "\"", 1);
 }
 
+/* Names one user more, once, unless there are enough. Returns whether there are. */
+static bool named_add(struct named *named, struct span id)
+{
+    for (size_t i = 0; i < named->count; i++)
+        if (!bytes_compare(named->ids[i], named->lens[i], id.at, id.len)) return false;
+    memcpy(named->ids[named->count], id.at, id.len);
+    named->lens[named->count++] = (uint8_t)id.len;
+    return named->count == NAMED_MAX;
+}
+
+/* Appends `,"users":[...]`, or nothing when nobody is named. */
+static void named_write(struct buffer *b, const struct named *named)
+{
+    for (size_t i = 0; i < named->count; i++) {
+        buffer_text(b, i ? "," : ",\"users\":[");
+        json_write_string(b, (struct span){named->ids[i], named->lens[i]});
+    }
+    if (named->count) buffer_text(b, "]");
+}
+
 /* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
  * there already or the object was only just opened. */
 static void json_write_key(struct buffer *b, const char *name)
@@ -1705,7 +1841,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(webhook_outbox, COUNT, "webhook-outbox", "100000", 10, 10000000, "N", "Webhooks",            \
       "changes kept in the store while they cannot be delivered; then the oldest are given up")    \
     X(webhook_give_up, DURATION, "webhook-give-up", "1d", 1000, 31536000000, "TIME", "Webhooks",   \
-      "a change that could not be delivered for this long is given up")                            \
+      "a change that was tried in vain for this long is given up")                                 \
     X(threshold, DURATION, "online-threshold", "90s", 1000, 86400000, "TIME", "Presence",          \
       "a user without a connection counts as online this long after being last seen")              \
     X(grace, DURATION, "grace", "5s", 0, 3600000, "TIME", "Presence",                              \
@@ -1743,6 +1879,8 @@ static void json_write_key(struct buffer *b, const char *name)
     X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
+    X(request_memory, SIZE, "max-request-memory", "64m", 1048576, INT64_C(1) << 40, "BYTES",       \
+      "Limits", "memory held for requests under way; of one address at most a quarter of it")      \
     X(events, COUNT, "events", "10000", 0, 1000000, "N", "Limits",                                 \
       "changes kept in memory for streams that come back, once there was one")                     \
     X(max_stream, SIZE, "max-stream-buffer", "1m", 4096, 1073741824, "BYTES", "Limits",            \
@@ -1899,7 +2037,7 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
     if (row->type == OPTION_ORIGINS) {
         if (!origin_parse(value, origin))
             problem = "is no origin; write https://app.example.com, with a port unless it is the"
-                      " usual one, and nothing behind";
+                      " usual one, or capacitor://localhost, and nothing behind";
         value = problem ? value : origin;
     }
     if (problem) {
@@ -1992,6 +2130,59 @@ static void options_free(struct options *options)
     }
 }
 
+/* How many letters are wrong, missing, too many, or have changed places with their neighbour
+ * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
+static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    int rows[3][MISTAKES_NAME + 1];
+    if (a_len > MISTAKES_NAME || b_len > MISTAKES_NAME) return MISTAKES_MAX + 1;
+    for (size_t j = 0; j <= b_len; j++) rows[0][j] = (int)j;
+    for (size_t i = 1; i <= a_len; i++) {
+        int *row = rows[i % 3], *above = rows[(i - 1) % 3], *two = rows[(i + 1) % 3];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= b_len; j++) {
+            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < least) least = above[j] + 1;
+            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                two[j - 2] + 1 < least)
+                least = two[j - 2] + 1;
+            row[j] = least;
+        }
+    }
+    int mistakes = rows[a_len % 3][b_len];
+    return mistakes <= MISTAKES_MAX ? mistakes : MISTAKES_MAX + 1;
+}
+
+/* The option, or if told to the command, that somebody may have meant; NULL if none is near. A name
+ * of a few letters is near to everything, so at least half of it must be right. */
+static const char *name_meant(const char *name, size_t len, bool commands)
+{
+    static const char config[] = "config";
+    const char *meant = NULL;
+    int best = MISTAKES_MAX + 1, count = OPTION_COUNT_ALL + (commands ? COMMAND_COUNT : 0);
+    for (int i = 0; i < count; i++) {
+        const char *known = i < OPTION_COUNT_ALL ? OPTIONS[i].name
+                                                 : COMMANDS[i - OPTION_COUNT_ALL].name;
+        if (!*known) known = config; /* in the place of the command that has no name */
+        int mistakes = name_mistakes(name, len, known, strlen(known));
+        if (mistakes >= best || 2 * mistakes > (int)strlen(known)) continue;
+        best = mistakes;
+        meant = known;
+    }
+    return meant;
+}
+
+/* Writes ` did you mean MEANT?` for a name that is none, or nothing. Returns out. */
+static const char *name_hint(const char *name, size_t len, bool commands, char out[96])
+{
+    const char *meant = name_meant(name, len, commands);
+    *out = 0;
+    if (meant) snprintf(out, 96, " did you mean %s%s?", commands ? "--" : "", meant);
+    return out;
+}
+
 /* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. */
 static const char *option_env_name(const struct option_row *row, char out[64])
 {
@@ -2028,10 +2219,55 @@ static bool options_from_env(struct options *options, char *err)
     return true;
 }
 
+/* Takes a value that begins with a backslash out of its escapes, in place: \xHH is a byte, \\ a
+ * backslash. So can be written what could not stand in a line as it is. False if there is another
+ * one. */
+static bool config_unescape(char *value)
+{
+    char *to = value;
+    for (const char *at = value; *at; at++, to++) {
+        *to = *at;
+        if (*at != '\\' || *++at == '\\') continue;
+        int high = *at == 'x' ? hex_value(at[1]) : -1, low = high < 0 ? -1 : hex_value(at[2]);
+        if (low < 0 || !(high | low)) return false;
+        *to = (char)(high << 4 | low);
+        at += 2;
+    }
+    *to = 0;
+    return true;
+}
+
+/* Whether a value has marks around it, as other formats want them; here they would be a part. */
+static bool config_quoted(const char *value)
+{
+    size_t len = strlen(value);
+    return len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value;
+}
+
+/* Prints a line that options_from_line reads as this value. */
+static void config_print(FILE *out, const char *name, const char *value)
+{
+    static const char blanks[] = " \t\r";
+    size_t len = strlen(value);
+    bool plain = len && !strchr(" \t\r=\\", *value) && !strchr(blanks, value[len - 1]) &&
+                 !strchr(value, '\n') && !config_quoted(value);
+    size_t first = 1; /* the first character is escaped whole, so that the file stays UTF-8 */
+    while (first < len && ((unsigned char)value[first] & 0xc0) == 0x80) first++;
+    fprintf(out, "%s ", name);
+    for (size_t i = 0; i < len; i++) {
+        bool last_blank = i == len - 1 && strchr(blanks, value[i]);
+        if (!plain && (i < first || last_blank || value[i] == '\n'))
+            fprintf(out, "\\x%02x", (unsigned char)value[i]);
+        else fprintf(out, !plain && value[i] == '\\' ? "\\%c" : "%c", value[i]);
+    }
+    putc('\n', out);
+}
+
 /* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
  * Changes the line. */
 static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
 {
+    char hint[96];
     line += strspn(line, " \t");
     if (!*line || *line == '#') return true;
     size_t name_len = strcspn(line, " \t=");
@@ -2042,7 +2278,19 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
     const struct option_row *row = option_find(line, name_len);
     if (!row) {
-        snprintf(err, USAGE_MAX, "'%.*s' is no option; --help lists them", (int)name_len, line);
+        snprintf(err, USAGE_MAX, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
+                 name_hint(line, name_len, false, hint));
+        return false;
+    }
+    if (config_quoted(value)) {
+        snprintf(err, USAGE_MAX, "--%s: %.200s has quotes around it, which would be a part of it;"
+                                 " leave them out", row->name, value);
+        return false;
+    }
+    if (*value == '\\' && !config_unescape(value)) {
+        snprintf(err, USAGE_MAX, "--%s: '%.200s' begins with a backslash, and then each means"
+                                 " something: write \\\\ for one, \\x20 for a blank",
+                 row->name, value);
         return false;
     }
     return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
@@ -2104,7 +2352,9 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     enum command command = command_find(name, len);
     bool config = len == 6 && !memcmp(name, "config", 6);
     if (!row && !config && command == COMMAND_COUNT) {
-        snprintf(err, USAGE_MAX, "--%.*s is no option; --help lists them", (int)len, name);
+        char hint[96];
+        snprintf(err, USAGE_MAX, "--%.*s is no option;%s --help lists them", (int)len, name,
+                 name_hint(name, len, true, hint));
         return false;
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
@@ -2163,10 +2413,10 @@ static void option_print(const struct options *options, const struct option_row 
     case OPTION_ORIGINS:
     case OPTION_RANGES:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
-            fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
+            config_print(out, row->name, ((const struct option_list *)field)->at[i]);
         return;
     case OPTION_TEXT:
-        if (**(char *const *)field) fprintf(out, "%s %s\n", row->name, *(char *const *)field);
+        if (**(char *const *)field) config_print(out, row->name, *(char *const *)field);
         return;
     case OPTION_FLAG: fprintf(out, "%s %s\n", row->name, no_yes[n]); return;
     case OPTION_LEVEL: fprintf(out, "%s %s\n", row->name, LOG_LEVELS[n]); return;
@@ -2224,6 +2474,103 @@ static void options_print_help(FILE *out)
 static bool options_have_keys(const struct options *options)
 {
     return options->jwt_secret_file.count + options->jwt_public_key_file.count > 0;
+}
+
+/* What an option needs to have an effect. */
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+
+/* Options that have none without another. Those of --mint-token are not among them: who keeps them
+ * in a file means no server. */
+static const struct option_needs {
+    const char *option;
+    enum option_need need;
+} OPTION_NEEDS[] = {
+    {"insecure", NEED_NO_KEY},
+    {"tls-cert", NEED_TLS},
+    {"tls-key", NEED_TLS},
+    {"tls-self-signed", NEED_TLS},
+    {"tls-threads", NEED_TLS},
+    {"jwt-issuer", NEED_KEY},
+    {"jwt-audience", NEED_KEY},
+    {"admin-session", NEED_PASSWORD},
+    {"webhook-secret-file", NEED_URL},
+    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-batch", NEED_URL},
+    {"webhook-timeout", NEED_URL},
+    {"webhook-outbox", NEED_URL},
+    {"webhook-give-up", NEED_URL},
+};
+
+/* Whether an option is other than by default. */
+static bool option_is_set(const struct options *options, const struct option_row *row)
+{
+    const void *field = (const char *)options + row->offset;
+    int64_t initial;
+    if (option_is_list(row)) return ((const struct option_list *)field)->count;
+    if (row->type == OPTION_TEXT) return strcmp(*(char *const *)field, row->initial);
+    return option_parse_number(row, row->initial, &initial) && initial != *(const int64_t *)field;
+}
+
+/* What an option is without effect for, or NULL. */
+static const char *option_lacks(const struct options *options, enum option_need need)
+{
+    const char *url = options->webhook_url;
+    bool has[] = {
+        [NEED_KEY] = options_have_keys(options),
+        [NEED_NO_KEY] = !options_have_keys(options),
+        [NEED_TLS] = options->tls_listen.count > 0,
+        [NEED_URL] = *url,
+        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_PASSWORD] = *options->admin_password_file,
+    };
+    static const char *const lacks[] = {
+        [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
+        [NEED_NO_KEY] = "beside a key for tokens",
+        [NEED_TLS] = "without --tls-listen",
+        [NEED_URL] = "without --webhook-url",
+        [NEED_HTTPS_URL] = "without --webhook-url of https",
+        [NEED_PASSWORD] = "without --admin-password-file",
+    };
+    return has[need] ? NULL : lacks[need];
+}
+
+/* Whether a variable of the environment is a mistyped option of ours. Others may begin with
+ * PRESENCE_ too: Kubernetes sets PRESENCE_PORT itself. Writes its name, and what was meant. */
+static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
+{
+    static const char prefix[] = "PRESENCE_";
+    size_t len = strcspn(variable, "=");
+    if (len <= sizeof prefix - 1 || len >= 64 || strncmp(variable, prefix, sizeof prefix - 1))
+        return false;
+    snprintf(name, 64, "%.*s", (int)len, variable);
+    int best = MISTAKES_MAX + 1;
+    for (size_t i = 0; i < OPTION_COUNT_ALL && best; i++) {
+        char known[64];
+        size_t known_len = strlen(option_env_name(&OPTIONS[i], known));
+        int mistakes = name_mistakes(name, len, known, known_len);
+        if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
+        best = mistakes;
+        strcpy(meant, known);
+    }
+    return best && best <= MISTAKES_MAX;
+}
+
+/* Tells of each option that was given and has no effect; the server starts all the same. */
+static void options_warn(const struct options *options, struct log *log)
+{
+    for (size_t i = 0; i < sizeof OPTION_NEEDS / sizeof *OPTION_NEEDS; i++) {
+        const struct option_needs *needs = &OPTION_NEEDS[i];
+        const char *lack = option_lacks(options, needs->need);
+        const struct option_row *row = option_find(needs->option, strlen(needs->option));
+        if (lack && option_is_set(options, row))
+            log_line(log, LOG_WARN, "--%s has no effect %s", needs->option, lack);
+    }
+    for (char **variable = environ; *variable; variable++) {
+        char name[64], meant[64];
+        if (env_is_mistyped(*variable, name, meant))
+            log_line(log, LOG_WARN, "environment %s is no option, and has no effect; did you mean"
+                                    " %s?", name, meant);
+    }
 }
 
 /* ==== 8. Tokens ==============================================================================
@@ -2603,6 +2950,15 @@ static struct id_list *id_list_of_token(const struct token *token)
 static bool id_list_has(const struct id_list *list, struct span id)
 {
     return list && bsearch(&id, list->ids, list->count, sizeof *list->ids, id_list_order);
+}
+
+/* token_may_watch for many ids: `may` is the token's list, made once. The token itself would be
+ * read from its begin for each of them. */
+static bool token_may_watch_listed(const struct token *token, const struct id_list *may,
+                                   struct span id)
+{
+    return token->admin || token->watches_all || id_list_has(may, id) ||
+           !bytes_compare(token->user, token->user_len, id.at, id.len);
 }
 
 /* A token in its three parts. */
@@ -3085,9 +3441,10 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
  * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
  * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
- * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean. Numbers
- * are little-endian; only those in keys are big-endian, so that keys sort by them. `samples`,
- * `outbox` and `manual` came later: a store without them gets them from the next server.
+ * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
+ * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys
+ * sort by them. `samples`, `outbox` and `manual` came later: a store without them gets them from
+ * the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
  * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
@@ -3098,17 +3455,21 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 
 enum {
     STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192, /* of lock.mdb: room for 126 read transactions */
+    STORE_LOCK_BYTES = 8192, /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
     STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
+    STORE_QUIET_MS = 10000,  /* reads that fail are logged once in this time */
     STORE_CHUNK = 64,        /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_SAMPLE_BYTES = 9,
-    STORE_CHANGE_BYTES = 10, /* of a change in the outbox, before its text */
+    STORE_CHANGE_BYTES = 18, /* of a change in the outbox, before its text */
+    STORE_CHANGE_V1_BYTES = 10,
     STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
     STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
     STORE_PATH = PATH_MAX + 64,
+    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
 struct store_options {
@@ -3154,6 +3515,29 @@ struct outbox_end {
     int64_t since; /* wall ms of its first */
 };
 
+/* How long delivery has been tried in vain, over all servers of this store: a change is given up by
+ * the time that has passed here, not by a clock on the wall. Nothing passes while no server runs,
+ * while delivery works, or beyond the end of the wait under way: a step of UTC, a machine that
+ * slept and a process that was stopped give up nothing. Pure: `now` is monotonic ms. */
+struct outbox_clock {
+    int64_t sum;          /* ms up to `since` */
+    int64_t since, until; /* it runs from here to there */
+};
+
+/* What the clock shows. */
+static int64_t outbox_clock_read(const struct outbox_clock *clock, int64_t now)
+{
+    int64_t end = now < clock->until ? now : clock->until;
+    return clock->sum + (end > clock->since ? end - clock->since : 0);
+}
+
+/* Lets it run on, but no further than to `until`; with until = now it stands. */
+static void outbox_clock_run(struct outbox_clock *clock, int64_t now, int64_t until)
+{
+    int64_t sum = outbox_clock_read(clock, now);
+    *clock = (struct outbox_clock){.sum = sum, .since = now, .until = until};
+}
+
 /* How many there were at the begin of a minute. */
 struct sample {
     int64_t at; /* wall ms */
@@ -3175,7 +3559,13 @@ struct manual_record {
 
 struct store_batch;
 
-/* Lock order: turn before gate; lock is held with neither. */
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
+};
+
+/* Lock order: turn, gate, lock. */
 struct store {
     char *dir;
     struct log *log;
@@ -3198,10 +3588,16 @@ struct store {
     struct outbox_end outbox_now; /* writer: after the transaction under way */
     uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+
+    int64_t look_at;              /* writer: when it looks after the readers again */
 
     pthread_mutex_t lock;   /* for all below */
     pthread_cond_t changed; /* something below did */
     pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
     bool running, stopping, ended, all_written;
     int64_t give_up_at;        /* monotonic ms; counts once stopping */
     struct store_batch *batch; /* under way, or NULL */
@@ -3209,12 +3605,14 @@ struct store {
     void *context;
     bool writable;
     int64_t failing_since, last_commit;
-    char problem[LOG_LINE_MAX / 4];
+    char problem[STORE_PROBLEM];
+    bool displaced; /* a file of it is not where it was, see store_displaced; it was logged */
     bool writing;              /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
     uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
     enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
+    struct outbox_clock outbox_clock;
 };
 
 /* Where the one line goes that says why something was refused. */
@@ -3365,20 +3763,24 @@ struct stored_change {
     uint64_t number;
     bool first;       /* of its parcel */
     int64_t at;       /* wall ms */
+    int64_t tried;    /* what outbox_clock showed when it was written */
     struct span text; /* a JSON object */
 };
 
-/* Reads a change; false, with *change undefined, if the bytes are none of version 1. */
+/* Reads a change; false, with *change undefined, if the bytes are of no known version. Version 1 is
+ * from a time without outbox_clock, which therefore showed nothing. */
 static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
 {
     const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_BYTES) return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    uint64_t first = store_take_le(&at, 1);
+    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_V1_BYTES) return false;
+    uint64_t version = store_take_le(&at, 1), first = store_take_le(&at, 1);
+    size_t head = version == 1 ? STORE_CHANGE_V1_BYTES : STORE_CHANGE_BYTES;
+    if (version < 1 || version > 2 || value.mv_size <= head) return false;
     change->number = get_be64(key.mv_data);
     change->first = first;
     change->at = (int64_t)store_take_le(&at, 8);
-    change->text = (struct span){(const char *)at, value.mv_size - STORE_CHANGE_BYTES};
+    change->tried = version == 1 ? 0 : (int64_t)store_take_le(&at, 8);
+    change->text = (struct span){(const char *)at, value.mv_size - head};
     return first <= 1;
 }
 
@@ -3791,8 +4193,9 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        return store_refuse(why, "%s is in use by process %d; stop it or choose another --data",
-                            st->dir, atoi(pid));
+        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
+                            st->dir, atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
@@ -3801,18 +4204,19 @@ static bool store_take_lock(struct store *st, struct store_why why)
            store_refuse(why, "cannot write %s: %s", path, strerror(errno));
 }
 
-/* Gives every byte of lock.mdb, which LMDB writes through a map, its place on the disk: a full disk
- * is an error here and not a SIGBUS later. The file only grows, so it may be in use. */
-static int store_reserve_lock(const char *dir)
+/* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
+ * full disk is an error here and not a SIGBUS later. The file only grows, so it may be in use. Not
+ * while this process has it mapped: the close would drop its locks. */
+static int store_reserve_lock(const char *dir, size_t size)
 {
-    char path[STORE_PATH], zeros[STORE_LOCK_BYTES] = {0};
+    char path[STORE_PATH], zeros[STORE_LOCK_SERVER] = {0};
     struct stat s;
     int fd = open(store_path(dir, "lock.mdb", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0) return errno;
-    int rc = posix_fallocate(fd, 0, sizeof zeros);
+    int rc = posix_fallocate(fd, 0, (off_t)size);
     if (rc == EOPNOTSUPP || rc == EINVAL) {
         rc = fstat(fd, &s) ? errno : 0;
-        size_t missing = rc || s.st_size >= STORE_LOCK_BYTES ? 0 : sizeof zeros - (size_t)s.st_size;
+        size_t missing = rc || s.st_size >= (off_t)size ? 0 : size - (size_t)s.st_size;
         errno = ENOSPC;
         if (missing && pwrite(fd, zeros, missing, s.st_size) != (ssize_t)missing) rc = errno;
     }
@@ -3850,9 +4254,77 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
     return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
 }
 
+/* What a signal that ends the process finds here, as its handler has no argument. Only one store is
+ * open at a time. */
+static struct {
+    MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
+    const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* what is said of SIGBUS, SIGSEGV */
+} store_held;
+
+/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps is
+ * no error that LMDB could return: the access fails, and all that is left is to say which file. */
+static void store_faulted(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    MDB_env *env = atomic_load(&store_held.env);
+    if (info->si_code > 0) /* else somebody has sent it */
+        last_words(env && lmdb_has_address(env, info->si_addr) ? store_held.overwritten
+                                                                : store_held.fault);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the handler above called for the store in that directory. */
+static void store_guard(const char *dir)
+{
+    struct sigaction action = {.sa_sigaction = store_faulted,
+                               .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    snprintf(store_held.overwritten, sizeof store_held.overwritten,
+             "presence: %s/data.mdb or lock.mdb was cut short or overwritten while it was in use;"
+             " restore a backup\n", dir);
+    snprintf(store_held.fault, sizeof store_held.fault,
+             "presence: a fault ends it; if %s/data.mdb or lock.mdb was overwritten, restore a"
+             " backup, else please report it\n", dir);
+    sigemptyset(&action.sa_mask);
+#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__ /* they report it themselves */
+    sigaction(SIGBUS, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+#endif
+}
+
+/* Whether the name leads to that open file still; also where that cannot be told. */
+static bool store_is_in_place(const char *dir, const char *name, int fd)
+{
+    char path[STORE_PATH];
+    struct stat named, open;
+    if (fd < 0 || fstat(fd, &open)) return true;
+    if (stat(store_path(dir, name, path), &named)) return errno != ENOENT && errno != ENOTDIR;
+    return named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+}
+
+/* The name of a file of the store that was removed or replaced since it was opened, or NULL. What
+ * is written then is gone when the process ends; a command beside it would read something else, and
+ * a second server could start. st->env is open and stays so. Any thread. */
+static const char *store_displaced(struct store *st)
+{
+    int data = -1;
+    mdb_env_get_fd(st->env, &data);
+    return !store_is_in_place(st->dir, "data.mdb", data)                       ? "data.mdb"
+           : !store_is_in_place(st->dir, "lock.mdb", lmdb_lock_fd(st->env))    ? "lock.mdb"
+           : !store_is_in_place(st->dir, "presence.lock", st->lock_fd)         ? "presence.lock"
+                                                                               : NULL;
+}
+
+/* What is said of such a file. */
+static void store_say_displaced(struct store *st, const char *name, char out[STORE_PROBLEM])
+{
+    snprintf(out, STORE_PROBLEM, "%s/%s was removed or replaced", st->dir, name);
+}
+
 /* Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
 {
+    atomic_store(&store_held.env, NULL);
     if (st->snapshot) mdb_txn_abort(st->snapshot);
     if (st->env) mdb_env_close(st->env);
     st->snapshot = NULL;
@@ -3862,7 +4334,8 @@ static void store_unmap(struct store *st)
 /* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
 static int store_map_path(struct store *st, const char *path, unsigned flags)
 {
-    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir);
+    size_t lock_size = st->options.read_only ? STORE_LOCK_BYTES : STORE_LOCK_SERVER;
+    int rc = flags & MDB_NOLOCK ? 0 : store_reserve_lock(st->dir, lock_size);
     if (rc && !((flags & MDB_RDONLY) && (rc == EROFS || rc == EACCES))) return rc;
     rc = mdb_env_create(&st->env);
     if (rc) return rc;
@@ -3873,13 +4346,27 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
     if (rc) store_unmap(st);
+    else atomic_store(&store_held.env, st->env);
     return rc;
 }
 
-/* Begins a read transaction, also when another process has let the file outgrow the map. */
+/* Ends the process if somebody has overwritten lock.mdb, whose locks nobody would get any more. The
+ * next start makes a new one of it. */
+static void store_check_lock(MDB_env *env)
+{
+    if (lmdb_lock_is_sound(env)) return;
+    last_words(store_held.overwritten);
+    _exit(1);
+}
+
+/* Begins a read transaction, also when another process has let the file outgrow the map, or when
+ * processes that died have left no slot free. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
+    store_check_lock(st->env);
     int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
+    if (rc == MDB_READERS_FULL && !mdb_reader_check(st->env, NULL))
+        rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
     if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
     rc = mdb_env_set_mapsize(st->env, 0);
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
@@ -3906,26 +4393,39 @@ static int store_map(struct store *st)
 
 /* ---- Reads: each call one short transaction, everything copied out ---- */
 
-/* Logs that a read failed. */
+/* Logs that a read failed, once in a while: strangers decide how often something is read. */
 static void store_log_read(struct store *st, int rc)
 {
-    log_line(st->log, LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
+    int64_t now = clock_mono_ms();
+    pthread_mutex_lock(&st->lock);
+    bool quiet = st->read_failed_at && now - st->read_failed_at < STORE_QUIET_MS;
+    if (!quiet) st->read_failed_at = now;
+    pthread_mutex_unlock(&st->lock);
+    log_line(st->log, quiet ? LOG_DEBUG : LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir,
+             mdb_strerror(rc));
 }
 
-/* Opens a read transaction, or takes the command's snapshot; store_end_read follows. NULL, logged,
- * if there is none. */
-static MDB_txn *store_begin_read(struct store *st)
+/* Opens a read transaction, or takes the command's snapshot: 0, and store_end_read follows, or what
+ * went wrong. */
+static int store_try_read(struct store *st, MDB_txn **txn)
 {
-    MDB_txn *txn = NULL;
-    if (st->options.read_only) return st->snapshot;
+    *txn = st->snapshot;
+    if (st->options.read_only) return 0;
     pthread_mutex_lock(&st->turn);
     pthread_rwlock_rdlock(&st->gate);
     pthread_mutex_unlock(&st->turn);
-    int rc = st->env ? store_begin(st, &txn) : MDB_PANIC;
-    if (!rc) return txn;
-    pthread_rwlock_unlock(&st->gate);
-    store_log_read(st, rc);
-    return NULL;
+    int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
+    if (rc) pthread_rwlock_unlock(&st->gate);
+    return rc;
+}
+
+/* The same; NULL, logged, if there is none. */
+static MDB_txn *store_begin_read(struct store *st)
+{
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (rc) store_log_read(st, rc);
+    return rc ? NULL : txn;
 }
 
 /* Ends what store_begin_read began. */
@@ -4193,7 +4693,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
 /* What is delivered together. */
 struct parcel {
     uint64_t last;      /* the number of its last change */
-    int64_t newest;     /* wall ms of that */
+    int64_t tried;      /* what outbox_clock showed when that was written */
     size_t count;
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
@@ -4221,7 +4721,7 @@ static int store_outbox_next(struct store *st, struct parcel *out)
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
-            out->newest = change.at;
+            out->tried = change.tried;
         }
         mdb_cursor_close(cursor);
     }
@@ -4260,15 +4760,28 @@ static void store_outbox_spare(struct store *st, uint64_t number)
     pthread_mutex_unlock(&st->lock);
 }
 
+/* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
+static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
+{
+    pthread_mutex_lock(&st->lock);
+    outbox_clock_run(&st->outbox_clock, now, until);
+    int64_t shows = st->outbox_clock.sum;
+    pthread_mutex_unlock(&st->lock);
+    return shows;
+}
+
 /* How the store is. Wall times in ms; 0 is never. */
 struct store_stats {
     uint64_t users, sessions, open;
     uint64_t outbox; /* changes in it that are not done with */
     uint64_t map_size, used_bytes,
         file_bytes; /* address space; pages ever used; size of data.mdb */
+    bool readable;  /* these figures could be read just now */
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
-    char problem[LOG_LINE_MAX / 4]; /* why not writable, or "" */
+    int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
+    const char *displaced;    /* a file that was removed or replaced, or NULL */
+    char problem[STORE_PROBLEM]; /* why not both, or "" */
     uint64_t boots;                 /* servers that opened it, this one included */
     bool was_clean;                 /* the server before this one stopped in order */
     int64_t was_alive;              /* and committed for the last time then */
@@ -4294,6 +4807,30 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* Looks through the slots of readers in other processes; for how many ms the oldest of their
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
+ * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+static int64_t store_look_at_readers(struct store *st)
+{
+    int64_t now = clock_mono_ms(), oldest = now;
+    pthread_mutex_lock(&st->lock);
+    unsigned count = lmdb_slots(st->env);
+    if (count > st->reader_count) {
+        st->readers = mem_resize(st->readers, count * sizeof *st->readers);
+        for (; st->reader_count < count; st->reader_count++)
+            st->readers[st->reader_count] = (struct store_slot){0};
+    }
+    for (unsigned i = 0; i < count; i++) {
+        struct lmdb_reader is = lmdb_slot(st->env, i);
+        struct store_slot *r = &st->readers[i];
+        if (is.id != r->is.id || is.transaction != r->is.transaction)
+            *r = (struct store_slot){is, now};
+        if (is.id && r->since < oldest) oldest = r->since;
+    }
+    pthread_mutex_unlock(&st->lock);
+    return now - oldest;
+}
+
 /* Fills the part of the figures that LMDB knows. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
@@ -4314,6 +4851,8 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->map_size = info.me_mapsize;
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
+    out->oldest_reader_ms = store_look_at_readers(st);
+    if (!st->options.read_only) out->displaced = store_displaced(st);
     return 0;
 }
 
@@ -4322,15 +4861,26 @@ static void store_stats(struct store *st, struct store_stats *out)
 {
     *out = (struct store_stats){
         .boots = st->boots, .was_clean = st->was_clean, .was_alive = st->was_alive};
-    MDB_txn *txn = store_begin_read(st);
-    int rc = txn ? store_read_stats(st, txn, out) : 0;
-    if (txn) store_end_read(st, txn);
+    MDB_txn *txn;
+    int rc = store_try_read(st, &txn);
+    if (!rc) {
+        rc = store_read_stats(st, txn, out);
+        store_end_read(st, txn);
+    }
     if (rc) store_log_read(st, rc);
+    out->readable = !rc;
     pthread_mutex_lock(&st->lock);
     out->writable = st->writable;
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
     pthread_mutex_unlock(&st->lock);
+    if (out->displaced) { /* writes go well, but nowhere */
+        out->writable = false;
+        store_say_displaced(st, out->displaced, out->problem);
+    }
+    if (rc && !*out->problem)
+        snprintf(out->problem, sizeof out->problem, "cannot read %s/data.mdb: %s", st->dir,
+                 mdb_strerror(rc));
 }
 
 /* ==== 10. Store: writer ======================================================================
@@ -4340,6 +4890,7 @@ static void store_stats(struct store *st, struct store_stats *out)
 
 enum {
     STORE_RETRY_MS = 1000,
+    STORE_LOOK_MS = 60000,       /* so often readers are looked for that died */
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
     STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
@@ -4605,9 +5156,10 @@ static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct s
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
-    store_put_le(&to, 1, 1);
+    store_put_le(&to, 2, 1);
     store_put_le(&to, first, 1);
     store_put_le(&to, (uint64_t)at, 8);
+    store_put_le(&to, (uint64_t)st->outbox_tried, 8);
     memcpy(to, text.at, text.len);
     MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
@@ -4776,6 +5328,8 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
     if (!rc && history) rc = store_sweep_samples(st, txn, now - history);
     if (!rc) rc = store_put_number(st, txn, "alive", (uint64_t)now, 8);
+    if (!rc && st->outbox_tried)
+        rc = store_put_number(st, txn, "tried", (uint64_t)st->outbox_tried, 8);
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
 }
 
@@ -4827,6 +5381,7 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
 {
     for (;;) {
         MDB_txn *txn;
+        if (st->env) store_check_lock(st->env);
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
         if (!rc) {
             rc = work(st, txn, context);
@@ -4852,6 +5407,7 @@ static void store_write_begins(struct store *st)
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
     st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
+    st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
     pthread_mutex_unlock(&st->lock);
 }
 
@@ -4933,6 +5489,7 @@ static void store_close(struct store *st)
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
     buffer_free(&st->sweep);
+    free(st->readers);
     free(st->dir);
     free(st);
 }
@@ -4991,9 +5548,14 @@ static bool store_finish_file(struct store *st, struct store_why why)
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
 static int store_copy(struct store *st, int fd, unsigned flags)
 {
-    for (;;) {
+    for (bool cleared = false;;) {
         if (ftruncate(fd, 0) || lseek(fd, 0, SEEK_SET)) return errno;
         int rc = mdb_env_copyfd2(st->env, fd, flags);
+        if (rc == MDB_READERS_FULL && !cleared) {
+            cleared = true; /* of readers that died; see store_begin */
+            rc = mdb_reader_check(st->env, NULL);
+            if (!rc) continue;
+        }
         if (rc != MDB_MAP_RESIZED || !st->options.read_only) return rc;
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
@@ -5013,13 +5575,15 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
         close(fd);
         return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
     }
+    atomic_store(&store_held.unfinished, temporary);
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
     if (!rc && fsync(fd)) rc = errno;
     if (!rc && rename(temporary, file)) rc = errno;
     if (rc) unlink(temporary);
-    else rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
+    atomic_store(&store_held.unfinished, NULL);
+    if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
     return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
@@ -5112,7 +5676,7 @@ static bool store_migrate(struct store *st, uint64_t schema, struct store_why wh
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean;
+    uint64_t boots, alive, clean, tried;
     MDB_stat manuals;
     int rc = store_open_databases(st, txn, MDB_CREATE);
     if (!rc) rc = store_find_outbox_end(st, txn);
@@ -5125,6 +5689,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "clean", 1, &clean);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "tried", 8, &tried);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
     st->was_clean = clean;
@@ -5203,6 +5770,7 @@ static struct store *store_open(const struct store_options *options, struct log 
     }
     struct store *st = store_new(options, log, counters);
     store_path(st->dir, "data.mdb", path);
+    store_guard(st->dir);
     if (options->read_only ? store_open_snapshot(st, path, why) : store_open_server(st, path, why))
         return st;
     store_close(st);
@@ -5251,6 +5819,37 @@ static void store_note_failure(struct store *st, int rc)
     st->writable = false;
 }
 
+/* Writer: gives back the slots of commands that died while they read, by which they would keep the
+ * file growing and, when there are enough, all others from reading; once in STORE_LOOK_MS. */
+static void store_look_after_readers(struct store *st)
+{
+    int dead = 0, rc;
+    if (clock_mono_ms() < st->look_at) return;
+    st->look_at = clock_mono_ms() + STORE_LOOK_MS;
+    if (!st->env) return;
+    rc = mdb_reader_check(st->env, &dead);
+    if (rc) log_line(st->log, LOG_WARN, "store: cannot look for dead readers in %s/lock.mdb: %s",
+                     st->dir, mdb_strerror(rc));
+    if (dead) log_line(st->log, LOG_INFO, "store: %d readers had died and were cleared", dead);
+    store_look_at_readers(st);
+}
+
+/* Writer: looks whether the files of the store are where they were, and says so when that changes. */
+static void store_look_at_files(struct store *st)
+{
+    char problem[STORE_PROBLEM];
+    const char *name = st->env ? store_displaced(st) : NULL;
+    pthread_mutex_lock(&st->lock);
+    bool changed = st->displaced != (name != NULL);
+    st->displaced = name;
+    pthread_mutex_unlock(&st->lock);
+    if (!changed) return;
+    if (name) store_say_displaced(st, name, problem);
+    if (name) log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends:"
+                                           " put the file back", problem);
+    else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
+}
+
 /* The writer: takes batches until it is told to stop and has none, or has to give up. */
 static void *store_writer(void *context)
 {
@@ -5258,10 +5857,19 @@ static void *store_writer(void *context)
     prctl(PR_SET_NAME, "writer");
     pthread_mutex_lock(&st->lock);
     for (;;) {
-        while (!st->batch && !st->stopping) pthread_cond_wait(&st->changed, &st->lock);
+        while (!st->batch && !st->stopping) {
+            store_wait(st, st->look_at - clock_mono_ms());
+            pthread_mutex_unlock(&st->lock);
+            store_look_after_readers(st);
+            store_look_at_files(st);
+            pthread_mutex_lock(&st->lock);
+        }
         struct store_batch *batch = st->batch;
         pthread_mutex_unlock(&st->lock);
         int rc = store_write(st, batch, !batch);
+        if (st->env) store_look_at_readers(st);
+        store_look_after_readers(st);
+        store_look_at_files(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
             store_note_success(st);
@@ -5271,9 +5879,9 @@ static void *store_writer(void *context)
         }
         pthread_mutex_lock(&st->lock);
         if (rc) store_note_failure(st, rc);
-        st->all_written = !rc && !batch;
+        st->all_written = !rc && !batch && !st->displaced;
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if (st->all_written || (rc && left <= 0)) break;
+        if ((!rc && !batch) || (rc && left <= 0)) break;
         if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
@@ -5283,7 +5891,7 @@ static void *store_writer(void *context)
 }
 
 /* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
- * False if there is no thread to be had. */
+ * False with errno set if there is no thread to be had. */
 static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
                                void *context)
 {
@@ -5292,7 +5900,8 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
     st->context = context;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, THREAD_STACK);
-    st->running = !pthread_create(&st->writer, &attributes, store_writer, st);
+    errno = pthread_create(&st->writer, &attributes, store_writer, st);
+    st->running = !errno;
     pthread_attr_destroy(&attributes);
     return st->running;
 }
@@ -5336,12 +5945,37 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
+/* Handler of what ends a command from outside: its snapshot ends with it, or the server beside it
+ * could use no page again, and what it has written of a file is removed. */
+static void store_command_ended(int number)
+{
+    MDB_env *env = atomic_load(&store_held.env);
+    const char *file = atomic_load(&store_held.unfinished);
+    if (file) unlink(file);
+    if (env) lmdb_forget_own(env);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has signals end a command in order; who has them ignored, as nohup(1) does, has that still. A
+ * reader of its output who ends before it (`| head`) is an error when it writes. */
+static void store_command_signals(void)
+{
+    static const int ends[] = {SIGHUP, SIGINT, SIGTERM};
+    struct sigaction old, new = {.sa_handler = store_command_ended, .sa_flags = SA_RESETHAND};
+    sigemptyset(&new.sa_mask);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (!sigaction(ends[i], NULL, &old) && old.sa_handler != SIG_IGN)
+            sigaction(ends[i], &new, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
 /* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
+    store_command_signals();
     struct store *st = store_open(&options, log, counters, why, sizeof why);
     if (!st) store_command_fail(err, why);
     return st;
@@ -5926,11 +6560,17 @@ static void timer_disarm(struct wheel *wheel, struct timer *timer)
     wheel->armed--;
 }
 
+/* The tick at which a timer fires that is due at due_ms. */
+static int64_t timer_tick(int64_t due_ms)
+{
+    return (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+}
+
 /* Has a timer fire at due_ms or at most one tick later; replaces what it was armed for. */
 static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
-    timer->due = (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
+    timer->due = timer_tick(due_ms);
     timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
     wheel->armed++;
 }
@@ -5998,6 +6638,32 @@ static struct timer *wheel_take(struct wheel *wheel)
     return timer;
 }
 
+/* What a look at the silence of a peer finds. */
+enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
+
+/* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
+ * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
+ * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
+ * in between makes the next ping due that much later: so a peer that dies is found within `interval`
+ * + `timeout` of its last byte, whichever is longer. */
+static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
+                                  uint32_t *pinged, int64_t *due)
+{
+    enum silence found = SILENCE_WAITS;
+    if (!*pinged || (int32_t)(*pinged - (uint32_t)heard) <= 0) { /* whatever was heard answers it */
+        *pinged = 0;
+        *due = heard + interval;
+        if (now < *due) return SILENCE_SHORT;
+        *pinged = (uint32_t)now ? (uint32_t)now : UINT32_MAX; /* that is a ms earlier */
+        found = SILENCE_PING;
+    }
+    int64_t over = now - (uint32_t)((uint32_t)now - *pinged) + timeout;
+    if (now >= over) return SILENCE_OVER;
+    *due = over < now + interval ? over : now + interval;
+    return found;
+}
+
 /* ==== 12. Addresses ==========================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
  * the door, upgrades in the last second, passwords that were wrong. Keys are what address_group
@@ -6030,6 +6696,7 @@ struct address_entry {
     uint8_t rest;                           /* enum address_rest */
     uint32_t connections;                   /* WebSockets */
     uint32_t pending;                       /* connections in the door */
+    size_t held;                            /* bytes that these hold */
     struct pending *oldest, *newest;        /* those; the list is the door's, not looked at here */
     int64_t upgrades_until_us;              /* mono us: see address_take_upgrade */
     uint32_t failures;                      /* wrong passwords in a row */
@@ -6300,6 +6967,141 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
+/* Who may try a password next. Only one is hashed at a time, so guessers from many addresses could
+ * keep the right one out for ever. Who finds another at it, or has to wait after wrong ones, is
+ * told when to come back and has a place then: LOGIN_STEP_MS apart from others not known to have
+ * guessed, and LOGIN_STEPS_LATER times that among those who have. Who comes in time gets in, behind
+ * the one under way and the few who were told about the same; so a worker waits for some hashes,
+ * never for a client. Each of the two kinds has its own places: guessers cannot take those of
+ * others once they have guessed wrong. Pure: no clock, no lock. */
+enum {
+    LOGIN_PLACES = 128,      /* of each kind; beyond there is only a time, and no place */
+    LOGIN_STEP_MS = 500,     /* at least; twice what a hash takes where that is more */
+    LOGIN_STEPS_LATER = 4,
+    LOGIN_FIRST_MS = 1000,   /* from being told to the place */
+    LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+};
+
+enum login_turn {
+    LOGIN_NOW,   /* nobody is at it */
+    LOGIN_NEXT,  /* when the one under way is done */
+    LOGIN_LATER, /* come back */
+};
+
+/* An address that was told when to come. */
+struct login_place {
+    uint8_t key[16];
+    int64_t at; /* mono ms */
+};
+
+struct login_queue {
+    struct login_place places[2][LOGIN_PLACES]; /* of those who guessed: [1] */
+    int count[2];
+    bool busy;    /* a password is being hashed */
+    int waiting;  /* LOGIN_NEXT that wait for it */
+    int64_t took; /* about how long one takes, ms */
+};
+
+/* Takes a place away. */
+static void login_leave(struct login_queue *queue, int kind, int i)
+{
+    queue->places[kind][i] = queue->places[kind][--queue->count[kind]];
+}
+
+/* Ends places that nobody came for; the one of this address, if it has one: its kind, and *i. */
+static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t now, int *i)
+{
+    int found = -1;
+    for (int kind = 0; kind < 2; kind++) {
+        for (int n = queue->count[kind]; n--;) {
+            const struct login_place *place = &queue->places[kind][n];
+            if (place->at + LOGIN_KEEP_MS <= now) login_leave(queue, kind, n);
+        }
+        for (int n = 0; n < queue->count[kind]; n++) {
+            if (memcmp(queue->places[kind][n].key, key, 16)) continue;
+            found = kind;
+            *i = n;
+        }
+    }
+    return found;
+}
+
+/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                           int64_t now, int64_t least)
+{
+    int64_t step = 2 * queue->took, wait = least;
+    if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
+    if (guessed) step *= LOGIN_STEPS_LATER;
+    if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
+    struct login_place *places = queue->places[guessed];
+    for (int i = 0; i < queue->count[guessed]; i++) {
+        int64_t apart = now + wait - places[i].at;
+        if (apart <= -step || apart >= step) continue;
+        wait = places[i].at + step - now;
+        i = -1; /* it may be too near to another now */
+    }
+    if (queue->count[guessed] == LOGIN_PLACES) return wait;
+    struct login_place *place = &places[queue->count[guessed]++];
+    memcpy(place->key, key, 16);
+    place->at = now + wait;
+    return wait;
+}
+
+/* Whether an address may try a password now, which has to wait `blocked` ms for its own wrong ones
+ * (0: not). With LOGIN_LATER *wait is how long until it surely may. */
+static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                                 int64_t blocked, int64_t now, int64_t *wait)
+{
+    int i = 0, kind = login_find(queue, key, now, &i);
+    int64_t at = kind < 0 ? INT64_MAX : queue->places[kind][i].at;
+    bool due = now >= at && !blocked, on_time = due && now < at + LOGIN_ON_TIME_MS;
+    bool idle = !queue->busy && !queue->waiting && !blocked;
+    if (kind >= 0 && !idle && now < at && at - now >= blocked) {
+        *wait = at - now;
+        return LOGIN_LATER;
+    }
+    if (kind >= 0) login_leave(queue, kind, i);
+    if (idle) return LOGIN_NOW;
+    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, now, blocked);
+    return LOGIN_LATER;
+}
+
+/* Which refusals are told in the log: of each kind and address one a minute, and of all
+ * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
+ * the worst that follows is a line too many. Pure. */
+enum { REFUSAL_SLOTS = 1024, REFUSALS_MAX = 100, REFUSAL_MS = 60000 };
+struct refusal_log {
+    struct refusal_slot {
+        uint64_t hash;
+        int64_t at; /* mono ms at which it was told; 0: never */
+    } slots[REFUSAL_SLOTS];
+    int64_t since; /* of the minute that is counted */
+    int count;     /* told in it */
+};
+
+/* Whether to tell of one: what, at now (mono ms, above 0), from the address. *last becomes whether
+ * no other is told in this minute. */
+static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsigned what,
+                          const uint8_t address[16], int64_t now, bool *last)
+{
+    uint8_t key[16];
+    address_group(address, key);
+    uint64_t hash = address_hash(seed, key) ^ (what + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    struct refusal_slot *slot = &log->slots[(hash ^ hash >> 32) % REFUSAL_SLOTS];
+    if (!log->count || now - log->since >= REFUSAL_MS) {
+        log->since = now;
+        log->count = 0;
+    }
+    if (log->count >= REFUSALS_MAX) return false;
+    if (slot->at && slot->hash == hash && now - slot->at < REFUSAL_MS) return false;
+    *slot = (struct refusal_slot){.hash = hash, .at = now};
+    *last = ++log->count == REFUSALS_MAX;
+    return true;
+}
+
 /* ==== 13. Presence table =====================================================================
  * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
  * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
@@ -6307,7 +7109,9 @@ static void address_clear_failures(struct address_entry *entry)
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age.
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
+ * ends of stays without a connection go by a clock of their own, which stands still while the
+ * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
  * text, and who follows whom. */
@@ -6356,7 +7160,8 @@ struct manual {
  * most do. */
 struct user_note {
     uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
-    int64_t heartbeat_until; /* mono: HTTP heartbeats keep the user online until then; or 0 */
+    int64_t heartbeat_until; /* HTTP heartbeats keep the user online until then, by
+                              * presence_clock; or 0 */
     struct manual *manual;   /* or NULL */
 };
 
@@ -6423,8 +7228,10 @@ enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 
 struct presence {
     int64_t grace, threshold;        /* ms */
+    int64_t stood_still;             /* ms that presence_clock is behind mono */
+    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life */
     struct directory directory;
-    struct wheel wheel;              /* cached users */
+    struct wheel wheel;              /* cached users, by presence_clock */
     struct wheel manuals;            /* what was set by hand and ends by itself */
     size_t live, cached, connections;
     uint64_t sequence;               /* of the last transition */
@@ -6439,6 +7246,8 @@ struct presence {
     struct store_batch ended;        /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
+
+enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -6572,6 +7381,31 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
     p->seen_turn = now.mono + 1000;
     wheel_init(&p->wheel, now.mono);
     wheel_init(&p->manuals, now.mono);
+}
+
+/* The clock by which stays without a connection end. */
+static int64_t presence_clock(const struct presence *p, struct instant now)
+{
+    return now.mono - p->stood_still;
+}
+
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
+ * a starved processor). What clients sent meanwhile waits in sockets, perhaps before the door: each
+ * has as much time left as before, and nobody is judged until that is read. */
+static void presence_resume(struct presence *p, struct instant now, int64_t gap)
+{
+    p->stood_still += gap;
+    p->judge_at = now.mono + PAUSE_READ_MS;
+}
+
+/* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
+ * without a change. */
+static int64_t presence_wait(const struct presence *p, int64_t now_ms)
+{
+    int64_t wait = wheel_wait(&p->wheel, now_ms - p->stood_still);
+    int64_t manual = wheel_wait(&p->manuals, now_ms);
+    if (wait >= 0 && wait < p->judge_at - now_ms) wait = p->judge_at - now_ms;
+    return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
 /* A message, held once; NULL for an empty text. */
@@ -6841,7 +7675,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     presence_note(p, user, TRANSITION_LEAVE);
 }
 
-/* Keeps a user without connections online until `until`, when the stay ends for `reason`. */
+/* Keeps a user without connections online until `until`, by presence_clock, when the stay ends for
+ * `reason`. */
 static void user_cache(struct presence *p, struct user *user, int64_t until, enum reason reason)
 {
     user->reason = (uint8_t)reason;
@@ -6860,7 +7695,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     user->links = link;
     user->connections++;
     p->connections++;
-    if (user->note && user->note->heartbeat_until <= now.mono)
+    if (user->note && user->note->heartbeat_until <= presence_clock(p, now))
         user_clear_note(user); /* what it told the link tells */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
@@ -6911,13 +7746,14 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
         return;
     }
     enum reason reason = endings[ending].reason;
-    int64_t until = endings[ending].grace ? now.mono + p->grace : now.mono;
-    if (ending == END_STOP) until = now.mono + p->threshold;
+    int64_t clock = presence_clock(p, now);
+    int64_t until = endings[ending].grace ? clock + p->grace : clock;
+    if (ending == END_STOP) until = clock + p->threshold;
     if (!endings[ending].final && user->note && user->note->heartbeat_until > until) {
         until = user->note->heartbeat_until;
         reason = REASON_TIMEOUT;
     }
-    if (until > now.mono) {
+    if (until > clock) {
         user_note(user, link->address);
         user_cache(p, user, until, reason);
         if (ending != END_STOP) presence_note(p, user, TRANSITION_CONNECTIONS);
@@ -6934,16 +7770,19 @@ static void presence_set_status(struct presence *p, struct instant now, struct l
     user_enter(p, now, link->user, USER_LIVE, user_merge_status(link->user));
 }
 
-/* A heartbeat by HTTP: online without a connection for the threshold. */
+/* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
+ * grace when that is longer: a sign of life shortens nothing. */
 static void presence_heartbeat(struct presence *p, struct instant now, struct span id,
                                const uint8_t address[16])
 {
     struct user *user = presence_make(p, id);
-    user_note(user, address)->heartbeat_until = now.mono + p->threshold;
+    int64_t until = presence_clock(p, now) + p->threshold;
+    bool grace = user->state == USER_CACHED && user->reason != REASON_RESTART &&
+                 user->timer.due > timer_tick(until);
+    user_note(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
-    if (user->state == USER_CACHED)
-        user_cache(p, user, user->note->heartbeat_until, REASON_TIMEOUT);
+    if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
     presence_owe(p, user, DEBT_SEEN);
 }
 
@@ -6954,20 +7793,34 @@ static void presence_end(struct presence *p, struct instant now, struct user *us
     if (user->state == USER_CACHED) user_leave(p, now, user, reason, user_address(user));
 }
 
+/* What the store knows of the server before this one, see presence_restore. */
+struct evidence {
+    int64_t alive;   /* wall: until then it may have run */
+    int64_t silence; /* ms that a last_seen in the store may be behind somebody who is there */
+};
+
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
- * after the last sign of life. Stamps from the future count as now. No transition: nothing has
+ * after the last sign of life. That is not last_seen alone, which moves by pings and comes late to
+ * the store: who was not known to have left while the server lived was there as long as it did.
+ * But for no longer than a silence can last: servers that die one after the other, before anybody
+ * comes back, keep no ghosts. Stamps from the future count as now. No transition: nothing has
  * changed. */
 static void presence_restore(struct presence *p, struct instant now, struct span id,
-                             enum status status, int64_t online_since_wall, int64_t last_seen_wall)
+                             enum status status, int64_t online_since_wall, int64_t last_seen_wall,
+                             struct evidence before)
 {
     int64_t wall = now.mono + now.offset;
     if (last_seen_wall > wall) last_seen_wall = wall;
+    int64_t there = last_seen_wall + before.silence;
+    if (there > before.alive) there = before.alive;
+    if (there > wall) there = wall;
+    if (there < last_seen_wall) there = last_seen_wall;
     if (online_since_wall > last_seen_wall) online_since_wall = last_seen_wall;
     struct user *user = presence_make(p, id);
     user_set_automatic(user, status < STATUS_OFFLINE ? status : STATUS_ONLINE);
     user->online_since = online_since_wall - now.offset;
     atomic_store_explicit(&user->last_seen, last_seen_wall - now.offset, memory_order_relaxed);
-    user_cache(p, user, last_seen_wall - now.offset + p->threshold, REASON_RESTART);
+    user_cache(p, user, there - now.offset - p->stood_still + p->threshold, REASON_RESTART);
 }
 
 /* What a user wants to set by hand. */
@@ -7081,7 +7934,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
-    while ((timer = wheel_pop(&p->wheel, now.mono))) {
+    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
         user_leave(p, now, user, user->reason, user_address(user));
     }
@@ -7553,7 +8406,7 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, bit by bit, and brings its
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
  * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
@@ -7604,8 +8457,6 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
-    size_t left;                   /* edges that are still for the message under way */
-    uint8_t under_way;             /* enum watcher_message: begun, not ended */
 };
 
 struct watches {
@@ -7617,19 +8468,21 @@ struct watches {
     struct watcher *busy;          /* may have something to be told */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
-    size_t piece;                  /* WATCH_PIECE; tests take less */
+    size_t full;                   /* WATCH_FULL; tests take less */
     struct buffer text;            /* of users, made in this turn */
 };
 
 enum {
-    WATCH_PIECE = 16 * 1024,       /* bytes of a message after which a frame ends */
+    WATCH_MESSAGE_MAX = 16 * 1024, /* bytes of a message to one who follows */
+    WATCH_USER_MAX = 1536,         /* bytes of one user in it and of its end, see EVENT_MAX */
+    WATCH_FULL = WATCH_MESSAGE_MAX - WATCH_USER_MAX, /* after so many no further user begins */
     WATCH_TEXT_KEPT = 256 * 1024,  /* memory that the texts may keep */
 };
 
 /* An empty table. */
 static void watches_init(struct watches *w)
 {
-    *w = (struct watches){.turn = 1, .piece = WATCH_PIECE};
+    *w = (struct watches){.turn = 1, .full = WATCH_FULL};
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -7863,7 +8716,6 @@ static struct edge *watcher_pop(struct watcher *watcher)
     watcher->first = edge->queued == edge ? NULL : edge->queued;
     edge->queued = NULL;
     watcher->queued--;
-    if (watcher->left) watcher->left--;
     if (edge->to) return edge;
     free(edge);
     return NULL;
@@ -7876,7 +8728,6 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
     watcher_let_all_go(w, watcher);
     while (watcher->first) watcher_pop(watcher);
     while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8004,80 +8855,65 @@ static void watcher_skip(struct watcher *watcher)
         watcher_pop(watcher);
 }
 
-/* Begins the next message, if there is one: snapshots come first. */
-static bool watcher_begin(struct watcher *watcher, struct buffer *out)
-{
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return false;
-        watcher->under_way = WATCHER_SNAPSHOT;
-        buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
-        return true;
-    }
-    watcher_skip(watcher);
-    if (!watcher->first) return false;
-    watcher->under_way = WATCHER_CHANGES;
-    watcher->left = watcher->queued;
-    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    return true;
-}
-
-/* Writes the next user of a snapshot; her edge, if it is still there, has heard of it. False when
- * all are written. */
+/* Appends users of the first snapshot to come, as many as a message has room for; their edges, if
+ * they are still there, have heard of them. Returns whether some are left for the next message. */
 static bool watcher_write_snapshot(struct watches *w, const struct presence *p, struct instant now,
                                    struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = watcher->snapshots;
-    if (snapshot->written == snapshot->count) return false;
-    struct watched *e = snapshot->users[snapshot->written];
-    if (snapshot->written++) buffer_text(out, ",");
-    watched_write(w, p, now, e, false, out);
-    struct edge *edge = watcher_find(watcher, e);
-    if (edge) edge->told[0] = e->version;
-    e->needs--;
-    watched_loosen(w, e);
-    return true;
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+    while (snapshot->written < snapshot->count && out->len < w->full) {
+        struct watched *e = snapshot->users[snapshot->written++];
+        buffer_text(out, between);
+        between = ",";
+        watched_write(w, p, now, e, false, out);
+        struct edge *edge = watcher_find(watcher, e);
+        if (edge) edge->told[0] = e->version;
+        e->needs--;
+        watched_loosen(w, e);
+    }
+    bool more = snapshot->written < snapshot->count;
+    buffer_text(out, more ? "],\"more\":true}" : "]}");
+    if (!more) watcher_drop_snapshot(w, watcher);
+    return more;
 }
 
-/* Writes the next user who changed, of those that were due when the message began. False when all
- * are written. */
-static bool watcher_write_change(struct watches *w, const struct presence *p, struct instant now,
-                                 struct watcher *watcher, bool more, struct buffer *out)
+/* Appends users who changed, as many as a message has room for; there is one, see watcher_skip. */
+static void watcher_write_changes(struct watches *w, const struct presence *p, struct instant now,
+                                  struct watcher *watcher, struct buffer *out)
 {
-    while (watcher->left) {
+    const char *between = "";
+    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    while (watcher->first && out->len < w->full) {
         struct edge *edge = watcher_pop(watcher);
         if (!edge || edge->told[0] == edge->to->version) continue;
-        if (more) buffer_text(out, ",");
+        buffer_text(out, between);
+        between = ",";
         watched_write(w, p, now, edge->to, true, out);
         edge->told[0] = edge->to->version;
-        return true;
     }
-    return false;
+    buffer_text(out, "]}");
 }
 
-/* Appends the next piece of what a watcher is to be told: of one message, at most w->piece bytes
- * and one user. *first and *last say whether the message begins and ends with it. Returns what it
- * is; NOTHING when there is nothing to tell, or not yet: a watcher with snapshots then waits for
- * the store. */
+/* Appends the next message that a watcher is to be told, whole and of at most WATCH_MESSAGE_MAX
+ * bytes, since clients give up what is larger than they care for; snapshots come first. Returns
+ * what it is, and in *more whether it is a part of a snapshot that another follows; NOTHING when
+ * there is nothing to tell, or not yet: a watcher with snapshots then waits for the store. */
 static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
                                          struct instant now, struct watcher *watcher,
-                                         struct buffer *out, bool *first, bool *last)
+                                         struct buffer *out, bool *more)
 {
-    *first = watcher->under_way == WATCHER_NOTHING;
-    if (*first && !watcher_begin(watcher, out)) return WATCHER_NOTHING;
-    enum watcher_message kind = watcher->under_way;
-    bool more = !*first;
-    *last = false;
-    while (!*last && out->len < w->piece) {
-        *last = kind == WATCHER_SNAPSHOT
-                    ? !watcher_write_snapshot(w, p, now, watcher, out)
-                    : !watcher_write_change(w, p, now, watcher, more, out);
-        more = true;
+    *more = false;
+    if (watcher->snapshots) {
+        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+        *more = watcher_write_snapshot(w, p, now, watcher, out);
+        return WATCHER_SNAPSHOT;
     }
-    if (!*last) return kind;
-    buffer_text(out, "]}");
-    if (kind == WATCHER_SNAPSHOT) watcher_drop_snapshot(w, watcher);
-    watcher->under_way = WATCHER_NOTHING;
-    return kind;
+    watcher_skip(watcher);
+    if (!watcher->first) return WATCHER_NOTHING;
+    watcher_write_changes(w, p, now, watcher, out);
+    return WATCHER_CHANGES;
 }
 
 /* Frees what an idle watcher has kept. */
@@ -8157,6 +8993,7 @@ struct ws_head {
 /* What is half received. Kept on the heap, only while there is something to keep. */
 struct ws_partial {
     struct buffer message;         /* the data so far, unmasked */
+    size_t checked;                /* bytes of it that are whole code points, of a text */
     struct ws_head frame;          /* in_payload: the frame being received */
     size_t got;                    /* in_payload: bytes of its payload so far */
     int fragments;                 /* frames of the message that are complete */
@@ -8325,10 +9162,22 @@ static bool ws_take_head(struct ws_partial **kept, const struct ws_limits *limit
     return true;
 }
 
+/* Looks at what came of a text message that is not complete. A fault in it is found at once: who
+ * sent it need not send the rest. */
+static enum ws_fault ws_check_text(struct ws_partial *p)
+{
+    size_t whole;
+    if (p->message.len == p->checked) return WS_FAULT_NONE; /* perhaps there is none yet */
+    struct span text = {p->message.at + p->checked, p->message.len - p->checked};
+    if (!utf8_begins(text, &whole)) return WS_FAULT_TEXT_UTF8;
+    p->checked += whole;
+    return WS_FAULT_NONE;
+}
+
 /* Takes the payload of the frame, unmasked: from the input if all of it is there, otherwise by way
- * of what is kept. False if it is not complete. */
+ * of what is kept. False if it is not complete, or if *fault says what is wrong with what came. */
 static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, struct ws_head *frame,
-                            struct span *payload)
+                            struct span *payload, enum ws_fault *fault)
 {
     struct ws_partial *p = *kept;
     size_t got = p && p->in_payload ? p->got : 0;
@@ -8349,6 +9198,9 @@ static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, st
         p->got = got + n;
     }
     if (p) p->in_payload = got + n < frame->len;
+    if (frame->stored && (frame->opcode ? frame->opcode : p->opcode) == WS_OP_TEXT)
+        *fault = ws_check_text(p);
+    if (*fault) return false;
     *payload = (struct span){at, frame->len};
     return got + n == frame->len;
 }
@@ -8377,7 +9229,7 @@ static enum ws_fault ws_finish_data(struct ws_partial **kept, const struct ws_he
         if (!frame->stored) buffer_add(&p->message, data.at, data.len);
         p->opcode = (uint8_t)opcode;
         p->fragments++;
-        if (!frame->final) return WS_FAULT_NONE;
+        if (!frame->final) return opcode == WS_OP_TEXT ? ws_check_text(p) : WS_FAULT_NONE;
         data = (struct span){p->message.len ? p->message.at : "", p->message.len};
     }
     if (p) p->opcode = 0; /* the next call frees it */
@@ -8414,7 +9266,7 @@ static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limit
         struct ws_head frame;
         struct span payload;
         if (!ws_take_head(kept, limits, &input, &frame, &fault) ||
-            !ws_take_payload(kept, &input, &frame, &payload))
+            !ws_take_payload(kept, &input, &frame, &payload, &fault))
             break;
         fault = ws_finish_frame(kept, &frame, payload, &event);
     }
@@ -8442,16 +9294,6 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     out[1] = 127;
     put_be64(out + 2, len);
     return 10;
-}
-
-/* Appends a piece of a text message: the first has the opcode, the last ends it. */
-static void ws_encode_piece(struct buffer *b, bool first, bool last, struct span payload)
-{
-    uint8_t head[10];
-    size_t n = ws_encode_head(head, first ? WS_OP_TEXT : WS_OP_CONTINUE, payload.len);
-    if (!last) head[0] &= 0x7f;
-    buffer_add(b, head, n);
-    buffer_add(b, payload.at, payload.len);
 }
 
 /* Appends a whole frame. */
@@ -8483,6 +9325,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
 struct http_frame {
     size_t head;       /* bytes up to and with the empty line; 0: not all there yet */
     size_t body;       /* Content-Length, or 0 */
+    bool chunked;      /* the body is in chunks, and tells its length as it comes */
     bool expects;      /* Expect: 100-continue */
     enum error error;  /* what to refuse it with, or ERROR_NONE */
 };
@@ -8526,34 +9369,61 @@ static int64_t http_length(struct span text)
     return n;
 }
 
+/* Whether a byte may stand in a token (RFC 9110 section 5.6.2). */
+static bool http_is_token(char byte)
+{
+    unsigned char c = (unsigned char)byte;
+    return c < 0x7f && (isalnum(c) || (c && strchr("!#$%&'*+-.^_`|~", c)));
+}
+
 /* Whether a line begins with a field name and its colon: a token, nothing between (RFC 9112 section
  * 5.1). Also false for the obsolete folding of lines (section 5.2). */
 static bool http_line_named(struct span line)
 {
     size_t n = 0;
-    while (n < line.len && line.at[n] != ':') {
-        unsigned char c = (unsigned char)line.at[n++];
-        if (!isalnum(c) && !(c < 0x7f && strchr("!#$%&'*+-.^_`|~", c) && c)) return false;
-    }
-    return n && n < line.len;
+    while (n < line.len && http_is_token(line.at[n])) n++;
+    return n && n < line.len && line.at[n] == ':';
 }
 
-/* Looks at one header line; a problem found first stays. */
-static void http_frame_line(struct http_frame *frame, struct span line, size_t max_body,
-                            bool *has_length)
+/* What a transfer coding means for us (RFC 9112 sections 6.1, 6.3): chunked alone is read; what
+ * ends in chunked has a length, but a coding that we do not know; of anything else nobody can say
+ * where the body ends. */
+static enum error http_coding(struct span value)
 {
-    struct span value;
+    static const char chunked[] = "chunked";
+    size_t n = sizeof chunked - 1;
+    if (value.len < n || strncasecmp(value.at + value.len - n, chunked, n))
+        return ERROR_INVALID_REQUEST;
+    if (value.len == n) return ERROR_NONE;
+    char before = value.at[value.len - n - 1];
+    return before == ',' || before == ' ' || before == '\t' ? ERROR_NOT_IMPLEMENTED
+                                                            : ERROR_INVALID_REQUEST;
+}
+
+/* What was seen of the header lines that say how long a body is. */
+struct http_lengths {
+    bool content, coding;
+};
+
+/* Looks at one header line; a problem found first stays. A transfer coding is for us alone: its
+ * name is spoilt, so that CivetWeb does not look for chunks that are gone. */
+static void http_frame_line(struct http_frame *frame, char *at, size_t len, size_t max_body,
+                            struct http_lengths *seen)
+{
+    struct span line = {at, len}, value;
     enum error error = ERROR_NONE;
     if (!http_line_named(line)) {
         error = ERROR_INVALID_REQUEST;
     } else if (http_line_value(line, "Content-Length", &value)) {
         int64_t n = http_length(value);
-        if (n < 0 || *has_length) error = ERROR_INVALID_REQUEST;
+        if (n < 0 || seen->content || seen->coding) error = ERROR_INVALID_REQUEST;
         else if ((uint64_t)n > max_body) error = ERROR_BODY_TOO_LARGE;
         else frame->body = (size_t)n;
-        *has_length = true;
+        seen->content = true;
     } else if (http_line_value(line, "Transfer-Encoding", &value)) {
-        error = ERROR_LENGTH_REQUIRED; /* RFC 9110 section 15.5.12 */
+        error = seen->content || seen->coding ? ERROR_INVALID_REQUEST : http_coding(value);
+        seen->coding = true;
+        *at = 'X';
     } else if (http_line_value(line, "Expect", &value)) {
         frame->expects = value.len == 12 && !strncasecmp(value.at, "100-continue", 12);
         if (!frame->expects) error = ERROR_EXPECTATION_FAILED;
@@ -8589,7 +9459,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     if (len && (unsigned char)*at < ' ' && *at != '\r' && *at != '\n') /* TLS, say: not awaited */
         frame.error = ERROR_INVALID_REQUEST;
     if (!frame.head || frame.error) return frame;
-    bool has_length = false;
+    struct http_lengths seen = {0};
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
     http_strip_authority(at, from);
@@ -8599,11 +9469,14 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         size_t to = (size_t)((char *)memchr(at + from, '\n', frame.head - from) - at);
         size_t line = to - from;
         if (line && at[from + line - 1] == '\r') line--;
-        if (line) http_frame_line(&frame, (struct span){at + from, line}, max_body, &has_length);
+        if (line) http_frame_line(&frame, at + from, line, max_body, &seen);
         if (line && ++lines > SEAM_HEADERS_MAX) frame.error = ERROR_HEAD_TOO_LARGE;
         from = to + 1;
     }
     if (old) frame.expects = false; /* it knows no 100: RFC 9110 section 10.1.1 */
+    if (old && seen.coding && !frame.error)
+        frame.error = ERROR_LENGTH_REQUIRED; /* nor chunks: RFC 9112 section 6.1 */
+    frame.chunked = seen.coding && !frame.error;
     for (size_t i = 0; i < frame.head; i++) {
         unsigned char c = (unsigned char)at[i];
         if (c >= 0x20 && c != 0x7f) continue;
@@ -8612,6 +9485,145 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         else if (!ends) frame.error = ERROR_INVALID_REQUEST;
     }
     return frame;
+}
+
+/* What is read next of a body in chunks. */
+enum chunk_state {
+    CHUNK_SIZE,          /* a digit of a chunk's size, or what may stand behind it */
+    CHUNK_BLANK,         /* blanks before an extension */
+    CHUNK_EXTENSION,
+    CHUNK_SIZE_LF,       /* the LF of the line of a size */
+    CHUNK_DATA,
+    CHUNK_DATA_CR,
+    CHUNK_DATA_LF,
+    CHUNK_TRAILER,       /* the beginning of a trailer line, or of the empty line behind them */
+    CHUNK_TRAILER_NAME,
+    CHUNK_TRAILER_VALUE,
+    CHUNK_TRAILER_LF,
+    CHUNK_END_LF,
+    CHUNK_DONE,
+};
+
+/* How far a body in chunks was read (RFC 9112 section 7.1). Zeroed is its beginning. */
+struct http_chunks {
+    uint8_t state;  /* enum chunk_state */
+    uint8_t digits; /* of the size that is being read */
+    size_t left;    /* that size; then what is still to come of the chunk */
+    size_t made;    /* bytes of the body so far */
+    size_t beside;  /* bytes of extensions and trailers, which are thrown away */
+};
+
+enum { CHUNK_DIGITS_MAX = 16 /* of a size: what 64 bits hold */ };
+
+/* Whether a byte may stand in an extension or the value of a header. */
+static bool http_is_text(char byte)
+{
+    unsigned char c = (unsigned char)byte;
+    return c == '\t' || (c >= 0x20 && c != 0x7f);
+}
+
+/* Reads one byte of a chunk's size; every line ends in CR LF and nothing else, since others who
+ * read the same bytes may see an end where we see none. */
+static enum error http_chunk_size(struct http_chunks *chunks, char byte, size_t max_body)
+{
+    int digit = hex_value(byte);
+    if (digit >= 0) {
+        if (++chunks->digits > CHUNK_DIGITS_MAX) return ERROR_INVALID_REQUEST;
+        chunks->left = chunks->left << 4 | (size_t)digit;
+        return ERROR_NONE;
+    }
+    if (!chunks->digits) return ERROR_INVALID_REQUEST;
+    if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
+    else if (byte == ';') chunks->state = CHUNK_EXTENSION;
+    else if (byte == ' ' || byte == '\t') chunks->state = CHUNK_BLANK;
+    else return ERROR_INVALID_REQUEST;
+    return chunks->left > max_body - chunks->made ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
+}
+
+/* Goes on to a state if the byte is the one that has to stand here. */
+static enum error http_chunk_expect(struct http_chunks *chunks, char byte, char wanted,
+                                    enum chunk_state next)
+{
+    chunks->state = (uint8_t)next;
+    return byte == wanted ? ERROR_NONE : ERROR_INVALID_REQUEST;
+}
+
+/* Reads one byte of what is no data. */
+static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t max_body)
+{
+    switch ((enum chunk_state)chunks->state) {
+    case CHUNK_SIZE: return http_chunk_size(chunks, byte, max_body);
+    case CHUNK_BLANK:
+        if (byte == ' ' || byte == '\t') return ERROR_NONE;
+        return http_chunk_expect(chunks, byte, ';', CHUNK_EXTENSION);
+    case CHUNK_EXTENSION:
+        if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
+        return byte == '\r' || http_is_text(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+    case CHUNK_SIZE_LF:
+        chunks->digits = 0;
+        return http_chunk_expect(chunks, byte, '\n', chunks->left ? CHUNK_DATA : CHUNK_TRAILER);
+    case CHUNK_DATA_CR: return http_chunk_expect(chunks, byte, '\r', CHUNK_DATA_LF);
+    case CHUNK_DATA_LF: return http_chunk_expect(chunks, byte, '\n', CHUNK_SIZE);
+    case CHUNK_TRAILER:
+        chunks->state = byte == '\r' ? CHUNK_END_LF : CHUNK_TRAILER_NAME;
+        return byte == '\r' || http_is_token(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+    case CHUNK_TRAILER_NAME:
+        if (http_is_token(byte)) return ERROR_NONE;
+        return http_chunk_expect(chunks, byte, ':', CHUNK_TRAILER_VALUE);
+    case CHUNK_TRAILER_VALUE:
+        if (byte == '\r') chunks->state = CHUNK_TRAILER_LF;
+        return byte == '\r' || http_is_text(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+    case CHUNK_TRAILER_LF: return http_chunk_expect(chunks, byte, '\n', CHUNK_TRAILER);
+    case CHUNK_END_LF: return http_chunk_expect(chunks, byte, '\n', CHUNK_DONE);
+    case CHUNK_DATA:
+    case CHUNK_DONE: break; /* not here: http_chunks_read */
+    }
+    return ERROR_INVALID_REQUEST;
+}
+
+/* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The data
+ * is moved together, the rest thrown away: afterwards *len is what there is of the body, and once
+ * it is DONE also what was sent behind it. It may be cut anywhere. Extensions and trailers may have
+ * max_beside bytes in all. */
+static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t *len,
+                                   size_t max_body, size_t max_beside)
+{
+    enum error error = ERROR_NONE;
+    size_t in = chunks->made;
+    while (in < *len && chunks->state != CHUNK_DONE && !error) {
+        if (chunks->state == CHUNK_DATA) {
+            size_t n = *len - in < chunks->left ? *len - in : chunks->left;
+            memmove(at + chunks->made, at + in, n);
+            in += n;
+            chunks->made += n;
+            chunks->left -= n;
+            if (!chunks->left) chunks->state = CHUNK_DATA_CR;
+            continue;
+        }
+        bool counts = chunks->state == CHUNK_BLANK || chunks->state == CHUNK_EXTENSION ||
+                      chunks->state >= CHUNK_TRAILER;
+        error = http_chunk_byte(chunks, at[in++], max_body);
+        if (counts && ++chunks->beside > max_beside && !error) error = ERROR_HEAD_TOO_LARGE;
+    }
+    memmove(at + chunks->made, at + in, *len - in);
+    *len -= in - chunks->made;
+    return error;
+}
+
+/* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
+ * is how routes are found too. */
+static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
+
+/* Whether a request, whole and in order, is one of those. */
+static bool http_is_costly(const char *at, size_t len)
+{
+    const char *target = memchr(at, ' ', len), *end = at + len;
+    while (target && target < end && *target == ' ') target++;
+    for (size_t i = 0; target && i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++) {
+        size_t n = strlen(HTTP_COSTLY[i]);
+        if ((size_t)(end - target) >= n && !memcmp(target, HTTP_COSTLY[i], n)) return true;
+    }
+    return false;
 }
 
 /* The reason phrase of a status (RFC 9110 section 15). */
@@ -8651,6 +9663,7 @@ struct http_response {
     uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
+    struct named *named;      /* whom the error names, or NULL; freed by who frees body */
 };
 
 static const char JSON_TYPE[] = "application/json";
@@ -8678,6 +9691,7 @@ static void http_set_error(struct http_response *response, enum error error, con
     if (!message) message = row->text;
     buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
     json_write_string(&response->body, (struct span){message, strlen(message)});
+    if (response->named) named_write(&response->body, response->named);
     buffer_text(&response->body, "}}\n");
     if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
     if (row->status == 503) http_add_header(response, "Retry-After: 5\r\n");
@@ -8845,6 +9859,7 @@ enum {
 struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context key;
+    char *file; /* where the certificate was read */
 };
 
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
@@ -8866,9 +9881,8 @@ struct tls_shared {
 
 /* The buffers of one thread, and what is being done with them. */
 struct tls_buffers {
-    unsigned char in[SEAM_TLS_IN_SIZE], out[SEAM_TLS_OUT_SIZE];
-    struct span feed;    /* whole records that may be read */
-    struct buffer sink;  /* records to send */
+    struct seam_tls_loan loan; /* must be first, see tls_send */
+    struct buffer sink;        /* records to send */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -8876,11 +9890,23 @@ struct tls {
     mbedtls_ssl_context ssl;
     struct seam_tls_kept kept;
     struct tls_config *config;
-    struct tls_buffers *lent;  /* during a call */
     struct buffer in;          /* the beginning of a record that has not come whole yet */
     struct buffer out;         /* records that the socket did not take yet */
     bool set_up, open;         /* the context exists; the handshake is done */
-    bool ended, broken;        /* by close_notify; by an error */
+    bool ended, broken;        /* by close_notify; by an error, and told so by an alert */
+};
+
+/* What stands at the front of the bytes that a peer sent. */
+struct tls_records {
+    size_t whole;  /* bytes that are whole records */
+    uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
+};
+
+/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+struct tls_hello {
+    size_t scanned;  /* bytes of whole records that were looked at */
+    size_t got;      /* bytes of the message in them */
+    uint8_t head[4]; /* its type and length */
 };
 
 /* Random bytes for Mbed TLS. */
@@ -8891,25 +9917,10 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
     return 0;
 }
 
-/* Mbed TLS wants bytes: those of the feed, then it must wait. */
-static int tls_receive(void *context, unsigned char *out, size_t size)
-{
-    struct tls *tls = context;
-    struct span *feed = &tls->lent->feed;
-    size_t n = feed->len < size ? feed->len : size;
-    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
-    memcpy(out, feed->at, n);
-    feed->at += n;
-    feed->len -= n;
-    return (int)n;
-}
-
 /* Mbed TLS has bytes to send; they are sent after the call. */
-static int tls_send(void *context, const unsigned char *at, size_t len)
+static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
 {
-    struct tls *tls = context;
-    buffer_add(&tls->lent->sink, at, len);
-    return (int)len;
+    buffer_add(&((struct tls_buffers *)loan)->sink, at, len);
 }
 
 /* Frees the buffers of a thread when it ends. */
@@ -8930,76 +9941,81 @@ static void tls_make_key(void)
     if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
 }
 
-/* Lends the buffers of this thread to a connection, with records it may read. */
-static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+/* The buffers of this thread. */
+static struct tls_buffers *tls_buffers_get(void)
 {
     pthread_once(&tls_buffers_once, tls_make_key);
     struct tls_buffers *buffers = pthread_getspecific(tls_buffers_key);
     if (!buffers) {
         buffers = mem_new(sizeof *buffers);
+        buffers->loan.send = tls_send;
         if (pthread_setspecific(tls_buffers_key, buffers)) mem_die();
     }
-    buffers->feed = feed;
-    tls->lent = buffers;
-    seam_tls_lend(&tls->ssl, &tls->kept, buffers->in, buffers->out);
     return buffers;
 }
 
-/* Ends what tls_lend began; the sink's bytes are still to be sent. */
+/* Lends the buffers of this thread to a connection, with records it may read. */
+static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+{
+    struct tls_buffers *buffers = tls_buffers_get();
+    buffers->loan.feed = feed.at;
+    buffers->loan.feed_len = feed.len;
+    seam_tls_lend(&tls->ssl, &tls->kept, &buffers->loan);
+    return buffers;
+}
+
+/* Ends what tls_lend began; the sink's bytes are still to be sent. The seam says that there is no
+ * memory only when malloc did. */
 static void tls_take_back(struct tls *tls)
 {
-    if (!seam_tls_take_back(&tls->ssl, &tls->kept)) mem_die();
-    tls->lent = NULL;
+    if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* How many bytes at the front are whole records; -1 when what stands there is no record. */
-static ssize_t tls_whole_records(const char *at, size_t len)
+/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
-    size_t n = 0;
-    while (len - n >= TLS_HEAD) {
-        const unsigned char *head = (const unsigned char *)at + n;
+    size_t content = (size_t)head[3] << 8 | head[4];
+    if (head[0] < 20 || head[0] > 23) return MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE;
+    if (head[1] != 3) return MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION;
+    return content > TLS_CONTENT_MAX ? MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW : 0;
+}
+
+/* Looks how many bytes at the front are whole records. */
+static struct tls_records tls_whole_records(const char *at, size_t len)
+{
+    struct tls_records found = {0};
+    while (len - found.whole >= TLS_HEAD) {
+        const unsigned char *head = (const unsigned char *)at + found.whole;
         size_t content = (size_t)head[3] << 8 | head[4];
-        if (head[0] < 20 || head[0] > 23 || head[1] != 3 || content > TLS_CONTENT_MAX) return -1;
-        if (len - n < TLS_HEAD + content) break;
-        n += TLS_HEAD + content;
+        found.alert = tls_head_alert(head);
+        if (found.alert || len - found.whole < TLS_HEAD + content) break;
+        found.whole += TLS_HEAD + content;
     }
-    return (ssize_t)n;
+    return found;
 }
 
-/* Makes one record of a first handshake message that came in several: Mbed TLS wants to see its
- * head in one piece. Returns how many bytes at the front are ready, as tls_whole_records does. */
-static ssize_t tls_join_hello(struct buffer *in)
+/* Whether the records at the front hold the first handshake message, as far as it is worth waiting
+ * for: whole, or so much of it that a handshaker is to take it, or something that Mbed TLS is to
+ * refuse. Looks at each byte once, however they come. */
+static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
-    enum { HANDSHAKE = 22, MESSAGE_HEAD = 4, JOINED_MAX = 16384 };
-    ssize_t whole = tls_whole_records(in->at, in->len);
-    uint8_t message[MESSAGE_HEAD], *at = (uint8_t *)in->at;
-    size_t need = MESSAGE_HEAD, total = 0, next = 0, records = 0;
-    while (whole > 0 && (ssize_t)next < whole && total < need) {
-        if (at[next] != HANDSHAKE) return whole;
-        size_t len = (size_t)at[next + 3] << 8 | at[next + 4];
-        for (size_t i = 0; i < len && total + i < MESSAGE_HEAD; i++)
-            message[total + i] = at[next + TLS_HEAD + i];
-        total += len;
-        next += TLS_HEAD + len;
-        records++;
-        if (total >= MESSAGE_HEAD)
-            need = MESSAGE_HEAD + ((size_t)message[1] << 16 | (size_t)message[2] << 8 | message[3]);
-        if (need > JOINED_MAX || total > JOINED_MAX) return whole; /* refused by Mbed TLS */
+    enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshaker */ };
+    const uint8_t *head = hello->head;
+    while (in->len - hello->scanned >= TLS_HEAD) {
+        const uint8_t *at = (const uint8_t *)in->at + hello->scanned;
+        size_t len = (size_t)at[3] << 8 | at[4];
+        if (tls_head_alert(at) || in->len - hello->scanned < TLS_HEAD + len) break;
+        if (at[0] != HANDSHAKE || !len) return true;
+        for (size_t i = 0; i < len && hello->got + i < sizeof hello->head; i++)
+            hello->head[hello->got + i] = at[TLS_HEAD + i];
+        hello->got += len;
+        hello->scanned += TLS_HEAD + len;
+        size_t need = (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
+        if (hello->got >= sizeof hello->head &&
+            (hello->got - sizeof hello->head >= need || need > MESSAGE_MAX))
+            return true;
     }
-    if (whole <= 0 || (records == 1 && total >= need)) return whole;
-    if (total < need) return 0;
-    size_t to = TLS_HEAD;
-    for (size_t from = 0; from < next;) {
-        size_t len = (size_t)at[from + 3] << 8 | at[from + 4];
-        memmove(at + to, at + from + TLS_HEAD, len);
-        to += len;
-        from += TLS_HEAD + len;
-    }
-    at[3] = (uint8_t)(total >> 8);
-    at[4] = (uint8_t)total;
-    memmove(at + to, at + next, in->len - next);
-    in->len -= next - to;
-    return tls_whole_records(in->at, in->len);
+    return hello->scanned > HELD_MAX;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -9044,13 +10060,13 @@ static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned ch
     return 0;
 }
 
-/* Reads a ticket, and counts the session it brings back. */
+/* Reads a ticket. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
 {
     struct tls_shared *shared = context;
     int error = mbedtls_ssl_ticket_parse(&shared->tickets, session, at, len);
-    if (!error) count_one(&shared->counters->tls_resumed);
+    if (!error) seam_tls_ticket_has(&tls_buffers_get()->loan, session);
     return error;
 }
 
@@ -9085,14 +10101,15 @@ static bool tls_file_readable(const char *option, const char *path, char *err)
     return good;
 }
 
-/* Reads a certificate with its key, and makes sure that they can be used now. False with one line
- * in err; the pair is to be freed in any case. */
+/* Reads a certificate with its key. False with one line in err; the pair is to be freed in any
+ * case. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
 {
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     mbedtls_pk_init(&pair->key);
+    pair->file = mem_copy_text(cert, strlen(cert));
     if (!tls_file_readable(option, cert, err)) return false;
     if (!tls_file_readable(key_option, key, err)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
@@ -9109,12 +10126,148 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
                  key_option, key, cert);
         return false;
     }
+    return true;
+}
+
+/* Frees what tls_pair_read made. */
+static void tls_pair_free(struct tls_pair *pair)
+{
+    mbedtls_x509_crt_free(&pair->chain);
+    mbedtls_pk_free(&pair->key);
+    free(pair->file);
+}
+
+/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
+ * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+static bool tls_pair_untimely(const struct tls_pair *pair)
+{
+    return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
+           mbedtls_x509_time_is_future(&pair->chain.valid_from);
+}
+
+/* One line about a certificate outside its time. */
+static void tls_pair_untimely_text(const struct tls_pair *pair, char *err)
+{
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
-    if (!past && !mbedtls_x509_time_is_future(&pair->chain.valid_from)) return true;
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    snprintf(err, USAGE_MAX, "--%s: %.200s %s on %04d-%02d-%02d; %s", option, cert,
-             past ? "expired" : "becomes valid", t->year, t->mon, t->day,
+    snprintf(err, USAGE_MAX, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+             past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
              past ? "renew it" : "wait, or set the clock");
+}
+
+/* One end of a handshake that is tried in memory. */
+struct tls_trial {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    struct buffer in;
+    struct tls_trial *peer;
+};
+
+/* The other end reads it later. */
+static int tls_trial_send(void *context, const unsigned char *at, size_t len)
+{
+    struct tls_trial *end = context;
+    buffer_add(&end->peer->in, at, len);
+    return (int)len;
+}
+
+/* What the other end sent. */
+static int tls_trial_receive(void *context, unsigned char *out, size_t size)
+{
+    struct tls_trial *end = context;
+    size_t n = end->in.len < size ? end->in.len : size;
+    if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
+    memcpy(out, end->in.at, n);
+    buffer_drop(&end->in, n);
+    return (int)n;
+}
+
+/* What client and server agree on in any case; 0, or Mbed TLS's error. */
+static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
+{
+    static const uint16_t groups[] = {
+        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+    };
+    int error = mbedtls_ssl_config_defaults(ssl, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM,
+                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
+    mbedtls_ssl_conf_groups(ssl, groups);
+    return error;
+}
+
+/* Sets one end up; 0, or Mbed TLS's error. It is to be freed in any case. */
+static int tls_trial_init(struct tls_trial *end, struct tls_trial *peer, int endpoint)
+{
+    mbedtls_ssl_init(&end->ssl);
+    mbedtls_ssl_config_init(&end->config);
+    end->peer = peer;
+    int error = tls_config_base(&end->config, endpoint);
+    mbedtls_ssl_conf_authmode(&end->config, MBEDTLS_SSL_VERIFY_NONE);
+    mbedtls_ssl_set_bio(&end->ssl, end, tls_trial_send, tls_trial_receive, NULL);
+    return error;
+}
+
+/* Frees one end. */
+static void tls_trial_free(struct tls_trial *end)
+{
+    mbedtls_ssl_free(&end->ssl);
+    mbedtls_ssl_config_free(&end->config);
+    buffer_free(&end->in);
+}
+
+/* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
+ * pair, or Mbed TLS's error. What is found: a chain that is too long for a message, a certificate
+ * that is for something else, a kind of key that has no cipher. */
+static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
+{
+    enum { TURNS = 8 /* more than any handshake takes */ };
+    struct tls_trial client = {0}, server = {0};
+    int error = tls_trial_init(&client, &server, MBEDTLS_SSL_IS_CLIENT);
+    int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
+    mbedtls_ssl_conf_max_tls_version(&client.config, version);
+    mbedtls_ssl_conf_min_tls_version(&client.config, version);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!error) error = other;
+    if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
+    if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
+    if (!error) error = mbedtls_ssl_set_hostname(&client.ssl, NULL);
+    int ours = error ? error : MBEDTLS_ERR_SSL_WANT_READ, theirs = ours;
+    for (int i = 0; i < TURNS && (ours || theirs); i++) {
+        if (theirs == MBEDTLS_ERR_SSL_WANT_READ) theirs = mbedtls_ssl_handshake(&client.ssl);
+        if (ours == MBEDTLS_ERR_SSL_WANT_READ) ours = mbedtls_ssl_handshake(&server.ssl);
+    }
+    tls_trial_free(&client);
+    tls_trial_free(&server);
+    return ours ? ours : theirs;
+}
+
+/* Whether a handshake of each version works with a pair; false with one line in err. */
+static bool tls_pair_works(struct tls_pair *pair, char *err)
+{
+    static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
+    enum { MESSAGE_MAX = 16384, AROUND = 5 /* bytes for each certificate of a message */ };
+    mbedtls_x509_crt *chain = &pair->chain;
+    int error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_3);
+    const char *version = error ? "1.3" : "1.2";
+    if (!error) error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (!error) return true;
+    size_t len = 0;
+    for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
+    if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                 " issued with digitalSignature", pair->file);
+    else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
+                 " issued with serverAuth", pair->file);
+    else if (len + AROUND > MESSAGE_MAX)
+        snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                 " room for %d; leave out the root and what no client needs", pair->file, len,
+                 MESSAGE_MAX);
+    else
+        snprintf(err, USAGE_MAX, "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                 " make another", version, pair->file, (unsigned)-error);
     return false;
 }
 
@@ -9123,10 +10276,7 @@ static void tls_config_drop(struct tls_config *config)
 {
     if (!config || atomic_fetch_sub(&config->users, 1) > 1) return;
     mbedtls_ssl_config_free(&config->ssl);
-    for (size_t i = 0; i < config->count; i++) {
-        mbedtls_x509_crt_free(&config->pairs[i].chain);
-        mbedtls_pk_free(&config->pairs[i].key);
-    }
+    for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
     free(config);
 }
@@ -9136,17 +10286,8 @@ static void tls_config_drop(struct tls_config *config)
 static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
 {
     static const char *alpn[] = {"http/1.1", NULL};
-    static const uint16_t groups[] = {
-        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
-        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
-    };
     mbedtls_ssl_config *ssl = &config->ssl;
-    int error = mbedtls_ssl_config_defaults(ssl, MBEDTLS_SSL_IS_SERVER,
-                                            MBEDTLS_SSL_TRANSPORT_STREAM,
-                                            MBEDTLS_SSL_PRESET_DEFAULT);
-    mbedtls_ssl_conf_rng(ssl, tls_random, NULL);
-    mbedtls_ssl_conf_min_tls_version(ssl, MBEDTLS_SSL_VERSION_TLS1_2);
-    mbedtls_ssl_conf_groups(ssl, groups);
+    int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_sni(ssl, tls_choose, config);
     mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
     if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
@@ -9173,13 +10314,26 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err);
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err) &&
+               tls_pair_works(&config->pairs[i], err);
     }
     int error = good ? tls_config_set(config, shared) : 0;
     if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
+}
+
+/* How many of the certificates are outside their time; *first is one of them. NULL has none. */
+static size_t tls_config_untimely(const struct tls_config *config, const struct tls_pair **first)
+{
+    size_t count = 0;
+    for (size_t i = 0; config && i < config->count; i++) {
+        if (!tls_pair_untimely(&config->pairs[i])) continue;
+        *first = &config->pairs[i];
+        count++;
+    }
+    return count;
 }
 
 /* Makes `config` the one for new connections. */
@@ -9200,6 +10354,16 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     atomic_fetch_add(&config->users, 1);
     pthread_mutex_unlock(&shared->lock);
     return config;
+}
+
+/* How many certificates in use are outside their time; 0 without TLS. */
+static size_t tls_untimely(struct tls_shared *shared)
+{
+    const struct tls_pair *first;
+    pthread_mutex_lock(&shared->lock);
+    size_t count = tls_config_untimely(shared->config, &first);
+    pthread_mutex_unlock(&shared->lock);
+    return count;
 }
 
 /* A time of a certificate as wall ms. */
@@ -9338,10 +10502,9 @@ static bool tls_self_good(const char *cert, const char *key)
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour, t.tm_min, t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, err) &&
+    bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
-    mbedtls_x509_crt_free(&pair.chain);
-    mbedtls_pk_free(&pair.key);
+    tls_pair_free(&pair);
     return good;
 }
 
@@ -9423,7 +10586,8 @@ static bool wire_sink(struct wire *wire, struct tls_buffers *buffers)
     struct tls *tls = wire->tls;
     ssize_t n = sink->len && !tls->out.len ? wire_transmit(wire->fd, sink->at, sink->len) : 0;
     size_t sent = n > 0 ? (size_t)n : 0;
-    if (n != WIRE_BROKEN) buffer_add(&tls->out, sink->at + sent, sink->len - sent);
+    if (n != WIRE_BROKEN && sent < sink->len)
+        buffer_add(&tls->out, sink->at + sent, sink->len - sent);
     sink->len = 0;
     if (sink->size > SINK_KEPT) buffer_free(sink);
     return n != WIRE_BROKEN;
@@ -9443,23 +10607,47 @@ static bool wire_unsink(struct wire *wire, ssize_t *result)
     return false;
 }
 
+/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
+static void wire_refuse_tls(struct wire *wire, uint8_t alert)
+{
+    struct tls *tls = wire->tls;
+    const uint8_t plain[] = {21, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert};
+    if (tls->set_up && !tls->broken) {
+        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
+        seam_tls_refuse(&tls->ssl, &tls->kept, alert);
+        tls_take_back(tls);
+        wire_sink(wire, buffers);
+    } else if (!tls->broken) {
+        wire_transmit(wire->fd, plain, sizeof plain); /* nothing was sent before: it is taken */
+    }
+    tls->broken = true;
+}
+
 /* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
  * are never more. What went wrong or ended is in the tls. */
 static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t size)
 {
     struct tls *tls = wire->tls;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
-    size_t made = 0;
-    while (!tls->ended && !tls->broken) {
-        int n = mbedtls_ssl_read(&tls->ssl, (unsigned char *)at + made, size - made);
-        if (n > 0) made += (size_t)n;
-        else if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) tls->ended = true;
-        else if (n != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-        else if (!buffers->feed.len) break;
+    enum seam_tls_result result = SEAM_TLS_DONE;
+    size_t made = 0, n = 0;
+    while (result == SEAM_TLS_DONE && made < size) {
+        result = seam_tls_read(&tls->ssl, &tls->kept, (unsigned char *)at + made, size - made, &n);
+        if (result == SEAM_TLS_DONE) made += n;
     }
+    if (result == SEAM_TLS_CLOSED) tls->ended = true;
+    else if (result == SEAM_TLS_FAILED) tls->broken = true;
     tls_take_back(tls);
     if (!wire_sink(wire, buffers)) tls->broken = true;
     return made;
+}
+
+/* Whether so many bytes behind the beginning of a record still do not make it whole. */
+static bool wire_lacks_record(const struct tls *tls, size_t more)
+{
+    const unsigned char *head = (const unsigned char *)tls->in.at;
+    return tls->in.len >= TLS_HEAD && !tls_head_alert(head) &&
+           tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
 /* wire_read for TLS: what has come of records, old and new, is gathered in out; the whole ones are
@@ -9470,20 +10658,24 @@ static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
     size_t len = tls->in.len, made = 0;
     if (tls->broken) return WIRE_BROKEN;
     if (tls->ended) return WIRE_END;
-    if (len >= size) abort(); /* the caller's buffer holds more than a record */
-    if (len) memcpy(out, tls->in.at, len);
+    if (len >= size) return WIRE_BROKEN; /* never: what is kept is less than a record */
     ssize_t n = wire_receive(wire->fd, out + len, size - len);
     if (n == WIRE_BROKEN) return n;
+    if (n > 0 && wire_lacks_record(tls, (size_t)n)) {
+        buffer_add(&tls->in, out + len, (size_t)n); /* however few bytes come: no other is moved */
+        return WIRE_AGAIN;
+    }
+    if (len) memcpy(out, tls->in.at, len);
     if (n > 0) len += (size_t)n;
-    ssize_t whole = tls_whole_records(out, len);
-    if (whole < 0) return WIRE_BROKEN;
-    if (whole || n > 0) {
+    struct tls_records records = tls_whole_records(out, len);
+    if (records.whole || n > 0) {
         tls->in.len = 0;
-        size_t rest = len - (size_t)whole;
-        if (rest) buffer_add(&tls->in, out + whole, rest);
+        size_t rest = len - records.whole;
+        if (rest) buffer_add(&tls->in, out + records.whole, rest);
         else buffer_free(&tls->in);
     }
-    if (whole) made = wire_decipher(wire, out, (size_t)whole, size);
+    if (records.whole) made = wire_decipher(wire, out, records.whole, size);
+    if (records.alert && !tls->ended) wire_refuse_tls(wire, records.alert);
     if (made) return (ssize_t)made;
     if (tls->broken) return WIRE_BROKEN;
     return tls->ended || n == WIRE_END ? WIRE_END : WIRE_AGAIN;
@@ -9498,17 +10690,14 @@ static ssize_t wire_write_tls(struct wire *wire, const char *at, size_t len)
     if (tls->broken) return WIRE_BROKEN;
     if (!wire_unsink(wire, &result)) return result;
     while (done < len && !tls->out.len) {
-        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK, written = 0;
+        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
         struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        while (written < piece && !tls->broken) {
-            int n = mbedtls_ssl_write(&tls->ssl, (const unsigned char *)at + done + written,
-                                      piece - written);
-            if (n > 0) written += (size_t)n;
-            else tls->broken = true;
-        }
+        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, piece) !=
+            SEAM_TLS_DONE)
+            tls->broken = true;
         tls_take_back(tls);
         if (!wire_sink(wire, buffers) || tls->broken) return WIRE_BROKEN;
-        done += written;
+        done += piece;
     }
     return (ssize_t)done;
 }
@@ -9546,7 +10735,7 @@ static void wire_notify(struct wire *wire)
     struct tls *tls = wire->tls;
     if (!tls || !tls->open || tls->broken || tls->out.len) return;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-    mbedtls_ssl_close_notify(&tls->ssl);
+    seam_tls_goodbye(&tls->ssl, &tls->kept);
     tls_take_back(tls);
     wire_sink(wire, buffers);
     tls->open = false;
@@ -9590,32 +10779,40 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
+ * has no memory for it. */
+static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
+{
+    tls->config = tls_config_take(shared);
+    if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return false;
+    seam_tls_strip(&tls->ssl, &tls->kept);
+    tls->set_up = true;
+    return true;
+}
+
 /* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say. The slow part of TLS: a handshaker's, never the door's or the hub's. */
+ * say: at its end an alert, if it failed. The slow part of TLS: a handshaker's, never the door's or
+ * the hub's. */
 static enum shake wire_shake(struct wire *wire, struct tls_shared *shared)
 {
     struct tls *tls = wire->tls;
-    ssize_t whole = tls_whole_records(tls->in.at, tls->in.len);
-    if (whole < 0) return SHAKE_FAILED;
-    if (!tls->set_up) {
-        tls->config = tls_config_take(shared);
-        if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return SHAKE_FAILED;
-        seam_tls_strip(&tls->ssl, &tls->kept);
-        mbedtls_ssl_set_bio(&tls->ssl, tls, tls_send, tls_receive, NULL);
-        tls->set_up = true;
-    }
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, (size_t)whole});
-    int error = mbedtls_ssl_handshake(&tls->ssl);
-    size_t read = (size_t)whole - buffers->feed.len;
+    struct tls_records records = tls_whole_records(tls->in.at, tls->in.len);
+    if (!tls->set_up && !wire_set_up_tls(tls, shared)) return SHAKE_FAILED;
+    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, records.whole});
+    enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->kept);
+    size_t read = records.whole - buffers->loan.feed_len;
     tls_take_back(tls);
     bool sent = wire_sink(wire, buffers);
     buffer_drop(&tls->in, read);
     if (!tls->in.len) buffer_free(&tls->in);
-    tls->open = !error;
-    if (tls->open) seam_tls_settle(&tls->ssl);
-    if (error && error != MBEDTLS_ERR_SSL_WANT_READ) tls->broken = true;
-    if (!sent || tls->broken) return SHAKE_FAILED;
-    return tls->open ? SHAKE_DONE : SHAKE_MORE;
+    tls->broken = result == SEAM_TLS_FAILED || !sent;
+    if (result == SEAM_TLS_WAIT && sent && records.alert) wire_refuse_tls(wire, records.alert);
+    if (tls->broken) return SHAKE_FAILED;
+    if (result == SEAM_TLS_WAIT) return SHAKE_MORE;
+    tls->open = true;
+    if (tls->kept.resumed) count_one(&shared->counters->tls_resumed);
+    seam_tls_settle(&tls->ssl, &tls->kept);
+    return SHAKE_DONE;
 }
 
 /* Ends the socket. */
@@ -9630,8 +10827,10 @@ static void wire_close(struct wire *wire)
 /* ==== 19. Webhooks ===========================================================================
  * Tells a program of the operator's what the outbox holds, parcel by parcel: POSTs, signed, in
  * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
- * it reads the store, and says how far it is to the hub, which has the writer remove it. Each of
- * its own waits has one absolute deadline, but those of the resolver of names. */
+ * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
+ * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
+ * looked at before every wait and, since who sends without end is never waited for, whenever bytes
+ * are taken from the socket. */
 
 enum {
     WEBHOOK_URL_MAX = 2048,
@@ -9758,6 +10957,18 @@ static int response_head_read(const char *at, size_t len, struct response_head *
 /* How a delivery went. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
+/* A name being looked up, in a thread of its own: the resolver knows no deadline. Who asked may
+ * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
+ * one under way. */
+struct webhook_lookup {
+    _Atomic int owners;        /* who asked, and the thread */
+    int ready;                 /* eventfd: readable once it is done */
+    _Atomic bool done;         /* the two below are there */
+    int error;                 /* of getaddrinfo */
+    struct addrinfo *addresses;
+    char host[ORIGIN_MAX], port[8];
+};
+
 /* The thread and what others may know of it. */
 struct webhook {
     const struct options *options;
@@ -9767,10 +10978,10 @@ struct webhook {
     struct loop *hub;            /* woken when store.outbox_done has moved */
     struct webhook_url url;
     bool tls12;                  /* the thread's: see line_begin */
+    struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
     bool running;                /* the thread was started */
     int wake;                    /* eventfd: look at the outbox again, or at stop_by */
-    sem_t ended;
     _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
     pthread_mutex_t lock;        /* all below */
     struct buffer secret;
@@ -9778,21 +10989,22 @@ struct webhook {
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
+/* What a request by https has more. */
+struct webhook_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
 /* One request on its way. */
 struct webhook_line {
     struct webhook *hook;
     int fd;
     int64_t deadline;            /* mono */
-    mbedtls_ssl_context *ssl;    /* NULL: plain */
+    struct webhook_tls tls;      /* see line_begin */
+    mbedtls_ssl_context *ssl;    /* of it; NULL: plain */
     bool signs_new;              /* see line_begin */
     char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
-};
-
-/* The same for https. */
-struct webhook_tls {
-    mbedtls_ssl_context ssl;
-    mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
 };
 
 /* Whether the thread is to end. */
@@ -9833,20 +11045,28 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     return n > 0 && waits[1].revents;
 }
 
-/* Waits for a line's socket; false when its time is up. */
-static bool line_wait(struct webhook_line *line, short events)
+/* The moment at which a line's time is up: its own, or that of a stop. */
+static int64_t line_end(const struct webhook_line *line)
+{
+    int64_t stop_by = atomic_load(&line->hook->stop_by);
+    return stop_by && stop_by < line->deadline ? stop_by : line->deadline;
+}
+
+/* Waits for a line's socket, or another descriptor; false when its time is up. */
+static bool line_wait(struct webhook_line *line, int fd, short events)
 {
     for (;;) {
-        int64_t stop_by = atomic_load(&line->hook->stop_by), until = line->deadline;
-        if (stop_by && stop_by < until) until = stop_by;
-        if (webhook_poll(line->hook, line->fd, events, until)) return true;
+        int64_t until = line_end(line);
+        if (webhook_poll(line->hook, fd, events, until)) return true;
         if (clock_mono_ms() >= until) return webhook_fail(line->why, "no answer in time");
     }
 }
 
-/* What send or recv returned, as Mbed TLS wants to have it. */
-static int line_result(ssize_t n, int wait)
+/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
+ * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
+static int line_result(const struct webhook_line *line, ssize_t n, int wait)
 {
+    if (n > 0 && clock_mono_ms() >= line_end(line)) return MBEDTLS_ERR_SSL_TIMEOUT;
     if (n >= 0) return (int)n;
     bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
@@ -9856,21 +11076,23 @@ static int line_result(ssize_t n, int wait)
 static int line_send(void *context, const unsigned char *at, size_t len)
 {
     const struct webhook_line *line = context;
-    return line_result(send(line->fd, at, len, MSG_NOSIGNAL), MBEDTLS_ERR_SSL_WANT_WRITE);
+    ssize_t n = send(line->fd, at, len, MSG_NOSIGNAL);
+    return line_result(line, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
 /* Receives what is there. */
 static int line_receive(void *context, unsigned char *out, size_t size)
 {
     const struct webhook_line *line = context;
-    return line_result(recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+    return line_result(line, recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 /* After a call that returned a negative code: waits for what it wants. False if it is an error. */
 static bool line_again(struct webhook_line *line, int code)
 {
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, line->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, line->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(line->why, "no answer in time");
     if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
     char text[128];
     if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
@@ -9919,7 +11141,7 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
         line->deadline = now + (deadline - now) / count;
         line->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         error = line->fd < 0 || connect(line->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && line_wait(line, POLLOUT) &&
+        if (error == EINPROGRESS && line_wait(line, line->fd, POLLOUT) &&
             getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len))
             error = errno;
         line->deadline = deadline;
@@ -9931,24 +11153,97 @@ static bool line_connect(struct webhook_line *line, const struct addrinfo *addre
     return webhook_fail(line->why, "cannot connect: %s", strerror(error));
 }
 
+/* One owner less of a look-up. */
+static void lookup_drop(struct webhook_lookup *lookup)
+{
+    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
+    if (lookup->addresses) freeaddrinfo(lookup->addresses);
+    close(lookup->ready);
+    free(lookup);
+}
+
+/* The thread of a look-up. */
+static void *lookup_run(void *argument)
+{
+    struct webhook_lookup *lookup = argument;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    uint64_t one = 1;
+    prctl(PR_SET_NAME, "resolver");
+    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
+    if (lookup->error) lookup->addresses = NULL;
+    atomic_store(&lookup->done, true);
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) abort(); /* written to once */
+    lookup_drop(lookup);
+    return NULL;
+}
+
+/* Begins to look a name up; NULL with errno if the machine has no descriptor or thread for it. */
+static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
+{
+    struct webhook_lookup *lookup = mem_new(sizeof *lookup);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    atomic_init(&lookup->owners, 2);
+    strcpy(lookup->host, url->host);
+    snprintf(lookup->port, sizeof lookup->port, "%u", url->port);
+    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
+    if (!error) {
+        pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_create(&thread, &attributes, lookup_run, lookup);
+        pthread_attr_destroy(&attributes);
+    }
+    if (!error) return lookup;
+    if (lookup->ready >= 0) close(lookup->ready);
+    free(lookup);
+    errno = error;
+    return NULL;
+}
+
+/* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
+ * webhook's; NULL when there are none. */
+static const struct addrinfo *line_find(struct webhook_line *line)
+{
+    struct webhook *hook = line->hook;
+    if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
+        lookup_drop(hook->lookup);
+        hook->lookup = NULL;
+    }
+    if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
+    const struct webhook_lookup *lookup = hook->lookup;
+    if (!lookup) {
+        webhook_fail(line->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
+        return NULL;
+    }
+    char why[WEBHOOK_WHY] = "", *said = line->why;
+    line->why = why;
+    while (!atomic_load(&lookup->done) && line_wait(line, lookup->ready, POLLIN)) continue;
+    line->why = said;
+    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
+                          : lookup->error             ? gai_strerror(lookup->error)
+                                                      : NULL;
+    if (!problem) return lookup->addresses;
+    webhook_fail(line->why, "cannot find %.100s: %s", hook->url.host, problem);
+    return NULL;
+}
+
 /* Finds the host and connects to it. */
 static bool line_open(struct webhook_line *line)
 {
     const struct webhook_url *url = &line->hook->url;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
     char port[8];
-    snprintf(port, sizeof port, "%u", url->port);
-    if (url->is_address) hints.ai_flags = AI_NUMERICHOST;
-    int error = getaddrinfo(url->host, port, &hints, &addresses);
-    if (webhook_stopping(line->hook)) { /* for how long is not known: see webhook_wait */
-        if (!error) freeaddrinfo(addresses);
-        return false;
+    if (!url->is_address) {
+        const struct addrinfo *found = line_find(line);
+        return found && line_connect(line, found);
     }
-    if (error) return webhook_fail(line->why, "cannot find %.100s: %s", url->host,
-                                   gai_strerror(error));
-    line->deadline = clock_mono_ms() + line->hook->options->webhook_timeout;
-    bool good = line_connect(line, addresses);
-    freeaddrinfo(addresses);
+    snprintf(port, sizeof port, "%u", url->port);
+    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
+    if (error)
+        return webhook_fail(line->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = line_connect(line, number);
+    freeaddrinfo(number);
     return good;
 }
 
@@ -10119,16 +11414,16 @@ static void line_skip_body(struct webhook_line *line, const struct buffer *in,
 /* Sends a request and reads the status of the answer; 0 when there is none. */
 static int line_exchange(struct webhook_line *line, struct span request)
 {
-    struct webhook_tls tls;
     struct response_head head = {0};
     struct buffer in = {0};
-    if (!line_begin(line, &tls)) return 0;
+    if (!line_begin(line, &line->tls)) return 0;
     line_write(line, request); /* who refuses a request may answer before it has come, and close */
     bool good = line_read_head(line, &in, &head);
     if (good) line_skip_body(line, &in, &head);
     if (line->ssl) {
         mbedtls_ssl_close_notify(line->ssl);
-        webhook_tls_free(&tls);
+        webhook_tls_free(&line->tls);
+        line->ssl = NULL;
     }
     close(line->fd);
     buffer_free(&in);
@@ -10177,6 +11472,7 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct parce
     struct webhook_line line = {.hook = hook, .fd = -1, .why = why};
     *why = 0;
     webhook_write(hook, parcel, &request);
+    line.deadline = clock_mono_ms() + hook->options->webhook_timeout;
     int status = line_exchange(&line, (struct span){request.at, request.len});
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
@@ -10243,12 +11539,12 @@ static void webhook_rest(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
     random_bytes(&random, sizeof random);
-    int64_t until = clock_mono_ms() + webhook_backoff(failures, random);
+    int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
+    store_outbox_try(hook->store, now, until);
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. Once
- * it has seen that it is to stop it touches nothing but *hook: main may not have waited. */
+/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -10259,9 +11555,14 @@ static void *webhook_run(void *argument)
     enum webhook_result result = WEBHOOK_FAILED;
     prctl(PR_SET_NAME, "webhook");
     while (result < WEBHOOK_IS_GONE && webhook_take(hook, &parcel)) {
+        int64_t now = clock_mono_ms();
+        int64_t end = failures ? now + hook->options->webhook_timeout : now;
+        int64_t tried = store_outbox_try(hook->store, now, end);
         /* one that is too old has its chance too, if nothing is known against the receiver */
-        bool old = clock_wall_ms() - parcel.newest > hook->options->webhook_give_up;
+        bool old = tried - parcel.tried > hook->options->webhook_give_up;
         result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
+        now = clock_mono_ms();
+        store_outbox_try(hook->store, now, now);
         if (result == WEBHOOK_DELIVERED) {
             webhook_note_success(hook, failing_since);
             webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
@@ -10278,7 +11579,6 @@ static void *webhook_run(void *argument)
         buffer_free(&parcel.text);
         parcel = (struct parcel){0};
     }
-    sem_post(&hook->ended);
     return NULL;
 }
 
@@ -10347,25 +11647,19 @@ static void webhook_stop(struct webhook *hook)
     webhook_wake(hook);
 }
 
-/* Waits for the end of a thread that was asked for it, not much longer than an answer under way may
- * take: the resolver may hold it, and then it is left alone. */
+/* Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS away. */
 static void webhook_wait(struct webhook *hook)
 {
-    struct timespec until;
     if (!hook->running) return;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    int error;
-    while ((error = sem_timedwait(&hook->ended, &until)) && errno == EINTR) continue;
-    hook->running = error;
-    if (error) pthread_detach(hook->thread);
-    else pthread_join(hook->thread, NULL);
+    pthread_join(hook->thread, NULL);
+    hook->running = false;
 }
 
-/* Frees what webhook_init took; nothing if the thread still runs: then the process ends. */
+/* Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is left to
+ * its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
-    if (hook->running) return;
+    lookup_drop(hook->lookup);
     if (hook->wake >= 0) close(hook->wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
@@ -10437,6 +11731,8 @@ struct stream {
 
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
+    HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
+    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -10445,10 +11741,15 @@ enum {
     WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
-    POST_ROOM = 2 * WATCH_PIECE,   /* more than one can have */
+    POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
     POST_SHARE = 32,               /* taken at a time */
     POST_WORTH = 64,               /* those that wait before a courier is woken for them */
     COURIERS_MAX = 3,
+    CROWD_FEW = 100,               /* so many connections may all come back at once */
+    CROWD_SPREAD_MS = 3000,        /* more of them take at least this long */
+    CROWD_TLS_RATE = 2000,         /* connections taken in a second, with TLS */
+    CROWD_PLAIN_RATE = 10000,      /* and without */
+    CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
 
 /* Bytes on their way to one connection. */
@@ -10483,19 +11784,31 @@ struct store_reader {
     pthread_t thread;
 };
 
+/* The number of connections at which all were last told over which time to come back; see
+ * hub_crowd. */
+struct crowd {
+    int64_t level;                 /* 0, or CROWD_FEW times a power of two */
+    int64_t spread_ms;             /* what is being told */
+    bool telling;                  /* some connections have not heard of it */
+    uint8_t id_len;                /* the walk over the users goes on behind this one */
+    char id[USER_ID_MAX];
+};
+
 struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
     pthread_t thread;
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
+    struct named named;            /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
     struct watches watches;        /* who follows whom */
-    struct buffer piece;           /* of a message to one who follows */
+    struct buffer piece;           /* a message to one who follows */
     struct post post;              /* what they are told */
     int64_t spread_at;             /* mono: not before this changes are told again */
+    struct crowd crowd;            /* how many connections there are, as clients were told */
     struct store_reader reader;
     _Atomic uint64_t generation;   /* grows when users leave the table for the store */
     int64_t sample_at;             /* mono: when the next minute begins */
@@ -10503,21 +11816,29 @@ struct hub {
     struct loop_call batch_done;
     bool batch_under_way;
     int64_t sync_at;               /* mono: not before this is the next batch due */
+    int64_t sign_at;               /* mono: the store hears that we live, see server_sign_ms */
+    int64_t turned_at;             /* mono: when the last turn began */
     uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
     int64_t stop_by;               /* mono: sockets still open then are cut */
+    int64_t stop_spread;           /* ms over which clients were told to come back */
     int stop_event;                /* eventfd: told when no socket is left after hub_stop */
     uint8_t scratch[HUB_READ_SIZE];
 };
 
 enum { DOOR_READ_SIZE = 64 * 1024 };
 
+/* Connections in the door that wait for a thread, in order; any of them may leave. */
+struct pending_queue {
+    struct pending *first, *last;
+};
+
 /* The threads that shake hands: a queue of connections, in the order in which they came. */
 struct shakers {
     pthread_mutex_t lock;          /* all but threads and count */
     pthread_cond_t wake;
-    struct pending *first, **last;
+    struct pending_queue queue;
     bool quitting;
     pthread_t *threads;
     size_t count;
@@ -10533,14 +11854,26 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories,
+ * passwords) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+ * does not stand behind them. */
+enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+struct lane {
+    struct pending_queue ready;    /* whole requests for which no worker was free */
+    int most;                      /* with the workers at a time */
+    _Atomic int under_way;         /* with the workers */
+    _Atomic bool starved;          /* some are ready: a worker that is done wakes the door */
+};
+
 struct door {
     struct loop loop;
     struct wheel wheel;            /* connections in the door */
-    struct pending *ready;         /* whole requests for which no worker was free, in order */
-    struct pending **ready_last;
+    struct lane lanes[LANE_COUNT];
+    uint32_t turn;                 /* counts the turns of the loop */
+    size_t memory;                 /* what requests under way may hold; see door_init */
+    size_t held;                   /* what they do; under address_lock */
+    _Atomic int64_t memory_logged; /* mono: when it was last said that it is not enough */
     struct pending *gone;          /* displaced in this turn */
-    _Atomic int under_way;         /* requests given to the workers */
-    _Atomic bool starved;          /* ready waits: a worker that is done wakes the door */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
@@ -10574,6 +11907,7 @@ struct server {
     uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
+    long landlock;                 /* version by which it is walled off, 0: not at all; constant */
     struct store *store;
     pthread_mutex_t table_lock;    /* presence, between the hub that writes and workers that read */
     struct presence presence;
@@ -10585,9 +11919,14 @@ struct server {
     pthread_mutex_t session_lock;  /* sessions */
     struct session_keys sessions;  /* of admins */
     _Atomic uint32_t logouts;      /* of them that have ended, and 1; see struct stream */
-    pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
+    pthread_mutex_t login_lock;    /* logins */
+    pthread_cond_t login_done;     /* it is no longer busy */
+    struct login_queue logins;
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
+    pthread_mutex_t refusal_lock;  /* refusal_log */
+    struct refusal_log refusal_log;
+    _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
     pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
     struct address_table addresses;
     struct webhook webhook;
@@ -10645,6 +11984,28 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
+/* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
+ * `detail`, `origin` and `host` may be NULL. Any thread. */
+static void server_note_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                int64_t now, const char *detail, const char *origin,
+                                const char *host)
+{
+    char from[INET6_ADDRSTRLEN];
+    bool last = false;
+    count_one(&server->refusals[error]);
+    pthread_mutex_lock(&server->refusal_lock);
+    bool tell = refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now,
+                              &last);
+    pthread_mutex_unlock(&server->refusal_lock);
+    if (!tell) return;
+    log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
+             ERRORS[error].code, address_unpack_text(address, from, sizeof from),
+             origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
+    if (last)
+        log_line(&server->log, LOG_INFO, "upgrade refused: no more is told within this minute; see"
+                                         " presence_upgrades_refused_by_reason_total");
+}
+
 /* The number of a new connection. */
 static uint64_t server_number(struct server *server)
 {
@@ -10689,6 +12050,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     pthread_mutex_lock(&server->table_lock);
     presence_disconnect(&server->presence, now, &c->link, ending);
     pthread_mutex_unlock(&server->table_lock);
+    count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
 
 /* A stream gets no more events; its socket may live a little longer. */
@@ -10761,7 +12123,6 @@ static void connection_end(struct server *server, struct connection *c, struct i
     server->hub.dead = c;
     server->hub.reply.len = 0;
     if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
-    else count_one(&server->counters.closes);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
@@ -10853,19 +12214,42 @@ static void connection_close_error(struct server *server, struct connection *c, 
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
 }
 
+/* Closes as the server stops: come back in so many ms. */
+static void connection_close_restart(struct server *server, struct connection *c,
+                                     struct instant now, int64_t retry_after)
+{
+    char reason[40];
+    snprintf(reason, sizeof reason, "retry_after=%" PRId64, retry_after);
+    connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+}
+
+/* Closes one that came while the server stops: it comes back with the others, at any time. */
+static void connection_close_late(struct server *server, struct connection *c, struct instant now)
+{
+    uint32_t any;
+    int64_t spread = server->hub.stop_spread;
+    random_bytes(&any, sizeof any);
+    if (spread < STOP_SPREAD_MS) spread = STOP_SPREAD_MS;
+    connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
+}
+
 /* Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
     ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
 }
 
-/* Tells the client why its message was refused. */
+/* Tells the client why its message was refused, and for whom. */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    char text[256];
-    snprintf(text, sizeof text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"}",
-             ERRORS[error].code, ERRORS[error].text);
-    hub_reply_text(hub, text);
+    struct buffer text = {0};
+    buffer_print(&text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"",
+                 ERRORS[error].code, ERRORS[error].text);
+    named_write(&text, &hub->named);
+    hub->named.count = 0;
+    buffer_text(&text, "}");
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text.at, text.len});
+    buffer_free(&text);
 }
 
 /* Message {"type":"ping"}: answered with the server's time. */
@@ -11068,6 +12452,20 @@ static enum error watch_check(const struct connection *c, struct json_value user
     return ERROR_NONE;
 }
 
+/* Names those of a refused watch whom the connection may not follow; all are ids. */
+static void watch_name_forbidden(struct server *server, const struct connection *c,
+                                 struct json_value users)
+{
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct span text = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(text) || connection_may_watch(c, text)) continue;
+        if (named_add(&server->hub.named, text)) return;
+    }
+}
+
 /* Message {"type":"watch","users":["bob"]}: follow these too; answered by a snapshot of them when
  * the turn ends. All of them or none. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
@@ -11079,6 +12477,7 @@ static enum error message_watch(struct server *server, struct connection *c, str
     size_t most = (size_t)server->options.max_watch, count, fresh = 0;
     if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
     enum error error = watch_check(c, users, true, &count);
+    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
     if (error) return error;
     struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
     struct watcher *watcher = &connection_extra(c)->watcher;
@@ -11149,7 +12548,8 @@ static enum error connection_message(struct server *server, struct connection *c
                                      struct instant now, struct span text)
 {
     struct json_value message, type, who;
-    if (text.len == 4 && !memcmp(text.at, "ping", 4)) {
+    bool line = text.len == 5 && text.at[4] == '\n'; /* as line-minded tools send it */
+    if ((text.len == 4 || line) && !memcmp(text.at, "ping", 4)) {
         hub_reply_text(&server->hub, "pong");
         return ERROR_NONE;
     }
@@ -11500,7 +12900,7 @@ static void post_stop(struct post *post)
     while (post->count) pthread_join(post->couriers[--post->count], NULL);
 }
 
-/* Appends a frame with the next piece of what one who follows is to be told. False when there is
+/* Appends a frame with the next message that one who follows is to be told. False when there is
  * nothing, or not yet. */
 static bool watcher_write(struct server *server, struct connection *c, struct instant now,
                           struct buffer *out)
@@ -11508,18 +12908,18 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     struct hub *hub = &server->hub;
     if (c->link.state != CONNECTION_OPEN || !c->extra || c->extra->blocked) return false;
     struct watcher *watcher = &c->extra->watcher;
-    bool first, last;
+    bool more;
     hub->piece.len = 0;
     enum watcher_message kind =
-        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &first, &last);
+        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
         connection_settle(c);
         return false;
     }
-    if (first) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+    if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
                                                   : &server->counters.updates);
-    ws_encode_piece(out, first, last, (struct span){hub->piece.at, hub->piece.len});
+    ws_encode(out, WS_OP_TEXT, (struct span){hub->piece.at, hub->piece.len});
     return true;
 }
 
@@ -11538,7 +12938,7 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
 }
 
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow: a first piece to each side by side, as that is mostly all. Stands at the end of a turn:
+ * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
  * the table is as the transitions left it. */
 static void hub_watch(struct server *server, struct instant now)
 {
@@ -11597,7 +12997,7 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
     }
     int64_t sent = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
     if (!s->blocked && now.mono >= sent + STREAM_SILENCE_MS) {
-        buffer_text(&s->own, ":\n\n"); /* all events are sent: between two of them */
+        buffer_text(&s->own, ":\n"); /* all events are sent: between two of them */
         stream_send(server, s, now);
         sent = now.mono;
     }
@@ -11608,16 +13008,10 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* What a timer finds of a connection whose ping is out: drops it when it stayed silent too long. If
- * it was the server that stood still, the answer waits in the socket: that is read first. */
-static void connection_await_pong(struct server *server, struct connection *c, struct instant now)
+/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+ * answer waits in the socket: that is read first. */
+static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t drop_at = now.mono - (uint32_t)((uint32_t)now.mono - c->pinged) +
-                      server->options.pong_timeout;
-    if (now.mono < drop_at) {
-        connection_arm(server, c, drop_at);
-        return;
-    }
     if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
@@ -11628,13 +13022,29 @@ static void connection_await_pong(struct server *server, struct connection *c, s
     connection_flush(server, c, now);
 }
 
+/* Looks how long a connection has been silent, and sets the timer for the next look. */
+static void connection_silence(struct server *server, struct connection *c, struct instant now)
+{
+    const struct options *options = &server->options;
+    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed), due;
+    enum silence silence = silence_judge(options->ping_interval, options->pong_timeout, heard,
+                                         now.mono, &c->pinged, &due);
+    if (silence == SILENCE_OVER) {
+        connection_drop_silent(server, c, now);
+        return;
+    }
+    connection_arm(server, c, due);
+    if (silence != SILENCE_PING) return;
+    count_one(&server->counters.pings_sent);
+    ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
+    connection_flush(server, c, now);
+}
+
 /* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
  * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
  * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    int64_t ping_at = heard + server->options.ping_interval;
     if (c->link.state == CONNECTION_CLOSING) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->link.is_stream) {
@@ -11642,17 +13052,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
     } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
-    } else if (c->pinged && (int32_t)(c->pinged - (uint32_t)heard) > 0) {
-        connection_await_pong(server, c, now);
-    } else if (now.mono >= ping_at) {
-        count_one(&server->counters.pings_sent);
-        c->pinged = (uint32_t)now.mono ? (uint32_t)now.mono : 1;
-        connection_arm(server, c, now.mono + server->options.pong_timeout);
-        ws_encode(&server->hub.reply, 9, (struct span){"", 0});
-        connection_flush(server, c, now);
     } else {
-        c->pinged = 0; /* whatever was heard answered it */
-        connection_arm(server, c, ping_at);
+        connection_silence(server, c, now);
     }
 }
 
@@ -11694,19 +13095,81 @@ static const char *connection_id_text(uint64_t number, char out[17])
     return out;
 }
 
-/* Adds the first message to the reply. */
+/* How long all clients should take to come back together, should this process end without a word:
+ * what it needs to take as many in. Few come back at once, as they always did. */
+static int64_t server_spread_ms(const struct server *server)
+{
+    int64_t count = (int64_t)server->presence.connections;
+    int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
+    if (count <= CROWD_FEW) return 0;
+    int64_t needed = count * 1000 / rate;
+    return needed > CROWD_SPREAD_MS ? needed : CROWD_SPREAD_MS;
+}
+
+/* Adds the first message to the reply. It names the limits, since a client that has to find them
+ * out by breaking them is closed for it, comes back, and breaks them again. */
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
+    const struct options *options = &server->options;
     struct buffer text = {0};
     char number[17];
     buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
     json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64
+    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+                 connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
+    buffer_print(&text, ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
+                        ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                         ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
-                 connection_id_text(c->number, number),
-                 (server->options.ping_interval + 999) / 1000);
+                 options->max_message, options->max_rate, options->max_watch,
+                 server_spread_ms(server));
     ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
     buffer_free(&text);
+}
+
+/* Tells the connections of one user over which time to come back; returns how many. */
+static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    size_t count = 0;
+    for (struct link *link = user->links, *next; link; link = next, count++) {
+        struct connection *c = (struct connection *)link;
+        next = link->next; /* sending may be the end of this one */
+        char text[64];
+        snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
+                 hub->crowd.spread_ms);
+        hub_reply_text(hub, text);
+        connection_flush(server, c, now);
+    }
+    return count;
+}
+
+/* When the connections became more than CROWD_FEW, and each time they doubled, all are told over
+ * which time to come back; some at a time, for the sake of others. On the way down nobody is told:
+ * who waits too long does no harm, and a hello says it anew. A level counts as left only at half of
+ * it, so that who connects and leaves at its border makes no storm of messages. */
+static void hub_crowd(struct server *server, struct instant now)
+{
+    struct crowd *crowd = &server->hub.crowd;
+    struct presence *p = &server->presence;
+    int64_t count = (int64_t)p->connections, level = crowd->level;
+    while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
+    if (level > crowd->level) {
+        crowd->spread_ms = server_spread_ms(server);
+        crowd->telling = true;
+        crowd->id_len = 0;
+    }
+    while (level && count < level / 2) level = level > CROWD_FEW ? level / 2 : 0;
+    crowd->level = level;
+    if (!crowd->telling) return;
+    struct presence_walk walk = presence_walk_after(p, (struct span){crowd->id, crowd->id_len});
+    struct user *user = NULL;
+    for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
+        size_t links = hub_tell_crowd(server, user, now);
+        told += links ? links : 1; /* who has none costs a look */
+        crowd->id_len = user->id_len;
+        memcpy(crowd->id, user->id, user->id_len);
+    }
+    crowd->telling = user && !server->hub.stopping;
 }
 
 /* Frees an adoption, but for the socket. NULL is fine. */
@@ -11766,6 +13229,16 @@ static enum error hub_refusal(struct server *server, const struct adoption *a)
     return ERROR_TOO_MANY_CONNECTIONS;
 }
 
+/* See hub_refusal; one that the worker did not know of is noted. */
+static enum error hub_refuses(struct server *server, const struct adoption *a, enum recall recall,
+                              struct instant now)
+{
+    enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    if (error && !a->refuse)
+        server_note_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+    return error;
+}
+
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
@@ -11799,10 +13272,12 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     c->link.watches_all = a->watches_all;
     if (a->may) connection_extra(c)->may = a->may;
     a->may = NULL;
-    enum error refuse = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
+    enum error refuse = hub_refuses(server, a, recall, now);
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
+    } else if (refuse == ERROR_STOPPING) {
+        connection_close_late(server, c, now);
     } else if (refuse) {
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
@@ -11834,7 +13309,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n\n", STREAM_RETRY_MS);
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS); /* some clients take a block for an event */
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
@@ -12002,20 +13477,32 @@ static void hub_batch_done(struct server *server, struct loop_call *call)
     hub->batch_under_way = false;
 }
 
-/* Hands the writer what the store must hear, at most one batch a sync interval. */
+/* How often the store hears that the server lives, while somebody is online: often enough for the
+ * next server to tell by the threshold who left with this one. */
+static int64_t server_sign_ms(const struct options *options)
+{
+    int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
+    return often > options->sync_interval ? often : options->sync_interval;
+}
+
+/* Hands the writer what the store must hear, at most one batch a sync interval; from time to time
+ * one with nothing but the moment, which every commit writes. */
 static void hub_sync(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    if (hub->batch_under_way || !presence_owes(&server->presence)) return;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
+    if (hub->batch_under_way || (!presence_owes(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
     pthread_mutex_lock(&server->table_lock);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
     pthread_mutex_unlock(&server->table_lock);
-    if (!hub->batch.ops.len) return;
+    if (!hub->batch.ops.len && !sign) return;
+    hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
 }
@@ -12033,14 +13520,13 @@ static void hub_stop(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
-    int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
+    int64_t count = (int64_t)p->connections, i = 0;
+    int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
         while (user->links) {
             struct connection *c = (struct connection *)user->links;
-            char reason[40];
-            snprintf(reason, sizeof reason, "retry_after=%" PRId64, 500 + i++ * spread / count);
-            connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+            connection_close_restart(server, c, now, STOP_RETRY_MS + i++ * spread / count);
             connection_flush(server, c, now);
         }
     }
@@ -12068,10 +13554,15 @@ static void hub_sample(struct server *server, struct instant now)
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = wheel_wait(&server->presence.wheel, now);
+    const struct presence *p = &server->presence;
+    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    other = wheel_wait(&server->presence.manuals, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
+    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) {
+        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
+        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
+    }
+    if (hub->crowd.telling) wait = 0;
     if (hub->watches.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
@@ -12102,12 +13593,29 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
+ * than that, the process stood still, and the users without a connection are given that time. They
+ * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
+ * when it should, a pause cannot be seen. */
+static void hub_wake(struct server *server, int64_t wait)
+{
+    struct hub *hub = &server->hub;
+    struct instant now = server_now(server);
+    int64_t gap = now.mono - hub->turned_at;
+    hub->turned_at = now.mono;
+    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    presence_resume(&server->presence, now, gap);
+    log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
+}
+
 /* One turn: calls, sockets, timers, transitions, store, the dead. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
     struct epoll_event events[HUB_EVENTS];
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, hub_wait(server, clock_mono_ms()));
+    int64_t wait = hub_wait(server, clock_mono_ms());
+    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
+    hub_wake(server, wait);
     loop_run_calls(&hub->loop, server);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     for (int i = 0; i < count; i++) {
@@ -12122,6 +13630,7 @@ static void hub_turn(struct server *server)
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
+    hub_crowd(server, now);
     hub_take_transitions(server, now);
     hub_watch(server, now);
     hub_sample(server, now);
@@ -12136,6 +13645,7 @@ static void *hub_run(void *argument)
     struct server *server = argument;
     struct hub *hub = &server->hub;
     prctl(PR_SET_NAME, "hub");
+    hub->turned_at = clock_mono_ms();
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
     hub_sync(server, server_now(server));
@@ -12239,24 +13749,50 @@ enum pending_phase {
     PENDING_GONE,    /* displaced; closed at the end of the turn */
 };
 
+/* Who has a connection, and so how it may give way to a newer one of its address. */
+enum pending_place {
+    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
+    PLACE_DOOR,      /* the door's own, and in no queue: it ends at once */
+    PLACE_READY,     /* in a lane: it ends at once, unanswered */
+    PLACE_SHAKERS,   /* in the handshakers' queue, or with one of them */
+};
+
+/* Whether it was looked at who sends a body, before that is there. */
+enum pending_vet {
+    VET_NONE,   /* not yet, or there is no need */
+    VET_ASKED,  /* a worker is at it */
+    VET_PASSED, /* they may */
+};
+
 /* A connection in the door. */
 struct pending {
     struct loop_call call;      /* the way back from a worker; must be first */
     struct seam_item item;      /* the request's bytes */
     struct timer timer;         /* the deadline of the phase */
-    struct pending *next;       /* in the ready list, or the handshakers' queue */
+    struct pending *next, *previous; /* in a lane, or the handshakers' queue */
     struct server *server;
     struct wire wire;
     int64_t deadline;           /* mono: of the handshake and the first request together */
     uint8_t phase;              /* enum pending_phase */
     uint8_t kind;               /* enum listener_kind: where it came in */
     uint8_t shake;              /* enum shake: what a handshaker came to */
+    struct tls_hello hello;     /* how much of the first one is there */
     bool watched;               /* in the door's epoll set */
-    bool waits;                 /* the door's own, and in no queue: it may be displaced */
-    bool given_up;              /* displaced as PENDING_SHAKE; set under shakers.lock */
+    uint8_t place;              /* enum pending_place; the door's, as is the next */
+    bool given_up;              /* displaced: to be closed when it is back; see door_displace */
+    bool queued;                /* in the handshakers' queue; under shakers.lock */
+    uint8_t lane;               /* enum lane_kind */
+    uint32_t read_in;           /* the turn in which its last bytes came */
     bool keep_alive;            /* after this answer */
     size_t scanned;             /* bytes already searched for the end of the head */
-    size_t whole;               /* bytes of the request at the front; 0: its head is not there */
+    size_t head;                /* bytes of the head of the request at the front; 0: not there */
+    size_t whole;               /* bytes of all of it; 0: not known */
+    struct http_chunks chunks;  /* how far its body was read, if that is in chunks */
+    bool chunked;
+    bool expects;               /* the client waits for a 100 before it sends the body */
+    uint8_t vet;                /* enum pending_vet */
+    struct buffer aside;        /* the request, while a worker looks at a copy of its head */
+    size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
     struct adoption *adoption;  /* when the request is an upgrade or stream that was granted */
     struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
@@ -12266,10 +13802,13 @@ struct pending {
 enum {
     DOOR_EVENTS = 256,
     DOOR_ACCEPTS = 64,          /* of one listener a turn, so that others get theirs */
-    DOOR_QUEUE = 256,           /* requests with the workers at a time */
+    DOOR_QUEUE = 256,           /* quick requests with the workers at a time */
     DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
     DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
     DOOR_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
+    DOOR_BODY_FREE = 4096,      /* bytes of a body waited for before it is known who sends it */
+    DOOR_BODY_OPEN = 32 * 1024, /* and of one that anybody may send: a password, escaped */
+    DOOR_SMALL = 16 * 1024,     /* who holds no more has the last eighth of the memory as well */
     SHAKER_NICE = 10,           /* who is connected comes before who wants to be */
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
 };
@@ -12286,22 +13825,97 @@ static struct pending *pending_of_item(struct seam_item *item)
     return (struct pending *)((char *)item - offsetof(struct pending, item));
 }
 
-/* Takes a connection off the list of its address. */
-static void pending_leave(struct server *server, struct pending *p)
+/* Appends a connection to a queue. */
+static void pending_queue_add(struct pending_queue *queue, struct pending *p)
+{
+    p->next = NULL;
+    p->previous = queue->last;
+    *(queue->last ? &queue->last->next : &queue->first) = p;
+    queue->last = p;
+}
+
+/* Takes a connection out of the queue it is in. */
+static void pending_queue_remove(struct pending_queue *queue, struct pending *p)
+{
+    *(p->previous ? &p->previous->next : &queue->first) = p->next;
+    *(p->next ? &p->next->previous : &queue->last) = p->previous;
+    p->next = p->previous = NULL;
+}
+
+/* Takes a connection off the list of its address; address_lock is held. */
+static void pending_unlist(struct server *server, struct pending *p)
 {
     struct address_entry *entry = p->entry;
     if (!entry) return;
-    pthread_mutex_lock(&server->address_lock);
     *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
     *(p->newer ? &p->newer->older : &entry->newest) = p->older;
-    entry->pending--;
-    address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
     p->entry = NULL;
+    entry->pending--;
+    entry->held -= p->held;
+    address_settle(&server->addresses, entry, clock_mono_ms());
 }
 
-/* Puts a new connection on the list of its address. Returns the one that has to give way for it:
- * the oldest that only waits or shakes hands; NULL if there is room, or none of them does. */
+/* Counts `bytes` as what a connection holds, in place of what was counted. False, with nothing
+ * changed, when it would be more than before and too much: over all, or for one address. Who holds
+ * little is let in where much is not, so that bodies do not keep everybody out. address_lock is
+ * held. */
+static bool pending_count(struct server *server, struct pending *p, size_t bytes, bool must)
+{
+    struct door *door = &server->door;
+    size_t most = bytes <= DOOR_SMALL ? door->memory : door->memory - door->memory / 8;
+    size_t all = door->held - p->held + bytes;
+    size_t own = p->entry ? p->entry->held - p->held + bytes : 0;
+    if (!must && bytes > p->held && (all > most || own > door->memory / 4)) return false;
+    door->held = all;
+    if (p->entry) p->entry->held = own;
+    p->held = bytes;
+    return true;
+}
+
+/* Counts what a connection holds, and `more` that it is about to; see pending_count. Whoever has
+ * the connection. A refusal is counted, and said once a minute. */
+static bool pending_hold(struct pending *p, size_t more, bool must)
+{
+    struct server *server = p->server;
+    const struct tls *tls = p->wire.tls;
+    size_t bytes = p->item.size + p->aside.size + p->out.size + more;
+    if (tls) bytes += tls->in.size + tls->out.size;
+    pthread_mutex_lock(&server->address_lock);
+    bool held = pending_count(server, p, bytes, must);
+    pthread_mutex_unlock(&server->address_lock);
+    if (held) return true;
+    int64_t now = clock_mono_ms(), last = atomic_load(&server->door.memory_logged);
+    count_one(&server->counters.memory_refused);
+    if (last && now - last < QUIET_MS) return false;
+    if (atomic_compare_exchange_strong(&server->door.memory_logged, &last, now))
+        log_line(&server->log, LOG_WARN,
+                 "requests are refused: all under way hold --max-request-memory, or those of one"
+                 " address a quarter of it");
+    return false;
+}
+
+/* Takes a connection that is to be freed off the list of its address, and what it holds out of the
+ * count. The lock is taken in any case: the door may be about to do the same. */
+static void pending_leave(struct server *server, struct pending *p)
+{
+    pthread_mutex_lock(&server->address_lock);
+    pending_unlist(server, p);
+    pending_count(server, p, 0, true);
+    pthread_mutex_unlock(&server->address_lock);
+}
+
+/* The connection of an address that gives way to p, the newest: the oldest that no worker has; only
+ * where workers have them all the oldest of these. address_lock is held. */
+static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
+{
+    struct pending *one = entry->oldest;
+    while (one != p && one->place == PLACE_ELSEWHERE) one = one->newer;
+    return one != p ? one : entry->oldest != p ? entry->oldest : NULL;
+}
+
+/* Puts a new connection on the list of its address. Returns the one that has to give way for it,
+ * off the list already; NULL if there is room. One that a worker has is only marked here: it may be
+ * freed as soon as the lock is not held. */
 static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
@@ -12309,7 +13923,7 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     uint8_t key[16];
     uint16_t port;
     address_pack(&p->item.peer, key, &port);
-    if (!most || server_exempts(server, key)) return NULL;
+    if (server_exempts(server, key)) return NULL;
     address_group(key, key);
     pthread_mutex_lock(&server->address_lock);
     address_sweep(&server->addresses, now);
@@ -12317,9 +13931,15 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     p->older = entry->newest;
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
-    if (++entry->pending > most)
-        for (oldest = entry->oldest; oldest && !oldest->waits && oldest->phase != PENDING_SHAKE;)
-            oldest = oldest->newer;
+    if (++entry->pending > most && most) oldest = pending_choose(entry, p);
+    if (oldest) {
+        pending_unlist(server, oldest);
+        count_one(&server->counters.pending_displaced);
+    }
+    if (oldest && oldest->place == PLACE_ELSEWHERE) {
+        oldest->given_up = true;
+        oldest = NULL;
+    }
     pthread_mutex_unlock(&server->address_lock);
     return oldest;
 }
@@ -12330,8 +13950,17 @@ static void pending_free(struct pending *p)
     pending_leave(p->server, p);
     atomic_fetch_sub(&p->server->door.count, 1);
     buffer_free(&p->out);
+    buffer_free(&p->aside);
     free(p->item.bytes);
     free(p);
+}
+
+/* Frees the bytes of a request; nothing of them is needed any more. */
+static void pending_forget_request(struct pending *p)
+{
+    free(p->item.bytes);
+    p->item.bytes = NULL;
+    p->item.len = p->item.size = p->item.used = 0;
 }
 
 /* Ends a connection that the door owns. */
@@ -12386,11 +14015,15 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
         return;
     }
     if (n > 0) buffer_drop(&p->out, (size_t)n);
+    if (!p->out.len) {
+        buffer_free(&p->out);
+        pending_hold(p, 0, true);
+    }
     if (p->out.len || wire_unsent(&p->wire)) {
         pending_watch(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
         timer_disarm(&server->door.wheel, &p->timer);
-        p->waits = false;
+        p->place = PLACE_ELSEWHERE;
         p->phase = PENDING_REQUEST;
         loop_post(&server->door.loop, &p->call);
     } else if (p->keep_alive) {
@@ -12412,73 +14045,162 @@ static void door_refuse(struct server *server, struct pending *p, int64_t now, e
     count_one(&server->counters.requests);
     count_one(&server->counters.request_errors);
     p->keep_alive = false;
+    pending_forget_request(p);
+    pending_hold(p, 0, true);
     pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
     door_flush(server, p, now);
 }
 
-/* Whether the workers have as many requests as they may; then a worker that is done wakes us. */
-static bool door_starves(struct door *door)
+/* Whether the workers have as many requests of a lane as they may; then a worker that is done wakes
+ * us. */
+static bool lane_starves(struct lane *lane)
 {
-    if (atomic_load(&door->under_way) < DOOR_QUEUE) return false;
-    atomic_store(&door->starved, true);
-    return atomic_load(&door->under_way) >= DOOR_QUEUE; /* none finished in between */
+    if (atomic_load(&lane->under_way) < lane->most) return false;
+    atomic_store(&lane->starved, true);
+    return atomic_load(&lane->under_way) >= lane->most; /* none finished in between */
 }
 
-/* Gives whole requests to the workers, as many as they may have. */
-static void door_serve_ready(struct server *server)
+/* Closes those of the connections whose socket was reset meanwhile, which reading would tell only
+ * behind what has come before it: nobody reads their answers. One that was only half closed stays,
+ * and so do those that were read in this turn. Returns how many are left. */
+static int door_drop_reset(struct server *server, struct pending **ready, int count)
 {
-    struct door *door = &server->door;
-    struct seam_item *items[DOOR_QUEUE];
-    int count = 0;
-    while (door->ready && !door_starves(door)) {
-        struct pending *p = door->ready;
-        door->ready = p->next;
-        if (!door->ready) door->ready_last = &door->ready;
-        atomic_fetch_add(&door->under_way, 1);
-        items[count++] = &p->item; /* never more than DOOR_QUEUE: they all are under way */
+    struct pollfd sockets[DOOR_QUEUE];
+    int asked = 0, left = 0;
+    for (int i = 0; i < count; i++) {
+        bool fresh = ready[i]->read_in == server->door.turn;
+        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->wire.fd};
+        asked += !fresh;
     }
-    if (count) seam_submit(server->seam, items, count);
+    if (asked && poll(sockets, (nfds_t)count, 0) <= 0) return count;
+    for (int i = 0; i < count; i++) {
+        if (asked && sockets[i].revents & (POLLHUP | POLLERR)) door_close(server, ready[i]);
+        else ready[left++] = ready[i];
+    }
+    return left;
+}
+
+/* Gives whole requests of a lane to the workers, as many as they may have. */
+static void lane_serve(struct server *server, struct lane *lane)
+{
+    while (lane->ready.first && !lane_starves(lane)) {
+        struct pending *ready[DOOR_QUEUE];
+        struct seam_item *items[DOOR_QUEUE];
+        int count = 0, room = lane->most - atomic_load(&lane->under_way);
+        if (room > DOOR_QUEUE) room = DOOR_QUEUE;
+        for (struct pending *p; count < room && (p = lane->ready.first);) {
+            pending_queue_remove(&lane->ready, p);
+            ready[count++] = p;
+        }
+        count = door_drop_reset(server, ready, count);
+        for (int i = 0; i < count; i++) {
+            ready[i]->place = PLACE_ELSEWHERE;
+            items[i] = &ready[i]->item;
+        }
+        if (!count) continue;
+        atomic_fetch_add(&lane->under_way, count);
+        seam_submit(server->seam, items, count);
+    }
+}
+
+/* Looks for the head of a request. False when the request was refused. */
+static bool door_find_head(struct server *server, struct pending *p, int64_t now)
+{
+    struct seam_item *item = &p->item;
+    const struct options *options = &server->options;
+    size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
+    const char *text = item->bytes;
+    while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
+    item->len -= blank;
+    if (blank) memmove(item->bytes, item->bytes + blank, item->len);
+    struct http_frame frame = http_frame_read(item->bytes, item->len, p->scanned,
+                                              (size_t)options->max_head, (size_t)options->max_body);
+    if (frame.error) {
+        door_refuse(server, p, now, frame.error);
+        return false;
+    }
+    p->scanned = item->len;
+    p->head = frame.head;
+    p->chunked = frame.chunked;
+    p->expects = frame.expects;
+    if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
+    return true;
+}
+
+/* Reads on in a body that is in chunks. False when the request was refused. */
+static bool door_read_chunks(struct server *server, struct pending *p, int64_t now)
+{
+    const struct options *options = &server->options;
+    size_t len = p->item.len - p->head;
+    enum error error = http_chunks_read(&p->chunks, p->item.bytes + p->head, &len,
+                                        (size_t)options->max_body, (size_t)options->max_head);
+    p->item.len = p->head + len;
+    if (p->chunks.state == CHUNK_DONE) p->whole = p->head + p->chunks.made;
+    if (error) door_refuse(server, p, now, error);
+    return !error;
+}
+
+/* Gives a connection to the workers, when one has time: with a whole request, or the head of one. */
+static void door_make_ready(struct server *server, struct pending *p)
+{
+    p->item.is_tls = p->wire.tls != NULL;
+    timer_disarm(&server->door.wheel, &p->timer);
+    p->phase = PENDING_BUSY;
+    p->place = PLACE_READY;
+    bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
+    p->lane = costly ? LANE_COSTLY : LANE_QUICK;
+    pending_queue_add(&server->door.lanes[p->lane].ready, p);
+}
+
+/* Has a worker look at the head of a request alone: a copy, since CivetWeb changes what it reads. */
+static void door_vet(struct server *server, struct pending *p, int64_t now)
+{
+    struct seam_item *item = &p->item;
+    if (!pending_hold(p, p->head + 1, false)) {
+        door_refuse(server, p, now, ERROR_REQUEST_MEMORY);
+        return;
+    }
+    p->aside = (struct buffer){.at = item->bytes, .len = item->len, .size = item->size};
+    item->size = p->head + 1;
+    item->bytes = mem_new(item->size);
+    memcpy(item->bytes, p->aside.at, p->head);
+    item->len = item->used = p->head;
+    p->vet = VET_ASKED;
+    door_make_ready(server, p);
+}
+
+/* Whether it is to be seen who sends the body before more of it is waited for. */
+static bool door_wants_vet(const struct server *server, const struct pending *p)
+{
+    const struct options *options = &server->options;
+    if (p->vet != VET_NONE || (!options_have_keys(options) && !*options->admin_password_file))
+        return false;
+    size_t body = p->whole ? p->whole - p->head : p->chunks.made;
+    return body > DOOR_BODY_FREE;
 }
 
 /* Looks whether a whole request is there, and acts on it. */
 static void door_advance(struct server *server, struct pending *p, int64_t now)
 {
     struct seam_item *item = &p->item;
-    const struct options *options = &server->options;
-    if (!p->whole) {
-        size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
-        const char *text = item->bytes;
-        while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
-        item->len -= blank;
-        if (blank) memmove(item->bytes, item->bytes + blank, item->len);
-        struct http_frame frame =
-            http_frame_read(item->bytes, item->len, p->scanned, (size_t)options->max_head,
-                            (size_t)options->max_body);
-        if (frame.error) {
-            door_refuse(server, p, now, frame.error);
-            return;
-        }
-        p->scanned = item->len;
-        if (frame.head) p->whole = frame.head + frame.body;
-        static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
-        if (frame.expects && item->len < p->whole &&
-            wire_write(&p->wire, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
-            door_close(server, p);
-            return;
-        }
-    }
-    if (!p->whole || item->len < p->whole) {
-        pending_watch(p, EPOLLIN);
+    if (!p->head && !door_find_head(server, p, now)) return;
+    if (p->head && !p->whole && !door_read_chunks(server, p, now)) return;
+    if (p->whole && item->len >= p->whole) {
+        item->used = p->whole;
+        door_make_ready(server, p);
         return;
     }
-    item->used = p->whole;
-    item->is_tls = p->wire.tls != NULL;
-    timer_disarm(&server->door.wheel, &p->timer);
-    p->phase = PENDING_BUSY;
-    p->waits = false;
-    p->next = NULL;
-    *server->door.ready_last = p;
-    server->door.ready_last = &p->next;
+    if (p->head && door_wants_vet(server, p)) {
+        door_vet(server, p, now);
+        return;
+    }
+    static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
+    if (p->expects && wire_write(&p->wire, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
+        door_close(server, p);
+        return;
+    }
+    p->expects = false;
+    pending_watch(p, EPOLLIN);
 }
 
 /* Reads what is there of a request. */
@@ -12487,20 +14209,32 @@ static void door_read(struct server *server, struct pending *p, int64_t now)
     struct seam_item *item = &p->item;
     char *scratch = server->door.scratch;
     ssize_t n = wire_read(&p->wire, scratch, DOOR_READ_SIZE);
+    if (n == WIRE_BROKEN && wire_ended(&p->wire)) {
+        door_linger(server, p, now); /* so that the client reads the alert */
+        return;
+    }
+    if (n <= 0 && n != WIRE_AGAIN) {
+        door_close(server, p);
+        return;
+    }
+    if (p->phase == PENDING_IDLE && n > 0) {
+        p->deadline = now + server->options.request_timeout;
+        pending_begin(p, PENDING_REQUEST, p->deadline);
+    }
+    size_t needed = n > 0 ? item->len + (size_t)n + 1 : 0;
+    size_t more = needed > item->size ? needed - item->size : 0;
+    if ((more || p->wire.tls) && !pending_hold(p, more, false)) {
+        door_refuse(server, p, now, ERROR_REQUEST_MEMORY);
+        return;
+    }
     if (n == WIRE_AGAIN) {
         pending_watch(p, EPOLLIN);
         return;
     }
-    if (n <= 0) {
-        door_close(server, p);
-        return;
-    }
-    if (p->phase == PENDING_IDLE)
-        pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
-    item->size = item->len + (size_t)n + 1;
-    item->bytes = mem_resize(item->bytes, item->size);
+    if (more) item->bytes = mem_resize(item->bytes, item->size = needed);
     memcpy(item->bytes + item->len, scratch, (size_t)n);
     item->len += (size_t)n;
+    p->read_in = server->door.turn;
     door_advance(server, p, now);
 }
 
@@ -12510,42 +14244,66 @@ static void door_shake(struct server *server, struct pending *p)
     struct shakers *shakers = &server->door.shakers;
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_SHAKE;
-    p->waits = false;
-    p->next = NULL;
+    p->place = PLACE_SHAKERS;
     server->door.shaking++;
     pthread_mutex_lock(&shakers->lock);
-    *shakers->last = p;
-    shakers->last = &p->next;
+    p->queued = true;
+    pending_queue_add(&shakers->queue, p);
     pthread_cond_signal(&shakers->wake);
     pthread_mutex_unlock(&shakers->lock);
 }
 
-/* Reads what is there of a handshake; whole records are a handshaker's. Somebody who does not speak
- * TLS is told so in plain HTTP. */
+/* The client ended in the middle of its handshake, or before: then it may have been a look at the
+ * port, and is no failure. */
+static void door_cut_hello(struct server *server, struct pending *p)
+{
+    if (p->wire.tls->in.len || p->wire.tls->set_up) count_one(&server->counters.tls_failures);
+    door_close(server, p);
+}
+
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
+ * HTTP if it does not look like TLS at all. */
+static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
+{
+    struct buffer *in = &p->wire.tls->in;
+    bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
+    count_one(&server->counters.tls_failures);
+    if (is_tls || p->hello.scanned) {
+        wire_refuse_tls(&p->wire, alert);
+        door_linger(server, p, now);
+    } else {
+        wire_forget_tls(&p->wire);
+        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
+    }
+}
+
+/* Reads what is there of a handshake; whole records are a handshaker's. */
 static void door_read_hello(struct server *server, struct pending *p, int64_t now)
 {
     struct tls *tls = p->wire.tls;
     ssize_t n = WIRE_AGAIN;
     if (!wire_unsink(&p->wire, &n) && n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
-    bool full = tls->in.len >= DOOR_HELLO_MAX; /* and no message: nobody says hello like that */
-    n = full ? WIRE_BROKEN
-             : wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
-    if (full) count_one(&server->counters.tls_failures);
+    /* There is room: a handshaker has taken all whole records, and less than one is left. */
+    n = wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
     if (n == WIRE_END || n == WIRE_BROKEN) {
-        door_close(server, p);
+        door_cut_hello(server, p);
         return;
     }
     if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
-    ssize_t whole = tls->set_up ? tls_whole_records(tls->in.at, tls->in.len)
-                                : tls_join_hello(&tls->in);
-    if (whole < 0 && !tls->set_up) {
-        count_one(&server->counters.tls_failures);
-        wire_forget_tls(&p->wire);
-        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
-    } else if (whole) {
+    if (!pending_hold(p, 0, false)) {
+        door_close(server, p);
+        return;
+    }
+    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
+    size_t known = tls->set_up ? 0 : p->hello.scanned;
+    const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
+    struct tls_records next = tls_whole_records(unread, tls->in.len - known);
+    if (next.alert && !next.whole && !tls->set_up) {
+        door_refuse_hello(server, p, now, next.alert);
+    } else if (ready && (known || next.whole || next.alert)) {
         door_shake(server, p);
     } else {
         pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
@@ -12557,7 +14315,7 @@ static void door_take_shaken(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->waits = true;
+    p->place = PLACE_DOOR;
     server->door.shaking--;
     if (p->given_up) {
         door_close(server, p);
@@ -12584,12 +14342,12 @@ static void *shaker_run(void *argument)
     setpriority(PRIO_PROCESS, 0, SHAKER_NICE); /* on Linux: of this thread */
     pthread_mutex_lock(&shakers->lock);
     for (;;) {
-        while (!shakers->first && !shakers->quitting)
+        while (!shakers->queue.first && !shakers->quitting)
             pthread_cond_wait(&shakers->wake, &shakers->lock);
-        struct pending *p = shakers->first;
+        struct pending *p = shakers->queue.first;
         if (!p) break;
-        shakers->first = p->next;
-        if (!p->next) shakers->last = &shakers->first;
+        pending_queue_remove(&shakers->queue, p);
+        p->queued = false;
         bool useless = p->given_up || atomic_load(&server->stopping);
         pthread_mutex_unlock(&shakers->lock);
         p->shake = (uint8_t)(useless ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
@@ -12624,12 +14382,25 @@ static void door_expire(struct server *server, struct pending *p, int64_t now)
     else door_close(server, p);
 }
 
+/* Has a connection of the door's closed at the end of the turn: it may have an event in it still. */
+static void door_give_up(struct server *server, struct pending *p)
+{
+    p->phase = PENDING_GONE;
+    p->place = PLACE_ELSEWHERE;
+    p->next = server->door.gone;
+    server->door.gone = p;
+}
+
 /* A worker gave a connection back; see pending_served for the phases. */
 static void door_take_back(struct server *server, struct loop_call *call)
 {
     struct pending *p = (struct pending *)call;
     int64_t now = clock_mono_ms();
-    p->waits = true;
+    p->place = PLACE_DOOR;
+    if (p->given_up) { /* and it may have an event in this turn */
+        door_give_up(server, p);
+        return;
+    }
     switch (p->phase) {
     case PENDING_IDLE:
         pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
@@ -12640,7 +14411,8 @@ static void door_take_back(struct server *server, struct loop_call *call)
         return;
     case PENDING_LINGER: door_linger(server, p, now); return;
     default:
-        pending_begin(p, PENDING_REQUEST, now + server->options.request_timeout);
+        if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
+        pending_begin(p, PENDING_REQUEST, p->deadline);
         door_advance(server, p, now);
         return;
     }
@@ -12663,13 +14435,34 @@ static void pending_hand_over(struct server *server, struct pending *p)
 static void pending_next_request(struct pending *p)
 {
     struct seam_item *item = &p->item;
+    p->head = p->whole = p->scanned = 0;
+    p->chunks = (struct http_chunks){0};
+    p->chunked = p->expects = false;
+    p->vet = VET_NONE;
     item->len -= item->used;
-    memmove(item->bytes, item->bytes + item->used, item->len);
-    item->used = p->whole = p->scanned = 0;
     if (!item->len) {
-        free(item->bytes);
-        item->bytes = NULL;
+        pending_forget_request(p);
+        return;
     }
+    memmove(item->bytes, item->bytes + item->used, item->len);
+    item->used = 0;
+    item->size = item->len + 1;
+    item->bytes = mem_resize(item->bytes, item->size);
+}
+
+/* Worker: the one who sends a body may; the request goes on being waited for. */
+static void pending_go_on(struct pending *p)
+{
+    free(p->item.bytes);
+    p->item.bytes = p->aside.at;
+    p->item.len = p->aside.len;
+    p->item.size = p->aside.size;
+    p->item.used = 0;
+    p->aside = (struct buffer){0};
+    pending_hold(p, 0, true);
+    p->phase = PENDING_REQUEST;
+    p->call.run = door_take_back;
+    loop_post(&p->server->door.loop, &p->call);
 }
 
 /* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
@@ -12678,8 +14471,9 @@ static void pending_send(struct server *server, struct pending *p)
 {
     struct loop *loop = &server->door.loop;
     ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
-    bool rest = p->item.len > p->item.used;
+    bool rest = p->item.len > p->item.used || p->aside.at;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
+    if (!p->out.len) buffer_free(&p->out);
     bool sent = !p->out.len && !wire_unsent(&p->wire);
     if (n == WIRE_BROKEN || (sent && !p->keep_alive && !rest)) {
         wire_close(&p->wire);
@@ -12688,6 +14482,9 @@ static void pending_send(struct server *server, struct pending *p)
     }
     p->call.run = door_take_back;
     if (p->keep_alive) pending_next_request(p);
+    else pending_forget_request(p);
+    buffer_free(&p->aside); /* what it had of a body that nobody wants */
+    pending_hold(p, 0, true);
     p->phase = (uint8_t)(!sent            ? PENDING_FLUSH
                          : !p->keep_alive ? PENDING_LINGER
                          : rest           ? PENDING_REQUEST
@@ -12706,30 +14503,31 @@ static void pending_send(struct server *server, struct pending *p)
 /* Worker: the request is answered, or the upgrade or stream granted. */
 static void pending_served(struct server *server, struct pending *p)
 {
-    struct door *door = &server->door;
+    struct lane *lane = &server->door.lanes[p->lane];
     if (p->adoption) pending_hand_over(server, p);
+    else if (p->vet == VET_PASSED && p->aside.at) pending_go_on(p);
     else pending_send(server, p);
-    atomic_fetch_sub(&door->under_way, 1);
-    if (atomic_exchange(&door->starved, false)) loop_wake(&door->loop);
+    atomic_fetch_sub(&lane->under_way, 1);
+    if (atomic_exchange(&lane->starved, false)) loop_wake(&server->door.loop);
 }
 
-/* Has a connection give way to a newer one of its address. It may have an event in this turn still,
- * so it is closed at its end; one that shakes hands when it comes back, which is soon, as no more
- * work is done for it. */
+/* Has a connection, which is off the list of its address, give way to a newer one. One that a
+ * handshaker has at this moment is closed when it comes back; there is one of these a thread. */
 static void door_displace(struct server *server, struct pending *p)
 {
-    count_one(&server->counters.pending_displaced);
-    pending_leave(server, p);
-    if (p->phase == PENDING_SHAKE) {
-        pthread_mutex_lock(&server->door.shakers.lock);
+    struct shakers *shakers = &server->door.shakers;
+    if (p->place == PLACE_READY) pending_queue_remove(&server->door.lanes[p->lane].ready, p);
+    if (p->place == PLACE_SHAKERS) {
+        pthread_mutex_lock(&shakers->lock);
+        bool queued = p->queued;
+        if (queued) pending_queue_remove(&shakers->queue, p);
+        p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&server->door.shakers.lock);
-        return;
+        pthread_mutex_unlock(&shakers->lock);
+        if (!queued) return;
+        server->door.shaking--;
     }
-    p->phase = PENDING_GONE;
-    p->waits = false;
-    p->next = server->door.gone;
-    server->door.gone = p;
+    door_give_up(server, p);
 }
 
 /* Lets a new connection in. */
@@ -12748,7 +14546,7 @@ static struct pending *door_admit(struct server *server, const struct listener *
     pending_begin(p, p->wire.tls ? PENDING_HELLO : PENDING_REQUEST, p->deadline);
     struct pending *oldest = pending_enter(server, p, now);
     if (oldest) door_displace(server, oldest);
-    p->waits = true;
+    p->place = PLACE_DOOR;
     return p;
 }
 
@@ -12760,20 +14558,36 @@ static void door_watch_listeners(struct server *server, uint32_t events)
                    &server->listeners[i]);
 }
 
-/* Rests from accepting after an error that will not go away at once (no descriptors, no memory):
- * what is connected goes on being served, and nothing spins. */
-static void door_pause(struct server *server, int64_t now)
+/* Rests from accepting after an error that will not go away at once: what is connected goes on being
+ * served, and nothing spins. Without descriptors or memory no listener gives anything; any other
+ * reason is that of this one, and the others go on. */
+static void door_pause(struct server *server, struct listener *listener, int64_t now)
 {
     struct door *door = &server->door;
+    int error = errno;
+    bool full = error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
     count_one(&server->counters.accept_errors);
     if (!door->paused_logged || now - door->paused_logged > QUIET_MS)
-        log_line(&server->log, LOG_WARN,
-                 "cannot accept connections: %s; raise the descriptor limit (ulimit -n) or lower"
-                 " --max-connections", strerror(errno));
+        log_line(&server->log, LOG_WARN, "cannot accept connections: %s; %s", strerror(error),
+                 full ? "raise the descriptor limit (ulimit -n) or lower --max-connections"
+                      : "it is tried again and again");
     door->paused_logged = now;
-    door->paused = true;
-    door_watch_listeners(server, 0);
+    door->paused = full;
+    if (full) door_watch_listeners(server, 0);
+    else loop_watch(&door->loop, EPOLL_CTL_MOD, listener->fd, 0, listener);
     timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
+}
+
+/* Whether an accept failed for the one connection that it would have given (accept(2)): the next may
+ * be fine. */
+static bool accept_lost_one(int error)
+{
+    static const int errors[] = {ECONNABORTED, EINTR, EPERM, EPROTO, ENETDOWN, ENETUNREACH,
+                                 EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+                                 ETIMEDOUT};
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (error == errors[i]) return true;
+    return false;
 }
 
 /* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
@@ -12781,17 +14595,20 @@ static void door_pause(struct server *server, int64_t now)
 static void door_accept(struct server *server, struct listener *listener, int64_t now)
 {
     struct pending *admitted[DOOR_ACCEPTS];
-    int count = 0;
-    while (count < DOOR_ACCEPTS && !server->door.paused) {
+    int count = 0, lost = 0;
+    while (count + lost < DOOR_ACCEPTS && !server->door.paused) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
         int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) admitted[count++] = door_admit(server, listener, fd, &peer, now);
-        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            door_pause(server, now);
         else if (errno == EAGAIN || errno == EBADF) break;
-        /* anything else is the fault of that one connection: accept(2) */
+        else if (accept_lost_one(errno) && ++lost < DOOR_ACCEPTS) /* so many: it does not go away */
+            count_one(&server->counters.accept_errors);
+        else {
+            door_pause(server, listener, now);
+            break;
+        }
     }
     for (int i = 0; i < count; i++) {
         if (admitted[i]->phase == PENDING_GONE) continue;
@@ -12844,6 +14661,15 @@ static void door_timer(struct server *server, struct timer *timer, int64_t now)
     door_watch_listeners(server, EPOLLIN);
 }
 
+/* Whether a request, or a handshake, is with others who will give it back. */
+static bool door_is_busy(struct door *door)
+{
+    bool busy = door->shaking;
+    for (int i = 0; i < LANE_COUNT; i++)
+        busy = busy || door->lanes[i].ready.first || atomic_load(&door->lanes[i].under_way);
+    return busy;
+}
+
 /* The door's thread, until door_quit. When it ends it has closed every connection it owned. */
 static void door_run(void *context)
 {
@@ -12853,13 +14679,14 @@ static void door_run(void *context)
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
-        if (door->quitting) atomic_store(&door->starved, true); /* have the last worker wake us */
-        bool busy = door->ready || door->shaking || atomic_load(&door->under_way);
-        if (door->quitting && !busy) break;
+        for (int i = 0; i < LANE_COUNT && door->quitting; i++)
+            atomic_store(&door->lanes[i].starved, true); /* have the last worker wake us */
+        if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
+        door->turn++;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -12869,7 +14696,7 @@ static void door_run(void *context)
         }
         for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
-        door_serve_ready(server);
+        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
     loop_run_calls(&door->loop, server);
     timer_disarm(&door->wheel, &door->pause);
@@ -12902,9 +14729,15 @@ static bool door_init(struct server *server, struct instant now)
     struct shakers *shakers = &door->shakers;
     pthread_mutex_init(&shakers->lock, NULL);
     pthread_cond_init(&shakers->wake, NULL);
-    shakers->last = &shakers->first;
     wheel_init(&door->wheel, now.mono);
-    door->ready_last = &door->ready;
+    int64_t workers = server->options.workers;
+    /* of an address no less than one request as large as they may be */
+    const struct options *options = &server->options;
+    door->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * DOOR_READ_SIZE);
+    if (door->memory < (size_t)options->request_memory)
+        door->memory = (size_t)options->request_memory;
+    door->lanes[LANE_QUICK].most = DOOR_QUEUE;
+    door->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
     if (!loop_init(&door->loop)) return false;
     for (size_t i = 0; i < server->listener_count; i++)
         if (!loop_watch(&door->loop, EPOLL_CTL_ADD, server->listeners[i].fd, 0,
@@ -13152,9 +14985,9 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return !rc;
 }
 
-/* Reads the ids of a batch into views; *count is how many. */
-static enum error api_read_batch(const struct http_request *request, struct json_value users,
-                                 struct user_view *views, size_t *count)
+/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
+static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
+                                 struct json_value users, struct user_view *views, size_t *count)
 {
     struct json_value item;
     *count = 0;
@@ -13164,15 +14997,31 @@ static enum error api_read_batch(const struct http_request *request, struct json
         struct span span = {id, len < 0 ? 0 : (size_t)len};
         if (*count == BATCH_MAX) return ERROR_INVALID_PARAMETER;
         if (!user_id_valid(span)) return ERROR_INVALID_USER_ID;
-        if (request->token && !token_may_watch(request->token, span)) return ERROR_FORBIDDEN;
+        if (request->token && !token_may_watch_listed(request->token, may, span))
+            return ERROR_FORBIDDEN;
         views[*count].id_len = (uint8_t)span.len;
         memcpy(views[*count].id, id, span.len);
     }
     return ERROR_NONE;
 }
 
+/* Names those of a refused batch whom the token does not let its bearer see. */
+static void api_name_forbidden(const struct http_request *request, struct json_value users,
+                               struct http_response *response)
+{
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    response->named = mem_new(sizeof *response->named);
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct span span = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(span) || token_may_watch(request->token, span)) continue;
+        if (named_add(response->named, span)) return;
+    }
+}
+
 /* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked; null last_seen for
- * one never seen. */
+ * one never seen. Every change up to the position is in the answer. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -13185,15 +15034,23 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         return ERROR_INVALID_PARAMETER;
     }
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
+    struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
-    enum error error = api_read_batch(request, users, views, &count);
+    enum error error = api_read_batch(request, may, users, views, &count);
+    free(may);
     if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
+    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, users, response);
+    pthread_mutex_lock(&server->table_lock);
+    struct position position = server_position(server);
+    pthread_mutex_unlock(&server->table_lock);
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
     if (!error) {
         struct buffer *out = api_json(response);
         char when[TIME_TEXT];
-        buffer_print(out, "{\"generated_at\":\"%s\",\"users\":[",
+        buffer_text(out, "{");
+        position_write(out, position);
+        buffer_print(out, ",\"generated_at\":\"%s\",\"users\":[",
                      time_text(request->now.mono + request->now.offset, when));
         for (size_t i = 0; i < count; i++) {
             if (i) buffer_text(out, ",");
@@ -13941,7 +15798,7 @@ static void api_write_webhook(struct buffer *out, struct server *server, uint64_
 struct totals {
     size_t live, cached, connections;
     struct position position;   /* of these three */
-    int64_t sockets, streams, watching, pending, resident, anonymous, uptime_ms;
+    int64_t sockets, streams, watching, pending, held, resident, anonymous, uptime_ms;
     struct store_stats store;
 };
 
@@ -13959,6 +15816,9 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     t->streams = atomic_load(&server->streams);
     t->watching = atomic_load(&server->watching);
     t->pending = atomic_load(&server->door.count);
+    pthread_mutex_lock(&server->address_lock);
+    t->held = (int64_t)server->door.held;
+    pthread_mutex_unlock(&server->address_lock);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
 }
@@ -13987,16 +15847,17 @@ static enum error api_stats(struct server *server, const struct http_request *re
                       "}",
                  t.resident, t.anonymous);
     const char *problem = t.store.problem;
-    const char *writable = t.store.writable ? "true" : "false";
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"problem\":", writable);
+    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
+                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
     if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
     else buffer_text(out, "null");
     buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64,
+                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
+                      ",\"oldest_reader_seconds\":%" PRId64,
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes);
+                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_text(out, "},\"certificates\":[");
+    buffer_print(out, "},\"landlock_version\":%ld,\"certificates\":[", server->landlock);
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     buffer_text(out, "]");
     api_write_webhook(out, server, t.store.outbox);
@@ -14025,6 +15886,19 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
     buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
 }
 
+/* Appends how many upgrades were refused, by the code of the error; those that were. */
+static void metrics_refusals(struct buffer *out, const struct server *server)
+{
+    static const char name[] = "presence_upgrades_refused_by_reason_total";
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
+    buffer_print(out, "# TYPE %s counter\n", name);
+    for (int i = 0; i < ERROR_COUNT; i++) {
+        uint64_t count = atomic_load(&server->refusals[i]);
+        if (count)
+            buffer_print(out, "%s{reason=\"%s\"} %" PRIu64 "\n", name, ERRORS[i].code, count);
+    }
+}
+
 /* GET /metrics: Prometheus text format 0.0.4. */
 static enum error api_metrics(struct server *server, const struct http_request *request,
                               struct http_response *response)
@@ -14043,12 +15917,22 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
     metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
+    metrics_gauge(out, "request_memory_bytes", "bytes held for requests under way", t.held);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
+    metrics_gauge(out, "store_readable", "1 when the store can be read", t.store.readable);
     metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
                   (int64_t)t.store.used_bytes);
+    metrics_gauge(out, "store_oldest_reader_seconds",
+                  "seconds that a command has been reading the store",
+                  t.store.oldest_reader_ms / 1000);
+    metrics_gauge(out, "landlock_version", "version of Landlock that walls it off, 0 for none",
+                  server->landlock);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
+    metrics_gauge(out, "tls_certificates_untimely",
+                  "certificates in use that are expired or not yet valid",
+                  (int64_t)tls_untimely(&server->tls));
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
@@ -14056,6 +15940,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
                  atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
+    metrics_refusals(out, server);
     return ERROR_NONE;
 }
 
@@ -14156,7 +16041,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable) {
+    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
@@ -14269,6 +16154,15 @@ static void secrets_drop(struct secrets *secrets)
     free(secrets);
 }
 
+/* Whether another site's page made a browser send this without saying whose page it is: then what
+ * the browser adds by itself, a cookie or its place behind the gate, proves nothing. */
+static bool request_is_crossed(const struct seam_request *raw)
+{
+    const char *value = "";
+    if (request_header(raw, "Origin", &value)) return false;
+    return request_header(raw, "Sec-Fetch-Site", &value) && !strcasecmp(value, "cross-site");
+}
+
 /* The token among the offered subprotocols: `presence.v1, token.JWT`. */
 static struct span subprotocol_token(const char *offered)
 {
@@ -14285,7 +16179,8 @@ static struct span subprotocol_token(const char *offered)
 
 /* The token of a request, empty if there is none. An admin's comes in the header only: no page of
  * somebody else's can make a browser send that. The first place that has one counts: header
- * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token. */
+ * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
+ * not where another site's page may have had it sent with a request that changes something. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -14305,6 +16200,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
+    bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
+    if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
             ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2) : -1;
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
@@ -14438,34 +16335,54 @@ static enum error login_password(const struct http_request *request, char out[PA
     return ERROR_NONE;
 }
 
-/* Tries a password for an address, which has to wait after wrong ones; only one is hashed at a
- * time. *wait gets the ms until another may be tried. */
+/* Waits for the turn of an address, as far as it may; whether it has it, and *wait otherwise. */
+static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
+{
+    struct login_queue *queue = &server->logins;
+    pthread_mutex_lock(&server->address_lock);
+    const struct address_entry *known = address_find(&server->addresses, key);
+    int64_t blocked = known ? address_blocked(known, now) : 0;
+    bool guessed = known && address_has_failed(known, now);
+    pthread_mutex_unlock(&server->address_lock);
+    pthread_mutex_lock(&server->login_lock);
+    enum login_turn turn = login_ask(queue, key, guessed, blocked, now, wait);
+    if (turn == LOGIN_NEXT) {
+        queue->waiting++;
+        while (queue->busy) pthread_cond_wait(&server->login_done, &server->login_lock);
+        queue->waiting--;
+    }
+    if (turn != LOGIN_LATER) queue->busy = true;
+    pthread_mutex_unlock(&server->login_lock);
+    return turn != LOGIN_LATER;
+}
+
+/* The turn is the next one's; this one took so many ms. */
+static void login_end(struct server *server, int64_t took)
+{
+    pthread_mutex_lock(&server->login_lock);
+    server->logins.busy = false;
+    server->logins.took = (3 * server->logins.took + took) / 4;
+    pthread_cond_signal(&server->login_done);
+    pthread_mutex_unlock(&server->login_lock);
+}
+
+/* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
 static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
                             const struct password *right, struct span password, int64_t *wait)
 {
     uint8_t key[16];
-    enum error error = ERROR_TOO_MANY_FAILURES;
-    *wait = 1000;
-    if (pthread_mutex_trylock(&server->password_turn)) return error;
     address_group(address, key);
+    if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
+    int64_t start = clock_mono_ms();
+    bool good = password_check(right, password);
     pthread_mutex_lock(&server->address_lock);
-    const struct address_entry *known = address_find(&server->addresses, key);
-    int64_t blocked = known ? address_blocked(known, now) : 0;
+    struct address_entry *entry = address_make(&server->addresses, key);
+    if (good) address_clear_failures(entry);
+    else address_note_failure(entry, clock_mono_ms());
+    address_settle(&server->addresses, entry, clock_mono_ms());
     pthread_mutex_unlock(&server->address_lock);
-    if (blocked) {
-        *wait = blocked;
-    } else {
-        bool good = password_check(right, password);
-        error = good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
-        pthread_mutex_lock(&server->address_lock);
-        struct address_entry *entry = address_make(&server->addresses, key);
-        if (good) address_clear_failures(entry);
-        else address_note_failure(entry, clock_mono_ms());
-        address_settle(&server->addresses, entry, clock_mono_ms());
-        pthread_mutex_unlock(&server->address_lock);
-    }
-    pthread_mutex_unlock(&server->password_turn);
-    return error;
+    login_end(server, clock_mono_ms() - start);
+    return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
 /* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
@@ -14675,7 +16592,8 @@ static void api_answer(struct server *server, const struct route *route, enum er
 {
     struct token token = {0};
     if (!error) error = gate_pass(server, route, request, response, &token);
-    if (!error) error = route->handle(server, request, response);
+    if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
+        count_one(&server->counters.tokens_refused); /* the gate had let it pass */
     token_free(&token);
     if (error) http_set_error(response, error, response->detail);
     count_one(&server->counters.requests);
@@ -14782,6 +16700,16 @@ static void adoption_set_agent(struct adoption *a, const char *agent)
     memcpy(a->agent, agent, len);
 }
 
+/* See server_note_refusal. */
+static void upgrade_note_refusal(struct server *server, const struct http_request *request,
+                                 enum error error, const char *detail)
+{
+    const char *origin = NULL, *host = NULL;
+    request_header(request->raw, "Origin", &origin);
+    request_header(request->raw, "Host", &host);
+    server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
+}
+
 /* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
  * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
  * not when REFUSED_MAX are. */
@@ -14805,6 +16733,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     }
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
+    if (refuse) upgrade_note_refusal(server, request, refuse, response->detail);
     struct adoption *a = p->adoption = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
@@ -14857,13 +16786,13 @@ static void request_find_client(const struct server *server, const struct seam_i
         const struct seam_header *header = &raw->headers[i];
         if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
             forwarded[FORWARDED_MAX - ++count] = header->value;
-        if (!strcasecmp(header->name, "X-Forwarded-Proto") && !scheme) scheme = header->value;
+        if (!strcasecmp(header->name, "X-Forwarded-Proto")) scheme = header->value;
     }
     if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
                           server->trusted_count, peer, request->address))
         return;
     if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
-    if (scheme) request->secure = header_has_exact(scheme, "https");
+    if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
 /* Whose page sent a request. */
@@ -14895,9 +16824,9 @@ static enum error request_admit(struct server *server, const struct pending *p,
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
+    request_find_client(server, &p->item, request);
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
-    request_find_client(server, &p->item, request);
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
     bool any = options_have_keys(&server->options) || server->options.insecure;
     if (!any && hosts && !host_is_local(value)) return ERROR_MISDIRECTED_HOST;
@@ -14908,9 +16837,42 @@ static enum error request_admit(struct server *server, const struct pending *p,
     bool reads = raw->wants_upgrade ? false
                  : asks             ? !request->preflight
                                     : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
-    if (request->origin != ORIGIN_FOREIGN || reads) return ERROR_NONE;
+    bool crossed = !options_have_keys(&server->options) && request_is_crossed(raw);
+    if (reads || (request->origin != ORIGIN_FOREIGN && !crossed)) return ERROR_NONE;
     count_one(&server->counters.origins_refused);
     return ERROR_FORBIDDEN_ORIGIN;
+}
+
+/* Counts the memory of an answer, and makes one that is too much an error. */
+static void answer_hold(struct server *server, struct pending *p, struct http_response *response)
+{
+    enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
+    size_t body = response->fixed.at ? response->fixed.len : response->body.len;
+    bool must = body <= SAID_IN_ANY_CASE;
+    if (pending_hold(p, response->body.size + body + HEAD_GUESS, must)) return;
+    buffer_free(&response->body);
+    buffer_free(&response->location);
+    response->extra[0] = 0;
+    response->is_stream = response->cacheable = false;
+    http_set_error(response, ERROR_REQUEST_MEMORY, NULL);
+    count_one(&server->counters.request_errors);
+}
+
+/* Looks at the head of a request alone: whether who sends it may send its body. Returns what it is
+ * to be refused with. */
+static enum error request_vet(struct server *server, const struct pending *p,
+                              const struct route *route, struct http_request *request,
+                              struct http_response *response)
+{
+    if (route->who == WHO_ANYONE) {
+        size_t body = p->whole ? p->whole - p->head : p->chunks.made;
+        return body > DOOR_BODY_OPEN ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
+    }
+    struct token token;
+    enum error error = gate_pass(server, route, request, response, &token);
+    token_free(&token);
+    request->token = NULL;
+    return error;
 }
 
 /* seam_ops.request: one parsed request. */
@@ -14927,14 +16889,25 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     enum error error = request_admit(server, p, &request);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
     if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
+    if (!error && p->vet == VET_ASKED) {
+        error = request_vet(server, p, route, &request, &response);
+        if (!error) {
+            p->vet = VET_PASSED;
+            return 200; /* nothing is said yet */
+        }
+    }
     if (!error && route->method == METHOD_UPGRADE) {
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
+        upgrade_note_refusal(server, &request, error, response.detail);
     response.allow_origin = request.listed;
     response.varies = server->options.allow_origin.count > 0;
-    p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED;
+    p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
+                    p->vet != VET_ASKED;
     api_answer(server, route, error, &request, &response);
+    answer_hold(server, p, &response);
     bool streams = response.is_stream && !request.head_only;
     if (streams) p->adoption = adoption_of_stream(&response);
     http_write(streams ? &p->adoption->head : &p->out, &response, p->keep_alive && !streams,
@@ -14942,6 +16915,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     buffer_free(&response.body);
     buffer_free(&response.location);
     view_texts_free(&response.texts);
+    free(response.named);
     return response.status;
 }
 
@@ -14983,7 +16957,8 @@ static void seam_finished(void *context, struct seam_item *item)
         adoption_free(p->adoption);
         p->adoption = NULL;
     }
-    if (!p->out.len && !p->adoption) seam_error(context, item, 400, "CivetWeb had no answer");
+    bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
+    if (!p->out.len && !p->adoption && !quiet) seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
 }
 
@@ -15001,6 +16976,7 @@ static const struct seam_ops SEAM_OPS = {
     .output = seam_output,
     .finished = seam_finished,
     .log = seam_log,
+    .no_memory = mem_die,
 };
 
 /* ==== 25. Lifecycle, main ====================================================================
@@ -15095,7 +17071,8 @@ static void own_pair_paths(const struct options *options, char cert[PATH_MAX], c
 }
 
 /* Reads the certificates that the options name and has new connections use them; false with one
- * line in err and the old ones in use. */
+ * line in err and the old ones in use. What works is kept: those outside their time are taken only
+ * where nothing better is, at the start above all, and the log says so. */
 static bool server_read_certificates(struct server *server, char *err)
 {
     const struct options *options = &server->options;
@@ -15109,6 +17086,15 @@ static bool server_read_certificates(struct server *server, char *err)
     struct tls_config *config =
         tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
     if (!config) return false;
+    const struct tls_pair *untimely = NULL, *old = NULL;
+    if (tls_config_untimely(config, &untimely)) {
+        tls_pair_untimely_text(untimely, err);
+        if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
+            tls_config_drop(config);
+            return false;
+        }
+        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", err);
+    }
     tls_config_use(&server->tls, config);
     return true;
 }
@@ -15322,8 +17308,8 @@ static void wall_open_webhook(int ruleset, const struct webhook *hook)
 
 /* Walls the process off from what it has no business with, for good and for all threads that start
  * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets but the webhook's; signals to others. As far as the kernel can, which says nothing if
- * it cannot. */
+ * TCP sockets but the webhook's; signals to others. As far as the kernel can: server->landlock is
+ * what /metrics says of it. */
 static void server_wall_off(struct server *server)
 {
     static const size_t lists[] = {
@@ -15357,9 +17343,23 @@ static void server_wall_off(struct server *server)
     if (*options->admin_password_file) wall_open_file(ruleset, options->admin_password_file);
     wall_open_webhook(ruleset, &server->webhook);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
+    if (done) server->landlock = abi;
     close(ruleset);
     log_line(&server->log, LOG_DEBUG, done ? "walled off by Landlock, version %ld"
                                            : "Landlock, version %ld, refuses", abi);
+}
+
+/* What the store knows of the server before this one. One that stopped in order said when; one that
+ * died may have lived until it would have given its next sign. */
+static struct evidence server_evidence(const struct server *server)
+{
+    const struct options *options = &server->options;
+    const struct store *st = server->store;
+    return (struct evidence){
+        .alive = st->was_alive + (st->was_clean ? 0 : server_sign_ms(options)),
+        .silence = options->ping_interval + options->pong_timeout + SEEN_FLUSH_MS +
+                   options->sync_interval,
+    };
 }
 
 /* Store's visitor: a user who was online when the server last ran. */
@@ -15369,7 +17369,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct presence *p = &server->presence;
     struct manual_record manual;
     presence_restore(p, server->started, id, record->status, record->online_since,
-                     record->last_seen);
+                     record->last_seen, server_evidence(server));
     if (store_get_manual(server->store, id, &manual)) /* else it is logged */
         presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
@@ -15395,9 +17395,15 @@ static size_t server_couriers(void)
     return processors > COURIERS_MAX ? COURIERS_MAX : (size_t)processors - 1;
 }
 
-/* Tells on which addresses we listen: the only lines of a start at the default log level. */
+/* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
+ * warning when the rules of presence do not fit together. */
 static void server_announce(struct server *server)
 {
+    const struct options *options = &server->options;
+    if (options->threshold < options->ping_interval + options->pong_timeout)
+        log_line(&server->log, LOG_WARN,
+                 "--online-threshold is below --ping-interval + --pong-timeout: a dead connection"
+                 " keeps its user online for longer than the threshold");
     for (size_t i = 0; i < server->listener_count; i++) {
         char text[64];
         address_text(&server->listeners[i].address, text, sizeof text);
@@ -15415,9 +17421,16 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
-    hook->running = hook->wake >= 0 && !sem_init(&hook->ended, 0, 0) &&
-                    thread_start(&hook->thread, webhook_run, hook);
+    hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
+}
+
+/* Says that a thread could not be had; false, for the caller to return. */
+static bool server_lacks_thread(char *err, const char *what)
+{
+    snprintf(err, USAGE_MAX, "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                             " (ulimit -v)", what, strerror(errno));
+    return false;
 }
 
 /* Opens store, sockets and threads, in this order; false with one line in err and what was opened
@@ -15449,38 +17462,32 @@ static bool server_start(struct server *server, char *err)
                  options->data);
         return false;
     }
-    if (!store_start_writer(server->store, hub_batch_written, server) ||
-        !hub_init(server, server->started) || !door_init(server, server->started) ||
-        !thread_start(&server->hub.thread, hub_run, server)) {
+    if (!store_start_writer(server->store, hub_batch_written, server))
+        return server_lacks_thread(err, "writer of the store");
+    if (!hub_init(server, server->started) || !door_init(server, server->started)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
     }
-    server->hub.running = true;
-    if (!server_start_webhook(server)) {
-        snprintf(err, USAGE_MAX, "--webhook-url: cannot start: %s", strerror(errno));
-        return false;
-    }
-    if (!thread_start(&server->hub.reader.thread, reader_run, server)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
-    server->hub.reader.running = true;
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    if (!server->hub.running) return server_lacks_thread(err, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
+    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
+    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
     struct post *post = &server->hub.post;
     for (size_t n = server_couriers(); post->count < n; post->count++) {
         if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "hub's helpers");
     }
     struct shakers *shakers = &server->door.shakers;
     size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
     for (; shakers->count < shaker_count; shakers->count++) {
         if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
-        snprintf(err, USAGE_MAX, "--tls-threads: cannot start them: %s", strerror(errno));
-        return false;
+        return server_lacks_thread(err, "threads of --tls-threads");
     }
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, DOOR_QUEUE, err, USAGE_MAX);
-    if (!server->seam) return false;
+    int queue = server->door.lanes[LANE_QUICK].most + server->door.lanes[LANE_COSTLY].most;
+    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
+    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
@@ -15489,7 +17496,23 @@ static bool server_start(struct server *server, char *err)
 static void stop_now(int signal)
 {
     (void)signal;
+    last_words("presence: stopped at once by a second signal; what was not written yet is lost\n");
     _exit(1);
+}
+
+/* A server's signals from its first moment: what asks for nothing that it knows does not end it, and
+ * SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an error
+ * where it is made. */
+static void server_ignore_signals(void)
+{
+    static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
+                                  SIGIO,   SIGPROF, SIGPWR,  SIGSTKFLT, SIGVTALRM};
+    sigset_t later;
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+    for (int n = SIGRTMIN; n <= SIGRTMAX; n++) signal(n, SIG_IGN);
+    sigemptyset(&later);
+    sigaddset(&later, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &later, NULL);
 }
 
 /* A number that differs when a file was written or replaced. */
@@ -15498,6 +17521,8 @@ static uint64_t file_stamp(const char *path)
     struct stat info;
     if (stat(path, &info)) return 0;
     uint64_t n = (uint64_t)info.st_mtim.tv_sec * 1000000000u + (uint64_t)info.st_mtim.tv_nsec;
+    /* Whoever copies a file with its times (cp -p, rsync -a) leaves its ctime new. */
+    n = n * 31 + (uint64_t)info.st_ctim.tv_sec * 1000000000u + (uint64_t)info.st_ctim.tv_nsec;
     return (n ^ (uint64_t)info.st_ino << 20) + (uint64_t)info.st_size;
 }
 
@@ -15606,8 +17631,6 @@ static int server_serve(struct server *server)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk, not the end */
     bool started = server_start(server, err);
     if (started) {
         server_announce(server);
@@ -15706,6 +17729,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_HELP: options_print_help(stdout); return 0;
     default: break;
     }
+    if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good && tls_shared_init(&server->tls, &server->counters);
     if (!good) return fail(1, "Mbed TLS cannot start");
@@ -15716,6 +17740,7 @@ static int run_command(struct server *server, const struct command_line *line)
            server_check_tls(server, err) &&
            webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;
+    if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
@@ -15728,18 +17753,37 @@ static int run_command(struct server *server, const struct command_line *line)
     return status;
 }
 
+/* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
+ * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
+ * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
+ * is said on stderr is lost, as was asked for. The first thing in main. */
+static int main_take_descriptors(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
+        if (fcntl(fd, F_GETFD) >= 0) continue;
+        if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
+        return fail(1, "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                       " 0, 1 and 2 open", fd, strerror(errno));
+    }
+    return 0;
+}
+
 /* Reads the options, then runs. */
 int main(int argc, char **argv)
 {
     static struct server server;
     struct command_line line;
     char err[USAGE_MAX];
+    if (main_take_descriptors()) return 1;
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
-    pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.login_lock, NULL);
+    pthread_cond_init(&server.login_done, NULL);
+    pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;

@@ -140,9 +140,63 @@ static void directory_fills_runs_in_order(void **unused)
     free(d.runs);
 }
 
+/* Peers with random intervals and timeouts, who answer pings sooner or later, say something by
+ * themselves, and die: no ping before the interval or more than a tick after it, nobody is dropped who
+ * answered in time, and who is dead is dropped within interval + timeout of the last byte. */
+static void silence_keeps_its_bound(void **unused)
+{
+    (void)unused;
+    enum { TICK = 1 << WHEEL_TICK_SHIFT };
+    uint64_t seed = 20261129;
+    size_t dropped = 0, pings = 0, longer = 0;
+    for (int peer = 0; peer < 4000; peer++) {
+        int64_t interval = 100 + (int64_t)core_below(&seed, core_below(&seed, 2) ? 400 : 40000);
+        int64_t timeout = 100 + (int64_t)core_below(&seed, core_below(&seed, 2) ? 400 : 40000);
+        int64_t start = (int64_t)core_below(&seed, 3) * (INT64_C(1) << 32) - 50000; /* around 2^32 */
+        if (start < 0) start = 1000000;
+        int64_t heard = start, death = start + (int64_t)core_below(&seed, 400000), next = INT64_MAX;
+        int64_t timer = heard + interval, ping_at = 0;
+        uint32_t pinged = 0;
+        longer += timeout > interval;
+        for (bool over = false; !over;) {
+            int64_t now = (timer + TICK - 1) / TICK * TICK; /* as the wheel fires */
+            if (next <= now) { /* a byte arrives before that */
+                heard = next;
+                ping_at = 0;
+                next = core_below(&seed, 8) ? INT64_MAX
+                                            : heard + 1 + (int64_t)core_below(&seed, (size_t)interval);
+                if (next > death) next = INT64_MAX;
+                continue;
+            }
+            int64_t due;
+            switch (silence_judge(interval, timeout, heard, now, &pinged, &due)) {
+            case SILENCE_PING:
+                assert_int_equal(ping_at, 0);
+                assert_true(now >= heard + interval && now < heard + interval + TICK);
+                ping_at = now;
+                pings++;
+                next = now + (int64_t)core_below(&seed, (size_t)timeout); /* within the same ms, too */
+                if (next > death) next = INT64_MAX;
+                break;
+            case SILENCE_OVER:
+                assert_true(ping_at && now >= ping_at + timeout);
+                assert_true(now < heard + interval + timeout + 2 * TICK);
+                over = true;
+                dropped++;
+                continue;
+            default: break;
+            }
+            assert_true(due > now);
+            timer = due;
+        }
+    }
+    assert_int_equal(dropped, 4000);
+    assert_true(pings > 20000 && longer > 1000);
+}
+
 /* ---- Presence table against a model ---------------------------------------------------------- */
 
-enum { MODEL_USERS = 24, MODEL_LINKS = 4, MODEL_GRACE = 4992, MODEL_THRESHOLD = 90000 - 90000 % 16 };
+enum { MODEL_USERS = 24, MODEL_LINKS = 4, MODEL_SIGN = 4000, MODEL_SILENCE = 48000 };
 
 /* What a user should be, kept the naive way. Times are mono; wall ones add the model's offset. */
 struct model_user {
@@ -168,8 +222,11 @@ struct model {
     struct store_batch batch;
     bool flight;
     struct instant now;
+    int64_t grace, threshold;
+    int64_t alive;                 /* wall: when the store was last written */
+    int64_t judge_at;              /* mono: nobody is judged before it */
     uint64_t seed;
-    size_t restarts, leaves;
+    size_t restarts, leaves, pauses, spared, kept;
 };
 
 /* The id of a user; lengths and bytes vary. */
@@ -251,12 +308,12 @@ static void model_disconnect(struct model *m, int i, enum ending ending)
     bool final = false;
     switch (ending) {
     case END_CLEAN: final = true; break;
-    case END_AWAY: until = now + MODEL_GRACE; break;
-    case END_DROPPED: reason = REASON_DROPPED; until = now + MODEL_GRACE; break;
+    case END_AWAY: until = now + m->grace; break;
+    case END_DROPPED: reason = REASON_DROPPED; until = now + m->grace; break;
     case END_TIMEOUT: reason = REASON_TIMEOUT; break;
     case END_KICKED: reason = REASON_KICKED; final = true; break;
     case END_EXPIRED: reason = REASON_EXPIRED; final = true; break;
-    case END_STOP: reason = REASON_RESTART; until = now + MODEL_THRESHOLD; break;
+    case END_STOP: reason = REASON_RESTART; until = now + m->threshold; break;
     }
     if (!final && u->heartbeat_until > until) {
         until = u->heartbeat_until;
@@ -297,24 +354,51 @@ static void model_heartbeat(struct model *m, int i)
     static const uint8_t address[16] = {1};
     struct model_user *u = &m->users[i];
     u->seen = m->now.mono;
-    u->heartbeat_until = m->now.mono + MODEL_THRESHOLD;
+    u->heartbeat_until = m->now.mono + m->threshold;
+    bool grace = u->state == USER_CACHED && u->reason != REASON_RESTART;
     if (u->state == USER_OFFLINE) model_enter(m, u, USER_CACHED, STATUS_ONLINE);
-    if (u->state == USER_CACHED) {
+    if (u->state == USER_CACHED && !(grace && u->until > u->heartbeat_until)) {
         u->until = u->heartbeat_until;
         u->reason = REASON_TIMEOUT;
     }
     presence_heartbeat(&m->table, m->now, model_id(i), address);
 }
 
-/* Step: time goes on, by a little or by a lot. */
-static void model_advance(struct model *m)
+/* Step: whose time is over leaves, unless what waits in sockets was not read yet. */
+static void model_tick(struct model *m)
 {
-    m->now.mono += 16 * (int64_t)core_below(&m->seed, core_below(&m->seed, 10) ? 40 : 9000);
-    for (int i = 0; i < MODEL_USERS; i++) {
+    for (int i = 0; i < MODEL_USERS && m->now.mono >= m->judge_at; i++) {
         struct model_user *u = &m->users[i];
         if (u->state == USER_CACHED && u->until <= m->now.mono) model_leave(m, u, u->reason);
     }
     presence_tick(&m->table, m->now);
+}
+
+/* Step: time goes on, by a little or by a lot. */
+static void model_advance(struct model *m)
+{
+    m->now.mono += 16 * (int64_t)core_below(&m->seed, core_below(&m->seed, 10) ? 40 : 9000);
+    model_tick(m);
+}
+
+/* Step: the process stands still, and what some sent meanwhile waits. Who had time left when it
+ * stopped has as much when it goes on, and at least what it takes to read that. */
+static void model_pause(struct model *m)
+{
+    int64_t gap = 16 * (1 + (int64_t)core_below(&m->seed, core_below(&m->seed, 4) ? 1000 : 20000));
+    size_t before = m->leaves;
+    m->now.mono += gap;
+    presence_resume(&m->table, m->now, gap);
+    m->judge_at = m->now.mono + PAUSE_READ_MS;
+    for (int i = 0; i < MODEL_USERS; i++) {
+        struct model_user *u = &m->users[i];
+        if (u->state == USER_CACHED && u->until <= m->now.mono) m->spared++;
+        u->until += gap;
+        if (u->heartbeat_until) u->heartbeat_until += gap;
+    }
+    model_tick(m);
+    assert_int_equal(m->leaves, before);
+    m->pauses++;
 }
 
 /* The store takes what is in flight: every piece of the batch is read back into the model. */
@@ -344,6 +428,7 @@ static void model_commit(struct model *m)
         u->stored_since = op.as.user.online_since;
         u->stored_status = op.as.user.status;
     }
+    m->alive = m->now.mono + m->now.offset;
     presence_committed(&m->table, m->now);
     buffer_free(&m->batch.ops);
 }
@@ -356,10 +441,42 @@ static void model_collect(struct model *m, bool all)
     m->flight = true;
 }
 
+/* Another grace and threshold, each the longer one at times. */
+static void model_rules(struct model *m)
+{
+    static const int64_t graces[] = {0, 992, 4992, 59984}, thresholds[] = {1008, 9008, 89984};
+    m->grace = graces[core_below(&m->seed, sizeof graces / sizeof *graces)];
+    m->threshold = thresholds[core_below(&m->seed, sizeof thresholds / sizeof *thresholds)];
+    presence_init(&m->table, m->grace, m->threshold, m->now);
+    m->judge_at = 0;
+}
+
+/* The model's end of the stay of one who was online as the store says, of a server that was killed
+ * at this moment or stopped. */
+static int64_t model_evidence(struct model *m, const struct model_user *u, bool clean, int64_t killed,
+                              bool was_online)
+{
+    int64_t wall = m->now.mono + m->now.offset, alive = m->alive + (clean ? 0 : MODEL_SIGN);
+    int64_t seen = u->stored_seen < wall ? u->stored_seen : wall;
+    int64_t there = seen + MODEL_SILENCE < alive ? seen + MODEL_SILENCE : alive;
+    if (there > wall) there = wall;
+    if (there < seen) there = seen;
+    /* Whatever the rule: who was there at the end has the whole threshold from then on, if the store
+     * was written as often as the server promises; and there are no ghosts. */
+    if (was_online && killed <= alive && seen + MODEL_SILENCE >= killed) {
+        assert_true(there >= killed);
+        m->kept++;
+    }
+    assert_true(there <= seen + MODEL_SILENCE);
+    return there - m->now.offset + m->threshold;
+}
+
 /* Step: the server stops cleanly, or is killed with what was committed; it starts again after a
- * while, in which UTC may have been stepped. */
+ * while, perhaps with other options. */
 static void model_restart(struct model *m, bool clean)
 {
+    bool online[MODEL_USERS];
+    for (int i = 0; i < MODEL_USERS; i++) online[i] = m->users[i].state != USER_OFFLINE;
     if (clean) {
         model_commit(m);
         for (int i = 0; i < MODEL_USERS; i++)
@@ -370,9 +487,11 @@ static void model_restart(struct model *m, bool clean)
     buffer_free(&m->batch.ops);
     m->flight = false;
     presence_free(&m->table);
+    int64_t killed = m->now.mono + m->now.offset;
     m->now.mono += 16 * (int64_t)core_below(&m->seed, 8000);
-    presence_init(&m->table, MODEL_GRACE, MODEL_THRESHOLD, m->now);
+    model_rules(m);
     int64_t wall = m->now.mono + m->now.offset;
+    struct evidence before = {m->alive + (clean ? 0 : MODEL_SIGN), MODEL_SILENCE};
     for (int i = 0; i < MODEL_USERS; i++) {
         struct model_user *u = &m->users[i];
         u->links = 0;
@@ -389,10 +508,10 @@ static void model_restart(struct model *m, bool clean)
         u->status = u->stored_status;
         u->seen = seen - m->now.offset;
         u->since = since - m->now.offset;
-        u->until = u->seen + MODEL_THRESHOLD;
+        u->until = model_evidence(m, u, clean, killed, online[i]);
         u->reason = REASON_RESTART;
         presence_restore(&m->table, m->now, model_id(i), (enum status)u->stored_status,
-                         u->stored_since, u->stored_seen);
+                         u->stored_since, u->stored_seen, before);
     }
     m->restarts++;
 }
@@ -432,7 +551,8 @@ static void model_check(struct model *m)
         assert_int_equal(user->last_seen, u->seen);
         assert_true(user->last_seen <= m->now.mono);
         if (u->state != USER_OFFLINE) assert_int_equal(user->online_since, u->since);
-        if (u->state == USER_CACHED) assert_int_equal(user->timer.due, (u->until + 15) >> WHEEL_TICK_SHIFT);
+        if (u->state == USER_CACHED)
+            assert_int_equal(user->timer.due, timer_tick(u->until - m->table.stood_still));
     }
     assert_int_equal(m->table.live, live);
     assert_int_equal(m->table.cached, cached);
@@ -446,10 +566,10 @@ static void table_equals_model(void **unused)
     (void)unused;
     static struct model m;
     m = (struct model){.seed = 20261125, .now = {1000000, 1764000000000}};
-    presence_init(&m.table, MODEL_GRACE, MODEL_THRESHOLD, m.now);
+    model_rules(&m);
     for (int step = 0; step < 150000; step++) {
         int user = (int)core_below(&m.seed, MODEL_USERS);
-        switch (core_below(&m.seed, 24)) {
+        switch (core_below(&m.seed, 25)) {
         case 0: case 1: case 2: case 3: case 4: model_connect(&m, user); break;
         case 5: case 6: case 7: case 8:
             model_disconnect(&m, user, (enum ending)core_below(&m.seed, END_STOP));
@@ -458,6 +578,7 @@ static void table_equals_model(void **unused)
         case 12: case 13: model_status(&m, user); break;
         case 14: model_heartbeat(&m, user); break;
         case 15: case 16: case 17: case 18: model_advance(&m); break;
+        case 24: if (!core_below(&m.seed, 4)) model_pause(&m); break;
         case 19: model_collect(&m, core_below(&m.seed, 2)); break;
         case 20: case 21: model_commit(&m); break;
         case 22: /* UTC is stepped, by hours, either way */
@@ -471,6 +592,7 @@ static void table_equals_model(void **unused)
         model_check(&m);
     }
     assert_true(m.restarts > 100 && m.leaves > 5000);
+    assert_true(m.pauses > 1000 && m.spared > 500 && m.kept > 500);
     while (m.table.live) {
         for (int i = 0; i < MODEL_USERS; i++) model_disconnect(&m, i, END_CLEAN);
     }
@@ -624,7 +746,8 @@ static void table_restores_future_stamp(void **unused)
     struct bench_table t;
     table_begin(&t);
     int64_t wall = t.now.mono + t.now.offset;
-    presence_restore(&t.table, t.now, ALICE, STATUS_AWAY, wall + 7200000, wall + 7200000);
+    presence_restore(&t.table, t.now, ALICE, STATUS_AWAY, wall + 7200000, wall + 7200000,
+                     (struct evidence){0});
     const struct user *user = presence_find(&t.table, ALICE);
     assert_int_equal(user->last_seen, t.now.mono);
     assert_int_equal(user->online_since, t.now.mono);
@@ -632,6 +755,52 @@ static void table_restores_future_stamp(void **unused)
     assert_int_equal(table_pass(&t, 40), 1);
     assert_int_equal(user->reason, REASON_RESTART);
     presence_free(&t.table);
+}
+
+/* A broken connection and then a heartbeat: the later of the two ends counts, and gives the reason. */
+static void table_heartbeat_shortens_no_grace(void **unused)
+{
+    (void)unused;
+    static const struct {
+        int64_t grace, threshold, end;
+        enum reason reason;
+    } rows[] = {{6000, 1000, 6000, REASON_DROPPED}, {1000, 6000, 6304, REASON_TIMEOUT},
+                {1304, 1000, 1304, REASON_TIMEOUT}, {0, 1000, 1304, REASON_TIMEOUT}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct bench_table t;
+        table_begin(&t);
+        t.now.mono = 1000000 - 1000000 % 16;
+        presence_init(&t.table, rows[i].grace, rows[i].threshold, t.now);
+        presence_connect(&t.table, t.now, ALICE, &t.a);
+        presence_disconnect(&t.table, t.now, &t.a, END_DROPPED);
+        table_pass(&t, 304);
+        presence_heartbeat(&t.table, t.now, ALICE, (const uint8_t[16]){1});
+        table_pass(&t, rows[i].end - 304 - 16);
+        assert_int_equal(t.table.cached, 1);
+        table_pass(&t, 32);
+        assert_int_equal(t.table.cached, 0);
+        assert_int_equal(presence_find(&t.table, ALICE)->reason, rows[i].reason);
+        presence_free(&t.table);
+    }
+}
+
+/* Servers that die one after the other keep no ghosts: each gives a sign of life, but who does not
+ * come back was there no longer than a silence can last. */
+static void table_crash_loop_keeps_no_ghost(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    int64_t seen = t.now.mono + t.now.offset, last = 0;
+    for (int start = 0; start < 100; start++) {
+        struct evidence before = {t.now.mono + t.now.offset, 51000};
+        presence_init(&t.table, 3000, 90000, t.now);
+        presence_restore(&t.table, t.now, ALICE, STATUS_ONLINE, seen, seen, before);
+        table_pass(&t, 5000);
+        if (t.table.cached) last = t.now.mono + t.now.offset - seen;
+        presence_free(&t.table);
+    }
+    assert_in_range(last, 51000 + 90000 - 5000, 51000 + 90000);
 }
 
 /* A heartbeat over a connection allocates nothing and makes the store owe one write in 15 s. */
@@ -712,7 +881,29 @@ static void http_frames_are_read(void **unused)
         {"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", 41, 0, ERROR_BODY_TOO_LARGE},
         {"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", 57, 0,
          ERROR_INVALID_REQUEST},
-        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_LENGTH_REQUIRED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_NONE},
+        {"POST / HTTP/1.1\r\ntransfer-encoding:\tCHUNKED \r\n\r\n", 48, 0, ERROR_NONE},
+        {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_LENGTH_REQUIRED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 53, 0,
+         ERROR_NOT_IMPLEMENTED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: ,chunked\r\n\r\n", 48, 0, ERROR_NOT_IMPLEMENTED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", 53, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked,\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked;a=b\r\n\r\n", 51, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n\r\n", 39, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", 49, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 75,
+         0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n", 66, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 66, 4,
+         ERROR_INVALID_REQUEST},
         {"POST / HTTP/1.1\r\nExpect: foo\r\n\r\n", 32, 0, ERROR_EXPECTATION_FAILED},
         {"GET / HTTP/1.1\r\nA: b\r\n c: d\r\n\r\n", 31, 0, ERROR_INVALID_REQUEST},
         {"GET / HTTP/1.1\r\nA: b\x01\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
@@ -726,9 +917,9 @@ static void http_frames_are_read(void **unused)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         size_t len = strlen(rows[i].text);
         char *text = malloc(len);
-        memcpy(text, rows[i].text, len);
         for (size_t scanned = 0; scanned <= len; scanned += scanned ? 1 : len > 2 ? 2 : 3) {
-            if (http_head_end(text, scanned, 0)) break; /* only what was there without an end */
+            if (http_head_end(rows[i].text, scanned, 0)) break; /* only what was there without an end */
+            memcpy(text, rows[i].text, len); /* it is changed where it is read */
             struct http_frame frame = http_frame_read(text, len, scanned, 200, 1000);
             if (frame.head != rows[i].head || frame.body != rows[i].body || frame.error != rows[i].error)
                 fail_msg("row %zu, scanned %zu: %zu %zu %s", i, scanned, frame.head, frame.body,
@@ -737,6 +928,190 @@ static void http_frames_are_read(void **unused)
         assert_null(memchr(text, '\t', len) && rows[i].head ? text : NULL);
         free(text);
     }
+}
+
+enum { CHUNKS_BODY = 40, CHUNKS_BESIDE = 30 };
+
+/* What a body in chunks is read as. */
+struct chunks_read {
+    enum error error;
+    bool done;
+    char text[512]; /* the body and, behind a |, what was sent after it */
+};
+
+/* Reads a body in chunks that comes in pieces of so many bytes, the first of `cut`. */
+static struct chunks_read read_chunks(struct span text, size_t cut, size_t piece)
+{
+    struct chunks_read result = {0};
+    struct http_chunks chunks = {0};
+    char *at = malloc(text.len + 1);
+    size_t len = 0, given = 0;
+    for (size_t n = cut; given < text.len && chunks.state != CHUNK_DONE && !result.error;
+         n = piece) {
+        if (n > text.len - given) n = text.len - given;
+        memcpy(at + len, text.at + given, n);
+        given += n;
+        len += n;
+        result.error = http_chunks_read(&chunks, at, &len, CHUNKS_BODY, CHUNKS_BESIDE);
+        if (!result.error && chunks.state != CHUNK_DONE) assert_int_equal(len, chunks.made);
+    }
+    result.done = chunks.state == CHUNK_DONE && !result.error;
+    assert_true(chunks.made <= len && len <= text.len);
+    if (result.done)
+        snprintf(result.text, sizeof result.text, "%.*s|%.*s%.*s", (int)chunks.made, at,
+                 (int)(len - chunks.made), at + chunks.made, (int)(text.len - given),
+                 text.at + given);
+    free(at);
+    return result;
+}
+
+/* Bodies in chunks: what is read, what is refused (RFC 9112 section 7.1), and that it is the same
+ * wherever the bytes are cut. */
+static void http_chunks_are_read(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *text, *body; /* NULL: not done yet */
+        enum error error;
+    } rows[] = {
+        {"0\r\n\r\n", "|", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\n\r\nGET /", "{}|GET /", ERROR_NONE},
+        {"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n0\r\n\r\n", "{}|0\r\n\r\n", ERROR_NONE},
+        {"a\r\n0123456789\r\n0\r\n\r\n", "0123456789|", ERROR_NONE},
+        {"A\r\n0123456789\r\n00000\r\n\r\n", "0123456789|", ERROR_NONE},
+        {"0000000000000002\r\n{}\r\n0000000000000000\r\n\r\n", "{}|", ERROR_NONE},
+        {"2\r\n\r\n\r\n0\r\n\r\n", "\r\n|", ERROR_NONE},
+        {"2;a=b\r\n{}\r\n0;c;d=\"e f\"\r\n\r\n", "{}|", ERROR_NONE},
+        {"2 \t;a\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
+        {"2;\r\n{}\r\n0;\r\n\r\n", "{}|", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\nA: b\r\nC:\r\n\r\nx", "{}|x", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\nContent-Length: 9\r\n\r\nx", "{}|x", ERROR_NONE},
+        {"28\r\n0123456789012345678901234567890123456789\r\n0\r\n\r\n",
+         "0123456789012345678901234567890123456789|", ERROR_NONE},
+        {"", NULL, ERROR_NONE},
+        {"2\r\n{}\r\n0\r\n\r", NULL, ERROR_NONE},
+        {"2\r\n{}\r\n0\r\nA: b\r\n", NULL, ERROR_NONE},
+        {"2\r\n{}\r\n", NULL, ERROR_NONE},
+        {"29\r\n", NULL, ERROR_BODY_TOO_LARGE},
+        {"27\r\n012345678901234567890123456789012345678\r\n2\r\n", NULL, ERROR_BODY_TOO_LARGE},
+        {"ffffffffffffffff\r\n", NULL, ERROR_BODY_TOO_LARGE},
+        {"8000000000000002\r\n{}", NULL, ERROR_BODY_TOO_LARGE},
+        {"10000000000000002\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"00000000000000002\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {";a\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {" 2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2 \r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"+2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"-2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"0x2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2g\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2_0\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2;a\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2;a\x01\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\n{}\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\n{}0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\n{}}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\n\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA : b\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\n b\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA: b\r\n c\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\n: b\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA: b\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA: b\x7f\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0;0123456789012345678901234567890\r\n\r\n", NULL, ERROR_HEAD_TOO_LARGE},
+        {"0\r\nA: 012345678901234567890123456\r\n\r\n", NULL, ERROR_HEAD_TOO_LARGE},
+        {"1;012345678901234567\r\n{\r\n1;012345678901234567\r\n", NULL, ERROR_HEAD_TOO_LARGE},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct span text = {rows[i].text, strlen(rows[i].text)};
+        for (size_t cut = 0; cut <= 2 * text.len; cut++) { /* two pieces, then bytes one by one */
+            bool one_by_one = cut > text.len;
+            struct chunks_read got = read_chunks(text, one_by_one ? cut - text.len : cut,
+                                                 one_by_one ? 1 : text.len + 1);
+            if (got.error != rows[i].error || got.done != !!rows[i].body ||
+                strcmp(got.text, rows[i].body ? rows[i].body : ""))
+                fail_msg("row %zu, cut %zu: %s %d '%s'", i, cut, ERRORS[got.error].code, got.done,
+                         got.text);
+        }
+    }
+}
+
+/* A second reader of chunks, written as the grammar is, of bytes that are all there; true when it
+ * accepts them. Knows neither bounds nor pieces. */
+static bool chunks_by_grammar(struct span in, struct buffer *body)
+{
+    const char *at = in.at, *end = in.at + in.len;
+    for (;;) {
+        const char *line = at;
+        while (at < end && isxdigit((unsigned char)*at)) at++;
+        if (at == line || at - line > 16) return false;
+        size_t size = strtoull(line, NULL, 16);
+        const char *blank = at;
+        while (at < end && (*at == ' ' || *at == '\t')) at++;
+        if (at < end && *at == ';') while (at < end && (*at == '\t' || (*at >= ' ' && *at < 127))) at++;
+        else if (at != blank) return false;
+        if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
+        at += 2;
+        if (!size) break;
+        if ((size_t)(end - at) < size || (size_t)(end - at) - size < 2) return false;
+        buffer_add(body, at, size);
+        at += size;
+        if (at[0] != '\r' || at[1] != '\n') return false;
+        at += 2;
+    }
+    while (end - at >= 2 && *at != '\r') {
+        const char *name = at;
+        while (at < end && http_is_token(*at)) at++;
+        if (at == name || at == end || *at != ':') return false;
+        while (at < end && (*at == '\t' || (*at >= ' ' && *at < 127) || *at == ':')) at++;
+        if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
+        at += 2;
+    }
+    if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
+    buffer_text(body, "|");
+    buffer_add(body, at + 2, (size_t)(end - at) - 2);
+    return true;
+}
+
+/* Random bodies made of the pieces of right and wrong ones are read as the grammar says, however
+ * they are cut. */
+static void http_chunks_agree_with_the_grammar(void **unused)
+{
+    (void)unused;
+    static const char *const pieces[] = {"\r\n", "\r\n", "\r\n", "0", "1", "2", "a", "F", ";", "=",
+                                         " ", "\t", "\r", "\n", "A: b", ":", "x", "1\r\nx\r\n",
+                                         "2\r\nxy\r\n", "0\r\n", "0\r\n\r\n", "\"", "3;a=b\r\n"};
+    uint64_t seed = 4711;
+    int taken = 0;
+    for (int round = 0; round < 20000; round++) {
+        struct buffer text = {0}, body = {0};
+        for (int n = 1 + round % 9; n; n--) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            buffer_text(&text, pieces[(seed >> 33) % (sizeof pieces / sizeof *pieces)]);
+        }
+        struct span in = {text.at, text.len};
+        bool good = chunks_by_grammar(in, &body);
+        buffer_add(&body, "", 1);
+        for (size_t cut = 0; cut <= text.len; cut++) {
+            struct chunks_read got = read_chunks(in, cut, text.len);
+            if (got.error == ERROR_BODY_TOO_LARGE || got.error == ERROR_HEAD_TOO_LARGE) break;
+            if (got.done != good || (good && strcmp(got.text, body.at)))
+                fail_msg("'%.*s' cut at %zu: %d '%s', by the grammar %d '%s'", (int)in.len, in.at,
+                         cut, got.done, got.text, good, good ? body.at : "");
+        }
+        taken += good;
+        buffer_free(&text);
+        buffer_free(&body);
+    }
+    assert_true(taken > 150);
 }
 
 /* A head larger than allowed is refused as soon as it is, ended or not. */
@@ -920,12 +1295,39 @@ static void options_lists(void **unused)
 /* ---- Log ------------------------------------------------------------------------------------- */
 
 /* A01: what a client sends cannot forge a line, close a quote or colour a terminal. */
+/* Random bytes: what comes out is UTF-8, nothing in it is hidden or ends the string, and it fits. */
+static void log_escapes_whatever_comes(void **unused)
+{
+    (void)unused;
+    static const char *const some[] = {"\u202e", "\u2028", "\u2069", "\\", "\"", "\n", "\x9f", "\xe2\x80",
+                                       "\xc2\x85", "\u00e9", "\U0001f600", "a", "\x7f", "\ufeff"};
+    srand(3);
+    for (int round = 0; round < 50000; round++) {
+        char text[64] = "", out[128];
+        size_t size = 16 + (size_t)rand() % (sizeof out - 15);
+        for (int i = rand() % 8; i; i--) strcat(text, some[rand() % (int)(sizeof some / sizeof *some)]);
+        size_t n = log_escape(text, out, size);
+        assert_true(n < size && n == strlen(out));
+        for (size_t at = 0, step; at < n; at += step) {
+            uint32_t point;
+            step = utf8_step(out + at, n - at, &point);
+            assert_true(step && !log_hides(point) && point != '"');
+            if (point == '\\') {
+                step = out[at + 1] == 'u' ? 6 : 2;
+                assert_true(strchr("\"\\u", out[at + 1]) && at + step <= n);
+            }
+        }
+    }
+}
+
 static void log_escapes(void **unused)
 {
     (void)unused;
     char out[128];
     log_escape("a\"b\\c\nlevel=error\x1b[2J\x7f", out, sizeof out);
     assert_string_equal(out, "a\\\"b\\\\c\\u000alevel=error\\u001b[2J\\u007f");
+    log_escape("\u202e\u2028\u2066\xc2\x85\ufeff\u200fa\u00e9\U0001f600\xff\xc3", out, sizeof out);
+    assert_string_equal(out, "\\u202e\\u2028\\u2066\\u0085\\ufeff\\u200fa\u00e9\U0001f600\\ufffd\\ufffd");
     assert_true(log_escape("\x01\x01\x01\x01", out, 16) < 16);
 }
 
@@ -942,6 +1344,7 @@ static void times_are_texts(void **unused)
 
 static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(timers_fire_in_time),
+    cmocka_unit_test(silence_keeps_its_bound),
     cmocka_unit_test(directory_keeps_order),
     cmocka_unit_test(directory_fills_runs_in_order),
     cmocka_unit_test(table_equals_model),
@@ -952,9 +1355,13 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(table_most_available_wins),
     cmocka_unit_test(table_stepped_clock),
     cmocka_unit_test(table_restores_future_stamp),
+    cmocka_unit_test(table_heartbeat_shortens_no_grace),
+    cmocka_unit_test(table_crash_loop_keeps_no_ghost),
     cmocka_unit_test(table_heartbeats_are_coalesced),
     cmocka_unit_test(table_fast_stays_stay_in_order),
     cmocka_unit_test(http_frames_are_read),
+    cmocka_unit_test(http_chunks_are_read),
+    cmocka_unit_test(http_chunks_agree_with_the_grammar),
     cmocka_unit_test(http_many_headers_are_refused),
     cmocka_unit_test(http_long_heads_are_refused),
     cmocka_unit_test(http_errors_are_json),
@@ -963,5 +1370,6 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(options_errors_name_the_option),
     cmocka_unit_test(options_lists),
     cmocka_unit_test(log_escapes),
+    cmocka_unit_test(log_escapes_whatever_comes),
     cmocka_unit_test(times_are_texts),
 };

@@ -284,7 +284,7 @@ static void events_tell_everything(void **unused)
     size_t kinds[TRANSITION_CONNECTIONS + 1] = {0};
     m = (struct model){.seed = 42, .now = {1000000, 1764000000000}};
     memset(told, 0, sizeof told);
-    presence_init(&m.table, MODEL_GRACE, MODEL_THRESHOLD, m.now);
+    model_rules(&m);
     for (int step = 0; step < 150000; step++) {
         int user = (int)core_below(&m.seed, MODEL_USERS);
         switch (core_below(&m.seed, 16)) {

@@ -81,9 +81,38 @@ static const struct {
     {"ws://app.example.com", NULL},
     {"wss://app.example.com", NULL},
     {"file://", NULL},
-    {"httpss://a", NULL},
     {"http//a", NULL},
-    {"chrome-extension://abc", NULL},
+    {"capacitor://localhost", "capacitor://localhost"},
+    {"ionic://localhost:8100", "ionic://localhost:8100"},
+    {"TAURI://localhost", "tauri://localhost"},
+    {"chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+     "chrome-extension://abcdefghijklmnopabcdefghijklmnop"},
+    {"moz-extension://2f9a1c1e-8d4b-4a6e-9a3e-0b1c2d3e4f50",
+     "moz-extension://2f9a1c1e-8d4b-4a6e-9a3e-0b1c2d3e4f50"},
+    {"app://NAME", "app://NAME"}, /* compared whole: what it means is its maker's */
+    {"com.example.app+x-1://a_b~c.d", "com.example.app+x-1://a_b~c.d"},
+    {"WS://a", NULL},
+    {"app://", NULL},
+    {"app://a/", NULL},
+    {"app://a/b", NULL},
+    {"app://a?b", NULL},
+    {"app://a#b", NULL},
+    {"app://a@b", NULL},
+    {"app://a:", NULL},
+    {"app://a:x", NULL},
+    {"app://a:1:2", NULL},
+    {"app://a b", NULL},
+    {"app://a,app://b", NULL},
+    {"app://a%62", NULL},
+    {"app://*", NULL},
+    {"app://\xc3\xa4", NULL},
+    {"1app://a", NULL},
+    {"+app://a", NULL},
+    {"a_b://a", NULL},
+    {"app:/a", NULL},
+    {"app:a", NULL},
+    {"blob:https://a", NULL},
+    {"://a", NULL},
     {"https://app.example.com/", NULL},
     {"https://app.example.com/path", NULL},
     {"https://app.example.com?x", NULL},
@@ -187,6 +216,212 @@ static void origins_have_a_limit(void **state)
             free(text);
         }
     }
+}
+
+/* Every scheme and name of random bytes: what is read is the text itself, but for the scheme's case,
+ * and 300 bytes at most. */
+static void origins_of_other_schemes_stay_whole(void **state)
+{
+    (void)state;
+    static const char some[] = "abzAZ09+-._~:/@ %,?#[]\\*\"\x01\x7f\xc3";
+    srand(6);
+    int good = 0;
+    for (int round = 0; round < 200000; round++) {
+        char text[400] = "ap", out[ORIGIN_MAX];
+        size_t n = strlen(text);
+        for (int i = rand() % 4; i; i--)
+            text[n++] = some[rand() % (rand() % 4 ? 8 : (int)sizeof some - 1)];
+        memcpy(text + n, "://", 4);
+        n += 3;
+        size_t front = n;
+        int len = rand() % 50 ? rand() % 8 : 280 + rand() % 30;
+        while (len--) text[n++] = some[rand() % (rand() % 20 ? 6 : (int)sizeof some - 1)];
+        text[n] = 0;
+        char *copy = gate_copy(text);
+        if (origin_parse(copy, out)) {
+            good++;
+            assert_true(n < ORIGIN_MAX && n > front);
+            assert_string_equal(out + front, text + front);
+            assert_true(!strncasecmp(out, text, front));
+            for (size_t i = 0; i < front; i++) assert_true(out[i] < 'A' || out[i] > 'Z');
+            assert_null(strpbrk(text + front, "/@ %,?#[]\\*\"\x01\x7f\xc3"));
+        }
+        free(copy);
+    }
+    assert_true(good > 1000);
+}
+
+static void forwarded_schemes_are_read(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *value;
+        int secure; /* -1: it says nothing */
+    } rows[] = {
+        {"https", 1}, {"http", 0}, {"wss", 1}, {"ws", 0}, {"HTTPS", 1}, {"Wss", 1}, {"WS", 0},
+        {" https ", 1}, {"https, http", 1}, {"http,https", 0}, {"wss,http", 1}, {"ws , https", 0},
+        {", https", 1}, {"", -1}, {",", -1}, {"ftp", -1}, {"httpsx", -1}, {"http s", -1},
+        {"ftp, https", -1}, {"https;q=1", -1}, {"\"https\"", -1},
+    };
+    for (size_t i = 0; i < PURE_COUNT(rows); i++) {
+        char *value = gate_copy(rows[i].value);
+        for (int otherwise = 0; otherwise < 2; otherwise++) {
+            int want = rows[i].secure < 0 ? otherwise : rows[i].secure;
+            if (forwarded_secure(value, otherwise) != want) fail_msg("%s", value);
+        }
+        free(value);
+    }
+}
+
+/* Of each kind and address one a minute, of all REFUSALS_MAX: against a list. */
+static void refusals_are_told_once_a_minute(void **state)
+{
+    (void)state;
+    enum { ADDRESSES = 40, KINDS = 3 };
+    static struct refusal_log log;
+    const uint64_t seed[2] = {1, 2};
+    static int64_t told[ADDRESSES][KINDS];
+    int64_t now = 1, since = 0;
+    int count = 0, missed = 0, tells = 0;
+    srand(8);
+    memset(told, 0, sizeof told);
+    for (int step = 0; step < 20000; step++) {
+        now += rand() % 300;
+        int from = rand() % ADDRESSES, what = rand() % KINDS;
+        uint8_t address[16] = {[0] = 0x20, [5] = (uint8_t)from, [15] = (uint8_t)rand()};
+        bool last = false;
+        bool tell = refusal_tells(&log, seed, (unsigned)what, address, now, &last);
+        if (!count || now - since >= REFUSAL_MS) since = now, count = 0;
+        bool due = !told[from][what] || now - told[from][what] >= REFUSAL_MS;
+        if (tell && !due) missed++; /* another took its slot: a line too many */
+        if (!tell) assert_true(!due || count >= REFUSALS_MAX);
+        if (tell) {
+            assert_true(count < REFUSALS_MAX);
+            told[from][what] = now;
+            count++;
+            tells++;
+        }
+        assert_int_equal(last, tell && count == REFUSALS_MAX);
+    }
+    assert_true(tells > 1000 && missed < tells / 4);
+}
+
+/* ---- Who may try a password ------------------------------------------------------------------ */
+
+/* A client of the model: an address that tries passwords in its own way. */
+struct login_client {
+    struct address_entry entry;
+    enum { LOGIN_HAMMERS, LOGIN_WAITS, LOGIN_FORGETS, LOGIN_KNOWS } way;
+    int64_t next, told; /* when it comes; when it was told to, or 0 */
+    int64_t since;      /* of its first try */
+};
+
+/* When a client that was told to come after `wait` ms comes. */
+static int64_t login_returns(const struct login_client *c, int64_t now, int64_t wait)
+{
+    if (c->way == LOGIN_HAMMERS) return now + 20 + rand() % 500;
+    int64_t after = (wait + 999) / 1000 * 1000 + rand() % 400; /* Retry-After, and the way here */
+    if (c->way == LOGIN_FORGETS && rand() % 3) after += rand() % 90000;
+    return now + after;
+}
+
+/* Guessers of every kind from many addresses, and one who knows the password: whoever comes when
+ * told gets in, and one who never guessed wrong does not wait for those who have. */
+static void login_rounds(unsigned seed)
+{
+    enum { CLIENTS = 90 };
+    static struct login_client clients[CLIENTS];
+    static struct login_queue queue;
+    struct login_client *waiting[CLIENTS], *at_it = NULL;
+    int64_t now = 1000, done = 0, hash;
+    int in_time = 0, known = 0;
+    srand(seed);
+    hash = 20 + rand() % 480;
+    memset(clients, 0, sizeof clients);
+    queue = (struct login_queue){.took = hash};
+    for (int i = 0; i < CLIENTS; i++) {
+        struct login_client *c = &clients[i];
+        memcpy(c->entry.key, &i, sizeof i);
+        c->way = i % 15 == 0 ? LOGIN_KNOWS : (int)(rand() % 3);
+        c->next = now + rand() % 60000;
+    }
+    while (now < 300000) {
+        struct login_client *c = &clients[0];
+        for (int i = 1; i < CLIENTS; i++)
+            if (clients[i].next < c->next) c = &clients[i];
+        if (queue.busy && done <= c->next) { /* a hash is done; the next in turn is let in */
+            now = done;
+            queue.busy = false;
+            if (at_it->way == LOGIN_KNOWS) address_clear_failures(&at_it->entry);
+            else address_note_failure(&at_it->entry, now);
+            if (at_it->way == LOGIN_KNOWS) known++;
+            at_it->next = now + (at_it->way == LOGIN_KNOWS ? 40000 + rand() % 9000 : rand() % 900);
+            at_it->told = 0;
+            if (queue.waiting) {
+                at_it = waiting[0];
+                memmove(waiting, waiting + 1, (size_t)--queue.waiting * sizeof *waiting);
+                queue.busy = true;
+                done = now + hash;
+            }
+            continue;
+        }
+        now = c->next;
+        int64_t blocked = address_blocked(&c->entry, now), wait = -1;
+        bool guessed = address_has_failed(&c->entry, now);
+        enum login_turn turn = login_ask(&queue, c->entry.key, guessed, blocked, now, &wait);
+        bool told = c->told && now >= c->told && now < c->told + LOGIN_ON_TIME_MS;
+        if (told && turn == LOGIN_LATER) fail_msg("seed %u: told %d ms ago", seed, (int)(now - c->told));
+        in_time += told;
+        if (blocked) assert_int_equal(turn, LOGIN_LATER);
+        if (turn == LOGIN_LATER) {
+            assert_true(wait >= 1 && wait >= blocked);
+            if (!guessed) assert_true(wait <= CLIENTS * 1000);
+            if (!c->told || now >= c->told || blocked) c->told = now + wait;
+            else assert_int_equal(now + wait, c->told); /* a promise is kept */
+            c->next = login_returns(c, now, wait);
+        } else {
+            c->next = INT64_MAX;
+            if (turn == LOGIN_NOW) {
+                assert_false(queue.busy);
+                at_it = c;
+                queue.busy = true;
+                done = now + hash;
+            } else waiting[queue.waiting++] = c;
+            assert_true(queue.waiting <= 7); /* as many as can be in time at once */
+        }
+    }
+    assert_true(in_time > 20 && known > 10);
+}
+
+static void logins_have_their_turn(void **state)
+{
+    (void)state;
+    for (unsigned seed = 1; seed <= 60; seed++) login_rounds(seed);
+}
+
+/* However many guessers wait who are known, one who is not waits for none of them. */
+static void logins_of_the_unsuspected_come_first(void **state)
+{
+    (void)state;
+    struct login_queue *queue = mem_new(sizeof *queue);
+    uint8_t key[16] = {1};
+    int64_t wait, longest = 0;
+    queue->busy = true;
+    for (int i = 0; i < 300; i++) {
+        memcpy(key + 4, &i, sizeof i);
+        assert_int_equal(login_ask(queue, key, true, 0, 1000, &wait), LOGIN_LATER);
+        if (wait > longest) longest = wait;
+    }
+    assert_true(longest >= LOGIN_PLACES * LOGIN_STEPS_LATER * LOGIN_STEP_MS);
+    for (int i = 0; i < 5; i++) {
+        key[1] = (uint8_t)(9 + i);
+        assert_int_equal(login_ask(queue, key, false, 0, 1000, &wait), LOGIN_LATER);
+        assert_int_equal(wait, 1000 + i * LOGIN_STEP_MS);
+        assert_int_equal(login_ask(queue, key, false, 0, 1500, &wait), LOGIN_LATER); /* too early */
+        assert_int_equal(wait, 500 + i * LOGIN_STEP_MS);
+    }
+    assert_int_equal(login_ask(queue, key, false, 0, 6000, &wait), LOGIN_NEXT);
+    free(queue);
 }
 
 /* W12: against the allowed origins only the same scheme, host and port; nothing that begins or ends
@@ -1315,6 +1550,11 @@ static const struct CMUnitTest GATE_TESTS[] = {
     cmocka_unit_test(origins_are_read),
     cmocka_unit_test(origins_have_an_alphabet),
     cmocka_unit_test(origins_have_a_limit),
+    cmocka_unit_test(origins_of_other_schemes_stay_whole),
+    cmocka_unit_test(forwarded_schemes_are_read),
+    cmocka_unit_test(refusals_are_told_once_a_minute),
+    cmocka_unit_test(logins_have_their_turn),
+    cmocka_unit_test(logins_of_the_unsuspected_come_first),
     cmocka_unit_test(origins_are_exact),
     cmocka_unit_test(origins_of_hosts),
     cmocka_unit_test(ipv6_texts_agree),

@@ -1129,7 +1129,7 @@ static void store_refuses_unusable_places(void **state)
     assert_int_equal(s.st_mode & 0777, 0700);
     snprintf(path, sizeof path, "%s/lock.mdb", p.dir);
     assert_int_equal(stat(path, &s), 0);
-    assert_true(s.st_blocks * 512 >= STORE_LOCK_BYTES); /* no holes that a full disk could hit */
+    assert_true(s.st_blocks * 512 >= STORE_LOCK_SERVER); /* no holes that a full disk could hit */
     store_close(st);
     place_remove(&p);
 }
@@ -1543,6 +1543,40 @@ static void store_backs_up_beside_a_writer(void **state)
     place_remove(&p);
 }
 
+/* In a child: begins a snapshot and dies with it. */
+static void die_reading(void *context)
+{
+    struct store_place *p = context;
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    CHILD_CHECK(store_command_open(p->dir, &log, &counters, stderr) != NULL);
+    _exit(0); /* no store_close: as kill -9 would have it */
+}
+
+static void store_clears_readers_that_died(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_stats stats;
+    for (int i = 0; i < 3; i++) assert_int_equal(in_child(die_reading, &p), 0);
+    store_look_at_readers(st);
+    st->readers[1].since -= 5000;
+    store_stats(st, &stats);
+    assert_true(stats.readable && stats.oldest_reader_ms >= 5000 && stats.oldest_reader_ms < 65000);
+    st->look_at = clock_mono_ms() + STORE_LOOK_MS;
+    store_look_after_readers(st); /* not yet */
+    store_stats(st, &stats);
+    assert_true(stats.oldest_reader_ms >= 5000);
+    st->look_at = clock_mono_ms();
+    store_look_after_readers(st);
+    store_stats(st, &stats);
+    assert_int_equal(stats.oldest_reader_ms, 0);
+    assert_true(st->look_at > clock_mono_ms());
+    store_close(st);
+    place_remove(&p);
+}
+
 static void store_commands_name_a_missing_store(void **state)
 {
     (void)state;
@@ -1592,5 +1626,6 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_dump_restore_dump),
     cmocka_unit_test(store_restores_all_or_nothing),
     cmocka_unit_test(store_backs_up_beside_a_writer),
+    cmocka_unit_test(store_clears_readers_that_died),
     cmocka_unit_test(store_commands_name_a_missing_store),
 };

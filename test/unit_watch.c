@@ -8,7 +8,8 @@ struct watch_model {
     struct presence table;
     struct watches watches;
     struct watcher watchers[WATCH_WATCHERS];
-    struct buffer messages[WATCH_WATCHERS]; /* the message under way */
+    bool partial[WATCH_WATCHERS];          /* a part of a snapshot came, the last is to come */
+    bool parts[WATCH_WATCHERS][WATCH_USERS]; /* who was in the parts so far */
     bool follows[WATCH_WATCHERS][WATCH_USERS];
     bool owed[WATCH_WATCHERS][WATCH_USERS];  /* a snapshot with her is to come */
     int told[WATCH_WATCHERS][WATCH_USERS];
@@ -17,7 +18,7 @@ struct watch_model {
     int connections[WATCH_USERS];
     struct instant now;
     uint64_t seed;
-    long snapshots, changes, pieces;
+    long snapshots, changes, messages;
 };
 
 /* The id of a user; the first ones are long, so that messages take several pieces. */
@@ -42,16 +43,20 @@ static void watch_take(struct watch_model *m)
     presence_clear_transitions(&m->table);
 }
 
-/* Reads a whole message, and notes what it tells: each user once, only those who are followed or
- * were when the snapshot was asked for. */
-static void watch_read_message(struct watch_model *m, int w, enum watcher_message kind)
+/* Reads a message, and notes what it tells: each user once, also over the parts of a snapshot, between
+ * which no change comes; only those who are followed or were when the snapshot was asked for. */
+static void watch_read_message(struct watch_model *m, int w, enum watcher_message kind, bool more,
+                               struct span text)
 {
-    struct buffer *b = &m->messages[w];
     struct json_value message, type, users, item, value;
-    bool seen[WATCH_USERS] = {0};
-    assert_true(json_parse((struct span){b->at, b->len}, JSON_DEPTH_MAX, &message));
+    bool snapshot = kind == WATCHER_SNAPSHOT;
+    assert_true(json_parse(text, JSON_DEPTH_MAX, &message));
     assert_true(json_member(message, "type", &type) && json_member(message, "users", &users));
-    assert_true(json_is(type, kind == WATCHER_SNAPSHOT ? "snapshot" : "presence"));
+    assert_true(json_is(type, snapshot ? "snapshot" : "presence"));
+    assert_int_equal(json_member(message, "more", &value) && value.kind == JSON_TRUE, more);
+    assert_true(snapshot || (!more && !m->partial[w]));
+    if (!m->partial[w]) memset(m->parts[w], 0, sizeof m->parts[w]);
+    m->partial[w] = more;
     size_t cursor = 0;
     for (; json_item(users, &cursor, &item);) {
         char id[USER_ID_MAX + 1];
@@ -60,43 +65,39 @@ static void watch_read_message(struct watch_model *m, int w, enum watcher_messag
         assert_true(json_string(value, id, sizeof id) > 0);
         int user = id[0] - 'a';
         assert_true(json_member(item, "connections", &value) && json_number(value, &connections));
-        assert_false(seen[user]);
-        seen[user] = true;
+        assert_false(m->parts[w][user]);
+        m->parts[w][user] = true;
         bool online = json_member(item, "online", &value) && value.kind == JSON_TRUE;
         assert_int_equal(online, connections > 0);
-        assert_int_equal(json_member(item, "reason", &value), kind == WATCHER_CHANGES && !online);
-        if (kind == WATCHER_CHANGES) {
+        assert_int_equal(json_member(item, "reason", &value), !snapshot && !online);
+        if (!snapshot) {
             assert_true(m->follows[w][user]);
             assert_true(m->told[w][user] >= 0);
         }
         m->told[w][user] = (int)connections;
     }
-    if (kind == WATCHER_SNAPSHOT) m->snapshots++;
+    if (snapshot) m->snapshots += !more;
     else m->changes++;
-    if (kind == WATCHER_CHANGES) assert_true(cursor > 0);
-    b->len = 0;
+    if (!snapshot || more) assert_true(cursor > 0);
 }
 
-/* Takes some pieces of what a watcher is to be told, or all. Those it holds in the middle of a
- * message are those of one whose socket is full. */
+/* Takes some messages of what a watcher is to be told, or all. One whose socket is full has parts of
+ * a snapshot to come. */
 static void watch_serve(struct watch_model *m, int w, bool all)
 {
-    struct buffer piece = {0};
-    bool first, last = true;
+    struct buffer text = {0};
+    bool more;
     watches_begin_turn(&m->watches);
     do {
-        piece.len = 0;
-        bool begun = m->watchers[w].under_way != WATCHER_NOTHING;
-        enum watcher_message kind = watcher_fill(&m->watches, &m->table, m->now, &m->watchers[w],
-                                                 &piece, &first, &last);
+        text.len = 0;
+        enum watcher_message kind =
+            watcher_fill(&m->watches, &m->table, m->now, &m->watchers[w], &text, &more);
         if (!kind) break;
-        assert_int_equal(first, !begun);
-        assert_true(piece.len < m->watches.piece + 1024);
-        m->pieces++;
-        buffer_add(&m->messages[w], piece.at, piece.len);
-        if (last) watch_read_message(m, w, kind);
+        assert_true(text.len <= m->watches.full + WATCH_USER_MAX);
+        m->messages++;
+        watch_read_message(m, w, kind, more, (struct span){text.at, text.len});
     } while (all || core_below(&m->seed, 3));
-    buffer_free(&piece);
+    buffer_free(&text);
 }
 
 /* Step: a watcher asks for some users. */
@@ -116,11 +117,9 @@ static void watch_ask(struct watch_model *m, int w)
     watcher_owe(&m->watchers[w], snapshot);
 }
 
-/* Step: a watcher lets one or all go; not in the middle of a message, since then nothing is read
- * from its connection. */
+/* Step: a watcher lets one or all go, also between the parts of a snapshot. */
 static void watch_let_go(struct watch_model *m, int w)
 {
-    if (m->watchers[w].under_way) return;
     int i = (int)core_below(&m->seed, WATCH_USERS + 1);
     if (i == WATCH_USERS) {
         watcher_let_all_go(&m->watches, &m->watchers[w]);
@@ -164,7 +163,7 @@ static void watch_check_quiet(struct watch_model *m)
         watch_serve(m, w, true);
         assert_int_equal(m->watchers[w].queued, 0);
         assert_int_equal(m->watchers[w].owed, 0);
-        assert_int_equal(m->watchers[w].under_way, WATCHER_NOTHING);
+        assert_false(m->partial[w]);
         size_t count = 0;
         for (int i = 0; i < WATCH_USERS; i++) {
             if (!m->follows[w][i]) continue;
@@ -194,7 +193,7 @@ static void watch_end(struct watch_model *m, int w)
     assert_true(watcher_idle(&m->watchers[w]));
     watcher_free(&m->watchers[w]);
     watcher_init(&m->watchers[w]);
-    m->messages[w].len = 0;
+    m->partial[w] = false;
     memset(m->follows[w], 0, sizeof m->follows[w]);
     for (int i = 0; i < WATCH_USERS; i++) m->told[w][i] = -1;
 }
@@ -207,7 +206,7 @@ static void watches_equal_model(void **unused)
     m = (struct watch_model){.seed = 20261125, .now = {1000000, 1764000000000}};
     presence_init(&m.table, 5000, 90000, m.now);
     watches_init(&m.watches);
-    m.watches.piece = 500;
+    m.watches.full = 500;
     for (int w = 0; w < WATCH_WATCHERS; w++) {
         watcher_init(&m.watchers[w]);
         watch_end(&m, w);
@@ -229,17 +228,74 @@ static void watches_equal_model(void **unused)
         watch_take(&m);
     }
     watch_check_quiet(&m);
-    assert_true(m.snapshots > 3000 && m.changes > 3000 && m.pieces > m.snapshots + m.changes);
+    assert_true(m.snapshots > 3000 && m.changes > 3000 && m.messages > m.snapshots + m.changes);
     for (int w = 0; w < WATCH_WATCHERS; w++) {
         watcher_end(&m.watches, &m.watchers[w]);
         watcher_free(&m.watchers[w]);
-        buffer_free(&m.messages[w]);
     }
     watches_spread(&m.watches, &m.table, m.now);
     watches_sweep(&m.watches, &m.table, m.now);
     assert_int_equal(m.watches.count, 0);
     watches_free(&m.watches);
     presence_free(&m.table);
+}
+
+/* The longest users there are: no message is above its bound, and a part is not much below it. */
+static void watches_keep_to_the_bound(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 300 };
+    struct presence table;
+    struct watches watches;
+    struct watcher watcher;
+    struct instant now = {1000, 1764000000000};
+    struct snapshot *snapshot = mem_new(sizeof *snapshot + COUNT * sizeof(struct watched *));
+    struct buffer text = {0};
+    struct manual_wish wish = {.status = STATUS_BUSY, .len = NOTE_MAX};
+    for (int i = 0; i < NOTE_CHARACTERS; i++) memcpy(wish.message + 4 * i, "\xf0\x9f\x98\x80", 4);
+    presence_init(&table, 5000, 90000, now);
+    watches_init(&watches);
+    watcher_init(&watcher);
+    for (int i = 0; i < COUNT; i++) {
+        char id[USER_ID_MAX];
+        memset(id, '"', sizeof id);
+        id[0] = (char)('a' + i % 26);
+        id[1] = (char)('a' + i / 26);
+        struct span span = {id, sizeof id};
+        presence_heartbeat(&table, now, span, (const uint8_t[16]){1});
+        presence_set_manual(&table, now, presence_find(&table, span), &wish);
+        struct watched *e = watches_make(&watches, span);
+        e->resolved = true;
+        watcher_follow(&watcher, e);
+        snapshot->users[snapshot->count++] = e;
+    }
+    watcher_owe(&watcher, snapshot);
+    presence_clear_transitions(&table);
+    bool more;
+    int parts = 0, changes = 0;
+    for (enum watcher_message kind = WATCHER_SNAPSHOT; kind; text.len = 0) {
+        watches_begin_turn(&watches);
+        kind = watcher_fill(&watches, &table, now, &watcher, &text, &more);
+        assert_true(text.len <= WATCH_MESSAGE_MAX && text.len <= 16384);
+        assert_true(!more || text.len > WATCH_FULL);
+        parts += kind == WATCHER_SNAPSHOT;
+        changes += kind == WATCHER_CHANGES;
+        if (kind != WATCHER_SNAPSHOT || more) continue;
+        now.mono += 100000; /* all leave: the longest change */
+        presence_tick(&table, now);
+        for (size_t i = 0; i < table.transition_count; i++) {
+            const struct user *user = table.transitions[i].user;
+            watches_note(&watches, (struct span){user->id, user->id_len});
+        }
+        presence_clear_transitions(&table);
+        watches_spread(&watches, &table, now);
+    }
+    assert_true(parts > 10 && changes > 10);
+    buffer_free(&text);
+    watcher_end(&watches, &watcher);
+    watcher_free(&watcher);
+    watches_free(&watches);
+    presence_free(&table);
 }
 
 /* A change costs no more memory, whoever waits: the queue has each edge once. */
@@ -426,7 +482,8 @@ static void manual_hidden_is_never_to_come(void **unused)
         .manual = {.head = {.there = true, .status = STATUS_OFFLINE, .hidden = wall + HOUR}},
     };
     presence_init(&p, 5000, 90000, now);
-    presence_restore(&p, now, (struct span){"alice", 5}, STATUS_ONLINE, wall + HOUR, wall + HOUR);
+    presence_restore(&p, now, (struct span){"alice", 5}, STATUS_ONLINE, wall + HOUR, wall + HOUR,
+                     (struct evidence){0});
     presence_restore_manual(&p, now, presence_find(&p, (struct span){"alice", 5}), &stored.manual);
     presence_recall(&p, now, (struct span){"bob", 3}, &stored);
     for (int i = 0; i < 2; i++) {
@@ -521,11 +578,11 @@ static void post_has_bounds(void **state)
     post.text.len = 0;
     for (count = 0; post_has_room(&post); count++) { /* no two the same: text runs out */
         size_t at = post.text.len;
-        memset(buffer_room(&post.text, WATCH_PIECE), 'a' + (int)(count % 2), WATCH_PIECE);
-        post.text.len += WATCH_PIECE;
+        memset(buffer_room(&post.text, WATCH_FULL), 'a' + (int)(count % 2), WATCH_FULL);
+        post.text.len += WATCH_FULL;
         post_fill(&post, &c, at);
     }
-    assert_int_equal(count, (POST_TEXT - POST_ROOM) / WATCH_PIECE + 1);
+    assert_int_equal(count, (POST_TEXT - POST_ROOM) / WATCH_FULL + 1);
     assert_int_equal(post.text.size, POST_TEXT);
     post_deliver(&post);
     post_stop(&post);
@@ -534,8 +591,30 @@ static void post_has_bounds(void **state)
     close(pair[1]);
 }
 
+/* Clients come back over the time that the server needs for as many as it had; few do at once. */
+static void crowds_come_back_spread(void **unused)
+{
+    (void)unused;
+    static struct server server;
+    static const struct {
+        size_t connections;
+        int64_t plain, tls;
+    } rows[] = {{0, 0, 0}, {1, 0, 0}, {100, 0, 0}, {101, 3000, 3000}, {6000, 3000, 3000},
+                {6002, 3000, 3001}, {20000, 3000, 10000}, {30010, 3001, 15005},
+                {1000000, 100000, 500000}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        server.presence.connections = rows[i].connections;
+        server.options.tls_listen.count = 0;
+        assert_int_equal(server_spread_ms(&server), rows[i].plain);
+        server.options.tls_listen.count = 1;
+        assert_int_equal(server_spread_ms(&server), rows[i].tls);
+    }
+}
+
 static const struct CMUnitTest WATCH_TESTS[] = {
+    cmocka_unit_test(crowds_come_back_spread),
     cmocka_unit_test(watches_equal_model),
+    cmocka_unit_test(watches_keep_to_the_bound),
     cmocka_unit_test(watches_do_not_queue_states),
     cmocka_unit_test(hash_is_siphash),
     cmocka_unit_test(id_list_finds),

@@ -479,6 +479,109 @@ static void outbox_takes_only_what_is_sealed(void **state)
     place_remove(&p);
 }
 
+/* ---- How long delivery was tried in vain ------------------------------------------------------ */
+
+static void outbox_clock_counts_waits_and_nothing_else(void **state)
+{
+    (void)state;
+    for (unsigned seed = 1; seed <= 200; seed++) {
+        struct outbox_clock clock = {.sum = rand() % 1000};
+        int64_t now = rand(), until = now, want = clock.sum;
+        srand(seed);
+        for (int step = 0; step < 100; step++) {
+            int64_t passes = rand() % 20, wait = rand() % 30;
+            if (rand() % 10 == 0) passes += 172800000; /* it slept, or was stopped, for two days */
+            for (int64_t ms = 0; ms < passes && now + ms < until; ms++) want++;
+            now += passes;
+            assert_int_equal(outbox_clock_read(&clock, now), want);
+            if (rand() % 2) continue;
+            until = rand() % 3 ? now + wait : now; /* a try, or the end of it */
+            outbox_clock_run(&clock, now, until);
+            assert_int_equal(outbox_clock_read(&clock, now), want);
+        }
+    }
+}
+
+/* Takes the parcel of one change and has it removed; what the clock showed when it was written. */
+static int64_t outbox_take_tried(struct store *st, struct store_batch *batch)
+{
+    struct parcel parcel = {0};
+    assert_true(store_outbox_seal(st));
+    assert_int_equal(store_outbox_next(st, &parcel), 1);
+    assert_int_equal(parcel.count, 1);
+    int64_t tried = parcel.tried;
+    buffer_free(&parcel.text);
+    atomic_store(&st->outbox_done, parcel.last);
+    store_outbox_spare(st, 0);
+    store_batch_delivered(batch, parcel.last);
+    write_now(st, batch);
+    return tried;
+}
+
+static void outbox_sums_waits_over_restarts(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = outbox_open(&p, 1000, 1);
+    struct store_batch batch = {0};
+    struct outbox_model m = {.wall = 1000000};
+    int64_t want[60], now = 1, sum = 0;
+    srand(11);
+    for (int i = 0; i < 60; i++) {
+        int64_t wait = rand() % 3 ? rand() % 20 : 0; /* long over by the machine's own clock */
+        store_outbox_try(st, now, now + wait);
+        sum += wait;
+        now += wait;
+        m.wall += rand() % 2 ? 172800000 : -172800000; /* UTC is stepped */
+        want[i] = sum;
+        outbox_add(&batch, &m);
+        write_now(st, &batch);
+        if (rand() % 4) continue;
+        store_close(st);
+        st = outbox_open(&p, 1000, 1);
+        now = 1; /* the machine too began anew */
+        assert_int_equal(store_outbox_try(st, now, now), sum);
+    }
+    for (int i = 0; i < 60; i++) assert_int_equal(outbox_take_tried(st, &batch), want[i]);
+    store_close(st);
+    buffer_free(&batch.ops);
+    place_remove(&p);
+}
+
+static void outbox_reads_changes_of_before_there_was_a_clock(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = outbox_open(&p, 1000, 10);
+    struct store_batch batch = {0};
+    struct parcel parcel = {0};
+    struct outbox_model m = {.wall = 1000000, .next = 1};
+    static char old[] = "\1\1........{\"position\":\"0000000a-0\"}";
+    MDB_txn *txn;
+    MDB_val number = {8, "\0\0\0\0\0\0\0\1"}, change = {sizeof old - 1, old};
+    assert_int_equal(mdb_txn_begin(st->env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_put(txn, st->outbox, &number, &change, 0), 0);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+    store_close(st);
+    FILE *null = fopen("/dev/null", "w");
+    assert_int_equal(store_command_check(p.dir, null, stderr), 0);
+    fclose(null);
+    st = outbox_open(&p, 1000, 10);
+    store_outbox_try(st, 1, 50);
+    outbox_add(&batch, &m);
+    write_now(st, &batch);
+    assert_true(store_outbox_seal(st));
+    assert_int_equal(store_outbox_next(st, &parcel), 1);
+    assert_int_equal(parcel.count, 1);
+    assert_int_equal(parcel.tried, 0); /* it counts from now */
+    buffer_free(&parcel.text);
+    atomic_store(&st->outbox_done, parcel.last);
+    assert_int_equal(outbox_take_tried(st, &batch), 49);
+    store_close(st);
+    buffer_free(&batch.ops);
+    place_remove(&p);
+}
+
 /* ---- The order of last_seen ------------------------------------------------------------------ */
 
 enum { SEEN_USERS = 300 };
@@ -616,6 +719,9 @@ static const struct CMUnitTest WEBHOOK_TESTS[] = {
     cmocka_unit_test(outbox_spares_what_is_being_delivered),
     cmocka_unit_test(outbox_seals_after_a_transaction),
     cmocka_unit_test(outbox_takes_only_what_is_sealed),
+    cmocka_unit_test(outbox_clock_counts_waits_and_nothing_else),
+    cmocka_unit_test(outbox_sums_waits_over_restarts),
+    cmocka_unit_test(outbox_reads_changes_of_before_there_was_a_clock),
     cmocka_unit_test(seen_follows_the_users),
     cmocka_unit_test(seen_that_disagrees_is_found),
 };

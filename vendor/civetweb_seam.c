@@ -14,15 +14,21 @@
 #define USE_STACK_SIZE (256 * 1024)
 #define MAX_WORKER_THREADS (1024)
 
+#include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
 static ssize_t seam_send(const void *bytes, size_t len);
+static int seam_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+static void *seam_memory(void *);
 
 /* CivetWeb's writes come back to us; there is nothing for it to read, to wait for,
  * to bind or to listen on. */
@@ -33,6 +39,13 @@ static ssize_t seam_send(const void *bytes, size_t len);
 #define poll(fds, count, timeout) (-1)
 #define getnameinfo(...) (-1) /* nobody reads the address as text */
 
+/* It goes on with a worker less when it gets no thread, and with none and without a word when that
+ * is its master; a worker that gets no memory ends alone. The server would listen and serve nobody:
+ * we keep what failed and end the start, and memory that is not there is the caller's to answer. */
+#define pthread_create(thread, attr, run, argument) seam_create((thread), (attr), (run), (argument))
+#define malloc(size) seam_memory(malloc(size))
+#define calloc(count, size) seam_memory(calloc((count), (size)))
+
 #include "civetweb.c"
 
 #undef send
@@ -41,6 +54,8 @@ static ssize_t seam_send(const void *bytes, size_t len);
 #undef listen
 #undef poll
 #undef getnameinfo
+#undef pthread_create
+#undef malloc
 #undef snprintf /* CivetWeb forbids itself the plain ones */
 #undef calloc
 #undef free
@@ -70,6 +85,25 @@ static _Thread_local struct {
 	char *own_buf; /* the worker's request buffer, while the item's stands in for it */
 	int own_size;
 } seam_worker;
+
+/* Of the one CivetWeb that there is: why a thread of its start was not created, or 0; and what the
+ * caller does when there is no memory. */
+static int seam_create_failed;
+static void (*seam_no_memory)(void);
+
+static int seam_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
+                       void *argument)
+{
+	int error = pthread_create(thread, attr, run, argument);
+	if (error) seam_create_failed = error;
+	return error;
+}
+
+static void *seam_memory(void *p)
+{
+	if (!p && seam_no_memory) seam_no_memory();
+	return p;
+}
 
 /* Takes bytes that CivetWeb writes. */
 static ssize_t seam_send(const void *bytes, size_t len)
@@ -193,8 +227,32 @@ static int seam_log_message(const struct mg_connection *conn, const char *messag
 	return 1;
 }
 
-struct seam *seam_start(const struct seam_ops *ops, void *context, int workers, int queue,
-                        char *err, size_t err_size)
+/* Runs in place of the door where the start has failed. */
+static void seam_run_nothing(void *context)
+{
+	(void)context;
+}
+
+/* Ends what mg_start2 has started with a thread too few. */
+static void seam_abandon(struct seam *seam)
+{
+	struct mg_context *ctx = seam->civetweb;
+	seam->ops.run = seam_run_nothing;
+	sem_post(&seam->go);
+	if (ctx->masterthreadid) { /* it joins the workers that there are */
+		mg_stop(ctx);
+		return;
+	}
+	pthread_mutex_lock(&ctx->thread_mutex);
+	STOP_FLAG_ASSIGN(&ctx->stop_flag, 1);
+	pthread_cond_broadcast(&ctx->sq_full);
+	pthread_mutex_unlock(&ctx->thread_mutex);
+	for (unsigned i = 0; i < ctx->cfg_worker_threads; i++)
+		if (ctx->worker_threadids[i]) mg_join_thread(ctx->worker_threadids[i]);
+	free_context(ctx);
+}
+
+struct seam *seam_start(const struct seam_ops *ops, void *context, int workers, int queue)
 {
 	static const struct mg_callbacks callbacks = {
 	    .begin_request = seam_begin_request,
@@ -219,22 +277,22 @@ struct seam *seam_start(const struct seam_ops *ops, void *context, int workers, 
 	    NULL,
 	};
 	struct mg_init_data init = {.callbacks = &callbacks, .configuration_options = options};
-	struct mg_error_data error = {.text = err, .text_buffer_size = err_size};
 	struct seam *seam = calloc(1, sizeof *seam);
-	if (!seam) {
-		snprintf(err, err_size, "out of memory");
-		return NULL;
-	}
+	if (!seam) return NULL;
 	sem_init(&seam->go, 0, 0);
 	sem_init(&seam->done, 0, 0);
 	seam->ops = *ops;
 	seam->context = context;
 	init.user_data = seam;
+	seam_no_memory = ops->no_memory;
+	seam_create_failed = 0;
 	mg_init_library(MG_FEATURES_DEFAULT);
-	seam->civetweb = mg_start2(&init, &error);
-	if (!seam->civetweb) {
+	seam->civetweb = mg_start2(&init, NULL);
+	if (!seam->civetweb || seam_create_failed) {
+		if (seam->civetweb) seam_abandon(seam);
 		mg_exit_library();
 		free(seam);
+		errno = seam_create_failed ? seam_create_failed : EINVAL; /* its options are ours */
 		return NULL;
 	}
 	mg_set_websocket_handler(seam->civetweb, "**", NULL, seam_websocket_ready, NULL, NULL, NULL);

@@ -61,14 +61,15 @@ struct seam_ops {
 	void (*finished)(void *context, struct seam_item *);
 	/* CivetWeb has something to say; never about one request's content. */
 	void (*log)(void *context, const char *message);
+	/* There is no memory for CivetWeb; does not return. */
+	void (*no_memory)(void);
 };
 
 struct seam;
 
-/* Starts the threads; the workers wait for items, ops.run for seam_run. NULL on error, with one
- * line in err. */
-struct seam *seam_start(const struct seam_ops *, void *context, int workers, int queue,
-                        char *err, size_t err_size);
+/* Starts the threads, all or none; the workers wait for items, ops.run for seam_run. NULL with
+ * errno set if there is no thread to be had. */
+struct seam *seam_start(const struct seam_ops *, void *context, int workers, int queue);
 
 /* Lets ops.run begin. To be called once, before seam_stop in any case. */
 void seam_run(struct seam *);

@@ -115,9 +115,11 @@
 #define MBEDTLS_SSL_SERVER_NAME_INDICATION
 #define MBEDTLS_SSL_ALPN
 
-/* A browser may send records of full length; ours are short. */
+/* A browser may send records of full length. Ours are short (SEAM_TLS_PIECE), but for a handshake
+ * message: Mbed TLS sends each in one record, and a chain of certificates may be long. */
 #define MBEDTLS_SSL_IN_CONTENT_LEN 16384
-#define MBEDTLS_SSL_OUT_CONTENT_LEN 4096
+#define MBEDTLS_SSL_OUT_CONTENT_LEN 16384
+#define MBEDTLS_SSL_ALL_ALERT_MESSAGES /* one for a bad MAC, too */
 
 /* In order of preference where the peer has none. */
 #define MBEDTLS_SSL_CIPHERSUITES                                                                   \

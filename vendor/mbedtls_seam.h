@@ -1,14 +1,24 @@
-/* mbedtls_seam.h - record buffers that are lent, not owned.
+/* mbedtls_seam.h - what a connection has of TLS while nobody works on it, and what its peer's bytes
+ * can make of it.
  *
- * Mbed TLS gives every connection a pair of record buffers, 21 KB with our configuration, and uses
+ * Mbed TLS gives every connection a pair of record buffers, 33 KB with our configuration, and uses
  * them for the moment in which a record is read or written. Here a thread has one pair and lends it
  * to the connection it works on. What must be kept in between is 8 bytes, the number of the next
- * record to come, or the whole inbound buffer while a handshake message is half received.
+ * record to come, or what was received of a handshake message that is not whole yet.
  *
  *   mbedtls_ssl_setup, seam_tls_strip
- *   seam_tls_lend --> mbedtls_ssl_handshake, _read, _write, _close_notify --> seam_tls_take_back
+ *   seam_tls_lend --> seam_tls_handshake, _read, _write, _goodbye, _refuse --> seam_tls_take_back
  *   seam_tls_settle, once the handshake is done
  *   seam_tls_forget, mbedtls_ssl_free
+ *
+ * Nothing a peer sends has another effect than SEAM_TLS_WAIT, _DONE, _CLOSED or _FAILED for its own
+ * connection. Beyond what the library does by itself:
+ *   - a failure always has its alert, see seam_tls_handshake;
+ *   - a handshake message may come in records of any size, also with its head cut (RFC 8446
+ *     section 5.1), up to 16 KiB;
+ *   - KeyUpdate of TLS 1.3 is followed and answered (section 4.6.3), within bounds;
+ *   - a change_cipher_spec of TLS 1.3 where none may be is refused (section 5);
+ *   - a ticket of TLS 1.2 whose ciphers are no longer ours leads to a full handshake.
  */
 #ifndef MBEDTLS_SEAM_H
 #define MBEDTLS_SEAM_H
@@ -19,29 +29,83 @@
 enum {
 	SEAM_TLS_IN_SIZE = MBEDTLS_SSL_IN_CONTENT_LEN + 512, /* at least what Mbed TLS takes for one */
 	SEAM_TLS_OUT_SIZE = MBEDTLS_SSL_OUT_CONTENT_LEN + 512,
+	SEAM_TLS_PIECE = 4096, /* most of what is written that goes into one record */
 };
 
-/* What a context keeps while it has no buffers. Zeroed for a new one. */
+/* What a call has come to: each has one meaning, and only the last is not the peer's doing. */
+enum seam_tls_result {
+	SEAM_TLS_DONE,      /* the handshake is complete; there are bytes; all is kept */
+	SEAM_TLS_WAIT,      /* all that was lent is read; the peer has to send more */
+	SEAM_TLS_CLOSED,    /* by the peer's close_notify */
+	SEAM_TLS_FAILED,    /* this connection is over; the alert that says why is among what is sent */
+	SEAM_TLS_NO_MEMORY, /* malloc gave NULL; the context can only be freed */
+};
+
+/* What a thread lends: its buffers, the records that may be read, and where to send. */
+struct seam_tls_loan {
+	unsigned char in[SEAM_TLS_IN_SIZE], out[SEAM_TLS_OUT_SIZE];
+	const char *feed; /* whole records; moves on as they are read */
+	size_t feed_len;
+	void (*send)(struct seam_tls_loan *, const unsigned char *at, size_t len); /* takes all */
+	/* The seam's own, while it is lent: */
+	mbedtls_ssl_context *ssl;
+	unsigned char head[5]; /* of the record that was read last */
+	bool alerted;          /* the last record sent in the clear, or in TLS 1.2, was an alert */
+	int ticket_suite;      /* of the TLS 1.2 session that a ticket brought back; 0: none */
+};
+
+/* What a connection keeps while nothing is lent to it. Zeroed for a new one; must not move. */
 struct seam_tls_kept {
 	unsigned char counter[8];
-	unsigned char *in; /* NULL, or a whole inbound buffer with its position in the context */
+	unsigned char *in; /* NULL, or the used part of an inbound buffer */
+	size_t in_len;
+	struct seam_tls_secrets *secrets; /* TLS 1.3, after the handshake: what KeyUpdate begins with */
+	struct seam_tls_loan *loan;
+	unsigned short updates;           /* KeyUpdates of late, see seam_tls_read */
+	unsigned char alerts;             /* that were sent: warnings, if it goes on */
+	bool joining;                     /* not even the head of the next message is whole */
+	bool update_owed;                 /* the peer asked for a KeyUpdate of ours */
+	bool resumed;                     /* the handshake took up an earlier session */
 };
 
-/* Takes the buffers of a context that was just set up, and frees them. */
+/* Takes the buffers of a context that was just set up, frees them, and has it read from and send to
+ * what is lent from now on. */
 void seam_tls_strip(mbedtls_ssl_context *, struct seam_tls_kept *);
 
-/* Lends buffers of the sizes above; the context may be used until they are taken back. */
-void seam_tls_lend(mbedtls_ssl_context *, struct seam_tls_kept *, unsigned char *in,
-                   unsigned char *out);
+/* Lends buffers, until they are taken back. The caller has set feed and send. */
+void seam_tls_lend(mbedtls_ssl_context *, struct seam_tls_kept *, struct seam_tls_loan *);
 
-/* Takes the buffers back. Everything that Mbed TLS wanted to send must have been taken by its send
- * callback. False when there was no memory to keep what is half received: then the context can only
- * be freed. */
-bool seam_tls_take_back(mbedtls_ssl_context *, struct seam_tls_kept *);
+/* Takes the buffers back: SEAM_TLS_DONE, or SEAM_TLS_NO_MEMORY when what is half received could not
+ * be kept. No byte of a peer decides which. */
+enum seam_tls_result seam_tls_take_back(mbedtls_ssl_context *, struct seam_tls_kept *);
+
+/* Goes on with the handshake as far as the feed brings it: DONE, WAIT or FAILED. Whatever failed has
+ * its alert (RFC 8446 section 6.2), the peer's own alert and end aside; what Mbed TLS had not sent
+ * before that is dropped if it is in the clear: a ServerHello whose key share came to nothing. */
+enum seam_tls_result seam_tls_handshake(mbedtls_ssl_context *, struct seam_tls_kept *);
+
+/* Reads into `out`, which has room: DONE with *n bytes, WAIT, CLOSED or FAILED. */
+enum seam_tls_result seam_tls_read(mbedtls_ssl_context *, struct seam_tls_kept *,
+                                   unsigned char *out, size_t size, size_t *n);
+
+/* Writes all: DONE or FAILED. */
+enum seam_tls_result seam_tls_write(mbedtls_ssl_context *, struct seam_tls_kept *,
+                                    const unsigned char *at, size_t len);
+
+/* Ends TLS with a fatal alert (RFC 8446 section 6): what came is no record. Also for a context that
+ * has sent nothing yet. */
+void seam_tls_refuse(mbedtls_ssl_context *, struct seam_tls_kept *, unsigned char alert);
+
+/* Ends it with close_notify. */
+void seam_tls_goodbye(mbedtls_ssl_context *, struct seam_tls_kept *);
+
+/* The ticket that a handshake of this thread was offered holds a session of TLS 1.2 with this suite:
+ * said by the ticket callback, which has no context. */
+void seam_tls_ticket_has(struct seam_tls_loan *, const mbedtls_ssl_session *);
 
 /* Frees what only the handshake needed, after it: TLS 1.3 would keep 4 KB of it until the end. The
  * session is gone then; its ticket was sent. */
-void seam_tls_settle(mbedtls_ssl_context *);
+void seam_tls_settle(mbedtls_ssl_context *, struct seam_tls_kept *);
 
 /* Frees what is kept; the context can only be freed after it. */
 void seam_tls_forget(mbedtls_ssl_context *, struct seam_tls_kept *);

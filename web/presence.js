@@ -463,7 +463,7 @@ export class PresenceService extends Target {
     if (type === 'presence') this.#know(users);
     if (type === 'snapshot') {
       this.#know(users);
-      if (more === true) return; // a part of it
+      if (more === true) return; // a long one comes in parts: the last ends it
       this.#answeredWatch();
       this.#follow();
     }

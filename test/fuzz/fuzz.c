@@ -1,9 +1,28 @@
 /* Every fuzzer in one program, so that presence.c is compiled once for them all. FUZZER in the
  * environment names the one that runs. */
 
+#include <dirent.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The fuzzer of the whole server moves its clocks, and sees it end itself. */
+int fuzz_clock_gettime(clockid_t clock, struct timespec *t);
+__attribute__((noreturn)) void fuzz_exit(int status);
+
+#define clock_gettime(clock, t) fuzz_clock_gettime(clock, t)
+#define _exit(status) fuzz_exit(status)
 #define main presence_main
 #include "../../presence.c"
 #undef main
+#undef clock_gettime
+#undef _exit
+
+#include <sanitizer/allocator_interface.h>
+
+static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 
 #include "../pure_extra.c"
 
@@ -12,10 +31,11 @@
 #include "fuzz_head.c"
 #include "fuzz_json.c"
 #include "fuzz_response.c"
+#include "fuzz_server.c"
 #include "fuzz_token.c"
 #include "fuzz_uri.c"
 
-#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(token) X(uri)
+#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(server) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
 
@@ -27,6 +47,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 #define X(known) if (name && !strcmp(name, #known)) fuzz_chosen = fuzz_##known;
     FUZZERS(X)
 #undef X
+    fuzz_scenarios = fuzz_chosen == fuzz_server;
     if (fuzz_chosen) return 0;
     fprintf(stderr, "FUZZER names none: say for example FUZZER=json\n");
     exit(2);

@@ -439,7 +439,8 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
   alice.send({ type: 'watch', users: ['bob'] });
   const snapshot = await alice.next('snapshot');
   await bob.close();
-  const messages = [alice.hello, pong, snapshot, await alice.next('presence'), error];
+  const spread = { type: 'spread', spread_ms: 3000 }; // spread.test.js has it from the program
+  const messages = [alice.hello, spread, pong, snapshot, await alice.next('presence'), error];
   const spoken = section(protocol, 'WEBSOCKET').split('.Ss From the server')[1];
   assert.deepEqual(examples(spoken), messages.map(shape));
 });

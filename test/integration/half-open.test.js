@@ -85,6 +85,20 @@ sideBySide(() => {
     await assertLeftOnce(server, 'u', 'timeout');
   });
 
+  test('pings come every interval when the timeout is the longer of the two', async (t) => {
+    const timeout = 3000 * slow;
+    const server = await start(t, {
+      args: ['--ping-interval', `${200 * slow}ms`, '--pong-timeout', `${timeout}ms`],
+    });
+    const client = await connect(server, 'u');
+    const began = Date.now();
+    let pings = 0;
+    client.socket.on('ping', () => pings++);
+    await until('five pings', () => pings >= 5, { within: 6 * timeout });
+    assert.ok(Date.now() - began < timeout, 'not one for each timeout');
+    await assertNeverLeft(server, 'u');
+  });
+
   test('an answering client is kept, and its round trip is known', async (t) => {
     const server = await start(t, {
       args: ['--ping-interval', `${250 * slow}ms`, '--pong-timeout', `${400 * slow}ms`],

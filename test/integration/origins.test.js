@@ -33,7 +33,7 @@ test('W12 only the exact origin: no prefix, suffix, other scheme or port', async
       'https://app.example.com:8443', 'https://app.example.com:4430', 'https://app.example.com:80', 'null', '', 'app.example.com', '//app.example.com', 'https://', 'https:app.example.com',
       'https://app.example.com@evil.test', 'https://evil.test@app.example.com', 'https://app.example.com/', 'https://app.example.com/x', 'https://app.example.com?x', 'https://app.example.com#x',
       'https://app.example.com, https://app.example.com', 'https://app.example.com https://evil.test', 'https://example.com', 'https://.example.com', 'https://*.example.com', 'https://app.example.com.',
-      'wss://app.example.com', 'file://', 'chrome-extension://abc', 'https://app%2eexample.com', 'https://app.example.com\\@evil.test', 'https://app.exämple.com', 'http://localhost:5174', 'https://localhost:5173',
+      'wss://app.example.com', 'file://', 'chrome-extension://abc', 'httpss://app.example.com', 'https://app%2eexample.com', 'https://app.example.com\\@evil.test', 'https://app.exämple.com', 'http://localhost:5174', 'https://localhost:5173',
       'https://[2001:db8::1]', 'https://[2001:db8::2]:8443', 'x'.repeat(2000)])
       assert.deepEqual(await ask(target, [origin]), forbidden, JSON.stringify(origin));
     assert.deepEqual(await ask(target, [APP, APP]), forbidden, 'two Origin lines');
@@ -41,6 +41,50 @@ test('W12 only the exact origin: no prefix, suffix, other scheme or port', async
     assert.deepEqual(await ask(target, ['https://evil.test', APP]), forbidden, 'two Origin lines');
   }
   await until('refusals to be counted', async () => (await stats(server)).counters.origins_refused >= 70);
+});
+
+test('pages of apps and extensions: any scheme may be allowed, and is compared whole', async (t) => {
+  const id = 'abcdefghijklmnopabcdefghijklmnop';
+  const uuid = '2f9a1c1e-8d4b-4a6e-9a3e-0b1c2d3e4f50';
+  const allowed = ['capacitor://localhost', 'ionic://localhost', 'tauri://localhost', `chrome-extension://${id}`, `moz-extension://${uuid}`, 'app://NAME'];
+  const server = await start(t, { args: allowed.flatMap((one) => ['--allow-origin', one]) });
+  for (const Origin of allowed) {
+    assert.deepEqual(await ask(server, [Origin]), good, Origin);
+    const beat = await request(server, 'POST', '/api/presence/u/heartbeat', { headers: { Origin } });
+    assert.deepEqual([beat.status, beat.headers['access-control-allow-origin']], [204, Origin]);
+  }
+  for (const origin of ['capacitor://localhost:80', 'capacitor://localhost.evil.test', 'capacitor://evil', 'capacitor://', 'capacitor://localhost/', 'xcapacitor://localhost', 'capacitorx://localhost',
+    'http://localhost:1', 'https://localhost', `chrome-extension://${id}p`, `chrome-extension://${id.slice(1)}`, `chrome-extension://p${id.slice(1)}`, 'app://name', 'app://NAME.', 'app://NAME2',
+    'tauri://localhost, tauri://localhost', 'tauri://a@localhost', 'null', 'file://', 'app:NAME'])
+    assert.deepEqual(await ask(server, [origin]), forbidden, origin);
+});
+
+test('another site\'s page that hides whose it is may not change anything', async (t) => {
+  const crossed = { 'Sec-Fetch-Site': 'cross-site' };
+  const server = await start(t);
+  const own = `http://127.0.0.1:${server.port}`;
+  const changes = [['POST', '/api/presence/u/heartbeat'], ['PUT', '/api/presence/u/status'], ['DELETE', '/admin/users/u/connections'], ['POST', '/api/presence'], ['POST', '/admin/login']];
+  for (const [method, path] of changes) {
+    const body = method === 'POST' && path.endsWith('presence') ? { users: ['u'] } : method === 'PUT' ? { status: 'busy' } : undefined;
+    const status = async (headers) => (await request(server, method, path, { body, headers })).status;
+    assert.equal(await status(crossed), 403, `${method} ${path}`);
+    for (const headers of [{}, { 'Sec-Fetch-Site': 'same-origin' }, { 'Sec-Fetch-Site': 'none' }, { ...crossed, Origin: own }])
+      assert.notEqual(await status(headers), 403, `${method} ${path} ${JSON.stringify(headers)}`);
+  }
+  assert.deepEqual(await ask(server, [], crossed), forbidden);
+  assert.deepEqual(await ask(server, [own], { ...crossed, Host: `127.0.0.1:${server.port}` }), good);
+  for (const path of ['/', '/presence.js', '/api/presence/u', '/healthz']) // a link may lead here
+    assert.equal((await get(server, path, { headers: crossed })).status, 200, path);
+  // with keys it is the token that says who asks; but a cookie is sent by itself
+  const key = tokenKey(t);
+  const closed = await start(t, { args: key.args });
+  const token = await key.user('u');
+  const beat = async (headers) => (await request(closed, 'POST', '/api/presence/u/heartbeat', { headers })).status;
+  assert.equal(await beat({ ...crossed, Authorization: `Bearer ${token}` }), 204);
+  assert.equal(await beat({ ...crossed, Cookie: `presence_token=${token}` }), 401);
+  assert.equal(await beat({ Cookie: `presence_token=${token}` }), 204);
+  assert.deepEqual(await ask(closed, [], { ...crossed, Cookie: `presence_token=${token}` }), [401, 'token_missing']);
+  assert.deepEqual(await ask(closed, [], { Cookie: `presence_token=${token}` }), good);
 });
 
 test('the own origin by plain HTTP and by https, any name it is called by', async (t) => {

@@ -2,7 +2,8 @@
 // A server that was held up (a paused container or machine, a starved processor) does not take its
 // own silence for that of its clients: what they sent meanwhile counts first.
 const assert = require('node:assert/strict');
-const { test, start, connect, rawConnect, stats, delay, until, frame, OP, heavy, slow } = require('./lib');
+const { test, start, connect, rawConnect, tcp, heartbeat, presence, stats, delay, until, frame, upgrade, closePayload,
+  OP, heavy, slow } = require('./lib');
 
 test('pongs that arrived while the server stood still are read before anybody is dropped', async (t) => {
   const COUNT = heavy(1500, 700); // more than the hub looks at in one turn
@@ -25,4 +26,38 @@ test('pongs that arrived while the server stood still are read before anybody is
   const { counters } = await stats(server);
   assert.deepEqual([counters.heartbeat_timeouts, counters.leaves], [0, 0]);
   for (const client of clients) client.destroy();
+});
+
+test('heartbeats and reloads that waited while the server stood still come in time', async (t) => {
+  const COUNT = 50;
+  const time = 2000 * slow; // so long may a user without a connection be silent
+  const server = await start(t, { args: ['--online-threshold', `${time}ms`, '--grace', `${time}ms`] });
+  const ids = Array.from({ length: COUNT }, (_, i) => `u${i}`);
+  const posts = [];
+  for (const id of ids) {
+    await heartbeat(server, `h-${id}`);
+    posts.push(await tcp(server));
+  }
+  const tabs = await Promise.all(ids.map((id) => rawConnect(server, `r-${id}`)));
+  for (const tab of tabs) tab.write(frame(OP.close, closePayload(1001)));
+  for (const tab of tabs) assert.equal(await tab.closeCode(), 1001);
+  await Promise.all(ids.map((id) => heartbeat(server, `h-${id}`)));
+  await heartbeat(server, 'silent'); // who sends nothing leaves when its time is over, and not before
+  process.kill(server.pid, 'SIGSTOP');
+  const stopped = Date.now();
+  ids.forEach((id, i) => posts[i].write(`POST /api/presence/h-${id}/heartbeat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n`));
+  const again = await Promise.all(ids.map(() => tcp(server)));
+  ids.forEach((id, i) => again[i].write(upgrade(`r-${id}`)));
+  await delay(2 * time);
+  process.kill(server.pid, 'SIGCONT');
+  assert.equal((await presence(server, 'silent')).online, true);
+  for (const post of posts) assert.equal((await post.response()).status, 204);
+  for (const tab of again) assert.equal((await tab.head()).status, 101);
+  for (const tab of again) assert.equal((await tab.message()).type, 'hello');
+  await until('the silent one to leave', async () => !(await presence(server, 'silent')).online,
+    { within: 2 * time + 5000 * slow });
+  const { counters } = await stats(server);
+  assert.equal(counters.joins, 2 * COUNT + 1, 'nobody came twice');
+  for (const id of ids) assert.equal((await presence(server, `r-${id}`)).source, 'live');
+  assert.ok(Date.now() - stopped > 2.5 * time, 'the silent one had its whole time');
 });

@@ -1,12 +1,20 @@
 'use strict';
 // TLS 1.2 and 1.3, by both kinds of certificate, and nothing older.
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
 const https = require('node:https');
 const { test, start, startSecure, Authority, tempDir, shake, refusedShake, shown, sessionOf, connect, get, json, presence,
   stats, until, heartbeat } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
 const only = (version) => ({ minVersion: version, maxVersion: version });
+
+/** A request and its answer: by then the handshake is done on both sides. */
+const served = (socket) =>
+  new Promise((resolve) => {
+    socket.once('data', resolve);
+    socket.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  });
 
 for (const kind of ['ec', 'p384', 'rsa']) {
   test(`wss and https with a certificate of ${kind}, TLS 1.2 and 1.3`, async (t) => {
@@ -114,6 +122,7 @@ test('a session is resumed in both versions, and only once it is known', async (
     for (let i = 0; i < 3; i++) {
       const again = await shake(server.secure, { ...only(version), session });
       assert.equal(again.isSessionReused(), true, version);
+      await served(again); // whoever goes before has not resumed
       again.destroy();
     }
     const client = await connect(server.secure, 'u', { ...only(version), session });
@@ -121,6 +130,53 @@ test('a session is resumed in both versions, and only once it is known', async (
     await client.ping();
     await until('resumptions to be counted', async () => (await stats(server)).counters.tls_resumed === before + 4);
     first.destroy();
+  }
+});
+
+test('B12 a ticket from before the kind of certificate changed is a full handshake', async (t) => {
+  const authority = new Authority(tempDir(t));
+  const place = authority.issue('localhost', { kind: 'ec' });
+  const server = await startSecure(t, { authority, certs: [place], allow: [/level=info/] });
+  for (const kind of ['rsa', 'ec', 'rsa']) {
+    const sessions = [];
+    for (const version of VERSIONS) {
+      const socket = await shake(server.secure, only(version));
+      sessions.push(await sessionOf(socket));
+      socket.destroy();
+    }
+    const next = authority.issue('localhost', { kind });
+    fs.copyFileSync(next.cert, place.cert);
+    fs.copyFileSync(next.key, place.key);
+    server.signal('SIGHUP');
+    await until('the new certificate', async () => (await shown(server.secure)) === next.fingerprint);
+    const before = (await stats(server)).counters;
+    const again = await shake(server.secure, { ...only('TLSv1.2'), session: sessions[0] });
+    assert.equal(again.isSessionReused(), false);
+    assert.equal(again.getPeerCertificate().fingerprint256, next.fingerprint);
+    const fresh = await sessionOf(again);
+    await served(again);
+    assert.equal((await stats(server)).counters.tls_resumed, before.tls_resumed, 'not counted');
+    const resumed = await shake(server.secure, { ...only('TLSv1.2'), session: fresh });
+    assert.equal(resumed.isSessionReused(), true, 'its own ticket is good');
+    const newer = await shake(server.secure, { ...only('TLSv1.3'), session: sessions[1] });
+    await served(newer);
+    for (const socket of [again, resumed, newer]) socket.destroy();
+  }
+});
+
+test('a ticket is good for another of the ciphers it could have been made with', async (t) => {
+  const server = await startSecure(t);
+  const ciphers = ['ECDHE-ECDSA-AES128-GCM-SHA256', 'ECDHE-ECDSA-CHACHA20-POLY1305', 'ECDHE-ECDSA-AES256-GCM-SHA384'];
+  for (const [i, first] of ciphers.entries()) {
+    const one = await shake(server.secure, { ...only('TLSv1.2'), ciphers: first });
+    const session = await sessionOf(one);
+    one.destroy();
+    // a client that would rather have another now, and one that no longer has the ticket's own
+    for (const list of [[ciphers[(i + 1) % 3], first], [first, ciphers[(i + 1) % 3]]]) {
+      const again = await shake(server.secure, { ...only('TLSv1.2'), ciphers: list.join(':'), session });
+      await served(again);
+      again.destroy();
+    }
   }
 });
 

@@ -105,6 +105,15 @@ test('X-Forwarded-Proto from a proxy decides the own origin and the cookie\'s Se
   assert.equal(await secure({}), false);
   assert.equal(await secure(https, '127.0.0.2'), false);
   assert.equal(await secure({ 'X-Forwarded-Proto': 'ftp' }), false);
+  // some proxies say it in the words of WebSocket (Traefik), as a list, or in capitals
+  for (const [value, scheme] of [['wss', 'https'], ['ws', 'http'], ['WSS', 'https'], ['Https', 'https'], ['https, http', 'https'], ['http,https', 'http'],
+    ['wss,ws', 'https'], [' https ', 'https']]) {
+    const said = { 'X-Forwarded-Proto': value };
+    const other = scheme === 'https' ? 'http' : 'https';
+    assert.deepEqual([await at(scheme, said), await at(other, said)], [101, 403], value);
+    assert.equal(await secure(said), scheme === 'https', value);
+    assert.equal(await at('http', said, '127.0.0.2'), 101, 'not from elsewhere');
+  }
 });
 
 test('failed logins behind a proxy are counted for the client, not for the proxy', async (t) => {

@@ -10,6 +10,7 @@ const {
   json,
   presence,
   batch,
+  request,
   heartbeat,
   del,
   until,
@@ -320,7 +321,41 @@ test('a token says whom one may follow', async (t) => {
   assert.ok([nobody, list, empty, all, admin].every((one) => one.client.open));
 });
 
-test('a snapshot of a thousand long ids is one message, in order', async (t) => {
+test('a refused watch names whom it may not follow, at most ten of them', async (t) => {
+  const key = tokenKey(t);
+  const server = await start(t, { args: [...key.args, ...FAST] });
+  const client = await connect(server, 'list', bearer(await key.user('list', { watch: ['bob', 'é"'] })));
+  const refusedFor = async (users) => {
+    client.send({ type: 'watch', users });
+    const error = await client.next('error');
+    assert.deepEqual(Object.keys(error), ['type', 'code', 'message', ...(error.users ? ['users'] : [])]);
+    return [error.code, error.users];
+  };
+  assert.deepEqual(await refusedFor(['bob', 'x"\\é', 'list', 'é"', 'eve', 'x"\\é']), ['forbidden', ['x"\\é', 'eve']]);
+  const many = ids(30, 'no');
+  assert.deepEqual(await refusedFor(['bob', ...many]), ['forbidden', many.slice(0, 10)]);
+  assert.deepEqual(await refusedFor('bob'), ['invalid_parameter', undefined], 'the next error names nobody');
+  client.send({ type: 'watch', users: ['bob', 'list'] });
+  assert.equal((await client.next('snapshot')).users.length, 2);
+});
+
+test('a refused batch names whom the token does not show, at most ten of them', async (t) => {
+  const key = tokenKey(t);
+  const server = await start(t, { args: [...key.args, ...FAST] });
+  const auth = { headers: { Authorization: `Bearer ${await key.user('list', { watch: ['bob'] })}` } };
+  const ask = (users) => request(server, 'POST', '/api/presence', { body: { users }, ...auth });
+  const refusedFor = async (users) => {
+    const { status, json } = await ask(users);
+    return [status, json.error.code, json.error.users];
+  };
+  assert.deepEqual(await refusedFor(['bob', 'x"\\', 'list', 'eve', 'eve']), [403, 'forbidden', ['x"\\', 'eve']]);
+  const many = ids(999, 'no');
+  assert.deepEqual(await refusedFor(['bob', ...many]), [403, 'forbidden', many.slice(0, 10)]);
+  assert.deepEqual(await refusedFor(['bob', '']), [400, 'invalid_user_id', undefined]);
+  assert.equal((await ask(['bob', 'list'])).status, 200);
+});
+
+test('a snapshot of a thousand long ids comes in parts of at most 16 KiB, in order', async (t) => {
   const server = await start(t, { args: ['--max-message', '1m'] });
   const users = Array.from(
     { length: 1000 },
@@ -329,24 +364,28 @@ test('a snapshot of a thousand long ids is one message, in order', async (t) => 
   await heartbeat(server, users[7]);
   const raw = await rawConnect(server, 'raw');
   raw.write(frame(OP.text, JSON.stringify({ type: 'watch', users })));
-  const frames = [await raw.frame()];
-  while (!frames.at(-1).fin) frames.push(await raw.frame());
-  assert.ok(frames.length > 10, `${frames.length} frames`);
+  const parts = [];
+  do {
+    const { opcode, fin, payload } = await raw.frame();
+    assert.deepEqual([opcode, fin], [OP.text, true]);
+    assert.ok(payload.length <= 16384, `${payload.length} bytes`);
+    parts.push(JSON.parse(payload.toString()));
+  } while (parts.at(-1).more);
+  assert.ok(parts.length > 10, `${parts.length} parts`);
   assert.deepEqual(
-    frames.map((one) => one.opcode),
-    frames.map((one, i) => (i ? OP.continuation : OP.text)),
+    parts.map(({ users: some, ...rest }) => rest),
+    parts.map((_, i) => ({ type: 'snapshot', ...(i < parts.length - 1 && { more: true }) })),
   );
-  assert.ok(frames.every((one) => one.payload.length <= 16384 + 2048 && !one.rsv && !one.masked));
-  const told = JSON.parse(Buffer.concat(frames.map((one) => one.payload)).toString());
-  assert.equal(told.type, 'snapshot');
+  const told = parts.flatMap((one) => one.users);
   assert.deepEqual(
-    told.users.map((user) => user.user_id),
+    told.map((user) => user.user_id),
     users,
   );
   assert.deepEqual(
-    told.users.filter((user) => user.online).map((user) => user.user_id),
+    told.filter((user) => user.online).map((user) => user.user_id),
     [users[7]],
   );
+  assert.equal((await stats(server)).counters.snapshots, 1);
 });
 
 test('POST /api/presence: a thousand users are what each is alone', async (t) => {

@@ -111,6 +111,23 @@ test('requests have at most --webhook-batch changes', async (t) => {
   assert.ok(sizes.some((size) => size === 7), `${sizes}`);
 });
 
+test('after a restart with a smaller --webhook-batch a request that waited keeps its changes', async (t) => {
+  const receiver = await startReceiver(t);
+  receiver.answer = () => 500;
+  const server = await start(t, { args: [...receiver.args, '--webhook-batch', '50', '--sync-interval', '1m'], allow: [FAILS] });
+  await join(server, ids('u', 0, 20));
+  await server.stop();
+  receiver.answer = () => 200;
+  const sizes = () => receiver.requests.filter((one) => one.answer === 200).map((one) => one.events.length);
+  const next = await start(t, { data: server.data, args: [...receiver.args, '--webhook-batch', '2'] });
+  assert.deepEqual(await receiver.told(20), joins(ids('u', 0, 20)));
+  const waited = sizes().length;
+  assert.ok(waited <= 3, `${sizes()}`); // the first alone, and what was written at the stop
+  await join(next, ids('v', 0, 5));
+  await receiver.told(25);
+  assert.ok(sizes().slice(waited).every((size) => size <= 2), `${sizes()}`);
+});
+
 test('what could not be delivered is tried again, the same, and what came meanwhile follows', async (t) => {
   const receiver = await startReceiver(t);
   const elsewhere = await startReceiver(t);

@@ -1113,6 +1113,25 @@ describe('following', () => {
     assert.equal(client.getUser('carol'), null);
   });
 
+  test('a snapshot in parts is the answer when its last part is there', async () => {
+    const { server, world, client } = await follower({ hold: true });
+    const { log } = watching(client, ['bob', 'carol', 'dave']);
+    await world.clock.advance(SECOND);
+    const part = (id, more) =>
+      world.last.message(JSON.stringify({ type: 'snapshot', users: [{ user_id: id, ...BUSY }], ...more }));
+    part('bob', { more: true });
+    part('carol', { more: true });
+    client.watch('erin', () => {});
+    await world.clock.advance(2 * SECOND);
+    assert.deepEqual(log, ['bob busy', 'carol busy'], 'each part is known as it comes');
+    assert.deepEqual(asked(world.last), [['watch', ['bob', 'carol', 'dave']]], 'one is under way');
+    server.hold = false;
+    part('dave', {});
+    await world.clock.advance(2 * SECOND);
+    assert.deepEqual(log.slice(2, 3), ['dave busy']);
+    assert.deepEqual(asked(world.last).slice(1), [['watch', ['erin']]]);
+  });
+
   test('before startPresence: it begins with the hello, in the first message', async () => {
     const server = followable();
     const world = new World(server);

@@ -47,5 +47,6 @@ module.exports = {
   ...require('./events'),
   ...require('./receiver'),
   ...require('./watch'),
+  ...require('./tools'),
   proc: require('./proc'),
 };

@@ -13,13 +13,15 @@ class Follower {
     this.client = client;
     this.view = new Map(); // of the users followed, as last told
     this.following = new Set(); // asked for, and not let go since
-    this.snapshots = []; // the users of each
+    this.snapshots = []; // the users of each, of all its parts
+    this.parts = []; // the users so far of the one whose last part is to come
     this.changes = []; // the users of each presence message
     this.errors = [];
     this.problem = null;
     this.waiters = new Set();
     client.socket.on('message', (data, binary) => {
       try {
+        assert.ok(data.length <= 16384, `a message of ${data.length} bytes`);
         if (!binary && data[0] === 0x7b) this.take(JSON.parse(data.toString()));
       } catch (error) {
         this.problem ??= error;
@@ -31,11 +33,13 @@ class Follower {
   take(message) {
     if (message.type === 'error') this.errors.push(message.code);
     if (message.type !== 'snapshot' && message.type !== 'presence') return;
-    assert.deepEqual(Object.keys(message), ['type', 'users']);
-    const ids = message.users.map((user) => user.user_id);
-    assert.equal(new Set(ids).size, ids.length, `somebody twice in ${ids}`);
     const change = message.type === 'presence';
-    if (change) assert.ok(ids.length > 0, 'an empty change');
+    const { type, users, more, ...rest } = message;
+    assert.deepEqual([rest, more], [{}, change ? undefined : more && true], type);
+    const ids = [...this.parts, ...users].map((user) => user.user_id);
+    assert.equal(new Set(ids).size, ids.length, `somebody twice in ${ids}`);
+    if (change) assert.deepEqual(this.parts, [], 'a change between the parts of a snapshot');
+    if (change || more) assert.ok(users.length > 0, 'nobody in it');
     for (const { reason, ...user } of message.users) {
       checkUser(user);
       assert.equal(user.invisible, undefined, JSON.stringify(user));
@@ -45,7 +49,11 @@ class Follower {
         assert.ok(this.view.has(user.user_id), `${user.user_id} changed before a snapshot`);
       this.view.set(user.user_id, user);
     }
-    (change ? this.changes : this.snapshots).push(message.users);
+    if (change) this.changes.push(users);
+    else this.parts.push(...users);
+    if (change || more) return;
+    this.snapshots.push(this.parts);
+    this.parts = [];
   }
 
   /** Resolves to what `check` returns as soon as that is true. */
@@ -67,7 +75,7 @@ class Follower {
     }
   }
 
-  /** Asks for users and waits for their snapshot. */
+  /** Asks for users and waits for their whole snapshot. */
   async watch(users) {
     const index = this.snapshots.length;
     for (const id of users) this.following.add(id);
