@@ -16766,12 +16766,23 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
-/* Whether one that is refused may be upgraded to be told why: it asks by a browser, and not too
- * many are, whom no other limit holds. Takes a place among these if so. */
+/* Whether a client offers our subprotocol: then it is one that knows our close codes. */
+static bool upgrade_offers_ours(const struct seam_request *raw)
+{
+    for (int i = 0; i < raw->header_count; i++)
+        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
+            header_has_exact(raw->headers[i].value, "presence.v1"))
+            return true;
+    return false;
+}
+
+/* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
+ * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node neither;
+ * and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
     const char *origin;
-    if (!request_header(raw, "Origin", &origin)) return false;
+    if (!request_header(raw, "Origin", &origin) && !upgrade_offers_ours(raw)) return false;
     if (atomic_fetch_add(&server->refused, 1) < REFUSED_MAX) return true;
     atomic_fetch_sub(&server->refused, 1);
     return false;
@@ -16795,9 +16806,9 @@ static void upgrade_note_refusal(struct server *server, const struct http_reques
     server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
- * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
- * when REFUSED_MAX are. */
+/* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
+ * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
+ * not when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct pending *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -16832,10 +16843,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     struct span id = {a->id, a->id_len};
     if (!refuse) server_look_ahead(server, id, &a->ahead);
     if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
-    for (int i = 0; i < raw->header_count; i++)
-        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
-            header_has_exact(raw->headers[i].value, "presence.v1"))
-            raw->subprotocol = "presence.v1";
+    if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
 }
