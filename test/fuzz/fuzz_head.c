@@ -47,8 +47,8 @@ static void fuzz_chunks(const uint8_t *data, size_t len, size_t cut)
     free(part);
 }
 
-/* Looks at a first handshake message that arrives in two pieces, and at once; both say the same, and
- * only whole records were looked at. */
+/* Looks at a first handshake message that arrives in two pieces, and at once: both say the same,
+ * and only whole records were looked at. */
 static void fuzz_hello(const uint8_t *data, size_t len, size_t cut)
 {
     struct buffer whole = {0}, part = {0};
