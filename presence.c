@@ -16814,22 +16814,43 @@ static int command_mint(const struct options *options, const char *user)
     return good ? 0 : fail(2, "%s", err);
 }
 
+/* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
+static struct termios terminal_before;
+
+/* Handler of what ends --hash-password: the terminal shows again what is typed. */
+static void terminal_restore(int number)
+{
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the terminal not show what is typed, until terminal_restore or the caller undoes it. */
+static void terminal_hide(void)
+{
+    struct sigaction action = {.sa_handler = terminal_restore, .sa_flags = SA_RESETHAND};
+    struct termios hidden = terminal_before;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGQUIT, &action, NULL);
+    hidden.c_lflag &= ~(tcflag_t)ECHO;
+    tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+}
+
 /* Runs --hash-password: one line of stdin, which a terminal does not show. */
 static int command_hash_password(void)
 {
-    struct termios old, hidden;
     char line[PASSWORD_MAX + 2] = "";
-    bool typed = !tcgetattr(STDIN_FILENO, &old);
+    bool typed = !tcgetattr(STDIN_FILENO, &terminal_before);
     if (typed) {
-        hidden = old;
-        hidden.c_lflag &= ~(tcflag_t)ECHO;
         fputs("Password: ", stderr);
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+        terminal_hide();
     }
     size_t len = 0;
     for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
     if (typed) {
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_before);
         fputc('\n', stderr);
     }
     if (len && line[len - 1] == '\r') len--;
