@@ -4100,12 +4100,25 @@ static int store_begin(struct store *st, MDB_txn **txn)
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
 }
 
+/* Locks the data file itself, too: presence.lock may have been taken for a left-over and removed
+ * under the server that holds it. EWOULDBLOCK if another one has the file. */
+static int store_lock_data(struct store *st)
+{
+    int fd, rc = mdb_env_get_fd(st->env, &fd);
+    return rc || !flock(fd, LOCK_EX | LOCK_NB) ? rc : errno;
+}
+
 /* Maps the data file, which must have passed the check, and opens the databases. */
 static int store_map(struct store *st)
 {
     MDB_txn *txn;
     int rc = store_map_path(st, st->dir, 0);
     if (rc) return rc;
+    rc = store_lock_data(st);
+    if (rc) {
+        store_unmap(st);
+        return rc;
+    }
     mdb_reader_check(st->env, NULL);
     rc = store_begin(st, &txn);
     if (!rc) {
@@ -5473,6 +5486,9 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     }
     if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
+    if (rc == EWOULDBLOCK)
+        return store_refuse(why, "%s is in use by another process, under which presence.lock was"
+                                 " removed; stop it or choose another --data", path);
     if (!rc) rc = store_begin(st, &txn);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     bool ok = store_read_schema(st, txn, &schema, why);
