@@ -881,7 +881,29 @@ static void http_frames_are_read(void **unused)
         {"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", 41, 0, ERROR_BODY_TOO_LARGE},
         {"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n", 57, 0,
          ERROR_INVALID_REQUEST},
-        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_LENGTH_REQUIRED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_NONE},
+        {"POST / HTTP/1.1\r\ntransfer-encoding:\tCHUNKED \r\n\r\n", 48, 0, ERROR_NONE},
+        {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 47, 0, ERROR_LENGTH_REQUIRED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 53, 0,
+         ERROR_NOT_IMPLEMENTED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: ,chunked\r\n\r\n", 48, 0, ERROR_NOT_IMPLEMENTED},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", 53, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked,\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked;a=b\r\n\r\n", 51, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n\r\n", 39, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n", 48, 0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", 49, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", 75,
+         0, ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n", 66, 0,
+         ERROR_INVALID_REQUEST},
+        {"POST / HTTP/1.1\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 66, 4,
+         ERROR_INVALID_REQUEST},
         {"POST / HTTP/1.1\r\nExpect: foo\r\n\r\n", 32, 0, ERROR_EXPECTATION_FAILED},
         {"GET / HTTP/1.1\r\nA: b\r\n c: d\r\n\r\n", 31, 0, ERROR_INVALID_REQUEST},
         {"GET / HTTP/1.1\r\nA: b\x01\r\n\r\n", 25, 0, ERROR_INVALID_REQUEST},
@@ -895,9 +917,9 @@ static void http_frames_are_read(void **unused)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         size_t len = strlen(rows[i].text);
         char *text = malloc(len);
-        memcpy(text, rows[i].text, len);
         for (size_t scanned = 0; scanned <= len; scanned += scanned ? 1 : len > 2 ? 2 : 3) {
-            if (http_head_end(text, scanned, 0)) break; /* only what was there without an end */
+            if (http_head_end(rows[i].text, scanned, 0)) break; /* only what was there without an end */
+            memcpy(text, rows[i].text, len); /* it is changed where it is read */
             struct http_frame frame = http_frame_read(text, len, scanned, 200, 1000);
             if (frame.head != rows[i].head || frame.body != rows[i].body || frame.error != rows[i].error)
                 fail_msg("row %zu, scanned %zu: %zu %zu %s", i, scanned, frame.head, frame.body,
@@ -906,6 +928,190 @@ static void http_frames_are_read(void **unused)
         assert_null(memchr(text, '\t', len) && rows[i].head ? text : NULL);
         free(text);
     }
+}
+
+enum { CHUNKS_BODY = 40, CHUNKS_BESIDE = 30 };
+
+/* What a body in chunks is read as. */
+struct chunks_read {
+    enum error error;
+    bool done;
+    char text[512]; /* the body and, behind a |, what was sent after it */
+};
+
+/* Reads a body in chunks that comes in pieces of so many bytes, the first of `cut`. */
+static struct chunks_read read_chunks(struct span text, size_t cut, size_t piece)
+{
+    struct chunks_read result = {0};
+    struct http_chunks chunks = {0};
+    char *at = malloc(text.len + 1);
+    size_t len = 0, given = 0;
+    for (size_t n = cut; given < text.len && chunks.state != CHUNK_DONE && !result.error;
+         n = piece) {
+        if (n > text.len - given) n = text.len - given;
+        memcpy(at + len, text.at + given, n);
+        given += n;
+        len += n;
+        result.error = http_chunks_read(&chunks, at, &len, CHUNKS_BODY, CHUNKS_BESIDE);
+        if (!result.error && chunks.state != CHUNK_DONE) assert_int_equal(len, chunks.made);
+    }
+    result.done = chunks.state == CHUNK_DONE && !result.error;
+    assert_true(chunks.made <= len && len <= text.len);
+    if (result.done)
+        snprintf(result.text, sizeof result.text, "%.*s|%.*s%.*s", (int)chunks.made, at,
+                 (int)(len - chunks.made), at + chunks.made, (int)(text.len - given),
+                 text.at + given);
+    free(at);
+    return result;
+}
+
+/* Bodies in chunks: what is read, what is refused (RFC 9112 section 7.1), and that it is the same
+ * wherever the bytes are cut. */
+static void http_chunks_are_read(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *text, *body; /* NULL: not done yet */
+        enum error error;
+    } rows[] = {
+        {"0\r\n\r\n", "|", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\n\r\nGET /", "{}|GET /", ERROR_NONE},
+        {"1\r\n{\r\n1\r\n}\r\n0\r\n\r\n0\r\n\r\n", "{}|0\r\n\r\n", ERROR_NONE},
+        {"a\r\n0123456789\r\n0\r\n\r\n", "0123456789|", ERROR_NONE},
+        {"A\r\n0123456789\r\n00000\r\n\r\n", "0123456789|", ERROR_NONE},
+        {"0000000000000002\r\n{}\r\n0000000000000000\r\n\r\n", "{}|", ERROR_NONE},
+        {"2\r\n\r\n\r\n0\r\n\r\n", "\r\n|", ERROR_NONE},
+        {"2;a=b\r\n{}\r\n0;c;d=\"e f\"\r\n\r\n", "{}|", ERROR_NONE},
+        {"2 \t;a\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
+        {"2;\r\n{}\r\n0;\r\n\r\n", "{}|", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\nA: b\r\nC:\r\n\r\nx", "{}|x", ERROR_NONE},
+        {"2\r\n{}\r\n0\r\nContent-Length: 9\r\n\r\nx", "{}|x", ERROR_NONE},
+        {"28\r\n0123456789012345678901234567890123456789\r\n0\r\n\r\n",
+         "0123456789012345678901234567890123456789|", ERROR_NONE},
+        {"", NULL, ERROR_NONE},
+        {"2\r\n{}\r\n0\r\n\r", NULL, ERROR_NONE},
+        {"2\r\n{}\r\n0\r\nA: b\r\n", NULL, ERROR_NONE},
+        {"2\r\n{}\r\n", NULL, ERROR_NONE},
+        {"29\r\n", NULL, ERROR_BODY_TOO_LARGE},
+        {"27\r\n012345678901234567890123456789012345678\r\n2\r\n", NULL, ERROR_BODY_TOO_LARGE},
+        {"ffffffffffffffff\r\n", NULL, ERROR_BODY_TOO_LARGE},
+        {"8000000000000002\r\n{}", NULL, ERROR_BODY_TOO_LARGE},
+        {"10000000000000002\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"00000000000000002\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {";a\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {" 2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2 \r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"+2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"-2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"0x2\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2g\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2_0\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2;a\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2;a\x01\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\n{}\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\n{}0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"2\r\n{}}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3\r\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\n\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA : b\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\n b\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA: b\r\n c\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\n: b\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA: b\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0\r\nA: b\x7f\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"0;0123456789012345678901234567890\r\n\r\n", NULL, ERROR_HEAD_TOO_LARGE},
+        {"0\r\nA: 012345678901234567890123456\r\n\r\n", NULL, ERROR_HEAD_TOO_LARGE},
+        {"1;012345678901234567\r\n{\r\n1;012345678901234567\r\n", NULL, ERROR_HEAD_TOO_LARGE},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct span text = {rows[i].text, strlen(rows[i].text)};
+        for (size_t cut = 0; cut <= 2 * text.len; cut++) { /* two pieces, then bytes one by one */
+            bool one_by_one = cut > text.len;
+            struct chunks_read got = read_chunks(text, one_by_one ? cut - text.len : cut,
+                                                 one_by_one ? 1 : text.len + 1);
+            if (got.error != rows[i].error || got.done != !!rows[i].body ||
+                strcmp(got.text, rows[i].body ? rows[i].body : ""))
+                fail_msg("row %zu, cut %zu: %s %d '%s'", i, cut, ERRORS[got.error].code, got.done,
+                         got.text);
+        }
+    }
+}
+
+/* A second reader of chunks, written as the grammar is, of bytes that are all there; true when it
+ * accepts them. Knows neither bounds nor pieces. */
+static bool chunks_by_grammar(struct span in, struct buffer *body)
+{
+    const char *at = in.at, *end = in.at + in.len;
+    for (;;) {
+        const char *line = at;
+        while (at < end && isxdigit((unsigned char)*at)) at++;
+        if (at == line || at - line > 16) return false;
+        size_t size = strtoull(line, NULL, 16);
+        const char *blank = at;
+        while (at < end && (*at == ' ' || *at == '\t')) at++;
+        if (at < end && *at == ';') while (at < end && (*at == '\t' || (*at >= ' ' && *at < 127))) at++;
+        else if (at != blank) return false;
+        if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
+        at += 2;
+        if (!size) break;
+        if ((size_t)(end - at) < size || (size_t)(end - at) - size < 2) return false;
+        buffer_add(body, at, size);
+        at += size;
+        if (at[0] != '\r' || at[1] != '\n') return false;
+        at += 2;
+    }
+    while (end - at >= 2 && *at != '\r') {
+        const char *name = at;
+        while (at < end && http_is_token(*at)) at++;
+        if (at == name || at == end || *at != ':') return false;
+        while (at < end && (*at == '\t' || (*at >= ' ' && *at < 127) || *at == ':')) at++;
+        if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
+        at += 2;
+    }
+    if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
+    buffer_text(body, "|");
+    buffer_add(body, at + 2, (size_t)(end - at) - 2);
+    return true;
+}
+
+/* Random bodies made of the pieces of right and wrong ones are read as the grammar says, however
+ * they are cut. */
+static void http_chunks_agree_with_the_grammar(void **unused)
+{
+    (void)unused;
+    static const char *const pieces[] = {"\r\n", "\r\n", "\r\n", "0", "1", "2", "a", "F", ";", "=",
+                                         " ", "\t", "\r", "\n", "A: b", ":", "x", "1\r\nx\r\n",
+                                         "2\r\nxy\r\n", "0\r\n", "0\r\n\r\n", "\"", "3;a=b\r\n"};
+    uint64_t seed = 4711;
+    int taken = 0;
+    for (int round = 0; round < 20000; round++) {
+        struct buffer text = {0}, body = {0};
+        for (int n = 1 + round % 9; n; n--) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            buffer_text(&text, pieces[(seed >> 33) % (sizeof pieces / sizeof *pieces)]);
+        }
+        struct span in = {text.at, text.len};
+        bool good = chunks_by_grammar(in, &body);
+        buffer_add(&body, "", 1);
+        for (size_t cut = 0; cut <= text.len; cut++) {
+            struct chunks_read got = read_chunks(in, cut, text.len);
+            if (got.error == ERROR_BODY_TOO_LARGE || got.error == ERROR_HEAD_TOO_LARGE) break;
+            if (got.done != good || (good && strcmp(got.text, body.at)))
+                fail_msg("'%.*s' cut at %zu: %d '%s', by the grammar %d '%s'", (int)in.len, in.at,
+                         cut, got.done, got.text, good, good ? body.at : "");
+        }
+        taken += good;
+        buffer_free(&text);
+        buffer_free(&body);
+    }
+    assert_true(taken > 150);
 }
 
 /* A head larger than allowed is refused as soon as it is, ended or not. */
@@ -1089,6 +1295,23 @@ static void options_lists(void **unused)
 /* ---- Log ------------------------------------------------------------------------------------- */
 
 /* A01: what a client sends cannot forge a line, close a quote or colour a terminal. */
+/* While the disk is full so many ended sessions wait, and no more. */
+static void sessions_beyond_the_most_are_counted(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    for (size_t i = 0; i < ENDED_SESSIONS_MAX + 7; i++) {
+        t.a = (struct link){0};
+        presence_connect(&t.table, t.now, ALICE, &t.a);
+        presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+        presence_clear_transitions(&t.table);
+    }
+    assert_int_equal(t.table.ended.sessions, ENDED_SESSIONS_MAX);
+    assert_int_equal(t.table.sessions_dropped, 7);
+    presence_free(&t.table);
+}
+
 /* Random bytes: what comes out is UTF-8, nothing in it is hidden or ends the string, and it fits. */
 static void log_escapes_whatever_comes(void **unused)
 {
@@ -1154,6 +1377,8 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(table_heartbeats_are_coalesced),
     cmocka_unit_test(table_fast_stays_stay_in_order),
     cmocka_unit_test(http_frames_are_read),
+    cmocka_unit_test(http_chunks_are_read),
+    cmocka_unit_test(http_chunks_agree_with_the_grammar),
     cmocka_unit_test(http_many_headers_are_refused),
     cmocka_unit_test(http_long_heads_are_refused),
     cmocka_unit_test(http_errors_are_json),
@@ -1162,6 +1387,7 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(options_errors_name_the_option),
     cmocka_unit_test(options_lists),
     cmocka_unit_test(log_escapes),
+    cmocka_unit_test(sessions_beyond_the_most_are_counted),
     cmocka_unit_test(log_escapes_whatever_comes),
     cmocka_unit_test(times_are_texts),
 };

@@ -290,7 +290,7 @@ test.anywhere('query parameters out of bounds are 400', async (t) => {
   assert.equal((await get(server, '/admin/online-users?limit=1&unknown=x&&=')).status, 200);
 });
 
-test.anywhere('bodies: too big is 413, chunked is 411', async (t) => {
+test.anywhere('a body that is too big is 413', async (t) => {
   const server = await start(t);
   const big = await tcp(server);
   big.write('POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n{');
@@ -301,20 +301,6 @@ test.anywhere('bodies: too big is 413, chunked is 411', async (t) => {
     'told before the body is there',
   );
   await within(2000 * slow, 'the end', big.closed);
-
-  for (const path of ['/api/presence', '/api/presence/u/heartbeat']) {
-    const chunked = await tcp(server);
-    chunked.write(
-      `POST ${path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n`,
-    );
-    const refused = await chunked.response();
-    assert.deepEqual(
-      [refused.status, JSON.parse(refused.body).error.code],
-      [411, 'length_required'],
-    );
-    await within(2000 * slow, 'the end: what follows is no request', chunked.closed);
-    assert.equal(chunked.bytes.length, 0);
-  }
 });
 
 test.anywhere('H05 everything on API and admin is no-store, errors too', async (t) => {
