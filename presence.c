@@ -4382,12 +4382,25 @@ static int store_begin(struct store *st, MDB_txn **txn)
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
 }
 
+/* Locks the data file itself, too: presence.lock may have been taken for a left-over and removed
+ * under the server that holds it. EWOULDBLOCK if another one has the file. */
+static int store_lock_data(struct store *st)
+{
+    int fd, rc = mdb_env_get_fd(st->env, &fd);
+    return rc || !flock(fd, LOCK_EX | LOCK_NB) ? rc : errno;
+}
+
 /* Maps the data file, which must have passed the check, and opens the databases. */
 static int store_map(struct store *st)
 {
     MDB_txn *txn;
     int rc = store_map_path(st, st->dir, 0);
     if (rc) return rc;
+    rc = store_lock_data(st);
+    if (rc) {
+        store_unmap(st);
+        return rc;
+    }
     mdb_reader_check(st->env, NULL);
     rc = store_begin(st, &txn);
     if (!rc) {
@@ -5755,6 +5768,9 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     }
     if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
+    if (rc == EWOULDBLOCK)
+        return store_refuse(why, "%s is in use by another process, under which presence.lock was"
+                                 " removed; stop it or choose another --data", path);
     if (!rc) rc = store_begin(st, &txn);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     bool ok = store_read_schema(st, txn, &schema, why);
@@ -18263,22 +18279,43 @@ static int command_mint(const struct options *options, const char *user)
     return good ? 0 : fail(2, "%s", err);
 }
 
+/* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
+static struct termios terminal_before;
+
+/* Handler of what ends --hash-password: the terminal shows again what is typed. */
+static void terminal_restore(int number)
+{
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the terminal not show what is typed, until terminal_restore or the caller undoes it. */
+static void terminal_hide(void)
+{
+    struct sigaction action = {.sa_handler = terminal_restore, .sa_flags = SA_RESETHAND};
+    struct termios hidden = terminal_before;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGQUIT, &action, NULL);
+    hidden.c_lflag &= ~(tcflag_t)ECHO;
+    tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+}
+
 /* Runs --hash-password: one line of stdin, which a terminal does not show. */
 static int command_hash_password(void)
 {
-    struct termios old, hidden;
     char line[PASSWORD_MAX + 2] = "";
-    bool typed = !tcgetattr(STDIN_FILENO, &old);
+    bool typed = !tcgetattr(STDIN_FILENO, &terminal_before);
     if (typed) {
-        hidden = old;
-        hidden.c_lflag &= ~(tcflag_t)ECHO;
         fputs("Password: ", stderr);
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+        terminal_hide();
     }
     size_t len = 0;
     for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
     if (typed) {
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_before);
         fputc('\n', stderr);
     }
     if (len && line[len - 1] == '\r') len--;
