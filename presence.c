@@ -9279,9 +9279,11 @@ static void http_write(struct buffer *out, const struct http_response *response,
 {
     const char *body = response->fixed.at ? response->fixed.at : response->body.at;
     size_t len = response->fixed.at ? response->fixed.len : response->body.len;
+    enum { HEAD_GUESS = 640 };
     time_t now = (time_t)(clock_wall_ms() / 1000);
     struct tm t;
     char date[40];
+    buffer_room(out, HEAD_GUESS + (head_only ? 0 : len)); /* once, not in steps */
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
