@@ -60,8 +60,7 @@
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
  * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
- * post.lock; password_turn, under which address_lock may be taken; log.lock, which may be taken
- * while any of them is held.
+ * post.lock; login_lock; address_lock; log.lock, which may be taken while any of them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -164,12 +163,15 @@ enum {
     PAGE_DEFAULT = 100,
     JSON_DEPTH_MAX = 16,
     WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
+    IDS_A_MESSAGE = 100,           /* ids to follow or not that count as a message more */
     AGENT_MAX = 120,               /* bytes kept of a User-Agent */
     ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
     ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
     REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
     CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
+    STOP_RETRY_MS = 500,           /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000,         /* and the last one so much later, or a ms each */
     STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
     SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
     SAMPLE_MS = 60000,             /* how often users and connections are counted for history */
@@ -212,6 +214,14 @@ enum reason { REASON_TABLE(X) REASON_COUNT };
 static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
 #undef X
 
+/* Users whom an error names, so that who asked for many can leave those out. */
+enum { NAMED_MAX = 10 };
+struct named {
+    size_t count;
+    uint8_t lens[NAMED_MAX];
+    char ids[NAMED_MAX][USER_ID_MAX];
+};
+
 /* Everything a client can be refused for: code, HTTP status, close code, text. A close code of 0
  * means that a WebSocket is told by an error message and stays open. */
 #define ERROR_TABLE(X)                                                                             \
@@ -240,7 +250,7 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
       "without keys for tokens this server answers to localhost and addresses only")               \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
-      "too many wrong passwords, or somebody logs in just now: wait for Retry-After")              \
+      "too many wrong passwords, or others are logging in: who waits for Retry-After gets in")     \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -316,7 +326,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -375,13 +385,21 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
  *
  * Memory: out of memory ends the process with one line; what was committed is in the store. */
 
-/* Ends the process: there is no memory left. Never returns. */
+/* Writes the last line of a process on stderr, from anywhere, also from a signal's handler. Where
+ * it would have to wait it is left out: a reader of the log that hangs must not hold up the end. */
+static void last_words(const char *line)
+{
+    struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
+    if (poll(&ready, 1, 0) != 1 || !(ready.revents & POLLOUT)) return;
+    ssize_t ignored = write(STDERR_FILENO, line, strlen(line));
+    (void)ignored;
+}
+
+/* Ends the process: there is no memory left. Never returns. Only what malloc and the like say may
+ * lead here, nothing that a stranger's bytes or another process can cause. */
 static void mem_die(void)
 {
-    static const char line[] = "presence: out of memory; give the machine more or lower"
-                               " --max-connections\n";
-    ssize_t ignored = write(STDERR_FILENO, line, sizeof line - 1);
-    (void)ignored;
+    last_words("presence: out of memory; give the machine more or lower --max-connections\n");
     _exit(1);
 }
 
@@ -479,6 +497,14 @@ static int64_t clock_mono_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* Microseconds of a clock for short times: how long a piece of work took. */
+static int64_t clock_work_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
 /* Milliseconds since 1970, UTC; may be stepped by the operator at any moment. */
 static int64_t clock_wall_ms(void)
 {
@@ -521,7 +547,10 @@ static void random_bytes(void *out, size_t n)
 {
     for (size_t done = 0; done < n;) {
         ssize_t got = getrandom((char *)out + done, n - done, 0);
-        if (got < 0 && errno != EINTR) abort();
+        if (got < 0 && errno != EINTR) { /* a kernel before 3.17, or a filter of system calls */
+            last_words("presence: the kernel gives no random numbers: getrandom(2) fails\n");
+            _exit(1);
+        }
         if (got > 0) done += (size_t)got;
     }
 }
@@ -727,6 +756,32 @@ static bool utf8_valid(struct span text)
         n += step;
     }
     return true;
+}
+
+/* Whether the text can be the begin of valid UTF-8: at its end a code point may lack bytes. *whole
+ * is how many bytes are whole code points. */
+static bool utf8_begins(struct span text, size_t *whole)
+{
+    size_t n = 0, step = 1;
+    uint32_t point;
+    while (step) {
+        n += utf8_skip_ascii(text.at + n, text.len - n);
+        step = utf8_step(text.at + n, text.len - n, &point);
+        n += step;
+    }
+    *whole = n;
+    const uint8_t *at = (const uint8_t *)text.at + n;
+    size_t left = text.len - n;
+    if (!left) return true;
+    if (at[0] < 0xc2 || at[0] > 0xf4) return false;
+    if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
+    char guess[4]; /* if any bytes that could follow would do, the lowest or the highest ones do */
+    for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
+        memset(guess, filler, sizeof guess);
+        memcpy(guess, at, left);
+        if (utf8_step(guess, sizeof guess, &point)) return true;
+    }
+    return false;
 }
 
 /* Whether the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
@@ -1700,6 +1755,26 @@ static void json_write_string(struct buffer *b, struct span text)
     buffer_add(b, "\"", 1);
 }
 
+/* Names one user more, once, unless there are enough. Returns whether there are. */
+static bool named_add(struct named *named, struct span id)
+{
+    for (size_t i = 0; i < named->count; i++)
+        if (!bytes_compare(named->ids[i], named->lens[i], id.at, id.len)) return false;
+    memcpy(named->ids[named->count], id.at, id.len);
+    named->lens[named->count++] = (uint8_t)id.len;
+    return named->count == NAMED_MAX;
+}
+
+/* Appends `,"users":[...]`, or nothing when nobody is named. */
+static void named_write(struct buffer *b, const struct named *named)
+{
+    for (size_t i = 0; i < named->count; i++) {
+        buffer_text(b, i ? "," : ",\"users\":[");
+        json_write_string(b, (struct span){named->ids[i], named->lens[i]});
+    }
+    if (named->count) buffer_text(b, "]");
+}
+
 /* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
  * there already or the object was only just opened. */
 static void json_write_key(struct buffer *b, const char *name)
@@ -2066,6 +2141,59 @@ static void options_free(struct options *options)
     }
 }
 
+/* How many letters are wrong, missing, too many, or have changed places with their neighbour
+ * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
+static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+    int rows[3][MISTAKES_NAME + 1];
+    if (a_len > MISTAKES_NAME || b_len > MISTAKES_NAME) return MISTAKES_MAX + 1;
+    for (size_t j = 0; j <= b_len; j++) rows[0][j] = (int)j;
+    for (size_t i = 1; i <= a_len; i++) {
+        int *row = rows[i % 3], *above = rows[(i - 1) % 3], *two = rows[(i + 1) % 3];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= b_len; j++) {
+            int least = above[j - 1] + (a[i - 1] != b[j - 1]);
+            if (above[j] + 1 < least) least = above[j] + 1;
+            if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                two[j - 2] + 1 < least)
+                least = two[j - 2] + 1;
+            row[j] = least;
+        }
+    }
+    int mistakes = rows[a_len % 3][b_len];
+    return mistakes <= MISTAKES_MAX ? mistakes : MISTAKES_MAX + 1;
+}
+
+/* The option, or if told to the command, that somebody may have meant; NULL if none is near. A name
+ * of a few letters is near to everything, so at least half of it must be right. */
+static const char *name_meant(const char *name, size_t len, bool commands)
+{
+    static const char config[] = "config";
+    const char *meant = NULL;
+    int best = MISTAKES_MAX + 1, count = OPTION_COUNT_ALL + (commands ? COMMAND_COUNT : 0);
+    for (int i = 0; i < count; i++) {
+        const char *known = i < OPTION_COUNT_ALL ? OPTIONS[i].name
+                                                 : COMMANDS[i - OPTION_COUNT_ALL].name;
+        if (!*known) known = config; /* in the place of the command that has no name */
+        int mistakes = name_mistakes(name, len, known, strlen(known));
+        if (mistakes >= best || 2 * mistakes > (int)strlen(known)) continue;
+        best = mistakes;
+        meant = known;
+    }
+    return meant;
+}
+
+/* Writes ` did you mean MEANT?` for a name that is none, or nothing. Returns out. */
+static const char *name_hint(const char *name, size_t len, bool commands, char out[96])
+{
+    const char *meant = name_meant(name, len, commands);
+    *out = 0;
+    if (meant) snprintf(out, 96, " did you mean %s%s?", commands ? "--" : "", meant);
+    return out;
+}
+
 /* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. */
 static const char *option_env_name(const struct option_row *row, char out[64])
 {
@@ -2102,10 +2230,55 @@ static bool options_from_env(struct options *options, char *err)
     return true;
 }
 
+/* Takes a value that begins with a backslash out of its escapes, in place: \xHH is a byte, \\ a
+ * backslash. So can be written what could not stand in a line as it is. False if there is another
+ * one. */
+static bool config_unescape(char *value)
+{
+    char *to = value;
+    for (const char *at = value; *at; at++, to++) {
+        *to = *at;
+        if (*at != '\\' || *++at == '\\') continue;
+        int high = *at == 'x' ? hex_value(at[1]) : -1, low = high < 0 ? -1 : hex_value(at[2]);
+        if (low < 0 || !(high | low)) return false;
+        *to = (char)(high << 4 | low);
+        at += 2;
+    }
+    *to = 0;
+    return true;
+}
+
+/* Whether a value has marks around it, as other formats want them; here they would be a part. */
+static bool config_quoted(const char *value)
+{
+    size_t len = strlen(value);
+    return len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value;
+}
+
+/* Prints a line that options_from_line reads as this value. */
+static void config_print(FILE *out, const char *name, const char *value)
+{
+    static const char blanks[] = " \t\r";
+    size_t len = strlen(value);
+    bool plain = len && !strchr(" \t\r=\\", *value) && !strchr(blanks, value[len - 1]) &&
+                 !strchr(value, '\n') && !config_quoted(value);
+    size_t first = 1; /* the first character is escaped whole, so that the file stays UTF-8 */
+    while (first < len && ((unsigned char)value[first] & 0xc0) == 0x80) first++;
+    fprintf(out, "%s ", name);
+    for (size_t i = 0; i < len; i++) {
+        bool last_blank = i == len - 1 && strchr(blanks, value[i]);
+        if (!plain && (i < first || last_blank || value[i] == '\n'))
+            fprintf(out, "\\x%02x", (unsigned char)value[i]);
+        else fprintf(out, !plain && value[i] == '\\' ? "\\%c" : "%c", value[i]);
+    }
+    putc('\n', out);
+}
+
 /* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
  * Changes the line. */
 static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
 {
+    char hint[96];
     line += strspn(line, " \t");
     if (!*line || *line == '#') return true;
     size_t name_len = strcspn(line, " \t=");
@@ -2116,7 +2289,19 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
     const struct option_row *row = option_find(line, name_len);
     if (!row) {
-        snprintf(err, USAGE_MAX, "'%.*s' is no option; --help lists them", (int)name_len, line);
+        snprintf(err, USAGE_MAX, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
+                 name_hint(line, name_len, false, hint));
+        return false;
+    }
+    if (config_quoted(value)) {
+        snprintf(err, USAGE_MAX, "--%s: %.200s has quotes around it, which would be a part of it;"
+                                 " leave them out", row->name, value);
+        return false;
+    }
+    if (*value == '\\' && !config_unescape(value)) {
+        snprintf(err, USAGE_MAX, "--%s: '%.200s' begins with a backslash, and then each means"
+                                 " something: write \\\\ for one, \\x20 for a blank",
+                 row->name, value);
         return false;
     }
     return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
@@ -2178,7 +2363,9 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     enum command command = command_find(name, len);
     bool config = len == 6 && !memcmp(name, "config", 6);
     if (!row && !config && command == COMMAND_COUNT) {
-        snprintf(err, USAGE_MAX, "--%.*s is no option; --help lists them", (int)len, name);
+        char hint[96];
+        snprintf(err, USAGE_MAX, "--%.*s is no option;%s --help lists them", (int)len, name,
+                 name_hint(name, len, true, hint));
         return false;
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
@@ -2237,10 +2424,10 @@ static void option_print(const struct options *options, const struct option_row 
     case OPTION_ORIGINS:
     case OPTION_RANGES:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
-            fprintf(out, "%s %s\n", row->name, ((const struct option_list *)field)->at[i]);
+            config_print(out, row->name, ((const struct option_list *)field)->at[i]);
         return;
     case OPTION_TEXT:
-        if (**(char *const *)field) fprintf(out, "%s %s\n", row->name, *(char *const *)field);
+        if (**(char *const *)field) config_print(out, row->name, *(char *const *)field);
         return;
     case OPTION_FLAG: fprintf(out, "%s %s\n", row->name, no_yes[n]); return;
     case OPTION_LEVEL: fprintf(out, "%s %s\n", row->name, LOG_LEVELS[n]); return;
@@ -2298,6 +2485,103 @@ static void options_print_help(FILE *out)
 static bool options_have_keys(const struct options *options)
 {
     return options->jwt_secret_file.count + options->jwt_public_key_file.count > 0;
+}
+
+/* What an option needs to have an effect. */
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+
+/* Options that have none without another. Those of --mint-token are not among them: who keeps them
+ * in a file means no server. */
+static const struct option_needs {
+    const char *option;
+    enum option_need need;
+} OPTION_NEEDS[] = {
+    {"insecure", NEED_NO_KEY},
+    {"tls-cert", NEED_TLS},
+    {"tls-key", NEED_TLS},
+    {"tls-self-signed", NEED_TLS},
+    {"tls-threads", NEED_TLS},
+    {"jwt-issuer", NEED_KEY},
+    {"jwt-audience", NEED_KEY},
+    {"admin-session", NEED_PASSWORD},
+    {"webhook-secret-file", NEED_URL},
+    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-batch", NEED_URL},
+    {"webhook-timeout", NEED_URL},
+    {"webhook-outbox", NEED_URL},
+    {"webhook-give-up", NEED_URL},
+};
+
+/* Whether an option is other than by default. */
+static bool option_is_set(const struct options *options, const struct option_row *row)
+{
+    const void *field = (const char *)options + row->offset;
+    int64_t initial;
+    if (option_is_list(row)) return ((const struct option_list *)field)->count;
+    if (row->type == OPTION_TEXT) return strcmp(*(char *const *)field, row->initial);
+    return option_parse_number(row, row->initial, &initial) && initial != *(const int64_t *)field;
+}
+
+/* What an option is without effect for, or NULL. */
+static const char *option_lacks(const struct options *options, enum option_need need)
+{
+    const char *url = options->webhook_url;
+    bool has[] = {
+        [NEED_KEY] = options_have_keys(options),
+        [NEED_NO_KEY] = !options_have_keys(options),
+        [NEED_TLS] = options->tls_listen.count > 0,
+        [NEED_URL] = *url,
+        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_PASSWORD] = *options->admin_password_file,
+    };
+    static const char *const lacks[] = {
+        [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
+        [NEED_NO_KEY] = "beside a key for tokens",
+        [NEED_TLS] = "without --tls-listen",
+        [NEED_URL] = "without --webhook-url",
+        [NEED_HTTPS_URL] = "without --webhook-url of https",
+        [NEED_PASSWORD] = "without --admin-password-file",
+    };
+    return has[need] ? NULL : lacks[need];
+}
+
+/* Whether a variable of the environment is a mistyped option of ours. Others may begin with
+ * PRESENCE_ too: Kubernetes sets PRESENCE_PORT itself. Writes its name, and what was meant. */
+static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
+{
+    static const char prefix[] = "PRESENCE_";
+    size_t len = strcspn(variable, "=");
+    if (len <= sizeof prefix - 1 || len >= 64 || strncmp(variable, prefix, sizeof prefix - 1))
+        return false;
+    snprintf(name, 64, "%.*s", (int)len, variable);
+    int best = MISTAKES_MAX + 1;
+    for (size_t i = 0; i < OPTION_COUNT_ALL && best; i++) {
+        char known[64];
+        size_t known_len = strlen(option_env_name(&OPTIONS[i], known));
+        int mistakes = name_mistakes(name, len, known, known_len);
+        if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
+        best = mistakes;
+        strcpy(meant, known);
+    }
+    return best && best <= MISTAKES_MAX;
+}
+
+/* Tells of each option that was given and has no effect; the server starts all the same. */
+static void options_warn(const struct options *options, struct log *log)
+{
+    for (size_t i = 0; i < sizeof OPTION_NEEDS / sizeof *OPTION_NEEDS; i++) {
+        const struct option_needs *needs = &OPTION_NEEDS[i];
+        const char *lack = option_lacks(options, needs->need);
+        const struct option_row *row = option_find(needs->option, strlen(needs->option));
+        if (lack && option_is_set(options, row))
+            log_line(log, LOG_WARN, "--%s has no effect %s", needs->option, lack);
+    }
+    for (char **variable = environ; *variable; variable++) {
+        char name[64], meant[64];
+        if (env_is_mistyped(*variable, name, meant))
+            log_line(log, LOG_WARN, "environment %s is no option, and has no effect; did you mean"
+                                    " %s?", name, meant);
+    }
 }
 
 /* ==== 8. Tokens ==============================================================================
@@ -3196,6 +3480,7 @@ enum {
     STORE_MANUAL_BYTES = 18, /* and the message */
     STORE_KEY_MAX = USER_ID_MAX + 9,
     STORE_PATH = PATH_MAX + 64,
+    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
 struct store_options {
@@ -3331,7 +3616,8 @@ struct store {
     void *context;
     bool writable;
     int64_t failing_since, last_commit;
-    char problem[LOG_LINE_MAX / 4];
+    char problem[STORE_PROBLEM];
+    bool displaced; /* a file of it is not where it was, see store_displaced; it was logged */
     bool writing;              /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
@@ -3918,7 +4204,8 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        /* our own pid is what it has in a namespace of its own */
+        const char *where = atoi(pid) == getpid() ? " of another container" : "";
         return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
                             st->dir, atoi(pid), where);
     }
@@ -3984,7 +4271,67 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 static struct {
     MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
     const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* said of SIGBUS and SIGSEGV */
 } store_held;
+
+/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps
+ * is no error that LMDB could return: the access fails, and all that is left is to say which. */
+static void store_faulted(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    MDB_env *env = atomic_load(&store_held.env);
+    if (info->si_code > 0) /* else somebody has sent it */
+        last_words(env && lmdb_has_address(env, info->si_addr) ? store_held.overwritten
+                                                                : store_held.fault);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the handler above called for the store in that directory. */
+static void store_guard(const char *dir)
+{
+    struct sigaction action = {.sa_sigaction = store_faulted,
+                               .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    snprintf(store_held.overwritten, sizeof store_held.overwritten,
+             "presence: %s/data.mdb or lock.mdb was cut short or overwritten while it was in use;"
+             " restore a backup\n", dir);
+    snprintf(store_held.fault, sizeof store_held.fault,
+             "presence: a fault ends it; if %s/data.mdb or lock.mdb was overwritten, restore a"
+             " backup, else please report it\n", dir);
+    sigemptyset(&action.sa_mask);
+#if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__ /* they report it themselves */
+    sigaction(SIGBUS, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+#endif
+}
+
+/* Whether the name leads to that open file still; also where that cannot be told. */
+static bool store_is_in_place(const char *dir, const char *name, int fd)
+{
+    char path[STORE_PATH];
+    struct stat named, open;
+    if (fd < 0 || fstat(fd, &open)) return true;
+    if (stat(store_path(dir, name, path), &named)) return errno != ENOENT && errno != ENOTDIR;
+    return named.st_dev == open.st_dev && named.st_ino == open.st_ino;
+}
+
+/* The name of a file of the store that was removed or replaced since it was opened, or NULL. What
+ * is written then is gone when the process ends; a command beside it would read something else, and
+ * a second server could start. st->env is open and stays so. Any thread. */
+static const char *store_displaced(struct store *st)
+{
+    int data = -1;
+    mdb_env_get_fd(st->env, &data);
+    return !store_is_in_place(st->dir, "data.mdb", data)                       ? "data.mdb"
+           : !store_is_in_place(st->dir, "lock.mdb", lmdb_lock_fd(st->env))    ? "lock.mdb"
+           : !store_is_in_place(st->dir, "presence.lock", st->lock_fd)         ? "presence.lock"
+                                                                               : NULL;
+}
+
+/* What is said of such a file. */
+static void store_say_displaced(struct store *st, const char *name, char out[STORE_PROBLEM])
+{
+    snprintf(out, STORE_PROBLEM, "%s/%s was removed or replaced", st->dir, name);
+}
 
 /* Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
@@ -4015,10 +4362,20 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     return rc;
 }
 
+/* Ends the process if somebody has overwritten lock.mdb, whose locks nobody would get any more. The
+ * next start makes a new one of it. */
+static void store_check_lock(MDB_env *env)
+{
+    if (lmdb_lock_is_sound(env)) return;
+    last_words(store_held.overwritten);
+    _exit(1);
+}
+
 /* Begins a read transaction, also when another process has let the file outgrow the map, or when
  * processes that died have left no slot free. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
+    store_check_lock(st->env);
     int rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
     if (rc == MDB_READERS_FULL && !mdb_reader_check(st->env, NULL))
         rc = mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
@@ -4435,7 +4792,8 @@ struct store_stats {
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
     int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
-    char problem[LOG_LINE_MAX / 4]; /* why not both, or "" */
+    const char *displaced;    /* a file that was removed or replaced, or NULL */
+    char problem[STORE_PROBLEM]; /* why not both, or "" */
     uint64_t boots;                 /* servers that opened it, this one included */
     bool was_clean;                 /* the server before this one stopped in order */
     int64_t was_alive;              /* and committed for the last time then */
@@ -4462,8 +4820,8 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 }
 
 /* Looks through the slots of readers in other processes; for how many ms the oldest of their
- * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
- * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was
+ * written since, stays in the file until it ends. st->env is open and stays so. Any thread. */
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
@@ -4506,6 +4864,7 @@ static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *
     out->used_bytes = (uint64_t)(info.me_last_pgno + 1) * users.ms_psize;
     out->file_bytes = (uint64_t)s.st_size;
     out->oldest_reader_ms = store_look_at_readers(st);
+    if (!st->options.read_only) out->displaced = store_displaced(st);
     return 0;
 }
 
@@ -4527,6 +4886,10 @@ static void store_stats(struct store *st, struct store_stats *out)
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
     pthread_mutex_unlock(&st->lock);
+    if (out->displaced) { /* writes go well, but nowhere */
+        out->writable = false;
+        store_say_displaced(st, out->displaced, out->problem);
+    }
     if (rc && !*out->problem)
         snprintf(out->problem, sizeof out->problem, "cannot read %s/data.mdb: %s", st->dir,
                  mdb_strerror(rc));
@@ -5030,6 +5393,7 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
 {
     for (;;) {
         MDB_txn *txn;
+        if (st->env) store_check_lock(st->env);
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
         if (!rc) {
             rc = work(st, txn, context);
@@ -5418,6 +5782,7 @@ static struct store *store_open(const struct store_options *options, struct log 
     }
     struct store *st = store_new(options, log, counters);
     store_path(st->dir, "data.mdb", path);
+    store_guard(st->dir);
     if (options->read_only ? store_open_snapshot(st, path, why) : store_open_server(st, path, why))
         return st;
     store_close(st);
@@ -5481,6 +5846,22 @@ static void store_look_after_readers(struct store *st)
     store_look_at_readers(st);
 }
 
+/* Writer: looks whether the files of the store are where they were, and says when that changes. */
+static void store_look_at_files(struct store *st)
+{
+    char problem[STORE_PROBLEM];
+    const char *name = st->env ? store_displaced(st) : NULL;
+    pthread_mutex_lock(&st->lock);
+    bool changed = st->displaced != (name != NULL);
+    st->displaced = name;
+    pthread_mutex_unlock(&st->lock);
+    if (!changed) return;
+    if (name) store_say_displaced(st, name, problem);
+    if (name) log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends:"
+                                           " put the file back", problem);
+    else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
+}
+
 /* The writer: takes batches until it is told to stop and has none, or has to give up. */
 static void *store_writer(void *context)
 {
@@ -5492,6 +5873,7 @@ static void *store_writer(void *context)
             store_wait(st, st->look_at - clock_mono_ms());
             pthread_mutex_unlock(&st->lock);
             store_look_after_readers(st);
+            store_look_at_files(st);
             pthread_mutex_lock(&st->lock);
         }
         struct store_batch *batch = st->batch;
@@ -5499,6 +5881,7 @@ static void *store_writer(void *context)
         int rc = store_write(st, batch, !batch);
         if (st->env) store_look_at_readers(st);
         store_look_after_readers(st);
+        store_look_at_files(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
             store_note_success(st);
@@ -5508,9 +5891,9 @@ static void *store_writer(void *context)
         }
         pthread_mutex_lock(&st->lock);
         if (rc) store_note_failure(st, rc);
-        st->all_written = !rc && !batch;
+        st->all_written = !rc && !batch && !st->displaced;
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if (st->all_written || (rc && left <= 0)) break;
+        if ((!rc && !batch) || (rc && left <= 0)) break;
         if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
@@ -6271,11 +6654,11 @@ static struct timer *wheel_take(struct wheel *wheel)
 enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
 
 /* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
- * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
- * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
- * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
- * in between makes the next ping due that much later: so a peer that dies is found within `interval`
- * + `timeout` of its last byte, whichever is longer. */
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last
+ * ping until something was heard, else 0. *due is when to look again if it is not OVER; bytes need
+ * not move it. While an answer is awaited that is after `interval` at the latest, since whatever
+ * comes in between makes the next ping due that much later: so a peer that dies is found within
+ * `interval` + `timeout` of its last byte, whichever is longer. */
 static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
                                   uint32_t *pinged, int64_t *due)
 {
@@ -6596,6 +6979,108 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
+/* Who may try a password next. Only one is hashed at a time, so guessers from many addresses could
+ * keep the right one out for ever. Who finds another at it, or has to wait after wrong ones, is
+ * told when to come back and has a place then: LOGIN_STEP_MS apart from others not known to have
+ * guessed, and LOGIN_STEPS_LATER times that among those who have. Who comes in time gets in, behind
+ * the one under way and the few who were told about the same; so a worker waits for some hashes,
+ * never for a client. Each of the two kinds has its own places: guessers cannot take those of
+ * others once they have guessed wrong. Pure: no clock, no lock. */
+enum {
+    LOGIN_PLACES = 128,      /* of each kind; beyond there is only a time, and no place */
+    LOGIN_STEP_MS = 500,     /* at least; twice what a hash takes where that is more */
+    LOGIN_STEPS_LATER = 4,
+    LOGIN_FIRST_MS = 1000,   /* from being told to the place */
+    LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+};
+
+enum login_turn {
+    LOGIN_NOW,   /* nobody is at it */
+    LOGIN_NEXT,  /* when the one under way is done */
+    LOGIN_LATER, /* come back */
+};
+
+/* An address that was told when to come. */
+struct login_place {
+    uint8_t key[16];
+    int64_t at; /* mono ms */
+};
+
+struct login_queue {
+    struct login_place places[2][LOGIN_PLACES]; /* of those who guessed: [1] */
+    int count[2];
+    bool busy;    /* a password is being hashed */
+    int waiting;  /* LOGIN_NEXT that wait for it */
+    int64_t took; /* about how long one takes, ms */
+};
+
+/* Takes a place away. */
+static void login_leave(struct login_queue *queue, int kind, int i)
+{
+    queue->places[kind][i] = queue->places[kind][--queue->count[kind]];
+}
+
+/* Ends places that nobody came for; the one of this address, if it has one: its kind, and *i. */
+static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t now, int *i)
+{
+    int found = -1;
+    for (int kind = 0; kind < 2; kind++) {
+        for (int n = queue->count[kind]; n--;) {
+            const struct login_place *place = &queue->places[kind][n];
+            if (place->at + LOGIN_KEEP_MS <= now) login_leave(queue, kind, n);
+        }
+        for (int n = 0; n < queue->count[kind]; n++) {
+            if (memcmp(queue->places[kind][n].key, key, 16)) continue;
+            found = kind;
+            *i = n;
+        }
+    }
+    return found;
+}
+
+/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                           int64_t now, int64_t least)
+{
+    int64_t step = 2 * queue->took, wait = least;
+    if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
+    if (guessed) step *= LOGIN_STEPS_LATER;
+    if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
+    struct login_place *places = queue->places[guessed];
+    for (int i = 0; i < queue->count[guessed]; i++) {
+        int64_t apart = now + wait - places[i].at;
+        if (apart <= -step || apart >= step) continue;
+        wait = places[i].at + step - now;
+        i = -1; /* it may be too near to another now */
+    }
+    if (queue->count[guessed] == LOGIN_PLACES) return wait;
+    struct login_place *place = &places[queue->count[guessed]++];
+    memcpy(place->key, key, 16);
+    place->at = now + wait;
+    return wait;
+}
+
+/* Whether an address may try a password now, which has to wait `blocked` ms for its own wrong ones
+ * (0: not). With LOGIN_LATER *wait is how long until it surely may. */
+static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16], bool guessed,
+                                 int64_t blocked, int64_t now, int64_t *wait)
+{
+    int i = 0, kind = login_find(queue, key, now, &i);
+    int64_t at = kind < 0 ? INT64_MAX : queue->places[kind][i].at;
+    bool due = now >= at && !blocked, on_time = due && now < at + LOGIN_ON_TIME_MS;
+    bool idle = !queue->busy && !queue->waiting && !blocked;
+    if (kind >= 0 && !idle && now < at && at - now >= blocked) {
+        *wait = at - now;
+        return LOGIN_LATER;
+    }
+    if (kind >= 0) login_leave(queue, kind, i);
+    if (idle) return LOGIN_NOW;
+    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, now, blocked);
+    return LOGIN_LATER;
+}
+
 /* Which refusals are told in the log: of each kind and address one a minute, and of all
  * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
  * the worst that follows is a line too many. Pure. */
@@ -6636,8 +7121,8 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
- * ends of stays without a connection go by a clock of their own, which stands still while the
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
+ * the ends of stays without a connection go by a clock of their own, which stands still while the
  * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
@@ -6774,7 +7259,10 @@ struct presence {
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
-enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
+enum {
+    PAUSE_MS = 250,       /* who wakes up so much later than meant to has stood still */
+    PAUSE_READ_MS = 1000, /* see presence_resume */
+};
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -7115,8 +7603,8 @@ static struct user *presence_make(struct presence *p, struct span id)
 /* The status of a user's connections taken together: the most available one. */
 static enum status user_merge_status(const struct user *user)
 {
-    enum status best = STATUS_AWAY;
-    for (const struct link *link = user->links; link; link = link->next)
+    enum status best = STATUS_AWAY; /* nothing is above online: of thousands one is looked at */
+    for (const struct link *link = user->links; link && best != STATUS_ONLINE; link = link->next)
         if (link->status < best) best = link->status;
     return best;
 }
@@ -7933,8 +8421,8 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
- * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings
+ * its edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
 struct edge {
@@ -7984,15 +8472,29 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
+    bool stalled;                  /* its socket is full: what it is owed is not in watches.owed */
 };
+
+/* A part of the table of the watched. There are many, each grows by itself: a whole table of a
+ * million would keep everybody waiting while it moves. */
+struct watch_shard {
+    struct watched **slots;
+    size_t size, count;
+};
+
+enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 
 struct watches {
     uint64_t key[2];
-    struct watched **slots;
-    size_t size, count;
-    struct watched *changed;       /* since the last spread */
+    struct watch_shard shards[WATCH_SHARDS];
+    size_t count;                  /* of all shards */
+    struct watched *changed;       /* since the last spread began */
+    struct watched *spreading;     /* of those before it, whose watchers have still to know */
     struct watched *loose;
+    size_t loose_count;
+    size_t owed;                   /* users in snapshots that can be written, of all watchers */
     struct watcher *busy;          /* may have something to be told */
+    struct watcher *serving;       /* the same: those whose turn it is, before any of `busy` */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
     size_t full;                   /* WATCH_FULL; tests take less */
@@ -8016,32 +8518,40 @@ static void watches_init(struct watches *w)
 /* Frees the table, with those that are left in it; no watcher is left. */
 static void watches_free(struct watches *w)
 {
-    for (size_t i = 0; i < w->size; i++) {
-        for (struct watched *e = w->slots[i], *next; e; e = next) {
-            next = e->next;
-            free(e);
+    for (struct watch_shard *shard = w->shards; shard < w->shards + WATCH_SHARDS; shard++) {
+        for (size_t i = 0; i < shard->size; i++) {
+            for (struct watched *e = shard->slots[i], *next; e; e = next) {
+                next = e->next;
+                free(e);
+            }
         }
+        free(shard->slots);
     }
-    free(w->slots);
     buffer_free(&w->text);
 }
 
-/* The slot that a watched with this hash is in. */
-static struct watched **watches_slot(const struct watches *w, uint64_t hash)
+/* The shard of a hash. */
+static struct watch_shard *watches_shard(struct watches *w, uint64_t hash)
 {
-    return &w->slots[hash & (w->size - 1)];
+    return &w->shards[hash >> 56];
 }
 
-/* Gives the table another number of slots, a power of two. */
-static void watches_resize(struct watches *w, size_t size)
+/* The slot that a watched with this hash is in. */
+static struct watched **watch_shard_slot(const struct watch_shard *shard, uint64_t hash)
 {
-    struct watched **old = w->slots;
-    size_t count = w->size;
-    w->slots = mem_new(size * sizeof *w->slots);
-    w->size = size;
+    return &shard->slots[hash & (shard->size - 1)];
+}
+
+/* Gives a shard another number of slots, a power of two. */
+static void watch_shard_resize(struct watch_shard *shard, size_t size)
+{
+    struct watched **old = shard->slots;
+    size_t count = shard->size;
+    shard->slots = mem_new(size * sizeof *shard->slots);
+    shard->size = size;
     for (size_t i = 0; i < count; i++) {
         for (struct watched *e = old[i], *next; e; e = next) {
-            struct watched **slot = watches_slot(w, e->hash);
+            struct watched **slot = watch_shard_slot(shard, e->hash);
             next = e->next;
             e->next = *slot;
             *slot = e;
@@ -8055,7 +8565,9 @@ static struct watched *watches_find(const struct watches *w, struct span id)
 {
     if (!w->count) return NULL;
     uint64_t hash = hash_keyed(w->key, id.at, id.len);
-    for (struct watched *e = *watches_slot(w, hash); e; e = e->next)
+    const struct watch_shard *shard = &w->shards[hash >> 56];
+    if (!shard->count) return NULL;
+    for (struct watched *e = *watch_shard_slot(shard, hash); e; e = e->next)
         if (e->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
     return NULL;
 }
@@ -8066,6 +8578,7 @@ static void watched_loosen(struct watches *w, struct watched *e)
     if (e->edges || e->needs || e->changed || e->loose) return;
     e->loose = w->loose ? w->loose : e;
     w->loose = e;
+    w->loose_count++;
 }
 
 /* The watched with this id, made if there is none; somebody has to need it before the sweep. */
@@ -8073,14 +8586,18 @@ static struct watched *watches_make(struct watches *w, struct span id)
 {
     struct watched *e = watches_find(w, id);
     if (e) return e;
-    if (w->count >= w->size) watches_resize(w, w->size ? w->size * 2 : 64);
+    uint64_t hash = hash_keyed(w->key, id.at, id.len);
+    struct watch_shard *shard = watches_shard(w, hash);
+    if (shard->count >= shard->size)
+        watch_shard_resize(shard, shard->size ? shard->size * 2 : WATCH_SHARD_MIN);
     e = mem_new(sizeof *e + id.len);
-    e->hash = hash_keyed(w->key, id.at, id.len);
+    e->hash = hash;
     e->id_len = (uint8_t)id.len;
     memcpy(e->id, id.at, id.len);
-    struct watched **slot = watches_slot(w, e->hash);
+    struct watched **slot = watch_shard_slot(shard, hash);
     e->next = *slot;
     *slot = e;
+    shard->count++;
     w->count++;
     watched_loosen(w, e);
     return e;
@@ -8089,21 +8606,25 @@ static struct watched *watches_make(struct watches *w, struct span id)
 /* Takes a watched out of the table and frees it. */
 static void watches_remove(struct watches *w, struct watched *e)
 {
-    struct watched **place = watches_slot(w, e->hash);
+    struct watch_shard *shard = watches_shard(w, e->hash);
+    struct watched **place = watch_shard_slot(shard, e->hash);
     while (*place != e) place = &(*place)->next;
     *place = e->next;
     free(e);
     w->count--;
-    if (w->size > 64 && w->count < w->size / 8) watches_resize(w, w->size / 2);
+    shard->count--;
+    if (shard->size > WATCH_SHARD_MIN && shard->count < shard->size / 8)
+        watch_shard_resize(shard, shard->size / 2);
 }
 
-/* Frees the watched that nobody needs; their users may leave the table of users, whose lock is
- * held. */
-static void watches_sweep(struct watches *w, struct presence *p, struct instant now)
+/* Frees the watched that nobody needs, of at most so many that it looks at; their users may leave
+ * the table of users, whose lock is held. */
+static void watches_sweep(struct watches *w, struct presence *p, struct instant now, size_t most)
 {
-    while (w->loose) {
+    for (; w->loose && most; most--) {
         struct watched *e = w->loose;
         w->loose = e->loose == e ? NULL : e->loose;
+        w->loose_count--;
         e->loose = NULL;
         if (e->edges || e->needs || e->changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
@@ -8231,6 +8752,7 @@ static void watcher_drop_snapshot(struct watches *w, struct watcher *watcher)
         watched_loosen(w, snapshot->users[i]);
     }
     watcher->owed -= snapshot->count;
+    if (!watcher->stalled) w->owed -= snapshot->count;
     watcher->snapshots = snapshot->next;
     if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
     free(snapshot);
@@ -8258,12 +8780,23 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
-static void watcher_owe(struct watcher *watcher, struct snapshot *snapshot)
+static void watcher_owe(struct watches *w, struct watcher *watcher, struct snapshot *snapshot)
 {
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
     watcher->owed += snapshot->count;
+    if (!watcher->stalled) w->owed += snapshot->count;
     *watcher->snapshots_last = snapshot;
     watcher->snapshots_last = &snapshot->next;
+}
+
+/* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
+ * those who do not read must not keep the others from asking. */
+static void watcher_stall(struct watches *w, struct watcher *watcher, bool stalled)
+{
+    if (stalled == watcher->stalled) return;
+    watcher->stalled = stalled;
+    if (stalled) w->owed -= watcher->owed;
+    else w->owed += watcher->owed;
 }
 
 /* Notes that the user with this id has changed; the watched, or NULL when nobody follows her. */
@@ -8308,20 +8841,26 @@ static uint64_t view_print(const struct watches *w, const struct user_view *view
 }
 
 /* Makes those who follow the changed ones busy, with the edges that are due in their queues. Who
- * has changed in nothing that others see is passed over. */
-static void watches_spread(struct watches *w, const struct presence *p, struct instant now)
+ * has changed in nothing that others see is passed over. Stops after so many edges, at the end of a
+ * user's: then `spreading` is not empty, and the next call goes on. */
+static void watches_spread(struct watches *w, const struct presence *p, struct instant now,
+                           size_t most)
 {
-    while (w->changed) {
-        struct watched *e = w->changed;
+    if (!w->spreading) {
+        w->spreading = w->changed;
+        w->changed = NULL;
+    }
+    for (size_t looked = 0; w->spreading && looked < most; looked++) {
+        struct watched *e = w->spreading;
         struct user_view view;
-        w->changed = e->changed == e ? NULL : e->changed;
+        w->spreading = e->changed == e ? NULL : e->changed;
         e->changed = NULL;
         watched_loosen(w, e);
         watched_view(p, now, e, &view);
         uint64_t print = view_print(w, &view);
         if (print == e->print) continue;
         e->print = print;
-        for (struct edge *edge = e->edges; edge; edge = edge->next) {
+        for (struct edge *edge = e->edges; edge; edge = edge->next, looked++) {
             struct watcher *of = edge->of;
             if (edge->queued || edge->told[0] == e->version) continue;
             edge->queued = edge;
@@ -8332,6 +8871,18 @@ static void watches_spread(struct watches *w, const struct presence *p, struct i
             if (!of->place) watcher_list(&w->busy, of);
         }
     }
+}
+
+/* Whose turn it is to be told something, or NULL. Who becomes busy meanwhile is behind all who are
+ * busy now: nobody waits longer than one round, however often others ask. */
+static struct watcher *watches_next(struct watches *w)
+{
+    if (!w->serving && w->busy) {
+        w->serving = w->busy;
+        w->serving->place = &w->serving;
+        w->busy = NULL;
+    }
+    return w->serving;
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
@@ -8520,6 +9071,7 @@ struct ws_head {
 /* What is half received. Kept on the heap, only while there is something to keep. */
 struct ws_partial {
     struct buffer message;         /* the data so far, unmasked */
+    size_t checked;                /* bytes of it that are whole code points, of a text */
     struct ws_head frame;          /* in_payload: the frame being received */
     size_t got;                    /* in_payload: bytes of its payload so far */
     int fragments;                 /* frames of the message that are complete */
@@ -8688,10 +9240,22 @@ static bool ws_take_head(struct ws_partial **kept, const struct ws_limits *limit
     return true;
 }
 
+/* Looks at what came of a text message that is not complete. A fault in it is found at once: who
+ * sent it need not send the rest. */
+static enum ws_fault ws_check_text(struct ws_partial *p)
+{
+    size_t whole;
+    if (p->message.len == p->checked) return WS_FAULT_NONE; /* perhaps there is none yet */
+    struct span text = {p->message.at + p->checked, p->message.len - p->checked};
+    if (!utf8_begins(text, &whole)) return WS_FAULT_TEXT_UTF8;
+    p->checked += whole;
+    return WS_FAULT_NONE;
+}
+
 /* Takes the payload of the frame, unmasked: from the input if all of it is there, otherwise by way
- * of what is kept. False if it is not complete. */
+ * of what is kept. False if it is not complete, or if *fault says what is wrong with what came. */
 static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, struct ws_head *frame,
-                            struct span *payload)
+                            struct span *payload, enum ws_fault *fault)
 {
     struct ws_partial *p = *kept;
     size_t got = p && p->in_payload ? p->got : 0;
@@ -8712,6 +9276,9 @@ static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, st
         p->got = got + n;
     }
     if (p) p->in_payload = got + n < frame->len;
+    if (frame->stored && (frame->opcode ? frame->opcode : p->opcode) == WS_OP_TEXT)
+        *fault = ws_check_text(p);
+    if (*fault) return false;
     *payload = (struct span){at, frame->len};
     return got + n == frame->len;
 }
@@ -8740,7 +9307,7 @@ static enum ws_fault ws_finish_data(struct ws_partial **kept, const struct ws_he
         if (!frame->stored) buffer_add(&p->message, data.at, data.len);
         p->opcode = (uint8_t)opcode;
         p->fragments++;
-        if (!frame->final) return WS_FAULT_NONE;
+        if (!frame->final) return opcode == WS_OP_TEXT ? ws_check_text(p) : WS_FAULT_NONE;
         data = (struct span){p->message.len ? p->message.at : "", p->message.len};
     }
     if (p) p->opcode = 0; /* the next call frees it */
@@ -8777,7 +9344,7 @@ static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limit
         struct ws_head frame;
         struct span payload;
         if (!ws_take_head(kept, limits, &input, &frame, &fault) ||
-            !ws_take_payload(kept, &input, &frame, &payload))
+            !ws_take_payload(kept, &input, &frame, &payload, &fault))
             break;
         fault = ws_finish_frame(kept, &frame, payload, &event);
     }
@@ -9239,6 +9806,7 @@ struct http_response {
     uint32_t expires;      /* s from now at which the stream ends; 0: never */
     const char *detail;    /* a more exact text for the error that is returned, or NULL */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
+    struct named *named;      /* whom the error names, or NULL; freed by who frees body */
 };
 
 static const char JSON_TYPE[] = "application/json";
@@ -9266,6 +9834,7 @@ static void http_set_error(struct http_response *response, enum error error, con
     if (!message) message = row->text;
     buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
     json_write_string(&response->body, (struct span){message, strlen(message)});
+    if (response->named) named_write(&response->body, response->named);
     buffer_text(&response->body, "}}\n");
     if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
     if (row->status == 503) http_add_header(response, "Retry-After: 5\r\n");
@@ -9324,6 +9893,7 @@ struct loop {
     pthread_mutex_t lock;     /* the three below */
     struct loop_call *first, **last;
     bool signalled;           /* a wake-up is on its way since the inbox was taken */
+    struct loop_call *taken;  /* the loop's own: taken out of the inbox, not run yet */
 };
 
 /* Makes an empty loop; false with errno set. */
@@ -9393,20 +9963,43 @@ static bool loop_park(struct loop *loop, struct loop_call *call, int operation, 
     return watched;
 }
 
-/* Runs what is in the inbox; the loop's thread only. */
-static void loop_run_calls(struct loop *loop, struct server *server)
+/* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
+static void loop_take_calls(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    struct loop_call *call = loop->first;
+    loop->taken = loop->first;
     loop->first = NULL;
     loop->last = &loop->first;
     loop->signalled = false;
     pthread_mutex_unlock(&loop->lock);
-    while (call) {
-        struct loop_call *next = call->next;
-        call->run(server, call);
-        call = next;
+}
+
+/* Runs the next call that was taken. */
+static void loop_run_call(struct loop *loop, struct server *server)
+{
+    struct loop_call *call = loop->taken;
+    loop->taken = call->next; /* the call may free itself, or post itself again */
+    call->run(server, call);
+}
+
+/* Runs what is in the inbox; the loop's thread only. */
+static void loop_run_calls(struct loop *loop, struct server *server)
+{
+    loop_take_calls(loop);
+    while (loop->taken) loop_run_call(loop, server);
+}
+
+/* The same, also what comes meanwhile, but at least one call and no more than fit until then by
+ * clock_work_us: the rest stays in `taken`, and a loop that has some must not sleep. */
+static void loop_run_calls_until(struct loop *loop, struct server *server, int64_t until)
+{
+    for (bool over = false; !over;) {
+        if (!loop->taken) loop_take_calls(loop);
+        if (!loop->taken) return;
+        loop_run_call(loop, server);
+        over = clock_work_us() >= until;
     }
+    if (!loop->taken) loop_take_calls(loop); /* nobody would wake the loop for these */
 }
 
 /* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
@@ -9478,7 +10071,7 @@ struct tls_records {
     uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
 };
 
-/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+/* How far a first handshake message has been looked at. Zeroed for a new connection. */
 struct tls_hello {
     size_t scanned;  /* bytes of whole records that were looked at */
     size_t got;      /* bytes of the message in them */
@@ -9547,7 +10140,7 @@ static void tls_take_back(struct tls *tls)
     if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+/* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. */
 static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
     size_t content = (size_t)head[3] << 8 | head[4];
@@ -9592,6 +10185,23 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
             return true;
     }
     return hello->scanned > HELD_MAX;
+}
+
+/* What is to be done with the beginning of a handshake message. */
+enum hello_step { HELLO_WAIT, HELLO_SHAKE, HELLO_REFUSE };
+
+/* Looks at what has come of a handshake: HELLO_SHAKE when a handshaker is to go on with it,
+ * HELLO_REFUSE with an alert when it is none before there is a context that could say so. */
+static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *hello,
+                                      uint8_t *alert)
+{
+    bool ready = tls->set_up || tls_hello_ready(hello, &tls->in);
+    size_t known = tls->set_up ? 0 : hello->scanned;
+    struct tls_records next = {0};
+    if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    *alert = next.alert;
+    if (next.alert && !next.whole && !tls->set_up) return HELLO_REFUSE;
+    return ready && (known || next.whole || next.alert) ? HELLO_SHAKE : HELLO_WAIT;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -9713,8 +10323,8 @@ static void tls_pair_free(struct tls_pair *pair)
     free(pair->file);
 }
 
-/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
- * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+/* Whether a certificate has expired, or is not valid yet. Most clients refuse it then; but the
+ * clock may be what is wrong: a machine without a battery knows the time only after its start. */
 static bool tls_pair_untimely(const struct tls_pair *pair)
 {
     return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
@@ -9835,8 +10445,8 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
         snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
                  " issued with digitalSignature", pair->file);
     else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
-                 " issued with serverAuth", pair->file);
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                 " one issued with serverAuth", pair->file);
     else if (len + AROUND > MESSAGE_MAX)
         snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
                  " room for %d; leave out the root and what no client needs", pair->file, len,
@@ -10355,8 +10965,8 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
-/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
- * has no memory for it. */
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
+ * TLS has no memory for it. */
 static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
@@ -11280,7 +11890,14 @@ struct extra {
     struct connection *c;          /* whose it is */
     struct id_list *may;           /* whom its token lets it follow, or NULL: nobody, or all */
     struct buffer out;             /* bytes the socket did not take yet */
-    bool blocked;                  /* out goes first: nothing is read, no change is told */
+    struct buffer held;            /* watch and unwatch messages that wait, see connection_hold */
+    struct extra *next, **place;   /* in hub.held; place NULL: not in it */
+    uint32_t interest;             /* what epoll watches its socket for */
+    bool blocked;                  /* out goes first: no change is told */
+    bool behind;                   /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;                /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at;              /* mono: when that last grew, see connection_lives; or 0 */
+    int64_t ids, ids_at;           /* thousandths of ids ahead of the pace, as of when: mono */
 };
 
 /* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
@@ -11308,13 +11925,24 @@ struct stream {
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
-    HUB_READ_SIZE = 64 * 1024,
+    HUB_READ_SIZE = 20 * 1024,     /* holds more than a record of TLS */
+    HUB_READ_PLAIN = 4096,         /* read of one before the others have their turn */
+    HUB_CALLS_US = 500,            /* of a turn for calls, */
+    HUB_INPUT_US = 1500,           /* for what sockets have, */
+    HUB_TIMERS_US = 250,           /* for timers, */
+    HUB_WORK_US = 500,             /* for each of watches that waited, and telling; and */
+    HUB_WORK_LEAST_US = 150,       /* as long as sockets have more */
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
     STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
     STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
-    WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
+    WATCH_TURN = 64 * 1024,        /* sent to one who follows before the others have their turn */
+    WATCH_AT_ONCE = 256,           /* ids of watches acted on as they are read, in one turn */
+    WATCH_OWED_MAX = 100000,       /* users owed, or to be freed, over all, while watches wait */
+    WATCH_SPREAD = 8192,           /* edges of users who changed looked at in one turn */
+    WATCH_SWEEP = 1024,            /* users whom nobody follows any more freed in one turn */
+    KICK_SHARE = 64,               /* connections closed for a kick before the clock is looked at */
+    OUT_READ_MAX = 32 * 1024,      /* unsent bytes of one from whom nothing more is read */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
     POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
@@ -11327,6 +11955,7 @@ enum {
     CROWD_PLAIN_RATE = 10000,      /* and without */
     CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
+_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
 struct letter {
@@ -11374,8 +12003,14 @@ struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
     pthread_t thread;
+    struct epoll_event events[HUB_EVENTS];
+    int event_at, event_count;     /* events not acted on yet: what was no time for */
+    int64_t until;                 /* clock_work_us: end of the present part of the turn */
+    struct extra *held, **held_last; /* those whose messages wait, in order */
+    size_t ids;                    /* of watches acted on in this turn */
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
+    struct named named;            /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
     struct buffer event;           /* the one being made */
@@ -11397,6 +12032,7 @@ struct hub {
     bool running;                  /* the thread was started */
     bool stopping, quitting, stopped;
     int64_t stop_by;               /* mono: sockets still open then are cut */
+    int64_t stop_spread;           /* ms over which clients were told to come back */
     int stop_event;                /* eventfd: told when no socket is left after hub_stop */
     uint8_t scratch[HUB_READ_SIZE];
 };
@@ -11481,6 +12117,7 @@ struct server {
     uint32_t epoch;                /* of positions: random for each start */
     _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;         /* no new connections; readyz says so */
+    long landlock;                 /* version by which it is walled off, 0: not at all; constant */
     struct store *store;
     pthread_mutex_t table_lock;    /* presence, between the hub that writes and workers that read */
     struct presence presence;
@@ -11492,7 +12129,9 @@ struct server {
     pthread_mutex_t session_lock;  /* sessions */
     struct session_keys sessions;  /* of admins */
     _Atomic uint32_t logouts;      /* of them that have ended, and 1; see struct stream */
-    pthread_mutex_t password_turn; /* held while a password is hashed: one at a time */
+    pthread_mutex_t login_lock;    /* logins */
+    pthread_cond_t login_done;     /* it is no longer busy */
+    struct login_queue logins;
     struct range *trusted;         /* of --trusted-proxy */
     size_t trusted_count;
     pthread_mutex_t refusal_lock;  /* refusal_log */
@@ -11642,6 +12281,7 @@ static struct extra *connection_extra(struct connection *c)
     if (!c->extra) {
         c->extra = mem_new(sizeof *c->extra);
         c->extra->c = c;
+        c->extra->interest = EPOLLIN;
         watcher_init(&c->extra->watcher);
     }
     return c->extra;
@@ -11653,14 +12293,71 @@ static bool connection_blocked(const struct connection *c)
     return c->extra && c->extra->blocked;
 }
 
-/* Frees what a connection has beyond its struct if it needs it no longer. */
-static void connection_settle(struct connection *c)
+/* Has epoll watch a connection for what it is to be heard of: bytes, unless it makes us keep too
+ * much already; room for more, while something waits for that. */
+static void connection_interest(struct server *server, struct connection *c)
 {
     struct extra *extra = c->extra;
-    if (!extra || extra->blocked || extra->may || !watcher_idle(&extra->watcher)) return;
+    if (!extra || c->link.state == CONNECTION_DEAD) return;
+    bool full = extra->out.len >= OUT_READ_MAX ||
+                extra->held.len >= (size_t)server->options.max_message;
+    uint32_t interest = (full ? 0 : EPOLLIN) | (extra->blocked ? EPOLLOUT : 0);
+    if (interest == extra->interest) return; /* none at all: that it is over is told all the same */
+    extra->interest = interest;
+    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, interest, c);
+}
+
+/* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
+ * moment ago is remembered a little longer. */
+static void connection_settle(struct server *server, struct connection *c)
+{
+    struct extra *extra = c->extra;
+    if (!extra || extra->blocked || extra->may || extra->held.len || extra->acked_at) return;
+    if (!watcher_idle(&extra->watcher)) return;
+    int64_t pace = server->options.max_rate * IDS_A_MESSAGE; /* a ms, in thousandths */
+    bool open = c->link.state == CONNECTION_OPEN;
+    if (open && extra->ids > (clock_mono_ms() - extra->ids_at) * pace) return;
+    connection_interest(server, c);
     watcher_free(&extra->watcher);
     free(extra);
     c->extra = NULL;
+}
+
+/* Whether a connection is read from. */
+static bool connection_reads(const struct connection *c)
+{
+    return !c->extra || (c->extra->interest & EPOLLIN);
+}
+
+/* Takes a connection out of those whose messages wait. */
+static void hub_unlist_held(struct hub *hub, struct extra *extra)
+{
+    if (!extra->place) return;
+    *extra->place = extra->next;
+    if (extra->next) extra->next->place = extra->place;
+    else hub->held_last = extra->place;
+    extra->place = NULL;
+}
+
+/* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
+ * is mostly written. */
+static bool connection_may_ask(const struct server *server, const struct connection *c)
+{
+    const struct watcher *watcher = &c->extra->watcher;
+    return !c->extra->blocked &&
+           (!watcher->owed || watcher->owed < (size_t)server->options.max_watch);
+}
+
+/* Puts a connection whose messages wait in the row, if nothing of its own keeps it. */
+static void connection_list_held(struct server *server, struct connection *c)
+{
+    struct hub *hub = &server->hub;
+    struct extra *extra = c->extra;
+    if (!extra || !extra->held.len || extra->place || !connection_may_ask(server, c)) return;
+    extra->next = NULL;
+    extra->place = hub->held_last;
+    *hub->held_last = extra;
+    hub->held_last = &extra->next;
 }
 
 /* A connection follows nobody any more. */
@@ -11670,9 +12367,12 @@ static void connection_unwatch(struct server *server, struct connection *c)
     struct watches *w = &server->hub.watches;
     atomic_fetch_sub(&server->watching, (int64_t)c->extra->watcher.count);
     watcher_end(w, &c->extra->watcher);
+    hub_unlist_held(&server->hub, c->extra);
+    buffer_free(&c->extra->held);
+    c->extra->acked_at = 0;
     free(c->extra->may);
     c->extra->may = NULL;
-    connection_settle(c);
+    connection_settle(server, c);
 }
 
 /* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
@@ -11688,6 +12388,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->extra) {
         buffer_free(&c->extra->out);
         c->extra->blocked = false;
+        watcher_stall(&server->hub.watches, &c->extra->watcher, false);
         connection_unwatch(server, c);
     }
     c->link.next = (struct link *)server->hub.dead;
@@ -11698,9 +12399,10 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
-/* Frees the dead. */
+/* Frees the dead, unless events are left, which may be of them. */
 static void hub_bury(struct hub *hub)
 {
+    if (hub->event_at < hub->event_count) return;
     while (hub->dead) {
         struct connection *c = hub->dead;
         hub->dead = (struct connection *)c->link.next;
@@ -11709,15 +12411,18 @@ static void hub_bury(struct hub *hub)
     }
 }
 
-/* Keeps what the socket did not take, and waits for it to take more instead of reading on. */
+/* Keeps what the socket did not take, and waits for it to take more. What the client says is still
+ * heard, as long as the answers are few. */
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
     struct extra *extra = connection_extra(c);
-    if (!extra->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLOUT, c);
     extra->blocked = true;
+    watcher_stall(&server->hub.watches, &extra->watcher, true);
+    hub_unlist_held(&server->hub, extra);
     buffer_add(&extra->out, at, len);
     if (extra->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
+    else connection_interest(server, c);
 }
 
 /* Goes on after wire_write has returned `result` for these bytes. */
@@ -11742,8 +12447,8 @@ static void connection_flush(struct server *server, struct connection *c, struct
     connection_written(server, c, now, reply, n);
 }
 
-/* Sends more of what waits; goes back to reading when all is out, and to telling who is
- * followed. */
+/* Sends more of what waits; goes back to telling who is followed when all is out, and to what the
+ * client asked for meanwhile. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
     struct extra *extra = c->extra;
@@ -11754,13 +12459,15 @@ static void connection_writable(struct server *server, struct connection *c, str
     }
     if (n < 0) return;
     buffer_drop(&extra->out, (size_t)n);
-    if (extra->out.len || wire_unsent(&c->wire)) return;
+    extra->blocked = extra->out.len || wire_unsent(&c->wire);
+    connection_interest(server, c);
+    if (extra->blocked) return;
     buffer_free(&extra->out);
-    extra->blocked = false;
-    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    watcher_stall(&server->hub.watches, &extra->watcher, false);
     if (!watcher_idle(&extra->watcher))
         watcher_list(&server->hub.watches.busy, &extra->watcher);
-    connection_settle(c);
+    connection_list_held(server, c);
+    connection_settle(server, c);
     if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
@@ -11785,19 +12492,42 @@ static void connection_close_error(struct server *server, struct connection *c, 
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
 }
 
+/* Closes as the server stops: come back in so many ms. */
+static void connection_close_restart(struct server *server, struct connection *c,
+                                     struct instant now, int64_t retry_after)
+{
+    char reason[40];
+    snprintf(reason, sizeof reason, "retry_after=%" PRId64, retry_after);
+    connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+}
+
+/* Closes one that came while the server stops: it comes back with the others, at any time. */
+static void connection_close_late(struct server *server, struct connection *c, struct instant now)
+{
+    uint32_t any;
+    int64_t spread = server->hub.stop_spread;
+    random_bytes(&any, sizeof any);
+    if (spread < STOP_SPREAD_MS) spread = STOP_SPREAD_MS;
+    connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
+}
+
 /* Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
     ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
 }
 
-/* Tells the client why its message was refused. */
+/* Tells the client why its message was refused, and for whom. */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    char text[256];
-    snprintf(text, sizeof text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"}",
-             ERRORS[error].code, ERRORS[error].text);
-    hub_reply_text(hub, text);
+    struct buffer text = {0};
+    buffer_print(&text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"",
+                 ERRORS[error].code, ERRORS[error].text);
+    named_write(&text, &hub->named);
+    hub->named.count = 0;
+    buffer_text(&text, "}");
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text.at, text.len});
+    buffer_free(&text);
 }
 
 /* Message {"type":"ping"}: answered with the server's time. */
@@ -12000,18 +12730,65 @@ static enum error watch_check(const struct connection *c, struct json_value user
     return ERROR_NONE;
 }
 
-/* Message {"type":"watch","users":["bob"]}: follow these too; answered by a snapshot of them when
- * the turn ends. All of them or none. */
-static enum error message_watch(struct server *server, struct connection *c, struct instant now,
-                                struct json_value message)
+/* Names those of a refused watch whom the connection may not follow; all are ids. */
+static void watch_name_forbidden(struct server *server, const struct connection *c,
+                                 struct json_value users)
 {
-    (void)now;
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct span text = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(text) || connection_may_watch(c, text)) continue;
+        if (named_add(&server->hub.named, text)) return;
+    }
+}
+
+/* Whether so many ids more keep within the pace: IDS_A_MESSAGE count as a message. Twice
+ * --max-watch may come at once, so that one list can be let go and another be taken. */
+static bool connection_ids_in_pace(const struct server *server, struct connection *c,
+                                   struct instant now, size_t ids)
+{
+    int64_t rate = server->options.max_rate, most = 2000 * server->options.max_watch;
+    if (!rate) return true;
+    if (most < 1000 * IDS_A_MESSAGE) most = 1000 * IDS_A_MESSAGE;
+    struct extra *extra = connection_extra(c);
+    int64_t left = extra->ids - (now.mono - extra->ids_at) * rate * IDS_A_MESSAGE;
+    extra->ids = (left > 0 ? left : 0) + 1000 * (int64_t)ids;
+    extra->ids_at = now.mono;
+    return extra->ids <= most;
+}
+
+/* Whether a watch of so many has to wait: for those before it, for its own connection to take what
+ * it asked for, or for the sum of all. */
+static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
+{
+    const struct hub *hub = &server->hub;
+    return c->extra->held.len || hub->held || !connection_may_ask(server, c) ||
+           hub->watches.owed + hub->watches.loose_count >= WATCH_OWED_MAX ||
+           (hub->ids && hub->ids + count > WATCH_AT_ONCE);
+}
+
+/* Keeps a message to be acted on later, as it came: that takes less than what it asks for. Those of
+ * one connection stay in order, the connections take turns. */
+static void connection_hold(struct server *server, struct connection *c, struct span text)
+{
+    struct buffer *held = &connection_extra(c)->held;
+    uint32_t len = (uint32_t)text.len;
+    buffer_add(held, &len, sizeof len);
+    buffer_add(held, text.at, text.len);
+    connection_list_held(server, c);
+    connection_interest(server, c);
+}
+
+/* Has a connection follow these users too; answered by a snapshot of them. All of them or none. */
+static enum error watch_users(struct server *server, struct connection *c, struct json_value users,
+                              size_t count)
+{
     struct watches *w = &server->hub.watches;
-    struct json_value users, item;
-    size_t most = (size_t)server->options.max_watch, count, fresh = 0;
-    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
-    enum error error = watch_check(c, users, true, &count);
-    if (error) return error;
+    struct json_value item;
+    size_t most = (size_t)server->options.max_watch, fresh = 0;
+    server->hub.ids += count;
     struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
     struct watcher *watcher = &connection_extra(c)->watcher;
     char id[USER_ID_MAX + 1];
@@ -12024,34 +12801,44 @@ static enum error message_watch(struct server *server, struct connection *c, str
         fresh += !watcher_find(watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
-    /* Who asks faster than the store answers may have some of that waiting, but not any number. */
-    if (watcher->count + fresh > most || watcher->owed + snapshot->count > 8 * most + 1000) {
+    if (watcher->count + fresh > most) {
         free(snapshot);
-        connection_settle(c);
+        connection_settle(server, c);
         return ERROR_TOO_MANY_WATCHED;
     }
     for (size_t i = 0; i < snapshot->count; i++)
         if (!watcher_find(watcher, snapshot->users[i]))
             watcher_follow(watcher, snapshot->users[i]);
     atomic_fetch_add(&server->watching, (int64_t)fresh);
-    watcher_owe(watcher, snapshot);
+    watcher_owe(w, watcher, snapshot);
     hub_resolve(server, snapshot);
     if (!watcher->place) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
 }
 
-/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
- * There is no answer. */
-static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
-                                  struct json_value message)
+/* Message {"type":"watch","users":["bob"]}: follow these too. Wrong ones are told so at once. */
+static enum error message_watch(struct server *server, struct connection *c, struct instant now,
+                                struct json_value message)
 {
-    (void)now;
-    struct watches *w = &server->hub.watches;
-    struct json_value users, item;
-    bool all = !json_member(message, "users", &users);
+    struct json_value users;
     size_t count;
-    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
-    if (error || !c->extra) return error;
+    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
+    enum error error = watch_check(c, users, true, &count);
+    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
+    if (error) return error;
+    if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
+    connection_extra(c);
+    if (!watch_waits(server, c, count)) return watch_users(server, c, users, count);
+    connection_hold(server, c, message.raw);
+    return ERROR_NONE;
+}
+
+/* Has a connection follow these users no longer, or nobody when `all`. */
+static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
+                          bool all)
+{
+    struct watches *w = &server->hub.watches;
+    struct json_value item;
     struct watcher *watcher = &c->extra->watcher;
     size_t before = watcher->count;
     char id[USER_ID_MAX + 1];
@@ -12062,8 +12849,64 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
         if (e) watcher_let_go(w, watcher, e);
     }
     atomic_fetch_sub(&server->watching, (int64_t)(before - watcher->count));
-    connection_settle(c);
+    connection_settle(server, c);
+}
+
+/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
+ * There is no answer. Also heard from one whose socket is full; behind a watch that waits it waits
+ * too. */
+static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
+                                  struct json_value message)
+{
+    struct json_value users;
+    bool all = !json_member(message, "users", &users);
+    size_t count = 0;
+    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
+    if (error || !c->extra) return error;
+    if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
+    if (c->extra->held.len) connection_hold(server, c, message.raw);
+    else unwatch_users(server, c, users, all);
     return ERROR_NONE;
+}
+
+/* Acts on the first message that waits of a connection. */
+static enum error connection_take_held(struct server *server, struct connection *c)
+{
+    struct buffer *held = &c->extra->held;
+    struct json_value message, users, type;
+    uint32_t len;
+    size_t count;
+    memcpy(&len, held->at, sizeof len);
+    char *text = mem_copy_text(held->at + sizeof len, len);
+    buffer_drop(held, sizeof len + len);
+    if (!held->len) buffer_free(held);
+    json_parse((struct span){text, len}, JSON_DEPTH_MAX, &message); /* it was when it came */
+    json_member(message, "type", &type);
+    bool named = json_member(message, "users", &users);
+    enum error error = ERROR_NONE;
+    if (json_is(type, "unwatch")) unwatch_users(server, c, users, !named);
+    else if (!(error = watch_check(c, users, true, &count)))
+        error = watch_users(server, c, users, count);
+    free(text);
+    return error;
+}
+
+/* Acts on messages that waited, one of each connection in turn, while there is time and room. */
+static void hub_work(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    const struct watches *w = &hub->watches;
+    for (bool over = false; hub->held && !over; over = clock_work_us() >= hub->until) {
+        struct extra *extra = hub->held;
+        struct connection *c = extra->c;
+        if (w->owed + w->loose_count >= WATCH_OWED_MAX) return;
+        hub_unlist_held(hub, extra);
+        enum error error = connection_take_held(server, c);
+        connection_list_held(server, c); /* behind the others */
+        connection_interest(server, c);
+        if (error) hub_reply_error(hub, error);
+        connection_flush(server, c, now);
+    }
 }
 
 static const struct message_row {
@@ -12081,7 +12924,8 @@ static enum error connection_message(struct server *server, struct connection *c
                                      struct instant now, struct span text)
 {
     struct json_value message, type, who;
-    if (text.len == 4 && !memcmp(text.at, "ping", 4)) {
+    bool line = text.len == 5 && text.at[4] == '\n'; /* as line-minded tools send it */
+    if ((text.len == 4 || line) && !memcmp(text.at, "ping", 4)) {
         hub_reply_text(&server->hub, "pong");
         return ERROR_NONE;
     }
@@ -12110,6 +12954,13 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
+/* Closes for more than the pace. */
+static void connection_too_fast(struct server *server, struct connection *c, struct instant now)
+{
+    count_one(&server->counters.too_fast);
+    connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+}
+
 /* The client closed: the answer carries its code back. Its own failures count as a broken line.
  * 4001 is what 1001 would be if browsers let a page say that. */
 static void connection_closed_by_client(struct server *server, struct connection *c,
@@ -12128,8 +12979,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     struct hub *hub = &server->hub;
     if (event->kind == WS_MORE) return;
     if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c)) {
-        count_one(&server->counters.too_fast);
-        connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+        connection_too_fast(server, c, now);
         return;
     }
     enum error error;
@@ -12137,7 +12987,8 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_TEXT:
         count_one(&server->counters.messages);
         error = connection_message(server, c, now, event->data);
-        if (error) hub_reply_error(hub, error);
+        if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
+        else if (error) hub_reply_error(hub, error);
         return;
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
@@ -12182,7 +13033,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 /* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
-    ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
+    size_t most = c->wire.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
+    ssize_t n = wire_read(&c->wire, server->hub.scratch, most);
     if (n > 0) connection_take(server, c, now, server->hub.scratch, (size_t)n);
     bool over = n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire);
     if (over && c->link.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
@@ -12446,7 +13298,7 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
         watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
-        connection_settle(c);
+        connection_settle(server, c);
         return false;
     }
     if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
@@ -12469,38 +13321,61 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
+/* Fills letters for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_letters(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct post *post = &hub->post;
+    struct watcher *watcher;
+    bool over = false;
+    while (!over && post_has_room(post) && (watcher = watches_next(&hub->watches))) {
+        struct connection *c = ((struct extra *)watcher)->c;
+        size_t at = post->text.len;
+        watcher_list(NULL, watcher);
+        if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
+        over = clock_work_us() >= hub->until;
+    }
+}
+
+/* Goes on after a letter was sent: with the next piece for the same one while there is time,
+ * otherwise in another turn. */
+static void hub_letter_sent(struct server *server, struct letter *l, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct connection *c = l->c;
+    struct span bytes = {hub->post.text.at + l->at, l->len};
+    connection_written(server, c, now, bytes, l->result);
+    if (clock_work_us() < hub->until) watcher_send(server, c, now);
+    else if (c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked)
+        watcher_list(&hub->watches.busy, &c->extra->watcher);
+    connection_list_held(server, c);
+    if (server->presence.transition_count) hub_take_transitions(server, now);
+}
+
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
  * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
- * the table is as the transitions left it. */
+ * the table is as the transitions left it. When the time is over the rest is for the next turn. */
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct watches *w = &hub->watches;
     struct post *post = &hub->post;
-    if (w->changed && now.mono >= hub->spread_at) {
-        watches_spread(w, &server->presence, now);
-        hub->spread_at = now.mono + server->options.watch_interval;
-    }
-    if (w->busy) watches_begin_turn(w);
-    while (w->busy) {
-        while (w->busy && post_has_room(post)) {
-            struct connection *c = ((struct extra *)w->busy)->c;
-            size_t at = post->text.len;
-            watcher_list(NULL, w->busy);
-            if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
-        }
+    bool due = w->changed && now.mono >= hub->spread_at;
+    if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
+    if (due || w->spreading) watches_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool over = !watches_next(w);
+    if (!over) watches_begin_turn(w);
+    while (!over) {
+        hub_fill_letters(server, now);
         size_t count = post_deliver(post);
-        for (struct letter *l = post->letters; l < post->letters + count; l++) {
-            struct span bytes = {post->text.at + l->at, l->len};
-            connection_written(server, l->c, now, bytes, l->result);
-            watcher_send(server, l->c, now);
-            if (server->presence.transition_count) hub_take_transitions(server, now);
-        }
+        for (struct letter *l = post->letters; l < post->letters + count; l++)
+            hub_letter_sent(server, l, now);
         post->text.len = 0;
+        over = clock_work_us() >= hub->until || !watches_next(w);
     }
     if (!w->loose) return;
     pthread_mutex_lock(&server->table_lock);
-    watches_sweep(w, &server->presence, now);
+    watches_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
 }
 
@@ -12529,7 +13404,7 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
     }
     int64_t sent = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
     if (!s->blocked && now.mono >= sent + STREAM_SILENCE_MS) {
-        buffer_text(&s->own, ":\n\n"); /* all events are sent: between two of them */
+        buffer_text(&s->own, ":\n"); /* all events are sent: between two of them */
         stream_send(server, s, now);
         sent = now.mono;
     }
@@ -12540,13 +13415,82 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+/* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
+struct tcp_facts {
+    uint8_t states[8];
+    uint32_t before[4], unacked, between[7], last_ack_recv, behind[11]; /* unacked: packets */
+    uint64_t pacing[2], bytes_acked, bytes_received;
+    uint32_t packets[2], notsent_bytes;
+};
+
+/* What TCP says of a connection: bytes that the other side has acknowledged, how long ago it was
+ * last heard of, ms, and whether more is on its way. False when it is over. */
+static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t *quiet, bool *more)
+{
+    struct tcp_facts facts = {0};
+    socklen_t len = sizeof facts;
+    if (getsockopt(c->wire.fd, IPPROTO_TCP, TCP_INFO, &facts, &len)) return false;
+    *acked = facts.bytes_acked;
+    *quiet = facts.last_ack_recv;
+    *more = facts.unacked || facts.notsent_bytes || connection_blocked(c);
+    return true;
+}
+
+/* Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on its
+ * way, and connection_lives is asked. */
+static void connection_note_ping(struct connection *c)
+{
+    uint64_t acked;
+    int64_t quiet;
+    bool more;
+    if (!connection_tcp(c, &acked, &quiet, &more)) return;
+    if (!more) return;
+    struct extra *extra = connection_extra(c);
+    extra->behind = true;
+    extra->acked = acked;
+    extra->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+}
+
+/* When one who was behind at the last ping was last known to live, by what its TCP took of the bytes
+ * that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What a user
+ * sees of last_seen does not move by it. */
+static int64_t connection_lives(const struct connection *c, struct instant now)
+{
+    struct extra *extra = c->extra;
+    uint64_t acked;
+    int64_t quiet;
+    bool more;
+    if (!extra) return 0;
+    if (!extra->behind || !connection_tcp(c, &acked, &quiet, &more)) return extra->acked_at;
+    if (acked != extra->acked) extra->acked_at = now.mono - quiet;
+    extra->acked = acked;
+    extra->behind = more; /* otherwise it has the ping now, and its time to answer */
+    return extra->acked_at;
+}
+
+/* A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing. */
+static void connection_forget_acked(struct server *server, struct connection *c)
+{
+    if (!c->extra || !c->extra->acked_at) return;
+    c->extra->behind = false;
+    c->extra->acked_at = 0;
+    connection_settle(server, c);
+}
+
+/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping: then
+ * the time runs anew from the last byte that it took. If it was the server that stood still, the
  * answer waits in the socket: that is read first. */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
+    if (connection_reads(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
+        return;
+    }
+    int64_t interval = server->options.ping_interval, soon = now.mono + interval;
+    int64_t drop_at = connection_lives(c, now) + interval + server->options.pong_timeout;
+    if (now.mono < drop_at) {
+        connection_arm(server, c, drop_at < soon ? drop_at : soon); /* see silence_judge */
         return;
     }
     count_one(&server->counters.heartbeat_timeouts);
@@ -12566,8 +13510,10 @@ static void connection_silence(struct server *server, struct connection *c, stru
         return;
     }
     connection_arm(server, c, due);
+    if (silence != SILENCE_WAITS) connection_forget_acked(server, c);
     if (silence != SILENCE_PING) return;
     count_one(&server->counters.pings_sent);
+    connection_note_ping(c);
     ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
     connection_flush(server, c, now);
 }
@@ -12808,6 +13754,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
+    } else if (refuse == ERROR_STOPPING) {
+        connection_close_late(server, c, now);
     } else if (refuse) {
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
@@ -12839,7 +13787,8 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n\n", STREAM_RETRY_MS);
+    /* With the first event's block: some clients deliver one of its own as an empty event. */
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
@@ -12895,7 +13844,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
 }
 
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
- * turn. */
+ * few turns. */
 struct hub_ask {
     struct loop_call call;
     sem_t done;
@@ -12954,17 +13903,25 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
     sem_post(&ask->done);
 }
 
-/* Question: close all connections of a user, who is offline after it; count is how many. */
+/* Question: close all connections of a user, who is offline after it; count is how many. Of
+ * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct loop_call *call)
 {
     struct hub_ask *ask = (struct hub_ask *)call;
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
-    while (user && user->links) {
-        struct connection *c = (struct connection *)user->links;
-        connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
-        connection_flush(server, c, now);
-        ask->count++;
+    bool over = !user;
+    for (; !over && user->links; over = clock_work_us() >= server->hub.until) {
+        for (int share = KICK_SHARE; user->links && share; share--) {
+            struct connection *c = (struct connection *)user->links;
+            connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
+            connection_flush(server, c, now);
+            ask->count++;
+        }
+    }
+    if (user && user->links) {
+        loop_post(&server->hub.loop, call);
+        return;
     }
     pthread_mutex_lock(&server->table_lock);
     if (user) presence_end(&server->presence, now, user, REASON_KICKED);
@@ -13050,14 +14007,13 @@ static void hub_stop(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
-    int64_t count = (int64_t)p->connections, spread = count > 2000 ? count : 2000, i = 0;
+    int64_t count = (int64_t)p->connections, i = 0;
+    int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
         while (user->links) {
             struct connection *c = (struct connection *)user->links;
-            char reason[40];
-            snprintf(reason, sizeof reason, "retry_after=%" PRId64, 500 + i++ * spread / count);
-            connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
+            connection_close_restart(server, c, now, STOP_RETRY_MS + i++ * spread / count);
             connection_flush(server, c, now);
         }
     }
@@ -13081,10 +14037,19 @@ static void hub_sample(struct server *server, struct instant now)
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
 }
 
+/* Whether a turn left something for which there was no time: the next must not sleep. */
+static bool hub_has_work(const struct hub *hub)
+{
+    const struct watches *w = &hub->watches;
+    return hub->loop.taken || w->spreading || w->busy || w->serving || w->loose ||
+           (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
+}
+
 /* How long the hub may sleep, ms; -1 for ever. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
+    if (hub_has_work(hub)) return 0;
     const struct presence *p = &server->presence;
     int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
@@ -13124,6 +14089,41 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
+/* Acts on what happened at one socket. */
+static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
+{
+    struct connection *c = event->data.ptr;
+    if (event->data.ptr == &server->hub.loop || c->link.state == CONNECTION_DEAD) return;
+    if (c->link.is_stream) {
+        stream_event(server, (struct stream *)c, now);
+        return;
+    }
+    if (connection_blocked(c) && (event->events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+        connection_writable(server, c, now);
+    if (c->link.state == CONNECTION_DEAD) return;
+    bool over = event->events & (EPOLLERR | EPOLLHUP);
+    if (connection_reads(c) && (over || event->events & EPOLLIN))
+        connection_readable(server, c, now);
+    else if (over) connection_end(server, c, now, END_DROPPED);
+}
+
+/* Acts on what happened at sockets, as far as there is time. What is left comes before anything
+ * that happens later: nobody is passed over twice. */
+static void hub_input(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (bool over = false; hub->event_at < hub->event_count && !over;) {
+        hub_event(server, &hub->events[hub->event_at++], now);
+        over = clock_work_us() >= hub->until;
+    }
+}
+
 /* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
  * than that, the process stood still, and the users without a connection are given that time. They
  * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
@@ -13134,35 +14134,46 @@ static void hub_wake(struct server *server, int64_t wait)
     struct instant now = server_now(server);
     int64_t gap = now.mono - hub->turned_at;
     hub->turned_at = now.mono;
-    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, now, gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
-/* One turn: calls, sockets, timers, transitions, store, the dead. */
+/* One turn: calls, sockets, timers, transitions, who follows, store, the dead. Each part has its
+ * time, and does something in every turn; what it leaves is for the next turn, so that nobody waits
+ * long for an answer whatever others ask for. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
-    struct epoll_event events[HUB_EVENTS];
-    int64_t wait = hub_wait(server, clock_mono_ms());
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
-    hub_wake(server, wait);
-    loop_run_calls(&hub->loop, server);
-    struct instant now = server_now(server); /* behind the calls, which have their own */
-    for (int i = 0; i < count; i++) {
-        struct connection *c = events[i].data.ptr;
-        if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
-        if (c->link.is_stream) stream_event(server, (struct stream *)c, now);
-        else if (connection_blocked(c)) connection_writable(server, c, now);
-        else connection_readable(server, c, now);
+    int64_t wait = 0;
+    if (hub->event_at == hub->event_count) {
+        wait = hub_wait(server, clock_mono_ms());
+        hub->event_at = 0;
+        hub->event_count = loop_wait(&hub->loop, hub->events, HUB_EVENTS, wait);
     }
-    for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
+    hub_wake(server, wait);
+    hub->ids = 0;
+    hub_begin_part(hub, HUB_CALLS_US);
+    loop_run_calls_until(&hub->loop, server, hub->until);
+    struct instant now = server_now(server); /* behind the calls, which have their own */
+    hub_begin_part(hub, HUB_INPUT_US);
+    hub_input(server, now);
+    hub_begin_part(hub, HUB_TIMERS_US);
+    struct timer *timer;
+    bool over = false;
+    while (!over && (timer = wheel_pop(&hub->wheel, now.mono))) {
         connection_timer(server, connection_of_timer(timer), now);
+        over = clock_work_us() >= hub->until;
+    }
+    int64_t share = hub->event_at < hub->event_count ? HUB_WORK_LEAST_US : HUB_WORK_US;
+    hub_begin_part(hub, share);
+    hub_work(server, now);
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
     hub_crowd(server, now);
     hub_take_transitions(server, now);
+    hub_begin_part(hub, share);
     hub_watch(server, now);
     hub_sample(server, now);
     hub_sync(server, now);
@@ -13234,6 +14245,7 @@ static bool hub_init(struct server *server, struct instant now)
     pthread_mutex_init(&hub->reader.lock, NULL);
     pthread_cond_init(&hub->reader.wake, NULL);
     hub->reader.last = &hub->reader.first;
+    hub->held_last = &hub->held;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
@@ -13245,6 +14257,7 @@ static void hub_free(struct server *server)
     struct instant now = server_now(server);
     for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
         connection_end(server, connection_of_timer(timer), now, END_STOP);
+    hub->event_at = hub->event_count;
     hub_bury(hub);
     post_stop(&hub->post);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
@@ -13841,8 +14854,8 @@ static void door_cut_hello(struct server *server, struct pending *p)
     door_close(server, p);
 }
 
-/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
- * HTTP if it does not look like TLS at all. */
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in
+ * plain HTTP if it does not look like TLS at all. */
 static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
 {
     struct buffer *in = &p->wire.tls->in;
@@ -13877,16 +14890,11 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         door_close(server, p);
         return;
     }
-    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
-    size_t known = tls->set_up ? 0 : p->hello.scanned;
-    const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
-    struct tls_records next = tls_whole_records(unread, tls->in.len - known);
-    if (next.alert && !next.whole && !tls->set_up) {
-        door_refuse_hello(server, p, now, next.alert);
-    } else if (ready && (known || next.whole || next.alert)) {
-        door_shake(server, p);
-    } else {
-        pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    uint8_t alert;
+    switch (tls_hello_look(tls, &p->hello, &alert)) {
+    case HELLO_REFUSE: door_refuse_hello(server, p, now, alert); return;
+    case HELLO_SHAKE: door_shake(server, p); return;
+    default: pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN); return;
     }
 }
 
@@ -14141,20 +15149,36 @@ static void door_watch_listeners(struct server *server, uint32_t events)
                    &server->listeners[i]);
 }
 
-/* Rests from accepting after an error that will not go away at once (no descriptors, no memory):
- * what is connected goes on being served, and nothing spins. */
-static void door_pause(struct server *server, int64_t now)
+/* Rests from accepting after an error that will not go away at once: what is connected goes on being
+ * served, and nothing spins. Without descriptors or memory no listener gives anything; any other
+ * reason is that of this one, and the others go on. */
+static void door_pause(struct server *server, struct listener *listener, int64_t now)
 {
     struct door *door = &server->door;
+    int error = errno;
+    bool full = error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
     count_one(&server->counters.accept_errors);
     if (!door->paused_logged || now - door->paused_logged > QUIET_MS)
-        log_line(&server->log, LOG_WARN,
-                 "cannot accept connections: %s; raise the descriptor limit (ulimit -n) or lower"
-                 " --max-connections", strerror(errno));
+        log_line(&server->log, LOG_WARN, "cannot accept connections: %s; %s", strerror(error),
+                 full ? "raise the descriptor limit (ulimit -n) or lower --max-connections"
+                      : "it is tried again and again");
     door->paused_logged = now;
-    door->paused = true;
-    door_watch_listeners(server, 0);
+    door->paused = full;
+    if (full) door_watch_listeners(server, 0);
+    else loop_watch(&door->loop, EPOLL_CTL_MOD, listener->fd, 0, listener);
     timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
+}
+
+/* Whether an accept failed for the one connection that it would have given (accept(2)): the next may
+ * be fine. */
+static bool accept_lost_one(int error)
+{
+    static const int errors[] = {ECONNABORTED, EINTR, EPERM, EPROTO, ENETDOWN, ENETUNREACH,
+                                 EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+                                 ETIMEDOUT};
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        if (error == errors[i]) return true;
+    return false;
 }
 
 /* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
@@ -14162,17 +15186,20 @@ static void door_pause(struct server *server, int64_t now)
 static void door_accept(struct server *server, struct listener *listener, int64_t now)
 {
     struct pending *admitted[DOOR_ACCEPTS];
-    int count = 0;
-    while (count < DOOR_ACCEPTS && !server->door.paused) {
+    int count = 0, lost = 0;
+    while (count + lost < DOOR_ACCEPTS && !server->door.paused) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
         int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
                          SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) admitted[count++] = door_admit(server, listener, fd, &peer, now);
-        else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
-            door_pause(server, now);
         else if (errno == EAGAIN || errno == EBADF) break;
-        /* anything else is the fault of that one connection: accept(2) */
+        else if (accept_lost_one(errno) && ++lost < DOOR_ACCEPTS) /* so many: it does not go away */
+            count_one(&server->counters.accept_errors);
+        else {
+            door_pause(server, listener, now);
+            break;
+        }
     }
     for (int i = 0; i < count; i++) {
         if (admitted[i]->phase == PENDING_GONE) continue;
@@ -14240,6 +15267,7 @@ static void door_run(void *context)
     struct server *server = context;
     struct door *door = &server->door;
     struct epoll_event events[DOOR_EVENTS];
+    int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
@@ -14248,9 +15276,12 @@ static void door_run(void *context)
         if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
+        int64_t wake_by = wait < 0 ? INT64_MAX : now + wait + PAUSE_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
         door->turn++;
+        if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -14258,7 +15289,7 @@ static void door_run(void *context)
             door->gone = p->next;
             door_close(server, p);
         }
-        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
+        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
@@ -14569,8 +15600,23 @@ static enum error api_read_batch(const struct http_request *request, const struc
     return ERROR_NONE;
 }
 
+/* Names those of a refused batch whom the token does not let its bearer see. */
+static void api_name_forbidden(const struct http_request *request, struct json_value users,
+                               struct http_response *response)
+{
+    struct json_value item;
+    char id[USER_ID_MAX + 1];
+    response->named = mem_new(sizeof *response->named);
+    for (size_t cursor = 0; json_item(users, &cursor, &item);) {
+        int len = json_string(item, id, sizeof id);
+        struct span span = {id, len < 0 ? 0 : (size_t)len};
+        if (!user_id_valid(span) || token_may_watch(request->token, span)) continue;
+        if (named_add(response->named, span)) return;
+    }
+}
+
 /* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked; null last_seen for
- * one never seen. */
+ * one never seen. Every change up to the position is in the answer. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -14588,12 +15634,18 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     enum error error = api_read_batch(request, may, users, views, &count);
     free(may);
     if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
+    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, users, response);
+    pthread_mutex_lock(&server->table_lock);
+    struct position position = server_position(server);
+    pthread_mutex_unlock(&server->table_lock);
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
     if (!error) {
         struct buffer *out = api_json(response);
         char when[TIME_TEXT];
-        buffer_print(out, "{\"generated_at\":\"%s\",\"users\":[",
+        buffer_text(out, "{");
+        position_write(out, position);
+        buffer_print(out, ",\"generated_at\":\"%s\",\"users\":[",
                      time_text(request->now.mono + request->now.offset, when));
         for (size_t i = 0; i < count; i++) {
             if (i) buffer_text(out, ",");
@@ -15149,22 +16201,47 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Appends one connection; the table's lock is held. */
-static void api_write_connection(struct buffer *out, const struct connection *c, struct instant now)
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* Copies a connection; the table's lock is held. */
+static void api_view_connection(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed),
+        .port = c->link.port,
+        .status = c->link.status,
+    };
+    memcpy(view->address, c->link.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* Appends one connection. */
+static void api_write_connection(struct buffer *out, const struct connection_view *c,
+                                 struct instant now)
 {
     char number[17], address[64];
     buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
                  connection_id_text(c->number, number),
-                 address_unpack_text(c->link.address, address, sizeof address), c->link.port);
-    const char *agent = c->agent ? c->agent->text : "";
-    json_write_string(out, (struct span){agent, strlen(agent)});
+                 address_unpack_text(c->address, address, sizeof address), c->port);
+    json_write_string(out, (struct span){c->agent, strlen(c->agent)});
     view_write_time(out, "connected_at", c->connected_at + now.offset, true);
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    view_write_time(out, "last_heard", heard + now.offset, true);
-    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->link.status]);
-    uint32_t round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed);
-    if (round_trip == UINT32_MAX) buffer_text(out, "null}");
-    else buffer_print(out, "%" PRIu32 "}", round_trip);
+    view_write_time(out, "last_heard", c->heard_at + now.offset, true);
+    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) buffer_text(out, "null}");
+    else buffer_print(out, "%" PRIu32 "}", c->round_trip);
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
@@ -15173,16 +16250,28 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
 {
+    struct connection_view *list = NULL;
+    const struct user *user;
+    size_t room = 0, count = 0;
     pthread_mutex_lock(&server->table_lock);
+    while ((user = presence_find(&server->presence, id)) && user->connections > room) {
+        room = user->connections;
+        pthread_mutex_unlock(&server->table_lock);
+        free(list);
+        list = mem_new(room * sizeof *list);
+        pthread_mutex_lock(&server->table_lock);
+    }
     *position = server_position(server);
-    const struct user *user = presence_find(&server->presence, id);
     if (user) view_user(view, user, now);
     if (user) view_keep(view, texts);
-    for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
-        api_write_connection(connections, (const struct connection *)link, now);
-        if (link->next) buffer_text(connections, ",");
-    }
+    for (const struct link *link = user ? user->links : NULL; link; link = link->next)
+        api_view_connection(&list[count++], (const struct connection *)link);
     pthread_mutex_unlock(&server->table_lock);
+    for (size_t i = 0; i < count; i++) {
+        if (i) buffer_text(connections, ",");
+        api_write_connection(connections, &list[i], now);
+    }
+    free(list);
     return user != NULL;
 }
 
@@ -15400,7 +16489,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
                  t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_text(out, "},\"certificates\":[");
+    buffer_print(out, "},\"landlock_version\":%ld,\"certificates\":[", server->landlock);
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     buffer_text(out, "]");
     api_write_webhook(out, server, t.store.outbox);
@@ -15433,8 +16522,8 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
 static void metrics_refusals(struct buffer *out, const struct server *server)
 {
     static const char name[] = "presence_upgrades_refused_by_reason_total";
-    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n# TYPE %s counter\n", name,
-                 name);
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
+    buffer_print(out, "# TYPE %s counter\n", name);
     for (int i = 0; i < ERROR_COUNT; i++) {
         uint64_t count = atomic_load(&server->refusals[i]);
         if (count)
@@ -15469,6 +16558,8 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "store_oldest_reader_seconds",
                   "seconds that a command has been reading the store",
                   t.store.oldest_reader_ms / 1000);
+    metrics_gauge(out, "landlock_version", "version of Landlock that walls it off, 0 for none",
+                  server->landlock);
     metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
                   (int64_t)t.store.outbox);
     metrics_gauge(out, "tls_certificates_untimely",
@@ -15894,34 +16985,54 @@ static enum error login_password(const struct http_request *request, char out[PA
     return ERROR_NONE;
 }
 
-/* Tries a password for an address, which has to wait after wrong ones; only one is hashed at a
- * time. *wait gets the ms until another may be tried. */
+/* Waits for the turn of an address, as far as it may; whether it has it, and *wait otherwise. */
+static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
+{
+    struct login_queue *queue = &server->logins;
+    pthread_mutex_lock(&server->address_lock);
+    const struct address_entry *known = address_find(&server->addresses, key);
+    int64_t blocked = known ? address_blocked(known, now) : 0;
+    bool guessed = known && address_has_failed(known, now);
+    pthread_mutex_unlock(&server->address_lock);
+    pthread_mutex_lock(&server->login_lock);
+    enum login_turn turn = login_ask(queue, key, guessed, blocked, now, wait);
+    if (turn == LOGIN_NEXT) {
+        queue->waiting++;
+        while (queue->busy) pthread_cond_wait(&server->login_done, &server->login_lock);
+        queue->waiting--;
+    }
+    if (turn != LOGIN_LATER) queue->busy = true;
+    pthread_mutex_unlock(&server->login_lock);
+    return turn != LOGIN_LATER;
+}
+
+/* The turn is the next one's; this one took so many ms. */
+static void login_end(struct server *server, int64_t took)
+{
+    pthread_mutex_lock(&server->login_lock);
+    server->logins.busy = false;
+    server->logins.took = (3 * server->logins.took + took) / 4;
+    pthread_cond_signal(&server->login_done);
+    pthread_mutex_unlock(&server->login_lock);
+}
+
+/* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
 static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
                             const struct password *right, struct span password, int64_t *wait)
 {
     uint8_t key[16];
-    enum error error = ERROR_TOO_MANY_FAILURES;
-    *wait = 1000;
-    if (pthread_mutex_trylock(&server->password_turn)) return error;
     address_group(address, key);
+    if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
+    int64_t start = clock_mono_ms();
+    bool good = password_check(right, password);
     pthread_mutex_lock(&server->address_lock);
-    const struct address_entry *known = address_find(&server->addresses, key);
-    int64_t blocked = known ? address_blocked(known, now) : 0;
+    struct address_entry *entry = address_make(&server->addresses, key);
+    if (good) address_clear_failures(entry);
+    else address_note_failure(entry, clock_mono_ms());
+    address_settle(&server->addresses, entry, clock_mono_ms());
     pthread_mutex_unlock(&server->address_lock);
-    if (blocked) {
-        *wait = blocked;
-    } else {
-        bool good = password_check(right, password);
-        error = good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
-        pthread_mutex_lock(&server->address_lock);
-        struct address_entry *entry = address_make(&server->addresses, key);
-        if (good) address_clear_failures(entry);
-        else address_note_failure(entry, clock_mono_ms());
-        address_settle(&server->addresses, entry, clock_mono_ms());
-        pthread_mutex_unlock(&server->address_lock);
-    }
-    pthread_mutex_unlock(&server->password_turn);
-    return error;
+    login_end(server, clock_mono_ms() - start);
+    return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
 /* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
@@ -16211,12 +17322,23 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
-/* Whether one that is refused may be upgraded to be told why: it asks by a browser, and not too
- * many are, whom no other limit holds. Takes a place among these if so. */
+/* Whether a client offers our subprotocol: then it is one that knows our close codes. */
+static bool upgrade_offers_ours(const struct seam_request *raw)
+{
+    for (int i = 0; i < raw->header_count; i++)
+        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
+            header_has_exact(raw->headers[i].value, "presence.v1"))
+            return true;
+    return false;
+}
+
+/* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
+ * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node neither;
+ * and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
     const char *origin;
-    if (!request_header(raw, "Origin", &origin)) return false;
+    if (!request_header(raw, "Origin", &origin) && !upgrade_offers_ours(raw)) return false;
     if (atomic_fetch_add(&server->refused, 1) < REFUSED_MAX) return true;
     atomic_fetch_sub(&server->refused, 1);
     return false;
@@ -16240,9 +17362,9 @@ static void upgrade_note_refusal(struct server *server, const struct http_reques
     server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
- * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
- * when REFUSED_MAX are. */
+/* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
+ * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
+ * not when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct pending *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -16277,10 +17399,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     struct span id = {a->id, a->id_len};
     if (!refuse) server_look_ahead(server, id, &a->ahead);
     if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
-    for (int i = 0; i < raw->header_count; i++)
-        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
-            header_has_exact(raw->headers[i].value, "presence.v1"))
-            raw->subprotocol = "presence.v1";
+    if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
 }
@@ -16448,6 +17567,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     buffer_free(&response.body);
     buffer_free(&response.location);
     view_texts_free(&response.texts);
+    free(response.named);
     return response.status;
 }
 
@@ -16834,8 +17954,8 @@ static void wall_open_webhook(int ruleset, const struct webhook *hook)
 
 /* Walls the process off from what it has no business with, for good and for all threads that start
  * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets but the webhook's; signals to others. As far as the kernel can, which says nothing if
- * it cannot. */
+ * TCP sockets but the webhook's; signals to others. As far as the kernel can: server->landlock is
+ * what /metrics says of it. */
 static void server_wall_off(struct server *server)
 {
     static const size_t lists[] = {
@@ -16869,6 +17989,7 @@ static void server_wall_off(struct server *server)
     if (*options->admin_password_file) wall_open_file(ruleset, options->admin_password_file);
     wall_open_webhook(ruleset, &server->webhook);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
+    if (done) server->landlock = abi;
     close(ruleset);
     log_line(&server->log, LOG_DEBUG, done ? "walled off by Landlock, version %ld"
                                            : "Landlock, version %ld, refuses", abi);
@@ -17021,7 +18142,23 @@ static bool server_start(struct server *server, char *err)
 static void stop_now(int signal)
 {
     (void)signal;
+    last_words("presence: stopped at once by a second signal; what was not written yet is lost\n");
     _exit(1);
+}
+
+/* A server's signals from its first moment: what asks for nothing that it knows does not end it,
+ * and SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an
+ * error where it is made. */
+static void server_ignore_signals(void)
+{
+    static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
+                                  SIGIO,   SIGPROF, SIGPWR,  SIGSTKFLT, SIGVTALRM};
+    sigset_t later;
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
+    for (int n = SIGRTMIN; n <= SIGRTMAX; n++) signal(n, SIG_IGN);
+    sigemptyset(&later);
+    sigaddset(&later, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &later, NULL);
 }
 
 /* A number that differs when a file was written or replaced. */
@@ -17140,8 +18277,6 @@ static int server_serve(struct server *server)
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGXFSZ, SIG_IGN); /* a file size limit is a full disk, not the end */
     bool started = server_start(server, err);
     if (started) {
         server_announce(server);
@@ -17240,6 +18375,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_HELP: options_print_help(stdout); return 0;
     default: break;
     }
+    if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good && tls_shared_init(&server->tls, &server->counters);
     if (!good) return fail(1, "Mbed TLS cannot start");
@@ -17250,6 +18386,7 @@ static int run_command(struct server *server, const struct command_line *line)
            server_check_tls(server, err) &&
            webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;
+    if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
@@ -17263,9 +18400,9 @@ static int run_command(struct server *server, const struct command_line *line)
 }
 
 /* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
- * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
- * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
- * is said on stderr is lost, as was asked for. The first thing in main. */
+ * would get one of them, and what is meant for stdout or stderr would be written into it. To read
+ * stdin or to write stdout fails then, so that --dump does not say that it has written what nobody
+ * has got; what is said on stderr is lost, as was asked for. The first thing in main. */
 static int main_take_descriptors(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {
@@ -17290,7 +18427,8 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.secrets_lock, NULL);
     pthread_mutex_init(&server.session_lock, NULL);
     server.logouts = 1;
-    pthread_mutex_init(&server.password_turn, NULL);
+    pthread_mutex_init(&server.login_lock, NULL);
+    pthread_cond_init(&server.login_done, NULL);
     pthread_mutex_init(&server.refusal_lock, NULL);
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);

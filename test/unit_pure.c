@@ -85,6 +85,47 @@ static bool pure_utf8_text_reference(const uint8_t *s, size_t n)
     return true;
 }
 
+/* Whether bytes could follow that make the text valid. */
+static bool pure_utf8_begins_reference(const uint8_t *s, size_t n)
+{
+    static const uint8_t edges[] = {0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf};
+    uint8_t last[8];
+    for (size_t cut = 0; cut <= 3 && cut <= n; cut++) {
+        if (!pure_utf8_text_reference(s, n - cut)) continue;
+        if (!cut) return true;
+        if (n) memcpy(last, s + n - cut, cut);
+        for (size_t more = 1; more + cut <= 4; more++) {
+            for (int i = 0, all = more == 1 ? 6 : more == 2 ? 36 : 216; i < all; i++) {
+                const int picks[] = {i % 6, i / 6 % 6, i / 36};
+                for (size_t k = 0; k < more; k++) last[cut + k] = edges[picks[k]];
+                if (pure_utf8_text_reference(last, cut + more)) return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* A text that is not complete is refused as soon as no bytes that follow could make it valid. */
+static void test_utf8_begins_agrees_with_the_grammar(void **state)
+{
+    (void)state;
+    static const uint8_t bytes[] = {'a', 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc1, 0xc2,
+                                    0xdf, 0xe0, 0xe1, 0xed, 0xee, 0xef, 0xf0, 0xf1, 0xf3, 0xf4, 0xf5};
+    uint32_t seed = 1;
+    for (int i = 0; i < 4000; i++) {
+        uint8_t s[16];
+        size_t n = 0, whole;
+        for (seed = seed * 1664525 + 1013904223; n < (seed >> 28); n++) {
+            uint32_t r = seed >> 5 ^ (uint32_t)(i * 2654435761U) >> n;
+            s[n] = n + 5 < (seed >> 28) && r % 8 ? 'x' : bytes[(r >> 7) % sizeof bytes];
+        }
+        struct span text = {(char *)s, n};
+        assert_int_equal(utf8_begins(text, &whole), pure_utf8_begins_reference(s, n));
+        if (pure_utf8_begins_reference(s, n)) assert_in_range(whole, n < 3 ? 0 : n - 3, n);
+        assert_true(pure_utf8_text_reference(s, whole));
+    }
+}
+
 static void test_utf8_agrees_with_the_grammar(void **state)
 {
     (void)state;
@@ -1318,7 +1359,8 @@ static void pure_reference(struct span stream, const struct ws_limits *limits, s
         uint64_t length = coded;
         if (head > 6) length = 0;
         for (size_t k = 2; head > 6 && k < head - 4; k++) length = length * 256 + s[i + k];
-        if (n - head < length) break;
+        bool whole = n - head >= length;
+        if (!whole) length = n - head;
         struct buffer payload = {0};
         for (size_t k = 0; k < length; k++) {
             char c = (char)(s[i + head + k] ^ s[i + head - 4 + k % 4]);
@@ -1327,15 +1369,21 @@ static void pure_reference(struct span stream, const struct ws_limits *limits, s
         if (opcode < 8 && !open) open = (int)opcode;
         frames += opcode < 8;
         bool last = false;
-        if (opcode >= 8)
+        if ((!whole || s[i] < 0x80) && opcode < 8) { /* a text is refused at its first bad byte */
+            last = open == 1 &&
+                   !pure_utf8_begins_reference((uint8_t *)message.at, message.len);
+            if (last) pure_event(log, WS_FAIL, 1007, "", 0);
+        } else if (!whole) {
+            last = true;
+        } else if (opcode >= 8)
             last = pure_reference_event(log, (int)opcode, payload.at, payload.len);
-        else if (s[i] >= 0x80) {
+        else {
             last = pure_reference_event(log, open, message.at, message.len);
             message.len = 0;
             open = frames = 0;
         }
         buffer_free(&payload);
-        if (last) break;
+        if (last || !whole) break;
         i += head + (size_t)length;
     }
     buffer_free(&message);
@@ -1428,7 +1476,7 @@ static const struct pure_ws_row {
     {"a surrogate", "81:\xed\xa0\x80", "fail(1007)", "text message"},
     {"an overlong", "81:\xc0\xaf", "fail(1007)", "text message"},
     {"bad UTF-8 in fragments", "01:\xc3 80:\xc3", "fail(1007)", "text message"},
-    {"bad UTF-8, judged at the end", "01:\xff 89:p", "ping(p)", NULL},
+    {"bad UTF-8 in a fragment, judged at once", "01:\xff 89:p", "fail(1007)", "text message"},
     {"four fragments are allowed", "01:a 00:b 00:c 80:d", "text(abcd)", NULL},
     {"five are not", "01:a 00:b 00:c 00:d 80:e", "fail(1009)", "too many frames"},
     {"a ping is no fragment", "01:a 89: 00:b 89: 00:c 89: 80:d", "ping() ping() ping() text(abcd)",
@@ -1830,6 +1878,7 @@ static void test_ws_encode_close_cuts_the_reason(void **state)
 
 static const struct CMUnitTest PURE_TESTS[] = {
     cmocka_unit_test(test_utf8_agrees_with_the_grammar),
+    cmocka_unit_test(test_utf8_begins_agrees_with_the_grammar),
     cmocka_unit_test(test_utf8_takes_every_code_point),
     cmocka_unit_test(test_utf8_finds_a_bad_byte_anywhere),
     cmocka_unit_test(test_user_id_refuses_controls),

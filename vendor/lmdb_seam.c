@@ -57,6 +57,12 @@ void lmdb_forget_own(MDB_env *env)
 			env->me_txns->mti_readers[i].mr_pid = 0;
 }
 
+int lmdb_lock_is_sound(MDB_env *env)
+{
+	return !env->me_txns ||
+	       (env->me_txns->mti_magic == MDB_MAGIC && env->me_txns->mti_format == MDB_LOCK_FORMAT);
+}
+
 int lmdb_lock_fd(MDB_env *env)
 {
 	return env->me_lfd;
@@ -66,5 +72,6 @@ int lmdb_has_address(MDB_env *env, const void *address)
 {
 	const char *at = address, *map = env->me_map, *lock = (const char *)env->me_txns;
 	size_t size = (env->me_maxreaders - 1) * sizeof(MDB_reader) + sizeof(MDB_txninfo);
-	return (map && at >= map && at < map + env->me_mapsize) || (lock && at >= lock && at < lock + size);
+	return (map && at >= map && at < map + env->me_mapsize) ||
+	       (lock && at >= lock && at < lock + size);
 }

@@ -78,8 +78,8 @@ export interface StatusOptions {
 
 /** A user whom the server does not follow for this client. */
 export interface WatchError {
-  /** `forbidden` by the token, or `too_many_watched`: more than --max-watch; asked for again when
-   *  another is unwatched. */
+  /** `forbidden` by the token; `too_many_watched`: more than --max-watch, asked for again when
+   *  another is unwatched; `message_too_large`: --max-message is below what the id needs. */
   readonly code: string;
   /** The server's words. */
   readonly message: string;
@@ -117,30 +117,39 @@ export interface PresenceOptions {
   apiUrl?: string | null;
   /**
    * Gives the user's token (a JWT), or nothing if the server needs none. Asked before every try,
-   * so keep a token while it is good; asked again at once when the server says 4401 (it ran out).
-   * A token that was refused is not sent again. When it throws or rejects, that is an `error`
-   * event, and the try counts as failed.
+   * so keep a token while it is good; asked again at once when the server says 4401 to a connection
+   * that has lasted longer than `reconnectDelay` (it ran out), but not twice in a row: until a
+   * connection was stable, the second loss waits. A token that was refused is not sent again, not
+   * even when others came between (100 are remembered). When it throws, rejects or gives what is no
+   * text, that is an `error` event, and the try counts as failed.
    */
   getToken?: ((userId: string) => string | null | undefined
     | Promise<string | null | undefined>) | null;
-  /** Tries after a loss before the client is `suspended`. Default 5; `Infinity` is fine. */
+  /**
+   * Tries after a loss before the client is `suspended`. Default 5; `Infinity` is fine. They and the
+   * delays begin anew when a connection has been stable: for 10 s, or up to the first probe that was
+   * answered.
+   */
   maxReconnectAttempts?: number | null;
   /** Stop for good where the client would be `suspended`. Default false. */
   giveUp?: boolean | null;
   /**
    * The first delay, doubled with each try; at least 100. Default 1000 ms. Up to a tenth is added
-   * at random.
+   * at random. After a line that broke without a close frame a large server (its `spread_ms`, 0 to
+   * 100 connections) wants the first try later by a random part of some seconds.
    */
   reconnectDelay?: number | null;
   /** The longest delay, before the tenth. Default 30000 ms. */
   maxReconnectDelay?: number | null;
-  /** How often a suspended client tries. Default 30000 ms, with up to a tenth added. */
+  /** How often a suspended client tries; `Infinity`: only when the page wakes up. Default 30000 ms,
+   *  with up to a tenth added. */
   probeDelay?: number | null;
   /** How long a try may take: token, socket and the server's hello. Default 10000 ms. */
   connectTimeout?: number | null;
   /** How long the answer to a probe may take before the socket is replaced. Default 5000 ms. */
   probeTimeout?: number | null;
-  /** Ms between two probes of a quiet line; 0 for none. Default: what the server's hello says. */
+  /** Ms between two probes of a quiet line, at least 100; 0 for none. Default: what the server's
+   *  hello says. */
   heartbeatInterval?: number | null;
   /**
    * How long a page is hidden before its `online` becomes `away`. Default 300000 ms; `Infinity`
@@ -192,9 +201,12 @@ export interface PresenceEvents {
    * protocol (such as `token_expired`, `kicked`, `too_many_connections`), or one of
    *
    * - `token_failed`: getToken threw or rejected
-   * - `token_unchanged`: getToken gave the very token that was refused
+   * - `token_unchanged`: getToken gave a token that was refused
    * - `socket_failed`: no WebSocket could be made (a token with blanks, http from an https page)
    * - `gave_up`: the tries are used up, and `giveUp` is set
+   * - `message_too_large`: an id or a manual status that no message holds which the server takes
+   * - `debug_failed`, `random_failed`, `clock_failed`, `page_failed`: an option threw or gave what
+   *   cannot be; `debug` is off then, and our own clock or random goes on
    *
    * `final`: the client is stopped. Otherwise it goes on by itself.
    */
@@ -225,8 +237,9 @@ export class PresenceService extends EventTarget {
   configure(options: PresenceOptions): void;
 
   /**
-   * Makes the user online and keeps her so until `stopPresence()`. For the user who is present
-   * already it does nothing but try at once if the line is down; another one is stopped first.
+   * Makes the user online and keeps them so until `stopPresence()`. For the user who is present
+   * already it does nothing but try at once if the line is down; another one is stopped first. The
+   * socket is made a microtask later: starting, stopping and starting in one go makes one.
    * @param userId 1 to 128 bytes of UTF-8 without control characters, not `.` or `..`.
    * @throws TypeError when the id or `apiUrl` cannot be, or there is no WebSocket.
    */
@@ -258,9 +271,10 @@ export class PresenceService extends EventTarget {
    * as `stale`; after a reconnect what the server says then, changed or not. Watches of one id
    * share what is known. Callbacks come in microtasks, never from within a call.
    *
-   * `stopPresence()` keeps watches; `startPresence()` begins anew with them. Ids go out in messages
-   * of some 3,400 bytes, 8 at once and 8 a second. The server refuses a message as a whole, so who
-   * is in one with a refused id is asked for again, which takes a moment longer.
+   * `stopPresence()` keeps watches; `startPresence()` begins anew with them: what one user saw is
+   * not told when another has started. Ids go out in messages of at most 3,400 bytes, as fast as the
+   * limits in the server's hello allow. The server refuses a message as a whole, so who is in one
+   * with a refused id is asked for again, which takes a moment longer.
    * @param onError gets each user whom the server refuses; there is an `error` event too.
    * @returns a function that ends it; whom nobody watches any more is unwatched.
    * @throws TypeError when an id cannot be.
@@ -287,7 +301,9 @@ export class PresenceService extends EventTarget {
   readonly lastClose: PresenceClose | null;
 
   /**
-   * Calls `listener` with what an event carries. An error in it does not disturb the client.
+   * Calls `listener` with what an event carries. An error in it does not disturb the client. Events
+   * come in order, also when a listener starts, stops or wakes the client: what that leads to is
+   * told behind what happened before.
    * @returns a function that takes the listener away.
    */
   on<K extends keyof PresenceEvents>(

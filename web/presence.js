@@ -5,17 +5,16 @@
  *     presenceService.startPresence('alice');        // after login
  *     presenceService.stopPresence();                // at logout
  *
- * The states, and what leads from one to the next:
- *
- *     idle          nothing was started yet               startPresence(): connecting
- *     connecting    the first try                         hello: connected; failure: reconnecting
- *     connected     the server said hello: online         end of the socket: reconnecting
- *     reconnecting  waits for the next try, or tries      hello: connected; used up: suspended
- *     suspended     tries every 30 s, or when woken up    hello: connected
- *     stopped       by stopPresence(), 4403 or giveUp     startPresence(): connecting
+ * The states: idle; connecting, the first try; connected, the server said hello; reconnecting, waits
+ * for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
+ * stopPresence(), 4403 or giveUp.
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
  * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
+ *
+ * Whatever comes in (a call, a message, a timer, an event of the page) is a step. Steps run one
+ * behind the other, even when a callback calls in; events are told behind a step, in order. So no
+ * callback sees half a step, or changes what a step has looked at.
  *
  * #watched has an entry for each user that somebody here watches. A connection begins with nobody
  * followed; #follow() then makes up the difference between that and the entries, a message at a
@@ -25,7 +24,6 @@
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
-/** @typedef {import('./presence.js').PresenceUser} User */
 
 /** What can be configured, with its default. @type {Record<string, any>} */
 const DEFAULTS = {
@@ -54,19 +52,28 @@ const DEFAULTS = {
 };
 
 const STATUSES = ['online', 'away', 'busy'];
+/** What options are whose default does not tell. */
+const KINDS = { getToken: 'function', WebSocket: 'function', heartbeatInterval: 'number' };
 const JITTER = 0.1; /* the part of a delay that is added at random, at most */
 const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
 const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
-const STATUS_PAUSE = 250; /* ms between two changes of status: servers take 20 messages a second */
+const STATUS_PAUSE = 250; /* ms between two changes of status */
 const SHORTEST = 100; /* ms between two tries, at least */
 const ALIVE = 1000; /* ms for which a message proves that the line works */
-const WATCH_PAUSE = 125; /* ms for a message of watching: with status below 20 a second */
-const WATCH_BURST = 1000; /* ms of them that may come at once: nothing waits for slow timers */
-const WATCH_BYTES = 3400; /* of ids in a message: servers take 4,096 in all */
+const STABLE = 10000; /* ms after which a connection was one: delays begin anew */
+const REFUSED = 100; /* tokens that are remembered for having been refused */
+const MESSAGE = 4096; /* bytes and messages a second that a server takes which does not say */
+const RATE = 20;
+const SHARE = 0.8; /* the part of the pace that is used: networks are uneven */
+const WATCH_BYTES = 3400; /* of ids in a message, at most */
+const WATCH_HEAD = 30; /* and of what is around them */
+const WATCH_COST = 100; /* as many ids cost as much as a message */
 const WATCH_ERRORS = ['forbidden', 'too_many_watched', 'invalid_user_id'];
 
 const CLOSE_STOP = 1000; /* the user leaves: offline at once */
 const CLOSE_AWAY = 4001; /* what 1001 is to a browser, which does not let a page send that */
+const CLOSE_BROKEN = 1006;
+const CLOSE_TOO_BIG = 1009;
 const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
@@ -75,24 +82,60 @@ const CONNECTION_TIMERS = ['deadline', 'heartbeat', 'probe', 'status', 'manual',
 const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
 const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
 
-/** How many bytes a text has in UTF-8. */
-const bytesOf = (text) => new TextEncoder().encode(text).length;
+/** EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native). */
+const native = globalThis.EventTarget && globalThis.CustomEvent;
+const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
+  #all = new Set(); /* [type, listener] */
+  addEventListener(type, listener) {
+    this.#all.add([type, listener]);
+  }
 
-/** Says why the server could not take this user id, or returns it as a segment of a path. */
+  removeEventListener(type, listener) {
+    for (const one of this.#all) if (one[0] === type && one[1] === listener) this.#all.delete(one);
+  }
+
+  dispatchEvent(event) {
+    for (const [type, listener] of this.#all) {
+      try {
+        if (type === event.type) listener(event);
+      } catch (error) {
+        setTimeout(() => { throw error; });
+      }
+    }
+    return true;
+  }
+});
+
+/** What was thrown, in words, whatever it is; nothing here may throw. */
+function words(thrown, member = 'message', other = thrown) {
+  try {
+    return String(thrown?.[member] ?? other);
+  } catch {
+    return `a thrown ${typeof thrown}`;
+  }
+}
+
+/** How many bytes a text has in UTF-8. */
+const bytesOf = (text) => encodeURIComponent(text).replace(/%../g, '.').length;
+
+/** A number that a server sent, if it is one above `least`. */
+const numberOf = (value, least, other) => (
+  typeof value === 'number' && value >= least && value < Infinity ? value : other);
+
+/** A user id as a segment of a path, or why the server could not take it. */
 function encodeUserId(userId) {
   if (typeof userId !== 'string') throw new TypeError('presence: a user id is a string');
   let segment = '';
+  let why = 'has no control characters';
   try {
     segment = encodeURIComponent(userId);
+    const bytes = bytesOf(userId);
+    if (bytes < 1 || bytes > 128) why = 'has 1 to 128 bytes';
+    else if (!/[\u0000-\u001f\u007f-\u009f]/.test(userId)) return segment;
   } catch {
-    throw new TypeError('presence: a user id has no half of a surrogate pair');
+    why = 'has no half of a surrogate pair';
   }
-  const bytes = bytesOf(userId);
-  if (bytes < 1 || bytes > 128) throw new TypeError('presence: a user id has 1 to 128 bytes');
-  if (/[\u0000-\u001f\u007f-\u009f]/.test(userId)) {
-    throw new TypeError('presence: a user id has no control characters');
-  }
-  return segment;
+  throw new TypeError(`presence: a user id ${why}`);
 }
 
 /** The WebSocket's address: ws for http, wss for https, the path of apiUrl kept; of the page's own
@@ -122,22 +165,25 @@ function retryAfter(reason) {
   return found ? Math.min(Number(found[1]), RETRY_MAX) : null;
 }
 
-/** A close that this side noticed or decided. */
-const broken = (reason) => ({ code: 1006, reason, wasClean: false });
+/** A close: as this side noticed or decided it, or as an event says, which may leave out much. */
+const broken = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
+  code: Number.isInteger(code) ? code : CLOSE_BROKEN,
+  reason: typeof reason === 'string' ? reason : '',
+  wasClean: wasClean === true,
+});
 
 /** Checks options and returns them: those that are absent, undefined or null are left out. */
 function checkOptions(options) {
   const checked = {};
   for (const name of Object.keys(options)) {
-    const value = options[name];
+    let value = options[name];
     if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`presence: no option ${name}`);
     if (value === undefined || value === null) continue;
-    const number = typeof DEFAULTS[name] === 'number' || name === 'heartbeatInterval';
-    if (number && !(typeof value === 'number' && value >= 0)) {
-      throw new TypeError(`presence: ${name} is a number from 0 up`);
-    }
-    if ((name === 'getToken' || name === 'random') && typeof value !== 'function') {
-      throw new TypeError(`presence: ${name} is a function`);
+    if (name === 'apiUrl' && value instanceof URL) value = value.href;
+    const kind = KINDS[name] ?? typeof DEFAULTS[name];
+    if (kind === 'object' ? Object(value) !== value
+      : kind !== 'boolean' && (typeof value !== kind || (kind === 'number' && !(value >= 0)))) {
+      throw new TypeError(`presence: ${name} is a ${kind}${kind === 'number' ? ' from 0 up' : ''}`);
     }
     checked[name] = name === 'clock' ? { ...DEFAULTS.clock, ...value } : value;
   }
@@ -145,40 +191,52 @@ function checkOptions(options) {
 }
 
 /** The presence of one user in one page; see presence.d.ts. */
-export class PresenceService extends EventTarget {
+export class PresenceService extends Target {
   #options = { ...DEFAULTS };
   /** @type {Snapshot['state']} */ #state = 'idle';
   /** @type {string | null} */ #userId = null;
   #url = '';
-  #attempt = 0; /* which try after the last hello is waited for or under way */
-  #run = 0; /* counts starts and stops, so that old work can tell that it is old */
+  #attempt = 0; /* which try after the last stable connection is waited for or under way */
+  #busy = false; /* a step runs */
+  /** @type {(() => void)[]} */ #steps = []; /* those that came meanwhile */
+  /** @type {(() => void)[]} */ #told = []; /* what is to be told behind it, in order */
+  #telling = false;
   /** The try or connection that counts.
    *  @type {{ socket: any, token: string, extra: boolean } | null} */
   #try = null;
   #lastTry = -Infinity; /* when it began */
-  #notBefore = -Infinity; /* the server asked to stay away until then */
+  #greeted = Infinity; /* when its hello came */
+  #answered = false; /* a probe of it was */
+  #spread = 0; /* ms over which all come back whose lines break */
+  #notBefore = -Infinity; /* the server asked to stay away so long */
   #heard = -Infinity; /* when the last message came */
   #heartbeat = 25000; /* ms between two probes while connected */
-  /** @type {string | null} */
-  #refused = null; /* the token of the last close with 4401: never sent again */
+  #refused = new Set(); /* tokens that were closed with 4401: never sent again */
   /** @type {Close | null} */ #lastClose = null;
   /** @type {number | null} */ #lastChange = null;
-  #timers = new Map(); /* name: { id, due } */
+  #timers = new Map(); /* name: { id, due, clock } */
+  #latest = 0; /* the last time that the clock gave */
   /** @type {[any, string[]][]} */ #page = []; /* where this listens, and to what */
   /** @type {Snapshot['status']} */
   #chosen = 'online'; /* the status that the application wants */
   #idle = false; /* the page has been hidden for long, or is frozen */
   #sent = 'online'; /* the status that the server has of this connection */
   #sentAt = -Infinity;
-  /** @type {object | null} */ #manual = null; /* the manual status that is still to be sent */
-  /** Who is watched: by id what is known, who wants to know, whether the server follows this user
-   *  for this connection (or was asked to), why it will not, who was told so, and how many may
-   *  be asked for in one message with this one.
-   *  @type {Map<string, { user: User | null, watches: Set<any>, followed: boolean,
-   *    error: any, told: Map<any, string>, most: number }>} */
+  /** @type {string | null} */ #manual = null; /* the manual status that is still to be sent */
+  /** Who is watched: by id the user as known, the watches, whether the server follows this user for
+   *  this connection (or was asked to), the error if it will not, which watches were told that, and
+   *  how many it may be asked for at most in one message with this one.
+   *  @type {Map<string, any>} */
   #watched = new Map();
+  #sight = {}; /* another one at each start: what one user saw is not told to the next */
   #planned = false; /* #follow() is about to run */
-  #paced = -Infinity; /* when WATCH_PAUSE is over for all that was sent */
+  #message = MESSAGE; /* bytes that the server takes */
+  #most = Infinity; /* users that it follows */
+  #gap = 0; /* ms that a message costs of the server's pace */
+  #burst = 0; /* ms of it that may be used at once */
+  #care = 1; /* the part of both that is used, as a divisor; doubled when it was too much */
+  #paced = -Infinity; /* when all that was sent is paid for */
+  #askedAt = 0;
   /** @type {Set<string> | null} */ #asked = null; /* those of the watch that is not yet answered */
   /** @type {Snapshot | null} */ #snapshot = null;
 
@@ -188,44 +246,51 @@ export class PresenceService extends EventTarget {
     this.#change();
   }
 
-  // ---- What an application calls: presence.d.ts says all about it -----------------------------
+  // ---- What an application calls: presence.d.ts says all about it ----
 
-  /** Changes options. */
   configure(options) {
     Object.assign(this.#options, checkOptions(options));
   }
 
-  /** Makes the user online, and keeps her so. */
+  /** Makes the user online, and keeps them so. */
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError('presence: no WebSocket here; there is an option for it');
+      throw new TypeError('presence: no WebSocket here, as before Node 22: use the option WebSocket');
     }
-    if (this.#userId === userId && this.#url === url) {
-      this.#wake('startPresence');
-      return;
-    }
-    if (!this.#stop('another user')) return; // a listener has started or stopped something else
-    ++this.#run;
-    this.#userId = userId;
-    this.#url = url;
-    for (const entry of this.#watched.values()) entry.user = null; // it was another's to see
-    this.#listen();
-    this.#log(`start ${JSON.stringify(userId)} at ${url.split('?')[0]}`);
-    this.#connect();
+    this.#step(() => {
+      if (this.#userId === userId && this.#url === url) {
+        this.#wake('startPresence');
+        return;
+      }
+      this.#stop('another user');
+      this.#userId = userId;
+      this.#url = url;
+      this.#care = 1;
+      this.#sight = {};
+      for (const entry of this.#watched.values()) entry.user = null; // it was another's to see
+      this.#listen();
+      this.#log(`start ${JSON.stringify(userId)} at ${url.split('?')[0]}`);
+      this.#connect();
+    });
   }
 
-  /** Takes the user offline. */
   stopPresence() {
-    this.#stop('stopPresence');
+    this.#step(() => this.#stop('stopPresence'));
   }
 
   /** Says what the user does. @param {any} status @param {any} options */
   setStatus(status, { manual = false, message, expiresIn } = {}) {
     const known = STATUSES.includes(status);
     if (manual && (known || status === 'invisible' || status === null)) {
-      this.#manual = { type: 'status', manual, status, message, expires_in: expiresIn };
-      this.#sendManual();
+      if (typeof (message ?? '') !== 'string' || !Number.isFinite(expiresIn ?? 0)) {
+        throw new TypeError('presence: message is a string, expiresIn a number of seconds');
+      }
+      const text = { type: 'status', manual: true, status, message, expires_in: expiresIn };
+      this.#step(() => {
+        this.#manual = JSON.stringify(text);
+        this.#sendManual();
+      });
       return;
     }
     if (!known || manual) {
@@ -234,32 +299,29 @@ export class PresenceService extends EventTarget {
     if ((message ?? expiresIn ?? null) !== null) {
       throw new TypeError('presence: only a manual status has a message and an end');
     }
-    this.#chosen = status;
-    this.#change();
-    this.#sendStatus();
+    this.#step(() => {
+      this.#chosen = status;
+      this.#change();
+      this.#sendStatus();
+    });
   }
 
-  /** Whether the server counts this connection. */
   isConnected() {
     return this.#state === 'connected';
   }
 
-  /** Whose presence it is, or null. */
   getCurrentUserId() {
     return this.#userId;
   }
 
-  /** Everything of this moment. */
   getSnapshot() {
     return /** @type {Snapshot} */ (this.#snapshot);
   }
 
-  /** One of the states above. */
   get state() {
     return this.#state;
   }
 
-  /** How the last connection ended, or null. */
   get lastClose() {
     return this.#lastClose;
   }
@@ -268,7 +330,9 @@ export class PresenceService extends EventTarget {
   watch(ids, callback, onError) {
     const all = new Set(typeof ids === 'string' ? [ids] : [...ids]);
     for (const id of all) encodeUserId(id);
-    if (typeof callback !== 'function') throw new TypeError('presence: watch needs a callback');
+    if (typeof callback !== 'function' || typeof (onError ?? callback) !== 'function') {
+      throw new TypeError('presence: watch needs a callback, and onError is one');
+    }
     const watch = { callback, onError, ended: false };
     for (const id of all) {
       const entry = this.#watched.get(id) ?? {
@@ -296,12 +360,34 @@ export class PresenceService extends EventTarget {
 
   /** Listens to an event; gives what ends that. */
   on(type, listener) {
+    if (typeof listener !== 'function') throw new TypeError('presence: on needs a listener');
     const heard = (event) => listener(event.detail);
     this.addEventListener(type, heard);
     return () => this.removeEventListener(type, heard);
   }
 
-  // ---- The state machine ----------------------------------------------------------------------
+  // ---- Steps ----
+
+  /** Runs a step, or has it run behind the one under way; then tells what there is to tell. */
+  #step(work) {
+    this.#steps.push(work);
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      for (let next = this.#steps.shift(); next; next = this.#steps.shift()) next();
+    } finally {
+      this.#busy = false;
+    }
+    if (this.#telling) return; // it goes on further out
+    this.#telling = true;
+    try {
+      for (let next = this.#told.shift(); next; next = this.#told.shift()) next();
+    } finally {
+      this.#telling = false;
+    }
+  }
+
+  // ---- The state machine ----
 
   /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
    *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
@@ -309,122 +395,134 @@ export class PresenceService extends EventTarget {
     const attempt = { socket: null, token: '', extra };
     this.#disarm('retry');
     this.#try = attempt;
-    this.#lastTry = this.#options.clock.now();
+    this.#lastTry = this.#now();
+    this.#answered = false;
     this.#arm('deadline', this.#options.connectTimeout, () => {
       this.#lost(attempt, broken('no hello in time'));
     });
     if (this.#attempt === 0) this.#change('connecting');
-    if (this.#try === attempt) this.#askToken(attempt);
+    this.#askToken(attempt);
   }
 
-  /** Opens the socket of a try once the application gave a token, or right away. */
+  /** Opens the socket of a try once the application gave a token; without one to ask for a
+   *  microtask later, too: who starts, stops and starts in one go makes one socket. */
   async #askToken(attempt) {
     const { getToken } = this.#options;
-    if (!getToken) {
-      this.#open(attempt);
-      return;
-    }
+    let token;
+    let wrong = '';
     try {
-      attempt.token = (await getToken(this.#userId)) || '';
+      token = await (getToken && getToken(this.#userId)) || '';
+      if (typeof token !== 'string') wrong = `this is no text but a ${typeof token}`;
     } catch (error) {
-      this.#failed(attempt, 'token_failed', `getToken: ${error?.message ?? error}`);
-      return;
+      wrong = words(error) || 'it failed';
     }
-    if (this.#try !== attempt) return;
-    if (attempt.token === this.#refused) {
-      this.#failed(attempt, 'token_unchanged', 'getToken gave the token that was refused');
-    } else {
-      this.#open(attempt);
-    }
+    this.#step(() => {
+      if (this.#try !== attempt) return;
+      if (wrong) this.#failed(attempt, 'token_failed', `getToken: ${wrong}`);
+      else if (getToken && this.#refused.has(token)) {
+        this.#failed(attempt, 'token_unchanged', 'getToken gave a token that was refused');
+      } else {
+        attempt.token = token;
+        this.#open(attempt);
+      }
+    });
   }
 
   /** Makes the socket of a try and listens to it for as long as it is the one that counts. */
   #open(attempt) {
     const protocols = ['presence.v1', ...(attempt.token ? [`token.${attempt.token}`] : [])];
-    let socket;
     this.#log('opening');
     try {
-      socket = new this.#WebSocket(this.#url, protocols);
+      const socket = attempt.socket = new this.#WebSocket(this.#url, protocols);
+      socket.onopen = () => this.#step(() => this.#log('open, waiting for hello'));
+      socket.onmessage = ({ data }) => this.#step(() => this.#receive(attempt, data));
+      socket.onclose = ({ reason, code, wasClean }) => {
+        this.#step(() => this.#lost(attempt, broken(reason, code, wasClean)));
+      };
+      socket.onerror = () => this.#step(() => this.#log('socket error'));
     } catch (error) {
       // what some engines say quotes the protocol, which is the token: the name must do
-      this.#failed(attempt, 'socket_failed', `new WebSocket: ${error?.name ?? 'failed'}`);
-      return;
+      this.#failed(attempt, 'socket_failed', `new WebSocket: ${words(error, 'name', 'failed')}`);
     }
-    attempt.socket = socket;
-    socket.onopen = () => this.#log('open, waiting for hello');
-    socket.onmessage = ({ data }) => this.#receive(attempt, data);
-    socket.onclose = ({ code, reason, wasClean }) => {
-      this.#lost(attempt, { code, reason, wasClean });
-    };
-    socket.onerror = () => this.#log('socket error');
   }
 
   /** One message. Types that are not known are ignored: newer servers have more of them. */
   #receive(attempt, data) {
     if (this.#try !== attempt) return;
-    this.#heard = this.#options.clock.now();
-    this.#disarm('probe');
+    this.#heard = this.#now();
+    if (this.#disarm('probe')) this.#answered = true;
     let message = null;
     try {
       if (data !== 'pong') message = JSON.parse(data);
     } catch {
       this.#log('a message that is not JSON');
     }
-    const { type, users } = message ?? {};
+    const { type, users, more } = message ?? {};
     if (type === 'hello') this.#hello(message);
+    if (type === 'spread') this.#spread = numberOf(message.spread_ms, 0, this.#spread);
     if (type === 'presence') this.#know(users);
-    if (type === 'snapshot') { // which comes in parts when it is long: the last one ends it
-      const whole = message.more !== true;
-      if (whole) this.#asked = null;
+    if (type === 'snapshot') {
       this.#know(users);
-      if (whole) this.#follow();
+      if (more === true) return; // a long one comes in parts: the last ends it
+      this.#answeredWatch();
+      this.#follow();
     }
     if (type === 'error') {
-      const [code, text] = [String(message.code), String(message.message)];
-      if (!this.#refuse(code, text)) this.#error(code, text, false);
+      const [code, text] = [words(message.code, ''), words(message.message, '')];
+      if (!this.#refuse(code, text)) this.#error(code, text);
     }
   }
 
-  /** The server counts this connection: the user is online. The backoff begins anew, and so does
-   *  following. */
+  /** The server counts this connection: the user is online. Following begins anew, but not the
+   *  backoff: the connection may end at once. */
   #hello(message) {
     if (this.#state === 'connected') return;
-    const seconds = Number(message.heartbeat_seconds);
-    const asked = seconds > 0 ? Math.max(seconds * 1000, 1000) : 25000;
-    this.#heartbeat = this.#options.heartbeatInterval ?? asked;
+    const seconds = numberOf(message.heartbeat_seconds, Number.MIN_VALUE, 25);
+    this.#heartbeat = this.#options.heartbeatInterval ?? Math.max(seconds * 1000, 1000);
     this.#disarm('deadline');
-    this.#attempt = 0;
+    this.#greeted = this.#now();
+    this.#spread = numberOf(message.spread_ms, 0, 0);
+    this.#limits(message);
     this.#sent = 'online';
     this.#sentAt = -Infinity;
     this.#beat();
-    const run = this.#run;
     this.#change('connected');
-    if (this.#run !== run) return;
+    const { connection_id: connectionId, server } = message;
+    this.#emit('connected', { userId: this.#userId, connectionId, server });
     this.#sendStatus();
     this.#sendManual();
     this.#follow();
-    const { connection_id: connectionId, server } = message;
-    this.#emit('connected', { userId: this.#userId, connectionId, server });
+  }
+
+  #limits({ max_message: bytes, max_messages_per_second: rate, max_watch: users }) {
+    const messages = numberOf(rate, 0, RATE) / this.#care;
+    this.#message = numberOf(bytes, 1, MESSAGE);
+    this.#most = numberOf(users, 0, Infinity);
+    this.#gap = messages ? 1000 / (messages * SHARE) : 0;
+    this.#burst = Math.max(messages - 1, 1) * this.#gap;
+    this.#paced = -Infinity;
   }
 
   /** A try that came to nothing on this side. */
   #failed(attempt, code, text) {
-    if (this.#try !== attempt) return;
-    this.#error(code, text, false);
+    this.#error(code, text);
     this.#lost(attempt, broken(code));
   }
 
-  /** The end of a try or a connection, whoever noticed it. `now`: try again at once. */
+  /** The end of a try or a connection, whoever noticed it. `now`: try again at once, unless the one
+   *  before was not stable either. */
   #lost(attempt, close, now = false) {
     if (this.#try !== attempt) return;
     const { code, reason } = close;
-    const { maxReconnectAttempts: most, giveUp, reconnectDelay, clock } = this.#options;
-    const was = this.#state;
+    const { maxReconnectAttempts: most, giveUp, reconnectDelay } = this.#options;
+    const was = this.#state === 'connected';
+    const stood = was ? this.#now() - this.#greeted : 0;
     this.#log(`lost: ${code} ${reason}`);
     if (code === CLOSE_FORBIDDEN) {
       this.#end(close, reason || 'forbidden', 'the server does not want this user here');
       return;
     }
+    if (this.#answered || stood >= STABLE) this.#attempt = 0;
     if (!attempt.extra || this.#attempt === 0) this.#attempt++;
     if (giveUp && this.#attempt > most) {
       this.#end(close, 'gave_up', `no connection after ${most} more attempts`);
@@ -433,36 +531,40 @@ export class PresenceService extends EventTarget {
     this.#drop(CLOSE_AWAY);
     this.#lastClose = close;
     if (code === CLOSE_TOKEN) {
-      this.#refused = attempt.token;
+      this.#refused.delete(attempt.token);
+      this.#refused.add(attempt.token);
+      if (this.#refused.size > REFUSED) this.#refused.delete([...this.#refused][0]);
       // a token that ran out is replaced at once; one that was never any good is not
-      now = was === 'connected' && clock.now() - this.#lastTry > reconnectDelay;
+      now = stood > reconnectDelay;
     }
-    const run = this.#run;
-    const told = this.#later(close, now);
-    const going = () => this.#run === run; // no listener has started or stopped anything
-    if (going() && was === 'connected') {
-      this.#emit('disconnected', { code, reason, willReconnect: true });
+    const tooMuch = code === CLOSE_TOO_BIG || reason === 'too_fast';
+    if (tooMuch && this.#care < RATE) this.#care *= 2;
+    const told = this.#later(close, now && this.#attempt === 1, was);
+    if (was) this.#emit('disconnected', { code, reason, willReconnect: true });
+    if (tooMuch || (code >= 4400 && code !== 4408)) {
+      this.#error(reason || `closed_${code}`, `the server closed with ${code}`);
     }
-    if (going() && code >= 4400 && code !== 4408) {
-      this.#error(reason || `closed_${code}`, `the server closed with ${code}`, false);
-    }
-    if (going() && told) this.#emit(...told);
+    if (told) this.#emit(...told);
   }
 
-  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event that
-   *  tells it, if there is one. */
-  #later({ code, reason }, now) {
-    const { reconnectDelay, maxReconnectDelay, probeDelay, clock } = this.#options;
+  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of that,
+   *  if any. `now`: at once. `was`: a connection has ended, not a try. */
+  #later({ code, reason }, now, was) {
+    const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const maxAttempts = this.#options.maxReconnectAttempts;
     const first = this.#state !== 'suspended';
     const slow = this.#attempt > maxAttempts;
     const doubled = reconnectDelay * 2 ** Math.min(this.#attempt - 1, 30);
     const asked = code === CLOSE_RESTART ? retryAfter(reason) : null;
     let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
+    // all who are connected lose their lines together when a server dies
+    if (was && code === CLOSE_BROKEN && this.#spread) {
+      delay += Math.min(this.#spread, RETRY_MAX) * this.#random();
+    }
     if (now) delay = 0;
     if (asked !== null) {
-      delay = Math.max(asked, SHORTEST);
-      this.#notBefore = clock.now() + asked;
+      delay = Math.max(asked, SHORTEST, this.#attempt > 1 ? delay : 0);
+      this.#notBefore = this.#now() + asked;
     }
     this.#log(`next try in ${Math.round(delay)} ms`);
     this.#arm('retry', delay, () => this.#connect());
@@ -471,61 +573,64 @@ export class PresenceService extends EventTarget {
     return first ? ['suspended', { delay }] : null;
   }
 
-  /** Ends what runs, if anything; false when a listener has begun something new meanwhile. */
+  /** Ends what runs, if anything. */
   #stop(reason) {
-    if (this.#userId === null) return true;
+    if (this.#userId === null) return;
     this.#disarm('manual'); // the last one wanted is sent, not left behind
-    this.#sendManual();
-    return this.#end({ code: CLOSE_STOP, reason, wasClean: true });
+    this.#sendManual(true);
+    this.#end({ code: CLOSE_STOP, reason, wasClean: true });
   }
 
   /** Everything ends, until startPresence(). With an error when the application did not ask for
-   *  it. False when a listener has begun something new meanwhile. */
+   *  it. */
   #end(close, error = '', message = '') {
-    const run = ++this.#run;
     this.#drop(CLOSE_STOP, close.reason);
     for (const name of [...this.#timers.keys()]) this.#disarm(name);
     for (const [target, names] of this.#page) {
-      for (const name of names) target.removeEventListener(name, this.#onPage);
+      this.#ofPage(() => {
+        for (const name of names) target.removeEventListener(name, this.#onPage);
+      });
     }
     this.#page = [];
     this.#userId = null;
     this.#url = '';
     this.#attempt = 0;
-    this.#refused = null;
+    this.#refused.clear();
     this.#notBefore = -Infinity;
     this.#idle = false;
     this.#chosen = 'online';
     this.#manual = null;
     this.#lastClose = close;
     this.#change('stopped');
-    const { code, reason } = close;
-    if (this.#run === run) this.#emit('disconnected', { code, reason, willReconnect: false });
-    if (this.#run === run && error) this.#error(error, message, true);
-    return this.#run === run;
+    this.#emit('disconnected', {
+      code: close.code, reason: close.reason, willReconnect: false,
+    });
+    if (error) this.#error(error, message, true);
   }
 
-  /** Lets go of the socket: closed if it is not, and not listened to any more. */
+  /** Lets go of the socket: closed, and not listened to any more. */
   #drop(code, reason = '') {
     const socket = this.#try?.socket;
     this.#try = null;
     for (const name of CONNECTION_TIMERS) this.#disarm(name);
     this.#unfollow();
     if (!socket) return;
-    socket.onopen = socket.onmessage = socket.onclose = null;
-    socket.onerror = () => {}; // closing one that is still connecting is an error to some
     try {
-      if (socket.readyState < 2) socket.close(code, reason);
+      socket.onopen = socket.onmessage = socket.onclose = null;
+      socket.onerror = () => {}; // closing one that is still connecting is an error to some
+    } catch { /* it is not heard in any case */ }
+    try {
+      if (!(socket.readyState >= 2)) socket.close(code, reason);
     } catch (error) {
-      this.#log(`close: ${error?.name}`);
+      this.#log(`close: ${words(error, 'name')}`);
     }
   }
 
-  // ---- Following others -----------------------------------------------------------------------
+  // ---- Following others ----
 
   /** Has #follow() run once, behind all that is watched now. */
   #plan() {
-    if (!this.#planned) queueMicrotask(() => this.#follow());
+    if (!this.#planned) queueMicrotask(() => this.#step(() => this.#follow()));
     this.#planned = true;
   }
 
@@ -537,38 +642,30 @@ export class PresenceService extends EventTarget {
     if (connected && (this.#asked || this.#timers.has('watch'))) return;
     /** @type {string[]} */ const gone = [];
     /** @type {string[]} */ const wanted = [];
-    let most = 0;
-    for (const [id, { watches, followed, error, most: own }] of this.#watched) {
-      if (watches.size) {
-        if (followed || error) continue;
-        wanted.push(id);
-        most = Math.max(most, own);
-      } else if (followed) gone.push(id);
-      else this.#watched.delete(id);
+    let room = this.#most;
+    for (const [id, { watches, followed, error }] of this.#watched) {
+      if (followed) room--;
+      if (watches.size && !followed && !error) wanted.push(id);
+      if (!watches.size && followed) gone.push(id);
+      if (!watches.size && !followed) this.#watched.delete(id);
     }
+    const leaving = gone.length > 0;
     if (!connected || gone.length + wanted.length === 0) return;
-    const now = this.#options.clock.now();
-    const paced = Math.max(this.#paced, now) + WATCH_PAUSE;
-    if (paced > now + WATCH_BURST) {
-      this.#arm('watch', paced - now - WATCH_BURST, () => this.#follow());
+    if (!leaving) this.#denyAll(wanted.splice(Math.max(room, 0)), 'too_many_watched', this.#most);
+    const users = this.#fitting(leaving ? gone : wanted, leaving);
+    if (users.size === 0) { // all of these are refused
+      this.#plan();
       return;
     }
-    this.#paced = paced;
-    const leaving = gone.length > 0;
-    const users = new Set();
-    let bytes = 0;
-    for (const id of leaving ? gone : wanted) {
-      const entry = /** @type {any} */ (this.#watched.get(id));
-      if (!leaving && entry.most !== most) continue;
-      bytes += bytesOf(JSON.stringify(id)) + 1;
-      if (bytes > WATCH_BYTES || (!leaving && users.size === most)) break;
-      users.add(id);
-      entry.followed = true;
+    if (!this.#pay(1 + users.size / WATCH_COST, 'watch', () => this.#follow())) return;
+    for (const id of users) {
       if (leaving) this.#watched.delete(id);
+      else this.#watched.get(id).followed = true;
     }
     this.#send(JSON.stringify({ type: leaving ? 'unwatch' : 'watch', users: [...users] }));
     if (!leaving) {
       this.#asked = users;
+      this.#askedAt = this.#now();
       return;
     }
     for (const entry of this.#watched.values()) { // there is room again
@@ -577,6 +674,49 @@ export class PresenceService extends EventTarget {
       entry.most = users.size;
     }
     this.#plan();
+  }
+
+  /** As many of these users as a message takes, all of those that are asked for with the fewest
+   *  others; not `leaving`, whom none takes is refused. */
+  #fitting(ids, leaving) {
+    const room = this.#message - WATCH_HEAD;
+    const few = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity; /* by the pace */
+    const users = new Set();
+    const long = [];
+    let bytes = 0;
+    let most = 0;
+    for (const id of leaving ? [] : ids) most = Math.max(most, this.#watched.get(id).most);
+    for (const id of ids) {
+      const own = bytesOf(JSON.stringify(id)) + 1;
+      if (own > room) long.push(id);
+      else if (leaving || this.#watched.get(id).most === most) {
+        bytes += own;
+        if (users.size && bytes > Math.min(WATCH_BYTES, room) / this.#care) break;
+        if (users.size >= (leaving ? few : Math.min(most, few))) break;
+        users.add(id);
+      }
+    }
+    this.#denyAll(long, 'message_too_large', this.#message);
+    return users;
+  }
+
+  /** Says of these users what the server would: `limit` is why. */
+  #denyAll(ids, code, limit) {
+    const message = `the limit of the server is ${limit}`;
+    let news = false;
+    for (const id of ids) {
+      const entry = this.#watched.get(id);
+      entry.user = null;
+      entry.error = { code, message, userId: id };
+      for (const watch of entry.watches) news = this.#deny(entry, watch) || news;
+    }
+    if (news) this.#error(code, message);
+  }
+
+  /** The answer to the watch that was sent: the server has counted it by now, perhaps only now. */
+  #answeredWatch() {
+    if (this.#asked) this.#paced += this.#now() - this.#askedAt;
+    this.#asked = null;
   }
 
   /** Takes what the server says of users for the truth. */
@@ -602,7 +742,7 @@ export class PresenceService extends EventTarget {
   #refuse(code, message) {
     const asked = this.#asked;
     if (!asked || !WATCH_ERRORS.includes(code)) return false;
-    this.#asked = null;
+    this.#answeredWatch();
     for (const [id, entry] of this.#watched) {
       if (asked.has(id)) entry.followed = false;
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
@@ -616,10 +756,12 @@ export class PresenceService extends EventTarget {
     return asked.size > 1;
   }
 
-  /** Tells a watch why a user is not followed, once. */
+  /** Tells a watch why a user is not followed, once; false when it was told before. */
   #deny({ error, told }, watch) {
-    if (told.get(watch) !== error.code) this.#tell([watch], 'onError', error);
+    if (told.get(watch) === error.code) return false;
+    this.#tell([watch], 'onError', error);
     told.set(watch, error.code);
+    return true;
   }
 
   /** Sets what is known of a user, and tells those who watch. */
@@ -628,37 +770,38 @@ export class PresenceService extends EventTarget {
     this.#tell(entry.watches, 'callback', entry.user);
   }
 
-  /** Calls watches back, behind what is under way. */
+  /** Calls watches back, behind what is under way, unless another user's presence has begun then. */
   #tell(watches, name, detail) {
+    const sight = this.#sight;
     for (const watch of watches) {
       queueMicrotask(() => {
-        if (!watch.ended) watch[name]?.(detail);
+        if (!watch.ended && this.#sight === sight) watch[name]?.(detail);
       });
     }
   }
 
-  // ---- Signs of life --------------------------------------------------------------------------
+  // ---- Signs of life ----
 
   /** Probes the line at every heartbeat; a timer that comes late is no harm. */
   #beat() {
     if (this.#heartbeat === 0) return;
-    this.#arm('heartbeat', this.#heartbeat, () => {
+    this.#arm('heartbeat', Math.max(this.#heartbeat, SHORTEST), () => {
       this.#beat();
       this.#probe();
     });
   }
 
-  /** Asks the server for a sign of life. The socket is replaced when there is none in time; but a
-   *  timer that was late proves nothing (the page was frozen, the machine slept), so the answer
-   *  gets its time once more then. */
+  /** Asks the server for a sign of life, if the pace allows it. Without one in time the socket is
+   *  replaced; but a timer that was late proves nothing (the page was frozen, the machine slept),
+   *  so the answer gets its time once more then. */
   #probe(again = false) {
-    const { clock, probeTimeout } = this.#options;
+    const { probeTimeout } = this.#options;
     const attempt = this.#try;
-    if (this.#timers.has('probe')) return;
-    const due = clock.now() + probeTimeout;
+    if (this.#timers.has('probe') || !this.#pay(1)) return;
+    const due = this.#now() + probeTimeout;
     this.#send('ping');
     this.#arm('probe', probeTimeout, () => {
-      if (!again && clock.now() > due + probeTimeout) this.#probe(true);
+      if (!again && this.#now() > due + probeTimeout) this.#probe(true);
       else this.#lost(attempt, broken('no answer to a probe'), true);
     });
   }
@@ -666,8 +809,8 @@ export class PresenceService extends EventTarget {
   /** Something has changed for the better: the line is probed, or tried at once, but not within
    *  reconnectDelay of the last try and not before a time that the server asked for. */
   #wake(why) {
-    const { clock, reconnectDelay } = this.#options;
-    const now = clock.now();
+    const { reconnectDelay } = this.#options;
+    const now = this.#now();
     if (this.#state === 'connected') {
       if (now - this.#heard > ALIVE) this.#probe();
       return;
@@ -682,21 +825,35 @@ export class PresenceService extends EventTarget {
 
   /** Listens to the page, where there is one. */
   #listen() {
-    const add = (target, names) => {
+    const add = (target, names) => this.#ofPage(() => {
       if (typeof target?.addEventListener !== 'function') return;
-      for (const name of names) target.addEventListener(name, this.#onPage);
       this.#page.push([target, names]);
-    };
+      for (const name of names) target.addEventListener(name, this.#onPage);
+    });
     add(this.#window, WINDOW_EVENTS);
     add(this.#document, DOCUMENT_EVENTS);
-    if (this.#document?.visibilityState === 'hidden') this.#hidden();
+    if (this.#unseen()) this.#hidden();
+  }
+
+  /** Asks the page, or what is given for it. */
+  #ofPage(work) {
+    try {
+      return work();
+    } catch (error) {
+      this.#error('page_failed', `window or document: ${words(error)}`);
+      return null;
+    }
+  }
+
+  #unseen() {
+    return this.#ofPage(() => this.#document?.visibilityState === 'hidden');
   }
 
   /** What happens to the page. navigator.onLine is never asked: it is often wrong. */
-  #onPage = (event) => {
-    const hidden = this.#document?.visibilityState === 'hidden';
-    this.#log(`page: ${event.type}`);
-    switch (event.type) {
+  #onPage = ({ type, persisted }) => this.#step(() => {
+    const hidden = this.#unseen();
+    this.#log(`page: ${type}`);
+    switch (type) {
     case 'offline': // perhaps: the probe will tell
       if (this.#state === 'connected') this.#probe();
       break;
@@ -705,9 +862,9 @@ export class PresenceService extends EventTarget {
       else this.#visible('visible');
       break;
     case 'pagehide':
-      // A page that ends is closed with 1001 by the browser itself. One that is kept for the
-      // back button must not keep its socket: nobody would hear the server any more.
-      if (event.persisted && this.#try) {
+      // What ends is closed with 1001 by the browser itself. A page that is kept for the back
+      // button must not keep its socket: nobody would hear the server any more.
+      if (persisted && this.#try) {
         this.#lost(this.#try, { code: 1001, reason: 'pagehide', wasClean: true });
       }
       break;
@@ -718,10 +875,10 @@ export class PresenceService extends EventTarget {
       this.#wake('online');
       break;
     default: // pageshow, resume
-      if (hidden) this.#wake(event.type);
-      else this.#visible(event.type);
+      if (hidden) this.#wake(type);
+      else this.#visible(type);
     }
-  };
+  });
 
   /** Nobody sees the page: away after a while. */
   #hidden() {
@@ -746,7 +903,7 @@ export class PresenceService extends EventTarget {
     this.#wake(why);
   }
 
-  // ---- Small things ---------------------------------------------------------------------------
+  // ---- Small things ----
 
   /** The status that the server should have: a hidden page makes online away, nothing else.
    *  @returns {Snapshot['status']} */
@@ -757,24 +914,47 @@ export class PresenceService extends EventTarget {
   /** Tells the server the status when it has another one, not too often unless it is `urgent`. */
   #sendStatus(urgent = false) {
     const status = this.#status();
-    const now = this.#options.clock.now();
-    const wait = this.#sentAt + STATUS_PAUSE - now;
+    const now = this.#now();
+    const again = () => this.#sendStatus();
     if (this.#state !== 'connected' || status === this.#sent) return;
-    if (wait > 0 && !urgent) {
-      this.#arm('status', wait, () => this.#sendStatus());
+    if (this.#sentAt + STATUS_PAUSE > now && !urgent) {
+      this.#arm('status', this.#sentAt + STATUS_PAUSE - now, again);
       return;
     }
+    if (!this.#pay(1, urgent ? '' : 'status', again) && !urgent) return;
     this.#sent = status;
     this.#sentAt = now;
     this.#send(JSON.stringify({ type: 'status', status }));
   }
 
-  /** Sends the manual status that is wanted, once; not too often. */
-  #sendManual() {
-    if (this.#state !== 'connected' || !this.#manual || this.#timers.has('manual')) return;
-    this.#send(JSON.stringify(this.#manual));
+  /** Sends the manual status that is wanted, once; not too often either. */
+  #sendManual(urgent = false) {
+    const text = this.#manual;
+    const again = () => this.#sendManual();
+    if (this.#state !== 'connected' || !text || this.#timers.has('manual')) return;
+    if (!this.#pay(1, urgent ? '' : 'manual', again)) return;
     this.#manual = null;
-    this.#arm('manual', STATUS_PAUSE, () => this.#sendManual());
+    if (bytesOf(text) > this.#message) {
+      this.#error('message_too_large', `the server takes ${this.#message} bytes, no such status`);
+      return;
+    }
+    this.#send(text);
+    this.#arm('manual', STATUS_PAUSE, again);
+  }
+
+  /** Pays for a message by the pace that the server allows; false when it is too early: `work` is
+   *  done later. Without a `name` one more message may go: it cannot wait. */
+  #pay(cost, name = '', work = () => {}) {
+    const now = this.#now();
+    const most = this.#burst + this.#gap;
+    const owed = Math.min(Math.max(this.#paced - now, 0), most);
+    const wait = Math.min(owed + cost * this.#gap - (name ? this.#burst : most), owed);
+    if (wait > 0) {
+      if (name) this.#arm(name, Math.ceil(wait), work);
+      return false;
+    }
+    this.#paced = now + owed + cost * this.#gap;
+    return true;
   }
 
   /** Sends text, if the socket still takes it; the probe or the close tells when it does not. */
@@ -783,7 +963,7 @@ export class PresenceService extends EventTarget {
     try {
       this.#try?.socket.send(text);
     } catch (error) {
-      this.#log(`send: ${error?.name}`);
+      this.#log(`send: ${words(error, 'name')}`);
     }
   }
 
@@ -794,28 +974,80 @@ export class PresenceService extends EventTarget {
 
   /** A delay with up to a tenth added, so that clients do not come back all at once. */
   #jitter(delay) {
-    const random = Number(this.#options.random());
-    const added = delay * JITTER * Math.min(Math.max(random || 0, 0), 1);
-    return Math.max(delay + added, SHORTEST);
+    return Math.max(Math.min(delay, TIMER_MAX) * (1 + JITTER * this.#random()), SHORTEST);
+  }
+
+  #random() {
+    try {
+      const random = Number(this.#options.random());
+      if (random >= 0 && random <= 1) return random;
+      throw new TypeError(`${random} is not from 0 to 1`);
+    } catch (error) {
+      this.#error('random_failed', `random: ${words(error)}`);
+      return Math.random();
+    }
+  }
+
+  /** Asks the clock; when it fails, our own goes on from there. */
+  #read(name) {
+    try {
+      const ms = this.#options.clock[name]();
+      if (Number.isFinite(ms)) return ms;
+      throw new TypeError(`${name}() gave no number`);
+    } catch (error) {
+      this.#ownClock(error);
+      return this.#options.clock[name]();
+    }
+  }
+
+  /** Ms by a clock that never goes back. */
+  #now() {
+    return (this.#latest = this.#read('now'));
+  }
+
+  /** The clock that was given is no good: takes our own. */
+  #ownClock(error) {
+    const { now } = DEFAULTS.clock;
+    const ahead = this.#latest - now();
+    this.#options.clock = { ...DEFAULTS.clock, now: () => now() + ahead };
+    this.#error('clock_failed', `clock: ${words(error)}`);
   }
 
   /** Runs `work` in `ms`; there is one timer of a name. */
   #arm(name, ms, work) {
-    const { clock } = this.#options;
-    const wait = Math.min(ms, TIMER_MAX);
+    const wait = Math.min(Math.max(ms, 0), TIMER_MAX);
     this.#disarm(name);
-    const id = clock.setTimeout(() => {
-      this.#timers.delete(name);
-      work();
-    }, wait);
-    this.#timers.set(name, { id, due: clock.now() + wait });
+    const due = this.#now() + wait;
+    const { clock } = this.#options;
+    const timer = { id: null, due, clock };
+    let early = true;
+    let wrong = false;
+    this.#timers.set(name, timer);
+    try {
+      timer.id = clock.setTimeout(() => {
+        wrong ||= early;
+        this.#step(() => {
+          if (wrong || this.#timers.get(name) !== timer) return;
+          this.#timers.delete(name);
+          work();
+        });
+      }, wait);
+      early = false;
+      if (wrong) throw new TypeError('setTimeout did not wait');
+    } catch (error) {
+      wrong = true;
+      this.#ownClock(error);
+      this.#arm(name, ms, work);
+    }
   }
 
-  /** Takes a timer back, if there is one. */
+  /** Takes a timer back; whether there was one. */
   #disarm(name) {
     const timer = this.#timers.get(name);
-    if (timer) this.#options.clock.clearTimeout(timer.id);
-    this.#timers.delete(name);
+    try {
+      timer?.clock.clearTimeout(timer.id);
+    } catch { /* then it fires, and is not known any more */ }
+    return this.#timers.delete(name);
   }
 
   /** Goes to a state (or stays). When anything differs from the last snapshot, there is a new one
@@ -824,7 +1056,7 @@ export class PresenceService extends EventTarget {
     const old = this.#snapshot;
     if (state !== this.#state) {
       this.#log(`${this.#state} -> ${state}`);
-      this.#lastChange = this.#options.clock.time();
+      this.#lastChange = this.#read('time');
       this.#state = state;
     }
     /** @type {Snapshot} */
@@ -832,7 +1064,8 @@ export class PresenceService extends EventTarget {
       state,
       connected: state === 'connected',
       userId: this.#userId,
-      attempt: Math.min(this.#attempt, this.#options.maxReconnectAttempts),
+      attempt: state === 'connected' ? 0
+        : Math.min(this.#attempt, this.#options.maxReconnectAttempts),
       status: this.#status(),
       lastChange: this.#lastChange,
     };
@@ -841,22 +1074,31 @@ export class PresenceService extends EventTarget {
     if (old) this.#emit('change', this.#snapshot);
   }
 
-  /** Tells the application of an error. */
-  #error(code, message, final) {
+  #error(code, message, final = false) {
     this.#log(`error ${code}: ${message}`);
     this.#emit('error', { code, message, final });
   }
 
-  /** Tells the application of something. */
+  /** Tells the application of something, behind the step. */
   #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+    const event = native ? new CustomEvent(type, { detail }) : { type, detail };
+    this.#told.push(() => this.dispatchEvent(/** @type {any} */ (event)));
   }
 
   /** One step for the console; a token is in none of them. */
   #log(text) {
     const { debug } = this.#options;
-    if (typeof debug === 'function') debug(text);
-    else if (debug) console.log(`[presence] ${text}`);
+    if (!debug) return;
+    this.#told.push(() => {
+      if (debug !== this.#options.debug) return;
+      try {
+        if (typeof debug === 'function') debug(text);
+        else console.log(`[presence] ${text}`);
+      } catch (error) {
+        this.#options.debug = false; // or this would be told for ever
+        this.#error('debug_failed', `debug: ${words(error)}`);
+      }
+    });
   }
 }
 

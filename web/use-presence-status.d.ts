@@ -19,7 +19,9 @@ export function usePresenceStatus(service?: PresenceService): PresenceSnapshot;
  * How others are: the users with these ids who are known, by id. The same Map until one of them
  * changes, then a new one. Whom the server refuses is not in it (the client's `error` event says
  * why), nor what was known when another user starts. Ids count by value, so a new array in every
- * render is fine. On a server the Map is empty.
+ * render is fine. Ids that are null or undefined, not there yet, are left out; what else is no id is
+ * left out and told to console.error. On a server the Map is empty.
  */
 export function usePresence(
-  userIds: string | Iterable<string>, service?: PresenceService): ReadonlyMap<string, PresenceUser>;
+  userIds: string | Iterable<string | null | undefined> | null | undefined,
+  service?: PresenceService): ReadonlyMap<string, PresenceUser>;

@@ -1,3 +1,4 @@
+'use client';
 /* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
  * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
  * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */
@@ -20,6 +21,17 @@ export function usePresenceStatus(service = presenceService) {
 
 const NOBODY = new Map();
 
+/** Ids out of what was given; what is none of them is 0, and left out when it is not there yet. */
+function idsOf(given) {
+  if (typeof given === 'string') return [given];
+  try {
+    return [...given ?? []].filter((id) => (id ?? null) !== null)
+      .map((id) => (typeof id === 'string' ? id : 0));
+  } catch {
+    return [0];
+  }
+}
+
 /** Users by id, as known now; a new Map whenever that changes, once for all of a message. */
 function follow(ids, service) {
   const read = () => new Map(ids.map((id) => [id, service.getUser(id)]).filter(([, user]) => user));
@@ -32,27 +44,36 @@ function follow(ids, service) {
         if (!planned) {
           queueMicrotask(() => { // behind the others of this message
             planned = false;
-            users = read();
+            const now = read();
+            if (now.size === users.size && [...now].every(([id, user]) => users.get(id) === user)) {
+              return;
+            }
+            users = now;
             changed();
           });
         }
         planned = true;
       };
-      const end = service.watch(ids, plan, plan);
-      const off = service.on('change', () => { // when another user starts, all is forgotten
-        if ([...users.keys()].some((id) => !service.getUser(id))) plan();
+      const ends = ids.map((id) => {
+        try {
+          return service.watch([id], plan, plan);
+        } catch (error) { // one that cannot be must not take the page down
+          console.error(`usePresence: ${error.message}`);
+          return () => {};
+        }
       });
-      return () => {
-        off();
-        end();
-      };
+      ends.push(service.on('change', () => { // when another user starts, all is forgotten
+        if ([...users.keys()].some((id) => !service.getUser(id))) plan();
+      }));
+      plan(); // what has changed since it was rendered
+      return () => ends.forEach((end) => end());
     },
   };
 }
 
 /** The users with these ids; renders again when one of them changes. */
 export function usePresence(userIds, service = presenceService) {
-  const key = JSON.stringify(typeof userIds === 'string' ? [userIds] : [...userIds]);
+  const key = JSON.stringify(idsOf(userIds));
   const store = useMemo(() => follow(JSON.parse(key), service), [key, service]);
   return useSyncExternalStore(store.subscribe, store.get, () => NOBODY);
 }

@@ -43,6 +43,17 @@ test('a line of --hash-password, put in the file, opens', async (t) => {
   assert.equal((await tryLogin(server, 'Secret')).status, 401);
 });
 
+test('a session sent as Bearer opens /api/ too, as cookie only /admin/ and /metrics', async (t) => {
+  const server = await start(t, { args: [...tokenKey(t).args, ...passwordFile(t, 'secret').args] });
+  const session = await login(server, 'secret');
+  const cookie = { headers: session.headers };
+  for (const [method, path, good] of [['GET', '/api/presence/nobody', 404], ['PUT', '/api/presence/nobody/status', 404], ['GET', '/admin/stats', 200], ['GET', '/metrics', 200]]) {
+    const body = method === 'PUT' ? { status: 'busy' } : undefined;
+    assert.equal((await request(server, method, path, { body, ...bearer(session.token) })).status, good, `Bearer ${path}`);
+    assert.equal((await request(server, method, path, { body, ...cookie })).status, path.startsWith('/api') ? 401 : good, `cookie ${path}`);
+  }
+});
+
 test('login by JSON and by form gives a session for cookie and Bearer', async (t) => {
   const password = 'cörrect horse &=+%20 battery"\\';
   const server = await startSecure(t, { args: [...passwordFile(t, password).args, '--admin-session', '1h'] });

@@ -1,7 +1,9 @@
 'use strict';
 // Guessing passwords is slowed down by address, and slows nobody else.
 const assert = require('node:assert/strict');
-const { test, sideBySide, start, passwordFile, tryLogin, login, get, connect, json, until, slow, request } = require('./lib');
+const fs = require('node:fs');
+const path = require('node:path');
+const { test, sideBySide, start, passwordFile, hashPassword, tryLogin, login, get, connect, json, until, slow, request, tempDir } = require('./lib');
 
 const from = (n) => ({ localAddress: `127.0.0.${n}` });
 const retry = (answer) => Number(answer.headers['retry-after']);
@@ -62,6 +64,38 @@ sideBySide(() => {
     assert.ok(busy.length >= 50, `${busy.length} of 100 were turned away`);
     for (const answer of busy) assert.ok(retry(answer) >= 1, JSON.stringify(answer.headers));
     assert.equal((await checked(server, 'secret', from(200))).status, 200);
+  });
+
+  test('the right password gets in among guessers from many addresses, when it comes as it was told', async (t) => {
+    const file = path.join(tempDir(t), 'admin-password');
+    fs.writeFileSync(file, hashPassword('secret', 60000), { mode: 0o600 }); // takes a while: somebody is always at it
+    const server = await start(t, { args: ['--admin-password-file', file] });
+    let on = true;
+    let guesses = 0;
+    const guesser = async (n) => {
+      while (on) {
+        const { status } = await tryLogin(server, 'wrong', { localAddress: `127.0.1.${n}` });
+        guesses++;
+        assert.ok([401, 429].includes(status));
+      }
+    };
+    const guessers = Promise.all(Array.from({ length: 12 }, (_, n) => guesser(n + 1)));
+    await until('all to guess', () => guesses > 60);
+    const late = []; // tries that had waited as told, and were turned away
+    for (let n = 1; n <= 2; n++) {
+      let answer = await tryLogin(server, 'secret', { localAddress: `127.0.2.${n}` });
+      for (let tries = 0; answer.status === 429; tries++) {
+        if (tries) late.push(`${n}: ${answer.headers['retry-after']}`);
+        assert.ok(retry(answer) <= 20, `told ${retry(answer)} s`);
+        await new Promise((resolve) => setTimeout(resolve, retry(answer) * 1000)); // as it was told
+        answer = await tryLogin(server, 'secret', { localAddress: `127.0.2.${n}` });
+        if (tries > 5) break;
+      }
+      assert.equal(answer.status, 200, answer.text);
+    }
+    on = false;
+    await guessers;
+    assert.deepEqual(late, []);
   });
 
   test('a session works on while its address is slowed down', async (t) => {

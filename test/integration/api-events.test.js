@@ -41,6 +41,28 @@ test('a stream resumes, by header or by query', async (t) => {
   assert.equal((await other.next()).event, 'reset');
 });
 
+test('a backend that reads users anew with POST /api/presence goes on behind its position', async (t) => {
+  const key = tokenKey(t);
+  const server = await start(t, { args: key.args });
+  const auth = bearer(await key.user('backend', { watch: '*' }));
+  await connect(server, 'alice', bearer(await key.user('alice')));
+  const stream = await open(server, auth);
+  const reset = await stream.next();
+  const read = async () => (await request(server, 'POST', '/api/presence', { body: { users: ['alice', 'bob'] }, ...auth })).json;
+  const first = await read();
+  assert.deepEqual(Object.keys(first), ['position', 'generated_at', 'users']);
+  assert.equal(first.position, reset.id);
+  assert.deepEqual(first.users.map((user) => user.online), [true, false]);
+  const bob = await connect(server, 'bob', bearer(await key.user('bob')));
+  const second = await read();
+  assert.equal(second.position, (await stream.next()).id, 'what it has heard of is in the answer');
+  assert.deepEqual(second.users.map((user) => user.online), [true, true]);
+  await bob.close();
+  const again = await open(server, { ...auth, lastId: second.position });
+  const { event, data } = await again.next();
+  assert.deepEqual([event, data.change, data.user.user_id], ['change', 'leave', 'bob']);
+});
+
 test('who is invisible seems to leave and to come back; only admins are told the truth, and a webhook is not', async (t) => {
   const receiver = await startReceiver(t);
   const server = await start(t, { args: ['--grace', '0', ...receiver.args] });

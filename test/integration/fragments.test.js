@@ -67,6 +67,23 @@ for (const [what, [code, frames]] of Object.entries(CLOSES)) {
   });
 }
 
+// Autobahn 6.4.1 to 6.4.4: the text is beyond U+10FFFF in its middle, and its end never comes.
+const [GOOD, BAD] = [Buffer.from('\u03ba\u1f79\u03c3\u03bc\u03b5'), Buffer.from([0xf4, 0x90, 0x80, 0x80])];
+const EARLY = {
+  'in a fragment': [frame(OP.text, GOOD, { fin: false }), frame(OP.continuation, BAD, { fin: false })],
+  'in the first bytes that cannot be, in a fragment': [frame(OP.text, GOOD, { fin: false }), frame(OP.continuation, BAD.subarray(0, 2), { fin: false })],
+  'in a frame': [frame(OP.text, Buffer.concat([GOOD, BAD, GOOD])).subarray(0, -GOOD.length)],
+  'in the first bytes that cannot be, in a frame': [frame(OP.text, Buffer.concat([GOOD, BAD, GOOD])).subarray(0, -GOOD.length - 2)],
+};
+
+for (const [what, bytes] of Object.entries(EARLY)) {
+  test.anywhere(`W07 bad UTF-8 ${what} closes with 1007 before the message is complete`, async (t) => {
+    const raw = await rawConnect(await start(t), unique('u'));
+    raw.write(...bytes);
+    assert.equal(await raw.closeCode(), 1007);
+  });
+}
+
 test.anywhere('W07 a ping between text fragments: the pong, then the message', async (t) => {
   const server = await start(t);
   const raw = await rawConnect(server, unique('u'));

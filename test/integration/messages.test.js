@@ -33,6 +33,16 @@ test('hello tells the heartbeat interval in force', async (t) => {
   assert.equal((await connect(other, 'u')).hello.heartbeat_seconds, 2);
 });
 
+test.anywhere('a bare ping may have a line feed behind it, as line-minded tools send it', async (t) => {
+  const client = await connect(await start(t), unique('u'));
+  client.send('ping\n');
+  assert.equal(await client.next('pong'), 'pong');
+  for (const text of ['ping\n\n', '\nping', 'ping ', 'pin\n', 'ping\r\n']) {
+    client.send(text);
+    assert.equal((await client.next('error')).code, 'invalid_json', JSON.stringify(text));
+  }
+});
+
 test.anywhere('both kinds of ping are answered in kind, in order', async (t) => {
   const server = await start(t);
   const client = await connect(server, unique('u'));

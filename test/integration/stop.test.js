@@ -14,6 +14,8 @@ const {
   within,
   proc,
   delay,
+  stats,
+  upgrade,
 } = require('./lib');
 
 const mayUnshare = process.getuid() === 0 ? false : 'needs root for a pid namespace';
@@ -70,15 +72,42 @@ test('clients that never answer, and pending ones, do not hold up the stop', asy
 });
 
 test('a second signal ends a stop that waits', async (t) => {
-  const server = await start(t);
-  for (let i = 0; i < 20; i++) await rawConnect(server, `silent-${i}`);
+  const line = /^presence: stopped at once by a second signal; what was not written yet is lost$/;
+  const server = await start(t, { allow: [line] });
+  const silent = [];
+  for (let i = 0; i < 20; i++) silent.push(await rawConnect(server, `silent-${i}`));
   server.stopped = true;
   server.signal('SIGTERM');
-  await delay(100);
-  if (!server.result) server.signal('SIGTERM');
-  const { signal } = await within(1000 * slow, 'the end', server.ended);
-  assert.ok(signal === null || signal === 'SIGTERM', signal);
+  for (const raw of silent) assert.equal(await raw.closeCode(), 1012); // it waits for their answers
+  assert.equal(server.result, null);
+  server.signal('SIGTERM');
+  const result = await within(1000 * slow, 'the end', server.ended);
+  assert.deepEqual(result, { code: 1, signal: null });
+  assert.match(server.lines.at(-1), line);
   server.checkStderr();
+});
+
+test('a browser that comes while the server stops is told when to come back', async (t) => {
+  const server = await start(t);
+  const silent = await rawConnect(server, 'silent'); // which holds the stop up for a while
+  const late = [];
+  for (let i = 0; i < 20; i++) late.push(await tcp(server));
+  for (const one of late) one.write(upgrade('late', { extra: ['Origin: http://localhost'] }).slice(0, -2));
+  await until('them to wait in the door', async () => (await stats(server)).connections.pending >= late.length);
+  const stopped = server.stop();
+  assert.equal(await silent.closeCode(), 1012);
+  const told = [];
+  for (const one of late) {
+    one.write('\r\n');
+    const head = await one.head().catch(() => null);
+    if (head?.status !== 101) continue; // the door had closed it
+    const { code, reason } = await one.frame();
+    assert.equal(code, 1012);
+    told.push(Number(/^retry_after=(\d+)$/.exec(reason)[1]));
+  }
+  await stopped;
+  assert.ok(told.length > 0, 'some were told');
+  for (const ms of told) assert.ok(ms >= 500 && ms <= 2500, `${ms}`);
 });
 
 test('while stopping nobody new is let in', async (t) => {

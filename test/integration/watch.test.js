@@ -10,6 +10,7 @@ const {
   json,
   presence,
   batch,
+  request,
   heartbeat,
   del,
   until,
@@ -318,6 +319,40 @@ test('a token says whom one may follow', async (t) => {
   const admin = new Follower(await connect(server, 'root', bearer(await key.admin())));
   assert.equal((await admin.watch(['bob', 'carol'])).length, 2);
   assert.ok([nobody, list, empty, all, admin].every((one) => one.client.open));
+});
+
+test('a refused watch names whom it may not follow, at most ten of them', async (t) => {
+  const key = tokenKey(t);
+  const server = await start(t, { args: [...key.args, ...FAST] });
+  const client = await connect(server, 'list', bearer(await key.user('list', { watch: ['bob', 'é"'] })));
+  const refusedFor = async (users) => {
+    client.send({ type: 'watch', users });
+    const error = await client.next('error');
+    assert.deepEqual(Object.keys(error), ['type', 'code', 'message', ...(error.users ? ['users'] : [])]);
+    return [error.code, error.users];
+  };
+  assert.deepEqual(await refusedFor(['bob', 'x"\\é', 'list', 'é"', 'eve', 'x"\\é']), ['forbidden', ['x"\\é', 'eve']]);
+  const many = ids(30, 'no');
+  assert.deepEqual(await refusedFor(['bob', ...many]), ['forbidden', many.slice(0, 10)]);
+  assert.deepEqual(await refusedFor('bob'), ['invalid_parameter', undefined], 'the next error names nobody');
+  client.send({ type: 'watch', users: ['bob', 'list'] });
+  assert.equal((await client.next('snapshot')).users.length, 2);
+});
+
+test('a refused batch names whom the token does not show, at most ten of them', async (t) => {
+  const key = tokenKey(t);
+  const server = await start(t, { args: [...key.args, ...FAST] });
+  const auth = { headers: { Authorization: `Bearer ${await key.user('list', { watch: ['bob'] })}` } };
+  const ask = (users) => request(server, 'POST', '/api/presence', { body: { users }, ...auth });
+  const refusedFor = async (users) => {
+    const { status, json } = await ask(users);
+    return [status, json.error.code, json.error.users];
+  };
+  assert.deepEqual(await refusedFor(['bob', 'x"\\', 'list', 'eve', 'eve']), [403, 'forbidden', ['x"\\', 'eve']]);
+  const many = ids(999, 'no');
+  assert.deepEqual(await refusedFor(['bob', ...many]), [403, 'forbidden', many.slice(0, 10)]);
+  assert.deepEqual(await refusedFor(['bob', '']), [400, 'invalid_user_id', undefined]);
+  assert.equal((await ask(['bob', 'list'])).status, 200);
 });
 
 test('a snapshot of a thousand long ids comes in parts of at most 16 KiB, in order', async (t) => {

@@ -657,6 +657,29 @@ test('times are by the clock of the server, whatever the clock of the browser sa
   }
 });
 
+test("the browser's clock set back or forth: the page goes on, and tells when it cannot", async (t) => {
+  for (const off of [-3600000, 86400000]) {
+    const { server, page } = await admin(t, { users: three() }, { blank: true, allow: [/ERR_/] });
+    await page.clock.install();
+    await page.goto(`${server.url}/admin/`);
+    await connection(page, 'connected');
+    await page.clock.setSystemTime(Date.now() + off);
+    await page.clock.runFor(2000);
+    await connection(page, 'connected');
+    server.join('newcomer');
+    await untilText(page, 'rows', /newcomer/);
+    await untilText(page, 'rows', /alice[^]*42 min/);
+    const asked = server.log.length;
+    await page.clock.runFor(61000);
+    const stats = server.log.slice(asked).filter((line) => /stats/.test(line)).length;
+    assert.ok(stats >= 3, `${stats} times asked for the totals in a minute`);
+    server.mute = true; // nothing is heard any more: that is seen, whatever the clock was set to
+    server.users.get('alice').status = 'busy';
+    await page.clock.runFor(21000);
+    await connection(page, 'behind');
+  }
+});
+
 test('who opens the page while the server is down can sign out later', async (t) => {
   const page = await signedIn(t);
   await page.route('**/login', (route) => route.abort());

@@ -13,6 +13,7 @@ async function urlOf(userId, options = {}) {
   const world = new World('hang');
   const client = await world.client(options);
   client.startPresence(userId);
+  await settle();
   const { url } = world.last;
   client.stopPresence();
   return url;
@@ -153,8 +154,8 @@ test('start, hello, stop: states, answers and events', async () => {
     [client.state, client.isConnected(), client.getCurrentUserId()],
     ['connecting', false, 'alice'],
   );
-  assert.deepEqual(world.last.protocols, ['presence.v1']);
   await world.clock.advance(SECOND);
+  assert.deepEqual(world.last.protocols, ['presence.v1']);
   assert.deepEqual([client.state, client.isConnected()], ['connected', true]);
   client.stopPresence();
   assert.deepEqual(
@@ -266,6 +267,22 @@ test('starting the same user again keeps the socket; another user replaces it', 
   assert.equal(client.isConnected(), true);
 });
 
+test('starting, stopping and starting in one go makes one socket', async () => {
+  for (const getToken of [undefined, () => 't', async () => 't']) {
+    const world = new World();
+    const client = await world.client({ getToken });
+    for (let i = 0; i < 3; i++) {
+      client.startPresence('alice');
+      client.stopPresence();
+    }
+    client.startPresence('alice');
+    assert.equal(world.sockets.length, 0, 'a microtask later');
+    await world.clock.advance(SECOND);
+    assert.equal(world.sockets.length, 1);
+    assert.equal(client.isConnected(), true);
+  }
+});
+
 test('starting the same user while the line is down tries at once', async () => {
   const world = new World('refuse');
   const client = await world.client();
@@ -309,7 +326,7 @@ test('a listener may stop or start: what it asked for is what remains', async ()
   assert.equal(world.live.length, 1);
 });
 
-test('a listener of the last change may start again: the end is not told behind that', async () => {
+test('a listener of the last change may start again: the end is told before that', async () => {
   const world = new World();
   const client = await world.connected();
   const off = client.on('change', ({ state }) => {
@@ -321,7 +338,7 @@ test('a listener of the last change may start again: the end is not told behind 
   await world.clock.advance(SECOND);
   assert.deepEqual(
     world.log.map(([type]) => type),
-    ['connected'],
+    ['disconnected', 'connected'],
   );
   assert.equal(client.getCurrentUserId(), 'bob');
 });
@@ -402,8 +419,8 @@ test('configure() changes what comes next', async () => {
     maxReconnectAttempts: 1,
   });
   client.startPresence('alice');
-  assert.equal(world.last.url, 'wss://other.example/ws/presence/alice');
   await world.clock.advance(SECOND);
+  assert.equal(world.last.url, 'wss://other.example/ws/presence/alice');
   assert.deepEqual(world.told('reconnecting'), [{ attempt: 1, delay: 7000, maxAttempts: 1 }]);
   await world.clock.advance(7 * SECOND);
   assert.equal(client.state, 'suspended');
@@ -424,11 +441,12 @@ test('without a WebSocket class startPresence says so', async (t) => {
   const client = new PresenceService({ apiUrl: 'http://a.example' });
   assert.throws(() => client.startPresence('alice'), {
     name: 'TypeError',
-    message: /no WebSocket/,
+    message: /no WebSocket here.* Node 22: use the option WebSocket/,
   });
   const world = new World();
   globalThis.WebSocket = world.WebSocket; // as in Node 22: the global one, and no page
   client.startPresence('alice');
+  await settle();
   assert.equal(world.sockets.length, 1);
   client.stopPresence();
   delete globalThis.WebSocket;
@@ -528,20 +546,125 @@ test('giveUp: a full stop in place of suspended', async () => {
   assert.equal(world.sockets.length, 6);
 });
 
-test('the backoff begins anew after hello, not after open', async () => {
-  const world = new World('trap');
-  const client = await world.client();
+test('the backoff begins anew after a stable connection, not after open or hello', async () => {
+  const rows = [
+    [9 * SECOND, null, { attempt: 5, delay: 16000, maxAttempts: 5 }],
+    [10 * SECOND, null, { attempt: 1, delay: 1000, maxAttempts: 5 }],
+    [2 * SECOND, 'online', { attempt: 1, delay: 1000, maxAttempts: 5 }], // an answered probe
+  ];
+  for (const [stands, wake, told] of rows) {
+    const world = new World('trap');
+    const client = await world.client();
+    client.startPresence('alice');
+    await world.clock.advance(8 * SECOND);
+    assert.deepEqual(
+      world.told('reconnecting').map((one) => one.delay),
+      [1000, 2000, 4000, 8000],
+    );
+    world.server = 'up';
+    await world.clock.advance(8 * SECOND);
+    while (!client.isConnected()) await world.clock.advance(1);
+    assert.equal(client.getSnapshot().attempt, 0, 'none is waited for');
+    await world.clock.advance(stands);
+    if (wake) world.page.send(wake);
+    await world.clock.advance(2 * LATENCY);
+    world.server = 'refuse';
+    world.last.end(1006);
+    assert.deepEqual(world.log.at(-1), ['reconnecting', told], `${stands}`);
+  }
+});
+
+/** A server that says hello and closes: at once, or after some ms. */
+const greeting = (code, reason = '', after = 0) => (socket, world) => socket.later(() => {
+  socket.hello();
+  if (after) world.clock.add(() => socket.end(code, reason), after, false);
+  else socket.end(code, reason);
+});
+
+test('greeted and closed at once: tries after 1, 2, 4, 8, 16 s, then every 30 s', async () => {
+  const rows = [
+    [1011, 'internal', 0],
+    [1000, '', 0],
+    [1006, '', 0],
+    [1009, '', 0],
+    [4429, 'too_fast', 0],
+    [1012, 'retry_after=0', 0],
+    [1012, 'retry_after=500', 0],
+    [4401, 'token_expired', 1500],
+    [1011, '', 5000],
+  ];
+  for (const [code, reason, after] of rows) {
+    const name = `${code} ${reason}`;
+    const world = new World(greeting(code, reason, after));
+    let count = 0;
+    const client = await world.client({ getToken: () => `t${count++}` });
+    client.startPresence('alice');
+    await world.clock.advance(10 * MINUTE);
+    const gaps = world.gaps.map((gap) => gap - after - LATENCY);
+    if (code === 1012) assert.ok(gaps[0] >= 100 && gaps[0] <= 500, name); // as it was told
+    else if (code === 4401) assert.equal(gaps[0], 0, name); // once
+    else assert.equal(gaps[0], 1000, name);
+    assert.deepEqual(gaps.slice(1, 5), [2000, 4000, 8000, 16000], name);
+    assert.deepEqual([...new Set(gaps.slice(5))], [30000], name);
+    assert.ok(world.sockets.length <= 25, `${name}: ${world.sockets.length} in ten minutes`);
+    assert.equal(client.state === 'suspended' || client.isConnected(), true, name);
+    world.server = 'up';
+    await world.clock.advance(31 * SECOND);
+    assert.equal(client.isConnected(), true, name);
+    await world.clock.advance(MINUTE);
+    world.last.end(1011);
+    assert.deepEqual(world.told('reconnecting').at(-1).delay, 1000, `${name}: anew`);
+    client.stopPresence();
+  }
+  const world = new World(greeting(1011));
+  const client = await world.client({ giveUp: true });
   client.startPresence('alice');
-  await world.clock.advance(8 * SECOND);
-  assert.deepEqual(
-    world.told('reconnecting').map((one) => one.delay),
-    [1000, 2000, 4000, 8000],
-  );
-  world.server = 'up';
-  await world.clock.advance(8 * SECOND);
-  assert.equal(client.state, 'connected');
-  world.last.end(1006);
-  assert.deepEqual(world.log.at(-1), ['reconnecting', { attempt: 1, delay: 1000, maxAttempts: 5 }]);
+  await world.clock.advance(MINUTE);
+  assert.deepEqual([client.state, world.sockets.length], ['stopped', 6]);
+});
+
+test('at random: whatever a server does, no stretch of unstable connections is tried fast', async () => {
+  let seed = 11;
+  const random = (below) => {
+    seed = (seed * 48271) % 2147483647;
+    return seed % below;
+  };
+  for (let round = 0; round < 40; round++) {
+    const trial = []; // of each socket: when it was made, and whether it stood long enough
+    const world = new World((socket, { clock }) => {
+      const mine = { began: clock.ms, stable: false };
+      trial.push(mine);
+      const dice = random(6);
+      const code = [1000, 1006, 1009, 1011, 1013, 4400, 4408, 4429][random(8)];
+      if (dice === 0) return; // nothing at all
+      socket.later(() => {
+        if (dice === 1) {
+          socket.end(1006);
+          return;
+        }
+        socket.hello();
+        if (dice === 2) socket.end(code);
+        else {
+          const stands = random(dice === 3 ? 60000 : 9000);
+          mine.stable = stands >= 10000;
+          clock.add(() => socket.end(code), stands, false);
+        }
+      });
+    });
+    const client = await world.client({ random: () => random(100) / 100 });
+    client.startPresence('alice');
+    await world.clock.advance(20 * MINUTE);
+    let unstable = 0;
+    for (let i = 1; i < trial.length; i++) {
+      unstable = trial[i - 1].stable ? 1 : unstable + 1;
+      const least = unstable > 5 ? 30000 : 1000 * 2 ** (unstable - 1);
+      const gap = trial[i].began - trial[i - 1].began;
+      assert.ok(gap >= least, `round ${round}: ${gap} ms before try ${unstable}`);
+    }
+    assert.ok(trial.length > 10, `${trial.length}: it went on`);
+    client.stopPresence();
+    assert.deepEqual([world.clock.pending, world.live.length], [0, 0]);
+  }
 });
 
 test('retry_after of a 1012 close is honoured to the ms, and nothing jumps it', async () => {
@@ -631,6 +754,7 @@ for (const state of ['reconnecting', 'suspended']) {
       const { length } = world.sockets;
       world.server = 'up';
       wake(world.page);
+      await settle();
       assert.equal(world.sockets.length, length + 1, name);
       await world.clock.advance(2 * LATENCY);
       assert.equal(client.isConnected(), true, name);
@@ -780,7 +904,7 @@ test('tokens that are good for no time at all are not asked for in a tight loop'
   const client = await world.client({ getToken: () => `t${count++}` });
   client.startPresence('alice');
   await world.clock.advance(MINUTE);
-  assert.ok(count >= 55 && count <= 61, `${count} tokens a minute`);
+  assert.equal(count, 6, 'after 1, 2, 4, 8, 16 s');
 });
 
 test('4401 without a getToken is tried again like any loss', async () => {
@@ -1131,7 +1255,12 @@ describe('following', () => {
       watching(client, `u${i}`);
       await world.clock.advance(2 * LATENCY);
     }
+    for (let i = 0; i < 20; i++) watching(client, `v${i}`);
     client.setStatus('busy', { manual: true });
+    for (let i = 0; i < 20; i++) {
+      watching(client, `w${i}`);
+      await world.clock.advance(2 * LATENCY);
+    }
     assert.equal(world.clock.pending, 3, 'the heartbeat and two pauses');
     world.last.end(1006);
     assert.equal(world.clock.pending, 1);
@@ -1423,15 +1552,18 @@ describe('following', () => {
     await world.clock.advance(SECOND);
     assert.deepEqual(log, ['bob online', 'bob online stale', 'bob online']);
     assert.deepEqual(asked(world.last), [['watch', ['bob']]]);
-    client.startPresence('alice'); // in one go
+    client.startPresence('alice'); // in one go: what zoe saw is not told
+    assert.equal(client.getUser('bob'), null);
+    await settle();
+    assert.deepEqual(log.slice(3), []);
     await world.clock.advance(SECOND);
-    assert.deepEqual(log.slice(3), ['bob online stale', 'bob online']);
+    assert.deepEqual(log.slice(3), ['bob online']);
     client.stopPresence();
     end();
     client.startPresence('alice');
     await world.clock.advance(SECOND);
     assert.deepEqual(world.last.sent, []);
-    assert.equal(log.length, 5);
+    assert.equal(log.length, 4);
   });
 
   test('a callback may do what it likes; one that throws disturbs nobody', async (t) => {
@@ -1498,7 +1630,7 @@ describe('following', () => {
           for (const id of some()) state.set(id, ['offline', 'online', 'busy'][random(3)]);
           const changed = [...state].map(([id, status]) => [id, { status }]);
           server.set(changed);
-        } else if (kind === 6 && random(3) === 0) world.last.end(1006);
+        } else if (kind === 6 && random(3) === 0) world.last?.end(1006);
         await world.clock.advance(random(300));
       }
       await world.clock.advance(MINUTE);
@@ -1715,6 +1847,7 @@ test('pagehide into the back-forward cache closes; pageshow from it connects at 
   world.clock.sleep(60 * MINUTE);
   world.page.send('resume');
   world.page.send('pageshow', { persisted: true });
+  await settle();
   assert.equal(world.live.length, 1);
   await world.clock.advance(2 * LATENCY);
   assert.equal(client.isConnected(), true);
@@ -1867,6 +2000,7 @@ test('C06 20 events in 100 ms while connecting, then a late close: one live sock
   const world = new World('hang');
   const client = await world.client();
   client.startPresence('alice');
+  await settle();
   const old = handlers(world.last);
   await world.clock.advance(10 * SECOND + SECOND); // the first is given up; the second is under way
   assert.equal(world.sockets.length, 2);
@@ -2093,7 +2227,7 @@ test('two clients share nothing', async () => {
 });
 
 test('the size of what is shipped', () => {
-  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 33 * 1024);
+  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 44 * 1024);
 });
 
 test('settle() is what the world needs', async () => {

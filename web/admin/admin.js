@@ -1,6 +1,6 @@
 // The admin page: puts the parts together.
 
-import { atServer, openStream, request } from './api.js';
+import { atServer, openStream, request, steady } from './api.js';
 import { drawChart } from './chart.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
@@ -47,7 +47,7 @@ const connection = () => health(stream, {
   known: state.known?.epoch === model.epoch ? state.known.seq : 0,
   knownAt: state.knownAt,
   loading: state.loading || (model.complete ? '' : 'the list is not complete'),
-  now: Date.now(),
+  now: steady(),
 });
 
 /** What the list has to know to draw itself. */
@@ -90,7 +90,7 @@ function step() {
 
 /** Takes one event of the stream. A stream that is not understood is begun anew. */
 function apply({ type, data }) {
-  state.heard = Date.now();
+  state.heard = steady();
   try {
     const event = JSON.parse(data);
     hear(event.position);
@@ -114,17 +114,17 @@ function hear(text) {
   const position = parsePosition(text);
   if (!position || (known?.epoch === position.epoch && known.seq >= position.seq)) return;
   state.known = position;
-  state.knownAt = Date.now();
+  state.knownAt = steady();
 }
 
 /** Draws the list and the totals: at every change while it is short, seldom when it is long. */
 function draw() {
   drawConnection();
-  if (model.rows.size > LONG && Date.now() - state.drawn < CALM) {
+  if (model.rows.size > LONG && steady() - state.drawn < CALM) {
     late ||= setTimeout(step, CALM);
     return;
   }
-  state.drawn = Date.now();
+  state.drawn = steady();
   if (state.dirty) drawList();
   state.dirty = false;
   const { stats } = state;
@@ -137,6 +137,9 @@ function draw() {
   document.title = `${count(totals.users)} online \u2013 presence`;
 }
 
+/** A moment of this page as the server's clock showed it. */
+const shown = (at) => clockSeconds(at + atServer() - steady());
+
 /** Draws how the connection is, and what is loaded. */
 function drawConnection() {
   const { state: how, text } = connection();
@@ -148,10 +151,10 @@ function drawConnection() {
   const next = Math.min(state.due.poll, stream.phase === 'waiting' ? stream.nextTry : Infinity);
   setText(byId('connection-text'), [
     text,
-    broken && state.heard && `last data at ${clockSeconds(state.heard)}`,
-    state.loaded && `list refreshed at ${clockSeconds(state.loaded)}`,
+    broken && state.heard && `last data at ${shown(state.heard)}`,
+    state.loaded && `list refreshed at ${shown(state.loaded)}`,
     state.problem,
-    broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - Date.now()) / 1000))} s`,
+    broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - steady()) / 1000))} s`,
   ].filter(Boolean).join(', '));
   const { busy, done } = state.stored;
   byId('stored').hidden = !/offline|all/.test(model.query.filter);
@@ -186,14 +189,14 @@ async function load() {
       if (stream.phase !== 'open' && page.position) model.adopt(parsePosition(page.position).epoch);
       if (!model.page(page.users, page.position)) throw new Error('the server started anew');
       seen += page.users.length;
-      state.heard = Date.now();
+      state.heard = steady();
       state.dirty = true;
       if (!quiet) state.loading = `loading ${count(seen)} of ${count(page.count)}`;
       schedule();
       cursor = page.next && `&cursor=${encodeURIComponent(page.next)}`;
     } while (cursor);
     model.endLoad();
-    state.loaded = Date.now();
+    state.loaded = steady();
     state.problem = '';
   } catch (error) {
     if (signal.aborted) return;
@@ -201,17 +204,17 @@ async function load() {
     state.problem = `last refresh failed, ${error.message}`;
   }
   Object.assign(mine, { loader: null, loading: '', dirty: true });
-  mine.due.poll = Date.now() + POLL;
+  mine.due.poll = steady() + POLL;
   schedule();
 }
 
 /** Asks for the totals, and how far the server is. */
 async function loadStats() {
   const mine = state;
-  mine.due.stats = Date.now() + STATS;
+  mine.due.stats = steady() + STATS;
   try {
     const stats = mine.stats = await request('stats');
-    mine.heard = Date.now();
+    mine.heard = steady();
     mine.dirty = true;
     hear(stats.position);
     if (!byId('server').hidden) drawServer(stats);
@@ -223,7 +226,7 @@ async function loadStats() {
 
 /** Asks for the samples of the overview; a server without a history is not asked again. */
 async function loadHistory() {
-  state.due.history = Date.now() + HISTORY;
+  state.due.history = steady() + HISTORY;
   try {
     await drawChart();
   } catch (error) {
@@ -392,7 +395,7 @@ function route() {
 
 /** Once a second: times tick, and what is due is asked for. */
 function second() {
-  const now = Date.now();
+  const now = steady();
   const { running, due } = state;
   if (!running) return;
   stream.tick();
@@ -414,7 +417,7 @@ function second() {
 
 /** The tab was hidden or shown. */
 function visibility() {
-  hiddenSince = Date.now();
+  hiddenSince = steady();
   if (document.hidden || !state.running) return;
   stream.open();
   state.dirty = true;

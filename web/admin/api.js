@@ -3,8 +3,11 @@
 const DEADLINE = 15000; // ms that an answer may take
 let ahead = 0; // ms that the server's clock is ahead of this one's
 
+/** Ms by a clock that nobody sets, unlike Date's. */
+export const steady = () => performance.timeOrigin + performance.now();
+
 /** The time by the server's clock. */
-export const atServer = () => Date.now() + ahead;
+export const atServer = () => steady() + ahead;
 
 /** Why a request failed: `status` is 0 when there was no answer, `retryAfter` is in seconds. */
 const failure = (status, message, retryAfter = 0) =>
@@ -27,7 +30,7 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
     init.body = JSON.stringify(body);
     init.headers = { 'Content-Type': 'application/json' };
   }
-  const began = Date.now();
+  const began = steady();
   let answer;
   let text;
   try {
@@ -46,7 +49,7 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
     if (answer.ok) throw failure(answer.status, 'the answer is not JSON');
   }
   const at = Date.parse(json?.generated_at);
-  if (at) ahead = Math.min(0, at - began) || Math.max(0, at - Date.now());
+  if (at) ahead = Math.min(0, at - began) || Math.max(0, at - steady());
   if (answer.ok) return json;
   throw failure(answer.status, json?.error?.message ?? `the server answered ${answer.status}`,
     Number(answer.headers.get('Retry-After')));

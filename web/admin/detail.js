@@ -1,6 +1,6 @@
 // One user: connections, timeline of stays, kick.
 
-import { atServer, request, userPath } from './api.js';
+import { atServer, request, steady, userPath } from './api.js';
 import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
 import { ago, clock, count, lasting, plural, stayText, visible } from './format.js';
 
@@ -30,7 +30,7 @@ export function startDetail(close, whenRefused) {
   on('kick', 'click', askKick);
   on('kick-dialog', 'close', kick);
   on('detail', 'keydown', ({ key }) => key === 'Escape' && close());
-  setInterval(() => id !== null && Date.now() >= due && !document.hidden && refresh(), 250);
+  setInterval(() => id !== null && steady() >= due && !document.hidden && refresh(), 250);
 }
 
 /** Shows a user, or nobody for null. */
@@ -53,7 +53,7 @@ const say = (text) => setText(byId('detail-note'), text);
 
 /** A change of the user shown was told: asks again soon. */
 export function userChanged() {
-  due = Math.min(due, Date.now() + AFTER_CHANGE);
+  due = Math.min(due, steady() + AFTER_CHANGE);
 }
 
 /** Does something for the user shown, and says why when it fails. */
@@ -70,7 +70,7 @@ async function attempt(prefix, work) {
 
 /** Asks for the user and the newest stays. */
 function refresh() {
-  due = Date.now() + EVERY;
+  due = steady() + EVERY;
   asking?.abort();
   const { signal } = asking = new AbortController();
   return attempt('Not shown', async () => {

@@ -1,6 +1,8 @@
 // The stream of changes (Server-Sent Events, WHATWG HTML 9.2), read with fetch: unlike EventSource
 // that shows a refusal and the comments of a silent stream, and can stop reading for a while.
 
+import { steady } from './api.js';
+
 export const MAX_WAITING = 5000; // changes; with so many waiting nothing more is read
 const LATE = 20000; // ms without a byte; something comes every 15 s at least
 const DEAD = 40000; // the same, and then the stream is ended
@@ -72,7 +74,7 @@ export class ChangeStream {
   resume = null; // lets the reader go on
 
   /** `fetch` takes the options of the request; `wake` is called when queue or phase changed. */
-  constructor({ fetch, wake, random = Math.random, now = Date.now }) {
+  constructor({ fetch, wake, random = Math.random, now = steady }) {
     Object.assign(this, { fetch, wake, random, now });
   }
 

@@ -81,7 +81,7 @@ class EventStream {
   dispatch() {
     const { event, id, data } = this.fields;
     this.fields = {};
-    if (data === undefined) return;
+    assert.ok(data !== undefined, 'a block without an event: some clients deliver it');
     const found = { event, id, data: JSON.parse(data) };
     assert.equal(found.data.position, id);
     position(id);
