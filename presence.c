@@ -1192,7 +1192,9 @@ static bool host_is_local(const char *host_header)
     int64_t port;
     if (!host_header || !host_parse(host_header, host, &port)) return false;
     size_t len = strlen(host), tail = sizeof local - 1;
-    if (host_is_address(host) || !strcmp(host, local + 1)) return true;
+    if (host_is_address(host)) return true;
+    if (len && host[len - 1] == '.') host[--len] = 0; /* the same name, written out */
+    if (!strcmp(host, local + 1)) return true;
     return len > tail && !strcmp(host + len - tail, local);
 }
 
@@ -9419,6 +9421,8 @@ struct http_frame {
     size_t body;       /* Content-Length, or 0 */
     bool chunked;      /* the body is in chunks, and tells its length as it comes */
     bool expects;      /* Expect: 100-continue */
+    bool asterisk;     /* OPTIONS *: what it is about is no path, but the server */
+    char authority[ORIGIN_MAX]; /* of an absolute target, empty without one */
     enum error error;  /* what to refuse it with, or ERROR_NONE */
 };
 
@@ -9524,18 +9528,50 @@ static void http_frame_line(struct http_frame *frame, char *at, size_t len, size
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. One without authority or path is left alone, and refused behind
- * CivetWeb, which would look for the path in the query (RFC 3986 section 3.2). */
-static void http_strip_authority(char *at, size_t line)
+ * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path it
+ * is the root's. False for a target that is none: no host, or a user's name before it, which would
+ * make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left alone,
+ * and refused behind CivetWeb. */
+static bool http_take_authority(struct http_frame *frame, char *at, size_t line)
 {
-    char *target = memchr(at, ' ', line), *end = at + line;
-    if (!target || end - ++target < 8) return;
+    char *target = memchr(at, ' ', line), *end = at + line, host[ORIGIN_MAX];
+    int64_t port;
+    if (!target || end - ++target < 8) return true;
     size_t scheme = strncasecmp(target, "http://", 7) ? 8 : 7;
-    if (scheme == 8 && strncasecmp(target, "https://", 8)) return;
+    if (scheme == 8 && strncasecmp(target, "https://", 8)) return true;
     char *authority = target + scheme, *path = authority;
-    while (path < end && !strchr("/?# ", *path)) path++;
-    if (path == authority || path == end || *path != '/') return;
+    while (path < end && !strchr("/?# \r\n", *path)) path++;
+    size_t len = (size_t)(path - authority);
+    if (path == end || *path == '#' || len >= sizeof frame->authority) return false;
+    memcpy(frame->authority, authority, len);
+    if (!host_parse(frame->authority, host, &port)) return false;
+    if (*path != '/') *--path = '/';
     memset(target, ' ', (size_t)(path - target));
+    return true;
+}
+
+/* Methods that are known, if not to every path; of others there is nothing to say here. */
+static const char *const HTTP_METHODS[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS",
+                                           "PATCH"};
+
+/* Looks at the request line: CivetWeb does not know all methods, nor what to do with an asterisk.
+ * What is no request line is left to it. */
+static enum error http_frame_first(struct http_frame *frame, char *at, size_t line)
+{
+    size_t method = 0;
+    while (method < line && http_is_token(at[method])) method++;
+    if (!method || method + 1 >= line || at[method] != ' ') return ERROR_NONE;
+    bool known = false;
+    for (size_t i = 0; i < sizeof HTTP_METHODS / sizeof *HTTP_METHODS; i++)
+        known |= strlen(HTTP_METHODS[i]) == method && !memcmp(at, HTTP_METHODS[i], method);
+    const char *blank = memchr(at + method + 1, ' ', line - method - 1);
+    bool version = blank && (size_t)(at + line - blank) > 7 && !memcmp(blank + 1, "HTTP/1.", 7);
+    if (!known) return version ? ERROR_NOT_IMPLEMENTED : ERROR_NONE;
+    if (!version) return ERROR_NONE;
+    frame->asterisk = blank == at + method + 2 && at[method + 1] == '*' &&
+                      !memcmp(at, "OPTIONS", method);
+    if (frame->asterisk) at[method + 1] = '/';
+    return http_take_authority(frame, at, line) ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
@@ -9554,7 +9590,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     struct http_lengths seen = {0};
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
-    http_strip_authority(at, from);
+    frame.error = http_frame_first(&frame, at, from);
     size_t first = from - (from > 1 && at[from - 2] == '\r' ? 2 : 1);
     bool old = first >= 8 && !memcmp(at + first - 8, "HTTP/1.0", 8);
     while (from < frame.head) {
@@ -9828,9 +9864,11 @@ static void http_write(struct buffer *out, const struct http_response *response,
 {
     const char *body = response->fixed.at ? response->fixed.at : response->body.at;
     size_t len = response->fixed.at ? response->fixed.len : response->body.len;
+    enum { HEAD_GUESS = 640 };
     time_t now = (time_t)(clock_wall_ms() / 1000);
     struct tm t;
     char date[40];
+    buffer_room(out, HEAD_GUESS + (head_only ? 0 : len)); /* once, not in steps */
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
@@ -14476,6 +14514,7 @@ static void pending_free(struct pending *p)
     buffer_free(&p->out);
     buffer_free(&p->aside);
     free(p->item.bytes);
+    free(p->item.authority);
     free(p);
 }
 
@@ -14483,7 +14522,8 @@ static void pending_free(struct pending *p)
 static void pending_forget_request(struct pending *p)
 {
     free(p->item.bytes);
-    p->item.bytes = NULL;
+    free(p->item.authority);
+    p->item.bytes = p->item.authority = NULL;
     p->item.len = p->item.size = p->item.used = 0;
 }
 
@@ -14688,6 +14728,9 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     p->scanned = item->len;
     p->head = frame.head;
     if (frame.head) p->listed = door_find_listed(server, p);
+    item->asterisk = frame.asterisk;
+    if (*frame.authority)
+        item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14999,6 +15042,8 @@ static void pending_next_request(struct pending *p)
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
     p->listed = NULL;
+    free(item->authority);
+    item->authority = NULL;
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
@@ -16663,10 +16708,28 @@ static enum error api_admin(struct server *server, const struct http_request *re
                             struct http_response *response)
 {
     (void)server, (void)request;
-    buffer_text(&response->location, "/admin/");
+    buffer_text(&response->location, "admin/"); /* a proxy may have it behind a path of its own */
     response->status = 308;
     response->type = "text/plain";
     return ERROR_NONE;
+}
+
+enum { ASSET_TAG_MAX = 64 };
+
+/* Whether a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
+ * If-None-Match has it, weak or strong, or is `*`. */
+static bool request_knows(const struct seam_request *request, const char *tag)
+{
+    char weak[ASSET_TAG_MAX + 2];
+    snprintf(weak, sizeof weak, "W/%s", tag);
+    for (int i = 0; i < request->header_count; i++) {
+        const char *value = request->headers[i].value;
+        if (strcasecmp(request->headers[i].name, "If-None-Match")) continue;
+        if (header_has_exact(value, "*") || header_has_exact(value, tag) ||
+            header_has_exact(value, weak))
+            return true;
+    }
+    return false;
 }
 
 /* A bundled file, with its hash as ETag. At the root it is the demo where anyone may do everything,
@@ -16679,23 +16742,23 @@ static enum error api_asset(struct server *server, const struct http_request *re
         path = options_have_keys(&server->options) ? "/closed.html" : "/index.html";
     const struct asset *asset = asset_find(path);
     if (!asset) return ERROR_NOT_FOUND;
-    const char *match = NULL;
     bool gzip = false;
-    for (int i = 0; i < request->raw->header_count; i++) {
+    for (int i = 0; i < request->raw->header_count && asset->gzip; i++) {
         const struct seam_header *header = &request->raw->headers[i];
-        if (!strcasecmp(header->name, "If-None-Match")) match = header->value;
         if (!strcasecmp(header->name, "Accept-Encoding"))
             gzip |= header_has_token(header->value, "gzip");
     }
+    char tag[ASSET_TAG_MAX]; /* both forms have one: they are not the same bytes */
+    snprintf(tag, sizeof tag, "%.*s%s\"", (int)strlen(asset->etag) - 1, asset->etag,
+             gzip ? "-gzip" : "");
     response->cacheable = true;
     http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
                               "Content-Security-Policy: default-src 'self'; base-uri 'none';"
-                              " frame-ancestors 'none'\r\n", asset->etag);
+                              " frame-ancestors 'none'\r\n", tag);
     response->status = 304;
-    if (match && header_has_token(match, asset->etag)) return ERROR_NONE;
+    if (request_knows(request->raw, tag)) return ERROR_NONE;
     response->status = 200;
     response->type = asset->type;
-    gzip = gzip && asset->gzip;
     if (gzip) http_add_header(response, "Content-Encoding: gzip\r\n");
     response->fixed = gzip ? (struct span){(const char *)asset->gzip, asset->gzip_len}
                            : (struct span){(const char *)asset->data, asset->len};
@@ -17162,13 +17225,14 @@ static enum error route_find(struct http_request *request, struct http_response 
         const struct route *route = &ROUTES[i];
         if (!route_matches(route->pattern, path, &id)) continue;
         size_t len = strlen(allow);
+        bool reads = !strcmp(METHODS[route->method], "GET");
         snprintf(allow + len, sizeof request->allow - len, "%s%s", len ? ", " : "",
-                 route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
+                 reads ? "GET, HEAD" : METHODS[route->method]);
         if (strcmp(METHODS[route->method], method)) continue;
-        if (route->method == METHOD_UPGRADE && request->head_only) continue;
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
+    if (!strcmp(path, "*")) strcpy(allow, "GET, HEAD, POST, PUT, DELETE, OPTIONS");
     if (!*allow && asset_find(path)) {
         strcpy(allow, "GET, HEAD");
         if (!strcmp(method, "GET")) *found = &asset_route;
@@ -17225,7 +17289,8 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
-    if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
+    if (!request->wants_upgrade || strcmp(request->version, "1.1") || strcmp(request->method, "GET"))
+        return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Key", &value) != 1 || !ws_key_valid(value))
