@@ -6631,7 +6631,8 @@ enum {
     LOGIN_STEPS_LATER = 4,
     LOGIN_FIRST_MS = 1000,   /* from being told to the place */
     LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
-    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if fewer than these wait, else told LOGIN_FIRST_MS */
+    LOGIN_LATE_MAX = 2,
 };
 
 enum login_turn {
@@ -6678,13 +6679,15 @@ static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t 
     return found;
 }
 
-/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+/* Gives an address the first place that is free, not before `least` ms; how long until then. One
+ * that comes late for a place it had need not find a free one. */
 static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
-                           int64_t now, int64_t least)
+                           bool late, int64_t now, int64_t least)
 {
     int64_t step = 2 * queue->took, wait = least;
     if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
     if (guessed) step *= LOGIN_STEPS_LATER;
+    if (late) step = 0;
     if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
     struct login_place *places = queue->places[guessed];
     for (int i = 0; i < queue->count[guessed]; i++) {
@@ -6715,8 +6718,8 @@ static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16
     }
     if (kind >= 0) login_leave(queue, kind, i);
     if (idle) return LOGIN_NOW;
-    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
-    *wait = login_place(queue, key, guessed, now, blocked);
+    if (on_time || (due && queue->waiting < LOGIN_LATE_MAX)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, due, now, blocked);
     return LOGIN_LATER;
 }
 
