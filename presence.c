@@ -2053,9 +2053,10 @@ static void options_free(struct options *options)
     }
 }
 
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 /* bytes of a name that is looked at */ };
+
 /* How many letters are wrong, missing, too many, or have changed places with their neighbour
  * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
-enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
 static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
 {
     int rows[3][MISTAKES_NAME + 1];
@@ -2400,7 +2401,7 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD };
 
 /* Options that have none without another. Those of --mint-token are not among them: who keeps them
  * in a file means no server. */
@@ -2417,7 +2418,7 @@ static const struct option_needs {
     {"jwt-audience", NEED_KEY},
     {"admin-session", NEED_PASSWORD},
     {"webhook-secret-file", NEED_URL},
-    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-ca-file", NEED_URL},
     {"webhook-batch", NEED_URL},
     {"webhook-timeout", NEED_URL},
     {"webhook-outbox", NEED_URL},
@@ -2437,13 +2438,11 @@ static bool option_is_set(const struct options *options, const struct option_row
 /* What an option is without effect for, or NULL. */
 static const char *option_lacks(const struct options *options, enum option_need need)
 {
-    const char *url = options->webhook_url;
     bool has[] = {
         [NEED_KEY] = options_have_keys(options),
         [NEED_NO_KEY] = !options_have_keys(options),
         [NEED_TLS] = options->tls_listen.count > 0,
-        [NEED_URL] = *url,
-        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
     };
     static const char *const lacks[] = {
@@ -2451,7 +2450,6 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_NO_KEY] = "beside a key for tokens",
         [NEED_TLS] = "without --tls-listen",
         [NEED_URL] = "without --webhook-url",
-        [NEED_HTTPS_URL] = "without --webhook-url of https",
         [NEED_PASSWORD] = "without --admin-password-file",
     };
     return has[need] ? NULL : lacks[need];
