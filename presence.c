@@ -2141,9 +2141,10 @@ static void options_free(struct options *options)
     }
 }
 
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 /* bytes of a name that is looked at */ };
+
 /* How many letters are wrong, missing, too many, or have changed places with their neighbour
  * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
-enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
 static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
 {
     int rows[3][MISTAKES_NAME + 1];
@@ -2488,7 +2489,7 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD };
 
 /* Options that have none without another. Those of --mint-token are not among them: who keeps them
  * in a file means no server. */
@@ -2505,7 +2506,7 @@ static const struct option_needs {
     {"jwt-audience", NEED_KEY},
     {"admin-session", NEED_PASSWORD},
     {"webhook-secret-file", NEED_URL},
-    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-ca-file", NEED_URL},
     {"webhook-batch", NEED_URL},
     {"webhook-timeout", NEED_URL},
     {"webhook-outbox", NEED_URL},
@@ -2525,13 +2526,11 @@ static bool option_is_set(const struct options *options, const struct option_row
 /* What an option is without effect for, or NULL. */
 static const char *option_lacks(const struct options *options, enum option_need need)
 {
-    const char *url = options->webhook_url;
     bool has[] = {
         [NEED_KEY] = options_have_keys(options),
         [NEED_NO_KEY] = !options_have_keys(options),
         [NEED_TLS] = options->tls_listen.count > 0,
-        [NEED_URL] = *url,
-        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
     };
     static const char *const lacks[] = {
@@ -2539,7 +2538,6 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_NO_KEY] = "beside a key for tokens",
         [NEED_TLS] = "without --tls-listen",
         [NEED_URL] = "without --webhook-url",
-        [NEED_HTTPS_URL] = "without --webhook-url of https",
         [NEED_PASSWORD] = "without --admin-password-file",
     };
     return has[need] ? NULL : lacks[need];
@@ -7008,7 +7006,8 @@ enum {
     LOGIN_STEPS_LATER = 4,
     LOGIN_FIRST_MS = 1000,   /* from being told to the place */
     LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
-    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if fewer than these wait, else told LOGIN_FIRST_MS */
+    LOGIN_LATE_MAX = 2,
 };
 
 enum login_turn {
@@ -7055,13 +7054,15 @@ static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t 
     return found;
 }
 
-/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+/* Gives an address the first place that is free, not before `least` ms; how long until then. One
+ * that comes late for a place it had need not find a free one. */
 static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
-                           int64_t now, int64_t least)
+                           bool late, int64_t now, int64_t least)
 {
     int64_t step = 2 * queue->took, wait = least;
     if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
     if (guessed) step *= LOGIN_STEPS_LATER;
+    if (late) step = 0;
     if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
     struct login_place *places = queue->places[guessed];
     for (int i = 0; i < queue->count[guessed]; i++) {
@@ -7092,8 +7093,8 @@ static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16
     }
     if (kind >= 0) login_leave(queue, kind, i);
     if (idle) return LOGIN_NOW;
-    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
-    *wait = login_place(queue, key, guessed, now, blocked);
+    if (on_time || (due && queue->waiting < LOGIN_LATE_MAX)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, due, now, blocked);
     return LOGIN_LATER;
 }
 
