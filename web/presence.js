@@ -5,8 +5,8 @@
  *     presenceService.startPresence('alice');        // after login
  *     presenceService.stopPresence();                // at logout
  *
- * The states: idle; connecting, the first try; connected, the server said hello; reconnecting, waits
- * for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
+ * The states: idle; connecting, the first try; connected, the server said hello; reconnecting,
+ * waits for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
  * stopPresence(), 4403 or giveUp.
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
@@ -256,7 +256,7 @@ export class PresenceService extends Target {
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError('presence: no WebSocket here, as before Node 22: use the option WebSocket');
+      throw new TypeError('presence: no WebSocket here (before Node 22): use the option WebSocket');
     }
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
@@ -549,8 +549,8 @@ export class PresenceService extends Target {
     if (told) this.#emit(...told);
   }
 
-  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of that,
-   *  if any. `now`: at once. `was`: a connection has ended, not a try. */
+  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of
+   *  that, if any. `now`: at once. `was`: a connection has ended, not a try. */
   #later({ code, reason }, now, was) {
     const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const maxAttempts = this.#options.maxReconnectAttempts;
@@ -767,7 +767,7 @@ export class PresenceService extends Target {
     this.#tell(entry.watches, 'callback', entry.user);
   }
 
-  /** Calls watches back, behind what is under way, unless another user's presence has begun then. */
+  /** Calls watches back, behind what is under way, unless another user has begun meanwhile. */
   #tell(watches, name, detail) {
     const sight = this.#sight;
     for (const watch of watches) {
