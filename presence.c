@@ -163,6 +163,7 @@ enum {
     PAGE_DEFAULT = 100,
     JSON_DEPTH_MAX = 16,
     WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
+    IDS_A_MESSAGE = 100,           /* ids to follow or not that count as a message more */
     AGENT_MAX = 120,               /* bytes kept of a User-Agent */
     ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
@@ -325,7 +326,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -494,6 +495,14 @@ static int64_t clock_mono_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_BOOTTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Microseconds of a clock for short times: how long a piece of work took. */
+static int64_t clock_work_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 /* Milliseconds since 1970, UTC; may be stepped by the operator at any moment. */
@@ -766,7 +775,7 @@ static bool utf8_begins(struct span text, size_t *whole)
     if (!left) return true;
     if (at[0] < 0xc2 || at[0] > 0xf4) return false;
     if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
-    char guess[4]; /* whether any bytes that could follow would do: the lowest or the highest ones */
+    char guess[4]; /* if any bytes that could follow would do, the lowest or the highest ones do */
     for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
         memset(guess, filler, sizeof guess);
         memcpy(guess, at, left);
@@ -1876,7 +1885,7 @@ static void json_write_key(struct buffer *b, const char *name)
       "WebSocket messages of one connection, averaged over a second; 0: no limit")                 \
     X(max_watch, COUNT, "max-watch", "1000", 0, 100000, "N", "Limits",                             \
       "users that one connection may follow")                                                      \
-    X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
+    X(max_head, SIZE, "max-head", "32k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
     X(request_memory, SIZE, "max-request-memory", "64m", 1048576, INT64_C(1) << 40, "BYTES",       \
@@ -4193,7 +4202,8 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        /* our own pid is what it has in a namespace of its own */
+        const char *where = atoi(pid) == getpid() ? " of another container" : "";
         return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
                             st->dir, atoi(pid), where);
     }
@@ -4259,11 +4269,11 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 static struct {
     MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
     const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
-    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* what is said of SIGBUS, SIGSEGV */
+    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* said of SIGBUS and SIGSEGV */
 } store_held;
 
-/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps is
- * no error that LMDB could return: the access fails, and all that is left is to say which file. */
+/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps
+ * is no error that LMDB could return: the access fails, and all that is left is to say which. */
 static void store_faulted(int number, siginfo_t *info, void *context)
 {
     (void)context;
@@ -4808,8 +4818,8 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 }
 
 /* Looks through the slots of readers in other processes; for how many ms the oldest of their
- * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
- * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was
+ * written since, stays in the file until it ends. st->env is open and stays so. Any thread. */
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
@@ -5834,7 +5844,7 @@ static void store_look_after_readers(struct store *st)
     store_look_at_readers(st);
 }
 
-/* Writer: looks whether the files of the store are where they were, and says so when that changes. */
+/* Writer: looks whether the files of the store are where they were, and says when that changes. */
 static void store_look_at_files(struct store *st)
 {
     char problem[STORE_PROBLEM];
@@ -6642,11 +6652,11 @@ static struct timer *wheel_take(struct wheel *wheel)
 enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
 
 /* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
- * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
- * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
- * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
- * in between makes the next ping due that much later: so a peer that dies is found within `interval`
- * + `timeout` of its last byte, whichever is longer. */
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last
+ * ping until something was heard, else 0. *due is when to look again if it is not OVER; bytes need
+ * not move it. While an answer is awaited that is after `interval` at the latest, since whatever
+ * comes in between makes the next ping due that much later: so a peer that dies is found within
+ * `interval` + `timeout` of its last byte, whichever is longer. */
 static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
                                   uint32_t *pinged, int64_t *due)
 {
@@ -7109,8 +7119,8 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
- * ends of stays without a connection go by a clock of their own, which stands still while the
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
+ * the ends of stays without a connection go by a clock of their own, which stands still while the
  * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
@@ -7247,7 +7257,10 @@ struct presence {
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
-enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
+enum {
+    PAUSE_MS = 250,       /* who wakes up so much later than meant to has stood still */
+    PAUSE_READ_MS = 1000, /* see presence_resume */
+};
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -7588,8 +7601,8 @@ static struct user *presence_make(struct presence *p, struct span id)
 /* The status of a user's connections taken together: the most available one. */
 static enum status user_merge_status(const struct user *user)
 {
-    enum status best = STATUS_AWAY;
-    for (const struct link *link = user->links; link; link = link->next)
+    enum status best = STATUS_AWAY; /* nothing is above online: of thousands one is looked at */
+    for (const struct link *link = user->links; link && best != STATUS_ONLINE; link = link->next)
         if (link->status < best) best = link->status;
     return best;
 }
@@ -8406,8 +8419,8 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
- * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings
+ * its edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
 struct edge {
@@ -8457,15 +8470,29 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
+    bool stalled;                  /* its socket is full: what it is owed is not in watches.owed */
 };
+
+/* A part of the table of the watched. There are many, each grows by itself: a whole table of a
+ * million would keep everybody waiting while it moves. */
+struct watch_shard {
+    struct watched **slots;
+    size_t size, count;
+};
+
+enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 
 struct watches {
     uint64_t key[2];
-    struct watched **slots;
-    size_t size, count;
-    struct watched *changed;       /* since the last spread */
+    struct watch_shard shards[WATCH_SHARDS];
+    size_t count;                  /* of all shards */
+    struct watched *changed;       /* since the last spread began */
+    struct watched *spreading;     /* of those before it, whose watchers have still to know */
     struct watched *loose;
+    size_t loose_count;
+    size_t owed;                   /* users in snapshots that can be written, of all watchers */
     struct watcher *busy;          /* may have something to be told */
+    struct watcher *serving;       /* the same: those whose turn it is, before any of `busy` */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
     size_t full;                   /* WATCH_FULL; tests take less */
@@ -8489,32 +8516,40 @@ static void watches_init(struct watches *w)
 /* Frees the table, with those that are left in it; no watcher is left. */
 static void watches_free(struct watches *w)
 {
-    for (size_t i = 0; i < w->size; i++) {
-        for (struct watched *e = w->slots[i], *next; e; e = next) {
-            next = e->next;
-            free(e);
+    for (struct watch_shard *shard = w->shards; shard < w->shards + WATCH_SHARDS; shard++) {
+        for (size_t i = 0; i < shard->size; i++) {
+            for (struct watched *e = shard->slots[i], *next; e; e = next) {
+                next = e->next;
+                free(e);
+            }
         }
+        free(shard->slots);
     }
-    free(w->slots);
     buffer_free(&w->text);
 }
 
-/* The slot that a watched with this hash is in. */
-static struct watched **watches_slot(const struct watches *w, uint64_t hash)
+/* The shard of a hash. */
+static struct watch_shard *watches_shard(struct watches *w, uint64_t hash)
 {
-    return &w->slots[hash & (w->size - 1)];
+    return &w->shards[hash >> 56];
 }
 
-/* Gives the table another number of slots, a power of two. */
-static void watches_resize(struct watches *w, size_t size)
+/* The slot that a watched with this hash is in. */
+static struct watched **watch_shard_slot(const struct watch_shard *shard, uint64_t hash)
 {
-    struct watched **old = w->slots;
-    size_t count = w->size;
-    w->slots = mem_new(size * sizeof *w->slots);
-    w->size = size;
+    return &shard->slots[hash & (shard->size - 1)];
+}
+
+/* Gives a shard another number of slots, a power of two. */
+static void watch_shard_resize(struct watch_shard *shard, size_t size)
+{
+    struct watched **old = shard->slots;
+    size_t count = shard->size;
+    shard->slots = mem_new(size * sizeof *shard->slots);
+    shard->size = size;
     for (size_t i = 0; i < count; i++) {
         for (struct watched *e = old[i], *next; e; e = next) {
-            struct watched **slot = watches_slot(w, e->hash);
+            struct watched **slot = watch_shard_slot(shard, e->hash);
             next = e->next;
             e->next = *slot;
             *slot = e;
@@ -8528,7 +8563,9 @@ static struct watched *watches_find(const struct watches *w, struct span id)
 {
     if (!w->count) return NULL;
     uint64_t hash = hash_keyed(w->key, id.at, id.len);
-    for (struct watched *e = *watches_slot(w, hash); e; e = e->next)
+    const struct watch_shard *shard = &w->shards[hash >> 56];
+    if (!shard->count) return NULL;
+    for (struct watched *e = *watch_shard_slot(shard, hash); e; e = e->next)
         if (e->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
     return NULL;
 }
@@ -8539,6 +8576,7 @@ static void watched_loosen(struct watches *w, struct watched *e)
     if (e->edges || e->needs || e->changed || e->loose) return;
     e->loose = w->loose ? w->loose : e;
     w->loose = e;
+    w->loose_count++;
 }
 
 /* The watched with this id, made if there is none; somebody has to need it before the sweep. */
@@ -8546,14 +8584,18 @@ static struct watched *watches_make(struct watches *w, struct span id)
 {
     struct watched *e = watches_find(w, id);
     if (e) return e;
-    if (w->count >= w->size) watches_resize(w, w->size ? w->size * 2 : 64);
+    uint64_t hash = hash_keyed(w->key, id.at, id.len);
+    struct watch_shard *shard = watches_shard(w, hash);
+    if (shard->count >= shard->size)
+        watch_shard_resize(shard, shard->size ? shard->size * 2 : WATCH_SHARD_MIN);
     e = mem_new(sizeof *e + id.len);
-    e->hash = hash_keyed(w->key, id.at, id.len);
+    e->hash = hash;
     e->id_len = (uint8_t)id.len;
     memcpy(e->id, id.at, id.len);
-    struct watched **slot = watches_slot(w, e->hash);
+    struct watched **slot = watch_shard_slot(shard, hash);
     e->next = *slot;
     *slot = e;
+    shard->count++;
     w->count++;
     watched_loosen(w, e);
     return e;
@@ -8562,21 +8604,25 @@ static struct watched *watches_make(struct watches *w, struct span id)
 /* Takes a watched out of the table and frees it. */
 static void watches_remove(struct watches *w, struct watched *e)
 {
-    struct watched **place = watches_slot(w, e->hash);
+    struct watch_shard *shard = watches_shard(w, e->hash);
+    struct watched **place = watch_shard_slot(shard, e->hash);
     while (*place != e) place = &(*place)->next;
     *place = e->next;
     free(e);
     w->count--;
-    if (w->size > 64 && w->count < w->size / 8) watches_resize(w, w->size / 2);
+    shard->count--;
+    if (shard->size > WATCH_SHARD_MIN && shard->count < shard->size / 8)
+        watch_shard_resize(shard, shard->size / 2);
 }
 
-/* Frees the watched that nobody needs; their users may leave the table of users, whose lock is
- * held. */
-static void watches_sweep(struct watches *w, struct presence *p, struct instant now)
+/* Frees the watched that nobody needs, of at most so many that it looks at; their users may leave
+ * the table of users, whose lock is held. */
+static void watches_sweep(struct watches *w, struct presence *p, struct instant now, size_t most)
 {
-    while (w->loose) {
+    for (; w->loose && most; most--) {
         struct watched *e = w->loose;
         w->loose = e->loose == e ? NULL : e->loose;
+        w->loose_count--;
         e->loose = NULL;
         if (e->edges || e->needs || e->changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
@@ -8704,6 +8750,7 @@ static void watcher_drop_snapshot(struct watches *w, struct watcher *watcher)
         watched_loosen(w, snapshot->users[i]);
     }
     watcher->owed -= snapshot->count;
+    if (!watcher->stalled) w->owed -= snapshot->count;
     watcher->snapshots = snapshot->next;
     if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
     free(snapshot);
@@ -8731,12 +8778,23 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
-static void watcher_owe(struct watcher *watcher, struct snapshot *snapshot)
+static void watcher_owe(struct watches *w, struct watcher *watcher, struct snapshot *snapshot)
 {
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
     watcher->owed += snapshot->count;
+    if (!watcher->stalled) w->owed += snapshot->count;
     *watcher->snapshots_last = snapshot;
     watcher->snapshots_last = &snapshot->next;
+}
+
+/* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
+ * those who do not read must not keep the others from asking. */
+static void watcher_stall(struct watches *w, struct watcher *watcher, bool stalled)
+{
+    if (stalled == watcher->stalled) return;
+    watcher->stalled = stalled;
+    if (stalled) w->owed -= watcher->owed;
+    else w->owed += watcher->owed;
 }
 
 /* Notes that the user with this id has changed; the watched, or NULL when nobody follows her. */
@@ -8781,20 +8839,26 @@ static uint64_t view_print(const struct watches *w, const struct user_view *view
 }
 
 /* Makes those who follow the changed ones busy, with the edges that are due in their queues. Who
- * has changed in nothing that others see is passed over. */
-static void watches_spread(struct watches *w, const struct presence *p, struct instant now)
+ * has changed in nothing that others see is passed over. Stops after so many edges, at the end of a
+ * user's: then `spreading` is not empty, and the next call goes on. */
+static void watches_spread(struct watches *w, const struct presence *p, struct instant now,
+                           size_t most)
 {
-    while (w->changed) {
-        struct watched *e = w->changed;
+    if (!w->spreading) {
+        w->spreading = w->changed;
+        w->changed = NULL;
+    }
+    for (size_t looked = 0; w->spreading && looked < most; looked++) {
+        struct watched *e = w->spreading;
         struct user_view view;
-        w->changed = e->changed == e ? NULL : e->changed;
+        w->spreading = e->changed == e ? NULL : e->changed;
         e->changed = NULL;
         watched_loosen(w, e);
         watched_view(p, now, e, &view);
         uint64_t print = view_print(w, &view);
         if (print == e->print) continue;
         e->print = print;
-        for (struct edge *edge = e->edges; edge; edge = edge->next) {
+        for (struct edge *edge = e->edges; edge; edge = edge->next, looked++) {
             struct watcher *of = edge->of;
             if (edge->queued || edge->told[0] == e->version) continue;
             edge->queued = edge;
@@ -8805,6 +8869,18 @@ static void watches_spread(struct watches *w, const struct presence *p, struct i
             if (!of->place) watcher_list(&w->busy, of);
         }
     }
+}
+
+/* Whose turn it is to be told something, or NULL. Who becomes busy meanwhile is behind all who are
+ * busy now: nobody waits longer than one round, however often others ask. */
+static struct watcher *watches_next(struct watches *w)
+{
+    if (!w->serving && w->busy) {
+        w->serving = w->busy;
+        w->serving->place = &w->serving;
+        w->busy = NULL;
+    }
+    return w->serving;
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
@@ -9614,16 +9690,47 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
  * is how routes are found too. */
 static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
 
+/* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
+static struct span http_target(const char *at, size_t len)
+{
+    const char *target = memchr(at, ' ', len), *end = at + len;
+    if (!target) return (struct span){0};
+    while (target < end && *target == ' ') target++;
+    return (struct span){target, (size_t)(end - target)};
+}
+
+/* Whether a span begins with a text. */
+static bool span_begins(struct span span, const char *text)
+{
+    size_t n = strlen(text);
+    return span.len >= n && !memcmp(span.at, text, n);
+}
+
 /* Whether a request, whole and in order, is one of those. */
 static bool http_is_costly(const char *at, size_t len)
 {
-    const char *target = memchr(at, ' ', len), *end = at + len;
-    while (target && target < end && *target == ' ') target++;
-    for (size_t i = 0; target && i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++) {
-        size_t n = strlen(HTTP_COSTLY[i]);
-        if ((size_t)(end - target) >= n && !memcmp(target, HTTP_COSTLY[i], n)) return true;
-    }
+    struct span target = http_target(at, len);
+    for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
+        if (span_begins(target, HTTP_COSTLY[i])) return true;
     return false;
+}
+
+/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no whole
+ * line has it, more than one has, or it does not fit. */
+static bool http_find_header(const char *at, size_t len, const char *name, char *out, size_t size)
+{
+    int found = 0;
+    const char *line = memchr(at, '\n', len), *end = at + len;
+    for (const char *next; line && (next = memchr(line + 1, '\n', (size_t)(end - line - 1)));
+         line = next) {
+        struct span text = {line + 1, (size_t)(next - line - 1)}, value;
+        if (!text.len || *text.at == '\r') break;
+        if (!http_line_value(text, name, &value)) continue;
+        if (found++ || value.len >= size || memchr(value.at, 0, value.len)) return false;
+        memcpy(out, value.at, value.len);
+        out[value.len] = 0;
+    }
+    return found == 1;
 }
 
 /* The reason phrase of a status (RFC 9110 section 15). */
@@ -9748,6 +9855,7 @@ struct loop {
     pthread_mutex_t lock;     /* the three below */
     struct loop_call *first, **last;
     bool signalled;           /* a wake-up is on its way since the inbox was taken */
+    struct loop_call *taken;  /* the loop's own: taken out of the inbox, not run yet */
 };
 
 /* Makes an empty loop; false with errno set. */
@@ -9817,20 +9925,43 @@ static bool loop_park(struct loop *loop, struct loop_call *call, int operation, 
     return watched;
 }
 
-/* Runs what is in the inbox; the loop's thread only. */
-static void loop_run_calls(struct loop *loop, struct server *server)
+/* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
+static void loop_take_calls(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    struct loop_call *call = loop->first;
+    loop->taken = loop->first;
     loop->first = NULL;
     loop->last = &loop->first;
     loop->signalled = false;
     pthread_mutex_unlock(&loop->lock);
-    while (call) {
-        struct loop_call *next = call->next;
-        call->run(server, call);
-        call = next;
+}
+
+/* Runs the next call that was taken. */
+static void loop_run_call(struct loop *loop, struct server *server)
+{
+    struct loop_call *call = loop->taken;
+    loop->taken = call->next; /* the call may free itself, or post itself again */
+    call->run(server, call);
+}
+
+/* Runs what is in the inbox; the loop's thread only. */
+static void loop_run_calls(struct loop *loop, struct server *server)
+{
+    loop_take_calls(loop);
+    while (loop->taken) loop_run_call(loop, server);
+}
+
+/* The same, also what comes meanwhile, but at least one call and no more than fit until then by
+ * clock_work_us: the rest stays in `taken`, and a loop that has some must not sleep. */
+static void loop_run_calls_until(struct loop *loop, struct server *server, int64_t until)
+{
+    for (bool over = false; !over;) {
+        if (!loop->taken) loop_take_calls(loop);
+        if (!loop->taken) return;
+        loop_run_call(loop, server);
+        over = clock_work_us() >= until;
     }
+    if (!loop->taken) loop_take_calls(loop); /* nobody would wake the loop for these */
 }
 
 /* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
@@ -9902,7 +10033,7 @@ struct tls_records {
     uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
 };
 
-/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+/* How far a first handshake message has been looked at. Zeroed for a new connection. */
 struct tls_hello {
     size_t scanned;  /* bytes of whole records that were looked at */
     size_t got;      /* bytes of the message in them */
@@ -9971,7 +10102,7 @@ static void tls_take_back(struct tls *tls)
     if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+/* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. */
 static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
     size_t content = (size_t)head[3] << 8 | head[4];
@@ -10016,6 +10147,23 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
             return true;
     }
     return hello->scanned > HELD_MAX;
+}
+
+/* What is to be done with the beginning of a handshake message. */
+enum hello_step { HELLO_WAIT, HELLO_SHAKE, HELLO_REFUSE };
+
+/* Looks at what has come of a handshake: HELLO_SHAKE when a handshaker is to go on with it,
+ * HELLO_REFUSE with an alert when it is none before there is a context that could say so. */
+static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *hello,
+                                      uint8_t *alert)
+{
+    bool ready = tls->set_up || tls_hello_ready(hello, &tls->in);
+    size_t known = tls->set_up ? 0 : hello->scanned;
+    struct tls_records next = {0};
+    if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    *alert = next.alert;
+    if (next.alert && !next.whole && !tls->set_up) return HELLO_REFUSE;
+    return ready && (known || next.whole || next.alert) ? HELLO_SHAKE : HELLO_WAIT;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -10137,8 +10285,8 @@ static void tls_pair_free(struct tls_pair *pair)
     free(pair->file);
 }
 
-/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
- * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+/* Whether a certificate has expired, or is not valid yet. Most clients refuse it then; but the
+ * clock may be what is wrong: a machine without a battery knows the time only after its start. */
 static bool tls_pair_untimely(const struct tls_pair *pair)
 {
     return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
@@ -10259,8 +10407,8 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
         snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
                  " issued with digitalSignature", pair->file);
     else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
-                 " issued with serverAuth", pair->file);
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                 " one issued with serverAuth", pair->file);
     else if (len + AROUND > MESSAGE_MAX)
         snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
                  " room for %d; leave out the root and what no client needs", pair->file, len,
@@ -10779,8 +10927,8 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
-/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
- * has no memory for it. */
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
+ * TLS has no memory for it. */
 static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
@@ -11704,7 +11852,14 @@ struct extra {
     struct connection *c;          /* whose it is */
     struct id_list *may;           /* whom its token lets it follow, or NULL: nobody, or all */
     struct buffer out;             /* bytes the socket did not take yet */
-    bool blocked;                  /* out goes first: nothing is read, no change is told */
+    struct buffer held;            /* watch and unwatch messages that wait, see connection_hold */
+    struct extra *next, **place;   /* in hub.held; place NULL: not in it */
+    uint32_t interest;             /* what epoll watches its socket for */
+    bool blocked;                  /* out goes first: no change is told */
+    bool behind;                   /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;                /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at;              /* mono: when that last grew, see connection_lives; or 0 */
+    int64_t ids, ids_at;           /* thousandths of ids ahead of the pace, as of when: mono */
 };
 
 /* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
@@ -11732,13 +11887,24 @@ struct stream {
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
-    HUB_READ_SIZE = 64 * 1024,
+    HUB_READ_SIZE = 20 * 1024,     /* holds more than a record of TLS */
+    HUB_READ_PLAIN = 4096,         /* read of one before the others have their turn */
+    HUB_CALLS_US = 500,            /* of a turn for calls, */
+    HUB_INPUT_US = 1500,           /* for what sockets have, */
+    HUB_TIMERS_US = 250,           /* for timers, */
+    HUB_WORK_US = 500,             /* for each of watches that waited, and telling; and */
+    HUB_WORK_LEAST_US = 150,       /* as long as sockets have more */
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
     STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
     STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
-    WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
+    WATCH_TURN = 64 * 1024,        /* sent to one who follows before the others have their turn */
+    WATCH_AT_ONCE = 256,           /* ids of watches acted on as they are read, in one turn */
+    WATCH_OWED_MAX = 100000,       /* users owed, or to be freed, over all, while watches wait */
+    WATCH_SPREAD = 8192,           /* edges of users who changed looked at in one turn */
+    WATCH_SWEEP = 1024,            /* users whom nobody follows any more freed in one turn */
+    KICK_SHARE = 64,               /* connections closed for a kick before the clock is looked at */
+    OUT_READ_MAX = 32 * 1024,      /* unsent bytes of one from whom nothing more is read */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
     POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
@@ -11751,6 +11917,7 @@ enum {
     CROWD_PLAIN_RATE = 10000,      /* and without */
     CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
+_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
 struct letter {
@@ -11798,6 +11965,11 @@ struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
     pthread_t thread;
+    struct epoll_event events[HUB_EVENTS];
+    int event_at, event_count;     /* events not acted on yet: what was no time for */
+    int64_t until;                 /* clock_work_us: end of the present part of the turn */
+    struct extra *held, **held_last; /* those whose messages wait, in order */
+    size_t ids;                    /* of watches acted on in this turn */
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
     struct named named;            /* whom the next error in it names */
@@ -12071,6 +12243,7 @@ static struct extra *connection_extra(struct connection *c)
     if (!c->extra) {
         c->extra = mem_new(sizeof *c->extra);
         c->extra->c = c;
+        c->extra->interest = EPOLLIN;
         watcher_init(&c->extra->watcher);
     }
     return c->extra;
@@ -12082,14 +12255,71 @@ static bool connection_blocked(const struct connection *c)
     return c->extra && c->extra->blocked;
 }
 
-/* Frees what a connection has beyond its struct if it needs it no longer. */
-static void connection_settle(struct connection *c)
+/* Has epoll watch a connection for what it is to be heard of: bytes, unless it makes us keep too
+ * much already; room for more, while something waits for that. */
+static void connection_interest(struct server *server, struct connection *c)
 {
     struct extra *extra = c->extra;
-    if (!extra || extra->blocked || extra->may || !watcher_idle(&extra->watcher)) return;
+    if (!extra || c->link.state == CONNECTION_DEAD) return;
+    bool full = extra->out.len >= OUT_READ_MAX ||
+                extra->held.len >= (size_t)server->options.max_message;
+    uint32_t interest = (full ? 0 : EPOLLIN) | (extra->blocked ? EPOLLOUT : 0);
+    if (interest == extra->interest) return; /* none at all: that it is over is told all the same */
+    extra->interest = interest;
+    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, interest, c);
+}
+
+/* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
+ * moment ago is remembered a little longer. */
+static void connection_settle(struct server *server, struct connection *c)
+{
+    struct extra *extra = c->extra;
+    if (!extra || extra->blocked || extra->may || extra->held.len || extra->acked_at) return;
+    if (!watcher_idle(&extra->watcher)) return;
+    int64_t pace = server->options.max_rate * IDS_A_MESSAGE; /* a ms, in thousandths */
+    bool open = c->link.state == CONNECTION_OPEN;
+    if (open && extra->ids > (clock_mono_ms() - extra->ids_at) * pace) return;
+    connection_interest(server, c);
     watcher_free(&extra->watcher);
     free(extra);
     c->extra = NULL;
+}
+
+/* Whether a connection is read from. */
+static bool connection_reads(const struct connection *c)
+{
+    return !c->extra || (c->extra->interest & EPOLLIN);
+}
+
+/* Takes a connection out of those whose messages wait. */
+static void hub_unlist_held(struct hub *hub, struct extra *extra)
+{
+    if (!extra->place) return;
+    *extra->place = extra->next;
+    if (extra->next) extra->next->place = extra->place;
+    else hub->held_last = extra->place;
+    extra->place = NULL;
+}
+
+/* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
+ * is mostly written. */
+static bool connection_may_ask(const struct server *server, const struct connection *c)
+{
+    const struct watcher *watcher = &c->extra->watcher;
+    return !c->extra->blocked &&
+           (!watcher->owed || watcher->owed < (size_t)server->options.max_watch);
+}
+
+/* Puts a connection whose messages wait in the row, if nothing of its own keeps it. */
+static void connection_list_held(struct server *server, struct connection *c)
+{
+    struct hub *hub = &server->hub;
+    struct extra *extra = c->extra;
+    if (!extra || !extra->held.len || extra->place || !connection_may_ask(server, c)) return;
+    extra->next = NULL;
+    extra->place = hub->held_last;
+    *hub->held_last = extra;
+    hub->held_last = &extra->next;
 }
 
 /* A connection follows nobody any more. */
@@ -12099,9 +12329,12 @@ static void connection_unwatch(struct server *server, struct connection *c)
     struct watches *w = &server->hub.watches;
     atomic_fetch_sub(&server->watching, (int64_t)c->extra->watcher.count);
     watcher_end(w, &c->extra->watcher);
+    hub_unlist_held(&server->hub, c->extra);
+    buffer_free(&c->extra->held);
+    c->extra->acked_at = 0;
     free(c->extra->may);
     c->extra->may = NULL;
-    connection_settle(c);
+    connection_settle(server, c);
 }
 
 /* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
@@ -12117,6 +12350,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->extra) {
         buffer_free(&c->extra->out);
         c->extra->blocked = false;
+        watcher_stall(&server->hub.watches, &c->extra->watcher, false);
         connection_unwatch(server, c);
     }
     c->link.next = (struct link *)server->hub.dead;
@@ -12127,9 +12361,10 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
-/* Frees the dead. */
+/* Frees the dead, unless events are left, which may be of them. */
 static void hub_bury(struct hub *hub)
 {
+    if (hub->event_at < hub->event_count) return;
     while (hub->dead) {
         struct connection *c = hub->dead;
         hub->dead = (struct connection *)c->link.next;
@@ -12138,15 +12373,18 @@ static void hub_bury(struct hub *hub)
     }
 }
 
-/* Keeps what the socket did not take, and waits for it to take more instead of reading on. */
+/* Keeps what the socket did not take, and waits for it to take more. What the client says is still
+ * heard, as long as the answers are few. */
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
     struct extra *extra = connection_extra(c);
-    if (!extra->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLOUT, c);
     extra->blocked = true;
+    watcher_stall(&server->hub.watches, &extra->watcher, true);
+    hub_unlist_held(&server->hub, extra);
     buffer_add(&extra->out, at, len);
     if (extra->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
+    else connection_interest(server, c);
 }
 
 /* Goes on after wire_write has returned `result` for these bytes. */
@@ -12171,8 +12409,8 @@ static void connection_flush(struct server *server, struct connection *c, struct
     connection_written(server, c, now, reply, n);
 }
 
-/* Sends more of what waits; goes back to reading when all is out, and to telling who is
- * followed. */
+/* Sends more of what waits; goes back to telling who is followed when all is out, and to what the
+ * client asked for meanwhile. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
     struct extra *extra = c->extra;
@@ -12183,13 +12421,15 @@ static void connection_writable(struct server *server, struct connection *c, str
     }
     if (n < 0) return;
     buffer_drop(&extra->out, (size_t)n);
-    if (extra->out.len || wire_unsent(&c->wire)) return;
+    extra->blocked = extra->out.len || wire_unsent(&c->wire);
+    connection_interest(server, c);
+    if (extra->blocked) return;
     buffer_free(&extra->out);
-    extra->blocked = false;
-    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    watcher_stall(&server->hub.watches, &extra->watcher, false);
     if (!watcher_idle(&extra->watcher))
         watcher_list(&server->hub.watches.busy, &extra->watcher);
-    connection_settle(c);
+    connection_list_held(server, c);
+    connection_settle(server, c);
     if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
@@ -12466,19 +12706,51 @@ static void watch_name_forbidden(struct server *server, const struct connection 
     }
 }
 
-/* Message {"type":"watch","users":["bob"]}: follow these too; answered by a snapshot of them when
- * the turn ends. All of them or none. */
-static enum error message_watch(struct server *server, struct connection *c, struct instant now,
-                                struct json_value message)
+/* Whether so many ids more keep within the pace: IDS_A_MESSAGE count as a message. Twice
+ * --max-watch may come at once, so that one list can be let go and another be taken. */
+static bool connection_ids_in_pace(const struct server *server, struct connection *c,
+                                   struct instant now, size_t ids)
 {
-    (void)now;
+    int64_t rate = server->options.max_rate, most = 2000 * server->options.max_watch;
+    if (!rate) return true;
+    if (most < 1000 * IDS_A_MESSAGE) most = 1000 * IDS_A_MESSAGE;
+    struct extra *extra = connection_extra(c);
+    int64_t left = extra->ids - (now.mono - extra->ids_at) * rate * IDS_A_MESSAGE;
+    extra->ids = (left > 0 ? left : 0) + 1000 * (int64_t)ids;
+    extra->ids_at = now.mono;
+    return extra->ids <= most;
+}
+
+/* Whether a watch of so many has to wait: for those before it, for its own connection to take what
+ * it asked for, or for the sum of all. */
+static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
+{
+    const struct hub *hub = &server->hub;
+    return c->extra->held.len || hub->held || !connection_may_ask(server, c) ||
+           hub->watches.owed + hub->watches.loose_count >= WATCH_OWED_MAX ||
+           (hub->ids && hub->ids + count > WATCH_AT_ONCE);
+}
+
+/* Keeps a message to be acted on later, as it came: that takes less than what it asks for. Those of
+ * one connection stay in order, the connections take turns. */
+static void connection_hold(struct server *server, struct connection *c, struct span text)
+{
+    struct buffer *held = &connection_extra(c)->held;
+    uint32_t len = (uint32_t)text.len;
+    buffer_add(held, &len, sizeof len);
+    buffer_add(held, text.at, text.len);
+    connection_list_held(server, c);
+    connection_interest(server, c);
+}
+
+/* Has a connection follow these users too; answered by a snapshot of them. All of them or none. */
+static enum error watch_users(struct server *server, struct connection *c, struct json_value users,
+                              size_t count)
+{
     struct watches *w = &server->hub.watches;
-    struct json_value users, item;
-    size_t most = (size_t)server->options.max_watch, count, fresh = 0;
-    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
-    enum error error = watch_check(c, users, true, &count);
-    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
-    if (error) return error;
+    struct json_value item;
+    size_t most = (size_t)server->options.max_watch, fresh = 0;
+    server->hub.ids += count;
     struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
     struct watcher *watcher = &connection_extra(c)->watcher;
     char id[USER_ID_MAX + 1];
@@ -12491,34 +12763,44 @@ static enum error message_watch(struct server *server, struct connection *c, str
         fresh += !watcher_find(watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
-    /* Who asks faster than the store answers may have some of that waiting, but not any number. */
-    if (watcher->count + fresh > most || watcher->owed + snapshot->count > 8 * most + 1000) {
+    if (watcher->count + fresh > most) {
         free(snapshot);
-        connection_settle(c);
+        connection_settle(server, c);
         return ERROR_TOO_MANY_WATCHED;
     }
     for (size_t i = 0; i < snapshot->count; i++)
         if (!watcher_find(watcher, snapshot->users[i]))
             watcher_follow(watcher, snapshot->users[i]);
     atomic_fetch_add(&server->watching, (int64_t)fresh);
-    watcher_owe(watcher, snapshot);
+    watcher_owe(w, watcher, snapshot);
     hub_resolve(server, snapshot);
     if (!watcher->place) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
 }
 
-/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
- * There is no answer. */
-static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
-                                  struct json_value message)
+/* Message {"type":"watch","users":["bob"]}: follow these too. Wrong ones are told so at once. */
+static enum error message_watch(struct server *server, struct connection *c, struct instant now,
+                                struct json_value message)
 {
-    (void)now;
-    struct watches *w = &server->hub.watches;
-    struct json_value users, item;
-    bool all = !json_member(message, "users", &users);
+    struct json_value users;
     size_t count;
-    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
-    if (error || !c->extra) return error;
+    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
+    enum error error = watch_check(c, users, true, &count);
+    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
+    if (error) return error;
+    if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
+    connection_extra(c);
+    if (!watch_waits(server, c, count)) return watch_users(server, c, users, count);
+    connection_hold(server, c, message.raw);
+    return ERROR_NONE;
+}
+
+/* Has a connection follow these users no longer, or nobody when `all`. */
+static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
+                          bool all)
+{
+    struct watches *w = &server->hub.watches;
+    struct json_value item;
     struct watcher *watcher = &c->extra->watcher;
     size_t before = watcher->count;
     char id[USER_ID_MAX + 1];
@@ -12529,8 +12811,64 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
         if (e) watcher_let_go(w, watcher, e);
     }
     atomic_fetch_sub(&server->watching, (int64_t)(before - watcher->count));
-    connection_settle(c);
+    connection_settle(server, c);
+}
+
+/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
+ * There is no answer. Also heard from one whose socket is full; behind a watch that waits it waits
+ * too. */
+static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
+                                  struct json_value message)
+{
+    struct json_value users;
+    bool all = !json_member(message, "users", &users);
+    size_t count = 0;
+    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
+    if (error || !c->extra) return error;
+    if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
+    if (c->extra->held.len) connection_hold(server, c, message.raw);
+    else unwatch_users(server, c, users, all);
     return ERROR_NONE;
+}
+
+/* Acts on the first message that waits of a connection. */
+static enum error connection_take_held(struct server *server, struct connection *c)
+{
+    struct buffer *held = &c->extra->held;
+    struct json_value message, users, type;
+    uint32_t len;
+    size_t count;
+    memcpy(&len, held->at, sizeof len);
+    char *text = mem_copy_text(held->at + sizeof len, len);
+    buffer_drop(held, sizeof len + len);
+    if (!held->len) buffer_free(held);
+    json_parse((struct span){text, len}, JSON_DEPTH_MAX, &message); /* it was when it came */
+    json_member(message, "type", &type);
+    bool named = json_member(message, "users", &users);
+    enum error error = ERROR_NONE;
+    if (json_is(type, "unwatch")) unwatch_users(server, c, users, !named);
+    else if (!(error = watch_check(c, users, true, &count)))
+        error = watch_users(server, c, users, count);
+    free(text);
+    return error;
+}
+
+/* Acts on messages that waited, one of each connection in turn, while there is time and room. */
+static void hub_work(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    const struct watches *w = &hub->watches;
+    for (bool over = false; hub->held && !over; over = clock_work_us() >= hub->until) {
+        struct extra *extra = hub->held;
+        struct connection *c = extra->c;
+        if (w->owed + w->loose_count >= WATCH_OWED_MAX) return;
+        hub_unlist_held(hub, extra);
+        enum error error = connection_take_held(server, c);
+        connection_list_held(server, c); /* behind the others */
+        connection_interest(server, c);
+        if (error) hub_reply_error(hub, error);
+        connection_flush(server, c, now);
+    }
 }
 
 static const struct message_row {
@@ -12578,6 +12916,13 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
+/* Closes for more than the pace. */
+static void connection_too_fast(struct server *server, struct connection *c, struct instant now)
+{
+    count_one(&server->counters.too_fast);
+    connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+}
+
 /* The client closed: the answer carries its code back. Its own failures count as a broken line.
  * 4001 is what 1001 would be if browsers let a page say that. */
 static void connection_closed_by_client(struct server *server, struct connection *c,
@@ -12596,8 +12941,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     struct hub *hub = &server->hub;
     if (event->kind == WS_MORE) return;
     if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c)) {
-        count_one(&server->counters.too_fast);
-        connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+        connection_too_fast(server, c, now);
         return;
     }
     enum error error;
@@ -12605,7 +12949,8 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_TEXT:
         count_one(&server->counters.messages);
         error = connection_message(server, c, now, event->data);
-        if (error) hub_reply_error(hub, error);
+        if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
+        else if (error) hub_reply_error(hub, error);
         return;
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
@@ -12650,7 +12995,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 /* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
-    ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
+    size_t most = c->wire.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
+    ssize_t n = wire_read(&c->wire, server->hub.scratch, most);
     if (n > 0) connection_take(server, c, now, server->hub.scratch, (size_t)n);
     bool over = n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire);
     if (over && c->link.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
@@ -12914,7 +13260,7 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
         watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
-        connection_settle(c);
+        connection_settle(server, c);
         return false;
     }
     if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
@@ -12937,38 +13283,61 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
+/* Fills letters for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_letters(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct post *post = &hub->post;
+    struct watcher *watcher;
+    bool over = false;
+    while (!over && post_has_room(post) && (watcher = watches_next(&hub->watches))) {
+        struct connection *c = ((struct extra *)watcher)->c;
+        size_t at = post->text.len;
+        watcher_list(NULL, watcher);
+        if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
+        over = clock_work_us() >= hub->until;
+    }
+}
+
+/* Goes on after a letter was sent: with the next piece for the same one while there is time,
+ * otherwise in another turn. */
+static void hub_letter_sent(struct server *server, struct letter *l, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct connection *c = l->c;
+    struct span bytes = {hub->post.text.at + l->at, l->len};
+    connection_written(server, c, now, bytes, l->result);
+    if (clock_work_us() < hub->until) watcher_send(server, c, now);
+    else if (c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked)
+        watcher_list(&hub->watches.busy, &c->extra->watcher);
+    connection_list_held(server, c);
+    if (server->presence.transition_count) hub_take_transitions(server, now);
+}
+
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
  * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
- * the table is as the transitions left it. */
+ * the table is as the transitions left it. When the time is over the rest is for the next turn. */
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct watches *w = &hub->watches;
     struct post *post = &hub->post;
-    if (w->changed && now.mono >= hub->spread_at) {
-        watches_spread(w, &server->presence, now);
-        hub->spread_at = now.mono + server->options.watch_interval;
-    }
-    if (w->busy) watches_begin_turn(w);
-    while (w->busy) {
-        while (w->busy && post_has_room(post)) {
-            struct connection *c = ((struct extra *)w->busy)->c;
-            size_t at = post->text.len;
-            watcher_list(NULL, w->busy);
-            if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
-        }
+    bool due = w->changed && now.mono >= hub->spread_at;
+    if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
+    if (due || w->spreading) watches_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool over = !watches_next(w);
+    if (!over) watches_begin_turn(w);
+    while (!over) {
+        hub_fill_letters(server, now);
         size_t count = post_deliver(post);
-        for (struct letter *l = post->letters; l < post->letters + count; l++) {
-            struct span bytes = {post->text.at + l->at, l->len};
-            connection_written(server, l->c, now, bytes, l->result);
-            watcher_send(server, l->c, now);
-            if (server->presence.transition_count) hub_take_transitions(server, now);
-        }
+        for (struct letter *l = post->letters; l < post->letters + count; l++)
+            hub_letter_sent(server, l, now);
         post->text.len = 0;
+        over = clock_work_us() >= hub->until || !watches_next(w);
     }
     if (!w->loose) return;
     pthread_mutex_lock(&server->table_lock);
-    watches_sweep(w, &server->presence, now);
+    watches_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
 }
 
@@ -13008,13 +13377,82 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+/* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
+struct tcp_facts {
+    uint8_t states[8];
+    uint32_t before[4], unacked, between[7], last_ack_recv, behind[11]; /* unacked: packets */
+    uint64_t pacing[2], bytes_acked, bytes_received;
+    uint32_t packets[2], notsent_bytes;
+};
+
+/* What TCP says of a connection: bytes that the other side has acknowledged, how long ago it was
+ * last heard of, ms, and whether more is on its way. False when it is over. */
+static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t *quiet, bool *more)
+{
+    struct tcp_facts facts = {0};
+    socklen_t len = sizeof facts;
+    if (getsockopt(c->wire.fd, IPPROTO_TCP, TCP_INFO, &facts, &len)) return false;
+    *acked = facts.bytes_acked;
+    *quiet = facts.last_ack_recv;
+    *more = facts.unacked || facts.notsent_bytes || connection_blocked(c);
+    return true;
+}
+
+/* Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on its
+ * way, and connection_lives is asked. */
+static void connection_note_ping(struct connection *c)
+{
+    uint64_t acked;
+    int64_t quiet;
+    bool more;
+    if (!connection_tcp(c, &acked, &quiet, &more)) return;
+    if (!more) return;
+    struct extra *extra = connection_extra(c);
+    extra->behind = true;
+    extra->acked = acked;
+    extra->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+}
+
+/* When one who was behind at the last ping was last known to live, by what its TCP took of the bytes
+ * that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What a user
+ * sees of last_seen does not move by it. */
+static int64_t connection_lives(const struct connection *c, struct instant now)
+{
+    struct extra *extra = c->extra;
+    uint64_t acked;
+    int64_t quiet;
+    bool more;
+    if (!extra) return 0;
+    if (!extra->behind || !connection_tcp(c, &acked, &quiet, &more)) return extra->acked_at;
+    if (acked != extra->acked) extra->acked_at = now.mono - quiet;
+    extra->acked = acked;
+    extra->behind = more; /* otherwise it has the ping now, and its time to answer */
+    return extra->acked_at;
+}
+
+/* A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing. */
+static void connection_forget_acked(struct server *server, struct connection *c)
+{
+    if (!c->extra || !c->extra->acked_at) return;
+    c->extra->behind = false;
+    c->extra->acked_at = 0;
+    connection_settle(server, c);
+}
+
+/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping: then
+ * the time runs anew from the last byte that it took. If it was the server that stood still, the
  * answer waits in the socket: that is read first. */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
+    if (connection_reads(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
+        return;
+    }
+    int64_t interval = server->options.ping_interval, soon = now.mono + interval;
+    int64_t drop_at = connection_lives(c, now) + interval + server->options.pong_timeout;
+    if (now.mono < drop_at) {
+        connection_arm(server, c, drop_at < soon ? drop_at : soon); /* see silence_judge */
         return;
     }
     count_one(&server->counters.heartbeat_timeouts);
@@ -13034,8 +13472,10 @@ static void connection_silence(struct server *server, struct connection *c, stru
         return;
     }
     connection_arm(server, c, due);
+    if (silence != SILENCE_WAITS) connection_forget_acked(server, c);
     if (silence != SILENCE_PING) return;
     count_one(&server->counters.pings_sent);
+    connection_note_ping(c);
     ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
     connection_flush(server, c, now);
 }
@@ -13309,7 +13749,8 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS); /* some clients take a block for an event */
+    /* With the first event's block: some clients deliver one of its own as an empty event. */
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
@@ -13365,7 +13806,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
 }
 
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
- * turn. */
+ * few turns. */
 struct hub_ask {
     struct loop_call call;
     sem_t done;
@@ -13424,17 +13865,25 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
     sem_post(&ask->done);
 }
 
-/* Question: close all connections of a user, who is offline after it; count is how many. */
+/* Question: close all connections of a user, who is offline after it; count is how many. Of
+ * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct loop_call *call)
 {
     struct hub_ask *ask = (struct hub_ask *)call;
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
-    while (user && user->links) {
-        struct connection *c = (struct connection *)user->links;
-        connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
-        connection_flush(server, c, now);
-        ask->count++;
+    bool over = !user;
+    for (; !over && user->links; over = clock_work_us() >= server->hub.until) {
+        for (int share = KICK_SHARE; user->links && share; share--) {
+            struct connection *c = (struct connection *)user->links;
+            connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
+            connection_flush(server, c, now);
+            ask->count++;
+        }
+    }
+    if (user && user->links) {
+        loop_post(&server->hub.loop, call);
+        return;
     }
     pthread_mutex_lock(&server->table_lock);
     if (user) presence_end(&server->presence, now, user, REASON_KICKED);
@@ -13550,10 +13999,19 @@ static void hub_sample(struct server *server, struct instant now)
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
 }
 
+/* Whether a turn left something for which there was no time: the next must not sleep. */
+static bool hub_has_work(const struct hub *hub)
+{
+    const struct watches *w = &hub->watches;
+    return hub->loop.taken || w->spreading || w->busy || w->serving || w->loose ||
+           (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
+}
+
 /* How long the hub may sleep, ms; -1 for ever. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
+    if (hub_has_work(hub)) return 0;
     const struct presence *p = &server->presence;
     int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
@@ -13593,6 +14051,41 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
+/* Acts on what happened at one socket. */
+static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
+{
+    struct connection *c = event->data.ptr;
+    if (event->data.ptr == &server->hub.loop || c->link.state == CONNECTION_DEAD) return;
+    if (c->link.is_stream) {
+        stream_event(server, (struct stream *)c, now);
+        return;
+    }
+    if (connection_blocked(c) && (event->events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+        connection_writable(server, c, now);
+    if (c->link.state == CONNECTION_DEAD) return;
+    bool over = event->events & (EPOLLERR | EPOLLHUP);
+    if (connection_reads(c) && (over || event->events & EPOLLIN))
+        connection_readable(server, c, now);
+    else if (over) connection_end(server, c, now, END_DROPPED);
+}
+
+/* Acts on what happened at sockets, as far as there is time. What is left comes before anything
+ * that happens later: nobody is passed over twice. */
+static void hub_input(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (bool over = false; hub->event_at < hub->event_count && !over;) {
+        hub_event(server, &hub->events[hub->event_at++], now);
+        over = clock_work_us() >= hub->until;
+    }
+}
+
 /* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
  * than that, the process stood still, and the users without a connection are given that time. They
  * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
@@ -13603,35 +14096,46 @@ static void hub_wake(struct server *server, int64_t wait)
     struct instant now = server_now(server);
     int64_t gap = now.mono - hub->turned_at;
     hub->turned_at = now.mono;
-    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, now, gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
-/* One turn: calls, sockets, timers, transitions, store, the dead. */
+/* One turn: calls, sockets, timers, transitions, who follows, store, the dead. Each part has its
+ * time, and does something in every turn; what it leaves is for the next turn, so that nobody waits
+ * long for an answer whatever others ask for. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
-    struct epoll_event events[HUB_EVENTS];
-    int64_t wait = hub_wait(server, clock_mono_ms());
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
-    hub_wake(server, wait);
-    loop_run_calls(&hub->loop, server);
-    struct instant now = server_now(server); /* behind the calls, which have their own */
-    for (int i = 0; i < count; i++) {
-        struct connection *c = events[i].data.ptr;
-        if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
-        if (c->link.is_stream) stream_event(server, (struct stream *)c, now);
-        else if (connection_blocked(c)) connection_writable(server, c, now);
-        else connection_readable(server, c, now);
+    int64_t wait = 0;
+    if (hub->event_at == hub->event_count) {
+        wait = hub_wait(server, clock_mono_ms());
+        hub->event_at = 0;
+        hub->event_count = loop_wait(&hub->loop, hub->events, HUB_EVENTS, wait);
     }
-    for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
+    hub_wake(server, wait);
+    hub->ids = 0;
+    hub_begin_part(hub, HUB_CALLS_US);
+    loop_run_calls_until(&hub->loop, server, hub->until);
+    struct instant now = server_now(server); /* behind the calls, which have their own */
+    hub_begin_part(hub, HUB_INPUT_US);
+    hub_input(server, now);
+    hub_begin_part(hub, HUB_TIMERS_US);
+    struct timer *timer;
+    bool over = false;
+    while (!over && (timer = wheel_pop(&hub->wheel, now.mono))) {
         connection_timer(server, connection_of_timer(timer), now);
+        over = clock_work_us() >= hub->until;
+    }
+    int64_t share = hub->event_at < hub->event_count ? HUB_WORK_LEAST_US : HUB_WORK_US;
+    hub_begin_part(hub, share);
+    hub_work(server, now);
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
     hub_crowd(server, now);
     hub_take_transitions(server, now);
+    hub_begin_part(hub, share);
     hub_watch(server, now);
     hub_sample(server, now);
     hub_sync(server, now);
@@ -13703,6 +14207,7 @@ static bool hub_init(struct server *server, struct instant now)
     pthread_mutex_init(&hub->reader.lock, NULL);
     pthread_cond_init(&hub->reader.wake, NULL);
     hub->reader.last = &hub->reader.first;
+    hub->held_last = &hub->held;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
@@ -13714,6 +14219,7 @@ static void hub_free(struct server *server)
     struct instant now = server_now(server);
     for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
         connection_end(server, connection_of_timer(timer), now, END_STOP);
+    hub->event_at = hub->event_count;
     hub_bury(hub);
     post_stop(&hub->post);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
@@ -13791,6 +14297,7 @@ struct pending {
     bool chunked;
     bool expects;               /* the client waits for a 100 before it sends the body */
     uint8_t vet;                /* enum pending_vet */
+    const char *listed;         /* its Origin, when it is one of --allow-origin; once head is known */
     struct buffer aside;        /* the request, while a worker looks at a copy of its head */
     size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
@@ -14034,17 +14541,59 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
     }
 }
 
-/* Answers with an error of the table and ends the connection: what follows the request's head
- * cannot be trusted any more. */
-static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+/* The Origin of a request, also of one that is cut or wrong, when it is one of --allow-origin: its
+ * page may read the answer. NULL if there is none; never under /admin/. */
+static const char *door_find_listed(const struct server *server, const struct pending *p)
 {
-    struct http_response response = {0};
+    const struct option_list *allowed = &server->options.allow_origin;
+    char text[ORIGIN_MAX], origin[ORIGIN_MAX];
+    bool serves = p->kind == LISTEN_HTTP || p->kind == LISTEN_TLS;
+    if (!allowed->count || !serves || !p->item.len) return NULL;
+    if (span_begins(http_target(p->item.bytes, p->item.len), "/admin/")) return NULL;
+    if (!http_find_header(p->item.bytes, p->item.len, "Origin", text, sizeof text)) return NULL;
+    if (!origin_parse(text, origin)) return NULL;
+    for (size_t i = 0; i < allowed->count; i++)
+        if (!strcmp(origin, allowed->at[i])) return allowed->at[i];
+    return NULL;
+}
+
+/* Tells of an upgrade that is refused before anybody has parsed it, say for its cookies: the page
+ * sees no more than 1006. */
+static void door_note_refusal(struct server *server, const struct pending *p, int64_t now,
+                              enum error error)
+{
+    char origin[ORIGIN_MAX], host[ORIGIN_MAX];
+    uint8_t address[16];
+    uint16_t port;
+    const struct seam_item *item = &p->item;
+    if (!item->len || !span_begins(http_target(item->bytes, item->len), "/ws/")) return;
+    bool has_origin = http_find_header(item->bytes, item->len, "Origin", origin, sizeof origin);
+    bool has_host = http_find_header(item->bytes, item->len, "Host", host, sizeof host);
+    address_pack(&item->peer, address, &port);
+    server_note_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
+                        has_host ? host : NULL);
+}
+
+/* Makes an answer to a request that nobody has parsed, or could, the error of the table. */
+static void pending_set_error(struct server *server, struct pending *p, enum error error)
+{
+    struct http_response response = {.allow_origin = p->listed};
+    response.varies = server->options.allow_origin.count > 0;
     http_set_error(&response, error, NULL);
     http_write(&p->out, &response, false, false);
     buffer_free(&response.body);
     count_one(&server->counters.requests);
     count_one(&server->counters.request_errors);
     p->keep_alive = false;
+}
+
+/* Answers with an error of the table and ends the connection: what follows the request's head
+ * cannot be trusted any more. */
+static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+{
+    if (!p->head) p->listed = door_find_listed(server, p);
+    door_note_refusal(server, p, now, error);
+    pending_set_error(server, p, error);
     pending_forget_request(p);
     pending_hold(p, 0, true);
     pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
@@ -14121,6 +14670,7 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     }
     p->scanned = item->len;
     p->head = frame.head;
+    if (frame.head) p->listed = door_find_listed(server, p);
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14261,8 +14811,8 @@ static void door_cut_hello(struct server *server, struct pending *p)
     door_close(server, p);
 }
 
-/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
- * HTTP if it does not look like TLS at all. */
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in
+ * plain HTTP if it does not look like TLS at all. */
 static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
 {
     struct buffer *in = &p->wire.tls->in;
@@ -14297,16 +14847,11 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         door_close(server, p);
         return;
     }
-    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
-    size_t known = tls->set_up ? 0 : p->hello.scanned;
-    const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
-    struct tls_records next = tls_whole_records(unread, tls->in.len - known);
-    if (next.alert && !next.whole && !tls->set_up) {
-        door_refuse_hello(server, p, now, next.alert);
-    } else if (ready && (known || next.whole || next.alert)) {
-        door_shake(server, p);
-    } else {
-        pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    uint8_t alert;
+    switch (tls_hello_look(tls, &p->hello, &alert)) {
+    case HELLO_REFUSE: door_refuse_hello(server, p, now, alert); return;
+    case HELLO_SHAKE: door_shake(server, p); return;
+    default: pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN); return;
     }
 }
 
@@ -14436,6 +14981,7 @@ static void pending_next_request(struct pending *p)
 {
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
+    p->listed = NULL;
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
@@ -14676,6 +15222,7 @@ static void door_run(void *context)
     struct server *server = context;
     struct door *door = &server->door;
     struct epoll_event events[DOOR_EVENTS];
+    int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
@@ -14684,9 +15231,12 @@ static void door_run(void *context)
         if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
+        int64_t wake_by = wait < 0 ? INT64_MAX : now + wait + PAUSE_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
         door->turn++;
+        if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -14694,7 +15244,7 @@ static void door_run(void *context)
             door->gone = p->next;
             door_close(server, p);
         }
-        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
+        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
@@ -15606,22 +16156,47 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Appends one connection; the table's lock is held. */
-static void api_write_connection(struct buffer *out, const struct connection *c, struct instant now)
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* Copies a connection; the table's lock is held. */
+static void api_view_connection(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed),
+        .port = c->link.port,
+        .status = c->link.status,
+    };
+    memcpy(view->address, c->link.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* Appends one connection. */
+static void api_write_connection(struct buffer *out, const struct connection_view *c,
+                                 struct instant now)
 {
     char number[17], address[64];
     buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
                  connection_id_text(c->number, number),
-                 address_unpack_text(c->link.address, address, sizeof address), c->link.port);
-    const char *agent = c->agent ? c->agent->text : "";
-    json_write_string(out, (struct span){agent, strlen(agent)});
+                 address_unpack_text(c->address, address, sizeof address), c->port);
+    json_write_string(out, (struct span){c->agent, strlen(c->agent)});
     view_write_time(out, "connected_at", c->connected_at + now.offset, true);
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    view_write_time(out, "last_heard", heard + now.offset, true);
-    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->link.status]);
-    uint32_t round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed);
-    if (round_trip == UINT32_MAX) buffer_text(out, "null}");
-    else buffer_print(out, "%" PRIu32 "}", round_trip);
+    view_write_time(out, "last_heard", c->heard_at + now.offset, true);
+    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) buffer_text(out, "null}");
+    else buffer_print(out, "%" PRIu32 "}", c->round_trip);
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
@@ -15630,16 +16205,28 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
 {
+    struct connection_view *list = NULL;
+    const struct user *user;
+    size_t room = 0, count = 0;
     pthread_mutex_lock(&server->table_lock);
+    while ((user = presence_find(&server->presence, id)) && user->connections > room) {
+        room = user->connections;
+        pthread_mutex_unlock(&server->table_lock);
+        free(list);
+        list = mem_new(room * sizeof *list);
+        pthread_mutex_lock(&server->table_lock);
+    }
     *position = server_position(server);
-    const struct user *user = presence_find(&server->presence, id);
     if (user) view_user(view, user, now);
     if (user) view_keep(view, texts);
-    for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
-        api_write_connection(connections, (const struct connection *)link, now);
-        if (link->next) buffer_text(connections, ",");
-    }
+    for (const struct link *link = user ? user->links : NULL; link; link = link->next)
+        api_view_connection(&list[count++], (const struct connection *)link);
     pthread_mutex_unlock(&server->table_lock);
+    for (size_t i = 0; i < count; i++) {
+        if (i) buffer_text(connections, ",");
+        api_write_connection(connections, &list[i], now);
+    }
+    free(list);
     return user != NULL;
 }
 
@@ -16902,7 +17489,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     }
     if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
         upgrade_note_refusal(server, &request, error, response.detail);
-    response.allow_origin = request.listed;
+    response.allow_origin = request.listed ? request.listed : p->listed;
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
                     p->vet != VET_ASKED;
@@ -16924,17 +17511,11 @@ static void seam_error(void *context, struct seam_item *item, int status, const 
 {
     struct server *server = context;
     struct pending *p = pending_of_item(item);
-    struct http_response response = {0};
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
-    http_set_error(&response, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
-                              : status == 413 ? ERROR_HEAD_TOO_LARGE
-                              : status >= 500 ? ERROR_INTERNAL
-                                              : ERROR_INVALID_REQUEST, NULL);
-    p->keep_alive = false;
-    http_write(&p->out, &response, false, false);
-    buffer_free(&response.body);
-    count_one(&server->counters.requests);
-    count_one(&server->counters.request_errors);
+    pending_set_error(server, p, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
+                                 : status == 413 ? ERROR_HEAD_TOO_LARGE
+                                 : status >= 500 ? ERROR_INTERNAL
+                                                 : ERROR_INVALID_REQUEST);
 }
 
 /* seam_ops.output: CivetWeb's 101. */
@@ -17500,9 +18081,9 @@ static void stop_now(int signal)
     _exit(1);
 }
 
-/* A server's signals from its first moment: what asks for nothing that it knows does not end it, and
- * SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an error
- * where it is made. */
+/* A server's signals from its first moment: what asks for nothing that it knows does not end it,
+ * and SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an
+ * error where it is made. */
 static void server_ignore_signals(void)
 {
     static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
@@ -17754,9 +18335,9 @@ static int run_command(struct server *server, const struct command_line *line)
 }
 
 /* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
- * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
- * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
- * is said on stderr is lost, as was asked for. The first thing in main. */
+ * would get one of them, and what is meant for stdout or stderr would be written into it. To read
+ * stdin or to write stdout fails then, so that --dump does not say that it has written what nobody
+ * has got; what is said on stderr is lost, as was asked for. The first thing in main. */
 static int main_take_descriptors(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {
