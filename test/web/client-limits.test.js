@@ -61,3 +61,34 @@ test('what the limits make impossible is an error of the client, and the connect
   assert.deepEqual(log.sort(), ['message_too_large', 'message_too_large', 'too_many_watched']);
   assert.equal(client.isConnected(), true);
 });
+
+test('P08 200 clients of a server that is killed: no tenth of them tries within the same 100 ms', async (t) => {
+  const server = await start(t);
+  let seed = 7; // the same random numbers each time: what is looked at is what they are used for
+  const random = () => {
+    seed = (seed * 48271) % 2147483647;
+    return seed / 2147483647;
+  };
+  const delays = [];
+  const clients = await Promise.all(Array.from({ length: 200 }, async (_, i) => {
+    const { client } = await clientOf(t, server, { random });
+    client.on('reconnecting', ({ attempt, delay }) => attempt === 1 && delays.push(delay));
+    const known = new Promise((resolve) => { client.watch('nobody', resolve); });
+    client.startPresence(`p08-${i}`);
+    await known;
+    return client;
+  }));
+  // whatever the server has said before this is heard before its answer
+  await Promise.all(clients.map((client) => new Promise((resolve) => { client.watch('none', resolve); })));
+  await server.kill();
+  await until('all to have noticed', () => delays.length === 200);
+  const buckets = new Map();
+  for (const delay of delays) {
+    const bucket = Math.floor(delay / 100);
+    buckets.set(bucket, (buckets.get(bucket) ?? 0) + 1);
+  }
+  const most = Math.max(...buckets.values());
+  assert.ok(most <= 20, `${most} of 200 in 100 ms`);
+  assert.ok(Math.min(...delays) >= 1000 && Math.max(...delays) >= 3000, 'spread over three seconds');
+  for (const client of clients) client.stopPresence();
+});
