@@ -17351,8 +17351,8 @@ static bool upgrade_offers_ours(const struct seam_request *raw)
 }
 
 /* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
- * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node neither;
- * and not too many are, whom no other limit holds. Takes a place among these if so. */
+ * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
+ * neither; and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
     const char *origin;
