@@ -675,7 +675,11 @@ run_fuzzer() {
     rm -rf "$journal"
     mkdir -p build/fuzz/artifacts "$4" "$journal"
     [ -d "$corpus" ] || corpus=
-    [ "$1" != server ] || set -- "$@" -detect_leaks=0 -timeout=60
+    if [ "$1" = server ]; then
+        set -- "$@" -detect_leaks=0 -timeout=60
+    else
+        set -- "$@" -len_control=100 # its default where there is no mutator of ours
+    fi
     export FUZZER=$1 FUZZ_JOURNAL=$journal
     export ASAN_OPTIONS=handle_segv=2:handle_sigbus=2${ASAN_OPTIONS:+:$ASAN_OPTIONS}
     sanitized timeout "$3" build/fuzzers -max_total_time="$2" -timeout=10 "${@:5}" \
