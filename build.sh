@@ -146,6 +146,8 @@ TEST_WARNINGS="$WARNINGS -Wno-unused-function -Wno-unused-const-variable -Wno-un
     -Wno-sometimes-uninitialized"
 # Our own includes, and those of the embedded libraries.
 INCLUDES="-I$GEN -Ivendor -isystem $SRC/lmdb/libraries/liblmdb -isystem $SRC/mbedtls/include"
+# What a test program includes besides: its own, and Mbed TLS's inside for fuzz_tls.c.
+TEST_INCLUDES="-Itest -isystem $SRC/mbedtls/library"
 DEFINES='-D_GNU_SOURCE -DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>'
 # CivetWeb's own, for the seam only; which of its features exist is decided in civetweb_seam.c.
 CIVETWEB="-I$SRC/civetweb/include -I$SRC/civetweb/src"
@@ -425,7 +427,7 @@ build_program() {
     vendor_seam
     unlock
     lock "$(basename "$out")"
-    [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") -Itest"
+    [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") $TEST_INCLUDES"
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
@@ -784,7 +786,7 @@ check_compiler() {
     [ ! -f "$SOURCE" ] || "$cc" "$@" -fsyntax-only $SAME $DEFINES $WARNINGS $INCLUDES "$SOURCE"
     for file in $(test_programs); do
         # shellcheck disable=SC2086
-        "$cc" -fsyntax-only $SAME $DEFINES $TEST_WARNINGS $INCLUDES -I. -Itest "$file"
+        "$cc" -fsyntax-only $SAME $DEFINES $TEST_WARNINGS $INCLUDES -I. $TEST_INCLUDES "$file"
     done
 }
 

@@ -325,7 +325,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(request_timeouts, "http_timeouts_total", "connections closed at --request-timeout")          \
     X(tls_handshakes, "tls_handshakes_total", "TLS handshakes done")                               \
     X(tls_resumed, "tls_resumed_total", "of them those that resumed a session")                    \
-    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                           \
+    X(tls_failures, "tls_failures_total", "TLS handshakes that failed or were cut")                \
     X(tls_reloads, "tls_reloads_total", "times certificates were read again")                      \
     X(tokens_refused, "tokens_refused_total", "requests with no token, a bad one, or a wrong one") \
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
@@ -766,7 +766,7 @@ static bool utf8_begins(struct span text, size_t *whole)
     if (!left) return true;
     if (at[0] < 0xc2 || at[0] > 0xf4) return false;
     if (left >= (at[0] >= 0xf0 ? 4U : at[0] >= 0xe0 ? 3U : 2U)) return false; /* no step: a fault */
-    char guess[4]; /* whether any bytes that could follow would do: the lowest or the highest ones */
+    char guess[4]; /* if any bytes that could follow would do, the lowest or the highest ones do */
     for (int filler = 0x80; filler <= 0xbf; filler += 0x3f) {
         memset(guess, filler, sizeof guess);
         memcpy(guess, at, left);
@@ -1876,7 +1876,7 @@ static void json_write_key(struct buffer *b, const char *name)
       "WebSocket messages of one connection, averaged over a second; 0: no limit")                 \
     X(max_watch, COUNT, "max-watch", "1000", 0, 100000, "N", "Limits",                             \
       "users that one connection may follow")                                                      \
-    X(max_head, SIZE, "max-head", "8k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
+    X(max_head, SIZE, "max-head", "32k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
     X(request_memory, SIZE, "max-request-memory", "64m", 1048576, INT64_C(1) << 40, "BYTES",       \
@@ -4193,7 +4193,8 @@ static bool store_take_lock(struct store *st, struct store_why why)
         if (errno != EWOULDBLOCK)
             return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        const char *where = atoi(pid) == getpid() ? " of another container" : ""; /* its own number */
+        /* our own pid is what it has in a namespace of its own */
+        const char *where = atoi(pid) == getpid() ? " of another container" : "";
         return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
                             st->dir, atoi(pid), where);
     }
@@ -4259,11 +4260,11 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 static struct {
     MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
     const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
-    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* what is said of SIGBUS, SIGSEGV */
+    char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* said of SIGBUS and SIGSEGV */
 } store_held;
 
-/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps is
- * no error that LMDB could return: the access fails, and all that is left is to say which file. */
+/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps
+ * is no error that LMDB could return: the access fails, and all that is left is to say which. */
 static void store_faulted(int number, siginfo_t *info, void *context)
 {
     (void)context;
@@ -4808,8 +4809,8 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 }
 
 /* Looks through the slots of readers in other processes; for how many ms the oldest of their
- * transactions has been seen, 0 if there is none. What a transaction reads, and all that was written
- * since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+ * transactions has been seen, 0 if there is none. What a transaction reads, and all that was
+ * written since, stays in the file until it ends. st->env is open and stays so. Any thread. */
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
@@ -5834,7 +5835,7 @@ static void store_look_after_readers(struct store *st)
     store_look_at_readers(st);
 }
 
-/* Writer: looks whether the files of the store are where they were, and says so when that changes. */
+/* Writer: looks whether the files of the store are where they were, and says when that changes. */
 static void store_look_at_files(struct store *st)
 {
     char problem[STORE_PROBLEM];
@@ -6642,11 +6643,11 @@ static struct timer *wheel_take(struct wheel *wheel)
 enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
 
 /* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
- * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last ping
- * until something was heard, else 0. *due is when to look again if it is not OVER; bytes need not
- * move it. While an answer is awaited that is after `interval` at the latest, since whatever comes
- * in between makes the next ping due that much later: so a peer that dies is found within `interval`
- * + `timeout` of its last byte, whichever is longer. */
+ * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last
+ * ping until something was heard, else 0. *due is when to look again if it is not OVER; bytes need
+ * not move it. While an answer is awaited that is after `interval` at the latest, since whatever
+ * comes in between makes the next ping due that much later: so a peer that dies is found within
+ * `interval` + `timeout` of its last byte, whichever is longer. */
 static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
                                   uint32_t *pinged, int64_t *due)
 {
@@ -7109,8 +7110,8 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only the
- * ends of stays without a connection go by a clock of their own, which stands still while the
+ * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
+ * the ends of stays without a connection go by a clock of their own, which stands still while the
  * process does: nobody leaves for a silence that was the server's.
  *
  * What users look like to others stands here too, the ring of events, which are transitions as
@@ -7247,7 +7248,10 @@ struct presence {
     uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
 };
 
-enum { PAUSE_READ_MS = 1000 }; /* see presence_resume */
+enum {
+    PAUSE_MS = 250,       /* who wakes up so much later than meant to has stood still */
+    PAUSE_READ_MS = 1000, /* see presence_resume */
+};
 
 static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
@@ -8406,8 +8410,8 @@ static struct span events_span(const struct events *e, uint64_t at)
  * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
  * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, part by part, and brings its
- * edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * then is the state of that moment. A snapshot is written the same way, part by part, and brings
+ * its edges up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
 struct edge {
@@ -9614,16 +9618,47 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
  * is how routes are found too. */
 static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
 
+/* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
+static struct span http_target(const char *at, size_t len)
+{
+    const char *target = memchr(at, ' ', len), *end = at + len;
+    if (!target) return (struct span){0};
+    while (target < end && *target == ' ') target++;
+    return (struct span){target, (size_t)(end - target)};
+}
+
+/* Whether a span begins with a text. */
+static bool span_begins(struct span span, const char *text)
+{
+    size_t n = strlen(text);
+    return span.len >= n && !memcmp(span.at, text, n);
+}
+
 /* Whether a request, whole and in order, is one of those. */
 static bool http_is_costly(const char *at, size_t len)
 {
-    const char *target = memchr(at, ' ', len), *end = at + len;
-    while (target && target < end && *target == ' ') target++;
-    for (size_t i = 0; target && i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++) {
-        size_t n = strlen(HTTP_COSTLY[i]);
-        if ((size_t)(end - target) >= n && !memcmp(target, HTTP_COSTLY[i], n)) return true;
-    }
+    struct span target = http_target(at, len);
+    for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
+        if (span_begins(target, HTTP_COSTLY[i])) return true;
     return false;
+}
+
+/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no whole
+ * line has it, more than one has, or it does not fit. */
+static bool http_find_header(const char *at, size_t len, const char *name, char *out, size_t size)
+{
+    int found = 0;
+    const char *line = memchr(at, '\n', len), *end = at + len;
+    for (const char *next; line && (next = memchr(line + 1, '\n', (size_t)(end - line - 1)));
+         line = next) {
+        struct span text = {line + 1, (size_t)(next - line - 1)}, value;
+        if (!text.len || *text.at == '\r') break;
+        if (!http_line_value(text, name, &value)) continue;
+        if (found++ || value.len >= size || memchr(value.at, 0, value.len)) return false;
+        memcpy(out, value.at, value.len);
+        out[value.len] = 0;
+    }
+    return found == 1;
 }
 
 /* The reason phrase of a status (RFC 9110 section 15). */
@@ -9902,7 +9937,7 @@ struct tls_records {
     uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
 };
 
-/* How far a first handshake message has been looked at, as it comes. Zeroed for a new connection. */
+/* How far a first handshake message has been looked at. Zeroed for a new connection. */
 struct tls_hello {
     size_t scanned;  /* bytes of whole records that were looked at */
     size_t got;      /* bytes of the message in them */
@@ -9971,7 +10006,7 @@ static void tls_take_back(struct tls *tls)
     if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* The alert for bytes that cannot be the head of a record; 0: they are one (RFC 8446 section 5.1). */
+/* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. */
 static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
     size_t content = (size_t)head[3] << 8 | head[4];
@@ -10016,6 +10051,23 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
             return true;
     }
     return hello->scanned > HELD_MAX;
+}
+
+/* What is to be done with the beginning of a handshake message. */
+enum hello_step { HELLO_WAIT, HELLO_SHAKE, HELLO_REFUSE };
+
+/* Looks at what has come of a handshake: HELLO_SHAKE when a handshaker is to go on with it,
+ * HELLO_REFUSE with an alert when it is none before there is a context that could say so. */
+static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *hello,
+                                      uint8_t *alert)
+{
+    bool ready = tls->set_up || tls_hello_ready(hello, &tls->in);
+    size_t known = tls->set_up ? 0 : hello->scanned;
+    struct tls_records next = {0};
+    if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
+    *alert = next.alert;
+    if (next.alert && !next.whole && !tls->set_up) return HELLO_REFUSE;
+    return ready && (known || next.whole || next.alert) ? HELLO_SHAKE : HELLO_WAIT;
 }
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
@@ -10137,8 +10189,8 @@ static void tls_pair_free(struct tls_pair *pair)
     free(pair->file);
 }
 
-/* Whether a certificate has expired, or is not valid yet. Clients refuse it then, but not all do, and
- * the clock may be what is wrong: a machine without a battery knows the time only after its start. */
+/* Whether a certificate has expired, or is not valid yet. Most clients refuse it then; but the
+ * clock may be what is wrong: a machine without a battery knows the time only after its start. */
 static bool tls_pair_untimely(const struct tls_pair *pair)
 {
     return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
@@ -10259,8 +10311,8 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
         snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
                  " issued with digitalSignature", pair->file);
     else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have one"
-                 " issued with serverAuth", pair->file);
+        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                 " one issued with serverAuth", pair->file);
     else if (len + AROUND > MESSAGE_MAX)
         snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
                  " room for %d; leave out the root and what no client needs", pair->file, len,
@@ -10779,8 +10831,8 @@ static void wire_forget_tls(struct wire *wire)
 /* What a handshake has come to. */
 enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
 
-/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed TLS
- * has no memory for it. */
+/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
+ * TLS has no memory for it. */
 static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
@@ -11732,7 +11784,6 @@ struct stream {
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_PAUSE_MS = 250,            /* a turn that is later than this comes after a pause */
     HUB_READ_SIZE = 64 * 1024,
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
@@ -13309,7 +13360,8 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     struct instant now = server_now(server);
     char when[TIME_TEXT], position[POSITION_TEXT];
     events_keep(&feed->events);
-    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS); /* some clients take a block for an event */
+    /* With the first event's block: some clients deliver one of its own as an empty event. */
+    buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
@@ -13603,7 +13655,7 @@ static void hub_wake(struct server *server, int64_t wait)
     struct instant now = server_now(server);
     int64_t gap = now.mono - hub->turned_at;
     hub->turned_at = now.mono;
-    if (wait < 0 || gap - wait < HUB_PAUSE_MS || !server->presence.cached) return;
+    if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, now, gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
@@ -13791,6 +13843,7 @@ struct pending {
     bool chunked;
     bool expects;               /* the client waits for a 100 before it sends the body */
     uint8_t vet;                /* enum pending_vet */
+    const char *listed;         /* its Origin, when it is one of --allow-origin; once head is known */
     struct buffer aside;        /* the request, while a worker looks at a copy of its head */
     size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
@@ -14034,17 +14087,59 @@ static void door_flush(struct server *server, struct pending *p, int64_t now)
     }
 }
 
-/* Answers with an error of the table and ends the connection: what follows the request's head
- * cannot be trusted any more. */
-static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+/* The Origin of a request, also of one that is cut or wrong, when it is one of --allow-origin: its
+ * page may read the answer. NULL if there is none; never under /admin/. */
+static const char *door_find_listed(const struct server *server, const struct pending *p)
 {
-    struct http_response response = {0};
+    const struct option_list *allowed = &server->options.allow_origin;
+    char text[ORIGIN_MAX], origin[ORIGIN_MAX];
+    bool serves = p->kind == LISTEN_HTTP || p->kind == LISTEN_TLS;
+    if (!allowed->count || !serves || !p->item.len) return NULL;
+    if (span_begins(http_target(p->item.bytes, p->item.len), "/admin/")) return NULL;
+    if (!http_find_header(p->item.bytes, p->item.len, "Origin", text, sizeof text)) return NULL;
+    if (!origin_parse(text, origin)) return NULL;
+    for (size_t i = 0; i < allowed->count; i++)
+        if (!strcmp(origin, allowed->at[i])) return allowed->at[i];
+    return NULL;
+}
+
+/* Tells of an upgrade that is refused before anybody has parsed it, say for its cookies: the page
+ * sees no more than 1006. */
+static void door_note_refusal(struct server *server, const struct pending *p, int64_t now,
+                              enum error error)
+{
+    char origin[ORIGIN_MAX], host[ORIGIN_MAX];
+    uint8_t address[16];
+    uint16_t port;
+    const struct seam_item *item = &p->item;
+    if (!item->len || !span_begins(http_target(item->bytes, item->len), "/ws/")) return;
+    bool has_origin = http_find_header(item->bytes, item->len, "Origin", origin, sizeof origin);
+    bool has_host = http_find_header(item->bytes, item->len, "Host", host, sizeof host);
+    address_pack(&item->peer, address, &port);
+    server_note_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
+                        has_host ? host : NULL);
+}
+
+/* Makes an answer to a request that nobody has parsed, or could, the error of the table. */
+static void pending_set_error(struct server *server, struct pending *p, enum error error)
+{
+    struct http_response response = {.allow_origin = p->listed};
+    response.varies = server->options.allow_origin.count > 0;
     http_set_error(&response, error, NULL);
     http_write(&p->out, &response, false, false);
     buffer_free(&response.body);
     count_one(&server->counters.requests);
     count_one(&server->counters.request_errors);
     p->keep_alive = false;
+}
+
+/* Answers with an error of the table and ends the connection: what follows the request's head
+ * cannot be trusted any more. */
+static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+{
+    if (!p->head) p->listed = door_find_listed(server, p);
+    door_note_refusal(server, p, now, error);
+    pending_set_error(server, p, error);
     pending_forget_request(p);
     pending_hold(p, 0, true);
     pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
@@ -14121,6 +14216,7 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     }
     p->scanned = item->len;
     p->head = frame.head;
+    if (frame.head) p->listed = door_find_listed(server, p);
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14261,8 +14357,8 @@ static void door_cut_hello(struct server *server, struct pending *p)
     door_close(server, p);
 }
 
-/* What stands at the beginning of a first handshake message is none: told so by an alert, or in plain
- * HTTP if it does not look like TLS at all. */
+/* What stands at the beginning of a first handshake message is none: told so by an alert, or in
+ * plain HTTP if it does not look like TLS at all. */
 static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
 {
     struct buffer *in = &p->wire.tls->in;
@@ -14297,16 +14393,11 @@ static void door_read_hello(struct server *server, struct pending *p, int64_t no
         door_close(server, p);
         return;
     }
-    bool ready = tls->set_up ? true : tls_hello_ready(&p->hello, &tls->in);
-    size_t known = tls->set_up ? 0 : p->hello.scanned;
-    const char *unread = known ? tls->in.at + known : tls->in.at; /* NULL + 0 is not defined */
-    struct tls_records next = tls_whole_records(unread, tls->in.len - known);
-    if (next.alert && !next.whole && !tls->set_up) {
-        door_refuse_hello(server, p, now, next.alert);
-    } else if (ready && (known || next.whole || next.alert)) {
-        door_shake(server, p);
-    } else {
-        pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    uint8_t alert;
+    switch (tls_hello_look(tls, &p->hello, &alert)) {
+    case HELLO_REFUSE: door_refuse_hello(server, p, now, alert); return;
+    case HELLO_SHAKE: door_shake(server, p); return;
+    default: pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN); return;
     }
 }
 
@@ -14436,6 +14527,7 @@ static void pending_next_request(struct pending *p)
 {
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
+    p->listed = NULL;
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
@@ -14676,6 +14768,7 @@ static void door_run(void *context)
     struct server *server = context;
     struct door *door = &server->door;
     struct epoll_event events[DOOR_EVENTS];
+    int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
     prctl(PR_SET_NAME, "door");
     door_watch_listeners(server, EPOLLIN);
     for (;;) {
@@ -14684,9 +14777,12 @@ static void door_run(void *context)
         if (door->quitting && !door_is_busy(door)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
         if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
+        int64_t wake_by = wait < 0 ? INT64_MAX : now + wait + PAUSE_MS;
         int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
         now = clock_mono_ms();
         door->turn++;
+        if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_calls(&door->loop, server);
         for (int i = 0; i < count; i++)
             if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
@@ -14694,7 +14790,7 @@ static void door_run(void *context)
             door->gone = p->next;
             door_close(server, p);
         }
-        for (struct timer *timer; (timer = wheel_pop(&door->wheel, now));)
+        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&door->wheel, now));)
             door_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
     }
@@ -16670,12 +16766,23 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
-/* Whether one that is refused may be upgraded to be told why: it asks by a browser, and not too
- * many are, whom no other limit holds. Takes a place among these if so. */
+/* Whether a client offers our subprotocol: then it is one that knows our close codes. */
+static bool upgrade_offers_ours(const struct seam_request *raw)
+{
+    for (int i = 0; i < raw->header_count; i++)
+        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
+            header_has_exact(raw->headers[i].value, "presence.v1"))
+            return true;
+    return false;
+}
+
+/* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
+ * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node neither;
+ * and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
     const char *origin;
-    if (!request_header(raw, "Origin", &origin)) return false;
+    if (!request_header(raw, "Origin", &origin) && !upgrade_offers_ours(raw)) return false;
     if (atomic_fetch_add(&server->refused, 1) < REFUSED_MAX) return true;
     atomic_fetch_sub(&server->refused, 1);
     return false;
@@ -16699,9 +16806,9 @@ static void upgrade_note_refusal(struct server *server, const struct http_reques
     server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* Grants an upgrade or refuses it. A browser cannot see why an upgrade failed, so one that sends an
- * Origin is upgraded even when a limit speaks against it, and closed at once with the reason; not
- * when REFUSED_MAX are. */
+/* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
+ * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
+ * not when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct pending *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -16736,10 +16843,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     struct span id = {a->id, a->id_len};
     if (!refuse) server_look_ahead(server, id, &a->ahead);
     if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
-    for (int i = 0; i < raw->header_count; i++)
-        if (!strcasecmp(raw->headers[i].name, "Sec-WebSocket-Protocol") &&
-            header_has_exact(raw->headers[i].value, "presence.v1"))
-            raw->subprotocol = "presence.v1";
+    if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
 }
@@ -16894,7 +16998,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     }
     if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
         upgrade_note_refusal(server, &request, error, response.detail);
-    response.allow_origin = request.listed;
+    response.allow_origin = request.listed ? request.listed : p->listed;
     response.varies = server->options.allow_origin.count > 0;
     p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
                     p->vet != VET_ASKED;
@@ -16916,17 +17020,11 @@ static void seam_error(void *context, struct seam_item *item, int status, const 
 {
     struct server *server = context;
     struct pending *p = pending_of_item(item);
-    struct http_response response = {0};
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
-    http_set_error(&response, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
-                              : status == 413 ? ERROR_HEAD_TOO_LARGE
-                              : status >= 500 ? ERROR_INTERNAL
-                                              : ERROR_INVALID_REQUEST, NULL);
-    p->keep_alive = false;
-    http_write(&p->out, &response, false, false);
-    buffer_free(&response.body);
-    count_one(&server->counters.requests);
-    count_one(&server->counters.request_errors);
+    pending_set_error(server, p, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
+                                 : status == 413 ? ERROR_HEAD_TOO_LARGE
+                                 : status >= 500 ? ERROR_INTERNAL
+                                                 : ERROR_INVALID_REQUEST);
 }
 
 /* seam_ops.output: CivetWeb's 101. */
@@ -17492,9 +17590,9 @@ static void stop_now(int signal)
     _exit(1);
 }
 
-/* A server's signals from its first moment: what asks for nothing that it knows does not end it, and
- * SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an error
- * where it is made. */
+/* A server's signals from its first moment: what asks for nothing that it knows does not end it,
+ * and SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an
+ * error where it is made. */
 static void server_ignore_signals(void)
 {
     static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
@@ -17746,9 +17844,9 @@ static int run_command(struct server *server, const struct command_line *line)
 }
 
 /* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
- * would get one of them, and what is meant for stdout or stderr would be written into it. The end of
- * stdin and stdout fails, so that --dump does not say that it has written what nobody has got; what
- * is said on stderr is lost, as was asked for. The first thing in main. */
+ * would get one of them, and what is meant for stdout or stderr would be written into it. To read
+ * stdin or to write stdout fails then, so that --dump does not say that it has written what nobody
+ * has got; what is said on stderr is lost, as was asked for. The first thing in main. */
 static int main_take_descriptors(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {

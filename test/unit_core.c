@@ -1295,6 +1295,23 @@ static void options_lists(void **unused)
 /* ---- Log ------------------------------------------------------------------------------------- */
 
 /* A01: what a client sends cannot forge a line, close a quote or colour a terminal. */
+/* While the disk is full so many ended sessions wait, and no more. */
+static void sessions_beyond_the_most_are_counted(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    for (size_t i = 0; i < ENDED_SESSIONS_MAX + 7; i++) {
+        t.a = (struct link){0};
+        presence_connect(&t.table, t.now, ALICE, &t.a);
+        presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+        presence_clear_transitions(&t.table);
+    }
+    assert_int_equal(t.table.ended.sessions, ENDED_SESSIONS_MAX);
+    assert_int_equal(t.table.sessions_dropped, 7);
+    presence_free(&t.table);
+}
+
 /* Random bytes: what comes out is UTF-8, nothing in it is hidden or ends the string, and it fits. */
 static void log_escapes_whatever_comes(void **unused)
 {
@@ -1370,6 +1387,7 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(options_errors_name_the_option),
     cmocka_unit_test(options_lists),
     cmocka_unit_test(log_escapes),
+    cmocka_unit_test(sessions_beyond_the_most_are_counted),
     cmocka_unit_test(log_escapes_whatever_comes),
     cmocka_unit_test(times_are_texts),
 };

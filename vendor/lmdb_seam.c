@@ -72,5 +72,6 @@ int lmdb_has_address(MDB_env *env, const void *address)
 {
 	const char *at = address, *map = env->me_map, *lock = (const char *)env->me_txns;
 	size_t size = (env->me_maxreaders - 1) * sizeof(MDB_reader) + sizeof(MDB_txninfo);
-	return (map && at >= map && at < map + env->me_mapsize) || (lock && at >= lock && at < lock + size);
+	return (map && at >= map && at < map + env->me_mapsize) ||
+	       (lock && at >= lock && at < lock + size);
 }

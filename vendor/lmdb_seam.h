@@ -24,8 +24,8 @@ struct lmdb_reader lmdb_slot(MDB_env *, unsigned slot);
  * overwritten, so it must end now. May be called by a signal's handler. */
 void lmdb_forget_own(MDB_env *);
 
-/* Whether lock.mdb begins as LMDB left it. If not, somebody has written to it, and whoever takes one
- * of its locks may wait for ever. */
+/* Whether lock.mdb begins as LMDB left it. If not, somebody has written to it, and whoever takes
+ * one of its locks may wait for ever. */
 int lmdb_lock_is_sound(MDB_env *);
 
 /* The descriptor of lock.mdb. Do not close a second one: the kernel would drop its locks. */

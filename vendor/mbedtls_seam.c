@@ -204,7 +204,8 @@ static bool seam_join(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, int 
 
 /* What an error means while a message is being received that is longer than one may be: Mbed TLS
  * would wait until its buffer is full, and then call it a fault of its own. */
-static int seam_too_long(const mbedtls_ssl_context *ssl, const struct seam_tls_kept *kept, int error)
+static int seam_too_long(const mbedtls_ssl_context *ssl, const struct seam_tls_kept *kept,
+                         int error)
 {
 	bool too_long = ssl->badmac_seen_or_in_hsfraglen && !kept->joining &&
 	                ssl->in_hslen > MBEDTLS_SSL_IN_CONTENT_LEN;
@@ -299,9 +300,9 @@ static void seam_check_ticket(mbedtls_ssl_context *ssl, const struct seam_tls_lo
 	ssl->handshake->new_session_ticket = 1;
 }
 
-/* What is sent behind our Finished of TLS 1.3 has the keys of data (RFC 8446 section 4.4.4); Mbed TLS
- * would send an alert about the client's Finished with those of the handshake, which no client reads
- * any more. It changes them by itself where the handshake ends: nothing is sent until then. */
+/* What is sent behind our Finished of TLS 1.3 has the keys of data (RFC 8446 section 4.4.4). Mbed
+ * TLS would send an alert about the client's Finished with those of the handshake, which no client
+ * reads any more. It changes them itself where the handshake ends: nothing is sent until then. */
 static void seam_change_keys(mbedtls_ssl_context *ssl)
 {
 	if (ssl->state == MBEDTLS_SSL_CLIENT_FINISHED && ssl->transform_application &&
@@ -349,8 +350,8 @@ static int seam_next_keys(const mbedtls_ssl_ciphersuite_t *suite, unsigned char 
 	return error;
 }
 
-/* Follows a KeyUpdate that was just read (RFC 8446 section 4.6.3); what it asks of us is done before
- * the next write, so that it costs a peer who is silent otherwise no memory. 0, or an error. */
+/* Follows a KeyUpdate that was just read (RFC 8446 section 4.6.3). What it asks of us is done
+ * before the next write: many from a peer who does not read cost no memory. 0, or an error. */
 static int seam_follow_update(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
 {
 	/* No message may stand behind it in its record, and so many in a row are an attack. */

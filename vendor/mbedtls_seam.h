@@ -79,9 +79,9 @@ void seam_tls_lend(mbedtls_ssl_context *, struct seam_tls_kept *, struct seam_tl
  * be kept. No byte of a peer decides which. */
 enum seam_tls_result seam_tls_take_back(mbedtls_ssl_context *, struct seam_tls_kept *);
 
-/* Goes on with the handshake as far as the feed brings it: DONE, WAIT or FAILED. Whatever failed has
- * its alert (RFC 8446 section 6.2), the peer's own alert and end aside; what Mbed TLS had not sent
- * before that is dropped if it is in the clear: a ServerHello whose key share came to nothing. */
+/* Goes on with the handshake as far as the feed brings it: DONE, WAIT or FAILED. Whatever failed
+ * has its alert (RFC 8446 section 6.2), the peer's own alert and end aside; what Mbed TLS had not
+ * sent before that is dropped if it is in the clear: a ServerHello of a bad key share. */
 enum seam_tls_result seam_tls_handshake(mbedtls_ssl_context *, struct seam_tls_kept *);
 
 /* Reads into `out`, which has room: DONE with *n bytes, WAIT, CLOSED or FAILED. */
@@ -99,8 +99,8 @@ void seam_tls_refuse(mbedtls_ssl_context *, struct seam_tls_kept *, unsigned cha
 /* Ends it with close_notify. */
 void seam_tls_goodbye(mbedtls_ssl_context *, struct seam_tls_kept *);
 
-/* The ticket that a handshake of this thread was offered holds a session of TLS 1.2 with this suite:
- * said by the ticket callback, which has no context. */
+/* The ticket that the handshake of this thread was offered holds this session: said by the ticket
+ * callback, which has no context. */
 void seam_tls_ticket_has(struct seam_tls_loan *, const mbedtls_ssl_session *);
 
 /* Frees what only the handshake needed, after it: TLS 1.3 would keep 4 KB of it until the end. The

@@ -950,7 +950,7 @@ export class PresenceService extends Target {
     const owed = Math.min(Math.max(this.#paced - now, 0), most);
     const wait = Math.min(owed + cost * this.#gap - (name ? this.#burst : most), owed);
     if (wait > 0) {
-      if (name) this.#arm(name, wait, work);
+      if (name) this.#arm(name, Math.ceil(wait), work);
       return false;
     }
     this.#paced = now + owed + cost * this.#gap;

@@ -12,6 +12,7 @@
 int fuzz_clock_gettime(clockid_t clock, struct timespec *t);
 __attribute__((noreturn)) void fuzz_exit(int status);
 
+#define MBEDTLS_ALLOW_PRIVATE_ACCESS /* fuzz_tls.c */
 #define clock_gettime(clock, t) fuzz_clock_gettime(clock, t)
 #define _exit(status) fuzz_exit(status)
 #define main presence_main
@@ -32,10 +33,11 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 #include "fuzz_json.c"
 #include "fuzz_response.c"
 #include "fuzz_server.c"
+#include "fuzz_tls.c"
 #include "fuzz_token.c"
 #include "fuzz_uri.c"
 
-#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(server) X(token) X(uri)
+#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(server) X(tls) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
 

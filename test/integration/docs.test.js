@@ -309,7 +309,7 @@ const BREAKS = [
   ['no page names an option or command that does not exist', 'protocol', '.Fl -max-message', '.Fl -longest-message'],
   ['no page names an option or command that does not exist', 'manual', 'ExecStart=/usr/local/bin/presence --data', 'ExecStart=/usr/local/bin/presence --dir'],
   ['a value in brackets behind an option is its default', 'protocol', '(25 s)', '(20 s)'],
-  ['a value in brackets behind an option is its default', 'readme', '`--max-head` bytes (8', '`--max-head` bytes (9'],
+  ['a value in brackets behind an option is its default', 'readme', '`--max-head` bytes (32', '`--max-head` bytes (9'],
   ['presence.1 has the names of the environment and no others', 'manual', '.It Ev ONLINE_THRESHOLD_SECONDS', '.It Ev ONLINE_SECONDS'],
   ['presence.1 has the names of the environment and no others', 'manual', '.Ev PRESENCE_LISTEN', '.Ev PRESENCE_ADDRESS'],
   ['every diagnostic is a text of the program', 'manual', 'name a new file"', 'name another file"'],

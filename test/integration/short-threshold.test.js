@@ -4,7 +4,7 @@
 
 const assert = require('node:assert/strict');
 const { test, sideBySide, start, tempDir, connect, heartbeat, presence, onlineUsers, stats, until, throughout, slow,
-  delay, assertNeverLeft, assertLeftOnce } = require('./lib');
+  delay, settled, assertNeverLeft, assertLeftOnce } = require('./lib');
 
 const WARNING = /level=warn msg="--online-threshold is below --ping-interval \+ --pong-timeout: /;
 const names = (count, prefix) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
@@ -57,6 +57,7 @@ sideBySide(() => {
     const options = { data, args: ['--online-threshold', '1s'] };
     let server = await start(t, options);
     await connect(server, 'u');
+    await settled(server);
     await server.kill();
     await delay(2500); // the threshold, and what the server may have lived behind its last sign
     server = await start(t, options);

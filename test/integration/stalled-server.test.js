@@ -31,7 +31,10 @@ test('pongs that arrived while the server stood still are read before anybody is
 test('heartbeats and reloads that waited while the server stood still come in time', async (t) => {
   const COUNT = 50;
   const time = 2000 * slow; // so long may a user without a connection be silent
-  const server = await start(t, { args: ['--online-threshold', `${time}ms`, '--grace', `${time}ms`] });
+  // and a request take less than the pause: what has arrived is read before that is judged
+  const server = await start(t, {
+    args: ['--online-threshold', `${time}ms`, '--grace', `${time}ms`, '--request-timeout', `${1.5 * time}ms`],
+  });
   const ids = Array.from({ length: COUNT }, (_, i) => `u${i}`);
   const posts = [];
   for (const id of ids) {

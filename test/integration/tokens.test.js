@@ -49,7 +49,10 @@ test('the first place found counts: a bad token there is not saved by a good one
     [cookie(good), `?token=${bad}`],
     [cookie(bad), ''],
   ]) assert.equal((await refusal(server, 'u', { headers, query })).status, 401, JSON.stringify([Object.keys(headers), query.slice(0, 7)]));
-  assert.equal((await refusal(server, 'u', { protocols: ['presence.v1', `token.${bad}`], query: `?token=${good}` })).status, 401);
+  for (const protocols of [[`token.${bad}`, 'presence.v2'], ['presence.v1', `token.${bad}`]]) {
+    const { status, code } = await refusal(server, 'u', { protocols, query: `?token=${good}` });
+    assert.deepEqual([status, code], protocols.includes('presence.v1') ? [undefined, 4401] : [401, undefined]);
+  }
   for (const [headers, query] of [
     [{ Authorization: `Bearer ${good}`, ...cookie(bad) }, `?token=${bad}`],
     [cookie(bad), `?token=${good}`],
@@ -193,6 +196,34 @@ test('a browser is told by a close code: with an allowed Origin 101, then 4401 o
   assert.deepEqual(users, ['u'], 'somebody refused is nobody');
   assert.equal((await json(server, '/admin/users/u/sessions', admin)).sessions.every((one) => one.reason === 'closed' || one.to === null), true);
   await until('none of them to stay', async () => (await json(server, '/admin/stats', admin)).connections.current === 0);
+});
+
+test('a client that offers presence.v1 is told by a close code, without an Origin too, as in Node', async (t) => {
+  const key = tokenKey(t);
+  const server = await startSecure(t, { args: [...key.args, '--max-connections-per-user', '1'] });
+  const other = await key.user('somebody-else');
+  const good = await key.user('u');
+  for (const target of [server, server.secure]) {
+    for (const [offered, options, close, status] of [
+      [[], {}, 4401, 401],
+      [['token.nonsense'], {}, 4401, 401],
+      [[`token.${await key.user('u', { exp: 1000 })}`], {}, 4401, 401],
+      [[`token.${other}`], {}, 4403, 403],
+      [[], bearer(other), 4403, 403],
+      [[], { query: '?token=x' }, 4401, 401],
+    ]) {
+      const told = await refusal(target, 'u', { protocols: ['presence.v1', ...offered], ...options });
+      assert.deepEqual([told.code, told.status], [close, undefined], told.message);
+      const plain = await refusal(target, 'u', offered.length ? { protocols: offered } : options);
+      assert.equal(plain.status, status, 'who does not offer it gets the plain answer');
+    }
+    const client = await connect(target, 'u', { protocols: ['presence.v1', `token.${good}`] });
+    const full = await refusal(target, 'u', { protocols: ['presence.v1', `token.${good}`] });
+    assert.equal(full.code, 4429, 'a limit is told too');
+    await client.close();
+  }
+  const foreign = await refusal(server, 'u', { origin: 'https://evil.test', protocols: ['presence.v1'] });
+  assert.equal(foreign.status, 403, 'a foreign page is not told');
 });
 
 test('a refused browser costs no place: 4401 again and again under --max-connections', async (t) => {

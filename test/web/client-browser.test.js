@@ -492,6 +492,37 @@ test('a page of an origin that is not allowed is not connected, and goes on tryi
   assert.deepEqual(await told(page, 'connected'), []);
 });
 
+test('in node: a refused token is told and not sent again, and 4403 is final', async (t) => {
+  const { PresenceService } = await import(path.join(WEB, 'presence.js'));
+  const key = tokenKey(t);
+  const server = await start(t, { args: key.args });
+  const asked = [];
+  const good = await key.user('alice');
+  const client = new PresenceService({
+    apiUrl: `http://127.0.0.1:${server.port}`,
+    getToken: () => { asked.push(asked.length < 3 ? 'dead' : good); return asked.at(-1); },
+    WebSocket: globalThis.WebSocket ?? require('ws'),
+    reconnectDelay: 100,
+    maxReconnectDelay: 100,
+  });
+  t.after(() => client.stopPresence());
+  const errors = [];
+  client.on('error', ({ code, final }) => errors.push(`${code} ${final}`));
+  const connected = new Promise((resolve) => { client.on('connected', resolve); });
+  client.startPresence('alice');
+  await connected;
+  assert.deepEqual(errors, ['token_invalid false', 'token_unchanged false', 'token_unchanged false']);
+  const stopped = new Promise((resolve) => {
+    client.on('change', ({ state }) => state === 'stopped' && resolve());
+  });
+  client.stopPresence();
+  await stopped;
+  const ended = new Promise((resolve) => { client.on('disconnected', resolve); });
+  client.startPresence('bob'); // with the token of alice
+  assert.deepEqual(await ended, { code: 4403, reason: 'forbidden', willReconnect: false });
+  assert.equal(errors.at(-1), 'forbidden true');
+});
+
 test('in node: connects, probes, says its token, survives a restart, stops', async (t) => {
   const { PresenceService } = await import(path.join(WEB, 'presence.js'));
   const key = tokenKey(t);
@@ -502,7 +533,7 @@ test('in node: connects, probes, says its token, survives a restart, stops', asy
     apiUrl: `http://127.0.0.1:${server.port}`,
     getToken: () => key.user(user),
     WebSocket: globalThis.WebSocket ?? require('ws'),
-    heartbeatInterval: 50,
+    heartbeatInterval: 100,
   });
   t.after(() => client.stopPresence());
   const connected = () => new Promise((resolve) => client.on('connected', resolve));

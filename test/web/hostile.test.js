@@ -84,6 +84,7 @@ function randomOf(seed) {
 /** Keeps what would end the process: errors of listeners and promises nobody waits for. */
 function uncaught(t) {
   const found = [];
+  t.mock.method(console, 'log', () => {}); // some options have the client write to it
   const keep = (error) => found.push(error);
   const had = ['uncaughtException', 'unhandledRejection'].map((name) => {
     const listeners = process.listeners(name);
@@ -280,7 +281,8 @@ test('a manual status that cannot be is a TypeError, and breaks nothing', async 
   }
 });
 
-test('arguments: ids, callbacks and listeners that cannot be are TypeErrors', async () => {
+test('arguments: ids, callbacks and listeners that cannot be are TypeErrors', async (t) => {
+  const stray = uncaught(t);
   const world = new World(followable());
   const client = await world.connected();
   for (const [what, make] of VALUES) {
@@ -299,6 +301,9 @@ test('arguments: ids, callbacks and listeners that cannot be are TypeErrors', as
     assert.equal(wrong(world, client), '', what);
     assert.equal(client.isConnected(), true, what);
   }
+  await settle(); // what was called and threw was the application's own
+  const others = stray.filter(({ message }) => !/^mine$|Class constructors/.test(message));
+  assert.deepEqual(others, []);
 });
 
 test('a clock that fails: said once, and our own goes on', async () => {

@@ -16,6 +16,7 @@ const SHIPPED = [
   'package.json',
   'presence.d.ts',
   'presence.js',
+  'react/package.json', // for what knows no "exports"
   'use-presence-status.d.ts',
   'use-presence-status.js',
 ];
@@ -59,6 +60,7 @@ const CHECKS = [
     '--lib',
     'es2020,dom',
   ],
+  ['--module', 'esnext', '--moduleResolution', 'node10', '--target', 'es2020', '--lib', 'es2020,dom'],
 ];
 
 const USER = `
@@ -138,7 +140,8 @@ own.getSnapshot().connected = true;
 test('npm pack holds what is shipped, installs into an empty project, and can be imported', (t) => {
   const dir = install(t);
   const installed = path.join(dir, 'node_modules/presence-client');
-  assert.deepEqual(fs.readdirSync(installed).sort(), SHIPPED);
+  const files = fs.readdirSync(installed, { recursive: true });
+  assert.deepEqual(files.filter((name) => name !== 'react').sort(), SHIPPED);
   assert.deepEqual(
     fs.readdirSync(path.join(dir, 'node_modules')).filter((one) => !one.startsWith('.')),
     ['presence-client'],
@@ -185,6 +188,53 @@ test('the installed hook finds its React and the same client', (t) => {
     execFileSync(process.execPath, ['use.js'], { cwd: dir, encoding: 'utf8' }),
     'function true\n',
   );
+  const source = fs.readFileSync(path.join(dir, 'node_modules/presence-client/use-presence-status.js'), 'utf8');
+  assert.match(source, /^'use client';\n/, 'a component of a client to Next.js');
+  // a bundler without "exports" looks into react/package.json
+  const folder = path.join(dir, 'node_modules/presence-client/react');
+  const { main } = JSON.parse(fs.readFileSync(path.join(folder, 'package.json')));
+  assert.equal(fs.existsSync(path.resolve(folder, main)), true);
+});
+
+test('where EventTarget, CustomEvent or TextEncoder is missing (React Native) it works all the same', (t) => {
+  const dir = tempDir(t);
+  for (const name of ['package.json', 'presence.js']) fs.copyFileSync(path.join(WEB, name), path.join(dir, name));
+  fs.writeFileSync(
+    path.join(dir, 'use.js'),
+    `
+    for (const name of process.argv.slice(2)) delete globalThis[name];
+    const { PresenceService } = await import('./presence.js');
+    const sockets = [];
+    class WebSocket {
+      constructor() { sockets.push(this); }
+      send() {}
+      close() {}
+    }
+    const client = new PresenceService({ apiUrl: 'http://a.example', WebSocket, window: {} });
+    const heard = [];
+    client.on('change', ({ state }) => heard.push(state));
+    const off = client.on('change', () => heard.push('twice'));
+    process.on('uncaughtException', (error) => heard.push(error.message));
+    client.on('connected', () => { throw new Error('mine'); });
+    client.addEventListener('connected', ({ type, detail }) => heard.push(type + detail.server));
+    client.startPresence('alice');
+    off();
+    await null;
+    await null;
+    sockets[0].readyState = 1;
+    sockets[0].onmessage({ data: '{"type":"hello","server":"x"}' });
+    client.watch('b\u{1f600}b', () => {});
+    client.stopPresence();
+    await new Promise((resolve) => setTimeout(resolve));
+    console.log(heard.join(' '), sockets.length);`,
+  );
+  for (const missing of [[], ['EventTarget', 'Event', 'CustomEvent', 'TextEncoder'], ['CustomEvent'], ['EventTarget']]) {
+    assert.equal(
+      execFileSync(process.execPath, ['use.js', ...missing], { cwd: dir, encoding: 'utf8' }),
+      'connecting twice connected connectedx stopped mine 1\n',
+      missing.join(),
+    );
+  }
 });
 
 test("tsc --strict takes a user's file, and refuses what is wrong in it", (t) => {
@@ -199,7 +249,7 @@ test('the types are sound by themselves, and are those of the code', (t) => {
   const dir = tempDir(t);
   fs.mkdirSync(path.join(dir, 'node_modules/@types'), { recursive: true });
   fs.symlinkSync(path.join(MODULES, '@types/react'), path.join(dir, 'node_modules/@types/react'));
-  for (const name of SHIPPED) fs.copyFileSync(path.join(WEB, name), path.join(dir, name));
+  for (const name of SHIPPED) fs.cpSync(path.join(WEB, name), path.join(dir, name));
   const types = SHIPPED.filter((name) => name.endsWith('.d.ts'));
   assert.equal(tsc(dir, ...CHECKS[0], ...types), '');
   // the code itself; its parameters have no types of their own

@@ -267,6 +267,22 @@ test('starting the same user again keeps the socket; another user replaces it', 
   assert.equal(client.isConnected(), true);
 });
 
+test('starting, stopping and starting in one go makes one socket', async () => {
+  for (const getToken of [undefined, () => 't', async () => 't']) {
+    const world = new World();
+    const client = await world.client({ getToken });
+    for (let i = 0; i < 3; i++) {
+      client.startPresence('alice');
+      client.stopPresence();
+    }
+    client.startPresence('alice');
+    assert.equal(world.sockets.length, 0, 'a microtask later');
+    await world.clock.advance(SECOND);
+    assert.equal(world.sockets.length, 1);
+    assert.equal(client.isConnected(), true);
+  }
+});
+
 test('starting the same user while the line is down tries at once', async () => {
   const world = new World('refuse');
   const client = await world.client();

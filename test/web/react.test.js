@@ -74,12 +74,14 @@ const STATUS = `
 
 /** A page around it: a socket that the test plays, and ways to put the component into the page. */
 const BROWSER = `${STATUS}
+  import { useEffect } from 'react';
   import { flushSync } from 'react-dom';
   import { createRoot, hydrateRoot } from 'react-dom/client';
   window.count = count;
   window.recovered = [];
+  window.made = 0;
   window.WebSocket = class {
-    constructor() { window.socket = this; this.readyState = 0; }
+    constructor() { window.socket = this; this.readyState = 0; made++; }
     sent = [];
     send(text) { this.sent.push(text); }
     close() { this.readyState = 3; }
@@ -90,6 +92,10 @@ const BROWSER = `${STATUS}
     }
   };
   window.service = new Counted();
+  window.begin = (user) => { // the socket is made a microtask later
+    service.startPresence(user);
+    return new Promise((resolve) => setTimeout(resolve));
+  };
   window.text = () => document.querySelector('#root').textContent;
   const root = () => document.querySelector('#root');
   window.show = (one) => {
@@ -99,6 +105,24 @@ const BROWSER = `${STATUS}
   window.showOthers = (ids, one = service) => {
     window.tree ??= createRoot(root());
     flushSync(() => tree.render(others(ids, one)));
+  };
+  function Anyone({ ids }) {
+    return <p>{[...usePresence(ids, service).keys()].join()}</p>;
+  }
+  window.anything = (ids) => {
+    window.tree ??= createRoot(root());
+    flushSync(() => tree.render(<StrictMode><Anyone ids={ids} /></StrictMode>));
+  };
+  function Session({ user }) {
+    useEffect(() => {
+      service.startPresence(user);
+      return () => service.stopPresence();
+    }, [user]);
+    return <p>{user}</p>;
+  }
+  window.showSession = (user) => {
+    window.tree ??= createRoot(root());
+    flushSync(() => tree.render(<StrictMode><Session user={user} /></StrictMode>));
   };
   window.hydrateOthers = (ids) => {
     window.tree = hydrateRoot(root(), others(ids, service), {
@@ -197,8 +221,8 @@ for (const react of ['react18', 'react19']) {
     const quiet = () => page.evaluate(() => new Promise((resolve) => {
       requestAnimationFrame(() => setTimeout(resolve));
     }));
-    await page.evaluate(() => {
-      service.startPresence('alice');
+    await page.evaluate(async () => {
+      await begin('alice');
       socket.hello();
       window.users = (status, ...ids) => ids.map((id) => ({ user_id: id, status }));
       showOthers(['bob', '__proto__']);
@@ -270,6 +294,67 @@ for (const react of ['react18', 'react19']) {
     assert.deepEqual(found, []);
   });
 
+  test(`${react}: usePresence shows who is known at once: one Map, one render`, async (t) => {
+    const { page, found } = await openPage(t);
+    const result = await page.evaluate(async () => {
+      const quiet = () => new Promise((resolve) => {
+        requestAnimationFrame(() => setTimeout(resolve));
+      });
+      await begin('alice');
+      socket.hello();
+      service.watch(['bob', 'carol'], () => {});
+      await quiet();
+      socket.say({ type: 'snapshot', users: [{ user_id: 'bob', status: 'busy' }, { user_id: 'carol', status: 'away' }] });
+      await quiet();
+      count.renders = 0;
+      showOthers(['bob', 'carol', 'dora']);
+      const first = [text(), count.map, count.renders];
+      await quiet();
+      const then = [count.map === first[1], count.renders - first[2]];
+      socket.say({ type: 'snapshot', users: [{ user_id: 'dora', status: 'online' }] });
+      await quiet();
+      return [first[0], ...then, text(), count.map === first[1]];
+    });
+    assert.deepEqual(result,
+      ['bob busy, carol away', true, 0, 'bob busy, carol away, dora online', false]);
+    assert.deepEqual(found, []);
+  });
+
+  test(`${react}: usePresence with what is no id shows the others, and the console says it`, async (t) => {
+    const { page, found } = await openPage(t);
+    const shown = await page.evaluate(async () => {
+      const quiet = () => new Promise((resolve) => {
+        requestAnimationFrame(() => setTimeout(resolve));
+      });
+      await begin('alice');
+      socket.hello();
+      const texts = [];
+      const hostile = { [Symbol.iterator]() { throw new Error('mine'); } };
+      const lists = [[undefined], [null, 'bob'], [], undefined, null, 'bob', ['bob', 42], 42, hostile,
+        ['', 'bob'], ['x'.repeat(129)], ['\ud800', 'bob'], [Symbol('s'), 10n, {}, 'bob']];
+      service.watch('bob', () => {});
+      await quiet();
+      socket.say({ type: 'snapshot', users: [{ user_id: 'bob', status: 'busy' }] });
+      await quiet();
+      for (const ids of lists) {
+        anything(ids);
+        await quiet();
+        texts.push(text());
+      }
+      return texts;
+    });
+    assert.deepEqual(shown, ['', 'bob', '', '', '', 'bob', 'bob', '', '', 'bob', '', 'bob', 'bob']);
+    const said = found.map((one) => one.split('\n')[0]);
+    assert.ok(said.length >= 6 && said.every((one) => /^usePresence: presence: a user id /.test(one)), said.join('\n'));
+  });
+
+  test(`${react}: an effect that starts and stops, twice in StrictMode, makes one socket`, async (t) => {
+    const { page, found } = await openPage(t);
+    await page.evaluate(() => window.showSession('alice'));
+    await page.waitForFunction(() => made > 0 && service.getCurrentUserId() === 'alice');
+    assert.deepEqual([await page.evaluate(() => made), found], [1, []]);
+  });
+
   test(`${react}: usePresence forgets what another user saw, before the server says more`, async (t) => {
     const { page, found } = await openPage(t);
     const shown = (wanted) => page.waitForFunction((text) => window.text() === text, wanted);
@@ -280,8 +365,8 @@ for (const react of ['react18', 'react19']) {
       });
       await shown('bob busy');
     };
-    await page.evaluate(() => {
-      service.startPresence('alice');
+    await page.evaluate(async () => {
+      await begin('alice');
       socket.hello();
       showOthers(['bob']);
     });
@@ -313,8 +398,8 @@ for (const react of ['react18', 'react19']) {
     assert.equal(html, '<p>nobody</p>');
     assert.equal(module.exports.map().size, 0);
     const { page, found } = await openPage(t, html);
-    await page.evaluate(() => {
-      service.startPresence('alice');
+    await page.evaluate(async () => {
+      await begin('alice');
       socket.hello();
       service.watch('bob', () => {}); // known before the page is taken over
     });
@@ -352,8 +437,8 @@ for (const react of ['react18', 'react19']) {
 
     const { page, found } = await openPage(t, html);
     assert.equal(await page.evaluate(() => window.text()), IDLE);
-    await page.evaluate(() => {
-      service.startPresence('alice');
+    await page.evaluate(async () => {
+      await begin('alice');
       socket.hello();
       window.hydrate(service);
     });

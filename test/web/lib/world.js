@@ -106,6 +106,7 @@ class World {
     this.sockets = [];
     this.log = [];
     this.heartbeat = 25;
+    this.greeting = {}; // what else a hello says
 
     this.WebSocket = class {
       constructor(url, protocols) {
@@ -141,6 +142,7 @@ class World {
             connection_id: `c${this.number}`,
             heartbeat_seconds: world.heartbeat,
             server: 'presence/9',
+            ...world.greeting,
             ...members,
           }),
         );
@@ -250,8 +252,12 @@ const SERVERS = {
 
 /** A server on which others can be followed; it holds clients to its limits. `set()` changes a user
  *  and tells the followers. Options: `max`, how many a connection may follow; `forbidden`, ids;
- *  `hold`, no watch is answered until it is false and release() was called. */
-function followable({ max = 1000, forbidden = [], hold = false } = {}) {
+ *  `hold`, no watch is answered until it is false and release() was called; `bytes` of a message and
+ *  `rate` of them a second, at most; `tells`, its hello says so, and ids cost, while all that may be
+ *  watched passes at once. */
+function followable({
+  max = 1000, forbidden = [], hold = false, bytes = 4096, rate = 20, tells = false,
+} = {}) {
   const users = new Map();
   const held = [];
   const show = (id) => ({ user_id: id, online: false, status: 'offline', ...users.get(id) });
@@ -270,19 +276,22 @@ function followable({ max = 1000, forbidden = [], hold = false } = {}) {
     let last = 0;
     socket.follows = new Set();
     socket.answer = (text) => {
-      paced = Math.max(0, paced - (world.clock.ms - last)) + 50;
+      const { type, users: ids } = text === 'ping' ? {} : JSON.parse(text);
+      const cost = rate ? (1 + (tells && ids ? ids.length / 100 : 0)) * 1000 / rate : 0;
+      const full = rate ? Math.max(1000, tells ? (1 + max / 100) * 1000 / rate : 0) : 0;
+      paced = Math.max(0, paced - (world.clock.ms - last)) + cost;
       last = world.clock.ms;
-      if (Buffer.byteLength(text) > 4096) socket.end(1009);
-      if (paced > 1050) socket.end(4429);
+      if (Buffer.byteLength(text) > bytes) return socket.end(1009);
+      if (paced > full + cost) return socket.end(4429, 'too_fast');
       if (text === 'ping') return socket.message('pong');
-      const { type, users: ids } = JSON.parse(text);
       if (type === 'unwatch') ids.forEach((id) => socket.follows.delete(id));
       if (type !== 'watch') return null;
       if (!server.hold) return watch(socket, ids);
       return held.push(() => watch(socket, ids));
     };
     server.socket = socket;
-    socket.later(() => socket.hello());
+    const limits = { max_message: bytes, max_messages_per_second: rate, max_watch: max };
+    socket.later(() => socket.hello(tells ? limits : {}));
   };
   return Object.assign(server, {
     forbidden,
