@@ -670,8 +670,9 @@ run_unit() {
 }
 
 # Lets a fuzzer search: $1 name, $2 seconds, $3 those after which it is ended, $4 the folder of what
-# it found before, then what else it is told. It begins with the committed corpus. That of the whole server runs more threads than its
-# own, so leaks are looked for once, at its end; and it keeps its last inputs.
+# it found before, then what else it is told. It begins with the committed corpus. That of the whole
+# server runs more threads than its own, so leaks are looked for once, at its end; and it keeps its
+# last inputs.
 run_fuzzer() {
     local corpus=test/fuzz/corpus/$1 journal=build/fuzz/journal/$1
     rm -rf "$journal"
@@ -977,8 +978,9 @@ task_tsan() {
     build_sanitized tsan
 }
 
-## fuzz [SECONDS [NAME ...]]  let every fuzzer, or these, search for that long each (60); findings
-##                   go to build/fuzz
+## fuzz [SECONDS [NAME ...]]
+##                   let every fuzzer, or these, search for that long each (60); findings go to
+##                   build/fuzz/artifacts
 task_fuzz() {
     local name seconds=${1:-60} status=0 names
     [ $# = 0 ] || shift
@@ -990,8 +992,8 @@ task_fuzz() {
         [ -f "test/fuzz/fuzz_$name.c" ] || die "no such fuzzer: $name"
         mkdir -p build/fuzz
         echo "fuzz_$name: $seconds seconds"
-        (run_fuzzer "$name" "$seconds" $((seconds + 300)) "build/fuzz/corpus/$name" -print_final_stats=1) \
-            >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
+        (run_fuzzer "$name" "$seconds" $((seconds + 300)) "build/fuzz/corpus/$name" \
+            -print_final_stats=1) >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
         tail -n 12 "build/fuzz/$name.log"
     done
     return $status

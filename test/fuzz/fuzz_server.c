@@ -354,7 +354,8 @@ static struct json_value fs_json(void)
 {
     struct json_value value;
     struct span text = {fs.control.in.at, fs.control.in.len};
-    if (!json_parse(text, JSON_DEPTH_MAX, &value)) fs_found("no JSON: %.*s", (int)text.len, text.at);
+    if (!json_parse(text, JSON_DEPTH_MAX, &value))
+        fs_found("no JSON: %.*s", (int)text.len, text.at);
     return value;
 }
 
@@ -571,7 +572,8 @@ static void fs_start(void)
     static const char *const places[] = {"/dev/shm", "/tmp"};
     atomic_store(&fs.status, -1);
     snprintf(fs.witness_id, sizeof fs.witness_id, "witness-%d", (int)getpid());
-    snprintf(fs.dir, sizeof fs.dir, "%s/presence-fuzz-XXXXXX", places[access(places[0], W_OK) != 0]);
+    snprintf(fs.dir, sizeof fs.dir, "%s/presence-fuzz-XXXXXX",
+             places[access(places[0], W_OK) != 0]);
     if (!mkdtemp(fs.dir)) abort();
     fs_free_port(fs.port, sizeof fs.port);
     fs_free_port(fs.tls_port, sizeof fs.tls_port);
