@@ -9739,9 +9739,11 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
     return error;
 }
 
-/* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
- * is how routes are found too. */
+/* What may take long to answer: lists, histories. Beginnings of paths as sent, which is how routes
+ * are found too. A login is none: most are told at once to come back, and one that is not must not
+ * stand behind those of guessers; see login_ask. */
 static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
+static const char HTTP_LOGIN[] = "/admin/login";
 
 /* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
 static struct span http_target(const char *at, size_t len)
@@ -9763,6 +9765,7 @@ static bool span_begins(struct span span, const char *text)
 static bool http_is_costly(const char *at, size_t len)
 {
     struct span target = http_target(at, len);
+    if (span_begins(target, HTTP_LOGIN)) return false;
     for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
         if (span_begins(target, HTTP_COSTLY[i])) return true;
     return false;
@@ -12082,8 +12085,8 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
-/* Requests of one kind on their way to the workers. Those that can take long (lists, histories,
- * passwords) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+/* Requests of one kind on their way to the workers. Those that can take long (lists,
+ * histories) have a lane of their own, and never all workers: what is soon answered, /healthz say,
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
 struct lane {

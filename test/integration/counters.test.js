@@ -77,6 +77,14 @@ const ROWS = [
     await until('its end', () => raw.ended);
     raw.destroy();
   }],
+  ['a body more than the memory for requests holds', { moves: { accepted: 2, requests: 1, request_errors: 1, memory_refused: 1 }, args: ['--max-request-memory', '1m'],
+    allow: [/level=warn msg="requests are refused: all under way hold/] }, async (server) => {
+    const head = 'POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: 262144\r\n\r\n';
+    const held = [await tcp(server), await tcp(server)];
+    for (const raw of held) raw.write(head + ' '.repeat(250000));
+    assert.equal((await Promise.race(held.map((raw) => raw.response()))).status, 503);
+    for (const raw of held) raw.destroy();
+  }],
   ['one connection more than may be pending', { moves: { accepted: 3, pending_displaced: 1 }, args: ['--max-pending-per-address', '2'] }, async (server) => {
     const all = [];
     for (let i = 0; i < 3; i++) all.push(await tcp(server, { localAddress: '127.0.0.3' }));
@@ -184,7 +192,7 @@ const ROWS = [
     stop: 'SIGKILL' }, async (server, { read }) => {
     for (let n = 0; (await read()).store_failures === 0; n++) await heartbeat(server, `${n}-${'x'.repeat(100)}`);
   }],
-  ['a log that nobody reads', { atLeast: { log_dropped: 1 }, password: true, wrap: ['bash', '-c', 'exec "$@" 2> >(head -n 2 >&2)', 'bash'] }, async (server, { read }) => {
+  ['a log that nobody reads', { atLeast: { log_dropped: 1 }, password: true, wrap: ['bash', '-c', 'exec "$@" 2> >(head -n 3 >&2)', 'bash'] }, async (server, { read }) => {
     for (let n = 0; (await read()).log_dropped === 0; n++) await tryLogin(server, 'wrong', { localAddress: `127.0.1.${n % 250}` });
   }],
   ['no descriptor is left', { atLeast: { accept_errors: 1 }, wrap: ['sh', '-c', 'ulimit -n 64; exec "$@"', 'sh'], allow: [/level=warn msg="cannot accept/] }, async (server, { read }) => {
