@@ -4277,18 +4277,20 @@ static struct {
 static void store_faulted(int number, siginfo_t *info, void *context)
 {
     (void)context;
+    static atomic_flag told = ATOMIC_FLAG_INIT;
     MDB_env *env = atomic_load(&store_held.env);
+    while (atomic_flag_test_and_set(&told)) pause(); /* another thread says it and ends us all */
     if (info->si_code > 0) /* else somebody has sent it */
         last_words(env && lmdb_has_address(env, info->si_addr) ? store_held.overwritten
                                                                 : store_held.fault);
-    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+    signal(number, SIG_DFL);
+    raise(number); /* to its usual end, when this returns */
 }
 
 /* Has the handler above called for the store in that directory. */
 static void store_guard(const char *dir)
 {
-    struct sigaction action = {.sa_sigaction = store_faulted,
-                               .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    struct sigaction action = {.sa_sigaction = store_faulted, .sa_flags = SA_SIGINFO};
     snprintf(store_held.overwritten, sizeof store_held.overwritten,
              "presence: %s/data.mdb or lock.mdb was cut short or overwritten while it was in use;"
              " restore a backup\n", dir);

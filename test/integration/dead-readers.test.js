@@ -7,33 +7,19 @@ const fs = require('node:fs');
 const path = require('node:path');
 const {
   test, start, run, binary, tempDir, cleanup, heartbeat, heartbeats, get, json, connect, putStatus,
-  settled, until, within, delay, heavy, slow,
+  settled, until, within, delay, heavy, slow, readers, SLOTS_AT, SLOT_SIZE,
 } = require('./lib');
-
-const HEAD = 128; // of lock.mdb; then a slot of 64 bytes for each reader
-const SLOT = 64;
-
-/** The readers in lock.mdb that have a transaction: { id, transaction }. */
-function readers(data) {
-  const bytes = fs.readFileSync(path.join(data, 'lock.mdb'));
-  const found = [];
-  for (let at = HEAD; at + 16 <= bytes.length; at += SLOT) {
-    const [transaction, id] = [bytes.readBigUInt64LE(at), bytes.readInt32LE(at + 8)];
-    if (id && transaction !== 0xffffffffffffffffn) found.push({ id, transaction });
-  }
-  return found;
-}
 
 /** Gives every slot of lock.mdb that is free to a reader of this id. */
 function fillSlots(data, id) {
   const fd = fs.openSync(path.join(data, 'lock.mdb'), 'r+');
   const bytes = fs.readFileSync(fd);
-  const count = Math.floor((bytes.length - HEAD) / SLOT);
+  const count = Math.floor((bytes.length - SLOTS_AT) / SLOT_SIZE);
   const slot = Buffer.alloc(16);
   slot.writeBigUInt64LE(1n);
   slot.writeInt32LE(id, 8);
   for (let i = 0; i < count; i++)
-    if (!bytes.readInt32LE(HEAD + i * SLOT + 8)) fs.writeSync(fd, slot, 0, 16, HEAD + i * SLOT);
+    if (!bytes.readInt32LE(SLOTS_AT + i * SLOT_SIZE + 8)) fs.writeSync(fd, slot, 0, 16, SLOTS_AT + i * SLOT_SIZE);
   const number = Buffer.alloc(4);
   number.writeUInt32LE(count);
   fs.writeSync(fd, number, 0, 4, 56);
