@@ -163,6 +163,7 @@ enum {
     PAGE_DEFAULT = 100,
     JSON_DEPTH_MAX = 16,
     WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
+    IDS_A_MESSAGE = 100,           /* ids to follow or not that count as a message more */
     AGENT_MAX = 120,               /* bytes kept of a User-Agent */
     ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
@@ -494,6 +495,14 @@ static int64_t clock_mono_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_BOOTTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Microseconds of a clock for short times: how long a piece of work took. */
+static int64_t clock_work_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 /* Milliseconds since 1970, UTC; may be stepped by the operator at any moment. */
@@ -1183,7 +1192,9 @@ static bool host_is_local(const char *host_header)
     int64_t port;
     if (!host_header || !host_parse(host_header, host, &port)) return false;
     size_t len = strlen(host), tail = sizeof local - 1;
-    if (host_is_address(host) || !strcmp(host, local + 1)) return true;
+    if (host_is_address(host)) return true;
+    if (len && host[len - 1] == '.') host[--len] = 0; /* the same name, written out */
+    if (!strcmp(host, local + 1)) return true;
     return len > tail && !strcmp(host + len - tail, local);
 }
 
@@ -2130,9 +2141,10 @@ static void options_free(struct options *options)
     }
 }
 
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 /* bytes of a name that is looked at */ };
+
 /* How many letters are wrong, missing, too many, or have changed places with their neighbour
  * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
-enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
 static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
 {
     int rows[3][MISTAKES_NAME + 1];
@@ -2477,7 +2489,7 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD };
 
 /* Options that have none without another. Those of --mint-token are not among them: who keeps them
  * in a file means no server. */
@@ -2494,7 +2506,7 @@ static const struct option_needs {
     {"jwt-audience", NEED_KEY},
     {"admin-session", NEED_PASSWORD},
     {"webhook-secret-file", NEED_URL},
-    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-ca-file", NEED_URL},
     {"webhook-batch", NEED_URL},
     {"webhook-timeout", NEED_URL},
     {"webhook-outbox", NEED_URL},
@@ -2514,13 +2526,11 @@ static bool option_is_set(const struct options *options, const struct option_row
 /* What an option is without effect for, or NULL. */
 static const char *option_lacks(const struct options *options, enum option_need need)
 {
-    const char *url = options->webhook_url;
     bool has[] = {
         [NEED_KEY] = options_have_keys(options),
         [NEED_NO_KEY] = !options_have_keys(options),
         [NEED_TLS] = options->tls_listen.count > 0,
-        [NEED_URL] = *url,
-        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
     };
     static const char *const lacks[] = {
@@ -2528,7 +2538,6 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_NO_KEY] = "beside a key for tokens",
         [NEED_TLS] = "without --tls-listen",
         [NEED_URL] = "without --webhook-url",
-        [NEED_HTTPS_URL] = "without --webhook-url of https",
         [NEED_PASSWORD] = "without --admin-password-file",
     };
     return has[need] ? NULL : lacks[need];
@@ -4373,12 +4382,25 @@ static int store_begin(struct store *st, MDB_txn **txn)
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
 }
 
+/* Locks the data file itself, too: presence.lock may have been taken for a left-over and removed
+ * under the server that holds it. EWOULDBLOCK if another one has the file. */
+static int store_lock_data(struct store *st)
+{
+    int fd, rc = mdb_env_get_fd(st->env, &fd);
+    return rc || !flock(fd, LOCK_EX | LOCK_NB) ? rc : errno;
+}
+
 /* Maps the data file, which must have passed the check, and opens the databases. */
 static int store_map(struct store *st)
 {
     MDB_txn *txn;
     int rc = store_map_path(st, st->dir, 0);
     if (rc) return rc;
+    rc = store_lock_data(st);
+    if (rc) {
+        store_unmap(st);
+        return rc;
+    }
     mdb_reader_check(st->env, NULL);
     rc = store_begin(st, &txn);
     if (!rc) {
@@ -5746,6 +5768,9 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     }
     if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
+    if (rc == EWOULDBLOCK)
+        return store_refuse(why, "%s is in use by another process, under which presence.lock was"
+                                 " removed; stop it or choose another --data", path);
     if (!rc) rc = store_begin(st, &txn);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     bool ok = store_read_schema(st, txn, &schema, why);
@@ -6981,7 +7006,8 @@ enum {
     LOGIN_STEPS_LATER = 4,
     LOGIN_FIRST_MS = 1000,   /* from being told to the place */
     LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
-    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if fewer than these wait, else told LOGIN_FIRST_MS */
+    LOGIN_LATE_MAX = 2,
 };
 
 enum login_turn {
@@ -7028,13 +7054,15 @@ static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t 
     return found;
 }
 
-/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+/* Gives an address the first place that is free, not before `least` ms; how long until then. One
+ * that comes late for a place it had need not find a free one. */
 static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
-                           int64_t now, int64_t least)
+                           bool late, int64_t now, int64_t least)
 {
     int64_t step = 2 * queue->took, wait = least;
     if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
     if (guessed) step *= LOGIN_STEPS_LATER;
+    if (late) step = 0;
     if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
     struct login_place *places = queue->places[guessed];
     for (int i = 0; i < queue->count[guessed]; i++) {
@@ -7065,8 +7093,8 @@ static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16
     }
     if (kind >= 0) login_leave(queue, kind, i);
     if (idle) return LOGIN_NOW;
-    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
-    *wait = login_place(queue, key, guessed, now, blocked);
+    if (on_time || (due && queue->waiting < LOGIN_LATE_MAX)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, due, now, blocked);
     return LOGIN_LATER;
 }
 
@@ -7593,8 +7621,8 @@ static struct user *presence_make(struct presence *p, struct span id)
 /* The status of a user's connections taken together: the most available one. */
 static enum status user_merge_status(const struct user *user)
 {
-    enum status best = STATUS_AWAY;
-    for (const struct link *link = user->links; link; link = link->next)
+    enum status best = STATUS_AWAY; /* nothing is above online: of thousands one is looked at */
+    for (const struct link *link = user->links; link && best != STATUS_ONLINE; link = link->next)
         if (link->status < best) best = link->status;
     return best;
 }
@@ -8462,15 +8490,29 @@ struct watcher {
     size_t queued;                 /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
     size_t owed;                   /* users in snapshots */
+    bool stalled;                  /* its socket is full: what it is owed is not in watches.owed */
 };
+
+/* A part of the table of the watched. There are many, each grows by itself: a whole table of a
+ * million would keep everybody waiting while it moves. */
+struct watch_shard {
+    struct watched **slots;
+    size_t size, count;
+};
+
+enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 
 struct watches {
     uint64_t key[2];
-    struct watched **slots;
-    size_t size, count;
-    struct watched *changed;       /* since the last spread */
+    struct watch_shard shards[WATCH_SHARDS];
+    size_t count;                  /* of all shards */
+    struct watched *changed;       /* since the last spread began */
+    struct watched *spreading;     /* of those before it, whose watchers have still to know */
     struct watched *loose;
+    size_t loose_count;
+    size_t owed;                   /* users in snapshots that can be written, of all watchers */
     struct watcher *busy;          /* may have something to be told */
+    struct watcher *serving;       /* the same: those whose turn it is, before any of `busy` */
     struct watcher *waiting;       /* for the store, see watched.reading */
     uint32_t stamp, turn;
     size_t full;                   /* WATCH_FULL; tests take less */
@@ -8494,32 +8536,40 @@ static void watches_init(struct watches *w)
 /* Frees the table, with those that are left in it; no watcher is left. */
 static void watches_free(struct watches *w)
 {
-    for (size_t i = 0; i < w->size; i++) {
-        for (struct watched *e = w->slots[i], *next; e; e = next) {
-            next = e->next;
-            free(e);
+    for (struct watch_shard *shard = w->shards; shard < w->shards + WATCH_SHARDS; shard++) {
+        for (size_t i = 0; i < shard->size; i++) {
+            for (struct watched *e = shard->slots[i], *next; e; e = next) {
+                next = e->next;
+                free(e);
+            }
         }
+        free(shard->slots);
     }
-    free(w->slots);
     buffer_free(&w->text);
 }
 
-/* The slot that a watched with this hash is in. */
-static struct watched **watches_slot(const struct watches *w, uint64_t hash)
+/* The shard of a hash. */
+static struct watch_shard *watches_shard(struct watches *w, uint64_t hash)
 {
-    return &w->slots[hash & (w->size - 1)];
+    return &w->shards[hash >> 56];
 }
 
-/* Gives the table another number of slots, a power of two. */
-static void watches_resize(struct watches *w, size_t size)
+/* The slot that a watched with this hash is in. */
+static struct watched **watch_shard_slot(const struct watch_shard *shard, uint64_t hash)
 {
-    struct watched **old = w->slots;
-    size_t count = w->size;
-    w->slots = mem_new(size * sizeof *w->slots);
-    w->size = size;
+    return &shard->slots[hash & (shard->size - 1)];
+}
+
+/* Gives a shard another number of slots, a power of two. */
+static void watch_shard_resize(struct watch_shard *shard, size_t size)
+{
+    struct watched **old = shard->slots;
+    size_t count = shard->size;
+    shard->slots = mem_new(size * sizeof *shard->slots);
+    shard->size = size;
     for (size_t i = 0; i < count; i++) {
         for (struct watched *e = old[i], *next; e; e = next) {
-            struct watched **slot = watches_slot(w, e->hash);
+            struct watched **slot = watch_shard_slot(shard, e->hash);
             next = e->next;
             e->next = *slot;
             *slot = e;
@@ -8533,7 +8583,9 @@ static struct watched *watches_find(const struct watches *w, struct span id)
 {
     if (!w->count) return NULL;
     uint64_t hash = hash_keyed(w->key, id.at, id.len);
-    for (struct watched *e = *watches_slot(w, hash); e; e = e->next)
+    const struct watch_shard *shard = &w->shards[hash >> 56];
+    if (!shard->count) return NULL;
+    for (struct watched *e = *watch_shard_slot(shard, hash); e; e = e->next)
         if (e->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
     return NULL;
 }
@@ -8544,6 +8596,7 @@ static void watched_loosen(struct watches *w, struct watched *e)
     if (e->edges || e->needs || e->changed || e->loose) return;
     e->loose = w->loose ? w->loose : e;
     w->loose = e;
+    w->loose_count++;
 }
 
 /* The watched with this id, made if there is none; somebody has to need it before the sweep. */
@@ -8551,14 +8604,18 @@ static struct watched *watches_make(struct watches *w, struct span id)
 {
     struct watched *e = watches_find(w, id);
     if (e) return e;
-    if (w->count >= w->size) watches_resize(w, w->size ? w->size * 2 : 64);
+    uint64_t hash = hash_keyed(w->key, id.at, id.len);
+    struct watch_shard *shard = watches_shard(w, hash);
+    if (shard->count >= shard->size)
+        watch_shard_resize(shard, shard->size ? shard->size * 2 : WATCH_SHARD_MIN);
     e = mem_new(sizeof *e + id.len);
-    e->hash = hash_keyed(w->key, id.at, id.len);
+    e->hash = hash;
     e->id_len = (uint8_t)id.len;
     memcpy(e->id, id.at, id.len);
-    struct watched **slot = watches_slot(w, e->hash);
+    struct watched **slot = watch_shard_slot(shard, hash);
     e->next = *slot;
     *slot = e;
+    shard->count++;
     w->count++;
     watched_loosen(w, e);
     return e;
@@ -8567,21 +8624,25 @@ static struct watched *watches_make(struct watches *w, struct span id)
 /* Takes a watched out of the table and frees it. */
 static void watches_remove(struct watches *w, struct watched *e)
 {
-    struct watched **place = watches_slot(w, e->hash);
+    struct watch_shard *shard = watches_shard(w, e->hash);
+    struct watched **place = watch_shard_slot(shard, e->hash);
     while (*place != e) place = &(*place)->next;
     *place = e->next;
     free(e);
     w->count--;
-    if (w->size > 64 && w->count < w->size / 8) watches_resize(w, w->size / 2);
+    shard->count--;
+    if (shard->size > WATCH_SHARD_MIN && shard->count < shard->size / 8)
+        watch_shard_resize(shard, shard->size / 2);
 }
 
-/* Frees the watched that nobody needs; their users may leave the table of users, whose lock is
- * held. */
-static void watches_sweep(struct watches *w, struct presence *p, struct instant now)
+/* Frees the watched that nobody needs, of at most so many that it looks at; their users may leave
+ * the table of users, whose lock is held. */
+static void watches_sweep(struct watches *w, struct presence *p, struct instant now, size_t most)
 {
-    while (w->loose) {
+    for (; w->loose && most; most--) {
         struct watched *e = w->loose;
         w->loose = e->loose == e ? NULL : e->loose;
+        w->loose_count--;
         e->loose = NULL;
         if (e->edges || e->needs || e->changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
@@ -8709,6 +8770,7 @@ static void watcher_drop_snapshot(struct watches *w, struct watcher *watcher)
         watched_loosen(w, snapshot->users[i]);
     }
     watcher->owed -= snapshot->count;
+    if (!watcher->stalled) w->owed -= snapshot->count;
     watcher->snapshots = snapshot->next;
     if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
     free(snapshot);
@@ -8736,12 +8798,23 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
-static void watcher_owe(struct watcher *watcher, struct snapshot *snapshot)
+static void watcher_owe(struct watches *w, struct watcher *watcher, struct snapshot *snapshot)
 {
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
     watcher->owed += snapshot->count;
+    if (!watcher->stalled) w->owed += snapshot->count;
     *watcher->snapshots_last = snapshot;
     watcher->snapshots_last = &snapshot->next;
+}
+
+/* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
+ * those who do not read must not keep the others from asking. */
+static void watcher_stall(struct watches *w, struct watcher *watcher, bool stalled)
+{
+    if (stalled == watcher->stalled) return;
+    watcher->stalled = stalled;
+    if (stalled) w->owed -= watcher->owed;
+    else w->owed += watcher->owed;
 }
 
 /* Notes that the user with this id has changed; the watched, or NULL when nobody follows her. */
@@ -8786,20 +8859,26 @@ static uint64_t view_print(const struct watches *w, const struct user_view *view
 }
 
 /* Makes those who follow the changed ones busy, with the edges that are due in their queues. Who
- * has changed in nothing that others see is passed over. */
-static void watches_spread(struct watches *w, const struct presence *p, struct instant now)
+ * has changed in nothing that others see is passed over. Stops after so many edges, at the end of a
+ * user's: then `spreading` is not empty, and the next call goes on. */
+static void watches_spread(struct watches *w, const struct presence *p, struct instant now,
+                           size_t most)
 {
-    while (w->changed) {
-        struct watched *e = w->changed;
+    if (!w->spreading) {
+        w->spreading = w->changed;
+        w->changed = NULL;
+    }
+    for (size_t looked = 0; w->spreading && looked < most; looked++) {
+        struct watched *e = w->spreading;
         struct user_view view;
-        w->changed = e->changed == e ? NULL : e->changed;
+        w->spreading = e->changed == e ? NULL : e->changed;
         e->changed = NULL;
         watched_loosen(w, e);
         watched_view(p, now, e, &view);
         uint64_t print = view_print(w, &view);
         if (print == e->print) continue;
         e->print = print;
-        for (struct edge *edge = e->edges; edge; edge = edge->next) {
+        for (struct edge *edge = e->edges; edge; edge = edge->next, looked++) {
             struct watcher *of = edge->of;
             if (edge->queued || edge->told[0] == e->version) continue;
             edge->queued = edge;
@@ -8810,6 +8889,18 @@ static void watches_spread(struct watches *w, const struct presence *p, struct i
             if (!of->place) watcher_list(&w->busy, of);
         }
     }
+}
+
+/* Whose turn it is to be told something, or NULL. Who becomes busy meanwhile is behind all who are
+ * busy now: nobody waits longer than one round, however often others ask. */
+static struct watcher *watches_next(struct watches *w)
+{
+    if (!w->serving && w->busy) {
+        w->serving = w->busy;
+        w->serving->place = &w->serving;
+        w->busy = NULL;
+    }
+    return w->serving;
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
@@ -9332,6 +9423,8 @@ struct http_frame {
     size_t body;       /* Content-Length, or 0 */
     bool chunked;      /* the body is in chunks, and tells its length as it comes */
     bool expects;      /* Expect: 100-continue */
+    bool asterisk;     /* OPTIONS *: what it is about is no path, but the server */
+    char authority[ORIGIN_MAX]; /* of an absolute target, empty without one */
     enum error error;  /* what to refuse it with, or ERROR_NONE */
 };
 
@@ -9437,18 +9530,50 @@ static void http_frame_line(struct http_frame *frame, char *at, size_t len, size
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. One without authority or path is left alone, and refused behind
- * CivetWeb, which would look for the path in the query (RFC 3986 section 3.2). */
-static void http_strip_authority(char *at, size_t line)
+ * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path it
+ * is the root's. False for a target that is none: no host, or a user's name before it, which would
+ * make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left alone,
+ * and refused behind CivetWeb. */
+static bool http_take_authority(struct http_frame *frame, char *at, size_t line)
 {
-    char *target = memchr(at, ' ', line), *end = at + line;
-    if (!target || end - ++target < 8) return;
+    char *target = memchr(at, ' ', line), *end = at + line, host[ORIGIN_MAX];
+    int64_t port;
+    if (!target || end - ++target < 8) return true;
     size_t scheme = strncasecmp(target, "http://", 7) ? 8 : 7;
-    if (scheme == 8 && strncasecmp(target, "https://", 8)) return;
+    if (scheme == 8 && strncasecmp(target, "https://", 8)) return true;
     char *authority = target + scheme, *path = authority;
-    while (path < end && !strchr("/?# ", *path)) path++;
-    if (path == authority || path == end || *path != '/') return;
+    while (path < end && !strchr("/?# \r\n", *path)) path++;
+    size_t len = (size_t)(path - authority);
+    if (path == end || *path == '#' || len >= sizeof frame->authority) return false;
+    memcpy(frame->authority, authority, len);
+    if (!host_parse(frame->authority, host, &port)) return false;
+    if (*path != '/') *--path = '/';
     memset(target, ' ', (size_t)(path - target));
+    return true;
+}
+
+/* Methods that are known, if not to every path; of others there is nothing to say here. */
+static const char *const HTTP_METHODS[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS",
+                                           "PATCH"};
+
+/* Looks at the request line: CivetWeb does not know all methods, nor what to do with an asterisk.
+ * What is no request line is left to it. */
+static enum error http_frame_first(struct http_frame *frame, char *at, size_t line)
+{
+    size_t method = 0;
+    while (method < line && http_is_token(at[method])) method++;
+    if (!method || method + 1 >= line || at[method] != ' ') return ERROR_NONE;
+    bool known = false;
+    for (size_t i = 0; i < sizeof HTTP_METHODS / sizeof *HTTP_METHODS; i++)
+        known |= strlen(HTTP_METHODS[i]) == method && !memcmp(at, HTTP_METHODS[i], method);
+    const char *blank = memchr(at + method + 1, ' ', line - method - 1);
+    bool version = blank && (size_t)(at + line - blank) > 7 && !memcmp(blank + 1, "HTTP/1.", 7);
+    if (!known) return version ? ERROR_NOT_IMPLEMENTED : ERROR_NONE;
+    if (!version) return ERROR_NONE;
+    frame->asterisk = blank == at + method + 2 && at[method + 1] == '*' &&
+                      !memcmp(at, "OPTIONS", method);
+    if (frame->asterisk) at[method + 1] = '/';
+    return http_take_authority(frame, at, line) ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
@@ -9467,7 +9592,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     struct http_lengths seen = {0};
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
-    http_strip_authority(at, from);
+    frame.error = http_frame_first(&frame, at, from);
     size_t first = from - (from > 1 && at[from - 2] == '\r' ? 2 : 1);
     bool old = first >= 8 && !memcmp(at + first - 8, "HTTP/1.0", 8);
     while (from < frame.head) {
@@ -9741,9 +9866,11 @@ static void http_write(struct buffer *out, const struct http_response *response,
 {
     const char *body = response->fixed.at ? response->fixed.at : response->body.at;
     size_t len = response->fixed.at ? response->fixed.len : response->body.len;
+    enum { HEAD_GUESS = 640 };
     time_t now = (time_t)(clock_wall_ms() / 1000);
     struct tm t;
     char date[40];
+    buffer_room(out, HEAD_GUESS + (head_only ? 0 : len)); /* once, not in steps */
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
@@ -9784,6 +9911,7 @@ struct loop {
     pthread_mutex_t lock;     /* the three below */
     struct loop_call *first, **last;
     bool signalled;           /* a wake-up is on its way since the inbox was taken */
+    struct loop_call *taken;  /* the loop's own: taken out of the inbox, not run yet */
 };
 
 /* Makes an empty loop; false with errno set. */
@@ -9853,20 +9981,43 @@ static bool loop_park(struct loop *loop, struct loop_call *call, int operation, 
     return watched;
 }
 
-/* Runs what is in the inbox; the loop's thread only. */
-static void loop_run_calls(struct loop *loop, struct server *server)
+/* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
+static void loop_take_calls(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    struct loop_call *call = loop->first;
+    loop->taken = loop->first;
     loop->first = NULL;
     loop->last = &loop->first;
     loop->signalled = false;
     pthread_mutex_unlock(&loop->lock);
-    while (call) {
-        struct loop_call *next = call->next;
-        call->run(server, call);
-        call = next;
+}
+
+/* Runs the next call that was taken. */
+static void loop_run_call(struct loop *loop, struct server *server)
+{
+    struct loop_call *call = loop->taken;
+    loop->taken = call->next; /* the call may free itself, or post itself again */
+    call->run(server, call);
+}
+
+/* Runs what is in the inbox; the loop's thread only. */
+static void loop_run_calls(struct loop *loop, struct server *server)
+{
+    loop_take_calls(loop);
+    while (loop->taken) loop_run_call(loop, server);
+}
+
+/* The same, also what comes meanwhile, but at least one call and no more than fit until then by
+ * clock_work_us: the rest stays in `taken`, and a loop that has some must not sleep. */
+static void loop_run_calls_until(struct loop *loop, struct server *server, int64_t until)
+{
+    for (bool over = false; !over;) {
+        if (!loop->taken) loop_take_calls(loop);
+        if (!loop->taken) return;
+        loop_run_call(loop, server);
+        over = clock_work_us() >= until;
     }
+    if (!loop->taken) loop_take_calls(loop); /* nobody would wake the loop for these */
 }
 
 /* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
@@ -10469,6 +10620,7 @@ static bool tls_shared_init(struct tls_shared *shared, struct counters *counters
 {
     shared->counters = counters;
     pthread_mutex_init(&shared->lock, NULL);
+    pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
     mbedtls_ssl_ticket_init(&shared->tickets);
     return !mbedtls_ssl_ticket_setup(&shared->tickets, tls_random, NULL,
                                      MBEDTLS_CIPHER_AES_256_GCM, TLS_TICKET_SECONDS);
@@ -11757,7 +11909,14 @@ struct extra {
     struct connection *c;          /* whose it is */
     struct id_list *may;           /* whom its token lets it follow, or NULL: nobody, or all */
     struct buffer out;             /* bytes the socket did not take yet */
-    bool blocked;                  /* out goes first: nothing is read, no change is told */
+    struct buffer held;            /* watch and unwatch messages that wait, see connection_hold */
+    struct extra *next, **place;   /* in hub.held; place NULL: not in it */
+    uint32_t interest;             /* what epoll watches its socket for */
+    bool blocked;                  /* out goes first: no change is told */
+    bool behind;                   /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;                /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at;              /* mono: when that last grew, see connection_lives; or 0 */
+    int64_t ids, ids_at;           /* thousandths of ids ahead of the pace, as of when: mono */
 };
 
 /* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
@@ -11785,12 +11944,24 @@ struct stream {
 enum {
     HUB_EVENTS = 512,              /* handled a turn */
     HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_READ_SIZE = 64 * 1024,
+    HUB_READ_SIZE = 20 * 1024,     /* holds more than a record of TLS */
+    HUB_READ_PLAIN = 4096,         /* read of one before the others have their turn */
+    HUB_CALLS_US = 500,            /* of a turn for calls, */
+    HUB_INPUT_US = 1500,           /* for what sockets have, */
+    HUB_TIMERS_US = 250,           /* for timers, */
+    HUB_WORK_US = 500,             /* for each of watches that waited, and telling; and */
+    HUB_WORK_LEAST_US = 150,       /* as long as sockets have more */
     HUB_AGENTS = 64,               /* agents remembered for sharing */
     HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
     STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
     STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
-    WATCH_TURN = 256 * 1024,       /* sent to one who follows before the others have their turn */
+    WATCH_TURN = 64 * 1024,        /* sent to one who follows before the others have their turn */
+    WATCH_AT_ONCE = 256,           /* ids of watches acted on as they are read, in one turn */
+    WATCH_OWED_MAX = 100000,       /* users owed, or to be freed, over all, while watches wait */
+    WATCH_SPREAD = 8192,           /* edges of users who changed looked at in one turn */
+    WATCH_SWEEP = 1024,            /* users whom nobody follows any more freed in one turn */
+    KICK_SHARE = 64,               /* connections closed for a kick before the clock is looked at */
+    OUT_READ_MAX = 32 * 1024,      /* unsent bytes of one from whom nothing more is read */
     POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
     POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
     POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
@@ -11803,6 +11974,7 @@ enum {
     CROWD_PLAIN_RATE = 10000,      /* and without */
     CROWD_TURN = 128,              /* connections told before the others have their turn */
 };
+_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
 struct letter {
@@ -11850,6 +12022,11 @@ struct hub {
     struct loop loop;
     struct wheel wheel;            /* connections */
     pthread_t thread;
+    struct epoll_event events[HUB_EVENTS];
+    int event_at, event_count;     /* events not acted on yet: what was no time for */
+    int64_t until;                 /* clock_work_us: end of the present part of the turn */
+    struct extra *held, **held_last; /* those whose messages wait, in order */
+    size_t ids;                    /* of watches acted on in this turn */
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
     struct named named;            /* whom the next error in it names */
@@ -12123,6 +12300,7 @@ static struct extra *connection_extra(struct connection *c)
     if (!c->extra) {
         c->extra = mem_new(sizeof *c->extra);
         c->extra->c = c;
+        c->extra->interest = EPOLLIN;
         watcher_init(&c->extra->watcher);
     }
     return c->extra;
@@ -12134,14 +12312,71 @@ static bool connection_blocked(const struct connection *c)
     return c->extra && c->extra->blocked;
 }
 
-/* Frees what a connection has beyond its struct if it needs it no longer. */
-static void connection_settle(struct connection *c)
+/* Has epoll watch a connection for what it is to be heard of: bytes, unless it makes us keep too
+ * much already; room for more, while something waits for that. */
+static void connection_interest(struct server *server, struct connection *c)
 {
     struct extra *extra = c->extra;
-    if (!extra || extra->blocked || extra->may || !watcher_idle(&extra->watcher)) return;
+    if (!extra || c->link.state == CONNECTION_DEAD) return;
+    bool full = extra->out.len >= OUT_READ_MAX ||
+                extra->held.len >= (size_t)server->options.max_message;
+    uint32_t interest = (full ? 0 : EPOLLIN) | (extra->blocked ? EPOLLOUT : 0);
+    if (interest == extra->interest) return; /* none at all: that it is over is told all the same */
+    extra->interest = interest;
+    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, interest, c);
+}
+
+/* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
+ * moment ago is remembered a little longer. */
+static void connection_settle(struct server *server, struct connection *c)
+{
+    struct extra *extra = c->extra;
+    if (!extra || extra->blocked || extra->may || extra->held.len || extra->acked_at) return;
+    if (!watcher_idle(&extra->watcher)) return;
+    int64_t pace = server->options.max_rate * IDS_A_MESSAGE; /* a ms, in thousandths */
+    bool open = c->link.state == CONNECTION_OPEN;
+    if (open && extra->ids > (clock_mono_ms() - extra->ids_at) * pace) return;
+    connection_interest(server, c);
     watcher_free(&extra->watcher);
     free(extra);
     c->extra = NULL;
+}
+
+/* Whether a connection is read from. */
+static bool connection_reads(const struct connection *c)
+{
+    return !c->extra || (c->extra->interest & EPOLLIN);
+}
+
+/* Takes a connection out of those whose messages wait. */
+static void hub_unlist_held(struct hub *hub, struct extra *extra)
+{
+    if (!extra->place) return;
+    *extra->place = extra->next;
+    if (extra->next) extra->next->place = extra->place;
+    else hub->held_last = extra->place;
+    extra->place = NULL;
+}
+
+/* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
+ * is mostly written. */
+static bool connection_may_ask(const struct server *server, const struct connection *c)
+{
+    const struct watcher *watcher = &c->extra->watcher;
+    return !c->extra->blocked &&
+           (!watcher->owed || watcher->owed < (size_t)server->options.max_watch);
+}
+
+/* Puts a connection whose messages wait in the row, if nothing of its own keeps it. */
+static void connection_list_held(struct server *server, struct connection *c)
+{
+    struct hub *hub = &server->hub;
+    struct extra *extra = c->extra;
+    if (!extra || !extra->held.len || extra->place || !connection_may_ask(server, c)) return;
+    extra->next = NULL;
+    extra->place = hub->held_last;
+    *hub->held_last = extra;
+    hub->held_last = &extra->next;
 }
 
 /* A connection follows nobody any more. */
@@ -12151,9 +12386,12 @@ static void connection_unwatch(struct server *server, struct connection *c)
     struct watches *w = &server->hub.watches;
     atomic_fetch_sub(&server->watching, (int64_t)c->extra->watcher.count);
     watcher_end(w, &c->extra->watcher);
+    hub_unlist_held(&server->hub, c->extra);
+    buffer_free(&c->extra->held);
+    c->extra->acked_at = 0;
     free(c->extra->may);
     c->extra->may = NULL;
-    connection_settle(c);
+    connection_settle(server, c);
 }
 
 /* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
@@ -12169,6 +12407,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->extra) {
         buffer_free(&c->extra->out);
         c->extra->blocked = false;
+        watcher_stall(&server->hub.watches, &c->extra->watcher, false);
         connection_unwatch(server, c);
     }
     c->link.next = (struct link *)server->hub.dead;
@@ -12179,9 +12418,10 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
-/* Frees the dead. */
+/* Frees the dead, unless events are left, which may be of them. */
 static void hub_bury(struct hub *hub)
 {
+    if (hub->event_at < hub->event_count) return;
     while (hub->dead) {
         struct connection *c = hub->dead;
         hub->dead = (struct connection *)c->link.next;
@@ -12190,15 +12430,18 @@ static void hub_bury(struct hub *hub)
     }
 }
 
-/* Keeps what the socket did not take, and waits for it to take more instead of reading on. */
+/* Keeps what the socket did not take, and waits for it to take more. What the client says is still
+ * heard, as long as the answers are few. */
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
     struct extra *extra = connection_extra(c);
-    if (!extra->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLOUT, c);
     extra->blocked = true;
+    watcher_stall(&server->hub.watches, &extra->watcher, true);
+    hub_unlist_held(&server->hub, extra);
     buffer_add(&extra->out, at, len);
     if (extra->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
+    else connection_interest(server, c);
 }
 
 /* Goes on after wire_write has returned `result` for these bytes. */
@@ -12223,8 +12466,8 @@ static void connection_flush(struct server *server, struct connection *c, struct
     connection_written(server, c, now, reply, n);
 }
 
-/* Sends more of what waits; goes back to reading when all is out, and to telling who is
- * followed. */
+/* Sends more of what waits; goes back to telling who is followed when all is out, and to what the
+ * client asked for meanwhile. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
     struct extra *extra = c->extra;
@@ -12235,13 +12478,15 @@ static void connection_writable(struct server *server, struct connection *c, str
     }
     if (n < 0) return;
     buffer_drop(&extra->out, (size_t)n);
-    if (extra->out.len || wire_unsent(&c->wire)) return;
+    extra->blocked = extra->out.len || wire_unsent(&c->wire);
+    connection_interest(server, c);
+    if (extra->blocked) return;
     buffer_free(&extra->out);
-    extra->blocked = false;
-    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    watcher_stall(&server->hub.watches, &extra->watcher, false);
     if (!watcher_idle(&extra->watcher))
         watcher_list(&server->hub.watches.busy, &extra->watcher);
-    connection_settle(c);
+    connection_list_held(server, c);
+    connection_settle(server, c);
     if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
 }
 
@@ -12518,19 +12763,51 @@ static void watch_name_forbidden(struct server *server, const struct connection 
     }
 }
 
-/* Message {"type":"watch","users":["bob"]}: follow these too; answered by a snapshot of them when
- * the turn ends. All of them or none. */
-static enum error message_watch(struct server *server, struct connection *c, struct instant now,
-                                struct json_value message)
+/* Whether so many ids more keep within the pace: IDS_A_MESSAGE count as a message. Twice
+ * --max-watch may come at once, so that one list can be let go and another be taken. */
+static bool connection_ids_in_pace(const struct server *server, struct connection *c,
+                                   struct instant now, size_t ids)
 {
-    (void)now;
+    int64_t rate = server->options.max_rate, most = 2000 * server->options.max_watch;
+    if (!rate) return true;
+    if (most < 1000 * IDS_A_MESSAGE) most = 1000 * IDS_A_MESSAGE;
+    struct extra *extra = connection_extra(c);
+    int64_t left = extra->ids - (now.mono - extra->ids_at) * rate * IDS_A_MESSAGE;
+    extra->ids = (left > 0 ? left : 0) + 1000 * (int64_t)ids;
+    extra->ids_at = now.mono;
+    return extra->ids <= most;
+}
+
+/* Whether a watch of so many has to wait: for those before it, for its own connection to take what
+ * it asked for, or for the sum of all. */
+static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
+{
+    const struct hub *hub = &server->hub;
+    return c->extra->held.len || hub->held || !connection_may_ask(server, c) ||
+           hub->watches.owed + hub->watches.loose_count >= WATCH_OWED_MAX ||
+           (hub->ids && hub->ids + count > WATCH_AT_ONCE);
+}
+
+/* Keeps a message to be acted on later, as it came: that takes less than what it asks for. Those of
+ * one connection stay in order, the connections take turns. */
+static void connection_hold(struct server *server, struct connection *c, struct span text)
+{
+    struct buffer *held = &connection_extra(c)->held;
+    uint32_t len = (uint32_t)text.len;
+    buffer_add(held, &len, sizeof len);
+    buffer_add(held, text.at, text.len);
+    connection_list_held(server, c);
+    connection_interest(server, c);
+}
+
+/* Has a connection follow these users too; answered by a snapshot of them. All of them or none. */
+static enum error watch_users(struct server *server, struct connection *c, struct json_value users,
+                              size_t count)
+{
     struct watches *w = &server->hub.watches;
-    struct json_value users, item;
-    size_t most = (size_t)server->options.max_watch, count, fresh = 0;
-    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
-    enum error error = watch_check(c, users, true, &count);
-    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
-    if (error) return error;
+    struct json_value item;
+    size_t most = (size_t)server->options.max_watch, fresh = 0;
+    server->hub.ids += count;
     struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
     struct watcher *watcher = &connection_extra(c)->watcher;
     char id[USER_ID_MAX + 1];
@@ -12543,34 +12820,44 @@ static enum error message_watch(struct server *server, struct connection *c, str
         fresh += !watcher_find(watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
-    /* Who asks faster than the store answers may have some of that waiting, but not any number. */
-    if (watcher->count + fresh > most || watcher->owed + snapshot->count > 8 * most + 1000) {
+    if (watcher->count + fresh > most) {
         free(snapshot);
-        connection_settle(c);
+        connection_settle(server, c);
         return ERROR_TOO_MANY_WATCHED;
     }
     for (size_t i = 0; i < snapshot->count; i++)
         if (!watcher_find(watcher, snapshot->users[i]))
             watcher_follow(watcher, snapshot->users[i]);
     atomic_fetch_add(&server->watching, (int64_t)fresh);
-    watcher_owe(watcher, snapshot);
+    watcher_owe(w, watcher, snapshot);
     hub_resolve(server, snapshot);
     if (!watcher->place) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
 }
 
-/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
- * There is no answer. */
-static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
-                                  struct json_value message)
+/* Message {"type":"watch","users":["bob"]}: follow these too. Wrong ones are told so at once. */
+static enum error message_watch(struct server *server, struct connection *c, struct instant now,
+                                struct json_value message)
 {
-    (void)now;
-    struct watches *w = &server->hub.watches;
-    struct json_value users, item;
-    bool all = !json_member(message, "users", &users);
+    struct json_value users;
     size_t count;
-    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
-    if (error || !c->extra) return error;
+    if (!json_member(message, "users", &users)) return ERROR_INVALID_PARAMETER;
+    enum error error = watch_check(c, users, true, &count);
+    if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
+    if (error) return error;
+    if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
+    connection_extra(c);
+    if (!watch_waits(server, c, count)) return watch_users(server, c, users, count);
+    connection_hold(server, c, message.raw);
+    return ERROR_NONE;
+}
+
+/* Has a connection follow these users no longer, or nobody when `all`. */
+static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
+                          bool all)
+{
+    struct watches *w = &server->hub.watches;
+    struct json_value item;
     struct watcher *watcher = &c->extra->watcher;
     size_t before = watcher->count;
     char id[USER_ID_MAX + 1];
@@ -12581,8 +12868,64 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
         if (e) watcher_let_go(w, watcher, e);
     }
     atomic_fetch_sub(&server->watching, (int64_t)(before - watcher->count));
-    connection_settle(c);
+    connection_settle(server, c);
+}
+
+/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
+ * There is no answer. Also heard from one whose socket is full; behind a watch that waits it waits
+ * too. */
+static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
+                                  struct json_value message)
+{
+    struct json_value users;
+    bool all = !json_member(message, "users", &users);
+    size_t count = 0;
+    enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
+    if (error || !c->extra) return error;
+    if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
+    if (c->extra->held.len) connection_hold(server, c, message.raw);
+    else unwatch_users(server, c, users, all);
     return ERROR_NONE;
+}
+
+/* Acts on the first message that waits of a connection. */
+static enum error connection_take_held(struct server *server, struct connection *c)
+{
+    struct buffer *held = &c->extra->held;
+    struct json_value message, users, type;
+    uint32_t len;
+    size_t count;
+    memcpy(&len, held->at, sizeof len);
+    char *text = mem_copy_text(held->at + sizeof len, len);
+    buffer_drop(held, sizeof len + len);
+    if (!held->len) buffer_free(held);
+    json_parse((struct span){text, len}, JSON_DEPTH_MAX, &message); /* it was when it came */
+    json_member(message, "type", &type);
+    bool named = json_member(message, "users", &users);
+    enum error error = ERROR_NONE;
+    if (json_is(type, "unwatch")) unwatch_users(server, c, users, !named);
+    else if (!(error = watch_check(c, users, true, &count)))
+        error = watch_users(server, c, users, count);
+    free(text);
+    return error;
+}
+
+/* Acts on messages that waited, one of each connection in turn, while there is time and room. */
+static void hub_work(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    const struct watches *w = &hub->watches;
+    for (bool over = false; hub->held && !over; over = clock_work_us() >= hub->until) {
+        struct extra *extra = hub->held;
+        struct connection *c = extra->c;
+        if (w->owed + w->loose_count >= WATCH_OWED_MAX) return;
+        hub_unlist_held(hub, extra);
+        enum error error = connection_take_held(server, c);
+        connection_list_held(server, c); /* behind the others */
+        connection_interest(server, c);
+        if (error) hub_reply_error(hub, error);
+        connection_flush(server, c, now);
+    }
 }
 
 static const struct message_row {
@@ -12630,6 +12973,13 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
+/* Closes for more than the pace. */
+static void connection_too_fast(struct server *server, struct connection *c, struct instant now)
+{
+    count_one(&server->counters.too_fast);
+    connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+}
+
 /* The client closed: the answer carries its code back. Its own failures count as a broken line.
  * 4001 is what 1001 would be if browsers let a page say that. */
 static void connection_closed_by_client(struct server *server, struct connection *c,
@@ -12648,8 +12998,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     struct hub *hub = &server->hub;
     if (event->kind == WS_MORE) return;
     if (event->kind != WS_CLOSE && event->kind != WS_FAIL && !connection_in_pace(server, c)) {
-        count_one(&server->counters.too_fast);
-        connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+        connection_too_fast(server, c, now);
         return;
     }
     enum error error;
@@ -12657,7 +13006,8 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_TEXT:
         count_one(&server->counters.messages);
         error = connection_message(server, c, now, event->data);
-        if (error) hub_reply_error(hub, error);
+        if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
+        else if (error) hub_reply_error(hub, error);
         return;
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
@@ -12702,7 +13052,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 /* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
-    ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
+    size_t most = c->wire.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
+    ssize_t n = wire_read(&c->wire, server->hub.scratch, most);
     if (n > 0) connection_take(server, c, now, server->hub.scratch, (size_t)n);
     bool over = n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire);
     if (over && c->link.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
@@ -12966,7 +13317,7 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
         watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
     if (!kind) {
         if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
-        connection_settle(c);
+        connection_settle(server, c);
         return false;
     }
     if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
@@ -12989,38 +13340,61 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
+/* Fills letters for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_letters(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct post *post = &hub->post;
+    struct watcher *watcher;
+    bool over = false;
+    while (!over && post_has_room(post) && (watcher = watches_next(&hub->watches))) {
+        struct connection *c = ((struct extra *)watcher)->c;
+        size_t at = post->text.len;
+        watcher_list(NULL, watcher);
+        if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
+        over = clock_work_us() >= hub->until;
+    }
+}
+
+/* Goes on after a letter was sent: with the next piece for the same one while there is time,
+ * otherwise in another turn. */
+static void hub_letter_sent(struct server *server, struct letter *l, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct connection *c = l->c;
+    struct span bytes = {hub->post.text.at + l->at, l->len};
+    connection_written(server, c, now, bytes, l->result);
+    if (clock_work_us() < hub->until) watcher_send(server, c, now);
+    else if (c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked)
+        watcher_list(&hub->watches.busy, &c->extra->watcher);
+    connection_list_held(server, c);
+    if (server->presence.transition_count) hub_take_transitions(server, now);
+}
+
 /* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
  * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
- * the table is as the transitions left it. */
+ * the table is as the transitions left it. When the time is over the rest is for the next turn. */
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct watches *w = &hub->watches;
     struct post *post = &hub->post;
-    if (w->changed && now.mono >= hub->spread_at) {
-        watches_spread(w, &server->presence, now);
-        hub->spread_at = now.mono + server->options.watch_interval;
-    }
-    if (w->busy) watches_begin_turn(w);
-    while (w->busy) {
-        while (w->busy && post_has_room(post)) {
-            struct connection *c = ((struct extra *)w->busy)->c;
-            size_t at = post->text.len;
-            watcher_list(NULL, w->busy);
-            if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
-        }
+    bool due = w->changed && now.mono >= hub->spread_at;
+    if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
+    if (due || w->spreading) watches_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool over = !watches_next(w);
+    if (!over) watches_begin_turn(w);
+    while (!over) {
+        hub_fill_letters(server, now);
         size_t count = post_deliver(post);
-        for (struct letter *l = post->letters; l < post->letters + count; l++) {
-            struct span bytes = {post->text.at + l->at, l->len};
-            connection_written(server, l->c, now, bytes, l->result);
-            watcher_send(server, l->c, now);
-            if (server->presence.transition_count) hub_take_transitions(server, now);
-        }
+        for (struct letter *l = post->letters; l < post->letters + count; l++)
+            hub_letter_sent(server, l, now);
         post->text.len = 0;
+        over = clock_work_us() >= hub->until || !watches_next(w);
     }
     if (!w->loose) return;
     pthread_mutex_lock(&server->table_lock);
-    watches_sweep(w, &server->presence, now);
+    watches_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
 }
 
@@ -13060,13 +13434,82 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 
 /* ---- WebSockets again ---- */
 
-/* A connection stayed silent too long, and is dropped. If it was the server that stood still, the
+/* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
+struct tcp_facts {
+    uint8_t states[8];
+    uint32_t before[4], unacked, between[7], last_ack_recv, behind[11]; /* unacked: packets */
+    uint64_t pacing[2], bytes_acked, bytes_received;
+    uint32_t packets[2], notsent_bytes;
+};
+
+/* What TCP says of a connection: bytes that the other side has acknowledged, how long ago it was
+ * last heard of, ms, and whether more is on its way. False when it is over. */
+static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t *quiet, bool *more)
+{
+    struct tcp_facts facts = {0};
+    socklen_t len = sizeof facts;
+    if (getsockopt(c->wire.fd, IPPROTO_TCP, TCP_INFO, &facts, &len)) return false;
+    *acked = facts.bytes_acked;
+    *quiet = facts.last_ack_recv;
+    *more = facts.unacked || facts.notsent_bytes || connection_blocked(c);
+    return true;
+}
+
+/* Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on its
+ * way, and connection_lives is asked. */
+static void connection_note_ping(struct connection *c)
+{
+    uint64_t acked;
+    int64_t quiet;
+    bool more;
+    if (!connection_tcp(c, &acked, &quiet, &more)) return;
+    if (!more) return;
+    struct extra *extra = connection_extra(c);
+    extra->behind = true;
+    extra->acked = acked;
+    extra->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+}
+
+/* When one who was behind at the last ping was last known to live, by what its TCP took of the bytes
+ * that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What a user
+ * sees of last_seen does not move by it. */
+static int64_t connection_lives(const struct connection *c, struct instant now)
+{
+    struct extra *extra = c->extra;
+    uint64_t acked;
+    int64_t quiet;
+    bool more;
+    if (!extra) return 0;
+    if (!extra->behind || !connection_tcp(c, &acked, &quiet, &more)) return extra->acked_at;
+    if (acked != extra->acked) extra->acked_at = now.mono - quiet;
+    extra->acked = acked;
+    extra->behind = more; /* otherwise it has the ping now, and its time to answer */
+    return extra->acked_at;
+}
+
+/* A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing. */
+static void connection_forget_acked(struct server *server, struct connection *c)
+{
+    if (!c->extra || !c->extra->acked_at) return;
+    c->extra->behind = false;
+    c->extra->acked_at = 0;
+    connection_settle(server, c);
+}
+
+/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping: then
+ * the time runs anew from the last byte that it took. If it was the server that stood still, the
  * answer waits in the socket: that is read first. */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    if (!connection_blocked(c) && wire_has_bytes(&c->wire)) {
+    if (connection_reads(c) && wire_has_bytes(&c->wire)) {
         connection_readable(server, c, now);
         if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
+        return;
+    }
+    int64_t interval = server->options.ping_interval, soon = now.mono + interval;
+    int64_t drop_at = connection_lives(c, now) + interval + server->options.pong_timeout;
+    if (now.mono < drop_at) {
+        connection_arm(server, c, drop_at < soon ? drop_at : soon); /* see silence_judge */
         return;
     }
     count_one(&server->counters.heartbeat_timeouts);
@@ -13086,8 +13529,10 @@ static void connection_silence(struct server *server, struct connection *c, stru
         return;
     }
     connection_arm(server, c, due);
+    if (silence != SILENCE_WAITS) connection_forget_acked(server, c);
     if (silence != SILENCE_PING) return;
     count_one(&server->counters.pings_sent);
+    connection_note_ping(c);
     ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
     connection_flush(server, c, now);
 }
@@ -13418,7 +13863,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
 }
 
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
- * turn. */
+ * few turns. */
 struct hub_ask {
     struct loop_call call;
     sem_t done;
@@ -13477,17 +13922,25 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
     sem_post(&ask->done);
 }
 
-/* Question: close all connections of a user, who is offline after it; count is how many. */
+/* Question: close all connections of a user, who is offline after it; count is how many. Of
+ * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct loop_call *call)
 {
     struct hub_ask *ask = (struct hub_ask *)call;
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
-    while (user && user->links) {
-        struct connection *c = (struct connection *)user->links;
-        connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
-        connection_flush(server, c, now);
-        ask->count++;
+    bool over = !user;
+    for (; !over && user->links; over = clock_work_us() >= server->hub.until) {
+        for (int share = KICK_SHARE; user->links && share; share--) {
+            struct connection *c = (struct connection *)user->links;
+            connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
+            connection_flush(server, c, now);
+            ask->count++;
+        }
+    }
+    if (user && user->links) {
+        loop_post(&server->hub.loop, call);
+        return;
     }
     pthread_mutex_lock(&server->table_lock);
     if (user) presence_end(&server->presence, now, user, REASON_KICKED);
@@ -13604,10 +14057,19 @@ static void hub_sample(struct server *server, struct instant now)
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
 }
 
+/* Whether a turn left something for which there was no time: the next must not sleep. */
+static bool hub_has_work(const struct hub *hub)
+{
+    const struct watches *w = &hub->watches;
+    return hub->loop.taken || w->spreading || w->busy || w->serving || w->loose ||
+           (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
+}
+
 /* How long the hub may sleep, ms; -1 for ever. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
+    if (hub_has_work(hub)) return 0;
     const struct presence *p = &server->presence;
     int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
     if (wait < 0 || (other >= 0 && other < wait)) wait = other;
@@ -13647,6 +14109,41 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
 }
 
+/* Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
+/* Acts on what happened at one socket. */
+static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
+{
+    struct connection *c = event->data.ptr;
+    if (event->data.ptr == &server->hub.loop || c->link.state == CONNECTION_DEAD) return;
+    if (c->link.is_stream) {
+        stream_event(server, (struct stream *)c, now);
+        return;
+    }
+    if (connection_blocked(c) && (event->events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
+        connection_writable(server, c, now);
+    if (c->link.state == CONNECTION_DEAD) return;
+    bool over = event->events & (EPOLLERR | EPOLLHUP);
+    if (connection_reads(c) && (over || event->events & EPOLLIN))
+        connection_readable(server, c, now);
+    else if (over) connection_end(server, c, now, END_DROPPED);
+}
+
+/* Acts on what happened at sockets, as far as there is time. What is left comes before anything
+ * that happens later: nobody is passed over twice. */
+static void hub_input(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (bool over = false; hub->event_at < hub->event_count && !over;) {
+        hub_event(server, &hub->events[hub->event_at++], now);
+        over = clock_work_us() >= hub->until;
+    }
+}
+
 /* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
  * than that, the process stood still, and the users without a connection are given that time. They
  * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
@@ -13662,30 +14159,41 @@ static void hub_wake(struct server *server, int64_t wait)
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
-/* One turn: calls, sockets, timers, transitions, store, the dead. */
+/* One turn: calls, sockets, timers, transitions, who follows, store, the dead. Each part has its
+ * time, and does something in every turn; what it leaves is for the next turn, so that nobody waits
+ * long for an answer whatever others ask for. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
-    struct epoll_event events[HUB_EVENTS];
-    int64_t wait = hub_wait(server, clock_mono_ms());
-    int count = loop_wait(&hub->loop, events, HUB_EVENTS, wait);
-    hub_wake(server, wait);
-    loop_run_calls(&hub->loop, server);
-    struct instant now = server_now(server); /* behind the calls, which have their own */
-    for (int i = 0; i < count; i++) {
-        struct connection *c = events[i].data.ptr;
-        if (events[i].data.ptr == &hub->loop || c->link.state == CONNECTION_DEAD) continue;
-        if (c->link.is_stream) stream_event(server, (struct stream *)c, now);
-        else if (connection_blocked(c)) connection_writable(server, c, now);
-        else connection_readable(server, c, now);
+    int64_t wait = 0;
+    if (hub->event_at == hub->event_count) {
+        wait = hub_wait(server, clock_mono_ms());
+        hub->event_at = 0;
+        hub->event_count = loop_wait(&hub->loop, hub->events, HUB_EVENTS, wait);
     }
-    for (struct timer *timer; (timer = wheel_pop(&hub->wheel, now.mono));)
+    hub_wake(server, wait);
+    hub->ids = 0;
+    hub_begin_part(hub, HUB_CALLS_US);
+    loop_run_calls_until(&hub->loop, server, hub->until);
+    struct instant now = server_now(server); /* behind the calls, which have their own */
+    hub_begin_part(hub, HUB_INPUT_US);
+    hub_input(server, now);
+    hub_begin_part(hub, HUB_TIMERS_US);
+    struct timer *timer;
+    bool over = false;
+    while (!over && (timer = wheel_pop(&hub->wheel, now.mono))) {
         connection_timer(server, connection_of_timer(timer), now);
+        over = clock_work_us() >= hub->until;
+    }
+    int64_t share = hub->event_at < hub->event_count ? HUB_WORK_LEAST_US : HUB_WORK_US;
+    hub_begin_part(hub, share);
+    hub_work(server, now);
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
     pthread_mutex_unlock(&server->table_lock);
     hub_crowd(server, now);
     hub_take_transitions(server, now);
+    hub_begin_part(hub, share);
     hub_watch(server, now);
     hub_sample(server, now);
     hub_sync(server, now);
@@ -13757,6 +14265,7 @@ static bool hub_init(struct server *server, struct instant now)
     pthread_mutex_init(&hub->reader.lock, NULL);
     pthread_cond_init(&hub->reader.wake, NULL);
     hub->reader.last = &hub->reader.first;
+    hub->held_last = &hub->held;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
@@ -13768,6 +14277,7 @@ static void hub_free(struct server *server)
     struct instant now = server_now(server);
     for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
         connection_end(server, connection_of_timer(timer), now, END_STOP);
+    hub->event_at = hub->event_count;
     hub_bury(hub);
     post_stop(&hub->post);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
@@ -14007,6 +14517,7 @@ static void pending_free(struct pending *p)
     buffer_free(&p->out);
     buffer_free(&p->aside);
     free(p->item.bytes);
+    free(p->item.authority);
     free(p);
 }
 
@@ -14014,7 +14525,8 @@ static void pending_free(struct pending *p)
 static void pending_forget_request(struct pending *p)
 {
     free(p->item.bytes);
-    p->item.bytes = NULL;
+    free(p->item.authority);
+    p->item.bytes = p->item.authority = NULL;
     p->item.len = p->item.size = p->item.used = 0;
 }
 
@@ -14219,6 +14731,9 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     p->scanned = item->len;
     p->head = frame.head;
     if (frame.head) p->listed = door_find_listed(server, p);
+    item->asterisk = frame.asterisk;
+    if (*frame.authority)
+        item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14530,6 +15045,8 @@ static void pending_next_request(struct pending *p)
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
     p->listed = NULL;
+    free(item->authority);
+    item->authority = NULL;
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
@@ -15704,22 +16221,47 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Appends one connection; the table's lock is held. */
-static void api_write_connection(struct buffer *out, const struct connection *c, struct instant now)
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* Copies a connection; the table's lock is held. */
+static void api_view_connection(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed),
+        .port = c->link.port,
+        .status = c->link.status,
+    };
+    memcpy(view->address, c->link.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* Appends one connection. */
+static void api_write_connection(struct buffer *out, const struct connection_view *c,
+                                 struct instant now)
 {
     char number[17], address[64];
     buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
                  connection_id_text(c->number, number),
-                 address_unpack_text(c->link.address, address, sizeof address), c->link.port);
-    const char *agent = c->agent ? c->agent->text : "";
-    json_write_string(out, (struct span){agent, strlen(agent)});
+                 address_unpack_text(c->address, address, sizeof address), c->port);
+    json_write_string(out, (struct span){c->agent, strlen(c->agent)});
     view_write_time(out, "connected_at", c->connected_at + now.offset, true);
-    int64_t heard = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    view_write_time(out, "last_heard", heard + now.offset, true);
-    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->link.status]);
-    uint32_t round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed);
-    if (round_trip == UINT32_MAX) buffer_text(out, "null}");
-    else buffer_print(out, "%" PRIu32 "}", round_trip);
+    view_write_time(out, "last_heard", c->heard_at + now.offset, true);
+    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) buffer_text(out, "null}");
+    else buffer_print(out, "%" PRIu32 "}", c->round_trip);
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
@@ -15728,16 +16270,28 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
 {
+    struct connection_view *list = NULL;
+    const struct user *user;
+    size_t room = 0, count = 0;
     pthread_mutex_lock(&server->table_lock);
+    while ((user = presence_find(&server->presence, id)) && user->connections > room) {
+        room = user->connections;
+        pthread_mutex_unlock(&server->table_lock);
+        free(list);
+        list = mem_new(room * sizeof *list);
+        pthread_mutex_lock(&server->table_lock);
+    }
     *position = server_position(server);
-    const struct user *user = presence_find(&server->presence, id);
     if (user) view_user(view, user, now);
     if (user) view_keep(view, texts);
-    for (const struct link *link = user ? user->links : NULL; link; link = link->next) {
-        api_write_connection(connections, (const struct connection *)link, now);
-        if (link->next) buffer_text(connections, ",");
-    }
+    for (const struct link *link = user ? user->links : NULL; link; link = link->next)
+        api_view_connection(&list[count++], (const struct connection *)link);
     pthread_mutex_unlock(&server->table_lock);
+    for (size_t i = 0; i < count; i++) {
+        if (i) buffer_text(connections, ",");
+        api_write_connection(connections, &list[i], now);
+    }
+    free(list);
     return user != NULL;
 }
 
@@ -16157,10 +16711,28 @@ static enum error api_admin(struct server *server, const struct http_request *re
                             struct http_response *response)
 {
     (void)server, (void)request;
-    buffer_text(&response->location, "/admin/");
+    buffer_text(&response->location, "admin/"); /* a proxy may have it behind a path of its own */
     response->status = 308;
     response->type = "text/plain";
     return ERROR_NONE;
+}
+
+enum { ASSET_TAG_MAX = 64 };
+
+/* Whether a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
+ * If-None-Match has it, weak or strong, or is `*`. */
+static bool request_knows(const struct seam_request *request, const char *tag)
+{
+    char weak[ASSET_TAG_MAX + 2];
+    snprintf(weak, sizeof weak, "W/%s", tag);
+    for (int i = 0; i < request->header_count; i++) {
+        const char *value = request->headers[i].value;
+        if (strcasecmp(request->headers[i].name, "If-None-Match")) continue;
+        if (header_has_exact(value, "*") || header_has_exact(value, tag) ||
+            header_has_exact(value, weak))
+            return true;
+    }
+    return false;
 }
 
 /* A bundled file, with its hash as ETag. At the root it is the demo where anyone may do everything,
@@ -16173,23 +16745,23 @@ static enum error api_asset(struct server *server, const struct http_request *re
         path = options_have_keys(&server->options) ? "/closed.html" : "/index.html";
     const struct asset *asset = asset_find(path);
     if (!asset) return ERROR_NOT_FOUND;
-    const char *match = NULL;
     bool gzip = false;
-    for (int i = 0; i < request->raw->header_count; i++) {
+    for (int i = 0; i < request->raw->header_count && asset->gzip; i++) {
         const struct seam_header *header = &request->raw->headers[i];
-        if (!strcasecmp(header->name, "If-None-Match")) match = header->value;
         if (!strcasecmp(header->name, "Accept-Encoding"))
             gzip |= header_has_token(header->value, "gzip");
     }
+    char tag[ASSET_TAG_MAX]; /* both forms have one: they are not the same bytes */
+    snprintf(tag, sizeof tag, "%.*s%s\"", (int)strlen(asset->etag) - 1, asset->etag,
+             gzip ? "-gzip" : "");
     response->cacheable = true;
     http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
                               "Content-Security-Policy: default-src 'self'; base-uri 'none';"
-                              " frame-ancestors 'none'\r\n", asset->etag);
+                              " frame-ancestors 'none'\r\n", tag);
     response->status = 304;
-    if (match && header_has_token(match, asset->etag)) return ERROR_NONE;
+    if (request_knows(request->raw, tag)) return ERROR_NONE;
     response->status = 200;
     response->type = asset->type;
-    gzip = gzip && asset->gzip;
     if (gzip) http_add_header(response, "Content-Encoding: gzip\r\n");
     response->fixed = gzip ? (struct span){(const char *)asset->gzip, asset->gzip_len}
                            : (struct span){(const char *)asset->data, asset->len};
@@ -16656,13 +17228,14 @@ static enum error route_find(struct http_request *request, struct http_response 
         const struct route *route = &ROUTES[i];
         if (!route_matches(route->pattern, path, &id)) continue;
         size_t len = strlen(allow);
+        bool reads = !strcmp(METHODS[route->method], "GET");
         snprintf(allow + len, sizeof request->allow - len, "%s%s", len ? ", " : "",
-                 route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
+                 reads ? "GET, HEAD" : METHODS[route->method]);
         if (strcmp(METHODS[route->method], method)) continue;
-        if (route->method == METHOD_UPGRADE && request->head_only) continue;
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
+    if (!strcmp(path, "*")) strcpy(allow, "GET, HEAD, POST, PUT, DELETE, OPTIONS");
     if (!*allow && asset_find(path)) {
         strcpy(allow, "GET, HEAD");
         if (!strcmp(method, "GET")) *found = &asset_route;
@@ -16719,7 +17292,8 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
-    if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
+    if (!request->wants_upgrade || strcmp(request->version, "1.1") || strcmp(request->method, "GET"))
+        return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Key", &value) != 1 || !ws_key_valid(value))
@@ -16779,8 +17353,8 @@ static bool upgrade_offers_ours(const struct seam_request *raw)
 }
 
 /* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
- * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node neither;
- * and not too many are, whom no other limit holds. Takes a place among these if so. */
+ * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
+ * neither; and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
     const char *origin;
@@ -17773,22 +18347,43 @@ static int command_mint(const struct options *options, const char *user)
     return good ? 0 : fail(2, "%s", err);
 }
 
+/* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
+static struct termios terminal_before;
+
+/* Handler of what ends --hash-password: the terminal shows again what is typed. */
+static void terminal_restore(int number)
+{
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the terminal not show what is typed, until terminal_restore or the caller undoes it. */
+static void terminal_hide(void)
+{
+    struct sigaction action = {.sa_handler = terminal_restore, .sa_flags = SA_RESETHAND};
+    struct termios hidden = terminal_before;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGQUIT, &action, NULL);
+    hidden.c_lflag &= ~(tcflag_t)ECHO;
+    tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+}
+
 /* Runs --hash-password: one line of stdin, which a terminal does not show. */
 static int command_hash_password(void)
 {
-    struct termios old, hidden;
     char line[PASSWORD_MAX + 2] = "";
-    bool typed = !tcgetattr(STDIN_FILENO, &old);
+    bool typed = !tcgetattr(STDIN_FILENO, &terminal_before);
     if (typed) {
-        hidden = old;
-        hidden.c_lflag &= ~(tcflag_t)ECHO;
         fputs("Password: ", stderr);
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+        terminal_hide();
     }
     size_t len = 0;
     for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
     if (typed) {
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_before);
         fputc('\n', stderr);
     }
     if (len && line[len - 1] == '\r') len--;

@@ -11,7 +11,6 @@ struct watch_model {
     bool partial[WATCH_WATCHERS];          /* a part of a snapshot came, the last is to come */
     bool parts[WATCH_WATCHERS][WATCH_USERS]; /* who was in the parts so far */
     bool follows[WATCH_WATCHERS][WATCH_USERS];
-    bool owed[WATCH_WATCHERS][WATCH_USERS];  /* a snapshot with her is to come */
     int told[WATCH_WATCHERS][WATCH_USERS];
     int64_t told_seen[WATCH_WATCHERS][WATCH_USERS];
     struct link links[WATCH_USERS][WATCH_LINKS];
@@ -114,7 +113,7 @@ static void watch_ask(struct watch_model *m, int w)
         snapshot->users[snapshot->count++] = e;
         m->follows[w][i] = true;
     }
-    watcher_owe(&m->watchers[w], snapshot);
+    watcher_owe(&m->watches, &m->watchers[w], snapshot);
 }
 
 /* Step: a watcher lets one or all go, also between the parts of a snapshot. */
@@ -157,7 +156,8 @@ static void watch_commit(struct watch_model *m)
 static void watch_check_quiet(struct watch_model *m)
 {
     watch_take(m);
-    watches_spread(&m->watches, &m->table, m->now);
+    while (m->watches.spreading || m->watches.changed)
+        watches_spread(&m->watches, &m->table, m->now, SIZE_MAX);
     size_t edges = 0;
     for (int w = 0; w < WATCH_WATCHERS; w++) {
         watch_serve(m, w, true);
@@ -173,7 +173,7 @@ static void watch_check_quiet(struct watch_model *m)
         assert_int_equal(m->watchers[w].count, count);
         edges += count;
     }
-    watches_sweep(&m->watches, &m->table, m->now);
+    watches_sweep(&m->watches, &m->table, m->now, SIZE_MAX);
     size_t found = 0, needed = 0;
     for (int i = 0; i < WATCH_USERS; i++) {
         const struct watched *e = watches_find(&m->watches, watch_id(i));
@@ -220,8 +220,12 @@ static void watches_equal_model(void **unused)
         case 2: case 3: case 4: case 5: case 6: case 7: watch_move(&m); break;
         case 8: if (!core_below(&m.seed, 8)) watch_end(&m, w); break;
         case 9: watch_commit(&m); break;
-        case 10: case 11: watches_spread(&m.watches, &m.table, m.now); break;
-        case 12: watches_sweep(&m.watches, &m.table, m.now); break;
+        case 10: case 11:
+            watches_spread(&m.watches, &m.table, m.now, 1 + core_below(&m.seed, 40));
+            break;
+        case 12:
+            watches_sweep(&m.watches, &m.table, m.now, 1 + core_below(&m.seed, 12));
+            break;
         case 13: if (!core_below(&m.seed, 6)) watch_check_quiet(&m); break;
         default: watch_serve(&m, w, false); break;
         }
@@ -233,8 +237,9 @@ static void watches_equal_model(void **unused)
         watcher_end(&m.watches, &m.watchers[w]);
         watcher_free(&m.watchers[w]);
     }
-    watches_spread(&m.watches, &m.table, m.now);
-    watches_sweep(&m.watches, &m.table, m.now);
+    while (m.watches.spreading || m.watches.changed)
+        watches_spread(&m.watches, &m.table, m.now, SIZE_MAX);
+    watches_sweep(&m.watches, &m.table, m.now, SIZE_MAX);
     assert_int_equal(m.watches.count, 0);
     watches_free(&m.watches);
     presence_free(&m.table);
@@ -269,7 +274,7 @@ static void watches_keep_to_the_bound(void **unused)
         watcher_follow(&watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
-    watcher_owe(&watcher, snapshot);
+    watcher_owe(&watches, &watcher, snapshot);
     presence_clear_transitions(&table);
     bool more;
     int parts = 0, changes = 0;
@@ -288,7 +293,7 @@ static void watches_keep_to_the_bound(void **unused)
             watches_note(&watches, (struct span){user->id, user->id_len});
         }
         presence_clear_transitions(&table);
-        watches_spread(&watches, &table, now);
+        watches_spread(&watches, &table, now, SIZE_MAX);
     }
     assert_true(parts > 10 && changes > 10);
     buffer_free(&text);
@@ -315,11 +320,11 @@ static void watches_do_not_queue_states(void **unused)
     for (int i = 0; i < 1000; i++) {
         presence_connect(&table, now, id, &link);
         watches_note(&watches, id);
-        watches_spread(&watches, &table, now);
+        watches_spread(&watches, &table, now, SIZE_MAX);
         assert_int_equal(watcher.queued, 1);
         presence_disconnect(&table, now, &link, END_CLEAN);
         watches_note(&watches, id);
-        watches_spread(&watches, &table, now);
+        watches_spread(&watches, &table, now, SIZE_MAX);
         presence_clear_transitions(&table);
         now.mono += 10;
     }

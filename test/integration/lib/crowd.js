@@ -10,10 +10,10 @@ const { cleanup } = require('./server');
 const SOURCES = 50; // loopback addresses that the clients come from
 
 class Crowd {
-  /** Users are `${prefix}${0..count-1}`. With `again`, a lost connection is
+  /** Users are `${prefix}${0..count-1}`, or all are `prefix` when `same`. With `again`, a lost connection is
    *  opened again at once, and every 50 ms until it works. */
-  constructor({ host, port, prefix, count, again = false }) {
-    Object.assign(this, { host, port, prefix, count, again });
+  constructor({ host, port, prefix, count, again = false, same = false }) {
+    Object.assign(this, { host, port, prefix, count, again, same });
     this.sockets = new Array(count).fill(null);
     this.open = 0; // those that have their hello
     this.closes = []; // { user, code, reason } of every close frame
@@ -31,7 +31,7 @@ class Crowd {
 
   one(index) {
     return new Promise((resolve, reject) => {
-      const id = `${this.prefix}${index}`;
+      const id = this.same ? this.prefix : `${this.prefix}${index}`;
       const socket = net.connect({
         host: this.host,
         port: this.port,

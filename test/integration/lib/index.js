@@ -47,6 +47,7 @@ module.exports = {
   ...require('./events'),
   ...require('./receiver'),
   ...require('./watch'),
+  ...require('./watchers'),
   ...require('./tools'),
   proc: require('./proc'),
 };

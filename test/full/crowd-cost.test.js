@@ -1,0 +1,61 @@
+'use strict';
+// Thousands of connections that end at once, or are looked at: the pings of others hardly notice.
+
+const assert = require('node:assert/strict');
+const { test, start, crowd, pinger, request, get, json, until, delay, slow } = require('../integration/lib');
+
+const COUNT = 4000; // this process has the other ends
+
+/** The worst ping while `work` runs, in ms, and how long that took. */
+async function worstPing(t, server, work) {
+  const pings = await pinger(t, server, { every: 5 });
+  await delay(100);
+  const began = Date.now();
+  await work();
+  const took = Date.now() - began;
+  const worst = Math.max(...(await pings.end()));
+  t.diagnostic(`worst ping ${worst.toFixed(1)} ms in ${took} ms`);
+  assert.ok(worst < 50 * slow, `a ping took ${worst} ms`);
+}
+
+const ARGS = '--max-connections-per-user 60000 --max-pending-per-address 4000 --max-messages-per-second 0'.split(' ');
+
+/** Many connections of one user. */
+async function many(t) {
+  const server = await start(t, { args: ARGS });
+  const all = crowd(t, server, { prefix: 'one', count: COUNT, same: true });
+  await all.connect(200);
+  assert.equal((await json(server, '/admin/users/one')).connections, COUNT);
+  return { server, all };
+}
+
+test('a user with thousands of connections is kicked', async (t) => {
+  const { server } = await many(t);
+  await worstPing(t, server, async () => {
+    const answer = await request(server, 'DELETE', '/admin/users/one/connections');
+    assert.equal(answer.json.closed, COUNT, answer.text);
+  });
+});
+
+test('a user with thousands of connections is looked at', async (t) => {
+  const { server } = await many(t);
+  await worstPing(t, server, async () => {
+    for (let i = 0; i < 20; i++) {
+      const answer = await get(server, '/admin/users/one');
+      assert.equal(answer.json.connection_list.length, COUNT);
+    }
+  });
+});
+
+test('thousands close at once', async (t) => {
+  const server = await start(t, { args: ARGS });
+  const all = crowd(t, server, { prefix: 'u', count: COUNT });
+  await all.connect(200);
+  await worstPing(t, server, async () => {
+    all.drop();
+    await until('all to be gone', async () => {
+      await delay(50);
+      return (await json(server, '/admin/stats')).connections.current <= 1;
+    }, { within: 20000 * slow });
+  });
+});
