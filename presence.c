@@ -7260,7 +7260,8 @@ enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 struct presence {
     int64_t grace, threshold;        /* ms */
     int64_t stood_still;             /* ms that presence_clock is behind mono */
-    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life */
+    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life;
+                                      * after the begin of a stop none does */
     struct directory directory;
     struct wheel wheel;              /* cached users, by presence_clock */
     struct wheel manuals;            /* what was set by hand and ends by itself */
@@ -7429,7 +7430,7 @@ static int64_t presence_clock(const struct presence *p, struct instant now)
 static void presence_resume(struct presence *p, struct instant now, int64_t gap)
 {
     p->stood_still += gap;
-    p->judge_at = now.mono + PAUSE_READ_MS;
+    if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
 }
 
 /* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
@@ -14027,6 +14028,7 @@ static void hub_stop(struct server *server, struct loop_call *call)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
