@@ -9723,9 +9723,12 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
     return error;
 }
 
-/* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
- * is how routes are found too. */
-static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
+/* What may take long to answer. Beginnings of paths as sent, which is how routes are found too. Not
+ * a login: one password is looked at a time, and who comes meanwhile is told so at once. */
+static const char *const HTTP_COSTLY[] = {
+    "/admin/users", "/admin/online-users", "/admin/history", "/admin/stats", "/api/presence ",
+    "/api/presence?",
+};
 
 /* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
 static struct span http_target(const char *at, size_t len)
@@ -12065,8 +12068,8 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
-/* Requests of one kind on their way to the workers. Those that can take long (lists, histories,
- * passwords) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
+ * have a lane of their own, and never all workers: what is soon answered, /healthz say,
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
 struct lane {
