@@ -6694,8 +6694,9 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
 
 /* ==== 12. Addresses ==========================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
- * the door, upgrades in the last second, passwords that were wrong. Keys are what address_group
- * makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out of it.
+ * the door and what they hold, upgrades in the last second, passwords that were wrong. Keys are
+ * what address_group makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out
+ * of it.
  *
  * An entry with connections or pending stays. One that only waits for time to pass is on a list and
  * goes by itself (address_sweep). Of either list the table keeps ADDRESS_RESTING_MAX, the latest:
@@ -9742,11 +9743,12 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
     return error;
 }
 
-/* What may take long to answer: lists, histories. Beginnings of paths as sent, which is how routes
- * are found too. A login is none: most are told at once to come back, and one that is not must not
- * stand behind those of guessers; see login_ask. */
-static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
-static const char HTTP_LOGIN[] = "/admin/login";
+/* What may take long to answer. Beginnings of paths as sent, which is how routes are found too. Not
+ * a login: one password is looked at a time, and who comes meanwhile is told so at once. */
+static const char *const HTTP_COSTLY[] = {
+    "/admin/users", "/admin/online-users", "/admin/history", "/admin/stats", "/api/presence ",
+    "/api/presence?",
+};
 
 /* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
 static struct span http_target(const char *at, size_t len)
@@ -9768,7 +9770,6 @@ static bool span_begins(struct span span, const char *text)
 static bool http_is_costly(const char *at, size_t len)
 {
     struct span target = http_target(at, len);
-    if (span_begins(target, HTTP_LOGIN)) return false;
     for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
         if (span_begins(target, HTTP_COSTLY[i])) return true;
     return false;
@@ -12088,8 +12089,8 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
-/* Requests of one kind on their way to the workers. Those that can take long (lists,
- * histories) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
+ * have a lane of their own, and never all workers: what is soon answered, /healthz say,
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
 struct lane {
@@ -14305,7 +14306,8 @@ static void hub_free(struct server *server)
  * deadline that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
  *
  * A pending connection belongs to the door except between seam_submit and pending_served, which
- * gives it back through the inbox. */
+ * gives it back through the inbox. What all of them hold of memory is counted where it changes
+ * (pending_hold), and has a bound; who would send a large body is looked at first (door_vet). */
 
 enum pending_phase {
     PENDING_HELLO,   /* some of a handshake's next records may be there */
@@ -14360,7 +14362,7 @@ struct pending {
     bool chunked;
     bool expects;               /* the client waits for a 100 before it sends the body */
     uint8_t vet;                /* enum pending_vet */
-    const char *listed;         /* its Origin, when it is one of --allow-origin; once head is known */
+    const char *listed;         /* its Origin, when one of --allow-origin; once head is known */
     struct buffer aside;        /* the request, while a worker looks at a copy of its head */
     size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
@@ -14758,7 +14760,7 @@ static bool door_read_chunks(struct server *server, struct pending *p, int64_t n
     return !error;
 }
 
-/* Gives a connection to the workers, when one has time: with a whole request, or the head of one. */
+/* Gives a connection to the workers, when one has time: with a whole request, or one's head. */
 static void door_make_ready(struct server *server, struct pending *p)
 {
     p->item.is_tls = p->wire.tls != NULL;
@@ -14770,7 +14772,7 @@ static void door_make_ready(struct server *server, struct pending *p)
     pending_queue_add(&server->door.lanes[p->lane].ready, p);
 }
 
-/* Has a worker look at the head of a request alone: a copy, since CivetWeb changes what it reads. */
+/* Has a worker look at the head of a request alone; a copy: CivetWeb changes what it reads. */
 static void door_vet(struct server *server, struct pending *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -14995,7 +14997,7 @@ static void door_expire(struct server *server, struct pending *p, int64_t now)
     else door_close(server, p);
 }
 
-/* Has a connection of the door's closed at the end of the turn: it may have an event in it still. */
+/* Has a connection of the door's closed at the end of the turn: an event of it may still come. */
 static void door_give_up(struct server *server, struct pending *p)
 {
     p->phase = PENDING_GONE;
@@ -17297,7 +17299,8 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
-    if (!request->wants_upgrade || strcmp(request->version, "1.1") || strcmp(request->method, "GET"))
+    bool get = !strcmp(request->method, "GET") && !strcmp(request->version, "1.1");
+    if (!request->wants_upgrade || !get)
         return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
@@ -17629,7 +17632,8 @@ static void seam_finished(void *context, struct seam_item *item)
         p->adoption = NULL;
     }
     bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
-    if (!p->out.len && !p->adoption && !quiet) seam_error(context, item, 400, "CivetWeb had no answer");
+    if (!p->out.len && !p->adoption && !quiet)
+        seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
 }
 

@@ -206,7 +206,8 @@ static int seam_begin_request(struct mg_connection *conn)
 	const struct mg_request_info *ri = &conn->request_info;
 	_Static_assert(SEAM_HEADERS_MAX == MG_MAX_HEADERS, "what the door lets through is all seen");
 	struct seam_header headers[MG_MAX_HEADERS + 1];
-	int upgrades = seam_list_has(ri, "Connection", "upgrade") && seam_list_has(ri, "Upgrade", "websocket");
+	int upgrades = seam_list_has(ri, "Connection", "upgrade") &&
+	               seam_list_has(ri, "Upgrade", "websocket");
 	conn->protocol_type = upgrades ? PROTOCOL_TYPE_WEBSOCKET : PROTOCOL_TYPE_HTTP1;
 	struct seam_request request = {
 	    .method = ri->request_method,

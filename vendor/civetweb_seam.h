@@ -37,9 +37,9 @@ struct seam_header {
 /* A parsed request. All strings live in the item's bytes, NUL-terminated, until ops.finished. */
 struct seam_request {
 	const char *method;
-	const char *target;       /* path as sent: nothing decoded, no dot segments removed; or an asterisk.
-	                           * Requests with scheme and authority before it are refused: the caller
-	                           * takes them off, see seam_item.authority */
+	const char *target;       /* path as sent: nothing decoded, no dot segments removed; or an
+	                           * asterisk. Requests with scheme and authority before it are refused:
+	                           * the caller takes them off, see seam_item.authority */
 	const char *query;        /* behind the '?', or NULL */
 	const char *version;      /* "1.0" or "1.1" */
 	const struct seam_header *headers;
