@@ -70,8 +70,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
- *   - A webhook is told of every change in order, at least once, unless it was tried in vain for too
- *     long or too many wait; those are counted.
+ *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
+ *     too long or too many wait; those are counted.
  *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
