@@ -70,8 +70,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
- *   - A webhook is told of every change in order, at least once, unless the change is too old or
- *     too many wait; those are counted.
+ *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
+ *     too long or too many wait; those are counted.
  *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
@@ -2552,6 +2552,8 @@ static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
     if (len <= sizeof prefix - 1 || len >= 64 || strncmp(variable, prefix, sizeof prefix - 1))
         return false;
     snprintf(name, 64, "%.*s", (int)len, variable);
+    strcpy(meant, "--config");
+    if (!strcmp(name, "PRESENCE_CONFIG")) return true; /* a file is named on the command line */
     int best = MISTAKES_MAX + 1;
     for (size_t i = 0; i < OPTION_COUNT_ALL && best; i++) {
         char known[64];

@@ -49,6 +49,7 @@ sideBySide(() => {
     assert.deepEqual(lines.sort(), [['GARCE', 'GRACE'], ['JWT_SECRET_FILES', 'JWT_SECRET_FILE'], ['MAX_MESAGE', 'MAX_MESSAGE']].map(([name, meant]) =>
       `environment PRESENCE_${name} is no option, and has no effect; did you mean PRESENCE_${meant}?`));
     assert.deepEqual(await check([], { env: { PRESENCE_GRACE: '5s' } }), []);
+    assert.deepEqual(await check([], { env: { PRESENCE_CONFIG: '/etc/presence.conf' } }), ['environment PRESENCE_CONFIG is no option, and has no effect; did you mean --config?']);
   });
 
   test('an option without effect is told once, and the server starts', async (t) => {
