@@ -196,8 +196,10 @@ static void fs_connect(struct fs_slot *slot, const char *address, bool small)
     slot->fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (small) setsockopt(slot->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     setsockopt(slot->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (slot->fd < 0 || connect(slot->fd, (struct sockaddr *)&to, len))
-        fs_found("cannot connect: %s", strerror(errno));
+    if (slot->fd < 0) fs_found("no socket: %s", strerror(errno));
+    int error = connect(slot->fd, (struct sockaddr *)&to, len) ? errno : 0;
+    if (error == EINTR && fs_poll(slot->fd, POLLOUT, FS_PATIENCE_MS)) error = 0; /* an alarm */
+    if (error) fs_found("cannot connect: %s", strerror(error));
 }
 
 /* Shakes hands. One in which nothing is changed must succeed. */
@@ -314,7 +316,7 @@ static int fs_head(struct buffer *in, int64_t *length)
     char *head = mem_copy_text(in->at, (size_t)(end - in->at) + 4);
     const char *found = strcasestr(head, "\r\nContent-Length: ");
     int status = atoi(head + strlen("HTTP/1.1 "));
-    if (strncmp(head, "HTTP/1.1 ", 9) || status < 100) fs_found("an answer begins %.40s", head);
+    if (strncmp(head, "HTTP/1.1 ", 9) || status < 100) fs_found("an answer begins %.300s", head);
     *length = found ? atoll(found + strlen("\r\nContent-Length: ")) : 0;
     free(head);
     buffer_drop(in, (size_t)(end - in->at) + 4);
@@ -352,7 +354,8 @@ static struct json_value fs_json(void)
 {
     struct json_value value;
     struct span text = {fs.control.in.at, fs.control.in.len};
-    if (!json_parse(text, JSON_DEPTH_MAX, &value)) fs_found("no JSON: %.*s", (int)text.len, text.at);
+    if (!json_parse(text, JSON_DEPTH_MAX, &value))
+        fs_found("no JSON: %.*s", (int)text.len, text.at);
     return value;
 }
 
@@ -569,7 +572,8 @@ static void fs_start(void)
     static const char *const places[] = {"/dev/shm", "/tmp"};
     atomic_store(&fs.status, -1);
     snprintf(fs.witness_id, sizeof fs.witness_id, "witness-%d", (int)getpid());
-    snprintf(fs.dir, sizeof fs.dir, "%s/presence-fuzz-XXXXXX", places[access(places[0], W_OK) != 0]);
+    snprintf(fs.dir, sizeof fs.dir, "%s/presence-fuzz-XXXXXX",
+             places[access(places[0], W_OK) != 0]);
     if (!mkdtemp(fs.dir)) abort();
     fs_free_port(fs.port, sizeof fs.port);
     fs_free_port(fs.tls_port, sizeof fs.tls_port);
