@@ -46,7 +46,7 @@ const DEFAULTS = {
     setTimeout: (work, ms) => setTimeout(work, ms),
     clearTimeout: (id) => clearTimeout(id),
   },
-  random: () => Math.random(),
+  random: Math.random,
   window: null,
   document: null,
 };
@@ -54,7 +54,7 @@ const DEFAULTS = {
 const STATUSES = ['online', 'away', 'busy'];
 /** What options are whose default does not tell. */
 const KINDS = { getToken: 'function', WebSocket: 'function', heartbeatInterval: 'number' };
-const JITTER = 0.1; /* the part of a delay that is added at random, at most */
+const JITTER = 0.1; /* the part of a delay that is added at random */
 const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
 const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
 const STATUS_PAUSE = 250; /* ms between two changes of status */
@@ -106,7 +106,7 @@ const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
   }
 });
 
-/** What was thrown, in words, whatever it is; nothing here may throw. */
+/** What was thrown, in words. Never throws. */
 function words(thrown, member = 'message', other = thrown) {
   try {
     return String(thrown?.[member] ?? other);
@@ -234,10 +234,10 @@ export class PresenceService extends Target {
   #most = Infinity; /* users that it follows */
   #gap = 0; /* ms that a message costs of the server's pace */
   #burst = 0; /* ms of it that may be used at once */
-  #care = 1; /* the part of both that is used, as a divisor; doubled when it was too much */
+  #care = 1; /* the part of both that is used, as a divisor */
   #paced = -Infinity; /* when all that was sent is paid for */
   #askedAt = 0;
-  /** @type {Set<string> | null} */ #asked = null; /* those of the watch that is not yet answered */
+  /** @type {Set<string> | null} */ #asked = null; /* those of the watch not yet answered */
   /** @type {Snapshot | null} */ #snapshot = null;
 
   constructor(options = {}) {
@@ -368,7 +368,7 @@ export class PresenceService extends Target {
 
   // ---- Steps ----
 
-  /** Runs a step, or has it run behind the one under way; then tells what there is to tell. */
+  /** Runs a step, or has it run behind the one under way; then tells. */
   #step(work) {
     this.#steps.push(work);
     if (this.#busy) return;
@@ -559,7 +559,6 @@ export class PresenceService extends Target {
     const doubled = reconnectDelay * 2 ** Math.min(this.#attempt - 1, 30);
     const asked = code === CLOSE_RESTART ? retryAfter(reason) : null;
     let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
-    // all who are connected lose their lines together when a server dies
     if (was && code === CLOSE_BROKEN && this.#spread) {
       delay += Math.min(this.#spread, RETRY_MAX) * this.#random();
     }
@@ -620,7 +619,7 @@ export class PresenceService extends Target {
     try {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.onerror = () => {}; // closing one that is still connecting is an error to some
-    } catch { /* it is not heard in any case */ }
+    } catch { /* #try says it too */ }
     try {
       if (!(socket.readyState >= 2)) socket.close(code, reason);
     } catch (error) {
@@ -654,11 +653,12 @@ export class PresenceService extends Target {
     }
     const leaving = gone.length > 0;
     if (!connected) return;
-    if (!leaving) {
-      this.#denyAll(long, 'message_too_large', this.#message);
-      this.#denyAll(wanted.splice(Math.max(room, 0)), 'too_many_watched', this.#most);
+    if (!leaving) this.#denyAll(long, 'message_too_large', this.#message);
+    if (!leaving && room <= 0) { // why those are that it refused before, the server says
+      const fresh = wanted.filter((id) => this.#watched.get(id).most === Infinity);
+      this.#denyAll(fresh, 'too_many_watched', this.#most);
     }
-    const users = this.#fitting(leaving ? gone : wanted, leaving);
+    const users = this.#fitting(leaving ? gone : wanted, room > 0 ? room : Infinity, leaving);
     if (users.size === 0) return;
     if (!this.#pay(1 + users.size / WATCH_COST, 'watch', () => this.#follow())) return;
     for (const id of users) {
@@ -679,18 +679,19 @@ export class PresenceService extends Target {
     this.#plan();
   }
 
-  /** As many of these users as a message takes; not `leaving`, of those that are asked for with the
-   *  fewest others. */
-  #fitting(ids, leaving) {
-    const few = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity; /* by the pace */
+  /** As many of these users as a message and the server take; not `leaving`, of those that may be
+   *  asked for with most others. */
+  #fitting(ids, room, leaving) {
+    const pace = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity;
+    const few = Math.min(pace, leaving ? pace : room);
     const users = new Set();
+    const of = (id) => this.#watched.get(id);
+    const able = ids.filter((id) => !of(id).error);
+    const most = able.reduce((found, id) => Math.max(found, leaving ? Infinity : of(id).most), 0);
     let left = Math.min(WATCH_BYTES, this.#room) / this.#care;
-    let most = leaving ? Infinity : 0;
-    for (const id of leaving ? [] : ids) most = Math.max(most, this.#watched.get(id).most);
-    for (const id of ids) {
-      const entry = this.#watched.get(id);
-      if (!leaving && entry.most !== most) continue;
-      left -= entry.bytes;
+    for (const id of able) {
+      if (!leaving && of(id).most !== most) continue;
+      left -= of(id).bytes;
       if (users.size && (left < 0 || users.size >= Math.min(most, few))) break;
       users.add(id);
     }
@@ -710,7 +711,7 @@ export class PresenceService extends Target {
     if (news) this.#error(code, message);
   }
 
-  /** The answer to the watch that was sent: the server has counted it by now, perhaps only now. */
+  /** A watch is answered: the server has counted it by now, perhaps only now. */
   #answeredWatch() {
     if (this.#asked) this.#paced += this.#now() - this.#askedAt;
     this.#asked = null;
@@ -908,7 +909,7 @@ export class PresenceService extends Target {
     return this.#idle && this.#chosen === 'online' ? 'away' : this.#chosen;
   }
 
-  /** Tells the server the status when it has another one, not too often unless it is `urgent`. */
+  /** Tells the server the status if it has another; not too often, unless `urgent`. */
   #sendStatus(urgent = false) {
     const status = this.#status();
     const now = this.#now();
@@ -924,7 +925,7 @@ export class PresenceService extends Target {
     this.#send(JSON.stringify({ type: 'status', status }));
   }
 
-  /** Sends the manual status that is wanted, once; not too often either. */
+  /** Sends the manual status, once; not too often either. */
   #sendManual(urgent = false) {
     const text = this.#manual;
     const again = () => this.#sendManual();
@@ -1002,7 +1003,7 @@ export class PresenceService extends Target {
     return (this.#latest = this.#read('now'));
   }
 
-  /** The clock that was given is no good: takes our own. */
+  /** Takes our own clock from now on. */
   #ownClock(error) {
     const { now } = DEFAULTS.clock;
     const ahead = this.#latest - now();
