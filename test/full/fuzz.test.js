@@ -10,7 +10,7 @@ const { test } = require('../integration/lib');
 
 const ROOT = path.join(__dirname, '../..');
 const COPY = path.join(ROOT, 'build/test/planted');
-const SECONDS = 150; // each may take
+const SECONDS = 200; // each may take
 
 const PRELUDE = `#include "mbedtls_seam.h"
 static bool planted(char which)

@@ -1068,6 +1068,7 @@ static const char *const FS_LINES[] = {
     "F0 80 ng\"}", "F0 89 hi", "F0 8a hi", "F0 88 \\x03\\xe8bye", "F0 88 \\x03\\xe9", "F0 88 ",
     "F0 88 \\x03", "F0 82 bytes", "F0 c1 ping", "F0 83 x", "L0 81 85 00000000 hello",
     "L0 81 05 hello", "L0 81 fe 0005 hello", "L0 81 ff 0000000000010000 x", "L0 88 fd  x",
+    "L0 81 85 000000", "L0 89 80 0000", "L0 81 fe 0100", "L0 81 ff 000000000001000000",
     "Q0 GET /healthz", "Q0 GET /readyz", "Q0 HEAD /", "Q0 GET /metrics", "Q0 GET /presence.js",
     "Q0 GET /admin/stats", "Q0 GET /admin/online-users?limit=2", "Q0 GET /admin/users?q=a&limit=3",
     "Q0 GET /admin/users?sort=-last_seen", "Q0 GET /admin/users/a", "Q0 GET /api/presence/a",
