@@ -15,7 +15,7 @@ const noAsan = asan ? false : 'PRESENCE_BIN_ASAN names no program: ./build.sh as
 const SEARCHES = [
   ['followers know what the API answers', 'integration/watch-property.test.js', { PROPERTY_SECONDS: SECONDS }],
   ['followers know what the API answers, under sanitizers', 'integration/watch-property.test.js', { PROPERTY_SECONDS: SECONDS, ...underSanitizers }, noAsan],
-  ['two hours of five tabs in a bad place', 'web/chaos.test.js', { CHAOS_MINUTES: '120' }],
+  ['an hour and a half of five tabs in a bad place', 'web/chaos.test.js', { CHAOS_MINUTES: '90' }],
 ];
 
 /** Runs a file of tests by itself: { code, output }. */
