@@ -5,8 +5,8 @@
  *     presenceService.startPresence('alice');        // after login
  *     presenceService.stopPresence();                // at logout
  *
- * The states: idle; connecting, the first try; connected, the server said hello; reconnecting, waits
- * for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
+ * The states: idle; connecting, the first try; connected, the server said hello; reconnecting,
+ * waits for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
  * stopPresence(), 4403 or giveUp.
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
@@ -224,8 +224,8 @@ export class PresenceService extends Target {
   #sentAt = -Infinity;
   /** @type {string | null} */ #manual = null; /* the manual status that is still to be sent */
   /** Who is watched: by id the user as known, the watches, whether the server follows this user for
-   *  this connection (or was asked to), the error if it will not, which watches were told that, and
-   *  how many it may be asked for at most in one message with this one.
+   *  this connection (or was asked to), the error if it will not, which watches were told that, how
+   *  many it may be asked for at most in one message with this one, and what the id takes in it.
    *  @type {Map<string, any>} */
   #watched = new Map();
   #sight = {}; /* another one at each start: what one user saw is not told to the next */
@@ -256,7 +256,7 @@ export class PresenceService extends Target {
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError('presence: no WebSocket here, as before Node 22: use the option WebSocket');
+      throw new TypeError('presence: no WebSocket here (before Node 22): use the option WebSocket');
     }
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
@@ -337,7 +337,7 @@ export class PresenceService extends Target {
     for (const id of all) {
       const entry = this.#watched.get(id) ?? {
         user: null, watches: new Set(), followed: false, error: null, told: new Map(),
-        most: Infinity,
+        most: Infinity, bytes: bytesOf(JSON.stringify(id)) + 1,
       };
       this.#watched.set(id, entry);
       entry.watches.add(watch);
@@ -463,7 +463,7 @@ export class PresenceService extends Target {
     if (type === 'presence') this.#know(users);
     if (type === 'snapshot') {
       this.#know(users);
-      if (more === true) return; // a long one comes in parts: the last ends it
+      if (more === true) return; // a part of a long one
       this.#answeredWatch();
       this.#follow();
     }
@@ -493,6 +493,8 @@ export class PresenceService extends Target {
     this.#sendManual();
     this.#follow();
   }
+
+  get #room() { return this.#message - WATCH_HEAD; } /* for ids in a message */
 
   #limits({ max_message: bytes, max_messages_per_second: rate, max_watch: users }) {
     const messages = numberOf(rate, 0, RATE) / this.#care;
@@ -547,8 +549,8 @@ export class PresenceService extends Target {
     if (told) this.#emit(...told);
   }
 
-  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of that,
-   *  if any. `now`: at once. `was`: a connection has ended, not a try. */
+  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of
+   *  that, if any. `now`: at once. `was`: a connection has ended, not a try. */
   #later({ code, reason }, now, was) {
     const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const maxAttempts = this.#options.maxReconnectAttempts;
@@ -642,21 +644,22 @@ export class PresenceService extends Target {
     if (connected && (this.#asked || this.#timers.has('watch'))) return;
     /** @type {string[]} */ const gone = [];
     /** @type {string[]} */ const wanted = [];
+    /** @type {string[]} */ const long = [];
     let room = this.#most;
-    for (const [id, { watches, followed, error }] of this.#watched) {
+    for (const [id, { watches, followed, error, bytes }] of this.#watched) {
       if (followed) room--;
-      if (watches.size && !followed && !error) wanted.push(id);
+      if (watches.size && !followed && !error) (bytes > this.#room ? long : wanted).push(id);
       if (!watches.size && followed) gone.push(id);
       if (!watches.size && !followed) this.#watched.delete(id);
     }
     const leaving = gone.length > 0;
-    if (!connected || gone.length + wanted.length === 0) return;
-    if (!leaving) this.#denyAll(wanted.splice(Math.max(room, 0)), 'too_many_watched', this.#most);
-    const users = this.#fitting(leaving ? gone : wanted, leaving);
-    if (users.size === 0) { // all of these are refused
-      this.#plan();
-      return;
+    if (!connected) return;
+    if (!leaving) {
+      this.#denyAll(long, 'message_too_large', this.#message);
+      this.#denyAll(wanted.splice(Math.max(room, 0)), 'too_many_watched', this.#most);
     }
+    const users = this.#fitting(leaving ? gone : wanted, leaving);
+    if (users.size === 0) return;
     if (!this.#pay(1 + users.size / WATCH_COST, 'watch', () => this.#follow())) return;
     for (const id of users) {
       if (leaving) this.#watched.delete(id);
@@ -676,27 +679,21 @@ export class PresenceService extends Target {
     this.#plan();
   }
 
-  /** As many of these users as a message takes, all of those that are asked for with the fewest
-   *  others; not `leaving`, whom none takes is refused. */
+  /** As many of these users as a message takes; not `leaving`, of those that are asked for with the
+   *  fewest others. */
   #fitting(ids, leaving) {
-    const room = this.#message - WATCH_HEAD;
     const few = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity; /* by the pace */
     const users = new Set();
-    const long = [];
-    let bytes = 0;
-    let most = 0;
+    let left = Math.min(WATCH_BYTES, this.#room) / this.#care;
+    let most = leaving ? Infinity : 0;
     for (const id of leaving ? [] : ids) most = Math.max(most, this.#watched.get(id).most);
     for (const id of ids) {
-      const own = bytesOf(JSON.stringify(id)) + 1;
-      if (own > room) long.push(id);
-      else if (leaving || this.#watched.get(id).most === most) {
-        bytes += own;
-        if (users.size && bytes > Math.min(WATCH_BYTES, room) / this.#care) break;
-        if (users.size >= (leaving ? few : Math.min(most, few))) break;
-        users.add(id);
-      }
+      const entry = this.#watched.get(id);
+      if (!leaving && entry.most !== most) continue;
+      left -= entry.bytes;
+      if (users.size && (left < 0 || users.size >= Math.min(most, few))) break;
+      users.add(id);
     }
-    this.#denyAll(long, 'message_too_large', this.#message);
     return users;
   }
 
@@ -770,7 +767,7 @@ export class PresenceService extends Target {
     this.#tell(entry.watches, 'callback', entry.user);
   }
 
-  /** Calls watches back, behind what is under way, unless another user's presence has begun then. */
+  /** Calls watches back, behind what is under way, unless another user has begun meanwhile. */
   #tell(watches, name, detail) {
     const sight = this.#sight;
     for (const watch of watches) {

@@ -5,8 +5,9 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
-const { test, sideBySide, start, startSecure, startReceiver, connect, refusal, shake, tcp, rawConnect, upgrade, openEvents, heartbeat, get, del, request, until, tempDir,
-  tokenKey, bearer, passwordFile, tryLogin, OP, frame, slow } = require('./lib');
+const { describe } = require('node:test');
+const { test, start, startSecure, startReceiver, connect, refusal, shake, tcp, rawConnect, upgrade, openEvents, heartbeat, get, del, request, until, tempDir,
+  tokenKey, bearer, passwordFile, tryLogin, OP, frame, heavy, slow } = require('./lib');
 
 const SOURCE = fs.readFileSync(path.join(__dirname, '../../presence.c'), 'utf8');
 const TABLE = /#define COUNTER_TABLE\(X\)[^]*?\nstruct counters/.exec(SOURCE)[0];
@@ -71,7 +72,7 @@ const ROWS = [
     assert.equal((await raw.response()).status, 408);
     raw.destroy();
   }],
-  ['a connection that says nothing', { moves: { accepted: 1, request_timeouts: 1 }, args: ['--request-timeout', '100ms'] }, async (server) => {
+  ['a connection that says nothing', { moves: { accepted: 1, request_timeouts: 1 }, args: ['--request-timeout', `${300 * slow}ms`] }, async (server) => {
     const raw = await tcp(server);
     await until('its end', () => raw.ended);
     raw.destroy();
@@ -205,7 +206,7 @@ test('every counter is moved by a row, or by a unit test', () => {
   assert.deepEqual([...moved].filter((field) => !COUNTERS.some((one) => one.field === field)), [], 'no counter has the name');
 });
 
-sideBySide(() => {
+describe('side by side', { concurrency: heavy(8, 3) }, () => {
   for (const [what, { moves, atLeast, any = [], args = [], key, password, tls, hook, allow = [], wrap, stop, exitCode }, act] of ROWS)
     test(`counted: ${what}`, async (t) => {
       const all = [...QUIET, ...args, '--metrics-listen', '127.0.0.1:0'];

@@ -120,6 +120,27 @@ test('/readyz and /metrics say that the store cannot be read, and for how long a
   assert.equal(await metric(server, 'store_oldest_reader_seconds'), 0);
 });
 
+test('a restore killed at any moment has restored all or nothing, and the next one works', async (t) => {
+  const server = await startFull(t);
+  const dump = path.join(tempDir(t), 'dump');
+  const text = (await run(['--dump', '--data', server.data])).stdout;
+  fs.writeFileSync(dump, text);
+  let whole = 0;
+  for (let i = 0; i < heavy(12, 6); i++) {
+    const data = path.join(tempDir(t), 'new');
+    const child = spawn(binary, ['--restore', dump, '--data', data], { stdio: 'ignore' });
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    await delay(Math.random() * 60 * slow);
+    child.kill(['SIGKILL', 'SIGTERM', 'SIGINT'][i % 3]);
+    await within(10000 * slow, 'its end', ended);
+    if (fs.existsSync(path.join(data, 'data.mdb'))) whole++;
+    else assert.equal((await run(['--restore', dump, '--data', data])).code, 0);
+    assert.equal((await run(['--dump', '--data', data])).stdout, text);
+    assert.ok(!fs.existsSync(path.join(data, 'data.mdb.new')));
+  }
+  t.diagnostic(`${whole} were there before`);
+});
+
 test('commands killed at any moment leave a whole store, no snapshot and no half file', async (t) => {
   const server = await startFull(t);
   const copies = tempDir(t);
