@@ -629,7 +629,12 @@ static bool fs_await_pong(struct fs_slot *slot)
         size_t n = fs_frame_read(&slot->in, &opcode, &text);
         if (!n && !fs_read(slot, FS_PATIENCE_MS) && fs_now() >= end)
             fs_found("a connection in order is silent");
-        if (n && opcode == 8) slot->clean = false;
+        if (n && opcode == 8) {
+            slot->clean = false;
+            if (text.len >= 2 && (uint8_t)text.at[0] << 8 == (CLOSE_PROTOCOL & 0xff00) &&
+                (uint8_t)text.at[1] == (CLOSE_PROTOCOL & 0xff))
+                fs_found("good frames are called bad: %.*s", (int)text.len - 2, text.at + 2);
+        }
         pong = n && opcode == 1 && text.len == 4 && !memcmp(text.at, "pong", 4);
         if (n) buffer_drop(&slot->in, n);
     }
