@@ -629,7 +629,12 @@ static bool fs_await_pong(struct fs_slot *slot)
         size_t n = fs_frame_read(&slot->in, &opcode, &text);
         if (!n && !fs_read(slot, FS_PATIENCE_MS) && fs_now() >= end)
             fs_found("a connection in order is silent");
-        if (n && opcode == 8) slot->clean = false;
+        if (n && opcode == 8) {
+            slot->clean = false;
+            if (text.len >= 2 && (uint8_t)text.at[0] << 8 == (CLOSE_PROTOCOL & 0xff00) &&
+                (uint8_t)text.at[1] == (CLOSE_PROTOCOL & 0xff))
+                fs_found("good frames are called bad: %.*s", (int)text.len - 2, text.at + 2);
+        }
         pong = n && opcode == 1 && text.len == 4 && !memcmp(text.at, "pong", 4);
         if (n) buffer_drop(&slot->in, n);
     }
@@ -1068,6 +1073,7 @@ static const char *const FS_LINES[] = {
     "F0 80 ng\"}", "F0 89 hi", "F0 8a hi", "F0 88 \\x03\\xe8bye", "F0 88 \\x03\\xe9", "F0 88 ",
     "F0 88 \\x03", "F0 82 bytes", "F0 c1 ping", "F0 83 x", "L0 81 85 00000000 hello",
     "L0 81 05 hello", "L0 81 fe 0005 hello", "L0 81 ff 0000000000010000 x", "L0 88 fd  x",
+    "L0 81 85 000000", "L0 89 80 0000", "L0 81 fe 0100", "L0 81 ff 000000000001000000",
     "Q0 GET /healthz", "Q0 GET /readyz", "Q0 HEAD /", "Q0 GET /metrics", "Q0 GET /presence.js",
     "Q0 GET /admin/stats", "Q0 GET /admin/online-users?limit=2", "Q0 GET /admin/users?q=a&limit=3",
     "Q0 GET /admin/users?sort=-last_seen", "Q0 GET /admin/users/a", "Q0 GET /api/presence/a",
