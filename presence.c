@@ -13478,9 +13478,9 @@ static void connection_note_ping(struct connection *c)
     extra->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
-/* When one who was behind at the last ping was last known to live, by what its TCP took of the bytes
- * that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What a user
- * sees of last_seen does not move by it. */
+/* When one who was behind at the last ping was last known to live, by what its TCP took of the
+ * bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What
+ * others see of last_seen does not move by it. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
     struct extra *extra = c->extra;
@@ -13504,9 +13504,9 @@ static void connection_forget_acked(struct server *server, struct connection *c)
     connection_settle(server, c);
 }
 
-/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping: then
- * the time runs anew from the last byte that it took. If it was the server that stood still, the
- * answer waits in the socket: that is read first. */
+/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping:
+ * then the time runs anew from the last byte that it took. If it was the server that stood still,
+ * the answer waits in the socket: that is read first. */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
     if (connection_reads(c) && wire_has_bytes(&c->wire)) {

@@ -69,7 +69,6 @@ sideBySide(() => {
     await delay(500);
     const grown = (await stats(server)).memory.anonymous_bytes - before;
     assert.ok(grown < 4 << 20 || slow > 1, `answers that are not read took ${grown} bytes`);
-    assert.equal((await presence(server, 'slow')).source, 'live');
   });
 
   test('the close of one whose socket is full is heard', async (t) => {
