@@ -670,14 +670,19 @@ run_unit() {
 }
 
 # Lets a fuzzer search: $1 name, $2 seconds, $3 those after which it is ended, $4 the folder of what
-# it found before, then what else it is told. It begins with the committed corpus. That of the whole server runs more threads than its
-# own, so leaks are looked for once, at its end; and it keeps its last inputs.
+# it found before, then what else it is told. It begins with the committed corpus. That of the whole
+# server runs more threads than its own, so leaks are looked for once, at its end; and it keeps its
+# last inputs.
 run_fuzzer() {
     local corpus=test/fuzz/corpus/$1 journal=build/fuzz/journal/$1
     rm -rf "$journal"
     mkdir -p build/fuzz/artifacts "$4" "$journal"
     [ -d "$corpus" ] || corpus=
-    [ "$1" != server ] || set -- "$@" -detect_leaks=0 -timeout=60
+    if [ "$1" = server ]; then
+        set -- "$@" -detect_leaks=0 -timeout=60
+    else
+        set -- "$@" -len_control=100 # its default where there is no mutator of ours
+    fi
     export FUZZER=$1 FUZZ_JOURNAL=$journal
     export ASAN_OPTIONS=handle_segv=2:handle_sigbus=2${ASAN_OPTIONS:+:$ASAN_OPTIONS}
     sanitized timeout "$3" build/fuzzers -max_total_time="$2" -timeout=10 "${@:5}" \
@@ -973,8 +978,9 @@ task_tsan() {
     build_sanitized tsan
 }
 
-## fuzz [SECONDS [NAME ...]]  let every fuzzer, or these, search for that long each (60); findings
-##                   go to build/fuzz
+## fuzz [SECONDS [NAME ...]]
+##                   let every fuzzer, or these, search for that long each (60); findings go to
+##                   build/fuzz/artifacts
 task_fuzz() {
     local name seconds=${1:-60} status=0 names
     [ $# = 0 ] || shift
@@ -986,8 +992,8 @@ task_fuzz() {
         [ -f "test/fuzz/fuzz_$name.c" ] || die "no such fuzzer: $name"
         mkdir -p build/fuzz
         echo "fuzz_$name: $seconds seconds"
-        (run_fuzzer "$name" "$seconds" $((seconds + 300)) "build/fuzz/corpus/$name" -print_final_stats=1) \
-            >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
+        (run_fuzzer "$name" "$seconds" $((seconds + 300)) "build/fuzz/corpus/$name" \
+            -print_final_stats=1) >"build/fuzz/$name.log" 2>&1 </dev/null || status=1
         tail -n 12 "build/fuzz/$name.log"
     done
     return $status

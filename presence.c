@@ -70,8 +70,8 @@
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - A heartbeat allocates nothing.
- *   - A webhook is told of every change in order, at least once, unless the change is too old or
- *     too many wait; those are counted.
+ *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
+ *     too long or too many wait; those are counted.
  *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
@@ -1192,7 +1192,9 @@ static bool host_is_local(const char *host_header)
     int64_t port;
     if (!host_header || !host_parse(host_header, host, &port)) return false;
     size_t len = strlen(host), tail = sizeof local - 1;
-    if (host_is_address(host) || !strcmp(host, local + 1)) return true;
+    if (host_is_address(host)) return true;
+    if (len && host[len - 1] == '.') host[--len] = 0; /* the same name, written out */
+    if (!strcmp(host, local + 1)) return true;
     return len > tail && !strcmp(host + len - tail, local);
 }
 
@@ -2139,9 +2141,10 @@ static void options_free(struct options *options)
     }
 }
 
+enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 /* bytes of a name that is looked at */ };
+
 /* How many letters are wrong, missing, too many, or have changed places with their neighbour
  * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
-enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 };
 static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
 {
     int rows[3][MISTAKES_NAME + 1];
@@ -2486,7 +2489,7 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_HTTPS_URL, NEED_PASSWORD };
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD };
 
 /* Options that have none without another. Those of --mint-token are not among them: who keeps them
  * in a file means no server. */
@@ -2503,7 +2506,7 @@ static const struct option_needs {
     {"jwt-audience", NEED_KEY},
     {"admin-session", NEED_PASSWORD},
     {"webhook-secret-file", NEED_URL},
-    {"webhook-ca-file", NEED_HTTPS_URL},
+    {"webhook-ca-file", NEED_URL},
     {"webhook-batch", NEED_URL},
     {"webhook-timeout", NEED_URL},
     {"webhook-outbox", NEED_URL},
@@ -2523,13 +2526,11 @@ static bool option_is_set(const struct options *options, const struct option_row
 /* What an option is without effect for, or NULL. */
 static const char *option_lacks(const struct options *options, enum option_need need)
 {
-    const char *url = options->webhook_url;
     bool has[] = {
         [NEED_KEY] = options_have_keys(options),
         [NEED_NO_KEY] = !options_have_keys(options),
         [NEED_TLS] = options->tls_listen.count > 0,
-        [NEED_URL] = *url,
-        [NEED_HTTPS_URL] = !strncasecmp(url, "https:", 6),
+        [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
     };
     static const char *const lacks[] = {
@@ -2537,7 +2538,6 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_NO_KEY] = "beside a key for tokens",
         [NEED_TLS] = "without --tls-listen",
         [NEED_URL] = "without --webhook-url",
-        [NEED_HTTPS_URL] = "without --webhook-url of https",
         [NEED_PASSWORD] = "without --admin-password-file",
     };
     return has[need] ? NULL : lacks[need];
@@ -2552,6 +2552,8 @@ static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
     if (len <= sizeof prefix - 1 || len >= 64 || strncmp(variable, prefix, sizeof prefix - 1))
         return false;
     snprintf(name, 64, "%.*s", (int)len, variable);
+    strcpy(meant, "--config");
+    if (!strcmp(name, "PRESENCE_CONFIG")) return true; /* a file is named on the command line */
     int best = MISTAKES_MAX + 1;
     for (size_t i = 0; i < OPTION_COUNT_ALL && best; i++) {
         char known[64];
@@ -4277,18 +4279,20 @@ static struct {
 static void store_faulted(int number, siginfo_t *info, void *context)
 {
     (void)context;
+    static atomic_flag told = ATOMIC_FLAG_INIT;
     MDB_env *env = atomic_load(&store_held.env);
+    while (atomic_flag_test_and_set(&told)) pause(); /* another thread says it and ends us all */
     if (info->si_code > 0) /* else somebody has sent it */
         last_words(env && lmdb_has_address(env, info->si_addr) ? store_held.overwritten
                                                                 : store_held.fault);
-    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+    signal(number, SIG_DFL);
+    raise(number); /* to its usual end, when this returns */
 }
 
 /* Has the handler above called for the store in that directory. */
 static void store_guard(const char *dir)
 {
-    struct sigaction action = {.sa_sigaction = store_faulted,
-                               .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    struct sigaction action = {.sa_sigaction = store_faulted, .sa_flags = SA_SIGINFO};
     snprintf(store_held.overwritten, sizeof store_held.overwritten,
              "presence: %s/data.mdb or lock.mdb was cut short or overwritten while it was in use;"
              " restore a backup\n", dir);
@@ -4382,12 +4386,25 @@ static int store_begin(struct store *st, MDB_txn **txn)
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
 }
 
+/* Locks the data file itself, too: presence.lock may have been taken for a left-over and removed
+ * under the server that holds it. EWOULDBLOCK if another one has the file. */
+static int store_lock_data(struct store *st)
+{
+    int fd, rc = mdb_env_get_fd(st->env, &fd);
+    return rc || !flock(fd, LOCK_EX | LOCK_NB) ? rc : errno;
+}
+
 /* Maps the data file, which must have passed the check, and opens the databases. */
 static int store_map(struct store *st)
 {
     MDB_txn *txn;
     int rc = store_map_path(st, st->dir, 0);
     if (rc) return rc;
+    rc = store_lock_data(st);
+    if (rc) {
+        store_unmap(st);
+        return rc;
+    }
     mdb_reader_check(st->env, NULL);
     rc = store_begin(st, &txn);
     if (!rc) {
@@ -5755,6 +5772,9 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     }
     if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
+    if (rc == EWOULDBLOCK)
+        return store_refuse(why, "%s is in use by another process, under which presence.lock was"
+                                 " removed; stop it or choose another --data", path);
     if (!rc) rc = store_begin(st, &txn);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     bool ok = store_read_schema(st, txn, &schema, why);
@@ -6676,8 +6696,9 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
 
 /* ==== 12. Addresses ==========================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
- * the door, upgrades in the last second, passwords that were wrong. Keys are what address_group
- * makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out of it.
+ * the door and what they hold, upgrades in the last second, passwords that were wrong. Keys are
+ * what address_group makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out
+ * of it.
  *
  * An entry with connections or pending stays. One that only waits for time to pass is on a list and
  * goes by itself (address_sweep). Of either list the table keeps ADDRESS_RESTING_MAX, the latest:
@@ -6990,7 +7011,8 @@ enum {
     LOGIN_STEPS_LATER = 4,
     LOGIN_FIRST_MS = 1000,   /* from being told to the place */
     LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
-    LOGIN_KEEP_MS = 60000,   /* after it: in if nobody else waits */
+    LOGIN_KEEP_MS = 60000,   /* after it: in if fewer than these wait, else told LOGIN_FIRST_MS */
+    LOGIN_LATE_MAX = 2,
 };
 
 enum login_turn {
@@ -7037,13 +7059,15 @@ static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t 
     return found;
 }
 
-/* Gives an address the first place that is free, not before `least` ms; how long until then. */
+/* Gives an address the first place that is free, not before `least` ms; how long until then. One
+ * that comes late for a place it had need not find a free one. */
 static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
-                           int64_t now, int64_t least)
+                           bool late, int64_t now, int64_t least)
 {
     int64_t step = 2 * queue->took, wait = least;
     if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
     if (guessed) step *= LOGIN_STEPS_LATER;
+    if (late) step = 0;
     if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
     struct login_place *places = queue->places[guessed];
     for (int i = 0; i < queue->count[guessed]; i++) {
@@ -7074,8 +7098,8 @@ static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16
     }
     if (kind >= 0) login_leave(queue, kind, i);
     if (idle) return LOGIN_NOW;
-    if (on_time || (due && !queue->waiting)) return LOGIN_NEXT;
-    *wait = login_place(queue, key, guessed, now, blocked);
+    if (on_time || (due && queue->waiting < LOGIN_LATE_MAX)) return LOGIN_NEXT;
+    *wait = login_place(queue, key, guessed, due, now, blocked);
     return LOGIN_LATER;
 }
 
@@ -7239,7 +7263,8 @@ enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 struct presence {
     int64_t grace, threshold;        /* ms */
     int64_t stood_still;             /* ms that presence_clock is behind mono */
-    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life */
+    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life;
+                                      * after the begin of a stop none does */
     struct directory directory;
     struct wheel wheel;              /* cached users, by presence_clock */
     struct wheel manuals;            /* what was set by hand and ends by itself */
@@ -7408,7 +7433,7 @@ static int64_t presence_clock(const struct presence *p, struct instant now)
 static void presence_resume(struct presence *p, struct instant now, int64_t gap)
 {
     p->stood_still += gap;
-    p->judge_at = now.mono + PAUSE_READ_MS;
+    if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
 }
 
 /* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
@@ -9403,6 +9428,8 @@ struct http_frame {
     size_t body;       /* Content-Length, or 0 */
     bool chunked;      /* the body is in chunks, and tells its length as it comes */
     bool expects;      /* Expect: 100-continue */
+    bool asterisk;     /* OPTIONS *: what it is about is no path, but the server */
+    char authority[ORIGIN_MAX]; /* of an absolute target, empty without one */
     enum error error;  /* what to refuse it with, or ERROR_NONE */
 };
 
@@ -9508,18 +9535,50 @@ static void http_frame_line(struct http_frame *frame, char *at, size_t len, size
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. One without authority or path is left alone, and refused behind
- * CivetWeb, which would look for the path in the query (RFC 3986 section 3.2). */
-static void http_strip_authority(char *at, size_t line)
+ * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path it
+ * is the root's. False for a target that is none: no host, or a user's name before it, which would
+ * make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left alone,
+ * and refused behind CivetWeb. */
+static bool http_take_authority(struct http_frame *frame, char *at, size_t line)
 {
-    char *target = memchr(at, ' ', line), *end = at + line;
-    if (!target || end - ++target < 8) return;
+    char *target = memchr(at, ' ', line), *end = at + line, host[ORIGIN_MAX];
+    int64_t port;
+    if (!target || end - ++target < 8) return true;
     size_t scheme = strncasecmp(target, "http://", 7) ? 8 : 7;
-    if (scheme == 8 && strncasecmp(target, "https://", 8)) return;
+    if (scheme == 8 && strncasecmp(target, "https://", 8)) return true;
     char *authority = target + scheme, *path = authority;
-    while (path < end && !strchr("/?# ", *path)) path++;
-    if (path == authority || path == end || *path != '/') return;
+    while (path < end && !strchr("/?# \r\n", *path)) path++;
+    size_t len = (size_t)(path - authority);
+    if (path == end || *path == '#' || len >= sizeof frame->authority) return false;
+    memcpy(frame->authority, authority, len);
+    if (!host_parse(frame->authority, host, &port)) return false;
+    if (*path != '/') *--path = '/';
     memset(target, ' ', (size_t)(path - target));
+    return true;
+}
+
+/* Methods that are known, if not to every path; of others there is nothing to say here. */
+static const char *const HTTP_METHODS[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS",
+                                           "PATCH"};
+
+/* Looks at the request line: CivetWeb does not know all methods, nor what to do with an asterisk.
+ * What is no request line is left to it. */
+static enum error http_frame_first(struct http_frame *frame, char *at, size_t line)
+{
+    size_t method = 0;
+    while (method < line && http_is_token(at[method])) method++;
+    if (!method || method + 1 >= line || at[method] != ' ') return ERROR_NONE;
+    bool known = false;
+    for (size_t i = 0; i < sizeof HTTP_METHODS / sizeof *HTTP_METHODS; i++)
+        known |= strlen(HTTP_METHODS[i]) == method && !memcmp(at, HTTP_METHODS[i], method);
+    const char *blank = memchr(at + method + 1, ' ', line - method - 1);
+    bool version = blank && (size_t)(at + line - blank) > 7 && !memcmp(blank + 1, "HTTP/1.", 7);
+    if (!known) return version ? ERROR_NOT_IMPLEMENTED : ERROR_NONE;
+    if (!version) return ERROR_NONE;
+    frame->asterisk = blank == at + method + 2 && at[method + 1] == '*' &&
+                      !memcmp(at, "OPTIONS", method);
+    if (frame->asterisk) at[method + 1] = '/';
+    return http_take_authority(frame, at, line) ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
 /* Reads how long the request at the front of the bytes is. Tabs in the head become blanks, which
@@ -9538,7 +9597,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     struct http_lengths seen = {0};
     int lines = 0;
     size_t from = (size_t)((char *)memchr(at, '\n', frame.head) - at) + 1; /* the request line */
-    http_strip_authority(at, from);
+    frame.error = http_frame_first(&frame, at, from);
     size_t first = from - (from > 1 && at[from - 2] == '\r' ? 2 : 1);
     bool old = first >= 8 && !memcmp(at + first - 8, "HTTP/1.0", 8);
     while (from < frame.head) {
@@ -9686,9 +9745,12 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
     return error;
 }
 
-/* What may take long to answer: lists, histories, a password. Beginnings of paths as sent, which
- * is how routes are found too. */
-static const char *const HTTP_COSTLY[] = {"/admin/", "/api/presence ", "/api/presence?"};
+/* What may take long to answer. Beginnings of paths as sent, which is how routes are found too. Not
+ * a login: one password is looked at a time, and who comes meanwhile is told so at once. */
+static const char *const HTTP_COSTLY[] = {
+    "/admin/users", "/admin/online-users", "/admin/history", "/admin/stats", "/api/presence ",
+    "/api/presence?",
+};
 
 /* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
 static struct span http_target(const char *at, size_t len)
@@ -9812,9 +9874,11 @@ static void http_write(struct buffer *out, const struct http_response *response,
 {
     const char *body = response->fixed.at ? response->fixed.at : response->body.at;
     size_t len = response->fixed.at ? response->fixed.len : response->body.len;
+    enum { HEAD_GUESS = 640 };
     time_t now = (time_t)(clock_wall_ms() / 1000);
     struct tm t;
     char date[40];
+    buffer_room(out, HEAD_GUESS + (head_only ? 0 : len)); /* once, not in steps */
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
@@ -12027,8 +12091,8 @@ struct listener {
     struct sockaddr_storage address; /* as bound */
 };
 
-/* Requests of one kind on their way to the workers. Those that can take long (lists, histories,
- * passwords) have a lane of their own, and never all workers: what is soon answered, /healthz say,
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
+ * have a lane of their own, and never all workers: what is soon answered, /healthz say,
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
 struct lane {
@@ -13967,6 +14031,7 @@ static void hub_stop(struct server *server, struct loop_call *call)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
@@ -14243,7 +14308,8 @@ static void hub_free(struct server *server)
  * deadline that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
  *
  * A pending connection belongs to the door except between seam_submit and pending_served, which
- * gives it back through the inbox. */
+ * gives it back through the inbox. What all of them hold of memory is counted where it changes
+ * (pending_hold), and has a bound; who would send a large body is looked at first (door_vet). */
 
 enum pending_phase {
     PENDING_HELLO,   /* some of a handshake's next records may be there */
@@ -14298,7 +14364,7 @@ struct pending {
     bool chunked;
     bool expects;               /* the client waits for a 100 before it sends the body */
     uint8_t vet;                /* enum pending_vet */
-    const char *listed;         /* its Origin, when it is one of --allow-origin; once head is known */
+    const char *listed;         /* its Origin, when one of --allow-origin; once head is known */
     struct buffer aside;        /* the request, while a worker looks at a copy of its head */
     size_t held;                /* bytes that are counted as this connection's */
     struct buffer out;          /* the answer */
@@ -14460,6 +14526,7 @@ static void pending_free(struct pending *p)
     buffer_free(&p->out);
     buffer_free(&p->aside);
     free(p->item.bytes);
+    free(p->item.authority);
     free(p);
 }
 
@@ -14467,7 +14534,8 @@ static void pending_free(struct pending *p)
 static void pending_forget_request(struct pending *p)
 {
     free(p->item.bytes);
-    p->item.bytes = NULL;
+    free(p->item.authority);
+    p->item.bytes = p->item.authority = NULL;
     p->item.len = p->item.size = p->item.used = 0;
 }
 
@@ -14672,6 +14740,9 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     p->scanned = item->len;
     p->head = frame.head;
     if (frame.head) p->listed = door_find_listed(server, p);
+    item->asterisk = frame.asterisk;
+    if (*frame.authority)
+        item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14691,7 +14762,7 @@ static bool door_read_chunks(struct server *server, struct pending *p, int64_t n
     return !error;
 }
 
-/* Gives a connection to the workers, when one has time: with a whole request, or the head of one. */
+/* Gives a connection to the workers, when one has time: with a whole request, or one's head. */
 static void door_make_ready(struct server *server, struct pending *p)
 {
     p->item.is_tls = p->wire.tls != NULL;
@@ -14703,7 +14774,7 @@ static void door_make_ready(struct server *server, struct pending *p)
     pending_queue_add(&server->door.lanes[p->lane].ready, p);
 }
 
-/* Has a worker look at the head of a request alone: a copy, since CivetWeb changes what it reads. */
+/* Has a worker look at the head of a request alone; a copy: CivetWeb changes what it reads. */
 static void door_vet(struct server *server, struct pending *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -14928,7 +14999,7 @@ static void door_expire(struct server *server, struct pending *p, int64_t now)
     else door_close(server, p);
 }
 
-/* Has a connection of the door's closed at the end of the turn: it may have an event in it still. */
+/* Has a connection of the door's closed at the end of the turn: an event of it may still come. */
 static void door_give_up(struct server *server, struct pending *p)
 {
     p->phase = PENDING_GONE;
@@ -14983,6 +15054,8 @@ static void pending_next_request(struct pending *p)
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
     p->listed = NULL;
+    free(item->authority);
+    item->authority = NULL;
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
@@ -16647,10 +16720,28 @@ static enum error api_admin(struct server *server, const struct http_request *re
                             struct http_response *response)
 {
     (void)server, (void)request;
-    buffer_text(&response->location, "/admin/");
+    buffer_text(&response->location, "admin/"); /* a proxy may have it behind a path of its own */
     response->status = 308;
     response->type = "text/plain";
     return ERROR_NONE;
+}
+
+enum { ASSET_TAG_MAX = 64 };
+
+/* Whether a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
+ * If-None-Match has it, weak or strong, or is `*`. */
+static bool request_knows(const struct seam_request *request, const char *tag)
+{
+    char weak[ASSET_TAG_MAX + 2];
+    snprintf(weak, sizeof weak, "W/%s", tag);
+    for (int i = 0; i < request->header_count; i++) {
+        const char *value = request->headers[i].value;
+        if (strcasecmp(request->headers[i].name, "If-None-Match")) continue;
+        if (header_has_exact(value, "*") || header_has_exact(value, tag) ||
+            header_has_exact(value, weak))
+            return true;
+    }
+    return false;
 }
 
 /* A bundled file, with its hash as ETag. At the root it is the demo where anyone may do everything,
@@ -16663,23 +16754,23 @@ static enum error api_asset(struct server *server, const struct http_request *re
         path = options_have_keys(&server->options) ? "/closed.html" : "/index.html";
     const struct asset *asset = asset_find(path);
     if (!asset) return ERROR_NOT_FOUND;
-    const char *match = NULL;
     bool gzip = false;
-    for (int i = 0; i < request->raw->header_count; i++) {
+    for (int i = 0; i < request->raw->header_count && asset->gzip; i++) {
         const struct seam_header *header = &request->raw->headers[i];
-        if (!strcasecmp(header->name, "If-None-Match")) match = header->value;
         if (!strcasecmp(header->name, "Accept-Encoding"))
             gzip |= header_has_token(header->value, "gzip");
     }
+    char tag[ASSET_TAG_MAX]; /* both forms have one: they are not the same bytes */
+    snprintf(tag, sizeof tag, "%.*s%s\"", (int)strlen(asset->etag) - 1, asset->etag,
+             gzip ? "-gzip" : "");
     response->cacheable = true;
     http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
                               "Content-Security-Policy: default-src 'self'; base-uri 'none';"
-                              " frame-ancestors 'none'\r\n", asset->etag);
+                              " frame-ancestors 'none'\r\n", tag);
     response->status = 304;
-    if (match && header_has_token(match, asset->etag)) return ERROR_NONE;
+    if (request_knows(request->raw, tag)) return ERROR_NONE;
     response->status = 200;
     response->type = asset->type;
-    gzip = gzip && asset->gzip;
     if (gzip) http_add_header(response, "Content-Encoding: gzip\r\n");
     response->fixed = gzip ? (struct span){(const char *)asset->gzip, asset->gzip_len}
                            : (struct span){(const char *)asset->data, asset->len};
@@ -17146,13 +17237,14 @@ static enum error route_find(struct http_request *request, struct http_response 
         const struct route *route = &ROUTES[i];
         if (!route_matches(route->pattern, path, &id)) continue;
         size_t len = strlen(allow);
+        bool reads = !strcmp(METHODS[route->method], "GET");
         snprintf(allow + len, sizeof request->allow - len, "%s%s", len ? ", " : "",
-                 route->method == METHOD_GET ? "GET, HEAD" : METHODS[route->method]);
+                 reads ? "GET, HEAD" : METHODS[route->method]);
         if (strcmp(METHODS[route->method], method)) continue;
-        if (route->method == METHOD_UPGRADE && request->head_only) continue;
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
+    if (!strcmp(path, "*")) strcpy(allow, "GET, HEAD, POST, PUT, DELETE, OPTIONS");
     if (!*allow && asset_find(path)) {
         strcpy(allow, "GET, HEAD");
         if (!strcmp(method, "GET")) *found = &asset_route;
@@ -17209,7 +17301,9 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
-    if (!request->wants_upgrade || strcmp(request->version, "1.1")) return ERROR_UPGRADE_REQUIRED;
+    bool get = !strcmp(request->method, "GET") && !strcmp(request->version, "1.1");
+    if (!request->wants_upgrade || !get)
+        return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Key", &value) != 1 || !ws_key_valid(value))
@@ -17269,8 +17363,8 @@ static bool upgrade_offers_ours(const struct seam_request *raw)
 }
 
 /* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
- * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node neither;
- * and not too many are, whom no other limit holds. Takes a place among these if so. */
+ * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
+ * neither; and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
     const char *origin;
@@ -17540,7 +17634,8 @@ static void seam_finished(void *context, struct seam_item *item)
         p->adoption = NULL;
     }
     bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
-    if (!p->out.len && !p->adoption && !quiet) seam_error(context, item, 400, "CivetWeb had no answer");
+    if (!p->out.len && !p->adoption && !quiet)
+        seam_error(context, item, 400, "CivetWeb had no answer");
     pending_served(server, p);
 }
 
@@ -18263,22 +18358,43 @@ static int command_mint(const struct options *options, const char *user)
     return good ? 0 : fail(2, "%s", err);
 }
 
+/* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
+static struct termios terminal_before;
+
+/* Handler of what ends --hash-password: the terminal shows again what is typed. */
+static void terminal_restore(int number)
+{
+    tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
+    raise(number); /* SA_RESETHAND: to its usual end, when this returns */
+}
+
+/* Has the terminal not show what is typed, until terminal_restore or the caller undoes it. */
+static void terminal_hide(void)
+{
+    struct sigaction action = {.sa_handler = terminal_restore, .sa_flags = SA_RESETHAND};
+    struct termios hidden = terminal_before;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    sigaction(SIGQUIT, &action, NULL);
+    hidden.c_lflag &= ~(tcflag_t)ECHO;
+    tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+}
+
 /* Runs --hash-password: one line of stdin, which a terminal does not show. */
 static int command_hash_password(void)
 {
-    struct termios old, hidden;
     char line[PASSWORD_MAX + 2] = "";
-    bool typed = !tcgetattr(STDIN_FILENO, &old);
+    bool typed = !tcgetattr(STDIN_FILENO, &terminal_before);
     if (typed) {
-        hidden = old;
-        hidden.c_lflag &= ~(tcflag_t)ECHO;
         fputs("Password: ", stderr);
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
+        terminal_hide();
     }
     size_t len = 0;
     for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
     if (typed) {
-        tcsetattr(STDIN_FILENO, TCSAFLUSH, &old);
+        tcsetattr(STDIN_FILENO, TCSAFLUSH, &terminal_before);
         fputc('\n', stderr);
     }
     if (len && line[len - 1] == '\r') len--;

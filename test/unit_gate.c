@@ -226,7 +226,7 @@ static void origins_of_other_schemes_stay_whole(void **state)
     static const char some[] = "abzAZ09+-._~:/@ %,?#[]\\*\"\x01\x7f\xc3";
     srand(6);
     int good = 0;
-    for (int round = 0; round < 200000; round++) {
+    for (int round = 0; round < 50000; round++) {
         char text[400] = "ap", out[ORIGIN_MAX];
         size_t n = strlen(text);
         for (int i = rand() % 4; i; i--)
@@ -248,7 +248,7 @@ static void origins_of_other_schemes_stay_whole(void **state)
         }
         free(copy);
     }
-    assert_true(good > 1000);
+    assert_true(good > 300);
 }
 
 static void forwarded_schemes_are_read(void **state)
@@ -396,7 +396,7 @@ static void login_rounds(unsigned seed)
 static void logins_have_their_turn(void **state)
 {
     (void)state;
-    for (unsigned seed = 1; seed <= 60; seed++) login_rounds(seed);
+    for (unsigned seed = 1; seed <= 20; seed++) login_rounds(seed);
 }
 
 /* However many guessers wait who are known, one who is not waits for none of them. */
@@ -579,8 +579,9 @@ static void hosts_that_are_local(void **state)
         {"", false},                  {":9000", false},
         {"evil.test", false},         {"localhost.evil.test", false},
         {"evillocalhost", false},     {"localhost.com", false},
-        {"localhost.", false},        {"localhost.:80", false},
-        {"app.localhost.", false},    {".localhost", false},
+        {"localhost.", true},         {"localhost.:80", true},
+        {"app.localhost.", true},     {".localhost", false},
+        {"localhost..", false},       {".localhost.", false},
         {"localhos", false},          {"xlocalhost", false},
         {"localhost:", false},        {"localhost:65536", false},
         {"localhost:80.evil.test", false}, {"localhost:80:80", false},

@@ -163,25 +163,63 @@ static void seam_connection_closed(const struct mg_connection *constant)
 	seam_worker.seam->ops.finished(seam_worker.seam->context, item);
 }
 
+/* Whether one of the header lines of a name has an element, whatever the case: they are one list
+ * (RFC 9110 section 5.3). CivetWeb looks at the first line, and for the letters anywhere in it. */
+static int seam_list_has(const struct mg_request_info *ri, const char *name, const char *element)
+{
+	size_t wanted = strlen(element);
+	for (int i = 0; i < ri->num_headers; i++) {
+		const char *at = ri->http_headers[i].value;
+		if (mg_strcasecmp(ri->http_headers[i].name, name)) continue;
+		while (*(at += strspn(at, " \t,"))) {
+			size_t len = strcspn(at, ","), used = len;
+			while (used && (at[used - 1] == ' ' || at[used - 1] == '\t')) used--;
+			if (used == wanted && !mg_strncasecmp(at, element, used)) return 1;
+			at += len;
+		}
+	}
+	return 0;
+}
+
+/* Copies the headers; where something else stands for the Host that is its value, and 1.0, which
+ * need not send one, has it added. Returns how many there are. */
+static int seam_take_headers(const struct mg_request_info *ri, const char *host,
+                             struct seam_header headers[MG_MAX_HEADERS + 1])
+{
+	int count = 0, found = 0;
+	for (int i = 0; i < ri->num_headers; i++) {
+		struct seam_header header = {ri->http_headers[i].name, ri->http_headers[i].value};
+		if (host && !mg_strcasecmp(header.name, "Host")) {
+			header.value = host;
+			found = 1;
+		}
+		headers[count++] = header;
+	}
+	if (host && !found && !strcmp(ri->http_version, "1.0"))
+		headers[count++] = (struct seam_header){"Host", host};
+	return count;
+}
+
 /* A parsed request, before CivetWeb does anything with it. */
 static int seam_begin_request(struct mg_connection *conn)
 {
 	const struct mg_request_info *ri = &conn->request_info;
 	_Static_assert(SEAM_HEADERS_MAX == MG_MAX_HEADERS, "what the door lets through is all seen");
-	struct seam_header headers[MG_MAX_HEADERS];
+	struct seam_header headers[MG_MAX_HEADERS + 1];
+	int upgrades = seam_list_has(ri, "Connection", "upgrade") &&
+	               seam_list_has(ri, "Upgrade", "websocket");
+	conn->protocol_type = upgrades ? PROTOCOL_TYPE_WEBSOCKET : PROTOCOL_TYPE_HTTP1;
 	struct seam_request request = {
 	    .method = ri->request_method,
-	    .target = ri->local_uri_raw,
+	    .target = seam_worker.item->asterisk ? "*" : ri->local_uri_raw,
 	    .query = ri->query_string,
 	    .version = ri->http_version,
 	    .headers = headers,
-	    .header_count = ri->num_headers,
-	    .wants_upgrade = conn->protocol_type == PROTOCOL_TYPE_WEBSOCKET,
+	    .header_count = seam_take_headers(ri, seam_worker.item->authority, headers),
+	    .wants_upgrade = upgrades,
 	    .body = conn->buf + conn->request_len,
 	    .body_len = (size_t)(conn->data_len - conn->request_len),
 	};
-	for (int i = 0; i < ri->num_headers; i++)
-		headers[i] = (struct seam_header){ri->http_headers[i].name, ri->http_headers[i].value};
 	if (ri->local_uri_raw != ri->request_uri) { /* see seam_request.target */
 		seam_worker.seam->ops.error(seam_worker.seam->context, seam_worker.item, 400,
 		                            "an absolute target without a path");

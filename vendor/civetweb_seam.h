@@ -22,6 +22,8 @@ struct seam_item {
 	size_t used;   /* bytes of this request, head and body */
 	int is_tls;    /* came over TLS */
 	int upgraded;  /* out: CivetWeb has answered 101 */
+	int asterisk;  /* the target is an asterisk; a slash stands in its place */
+	char *authority; /* what stands for the Host, or NULL; the caller's */
 	struct sockaddr_storage peer;
 };
 
@@ -35,13 +37,15 @@ struct seam_header {
 /* A parsed request. All strings live in the item's bytes, NUL-terminated, until ops.finished. */
 struct seam_request {
 	const char *method;
-	const char *target;       /* path as sent: nothing decoded, no dot segments removed; requests with
-	                           * scheme and authority before it are refused */
+	const char *target;       /* path as sent: nothing decoded, no dot segments removed; or an
+	                           * asterisk. Requests with scheme and authority before it are refused:
+	                           * the caller takes them off, see seam_item.authority */
 	const char *query;        /* behind the '?', or NULL */
 	const char *version;      /* "1.0" or "1.1" */
 	const struct seam_header *headers;
 	int header_count;
-	int wants_upgrade;        /* Connection: Upgrade and Upgrade: websocket are both there */
+	int wants_upgrade;        /* Connection: Upgrade and Upgrade: websocket are both there, in whatever
+	                           * line of these names */
 	const char *body;
 	size_t body_len;
 	const char *subprotocol;  /* in/out: set it to a string that outlives the call to have it echoed */

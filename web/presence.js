@@ -5,8 +5,8 @@
  *     presenceService.startPresence('alice');        // after login
  *     presenceService.stopPresence();                // at logout
  *
- * The states: idle; connecting, the first try; connected, the server said hello; reconnecting, waits
- * for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
+ * The states: idle; connecting, the first try; connected, the server said hello; reconnecting,
+ * waits for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
  * stopPresence(), 4403 or giveUp.
  *
  * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
@@ -46,7 +46,7 @@ const DEFAULTS = {
     setTimeout: (work, ms) => setTimeout(work, ms),
     clearTimeout: (id) => clearTimeout(id),
   },
-  random: () => Math.random(),
+  random: Math.random,
   window: null,
   document: null,
 };
@@ -54,7 +54,7 @@ const DEFAULTS = {
 const STATUSES = ['online', 'away', 'busy'];
 /** What options are whose default does not tell. */
 const KINDS = { getToken: 'function', WebSocket: 'function', heartbeatInterval: 'number' };
-const JITTER = 0.1; /* the part of a delay that is added at random, at most */
+const JITTER = 0.1; /* the part of a delay that is added at random */
 const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
 const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
 const STATUS_PAUSE = 250; /* ms between two changes of status */
@@ -106,7 +106,7 @@ const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
   }
 });
 
-/** What was thrown, in words, whatever it is; nothing here may throw. */
+/** What was thrown, in words. Never throws. */
 function words(thrown, member = 'message', other = thrown) {
   try {
     return String(thrown?.[member] ?? other);
@@ -224,8 +224,8 @@ export class PresenceService extends Target {
   #sentAt = -Infinity;
   /** @type {string | null} */ #manual = null; /* the manual status that is still to be sent */
   /** Who is watched: by id the user as known, the watches, whether the server follows this user for
-   *  this connection (or was asked to), the error if it will not, which watches were told that, and
-   *  how many it may be asked for at most in one message with this one.
+   *  this connection (or was asked to), the error if it will not, which watches were told that, how
+   *  many it may be asked for at most in one message with this one, and what the id takes in it.
    *  @type {Map<string, any>} */
   #watched = new Map();
   #sight = {}; /* another one at each start: what one user saw is not told to the next */
@@ -234,10 +234,10 @@ export class PresenceService extends Target {
   #most = Infinity; /* users that it follows */
   #gap = 0; /* ms that a message costs of the server's pace */
   #burst = 0; /* ms of it that may be used at once */
-  #care = 1; /* the part of both that is used, as a divisor; doubled when it was too much */
+  #care = 1; /* the part of both that is used, as a divisor */
   #paced = -Infinity; /* when all that was sent is paid for */
   #askedAt = 0;
-  /** @type {Set<string> | null} */ #asked = null; /* those of the watch that is not yet answered */
+  /** @type {Set<string> | null} */ #asked = null; /* those of the watch not yet answered */
   /** @type {Snapshot | null} */ #snapshot = null;
 
   constructor(options = {}) {
@@ -256,7 +256,7 @@ export class PresenceService extends Target {
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError('presence: no WebSocket here, as before Node 22: use the option WebSocket');
+      throw new TypeError('presence: no WebSocket here (before Node 22): use the option WebSocket');
     }
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
@@ -337,7 +337,7 @@ export class PresenceService extends Target {
     for (const id of all) {
       const entry = this.#watched.get(id) ?? {
         user: null, watches: new Set(), followed: false, error: null, told: new Map(),
-        most: Infinity,
+        most: Infinity, bytes: bytesOf(JSON.stringify(id)) + 1,
       };
       this.#watched.set(id, entry);
       entry.watches.add(watch);
@@ -368,7 +368,7 @@ export class PresenceService extends Target {
 
   // ---- Steps ----
 
-  /** Runs a step, or has it run behind the one under way; then tells what there is to tell. */
+  /** Runs a step, or has it run behind the one under way; then tells. */
   #step(work) {
     this.#steps.push(work);
     if (this.#busy) return;
@@ -463,7 +463,7 @@ export class PresenceService extends Target {
     if (type === 'presence') this.#know(users);
     if (type === 'snapshot') {
       this.#know(users);
-      if (more === true) return; // a long one comes in parts: the last ends it
+      if (more === true) return; // a part of a long one
       this.#answeredWatch();
       this.#follow();
     }
@@ -493,6 +493,8 @@ export class PresenceService extends Target {
     this.#sendManual();
     this.#follow();
   }
+
+  get #room() { return this.#message - WATCH_HEAD; } /* for ids in a message */
 
   #limits({ max_message: bytes, max_messages_per_second: rate, max_watch: users }) {
     const messages = numberOf(rate, 0, RATE) / this.#care;
@@ -547,8 +549,8 @@ export class PresenceService extends Target {
     if (told) this.#emit(...told);
   }
 
-  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of that,
-   *  if any. `now`: at once. `was`: a connection has ended, not a try. */
+  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of
+   *  that, if any. `now`: at once. `was`: a connection has ended, not a try. */
   #later({ code, reason }, now, was) {
     const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const maxAttempts = this.#options.maxReconnectAttempts;
@@ -557,7 +559,6 @@ export class PresenceService extends Target {
     const doubled = reconnectDelay * 2 ** Math.min(this.#attempt - 1, 30);
     const asked = code === CLOSE_RESTART ? retryAfter(reason) : null;
     let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
-    // all who are connected lose their lines together when a server dies
     if (was && code === CLOSE_BROKEN && this.#spread) {
       delay += Math.min(this.#spread, RETRY_MAX) * this.#random();
     }
@@ -618,7 +619,7 @@ export class PresenceService extends Target {
     try {
       socket.onopen = socket.onmessage = socket.onclose = null;
       socket.onerror = () => {}; // closing one that is still connecting is an error to some
-    } catch { /* it is not heard in any case */ }
+    } catch { /* #try says it too */ }
     try {
       if (!(socket.readyState >= 2)) socket.close(code, reason);
     } catch (error) {
@@ -642,21 +643,23 @@ export class PresenceService extends Target {
     if (connected && (this.#asked || this.#timers.has('watch'))) return;
     /** @type {string[]} */ const gone = [];
     /** @type {string[]} */ const wanted = [];
+    /** @type {string[]} */ const long = [];
     let room = this.#most;
-    for (const [id, { watches, followed, error }] of this.#watched) {
+    for (const [id, { watches, followed, error, bytes }] of this.#watched) {
       if (followed) room--;
-      if (watches.size && !followed && !error) wanted.push(id);
+      if (watches.size && !followed && !error) (bytes > this.#room ? long : wanted).push(id);
       if (!watches.size && followed) gone.push(id);
       if (!watches.size && !followed) this.#watched.delete(id);
     }
     const leaving = gone.length > 0;
-    if (!connected || gone.length + wanted.length === 0) return;
-    if (!leaving) this.#denyAll(wanted.splice(Math.max(room, 0)), 'too_many_watched', this.#most);
-    const users = this.#fitting(leaving ? gone : wanted, leaving);
-    if (users.size === 0) { // all of these are refused
-      this.#plan();
-      return;
+    if (!connected) return;
+    if (!leaving) this.#denyAll(long, 'message_too_large', this.#message);
+    if (!leaving && room <= 0) { // why those are that it refused before, the server says
+      const fresh = wanted.filter((id) => this.#watched.get(id).most === Infinity);
+      this.#denyAll(fresh, 'too_many_watched', this.#most);
     }
+    const users = this.#fitting(leaving ? gone : wanted, room > 0 ? room : Infinity, leaving);
+    if (users.size === 0) return;
     if (!this.#pay(1 + users.size / WATCH_COST, 'watch', () => this.#follow())) return;
     for (const id of users) {
       if (leaving) this.#watched.delete(id);
@@ -676,27 +679,22 @@ export class PresenceService extends Target {
     this.#plan();
   }
 
-  /** As many of these users as a message takes, all of those that are asked for with the fewest
-   *  others; not `leaving`, whom none takes is refused. */
-  #fitting(ids, leaving) {
-    const room = this.#message - WATCH_HEAD;
-    const few = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity; /* by the pace */
+  /** As many of these users as a message and the server take; not `leaving`, of those that may be
+   *  asked for with most others. */
+  #fitting(ids, room, leaving) {
+    const pace = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity;
+    const few = Math.min(pace, leaving ? pace : room);
     const users = new Set();
-    const long = [];
-    let bytes = 0;
-    let most = 0;
-    for (const id of leaving ? [] : ids) most = Math.max(most, this.#watched.get(id).most);
-    for (const id of ids) {
-      const own = bytesOf(JSON.stringify(id)) + 1;
-      if (own > room) long.push(id);
-      else if (leaving || this.#watched.get(id).most === most) {
-        bytes += own;
-        if (users.size && bytes > Math.min(WATCH_BYTES, room) / this.#care) break;
-        if (users.size >= (leaving ? few : Math.min(most, few))) break;
-        users.add(id);
-      }
+    const of = (id) => this.#watched.get(id);
+    const able = ids.filter((id) => !of(id).error);
+    const most = able.reduce((found, id) => Math.max(found, leaving ? Infinity : of(id).most), 0);
+    let left = Math.min(WATCH_BYTES, this.#room) / this.#care;
+    for (const id of able) {
+      if (!leaving && of(id).most !== most) continue;
+      left -= of(id).bytes;
+      if (users.size && (left < 0 || users.size >= Math.min(most, few))) break;
+      users.add(id);
     }
-    this.#denyAll(long, 'message_too_large', this.#message);
     return users;
   }
 
@@ -713,7 +711,7 @@ export class PresenceService extends Target {
     if (news) this.#error(code, message);
   }
 
-  /** The answer to the watch that was sent: the server has counted it by now, perhaps only now. */
+  /** A watch is answered: the server has counted it by now, perhaps only now. */
   #answeredWatch() {
     if (this.#asked) this.#paced += this.#now() - this.#askedAt;
     this.#asked = null;
@@ -770,7 +768,7 @@ export class PresenceService extends Target {
     this.#tell(entry.watches, 'callback', entry.user);
   }
 
-  /** Calls watches back, behind what is under way, unless another user's presence has begun then. */
+  /** Calls watches back, behind what is under way, unless another user has begun meanwhile. */
   #tell(watches, name, detail) {
     const sight = this.#sight;
     for (const watch of watches) {
@@ -911,7 +909,7 @@ export class PresenceService extends Target {
     return this.#idle && this.#chosen === 'online' ? 'away' : this.#chosen;
   }
 
-  /** Tells the server the status when it has another one, not too often unless it is `urgent`. */
+  /** Tells the server the status if it has another; not too often, unless `urgent`. */
   #sendStatus(urgent = false) {
     const status = this.#status();
     const now = this.#now();
@@ -927,7 +925,7 @@ export class PresenceService extends Target {
     this.#send(JSON.stringify({ type: 'status', status }));
   }
 
-  /** Sends the manual status that is wanted, once; not too often either. */
+  /** Sends the manual status, once; not too often either. */
   #sendManual(urgent = false) {
     const text = this.#manual;
     const again = () => this.#sendManual();
@@ -1005,7 +1003,7 @@ export class PresenceService extends Target {
     return (this.#latest = this.#read('now'));
   }
 
-  /** The clock that was given is no good: takes our own. */
+  /** Takes our own clock from now on. */
   #ownClock(error) {
     const { now } = DEFAULTS.clock;
     const ahead = this.#latest - now();

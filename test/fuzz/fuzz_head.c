@@ -15,7 +15,8 @@ static void fuzz_request(const uint8_t *data, size_t len, size_t cut)
         struct http_frame second = http_frame_read(part, len, cut, MAX_HEAD, MAX_BODY);
         if (second.head != once.head || second.body != once.body) abort();
         if (second.error != once.error || second.expects != once.expects) abort();
-        if (second.chunked != once.chunked) abort();
+        if (second.chunked != once.chunked || second.asterisk != once.asterisk) abort();
+        if (strcmp(second.authority, once.authority)) abort();
     } else if (first.head && !first.error) {
         if (first.head != once.head || first.body != once.body || once.error) abort();
         if (first.chunked != once.chunked) abort();

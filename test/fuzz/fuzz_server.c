@@ -196,8 +196,10 @@ static void fs_connect(struct fs_slot *slot, const char *address, bool small)
     slot->fd = socket(to.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (small) setsockopt(slot->fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
     setsockopt(slot->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (slot->fd < 0 || connect(slot->fd, (struct sockaddr *)&to, len))
-        fs_found("cannot connect: %s", strerror(errno));
+    if (slot->fd < 0) fs_found("no socket: %s", strerror(errno));
+    int error = connect(slot->fd, (struct sockaddr *)&to, len) ? errno : 0;
+    if (error == EINTR && fs_poll(slot->fd, POLLOUT, FS_PATIENCE_MS)) error = 0; /* an alarm */
+    if (error) fs_found("cannot connect: %s", strerror(error));
 }
 
 /* Shakes hands. One in which nothing is changed must succeed. */
@@ -314,7 +316,7 @@ static int fs_head(struct buffer *in, int64_t *length)
     char *head = mem_copy_text(in->at, (size_t)(end - in->at) + 4);
     const char *found = strcasestr(head, "\r\nContent-Length: ");
     int status = atoi(head + strlen("HTTP/1.1 "));
-    if (strncmp(head, "HTTP/1.1 ", 9) || status < 100) fs_found("an answer begins %.40s", head);
+    if (strncmp(head, "HTTP/1.1 ", 9) || status < 100) fs_found("an answer begins %.300s", head);
     *length = found ? atoll(found + strlen("\r\nContent-Length: ")) : 0;
     free(head);
     buffer_drop(in, (size_t)(end - in->at) + 4);
@@ -352,7 +354,8 @@ static struct json_value fs_json(void)
 {
     struct json_value value;
     struct span text = {fs.control.in.at, fs.control.in.len};
-    if (!json_parse(text, JSON_DEPTH_MAX, &value)) fs_found("no JSON: %.*s", (int)text.len, text.at);
+    if (!json_parse(text, JSON_DEPTH_MAX, &value))
+        fs_found("no JSON: %.*s", (int)text.len, text.at);
     return value;
 }
 
@@ -569,7 +572,8 @@ static void fs_start(void)
     static const char *const places[] = {"/dev/shm", "/tmp"};
     atomic_store(&fs.status, -1);
     snprintf(fs.witness_id, sizeof fs.witness_id, "witness-%d", (int)getpid());
-    snprintf(fs.dir, sizeof fs.dir, "%s/presence-fuzz-XXXXXX", places[access(places[0], W_OK) != 0]);
+    snprintf(fs.dir, sizeof fs.dir, "%s/presence-fuzz-XXXXXX",
+             places[access(places[0], W_OK) != 0]);
     if (!mkdtemp(fs.dir)) abort();
     fs_free_port(fs.port, sizeof fs.port);
     fs_free_port(fs.tls_port, sizeof fs.tls_port);
@@ -625,7 +629,12 @@ static bool fs_await_pong(struct fs_slot *slot)
         size_t n = fs_frame_read(&slot->in, &opcode, &text);
         if (!n && !fs_read(slot, FS_PATIENCE_MS) && fs_now() >= end)
             fs_found("a connection in order is silent");
-        if (n && opcode == 8) slot->clean = false;
+        if (n && opcode == 8) {
+            slot->clean = false;
+            if (text.len >= 2 && (uint8_t)text.at[0] << 8 == (CLOSE_PROTOCOL & 0xff00) &&
+                (uint8_t)text.at[1] == (CLOSE_PROTOCOL & 0xff))
+                fs_found("good frames are called bad: %.*s", (int)text.len - 2, text.at + 2);
+        }
         pong = n && opcode == 1 && text.len == 4 && !memcmp(text.at, "pong", 4);
         if (n) buffer_drop(&slot->in, n);
     }
@@ -1064,6 +1073,7 @@ static const char *const FS_LINES[] = {
     "F0 80 ng\"}", "F0 89 hi", "F0 8a hi", "F0 88 \\x03\\xe8bye", "F0 88 \\x03\\xe9", "F0 88 ",
     "F0 88 \\x03", "F0 82 bytes", "F0 c1 ping", "F0 83 x", "L0 81 85 00000000 hello",
     "L0 81 05 hello", "L0 81 fe 0005 hello", "L0 81 ff 0000000000010000 x", "L0 88 fd  x",
+    "L0 81 85 000000", "L0 89 80 0000", "L0 81 fe 0100", "L0 81 ff 000000000001000000",
     "Q0 GET /healthz", "Q0 GET /readyz", "Q0 HEAD /", "Q0 GET /metrics", "Q0 GET /presence.js",
     "Q0 GET /admin/stats", "Q0 GET /admin/online-users?limit=2", "Q0 GET /admin/users?q=a&limit=3",
     "Q0 GET /admin/users?sort=-last_seen", "Q0 GET /admin/users/a", "Q0 GET /api/presence/a",

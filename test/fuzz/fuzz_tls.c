@@ -193,7 +193,7 @@ static void fuzz_change(struct fuzz_tls *f, struct buffer *out, const uint8_t *a
     switch (op) {
     case 7: /* as it may be, in the clear */
     case 8:
-        size = op == 7 ? 1 + fuzz_take(f) % n : 1 + fuzz_take(f) % 5;
+        size = 1 + fuzz_take(f) % (op == 7 ? n : 5);
         if (!clear) size = n;
         for (size_t i = 0; i < n; i += size)
             fuzz_record(out, at[0], content + i, n - i < size ? n - i : size);

@@ -3,7 +3,7 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, sideBySide, start, passwordFile, hashPassword, tryLogin, login, get, connect, json, until, slow, request, tempDir } = require('./lib');
+const { test, sideBySide, start, passwordFile, hashPassword, tryLogin, login, get, connect, json, until, slow, heavy, request, tempDir } = require('./lib');
 
 const from = (n) => ({ localAddress: `127.0.0.${n}` });
 const retry = (answer) => Number(answer.headers['retry-after']);
@@ -66,9 +66,9 @@ sideBySide(() => {
     assert.equal((await checked(server, 'secret', from(200))).status, 200);
   });
 
-  test('the right password gets in among guessers from many addresses, when it comes as it was told', async (t) => {
+  test('the right password gets in among guessers from many addresses, when it comes as it was told', { timeout: 90000 * slow }, async (t) => {
     const file = path.join(tempDir(t), 'admin-password');
-    fs.writeFileSync(file, hashPassword('secret', 60000), { mode: 0o600 }); // takes a while: somebody is always at it
+    fs.writeFileSync(file, hashPassword('secret', heavy(60000, 10000)), { mode: 0o600 }); // takes a while: somebody is always at it
     const server = await start(t, { args: ['--admin-password-file', file] });
     let on = true;
     let guesses = 0;
@@ -85,11 +85,11 @@ sideBySide(() => {
     for (let n = 1; n <= 2; n++) {
       let answer = await tryLogin(server, 'secret', { localAddress: `127.0.2.${n}` });
       for (let tries = 0; answer.status === 429; tries++) {
-        if (tries) late.push(`${n}: ${answer.headers['retry-after']}`);
-        assert.ok(retry(answer) <= 20, `told ${retry(answer)} s`);
+        if (tries && retry(answer) > 2) late.push(`${n}: ${retry(answer)} s`); // who is late by seconds waits one more
+        assert.ok(retry(answer) <= 20 * slow, `told ${retry(answer)} s`);
         await new Promise((resolve) => setTimeout(resolve, retry(answer) * 1000)); // as it was told
         answer = await tryLogin(server, 'secret', { localAddress: `127.0.2.${n}` });
-        if (tries > 5) break;
+        if (tries > 20) break;
       }
       assert.equal(answer.status, 200, answer.text);
     }

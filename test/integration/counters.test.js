@@ -5,8 +5,9 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
-const { test, sideBySide, start, startSecure, startReceiver, connect, refusal, shake, tcp, rawConnect, upgrade, openEvents, heartbeat, get, del, request, until, tempDir,
-  tokenKey, bearer, passwordFile, tryLogin, OP, frame, slow } = require('./lib');
+const { describe } = require('node:test');
+const { test, start, startSecure, startReceiver, connect, refusal, shake, tcp, rawConnect, upgrade, openEvents, heartbeat, get, del, request, until, tempDir,
+  tokenKey, bearer, passwordFile, tryLogin, OP, frame, heavy, slow } = require('./lib');
 
 const SOURCE = fs.readFileSync(path.join(__dirname, '../../presence.c'), 'utf8');
 const TABLE = /#define COUNTER_TABLE\(X\)[^]*?\nstruct counters/.exec(SOURCE)[0];
@@ -71,10 +72,18 @@ const ROWS = [
     assert.equal((await raw.response()).status, 408);
     raw.destroy();
   }],
-  ['a connection that says nothing', { moves: { accepted: 1, request_timeouts: 1 }, args: ['--request-timeout', '100ms'] }, async (server) => {
+  ['a connection that says nothing', { moves: { accepted: 1, request_timeouts: 1 }, args: ['--request-timeout', `${300 * slow}ms`] }, async (server) => {
     const raw = await tcp(server);
     await until('its end', () => raw.ended);
     raw.destroy();
+  }],
+  ['a body more than the memory for requests holds', { moves: { accepted: 2, requests: 1, request_errors: 1, memory_refused: 1 }, args: ['--max-request-memory', '1m'],
+    allow: [/level=warn msg="requests are refused: all under way hold/] }, async (server) => {
+    const head = 'POST /api/presence HTTP/1.1\r\nHost: localhost\r\nContent-Length: 262144\r\n\r\n';
+    const held = [await tcp(server), await tcp(server)];
+    for (const raw of held) raw.write(head + ' '.repeat(250000));
+    assert.equal((await Promise.race(held.map((raw) => raw.response()))).status, 503);
+    for (const raw of held) raw.destroy();
   }],
   ['one connection more than may be pending', { moves: { accepted: 3, pending_displaced: 1 }, args: ['--max-pending-per-address', '2'] }, async (server) => {
     const all = [];
@@ -183,7 +192,7 @@ const ROWS = [
     stop: 'SIGKILL' }, async (server, { read }) => {
     for (let n = 0; (await read()).store_failures === 0; n++) await heartbeat(server, `${n}-${'x'.repeat(100)}`);
   }],
-  ['a log that nobody reads', { atLeast: { log_dropped: 1 }, password: true, wrap: ['bash', '-c', 'exec "$@" 2> >(head -n 2 >&2)', 'bash'] }, async (server, { read }) => {
+  ['a log that nobody reads', { atLeast: { log_dropped: 1 }, password: true, wrap: ['bash', '-c', 'exec "$@" 2> >(head -n 3 >&2)', 'bash'] }, async (server, { read }) => {
     for (let n = 0; (await read()).log_dropped === 0; n++) await tryLogin(server, 'wrong', { localAddress: `127.0.1.${n % 250}` });
   }],
   ['no descriptor is left', { atLeast: { accept_errors: 1 }, wrap: ['sh', '-c', 'ulimit -n 64; exec "$@"', 'sh'], allow: [/level=warn msg="cannot accept/] }, async (server, { read }) => {
@@ -205,7 +214,7 @@ test('every counter is moved by a row, or by a unit test', () => {
   assert.deepEqual([...moved].filter((field) => !COUNTERS.some((one) => one.field === field)), [], 'no counter has the name');
 });
 
-sideBySide(() => {
+describe('side by side', { concurrency: heavy(8, 3) }, () => {
   for (const [what, { moves, atLeast, any = [], args = [], key, password, tls, hook, allow = [], wrap, stop, exitCode }, act] of ROWS)
     test(`counted: ${what}`, async (t) => {
       const all = [...QUIET, ...args, '--metrics-listen', '127.0.0.1:0'];

@@ -7,33 +7,19 @@ const fs = require('node:fs');
 const path = require('node:path');
 const {
   test, start, run, binary, tempDir, cleanup, heartbeat, heartbeats, get, json, connect, putStatus,
-  settled, until, within, delay, heavy, slow,
+  settled, until, within, delay, heavy, slow, readers, SLOTS_AT, SLOT_SIZE,
 } = require('./lib');
-
-const HEAD = 128; // of lock.mdb; then a slot of 64 bytes for each reader
-const SLOT = 64;
-
-/** The readers in lock.mdb that have a transaction: { id, transaction }. */
-function readers(data) {
-  const bytes = fs.readFileSync(path.join(data, 'lock.mdb'));
-  const found = [];
-  for (let at = HEAD; at + 16 <= bytes.length; at += SLOT) {
-    const [transaction, id] = [bytes.readBigUInt64LE(at), bytes.readInt32LE(at + 8)];
-    if (id && transaction !== 0xffffffffffffffffn) found.push({ id, transaction });
-  }
-  return found;
-}
 
 /** Gives every slot of lock.mdb that is free to a reader of this id. */
 function fillSlots(data, id) {
   const fd = fs.openSync(path.join(data, 'lock.mdb'), 'r+');
   const bytes = fs.readFileSync(fd);
-  const count = Math.floor((bytes.length - HEAD) / SLOT);
+  const count = Math.floor((bytes.length - SLOTS_AT) / SLOT_SIZE);
   const slot = Buffer.alloc(16);
   slot.writeBigUInt64LE(1n);
   slot.writeInt32LE(id, 8);
   for (let i = 0; i < count; i++)
-    if (!bytes.readInt32LE(HEAD + i * SLOT + 8)) fs.writeSync(fd, slot, 0, 16, HEAD + i * SLOT);
+    if (!bytes.readInt32LE(SLOTS_AT + i * SLOT_SIZE + 8)) fs.writeSync(fd, slot, 0, 16, SLOTS_AT + i * SLOT_SIZE);
   const number = Buffer.alloc(4);
   number.writeUInt32LE(count);
   fs.writeSync(fd, number, 0, 4, 56);
@@ -118,6 +104,27 @@ test('/readyz and /metrics say that the store cannot be read, and for how long a
   await dump.ended;
   assert.equal((await get(server, '/readyz')).status, 200);
   assert.equal(await metric(server, 'store_oldest_reader_seconds'), 0);
+});
+
+test('a restore killed at any moment has restored all or nothing, and the next one works', async (t) => {
+  const server = await startFull(t);
+  const dump = path.join(tempDir(t), 'dump');
+  const text = (await run(['--dump', '--data', server.data])).stdout;
+  fs.writeFileSync(dump, text);
+  let whole = 0;
+  for (let i = 0; i < heavy(12, 6); i++) {
+    const data = path.join(tempDir(t), 'new');
+    const child = spawn(binary, ['--restore', dump, '--data', data], { stdio: 'ignore' });
+    const ended = new Promise((resolve) => child.once('exit', resolve));
+    await delay(Math.random() * 60 * slow);
+    child.kill(['SIGKILL', 'SIGTERM', 'SIGINT'][i % 3]);
+    await within(10000 * slow, 'its end', ended);
+    if (fs.existsSync(path.join(data, 'data.mdb'))) whole++;
+    else assert.equal((await run(['--restore', dump, '--data', data])).code, 0);
+    assert.equal((await run(['--dump', '--data', data])).stdout, text);
+    assert.ok(!fs.existsSync(path.join(data, 'data.mdb.new')));
+  }
+  t.diagnostic(`${whole} were there before`);
 });
 
 test('commands killed at any moment leave a whole store, no snapshot and no half file', async (t) => {

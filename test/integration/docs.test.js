@@ -116,7 +116,7 @@ const parses = (found, least) => [
 ];
 
 /** The files of web/ that applications name. */
-const FILES = ['/admin/', '/presence.js', '/presence.d.ts', '/use-presence-status.js'].map((at) => `GET ${at}`);
+const FILES = ['/admin/', '/presence.js', '/presence.d.ts', '/use-presence-status.js', '/use-presence-status.d.ts'].map((at) => `GET ${at}`);
 
 const CONSTANTS = {
   USER_ID_MAX: [/A user id is 1 to (\d+) bytes/, 1],
@@ -220,7 +220,7 @@ const CHECKS = {
 
   'every route is in presence-protocol.7 with its method': ({ source, protocol }) => differ(
     items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).map(([match]) => `${match[1]} ${match[2]}`),
-    routes(source),
+    [...routes(source), ...FILES],
   ),
 
   'every route is in the README with its method': ({ source, readme }) => differ(

@@ -201,7 +201,7 @@ test.anywhere('a wrong method is 405 with the right ones in Allow', async (t) =>
     assert.ok(!allow.includes(method), `${method} ${path}: Allow ${allow}`);
   }
   const head = await request(server, 'HEAD', '/ws/presence/a');
-  assert.deepEqual([head.status, head.headers.allow], [405, 'GET']);
+  assert.deepEqual([head.status, head.text, head.headers['sec-websocket-version']], [426, '', '13'], 'as GET (RFC 9110 section 9.3.2)');
 });
 
 test.anywhere('a batch answers in the order asked, each occurrence', async (t) => {

@@ -1,13 +1,15 @@
 'use strict';
 const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
 const { test, start, run, tempDir, connect, presence, slow } = require('./lib');
 
 test('S06 a second server on the same directory is refused and told which pid holds it', async (t) => {
   const data = tempDir(t);
   const first = await start(t, { data });
   const client = await connect(first, 'u');
-  for (const path of [data, `${data}/`, `${data}/../${data.split('/').pop()}`]) {
-    const second = await run(['--listen', '127.0.0.1:0', '--data', path]);
+  for (const dir of [data, `${data}/`, `${data}/../${data.split('/').pop()}`]) {
+    const second = await run(['--listen', '127.0.0.1:0', '--data', dir]);
     assert.deepEqual([second.code, second.signal], [1, null], second.stderr);
     assert.ok(second.ms < 2000 * slow, `${second.ms} ms`);
     assert.equal(second.stderr.trim().split('\n').length, 1, second.stderr);
@@ -16,6 +18,21 @@ test('S06 a second server on the same directory is refused and told which pid ho
   }
   await client.ping();
   assert.equal((await presence(first, 'u')).source, 'live');
+});
+
+test('S06 a presence.lock that was taken for a left-over and removed lets no second server in', async (t) => {
+  const data = tempDir(t);
+  const first = await start(t, { data, exitCode: 1, allow: [/presence\.lock was removed or replaced/, /^presence: the last changes/] });
+  await connect(first, 'u');
+  fs.rmSync(path.join(data, 'presence.lock'));
+  for (let i = 0; i < 2; i++) {
+    const second = await run(['--listen', '127.0.0.1:0', '--data', data]);
+    assert.equal(second.code, 1, second.stderr);
+    assert.match(second.stderr, /data\.mdb is in use by another process, under which presence\.lock was removed; stop it/);
+  }
+  assert.equal((await presence(first, 'u')).source, 'live');
+  await first.stop();
+  await start(t, { data });
 });
 
 test('S06 a lock left by kill -9 does not block the next start', async (t) => {

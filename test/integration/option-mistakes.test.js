@@ -49,6 +49,7 @@ sideBySide(() => {
     assert.deepEqual(lines.sort(), [['GARCE', 'GRACE'], ['JWT_SECRET_FILES', 'JWT_SECRET_FILE'], ['MAX_MESAGE', 'MAX_MESSAGE']].map(([name, meant]) =>
       `environment PRESENCE_${name} is no option, and has no effect; did you mean PRESENCE_${meant}?`));
     assert.deepEqual(await check([], { env: { PRESENCE_GRACE: '5s' } }), []);
+    assert.deepEqual(await check([], { env: { PRESENCE_CONFIG: '/etc/presence.conf' } }), ['environment PRESENCE_CONFIG is no option, and has no effect; did you mean --config?']);
   });
 
   test('an option without effect is told once, and the server starts', async (t) => {
@@ -70,7 +71,7 @@ sideBySide(() => {
       [['--webhook-timeout', '3s'], 'without --webhook-url', hook],
       [['--webhook-outbox', '300'], 'without --webhook-url', hook],
       [['--webhook-give-up', '3h'], 'without --webhook-url', hook],
-      [['--webhook-ca-file', cert], 'without --webhook-url of https', ['--webhook-url', 'https://127.0.0.1:9/', '--webhook-secret-file', secret]],
+      [['--webhook-ca-file', cert], 'without --webhook-url', hook],
       [['--admin-session', '1h'], 'without --admin-password-file', passwordFile(t, 'secret').args],
       [[...keys, '--insecure'], 'beside a key for tokens', null],
     ];

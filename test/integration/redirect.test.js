@@ -86,14 +86,15 @@ test('a hostile Host injects nothing', async (t) => {
   }
 });
 
-test('an absolute target does not choose the place', async (t) => {
+test('an absolute target names the host, Host does not (RFC 9112 section 3.2.2)', async (t) => {
   const server = await begin(t);
-  const raw = await tcp(server.redirect);
-  raw.write('GET http://evil.test/x HTTP/1.1\r\nHost: example.com\r\n\r\n');
-  const { status, headers } = await raw.head();
-  raw.destroy();
-  if (status === 308) assert.match(headers.location, new RegExp(`^https://example\\.com:${server.secure.port}/`));
-  else assert.equal(status, 400);
+  const rows = [['http://example.com/x?y', 'example.com', '/x?y'], ['http://example.com', 'example.com', '/'], ['HTTPS://EXAMPLE.com:81?y', 'example.com', '/?y']];
+  for (const [target, host, path] of rows) {
+    const { status, headers } = await ask(server, `GET ${target} HTTP/1.1\r\nHost: other.test\r\n\r\n`);
+    assert.deepEqual([status, headers.location], [308, `https://${host}:${server.secure.port}${path}`], target);
+  }
+  const answer = await ask(server, 'GET http://example.com@evil.test/ HTTP/1.1\r\nHost: example.com\r\n\r\n');
+  assert.deepEqual([answer.status, answer.headers.location], [400, undefined]);
 });
 
 test('the redirecting port has the deadlines and the manners of the others', async (t) => {

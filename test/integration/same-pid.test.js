@@ -5,7 +5,7 @@ const { spawn, execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
 const {
-  test, start, run, binary, tempDir, cleanup, killTree, proc, heartbeat, heartbeats, get, settled, until,
+  test, start, run, binary, tempDir, cleanup, killTree, proc, heartbeat, heartbeats, get, settled, until, readers, slow,
 } = require('./lib');
 
 const asPid1 = ['unshare', '--pid', '--fork', '--mount-proc', '--kill-child=KILL', '--'];
@@ -32,10 +32,11 @@ test('server and commands of two containers, all of them pid 1, share a store', 
   dump.stderr.on('data', (more) => { said += more; });
   const ended = new Promise((resolve) => dump.once('close', resolve));
   cleanup(t, () => killTree(dump.pid));
+  await until('its snapshot', () => readers(data).length, { within: 10000 * slow });
   await until('its age', async () => {
     await heartbeat(server, 'busy');
     return /^presence_store_oldest_reader_seconds [1-9]/m.test((await get(server, '/metrics')).text);
-  }, { every: 100, within: 20000 });
+  }, { every: 100, within: 20000 * slow });
   for (let i = 0; i < 5; i++) {
     const file = path.join(tempDir(t), 'data.mdb');
     for (const [what, result] of [

@@ -22,7 +22,7 @@ test('every signal is one of those that are tried here', () => {
 
 sideBySide(() => {
   test('signals that mean nothing to it change nothing', async (t) => {
-    const server = await start(t);
+    const server = await start(t, { args: ['--max-messages-per-second', '0'] });
     const client = await connect(server, 'u');
     for (const signal of IGNORED) {
       for (let i = 0; i < 3; i++) server.signal(signal);

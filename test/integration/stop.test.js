@@ -16,6 +16,7 @@ const {
   delay,
   stats,
   upgrade,
+  assertNeverLeft,
 } = require('./lib');
 
 const mayUnshare = process.getuid() === 0 ? false : 'needs root for a pid namespace';
@@ -108,6 +109,21 @@ test('a browser that comes while the server stops is told when to come back', as
   await stopped;
   assert.ok(told.length > 0, 'some were told');
   for (const ms of told) assert.ok(ms >= 500 && ms <= 2500, `${ms}`);
+});
+
+test('who is away for the grace time when the server stops is judged by the next one', async (t) => {
+  const data = tempDir(t);
+  const server = await start(t, { data, args: ['--grace', '500ms'] });
+  const silent = await rawConnect(server, 'silent'); // which holds the stop up for two seconds
+  const away = await connect(server, 'away');
+  await away.close(1001);
+  const stopped = server.stop({ deadline: 10000 * slow });
+  assert.equal(await silent.closeCode(), 1012);
+  await stopped;
+  const again = await start(t, { data });
+  assert.equal((await presence(again, 'away')).source, 'cached');
+  await connect(again, 'away');
+  await assertNeverLeft(again, 'away');
 });
 
 test('while stopping nobody new is let in', async (t) => {

@@ -76,6 +76,42 @@ sideBySide(() => {
       await server.stop();
     });
 
+  test('receivers that send whatever, without end: each request ends, nothing is delivered, nothing breaks', { timeout: 120000 * slow }, async (t) => {
+    const dir = tempDir(t);
+    const secret = path.join(dir, 'secret');
+    fs.writeFileSync(secret, '0123456789abcdef');
+    const authority = new Authority(dir);
+    const issued = authority.issue('127.0.0.1', { hosts: ['127.0.0.1'] });
+    let seed = 11;
+    const random = (n) => {
+      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+      return Math.floor((seed / 2 ** 32) * n);
+    };
+    const bytes = (n) => Buffer.from(Array.from({ length: n }, () => random(256)));
+    const record = () => Buffer.concat([Buffer.from([20 + random(5), 3, random(5), 0, 0]), bytes(random(40))]);
+    const pieces = {
+      records: () => { // with lengths that are right, and now and then not
+        const one = record();
+        one.writeUInt16BE(random(20) ? one.length - 5 : random(65536), 3);
+        return one;
+      },
+      bytes: () => bytes(1 + random(100)),
+      lines: () => Buffer.from(['HTTP/1.1 100 Continue\r\n\r\n', 'HTTP/1.1 102 x\r\n', 'X: y\r\n', '\r\n', '\n', 'HTTP/1.1 1', '03 \r\n'][random(7)]),
+      interim: () => Buffer.from(`HTTP/1.1 ${100 + random(2) * 3} x\r\n${'A: b\r\n'.repeat(random(4))}\r\n`),
+    };
+    for (const [scheme, kind, inside] of [['https', 'records'], ['https', 'bytes'], ['http', 'bytes'], ['http', 'lines'], ['http', 'interim'], ['https', 'lines', true], ['https', 'interim', true]]) {
+      const blob = Buffer.concat(Array.from({ length: 300 }, pieces[kind]));
+      const serve = (socket) => pour(socket, blob);
+      const receiver = inside ? secure(issued, serve) : net.createServer((socket) => (random(2) ? serve(socket) : socket.once('data', () => serve(socket))));
+      const args = await listening(t, scheme, receiver);
+      const server = await start(t, { args: [...args, ...TIMEOUT, '--webhook-ca-file', authority.file], allow: [FAILS] });
+      await heartbeat(server, 'alice');
+      await until(`${scheme} ${kind}: a failure`, async () => (await hook(server)).failures >= 1, { within: 15000 * slow });
+      assert.equal((await hook(server)).pending, 1);
+      await server.stop();
+    }
+  });
+
   test('a resolver that hangs holds a request for --webhook-timeout, with one thread; then it is found', { skip: cannotMount }, async (t) => {
     const receiver = await startReceiver(t, { name: 'receiver.example.test' });
     const dir = tempDir(t);

@@ -9,7 +9,7 @@ const assert = require('node:assert/strict');
 const { test: anyTest, release, start, startProxy, json, until, tempDir } = require('../integration/lib');
 const { startChromium, servePages } = require('./lib/chromium');
 
-const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only', timeout: 150000 }, body);
+const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only', timeout: 150000 * Math.max(1, MINUTES / 30) }, body);
 
 const MINUTES = Number(process.env.CHAOS_MINUTES || 30);
 const CALM = 200; // ms

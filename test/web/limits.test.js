@@ -109,6 +109,18 @@ test('what the limits make impossible is an error, once, and nothing is sent', a
   assert.deepEqual([none.last.sent.filter((text) => text !== 'ping'), none.told('error').length], [[], 1]);
 });
 
+test('whom the server refuses takes no place from who can be followed', async () => {
+  const world = new World(followable({ max: 3, tells: true, forbidden: ['x', 'y'] }));
+  const client = await world.connected();
+  const told = [];
+  client.watch(['x', 'a', 'y', 'b', 'c', 'd'], ({ user_id: id }) => told.push(id),
+    ({ userId, code }) => told.push(`${userId} ${code}`));
+  await world.clock.advance(MINUTE);
+  assert.equal(told.filter((one) => one.length === 1).length, 3);
+  assert.equal(told.filter((one) => / (forbidden|too_many_watched)$/.test(one)).length, 3);
+  assert.equal(world.last.follows.size, 3);
+});
+
 test('at random: whatever the limits are, they are kept, and what can be followed is', async (t) => {
   const seed = Number(process.env.LIMITS_SEED || Date.now() % 1e9);
   t.diagnostic(`LIMITS_SEED=${seed}`);
@@ -118,14 +130,17 @@ test('at random: whatever the limits are, they are kept, and what can be followe
     const rate = [0, 1, 2, 3, 5, 10, 20, 100][below(8)];
     const bytes = [128, 200, 512, 2048, 4096, 65536][below(6)];
     const max = [0, 1, 10, 100, 1000][below(5)];
-    const world = new World(followable({ rate, bytes, max, tells: true }));
+    const forbidden = idsOf(below(20), 12);
+    const world = new World(followable({ rate, bytes, max, forbidden, tells: true }));
     const client = await world.client({ random: () => below(100) / 100 });
     client.startPresence('alice');
     const watches = [];
     for (let step = 0; step < 30; step++) {
       const dice = below(8);
-      if (dice < 3) watches.push(client.watch(idsOf(below(200), 2 + below(120)), () => {}));
-      else if (dice === 3 && watches.length) watches.splice(below(watches.length), 1)[0]();
+      if (dice < 3) {
+        const ids = idsOf(below(200), below(2) ? 12 : 4 + below(120));
+        watches.push({ ids, end: client.watch(ids, () => {}) });
+      } else if (dice === 3 && watches.length) watches.splice(below(watches.length), 1)[0].end();
       else if (dice === 4) client.setStatus(['online', 'away', 'busy'][below(3)]);
       else if (dice === 5) client.setStatus('busy', { manual: true, message: 'x'.repeat(below(140)) });
       else if (dice === 6) world.page.send(['online', 'offline', 'freeze', 'resume'][below(4)]);
@@ -140,7 +155,10 @@ test('at random: whatever the limits are, they are kept, and what can be followe
     for (const { sent } of world.sockets) {
       for (const text of sent) assert.ok(Buffer.byteLength(text) <= bytes, `${name}: ${text.length}`);
     }
-    for (const end of watches) end();
+    const wanted = new Set(watches.flatMap(({ ids }) => ids)
+      .filter((id) => !forbidden.includes(id) && id.length + 33 <= bytes));
+    assert.equal(world.last.follows.size, Math.min(wanted.size, max), `${name}: as many as can be`);
+    for (const { end } of watches) end();
     client.stopPresence();
   }
 });

@@ -441,7 +441,7 @@ test('without a WebSocket class startPresence says so', async (t) => {
   const client = new PresenceService({ apiUrl: 'http://a.example' });
   assert.throws(() => client.startPresence('alice'), {
     name: 'TypeError',
-    message: /no WebSocket here.* Node 22: use the option WebSocket/,
+    message: /no WebSocket here.* Node 22\): use the option WebSocket/,
   });
   const world = new World();
   globalThis.WebSocket = world.WebSocket; // as in Node 22: the global one, and no page

@@ -49,4 +49,19 @@ const onTmpfs = (dir, options) => [
   options,
 ];
 
-module.exports = { storeFile, contents, cannotMount, onTmpfs };
+// Where the slots of readers begin in LMDB's lock.mdb, and the bytes of each.
+const SLOTS_AT = 128;
+const SLOT_SIZE = 64;
+
+/** The readers in lock.mdb that have a transaction: { id, transaction }. */
+function readers(dir) {
+  const bytes = fs.readFileSync(path.join(dir, 'lock.mdb'));
+  const found = [];
+  for (let at = SLOTS_AT; at + 16 <= bytes.length; at += SLOT_SIZE) {
+    const [transaction, id] = [bytes.readBigUInt64LE(at), bytes.readInt32LE(at + 8)];
+    if (id && transaction !== 0xffffffffffffffffn) found.push({ id, transaction });
+  }
+  return found;
+}
+
+module.exports = { readers, SLOTS_AT, SLOT_SIZE, storeFile, contents, cannotMount, onTmpfs };
