@@ -6727,7 +6727,8 @@ struct address_entry {
     uint8_t rest;                           /* enum address_rest */
     uint32_t connections;                   /* WebSockets */
     uint32_t pending;                       /* connections in the door */
-    size_t held;                            /* bytes that these hold */
+    uint32_t ready;                         /* of them those that wait for a worker: the door's */
+    size_t held;                            /* bytes that all of them hold */
     struct pending *oldest, *newest;        /* those; the list is the door's, not looked at here */
     int64_t upgrades_until_us;              /* mono us: see address_take_upgrade */
     uint32_t failures;                      /* wrong passwords in a row */
@@ -14425,6 +14426,7 @@ static void pending_unlist(struct server *server, struct pending *p)
     *(p->newer ? &p->newer->older : &entry->newest) = p->older;
     p->entry = NULL;
     entry->pending--;
+    if (p->place == PLACE_READY) entry->ready--;
     entry->held -= p->held;
     address_settle(&server->addresses, entry, clock_mono_ms());
 }
@@ -14478,13 +14480,20 @@ static void pending_leave(struct server *server, struct pending *p)
     pthread_mutex_unlock(&server->address_lock);
 }
 
-/* The connection of an address that gives way to p, the newest: the oldest that no worker has; only
+/* The connection of an address that gives way to p, the newest: the oldest that is ready where these
+ * are more than half, else the oldest that only waits or shakes hands. So who floods with requests
+ * does not keep a client out that has not asked yet, nor who floods with silence one that has. Only
  * where workers have them all the oldest of these. address_lock is held. */
 static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
 {
-    struct pending *one = entry->oldest;
-    while (one != p && one->place == PLACE_ELSEWHERE) one = one->newer;
-    return one != p ? one : entry->oldest != p ? entry->oldest : NULL;
+    struct pending *one = entry->oldest, *other = NULL;
+    bool ready = entry->ready > entry->pending / 2;
+    for (; one != p; one = one->newer) {
+        if (one->place != PLACE_ELSEWHERE && (one->place == PLACE_READY) == ready) return one;
+        if (!other || (other->place == PLACE_ELSEWHERE && one->place != PLACE_ELSEWHERE))
+            other = one;
+    }
+    return other;
 }
 
 /* Puts a new connection on the list of its address. Returns the one that has to give way for it,
@@ -14708,6 +14717,8 @@ static void lane_serve(struct server *server, struct lane *lane)
         if (room > DOOR_QUEUE) room = DOOR_QUEUE;
         for (struct pending *p; count < room && (p = lane->ready.first);) {
             pending_queue_remove(&lane->ready, p);
+            if (p->entry) p->entry->ready--;
+            p->place = PLACE_DOOR;
             ready[count++] = p;
         }
         count = door_drop_reset(server, ready, count);
@@ -14769,6 +14780,7 @@ static void door_make_ready(struct server *server, struct pending *p)
     timer_disarm(&server->door.wheel, &p->timer);
     p->phase = PENDING_BUSY;
     p->place = PLACE_READY;
+    if (p->entry) p->entry->ready++;
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
     p->lane = costly ? LANE_COSTLY : LANE_QUICK;
     pending_queue_add(&server->door.lanes[p->lane].ready, p);
