@@ -1887,7 +1887,7 @@ static void json_write_key(struct buffer *b, const char *name)
       "WebSocket messages of one connection, averaged over a second; 0: no limit")                 \
     X(max_watch, COUNT, "max-watch", "1000", 0, 100000, "N", "Limits",                             \
       "users that one connection may follow")                                                      \
-    X(max_head, SIZE, "max-head", "32k", 1024, 65536, "BYTES", "Limits", "longest request head")    \
+    X(max_head, SIZE, "max-head", "32k", 1024, 65536, "BYTES", "Limits", "longest request head")   \
     X(max_body, SIZE, "max-body", "256k", 1024, 16777216, "BYTES", "Limits",                       \
       "longest request body")                                                                      \
     X(request_memory, SIZE, "max-request-memory", "64m", 1048576, INT64_C(1) << 40, "BYTES",       \
@@ -14480,10 +14480,10 @@ static void pending_leave(struct server *server, struct pending *p)
     pthread_mutex_unlock(&server->address_lock);
 }
 
-/* The connection of an address that gives way to p, the newest: the oldest that is ready where these
- * are more than half, else the oldest that only waits or shakes hands. So who floods with requests
- * does not keep a client out that has not asked yet, nor who floods with silence one that has. Only
- * where workers have them all the oldest of these. address_lock is held. */
+/* The connection of an address that gives way to p, the newest: the oldest that is ready where
+ * these are more than half, else the oldest that only waits or shakes hands. So who floods with
+ * requests does not keep a client out that has not asked yet, nor who floods with silence one that
+ * has. Only where workers have them all the oldest of these. address_lock is held. */
 static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
 {
     struct pending *one = entry->oldest, *other = NULL;
@@ -15190,9 +15190,9 @@ static void door_watch_listeners(struct server *server, uint32_t events)
                    &server->listeners[i]);
 }
 
-/* Rests from accepting after an error that will not go away at once: what is connected goes on being
- * served, and nothing spins. Without descriptors or memory no listener gives anything; any other
- * reason is that of this one, and the others go on. */
+/* Rests from accepting after an error that will not go away at once: what is connected goes on
+ * being served, and nothing spins. Without descriptors or memory no listener gives anything; any
+ * other reason is that of this one, and the others go on. */
 static void door_pause(struct server *server, struct listener *listener, int64_t now)
 {
     struct door *door = &server->door;
@@ -15210,8 +15210,8 @@ static void door_pause(struct server *server, struct listener *listener, int64_t
     timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
 }
 
-/* Whether an accept failed for the one connection that it would have given (accept(2)): the next may
- * be fine. */
+/* Whether an accept failed for the one connection that it would have given (accept(2)): the next
+ * may be fine. */
 static bool accept_lost_one(int error)
 {
     static const int errors[] = {ECONNABORTED, EINTR, EPERM, EPROTO, ENETDOWN, ENETUNREACH,

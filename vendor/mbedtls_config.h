@@ -112,9 +112,9 @@
 #define MBEDTLS_SSL_KEEP_PEER_CERTIFICATE /* TLS 1.3 requires it */
 #define MBEDTLS_SSL_SESSION_TICKETS
 #define MBEDTLS_SSL_TICKET_C
-/* How much later than its client says, in ms, a ticket of TLS 1.3 may be used. It guards early data,
- * which is not compiled, against replays. Where handshakes queue for longer than the library's 6 s,
- * it would turn all of them into full ones, when that is least wanted. */
+/* How much later than its client says, in ms, a ticket of TLS 1.3 may be used. It guards early
+ * data, which is not compiled, against replays. Where handshakes queue for longer than the
+ * library's 6 s, it would turn all of them into full ones, when that is least wanted. */
 #define MBEDTLS_SSL_TLS1_3_TICKET_AGE_TOLERANCE 60000
 #define MBEDTLS_SSL_SERVER_NAME_INDICATION
 #define MBEDTLS_SSL_ALPN

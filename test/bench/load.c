@@ -574,10 +574,13 @@ static void ws_frame(struct worker *w, struct connection *c, int opcode, const c
     } else if (c->state == STATE_GREETING && begins(p, size, "{\"type\":\"hello\"")) {
         ws_greeted(w, c);
     } else if (c->state == STATE_SNAPSHOT && begins(p, size, "{\"type\":\"snapshot\"")) {
-        if (--c->left <= 0) ws_opened(w, c);
-    } else if (c->state == STATE_SNAPSHOT &&
-               (!opcode || begins(p, size, "{\"type\":\"presence\""))) {
-        w->stats->other++; /* the rest of a long snapshot; a change of one in an earlier one */
+        static const char part[] = ",\"more\":true}"; /* another follows */
+        size_t n = sizeof part - 1;
+        if (size > n && !memcmp(p + size - n, part, n)) w->stats->other++;
+        else if (--c->left <= 0) ws_opened(w, c);
+    } else if (c->state == STATE_SNAPSHOT && (begins(p, size, "{\"type\":\"presence\"") ||
+                                              begins(p, size, "{\"type\":\"spread\""))) {
+        w->stats->other++; /* a change of one in an earlier snapshot; how many are connected */
     } else if (c->state != STATE_OPEN) {
         connection_fail(w, c, "instead of hello or snapshot", p);
     } else {
