@@ -14480,10 +14480,10 @@ static void pending_leave(struct server *server, struct pending *p)
     pthread_mutex_unlock(&server->address_lock);
 }
 
-/* The connection of an address that gives way to p, the newest: the oldest that is ready where these
- * are more than half, else the oldest that only waits or shakes hands. So who floods with requests
- * does not keep a client out that has not asked yet, nor who floods with silence one that has. Only
- * where workers have them all the oldest of these. address_lock is held. */
+/* The connection of an address that gives way to p, the newest: the oldest that is ready where
+ * these are more than half, else the oldest that only waits or shakes hands. So who floods with
+ * requests does not keep a client out that has not asked yet, nor who floods with silence one that
+ * has. Only where workers have them all the oldest of these. address_lock is held. */
 static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
 {
     struct pending *one = entry->oldest, *other = NULL;
