@@ -69,6 +69,8 @@
  *   - What was committed survives kill -9; a power cut costs at most one --sync-interval; nothing
  *     ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
+ *   - No byte of a client, of a receiver of webhooks or of another process ends the process: only
+ *     malloc's NULL leads to mem_die. A client's work is cut into turns, so others do not wait.
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
  *     too long or too many wait; those are counted.
@@ -11886,8 +11888,15 @@ static void webhook_free(struct webhook *hook)
  * freed inside its own handler: the dead wait for the end of the turn. Nothing here waits but
  * loop_wait; what has to be read of the store for it, the reader reads. */
 
-/* Of a connection; in link.state. */
-enum connection_state { CONNECTION_OPEN, CONNECTION_CLOSING, CONNECTION_DEAD };
+/* Of a connection; in link.state. Over TLS our close frame is not followed by the end of TLS until
+ * the client's has come: some libraries (Python's asyncio) take close_notify for the end of both
+ * ways, and then tell their application 1006 in place of our code. */
+enum connection_state {
+    CONNECTION_OPEN,
+    CONNECTION_CLOSING,   /* our close frame is out, the client's is awaited */
+    CONNECTION_FINISHING, /* nothing more is sent; only the end is awaited */
+    CONNECTION_DEAD,
+};
 
 /* A User-Agent, shared by the connections that sent it. */
 struct agent {
@@ -12461,7 +12470,7 @@ static void connection_written(struct server *server, struct connection *c, stru
     if (result == WIRE_BROKEN) connection_end(server, c, now, END_DROPPED);
     else if (sent < bytes.len || wire_unsent(&c->wire))
         connection_keep(server, c, now, bytes.at + sent, bytes.len - sent);
-    else if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
+    else if (c->link.state == CONNECTION_FINISHING) wire_finish(&c->wire);
 }
 
 /* Sends the reply made for this connection, behind what still waits. Must end every handler that
@@ -12496,7 +12505,7 @@ static void connection_writable(struct server *server, struct connection *c, str
         watcher_list(&server->hub.watches.busy, &extra->watcher);
     connection_list_held(server, c);
     connection_settle(server, c);
-    if (c->link.state == CONNECTION_CLOSING) wire_finish(&c->wire);
+    if (c->link.state == CONNECTION_FINISHING) wire_finish(&c->wire);
 }
 
 /* Says goodbye with a close frame, the reply's last: out of the table now; the socket lives until
@@ -12509,7 +12518,7 @@ static void connection_close(struct server *server, struct connection *c, struct
     connection_unwatch(server, c);
     ws_encode_close(&server->hub.reply, code, reason);
     ws_partial_free(&c->partial);
-    c->link.state = CONNECTION_CLOSING;
+    c->link.state = c->wire.tls ? CONNECTION_CLOSING : CONNECTION_FINISHING;
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
@@ -12998,6 +13007,7 @@ static void connection_closed_by_client(struct server *server, struct connection
     bool clean = code == CLOSE_NORMAL || code == CLOSE_NO_STATUS || code >= 3000;
     enum ending ending = away ? END_AWAY : clean ? END_CLEAN : END_DROPPED;
     connection_close(server, c, now, code, "", ending);
+    c->link.state = CONNECTION_FINISHING;
 }
 
 /* Acts on one decoded event. */
@@ -13032,8 +13042,26 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_FAIL:
         count_one(&server->counters.protocol_errors);
         connection_close(server, c, now, event->code, event->reason, END_DROPPED);
+        c->link.state = CONNECTION_FINISHING; /* no close frame can be told from what follows */
         return;
     case WS_MORE: return;
+    }
+}
+
+/* Looks for the client's close frame behind ours. What is no frame ends the wait, too: we may have
+ * closed in the middle of one. */
+static void connection_await_close(struct connection *c, const struct ws_limits *limits,
+                                   uint8_t *at, size_t len)
+{
+    for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->link.state == CONNECTION_CLOSING;) {
+        size_t used = 0;
+        kind = ws_decode(&c->partial, limits, at, len, &used).kind;
+        at += used;
+        len -= used;
+        if (kind != WS_CLOSE && kind != WS_FAIL) continue;
+        ws_partial_free(&c->partial);
+        c->link.state = CONNECTION_FINISHING;
+        if (!connection_blocked(c)) wire_finish(&c->wire);
     }
 }
 
@@ -13041,8 +13069,11 @@ static void connection_frame(struct server *server, struct connection *c, struct
 static void connection_take(struct server *server, struct connection *c, struct instant now,
                             uint8_t *at, size_t len)
 {
-    if (c->link.state != CONNECTION_OPEN) return; /* behind our close frame nothing counts */
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
+    if (c->link.state != CONNECTION_OPEN) { /* behind our close frame nothing else counts */
+        connection_await_close(c, &limits, at, len);
+        return;
+    }
     int64_t quiet_us = (now.mono - atomic_load_explicit(&c->heard_at, memory_order_relaxed)) * 1000;
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
@@ -13085,7 +13116,7 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     stream_leave(server, s, now);
     if (s->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
     s->blocked = false;
-    c->link.state = CONNECTION_CLOSING;
+    c->link.state = CONNECTION_FINISHING;
     wire_finish(&c->wire);
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
@@ -13551,7 +13582,7 @@ static void connection_silence(struct server *server, struct connection *c, stru
  * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    if (c->link.state == CONNECTION_CLOSING) {
+    if (c->link.state != CONNECTION_OPEN) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->link.is_stream) {
         stream_timer(server, (struct stream *)c, now);

@@ -5,7 +5,7 @@ const assert = require('node:assert/strict');
 const http = require('node:http');
 const https = require('node:https');
 const { test, sideBySide, startSecure, startMangler, startProxy, tcp, rawConnect, connect, upgrade, frame, OP, closePayload, get, json,
-  request, presence, until, slow, proc, shake, assertLeftOnce, stats, seen } = require('./lib');
+  request, del, presence, until, slow, proc, shake, assertLeftOnce, stats, seen } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
 const only = (version) => ({ minVersion: version, maxVersion: version });
@@ -82,6 +82,28 @@ sideBySide(() => {
       await until('the end that was asked for', () => raw.ended);
       assert.equal(raw.error, undefined, 'by close_notify, no reset');
     }
+  });
+
+  test('over TLS the close frame of the server is followed by close_notify only behind the client\'s own', async (t) => {
+    const server = await startSecure(t, { args: ['--max-message', '256'] });
+    let raw;
+    for (let tries = 0; !raw || raw.ended; tries++) { // a slow machine may take the 2 s that are waited
+      assert.ok(tries < 5, 'the client can still answer');
+      raw = await rawConnect(server.secure, 'u');
+      const [kicked] = await Promise.all([raw.closeCode(), del(server, '/admin/users/u/connections')]);
+      assert.equal(kicked, 4403);
+      await get(server, '/healthz'); // what was sent behind it is here too
+    }
+    raw.write(Buffer.concat([frame(OP.text, 'ping'), frame(OP.close, closePayload(4403))]));
+    await until('the end', () => raw.ended);
+    assert.equal(raw.error, undefined, 'by close_notify, no reset');
+    const silent = await rawConnect(server.secure, 'v');
+    await Promise.all([silent.closeCode(), del(server, '/admin/users/v/connections')]);
+    await until('the end of one that does not answer', () => silent.ended);
+    const bad = await rawConnect(server.secure, 'w');
+    bad.write(Buffer.from([0xff, 0xff]));
+    assert.equal(await bad.closeCode(), 1002);
+    await until('the end behind what is no frame', () => bad.ended);
   });
 
   test('an idle TLS connection is given up, with close_notify', async (t) => {
