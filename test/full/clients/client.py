@@ -61,10 +61,8 @@ async def with_aiohttp(url, context, options, story):
     protocols = options.get('subprotocols', ())
     async with aiohttp.ClientSession() as session:
         try:
-            # Left to close by itself it says 1006 over TLS, whatever it was told: the server says
-            # goodbye to TLS behind its close frame, and asyncio does not let it answer then.
-            async with session.ws_connect(url, ssl=context or True, headers=headers, protocols=protocols,
-                                          autoclose=False) as socket:
+            async with session.ws_connect(url, ssl=context or True, headers=headers,
+                                          protocols=protocols) as socket:
                 while True:
                     message = await socket.receive()
                     if message.type is not aiohttp.WSMsgType.TEXT:
@@ -73,7 +71,8 @@ async def with_aiohttp(url, context, options, story):
                     if answer:
                         await socket.send_str(answer)
                 told = message.type is aiohttp.WSMsgType.CLOSE
-                say(got='closed', code=message.data if told else 1006, reason=message.extra if told else '')
+                # what it says of the whole end, over TLS too: see tls-ends.test.js
+                say(got='closed', code=socket.close_code, reason=message.extra if told else '')
         except aiohttp.WSServerHandshakeError as refused:
             say(got='refused', status=refused.status)
 
