@@ -4438,8 +4438,11 @@ static void store_log_read(struct store *st, int rc)
  * went wrong. */
 static int store_try_read(struct store *st, MDB_txn **txn)
 {
-    *txn = st->snapshot;
-    if (st->options.read_only) return 0;
+    *txn = NULL;
+    if (st->options.read_only) {
+        *txn = st->snapshot;
+        return 0;
+    }
     pthread_mutex_lock(&st->turn);
     pthread_rwlock_rdlock(&st->gate);
     pthread_mutex_unlock(&st->turn);
