@@ -2561,6 +2561,9 @@ static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
         char known[64];
         size_t known_len = strlen(option_env_name(&OPTIONS[i], known));
         int mistakes = name_mistakes(name, len, known, known_len);
+        bool file = known_len == len + 5 && !memcmp(known, name, len) &&
+                    !strcmp(known + len, "_FILE"); /* the secret itself, where its file is named */
+        if (file) mistakes = 1;
         if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
         best = mistakes;
         strcpy(meant, known);

@@ -42,11 +42,11 @@ sideBySide(() => {
 
   test('a variable that is nearly one of ours is told; others of the same beginning are not', async () => {
     const env = {
-      PRESENCE_GARCE: '5s', PRESENCE_MAX_MESAGE: '1', PRESENCE_JWT_SECRET_FILES: '/x',
+      PRESENCE_GARCE: '5s', PRESENCE_MAX_MESAGE: '1', PRESENCE_JWT_SECRET_FILES: '/x', PRESENCE_ADMIN_PASSWORD: 'x',
       PRESENCE_PORT: 'tcp://10.0.0.1:8080', PRESENCE_SERVICE_HOST: '10.0.0.1', PRESENCE_PORT_8080_TCP: 'x', PRESENCE_SERVICE_PORT: '1', PRESENCE_URL: 'x', PRESENCE_: 'x', PRESENCE: 'x', XPRESENCE_GARCE: '1',
     };
     const lines = await check([], { env });
-    assert.deepEqual(lines.sort(), [['GARCE', 'GRACE'], ['JWT_SECRET_FILES', 'JWT_SECRET_FILE'], ['MAX_MESAGE', 'MAX_MESSAGE']].map(([name, meant]) =>
+    assert.deepEqual(lines.sort(), [['ADMIN_PASSWORD', 'ADMIN_PASSWORD_FILE'], ['GARCE', 'GRACE'], ['JWT_SECRET_FILES', 'JWT_SECRET_FILE'], ['MAX_MESAGE', 'MAX_MESSAGE']].map(([name, meant]) =>
       `environment PRESENCE_${name} is no option, and has no effect; did you mean PRESENCE_${meant}?`));
     assert.deepEqual(await check([], { env: { PRESENCE_GRACE: '5s' } }), []);
     assert.deepEqual(await check([], { env: { PRESENCE_CONFIG: '/etc/presence.conf' } }), ['environment PRESENCE_CONFIG is no option, and has no effect; did you mean --config?']);

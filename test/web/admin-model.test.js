@@ -415,6 +415,11 @@ test('sizes, limits and certificates in words', async () => {
     ['max-connections', 0, 'none set'], ['max-message', 4096, '4 KiB'], ['map-size', 67108864, '64 MiB']]) {
     assert.equal(limitText(name, value), words);
   }
+  const source = fs.readFileSync(path.resolve(__dirname, '../../presence.c'), 'utf8');
+  const kinds = [...source.matchAll(/^ {4}X\(\w+, (SIZE|COUNT|DURATION), "([\w-]+)"/gm)];
+  assert.ok(kinds.length > 25, 'the table of options is read');
+  const shown = { SIZE: '39.1 KiB', COUNT: '40,000', DURATION: '40 s' };
+  for (const [, kind, name] of kinds) assert.equal(limitText(name, 40000), shown[kind], name);
   const now = Date.parse('2026-11-25T12:00:00Z');
   assert.deepEqual(certificateText('2026-11-24T12:00:00Z', now),
     { text: 'expired 1 day ago', state: 'bad' });
