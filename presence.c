@@ -3622,7 +3622,8 @@ struct store {
     bool writable;
     int64_t failing_since, last_commit;
     char problem[STORE_PROBLEM];
-    bool displaced; /* a file of it is not where it was, see store_displaced; it was logged */
+    const char *displaced;     /* what store_displaced found last, and was logged; or NULL */
+    size_t last_txn;           /* writer: of the last commit; 0: none since the file was mapped */
     bool writing;              /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
     uint64_t outbox_sealed;    /* parcels of changes below this number are final */
@@ -4334,6 +4335,13 @@ static const char *store_displaced(struct store *st)
                                                                                : NULL;
 }
 
+/* Whether with that file all that is written since is gone; without the others only those who come
+ * do not see that the store is in use. */
+static bool store_is_lost(const char *displaced)
+{
+    return displaced && !strcmp(displaced, "data.mdb");
+}
+
 /* What is said of such a file. */
 static void store_say_displaced(struct store *st, const char *name, char out[STORE_PROBLEM])
 {
@@ -4348,6 +4356,7 @@ static void store_unmap(struct store *st)
     if (st->env) mdb_env_close(st->env);
     st->snapshot = NULL;
     st->env = NULL;
+    st->last_txn = 0;
 }
 
 /* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
@@ -4374,6 +4383,24 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
 static void store_check_lock(MDB_env *env)
 {
     if (lmdb_lock_is_sound(env)) return;
+    last_words(store_held.overwritten);
+    _exit(1);
+}
+
+/* The number of the last transaction by data.mdb itself. */
+static size_t store_last_txn(MDB_env *env)
+{
+    MDB_envinfo info;
+    mdb_env_info(env, &info);
+    return info.me_last_txnid;
+}
+
+/* Ends the process if data.mdb says that another transaction was the last than the one that this
+ * process committed last: somebody has copied another file over it. What would be written now would
+ * be a mixture of both. */
+static void store_check_data(const struct store *st)
+{
+    if (!st->last_txn || store_last_txn(st->env) == st->last_txn) return;
     last_words(store_held.overwritten);
     _exit(1);
 }
@@ -5417,6 +5444,7 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
     for (;;) {
         MDB_txn *txn;
         if (st->env) store_check_lock(st->env);
+        if (st->env) store_check_data(st);
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
         if (!rc) {
             rc = work(st, txn, context);
@@ -5424,6 +5452,7 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
                 rc = mdb_txn_commit(txn);
             else
                 mdb_txn_abort(txn);
+            if (!rc) st->last_txn = store_last_txn(st->env);
         }
         if (rc == MDB_MAP_FULL)
             rc = store_grow(st);
@@ -5878,13 +5907,17 @@ static void store_look_at_files(struct store *st)
     char problem[STORE_PROBLEM];
     const char *name = st->env ? store_displaced(st) : NULL;
     pthread_mutex_lock(&st->lock);
-    bool changed = st->displaced != (name != NULL);
+    bool changed = !st->displaced != !name || store_is_lost(st->displaced) != store_is_lost(name);
     st->displaced = name;
     pthread_mutex_unlock(&st->lock);
     if (!changed) return;
     if (name) store_say_displaced(st, name, problem);
-    if (name) log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends:"
-                                           " put the file back", problem);
+    if (store_is_lost(name))
+        log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends: put the"
+                                     " file back", problem);
+    else if (name)
+        log_line(st->log, LOG_ERROR, "store: %s; others do not see that the store is in use: put the"
+                                     " file back, or start anew", problem);
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
@@ -5917,7 +5950,7 @@ static void *store_writer(void *context)
         }
         pthread_mutex_lock(&st->lock);
         if (rc) store_note_failure(st, rc);
-        st->all_written = !rc && !batch && !st->displaced;
+        st->all_written = !rc && !batch && !store_is_lost(st->displaced);
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
         if ((!rc && !batch) || (rc && left <= 0)) break;
         if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
@@ -12403,22 +12436,30 @@ static void connection_list_held(struct server *server, struct connection *c)
     hub->held_last = &extra->next;
 }
 
+/* Drops what a connection has asked for and not been given a turn for. */
+static void connection_drop_held(struct server *server, struct connection *c)
+{
+    if (!c->extra) return;
+    hub_unlist_held(&server->hub, c->extra);
+    buffer_free(&c->extra->held);
+}
+
 /* A connection follows nobody any more. */
 static void connection_unwatch(struct server *server, struct connection *c)
 {
     if (!c->extra) return;
     struct watches *w = &server->hub.watches;
+    connection_drop_held(server, c);
     atomic_fetch_sub(&server->watching, (int64_t)c->extra->watcher.count);
     watcher_end(w, &c->extra->watcher);
-    hub_unlist_held(&server->hub, c->extra);
-    buffer_free(&c->extra->held);
     c->extra->acked_at = 0;
     free(c->extra->may);
     c->extra->may = NULL;
     connection_settle(server, c);
 }
 
-/* The end of a connection: out of the table, socket closed, freed at the end of the turn. */
+/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are freed by
+ * hub_bury: that takes long for thousands who end at once, and others' bytes wait behind their ends. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
 {
@@ -12431,8 +12472,7 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->extra) {
         buffer_free(&c->extra->out);
         c->extra->blocked = false;
-        watcher_stall(&server->hub.watches, &c->extra->watcher, false);
-        connection_unwatch(server, c);
+        connection_drop_held(server, c);
     }
     c->link.next = (struct link *)server->hub.dead;
     server->hub.dead = c;
@@ -12442,13 +12482,16 @@ static void connection_end(struct server *server, struct connection *c, struct i
     if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
 }
 
-/* Frees the dead, unless events are left, which may be of them. */
-static void hub_bury(struct hub *hub)
+/* Frees the dead, as many as there is time for, unless events are left, which may be of them. */
+static void hub_bury(struct server *server)
 {
+    struct hub *hub = &server->hub;
     if (hub->event_at < hub->event_count) return;
-    while (hub->dead) {
+    for (bool over = false; hub->dead && !over; over = clock_work_us() >= hub->until) {
         struct connection *c = hub->dead;
         hub->dead = (struct connection *)c->link.next;
+        if (c->extra) watcher_stall(&hub->watches, &c->extra->watcher, false);
+        connection_unwatch(server, c);
         hub_drop_agent(c->agent);
         free(c);
     }
@@ -14107,7 +14150,7 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watches *w = &hub->watches;
-    return hub->loop.taken || w->spreading || w->busy || w->serving || w->loose ||
+    return hub->loop.taken || hub->dead || w->spreading || w->busy || w->serving || w->loose ||
            (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
 }
 
@@ -14243,7 +14286,8 @@ static void hub_turn(struct server *server)
     hub_watch(server, now);
     hub_sample(server, now);
     hub_sync(server, now);
-    hub_bury(hub);
+    hub_begin_part(hub, share);
+    hub_bury(server);
     hub_report_stop(server, now);
 }
 
@@ -14324,7 +14368,8 @@ static void hub_free(struct server *server)
     for (struct timer *timer; (timer = wheel_take(&hub->wheel));)
         connection_end(server, connection_of_timer(timer), now, END_STOP);
     hub->event_at = hub->event_count;
-    hub_bury(hub);
+    hub->until = INT64_MAX;
+    hub_bury(server);
     post_stop(&hub->post);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
@@ -18523,6 +18568,7 @@ int main(int argc, char **argv)
     struct command_line line;
     char err[USAGE_MAX];
     if (main_take_descriptors()) return 1;
+    umask(077); /* what is made is the owner's alone, and not less than that either */
     options_init(&server.options);
     pthread_mutex_init(&server.table_lock, NULL);
     pthread_mutex_init(&server.secrets_lock, NULL);

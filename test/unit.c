@@ -10,6 +10,13 @@
 
 #include <cmocka.h>
 
+/* The thread sanitizer has nothing to see where there is one thread, and takes minutes for it. */
+#ifdef __SANITIZE_THREAD__
+enum { ONLY_THREADS = 1 };
+#else
+enum { ONLY_THREADS = 0 };
+#endif
+
 #include "pure_extra.c"
 #include "token_extra.c"
 #include "unit_core.c"
@@ -21,13 +28,6 @@
 #include "unit_events.c"
 #include "unit_webhook.c"
 #include "unit_watch.c"
-
-/* The thread sanitizer has nothing to see where there is one thread, and takes minutes for it. */
-#ifdef __SANITIZE_THREAD__
-enum { ONLY_THREADS = 1 };
-#else
-enum { ONLY_THREADS = 0 };
-#endif
 
 int main(void)
 {

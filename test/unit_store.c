@@ -597,7 +597,8 @@ static void full_disk(void *context)
     CHILD_CHECK(wait_writable(st, false));
     int64_t before = clock_mono_ms();
     CHILD_CHECK(!store_stop_writer(st, 700));
-    CHILD_CHECK(clock_mono_ms() - before >= 690 && clock_mono_ms() - before < 1500);
+    int64_t took = clock_mono_ms() - before; /* the thread sanitizer is slow beside other tests */
+    CHILD_CHECK(took >= 690 && took < (ONLY_THREADS ? 15000 : 1500));
     store_close(st);
     st = open_with(p->dir, 65536, err);
     CHILD_CHECK(st || strstr(err, "No space left on device; free space in "));

@@ -2,7 +2,7 @@
 // Thousands of connections that end at once, or are looked at: the pings of others hardly notice.
 
 const assert = require('node:assert/strict');
-const { test, start, crowd, pinger, request, get, json, until, delay, slow } = require('../integration/lib');
+const { test, start, crowd, pinger, watchers, request, get, json, until, delay, slow } = require('../integration/lib');
 
 const COUNT = 4000; // this process has the other ends
 const ARGS = '--max-connections-per-user 60000 --max-pending-per-address 4000 --max-messages-per-second 0'.split(' ');
@@ -17,7 +17,6 @@ async function worstPing(t, server, work) {
   t.diagnostic(`worst ping ${worst.toFixed(1)} ms, of an idle server ${noise.toFixed(1)} ms`);
   assert.ok(worst < 50 * slow + 2 * noise, `a ping took ${worst} ms, of an idle server ${noise} ms`);
 }
-
 
 /** Many connections of one user. */
 async function many(t) {
@@ -56,5 +55,17 @@ test('thousands close at once', async (t) => {
       await delay(50);
       return (await json(server, '/admin/stats')).connections.current <= 1;
     }, { within: 20000 * slow });
+  });
+});
+
+test('thousands who follow a thousand each end at once', async (t) => {
+  const server = await start(t, { args: ARGS });
+  const all = await watchers(t, server, { sockets: COUNT, prefix: 'u', rounds: 2, count: 450, keep: true });
+  await all.send();
+  const following = async () => (await json(server, '/admin/stats')).connections.watching;
+  await until('all to follow', async () => (await following()) === COUNT * 900, { within: 60000 * slow });
+  await worstPing(t, server, async () => {
+    await all.drop();
+    await until('all to be let go', async () => (await following()) === 0, { within: 20000 * slow });
   });
 });

@@ -3,7 +3,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
-const { test, run, tempDir, slow, cannotMount, onTmpfs, binary } = require('./lib');
+const { test, run, start, heartbeat, tempDir, slow, cannotMount, onTmpfs, binary } = require('./lib');
 
 /** Runs a server that must refuse this directory, and never open its port. */
 async function refused(data, reason, options) {
@@ -86,4 +86,15 @@ test(
 test('S07 a read-only mount', { skip: cannotMount }, async (t) => {
   const dir = tempDir(t);
   await refused(dir, /read-only file system/i, { wrap: onTmpfs(dir, 'ro,size=1m') });
+});
+
+test('whatever the umask, directory and files that it makes are its user\'s alone, and are that', async (t) => {
+  for (const umask of ['0', '0177', '0277', '0777']) {
+    const data = path.join(tempDir(t), 'new');
+    const server = await start(t, { data, wrap: ['sh', '-c', `umask ${umask} && exec "$@"`, 'sh'] });
+    await heartbeat(server, 'u');
+    await server.stop();
+    const mode = (name) => (fs.statSync(path.join(data, name)).mode & 0o777).toString(8);
+    assert.deepEqual(['.', 'data.mdb', 'lock.mdb', 'presence.lock'].map(mode), ['700', '600', '600', '600'], umask);
+  }
 });

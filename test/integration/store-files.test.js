@@ -22,7 +22,7 @@ sideBySide(() => {
       assert.deepEqual([ready.status, ready.json.reason], [503, `${file} was removed or replaced`]);
       assert.equal(await metric(server, 'store_writable'), 0);
       await heartbeat(server, 'v'); // a write: it looks with every one
-      await until('the line', () => server.stderr.includes(`${file} was removed or replaced; what is written is lost`));
+      await until('the line', () => server.stderr.includes(`${file} was removed or replaced; ${name === 'data.mdb' ? 'what is written is lost' : 'others do not see'}`));
       fs.renameSync(`${file}.away`, file);
       assert.equal((await get(server, '/readyz')).status, 200);
       await heartbeat(server, 'w');
@@ -48,6 +48,42 @@ sideBySide(() => {
     await until('the line', () => server.stderr.includes('removed or replaced'));
     await server.stop();
     assert.match(server.stderr, /presence: the last changes could not be written/);
+  });
+
+  for (const name of ['lock.mdb', 'presence.lock']) {
+    test(`${name} is removed under the server: all is written all the same, and it ends with 0`, async (t) => {
+      const server = await start(t, { allow: [/level=error msg="store: .*removed or replaced; others/] });
+      fs.unlinkSync(path.join(server.data, name));
+      for (let i = 0; i < 20; i++) await heartbeat(server, `u${i}`);
+      await until('the line', () => server.stderr.includes('removed or replaced'));
+      await server.stop();
+      const check = await run(['--check-store', '--data', server.data]);
+      assert.match(check.stdout, /^store ok: 20 users/, check.stderr);
+    });
+  }
+
+  test('a backup is copied over data.mdb under the server: it ends with the line that says so', async (t) => {
+    for (const later of [0, 1, 3, 30]) {
+      const server = await start(t, {
+        args: ['--sync-interval', '20ms'], allow: [/^presence: .*data.mdb or lock.mdb was cut short or overwritten/],
+      });
+      const copy = path.join(tempDir(t), 'backup');
+      await heartbeats(server, Array.from({ length: 50 }, (_, i) => `a${i}`));
+      await settled(server);
+      assert.equal((await run(['--backup', copy, '--data', server.data])).code, 0);
+      for (let i = 0; i <= later; i++) {
+        await heartbeat(server, `b${i}`);
+        await settled(server);
+      }
+      const fd = fs.openSync(path.join(server.data, 'data.mdb'), 'r+');
+      fs.writeSync(fd, fs.readFileSync(copy));
+      fs.closeSync(fd);
+      server.stopped = true;
+      await Promise.race([server.ended, heartbeat(server, 'c').catch(() => {})]);
+      await within(20000 * slow, 'its end', server.ended);
+      assert.deepEqual(server.result, { code: 1, signal: null }, server.stderr);
+      assert.match(server.lines.at(-1), /overwritten while it was in use; restore a backup/);
+    }
   });
 
   const spoil = {
