@@ -5913,11 +5913,11 @@ static void store_look_at_files(struct store *st)
     if (!changed) return;
     if (name) store_say_displaced(st, name, problem);
     if (store_is_lost(name))
-        log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends: put the"
-                                     " file back", problem);
+        log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends:"
+                                     " put the file back", problem);
     else if (name)
-        log_line(st->log, LOG_ERROR, "store: %s; others do not see that the store is in use: put the"
-                                     " file back, or start anew", problem);
+        log_line(st->log, LOG_ERROR, "store: %s; others do not see that the store is in use:"
+                                     " put the file back, or start anew", problem);
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
@@ -12458,8 +12458,8 @@ static void connection_unwatch(struct server *server, struct connection *c)
     connection_settle(server, c);
 }
 
-/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are freed by
- * hub_bury: that takes long for thousands who end at once, and others' bytes wait behind their ends. */
+/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are freed
+ * by hub_bury: that takes long for thousands who end at once, and others' bytes wait behind it. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
 {
