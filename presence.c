@@ -11968,6 +11968,8 @@ struct extra {
     struct buffer out;             /* bytes the socket did not take yet */
     struct buffer held;            /* watch and unwatch messages that wait, see connection_hold */
     struct extra *next, **place;   /* in hub.held; place NULL: not in it */
+    struct buffer late;            /* messages not looked at yet, see connection_put_off */
+    struct extra *late_next, **late_place; /* in hub.late; late_place NULL: not in it */
     uint32_t interest;             /* what epoll watches its socket for */
     bool blocked;                  /* out goes first: no change is told */
     bool behind;                   /* bytes before the last ping were not acknowledged yet */
@@ -12013,6 +12015,8 @@ enum {
     STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
     STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
     WATCH_TURN = 64 * 1024,        /* sent to one who follows before the others have their turn */
+    MESSAGE_SHORT = 512,           /* bytes of a message that is acted on at once in any case */
+    EVENTS_FEW = 8,                /* sockets that are soon looked at */
     WATCH_AT_ONCE = 256,           /* ids of watches acted on as they are read, in one turn */
     WATCH_OWED_MAX = 100000,       /* users owed, or to be freed, over all, while watches wait */
     WATCH_SPREAD = 8192,           /* edges of users who changed looked at in one turn */
@@ -12083,6 +12087,8 @@ struct hub {
     int event_at, event_count;     /* events not acted on yet: what was no time for */
     int64_t until;                 /* clock_work_us: end of the present part of the turn */
     struct extra *held, **held_last; /* those whose messages wait, in order */
+    struct extra *late, **late_last; /* those with messages not looked at yet, in order */
+    bool looking;                  /* one of these is being acted on: it is put off no more */
     size_t ids;                    /* of watches acted on in this turn */
     struct connection *dead;       /* freed at the end of the turn, linked by link.next */
     struct buffer reply;           /* to the connection being handled; see connection_flush */
@@ -12376,7 +12382,7 @@ static void connection_interest(struct server *server, struct connection *c)
     struct extra *extra = c->extra;
     if (!extra || c->link.state == CONNECTION_DEAD) return;
     bool full = extra->out.len >= OUT_READ_MAX ||
-                extra->held.len >= (size_t)server->options.max_message;
+                extra->held.len + extra->late.len >= (size_t)server->options.max_message;
     uint32_t interest = (full ? 0 : EPOLLIN) | (extra->blocked ? EPOLLOUT : 0);
     if (interest == extra->interest) return; /* none at all: that it is over is told all the same */
     extra->interest = interest;
@@ -12389,6 +12395,7 @@ static void connection_settle(struct server *server, struct connection *c)
 {
     struct extra *extra = c->extra;
     if (!extra || extra->blocked || extra->may || extra->held.len || extra->acked_at) return;
+    if (extra->late.len) return;
     if (!watcher_idle(&extra->watcher)) return;
     int64_t pace = server->options.max_rate * IDS_A_MESSAGE; /* a ms, in thousandths */
     bool open = c->link.state == CONNECTION_OPEN;
@@ -12413,6 +12420,26 @@ static void hub_unlist_held(struct hub *hub, struct extra *extra)
     if (extra->next) extra->next->place = extra->place;
     else hub->held_last = extra->place;
     extra->place = NULL;
+}
+
+/* Takes a connection out of those with messages that were put off. */
+static void hub_unlist_late(struct hub *hub, struct extra *extra)
+{
+    if (!extra->late_place) return;
+    *extra->late_place = extra->late_next;
+    if (extra->late_next) extra->late_next->late_place = extra->late_place;
+    else hub->late_last = extra->late_place;
+    extra->late_place = NULL;
+}
+
+/* Puts a connection with such messages behind the others. */
+static void hub_list_late(struct hub *hub, struct extra *extra)
+{
+    if (extra->late_place) return;
+    extra->late_next = NULL;
+    extra->late_place = hub->late_last;
+    *hub->late_last = extra;
+    hub->late_last = &extra->late_next;
 }
 
 /* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
@@ -12441,7 +12468,9 @@ static void connection_drop_held(struct server *server, struct connection *c)
 {
     if (!c->extra) return;
     hub_unlist_held(&server->hub, c->extra);
+    hub_unlist_late(&server->hub, c->extra);
     buffer_free(&c->extra->held);
+    buffer_free(&c->extra->late);
 }
 
 /* A connection follows nobody any more. */
@@ -13005,6 +13034,24 @@ static const struct message_row {
     {"unwatch", message_unwatch},
 };
 
+/* Whether a message is to be acted on later, and is kept: a long one while others' bytes wait to be
+ * looked at, and what the same connection says behind such a one. A thousand of them, acted on as
+ * they are read, would be a tenth of a second for everybody else. */
+static bool connection_put_off(struct server *server, struct connection *c, struct span text)
+{
+    struct hub *hub = &server->hub;
+    bool busy = hub->late || hub->event_count - hub->event_at > EVENTS_FEW;
+    bool behind = c->extra && c->extra->late.len;
+    if (hub->looking || !(behind || (busy && text.len > MESSAGE_SHORT))) return false;
+    struct buffer *late = &connection_extra(c)->late;
+    uint32_t len = (uint32_t)text.len;
+    buffer_add(late, &len, sizeof len);
+    buffer_add(late, text.at, text.len);
+    hub_list_late(hub, c->extra);
+    connection_interest(server, c);
+    return true;
+}
+
 /* Acts on one text message; what is wrong with it goes back to the client. */
 static enum error connection_message(struct server *server, struct connection *c,
                                      struct instant now, struct span text)
@@ -13015,6 +13062,7 @@ static enum error connection_message(struct server *server, struct connection *c
         hub_reply_text(&server->hub, "pong");
         return ERROR_NONE;
     }
+    if (connection_put_off(server, c, text)) return ERROR_NONE;
     if (!json_parse(text, JSON_DEPTH_MAX, &message)) return ERROR_INVALID_JSON;
     if (message.kind != JSON_OBJECT || !json_member(message, "type", &type))
         return ERROR_INVALID_MESSAGE;
@@ -13045,6 +13093,31 @@ static void connection_too_fast(struct server *server, struct connection *c, str
 {
     count_one(&server->counters.too_fast);
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
+}
+
+/* Acts on messages that were put off, one of each connection in turn, while there is time. */
+static void hub_look(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (bool over = false; hub->late && !over; over = clock_work_us() >= hub->until) {
+        struct connection *c = hub->late->c;
+        struct buffer *late = &c->extra->late;
+        uint32_t len;
+        memcpy(&len, late->at, sizeof len);
+        char *text = mem_copy_text(late->at + sizeof len, len);
+        hub_unlist_late(hub, c->extra);
+        buffer_drop(late, sizeof len + len);
+        if (late->len) hub_list_late(hub, c->extra); /* behind the others */
+        else buffer_free(late);
+        hub->looking = true;
+        enum error error = connection_message(server, c, now, (struct span){text, len});
+        hub->looking = false;
+        free(text);
+        if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
+        else if (error) hub_reply_error(hub, error);
+        connection_interest(server, c);
+        connection_flush(server, c, now);
+    }
 }
 
 /* The client closed: the answer carries its code back. Its own failures count as a broken line.
@@ -14150,7 +14223,7 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watches *w = &hub->watches;
-    return hub->loop.taken || hub->dead || w->spreading || w->busy || w->serving || w->loose ||
+    return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving || w->loose ||
            (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
 }
 
@@ -14276,6 +14349,8 @@ static void hub_turn(struct server *server)
     }
     int64_t share = hub->event_at < hub->event_count ? HUB_WORK_LEAST_US : HUB_WORK_US;
     hub_begin_part(hub, share);
+    hub_look(server, now);
+    hub_begin_part(hub, share);
     hub_work(server, now);
     pthread_mutex_lock(&server->table_lock);
     presence_tick(&server->presence, now);
@@ -14356,6 +14431,7 @@ static bool hub_init(struct server *server, struct instant now)
     pthread_cond_init(&hub->reader.wake, NULL);
     hub->reader.last = &hub->reader.first;
     hub->held_last = &hub->held;
+    hub->late_last = &hub->late;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
