@@ -14223,8 +14223,8 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watches *w = &hub->watches;
-    return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving || w->loose ||
-           (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
+    return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving ||
+           w->loose || (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
 }
 
 /* How long the hub may sleep, ms; -1 for ever. */
