@@ -5628,18 +5628,29 @@ static int store_copy(struct store *st, int fd, unsigned flags)
     }
 }
 
+/* Opens a file that a signal which ends the command removes, and locks it; -1 with errno. A signal
+ * that comes in between waits: the file would be there and nobody know of it. */
+static int store_open_unfinished(const char *file)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    int fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    int error = fd < 0 || flock(fd, LOCK_EX | LOCK_NB) ? errno : 0;
+    if (!error) atomic_store(&store_held.unfinished, file);
+    else if (fd >= 0) close(fd);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = error;
+    return error ? -1 : fd;
+}
+
 /* Copies the environment, compacted, to a file that has its name only once it is whole. */
 static bool store_copy_file(struct store *st, const char *file, struct store_why why)
 {
     char temporary[STORE_PATH];
     snprintf(temporary, sizeof temporary, "%s.tmp", file);
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0) return store_refuse(why, "cannot create %s: %s", temporary, strerror(errno));
-    if (flock(fd, LOCK_EX | LOCK_NB)) {
-        close(fd);
-        return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
-    }
-    atomic_store(&store_held.unfinished, temporary);
+    int fd = store_open_unfinished(temporary);
+    if (fd < 0) return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);

