@@ -4,63 +4,122 @@
  * connected means online. Backends and admins ask over HTTP. The store is inside (LMDB), HTTP and
  * the upgrade are CivetWeb's, everything else is here.
  *
- *     sockets -> DOOR -> worker (CivetWeb) -> HUB -> WRITER -> LMDB
- *                 |  HTTP answer       ^        |
- *                 +--- upgrade --------+        +-> readers: worker threads
+ *     sockets -> LISTENER -> worker (CivetWeb) -> HUB -> WRITER -> LMDB
+ *                  |   HTTP answer        ^         |
+ *                  +---- upgrade ---------+         +-> readers: worker threads
  *
  * Contents. Sections stand bottom-up: each calls only what is above it, so nothing needs a
- * prototype, and the compiler sees to it that this stays so.
+ * prototype but a true cycle, and the compiler sees to it that this stays so.
  *
- *   1. Limits, types, errors       every bound; the tables of errors, reasons, close codes
- *   2. Counters                    one table: field, metric, help
- *   3. Util                        memory, buffers, clocks, random numbers
- *   4. Log                         one line a record, never blocks
- *   5. Ids and URIs                user ids, percent-encoding, addresses, origins; pure
- *   6. JSON                        bounded reader, writer; pure
- *   7. Options                     one table; command line, environment, file, help
- *   8. Tokens                      users' tokens, the admin's password and sessions
- *   9. Store: records, reads       open, short read transactions, commands
- *  10. Store: writer               one thread, one transaction a batch
- *  11. Timers                      a wheel over `now`; pure
- *  12. Addresses                   what is counted by address, for limits; pure
- *  13. Presence table              users, connections, stays, transitions, events; pure
- *  14. WebSocket codec             bytes to frames, frames to bytes; pure
- *  15. HTTP messages               where a request ends, the text of an answer; pure
- *  16. Event loop                  epoll and an inbox
- *  17. TLS                         certificates, and what a connection has of TLS
- *  18. Transport                   a socket that never waits, plain or TLS
- *  19. Webhooks                    changes posted to the operator's own program
- *  20. Hub                         all WebSockets and streams, the table's only writer
- *  21. Door                        accept, whole requests, deadlines
- *  22. Assets                      the files of web/
- *  23. HTTP API                    request to response
- *  24. Seam use                    CivetWeb's request is ours, our answer its bytes
- *  25. Lifecycle, main             commands, start, signals, stop
+ *   1. Limits, types, errors           tables of errors, reasons, close codes; bounds
+ *   2. Counters                        one table: field, metric, help
+ *   3. Util                            memory, buffers, clocks, random numbers; hashing
+ *   4. Log                             one line a record, never blocks
+ *   5. Ids and text                    UTF-8, user ids, percent-encoding, numbers; pure
+ *   6. Hosts and addresses             names of hosts, origins, addresses, ranges; pure
+ *   7. JSON                            bounded reader, writer; pure
+ *   8. Options                         one table of all flags and commands
+ *   9. Options: reading                command line, environment, file, help
+ *  10. Tokens                          users' tokens: keys, checking, minting; pure but for files
+ *  11. Passwords and admin sessions    the admin's password, and what a login gives; pure
+ *  12. Store: records                  what is on the disk, byte by byte; pure
+ *  13. Store: check of the file        LMDB's file format, read from outside
+ *  14. Store: files                    directory, locks, map
+ *  15. Store: reads                    short read transactions
+ *  16. Store: changes                  batches, and the work inside a transaction
+ *  17. Store: opening, the writer thread  open, migrate, close; one transaction a batch
+ *  18. Store: commands                 --backup, --check-store, --dump, --restore
+ *  19. Timers                          a wheel over `now`; pure
+ *  20. Limits by address               what is counted by address; pure
+ *  21. Logins                          wrong passwords, the queue for hashing; pure
+ *  22. Users                           the table: who is known, in order of ids; pure
+ *  23. Presence rules                  when a user is online; pure
+ *  24. Views and events                users and transitions as JSON; pure
+ *  25. Watch graph                     who follows whom, what is to be told; pure
+ *  26. WebSocket codec                 bytes to frames, frames to bytes; pure
+ *  27. HTTP messages                   where a request ends, the text of an answer; pure
+ *  28. Event loop                      epoll and an inbox
+ *  29. TLS: connections                what a connection has of TLS
+ *  30. TLS: certificates               which one a client gets; reading, trying, signing
+ *  31. Transport                       a socket that never waits, plain or TLS
+ *  32. Webhooks: the receiver          a connection to the operator's program
+ *  33. Webhooks: delivery              batches from the outbox until they are taken
+ *  34. Server                          struct server, and all that threads share
+ *  35. Connections                     WebSockets and streams: made, written to, ended
+ *  36. WebSocket messages              what a client says, and what follows
+ *  37. Streams                         those who read /admin/events and /api/events
+ *  38. Broadcast                       watchers are told, by several threads
+ *  39. Signs of life                   pings, silence, what TCP knows
+ *  40. Handoff                         from a worker to the hub
+ *  41. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  42. Listener: connections           every connection that is not a WebSocket
+ *  43. Listener: requests              whole requests to workers, answers back
+ *  44. Listener: accept                new connections, deadlines, the loop
+ *  45. Assets                          the files of web/
+ *  46. API: users                      /api/presence, /admin/online-users
+ *  47. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  48. API: state of the server        /admin/stats, /metrics, events, history, files of web/
+ *  49. API: who may                    authentication, logins
+ *  50. Routes                          every path, from request to answer
+ *  51. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  52. Sandbox and privileges          --user, Landlock
+ *  53. Start                           limits, files, threads; signals; stop
+ *  54. Main                            commands that print, main
+ *
+ * To change                      go to
+ *   a flag                       Options: a row of OPTION_TABLE; presence(1)
+ *   a route                      Routes: a row of ROUTES, a handler in an API section
+ *   a WebSocket message          WebSocket messages: a row of MESSAGES; presence-protocol(7)
+ *   who may do what              Routes: the access of a row; API: who may: auth_allows
+ *   when a user is offline       Presence rules: presence_disconnect, presence_tick
+ *   a stored field               Store: records: the record, its encoder and decoder
+ *   a counter                    Counters: a row of COUNTER_TABLE
+ *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
+ *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
+ *   a limit                      the enum at the top of its section, or Options
+ *
+ * Words:
+ *   connection   a WebSocket or a stream, the hub's; before that it is an HTTP connection
+ *   session      of a user: from online to offline. An admin's is a login session, TLS has its own
+ *   heartbeat    a sign of life: any byte on a WebSocket, or POST .../heartbeat
+ *   cached       online without a connection: waiting for --grace, or by heartbeats over HTTP
+ *   transition   one change of a user, with its position in the order of all
+ *   view         a user as somebody else sees one
+ *   watcher      a connection that follows users; target: a user it follows; watch: the pair
+ *   snapshot     the state of all targets, the answer to a watch message
+ *   dirty        not in the store yet; in flight: in the batch that is being written
+ *   batch        changes for one transaction of the store; of the outbox: for one POST
+ *   outbox       changes in the store that the webhook has not taken yet
+ *   handoff      what a worker gives the hub when it has granted an upgrade
+ *   lane         requests of one cost, waiting for a worker
+ *   refs         how many hold something; the last one frees it
+ *   mono, wall   ms of a clock that only goes forward; ms since 1970, which may be stepped
  *
  * Threads, and what each may touch:
- *   main      starts the others, waits for a signal, stops them in order; reads keys again.
- *   door      CivetWeb's master thread: listeners and every connection that is not being served.
- *   shakers   (--tls-threads) the handshakes of TLS, niced: who is connected comes first.
- *   workers   CivetWeb's pool (--workers): one whole request at a time; they never wait for a
- *             client, hold no WebSocket, and wait for the hub only when they ask it to change
- *             something.
- *   hub       every WebSocket and every stream of events; the only one to change the presence
- *             table.
- *   couriers  (one less than processors, at most three) help the hub to send what many follow: the
- *             connection of a letter is theirs from post_fill to post_deliver, nothing else.
- *   reader    reads LMDB for the hub: users who are followed and not in the table.
- *   writer    the only one to write LMDB.
- *   webhook   (--webhook-url) reads the outbox in the store and posts it; nobody waits for it.
- *   resolver  (--webhook-url) finds the webhook's host by its name, while that takes; at most one.
- * One owner a datum; hand-over is a call in the owner's inbox (section 16). Shared is only: the
+ *   main               starts the others, waits for a signal, stops them in order; reads keys again
+ *   listener           CivetWeb's master thread: every connection that is not being served
+ *   handshake workers  (--tls-threads) handshakes of TLS, niced: who is connected comes first
+ *   workers            CivetWeb's pool (--workers): one whole request at a time; they never wait
+ *                      for a client, hold no WebSocket, and wait for the hub only when they ask it
+ *                      to change something
+ *   hub                every WebSocket and stream; the only one to change the presence table
+ *   io threads         (one less than processors, at most three) help the hub to send what many
+ *                      follow: the connection of a job is theirs from broadcast_fill to
+ *                      broadcast_deliver, nothing else
+ *   reader             reads LMDB for the hub: users who are followed and not in the table
+ *   writer             the only one to write LMDB
+ *   webhook            (--webhook-url) reads the outbox in the store and posts it
+ *   resolver           (--webhook-url) finds the webhook's host by its name; at most one
+ * One owner a datum; hand-over is a call in the owner's inbox (Event loop). Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
  * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
- * Locks, each held alone but for the order given: table_lock; loop.lock; store locks (section 10);
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; shakers.lock; reader.lock;
- * post.lock; login_lock; address_lock; log.lock, which may be taken while any of them is held.
+ * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; handshake_workers.lock;
+ * reader.lock; broadcast.lock; login_lock; address_lock; log.lock, which may be taken while any of
+ * them is held.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -152,41 +211,41 @@
 #include "civetweb_seam.h"
 #include "mbedtls_seam.h"
 
-/* ==== 1. Limits, types, errors ===============================================================
+/* ==== 1. Limits, types, errors ================================================================
  * Every bound that is not an option stands here, and every error a client can be told of.
  * Nothing here has state. */
 
 #define PRESENCE_VERSION "0.1.0"
 
 enum {
-    USER_ID_MAX = 128,             /* bytes of a user id after decoding */
-    BATCH_MAX = 1000,              /* users in one POST /api/presence */
-    PAGE_MAX = 1000,               /* users or sessions on one page */
+    USER_ID_MAX = 128, /* bytes of a user id after decoding */
+    BATCH_MAX = 1000,  /* users in one POST /api/presence */
+    PAGE_MAX = 1000,   /* users or sessions on one page */
     PAGE_DEFAULT = 100,
     JSON_DEPTH_MAX = 16,
-    WS_FRAGMENTS_MAX = 64,         /* frames one message may be cut into */
-    IDS_A_MESSAGE = 100,           /* ids to follow or not that count as a message more */
-    AGENT_MAX = 120,               /* bytes kept of a User-Agent */
-    ORIGIN_MAX = 301,              /* bytes of an origin as text, and its NUL */
-    FORWARDED_MAX = 32,            /* hops of X-Forwarded-For that are looked at */
-    ADDRESS_ENTRIES_MAX = 65536,   /* addresses remembered of which nothing is open */
-    REFUSED_MAX = 256,             /* WebSockets open only to be closed with the reason */
-    CLOSE_WAIT_MS = 2000,          /* from our close frame or last byte to the end of the socket */
-    STOP_RETRY_MS = 500,           /* the first client of a server that stops comes back then */
-    STOP_SPREAD_MS = 2000,         /* and the last one so much later, or a ms each */
-    STOP_WRITE_MS = 1000,          /* at a stop: for a batch under way, and then for the last one */
-    SEEN_FLUSH_MS = 15000,         /* a last_seen that only moved reaches the store within this */
-    SAMPLE_MS = 60000,             /* how often users and connections are counted for history */
-    HISTORY_HOURS_MAX = 720,       /* of one GET /admin/history */
+    WS_FRAGMENTS_MAX = 64,       /* frames one message may be cut into */
+    IDS_A_MESSAGE = 100,         /* ids to follow or not that count as a message more */
+    AGENT_MAX = 120,             /* bytes kept of a User-Agent */
+    ORIGIN_MAX = 301,            /* bytes of an origin as text, and its NUL */
+    FORWARDED_MAX = 32,          /* hops of X-Forwarded-For that are looked at */
+    ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
+    REFUSED_MAX = 256,           /* WebSockets open only to be closed with the reason */
+    CLOSE_WAIT_MS = 2000,        /* from our close frame or last byte to the end of the socket */
+    STOP_RETRY_MS = 500,         /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000,       /* and the last one so much later, or a ms each */
+    STOP_WRITE_MS = 1000,        /* at a stop: for a batch under way, and then for the last one */
+    SEEN_FLUSH_MS = 15000,       /* a last_seen that only moved reaches the store within this */
+    SAMPLE_MS = 60000,           /* how often users and connections are counted for history */
+    HISTORY_HOURS_MAX = 720,     /* of one GET /admin/history */
     HISTORY_HOURS_DEFAULT = 24,
-    STREAM_RETRY_MS = 2000,        /* a client of a stream waits this long before it comes back */
-    STREAM_SILENCE_MS = 15000,     /* a comment is sent when a stream was silent this long */
-    STREAM_GONE_MS = 120000,       /* TCP gives a client up that takes nothing for this long */
-    EVENTS_KEEP_MS = 3600000,      /* without a stream events are kept this much longer */
-    NOTE_CHARACTERS = 140,         /* of the message beside a manual status */
-    NOTE_MAX = 4 * NOTE_CHARACTERS, /* bytes of it */
-    EXPIRES_MAX_S = 31536000,      /* longest life of a manual status */
-    THREAD_STACK = 128 * 1024,     /* musl's default is small; all our own threads get this much */
+    STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
+    STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
+    STREAM_GONE_MS = 120000,      /* TCP gives a client up that takes nothing for this long */
+    EVENTS_KEEP_MS = 3600000,     /* without a stream events are kept this much longer */
+    STATUS_TEXT_CHARACTERS = 140, /* of the message beside a manual status */
+    STATUS_TEXT_MAX = 4 * STATUS_TEXT_CHARACTERS, /* bytes of it */
+    EXPIRES_MAX_S = 31536000,                     /* longest life of a manual status */
+    THREAD_STACK = 128 * 1024, /* musl's default is small; all our own threads get this much */
 };
 
 /* A run of bytes that belongs to someone else. */
@@ -200,7 +259,7 @@ struct span {
 enum status { STATUS_ONLINE, STATUS_BUSY, STATUS_AWAY, STATUS_OFFLINE, STATUS_AUTOMATIC };
 static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
 
-/* Why a stay ended. The numbers are stored; add, never renumber. */
+/* Why a session ended. The numbers are stored; add, never renumber. */
 #define REASON_TABLE(X)                                                                            \
     X(NONE, 0, "none", "the stay has not ended")                                                   \
     X(CLOSED, 1, "closed", "the client closed the connection, or left the page and stayed away")   \
@@ -278,8 +337,7 @@ struct named {
       "a status is online, away or busy; a manual one also invisible or null")                     \
     X(TOO_MANY_WATCHED, "too_many_watched", 429, 0,                                                \
       "a connection follows at most --max-watch users")                                            \
-    X(IDENTITY_MISMATCH, "identity_mismatch", 403, 0,                                              \
-      "a connection speaks for its own user only")                                                 \
+    X(IDENTITY_MISMATCH, "identity_mismatch", 403, 0, "a connection speaks for its own user only") \
     X(PROTOCOL_MISUSE, "protocol_misuse", 400, 4400, "only text messages are understood")          \
     X(KICKED, "kicked", 403, 4403, "an admin closed this connection; stay away")                   \
     X(HEARTBEAT_TIMEOUT, "heartbeat_timeout", 408, 4408, "nothing was heard in time")              \
@@ -317,7 +375,7 @@ static const struct error_row {
 enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
 #undef X
 
-/* ==== 2. Counters ============================================================================
+/* ==== 2. Counters =============================================================================
  * One table: field, metric name, help. Any thread adds; /metrics and /admin/stats read. */
 
 #define COUNTER_TABLE(X)                                                                           \
@@ -334,7 +392,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
     X(admin_logins, "admin_logins_total", "logins of the admin")                                   \
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
-    X(pending_displaced, "pending_displaced_total",                                                \
+    X(http_conn_displaced, "pending_displaced_total",                                              \
       "connections closed in the door at --max-pending-per-address")                               \
     X(memory_refused, "memory_refused_total",                                                      \
       "requests answered with 503, or cut, at --max-request-memory")                               \
@@ -382,7 +440,7 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-/* ==== 3. Util ================================================================================
+/* ==== 3. Util =================================================================================
  * Memory, buffers, clocks, random numbers, text of times. No state.
  *
  * Memory: out of memory ends the process with one line; what was committed is in the store. */
@@ -636,7 +694,7 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* ==== 4. Log =================================================================================
+/* ==== 4. Log ==================================================================================
  * One line a record on stderr, as logfmt or JSON. A line is written whole or, where stderr would
  * make us wait, dropped and counted. Whatever a client sent is escaped: no line can be forged. */
 
@@ -646,9 +704,9 @@ static const char *const LOG_LEVELS[] = {"error", "warn", "info", "debug"};
 enum { LOG_LINE_MAX = 1024 };
 
 struct log {
-    enum log_level level;   /* records above it are not written */
-    bool json;              /* JSON lines, not logfmt */
-    pthread_mutex_t lock;   /* one line at a time */
+    enum log_level level; /* records above it are not written */
+    bool json;            /* JSON lines, not logfmt */
+    pthread_mutex_t lock; /* one line at a time */
     struct counters *counters;
 };
 
@@ -716,7 +774,7 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
     if (!written && log->counters) count_one(&log->counters->log_dropped);
 }
 
-/* ==== 5. Ids and URIs ========================================================================
+/* ==== 5. Ids and text =========================================================================
  * What may be a user id, how it travels in a path, and the small languages of options and headers:
  * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
 
@@ -799,16 +857,16 @@ static bool user_id_valid(struct span id)
     return true;
 }
 
-/* Whether the text may be the message beside a manual status: at most NOTE_CHARACTERS of valid
- * UTF-8, none of them a control character. */
-static bool note_valid(struct span text)
+/* Whether the text may be the message beside a manual status: at most STATUS_TEXT_CHARACTERS of
+ * valid UTF-8, none of them a control character. */
+static bool status_text_valid(struct span text)
 {
     size_t n = 0, count = 0, step;
     for (uint32_t point; n < text.len; n += step, count++) {
         step = utf8_step(text.at + n, text.len - n, &point);
         if (!step || point < 0x20 || (point >= 0x7f && point < 0xa0)) return false;
     }
-    return count <= NOTE_CHARACTERS;
+    return count <= STATUS_TEXT_CHARACTERS;
 }
 
 /* The value of a hexadecimal digit, or -1. */
@@ -896,6 +954,9 @@ static bool digits_take(const char **at, int64_t *out)
     *out = n;
     return *at > start && !digit_is(**at);
 }
+
+/* ==== 6. Hosts and addresses ==================================================================
+ * Host names, origins, addresses and ranges as options and headers write them; pure. */
 
 /* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only (names would need a resolver). False, with
  * *out and *len of no meaning, for anything else; port 0 is allowed and means any. */
@@ -1083,7 +1144,7 @@ static bool header_has_token(const char *value, const char *token)
     return header_has(value, token, strncasecmp);
 }
 
-/* Whether a header value has the element to the letter, as subprotocols are compared. */
+/* Whether a header value has the element to the job, as subprotocols are compared. */
 static bool header_has_exact(const char *value, const char *element)
 {
     return header_has(value, element, strncmp);
@@ -1094,8 +1155,7 @@ static bool header_has_exact(const char *value, const char *element)
 static bool ws_key_valid(const char *key)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    return key && strspn(key, digits) == 22 && strchr("AQgw", key[21]) &&
-           !strcmp(key + 22, "==");
+    return key && strspn(key, digits) == 22 && strchr("AQgw", key[21]) && !strcmp(key + 22, "==");
 }
 
 /* An IPv6 address as browsers write it in a URL (URL standard, "IPv6 serializer"; RFC 5952 without
@@ -1114,8 +1174,7 @@ static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
     }
     char *at = out, *end = out + INET6_ADDRSTRLEN;
     for (int i = 0; i < GROUPS; i += i == first ? zeros : 1) {
-        if (i == first)
-            at += snprintf(at, (size_t)(end - at), "::");
+        if (i == first) at += snprintf(at, (size_t)(end - at), "::");
         else
             at += snprintf(at, (size_t)(end - at), i && i != first + zeros ? ":%x" : "%x",
                            (unsigned)in[2 * i] << 8 | in[2 * i + 1]);
@@ -1331,8 +1390,7 @@ static bool range_parse(const char *text, struct range *out)
     bool v4 = !memchr(text, ':', len);
     int64_t bits = v4 ? 32 : 128, most = bits;
     text += len;
-    if (*text++ == '/' &&
-        (strlen(text) > 3 || !digits_take(&text, &bits) || *text || bits > most))
+    if (*text++ == '/' && (strlen(text) > 3 || !digits_take(&text, &bits) || *text || bits > most))
         return false;
     out->bits = (int)bits + (v4 ? 96 : 0);
     for (int bit = out->bits; bit < 128; bit++)
@@ -1434,7 +1492,7 @@ static int cookie_get(const char *header, const char *name, char *out, size_t si
     return -1;
 }
 
-/* ==== 6. JSON ================================================================================
+/* ==== 7. JSON =================================================================================
  * A strict reader (RFC 8259) over text that stays where it is, and writers into a buffer. Values
  * are spans of the text; nothing is copied or allocated before somebody asks for a string. */
 
@@ -1727,10 +1785,8 @@ static void json_write_escape(struct buffer *b, uint8_t c)
     static const char controls[] = "\b\f\n\r\t", names[] = "bfnrt";
     const char *known = memchr(controls, c, sizeof controls - 1);
     char two[2] = {'\\', known ? names[known - controls] : (char)c};
-    if (known || c >= 0x20)
-        buffer_add(b, two, sizeof two);
-    else
-        buffer_print(b, "\\u%04x", c);
+    if (known || c >= 0x20) buffer_add(b, two, sizeof two);
+    else buffer_print(b, "\\u%04x", c);
 }
 
 /* Appends the text as a JSON string with its quotes. Every byte that is not part of valid UTF-8
@@ -1747,10 +1803,8 @@ static void json_write_string(struct buffer *b, struct span text)
             continue;
         }
         buffer_add(b, text.at + done, n - done);
-        if (step)
-            json_write_escape(b, (uint8_t)point);
-        else
-            buffer_text(b, "\xef\xbf\xbd");
+        if (step) json_write_escape(b, (uint8_t)point);
+        else buffer_text(b, "\xef\xbf\xbd");
         done = ++n;
     }
     if (n > done) buffer_add(b, text.at + done, n - done);
@@ -1788,7 +1842,7 @@ static void json_write_key(struct buffer *b, const char *name)
     buffer_add(b, "\":", 2);
 }
 
-/* ==== 7. Options =============================================================================
+/* ==== 8. Options ==============================================================================
  * One table: field, type, name, default, bounds, argument, group, help. It drives the command line,
  * the environment (PRESENCE_ + NAME), --config, --print-config, --help and the man page's test.
  * Options are constant once parsed. A later source wins: file, environment, command line. */
@@ -1984,6 +2038,9 @@ struct command_line {
 
 enum { USAGE_MAX = 512 };
 
+/* ==== 9. Options: reading =====================================================================
+ * The command line, the environment and a file become struct options; pure but for that file. */
+
 /* The row of a name, or NULL. */
 static const struct option_row *option_find(const char *name, size_t len)
 {
@@ -2145,7 +2202,7 @@ static void options_free(struct options *options)
 
 enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 /* bytes of a name that is looked at */ };
 
-/* How many letters are wrong, missing, too many, or have changed places with their neighbour
+/* How many jobs are wrong, missing, too many, or have changed places with their neighbour
  * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
 static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
 {
@@ -2170,15 +2227,15 @@ static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_le
 }
 
 /* The option, or if told to the command, that somebody may have meant; NULL if none is near. A name
- * of a few letters is near to everything, so at least half of it must be right. */
+ * of a few jobs is near to everything, so at least half of it must be right. */
 static const char *name_meant(const char *name, size_t len, bool commands)
 {
     static const char config[] = "config";
     const char *meant = NULL;
     int best = MISTAKES_MAX + 1, count = OPTION_COUNT_ALL + (commands ? COMMAND_COUNT : 0);
     for (int i = 0; i < count; i++) {
-        const char *known = i < OPTION_COUNT_ALL ? OPTIONS[i].name
-                                                 : COMMANDS[i - OPTION_COUNT_ALL].name;
+        const char *known =
+            i < OPTION_COUNT_ALL ? OPTIONS[i].name : COMMANDS[i - OPTION_COUNT_ALL].name;
         if (!*known) known = config; /* in the place of the command that has no name */
         int mistakes = name_mistakes(name, len, known, strlen(known));
         if (mistakes >= best || 2 * mistakes > (int)strlen(known)) continue;
@@ -2297,13 +2354,16 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
         return false;
     }
     if (config_quoted(value)) {
-        snprintf(err, USAGE_MAX, "--%s: %.200s has quotes around it, which would be a part of it;"
-                                 " leave them out", row->name, value);
+        snprintf(err, USAGE_MAX,
+                 "--%s: %.200s has quotes around it, which would be a part of it;"
+                 " leave them out",
+                 row->name, value);
         return false;
     }
     if (*value == '\\' && !config_unescape(value)) {
-        snprintf(err, USAGE_MAX, "--%s: '%.200s' begins with a backslash, and then each means"
-                                 " something: write \\\\ for one, \\x20 for a blank",
+        snprintf(err, USAGE_MAX,
+                 "--%s: '%.200s' begins with a backslash, and then each means"
+                 " something: write \\\\ for one, \\x20 for a blank",
                  row->name, value);
         return false;
     }
@@ -2376,7 +2436,9 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
         if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2)) {
             snprintf(err, USAGE_MAX, "--%.*s: the value is missing; write --%.*s %s", (int)len,
                      name, (int)len, name,
-                     config ? "FILE" : row ? row->argument : COMMANDS[command].argument);
+                     config ? "FILE"
+                     : row  ? row->argument
+                            : COMMANDS[command].argument);
             return false;
         }
         value = argv[++*i];
@@ -2469,8 +2531,7 @@ static void options_print_help(FILE *out)
         char text[USAGE_MAX];
         if (strcmp(group, row->group)) fprintf(out, "\n%s\n", group = row->group);
         bool bare = row->type == OPTION_FLAG || !*row->initial;
-        snprintf(text, sizeof text, bare ? "%s" : "%s [%s]", row->help,
-                 row->initial);
+        snprintf(text, sizeof text, bare ? "%s" : "%s [%s]", row->help, row->initial);
         help_print(out, row->name, row->argument, text);
     }
     fprintf(out, "\nConfiguration\n");
@@ -2584,32 +2645,34 @@ static void options_warn(const struct options *options, struct log *log)
     for (char **variable = environ; *variable; variable++) {
         char name[64], meant[64];
         if (env_is_mistyped(*variable, name, meant))
-            log_line(log, LOG_WARN, "environment %s is no option, and has no effect; did you mean"
-                                    " %s?", name, meant);
+            log_line(log, LOG_WARN,
+                     "environment %s is no option, and has no effect; did you mean"
+                     " %s?",
+                     name, meant);
     }
 }
 
-/* ==== 8. Tokens ==============================================================================
+/* ==== 10. Tokens ==============================================================================
  * Who a request speaks for: users' tokens (JWT: RFC 7515, 7519, 8725), the admin's password and the
  * sessions it opens. Time is a parameter, the cryptography is Mbed TLS's, and but for the files of
  * keys nothing is read. No text made here holds any part of a token, a password or a key. */
 
 enum {
-    TOKEN_MAX = 8192,            /* bytes of a token */
-    TOKEN_SKEW_MS = 30000,       /* how far the clocks of issuer and server may be apart */
-    TOKEN_KID_MAX = 64,          /* bytes of a key's name */
-    TOKEN_SECRET_MIN = 32,       /* RFC 7518 section 3.2: as many bytes as the hash has */
+    TOKEN_MAX = 8192,      /* bytes of a token */
+    TOKEN_SKEW_MS = 30000, /* how far the clocks of issuer and server may be apart */
+    TOKEN_KID_MAX = 64,    /* bytes of a key's name */
+    TOKEN_SECRET_MIN = 32, /* RFC 7518 section 3.2: as many bytes as the hash has */
     TOKEN_SECRET_MAX = 4096,
     TOKEN_PEM_MAX = 65536,
-    TOKEN_RSA_MIN = 2048,        /* bits; RFC 7518 section 3.3 */
+    TOKEN_RSA_MIN = 2048, /* bits; RFC 7518 section 3.3 */
     TOKEN_RSA_MAX = 8192,
     SHA256_SIZE = 32,
-    PASSWORD_MAX = 4096,         /* bytes of the admin's password */
+    PASSWORD_MAX = 4096,          /* bytes of the admin's password */
     PASSWORD_ITERATIONS = 210000, /* takes some 0.3 s: who guesses pays that for each guess */
     PASSWORD_ITERATIONS_MIN = 10000,
     PASSWORD_ITERATIONS_MAX = 10000000,
-    SESSION_PAYLOAD = 24,        /* 8 bytes of expiry, 16 random ones */
-    SESSION_TEXT = 32 + 1 + 43,  /* payload and HMAC in base64url, a dot between */
+    SESSION_PAYLOAD = 24,       /* 8 bytes of expiry, 16 random ones */
+    SESSION_TEXT = 32 + 1 + 43, /* payload and HMAC in base64url, a dot between */
 };
 
 /* The latest time a token may name, in seconds: the last of the year 9999. Milliseconds that were
@@ -2788,8 +2851,7 @@ static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1]
 /* Adds the secret of one --jwt-secret-file: the file's bytes less one line end; wait as secret_read
  * has it. False, with one line in err, if there is none. A PEM file is no secret: a public key used
  * as one would let everybody sign. */
-static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait,
-                                  char *err)
+static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait, char *err)
 {
     static const char option[] = "jwt-secret-file", pem[] = "-----BEGIN ";
     struct token_key key = {.kind = TOKEN_HS256};
@@ -2804,8 +2866,8 @@ static bool token_keys_add_secret(struct token_keys *keys, const char *value, bo
         good = false;
     } else if (good && memmem(key.secret.at, key.secret.len, pem, sizeof pem - 1)) {
         snprintf(err, USAGE_MAX,
-                 "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file",
-                 option, path);
+                 "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file", option,
+                 path);
         good = false;
     }
     if (good) token_keys_add(keys, &key);
@@ -2847,9 +2909,8 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
         return "has no key in it that is understood; take RSA of 2048 bits, or EC on P-256";
     mbedtls_pk_type_t type = mbedtls_pk_get_type(&key->pk);
     size_t bits = mbedtls_pk_get_bitlen(&key->pk);
-    bool p256 = type == MBEDTLS_PK_ECKEY &&
-                mbedtls_ecp_keypair_get_group_id(mbedtls_pk_ec(key->pk)) ==
-                    MBEDTLS_ECP_DP_SECP256R1;
+    bool p256 = type == MBEDTLS_PK_ECKEY && mbedtls_ecp_keypair_get_group_id(
+                                                mbedtls_pk_ec(key->pk)) == MBEDTLS_ECP_DP_SECP256R1;
     if (!p256 && (type != MBEDTLS_PK_RSA || bits < TOKEN_RSA_MIN || bits > TOKEN_RSA_MAX))
         return "is neither RSA of 2048 to 8192 bits nor EC on P-256; take one of these";
     key->kind = p256 ? TOKEN_ES256 : TOKEN_RS256;
@@ -2858,8 +2919,7 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
 
 /* Adds the key of one --jwt-public-key-file, a PEM public key or certificate; wait as
  * secret_read has it. False, with one line in err, if there is none. */
-static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait,
-                                  char *err)
+static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait, char *err)
 {
     static const char option[] = "jwt-public-key-file";
     struct token_key key = {.kind = TOKEN_RS256};
@@ -2902,10 +2962,10 @@ static const char *const TOKEN_PROBLEMS[] = {TOKEN_PROBLEM_TABLE(X)};
 struct token {
     char user[USER_ID_MAX + 1]; /* sub; has no NUL inside */
     size_t user_len;
-    int64_t expires_ms;         /* exp: wall time, without the skew */
+    int64_t expires_ms; /* exp: wall time, without the skew */
     bool admin;
-    bool watches_all;           /* watch is "*" */
-    struct buffer watch;        /* the array of ids as JSON, known to be valid; or empty */
+    bool watches_all;    /* watch is "*" */
+    struct buffer watch; /* the array of ids as JSON, known to be valid; or empty */
 };
 
 /* Gives the memory back; the token says nothing after. */
@@ -3052,8 +3112,8 @@ static bool token_key_fits(struct token_key *key, const struct token_parts *part
         return len == SHA256_SIZE &&
                hmac_sha256_fits((struct span){key->secret.at, key->secret.len}, parts->covered,
                                 signature);
-    if (mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256),
-                   (const uint8_t *)parts->covered.at, parts->covered.len, hash))
+    if (mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), (const uint8_t *)parts->covered.at,
+                   parts->covered.len, hash))
         return false;
     if (key->kind == TOKEN_ES256) {
         if (mbedtls_ecdsa_raw_to_der(256, signature, len, der, sizeof der, &len)) return false;
@@ -3076,8 +3136,7 @@ static enum token_problem token_check_signature(const struct token_keys *keys,
 {
     enum token_problem problem = TOKEN_UNKNOWN_KEY;
     bool known = false;
-    for (size_t i = 0; i < keys->count; i++)
-        known = known || token_key_named(&keys->at[i], header);
+    for (size_t i = 0; i < keys->count; i++) known = known || token_key_named(&keys->at[i], header);
     for (size_t i = 0; i < keys->count; i++) {
         struct token_key *key = &keys->at[i];
         if (header->has_kid && (known ? !token_key_named(key, header) : *key->kid)) continue;
@@ -3199,8 +3258,10 @@ static bool token_write_watch(struct buffer *b, const char *watch, char *err)
         struct span id = {at, strcspn(at, ",")};
         next = at[id.len] ? at + id.len + 1 : NULL;
         if (!user_id_valid(id)) {
-            snprintf(err, USAGE_MAX, "--token-watch: '%.128s' is not \"*\" or user ids with commas"
-                                     " between; write alice,bob", watch);
+            snprintf(err, USAGE_MAX,
+                     "--token-watch: '%.128s' is not \"*\" or user ids with commas"
+                     " between; write alice,bob",
+                     watch);
             return false;
         }
         if (at > watch) buffer_text(b, ",");
@@ -3217,8 +3278,9 @@ static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_
 {
     int64_t expires;
     if (!user_id_valid(user)) {
-        snprintf(err, USAGE_MAX, "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
-                                 " UTF-8 without control characters");
+        snprintf(err, USAGE_MAX,
+                 "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
+                 " UTF-8 without control characters");
         return false;
     }
     if (lifetime_ms <= 0 || __builtin_add_overflow(wall_ms, lifetime_ms, &expires) ||
@@ -3254,8 +3316,9 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     size_t i = 0, start = out->len;
     while (i < keys->count && keys->at[i].kind != TOKEN_HS256) i++;
     if (i == keys->count) {
-        snprintf(err, USAGE_MAX, "--mint-token: there is no secret to sign with; give it one with"
-                                 " --jwt-secret-file");
+        snprintf(err, USAGE_MAX,
+                 "--mint-token: there is no secret to sign with; give it one with"
+                 " --jwt-secret-file");
         return false;
     }
     const struct token_key *key = &keys->at[i];
@@ -3269,8 +3332,8 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     buffer_text(&json, "}");
     base64url_encode(out, json.at, json.len);
     json.len = 0;
-    bool good = token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer,
-                                   audience, err);
+    bool good =
+        token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, err);
     buffer_text(out, ".");
     base64url_encode(out, json.at, json.len);
     hmac_sha256((struct span){key->secret.at, key->secret.len},
@@ -3279,13 +3342,19 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     base64url_encode(out, mac, sizeof mac);
     buffer_free(&json);
     if (good && out->len - start > TOKEN_MAX) {
-        snprintf(err, USAGE_MAX, "--token-watch: the token has more than %d bytes; name fewer users"
-                                 " or \"*\"", TOKEN_MAX);
+        snprintf(err, USAGE_MAX,
+                 "--token-watch: the token has more than %d bytes; name fewer users"
+                 " or \"*\"",
+                 TOKEN_MAX);
         good = false;
     }
     if (!good) out->len = start;
     return good;
 }
+
+/* ==== 11. Passwords and admin sessions ========================================================
+ * The admin's password as it is kept, and what a login gives: a session, signed, in a cookie;
+ * pure. */
 
 /* What is kept of the admin's password: nothing it could be read from. */
 struct password {
@@ -3328,7 +3397,8 @@ static bool password_parse(const char *line, struct password *out)
     salt = strcspn(line, ":");
     out->iterations = (uint32_t)n;
     return base64url_decode((struct span){line, salt}, out->salt, sizeof out->salt) ==
-               sizeof out->salt && line[salt] == ':' &&
+               sizeof out->salt &&
+           line[salt] == ':' &&
            base64url_decode((struct span){line + salt + 1, strlen(line + salt + 1)}, out->hash,
                             sizeof out->hash) == sizeof out->hash;
 }
@@ -3348,7 +3418,8 @@ static bool password_load(const char *path, bool wait, struct password *out, cha
         else
             snprintf(err, USAGE_MAX,
                      "--%s: %.200s is not one line as --hash-password prints it; make it with"
-                     " presence --hash-password", option, path);
+                     " presence --hash-password",
+                     option, path);
     }
     secret_free(&line);
     return good;
@@ -3450,32 +3521,32 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
     return true;
 }
 
-/* ==== 9. Store: records, reads ===============================================================
- * The only owner of the files in --data: data.mdb (LMDB), lock.mdb (LMDB's readers), presence.lock
- * (one server at a time). Any thread reads; a read transaction ends before its answer is used.
+/* ==== 12. Store: records ======================================================================
+ * The only owner of the files in --data: data.mdb (LMDB), lock.mdb (LMDB's readers),
+ * presence.lock (one server at a time). Any thread reads; a read transaction ends before its
+ * answer is used.
  *
- * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session record,
- * `open` ids of the users whose stay is open, `seen` last_seen id of all others, `samples` minute
- * -> users and connections, `outbox` number -> a change that a webhook is to be told of, `manual`
- * id -> the status and message that a user set by hand, `meta` schema, boots, alive, clean, tried
- * (see outbox_clock). Numbers are little-endian; only those in keys are big-endian, so that keys
- * sort by them. `samples`, `outbox` and `manual` came later: a store without them gets them from
- * the next server.
+ * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session
+ * record, `open` ids of the users whose session is open, `seen` last_seen id of all others,
+ * `samples` minute -> users and connections, `outbox` number -> a change that a webhook is to be
+ * told of, `manual` id -> the status and message that a user set by hand, `meta` schema, boots,
+ * alive, clean, tried (see outbox_clock). Numbers are little-endian; only those in keys are big-
+ * endian, so that keys sort by them. `samples`, `outbox` and `manual` came later: a store
+ * without them gets them from the next server.
  *
  * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
- * Therefore no file is mapped before the check below has read it, with pread, from the outside: all
- * of it for the commands; at the start of a server the trees that the start and the first write
- * touch, and of the others what STORE_CHECK_MS allows: a small store whole, a large one in part,
- * because a million stored users must not delay the first answer. */
-
+ * Therefore no file is mapped before the check below has read it, with pread, from the outside:
+ * all of it for the commands; at the start of a server the trees that the start and the first
+ * write touch, and of the others what STORE_CHECK_MS allows: a small store whole, a large one in
+ * part, because a million stored users must not delay the first answer. */
 
 enum {
     STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192, /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_BYTES = 8192,   /* of lock.mdb at least: room for 126 read transactions */
     STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
-    STORE_CHECK_MS = 20,     /* a server's start looks this long for damage */
-    STORE_QUIET_MS = 10000,  /* reads that fail are logged once in this time */
-    STORE_CHUNK = 64,        /* records that one read transaction copies out */
+    STORE_CHECK_MS = 20,       /* a server's start looks this long for damage */
+    STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
+    STORE_CHUNK = 64,          /* records that one read transaction copies out */
     STORE_USER_BYTES = 40,
     STORE_SESSION_BYTES = 26,
     STORE_SAMPLE_BYTES = 9,
@@ -3490,11 +3561,11 @@ enum {
 
 struct store_options {
     const char *dir;
-    size_t map_size;    /* to begin with; 0: as the file says */
-    int64_t history_ms; /* sessions that ended longer ago are removed bit by bit; 0: never */
-    size_t outbox_max;  /* changes kept in the outbox */
-    size_t parcel_max;  /* changes delivered together */
-    bool read_only;     /* a command's view: one snapshot, also beside a running server */
+    size_t map_size;         /* to begin with; 0: as the file says */
+    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;       /* changes kept in the outbox */
+    size_t outbox_batch_max; /* changes delivered together */
+    bool read_only;          /* a command's view: one snapshot, also beside a running server */
 };
 
 /* What is known of a user. Wall times in ms; 0 is never. */
@@ -3503,9 +3574,9 @@ struct user_record {
     int64_t online_since;  /* 0 when offline */
     int64_t offline_since; /* last_seen of the last leave */
     uint8_t status;        /* enum status */
-    bool open;             /* the stay has not ended */
+    bool open;             /* the session has not ended */
     uint8_t reason;        /* enum reason of the last leave */
-    uint32_t stays;        /* ended ones */
+    uint32_t sessions;     /* ended ones */
 };
 
 /* One ended stay. */
@@ -3522,12 +3593,12 @@ struct seen_place {
     char id[USER_ID_MAX];
 };
 
-/* The outbox holds changes in parcels: those that are delivered together, and always in the same
- * company, since who receives a parcel again must be able to tell. This is the end of it, as the
+/* The outbox holds changes in batches: those that are delivered together, and always in the same
+ * company, since who receives a batch again must be able to tell. This is the end of it, as the
  * writer knows it. */
 struct outbox_end {
     uint64_t next; /* the number of the next change; never used twice while the program runs */
-    size_t count;  /* changes in the last parcel; 0: the next one begins a new parcel */
+    size_t count;  /* changes in the last batch; 0: the next one begins a new batch */
     int64_t since; /* wall ms of its first */
 };
 
@@ -3570,7 +3641,7 @@ struct manual_head {
 struct manual_record {
     struct manual_head head;
     uint16_t len;
-    char message[NOTE_MAX];
+    char message[STATUS_TEXT_MAX];
 };
 
 struct store_batch;
@@ -3592,21 +3663,21 @@ struct store {
     MDB_dbi users, sessions, open, meta;
     MDB_dbi seen;
     MDB_dbi samples, outbox, manual; /* 0: an older store that only commands have opened */
-    _Atomic uint64_t manuals; /* records in `manual`, as of the last commit */
-    MDB_txn *snapshot;     /* commands: the transaction of all their reads */
-    pthread_rwlock_t gate; /* shared: a read transaction is open; exclusive: the map moves */
-    pthread_mutex_t turn;  /* held while gate is being taken: readers cannot keep the writer out */
-    uint64_t boots;        /* servers that opened this store, this one included */
-    int64_t was_alive;     /* the last commit before this opening */
-    bool was_clean;        /* the server before this one stopped in order */
+    _Atomic uint64_t manuals;        /* records in `manual`, as of the last commit */
+    MDB_txn *snapshot;               /* commands: the transaction of all their reads */
+    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
+    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
+    uint64_t boots;       /* servers that opened this store, this one included */
+    int64_t was_alive;    /* the last commit before this opening */
+    bool was_clean;       /* the server before this one stopped in order */
     _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
-    struct buffer sweep;   /* writer: the session key at which the removal of old ones goes on */
+    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
     struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_kept;         /* writer: up to this number nothing is given up in it */
+    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
     size_t outbox_trimmed;        /* writer: changes that it gives up */
     int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
 
-    int64_t look_at;              /* writer: when it looks after the readers again */
+    int64_t look_at; /* writer: when it looks after the readers again */
 
     pthread_mutex_t lock;   /* for all below */
     pthread_cond_t changed; /* something below did */
@@ -3622,13 +3693,17 @@ struct store {
     bool writable;
     int64_t failing_since, last_commit;
     char problem[STORE_PROBLEM];
-    const char *displaced;     /* what store_displaced found last, and was logged; or NULL */
-    size_t last_txn;           /* writer: of the last commit; 0: none since the file was mapped */
-    bool writing;              /* a transaction is under way */
+    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
+    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
+    bool writing;          /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
-    uint64_t outbox_sealed;    /* parcels of changes below this number are final */
-    uint64_t outbox_spare;     /* parcels up to this number are being delivered: none is given up */
-    enum { SEAL_NONE, SEAL_ASKED, SEAL_GIVEN } seal; /* see store_outbox_seal */
+    uint64_t outbox_closed;       /* batches of changes below this number are final */
+    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
+    enum {
+        OUTBOX_CLOSE_NONE,
+        OUTBOX_CLOSE_ASKED,
+        OUTBOX_CLOSE_GIVEN
+    } outbox_close; /* see store_outbox_close */
     struct outbox_clock outbox_clock;
 };
 
@@ -3666,7 +3741,7 @@ static void store_put_le(uint8_t **at, uint64_t number, int n)
 static uint64_t store_take_le(const uint8_t **at, int n)
 {
     uint64_t number = 0;
-    for (int i = 0; i < n; i++) number |= (uint64_t)*(*at)++ << (8 * i);
+    for (int i = 0; i < n; i++) number |= (uint64_t) * (*at)++ << (8 * i);
     return number;
 }
 
@@ -3677,7 +3752,7 @@ static void store_encode_user(const struct user_record *r, uint8_t out[STORE_USE
     store_put_le(&out, r->status, 1);
     store_put_le(&out, r->open, 1);
     store_put_le(&out, r->reason, 1);
-    store_put_le(&out, r->stays, 4);
+    store_put_le(&out, r->sessions, 4);
     store_put_le(&out, (uint64_t)r->first_seen, 8);
     store_put_le(&out, (uint64_t)r->last_seen, 8);
     store_put_le(&out, (uint64_t)r->online_since, 8);
@@ -3693,7 +3768,7 @@ static bool store_decode_user(MDB_val value, struct user_record *r)
     uint64_t open = store_take_le(&at, 1);
     r->open = open;
     r->reason = (uint8_t)store_take_le(&at, 1);
-    r->stays = (uint32_t)store_take_le(&at, 4);
+    r->sessions = (uint32_t)store_take_le(&at, 4);
     r->first_seen = (int64_t)store_take_le(&at, 8);
     r->last_seen = (int64_t)store_take_le(&at, 8);
     r->online_since = (int64_t)store_take_le(&at, 8);
@@ -3778,7 +3853,7 @@ static bool store_decode_seen(MDB_val key, struct seen_place *place)
 /* A change in the outbox, read from its key and value; the text points into the value. */
 struct stored_change {
     uint64_t number;
-    bool first;       /* of its parcel */
+    bool first;       /* of its batch */
     int64_t at;       /* wall ms */
     int64_t tried;    /* what outbox_clock showed when it was written */
     struct span text; /* a JSON object */
@@ -3814,7 +3889,7 @@ static void store_encode_manual(const struct manual_head *m, uint8_t out[STORE_M
 static bool store_decode_manual(MDB_val value, struct manual_record *m)
 {
     const uint8_t *at = value.mv_data;
-    if (value.mv_size < STORE_MANUAL_BYTES || value.mv_size > STORE_MANUAL_BYTES + NOTE_MAX)
+    if (value.mv_size < STORE_MANUAL_BYTES || value.mv_size > STORE_MANUAL_BYTES + STATUS_TEXT_MAX)
         return false;
     if (store_take_le(&at, 1) != 1) return false;
     m->head.there = true;
@@ -3824,10 +3899,12 @@ static bool store_decode_manual(MDB_val value, struct manual_record *m)
     m->len = (uint16_t)(value.mv_size - STORE_MANUAL_BYTES);
     memcpy(m->message, at, m->len);
     return m->head.status <= STATUS_AUTOMATIC && m->head.until >= 0 &&
-           note_valid((struct span){m->message, m->len});
+           status_text_valid((struct span){m->message, m->len});
 }
 
-/* ---- The check: LMDB's file format (data version 1), read from the outside ---- */
+/* ==== 13. Store: check of the file ============================================================
+ * LMDB's file format (data version 1), read from the outside: a damaged file is refused with a line
+ * before LMDB maps it, which would only crash. */
 
 struct lmdb_tree {
     uint32_t pad;
@@ -3889,7 +3966,7 @@ struct store_check {
     size_t page_size, file_size;
     struct lmdb_meta meta;
     struct lmdb_tree trees[TREE_NAMED];
-    unsigned found; /* a bit for every tree that has its name in the main tree */
+    unsigned found;   /* a bit for every tree that has its name in the main tree */
     int64_t deadline; /* clock_mono_ms() to stop at; 0: read everything */
     uint8_t *seen;    /* a bit for every page that has its place */
     struct store_why why;
@@ -4182,7 +4259,9 @@ static bool store_check_file(const char *path, size_t transaction, int64_t deadl
     return ok;
 }
 
-/* ---- The files: directory, locks, map ---- */
+/* ==== 14. Store: files ========================================================================
+ * The directory, its locks, the map of the file, and what to do when somebody else moves one of
+ * them. */
 
 /* Makes the directory unless it is there. */
 static bool store_make_directory(const char *dir, struct store_why why)
@@ -4275,8 +4354,8 @@ static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 /* What a signal that ends the process finds here, as its handler has no argument. Only one store is
  * open at a time. */
 static struct {
-    MDB_env *_Atomic env;            /* the environment with its maps and slots, or NULL */
-    const char *_Atomic unfinished;  /* a file that a command has begun and not named, or NULL */
+    MDB_env *_Atomic env;           /* the environment with its maps and slots, or NULL */
+    const char *_Atomic unfinished; /* a file that a command has begun and not named, or NULL */
     char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* said of SIGBUS and SIGSEGV */
 } store_held;
 
@@ -4288,9 +4367,9 @@ static void store_faulted(int number, siginfo_t *info, void *context)
     static atomic_flag told = ATOMIC_FLAG_INIT;
     MDB_env *env = atomic_load(&store_held.env);
     while (atomic_flag_test_and_set(&told)) pause(); /* another thread says it and ends us all */
-    if (info->si_code > 0) /* else somebody has sent it */
+    if (info->si_code > 0)                           /* else somebody has sent it */
         last_words(env && lmdb_has_address(env, info->si_addr) ? store_held.overwritten
-                                                                : store_held.fault);
+                                                               : store_held.fault);
     signal(number, SIG_DFL);
     raise(number); /* to its usual end, when this returns */
 }
@@ -4301,10 +4380,12 @@ static void store_guard(const char *dir)
     struct sigaction action = {.sa_sigaction = store_faulted, .sa_flags = SA_SIGINFO};
     snprintf(store_held.overwritten, sizeof store_held.overwritten,
              "presence: %s/data.mdb or lock.mdb was cut short or overwritten while it was in use;"
-             " restore a backup\n", dir);
+             " restore a backup\n",
+             dir);
     snprintf(store_held.fault, sizeof store_held.fault,
              "presence: a fault ends it; if %s/data.mdb or lock.mdb was overwritten, restore a"
-             " backup, else please report it\n", dir);
+             " backup, else please report it\n",
+             dir);
     sigemptyset(&action.sa_mask);
 #if !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__ /* they report it themselves */
     sigaction(SIGBUS, &action, NULL);
@@ -4329,10 +4410,10 @@ static const char *store_displaced(struct store *st)
 {
     int data = -1;
     mdb_env_get_fd(st->env, &data);
-    return !store_is_in_place(st->dir, "data.mdb", data)                       ? "data.mdb"
-           : !store_is_in_place(st->dir, "lock.mdb", lmdb_lock_fd(st->env))    ? "lock.mdb"
-           : !store_is_in_place(st->dir, "presence.lock", st->lock_fd)         ? "presence.lock"
-                                                                               : NULL;
+    return !store_is_in_place(st->dir, "data.mdb", data)                    ? "data.mdb"
+           : !store_is_in_place(st->dir, "lock.mdb", lmdb_lock_fd(st->env)) ? "lock.mdb"
+           : !store_is_in_place(st->dir, "presence.lock", st->lock_fd)      ? "presence.lock"
+                                                                            : NULL;
 }
 
 /* Whether with that file all that is written since is gone; without the others only those who come
@@ -4441,16 +4522,15 @@ static int store_map(struct store *st)
     rc = store_begin(st, &txn);
     if (!rc) {
         rc = store_open_databases(st, txn, 0);
-        if (!rc)
-            rc = mdb_txn_commit(txn);
-        else
-            mdb_txn_abort(txn);
+        if (!rc) rc = mdb_txn_commit(txn);
+        else mdb_txn_abort(txn);
     }
     if (rc) store_unmap(st);
     return rc;
 }
 
-/* ---- Reads: each call one short transaction, everything copied out ---- */
+/* ==== 15. Store: reads ========================================================================
+ * Each call is one short transaction; everything is copied out. Any thread. */
 
 /* Logs that a read failed, once in a while: strangers decide how often something is read. */
 static void store_log_read(struct store *st, int rc)
@@ -4474,10 +4554,10 @@ static int store_try_read(struct store *st, MDB_txn **txn)
         return 0;
     }
     pthread_mutex_lock(&st->turn);
-    pthread_rwlock_rdlock(&st->gate);
+    pthread_rwlock_rdlock(&st->map_lock);
     pthread_mutex_unlock(&st->turn);
     int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
-    if (rc) pthread_rwlock_unlock(&st->gate);
+    if (rc) pthread_rwlock_unlock(&st->map_lock);
     return rc;
 }
 
@@ -4495,7 +4575,7 @@ static void store_end_read(struct store *st, MDB_txn *txn)
 {
     if (st->options.read_only) return;
     mdb_txn_abort(txn);
-    pthread_rwlock_unlock(&st->gate);
+    pthread_rwlock_unlock(&st->map_lock);
 }
 
 /* Reads one user in a transaction: 0, MDB_NOTFOUND or what went wrong. */
@@ -4587,12 +4667,9 @@ static int store_copy_users(struct store *st, MDB_txn *txn, bool index, struct s
         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
         struct span id = {key.mv_data, key.mv_size};
-        if (id.len > USER_ID_MAX)
-            rc = MDB_CORRUPTED;
-        else if (index)
-            rc = store_find_user(st, txn, id, &out[n].record);
-        else if (!store_decode_user(value, &out[n].record))
-            rc = MDB_CORRUPTED;
+        if (id.len > USER_ID_MAX) rc = MDB_CORRUPTED;
+        else if (index) rc = store_find_user(st, txn, id, &out[n].record);
+        else if (!store_decode_user(value, &out[n].record)) rc = MDB_CORRUPTED;
         if (rc == MDB_NOTFOUND) continue;
         if (rc) break;
         out[n].id_len = (uint8_t)id.len;
@@ -4636,7 +4713,7 @@ static bool store_visit_users(struct store *st, bool index, struct span after, s
     return true;
 }
 
-/* Visits every user whose stay is open, in byte order, until visit returns false. What it costs
+/* Visits every user whose session is open, in byte order, until visit returns false. What it costs
  * depends on their number, not on that of all users. False if a read failed, which is logged. */
 static bool store_each_open(struct store *st,
                             bool (*visit)(void *, struct span id, const struct user_record *),
@@ -4671,10 +4748,8 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
     if (!rc) {
         struct span owner;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-        if (!rc)
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
-        else if (rc == MDB_NOTFOUND)
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
+        else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
             if (!store_decode_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
             if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
@@ -4729,8 +4804,9 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
     if (!rc) {
         const MDB_cursor_op step = down ? MDB_PREV : MDB_NEXT;
         if (after) {
-            key = (MDB_val){store_seen_key((struct span){after->id, after->id_len},
-                                           after->last_seen, bytes), bytes};
+            key = (MDB_val){
+                store_seen_key((struct span){after->id, after->id_len}, after->last_seen, bytes),
+                bytes};
             from = key;
             rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
             bool same = !rc && !bytes_compare(key.mv_data, key.mv_size, from.mv_data, from.mv_size);
@@ -4753,16 +4829,16 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
 }
 
 /* What is delivered together. */
-struct parcel {
-    uint64_t last;      /* the number of its last change */
-    int64_t tried;      /* what outbox_clock showed when that was written */
+struct outbox_batch {
+    uint64_t last; /* the number of its last change */
+    int64_t tried; /* what outbox_clock showed when that was written */
     size_t count;
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
 
-/* Copies the first parcel that is not done with into an empty one: 1, or 0 if there is none that
- * store_outbox_seal made final; -1 if the read failed, which is logged. */
-static int store_outbox_next(struct store *st, struct parcel *out)
+/* Copies the first batch that is not done with into an empty one: 1, or 0 if there is none that
+ * store_outbox_close made final; -1 if the read failed, which is logged. */
+static int store_outbox_next(struct store *st, struct outbox_batch *out)
 {
     uint8_t bytes[8];
     MDB_cursor *cursor;
@@ -4771,7 +4847,7 @@ static int store_outbox_next(struct store *st, struct parcel *out)
     if (!txn) return -1;
     put_be64(bytes, atomic_load(&st->outbox_done) + 1);
     pthread_mutex_lock(&st->lock);
-    uint64_t sealed = st->outbox_sealed;
+    uint64_t closed = st->outbox_closed;
     pthread_mutex_unlock(&st->lock);
     int rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (!rc) {
@@ -4779,7 +4855,7 @@ static int store_outbox_next(struct store *st, struct parcel *out)
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
             if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
-            if (rc || change.number >= sealed || (out->count && change.first)) break;
+            if (rc || change.number >= closed || (out->count && change.first)) break;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
@@ -4793,32 +4869,32 @@ static int store_outbox_next(struct store *st, struct parcel *out)
     return -1;
 }
 
-/* See store_outbox_seal; no transaction is under way, st->lock is held. */
-static void store_seal_outbox(struct store *st)
+/* See store_outbox_close; no transaction is under way, st->lock is held. */
+static void store_close_outbox(struct store *st)
 {
     st->outbox_end.count = 0;
-    st->outbox_sealed = st->outbox_end.next;
-    st->outbox_spare = UINT64_MAX;
+    st->outbox_closed = st->outbox_end.next;
+    st->outbox_pinned = UINT64_MAX;
 }
 
-/* Makes the parcels that are in the outbox final: a later change begins a new one. From here on
- * none of them is given up for want of room, until store_outbox_spare says which may be. False
+/* Makes the batches that are in the outbox final: a later change begins a new one. From here on
+ * none of them is given up for want of room, until store_outbox_pin says which may be. False
  * while a transaction is under way: ask again soon. */
-static bool store_outbox_seal(struct store *st)
+static bool store_outbox_close(struct store *st)
 {
     pthread_mutex_lock(&st->lock);
-    bool sealed = !st->writing || st->seal == SEAL_GIVEN;
-    if (!st->writing) store_seal_outbox(st);
-    st->seal = sealed ? SEAL_NONE : SEAL_ASKED;
+    bool closed = !st->writing || st->outbox_close == OUTBOX_CLOSE_GIVEN;
+    if (!st->writing) store_close_outbox(st);
+    st->outbox_close = closed ? OUTBOX_CLOSE_NONE : OUTBOX_CLOSE_ASKED;
     pthread_mutex_unlock(&st->lock);
-    return sealed;
+    return closed;
 }
 
-/* Keeps parcels up to that number from being given up for want of room. */
-static void store_outbox_spare(struct store *st, uint64_t number)
+/* Keeps batches up to that number from being given up for want of room. */
+static void store_outbox_pin(struct store *st, uint64_t number)
 {
     pthread_mutex_lock(&st->lock);
-    st->outbox_spare = number;
+    st->outbox_pinned = number;
     pthread_mutex_unlock(&st->lock);
 }
 
@@ -4841,12 +4917,12 @@ struct store_stats {
     bool readable;  /* these figures could be read just now */
     bool writable;  /* the last commit went well */
     int64_t last_commit_wall;
-    int64_t oldest_reader_ms; /* how long a command has been reading; 0: none is */
-    const char *displaced;    /* a file that was removed or replaced, or NULL */
+    int64_t oldest_reader_ms;    /* how long a command has been reading; 0: none is */
+    const char *displaced;       /* a file that was removed or replaced, or NULL */
     char problem[STORE_PROBLEM]; /* why not both, or "" */
-    uint64_t boots;                 /* servers that opened it, this one included */
-    bool was_clean;                 /* the server before this one stopped in order */
-    int64_t was_alive;              /* and committed for the last time then */
+    uint64_t boots;              /* servers that opened it, this one included */
+    bool was_clean;              /* the server before this one stopped in order */
+    int64_t was_alive;           /* and committed for the last time then */
 };
 
 /* Counts the changes in the outbox that are not done with: those that are, and were not removed
@@ -4945,7 +5021,7 @@ static void store_stats(struct store *st, struct store_stats *out)
                  mdb_strerror(rc));
 }
 
-/* ==== 10. Store: writer ======================================================================
+/* ==== 16. Store: changes ======================================================================
  * One thread is the only one that writes: a batch is one transaction, on the disk when `done` is
  * called. A full map grows; a disk that fails stops the writing, not the program, and the same
  * batch is tried again every second. Opening, which writes too, and the commands stand here too. */
@@ -4956,7 +5032,7 @@ enum {
     STORE_SWEEP = 1000,          /* sessions that one commit looks at for their age, */
     STORE_SWEEP_EACH = 2,        /* and more for each that it adds: else they could outgrow it */
     STORE_SWEEP_SAMPLES = 100,   /* old samples that one commit removes */
-    STORE_PARCEL_MS = 60000,     /* changes further apart are not delivered together */
+    STORE_BATCH_MS = 60000,      /* changes further apart are not delivered together */
     STORE_RESTORE_BATCH = 10000, /* records a transaction */
     STORE_DUMP_LINE = 2048,      /* longest line of a dump */
 };
@@ -4999,14 +5075,13 @@ static void store_batch_add(struct store_batch *b, struct span id, struct store_
     op->id_len = (uint8_t)id.len;
     buffer_add(&b->ops, op, sizeof *op);
     buffer_add(&b->ops, id.at, id.len);
-    if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER)
-        b->users++;
-    else
-        b->sessions++;
+    if (op->kind == STORE_USER || op->kind == STORE_WHOLE_USER) b->users++;
+    else b->sessions++;
 }
 
-/* Adds the state of a user. While open, online_since counts; at the end of a stay (open before, not
- * now) reason does, and last_seen becomes offline_since. first_seen is kept, or begins. */
+/* Adds the state of a user. While open, online_since counts; at the end of a session (open
+ * before, not now) reason does, and last_seen becomes offline_since. first_seen is kept, or
+ * begins. */
 static void store_batch_user(struct store_batch *b, struct span id, bool open, enum status status,
                              int64_t online_since, int64_t last_seen, enum reason reason)
 {
@@ -5058,7 +5133,7 @@ static void store_batch_manual(struct store_batch *b, struct span id,
                                const struct manual_head *head, struct span message)
 {
     struct store_op op = {.kind = STORE_MANUAL, .id_len = (uint8_t)id.len, .as.manual = *head};
-    assert(id.len >= 1 && id.len <= USER_ID_MAX && message.len <= NOTE_MAX);
+    assert(id.len >= 1 && id.len <= USER_ID_MAX && message.len <= STATUS_TEXT_MAX);
     op.text_len = (uint16_t)message.len;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
@@ -5150,8 +5225,7 @@ static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen =
                                      now->online_since ? now->online_since : now->last_seen};
-    else if (rc)
-        return rc;
+    else if (rc) return rc;
     old = r;
     r.open = now->open;
     r.status = now->status;
@@ -5185,10 +5259,9 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
                                  .offline_since = session->to,
                                  .status = STATUS_OFFLINE,
                                  .reason = session->reason};
-    else if (rc)
-        return rc;
+    else if (rc) return rc;
     old = r;
-    r.stays++;
+    r.sessions++;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
     /* UTC may have been stepped back: no stay replaces another that began at the same time. */
     struct session_record s = *session;
@@ -5208,13 +5281,13 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
     return mdb_put(txn, st->samples, &key, &value, 0);
 }
 
-/* Puts a change at the end of the outbox, in the last parcel or in a new one. */
+/* Puts a change at the end of the outbox, in the last batch or in a new one. */
 static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
 {
     struct outbox_end *end = &st->outbox_now;
     uint8_t number[8], bytes[STORE_CHANGE_MAX], *to = bytes;
-    bool apart = at < end->since || at - end->since >= STORE_PARCEL_MS;
-    bool first = !end->count || end->count >= st->options.parcel_max || apart;
+    bool apart = at < end->since || at - end->since >= STORE_BATCH_MS;
+    bool first = !end->count || end->count >= st->options.outbox_batch_max || apart;
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
@@ -5243,7 +5316,7 @@ static int store_remove_changes(struct store *st, MDB_txn *txn, uint64_t through
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Removes the oldest parcels, but those being delivered, until the outbox has room again. */
+/* Removes the oldest batches, but those being delivered, until the outbox has room again. */
 static int store_trim_outbox(struct store *st, MDB_txn *txn)
 {
     uint8_t number[8];
@@ -5252,10 +5325,10 @@ static int store_trim_outbox(struct store *st, MDB_txn *txn)
     MDB_val key = {sizeof number, number}, value;
     struct stored_change change;
     int rc = mdb_stat(txn, st->outbox, &stat);
-    if (rc || stat.ms_entries <= st->options.outbox_max || st->outbox_kept == UINT64_MAX) return rc;
+    if (rc || stat.ms_entries <= st->options.outbox_max || st->outbox_keep == UINT64_MAX) return rc;
     rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (rc) return rc;
-    put_be64(number, st->outbox_kept + 1);
+    put_be64(number, st->outbox_keep + 1);
     rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     for (size_t left = stat.ms_entries; !rc; left--) {
         if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
@@ -5265,7 +5338,7 @@ static int store_trim_outbox(struct store *st, MDB_txn *txn)
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     mdb_cursor_close(cursor);
-    if (rc == MDB_NOTFOUND) st->outbox_now.count = 0; /* the last parcel is gone */
+    if (rc == MDB_NOTFOUND) st->outbox_now.count = 0; /* the last batch is gone */
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
@@ -5287,7 +5360,7 @@ static int store_find_outbox_end(struct store *st, MDB_txn *txn)
 static int store_put_manual(struct store *st, MDB_txn *txn, struct span id,
                             const struct manual_head *head, struct span message)
 {
-    uint8_t bytes[STORE_MANUAL_BYTES + NOTE_MAX];
+    uint8_t bytes[STORE_MANUAL_BYTES + STATUS_TEXT_MAX];
     MDB_val key = {id.len, (void *)(uintptr_t)id.at};
     MDB_val value = {STORE_MANUAL_BYTES + message.len, bytes};
     if (!head->there) {
@@ -5300,8 +5373,8 @@ static int store_put_manual(struct store *st, MDB_txn *txn, struct span id,
 }
 
 /* Applies one piece of a batch; the text is what follows the id. */
-static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op,
-                          struct span id, struct span text)
+static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op, struct span id,
+                          struct span text)
 {
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
@@ -5327,10 +5400,8 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t co
     for (size_t i = 0; !rc && i < count; i++) {
         struct span id;
         struct session_record r;
-        if (!store_decode_session(key, value, &id, &r))
-            rc = MDB_CORRUPTED;
-        else if (r.to < before)
-            rc = mdb_cursor_del(cursor, 0);
+        if (!store_decode_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
+        else if (r.to < before) rc = mdb_cursor_del(cursor, 0);
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     st->sweep.len = 0;
@@ -5401,14 +5472,14 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
 static void store_stop_readers(struct store *st)
 {
     pthread_mutex_lock(&st->turn);
-    pthread_rwlock_wrlock(&st->gate);
+    pthread_rwlock_wrlock(&st->map_lock);
     pthread_mutex_unlock(&st->turn);
 }
 
 /* See store_stop_readers. */
 static void store_let_readers(struct store *st)
 {
-    pthread_rwlock_unlock(&st->gate);
+    pthread_rwlock_unlock(&st->map_lock);
 }
 
 /* Doubles the map. Without address space for it the process ends; what is committed stays. */
@@ -5448,18 +5519,13 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
         if (!rc) {
             rc = work(st, txn, context);
-            if (!rc)
-                rc = mdb_txn_commit(txn);
-            else
-                mdb_txn_abort(txn);
+            if (!rc) rc = mdb_txn_commit(txn);
+            else mdb_txn_abort(txn);
             if (!rc) st->last_txn = store_last_txn(st->env);
         }
-        if (rc == MDB_MAP_FULL)
-            rc = store_grow(st);
-        else if (rc == MDB_PANIC)
-            rc = store_reopen(st);
-        else
-            return rc;
+        if (rc == MDB_MAP_FULL) rc = store_grow(st);
+        else if (rc == MDB_PANIC) rc = store_reopen(st);
+        else return rc;
         if (rc) return rc;
     }
 }
@@ -5470,21 +5536,21 @@ static void store_write_begins(struct store *st)
     pthread_mutex_lock(&st->lock);
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
-    st->outbox_kept = st->outbox_spare > done ? st->outbox_spare : done;
+    st->outbox_keep = st->outbox_pinned > done ? st->outbox_pinned : done;
     st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
     pthread_mutex_unlock(&st->lock);
 }
 
 /* Notes that a transaction has ended, with 0 or an error, and what it made of the outbox; then
- * answers who waited for that, see store_outbox_seal. */
+ * answers who waited for that, see store_outbox_close. */
 static void store_write_ended(struct store *st, int rc)
 {
     pthread_mutex_lock(&st->lock);
     st->writing = false;
     if (!rc) st->outbox_end = st->outbox_now;
-    if (st->seal != SEAL_NONE) {
-        store_seal_outbox(st);
-        st->seal = SEAL_GIVEN;
+    if (st->outbox_close != OUTBOX_CLOSE_NONE) {
+        store_close_outbox(st);
+        st->outbox_close = OUTBOX_CLOSE_GIVEN;
     }
     pthread_mutex_unlock(&st->lock);
 }
@@ -5517,7 +5583,9 @@ static const char *store_remedy(const char *dir, int *rc)
     return *rc == ENOSPC || *rc == EDQUOT ? "free space in" : "check the disk under";
 }
 
-/* ---- Opening and closing ---- */
+/* ==== 17. Store: opening, the writer thread ===================================================
+ * A store is opened by a server, a command that reads, or a restore. The writer is the only thread
+ * that changes it: it takes batches from the hub and commits each as one transaction. */
 
 /* A store that owns no file yet. */
 static struct store *store_new(const struct store_options *options, struct log *log,
@@ -5531,7 +5599,7 @@ static struct store *store_new(const struct store_options *options, struct log *
     st->counters = counters;
     st->lock_fd = -1;
     st->writable = !options->read_only;
-    pthread_rwlock_init(&st->gate, NULL);
+    pthread_rwlock_init(&st->map_lock, NULL);
     pthread_mutex_init(&st->turn, NULL);
     pthread_mutex_init(&st->lock, NULL);
     pthread_condattr_init(&attributes);
@@ -5548,7 +5616,7 @@ static void store_close(struct store *st)
     if (!st || st->running) return;
     store_unmap(st);
     if (st->lock_fd >= 0) close(st->lock_fd);
-    pthread_rwlock_destroy(&st->gate);
+    pthread_rwlock_destroy(&st->map_lock);
     pthread_mutex_destroy(&st->turn);
     pthread_mutex_destroy(&st->lock);
     pthread_cond_destroy(&st->changed);
@@ -5673,10 +5741,8 @@ static int store_migrate_0(struct store *st, MDB_txn *txn, void *context)
     int rc = mdb_cursor_open(txn, st->users, &cursor);
     if (rc) return rc;
     while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-        if (!store_decode_user(value, &r))
-            rc = MDB_CORRUPTED;
-        else if (r.open)
-            rc = mdb_put(txn, st->open, &key, &none, 0);
+        if (!store_decode_user(value, &r)) rc = MDB_CORRUPTED;
+        else if (r.open) rc = mdb_put(txn, st->open, &key, &none, 0);
         if (rc) break;
     }
     mdb_cursor_close(cursor);
@@ -5821,8 +5887,10 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
-        return store_refuse(why, "%s is in use by another process, under which presence.lock was"
-                                 " removed; stop it or choose another --data", path);
+        return store_refuse(why,
+                            "%s is in use by another process, under which presence.lock was"
+                            " removed; stop it or choose another --data",
+                            path);
     if (!rc) rc = store_begin(st, &txn);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     bool ok = store_read_schema(st, txn, &schema, why);
@@ -5871,7 +5939,7 @@ static void store_wait(struct store *st, int64_t ms)
 }
 
 /* Notes that a commit went well, and says so if the one before did not; st->lock is held. */
-static void store_note_success(struct store *st)
+static void store_commit_success(struct store *st)
 {
     st->last_commit = clock_wall_ms();
     if (!st->writable)
@@ -5884,7 +5952,7 @@ static void store_note_success(struct store *st)
 }
 
 /* Notes that a commit failed, and says so if the one before did not; st->lock is held. */
-static void store_note_failure(struct store *st, int rc)
+static void store_commit_failure(struct store *st, int rc)
 {
     const char *remedy = store_remedy(st->dir, &rc);
     snprintf(st->problem, sizeof st->problem, "cannot write %s/data.mdb: %s", st->dir,
@@ -5906,8 +5974,9 @@ static void store_look_after_readers(struct store *st)
     st->look_at = clock_mono_ms() + STORE_LOOK_MS;
     if (!st->env) return;
     rc = mdb_reader_check(st->env, &dead);
-    if (rc) log_line(st->log, LOG_WARN, "store: cannot look for dead readers in %s/lock.mdb: %s",
-                     st->dir, mdb_strerror(rc));
+    if (rc)
+        log_line(st->log, LOG_WARN, "store: cannot look for dead readers in %s/lock.mdb: %s",
+                 st->dir, mdb_strerror(rc));
     if (dead) log_line(st->log, LOG_INFO, "store: %d readers had died and were cleared", dead);
     store_look_at_readers(st);
 }
@@ -5924,11 +5993,15 @@ static void store_look_at_files(struct store *st)
     if (!changed) return;
     if (name) store_say_displaced(st, name, problem);
     if (store_is_lost(name))
-        log_line(st->log, LOG_ERROR, "store: %s; what is written is lost when presence ends:"
-                                     " put the file back", problem);
+        log_line(st->log, LOG_ERROR,
+                 "store: %s; what is written is lost when presence ends:"
+                 " put the file back",
+                 problem);
     else if (name)
-        log_line(st->log, LOG_ERROR, "store: %s; others do not see that the store is in use:"
-                                     " put the file back, or start anew", problem);
+        log_line(st->log, LOG_ERROR,
+                 "store: %s; others do not see that the store is in use:"
+                 " put the file back, or start anew",
+                 problem);
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
@@ -5954,13 +6027,13 @@ static void *store_writer(void *context)
         store_look_at_files(st);
         if (!rc && batch) {
             pthread_mutex_lock(&st->lock);
-            store_note_success(st);
+            store_commit_success(st);
             st->batch = NULL;
             pthread_mutex_unlock(&st->lock);
             st->done(st->context, batch);
         }
         pthread_mutex_lock(&st->lock);
-        if (rc) store_note_failure(st, rc);
+        if (rc) store_commit_failure(st, rc);
         st->all_written = !rc && !batch && !store_is_lost(st->displaced);
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
         if ((!rc && !batch) || (rc && left <= 0)) break;
@@ -6018,7 +6091,9 @@ static bool store_stop_writer(struct store *st, int64_t patience_ms)
     return ended && written;
 }
 
-/* ---- Commands: exit code 0, or 1 with one line on err ---- */
+/* ==== 18. Store: commands =====================================================================
+ * --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. A dump is
+ * JSON lines; the last one says how many there were. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)
@@ -6114,8 +6189,7 @@ static const char *tally_users(struct store *st, struct store_tally *n)
             wrong = "a user who is online is not in `open`";
         else if (!user.open && !tally_seen(st, key, &user))
             wrong = "a user who is not online is not in `seen`";
-        else
-            n->open += user.open;
+        else n->open += user.open;
     }
     mdb_cursor_close(cursor);
     if (wrong) return wrong;
@@ -6218,17 +6292,13 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     return 0;
 }
 
-/* ---- Dump and restore: JSON lines; the last one says how many there were ---- */
-
 /* Appends `,"name":` and a time, or null for 0. */
 static void dump_time(struct buffer *b, const char *name, int64_t ms)
 {
     char text[TIME_TEXT];
     json_write_key(b, name);
-    if (ms)
-        buffer_print(b, "\"%s\"", time_text(ms, text));
-    else
-        buffer_text(b, "null");
+    if (ms) buffer_print(b, "\"%s\"", time_text(ms, text));
+    else buffer_text(b, "null");
 }
 
 /* Appends a user's line. */
@@ -6242,7 +6312,7 @@ static void dump_user(struct buffer *b, struct span id, const struct user_record
     dump_time(b, "offline_since", r->offline_since);
     buffer_print(b, ",\"status\":\"%s\",\"open\":%s,\"reason\":\"%s\",\"stays\":%" PRIu32 "}\n",
                  STATUS_NAMES[r->status], r->open ? "true" : "false", REASON_NAMES[r->reason],
-                 r->stays);
+                 r->sessions);
 }
 
 /* Appends a session's line. */
@@ -6256,8 +6326,7 @@ static void dump_session(struct buffer *b, struct span id, const struct session_
     buffer_print(b, ",\"reason\":\"%s\",\"address\":", REASON_NAMES[r->reason]);
     if (*address_unpack_text(r->address, address, sizeof address))
         buffer_print(b, "\"%s\"}\n", address);
-    else
-        buffer_text(b, "null}\n");
+    else buffer_text(b, "null}\n");
 }
 
 /* Appends a sample's line. */
@@ -6271,8 +6340,9 @@ static void dump_sample(struct buffer *b, const struct sample *s)
 /* The name of a manual status, as requests and dumps have it, or NULL for the automatic one. */
 static const char *manual_name(uint8_t status)
 {
-    return status == STATUS_OFFLINE ? "invisible" : status < STATUS_OFFLINE ? STATUS_NAMES[status]
-                                                                            : NULL;
+    return status == STATUS_OFFLINE  ? "invisible"
+           : status < STATUS_OFFLINE ? STATUS_NAMES[status]
+                                     : NULL;
 }
 
 /* Appends the line of what a user set by hand. */
@@ -6346,11 +6416,11 @@ static int store_command_dump(const char *dir, FILE *out, FILE *err)
         manuals = dump_records(st, st->manual, out, &rc);
     store_close(st);
     bool ok = users >= 0 && sessions >= 0 && samples >= 0 && manuals >= 0;
-    if (ok &&
-        (fprintf(out, "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64
-                      ",\"samples\":%" PRId64 ",\"manuals\":%" PRId64 "}\n",
-                 users, sessions, samples, manuals) < 0 ||
-         fflush(out))) {
+    if (ok && (fprintf(out,
+                       "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64
+                       ",\"samples\":%" PRId64 ",\"manuals\":%" PRId64 "}\n",
+                       users, sessions, samples, manuals) < 0 ||
+               fflush(out))) {
         rc = errno;
         ok = false;
     }
@@ -6394,10 +6464,10 @@ static bool restore_name(struct json_value line, const char *name, const char *c
 static bool restore_user(struct json_value line, struct user_record *r)
 {
     struct json_value value;
-    int64_t stays;
-    if (!json_member(line, "stays", &value) || !json_number(value, &stays)) return false;
-    if (stays < 0 || stays > UINT32_MAX || !json_member(line, "open", &value)) return false;
-    *r = (struct user_record){.open = value.kind == JSON_TRUE, .stays = (uint32_t)stays};
+    int64_t sessions;
+    if (!json_member(line, "stays", &value) || !json_number(value, &sessions)) return false;
+    if (sessions < 0 || sessions > UINT32_MAX || !json_member(line, "open", &value)) return false;
+    *r = (struct user_record){.open = value.kind == JSON_TRUE, .sessions = (uint32_t)sessions};
     return (r->open || value.kind == JSON_FALSE) &&
            restore_time(line, "first_seen", &r->first_seen) &&
            restore_time(line, "last_seen", &r->last_seen) &&
@@ -6455,9 +6525,9 @@ static bool restore_manual(struct json_value line, struct manual_record *m)
     for (uint8_t i = 0; i < STATUS_AUTOMATIC; i++)
         if (json_is(status, manual_name(i))) m->head.status = i;
     if (m->head.status == STATUS_AUTOMATIC && status.kind != JSON_NULL) return false;
-    char text[NOTE_MAX + 1];
+    char text[STATUS_TEXT_MAX + 1];
     int len = json_string(message, text, sizeof text);
-    if (len < 0 || !note_valid((struct span){text, (size_t)len})) return false;
+    if (len < 0 || !status_text_valid((struct span){text, (size_t)len})) return false;
     m->len = (uint16_t)len;
     memcpy(m->message, text, m->len);
     return true;
@@ -6518,10 +6588,8 @@ static bool restore_line(struct store_restore *r, struct span text)
     if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session)))
         return false;
     store_batch_add(&r->batch, owner, &op);
-    if (user)
-        r->users++;
-    else
-        r->sessions++;
+    if (user) r->users++;
+    else r->sessions++;
     return true;
 }
 
@@ -6580,7 +6648,7 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     return 1;
 }
 
-/* ==== 11. Timers =============================================================================
+/* ==== 19. Timers ==============================================================================
  * A hierarchical wheel over a `now` that the caller passes: arm, disarm and expiry cost the same
  * for one timer and for a million. A timer never fires early, and at most one tick late. */
 
@@ -6598,8 +6666,8 @@ struct timer {
 };
 
 struct wheel {
-    int64_t tick;   /* all timers due before it have fired */
-    size_t armed;   /* timers in the wheel */
+    int64_t tick; /* all timers due before it have fired */
+    size_t armed; /* timers in the wheel */
     struct timer *expired;
     struct timer *slots[WHEEL_LEVELS][WHEEL_SLOTS];
 };
@@ -6746,45 +6814,45 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
     return found;
 }
 
-/* ==== 12. Addresses ==========================================================================
+/* ==== 20. Limits by address ===================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
- * the door and what they hold, upgrades in the last second, passwords that were wrong. Keys are
+ * the listener and what they hold, upgrades in the last second, passwords that were wrong. Keys are
  * what address_group makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out
  * of it.
  *
  * An entry with connections or pending stays. One that only waits for time to pass is on a list and
- * goes by itself (address_sweep). Of either list the table keeps ADDRESS_RESTING_MAX, the latest:
+ * goes by itself (address_sweep). Of either list the table keeps ADDRESS_EXPIRING_MAX, the latest:
  * whoever has more addresses than that makes it forget the first of them early, and gets for each
  * of them no more than a fresh address has anyway: a second's worth of upgrades, or
  * ADDRESS_FREE_FAILURES passwords. */
 
 enum {
-    ADDRESS_RESTING_MAX = ADDRESS_ENTRIES_MAX / 2, /* on one of the two lists */
-    ADDRESS_SWEEP_MAX = 256,                       /* taken off a list by one address_sweep */
-    ADDRESS_SLOTS_MIN = 16,                        /* a power of two */
-    ADDRESS_FREE_FAILURES = 3,                     /* wrong passwords before there is a wait */
-    ADDRESS_WAIT_MAX_MS = 60000,                   /* after many of them */
-    ADDRESS_FAILURE_MS = 600000,                   /* after the last all are forgotten */
+    ADDRESS_EXPIRING_MAX = ADDRESS_ENTRIES_MAX / 2, /* on one of the two lists */
+    ADDRESS_SWEEP_MAX = 256,                        /* taken off a list by one address_sweep */
+    ADDRESS_SLOTS_MIN = 16,                         /* a power of two */
+    ADDRESS_FREE_FAILURES = 3,                      /* wrong passwords before there is a wait */
+    ADDRESS_WAIT_MAX_MS = 60000,                    /* after many of them */
+    ADDRESS_FAILURE_MS = 600000,                    /* after the last all are forgotten */
 };
 
 /* What an entry waits for that is not in use: the end of its pace, a second at most, or that its
  * failures are forgotten. */
-enum address_rest { REST_PACE, REST_FAILURE, REST_COUNT, REST_NONE = REST_COUNT };
+enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = EXPIRY_COUNT };
 
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
     uint8_t key[16];
-    struct address_entry *next;             /* in the same slot */
-    struct address_entry *older, *newer;    /* on the list of its rest */
-    uint8_t rest;                           /* enum address_rest */
-    uint32_t connections;                   /* WebSockets */
-    uint32_t pending;                       /* connections in the door */
-    uint32_t ready;                         /* of them those that wait for a worker: the door's */
-    size_t held;                            /* bytes that all of them hold */
-    struct pending *oldest, *newest;        /* those; the list is the door's, not looked at here */
-    int64_t upgrades_until_us;              /* mono us: see address_take_upgrade */
-    uint32_t failures;                      /* wrong passwords in a row */
-    int64_t failed_at, blocked_until;       /* mono ms: of the last failure; 0 */
+    struct address_entry *next;          /* in the same slot */
+    struct address_entry *older, *newer; /* on the list of its rest */
+    uint8_t expiry;                      /* enum address_expiry */
+    uint32_t connections;                /* WebSockets */
+    uint32_t http_conns;                 /* connections in the listener */
+    uint32_t ready;                      /* of them those that wait for a worker: the listener's */
+    size_t held;                         /* bytes that all of them hold */
+    struct http_conn *oldest, *newest;   /* those; the list is the listener's, not looked at here */
+    int64_t upgrades_until_us;           /* mono us: see address_take_upgrade */
+    uint32_t failures;                   /* wrong passwords in a row */
+    int64_t failed_at, blocked_until;    /* mono ms: of the last failure; 0 */
 };
 
 /* Entries that rest, the one that has rested longest first. */
@@ -6796,11 +6864,11 @@ struct address_list {
 /* Entries by key: chains in slots that come and go one at a time (linear hashing), so no call has
  * to move them all. */
 struct address_table {
-    uint64_t seed[2];               /* of the hash */
+    uint64_t seed[2]; /* of the hash */
     struct address_entry **slots;
-    size_t used, size;              /* slots; size is a power of two, used above or at half of it */
-    size_t count;                   /* entries */
-    struct address_list resting[REST_COUNT];
+    size_t used, size; /* slots; size is a power of two, used above or at half of it */
+    size_t count;      /* entries */
+    struct address_list expiring[EXPIRY_COUNT];
 };
 
 /* A table without entries, owned by the caller until address_table_free. */
@@ -6849,8 +6917,10 @@ static void siphash_round(uint64_t v[4])
 static uint64_t address_hash(const uint64_t seed[2], const uint8_t key[16])
 {
     uint64_t v[4] = {
-        seed[0] ^ UINT64_C(0x736f6d6570736575), seed[1] ^ UINT64_C(0x646f72616e646f6d),
-        seed[0] ^ UINT64_C(0x6c7967656e657261), seed[1] ^ UINT64_C(0x7465646279746573),
+        seed[0] ^ UINT64_C(0x736f6d6570736575),
+        seed[1] ^ UINT64_C(0x646f72616e646f6d),
+        seed[0] ^ UINT64_C(0x6c7967656e657261),
+        seed[1] ^ UINT64_C(0x7465646279746573),
     };
     uint64_t words[3] = {0, 0, UINT64_C(16) << 56};
     memcpy(words, key, 16);
@@ -6865,8 +6935,7 @@ static uint64_t address_hash(const uint64_t seed[2], const uint8_t key[16])
 }
 
 /* The slot of a key: the low bits of its hash, one less where that slot is not in use yet. */
-static struct address_entry **address_slot(const struct address_table *table,
-                                           const uint8_t key[16])
+static struct address_entry **address_slot(const struct address_table *table, const uint8_t key[16])
 {
     size_t slot = (size_t)address_hash(table->seed, key) & (table->size - 1);
     return &table->slots[slot < table->used ? slot : slot - table->size / 2];
@@ -6922,7 +6991,7 @@ static struct address_entry *address_make(struct address_table *table, const uin
     struct address_entry **slot = address_slot(table, key);
     entry = mem_new(sizeof *entry);
     memcpy(entry->key, key, sizeof entry->key);
-    entry->rest = REST_NONE;
+    entry->expiry = EXPIRY_NONE;
     entry->next = *slot;
     return *slot = entry;
 }
@@ -6930,12 +6999,12 @@ static struct address_entry *address_make(struct address_table *table, const uin
 /* Takes an entry off the list it is on, if any. */
 static void address_wake(struct address_table *table, struct address_entry *entry)
 {
-    if (entry->rest == REST_NONE) return;
-    struct address_list *list = &table->resting[entry->rest];
+    if (entry->expiry == EXPIRY_NONE) return;
+    struct address_list *list = &table->expiring[entry->expiry];
     *(entry->older ? &entry->older->newer : &list->oldest) = entry->newer;
     *(entry->newer ? &entry->newer->older : &list->newest) = entry->older;
     entry->older = entry->newer = NULL;
-    entry->rest = REST_NONE;
+    entry->expiry = EXPIRY_NONE;
     list->count--;
 }
 
@@ -6954,7 +7023,7 @@ static void address_drop(struct address_table *table, struct address_entry *entr
 /* Whether something of the entry is open, so that no time makes it go. */
 static bool address_in_use(const struct address_entry *entry)
 {
-    return entry->connections || entry->pending;
+    return entry->connections || entry->http_conns;
 }
 
 /* Whether at now (mono ms) the entry's failures are still held against it. */
@@ -6964,7 +7033,7 @@ static bool address_has_failed(const struct address_entry *entry, int64_t now)
 }
 
 /* Whether at now (mono ms) an entry that is not in use still differs from a new one. */
-static bool address_rests(const struct address_entry *entry, int64_t now)
+static bool address_differs(const struct address_entry *entry, int64_t now)
 {
     return address_has_failed(entry, now) || entry->upgrades_until_us > now * 1000;
 }
@@ -6984,16 +7053,16 @@ static void address_settle(struct address_table *table, struct address_entry *en
 {
     address_wake(table, entry);
     if (address_in_use(entry)) return;
-    if (!address_rests(entry, now)) {
+    if (!address_differs(entry, now)) {
         address_drop(table, entry);
         return;
     }
-    entry->rest = address_has_failed(entry, now) ? REST_FAILURE : REST_PACE;
-    struct address_list *list = &table->resting[entry->rest];
+    entry->expiry = address_has_failed(entry, now) ? EXPIRY_FAILURE : EXPIRY_PACE;
+    struct address_list *list = &table->expiring[entry->expiry];
     entry->older = list->newest;
     *(list->newest ? &list->newest->newer : &list->oldest) = entry;
     list->newest = entry;
-    if (++list->count > ADDRESS_RESTING_MAX) address_evict(table, list);
+    if (++list->count > ADDRESS_EXPIRING_MAX) address_evict(table, list);
 }
 
 /* Drops entries that time has made like new ones, at most ADDRESS_SWEEP_MAX of either list. The
@@ -7001,10 +7070,10 @@ static void address_settle(struct address_table *table, struct address_entry *en
  * not longer than ADDRESS_FAILURE_MS, or a second, after it was settled. now is mono ms. */
 static void address_sweep(struct address_table *table, int64_t now)
 {
-    for (int rest = 0; rest < REST_COUNT; rest++) {
-        struct address_list *list = &table->resting[rest];
+    for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
+        struct address_list *list = &table->expiring[rest];
         for (int i = 0; i < ADDRESS_SWEEP_MAX && list->oldest; i++) {
-            if (!address_in_use(list->oldest) && address_rests(list->oldest, now)) break;
+            if (!address_in_use(list->oldest) && address_differs(list->oldest, now)) break;
             address_evict(table, list);
         }
     }
@@ -7031,7 +7100,7 @@ static int64_t address_blocked(const struct address_entry *entry, int64_t now)
 /* Counts a wrong password. Returns the ms to wait before the next may be tried: nothing after the
  * first and second, a second after the third (ADDRESS_FREE_FAILURES), twice as long after each
  * further one, at most ADDRESS_WAIT_MAX_MS. Ten minutes after the last it starts anew. */
-static int64_t address_note_failure(struct address_entry *entry, int64_t now)
+static int64_t address_count_failure(struct address_entry *entry, int64_t now)
 {
     if (!address_has_failed(entry, now)) entry->failures = 0;
     if (entry->failures < UINT32_MAX) entry->failures++;
@@ -7051,6 +7120,9 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
+/* ==== 21. Logins ==============================================================================
+ * Wrong passwords slow an address down, a queue keeps hashing from all workers; pure. */
+
 /* Who may try a password next. Only one is hashed at a time, so guessers from many addresses could
  * keep the right one out for ever. Who finds another at it, or has to wait after wrong ones, is
  * told when to come back and has a place then: LOGIN_STEP_MS apart from others not known to have
@@ -7059,8 +7131,8 @@ static void address_clear_failures(struct address_entry *entry)
  * never for a client. Each of the two kinds has its own places: guessers cannot take those of
  * others once they have guessed wrong. Pure: no clock, no lock. */
 enum {
-    LOGIN_PLACES = 128,      /* of each kind; beyond there is only a time, and no place */
-    LOGIN_STEP_MS = 500,     /* at least; twice what a hash takes where that is more */
+    LOGIN_PLACES = 128,  /* of each kind; beyond there is only a time, and no place */
+    LOGIN_STEP_MS = 500, /* at least; twice what a hash takes where that is more */
     LOGIN_STEPS_LATER = 4,
     LOGIN_FIRST_MS = 1000,   /* from being told to the place */
     LOGIN_ON_TIME_MS = 2500, /* after that: surely in. Retry-After has no parts of a second */
@@ -7189,7 +7261,7 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
     return true;
 }
 
-/* ==== 13. Presence table =====================================================================
+/* ==== 22. Users ===============================================================================
  * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
  * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
  * is kept out by the lock that the server holds around it.
@@ -7209,16 +7281,16 @@ struct instant {
 };
 
 /* The table's view of one connection; the hub's struct connection begins with it. */
-struct link {
-    struct user *user;    /* NULL when not in the table */
-    struct link *next;    /* of the same user */
-    uint8_t address[16];  /* of the client, v4-mapped */
+struct session_conn {
+    struct user *user;         /* NULL when not in the table */
+    struct session_conn *next; /* of the same user */
+    uint8_t address[16];       /* of the client, v4-mapped */
     uint16_t port;
-    uint8_t status;       /* enum status this connection says */
-    uint8_t state : 6;    /* of the connection; the table does not look at it, nor at these: */
+    uint8_t status;          /* enum status this connection says */
+    uint8_t state : 6;       /* of the connection; the table does not look at it, nor at these: */
     uint8_t watches_all : 1; /* the hub's: it may follow everybody */
-    uint8_t is_stream : 1; /* the hub's: no WebSocket, and never in the table */
-    uint32_t expires;     /* s after its start at which its token ends; 0: never */
+    uint8_t is_stream : 1;   /* the hub's: no WebSocket, and never in the table */
+    uint32_t expires;        /* s after its start at which its token ends; 0: never */
 };
 
 /* How a connection ended; what follows for the user stands in presence_disconnect. */
@@ -7227,7 +7299,7 @@ enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXP
 enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE, USER_NOT_HERE /* only in views */ };
 
 /* A text that several hold on to; who has the last hold frees it. The hub's only. */
-struct message {
+struct status_text {
     uint32_t holds;
     uint16_t len;
     char text[];
@@ -7235,17 +7307,17 @@ struct message {
 
 /* What a user set by hand: it goes before what the connections say. */
 struct manual {
-    struct timer timer;      /* armed when it ends by itself */
-    struct user *user;       /* whose it is */
-    struct message *message; /* or NULL */
-    int64_t until;           /* mono; 0: for good */
-    int64_t hidden;          /* mono: while invisible, the last_seen that others see */
-    uint8_t status;          /* enum status: OFFLINE is invisible, AUTOMATIC only the message */
+    struct timer timer;          /* armed when it ends by itself */
+    struct user *user;           /* whose it is */
+    struct status_text *message; /* or NULL */
+    int64_t until;               /* mono; 0: for good */
+    int64_t hidden;              /* mono: while invisible, the last_seen that others see */
+    uint8_t status;              /* enum status: OFFLINE is invisible, AUTOMATIC only the message */
 };
 
 /* What a user with connections, without HTTP heartbeats, who set nothing by hand, does without:
  * most do. */
-struct user_note {
+struct user_ext {
     uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
     int64_t heartbeat_until; /* HTTP heartbeats keep the user online until then, by
                               * presence_clock; or 0 */
@@ -7253,27 +7325,27 @@ struct user_note {
 };
 
 /* What of a user the store does not know yet. */
-enum user_debt { DEBT_NONE, DEBT_SEEN, DEBT_STATE, DEBT_FLIGHT };
+enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
 struct user {
-    struct timer timer;          /* while cached: the end of the stay */
-    struct user *next, **place;  /* in the list of its debt */
-    struct link *links;          /* its connections */
-    int64_t online_since;        /* mono */
-    _Atomic int64_t last_seen;   /* mono; read by others without the lock */
-    struct user_note *note;      /* while cached, heard by HTTP, or manual; otherwise NULL */
+    struct timer timer;         /* while cached: the end of the session */
+    struct user *next, **place; /* in the list of its debt */
+    struct session_conn *conns; /* its connections */
+    int64_t online_since;       /* mono */
+    _Atomic int64_t last_seen;  /* mono; read by others without the lock */
+    struct user_ext *ext;       /* while cached, heard by HTTP, or manual; otherwise NULL */
     uint16_t connections;
-    uint8_t state;               /* enum user_state */
-    uint8_t status : 4;          /* enum status: the manual one, else the automatic one */
-    uint8_t automatic : 4;       /* enum status: of the connections, merged */
-    uint8_t reason;              /* enum reason: of the last end, or of the one to come */
-    uint8_t debt : 4;            /* enum user_debt */
-    uint8_t debt_again : 4;      /* changed while in flight: the debt after it */
-    uint8_t pinned : 1;          /* stays in the table when offline: somebody watches */
-    uint8_t owes_manual : 1;     /* the store does not know yet what was set by hand */
-    uint8_t was_invisible : 1;   /* as of the last transition */
+    uint8_t state;             /* enum user_state */
+    uint8_t status : 4;        /* enum status: the manual one, else the automatic one */
+    uint8_t automatic : 4;     /* enum status: of the connections, merged */
+    uint8_t reason;            /* enum reason: of the last end, or of the one to come */
+    uint8_t dirty : 4;         /* enum user_dirty */
+    uint8_t dirty_again : 4;   /* changed while in flight: the debt after it */
+    uint8_t pinned : 1;        /* stays in the table when offline: somebody watches */
+    uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
+    uint8_t was_invisible : 1; /* as of the last transition */
     uint8_t id_len;
-    char id[];                   /* not NUL-terminated */
+    char id[]; /* not NUL-terminated */
 };
 
 /* One change of a user, in order, and how the user stood after it. The user stays valid until the
@@ -7293,11 +7365,11 @@ struct transition {
     uint64_t sequence;
     struct user *user;
     int64_t online_since, last_seen; /* mono */
-    struct message *message;         /* held; or NULL */
+    struct status_text *message;     /* held; or NULL */
     uint16_t connections;
-    uint8_t kind;                    /* enum transition_kind */
-    uint8_t state, status, reason;   /* enums user_state, status, reason */
-    bool was_invisible, invisible;   /* before, and now */
+    uint8_t kind;                  /* enum transition_kind */
+    uint8_t state, status, reason; /* enums user_state, status, reason */
+    bool was_invisible, invisible; /* before, and now */
 };
 
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
@@ -7314,25 +7386,25 @@ struct directory {
 enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
 
 struct presence {
-    int64_t grace, threshold;        /* ms */
-    int64_t stood_still;             /* ms that presence_clock is behind mono */
-    int64_t judge_at;                /* mono: before it no stay ends for want of a sign of life;
+    int64_t grace, threshold; /* ms */
+    int64_t stood_still;      /* ms that presence_clock is behind mono */
+    int64_t judge_at;         /* mono: before it no session ends for want of a sign of life;
                                       * after the begin of a stop none does */
     struct directory directory;
-    struct wheel wheel;              /* cached users, by presence_clock */
-    struct wheel manuals;            /* what was set by hand and ends by itself */
+    struct wheel wheel;   /* cached users, by presence_clock */
+    struct wheel manuals; /* what was set by hand and ends by itself */
     size_t live, cached, connections;
-    uint64_t sequence;               /* of the last transition */
-    struct transition *transitions;  /* since presence_clear_transitions */
+    uint64_t sequence;              /* of the last transition */
+    struct transition *transitions; /* since presence_clear_transitions */
     size_t transition_count, transition_size;
-    struct user *changed;            /* DEBT_STATE */
-    struct user *flight;             /* DEBT_FLIGHT: in the batch that is being written */
-    struct user *seen[SEEN_RINGS];   /* DEBT_SEEN, by the second they began to owe */
-    size_t seen_ring;                /* where to add */
+    struct user *changed;          /* DIRTY_STATE */
+    struct user *in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
+    struct user *seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second they began to owe */
+    size_t seen_ring;              /* where to add */
     size_t seen_count;
-    int64_t seen_turn;               /* mono: when the rings move on */
-    struct store_batch ended;        /* sessions that ended, samples: not in a batch yet */
-    uint64_t sessions_dropped;       /* sessions given up: more than that were in `ended` */
+    int64_t seen_turn;         /* mono: when the rings move on */
+    struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
+    uint64_t sessions_dropped; /* sessions given up: more than that were in `ended` */
 };
 
 enum {
@@ -7465,6 +7537,9 @@ static struct user *presence_walk_next(const struct presence *p, struct presence
     return NULL;
 }
 
+/* ==== 23. Presence rules ======================================================================
+ * When a user is online, and what every sign of life, end and moment changes. */
+
 /* A table without users. */
 static void presence_init(struct presence *p, int64_t grace, int64_t threshold, struct instant now)
 {
@@ -7480,9 +7555,9 @@ static int64_t presence_clock(const struct presence *p, struct instant now)
     return now.mono - p->stood_still;
 }
 
-/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
- * a starved processor). What clients sent meanwhile waits in sockets, perhaps before the door: each
- * has as much time left as before, and nobody is judged until that is read. */
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or
+ * machine, a starved processor). What clients sent meanwhile waits in sockets, perhaps before
+ * the listener: each has as much time left as before, and nobody is judged until that is read. */
 static void presence_resume(struct presence *p, struct instant now, int64_t gap)
 {
     p->stood_still += gap;
@@ -7500,10 +7575,10 @@ static int64_t presence_wait(const struct presence *p, int64_t now_ms)
 }
 
 /* A message, held once; NULL for an empty text. */
-static struct message *message_new(struct span text)
+static struct status_text *status_text_new(struct span text)
 {
     if (!text.len) return NULL;
-    struct message *message = mem_new(sizeof *message + text.len);
+    struct status_text *message = mem_new(sizeof *message + text.len);
     message->holds = 1;
     message->len = (uint16_t)text.len;
     memcpy(message->text, text.at, text.len);
@@ -7511,20 +7586,20 @@ static struct message *message_new(struct span text)
 }
 
 /* One more hold on a message; returns it. NULL is fine. */
-static struct message *message_hold(struct message *message)
+static struct status_text *status_text_hold(struct status_text *message)
 {
     if (message) message->holds++;
     return message;
 }
 
 /* Gives a hold back; NULL is fine. */
-static void message_drop(struct message *message)
+static void status_text_drop(struct status_text *message)
 {
     if (message && !--message->holds) free(message);
 }
 
 /* The text of a message; empty for NULL. */
-static struct span message_span(const struct message *message)
+static struct span status_text_span(const struct status_text *message)
 {
     return message ? (struct span){message->text, message->len} : (struct span){"", 0};
 }
@@ -7532,7 +7607,7 @@ static struct span message_span(const struct message *message)
 /* What a user set by hand, or NULL. */
 static struct manual *user_manual(const struct user *user)
 {
-    return user->note ? user->note->manual : NULL;
+    return user->ext ? user->ext->manual : NULL;
 }
 
 /* Whether others are to see the user as offline. */
@@ -7547,26 +7622,26 @@ static void manual_free(struct presence *p, struct manual *manual)
 {
     if (!manual) return;
     timer_disarm(&p->manuals, &manual->timer);
-    message_drop(manual->message);
+    status_text_drop(manual->message);
     free(manual);
 }
 
 /* Forgets where a user was heard from and the heartbeats; what was set by hand stays. */
-static void user_clear_note(struct user *user)
+static void user_clear_ext(struct user *user)
 {
-    if (!user->note) return;
-    memset(user->note->address, 0, sizeof user->note->address);
-    user->note->heartbeat_until = 0;
-    if (user->note->manual) return;
-    free(user->note);
-    user->note = NULL;
+    if (!user->ext) return;
+    memset(user->ext->address, 0, sizeof user->ext->address);
+    user->ext->heartbeat_until = 0;
+    if (user->ext->manual) return;
+    free(user->ext);
+    user->ext = NULL;
 }
 
 /* Frees a user who is in no list any more. */
 static void user_free(struct presence *p, struct user *user)
 {
-    if (user->note) manual_free(p, user->note->manual);
-    free(user->note);
+    if (user->ext) manual_free(p, user->ext->manual);
+    free(user->ext);
     free(user);
 }
 
@@ -7579,19 +7654,19 @@ static void presence_free(struct presence *p)
         free(r);
     }
     free(p->directory.runs);
-    for (size_t i = 0; i < p->transition_count; i++) message_drop(p->transitions[i].message);
+    for (size_t i = 0; i < p->transition_count; i++) status_text_drop(p->transitions[i].message);
     free(p->transitions);
     buffer_free(&p->ended.ops);
 }
 
 /* Puts a user on the list of a debt, taking it off the one it is on. */
-static void user_owe(struct user **head, struct user *user, enum user_debt debt)
+static void user_mark_dirty(struct user **head, struct user *user, enum user_dirty dirty)
 {
     if (user->place) {
         *user->place = user->next;
         if (user->next) user->next->place = user->place;
     }
-    user->debt = (unsigned)debt & 15u;
+    user->dirty = (unsigned)dirty & 15u;
     user->place = head;
     user->next = head ? *head : NULL;
     if (head) {
@@ -7601,25 +7676,25 @@ static void user_owe(struct user **head, struct user *user, enum user_debt debt)
 }
 
 /* Notes that the store must hear of a user: of a new state, or only of a later last_seen. */
-static void presence_owe(struct presence *p, struct user *user, enum user_debt debt)
+static void presence_mark_dirty(struct presence *p, struct user *user, enum user_dirty dirty)
 {
-    if (user->debt == DEBT_FLIGHT) {
-        if (user->debt_again < debt) user->debt_again = (unsigned)debt & 15u;
+    if (user->dirty == DIRTY_IN_FLIGHT) {
+        if (user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
         return;
     }
-    if (user->debt >= debt) return;
-    if (debt == DEBT_SEEN) {
+    if (user->dirty >= dirty) return;
+    if (dirty == DIRTY_SEEN) {
         p->seen_count++;
-        user_owe(&p->seen[p->seen_ring], user, debt);
+        user_mark_dirty(&p->seen[p->seen_ring], user, dirty);
     } else {
-        if (user->debt == DEBT_SEEN) p->seen_count--;
-        user_owe(&p->changed, user, debt);
+        if (user->dirty == DIRTY_SEEN) p->seen_count--;
+        user_mark_dirty(&p->changed, user, dirty);
     }
 }
 
 /* Adds a transition to the list; the store has to hear of it, but for connections, which it does
  * not know. A quiet one has the number of the last. */
-static void presence_note(struct presence *p, struct user *user, enum transition_kind kind)
+static void presence_record(struct presence *p, struct user *user, enum transition_kind kind)
 {
     if (p->transition_count == p->transition_size) {
         p->transition_size = p->transition_size ? p->transition_size * 2 : 64;
@@ -7635,18 +7710,18 @@ static void presence_note(struct presence *p, struct user *user, enum transition
         .state = user->state,
         .status = user->status,
         .reason = user->reason,
-        .message = user_manual(user) ? message_hold(user_manual(user)->message) : NULL,
+        .message = user_manual(user) ? status_text_hold(user_manual(user)->message) : NULL,
         .was_invisible = user->was_invisible,
         .invisible = user_invisible(user),
     };
     user->was_invisible = user_invisible(user);
-    if (kind != TRANSITION_CONNECTIONS) presence_owe(p, user, DEBT_STATE);
+    if (kind != TRANSITION_CONNECTIONS) presence_mark_dirty(p, user, DIRTY_STATE);
 }
 
 /* Forgets the transitions, after the caller has acted on them. */
 static void presence_clear_transitions(struct presence *p)
 {
-    for (size_t i = 0; i < p->transition_count; i++) message_drop(p->transitions[i].message);
+    for (size_t i = 0; i < p->transition_count; i++) status_text_drop(p->transitions[i].message);
     p->transition_count = 0;
     if (p->transition_size > 4096) {
         free(p->transitions);
@@ -7659,7 +7734,8 @@ static void presence_clear_transitions(struct presence *p)
 static void presence_heard(struct presence *p, struct instant now, struct user *user)
 {
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
-    if (user->debt == DEBT_NONE || user->debt == DEBT_FLIGHT) presence_owe(p, user, DEBT_SEEN);
+    if (user->dirty == DIRTY_NONE || user->dirty == DIRTY_IN_FLIGHT)
+        presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
 /* The user with this id, made if it is not there: offline, in no list. */
@@ -7680,8 +7756,9 @@ static struct user *presence_make(struct presence *p, struct span id)
 static enum status user_merge_status(const struct user *user)
 {
     enum status best = STATUS_AWAY; /* nothing is above online: of thousands one is looked at */
-    for (const struct link *link = user->links; link && best != STATUS_ONLINE; link = link->next)
-        if (link->status < best) best = link->status;
+    for (const struct session_conn *conn = user->conns; conn && best != STATUS_ONLINE;
+         conn = conn->next)
+        if (conn->status < best) best = conn->status;
     return best;
 }
 
@@ -7707,45 +7784,45 @@ static void user_set_state(struct presence *p, struct user *user, enum user_stat
     if (state != USER_CACHED) timer_disarm(&p->wheel, &user->timer);
 }
 
-/* Begins a stay if the user is offline, and makes the user live or cached. */
+/* Begins a session if the user is offline, and makes the user live or cached. */
 static void user_enter(struct presence *p, struct instant now, struct user *user,
                        enum user_state state, enum status automatic)
 {
     bool joins = user->state == USER_OFFLINE;
     bool changes = user_set_automatic(user, automatic) && !joins;
     user_set_state(p, user, state);
-    if (joins) { /* a stay begins later than the one before it: they are told apart by that */
+    if (joins) { /* a session begins later than the one before it: they are told apart by that */
         user->online_since = now.mono > user->online_since ? now.mono : user->online_since + 1;
-        presence_note(p, user, TRANSITION_JOIN);
+        presence_record(p, user, TRANSITION_JOIN);
     } else if (changes) {
-        presence_note(p, user, TRANSITION_STATUS);
+        presence_record(p, user, TRANSITION_STATUS);
     }
 }
 
 /* The note of a user, made if there is none. */
-static struct user_note *user_make_note(struct user *user)
+static struct user_ext *user_make_ext(struct user *user)
 {
-    if (!user->note) user->note = mem_new(sizeof *user->note);
-    return user->note;
+    if (!user->ext) user->ext = mem_new(sizeof *user->ext);
+    return user->ext;
 }
 
-/* Notes where a user was heard from; that lasts as long as the stay. */
-static struct user_note *user_note(struct user *user, const uint8_t address[16])
+/* Notes where a user was heard from; that lasts as long as the session. */
+static struct user_ext *user_heard_at(struct user *user, const uint8_t address[16])
 {
-    user_make_note(user);
-    memcpy(user->note->address, address, 16);
-    return user->note;
+    user_make_ext(user);
+    memcpy(user->ext->address, address, 16);
+    return user->ext;
 }
 
 /* Where a user was last heard from, or NULL: after a restart it is not known. */
 static const uint8_t *user_address(const struct user *user)
 {
-    if (user->links) return user->links->address;
-    return user->note ? user->note->address : NULL;
+    if (user->conns) return user->conns->address;
+    return user->ext ? user->ext->address : NULL;
 }
 
-/* Ends a stay: offline, with a session for the store. The address may be the note's own; NULL when
- * it is not known. */
+/* Ends a session: offline, with a session for the store. The address may be the note's own; NULL
+ * when it is not known. */
 static void user_leave(struct presence *p, struct instant now, struct user *user,
                        enum reason reason, const uint8_t *address)
 {
@@ -7761,13 +7838,13 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user_set_automatic(user, STATUS_OFFLINE);
-    user_clear_note(user);
+    user_clear_ext(user);
     user_set_state(p, user, USER_OFFLINE);
-    presence_note(p, user, TRANSITION_LEAVE);
+    presence_record(p, user, TRANSITION_LEAVE);
 }
 
-/* Keeps a user without connections online until `until`, by presence_clock, when the stay ends for
- * `reason`. */
+/* Keeps a user without connections online until `until`, by presence_clock, when the session
+ * ends for `reason`. */
 static void user_cache(struct presence *p, struct user *user, int64_t until, enum reason reason)
 {
     user->reason = (uint8_t)reason;
@@ -7778,31 +7855,31 @@ static void user_cache(struct presence *p, struct user *user, int64_t until, enu
 /* A connection of a user opened. The link is the caller's; it must be given back with
  * presence_disconnect. link->status counts. */
 static void presence_connect(struct presence *p, struct instant now, struct span id,
-                             struct link *link)
+                             struct session_conn *conn)
 {
     struct user *user = presence_make(p, id);
-    link->user = user;
-    link->next = user->links;
-    user->links = link;
+    conn->user = user;
+    conn->next = user->conns;
+    user->conns = conn;
     user->connections++;
     p->connections++;
-    if (user->note && user->note->heartbeat_until <= presence_clock(p, now))
-        user_clear_note(user); /* what it told the link tells */
+    if (user->ext && user->ext->heartbeat_until <= presence_clock(p, now))
+        user_clear_ext(user); /* what it told the link tells */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
     user_enter(p, now, user, USER_LIVE, user_merge_status(user));
-    if (p->sequence == before) presence_note(p, user, TRANSITION_CONNECTIONS);
-    presence_owe(p, user, DEBT_SEEN);
+    if (p->sequence == before) presence_record(p, user, TRANSITION_CONNECTIONS);
+    presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
 /* Takes a link out of its user's list. */
-static void user_unlink(struct presence *p, struct user *user, struct link *link)
+static void user_remove_conn(struct presence *p, struct user *user, struct session_conn *conn)
 {
-    struct link **place = &user->links;
-    while (*place != link) place = &(*place)->next;
-    *place = link->next;
-    link->next = NULL;
-    link->user = NULL;
+    struct session_conn **place = &user->conns;
+    while (*place != conn) place = &(*place)->next;
+    *place = conn->next;
+    conn->next = NULL;
+    conn->user = NULL;
     user->connections--;
     p->connections--;
 }
@@ -7812,8 +7889,8 @@ static void user_unlink(struct presence *p, struct user *user, struct link *link
  * has been longer than the grace already. A page that is left, a broken connection: online, cached,
  * for the grace time. HTTP heartbeats within the threshold keep the user cached except after a
  * clean goodbye, a kick or an expired token. END_STOP is the server's own, for all connections of a
- * user: the stay goes on with the status that they had together, and nobody is told. */
-static void presence_disconnect(struct presence *p, struct instant now, struct link *link,
+ * user: the session goes on with the status that they had together, and nobody is told. */
+static void presence_disconnect(struct presence *p, struct instant now, struct session_conn *conn,
                                 enum ending ending)
 {
     static const struct {
@@ -7828,37 +7905,37 @@ static void presence_disconnect(struct presence *p, struct instant now, struct l
         [END_EXPIRED] = {REASON_EXPIRED, false, true},
         [END_STOP] = {REASON_RESTART, false, false},
     };
-    struct user *user = link->user;
-    user_unlink(p, user, link);
-    if (user->links && ending == END_STOP) return; /* so do the others, one after the other */
-    if (user->links) {
+    struct user *user = conn->user;
+    user_remove_conn(p, user, conn);
+    if (user->conns && ending == END_STOP) return; /* so do the others, one after the other */
+    if (user->conns) {
         bool changes = user_set_automatic(user, user_merge_status(user));
-        presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
+        presence_record(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
         return;
     }
     enum reason reason = endings[ending].reason;
     int64_t clock = presence_clock(p, now);
     int64_t until = endings[ending].grace ? clock + p->grace : clock;
     if (ending == END_STOP) until = clock + p->threshold;
-    if (!endings[ending].final && user->note && user->note->heartbeat_until > until) {
-        until = user->note->heartbeat_until;
+    if (!endings[ending].final && user->ext && user->ext->heartbeat_until > until) {
+        until = user->ext->heartbeat_until;
         reason = REASON_TIMEOUT;
     }
     if (until > clock) {
-        user_note(user, link->address);
+        user_heard_at(user, conn->address);
         user_cache(p, user, until, reason);
-        if (ending != END_STOP) presence_note(p, user, TRANSITION_CONNECTIONS);
+        if (ending != END_STOP) presence_record(p, user, TRANSITION_CONNECTIONS);
     } else {
-        user_leave(p, now, user, reason, link->address);
+        user_leave(p, now, user, reason, conn->address);
     }
 }
 
 /* This connection's status. At most one transition follows; a user does not leave and come back. */
-static void presence_set_status(struct presence *p, struct instant now, struct link *link,
+static void presence_set_status(struct presence *p, struct instant now, struct session_conn *conn,
                                 enum status status)
 {
-    link->status = (uint8_t)status;
-    user_enter(p, now, link->user, USER_LIVE, user_merge_status(link->user));
+    conn->status = (uint8_t)status;
+    user_enter(p, now, conn->user, USER_LIVE, user_merge_status(conn->user));
 }
 
 /* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
@@ -7870,14 +7947,14 @@ static void presence_heartbeat(struct presence *p, struct instant now, struct sp
     int64_t until = presence_clock(p, now) + p->threshold;
     bool grace = user->state == USER_CACHED && user->reason != REASON_RESTART &&
                  user->timer.due > timer_tick(until);
-    user_note(user, address)->heartbeat_until = until;
+    user_heard_at(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
     if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
-    presence_owe(p, user, DEBT_SEEN);
+    presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
-/* Ends the stay of a user without connections at once; nothing when not cached. */
+/* Ends the session of a user without connections at once; nothing when not cached. */
 static void presence_end(struct presence *p, struct instant now, struct user *user,
                          enum reason reason)
 {
@@ -7915,25 +7992,25 @@ static void presence_restore(struct presence *p, struct instant now, struct span
 }
 
 /* What a user wants to set by hand. */
-struct manual_wish {
-    enum status status;   /* OFFLINE is invisible, AUTOMATIC is what the connections say */
-    int64_t lifetime;     /* ms; 0: for good */
-    size_t len;           /* of the message */
-    char message[NOTE_MAX];
+struct manual_update {
+    enum status status; /* OFFLINE is invisible, AUTOMATIC is what the connections say */
+    int64_t lifetime;   /* ms; 0: for good */
+    size_t len;         /* of the message */
+    char message[STATUS_TEXT_MAX];
 };
 
 /* Gives a user what was set by hand, in place of what there was; says nothing of it to anybody. */
 static void user_put_manual(struct presence *p, struct user *user, enum status status,
                             int64_t until, int64_t hidden, struct span message)
 {
-    struct user_note *note = user_make_note(user);
-    manual_free(p, note->manual);
-    struct manual *manual = note->manual = mem_new(sizeof *manual);
+    struct user_ext *ext = user_make_ext(user);
+    manual_free(p, ext->manual);
+    struct manual *manual = ext->manual = mem_new(sizeof *manual);
     manual->user = user;
     manual->status = (uint8_t)status;
     manual->until = until;
     manual->hidden = hidden;
-    manual->message = message_new(message);
+    manual->message = status_text_new(message);
     if (until) timer_arm(&p->manuals, &manual->timer, until);
     user_set_automatic(user, user->automatic);
 }
@@ -7942,48 +8019,48 @@ static void user_put_manual(struct presence *p, struct user *user, enum status s
 static void user_take_manual(struct presence *p, struct user *user)
 {
     if (!user_manual(user)) return;
-    manual_free(p, user->note->manual);
-    user->note->manual = NULL;
-    bool cached = user->state == USER_CACHED, heard = user->note->heartbeat_until > 0;
-    if (!cached && !heard) user_clear_note(user);
+    manual_free(p, user->ext->manual);
+    user->ext->manual = NULL;
+    bool cached = user->state == USER_CACHED, heard = user->ext->heartbeat_until > 0;
+    if (!cached && !heard) user_clear_ext(user);
     user_set_automatic(user, user->automatic);
 }
 
 /* Tells that what a user set by hand changed: the store, and all others. */
 static void user_tell_manual(struct presence *p, struct user *user)
 {
-    user->owes_manual = true;
-    presence_note(p, user, user->state == USER_OFFLINE ? TRANSITION_QUIET : TRANSITION_STATUS);
+    user->manual_dirty = true;
+    presence_record(p, user, user->state == USER_OFFLINE ? TRANSITION_QUIET : TRANSITION_STATUS);
 }
 
 /* Sets by hand what the user wishes, or goes back to what the connections say. At most one
  * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, last
  * heard when she was: what others saw of her last_seen does not go back when she shows again. */
 static void presence_set_manual(struct presence *p, struct instant now, struct user *user,
-                                const struct manual_wish *wish)
+                                const struct manual_update *update)
 {
     const struct manual *old = user_manual(user);
-    struct span message = {wish->message, wish->len};
-    if (wish->status == STATUS_AUTOMATIC && !wish->len) {
+    struct span message = {update->message, update->len};
+    if (update->status == STATUS_AUTOMATIC && !update->len) {
         if (!old) return;
         user_take_manual(p, user);
         user_tell_manual(p, user);
         return;
     }
-    struct span before = message_span(old ? old->message : NULL);
-    bool same = old && old->status == wish->status &&
+    struct span before = status_text_span(old ? old->message : NULL);
+    bool same = old && old->status == update->status &&
                 !bytes_compare(before.at, before.len, message.at, message.len);
-    if (same && !old->until && !wish->lifetime) return;
+    if (same && !old->until && !update->lifetime) return;
     int64_t hidden = user_invisible(user)
                          ? old->hidden
                          : atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-    user_put_manual(p, user, wish->status, wish->lifetime ? now.mono + wish->lifetime : 0, hidden,
-                    message);
+    user_put_manual(p, user, update->status, update->lifetime ? now.mono + update->lifetime : 0,
+                    hidden, message);
     if (!same) {
         user_tell_manual(p, user);
     } else { /* only its end moved */
-        user->owes_manual = true;
-        presence_owe(p, user, DEBT_STATE);
+        user->manual_dirty = true;
+        presence_mark_dirty(p, user, DIRTY_STATE);
     }
 }
 
@@ -7994,8 +8071,8 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
 {
     if (!m->head.there) return;
     if (m->head.until && m->head.until <= now.mono + now.offset) {
-        user->owes_manual = true;
-        presence_owe(p, user, DEBT_STATE);
+        user->manual_dirty = true;
+        presence_mark_dirty(p, user, DIRTY_STATE);
         return;
     }
     int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
@@ -8045,7 +8122,7 @@ static void presence_sample(struct presence *p, int64_t at)
 }
 
 /* Whether the store has to be told something: at once, or when the rings move on. */
-static bool presence_owes(const struct presence *p)
+static bool presence_is_dirty(const struct presence *p)
 {
     return p->changed || p->seen_count || p->ended.ops.len;
 }
@@ -8059,18 +8136,18 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
     struct span id = {user->id, user->id_len};
     store_batch_user(batch, id, online, user->automatic, user->online_since + now.offset, seen,
                      user->reason);
-    if (user->owes_manual) {
+    if (user->manual_dirty) {
         const struct manual *manual = user_manual(user);
         struct manual_head head = {.there = manual != NULL};
         if (manual) head.status = manual->status;
         if (manual && manual->until) head.until = manual->until + now.offset;
         if (user_invisible(user)) head.hidden = manual->hidden + now.offset;
-        store_batch_manual(batch, id, &head, message_span(manual ? manual->message : NULL));
+        store_batch_manual(batch, id, &head, status_text_span(manual ? manual->message : NULL));
     }
-    user->owes_manual = false;
-    if (user->debt == DEBT_SEEN) p->seen_count--;
-    user->debt_again = DEBT_NONE;
-    user_owe(&p->flight, user, DEBT_FLIGHT);
+    user->manual_dirty = false;
+    if (user->dirty == DIRTY_SEEN) p->seen_count--;
+    user->dirty_again = DIRTY_NONE;
+    user_mark_dirty(&p->in_flight, user, DIRTY_IN_FLIGHT);
 }
 
 /* Fills an empty batch with what the store must hear now: changed users, ended sessions, and the
@@ -8093,7 +8170,7 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
 /* Takes a user out of the table who is offline, if nobody watches and the store knows all. */
 static void presence_forget(struct presence *p, struct user *user)
 {
-    if (user->state != USER_OFFLINE || user->debt || user->pinned) return;
+    if (user->state != USER_OFFLINE || user->dirty || user->pinned) return;
     directory_remove(&p->directory, user);
     user_free(p, user);
 }
@@ -8103,37 +8180,39 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
 {
     user->pinned = false;
     if (user->state == USER_OFFLINE && user->online_since >= now.mono)
-        presence_owe(p, user, DEBT_SEEN); /* see presence_committed */
+        presence_mark_dirty(p, user, DIRTY_SEEN); /* see presence_committed */
     presence_forget(p, user);
 }
 
 /* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
- * forgotten. One who came and went so fast that the last stay's begin is ahead of the clock is kept
- * for another round: a next stay must begin later still. */
+ * forgotten. One who came and went so fast that the last session's begin is ahead of the clock
+ * is kept for another round: a next stay must begin later still. */
 static void presence_committed(struct presence *p, struct instant now)
 {
-    while (p->flight) {
-        struct user *user = p->flight;
-        user_owe(NULL, user, DEBT_NONE);
-        if (user->debt_again) {
-            presence_owe(p, user, user->debt_again);
+    while (p->in_flight) {
+        struct user *user = p->in_flight;
+        user_mark_dirty(NULL, user, DIRTY_NONE);
+        if (user->dirty_again) {
+            presence_mark_dirty(p, user, user->dirty_again);
         } else if (user->state == USER_OFFLINE && user->online_since >= now.mono) {
-            presence_owe(p, user, DEBT_SEEN);
+            presence_mark_dirty(p, user, DIRTY_SEEN);
         } else {
             presence_forget(p, user);
         }
     }
 }
 
-/* ---- Users as others see them ---- */
+/* ==== 24. Views and events ====================================================================
+ * A user as others see one, as JSON, and the ring of events: transitions as text, each made once
+ * and kept for all who read them. */
 
 /* A user as it is shown, copied out of the table or the store: the truth, which is for admins,
  * until view_hide. Times are wall ms. */
 struct user_view {
     bool known;
-    bool invisible;      /* others see her as offline since hidden */
+    bool invisible; /* others see her as offline since hidden */
     uint8_t state, status;
-    uint8_t reason;      /* enum reason: of the last end; only of users of the table */
+    uint8_t reason; /* enum reason: of the last end; only of users of the table */
     uint16_t connections;
     int64_t connected_at, last_seen, hidden;
     struct span message; /* in the table, whose lock is held, or in a view_texts */
@@ -8181,7 +8260,7 @@ static void view_user(struct user_view *view, const struct user *user, struct in
         .connections = user->connections,
         .connected_at = user->online_since + now.offset,
         .last_seen = (seen < now.mono ? seen : now.mono) + now.offset,
-        .message = message_span(manual ? manual->message : NULL),
+        .message = status_text_span(manual ? manual->message : NULL),
         .invisible = user_invisible(user),
         .id_len = user->id_len,
     };
@@ -8238,7 +8317,7 @@ static void view_transition(struct user_view *view, const struct transition *t, 
         .connections = t->connections,
         .connected_at = t->online_since + now.offset,
         .last_seen = seen + now.offset,
-        .message = message_span(t->message),
+        .message = status_text_span(t->message),
         .invisible = t->invisible,
         .id_len = t->user->id_len,
     };
@@ -8327,7 +8406,7 @@ static bool position_parse(struct span text, struct position *out)
         if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
         else out->sequence = out->sequence * 10 + (uint64_t)digit;
     }
-    position_text(*out, again); /* leading zeros, letters, too many digits: not the same again */
+    position_text(*out, again); /* leading zeros, jobs, too many digits: not the same again */
     return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
@@ -8492,40 +8571,42 @@ static struct span events_span(const struct events *e, uint64_t at)
     return (struct span){e->bytes + here, n};
 }
 
-/* ---- Watches: who follows whom, and what is to be told. The hub's alone ----
+/* ==== 25. Watch graph =========================================================================
+ * Who follows whom, and what is to be told. The hub's alone.
  *
- * A watched id may be anybody's, also of one never seen. Between it and each watcher is an edge.
- * A change gives the watched a new version; an edge whose `told` is another one is due. Due edges
+ * A watched id may be anybody's, also of one never seen. Between it and each watcher is a watch.
+ * A change gives the target a new version; a watch whose `told` is another one is due. Due watches
  * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
  * then is the state of that moment. A snapshot is written the same way, part by part, and brings
- * its edges up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * its watches up to date. So memory does not grow with changes, however slowly somebody reads. */
 
 /* One follows another. */
-struct edge {
-    struct watched *to;         /* NULL: let go while in the queue, which frees it */
+struct watch {
+    struct watch_target *to; /* NULL: let go while in the queue, which frees it */
     struct watcher *of;
-    struct edge *next, **place; /* among to's */
-    struct edge *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
-    uint32_t told[];            /* one: to->version, when the watcher has heard of it */
+    struct watch *next, **place; /* among to's */
+    struct watch *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
+    uint32_t sent_version[];     /* one: to->version, when the watcher has heard of it */
 };
-enum { EDGE_BYTES = sizeof(struct edge) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
+enum { WATCH_BYTES = sizeof(struct watch) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
 
 /* Somebody whom others follow. */
-struct watched {
-    struct watched *next;       /* in the same slot */
-    struct edge *edges;
-    struct watched *changed;    /* the next of those that changed; itself: the last; NULL: not in */
-    struct watched *loose;      /* the same of those whom perhaps nobody needs any more */
+struct watch_target {
+    struct watch_target *next; /* in the same slot */
+    struct watch *watches;
+    struct watch_target
+        *changed; /* the next of those that changed; itself: the last; NULL: not in */
+    struct watch_target *unreferenced; /* the same of those whom perhaps nobody needs any more */
     uint64_t hash;
-    uint64_t print;             /* of what all have been told, see view_print; 0: not the same */
-    uint32_t version;           /* grows with each change */
-    uint32_t needs;             /* snapshots to come and reads under way that name it */
-    uint32_t stamp;             /* of the message that named it last */
+    uint64_t digest;             /* of what all have been told, see view_digest; 0: not the same */
+    uint32_t version;            /* grows with each change */
+    uint32_t needs;              /* snapshots to come and reads under way that name it */
+    uint32_t stamp;              /* of the message that named it last */
     uint32_t made, made_version; /* the turn and version of its text */
-    uint32_t text_at, text_len; /* in watches.text, without the closing brace */
-    uint8_t reason;             /* of the text: enum reason, NONE while online */
-    bool resolved;              /* the table has her, or nobody has ever seen her */
-    bool reading;               /* the store is being asked */
+    uint32_t text_at, text_len;  /* in watches.text, without the closing brace */
+    uint8_t reason;              /* of the text: enum reason, NONE while online */
+    bool resolved;               /* the table has her, or nobody has ever seen her */
+    bool reading;                /* the store is being asked */
     uint8_t id_len;
     char id[];
 };
@@ -8534,7 +8615,7 @@ struct watched {
 struct snapshot {
     struct snapshot *next;
     size_t count, checked, written; /* users; those known to be resolved; those written */
-    struct watched *users[];
+    struct watch_target *users[];
 };
 
 enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
@@ -8542,61 +8623,61 @@ enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
 /* Somebody who follows. */
 struct watcher {
     struct watcher *next, **place; /* in a list of watchers; place NULL: in none */
-    struct edge **slots;           /* by what they lead to; open addressing, `size` of them */
+    struct watch **slots;          /* by what they lead to; open addressing, `size` of them */
     size_t size, count;
-    struct edge *first, *last;     /* the queue of due edges */
-    size_t queued;                 /* how many those are */
+    struct watch *first, *last; /* the queue of due watches */
+    size_t queued;              /* how many those are */
     struct snapshot *snapshots, **snapshots_last;
-    size_t owed;                   /* users in snapshots */
-    bool stalled;                  /* its socket is full: what it is owed is not in watches.owed */
+    size_t backlog; /* users in snapshots */
+    bool stalled;   /* its socket is full: what it is owed is not in watches.owed */
 };
 
-/* A part of the table of the watched. There are many, each grows by itself: a whole table of a
+/* A part of the table of the target. There are many, each grows by itself: a whole table of a
  * million would keep everybody waiting while it moves. */
 struct watch_shard {
-    struct watched **slots;
+    struct watch_target **slots;
     size_t size, count;
 };
 
 enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 
-struct watches {
+struct watch_graph {
     uint64_t key[2];
     struct watch_shard shards[WATCH_SHARDS];
-    size_t count;                  /* of all shards */
-    struct watched *changed;       /* since the last spread began */
-    struct watched *spreading;     /* of those before it, whose watchers have still to know */
-    struct watched *loose;
-    size_t loose_count;
-    size_t owed;                   /* users in snapshots that can be written, of all watchers */
-    struct watcher *busy;          /* may have something to be told */
-    struct watcher *serving;       /* the same: those whose turn it is, before any of `busy` */
-    struct watcher *waiting;       /* for the store, see watched.reading */
+    size_t count;                   /* of all shards */
+    struct watch_target *changed;   /* since the last spread began */
+    struct watch_target *spreading; /* of those before it, whose watchers have still to know */
+    struct watch_target *unreferenced;
+    size_t unreferenced_count;
+    size_t backlog;          /* users in snapshots that can be written, of all watchers */
+    struct watcher *busy;    /* may have something to be told */
+    struct watcher *serving; /* the same: those whose turn it is, before any of `busy` */
+    struct watcher *waiting; /* for the store, see watched.reading */
     uint32_t stamp, turn;
-    size_t full;                   /* WATCH_FULL; tests take less */
-    struct buffer text;            /* of users, made in this turn */
+    size_t full;        /* WATCH_FULL; tests take less */
+    struct buffer text; /* of users, made in this turn */
 };
 
 enum {
     WATCH_MESSAGE_MAX = 16 * 1024, /* bytes of a message to one who follows */
     WATCH_USER_MAX = 1536,         /* bytes of one user in it and of its end, see EVENT_MAX */
     WATCH_FULL = WATCH_MESSAGE_MAX - WATCH_USER_MAX, /* after so many no further user begins */
-    WATCH_TEXT_KEPT = 256 * 1024,  /* memory that the texts may keep */
+    WATCH_TEXT_KEPT = 256 * 1024,                    /* memory that the texts may keep */
 };
 
 /* An empty table. */
-static void watches_init(struct watches *w)
+static void watch_graph_init(struct watch_graph *w)
 {
-    *w = (struct watches){.turn = 1, .full = WATCH_FULL};
+    *w = (struct watch_graph){.turn = 1, .full = WATCH_FULL};
     random_bytes(w->key, sizeof w->key);
 }
 
 /* Frees the table, with those that are left in it; no watcher is left. */
-static void watches_free(struct watches *w)
+static void watch_graph_free(struct watch_graph *w)
 {
     for (struct watch_shard *shard = w->shards; shard < w->shards + WATCH_SHARDS; shard++) {
         for (size_t i = 0; i < shard->size; i++) {
-            for (struct watched *e = shard->slots[i], *next; e; e = next) {
+            for (struct watch_target *e = shard->slots[i], *next; e; e = next) {
                 next = e->next;
                 free(e);
             }
@@ -8607,13 +8688,13 @@ static void watches_free(struct watches *w)
 }
 
 /* The shard of a hash. */
-static struct watch_shard *watches_shard(struct watches *w, uint64_t hash)
+static struct watch_shard *watch_graph_shard(struct watch_graph *w, uint64_t hash)
 {
     return &w->shards[hash >> 56];
 }
 
 /* The slot that a watched with this hash is in. */
-static struct watched **watch_shard_slot(const struct watch_shard *shard, uint64_t hash)
+static struct watch_target **watch_shard_slot(const struct watch_shard *shard, uint64_t hash)
 {
     return &shard->slots[hash & (shard->size - 1)];
 }
@@ -8621,13 +8702,13 @@ static struct watched **watch_shard_slot(const struct watch_shard *shard, uint64
 /* Gives a shard another number of slots, a power of two. */
 static void watch_shard_resize(struct watch_shard *shard, size_t size)
 {
-    struct watched **old = shard->slots;
+    struct watch_target **old = shard->slots;
     size_t count = shard->size;
     shard->slots = mem_new(size * sizeof *shard->slots);
     shard->size = size;
     for (size_t i = 0; i < count; i++) {
-        for (struct watched *e = old[i], *next; e; e = next) {
-            struct watched **slot = watch_shard_slot(shard, e->hash);
+        for (struct watch_target *e = old[i], *next; e; e = next) {
+            struct watch_target **slot = watch_shard_slot(shard, e->hash);
             next = e->next;
             e->next = *slot;
             *slot = e;
@@ -8637,53 +8718,53 @@ static void watch_shard_resize(struct watch_shard *shard, size_t size)
 }
 
 /* Who has this id, or NULL when nobody follows her. */
-static struct watched *watches_find(const struct watches *w, struct span id)
+static struct watch_target *watch_graph_find(const struct watch_graph *w, struct span id)
 {
     if (!w->count) return NULL;
     uint64_t hash = hash_keyed(w->key, id.at, id.len);
     const struct watch_shard *shard = &w->shards[hash >> 56];
     if (!shard->count) return NULL;
-    for (struct watched *e = *watch_shard_slot(shard, hash); e; e = e->next)
+    for (struct watch_target *e = *watch_shard_slot(shard, hash); e; e = e->next)
         if (e->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
     return NULL;
 }
 
-/* Notes that perhaps nobody needs this one any more; watches_sweep looks. */
-static void watched_loosen(struct watches *w, struct watched *e)
+/* Notes that perhaps nobody needs this one any more; watch_graph_sweep looks. */
+static void target_unreference(struct watch_graph *w, struct watch_target *e)
 {
-    if (e->edges || e->needs || e->changed || e->loose) return;
-    e->loose = w->loose ? w->loose : e;
-    w->loose = e;
-    w->loose_count++;
+    if (e->watches || e->needs || e->changed || e->unreferenced) return;
+    e->unreferenced = w->unreferenced ? w->unreferenced : e;
+    w->unreferenced = e;
+    w->unreferenced_count++;
 }
 
-/* The watched with this id, made if there is none; somebody has to need it before the sweep. */
-static struct watched *watches_make(struct watches *w, struct span id)
+/* The target with this id, made if there is none; somebody has to need it before the sweep. */
+static struct watch_target *watch_graph_make(struct watch_graph *w, struct span id)
 {
-    struct watched *e = watches_find(w, id);
+    struct watch_target *e = watch_graph_find(w, id);
     if (e) return e;
     uint64_t hash = hash_keyed(w->key, id.at, id.len);
-    struct watch_shard *shard = watches_shard(w, hash);
+    struct watch_shard *shard = watch_graph_shard(w, hash);
     if (shard->count >= shard->size)
         watch_shard_resize(shard, shard->size ? shard->size * 2 : WATCH_SHARD_MIN);
     e = mem_new(sizeof *e + id.len);
     e->hash = hash;
     e->id_len = (uint8_t)id.len;
     memcpy(e->id, id.at, id.len);
-    struct watched **slot = watch_shard_slot(shard, hash);
+    struct watch_target **slot = watch_shard_slot(shard, hash);
     e->next = *slot;
     *slot = e;
     shard->count++;
     w->count++;
-    watched_loosen(w, e);
+    target_unreference(w, e);
     return e;
 }
 
 /* Takes a watched out of the table and frees it. */
-static void watches_remove(struct watches *w, struct watched *e)
+static void watch_graph_remove(struct watch_graph *w, struct watch_target *e)
 {
-    struct watch_shard *shard = watches_shard(w, e->hash);
-    struct watched **place = watch_shard_slot(shard, e->hash);
+    struct watch_shard *shard = watch_graph_shard(w, e->hash);
+    struct watch_target **place = watch_shard_slot(shard, e->hash);
     while (*place != e) place = &(*place)->next;
     *place = e->next;
     free(e);
@@ -8693,19 +8774,20 @@ static void watches_remove(struct watches *w, struct watched *e)
         watch_shard_resize(shard, shard->size / 2);
 }
 
-/* Frees the watched that nobody needs, of at most so many that it looks at; their users may leave
+/* Frees the target that nobody needs, of at most so many that it looks at; their users may leave
  * the table of users, whose lock is held. */
-static void watches_sweep(struct watches *w, struct presence *p, struct instant now, size_t most)
+static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct instant now,
+                              size_t most)
 {
-    for (; w->loose && most; most--) {
-        struct watched *e = w->loose;
-        w->loose = e->loose == e ? NULL : e->loose;
-        w->loose_count--;
-        e->loose = NULL;
-        if (e->edges || e->needs || e->changed) continue;
+    for (; w->unreferenced && most; most--) {
+        struct watch_target *e = w->unreferenced;
+        w->unreferenced = e->unreferenced == e ? NULL : e->unreferenced;
+        w->unreferenced_count--;
+        e->unreferenced = NULL;
+        if (e->watches || e->needs || e->changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
         if (user && user->pinned) presence_unpin(p, now, user);
-        watches_remove(w, e);
+        watch_graph_remove(w, e);
     }
 }
 
@@ -8735,18 +8817,18 @@ static bool watcher_idle(const struct watcher *watcher)
     return !watcher->count && !watcher->first && !watcher->snapshots;
 }
 
-/* Where in a watcher's slots an edge is, or has its place. There must be a free one. */
-static size_t watcher_seek(const struct watcher *watcher, const struct watched *to)
+/* Where in a watcher's slots a watch is, or has its place. There must be a free one. */
+static size_t watcher_seek(const struct watcher *watcher, const struct watch_target *to)
 {
     size_t at = (size_t)(((uintptr_t)to >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 20);
     for (;; at++) {
-        const struct edge *edge = watcher->slots[at & (watcher->size - 1)];
-        if (!edge || edge->to == to) return at & (watcher->size - 1);
+        const struct watch *watch = watcher->slots[at & (watcher->size - 1)];
+        if (!watch || watch->to == to) return at & (watcher->size - 1);
     }
 }
 
-/* The edge from a watcher, or NULL when it does not follow this one. */
-static struct edge *watcher_find(const struct watcher *watcher, const struct watched *to)
+/* The watch from a watcher, or NULL when it does not follow this one. */
+static struct watch *watcher_find(const struct watcher *watcher, const struct watch_target *to)
 {
     return watcher->count ? watcher->slots[watcher_seek(watcher, to)] : NULL;
 }
@@ -8754,7 +8836,7 @@ static struct edge *watcher_find(const struct watcher *watcher, const struct wat
 /* Gives a watcher another number of slots, a power of two. */
 static void watcher_resize(struct watcher *watcher, size_t size)
 {
-    struct edge **old = watcher->slots;
+    struct watch **old = watcher->slots;
     size_t count = watcher->size;
     watcher->slots = mem_new(size * sizeof *watcher->slots);
     watcher->size = size;
@@ -8764,90 +8846,91 @@ static void watcher_resize(struct watcher *watcher, size_t size)
 }
 
 /* Has a watcher follow one whom it does not follow yet. A snapshot of her has to come. */
-static void watcher_follow(struct watcher *watcher, struct watched *to)
+static void watcher_follow(struct watcher *watcher, struct watch_target *to)
 {
     if ((watcher->count + 1) * 4 > watcher->size * 3)
         watcher_resize(watcher, watcher->size ? watcher->size * 2 : 4);
-    struct edge *edge = mem_new(EDGE_BYTES);
-    edge->to = to;
-    edge->of = watcher;
-    edge->told[0] = to->version;
-    edge->next = to->edges;
-    edge->place = &to->edges;
-    if (edge->next) edge->next->place = &edge->next;
-    to->edges = edge;
-    watcher->slots[watcher_seek(watcher, to)] = edge;
+    struct watch *watch = mem_new(WATCH_BYTES);
+    watch->to = to;
+    watch->of = watcher;
+    watch->sent_version[0] = to->version;
+    watch->next = to->watches;
+    watch->place = &to->watches;
+    if (watch->next) watch->next->place = &watch->next;
+    to->watches = watch;
+    watcher->slots[watcher_seek(watcher, to)] = watch;
     watcher->count++;
 }
 
-/* Takes an edge away from the watched; its watcher's slots must not have it any more. */
-static void edge_cut(struct watches *w, struct edge *edge)
+/* Takes a watch away from the target; its watcher's slots must not have it any more. */
+static void watch_end(struct watch_graph *w, struct watch *watch)
 {
-    struct watched *to = edge->to;
-    *edge->place = edge->next;
-    if (edge->next) edge->next->place = edge->place;
-    edge->to = NULL;
-    watched_loosen(w, to);
-    if (!edge->queued) free(edge);
+    struct watch_target *to = watch->to;
+    *watch->place = watch->next;
+    if (watch->next) watch->next->place = watch->place;
+    watch->to = NULL;
+    target_unreference(w, to);
+    if (!watch->queued) free(watch);
 }
 
 /* Has a watcher follow one no longer; nothing if it does not. What was to be told is not. */
-static void watcher_let_go(struct watches *w, struct watcher *watcher, const struct watched *to)
+static void watcher_let_go(struct watch_graph *w, struct watcher *watcher,
+                           const struct watch_target *to)
 {
-    struct edge *edge = watcher_find(watcher, to);
-    if (!edge) return;
+    struct watch *watch = watcher_find(watcher, to);
+    if (!watch) return;
     size_t mask = watcher->size - 1, hole = watcher_seek(watcher, to);
     watcher->slots[hole] = NULL;
     for (size_t at = (hole + 1) & mask; watcher->slots[at]; at = (at + 1) & mask) {
-        struct edge *moved = watcher->slots[at]; /* those behind close the gap */
+        struct watch *moved = watcher->slots[at]; /* those behind close the gap */
         watcher->slots[at] = NULL;
         watcher->slots[watcher_seek(watcher, moved->to)] = moved;
     }
     watcher->count--;
-    edge_cut(w, edge);
+    watch_end(w, watch);
     if (watcher->size > 4 && watcher->count < watcher->size / 8)
         watcher_resize(watcher, watcher->size / 2);
 }
 
 /* Has a watcher follow nobody; snapshots to come are still owed. */
-static void watcher_let_all_go(struct watches *w, struct watcher *watcher)
+static void watcher_let_all_go(struct watch_graph *w, struct watcher *watcher)
 {
     for (size_t i = 0; i < watcher->size; i++)
-        if (watcher->slots[i]) edge_cut(w, watcher->slots[i]);
+        if (watcher->slots[i]) watch_end(w, watcher->slots[i]);
     free(watcher->slots);
     watcher->slots = NULL;
     watcher->size = watcher->count = 0;
 }
 
 /* Frees the first snapshot to come. */
-static void watcher_drop_snapshot(struct watches *w, struct watcher *watcher)
+static void watcher_drop_snapshot(struct watch_graph *w, struct watcher *watcher)
 {
     struct snapshot *snapshot = watcher->snapshots;
     for (size_t i = snapshot->written; i < snapshot->count; i++) {
         snapshot->users[i]->needs--;
-        watched_loosen(w, snapshot->users[i]);
+        target_unreference(w, snapshot->users[i]);
     }
-    watcher->owed -= snapshot->count;
-    if (!watcher->stalled) w->owed -= snapshot->count;
+    watcher->backlog -= snapshot->count;
+    if (!watcher->stalled) w->backlog -= snapshot->count;
     watcher->snapshots = snapshot->next;
     if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
     free(snapshot);
 }
 
 /* Takes the first edge out of the queue; NULL if it was let go, and is freed. */
-static struct edge *watcher_pop(struct watcher *watcher)
+static struct watch *watcher_pop(struct watcher *watcher)
 {
-    struct edge *edge = watcher->first;
-    watcher->first = edge->queued == edge ? NULL : edge->queued;
-    edge->queued = NULL;
+    struct watch *watch = watcher->first;
+    watcher->first = watch->queued == watch ? NULL : watch->queued;
+    watch->queued = NULL;
     watcher->queued--;
-    if (edge->to) return edge;
-    free(edge);
+    if (watch->to) return watch;
+    free(watch);
     return NULL;
 }
 
 /* Ends all that a watcher has, in no list after it. */
-static void watcher_end(struct watches *w, struct watcher *watcher)
+static void watcher_end(struct watch_graph *w, struct watcher *watcher)
 {
     watcher_list(NULL, watcher);
     watcher_let_all_go(w, watcher);
@@ -8856,29 +8939,30 @@ static void watcher_end(struct watches *w, struct watcher *watcher)
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
-static void watcher_owe(struct watches *w, struct watcher *watcher, struct snapshot *snapshot)
+static void watcher_add_snapshot(struct watch_graph *w, struct watcher *watcher,
+                                 struct snapshot *snapshot)
 {
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
-    watcher->owed += snapshot->count;
-    if (!watcher->stalled) w->owed += snapshot->count;
+    watcher->backlog += snapshot->count;
+    if (!watcher->stalled) w->backlog += snapshot->count;
     *watcher->snapshots_last = snapshot;
     watcher->snapshots_last = &snapshot->next;
 }
 
 /* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
  * those who do not read must not keep the others from asking. */
-static void watcher_stall(struct watches *w, struct watcher *watcher, bool stalled)
+static void watcher_stall(struct watch_graph *w, struct watcher *watcher, bool stalled)
 {
     if (stalled == watcher->stalled) return;
     watcher->stalled = stalled;
-    if (stalled) w->owed -= watcher->owed;
-    else w->owed += watcher->owed;
+    if (stalled) w->backlog -= watcher->backlog;
+    else w->backlog += watcher->backlog;
 }
 
-/* Notes that the user with this id has changed; the watched, or NULL when nobody follows her. */
-static struct watched *watches_note(struct watches *w, struct span id)
+/* Notes that the user with this id has changed; the target, or NULL when nobody follows her. */
+static struct watch_target *watch_graph_changed(struct watch_graph *w, struct span id)
 {
-    struct watched *e = watches_find(w, id);
+    struct watch_target *e = watch_graph_find(w, id);
     if (!e) return NULL;
     e->version++;
     if (!e->changed) {
@@ -8889,8 +8973,8 @@ static struct watched *watches_note(struct watches *w, struct span id)
 }
 
 /* How a watched stands, for others to see. */
-static void watched_view(const struct presence *p, struct instant now, const struct watched *e,
-                         struct user_view *view)
+static void target_view(const struct presence *p, struct instant now, const struct watch_target *e,
+                        struct user_view *view)
 {
     struct span id = {e->id, e->id_len};
     const struct user *user = presence_find(p, id);
@@ -8905,44 +8989,47 @@ static void watched_view(const struct presence *p, struct instant now, const str
 
 /* A number that differs when others see a user change: in all that is shown but the last_seen of
  * one who is online. */
-static uint64_t view_print(const struct watches *w, const struct user_view *view)
+static uint64_t view_digest(const struct watch_graph *w, const struct user_view *view)
 {
     struct {
         int64_t known, state, status, connections, moment;
         uint64_t message;
-    } all = {view->known, view->state, view->status, view->connections,
+    } all = {view->known,
+             view->state,
+             view->status,
+             view->connections,
              view->state == USER_OFFLINE ? view->last_seen : view->connected_at,
              hash_keyed(w->key, view->message.at, view->message.len)};
     return hash_keyed(w->key, &all, sizeof all);
 }
 
-/* Makes those who follow the changed ones busy, with the edges that are due in their queues. Who
- * has changed in nothing that others see is passed over. Stops after so many edges, at the end of a
- * user's: then `spreading` is not empty, and the next call goes on. */
-static void watches_spread(struct watches *w, const struct presence *p, struct instant now,
-                           size_t most)
+/* Makes those who follow the changed ones busy, with the watches that are due in their queues.
+ * Who has changed in nothing that others see is passed over. Stops after so many watches, at the
+ * end of a user's: then `spreading` is not empty, and the next call goes on. */
+static void watch_graph_spread(struct watch_graph *w, const struct presence *p, struct instant now,
+                               size_t most)
 {
     if (!w->spreading) {
         w->spreading = w->changed;
         w->changed = NULL;
     }
     for (size_t looked = 0; w->spreading && looked < most; looked++) {
-        struct watched *e = w->spreading;
+        struct watch_target *e = w->spreading;
         struct user_view view;
         w->spreading = e->changed == e ? NULL : e->changed;
         e->changed = NULL;
-        watched_loosen(w, e);
-        watched_view(p, now, e, &view);
-        uint64_t print = view_print(w, &view);
-        if (print == e->print) continue;
-        e->print = print;
-        for (struct edge *edge = e->edges; edge; edge = edge->next, looked++) {
-            struct watcher *of = edge->of;
-            if (edge->queued || edge->told[0] == e->version) continue;
-            edge->queued = edge;
-            if (of->first) of->last->queued = edge;
-            else of->first = edge;
-            of->last = edge;
+        target_unreference(w, e);
+        target_view(p, now, e, &view);
+        uint64_t digest = view_digest(w, &view);
+        if (digest == e->digest) continue;
+        e->digest = digest;
+        for (struct watch *watch = e->watches; watch; watch = watch->next, looked++) {
+            struct watcher *of = watch->of;
+            if (watch->queued || watch->sent_version[0] == e->version) continue;
+            watch->queued = watch;
+            if (of->first) of->last->queued = watch;
+            else of->first = watch;
+            of->last = watch;
             of->queued++;
             if (!of->place) watcher_list(&w->busy, of);
         }
@@ -8951,7 +9038,7 @@ static void watches_spread(struct watches *w, const struct presence *p, struct i
 
 /* Whose turn it is to be told something, or NULL. Who becomes busy meanwhile is behind all who are
  * busy now: nobody waits longer than one round, however often others ask. */
-static struct watcher *watches_next(struct watches *w)
+static struct watcher *watch_graph_next(struct watch_graph *w)
 {
     if (!w->serving && w->busy) {
         w->serving = w->busy;
@@ -8962,7 +9049,7 @@ static struct watcher *watches_next(struct watches *w)
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
-static void watches_begin_turn(struct watches *w)
+static void watch_graph_begin_turn(struct watch_graph *w)
 {
     w->turn++;
     w->text.len = 0;
@@ -8972,22 +9059,22 @@ static void watches_begin_turn(struct watches *w)
 /* Appends a watched as JSON, made once a turn and version, however many are told; with the reason
  * where she is offline and it is a change. Who is told between two spreads knows more than the
  * others: then the next one must not compare with the last. */
-static void watched_write(struct watches *w, const struct presence *p, struct instant now,
-                          struct watched *e, bool is_change, struct buffer *out)
+static void target_write(struct watch_graph *w, const struct presence *p, struct instant now,
+                         struct watch_target *e, bool is_change, struct buffer *out)
 {
     if (e->made != w->turn || e->made_version != e->version) {
         struct user_view view;
         size_t at = w->text.len;
-        watched_view(p, now, e, &view);
+        target_view(p, now, e, &view);
         view_write_user_open(&w->text, &view);
         e->made = w->turn;
         e->made_version = e->version;
         e->text_at = (uint32_t)at;
         e->text_len = (uint32_t)(w->text.len - at);
         e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
-        e->print = view_print(w, &view);
+        e->digest = view_digest(w, &view);
     }
-    if (e->changed) e->print = 0;
+    if (e->changed) e->digest = 0;
     buffer_add(out, w->text.at + e->text_at, e->text_len);
     if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
     buffer_text(out, "}");
@@ -9001,31 +9088,31 @@ static bool snapshot_ready(struct snapshot *snapshot)
     return snapshot->checked == snapshot->count;
 }
 
-/* Takes the edges at the front of the queue away that are not due any more. */
+/* Takes the watches at the front of the queue away that are not due any more. */
 static void watcher_skip(struct watcher *watcher)
 {
-    while (watcher->first && (!watcher->first->to ||
-                              watcher->first->told[0] == watcher->first->to->version))
+    while (watcher->first &&
+           (!watcher->first->to || watcher->first->sent_version[0] == watcher->first->to->version))
         watcher_pop(watcher);
 }
 
-/* Appends users of the first snapshot to come, as many as a message has room for; their edges, if
+/* Appends users of the first snapshot to come, as many as a message has room for; their watches, if
  * they are still there, have heard of them. Returns whether some are left for the next message. */
-static bool watcher_write_snapshot(struct watches *w, const struct presence *p, struct instant now,
-                                   struct watcher *watcher, struct buffer *out)
+static bool watcher_write_snapshot(struct watch_graph *w, const struct presence *p,
+                                   struct instant now, struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = watcher->snapshots;
     const char *between = "";
     buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
     while (snapshot->written < snapshot->count && out->len < w->full) {
-        struct watched *e = snapshot->users[snapshot->written++];
+        struct watch_target *e = snapshot->users[snapshot->written++];
         buffer_text(out, between);
         between = ",";
-        watched_write(w, p, now, e, false, out);
-        struct edge *edge = watcher_find(watcher, e);
-        if (edge) edge->told[0] = e->version;
+        target_write(w, p, now, e, false, out);
+        struct watch *watch = watcher_find(watcher, e);
+        if (watch) watch->sent_version[0] = e->version;
         e->needs--;
-        watched_loosen(w, e);
+        target_unreference(w, e);
     }
     bool more = snapshot->written < snapshot->count;
     buffer_text(out, more ? "],\"more\":true}" : "]}");
@@ -9034,18 +9121,18 @@ static bool watcher_write_snapshot(struct watches *w, const struct presence *p, 
 }
 
 /* Appends users who changed, as many as a message has room for; there is one, see watcher_skip. */
-static void watcher_write_changes(struct watches *w, const struct presence *p, struct instant now,
-                                  struct watcher *watcher, struct buffer *out)
+static void watcher_write_changes(struct watch_graph *w, const struct presence *p,
+                                  struct instant now, struct watcher *watcher, struct buffer *out)
 {
     const char *between = "";
     buffer_text(out, "{\"type\":\"presence\",\"users\":[");
     while (watcher->first && out->len < w->full) {
-        struct edge *edge = watcher_pop(watcher);
-        if (!edge || edge->told[0] == edge->to->version) continue;
+        struct watch *watch = watcher_pop(watcher);
+        if (!watch || watch->sent_version[0] == watch->to->version) continue;
         buffer_text(out, between);
         between = ",";
-        watched_write(w, p, now, edge->to, true, out);
-        edge->told[0] = edge->to->version;
+        target_write(w, p, now, watch->to, true, out);
+        watch->sent_version[0] = watch->to->version;
     }
     buffer_text(out, "]}");
 }
@@ -9054,7 +9141,7 @@ static void watcher_write_changes(struct watches *w, const struct presence *p, s
  * bytes, since clients give up what is larger than they care for; snapshots come first. Returns
  * what it is, and in *more whether it is a part of a snapshot that another follows; NOTHING when
  * there is nothing to tell, or not yet: a watcher with snapshots then waits for the store. */
-static enum watcher_message watcher_fill(struct watches *w, const struct presence *p,
+static enum watcher_message watcher_fill(struct watch_graph *w, const struct presence *p,
                                          struct instant now, struct watcher *watcher,
                                          struct buffer *out, bool *more)
 {
@@ -9077,7 +9164,7 @@ static void watcher_free(struct watcher *watcher)
     free(watcher->slots);
 }
 
-/* ==== 14. WebSocket codec ====================================================================
+/* ==== 26. WebSocket codec =====================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. No I/O. A frame that is whole
  * in the input is handed out from the input; only what is half received takes memory. */
 
@@ -9343,10 +9430,8 @@ static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, st
     frame->stored = n < frame->len && frame->opcode < WS_OP_CLOSE;
     if (n < frame->len) {
         p = ws_partial_get(kept);
-        if (frame->stored)
-            buffer_add(&p->message, at, n);
-        else
-            memcpy(p->bytes + got, at, n);
+        if (frame->stored) buffer_add(&p->message, at, n);
+        else memcpy(p->bytes + got, at, n);
         at = frame->stored ? p->message.at : (char *)p->bytes;
         p->frame = *frame;
         p->got = got + n;
@@ -9471,19 +9556,19 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
     ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
 }
 
-/* ==== 15. HTTP messages ======================================================================
+/* ==== 27. HTTP messages =======================================================================
  * Pure parts of HTTP/1.1 (RFC 9110, RFC 9112) that CivetWeb leaves to us: where a request ends,
  * before anybody parses it, and the text of an answer. */
 
 /* What the head of a request says about its own length, read before CivetWeb sees it. */
 struct http_frame {
-    size_t head;       /* bytes up to and with the empty line; 0: not all there yet */
-    size_t body;       /* Content-Length, or 0 */
-    bool chunked;      /* the body is in chunks, and tells its length as it comes */
-    bool expects;      /* Expect: 100-continue */
-    bool asterisk;     /* OPTIONS *: what it is about is no path, but the server */
+    size_t head;                /* bytes up to and with the empty line; 0: not all there yet */
+    size_t body;                /* Content-Length, or 0 */
+    bool chunked;               /* the body is in chunks, and tells its length as it comes */
+    bool expects;               /* Expect: 100-continue */
+    bool asterisk;              /* OPTIONS *: what it is about is no path, but the server */
     char authority[ORIGIN_MAX]; /* of an absolute target, empty without one */
-    enum error error;  /* what to refuse it with, or ERROR_NONE */
+    enum error error;           /* what to refuse it with, or ERROR_NONE */
 };
 
 /* Finds the empty line that ends a head, having looked at `scanned` bytes before; 0 when it is not
@@ -9611,8 +9696,8 @@ static bool http_take_authority(struct http_frame *frame, char *at, size_t line)
 }
 
 /* Methods that are known, if not to every path; of others there is nothing to say here. */
-static const char *const HTTP_METHODS[] = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS",
-                                           "PATCH"};
+static const char *const HTTP_METHODS[] = {"GET",    "HEAD",    "POST", "PUT",
+                                           "DELETE", "OPTIONS", "PATCH"};
 
 /* Looks at the request line: CivetWeb does not know all methods, nor what to do with an asterisk.
  * What is no request line is left to it. */
@@ -9628,8 +9713,8 @@ static enum error http_frame_first(struct http_frame *frame, char *at, size_t li
     bool version = blank && (size_t)(at + line - blank) > 7 && !memcmp(blank + 1, "HTTP/1.", 7);
     if (!known) return version ? ERROR_NOT_IMPLEMENTED : ERROR_NONE;
     if (!version) return ERROR_NONE;
-    frame->asterisk = blank == at + method + 2 && at[method + 1] == '*' &&
-                      !memcmp(at, "OPTIONS", method);
+    frame->asterisk =
+        blank == at + method + 2 && at[method + 1] == '*' && !memcmp(at, "OPTIONS", method);
     if (frame->asterisk) at[method + 1] = '/';
     return http_take_authority(frame, at, line) ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
@@ -9677,14 +9762,14 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
 
 /* What is read next of a body in chunks. */
 enum chunk_state {
-    CHUNK_SIZE,          /* a digit of a chunk's size, or what may stand behind it */
-    CHUNK_BLANK,         /* blanks before an extension */
+    CHUNK_SIZE,  /* a digit of a chunk's size, or what may stand behind it */
+    CHUNK_BLANK, /* blanks before an extension */
     CHUNK_EXTENSION,
-    CHUNK_SIZE_LF,       /* the LF of the line of a size */
+    CHUNK_SIZE_LF, /* the LF of the line of a size */
     CHUNK_DATA,
     CHUNK_DATA_CR,
     CHUNK_DATA_LF,
-    CHUNK_TRAILER,       /* the beginning of a trailer line, or of the empty line behind them */
+    CHUNK_TRAILER, /* the beginning of a trailer line, or of the empty line behind them */
     CHUNK_TRAILER_NAME,
     CHUNK_TRAILER_VALUE,
     CHUNK_TRAILER_LF,
@@ -9801,8 +9886,8 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
 /* What may take long to answer. Beginnings of paths as sent, which is how routes are found too. Not
  * a login: one password is looked at a time, and who comes meanwhile is told so at once. */
 static const char *const HTTP_COSTLY[] = {
-    "/admin/users", "/admin/online-users", "/admin/history", "/admin/stats", "/api/presence ",
-    "/api/presence?",
+    "/admin/users", "/admin/online-users", "/admin/history",
+    "/admin/stats", "/api/presence ",      "/api/presence?",
 };
 
 /* The target of a request, and what stands behind it, in bytes that may be all of it or not yet. */
@@ -9851,14 +9936,30 @@ static bool http_find_header(const char *at, size_t len, const char *name, char 
 /* The reason phrase of a status (RFC 9110 section 15). */
 static const char *http_phrase(int status)
 {
-    static const struct { int status; const char *phrase; } phrases[] = {
-        {200, "OK"}, {204, "No Content"}, {304, "Not Modified"},
-        {308, "Permanent Redirect"}, {400, "Bad Request"}, {401, "Unauthorized"},
-        {403, "Forbidden"}, {404, "Not Found"}, {405, "Method Not Allowed"},
-        {408, "Request Timeout"}, {411, "Length Required"}, {413, "Content Too Large"},
-        {417, "Expectation Failed"}, {421, "Misdirected Request"}, {426, "Upgrade Required"},
-        {429, "Too Many Requests"}, {431, "Request Header Fields Too Large"},
-        {500, "Internal Server Error"}, {501, "Not Implemented"}, {503, "Service Unavailable"},
+    static const struct {
+        int status;
+        const char *phrase;
+    } phrases[] = {
+        {200, "OK"},
+        {204, "No Content"},
+        {304, "Not Modified"},
+        {308, "Permanent Redirect"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {411, "Length Required"},
+        {413, "Content Too Large"},
+        {417, "Expectation Failed"},
+        {421, "Misdirected Request"},
+        {426, "Upgrade Required"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {503, "Service Unavailable"},
         {505, "HTTP Version Not Supported"},
     };
     for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
@@ -9869,21 +9970,21 @@ static const char *http_phrase(int status)
 /* An answer being made; the one who made it frees body. */
 struct http_response {
     int status;
-    const char *type;      /* of the body; NULL: no body and no length, as 204 wants it */
+    const char *type; /* of the body; NULL: no body and no length, as 204 wants it */
     struct buffer body;
-    struct span fixed;     /* a body that needs no copy, in place of the buffer */
-    struct buffer location; /* a Location; freed by who frees body */
-    char extra[256];       /* further header lines, each with CR LF */
-    bool cacheable;        /* otherwise Cache-Control: no-store */
-    bool varies;           /* by Origin */
+    struct span fixed;        /* a body that needs no copy, in place of the buffer */
+    struct buffer location;   /* a Location; freed by who frees body */
+    char extra[256];          /* further header lines, each with CR LF */
+    bool cacheable;           /* otherwise Cache-Control: no-store */
+    bool varies;              /* by Origin */
     const char *allow_origin; /* whose pages may read it (CORS), or NULL */
-    bool is_stream;        /* the body has no end of its own: no length; it is the hub's to send */
-    bool resumes;          /* the stream goes on behind this event */
+    bool is_stream; /* the body has no end of its own: no length; it is the hub's to send */
+    bool resumes;   /* the stream goes on behind this event */
     uint64_t sequence;
-    uint32_t logouts;      /* see struct stream */
-    uint8_t feed;          /* enum feed_kind */
-    uint32_t expires;      /* s from now at which the stream ends; 0: never */
-    const char *detail;    /* a more exact text for the error that is returned, or NULL */
+    uint32_t logouts;         /* see struct stream */
+    uint8_t feed;             /* enum feed_kind */
+    uint32_t expires;         /* s from now at which the stream ends; 0: never */
+    const char *detail;       /* a more exact text for the error that is returned, or NULL */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
     struct named *named;      /* whom the error names, or NULL; freed by who frees body */
 };
@@ -9892,7 +9993,7 @@ static const char JSON_TYPE[] = "application/json";
 
 /* Adds a header line. Values come from tables, never from a client. */
 __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_response *response,
-                                                                 const char *format, ...)
+                                                                  const char *format, ...)
 {
     size_t len = strlen(response->extra);
     va_list args;
@@ -9935,9 +10036,9 @@ static void http_write(struct buffer *out, const struct http_response *response,
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
-                 keep_alive                      ? "keep-alive"
-                 : response->status == 426       ? "Upgrade, close" /* RFC 9110 section 7.8 */
-                                                 : "close");
+                 keep_alive                ? "keep-alive"
+                 : response->status == 426 ? "Upgrade, close" /* RFC 9110 section 7.8 */
+                                           : "close");
     if (!response->cacheable) buffer_text(out, "Cache-Control: no-store\r\n");
     if (response->type)
         buffer_print(out, "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n",
@@ -9947,16 +10048,18 @@ static void http_write(struct buffer *out, const struct http_response *response,
         buffer_print(out, "Location: %.*s\r\n", (int)response->location.len, response->location.at);
     if (response->varies) buffer_text(out, "Vary: Origin\r\n");
     if (response->allow_origin)
-        buffer_print(out, "Access-Control-Allow-Origin: %s\r\n"
-                          "Access-Control-Allow-Credentials: true\r\n", response->allow_origin);
+        buffer_print(out,
+                     "Access-Control-Allow-Origin: %s\r\n"
+                     "Access-Control-Allow-Credentials: true\r\n",
+                     response->allow_origin);
     buffer_text(out, response->extra);
     buffer_text(out, "\r\n");
     if (response->type && !head_only) buffer_add(out, body, len);
 }
 
-/* ==== 16. Event loop =========================================================================
- * What the hub and the door share: an epoll set, and an inbox through which other threads hand work
- * to the loop's own thread. The work is a call; it runs there, in order. */
+/* ==== 28. Event loop ==========================================================================
+ * What the hub and the listener share: an epoll set, and an inbox through which other threads
+ * hand work to the loop's own thread. The work is a call; it runs there, in order. */
 
 struct server;
 
@@ -9968,11 +10071,11 @@ struct loop_call {
 
 struct loop {
     int epoll;
-    int wake;                 /* eventfd, in the epoll set with data.ptr == the loop */
-    pthread_mutex_t lock;     /* the three below */
+    int wake;             /* eventfd, in the epoll set with data.ptr == the loop */
+    pthread_mutex_t lock; /* the three below */
     struct loop_call *first, **last;
-    bool signalled;           /* a wake-up is on its way since the inbox was taken */
-    struct loop_call *taken;  /* the loop's own: taken out of the inbox, not run yet */
+    bool signalled;          /* a wake-up is on its way since the inbox was taken */
+    struct loop_call *taken; /* the loop's own: taken out of the inbox, not run yet */
 };
 
 /* Makes an empty loop; false with errno set. */
@@ -9997,7 +10100,7 @@ static void loop_close(struct loop *loop)
 }
 
 /* Adds or changes what a descriptor is watched for; false with errno set. */
-static bool loop_watch(struct loop *loop, int operation, int fd, uint32_t events, void *data)
+static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, void *data)
 {
     struct epoll_event event = {.events = events, .data.ptr = data};
     return !epoll_ctl(loop->epoll, operation, fd, &event);
@@ -10019,7 +10122,7 @@ static void loop_append(struct loop *loop, struct loop_call *call)
 }
 
 /* Adds work to the inbox and wakes the loop; any thread. */
-static void loop_post(struct loop *loop, struct loop_call *call)
+static void loop_submit(struct loop *loop, struct loop_call *call)
 {
     pthread_mutex_lock(&loop->lock);
     loop_append(loop, call);
@@ -10037,9 +10140,9 @@ static bool loop_park(struct loop *loop, struct loop_call *call, int operation, 
 {
     pthread_mutex_lock(&loop->lock);
     loop_append(loop, call);
-    bool watched = loop_watch(loop, operation, fd, events, data);
+    bool polled = loop_poll(loop, operation, fd, events, data);
     pthread_mutex_unlock(&loop->lock);
-    return watched;
+    return polled;
 }
 
 /* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
@@ -10089,7 +10192,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 17. TLS ================================================================================
+/* ==== 29. TLS: connections ====================================================================
  * Certificates, and what one connection has of TLS (RFC 8446, RFC 5246): Mbed TLS does the work, on
  * bytes that are in memory already. Nothing here waits, and a connection keeps no record buffers:
  * the thread that works on it lends it a pair, see vendor/mbedtls_seam.h. */
@@ -10113,7 +10216,7 @@ struct tls_pair {
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
  * the last connection made with it has ended. */
 struct tls_config {
-    _Atomic int users;
+    _Atomic int refs;
     mbedtls_ssl_config ssl;
     struct tls_pair *pairs;
     size_t count;
@@ -10130,7 +10233,7 @@ struct tls_shared {
 /* The buffers of one thread, and what is being done with them. */
 struct tls_buffers {
     struct seam_tls_loan loan; /* must be first, see tls_send */
-    struct buffer sink;        /* records to send */
+    struct buffer output;      /* records to send */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -10138,10 +10241,10 @@ struct tls {
     mbedtls_ssl_context ssl;
     struct seam_tls_kept kept;
     struct tls_config *config;
-    struct buffer in;          /* the beginning of a record that has not come whole yet */
-    struct buffer out;         /* records that the socket did not take yet */
-    bool set_up, open;         /* the context exists; the handshake is done */
-    bool ended, broken;        /* by close_notify; by an error, and told so by an alert */
+    struct buffer in;   /* the beginning of a record that has not come whole yet */
+    struct buffer out;  /* records that the socket did not take yet */
+    bool set_up, open;  /* the context exists; the handshake is done */
+    bool ended, broken; /* by close_notify; by an error, and told so by an alert */
 };
 
 /* What stands at the front of the bytes that a peer sent. */
@@ -10168,14 +10271,14 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
 /* Mbed TLS has bytes to send; they are sent after the call. */
 static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
 {
-    buffer_add(&((struct tls_buffers *)loan)->sink, at, len);
+    buffer_add(&((struct tls_buffers *)loan)->output, at, len);
 }
 
 /* Frees the buffers of a thread when it ends. */
 static void tls_buffers_free(void *context)
 {
     struct tls_buffers *buffers = context;
-    buffer_free(&buffers->sink);
+    buffer_free(&buffers->output);
     mbedtls_platform_zeroize(buffers, sizeof *buffers);
     free(buffers);
 }
@@ -10203,16 +10306,16 @@ static struct tls_buffers *tls_buffers_get(void)
 }
 
 /* Lends the buffers of this thread to a connection, with records it may read. */
-static struct tls_buffers *tls_lend(struct tls *tls, struct span feed)
+static struct tls_buffers *tls_lend(struct tls *tls, struct span input)
 {
     struct tls_buffers *buffers = tls_buffers_get();
-    buffers->loan.feed = feed.at;
-    buffers->loan.feed_len = feed.len;
+    buffers->loan.feed = input.at;
+    buffers->loan.feed_len = input.len;
     seam_tls_lend(&tls->ssl, &tls->kept, &buffers->loan);
     return buffers;
 }
 
-/* Ends what tls_lend began; the sink's bytes are still to be sent. The seam says that there is no
+/* Ends what tls_lend began; the output's bytes are still to be sent. The seam says that there is no
  * memory only when malloc did. */
 static void tls_take_back(struct tls *tls)
 {
@@ -10242,12 +10345,12 @@ static struct tls_records tls_whole_records(const char *at, size_t len)
     return found;
 }
 
-/* Whether the records at the front hold the first handshake message, as far as it is worth waiting
- * for: whole, or so much of it that a handshaker is to take it, or something that Mbed TLS is to
- * refuse. Looks at each byte once, however they come. */
+/* Whether the records at the front hold the first handshake message, as far as it is worth
+ * waiting for: whole, or so much of it that a handshake worker is to take it, or something that
+ * Mbed TLS is to refuse. Looks at each byte once, however they come. */
 static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
-    enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshaker */ };
+    enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshake worker */ };
     const uint8_t *head = hello->head;
     while (in->len - hello->scanned >= TLS_HEAD) {
         const uint8_t *at = (const uint8_t *)in->at + hello->scanned;
@@ -10267,10 +10370,11 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 }
 
 /* What is to be done with the beginning of a handshake message. */
-enum hello_step { HELLO_WAIT, HELLO_SHAKE, HELLO_REFUSE };
+enum hello_step { HELLO_WAIT, HELLO_HANDSHAKE, HELLO_REFUSE };
 
-/* Looks at what has come of a handshake: HELLO_SHAKE when a handshaker is to go on with it,
- * HELLO_REFUSE with an alert when it is none before there is a context that could say so. */
+/* Looks at what has come of a handshake: HELLO_HANDSHAKE when a handshake worker is to go on
+ * with it, HELLO_REFUSE with an alert when it is none before there is a context that could say
+ * so. */
 static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *hello,
                                       uint8_t *alert)
 {
@@ -10280,8 +10384,11 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
     if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
     *alert = next.alert;
     if (next.alert && !next.whole && !tls->set_up) return HELLO_REFUSE;
-    return ready && (known || next.whole || next.alert) ? HELLO_SHAKE : HELLO_WAIT;
+    return ready && (known || next.whole || next.alert) ? HELLO_HANDSHAKE : HELLO_WAIT;
 }
+
+/* ==== 30. TLS: certificates ===================================================================
+ * Which certificate a client gets, tickets, reading and trying them, one of our own. */
 
 /* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
  * label (RFC 9525 section 6.3). */
@@ -10451,8 +10558,10 @@ static int tls_trial_receive(void *context, unsigned char *out, size_t size)
 static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
 {
     static const uint16_t groups[] = {
-        MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
-        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1, MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
+        MBEDTLS_SSL_IANA_TLS_GROUP_X25519,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_SECP384R1,
+        MBEDTLS_SSL_IANA_TLS_GROUP_NONE,
     };
     int error = mbedtls_ssl_config_defaults(ssl, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM,
                                             MBEDTLS_SSL_PRESET_DEFAULT);
@@ -10521,25 +10630,32 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
     size_t len = 0;
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
-        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for signatures (keyUsage); have one"
-                 " issued with digitalSignature", pair->file);
+        snprintf(err, USAGE_MAX,
+                 "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                 " issued with digitalSignature",
+                 pair->file);
     else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX, "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
-                 " one issued with serverAuth", pair->file);
+        snprintf(err, USAGE_MAX,
+                 "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                 " one issued with serverAuth",
+                 pair->file);
     else if (len + AROUND > MESSAGE_MAX)
-        snprintf(err, USAGE_MAX, "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
-                 " room for %d; leave out the root and what no client needs", pair->file, len,
-                 MESSAGE_MAX);
+        snprintf(err, USAGE_MAX,
+                 "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                 " room for %d; leave out the root and what no client needs",
+                 pair->file, len, MESSAGE_MAX);
     else
-        snprintf(err, USAGE_MAX, "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
-                 " make another", version, pair->file, (unsigned)-error);
+        snprintf(err, USAGE_MAX,
+                 "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                 " make another",
+                 version, pair->file, (unsigned)-error);
     return false;
 }
 
 /* Gives a configuration back; the last to do so frees it. NULL is fine. */
 static void tls_config_drop(struct tls_config *config)
 {
-    if (!config || atomic_fetch_sub(&config->users, 1) > 1) return;
+    if (!config || atomic_fetch_sub(&config->refs, 1) > 1) return;
     mbedtls_ssl_config_free(&config->ssl);
     for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
@@ -10573,7 +10689,7 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
                                           char *err)
 {
     struct tls_config *config = mem_new(sizeof *config);
-    config->users = 1;
+    config->refs = 1;
     config->pairs = mem_new(count * sizeof *config->pairs);
     mbedtls_ssl_config_init(&config->ssl);
     bool good = true;
@@ -10616,7 +10732,7 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
 {
     pthread_mutex_lock(&shared->lock);
     struct tls_config *config = shared->config;
-    atomic_fetch_add(&config->users, 1);
+    atomic_fetch_add(&config->refs, 1);
     pthread_mutex_unlock(&shared->lock);
     return config;
 }
@@ -10634,8 +10750,12 @@ static size_t tls_untimely(struct tls_shared *shared)
 /* A time of a certificate as wall ms. */
 static int64_t tls_wall_time(const mbedtls_x509_time *t)
 {
-    struct tm tm = {.tm_year = t->year - 1900, .tm_mon = t->mon - 1, .tm_mday = t->day,
-                    .tm_hour = t->hour, .tm_min = t->min, .tm_sec = t->sec};
+    struct tm tm = {.tm_year = t->year - 1900,
+                    .tm_mon = t->mon - 1,
+                    .tm_mday = t->day,
+                    .tm_hour = t->hour,
+                    .tm_min = t->min,
+                    .tm_sec = t->sec};
     return (int64_t)timegm(&tm) * 1000;
 }
 
@@ -10683,8 +10803,8 @@ static bool tls_shared_init(struct tls_shared *shared, struct counters *counters
     pthread_mutex_init(&shared->lock, NULL);
     pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
     mbedtls_ssl_ticket_init(&shared->tickets);
-    return !mbedtls_ssl_ticket_setup(&shared->tickets, tls_random, NULL,
-                                     MBEDTLS_CIPHER_AES_256_GCM, TLS_TICKET_SECONDS);
+    return !mbedtls_ssl_ticket_setup(&shared->tickets, tls_random, NULL, MBEDTLS_CIPHER_AES_256_GCM,
+                                     TLS_TICKET_SECONDS);
 }
 
 /* Frees the shared part, after the last connection. */
@@ -10767,7 +10887,7 @@ static bool tls_self_good(const char *cert, const char *key)
     struct tm t;
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
-                              t.tm_hour, t.tm_min, t.tm_sec};
+                              t.tm_hour,        t.tm_min,     t.tm_sec};
     bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
     tls_pair_free(&pair);
@@ -10787,8 +10907,7 @@ static bool tls_self_make(const char *cert, const char *key,
     if (!error)
         error = mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(pk), tls_random, NULL);
     if (!error) error = tls_self_sign(&pk, addresses, count, cert_text, sizeof cert_text);
-    if (!error)
-        error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
+    if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
     if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", err);
     bool good = tls_write_file(key, key_text) && tls_write_file(cert, cert_text);
@@ -10799,101 +10918,104 @@ static bool tls_self_make(const char *cert, const char *key,
     return good;
 }
 
-/* ==== 18. Transport ==========================================================================
- * A socket as the door, the workers and the hub see it: bytes in, bytes out, nothing that waits. It
- * may speak TLS or not; only the handshake is different, and the door's. */
+/* ==== 31. Transport ===========================================================================
+ * A socket as the listener, the workers and the hub see it: bytes in, bytes out, nothing that
+ * waits. It may speak TLS or not; only the handshake is different, and the listener's. */
 
-/* What wire_read and wire_write return beside a count. */
-enum { WIRE_END = 0, WIRE_AGAIN = -1, WIRE_BROKEN = -2 };
+/* What transport_read and transport_write return beside a count. */
+enum { TRANSPORT_END = 0, TRANSPORT_AGAIN = -1, TRANSPORT_BROKEN = -2 };
 
-struct wire {
-    struct tls *tls;             /* NULL: plain */
+struct transport {
+    struct tls *tls; /* NULL: plain */
     int fd;
     _Atomic uint32_t round_trip; /* ms the last ping took, UINT32_MAX: none yet; here as it fits */
 };
 
 /* What recv or send has returned, in the words of this section. */
-static ssize_t wire_result(ssize_t n)
+static ssize_t transport_result(ssize_t n)
 {
     if (n >= 0) return n;
-    return errno == EAGAIN || errno == EWOULDBLOCK ? WIRE_AGAIN : WIRE_BROKEN;
+    return errno == EAGAIN || errno == EWOULDBLOCK ? TRANSPORT_AGAIN : TRANSPORT_BROKEN;
 }
 
 /* Reads bytes as they are on the line. */
-static ssize_t wire_receive(int fd, void *out, size_t size)
+static ssize_t transport_receive(int fd, void *out, size_t size)
 {
     ssize_t n;
     do n = recv(fd, out, size, MSG_DONTWAIT);
     while (n < 0 && errno == EINTR);
-    return wire_result(n);
+    return transport_result(n);
 }
 
 /* Sends bytes as they are to be on the line. */
-static ssize_t wire_transmit(int fd, const void *at, size_t len)
+static ssize_t transport_transmit(int fd, const void *at, size_t len)
 {
     ssize_t n;
     do n = send(fd, at, len, MSG_DONTWAIT | MSG_NOSIGNAL);
     while (n < 0 && errno == EINTR);
-    return wire_result(n);
+    return transport_result(n);
 }
 
 /* Whether records wait for the socket to take them: then it is to be watched for EPOLLOUT, and
- * wire_write of nothing sends on. */
-static bool wire_unsent(const struct wire *wire)
+ * transport_write of nothing sends on. */
+static bool transport_unsent(const struct transport *transport)
 {
-    return wire->tls && wire->tls->out.len;
+    return transport->tls && transport->tls->out.len;
 }
 
-/* Sends what is in the sink, and keeps what the socket did not take. False when it is broken. */
-static bool wire_sink(struct wire *wire, struct tls_buffers *buffers)
+/* Sends what is in the output, and keeps what the socket did not take. False when it is broken. */
+static bool transport_send_output(struct transport *transport, struct tls_buffers *buffers)
 {
-    enum { SINK_KEPT = 64 * 1024 /* memory that a thread's sink may keep */ };
-    struct buffer *sink = &buffers->sink;
-    struct tls *tls = wire->tls;
-    ssize_t n = sink->len && !tls->out.len ? wire_transmit(wire->fd, sink->at, sink->len) : 0;
+    enum { OUTPUT_KEPT = 64 * 1024 /* memory that a thread's output may keep */ };
+    struct buffer *output = &buffers->output;
+    struct tls *tls = transport->tls;
+    ssize_t n = output->len && !tls->out.len
+                    ? transport_transmit(transport->fd, output->at, output->len)
+                    : 0;
     size_t sent = n > 0 ? (size_t)n : 0;
-    if (n != WIRE_BROKEN && sent < sink->len)
-        buffer_add(&tls->out, sink->at + sent, sink->len - sent);
-    sink->len = 0;
-    if (sink->size > SINK_KEPT) buffer_free(sink);
-    return n != WIRE_BROKEN;
+    if (n != TRANSPORT_BROKEN && sent < output->len)
+        buffer_add(&tls->out, output->at + sent, output->len - sent);
+    output->len = 0;
+    if (output->size > OUTPUT_KEPT) buffer_free(output);
+    return n != TRANSPORT_BROKEN;
 }
 
 /* Sends records that wait. True when none is left; otherwise *result says why. */
-static bool wire_unsink(struct wire *wire, ssize_t *result)
+static bool transport_send_waiting(struct transport *transport, ssize_t *result)
 {
-    struct buffer *out = &wire->tls->out;
-    ssize_t n = out->len ? wire_transmit(wire->fd, out->at, out->len) : 0;
+    struct buffer *out = &transport->tls->out;
+    ssize_t n = out->len ? transport_transmit(transport->fd, out->at, out->len) : 0;
     if (n > 0) buffer_drop(out, (size_t)n);
     if (n >= 0 && !out->len) {
         buffer_free(out);
         return true;
     }
-    *result = n == WIRE_BROKEN ? WIRE_BROKEN : WIRE_AGAIN;
+    *result = n == TRANSPORT_BROKEN ? TRANSPORT_BROKEN : TRANSPORT_AGAIN;
     return false;
 }
 
 /* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
-static void wire_refuse_tls(struct wire *wire, uint8_t alert)
+static void transport_refuse_tls(struct transport *transport, uint8_t alert)
 {
-    struct tls *tls = wire->tls;
+    struct tls *tls = transport->tls;
     const uint8_t plain[] = {21, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert};
     if (tls->set_up && !tls->broken) {
         struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
         seam_tls_refuse(&tls->ssl, &tls->kept, alert);
         tls_take_back(tls);
-        wire_sink(wire, buffers);
+        transport_send_output(transport, buffers);
     } else if (!tls->broken) {
-        wire_transmit(wire->fd, plain, sizeof plain); /* nothing was sent before: it is taken */
+        transport_transmit(transport->fd, plain,
+                           sizeof plain); /* nothing was sent before: it is taken */
     }
     tls->broken = true;
 }
 
 /* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
  * are never more. What went wrong or ended is in the tls. */
-static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t size)
+static size_t transport_decipher(struct transport *transport, char *at, size_t whole, size_t size)
 {
-    struct tls *tls = wire->tls;
+    struct tls *tls = transport->tls;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
     enum seam_tls_result result = SEAM_TLS_DONE;
     size_t made = 0, n = 0;
@@ -10904,32 +11026,32 @@ static size_t wire_decipher(struct wire *wire, char *at, size_t whole, size_t si
     if (result == SEAM_TLS_CLOSED) tls->ended = true;
     else if (result == SEAM_TLS_FAILED) tls->broken = true;
     tls_take_back(tls);
-    if (!wire_sink(wire, buffers)) tls->broken = true;
+    if (!transport_send_output(transport, buffers)) tls->broken = true;
     return made;
 }
 
 /* Whether so many bytes behind the beginning of a record still do not make it whole. */
-static bool wire_lacks_record(const struct tls *tls, size_t more)
+static bool transport_lacks_record(const struct tls *tls, size_t more)
 {
     const unsigned char *head = (const unsigned char *)tls->in.at;
     return tls->in.len >= TLS_HEAD && !tls_head_alert(head) &&
            tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
-/* wire_read for TLS: what has come of records, old and new, is gathered in out; the whole ones are
- * deciphered there, the rest is kept. */
-static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
+/* transport_read for TLS: what has come of records, old and new, is gathered in out; the whole
+ * ones are deciphered there, the rest is kept. */
+static ssize_t transport_read_tls(struct transport *transport, char *out, size_t size)
 {
-    struct tls *tls = wire->tls;
+    struct tls *tls = transport->tls;
     size_t len = tls->in.len, made = 0;
-    if (tls->broken) return WIRE_BROKEN;
-    if (tls->ended) return WIRE_END;
-    if (len >= size) return WIRE_BROKEN; /* never: what is kept is less than a record */
-    ssize_t n = wire_receive(wire->fd, out + len, size - len);
-    if (n == WIRE_BROKEN) return n;
-    if (n > 0 && wire_lacks_record(tls, (size_t)n)) {
+    if (tls->broken) return TRANSPORT_BROKEN;
+    if (tls->ended) return TRANSPORT_END;
+    if (len >= size) return TRANSPORT_BROKEN; /* never: what is kept is less than a record */
+    ssize_t n = transport_receive(transport->fd, out + len, size - len);
+    if (n == TRANSPORT_BROKEN) return n;
+    if (n > 0 && transport_lacks_record(tls, (size_t)n)) {
         buffer_add(&tls->in, out + len, (size_t)n); /* however few bytes come: no other is moved */
-        return WIRE_AGAIN;
+        return TRANSPORT_AGAIN;
     }
     if (len) memcpy(out, tls->in.at, len);
     if (n > 0) len += (size_t)n;
@@ -10940,99 +11062,101 @@ static ssize_t wire_read_tls(struct wire *wire, char *out, size_t size)
         if (rest) buffer_add(&tls->in, out + records.whole, rest);
         else buffer_free(&tls->in);
     }
-    if (records.whole) made = wire_decipher(wire, out, records.whole, size);
-    if (records.alert && !tls->ended) wire_refuse_tls(wire, records.alert);
+    if (records.whole) made = transport_decipher(transport, out, records.whole, size);
+    if (records.alert && !tls->ended) transport_refuse_tls(transport, records.alert);
     if (made) return (ssize_t)made;
-    if (tls->broken) return WIRE_BROKEN;
-    return tls->ended || n == WIRE_END ? WIRE_END : WIRE_AGAIN;
+    if (tls->broken) return TRANSPORT_BROKEN;
+    return tls->ended || n == TRANSPORT_END ? TRANSPORT_END : TRANSPORT_AGAIN;
 }
 
-/* wire_write for TLS: enciphers and sends piece by piece, until the socket takes no more. */
-static ssize_t wire_write_tls(struct wire *wire, const char *at, size_t len)
+/* transport_write for TLS: enciphers and sends piece by piece, until the socket takes no more. */
+static ssize_t transport_write_tls(struct transport *transport, const char *at, size_t len)
 {
-    struct tls *tls = wire->tls;
-    ssize_t result = WIRE_AGAIN;
+    struct tls *tls = transport->tls;
+    ssize_t result = TRANSPORT_AGAIN;
     size_t done = 0;
-    if (tls->broken) return WIRE_BROKEN;
-    if (!wire_unsink(wire, &result)) return result;
+    if (tls->broken) return TRANSPORT_BROKEN;
+    if (!transport_send_waiting(transport, &result)) return result;
     while (done < len && !tls->out.len) {
-        size_t piece = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
+        size_t chunk = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
         struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, piece) !=
+        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, chunk) !=
             SEAM_TLS_DONE)
             tls->broken = true;
         tls_take_back(tls);
-        if (!wire_sink(wire, buffers) || tls->broken) return WIRE_BROKEN;
-        done += piece;
+        if (!transport_send_output(transport, buffers) || tls->broken) return TRANSPORT_BROKEN;
+        done += chunk;
     }
     return (ssize_t)done;
 }
 
-/* Reads what is there: a count, WIRE_END, WIRE_AGAIN or WIRE_BROKEN. For TLS there must be room for
- * more than a record, and afterwards no whole record is left unread. */
-static ssize_t wire_read(struct wire *wire, void *out, size_t size)
+/* Reads what is there: a count, TRANSPORT_END, TRANSPORT_AGAIN or TRANSPORT_BROKEN. For TLS
+ * there must be room for more than a record, and afterwards no whole record is left unread. */
+static ssize_t transport_read(struct transport *transport, void *out, size_t size)
 {
-    return wire->tls ? wire_read_tls(wire, out, size) : wire_receive(wire->fd, out, size);
+    return transport->tls ? transport_read_tls(transport, out, size)
+                          : transport_receive(transport->fd, out, size);
 }
 
 /* Whether the other side has ended, as far as is known without reading. */
-static bool wire_ended(const struct wire *wire)
+static bool transport_ended(const struct transport *transport)
 {
-    return wire->tls && (wire->tls->ended || wire->tls->broken);
+    return transport->tls && (transport->tls->ended || transport->tls->broken);
 }
 
 /* Whether bytes wait in the socket. */
-static bool wire_has_bytes(const struct wire *wire)
+static bool transport_has_bytes(const struct transport *transport)
 {
     char byte;
-    return recv(wire->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    return recv(transport->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-/* Writes what goes out now: a count (perhaps short), WIRE_AGAIN or WIRE_BROKEN. What was counted
- * may still wait, see wire_unsent. */
-static ssize_t wire_write(struct wire *wire, const void *at, size_t len)
+/* Writes what goes out now: a count (perhaps short), TRANSPORT_AGAIN or TRANSPORT_BROKEN. What
+ * was counted may still wait, see transport_unsent. */
+static ssize_t transport_write(struct transport *transport, const void *at, size_t len)
 {
-    return wire->tls ? wire_write_tls(wire, at, len) : wire_transmit(wire->fd, at, len);
+    return transport->tls ? transport_write_tls(transport, at, len)
+                          : transport_transmit(transport->fd, at, len);
 }
 
 /* Says goodbye to TLS (RFC 8446 section 6.1), as far as the socket takes it. */
-static void wire_notify(struct wire *wire)
+static void transport_notify(struct transport *transport)
 {
-    struct tls *tls = wire->tls;
+    struct tls *tls = transport->tls;
     if (!tls || !tls->open || tls->broken || tls->out.len) return;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
     seam_tls_goodbye(&tls->ssl, &tls->kept);
     tls_take_back(tls);
-    wire_sink(wire, buffers);
+    transport_send_output(transport, buffers);
     tls->open = false;
 }
 
 /* Says that nothing more will be written; reading goes on. */
-static void wire_finish(struct wire *wire)
+static void transport_finish(struct transport *transport)
 {
-    wire_notify(wire);
-    shutdown(wire->fd, SHUT_WR); /* fails only when the peer is gone already */
+    transport_notify(transport);
+    shutdown(transport->fd, SHUT_WR); /* fails only when the peer is gone already */
 }
 
-/* Reads and throws away; returns as wire_read does. */
-static ssize_t wire_drain(struct wire *wire)
+/* Reads and throws away; returns as transport_read does. */
+static ssize_t transport_drain(struct transport *transport)
 {
     char scrap[4096];
-    return wire_receive(wire->fd, scrap, sizeof scrap);
+    return transport_receive(transport->fd, scrap, sizeof scrap);
 }
 
 /* Begins TLS on a socket that was just accepted; the handshake is still to be done. */
-static void wire_begin_tls(struct wire *wire)
+static void transport_begin_tls(struct transport *transport)
 {
-    wire->tls = mem_new(sizeof *wire->tls);
-    mbedtls_ssl_init(&wire->tls->ssl);
+    transport->tls = mem_new(sizeof *transport->tls);
+    mbedtls_ssl_init(&transport->tls->ssl);
 }
 
 /* Frees what a connection has of TLS: from now on it is plain. */
-static void wire_forget_tls(struct wire *wire)
+static void transport_forget_tls(struct transport *transport)
 {
-    struct tls *tls = wire->tls;
-    wire->tls = NULL;
+    struct tls *tls = transport->tls;
+    transport->tls = NULL;
     if (!tls) return;
     seam_tls_forget(&tls->ssl, &tls->kept);
     mbedtls_ssl_free(&tls->ssl);
@@ -11043,11 +11167,11 @@ static void wire_forget_tls(struct wire *wire)
 }
 
 /* What a handshake has come to. */
-enum shake { SHAKE_MORE, SHAKE_DONE, SHAKE_FAILED };
+enum handshake { HANDSHAKE_MORE, HANDSHAKE_DONE, HANDSHAKE_FAILED };
 
 /* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
  * TLS has no memory for it. */
-static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
+static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
     if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return false;
@@ -11057,41 +11181,42 @@ static bool wire_set_up_tls(struct tls *tls, struct tls_shared *shared)
 }
 
 /* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say: at its end an alert, if it failed. The slow part of TLS: a handshaker's, never the door's or
- * the hub's. */
-static enum shake wire_shake(struct wire *wire, struct tls_shared *shared)
+ * say: at its end an alert, if it failed. The slow part of TLS: a handshake worker's, never the
+ * listener's or the hub's. */
+static enum handshake transport_handshake(struct transport *transport, struct tls_shared *shared)
 {
-    struct tls *tls = wire->tls;
+    struct tls *tls = transport->tls;
     struct tls_records records = tls_whole_records(tls->in.at, tls->in.len);
-    if (!tls->set_up && !wire_set_up_tls(tls, shared)) return SHAKE_FAILED;
+    if (!tls->set_up && !transport_set_up_tls(tls, shared)) return HANDSHAKE_FAILED;
     struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, records.whole});
     enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->kept);
     size_t read = records.whole - buffers->loan.feed_len;
     tls_take_back(tls);
-    bool sent = wire_sink(wire, buffers);
+    bool sent = transport_send_output(transport, buffers);
     buffer_drop(&tls->in, read);
     if (!tls->in.len) buffer_free(&tls->in);
     tls->broken = result == SEAM_TLS_FAILED || !sent;
-    if (result == SEAM_TLS_WAIT && sent && records.alert) wire_refuse_tls(wire, records.alert);
-    if (tls->broken) return SHAKE_FAILED;
-    if (result == SEAM_TLS_WAIT) return SHAKE_MORE;
+    if (result == SEAM_TLS_WAIT && sent && records.alert)
+        transport_refuse_tls(transport, records.alert);
+    if (tls->broken) return HANDSHAKE_FAILED;
+    if (result == SEAM_TLS_WAIT) return HANDSHAKE_MORE;
     tls->open = true;
     if (tls->kept.resumed) count_one(&shared->counters->tls_resumed);
     seam_tls_settle(&tls->ssl, &tls->kept);
-    return SHAKE_DONE;
+    return HANDSHAKE_DONE;
 }
 
 /* Ends the socket. */
-static void wire_close(struct wire *wire)
+static void transport_close(struct transport *transport)
 {
-    wire_notify(wire);
-    close(wire->fd);
-    wire->fd = -1;
-    wire_forget_tls(wire);
+    transport_notify(transport);
+    close(transport->fd);
+    transport->fd = -1;
+    transport_forget_tls(transport);
 }
 
-/* ==== 19. Webhooks ===========================================================================
- * Tells a program of the operator's what the outbox holds, parcel by parcel: POSTs, signed, in
+/* ==== 32. Webhooks: the receiver ==============================================================
+ * Tells a program of the operator's what the outbox holds, batch by batch: POSTs, signed, in
  * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
  * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
  * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
@@ -11102,26 +11227,26 @@ enum {
     WEBHOOK_URL_MAX = 2048,
     WEBHOOK_SECRET_MIN = 16,
     WEBHOOK_SECRET_MAX = 4096,
-    WEBHOOK_HEAD_MAX = 16384,  /* bytes of the head of an answer */
-    WEBHOOK_BODY_MAX = 65536,  /* bytes read of its body, to throw them away */
-    WEBHOOK_BODY_MS = 1000,    /* and how long it may take */
-    WEBHOOK_FIRST_MS = 1000,   /* wait after the first failure; it doubles */
-    WEBHOOK_LAST_MS = 300000,  /* up to this */
-    WEBHOOK_SEAL_MS = 20,      /* wait for a transaction under way */
-    WEBHOOK_STOP_MS = 800,     /* at a stop: for an answer under way */
-    WEBHOOK_WHY = 320,         /* bytes of the text of an error */
-    WEBHOOK_SIGNATURE = 96,    /* bytes of the text of a signature */
-    WEBHOOK_GONE = 410,        /* this answer says: never again */
+    WEBHOOK_HEAD_MAX = 16384, /* bytes of the head of an answer */
+    WEBHOOK_BODY_MAX = 65536, /* bytes read of its body, to throw them away */
+    WEBHOOK_BODY_MS = 1000,   /* and how long it may take */
+    WEBHOOK_FIRST_MS = 1000,  /* wait after the first failure; it doubles */
+    WEBHOOK_LAST_MS = 300000, /* up to this */
+    WEBHOOK_CLOSE_MS = 20,    /* wait for a transaction under way */
+    WEBHOOK_STOP_MS = 800,    /* at a stop: for an answer under way */
+    WEBHOOK_WHY = 320,        /* bytes of the text of an error */
+    WEBHOOK_SIGNATURE = 96,   /* bytes of the text of a signature */
+    WEBHOOK_GONE = 410,       /* this answer says: never again */
 };
 
 /* A URL to post to (RFC 3986, RFC 9110 section 4.2). */
 struct webhook_url {
-    bool secure;             /* https */
-    bool is_address;         /* the host is an IP address */
+    bool secure;     /* https */
+    bool is_address; /* the host is an IP address */
     uint16_t port;
-    char host[ORIGIN_MAX];   /* without brackets */
-    char origin[ORIGIN_MAX]; /* scheme, host, and the port if it is not the usual one */
-    const char *authority;   /* that without the scheme: for the Host header */
+    char host[ORIGIN_MAX];            /* without brackets */
+    char origin[ORIGIN_MAX];          /* scheme, host, and the port if it is not the usual one */
+    const char *authority;            /* that without the scheme: for the Host header */
     char target[WEBHOOK_URL_MAX + 2]; /* path and query */
 };
 
@@ -11190,7 +11315,7 @@ static int64_t webhook_backoff(unsigned failures, uint16_t random)
 
 /* The head of an answer. */
 struct response_head {
-    size_t size;    /* with the empty line at its end */
+    size_t size; /* with the empty line at its end */
     int status;
     int64_t length; /* Content-Length; -1 when it is not said, or badly */
 };
@@ -11227,10 +11352,10 @@ enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOO
  * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
  * one under way. */
 struct webhook_lookup {
-    _Atomic int owners;        /* who asked, and the thread */
-    int ready;                 /* eventfd: readable once it is done */
-    _Atomic bool done;         /* the two below are there */
-    int error;                 /* of getaddrinfo */
+    _Atomic int owners; /* who asked, and the thread */
+    int ready;          /* eventfd: readable once it is done */
+    _Atomic bool done;  /* the two below are there */
+    int error;          /* of getaddrinfo */
     struct addrinfo *addresses;
     char host[ORIGIN_MAX], port[8];
 };
@@ -11241,17 +11366,17 @@ struct webhook {
     struct log *log;
     struct counters *counters;
     struct store *store;
-    struct loop *hub;            /* woken when store.outbox_done has moved */
+    struct loop *hub; /* woken when store.outbox_done has moved */
     struct webhook_url url;
-    bool tls12;                  /* the thread's: see line_begin */
+    bool tls12;                    /* the thread's: see webhook_conn_begin */
     struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
-    bool running;                /* the thread was started */
-    int wake;                    /* eventfd: look at the outbox again, or at stop_by */
-    _Atomic int64_t stop_by;     /* mono: be done by then; 0: go on */
-    pthread_mutex_t lock;        /* all below */
+    bool running;            /* the thread was started */
+    int wake;                /* eventfd: look at the outbox again, or at stop_by */
+    _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
+    pthread_mutex_t lock;    /* all below */
     struct buffer secret;
-    int64_t last_success;        /* wall ms, or 0 */
+    int64_t last_success;         /* wall ms, or 0 */
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
@@ -11263,14 +11388,14 @@ struct webhook_tls {
 };
 
 /* One request on its way. */
-struct webhook_line {
+struct webhook_conn {
     struct webhook *hook;
     int fd;
-    int64_t deadline;            /* mono */
-    struct webhook_tls tls;      /* see line_begin */
-    mbedtls_ssl_context *ssl;    /* of it; NULL: plain */
-    bool signs_new;              /* see line_begin */
-    char *why;                   /* what went wrong: WEBHOOK_WHY bytes */
+    int64_t deadline;         /* mono */
+    struct webhook_tls tls;   /* see webhook_conn_begin */
+    mbedtls_ssl_context *ssl; /* of it; NULL: plain */
+    bool signs_new;           /* see webhook_conn_begin */
+    char *why;                /* what went wrong: WEBHOOK_WHY bytes */
 };
 
 /* Whether the thread is to end. */
@@ -11312,69 +11437,69 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
 }
 
 /* The moment at which a line's time is up: its own, or that of a stop. */
-static int64_t line_end(const struct webhook_line *line)
+static int64_t webhook_conn_end(const struct webhook_conn *conn)
 {
-    int64_t stop_by = atomic_load(&line->hook->stop_by);
-    return stop_by && stop_by < line->deadline ? stop_by : line->deadline;
+    int64_t stop_by = atomic_load(&conn->hook->stop_by);
+    return stop_by && stop_by < conn->deadline ? stop_by : conn->deadline;
 }
 
 /* Waits for a line's socket, or another descriptor; false when its time is up. */
-static bool line_wait(struct webhook_line *line, int fd, short events)
+static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
 {
     for (;;) {
-        int64_t until = line_end(line);
-        if (webhook_poll(line->hook, fd, events, until)) return true;
-        if (clock_mono_ms() >= until) return webhook_fail(line->why, "no answer in time");
+        int64_t until = webhook_conn_end(conn);
+        if (webhook_poll(conn->hook, fd, events, until)) return true;
+        if (clock_mono_ms() >= until) return webhook_fail(conn->why, "no answer in time");
     }
 }
 
 /* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
  * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
-static int line_result(const struct webhook_line *line, ssize_t n, int wait)
+static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int wait)
 {
-    if (n > 0 && clock_mono_ms() >= line_end(line)) return MBEDTLS_ERR_SSL_TIMEOUT;
+    if (n > 0 && clock_mono_ms() >= webhook_conn_end(conn)) return MBEDTLS_ERR_SSL_TIMEOUT;
     if (n >= 0) return (int)n;
     bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
 }
 
 /* Sends bytes as far as the socket takes them. */
-static int line_send(void *context, const unsigned char *at, size_t len)
+static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
 {
-    const struct webhook_line *line = context;
-    ssize_t n = send(line->fd, at, len, MSG_NOSIGNAL);
-    return line_result(line, n, MBEDTLS_ERR_SSL_WANT_WRITE);
+    const struct webhook_conn *conn = context;
+    ssize_t n = send(conn->fd, at, len, MSG_NOSIGNAL);
+    return webhook_conn_result(conn, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
 /* Receives what is there. */
-static int line_receive(void *context, unsigned char *out, size_t size)
+static int webhook_conn_receive(void *context, unsigned char *out, size_t size)
 {
-    const struct webhook_line *line = context;
-    return line_result(line, recv(line->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+    const struct webhook_conn *conn = context;
+    return webhook_conn_result(conn, recv(conn->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
 /* After a call that returned a negative code: waits for what it wants. False if it is an error. */
-static bool line_again(struct webhook_line *line, int code)
+static bool webhook_conn_again(struct webhook_conn *conn, int code)
 {
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return line_wait(line, line->fd, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return line_wait(line, line->fd, POLLOUT);
-    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(line->why, "no answer in time");
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return webhook_conn_wait(conn, conn->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return webhook_conn_wait(conn, conn->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(conn->why, "no answer in time");
     if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
     char text[128];
     if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
-        return webhook_fail(line->why, "the connection broke: %s", strerror(errno));
+        return webhook_fail(conn->why, "the connection broke: %s", strerror(errno));
     mbedtls_strerror(code, text, sizeof text);
-    return webhook_fail(line->why, "%s", text);
+    return webhook_fail(conn->why, "%s", text);
 }
 
 /* Writes all bytes. */
-static bool line_write(struct webhook_line *line, struct span text)
+static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
 {
     while (text.len) {
         const unsigned char *at = (const unsigned char *)text.at;
-        int n = line->ssl ? mbedtls_ssl_write(line->ssl, at, text.len)
-                          : line_send(line, at, text.len);
-        if (n < 0 && !line_again(line, n)) return false;
+        int n = conn->ssl ? mbedtls_ssl_write(conn->ssl, at, text.len)
+                          : webhook_conn_send(conn, at, text.len);
+        if (n < 0 && !webhook_conn_again(conn, n)) return false;
         if (n <= 0) continue;
         text.at += n;
         text.len -= (size_t)n;
@@ -11383,40 +11508,41 @@ static bool line_write(struct webhook_line *line, struct span text)
 }
 
 /* Reads what comes next: how many bytes, 0 at the end, -1 when it failed. */
-static ssize_t line_read(struct webhook_line *line, char *out, size_t size)
+static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t size)
 {
     for (;;) {
         unsigned char *to = (unsigned char *)out;
-        int n = line->ssl ? mbedtls_ssl_read(line->ssl, to, size) : line_receive(line, to, size);
+        int n = conn->ssl ? mbedtls_ssl_read(conn->ssl, to, size)
+                          : webhook_conn_receive(conn, to, size);
         if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || n == MBEDTLS_ERR_SSL_CONN_EOF) n = 0;
         if (n >= 0) return n;
-        if (!line_again(line, n)) return -1;
+        if (!webhook_conn_again(conn, n)) return -1;
     }
 }
 
 /* Connects to the first of the addresses that answers; each gets its share of the time. */
-static bool line_connect(struct webhook_line *line, const struct addrinfo *addresses)
+static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinfo *addresses)
 {
-    int64_t deadline = line->deadline;
+    int64_t deadline = conn->deadline;
     int count = 0, error = 0;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
         int64_t now = clock_mono_ms();
         socklen_t len = sizeof error;
-        *line->why = 0;
-        line->deadline = now + (deadline - now) / count;
-        line->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        error = line->fd < 0 || connect(line->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && line_wait(line, line->fd, POLLOUT) &&
-            getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+        *conn->why = 0;
+        conn->deadline = now + (deadline - now) / count;
+        conn->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        error = conn->fd < 0 || connect(conn->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
+        if (error == EINPROGRESS && webhook_conn_wait(conn, conn->fd, POLLOUT) &&
+            getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len))
             error = errno;
-        line->deadline = deadline;
+        conn->deadline = deadline;
         if (!error) return true;
-        if (line->fd >= 0) close(line->fd);
-        line->fd = -1;
-        if (webhook_stopping(line->hook)) break;
+        if (conn->fd >= 0) close(conn->fd);
+        conn->fd = -1;
+        if (webhook_stopping(conn->hook)) break;
     }
-    return webhook_fail(line->why, "cannot connect: %s", strerror(error));
+    return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
 }
 
 /* One owner less of a look-up. */
@@ -11469,9 +11595,9 @@ static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
 
 /* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
  * webhook's; NULL when there are none. */
-static const struct addrinfo *line_find(struct webhook_line *line)
+static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
 {
-    struct webhook *hook = line->hook;
+    struct webhook *hook = conn->hook;
     if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
         lookup_drop(hook->lookup);
         hook->lookup = NULL;
@@ -11479,36 +11605,36 @@ static const struct addrinfo *line_find(struct webhook_line *line)
     if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
     const struct webhook_lookup *lookup = hook->lookup;
     if (!lookup) {
-        webhook_fail(line->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
+        webhook_fail(conn->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
         return NULL;
     }
-    char why[WEBHOOK_WHY] = "", *said = line->why;
-    line->why = why;
-    while (!atomic_load(&lookup->done) && line_wait(line, lookup->ready, POLLIN)) continue;
-    line->why = said;
+    char why[WEBHOOK_WHY] = "", *said = conn->why;
+    conn->why = why;
+    while (!atomic_load(&lookup->done) && webhook_conn_wait(conn, lookup->ready, POLLIN)) continue;
+    conn->why = said;
     const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
                           : lookup->error             ? gai_strerror(lookup->error)
                                                       : NULL;
     if (!problem) return lookup->addresses;
-    webhook_fail(line->why, "cannot find %.100s: %s", hook->url.host, problem);
+    webhook_fail(conn->why, "cannot find %.100s: %s", hook->url.host, problem);
     return NULL;
 }
 
 /* Finds the host and connects to it. */
-static bool line_open(struct webhook_line *line)
+static bool webhook_conn_open(struct webhook_conn *conn)
 {
-    const struct webhook_url *url = &line->hook->url;
+    const struct webhook_url *url = &conn->hook->url;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
     char port[8];
     if (!url->is_address) {
-        const struct addrinfo *found = line_find(line);
-        return found && line_connect(line, found);
+        const struct addrinfo *found = webhook_conn_find(conn);
+        return found && webhook_conn_connect(conn, found);
     }
     snprintf(port, sizeof port, "%u", url->port);
     int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
     if (error)
-        return webhook_fail(line->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
-    bool good = line_connect(line, number);
+        return webhook_fail(conn->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = webhook_conn_connect(conn, number);
     freeaddrinfo(number);
     return good;
 }
@@ -11549,28 +11675,29 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
     int error = mbedtls_x509_crt_parse_file(roots, path);
     if (error >= 0 && roots->version) return true;
     if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
-    tls_file_problem(option, path, error, "name a PEM file of those who sign the receiver's"
-                                          " certificate", err);
+    tls_file_problem(option, path, error,
+                     "name a PEM file of those who sign the receiver's"
+                     " certificate",
+                     err);
     return webhook_fail(why, "%s", err);
 }
 
 /* Prepares a context for a line; 0, or what Mbed TLS says against it. */
-static int webhook_tls_set(struct webhook_tls *tls, struct webhook_line *line)
+static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
     static const uint16_t old_signatures[] = {
         MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
-        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256, MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
-        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512, MBEDTLS_TLS1_3_SIG_NONE,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,       MBEDTLS_TLS1_3_SIG_NONE,
     };
-    struct webhook_url *url = &line->hook->url;
+    struct webhook_url *url = &conn->hook->url;
     mbedtls_ssl_config *config = &tls->config;
     char host[ORIGIN_MAX];
-    int error = mbedtls_ssl_config_defaults(config, MBEDTLS_SSL_IS_CLIENT,
-                                            MBEDTLS_SSL_TRANSPORT_STREAM,
-                                            MBEDTLS_SSL_PRESET_DEFAULT);
+    int error = mbedtls_ssl_config_defaults(
+        config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
     mbedtls_ssl_conf_rng(config, tls_random, NULL);
     mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
-    if (line->hook->tls12) {
+    if (conn->hook->tls12) {
         mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
         mbedtls_ssl_conf_sig_algs(config, old_signatures);
     }
@@ -11583,40 +11710,40 @@ static int webhook_tls_set(struct webhook_tls *tls, struct webhook_line *line)
     size_t len = strlen(host);
     if (len && host[len - 1] == '.') host[len - 1] = 0; /* RFC 6066: without the dot at the end */
     if (!error) error = mbedtls_ssl_set_hostname(&tls->ssl, url->is_address ? NULL : host);
-    mbedtls_ssl_set_bio(&tls->ssl, line, line_send, line_receive, NULL);
+    mbedtls_ssl_set_bio(&tls->ssl, conn, webhook_conn_send, webhook_conn_receive, NULL);
     return error;
 }
 
 /* Shakes hands, and is sure of whom it talks to. The rest of the line is TLS after it; *tls is to
  * be freed in any case. */
-static bool line_secure(struct webhook_line *line, struct webhook_tls *tls)
+static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
 {
     char text[128];
     mbedtls_ssl_init(&tls->ssl);
     mbedtls_ssl_config_init(&tls->config);
-    if (!webhook_read_roots(line->hook->options->webhook_ca_file, &tls->roots, line->why))
+    if (!webhook_read_roots(conn->hook->options->webhook_ca_file, &tls->roots, conn->why))
         return false;
-    int error = webhook_tls_set(tls, line);
-    if (error) return line_again(line, error);
+    int error = webhook_tls_set(tls, conn);
+    if (error) return webhook_conn_again(conn, error);
     while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
         uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
         bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
         if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
             mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
             text[strcspn(text, "\n")] = 0;
-            return webhook_fail(line->why, "its certificate is not accepted: %s", text);
+            return webhook_fail(conn->why, "its certificate is not accepted: %s", text);
         }
-        line->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
+        conn->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
                           mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
         if (error == MBEDTLS_ERR_SSL_CONN_EOF)
-            return webhook_fail(line->why, "it ended the TLS handshake");
-        if (!line_again(line, error)) return false;
+            return webhook_fail(conn->why, "it ended the TLS handshake");
+        if (!webhook_conn_again(conn, error)) return false;
     }
-    line->ssl = &tls->ssl;
+    conn->ssl = &tls->ssl;
     return true;
 }
 
-/* Frees what line_secure made. */
+/* Frees what webhook_conn_secure made. */
 static void webhook_tls_free(struct webhook_tls *tls)
 {
     mbedtls_ssl_free(&tls->ssl);
@@ -11627,119 +11754,126 @@ static void webhook_tls_free(struct webhook_tls *tls)
 /* Opens a line, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of RSA-PSS,
  * which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at once, for TLS
  * 1.2 without them, and so from now on until that fails. *tls is to be freed if it is true. */
-static bool line_begin(struct webhook_line *line, struct webhook_tls *tls)
+static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tls)
 {
-    struct webhook *hook = line->hook;
+    struct webhook *hook = conn->hook;
     for (;;) {
-        if (!line_open(line)) return false;
-        if (!hook->url.secure || line_secure(line, tls)) return true;
+        if (!webhook_conn_open(conn)) return false;
+        if (!hook->url.secure || webhook_conn_secure(conn, tls)) return true;
         webhook_tls_free(tls);
-        close(line->fd);
-        line->fd = -1;
-        hook->tls12 = line->signs_new && !hook->tls12;
+        close(conn->fd);
+        conn->fd = -1;
+        hook->tls12 = conn->signs_new && !hook->tls12;
         if (!hook->tls12) return false;
-        *line->why = 0;
+        *conn->why = 0;
     }
 }
 
 /* Reads the head of the answer into a buffer, passing over interim ones; false without one. */
-static bool line_read_head(struct webhook_line *line, struct buffer *in, struct response_head *head)
+static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
+                                   struct response_head *head)
 {
     enum { CHUNK = 4096 };
     for (;;) {
         int found = in->len ? response_head_read(in->at, in->len, head) : 0;
-        if (found < 0) return webhook_fail(line->why, "the answer is no HTTP/1.1");
+        if (found < 0) return webhook_fail(conn->why, "the answer is no HTTP/1.1");
         if (found && head->status >= 200) return true;
         if (found && head->status == 101)
-            return webhook_fail(line->why, "answered 101"); /* which nobody asked for */
+            return webhook_fail(conn->why, "answered 101"); /* which nobody asked for */
         if (found) {
             buffer_drop(in, head->size);
             continue;
         }
-        ssize_t n = line_read(line, buffer_room(in, CHUNK), CHUNK);
-        if (n <= 0) return webhook_fail(line->why, "the connection ended without an answer");
+        ssize_t n = webhook_conn_read(conn, buffer_room(in, CHUNK), CHUNK);
+        if (n <= 0) return webhook_fail(conn->why, "the connection ended without an answer");
         in->len += (size_t)n;
     }
 }
 
 /* Reads the body and throws it away, so that the other side can write it: as far as it is known to
  * go, for a second, and not more than WEBHOOK_BODY_MAX. How it goes does not matter. */
-static void line_skip_body(struct webhook_line *line, const struct buffer *in,
-                           const struct response_head *head)
+static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffer *in,
+                                   const struct response_head *head)
 {
     char bytes[4096];
     int64_t soon = clock_mono_ms() + WEBHOOK_BODY_MS;
     size_t read = in->len - head->size, most = WEBHOOK_BODY_MAX;
     if (head->length >= 0 && head->length < WEBHOOK_BODY_MAX) most = (size_t)head->length;
     if (head->status == 204 || head->status == 304) most = 0;
-    if (soon < line->deadline) line->deadline = soon;
-    for (ssize_t n = 1; n > 0 && read < most && !webhook_stopping(line->hook); read += (size_t)n)
-        if ((n = line_read(line, bytes, sizeof bytes)) < 0) return;
+    if (soon < conn->deadline) conn->deadline = soon;
+    for (ssize_t n = 1; n > 0 && read < most && !webhook_stopping(conn->hook); read += (size_t)n)
+        if ((n = webhook_conn_read(conn, bytes, sizeof bytes)) < 0) return;
 }
 
 /* Sends a request and reads the status of the answer; 0 when there is none. */
-static int line_exchange(struct webhook_line *line, struct span request)
+static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 {
     struct response_head head = {0};
     struct buffer in = {0};
-    if (!line_begin(line, &line->tls)) return 0;
-    line_write(line, request); /* who refuses a request may answer before it has come, and close */
-    bool good = line_read_head(line, &in, &head);
-    if (good) line_skip_body(line, &in, &head);
-    if (line->ssl) {
-        mbedtls_ssl_close_notify(line->ssl);
-        webhook_tls_free(&line->tls);
-        line->ssl = NULL;
+    if (!webhook_conn_begin(conn, &conn->tls)) return 0;
+    webhook_conn_write(
+        conn, request); /* who refuses a request may answer before it has come, and close */
+    bool good = webhook_conn_read_head(conn, &in, &head);
+    if (good) webhook_conn_skip_body(conn, &in, &head);
+    if (conn->ssl) {
+        mbedtls_ssl_close_notify(conn->ssl);
+        webhook_tls_free(&conn->tls);
+        conn->ssl = NULL;
     }
-    close(line->fd);
+    close(conn->fd);
     buffer_free(&in);
     return good ? head.status : 0;
 }
 
-/* The position of the first change of a parcel, which is the first member of its text. */
-static struct span parcel_position(const struct parcel *parcel)
+/* ==== 33. Webhooks: delivery ==================================================================
+ * The thread that takes batches from the outbox and posts them until they are taken. */
+
+/* The position of the first change of a batch, which is the first member of its text. */
+static struct span outbox_batch_position(const struct outbox_batch *batch)
 {
     static const char before[] = "{\"position\":\"";
-    const size_t skip = sizeof before - 1, len = parcel->text.len;
-    const char *at = parcel->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
+    const size_t skip = sizeof before - 1, len = batch->text.len;
+    const char *at = batch->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
     if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
     return (struct span){at + skip, (size_t)(end - at) - skip};
 }
 
-/* Makes the request that delivers a parcel. */
-static void webhook_write(struct webhook *hook, const struct parcel *parcel, struct buffer *out)
+/* Makes the request that delivers a batch. */
+static void webhook_write(struct webhook *hook, const struct outbox_batch *batch,
+                          struct buffer *out)
 {
     struct buffer body = {0};
     char when[TIME_TEXT], signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    struct span first = parcel_position(parcel);
+    struct span first = outbox_batch_position(batch);
     buffer_print(&body, "{\"sent_at\":\"%s\",\"events\":[", time_text(wall, when));
-    buffer_add(&body, parcel->text.at, parcel->text.len);
+    buffer_add(&body, batch->text.at, batch->text.len);
     buffer_text(&body, "]}");
     pthread_mutex_lock(&hook->lock);
     webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
                  (struct span){body.at, body.len}, signature);
     pthread_mutex_unlock(&hook->lock);
-    buffer_print(out, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
-                      "\r\nConnection: close\r\nContent-Type: application/json\r\n"
-                      "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
-                      "X-Presence-Delivery: %.*s\r\n\r\n",
+    buffer_print(out,
+                 "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
+                 "\r\nConnection: close\r\nContent-Type: application/json\r\n"
+                 "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
+                 "X-Presence-Delivery: %.*s\r\n\r\n",
                  hook->url.target, hook->url.authority, body.len, signature, (int)first.len,
                  first.at);
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
 
-/* Delivers a parcel, or says why not. */
-static enum webhook_result webhook_post(struct webhook *hook, const struct parcel *parcel,
+/* Delivers a batch, or says why not. */
+static enum webhook_result webhook_post(struct webhook *hook, const struct outbox_batch *batch,
                                         char why[WEBHOOK_WHY])
 {
     struct buffer request = {0};
-    struct webhook_line line = {.hook = hook, .fd = -1, .why = why};
+    struct webhook_conn conn = {.hook = hook, .fd = -1, .why = why};
     *why = 0;
-    webhook_write(hook, parcel, &request);
-    line.deadline = clock_mono_ms() + hook->options->webhook_timeout;
-    int status = line_exchange(&line, (struct span){request.at, request.len});
+    webhook_write(hook, batch, &request);
+    conn.deadline = clock_mono_ms() + hook->options->webhook_timeout;
+    int status = webhook_conn_exchange(&conn, (struct span){request.at, request.len});
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
     if (!status && webhook_stopping(hook)) return WEBHOOK_STOPPED;
@@ -11747,17 +11881,17 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct parce
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
 
-/* Says that a parcel is done with, and has it removed. */
-static void webhook_finish(struct webhook *hook, const struct parcel *parcel,
+/* Says that a batch is done with, and has it removed. */
+static void webhook_finish(struct webhook *hook, const struct outbox_batch *batch,
                            _Atomic uint64_t *counter)
 {
-    count_many(counter, parcel->count);
-    atomic_store(&hook->store->outbox_done, parcel->last);
+    count_many(counter, batch->count);
+    atomic_store(&hook->store->outbox_done, batch->last);
     loop_wake(hook->hub);
 }
 
 /* Notes a request that went well, and says so if the one before did not. */
-static void webhook_note_success(struct webhook *hook, int64_t failing_since)
+static void webhook_record_success(struct webhook *hook, int64_t failing_since)
 {
     if (failing_since)
         log_line(hook->log, LOG_WARN, "webhook: %s takes changes again, after %" PRId64 " s",
@@ -11769,39 +11903,43 @@ static void webhook_note_success(struct webhook *hook, int64_t failing_since)
 }
 
 /* Notes a request that failed, and says so if the one before did not. */
-static void webhook_note_failure(struct webhook *hook, bool first, bool gone, const char *why)
+static void webhook_record_failure(struct webhook *hook, bool first, bool gone, const char *why)
 {
     count_one(&hook->counters->webhook_failures);
     if (gone)
-        log_line(hook->log, LOG_WARN, "webhook: %s answered 410: it is told nothing more until the"
-                                      " next start", hook->url.origin);
+        log_line(hook->log, LOG_WARN,
+                 "webhook: %s answered 410: it is told nothing more until the"
+                 " next start",
+                 hook->url.origin);
     else if (first)
-        log_line(hook->log, LOG_WARN, "webhook: cannot deliver to %s: %s; changes wait in the"
-                                      " store", hook->url.origin, why);
+        log_line(hook->log, LOG_WARN,
+                 "webhook: cannot deliver to %s: %s; changes wait in the"
+                 " store",
+                 hook->url.origin, why);
     pthread_mutex_lock(&hook->lock);
     snprintf(hook->last_error, sizeof hook->last_error, "%s", why);
     pthread_mutex_unlock(&hook->lock);
 }
 
-/* Waits for the next parcel and takes it once it is final; false when the thread is to end. The
- * parcel is the caller's to free, and spared until the caller says so. */
-static bool webhook_take(struct webhook *hook, struct parcel *parcel)
+/* Waits for the next batch and takes it once it is final; false when the thread is to end. The
+ * batch is the caller's to free, and spared until the caller says so. */
+static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
 {
     while (!webhook_stopping(hook)) {
-        bool sealed = store_outbox_seal(hook->store);
-        int found = sealed ? store_outbox_next(hook->store, parcel) : 0;
-        if (sealed) store_outbox_spare(hook->store, found > 0 ? parcel->last : 0);
+        bool closed = store_outbox_close(hook->store);
+        int found = closed ? store_outbox_next(hook->store, batch) : 0;
+        if (closed) store_outbox_pin(hook->store, found > 0 ? batch->last : 0);
         if (found > 0) return true;
-        buffer_free(&parcel->text);
-        *parcel = (struct parcel){0};
-        int64_t wait = !sealed ? WEBHOOK_SEAL_MS : found < 0 ? STORE_RETRY_MS : 3600000;
+        buffer_free(&batch->text);
+        *batch = (struct outbox_batch){0};
+        int64_t wait = !closed ? WEBHOOK_CLOSE_MS : found < 0 ? STORE_RETRY_MS : 3600000;
         webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
     }
     return false;
 }
 
 /* Waits after so many failures in a row, or until the thread is to end. */
-static void webhook_rest(struct webhook *hook, unsigned failures)
+static void webhook_back_off(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
     random_bytes(&random, sizeof random);
@@ -11810,40 +11948,40 @@ static void webhook_rest(struct webhook *hook, unsigned failures)
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers parcel after parcel until it is told to stop, or was told to go away. */
+/* The thread: delivers batch after batch until it is told to stop, or was told to go away. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
-    struct parcel parcel = {0};
+    struct outbox_batch batch = {0};
     char why[WEBHOOK_WHY];
     unsigned failures = 0;
     int64_t failing_since = 0;
     enum webhook_result result = WEBHOOK_FAILED;
     prctl(PR_SET_NAME, "webhook");
-    while (result < WEBHOOK_IS_GONE && webhook_take(hook, &parcel)) {
+    while (result < WEBHOOK_IS_GONE && webhook_take(hook, &batch)) {
         int64_t now = clock_mono_ms();
         int64_t end = failures ? now + hook->options->webhook_timeout : now;
         int64_t tried = store_outbox_try(hook->store, now, end);
         /* one that is too old has its chance too, if nothing is known against the receiver */
-        bool old = tried - parcel.tried > hook->options->webhook_give_up;
-        result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &parcel, why);
+        bool old = tried - batch.tried > hook->options->webhook_give_up;
+        result = failures && old ? WEBHOOK_FAILED : webhook_post(hook, &batch, why);
         now = clock_mono_ms();
         store_outbox_try(hook->store, now, now);
         if (result == WEBHOOK_DELIVERED) {
-            webhook_note_success(hook, failing_since);
-            webhook_finish(hook, &parcel, &hook->counters->webhook_deliveries);
+            webhook_record_success(hook, failing_since);
+            webhook_finish(hook, &batch, &hook->counters->webhook_deliveries);
             failures = 0;
             failing_since = 0;
         } else if (failures && old) {
-            webhook_finish(hook, &parcel, &hook->counters->webhook_dead);
+            webhook_finish(hook, &batch, &hook->counters->webhook_dead);
         } else if (result != WEBHOOK_STOPPED) {
-            webhook_note_failure(hook, !failures, result == WEBHOOK_IS_GONE, why);
+            webhook_record_failure(hook, !failures, result == WEBHOOK_IS_GONE, why);
             if (!failures++) failing_since = clock_mono_ms();
-            store_outbox_spare(hook->store, 0); /* from here on it may be given up */
-            if (result == WEBHOOK_FAILED) webhook_rest(hook, failures);
+            store_outbox_pin(hook->store, 0); /* from here on it may be given up */
+            if (result == WEBHOOK_FAILED) webhook_back_off(hook, failures);
         }
-        buffer_free(&parcel.text);
-        parcel = (struct parcel){0};
+        buffer_free(&batch.text);
+        batch = (struct outbox_batch){0};
     }
     return NULL;
 }
@@ -11860,8 +11998,8 @@ static bool webhook_read_secret(struct webhook *hook, bool wait, char *err)
     if (good && (secret.len < WEBHOOK_SECRET_MIN || secret.len > WEBHOOK_SECRET_MAX)) {
         snprintf(err, USAGE_MAX,
                  "--webhook-secret-file: %.200s has %zu bytes; a secret has %d to %d:"
-                 " openssl rand -hex 32", path, secret.len, WEBHOOK_SECRET_MIN,
-                 WEBHOOK_SECRET_MAX);
+                 " openssl rand -hex 32",
+                 path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
         good = false;
     }
     pthread_mutex_lock(&hook->lock);
@@ -11889,13 +12027,15 @@ static bool webhook_init(struct webhook *hook, const struct options *options, ch
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
     if (!webhook_url_parse(options->webhook_url, &hook->url)) {
-        snprintf(err, USAGE_MAX, "--webhook-url: this is no URL to post to; write"
-                                 " https://app.example.com/presence, without user and fragment");
+        snprintf(err, USAGE_MAX,
+                 "--webhook-url: this is no URL to post to; write"
+                 " https://app.example.com/presence, without user and fragment");
         return false;
     }
     if (!*options->webhook_secret_file) {
-        snprintf(err, USAGE_MAX, "--webhook-url: needs --webhook-secret-file, which what is posted"
-                                 " is signed with");
+        snprintf(err, USAGE_MAX,
+                 "--webhook-url: needs --webhook-secret-file, which what is posted"
+                 " is signed with");
         return false;
     }
     if (!webhook_read_secret(hook, true, err)) return false;
@@ -11931,7 +12071,7 @@ static void webhook_free(struct webhook *hook)
     pthread_mutex_destroy(&hook->lock);
 }
 
-/* ==== 20. Hub ================================================================================
+/* ==== 34. Server ==============================================================================
  * One thread that owns every WebSocket connection and is the only one to change the presence table.
  * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
  * to the store's writer and tells the streams of it, and those who follow the users. Nothing is
@@ -11950,129 +12090,129 @@ enum connection_state {
 
 /* A User-Agent, shared by the connections that sent it. */
 struct agent {
-    size_t users;
+    size_t refs;
     char text[];
 };
 
 /* One WebSocket. Idle it owns nothing else on the heap. Fields marked * are read by workers under
  * the table's lock; those that change without it are atomic. */
 struct connection {
-    struct link link;              /* * first: the table's view */
-    struct timer timer;            /* silence, or the end of a close */
-    struct wire wire;              /* * its round_trip */
-    uint64_t number;               /* * shown as connection_id */
-    int64_t connected_at;          /* * mono */
-    _Atomic int64_t heard_at;      /* * mono: last byte */
-    uint32_t pinged;               /* low half of mono at the last ping; 0: answered, or none */
-    uint32_t paced;                /* us that the messages so far are ahead of --max-messages */
-    struct agent *agent;           /* * or NULL */
-    struct ws_partial *partial;    /* a frame or message half received, or NULL */
-    struct extra *extra;           /* what it has beyond that, or NULL */
+    struct session_conn session; /* * first: the table's view */
+    struct timer timer;          /* silence, or the end of a close */
+    struct transport transport;  /* * its round_trip */
+    uint64_t number;             /* * shown as connection_id */
+    int64_t connected_at;        /* * mono */
+    _Atomic int64_t heard_at;    /* * mono: last byte */
+    uint32_t pinged;             /* low half of mono at the last ping; 0: answered, or none */
+    uint32_t paced;              /* us that the messages so far are ahead of --max-messages */
+    struct agent *agent;         /* * or NULL */
+    struct ws_partial *partial;  /* a frame or message half received, or NULL */
+    struct conn_ext *ext;        /* what it has beyond that, or NULL */
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
 /* What most connections do without most of the time: bytes that wait, users that are followed. */
-struct extra {
-    struct watcher watcher;        /* first */
-    struct connection *c;          /* whose it is */
-    struct id_list *may;           /* whom its token lets it follow, or NULL: nobody, or all */
-    struct buffer out;             /* bytes the socket did not take yet */
-    struct buffer held;            /* watch and unwatch messages that wait, see connection_hold */
-    struct extra *next, **place;   /* in hub.held; place NULL: not in it */
-    struct buffer late;            /* messages not looked at yet, see connection_put_off */
-    struct extra *late_next, **late_place; /* in hub.late; late_place NULL: not in it */
-    uint32_t interest;             /* what epoll watches its socket for */
-    bool blocked;                  /* out goes first: no change is told */
-    bool behind;                   /* bytes before the last ping were not acknowledged yet */
-    uint64_t acked;                /* behind: bytes that its TCP has acknowledged */
-    int64_t acked_at;              /* mono: when that last grew, see connection_lives; or 0 */
-    int64_t ids, ids_at;           /* thousandths of ids ahead of the pace, as of when: mono */
+struct conn_ext {
+    struct watcher watcher;         /* first */
+    struct connection *c;           /* whose it is */
+    struct id_list *may;            /* whom its token lets it follow, or NULL: nobody, or all */
+    struct buffer out;              /* bytes the socket did not take yet */
+    struct buffer held;             /* watch and unwatch messages that wait, see connection_hold */
+    struct conn_ext *next, **place; /* in hub.held; place NULL: not in it */
+    struct buffer late;             /* messages not looked at yet, see connection_put_off */
+    struct conn_ext *late_next, **late_place; /* in hub.late; late_place NULL: not in it */
+    uint32_t interest;                        /* what epoll watches its socket for */
+    bool blocked;                             /* out goes first: no change is told */
+    bool behind;         /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;      /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at;    /* mono: when that last grew, see connection_lives; or 0 */
+    int64_t ids, ids_at; /* thousandths of ids ahead of the pace, as of when: mono */
 };
 
 /* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
 enum feed_kind { FEED_ADMIN, FEED_OPEN, FEED_COUNT };
 struct feed {
     struct events events;
-    struct stream *streams;        /* the open ones */
-    int64_t streamless_at;         /* mono: when the last stream ended */
-    uint64_t fed;                  /* bytes of events that were offered to them */
+    struct stream *streams; /* the open ones */
+    int64_t streamless_at;  /* mono: when the last stream ended */
+    uint64_t fed;           /* bytes of events that were offered to them */
 };
 
 /* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not
  * used, and heard_at is when something was last sent. */
 struct stream {
-    struct connection c;           /* first; c.link.is_stream is set */
-    struct feed *feed;             /* what it reads */
-    struct stream *next, **place;  /* in feed.streams while open; place is NULL after */
-    struct buffer own;             /* to be sent before events: the head, a reset, a comment */
-    uint64_t at;                   /* of feed.events: what is to be sent next */
-    uint64_t caught_up;            /* what it came back for ends here; not held against it */
-    bool blocked;                  /* waits until the socket takes more */
-    uint32_t logouts;              /* an admin's session opened it when there were so many; or 0 */
+    struct connection c;          /* first; c.link.is_stream is set */
+    struct feed *feed;            /* what it reads */
+    struct stream *next, **place; /* in feed.streams while open; place is NULL after */
+    struct buffer own;            /* to be sent before events: the head, a reset, a comment */
+    uint64_t at;                  /* of feed.events: what is to be sent next */
+    uint64_t caught_up;           /* what it came back for ends here; not held against it */
+    bool blocked;                 /* waits until the socket takes more */
+    uint32_t logouts;             /* an admin's session opened it when there were so many; or 0 */
 };
 
 enum {
-    HUB_EVENTS = 512,              /* handled a turn */
-    HUB_NAP_MS = 1000,             /* the longest sleep while a user is cached */
-    HUB_READ_SIZE = 20 * 1024,     /* holds more than a record of TLS */
-    HUB_READ_PLAIN = 4096,         /* read of one before the others have their turn */
-    HUB_CALLS_US = 500,            /* of a turn for calls, */
-    HUB_INPUT_US = 1500,           /* for what sockets have, */
-    HUB_TIMERS_US = 250,           /* for timers, */
-    HUB_WORK_US = 500,             /* for each of watches that waited, and telling; and */
-    HUB_WORK_LEAST_US = 150,       /* as long as sockets have more */
-    HUB_AGENTS = 64,               /* agents remembered for sharing */
-    HUB_OUT_MAX = 256 * 1024,      /* unsent bytes at which a connection is given up */
-    STREAM_TURN = 256 * 1024,      /* sent to one stream before the others have their turn */
-    STREAM_BATCH = 64 * 1024,      /* bytes of events after which the streams are sent them */
-    WATCH_TURN = 64 * 1024,        /* sent to one who follows before the others have their turn */
-    MESSAGE_SHORT = 512,           /* bytes of a message that is acted on at once in any case */
-    EVENTS_FEW = 8,                /* sockets that are soon looked at */
-    WATCH_AT_ONCE = 256,           /* ids of watches acted on as they are read, in one turn */
-    WATCH_OWED_MAX = 100000,       /* users owed, or to be freed, over all, while watches wait */
-    WATCH_SPREAD = 8192,           /* edges of users who changed looked at in one turn */
-    WATCH_SWEEP = 1024,            /* users whom nobody follows any more freed in one turn */
-    KICK_SHARE = 64,               /* connections closed for a kick before the clock is looked at */
-    OUT_READ_MAX = 32 * 1024,      /* unsent bytes of one from whom nothing more is read */
-    POST_LETTERS = 2048,           /* sent side by side before the hub looks what came of them */
-    POST_TEXT = 256 * 1024,        /* bytes of those that differ from the one before */
-    POST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
-    POST_SHARE = 32,               /* taken at a time */
-    POST_WORTH = 64,               /* those that wait before a courier is woken for them */
-    COURIERS_MAX = 3,
-    CROWD_FEW = 100,               /* so many connections may all come back at once */
-    CROWD_SPREAD_MS = 3000,        /* more of them take at least this long */
-    CROWD_TLS_RATE = 2000,         /* connections taken in a second, with TLS */
-    CROWD_PLAIN_RATE = 10000,      /* and without */
-    CROWD_TURN = 128,              /* connections told before the others have their turn */
+    HUB_EVENTS = 512,            /* handled a turn */
+    HUB_NAP_MS = 1000,           /* the longest sleep while a user is cached */
+    HUB_READ_SIZE = 20 * 1024,   /* holds more than a record of TLS */
+    HUB_READ_PLAIN = 4096,       /* read of one before the others have their turn */
+    HUB_CALLS_US = 500,          /* of a turn for calls, */
+    HUB_INPUT_US = 1500,         /* for what sockets have, */
+    HUB_TIMERS_US = 250,         /* for timers, */
+    HUB_WORK_US = 500,           /* for each of watches that waited, and telling; and */
+    HUB_WORK_LEAST_US = 150,     /* as long as sockets have more */
+    HUB_AGENTS = 64,             /* agents remembered for sharing */
+    HUB_OUT_MAX = 256 * 1024,    /* unsent bytes at which a connection is given up */
+    STREAM_TURN = 256 * 1024,    /* sent to one stream before the others have their turn */
+    STREAM_BATCH = 64 * 1024,    /* bytes of events after which the streams are sent them */
+    WATCH_TURN = 64 * 1024,      /* sent to one who follows before the others have their turn */
+    MESSAGE_SHORT = 512,         /* bytes of a message that is acted on at once in any case */
+    EVENTS_FEW = 8,              /* sockets that are soon looked at */
+    WATCH_AT_ONCE = 256,         /* ids of watches acted on as they are read, in one turn */
+    WATCH_BACKLOG_MAX = 100000,  /* users owed, or to be freed, over all, while watches wait */
+    WATCH_SPREAD = 8192,         /* watches of users who changed looked at in one turn */
+    WATCH_SWEEP = 1024,          /* users whom nobody follows any more freed in one turn */
+    KICK_SHARE = 64,             /* connections closed for a kick before the clock is looked at */
+    OUT_READ_MAX = 32 * 1024,    /* unsent bytes of one from whom nothing more is read */
+    BROADCAST_JOBS = 2048,       /* sent side by side before the hub looks what came of them */
+    BROADCAST_TEXT = 256 * 1024, /* bytes of those that differ from the one before */
+    BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
+    BROADCAST_SHARE = 32,                   /* taken at a time */
+    BROADCAST_WORTH = 64, /* those that wait before a io thread is woken for them */
+    IO_THREADS_MAX = 3,
+    CROWD_FEW = 100,          /* so many connections may all come back at once */
+    CROWD_SPREAD_MS = 3000,   /* more of them take at least this long */
+    CROWD_TLS_RATE = 2000,    /* connections taken in a second, with TLS */
+    CROWD_PLAIN_RATE = 10000, /* and without */
+    CROWD_TURN = 128,         /* connections told before the others have their turn */
 };
 _Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
-struct letter {
+struct io_job {
     struct connection *c;
-    uint32_t at, len;              /* in post.text */
-    ssize_t result;                /* what wire_write returned */
+    uint32_t at, len; /* in post.text */
+    ssize_t result;   /* what transport_write returned */
 };
 
-/* What many are told: the time goes to the system's send(), so the hub and its couriers call it
+/* What many are told: the time goes to the system's send(), so the hub and its io threads call it
  * side by side. Only the hub fills it. */
-struct post {
-    pthread_mutex_t lock;          /* of the counts and quitting */
-    pthread_cond_t wake;           /* for couriers: letters, or the end */
-    pthread_cond_t done;           /* for the hub: all that were filled are sent */
-    size_t filled, taken, sent;    /* of the letters, in this order */
+struct broadcast {
+    pthread_mutex_t lock;       /* of the counts and quitting */
+    pthread_cond_t wake;        /* for io threads: jobs, or the end */
+    pthread_cond_t done;        /* for the hub: all that were filled are sent */
+    size_t filled, taken, sent; /* of the jobs, in this order */
     bool quitting;
-    pthread_t couriers[COURIERS_MAX];
-    size_t count;                  /* of couriers */
-    size_t written;                /* letters, the hub's own count */
-    struct buffer text;            /* POST_TEXT bytes that stay where they are */
-    struct letter letters[POST_LETTERS];
+    pthread_t threads[IO_THREADS_MAX];
+    size_t count;       /* of io threads */
+    size_t written;     /* jobs, the hub's own count */
+    struct buffer text; /* BROADCAST_TEXT bytes that stay where they are */
+    struct io_job jobs[BROADCAST_JOBS];
 };
 
 /* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
 struct store_reader {
-    pthread_mutex_t lock;          /* all but thread and running */
+    pthread_mutex_t lock; /* all but thread and running */
     pthread_cond_t wake;
     struct loop_call *first, **last;
     bool quitting;
@@ -12083,77 +12223,77 @@ struct store_reader {
 /* The number of connections at which all were last told over which time to come back; see
  * hub_crowd. */
 struct crowd {
-    int64_t level;                 /* 0, or CROWD_FEW times a power of two */
-    int64_t spread_ms;             /* what is being told */
-    bool telling;                  /* some connections have not heard of it */
-    uint8_t id_len;                /* the walk over the users goes on behind this one */
+    int64_t level;     /* 0, or CROWD_FEW times a power of two */
+    int64_t spread_ms; /* what is being told */
+    bool telling;      /* some connections have not heard of it */
+    uint8_t id_len;    /* the walk over the users goes on behind this one */
     char id[USER_ID_MAX];
 };
 
 struct hub {
     struct loop loop;
-    struct wheel wheel;            /* connections */
+    struct wheel wheel; /* connections */
     pthread_t thread;
     struct epoll_event events[HUB_EVENTS];
-    int event_at, event_count;     /* events not acted on yet: what was no time for */
-    int64_t until;                 /* clock_work_us: end of the present part of the turn */
-    struct extra *held, **held_last; /* those whose messages wait, in order */
-    struct extra *late, **late_last; /* those with messages not looked at yet, in order */
-    bool looking;                  /* one of these is being acted on: it is put off no more */
-    size_t ids;                    /* of watches acted on in this turn */
-    struct connection *dead;       /* freed at the end of the turn, linked by link.next */
-    struct buffer reply;           /* to the connection being handled; see connection_flush */
-    struct named named;            /* whom the next error in it names */
+    int event_at, event_count;          /* events not acted on yet: what was no time for */
+    int64_t until;                      /* clock_work_us: end of the present part of the turn */
+    struct conn_ext *held, **held_last; /* those whose messages wait, in order */
+    struct conn_ext *late, **late_last; /* those with messages not looked at yet, in order */
+    bool looking;                       /* one of these is being acted on: it is put off no more */
+    size_t ids;                         /* of watches acted on in this turn */
+    struct connection *dead;            /* freed at the end of the turn, linked by link.next */
+    struct buffer reply;                /* to the connection being handled; see connection_flush */
+    struct named named;                 /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
-    struct buffer event;           /* the one being made */
-    struct watches watches;        /* who follows whom */
-    struct buffer piece;           /* a message to one who follows */
-    struct post post;              /* what they are told */
-    int64_t spread_at;             /* mono: not before this changes are told again */
-    struct crowd crowd;            /* how many connections there are, as clients were told */
+    struct buffer event;        /* the one being made */
+    struct watch_graph graph;   /* who follows whom */
+    struct buffer outgoing;     /* a message to one who follows */
+    struct broadcast broadcast; /* what they are told */
+    int64_t spread_at;          /* mono: not before this changes are told again */
+    struct crowd crowd;         /* how many connections there are, as clients were told */
     struct store_reader reader;
-    _Atomic uint64_t generation;   /* grows when users leave the table for the store */
-    int64_t sample_at;             /* mono: when the next minute begins */
-    struct store_batch batch;      /* in flight while batch_under_way */
+    _Atomic uint64_t generation; /* grows when users leave the table for the store */
+    int64_t sample_at;           /* mono: when the next minute begins */
+    struct store_batch batch;    /* in flight while batch_under_way */
     struct loop_call batch_done;
     bool batch_under_way;
-    int64_t sync_at;               /* mono: not before this is the next batch due */
-    int64_t sign_at;               /* mono: the store hears that we live, see server_sign_ms */
-    int64_t turned_at;             /* mono: when the last turn began */
-    uint64_t delivered;            /* store.outbox_done that the writer knows, or will soon */
-    bool running;                  /* the thread was started */
+    int64_t sync_at;    /* mono: not before this is the next batch due */
+    int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
+    int64_t turned_at;  /* mono: when the last turn began */
+    uint64_t delivered; /* store.outbox_done that the writer knows, or will soon */
+    bool running;       /* the thread was started */
     bool stopping, quitting, stopped;
-    int64_t stop_by;               /* mono: sockets still open then are cut */
-    int64_t stop_spread;           /* ms over which clients were told to come back */
-    int stop_event;                /* eventfd: told when no socket is left after hub_stop */
+    int64_t stop_by;     /* mono: sockets still open then are cut */
+    int64_t stop_spread; /* ms over which clients were told to come back */
+    int stop_event;      /* eventfd: told when no socket is left after hub_stop */
     uint8_t scratch[HUB_READ_SIZE];
 };
 
-enum { DOOR_READ_SIZE = 64 * 1024 };
+enum { LISTENER_READ_SIZE = 64 * 1024 };
 
-/* Connections in the door that wait for a thread, in order; any of them may leave. */
-struct pending_queue {
-    struct pending *first, *last;
+/* Connections in the listener that wait for a thread, in order; any of them may leave. */
+struct http_conn_queue {
+    struct http_conn *first, *last;
 };
 
 /* The threads that shake hands: a queue of connections, in the order in which they came. */
-struct shakers {
-    pthread_mutex_t lock;          /* all but threads and count */
+struct handshake_workers {
+    pthread_mutex_t lock; /* all but threads and count */
     pthread_cond_t wake;
-    struct pending_queue queue;
+    struct http_conn_queue queue;
     bool quitting;
     pthread_t *threads;
     size_t count;
 };
 
 /* What a listening socket is for. */
-enum listener_kind { LISTEN_HTTP, LISTEN_TLS, LISTEN_REDIRECT, LISTEN_METRICS };
+enum listen_kind { LISTEN_HTTP, LISTEN_TLS, LISTEN_REDIRECT, LISTEN_METRICS };
 
 /* One listening socket. */
-struct listener {
+struct listen_socket {
     int fd;
-    enum listener_kind kind;
+    enum listen_kind kind;
     struct sockaddr_storage address; /* as bound */
 };
 
@@ -12162,81 +12302,85 @@ struct listener {
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
 struct lane {
-    struct pending_queue ready;    /* whole requests for which no worker was free */
-    int most;                      /* with the workers at a time */
-    _Atomic int under_way;         /* with the workers */
-    _Atomic bool starved;          /* some are ready: a worker that is done wakes the door */
+    struct http_conn_queue ready; /* whole requests for which no worker was free */
+    int most;                     /* with the workers at a time */
+    _Atomic int under_way;        /* with the workers */
+    _Atomic bool starved;         /* some are ready: a worker that is done wakes the listener */
 };
 
-struct door {
+struct listener {
     struct loop loop;
-    struct wheel wheel;            /* connections in the door */
+    struct wheel wheel; /* connections in the listener */
     struct lane lanes[LANE_COUNT];
     uint32_t turn;                 /* counts the turns of the loop */
-    size_t memory;                 /* what requests under way may hold; see door_init */
+    size_t memory;                 /* what requests under way may hold; see listener_init */
     size_t held;                   /* what they do; under address_lock */
     _Atomic int64_t memory_logged; /* mono: when it was last said that it is not enough */
-    struct pending *gone;          /* displaced in this turn */
+    struct http_conn *gone;        /* displaced in this turn */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
-    int64_t paused_logged;         /* mono */
+    int64_t paused_logged; /* mono */
     bool quitting;
-    size_t shaking;                /* connections with the handshakers */
-    struct shakers shakers;
-    char scratch[DOOR_READ_SIZE];
+    size_t handshaking; /* connections with the handshake workers */
+    struct handshake_workers handshake_workers;
+    char scratch[LISTENER_READ_SIZE];
 };
 
 /* What tokens and the admin's password are checked with. Never changed once made, freed by the last
  * who uses it. */
 struct secrets {
-    _Atomic int users;
+    _Atomic int refs;
     struct token_keys keys;
-    struct password password;      /* all zero without --admin-password-file */
+    struct password password; /* all zero without --admin-password-file */
 };
 
 /* The whole program. Set up by main before any thread runs. */
 struct server {
-    struct options options;        /* constant once parsed */
+    struct options options; /* constant once parsed */
     struct log log;
     struct counters counters;
-    _Atomic int64_t wall_offset;   /* UTC minus mono, ms; see server_now */
+    _Atomic int64_t wall_offset; /* UTC minus mono, ms; see server_now */
     struct instant started;
-    int64_t max_connections;       /* WebSockets and streams */
-    _Atomic int64_t connections;   /* WebSockets and streams, open or being closed */
-    _Atomic int64_t streams;       /* of them the open streams */
-    _Atomic int64_t watching;      /* users followed, over all connections */
-    _Atomic int64_t refused;       /* WebSockets open only to be closed; in no other count */
-    uint32_t epoch;                /* of positions: random for each start */
-    _Atomic uint64_t last_number;  /* of a connection; the upper half is random for each start */
-    _Atomic bool stopping;         /* no new connections; readyz says so */
-    long landlock;                 /* version by which it is walled off, 0: not at all; constant */
+    int64_t max_connections;      /* WebSockets and streams */
+    _Atomic int64_t connections;  /* WebSockets and streams, open or being closed */
+    _Atomic int64_t streams;      /* of them the open streams */
+    _Atomic int64_t watching;     /* users followed, over all connections */
+    _Atomic int64_t refused;      /* WebSockets open only to be closed; in no other count */
+    uint32_t epoch;               /* of positions: random for each start */
+    _Atomic uint64_t last_number; /* of a connection; the upper half is random for each start */
+    _Atomic bool stopping;        /* no new connections; readyz says so */
+    long landlock;                /* version by which it is sandboxed, 0: not at all; constant */
     struct store *store;
-    pthread_mutex_t table_lock;    /* presence, between the hub that writes and workers that read */
+    pthread_mutex_t table_lock; /* presence, between the hub that writes and workers that read */
     struct presence presence;
     struct hub hub;
-    struct door door;
+    struct listener listener;
     struct tls_shared tls;
-    pthread_mutex_t secrets_lock;  /* secrets */
-    struct secrets *secrets;       /* in use; replaced as a whole, see secrets_take */
-    pthread_mutex_t session_lock;  /* sessions */
-    struct session_keys sessions;  /* of admins */
-    _Atomic uint32_t logouts;      /* of them that have ended, and 1; see struct stream */
-    pthread_mutex_t login_lock;    /* logins */
-    pthread_cond_t login_done;     /* it is no longer busy */
+    pthread_mutex_t secrets_lock; /* secrets */
+    struct secrets *secrets;      /* in use; replaced as a whole, see secrets_take */
+    pthread_mutex_t session_lock; /* sessions */
+    struct session_keys sessions; /* of admins */
+    _Atomic uint32_t logouts;     /* of them that have ended, and 1; see struct stream */
+    pthread_mutex_t login_lock;   /* logins */
+    pthread_cond_t login_done;    /* it is no longer busy */
     struct login_queue logins;
-    struct range *trusted;         /* of --trusted-proxy */
+    struct range *trusted; /* of --trusted-proxy */
     size_t trusted_count;
-    pthread_mutex_t refusal_lock;  /* refusal_log */
+    pthread_mutex_t refusal_lock; /* refusal_log */
     struct refusal_log refusal_log;
     _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
-    pthread_mutex_t address_lock;  /* addresses, and the lists of the door's connections in it */
+    pthread_mutex_t address_lock; /* addresses, and the lists of the listener's connections in it */
     struct address_table addresses;
     struct webhook webhook;
-    struct listener *listeners;
-    size_t listener_count;
+    struct listen_socket *listen_sockets;
+    size_t listen_socket_count;
     struct seam *seam;
 };
+
+/* ==== 35. Connections =========================================================================
+ * WebSockets and streams as the hub has them: made, written to, ended. Nothing is freed inside
+ * its own handler: who ends waits for the end of the turn. */
 
 /* This moment. UTC and mono run at the same rate; the offset held only moves when UTC is stepped,
  * so that a moment once told is told the same for ever. */
@@ -12289,24 +12433,25 @@ static enum error server_reserve(struct server *server)
 
 /* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
  * `detail`, `origin` and `host` may be NULL. Any thread. */
-static void server_note_refusal(struct server *server, enum error error, const uint8_t address[16],
-                                int64_t now, const char *detail, const char *origin,
-                                const char *host)
+static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                 int64_t now, const char *detail, const char *origin,
+                                 const char *host)
 {
     char from[INET6_ADDRSTRLEN];
     bool last = false;
     count_one(&server->refusals[error]);
     pthread_mutex_lock(&server->refusal_lock);
-    bool tell = refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now,
-                              &last);
+    bool tell =
+        refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now, &last);
     pthread_mutex_unlock(&server->refusal_lock);
     if (!tell) return;
     log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
              origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
     if (last)
-        log_line(&server->log, LOG_INFO, "upgrade refused: no more is told within this minute; see"
-                                         " presence_upgrades_refused_by_reason_total");
+        log_line(&server->log, LOG_INFO,
+                 "upgrade refused: no more is told within this minute; see"
+                 " presence_upgrades_refused_by_reason_total");
 }
 
 /* The number of a new connection. */
@@ -12329,29 +12474,29 @@ static struct agent *hub_share_agent(struct hub *hub, const char *text)
     for (const char *p = text; *p; p++) hash = (hash ^ (unsigned char)*p) * 16777619u;
     struct agent **slot = &hub->agents[hash % HUB_AGENTS];
     if (*slot && !strcmp((*slot)->text, text)) {
-        (*slot)->users++;
+        (*slot)->refs++;
         return *slot;
     }
     struct agent *agent = mem_new(sizeof *agent + strlen(text) + 1);
     strcpy(agent->text, text);
-    agent->users = 2; /* the caller and the slot */
-    if (*slot && !--(*slot)->users) free(*slot);
+    agent->refs = 2; /* the caller and the slot */
+    if (*slot && !--(*slot)->refs) free(*slot);
     return *slot = agent;
 }
 
 /* Gives an agent back. */
 static void hub_drop_agent(struct agent *agent)
 {
-    if (agent && !--agent->users) free(agent);
+    if (agent && !--agent->refs) free(agent);
 }
 
 /* Takes a connection out of the table, if it is there; its user may go offline. */
 static void connection_leave(struct server *server, struct connection *c, struct instant now,
                              enum ending ending)
 {
-    if (!c->link.user) return;
+    if (!c->session.user) return;
     pthread_mutex_lock(&server->table_lock);
-    presence_disconnect(&server->presence, now, &c->link, ending);
+    presence_disconnect(&server->presence, now, &c->session, ending);
     pthread_mutex_unlock(&server->table_lock);
     count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
@@ -12369,168 +12514,169 @@ static void stream_leave(struct server *server, struct stream *s, struct instant
 }
 
 /* What a connection has beyond its struct, made if there is nothing. */
-static struct extra *connection_extra(struct connection *c)
+static struct conn_ext *connection_ext(struct connection *c)
 {
-    if (!c->extra) {
-        c->extra = mem_new(sizeof *c->extra);
-        c->extra->c = c;
-        c->extra->interest = EPOLLIN;
-        watcher_init(&c->extra->watcher);
+    if (!c->ext) {
+        c->ext = mem_new(sizeof *c->ext);
+        c->ext->c = c;
+        c->ext->interest = EPOLLIN;
+        watcher_init(&c->ext->watcher);
     }
-    return c->extra;
+    return c->ext;
 }
 
 /* Whether bytes wait for the connection's socket. */
 static bool connection_blocked(const struct connection *c)
 {
-    return c->extra && c->extra->blocked;
+    return c->ext && c->ext->blocked;
 }
 
 /* Has epoll watch a connection for what it is to be heard of: bytes, unless it makes us keep too
  * much already; room for more, while something waits for that. */
 static void connection_interest(struct server *server, struct connection *c)
 {
-    struct extra *extra = c->extra;
-    if (!extra || c->link.state == CONNECTION_DEAD) return;
-    bool full = extra->out.len >= OUT_READ_MAX ||
-                extra->held.len + extra->late.len >= (size_t)server->options.max_message;
-    uint32_t interest = (full ? 0 : EPOLLIN) | (extra->blocked ? EPOLLOUT : 0);
-    if (interest == extra->interest) return; /* none at all: that it is over is told all the same */
-    extra->interest = interest;
-    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, interest, c);
+    struct conn_ext *ext = c->ext;
+    if (!ext || c->session.state == CONNECTION_DEAD) return;
+    bool full = ext->out.len >= OUT_READ_MAX ||
+                ext->held.len + ext->late.len >= (size_t)server->options.max_message;
+    uint32_t interest = (full ? 0 : EPOLLIN) | (ext->blocked ? EPOLLOUT : 0);
+    if (interest == ext->interest) return; /* none at all: that it is over is told all the same */
+    ext->interest = interest;
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest, c);
 }
 
 /* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
  * moment ago is remembered a little longer. */
 static void connection_settle(struct server *server, struct connection *c)
 {
-    struct extra *extra = c->extra;
-    if (!extra || extra->blocked || extra->may || extra->held.len || extra->acked_at) return;
-    if (extra->late.len) return;
-    if (!watcher_idle(&extra->watcher)) return;
+    struct conn_ext *ext = c->ext;
+    if (!ext || ext->blocked || ext->may || ext->held.len || ext->acked_at) return;
+    if (ext->late.len) return;
+    if (!watcher_idle(&ext->watcher)) return;
     int64_t pace = server->options.max_rate * IDS_A_MESSAGE; /* a ms, in thousandths */
-    bool open = c->link.state == CONNECTION_OPEN;
-    if (open && extra->ids > (clock_mono_ms() - extra->ids_at) * pace) return;
+    bool open = c->session.state == CONNECTION_OPEN;
+    if (open && ext->ids > (clock_mono_ms() - ext->ids_at) * pace) return;
     connection_interest(server, c);
-    watcher_free(&extra->watcher);
-    free(extra);
-    c->extra = NULL;
+    watcher_free(&ext->watcher);
+    free(ext);
+    c->ext = NULL;
 }
 
 /* Whether a connection is read from. */
 static bool connection_reads(const struct connection *c)
 {
-    return !c->extra || (c->extra->interest & EPOLLIN);
+    return !c->ext || (c->ext->interest & EPOLLIN);
 }
 
 /* Takes a connection out of those whose messages wait. */
-static void hub_unlist_held(struct hub *hub, struct extra *extra)
+static void hub_unlist_held(struct hub *hub, struct conn_ext *ext)
 {
-    if (!extra->place) return;
-    *extra->place = extra->next;
-    if (extra->next) extra->next->place = extra->place;
-    else hub->held_last = extra->place;
-    extra->place = NULL;
+    if (!ext->place) return;
+    *ext->place = ext->next;
+    if (ext->next) ext->next->place = ext->place;
+    else hub->held_last = ext->place;
+    ext->place = NULL;
 }
 
 /* Takes a connection out of those with messages that were put off. */
-static void hub_unlist_late(struct hub *hub, struct extra *extra)
+static void hub_unlist_late(struct hub *hub, struct conn_ext *ext)
 {
-    if (!extra->late_place) return;
-    *extra->late_place = extra->late_next;
-    if (extra->late_next) extra->late_next->late_place = extra->late_place;
-    else hub->late_last = extra->late_place;
-    extra->late_place = NULL;
+    if (!ext->late_place) return;
+    *ext->late_place = ext->late_next;
+    if (ext->late_next) ext->late_next->late_place = ext->late_place;
+    else hub->late_last = ext->late_place;
+    ext->late_place = NULL;
 }
 
 /* Puts a connection with such messages behind the others. */
-static void hub_list_late(struct hub *hub, struct extra *extra)
+static void hub_list_late(struct hub *hub, struct conn_ext *ext)
 {
-    if (extra->late_place) return;
-    extra->late_next = NULL;
-    extra->late_place = hub->late_last;
-    *hub->late_last = extra;
-    hub->late_last = &extra->late_next;
+    if (ext->late_place) return;
+    ext->late_next = NULL;
+    ext->late_place = hub->late_last;
+    *hub->late_last = ext;
+    hub->late_last = &ext->late_next;
 }
 
 /* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
  * is mostly written. */
 static bool connection_may_ask(const struct server *server, const struct connection *c)
 {
-    const struct watcher *watcher = &c->extra->watcher;
-    return !c->extra->blocked &&
-           (!watcher->owed || watcher->owed < (size_t)server->options.max_watch);
+    const struct watcher *watcher = &c->ext->watcher;
+    return !c->ext->blocked &&
+           (!watcher->backlog || watcher->backlog < (size_t)server->options.max_watch);
 }
 
 /* Puts a connection whose messages wait in the row, if nothing of its own keeps it. */
 static void connection_list_held(struct server *server, struct connection *c)
 {
     struct hub *hub = &server->hub;
-    struct extra *extra = c->extra;
-    if (!extra || !extra->held.len || extra->place || !connection_may_ask(server, c)) return;
-    extra->next = NULL;
-    extra->place = hub->held_last;
-    *hub->held_last = extra;
-    hub->held_last = &extra->next;
+    struct conn_ext *ext = c->ext;
+    if (!ext || !ext->held.len || ext->place || !connection_may_ask(server, c)) return;
+    ext->next = NULL;
+    ext->place = hub->held_last;
+    *hub->held_last = ext;
+    hub->held_last = &ext->next;
 }
 
 /* Drops what a connection has asked for and not been given a turn for. */
 static void connection_drop_held(struct server *server, struct connection *c)
 {
-    if (!c->extra) return;
-    hub_unlist_held(&server->hub, c->extra);
-    hub_unlist_late(&server->hub, c->extra);
-    buffer_free(&c->extra->held);
-    buffer_free(&c->extra->late);
+    if (!c->ext) return;
+    hub_unlist_held(&server->hub, c->ext);
+    hub_unlist_late(&server->hub, c->ext);
+    buffer_free(&c->ext->held);
+    buffer_free(&c->ext->late);
 }
 
 /* A connection follows nobody any more. */
 static void connection_unwatch(struct server *server, struct connection *c)
 {
-    if (!c->extra) return;
-    struct watches *w = &server->hub.watches;
+    if (!c->ext) return;
+    struct watch_graph *w = &server->hub.graph;
     connection_drop_held(server, c);
-    atomic_fetch_sub(&server->watching, (int64_t)c->extra->watcher.count);
-    watcher_end(w, &c->extra->watcher);
-    c->extra->acked_at = 0;
-    free(c->extra->may);
-    c->extra->may = NULL;
+    atomic_fetch_sub(&server->watching, (int64_t)c->ext->watcher.count);
+    watcher_end(w, &c->ext->watcher);
+    c->ext->acked_at = 0;
+    free(c->ext->may);
+    c->ext->may = NULL;
     connection_settle(server, c);
 }
 
-/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are freed
- * by hub_bury: that takes long for thousands who end at once, and others' bytes wait behind it. */
+/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are
+ * freed by hub_free_closed: that takes long for thousands who end at once, and others' bytes
+ * wait behind it. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
 {
-    if (c->link.state == CONNECTION_DEAD) return;
+    if (c->session.state == CONNECTION_DEAD) return;
     connection_leave(server, c, now, ending);
-    c->link.state = CONNECTION_DEAD;
+    c->session.state = CONNECTION_DEAD;
     timer_disarm(&server->hub.wheel, &c->timer);
-    wire_close(&c->wire);
+    transport_close(&c->transport);
     ws_partial_free(&c->partial);
-    if (c->extra) {
-        buffer_free(&c->extra->out);
-        c->extra->blocked = false;
+    if (c->ext) {
+        buffer_free(&c->ext->out);
+        c->ext->blocked = false;
         connection_drop_held(server, c);
     }
-    c->link.next = (struct link *)server->hub.dead;
+    c->session.next = (struct session_conn *)server->hub.dead;
     server->hub.dead = c;
     server->hub.reply.len = 0;
-    if (c->link.is_stream) stream_leave(server, (struct stream *)c, now);
+    if (c->session.is_stream) stream_leave(server, (struct stream *)c, now);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
-    if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
+    if (c->number && !c->session.is_stream) server_release_address(server, c->session.address);
 }
 
 /* Frees the dead, as many as there is time for, unless events are left, which may be of them. */
-static void hub_bury(struct server *server)
+static void hub_free_closed(struct server *server)
 {
     struct hub *hub = &server->hub;
     if (hub->event_at < hub->event_count) return;
     for (bool over = false; hub->dead && !over; over = clock_work_us() >= hub->until) {
         struct connection *c = hub->dead;
-        hub->dead = (struct connection *)c->link.next;
-        if (c->extra) watcher_stall(&hub->watches, &c->extra->watcher, false);
+        hub->dead = (struct connection *)c->session.next;
+        if (c->ext) watcher_stall(&hub->graph, &c->ext->watcher, false);
         connection_unwatch(server, c);
         hub_drop_agent(c->agent);
         free(c);
@@ -12542,24 +12688,24 @@ static void hub_bury(struct server *server)
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
-    struct extra *extra = connection_extra(c);
-    extra->blocked = true;
-    watcher_stall(&server->hub.watches, &extra->watcher, true);
-    hub_unlist_held(&server->hub, extra);
-    buffer_add(&extra->out, at, len);
-    if (extra->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
+    struct conn_ext *ext = connection_ext(c);
+    ext->blocked = true;
+    watcher_stall(&server->hub.graph, &ext->watcher, true);
+    hub_unlist_held(&server->hub, ext);
+    buffer_add(&ext->out, at, len);
+    if (ext->out.len > HUB_OUT_MAX) connection_end(server, c, now, END_DROPPED);
     else connection_interest(server, c);
 }
 
-/* Goes on after wire_write has returned `result` for these bytes. */
+/* Goes on after transport_write has returned `result` for these bytes. */
 static void connection_written(struct server *server, struct connection *c, struct instant now,
                                struct span bytes, ssize_t result)
 {
     size_t sent = result > 0 ? (size_t)result : 0;
-    if (result == WIRE_BROKEN) connection_end(server, c, now, END_DROPPED);
-    else if (sent < bytes.len || wire_unsent(&c->wire))
+    if (result == TRANSPORT_BROKEN) connection_end(server, c, now, END_DROPPED);
+    else if (sent < bytes.len || transport_unsent(&c->transport))
         connection_keep(server, c, now, bytes.at + sent, bytes.len - sent);
-    else if (c->link.state == CONNECTION_FINISHING) wire_finish(&c->wire);
+    else if (c->session.state == CONNECTION_FINISHING) transport_finish(&c->transport);
 }
 
 /* Sends the reply made for this connection, behind what still waits. Must end every handler that
@@ -12568,8 +12714,9 @@ static void connection_flush(struct server *server, struct connection *c, struct
 {
     struct span reply = {server->hub.reply.at, server->hub.reply.len};
     server->hub.reply.len = 0;
-    if (c->link.state == CONNECTION_DEAD || !reply.len) return;
-    ssize_t n = connection_blocked(c) ? WIRE_AGAIN : wire_write(&c->wire, reply.at, reply.len);
+    if (c->session.state == CONNECTION_DEAD || !reply.len) return;
+    ssize_t n = connection_blocked(c) ? TRANSPORT_AGAIN
+                                      : transport_write(&c->transport, reply.at, reply.len);
     connection_written(server, c, now, reply, n);
 }
 
@@ -12577,24 +12724,23 @@ static void connection_flush(struct server *server, struct connection *c, struct
  * client asked for meanwhile. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
-    struct extra *extra = c->extra;
-    ssize_t n = wire_write(&c->wire, extra->out.at, extra->out.len);
-    if (n == WIRE_BROKEN) {
+    struct conn_ext *ext = c->ext;
+    ssize_t n = transport_write(&c->transport, ext->out.at, ext->out.len);
+    if (n == TRANSPORT_BROKEN) {
         connection_end(server, c, now, END_DROPPED);
         return;
     }
     if (n < 0) return;
-    buffer_drop(&extra->out, (size_t)n);
-    extra->blocked = extra->out.len || wire_unsent(&c->wire);
+    buffer_drop(&ext->out, (size_t)n);
+    ext->blocked = ext->out.len || transport_unsent(&c->transport);
     connection_interest(server, c);
-    if (extra->blocked) return;
-    buffer_free(&extra->out);
-    watcher_stall(&server->hub.watches, &extra->watcher, false);
-    if (!watcher_idle(&extra->watcher))
-        watcher_list(&server->hub.watches.busy, &extra->watcher);
+    if (ext->blocked) return;
+    buffer_free(&ext->out);
+    watcher_stall(&server->hub.graph, &ext->watcher, false);
+    if (!watcher_idle(&ext->watcher)) watcher_list(&server->hub.graph.busy, &ext->watcher);
     connection_list_held(server, c);
     connection_settle(server, c);
-    if (c->link.state == CONNECTION_FINISHING) wire_finish(&c->wire);
+    if (c->session.state == CONNECTION_FINISHING) transport_finish(&c->transport);
 }
 
 /* Says goodbye with a close frame, the reply's last: out of the table now; the socket lives until
@@ -12602,12 +12748,12 @@ static void connection_writable(struct server *server, struct connection *c, str
 static void connection_close(struct server *server, struct connection *c, struct instant now,
                              int code, const char *reason, enum ending ending)
 {
-    if (c->link.state != CONNECTION_OPEN) return;
+    if (c->session.state != CONNECTION_OPEN) return;
     connection_leave(server, c, now, ending);
     connection_unwatch(server, c);
     ws_encode_close(&server->hub.reply, code, reason);
     ws_partial_free(&c->partial);
-    c->link.state = c->wire.tls ? CONNECTION_CLOSING : CONNECTION_FINISHING;
+    c->session.state = c->transport.tls ? CONNECTION_CLOSING : CONNECTION_FINISHING;
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
@@ -12656,6 +12802,9 @@ static void hub_reply_error(struct hub *hub, enum error error)
     buffer_free(&text);
 }
 
+/* ==== 36. WebSocket messages ==================================================================
+ * What a client says, and what follows: heartbeats, statuses, users to follow. The hub's. */
+
 /* Message {"type":"ping"}: answered with the server's time. */
 static enum error message_ping(struct server *server, struct connection *c, struct instant now,
                                struct json_value message)
@@ -12669,27 +12818,27 @@ static enum error message_ping(struct server *server, struct connection *c, stru
 }
 
 /* Reads what a user wishes to set by hand, from the members of a message or body. */
-static enum error manual_parse(struct json_value object, struct manual_wish *wish)
+static enum error manual_parse(struct json_value object, struct manual_update *update)
 {
     struct json_value value;
-    char text[NOTE_MAX + 1];
+    char text[STATUS_TEXT_MAX + 1];
     int64_t seconds = 0;
-    *wish = (struct manual_wish){.status = STATUS_AUTOMATIC};
+    *update = (struct manual_update){.status = STATUS_AUTOMATIC};
     if (!json_member(object, "status", &value)) return ERROR_INVALID_STATUS;
     for (uint8_t i = 0; i < STATUS_AUTOMATIC; i++)
-        if (json_is(value, manual_name(i))) wish->status = i;
-    if (wish->status == STATUS_AUTOMATIC && value.kind != JSON_NULL) return ERROR_INVALID_STATUS;
+        if (json_is(value, manual_name(i))) update->status = i;
+    if (update->status == STATUS_AUTOMATIC && value.kind != JSON_NULL) return ERROR_INVALID_STATUS;
     if (json_member(object, "message", &value) && value.kind != JSON_NULL) {
         int len = json_string(value, text, sizeof text);
-        if (len < 0 || !note_valid((struct span){text, (size_t)len}))
+        if (len < 0 || !status_text_valid((struct span){text, (size_t)len}))
             return ERROR_INVALID_PARAMETER;
-        wish->len = (size_t)len;
-        memcpy(wish->message, text, wish->len);
+        update->len = (size_t)len;
+        memcpy(update->message, text, update->len);
     }
     if (json_member(object, "expires_in", &value) && value.kind != JSON_NULL) {
         if (!json_number(value, &seconds) || seconds < 1 || seconds > EXPIRES_MAX_S)
             return ERROR_INVALID_PARAMETER;
-        wish->lifetime = seconds * 1000;
+        update->lifetime = seconds * 1000;
     }
     return ERROR_NONE;
 }
@@ -12698,11 +12847,11 @@ static enum error manual_parse(struct json_value object, struct manual_wish *wis
 static enum error message_manual(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
-    struct manual_wish wish;
-    enum error error = manual_parse(message, &wish);
+    struct manual_update update;
+    enum error error = manual_parse(message, &update);
     if (error) return error;
     pthread_mutex_lock(&server->table_lock);
-    presence_set_manual(&server->presence, now, c->link.user, &wish);
+    presence_set_manual(&server->presence, now, c->session.user, &update);
     pthread_mutex_unlock(&server->table_lock);
     return ERROR_NONE;
 }
@@ -12723,7 +12872,7 @@ static enum error message_status(struct server *server, struct connection *c, st
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
         pthread_mutex_lock(&server->table_lock);
-        presence_set_status(&server->presence, now, &c->link, i);
+        presence_set_status(&server->presence, now, &c->session, i);
         pthread_mutex_unlock(&server->table_lock);
         return ERROR_NONE;
     }
@@ -12731,7 +12880,7 @@ static enum error message_status(struct server *server, struct connection *c, st
 }
 
 /* Posts a call to the reader, which runs it on its own thread. */
-static void reader_post(struct store_reader *reader, struct loop_call *call)
+static void reader_submit(struct store_reader *reader, struct loop_call *call)
 {
     pthread_mutex_lock(&reader->lock);
     call->next = NULL;
@@ -12745,7 +12894,7 @@ static void reader_post(struct store_reader *reader, struct loop_call *call)
 struct watch_read {
     struct loop_call call;
     size_t count;
-    struct watched **users;      /* needed until the answer is there; only their ids are read */
+    struct watch_target **users; /* needed until the answer is there; only their ids are read */
     struct stored_user **found;  /* NULL: never seen */
 };
 
@@ -12753,11 +12902,11 @@ struct watch_read {
 static void hub_watch_found(struct server *server, struct loop_call *call)
 {
     struct watch_read *read = (struct watch_read *)call;
-    struct watches *w = &server->hub.watches;
+    struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
     for (size_t i = 0; i < read->count; i++) {
-        struct watched *e = read->users[i];
+        struct watch_target *e = read->users[i];
         if (!e->resolved && read->found[i]) {
             struct span id = {e->id, e->id_len};
             presence_recall(&server->presence, now, id, read->found[i])->pinned = true;
@@ -12765,7 +12914,7 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
         e->resolved = true;
         e->reading = false;
         e->needs--;
-        watched_loosen(w, e);
+        target_unreference(w, e);
         free(read->found[i]);
     }
     pthread_mutex_unlock(&server->table_lock);
@@ -12787,7 +12936,7 @@ static void reader_find_watched(struct server *server, struct loop_call *call)
         MDB_txn *txn = store_begin_read(st);
         int rc = 0;
         for (size_t i = at; txn && !rc && i < read->count && i < at + CHUNK; i++) {
-            const struct watched *e = read->users[i];
+            const struct watch_target *e = read->users[i];
             rc = store_find_all(st, txn, (struct span){e->id, e->id_len}, &found);
             if (rc || !found.known) continue;
             size_t text = found.manual.head.there ? found.manual.len : 0;
@@ -12799,7 +12948,7 @@ static void reader_find_watched(struct server *server, struct loop_call *call)
         if (rc) store_log_read(st, rc);
     }
     read->call.run = hub_watch_found;
-    loop_post(&server->hub.loop, &read->call);
+    loop_submit(&server->hub.loop, &read->call);
 }
 
 /* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
@@ -12808,7 +12957,7 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
 {
     struct watch_read *read = NULL;
     for (size_t i = 0; i < snapshot->count; i++) {
-        struct watched *e = snapshot->users[i];
+        struct watch_target *e = snapshot->users[i];
         if (e->resolved || e->reading) continue;
         struct user *user = presence_find(&server->presence, (struct span){e->id, e->id_len});
         if (user) {
@@ -12818,7 +12967,7 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
         }
         if (!read) {
             read = mem_new(sizeof *read);
-            read->users = mem_new(snapshot->count * sizeof(struct watched *));
+            read->users = mem_new(snapshot->count * sizeof(struct watch_target *));
             read->found = mem_new(snapshot->count * sizeof(struct stored_user *));
         }
         e->reading = true;
@@ -12827,15 +12976,15 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
     }
     if (!read) return;
     read->call.run = reader_find_watched;
-    reader_post(&server->hub.reader, &read->call);
+    reader_submit(&server->hub.reader, &read->call);
 }
 
 /* Whether a connection may follow this user. */
 static bool connection_may_watch(const struct connection *c, struct span id)
 {
-    const struct user *self = c->link.user;
-    return c->link.watches_all || !bytes_compare(self->id, self->id_len, id.at, id.len) ||
-           (c->extra && id_list_has(c->extra->may, id));
+    const struct user *self = c->session.user;
+    return c->session.watches_all || !bytes_compare(self->id, self->id_len, id.at, id.len) ||
+           (c->ext && id_list_has(c->ext->may, id));
 }
 
 /* Whether the ids in a message are ids; and, asked for that, whether the connection may follow
@@ -12878,11 +13027,11 @@ static bool connection_ids_in_pace(const struct server *server, struct connectio
     int64_t rate = server->options.max_rate, most = 2000 * server->options.max_watch;
     if (!rate) return true;
     if (most < 1000 * IDS_A_MESSAGE) most = 1000 * IDS_A_MESSAGE;
-    struct extra *extra = connection_extra(c);
-    int64_t left = extra->ids - (now.mono - extra->ids_at) * rate * IDS_A_MESSAGE;
-    extra->ids = (left > 0 ? left : 0) + 1000 * (int64_t)ids;
-    extra->ids_at = now.mono;
-    return extra->ids <= most;
+    struct conn_ext *ext = connection_ext(c);
+    int64_t left = ext->ids - (now.mono - ext->ids_at) * rate * IDS_A_MESSAGE;
+    ext->ids = (left > 0 ? left : 0) + 1000 * (int64_t)ids;
+    ext->ids_at = now.mono;
+    return ext->ids <= most;
 }
 
 /* Whether a watch of so many has to wait: for those before it, for its own connection to take what
@@ -12890,8 +13039,8 @@ static bool connection_ids_in_pace(const struct server *server, struct connectio
 static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
 {
     const struct hub *hub = &server->hub;
-    return c->extra->held.len || hub->held || !connection_may_ask(server, c) ||
-           hub->watches.owed + hub->watches.loose_count >= WATCH_OWED_MAX ||
+    return c->ext->held.len || hub->held || !connection_may_ask(server, c) ||
+           hub->graph.backlog + hub->graph.unreferenced_count >= WATCH_BACKLOG_MAX ||
            (hub->ids && hub->ids + count > WATCH_AT_ONCE);
 }
 
@@ -12899,7 +13048,7 @@ static bool watch_waits(const struct server *server, const struct connection *c,
  * one connection stay in order, the connections take turns. */
 static void connection_hold(struct server *server, struct connection *c, struct span text)
 {
-    struct buffer *held = &connection_extra(c)->held;
+    struct buffer *held = &connection_ext(c)->held;
     uint32_t len = (uint32_t)text.len;
     buffer_add(held, &len, sizeof len);
     buffer_add(held, text.at, text.len);
@@ -12911,17 +13060,17 @@ static void connection_hold(struct server *server, struct connection *c, struct 
 static enum error watch_users(struct server *server, struct connection *c, struct json_value users,
                               size_t count)
 {
-    struct watches *w = &server->hub.watches;
+    struct watch_graph *w = &server->hub.graph;
     struct json_value item;
     size_t most = (size_t)server->options.max_watch, fresh = 0;
     server->hub.ids += count;
     struct snapshot *snapshot = mem_new(sizeof *snapshot + count * sizeof *snapshot->users);
-    struct watcher *watcher = &connection_extra(c)->watcher;
+    struct watcher *watcher = &connection_ext(c)->watcher;
     char id[USER_ID_MAX + 1];
     w->stamp++;
     for (size_t cursor = 0; json_item(users, &cursor, &item);) {
         int len = json_string(item, id, sizeof id);
-        struct watched *e = watches_make(w, (struct span){id, (size_t)len});
+        struct watch_target *e = watch_graph_make(w, (struct span){id, (size_t)len});
         if (e->stamp == w->stamp) continue; /* named twice */
         e->stamp = w->stamp;
         fresh += !watcher_find(watcher, e);
@@ -12933,10 +13082,9 @@ static enum error watch_users(struct server *server, struct connection *c, struc
         return ERROR_TOO_MANY_WATCHED;
     }
     for (size_t i = 0; i < snapshot->count; i++)
-        if (!watcher_find(watcher, snapshot->users[i]))
-            watcher_follow(watcher, snapshot->users[i]);
+        if (!watcher_find(watcher, snapshot->users[i])) watcher_follow(watcher, snapshot->users[i]);
     atomic_fetch_add(&server->watching, (int64_t)fresh);
-    watcher_owe(w, watcher, snapshot);
+    watcher_add_snapshot(w, watcher, snapshot);
     hub_resolve(server, snapshot);
     if (!watcher->place) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
@@ -12953,7 +13101,7 @@ static enum error message_watch(struct server *server, struct connection *c, str
     if (error == ERROR_FORBIDDEN) watch_name_forbidden(server, c, users);
     if (error) return error;
     if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
-    connection_extra(c);
+    connection_ext(c);
     if (!watch_waits(server, c, count)) return watch_users(server, c, users, count);
     connection_hold(server, c, message.raw);
     return ERROR_NONE;
@@ -12963,15 +13111,15 @@ static enum error message_watch(struct server *server, struct connection *c, str
 static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
                           bool all)
 {
-    struct watches *w = &server->hub.watches;
+    struct watch_graph *w = &server->hub.graph;
     struct json_value item;
-    struct watcher *watcher = &c->extra->watcher;
+    struct watcher *watcher = &c->ext->watcher;
     size_t before = watcher->count;
     char id[USER_ID_MAX + 1];
     if (all) watcher_let_all_go(w, watcher);
     for (size_t cursor = 0; !all && json_item(users, &cursor, &item);) {
         int len = json_string(item, id, sizeof id);
-        const struct watched *e = watches_find(w, (struct span){id, (size_t)len});
+        const struct watch_target *e = watch_graph_find(w, (struct span){id, (size_t)len});
         if (e) watcher_let_go(w, watcher, e);
     }
     atomic_fetch_sub(&server->watching, (int64_t)(before - watcher->count));
@@ -12988,9 +13136,9 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
     bool all = !json_member(message, "users", &users);
     size_t count = 0;
     enum error error = all ? ERROR_NONE : watch_check(c, users, false, &count);
-    if (error || !c->extra) return error;
+    if (error || !c->ext) return error;
     if (!connection_ids_in_pace(server, c, now, count)) return ERROR_TOO_FAST;
-    if (c->extra->held.len) connection_hold(server, c, message.raw);
+    if (c->ext->held.len) connection_hold(server, c, message.raw);
     else unwatch_users(server, c, users, all);
     return ERROR_NONE;
 }
@@ -12998,7 +13146,7 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
 /* Acts on the first message that waits of a connection. */
 static enum error connection_take_held(struct server *server, struct connection *c)
 {
-    struct buffer *held = &c->extra->held;
+    struct buffer *held = &c->ext->held;
     struct json_value message, users, type;
     uint32_t len;
     size_t count;
@@ -13021,12 +13169,12 @@ static enum error connection_take_held(struct server *server, struct connection 
 static void hub_work(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    const struct watches *w = &hub->watches;
+    const struct watch_graph *w = &hub->graph;
     for (bool over = false; hub->held && !over; over = clock_work_us() >= hub->until) {
-        struct extra *extra = hub->held;
-        struct connection *c = extra->c;
-        if (w->owed + w->loose_count >= WATCH_OWED_MAX) return;
-        hub_unlist_held(hub, extra);
+        struct conn_ext *ext = hub->held;
+        struct connection *c = ext->c;
+        if (w->backlog + w->unreferenced_count >= WATCH_BACKLOG_MAX) return;
+        hub_unlist_held(hub, ext);
         enum error error = connection_take_held(server, c);
         connection_list_held(server, c); /* behind the others */
         connection_interest(server, c);
@@ -13052,13 +13200,13 @@ static bool connection_put_off(struct server *server, struct connection *c, stru
 {
     struct hub *hub = &server->hub;
     bool busy = hub->late || hub->event_count - hub->event_at > EVENTS_FEW;
-    bool behind = c->extra && c->extra->late.len;
+    bool behind = c->ext && c->ext->late.len;
     if (hub->looking || !(behind || (busy && text.len > MESSAGE_SHORT))) return false;
-    struct buffer *late = &connection_extra(c)->late;
+    struct buffer *late = &connection_ext(c)->late;
     uint32_t len = (uint32_t)text.len;
     buffer_add(late, &len, sizeof len);
     buffer_add(late, text.at, text.len);
-    hub_list_late(hub, c->extra);
+    hub_list_late(hub, c->ext);
     connection_interest(server, c);
     return true;
 }
@@ -13080,7 +13228,7 @@ static enum error connection_message(struct server *server, struct connection *c
     char id[USER_ID_MAX + 1];
     if (json_member(message, "user_id", &who)) {
         int len = json_string(who, id, sizeof id);
-        const struct user *user = c->link.user;
+        const struct user *user = c->session.user;
         if (len != user->id_len || memcmp(id, user->id, user->id_len))
             return ERROR_IDENTITY_MISMATCH;
     }
@@ -13112,13 +13260,13 @@ static void hub_look(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     for (bool over = false; hub->late && !over; over = clock_work_us() >= hub->until) {
         struct connection *c = hub->late->c;
-        struct buffer *late = &c->extra->late;
+        struct buffer *late = &c->ext->late;
         uint32_t len;
         memcpy(&len, late->at, sizeof len);
         char *text = mem_copy_text(late->at + sizeof len, len);
-        hub_unlist_late(hub, c->extra);
+        hub_unlist_late(hub, c->ext);
         buffer_drop(late, sizeof len + len);
-        if (late->len) hub_list_late(hub, c->extra); /* behind the others */
+        if (late->len) hub_list_late(hub, c->ext); /* behind the others */
         else buffer_free(late);
         hub->looking = true;
         enum error error = connection_message(server, c, now, (struct span){text, len});
@@ -13140,7 +13288,7 @@ static void connection_closed_by_client(struct server *server, struct connection
     bool clean = code == CLOSE_NORMAL || code == CLOSE_NO_STATUS || code >= 3000;
     enum ending ending = away ? END_AWAY : clean ? END_CLEAN : END_DROPPED;
     connection_close(server, c, now, code, "", ending);
-    c->link.state = CONNECTION_FINISHING;
+    c->session.state = CONNECTION_FINISHING;
 }
 
 /* Acts on one decoded event. */
@@ -13167,7 +13315,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
     case WS_PONG:
         if (c->pinged)
-            atomic_store_explicit(&c->wire.round_trip, (uint32_t)now.mono - c->pinged,
+            atomic_store_explicit(&c->transport.round_trip, (uint32_t)now.mono - c->pinged,
                                   memory_order_relaxed);
         c->pinged = 0;
         return;
@@ -13175,7 +13323,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_FAIL:
         count_one(&server->counters.protocol_errors);
         connection_close(server, c, now, event->code, event->reason, END_DROPPED);
-        c->link.state = CONNECTION_FINISHING; /* no close frame can be told from what follows */
+        c->session.state = CONNECTION_FINISHING; /* no close frame can be told from what follows */
         return;
     case WS_MORE: return;
     }
@@ -13186,15 +13334,15 @@ static void connection_frame(struct server *server, struct connection *c, struct
 static void connection_await_close(struct connection *c, const struct ws_limits *limits,
                                    uint8_t *at, size_t len)
 {
-    for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->link.state == CONNECTION_CLOSING;) {
+    for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_CLOSING;) {
         size_t used = 0;
         kind = ws_decode(&c->partial, limits, at, len, &used).kind;
         at += used;
         len -= used;
         if (kind != WS_CLOSE && kind != WS_FAIL) continue;
         ws_partial_free(&c->partial);
-        c->link.state = CONNECTION_FINISHING;
-        if (!connection_blocked(c)) wire_finish(&c->wire);
+        c->session.state = CONNECTION_FINISHING;
+        if (!connection_blocked(c)) transport_finish(&c->transport);
     }
 }
 
@@ -13203,15 +13351,15 @@ static void connection_take(struct server *server, struct connection *c, struct 
                             uint8_t *at, size_t len)
 {
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
-    if (c->link.state != CONNECTION_OPEN) { /* behind our close frame nothing else counts */
+    if (c->session.state != CONNECTION_OPEN) { /* behind our close frame nothing else counts */
         connection_await_close(c, &limits, at, len);
         return;
     }
     int64_t quiet_us = (now.mono - atomic_load_explicit(&c->heard_at, memory_order_relaxed)) * 1000;
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
-    presence_heard(&server->presence, now, c->link.user);
-    for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->link.state == CONNECTION_OPEN;) {
+    presence_heard(&server->presence, now, c->session.user);
+    for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
         struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
         at += used;
@@ -13225,32 +13373,33 @@ static void connection_take(struct server *server, struct connection *c, struct 
 /* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
-    size_t most = c->wire.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
-    ssize_t n = wire_read(&c->wire, server->hub.scratch, most);
+    size_t most = c->transport.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
+    ssize_t n = transport_read(&c->transport, server->hub.scratch, most);
     if (n > 0) connection_take(server, c, now, server->hub.scratch, (size_t)n);
-    bool over = n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire);
-    if (over && c->link.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
+    bool over = n == TRANSPORT_END || n == TRANSPORT_BROKEN || transport_ended(&c->transport);
+    if (over && c->session.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
 }
 
 /* Arms the timer, at the latest for the end of the token. */
 static void connection_arm(struct server *server, struct connection *c, int64_t due)
 {
-    int64_t end = c->connected_at + (int64_t)c->link.expires * 1000;
-    timer_arm(&server->hub.wheel, &c->timer, c->link.expires && end < due ? end : due);
+    int64_t end = c->connected_at + (int64_t)c->session.expires * 1000;
+    timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ---- Streams: who reads the events, as fast as each can ---- */
+/* ==== 37. Streams =============================================================================
+ * Who reads the events, as fast as each can. The hub's. */
 
 /* Says that a stream is over; the socket lives until the client has closed it too. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
     struct connection *c = &s->c;
-    if (c->link.state != CONNECTION_OPEN) return;
+    if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
-    if (s->blocked) loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, EPOLLIN, c);
+    if (s->blocked) loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN, c);
     s->blocked = false;
-    c->link.state = CONNECTION_FINISHING;
-    wire_finish(&c->wire);
+    c->session.state = CONNECTION_FINISHING;
+    transport_finish(&c->transport);
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
@@ -13270,10 +13419,10 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     bool blocked = false;
     while (!blocked) {
         struct span next = stream_next(s);
-        if (!next.len && !wire_unsent(&c->wire)) break;
+        if (!next.len && !transport_unsent(&c->transport)) break;
         if (next.len > budget) next.len = budget;
-        ssize_t n = budget ? wire_write(&c->wire, next.at, next.len) : WIRE_AGAIN;
-        if (n == WIRE_BROKEN) {
+        ssize_t n = budget ? transport_write(&c->transport, next.at, next.len) : TRANSPORT_AGAIN;
+        if (n == TRANSPORT_BROKEN) {
             connection_end(server, c, now, END_DROPPED);
             return;
         }
@@ -13282,12 +13431,12 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
         if (s->own.len) buffer_drop(&s->own, sent);
         else s->at += sent;
         budget -= sent;
-        blocked = n < 0 || sent < next.len || wire_unsent(&c->wire);
+        blocked = n < 0 || sent < next.len || transport_unsent(&c->transport);
     }
     if (!s->own.len) buffer_free(&s->own);
     if (blocked == s->blocked) return;
     s->blocked = blocked;
-    loop_watch(&server->hub.loop, EPOLL_CTL_MOD, c->wire.fd, blocked ? EPOLLOUT : EPOLLIN, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN, c);
 }
 
 /* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
@@ -13334,13 +13483,13 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
 
 /* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
  * the table also when she is offline. */
-static void hub_note_watched(struct server *server, struct user *user)
+static void hub_mark_targets(struct server *server, struct user *user)
 {
-    struct watched *watched =
-        watches_note(&server->hub.watches, (struct span){user->id, user->id_len});
-    if (!watched) return;
+    struct watch_target *target =
+        watch_graph_changed(&server->hub.graph, (struct span){user->id, user->id_len});
+    if (!target) return;
     user->pinned = true;
-    watched->resolved = true;
+    target->resolved = true;
 }
 
 /* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
@@ -13376,7 +13525,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
             log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", TRANSITION_NAMES[t->kind],
                      t->user->id_len, t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
-        if (hub->watches.count) hub_note_watched(server, t->user);
+        if (hub->graph.count) hub_mark_targets(server, t->user);
         if (t->kind == TRANSITION_QUIET) continue;
         for (int k = 0; k < FEED_COUNT; k++) feed_add(server, &hub->feeds[k], t, now);
         hub_tell_webhook(server, t, now);
@@ -13387,93 +13536,99 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ---- Who follows is told ---- */
+/* ==== 38. Broadcast ===========================================================================
+ * Watchers are told what changed. The time goes to the system's send(), so the hub and its io
+ * threads call it side by side. */
 
-/* Sends a few of the letters that nobody has taken; the caller holds the lock. */
-static void post_send(struct post *post)
+/* Sends a few of the jobs that nobody has taken; the caller holds the lock. */
+static void broadcast_send(struct broadcast *broadcast)
 {
-    size_t from = post->taken;
-    size_t to = post->filled - from > POST_SHARE ? from + POST_SHARE : post->filled;
-    post->taken = to;
-    pthread_mutex_unlock(&post->lock);
-    for (struct letter *l = post->letters + from; l < post->letters + to; l++)
-        l->result = wire_write(&l->c->wire, post->text.at + l->at, l->len);
-    pthread_mutex_lock(&post->lock);
-    post->sent += to - from;
-    if (post->sent == post->filled) pthread_cond_signal(&post->done);
+    size_t from = broadcast->taken;
+    size_t to =
+        broadcast->filled - from > BROADCAST_SHARE ? from + BROADCAST_SHARE : broadcast->filled;
+    broadcast->taken = to;
+    pthread_mutex_unlock(&broadcast->lock);
+    for (struct io_job *l = broadcast->jobs + from; l < broadcast->jobs + to; l++)
+        l->result = transport_write(&l->c->transport, broadcast->text.at + l->at, l->len);
+    pthread_mutex_lock(&broadcast->lock);
+    broadcast->sent += to - from;
+    if (broadcast->sent == broadcast->filled) pthread_cond_signal(&broadcast->done);
 }
 
-/* A courier's thread, until post_stop. */
-static void *courier_run(void *argument)
+/* A io thread's thread, until broadcast_stop. */
+static void *io_thread_run(void *argument)
 {
-    struct post *post = argument;
+    struct broadcast *broadcast = argument;
     prctl(PR_SET_NAME, "courier");
-    pthread_mutex_lock(&post->lock);
-    while (!post->quitting) {
-        if (post->taken < post->filled) post_send(post);
-        else pthread_cond_wait(&post->wake, &post->lock);
+    pthread_mutex_lock(&broadcast->lock);
+    while (!broadcast->quitting) {
+        if (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
+        else pthread_cond_wait(&broadcast->wake, &broadcast->lock);
     }
-    pthread_mutex_unlock(&post->lock);
+    pthread_mutex_unlock(&broadcast->lock);
     return NULL;
 }
 
-/* Whether there is room for another letter. */
-static bool post_has_room(const struct post *post)
+/* Whether there is room for another job. */
+static bool broadcast_has_room(const struct broadcast *broadcast)
 {
-    return post->written < POST_LETTERS && post->text.size - post->text.len >= POST_ROOM;
+    return broadcast->written < BROADCAST_JOBS &&
+           broadcast->text.size - broadcast->text.len >= BROADCAST_ROOM;
 }
 
 /* Hands over what was added to the text from `at` on. The same bytes in a row are kept once. */
-static void post_fill(struct post *post, struct connection *c, size_t at)
+static void broadcast_fill(struct broadcast *broadcast, struct connection *c, size_t at)
 {
-    size_t len = post->text.len - at;
-    struct letter *l = &post->letters[post->written++];
-    assert(post->text.size == POST_TEXT); /* what couriers read has not moved */
-    *l = (struct letter){c, (uint32_t)at, (uint32_t)len, WIRE_AGAIN};
-    if (l > post->letters && l[-1].len == len &&
-        !memcmp(post->text.at + l[-1].at, post->text.at + at, len)) {
+    size_t len = broadcast->text.len - at;
+    struct io_job *l = &broadcast->jobs[broadcast->written++];
+    assert(broadcast->text.size == BROADCAST_TEXT); /* what io threads read has not moved */
+    *l = (struct io_job){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
+    if (l > broadcast->jobs && l[-1].len == len &&
+        !memcmp(broadcast->text.at + l[-1].at, broadcast->text.at + at, len)) {
         l->at = l[-1].at;
-        post->text.len = at;
+        broadcast->text.len = at;
     }
-    if (post->written % POST_SHARE) return;
-    pthread_mutex_lock(&post->lock);
-    post->filled = post->written;
-    if (post->filled - post->taken >= POST_WORTH) pthread_cond_signal(&post->wake);
-    pthread_mutex_unlock(&post->lock);
+    if (broadcast->written % BROADCAST_SHARE) return;
+    pthread_mutex_lock(&broadcast->lock);
+    broadcast->filled = broadcast->written;
+    if (broadcast->filled - broadcast->taken >= BROADCAST_WORTH)
+        pthread_cond_signal(&broadcast->wake);
+    pthread_mutex_unlock(&broadcast->lock);
 }
 
-/* Returns how many letters there are, when all are sent as far as their sockets took them. */
-static size_t post_deliver(struct post *post)
+/* Returns how many jobs there are, when all are sent as far as their sockets took them. */
+static size_t broadcast_deliver(struct broadcast *broadcast)
 {
-    pthread_mutex_lock(&post->lock);
-    post->filled = post->written;
-    while (post->taken < post->filled) post_send(post);
-    while (post->sent < post->filled) pthread_cond_wait(&post->done, &post->lock);
-    size_t count = post->filled;
-    post->filled = post->taken = post->sent = 0;
-    pthread_mutex_unlock(&post->lock);
-    post->written = 0;
+    pthread_mutex_lock(&broadcast->lock);
+    broadcast->filled = broadcast->written;
+    while (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
+    while (broadcast->sent < broadcast->filled)
+        pthread_cond_wait(&broadcast->done, &broadcast->lock);
+    size_t count = broadcast->filled;
+    broadcast->filled = broadcast->taken = broadcast->sent = 0;
+    pthread_mutex_unlock(&broadcast->lock);
+    broadcast->written = 0;
     return count;
 }
 
 /* Sets an empty post up. */
-static void post_init(struct post *post)
+static void broadcast_init(struct broadcast *broadcast)
 {
-    pthread_mutex_init(&post->lock, NULL);
-    pthread_cond_init(&post->wake, NULL);
-    pthread_cond_init(&post->done, NULL);
-    post->text.at = mem_new(POST_TEXT); /* pages that are never used cost nothing */
-    post->text.size = POST_TEXT;
+    pthread_mutex_init(&broadcast->lock, NULL);
+    pthread_cond_init(&broadcast->wake, NULL);
+    pthread_cond_init(&broadcast->done, NULL);
+    broadcast->text.at = mem_new(BROADCAST_TEXT); /* pages that are never used cost nothing */
+    broadcast->text.size = BROADCAST_TEXT;
 }
 
-/* Ends the couriers; the hub sends nothing any more. */
-static void post_stop(struct post *post)
+/* Ends the io threads; the hub sends nothing any more. */
+static void broadcast_stop(struct broadcast *broadcast)
 {
-    pthread_mutex_lock(&post->lock);
-    post->quitting = true;
-    pthread_cond_broadcast(&post->wake);
-    pthread_mutex_unlock(&post->lock);
-    while (post->count) pthread_join(post->couriers[--post->count], NULL);
+    pthread_mutex_lock(&broadcast->lock);
+    broadcast->quitting = true;
+    pthread_cond_broadcast(&broadcast->wake);
+    pthread_mutex_unlock(&broadcast->lock);
+    while (broadcast->count) pthread_join(broadcast->threads[--broadcast->count], NULL);
 }
 
 /* Appends a frame with the next message that one who follows is to be told. False when there is
@@ -13482,20 +13637,21 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
                           struct buffer *out)
 {
     struct hub *hub = &server->hub;
-    if (c->link.state != CONNECTION_OPEN || !c->extra || c->extra->blocked) return false;
-    struct watcher *watcher = &c->extra->watcher;
+    if (c->session.state != CONNECTION_OPEN || !c->ext || c->ext->blocked) return false;
+    struct watcher *watcher = &c->ext->watcher;
     bool more;
-    hub->piece.len = 0;
+    hub->outgoing.len = 0;
     enum watcher_message kind =
-        watcher_fill(&hub->watches, &server->presence, now, watcher, &hub->piece, &more);
+        watcher_fill(&hub->graph, &server->presence, now, watcher, &hub->outgoing, &more);
     if (!kind) {
-        if (watcher->snapshots) watcher_list(&hub->watches.waiting, watcher);
+        if (watcher->snapshots) watcher_list(&hub->graph.waiting, watcher);
         connection_settle(server, c);
         return false;
     }
-    if (!more) count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
-                                                  : &server->counters.updates);
-    ws_encode(out, WS_OP_TEXT, (struct span){hub->piece.at, hub->piece.len});
+    if (!more)
+        count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
+                                           : &server->counters.updates);
+    ws_encode(out, WS_OP_TEXT, (struct span){hub->outgoing.at, hub->outgoing.len});
     return true;
 }
 
@@ -13508,38 +13664,38 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     while (watcher_write(server, c, now, reply)) {
         sent += reply->len;
         connection_flush(server, c, now);
-        bool goes_on = c->link.state == CONNECTION_OPEN && !connection_blocked(c);
+        bool goes_on = c->session.state == CONNECTION_OPEN && !connection_blocked(c);
         if (goes_on && sent > WATCH_TURN) connection_keep(server, c, now, "", 0);
     }
 }
 
-/* Fills letters for those whose turn it is, until the time of this part of the turn is over. */
-static void hub_fill_letters(struct server *server, struct instant now)
+/* Fills jobs for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_jobs(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    struct post *post = &hub->post;
+    struct broadcast *broadcast = &hub->broadcast;
     struct watcher *watcher;
     bool over = false;
-    while (!over && post_has_room(post) && (watcher = watches_next(&hub->watches))) {
-        struct connection *c = ((struct extra *)watcher)->c;
-        size_t at = post->text.len;
+    while (!over && broadcast_has_room(broadcast) && (watcher = watch_graph_next(&hub->graph))) {
+        struct connection *c = ((struct conn_ext *)watcher)->c;
+        size_t at = broadcast->text.len;
         watcher_list(NULL, watcher);
-        if (watcher_write(server, c, now, &post->text)) post_fill(post, c, at);
+        if (watcher_write(server, c, now, &broadcast->text)) broadcast_fill(broadcast, c, at);
         over = clock_work_us() >= hub->until;
     }
 }
 
-/* Goes on after a letter was sent: with the next piece for the same one while there is time,
+/* Goes on after a job was sent: with the next piece for the same one while there is time,
  * otherwise in another turn. */
-static void hub_letter_sent(struct server *server, struct letter *l, struct instant now)
+static void hub_job_sent(struct server *server, struct io_job *l, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct connection *c = l->c;
-    struct span bytes = {hub->post.text.at + l->at, l->len};
+    struct span bytes = {hub->broadcast.text.at + l->at, l->len};
     connection_written(server, c, now, bytes, l->result);
     if (clock_work_us() < hub->until) watcher_send(server, c, now);
-    else if (c->link.state == CONNECTION_OPEN && c->extra && !c->extra->blocked)
-        watcher_list(&hub->watches.busy, &c->extra->watcher);
+    else if (c->session.state == CONNECTION_OPEN && c->ext && !c->ext->blocked)
+        watcher_list(&hub->graph.busy, &c->ext->watcher);
     connection_list_held(server, c);
     if (server->presence.transition_count) hub_take_transitions(server, now);
 }
@@ -13550,24 +13706,24 @@ static void hub_letter_sent(struct server *server, struct letter *l, struct inst
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    struct watches *w = &hub->watches;
-    struct post *post = &hub->post;
+    struct watch_graph *w = &hub->graph;
+    struct broadcast *broadcast = &hub->broadcast;
     bool due = w->changed && now.mono >= hub->spread_at;
     if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
-    if (due || w->spreading) watches_spread(w, &server->presence, now, WATCH_SPREAD);
-    bool over = !watches_next(w);
-    if (!over) watches_begin_turn(w);
+    if (due || w->spreading) watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool over = !watch_graph_next(w);
+    if (!over) watch_graph_begin_turn(w);
     while (!over) {
-        hub_fill_letters(server, now);
-        size_t count = post_deliver(post);
-        for (struct letter *l = post->letters; l < post->letters + count; l++)
-            hub_letter_sent(server, l, now);
-        post->text.len = 0;
-        over = clock_work_us() >= hub->until || !watches_next(w);
+        hub_fill_jobs(server, now);
+        size_t count = broadcast_deliver(broadcast);
+        for (struct io_job *l = broadcast->jobs; l < broadcast->jobs + count; l++)
+            hub_job_sent(server, l, now);
+        broadcast->text.len = 0;
+        over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
-    if (!w->loose) return;
+    if (!w->unreferenced) return;
     pthread_mutex_lock(&server->table_lock);
-    watches_sweep(w, &server->presence, now, WATCH_SWEEP);
+    watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
 }
 
@@ -13580,8 +13736,8 @@ static void stream_event(struct server *server, struct stream *s, struct instant
         stream_send(server, s, now);
         return;
     }
-    ssize_t n = wire_read(&c->wire, server->hub.scratch, HUB_READ_SIZE);
-    if (n == WIRE_END || n == WIRE_BROKEN || wire_ended(&c->wire))
+    ssize_t n = transport_read(&c->transport, server->hub.scratch, HUB_READ_SIZE);
+    if (n == TRANSPORT_END || n == TRANSPORT_BROKEN || transport_ended(&c->transport))
         connection_end(server, c, now, END_DROPPED);
 }
 
@@ -13590,7 +13746,7 @@ static void stream_event(struct server *server, struct stream *s, struct instant
 static void stream_timer(struct server *server, struct stream *s, struct instant now)
 {
     struct connection *c = &s->c;
-    if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
+    if (c->session.expires && now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
         stream_finish(server, s, now);
         return;
     }
@@ -13600,12 +13756,13 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
         stream_send(server, s, now);
         sent = now.mono;
     }
-    if (c->link.state != CONNECTION_OPEN) return;
+    if (c->session.state != CONNECTION_OPEN) return;
     if (s->blocked) sent = now.mono;
     connection_arm(server, c, sent + STREAM_SILENCE_MS);
 }
 
-/* ---- WebSockets again ---- */
+/* ==== 39. Signs of life =======================================================================
+ * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. */
 
 /* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
 struct tcp_facts {
@@ -13621,7 +13778,7 @@ static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t 
 {
     struct tcp_facts facts = {0};
     socklen_t len = sizeof facts;
-    if (getsockopt(c->wire.fd, IPPROTO_TCP, TCP_INFO, &facts, &len)) return false;
+    if (getsockopt(c->transport.fd, IPPROTO_TCP, TCP_INFO, &facts, &len)) return false;
     *acked = facts.bytes_acked;
     *quiet = facts.last_ack_recv;
     *more = facts.unacked || facts.notsent_bytes || connection_blocked(c);
@@ -13630,17 +13787,17 @@ static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t 
 
 /* Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on its
  * way, and connection_lives is asked. */
-static void connection_note_ping(struct connection *c)
+static void connection_ping_sent(struct connection *c)
 {
     uint64_t acked;
     int64_t quiet;
     bool more;
     if (!connection_tcp(c, &acked, &quiet, &more)) return;
     if (!more) return;
-    struct extra *extra = connection_extra(c);
-    extra->behind = true;
-    extra->acked = acked;
-    extra->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+    struct conn_ext *ext = connection_ext(c);
+    ext->behind = true;
+    ext->acked = acked;
+    ext->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
 /* When one who was behind at the last ping was last known to live, by what its TCP took of the
@@ -13648,24 +13805,24 @@ static void connection_note_ping(struct connection *c)
  * others see of last_seen does not move by it. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
-    struct extra *extra = c->extra;
+    struct conn_ext *ext = c->ext;
     uint64_t acked;
     int64_t quiet;
     bool more;
-    if (!extra) return 0;
-    if (!extra->behind || !connection_tcp(c, &acked, &quiet, &more)) return extra->acked_at;
-    if (acked != extra->acked) extra->acked_at = now.mono - quiet;
-    extra->acked = acked;
-    extra->behind = more; /* otherwise it has the ping now, and its time to answer */
-    return extra->acked_at;
+    if (!ext) return 0;
+    if (!ext->behind || !connection_tcp(c, &acked, &quiet, &more)) return ext->acked_at;
+    if (acked != ext->acked) ext->acked_at = now.mono - quiet;
+    ext->acked = acked;
+    ext->behind = more; /* otherwise it has the ping now, and its time to answer */
+    return ext->acked_at;
 }
 
 /* A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing. */
 static void connection_forget_acked(struct server *server, struct connection *c)
 {
-    if (!c->extra || !c->extra->acked_at) return;
-    c->extra->behind = false;
-    c->extra->acked_at = 0;
+    if (!c->ext || !c->ext->acked_at) return;
+    c->ext->behind = false;
+    c->ext->acked_at = 0;
     connection_settle(server, c);
 }
 
@@ -13674,9 +13831,9 @@ static void connection_forget_acked(struct server *server, struct connection *c)
  * the answer waits in the socket: that is read first. */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
-    if (connection_reads(c) && wire_has_bytes(&c->wire)) {
+    if (connection_reads(c) && transport_has_bytes(&c->transport)) {
         connection_readable(server, c, now);
-        if (c->link.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
+        if (c->session.state == CONNECTION_OPEN) connection_arm(server, c, now.mono + 1);
         return;
     }
     int64_t interval = server->options.ping_interval, soon = now.mono + interval;
@@ -13705,7 +13862,7 @@ static void connection_silence(struct server *server, struct connection *c, stru
     if (silence != SILENCE_WAITS) connection_forget_acked(server, c);
     if (silence != SILENCE_PING) return;
     count_one(&server->counters.pings_sent);
-    connection_note_ping(c);
+    connection_ping_sent(c);
     ws_encode(&server->hub.reply, WS_OP_PING, (struct span){"", 0});
     connection_flush(server, c, now);
 }
@@ -13715,11 +13872,12 @@ static void connection_silence(struct server *server, struct connection *c, stru
  * when it fires. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
-    if (c->link.state != CONNECTION_OPEN) {
+    if (c->session.state != CONNECTION_OPEN) {
         connection_end(server, c, now, END_DROPPED);
-    } else if (c->link.is_stream) {
+    } else if (c->session.is_stream) {
         stream_timer(server, (struct stream *)c, now);
-    } else if (c->link.expires && now.mono >= c->connected_at + (int64_t)c->link.expires * 1000) {
+    } else if (c->session.expires &&
+               now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
     } else {
@@ -13735,22 +13893,22 @@ struct ahead {
 };
 
 /* A connection on its way from a worker to the hub. */
-struct adoption {
+struct handoff {
     struct loop_call call;
-    struct wire wire;
+    struct transport transport;
     uint8_t address[16];
     uint16_t port;
-    uint32_t expires;       /* s from now at which its token ends; 0: never */
-    enum error refuse;      /* close at once with this error's code, or ERROR_NONE */
-    bool is_stream;         /* else a WebSocket; of the rest it has the head only, and this: */
-    uint32_t logouts;       /* see struct stream */
-    uint8_t feed;           /* enum feed_kind */
-    bool resumes;           /* the stream goes on behind this event */
+    uint32_t expires;  /* s from now at which its token ends; 0: never */
+    enum error refuse; /* close at once with this error's code, or ERROR_NONE */
+    bool is_stream;    /* else a WebSocket; of the rest it has the head only, and this: */
+    uint32_t logouts;  /* see struct stream */
+    uint8_t feed;      /* enum feed_kind */
+    bool resumes;      /* the stream goes on behind this event */
     uint64_t sequence;
-    struct buffer head;     /* CivetWeb's 101, or the head of our answer */
-    struct buffer rest;     /* bytes that arrived behind the request */
-    bool watches_all;       /* it may follow everybody */
-    struct id_list *may;    /* else these, or NULL */
+    struct buffer head;   /* CivetWeb's 101, or the head of our answer */
+    struct buffer unread; /* bytes that arrived behind the request */
+    bool watches_all;     /* it may follow everybody */
+    struct id_list *may;  /* else these, or NULL */
     struct ahead ahead;
     void (*look_again)(struct server *, struct loop_call *); /* hub_look_again */
     char agent[AGENT_MAX + 1];
@@ -13787,9 +13945,10 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     json_write_string(&text, id);
     buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
                  connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
-    buffer_print(&text, ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
-                        ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
-                        ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
+    buffer_print(&text,
+                 ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
+                 ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
+                 ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
                  options->max_message, options->max_rate, options->max_watch,
                  server_spread_ms(server));
     ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
@@ -13801,9 +13960,9 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 {
     struct hub *hub = &server->hub;
     size_t count = 0;
-    for (struct link *link = user->links, *next; link; link = next, count++) {
-        struct connection *c = (struct connection *)link;
-        next = link->next; /* sending may be the end of this one */
+    for (struct session_conn *conn = user->conns, *next; conn; conn = next, count++) {
+        struct connection *c = (struct connection *)conn;
+        next = conn->next; /* sending may be the end of this one */
         char text[64];
         snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
                  hub->crowd.spread_ms);
@@ -13834,20 +13993,23 @@ static void hub_crowd(struct server *server, struct instant now)
     struct presence_walk walk = presence_walk_after(p, (struct span){crowd->id, crowd->id_len});
     struct user *user = NULL;
     for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
-        size_t links = hub_tell_crowd(server, user, now);
-        told += links ? links : 1; /* who has none costs a look */
+        size_t conns = hub_tell_crowd(server, user, now);
+        told += conns ? conns : 1; /* who has none costs a look */
         crowd->id_len = user->id_len;
         memcpy(crowd->id, user->id, user->id_len);
     }
     crowd->telling = user && !server->hub.stopping;
 }
 
-/* Frees an adoption, but for the socket. NULL is fine. */
-static void adoption_free(struct adoption *a)
+/* ==== 40. Handoff =============================================================================
+ * A worker has granted an upgrade or a stream; here the hub takes the connection over. */
+
+/* Frees an handoff, but for the socket. NULL is fine. */
+static void handoff_free(struct handoff *a)
 {
     if (!a) return;
     buffer_free(&a->head);
-    buffer_free(&a->rest);
+    buffer_free(&a->unread);
     free(a->may);
     free(a->ahead.stored);
     free(a);
@@ -13889,7 +14051,7 @@ static enum recall hub_recall(struct server *server, struct instant now, struct 
 
 /* Why a new connection is closed at once, if it is. The worker that let it in had looked at its
  * user's connections, but others may have come since. */
-static enum error hub_refusal(struct server *server, const struct adoption *a)
+static enum error hub_refusal(struct server *server, const struct handoff *a)
 {
     if (a->refuse) return a->refuse;
     if (server->hub.stopping) return ERROR_STOPPING;
@@ -13900,12 +14062,12 @@ static enum error hub_refusal(struct server *server, const struct adoption *a)
 }
 
 /* See hub_refusal; one that the worker did not know of is noted. */
-static enum error hub_refuses(struct server *server, const struct adoption *a, enum recall recall,
+static enum error hub_refuses(struct server *server, const struct handoff *a, enum recall recall,
                               struct instant now)
 {
     enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
     if (error && !a->refuse)
-        server_note_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+        server_count_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
     return error;
 }
 
@@ -13913,7 +14075,7 @@ static enum error hub_refuses(struct server *server, const struct adoption *a, e
  * together, and bytes that came with the request are its first. */
 static void hub_adopt(struct server *server, struct loop_call *call)
 {
-    struct adoption *a = (struct adoption *)call;
+    struct handoff *a = (struct handoff *)call;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct span id = {a->id, a->id_len};
@@ -13925,25 +14087,25 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     }
     if (recall == RECALL_STALE) {
         a->call.run = a->look_again;
-        reader_post(&hub->reader, &a->call);
+        reader_submit(&hub->reader, &a->call);
         return;
     }
     struct connection *c = mem_new(sizeof *c);
-    c->wire = a->wire;
-    memcpy(c->link.address, a->address, 16);
-    c->link.port = a->port;
+    c->transport = a->transport;
+    memcpy(c->session.address, a->address, 16);
+    c->session.port = a->port;
     c->connected_at = now.mono;
     c->heard_at = now.mono;
-    c->wire.round_trip = UINT32_MAX;
-    c->link.expires = a->expires;
+    c->transport.round_trip = UINT32_MAX;
+    c->session.expires = a->expires;
     if (!a->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
     c->agent = hub_share_agent(hub, a->agent);
     buffer_add(&hub->reply, a->head.at, a->head.len);
-    c->link.watches_all = a->watches_all;
-    if (a->may) connection_extra(c)->may = a->may;
+    c->session.watches_all = a->watches_all;
+    if (a->may) connection_ext(c)->may = a->may;
     a->may = NULL;
     enum error refuse = hub_refuses(server, a, recall, now);
-    if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else if (refuse == ERROR_STOPPING) {
@@ -13953,27 +14115,27 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     } else {
         count_one(&server->counters.upgrades);
         pthread_mutex_lock(&server->table_lock);
-        presence_connect(&server->presence, now, id, &c->link);
+        presence_connect(&server->presence, now, id, &c->session);
         pthread_mutex_unlock(&server->table_lock);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_reply_hello(server, c, id);
     }
     connection_flush(server, c, now);
-    if (a->rest.len) connection_take(server, c, now, (uint8_t *)a->rest.at, a->rest.len);
-    adoption_free(a);
+    if (a->unread.len) connection_take(server, c, now, (uint8_t *)a->unread.at, a->unread.len);
+    handoff_free(a);
 }
 
 /* Reader's: the store has changed since it was looked at; then the hub tries again. */
 static void hub_look_again(struct server *server, struct loop_call *call)
 {
-    struct adoption *a = (struct adoption *)call;
+    struct handoff *a = (struct handoff *)call;
     server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
     a->call.run = hub_adopt;
-    loop_post(&server->hub.loop, &a->call);
+    loop_submit(&server->hub.loop, &a->call);
 }
 
 /* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
-static void stream_begin(struct server *server, struct stream *s, const struct adoption *a)
+static void stream_begin(struct server *server, struct stream *s, const struct handoff *a)
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
@@ -13983,8 +14145,9 @@ static void stream_begin(struct server *server, struct stream *s, const struct a
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
-        buffer_print(&s->own, "event: reset\nid: %s\ndata: {\"position\":\"%s\","
-                              "\"generated_at\":\"%s\"}\n\n",
+        buffer_print(&s->own,
+                     "event: reset\nid: %s\ndata: {\"position\":\"%s\","
+                     "\"generated_at\":\"%s\"}\n\n",
                      position, position, time_text(now.mono + now.offset, when));
         s->at = feed->events.end;
     }
@@ -14006,24 +14169,24 @@ static bool stream_logged_out(const struct server *server, const struct stream *
 /* Makes a stream of an adopted socket. */
 static void hub_adopt_stream(struct server *server, struct loop_call *call)
 {
-    struct adoption *a = (struct adoption *)call;
+    struct handoff *a = (struct handoff *)call;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct stream *s = mem_new(sizeof *s);
     struct connection *c = &s->c;
     unsigned gone = STREAM_GONE_MS;
-    c->wire = a->wire;
+    c->transport = a->transport;
     c->connected_at = now.mono;
     c->heard_at = now.mono;
-    c->link.expires = a->expires;
-    c->link.is_stream = true;
+    c->session.expires = a->expires;
+    c->session.is_stream = true;
     c->number = server_number(server);
     s->own = a->head;
     s->logouts = a->logouts;
     hub_take_transitions(server, now); /* the events are as new as the table */
-    setsockopt(c->wire.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
+    setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
     stream_begin(server, s, a);
-    if (!loop_watch(&hub->loop, EPOLL_CTL_ADD, c->wire.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else {
@@ -14031,9 +14194,13 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
         stream_send(server, s, now);
         if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
     }
-    buffer_free(&a->rest);
+    buffer_free(&a->unread);
     free(a);
 }
+
+/* ==== 41. Hub =================================================================================
+ * The loop of the thread that owns every WebSocket and is the only one to change the presence
+ * table, and what others ask of it. Nothing here waits but loop_wait. */
 
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
  * few turns. */
@@ -14042,10 +14209,10 @@ struct hub_ask {
     sem_t done;
     struct span id;
     const uint8_t *address;
-    size_t count;           /* out */
+    size_t count; /* out */
     struct ahead ahead;
-    enum recall recall;     /* out: whether anything was done */
-    const struct manual_wish *wish;
+    enum recall recall; /* out: whether anything was done */
+    const struct manual_update *update;
     struct user_view *view; /* out: the user as she sees herself */
     struct view_texts **texts;
 };
@@ -14056,7 +14223,7 @@ static void hub_ask(struct server *server, struct hub_ask *ask,
 {
     ask->call.run = run;
     sem_init(&ask->done, 0, 0);
-    loop_post(&server->hub.loop, &ask->call);
+    loop_submit(&server->hub.loop, &ask->call);
     while (sem_wait(&ask->done)) continue; /* only EINTR */
     sem_destroy(&ask->done);
 }
@@ -14086,7 +14253,7 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
     ask->recall = user || same ? RECALL_DONE : RECALL_STALE;
     if (!user && same) user = presence_recall(p, now, ask->id, ask->ahead.stored);
     if (user) {
-        presence_set_manual(p, now, user, ask->wish);
+        presence_set_manual(p, now, user, ask->update);
         view_user(ask->view, user, now);
         view_keep(ask->view, ask->texts);
         presence_forget(p, user); /* if she was only recalled, and nothing changed */
@@ -14103,16 +14270,16 @@ static void hub_kick(struct server *server, struct loop_call *call)
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
-    for (; !over && user->links; over = clock_work_us() >= server->hub.until) {
-        for (int share = KICK_SHARE; user->links && share; share--) {
-            struct connection *c = (struct connection *)user->links;
+    for (; !over && user->conns; over = clock_work_us() >= server->hub.until) {
+        for (int share = KICK_SHARE; user->conns && share; share--) {
+            struct connection *c = (struct connection *)user->conns;
             connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
             connection_flush(server, c, now);
             ask->count++;
         }
     }
-    if (user && user->links) {
-        loop_post(&server->hub.loop, call);
+    if (user && user->conns) {
+        loop_submit(&server->hub.loop, call);
         return;
     }
     pthread_mutex_lock(&server->table_lock);
@@ -14140,7 +14307,7 @@ static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
     if (batch->changes) webhook_wake(&server->webhook);
-    loop_post(&server->hub.loop, &server->hub.batch_done);
+    loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
 /* The hub's part of it: users who owe nothing any more and are offline leave the table. */
@@ -14174,7 +14341,7 @@ static void hub_sync(struct server *server, struct instant now)
     hub->delivered = delivered;
     const struct presence *p = &server->presence;
     bool sign = p->live + p->cached && now.mono >= hub->sign_at;
-    if (hub->batch_under_way || (!presence_owes(p) && !sign)) return;
+    if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
     pthread_mutex_lock(&server->table_lock);
@@ -14204,8 +14371,8 @@ static void hub_stop(struct server *server, struct loop_call *call)
     int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
     for (struct user *user; (user = presence_walk_next(p, &walk));) {
-        while (user->links) {
-            struct connection *c = (struct connection *)user->links;
+        while (user->conns) {
+            struct connection *c = (struct connection *)user->conns;
             connection_close_restart(server, c, now, STOP_RETRY_MS + i++ * spread / count);
             connection_flush(server, c, now);
         }
@@ -14233,9 +14400,9 @@ static void hub_sample(struct server *server, struct instant now)
 /* Whether a turn left something for which there was no time: the next must not sleep. */
 static bool hub_has_work(const struct hub *hub)
 {
-    const struct watches *w = &hub->watches;
+    const struct watch_graph *w = &hub->graph;
     return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving ||
-           w->loose || (hub->held && w->owed + w->loose_count < WATCH_OWED_MAX);
+           w->unreferenced || (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
 /* How long the hub may sleep, ms; -1 for ever. */
@@ -14252,7 +14419,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
         if (other < wait || wait < 0) wait = other > 0 ? other : 0;
     }
     if (hub->crowd.telling) wait = 0;
-    if (hub->watches.changed) {
+    if (hub->graph.changed) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
     }
@@ -14260,7 +14427,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
         other = hub->sample_at > now ? hub->sample_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
     }
-    if (!hub->batch_under_way && presence_owes(&server->presence)) {
+    if (!hub->batch_under_way && presence_is_dirty(&server->presence)) {
         other = hub->sync_at > now && !hub->quitting ? hub->sync_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
     }
@@ -14292,14 +14459,14 @@ static void hub_begin_part(struct hub *hub, int64_t us)
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
     struct connection *c = event->data.ptr;
-    if (event->data.ptr == &server->hub.loop || c->link.state == CONNECTION_DEAD) return;
-    if (c->link.is_stream) {
+    if (event->data.ptr == &server->hub.loop || c->session.state == CONNECTION_DEAD) return;
+    if (c->session.is_stream) {
         stream_event(server, (struct stream *)c, now);
         return;
     }
     if (connection_blocked(c) && (event->events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
         connection_writable(server, c, now);
-    if (c->link.state == CONNECTION_DEAD) return;
+    if (c->session.state == CONNECTION_DEAD) return;
     bool over = event->events & (EPOLLERR | EPOLLHUP);
     if (connection_reads(c) && (over || event->events & EPOLLIN))
         connection_readable(server, c, now);
@@ -14373,7 +14540,7 @@ static void hub_turn(struct server *server)
     hub_sample(server, now);
     hub_sync(server, now);
     hub_begin_part(hub, share);
-    hub_bury(server);
+    hub_free_closed(server);
     hub_report_stop(server, now);
 }
 
@@ -14436,8 +14603,8 @@ static bool hub_init(struct server *server, struct instant now)
             (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
-    watches_init(&hub->watches);
-    post_init(&hub->post);
+    watch_graph_init(&hub->graph);
+    broadcast_init(&hub->broadcast);
     pthread_mutex_init(&hub->reader.lock, NULL);
     pthread_cond_init(&hub->reader.wake, NULL);
     hub->reader.last = &hub->reader.first;
@@ -14456,121 +14623,122 @@ static void hub_free(struct server *server)
         connection_end(server, connection_of_timer(timer), now, END_STOP);
     hub->event_at = hub->event_count;
     hub->until = INT64_MAX;
-    hub_bury(server);
-    post_stop(&hub->post);
+    hub_free_closed(server);
+    broadcast_stop(&hub->broadcast);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
     buffer_free(&hub->event);
-    buffer_free(&hub->piece);
-    buffer_free(&hub->post.text);
-    watches_free(&hub->watches);
+    buffer_free(&hub->outgoing);
+    buffer_free(&hub->broadcast.text);
+    watch_graph_free(&hub->graph);
     for (int k = 0; k < FEED_COUNT; k++) events_drop(&hub->feeds[k].events);
     buffer_free(&hub->batch.ops);
     loop_close(&hub->loop);
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 21. Door ===============================================================================
+/* ==== 42. Listener: connections ===============================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served: it accepts, waits until a
- * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
- * client that does not read its answer, the next request, the end. Every wait has one absolute
+ * whole request is there, gives it to a worker, and takes the connection back for what is slow:
+ * a client that does not read its answer, the next request, the end. Every wait has one absolute
  * deadline that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
  *
- * A pending connection belongs to the door except between seam_submit and pending_served, which
+ * A connection belongs to the listener except between seam_submit and http_conn_served, which
  * gives it back through the inbox. What all of them hold of memory is counted where it changes
- * (pending_hold), and has a bound; who would send a large body is looked at first (door_vet). */
+ * (http_conn_hold), and has a bound; who would send a large body is looked at first
+ * (listener_vet). */
 
-enum pending_phase {
-    PENDING_HELLO,   /* some of a handshake's next records may be there */
-    PENDING_SHAKE,   /* with a handshaker */
-    PENDING_REQUEST, /* some of a request may be there */
-    PENDING_BUSY,    /* with a worker, or in the ready list */
-    PENDING_IDLE,    /* kept alive; nothing of the next request is there */
-    PENDING_FLUSH,   /* the client has not taken all of its answer */
-    PENDING_LINGER,  /* all said; waiting for the client's end, so that it reads our last words */
-    PENDING_GONE,    /* displaced; closed at the end of the turn */
+enum http_conn_phase {
+    HTTP_CONN_HELLO,     /* some of a handshake's next records may be there */
+    HTTP_CONN_HANDSHAKE, /* with a handshake worker */
+    HTTP_CONN_REQUEST,   /* some of a request may be there */
+    HTTP_CONN_BUSY,      /* with a worker, or in the ready list */
+    HTTP_CONN_IDLE,      /* kept alive; nothing of the next request is there */
+    HTTP_CONN_FLUSH,     /* the client has not taken all of its answer */
+    HTTP_CONN_LINGER, /* all said; waiting for the client's end, so that it reads our last words */
+    HTTP_CONN_GONE,   /* displaced; closed at the end of the turn */
 };
 
 /* Who has a connection, and so how it may give way to a newer one of its address. */
-enum pending_place {
+enum http_conn_place {
     PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
-    PLACE_DOOR,      /* the door's own, and in no queue: it ends at once */
+    PLACE_LISTENER,  /* the listener's own, and in no queue: it ends at once */
     PLACE_READY,     /* in a lane: it ends at once, unanswered */
-    PLACE_SHAKERS,   /* in the handshakers' queue, or with one of them */
+    PLACE_HANDSHAKE, /* in the handshake workers' queue, or with one of them */
 };
 
 /* Whether it was looked at who sends a body, before that is there. */
-enum pending_vet {
+enum http_conn_vet {
     VET_NONE,   /* not yet, or there is no need */
     VET_ASKED,  /* a worker is at it */
     VET_PASSED, /* they may */
 };
 
-/* A connection in the door. */
-struct pending {
-    struct loop_call call;      /* the way back from a worker; must be first */
-    struct seam_item item;      /* the request's bytes */
-    struct timer timer;         /* the deadline of the phase */
-    struct pending *next, *previous; /* in a lane, or the handshakers' queue */
+/* A connection in the listener. */
+struct http_conn {
+    struct loop_call call;             /* the way back from a worker; must be first */
+    struct seam_item item;             /* the request's bytes */
+    struct timer timer;                /* the deadline of the phase */
+    struct http_conn *next, *previous; /* in a lane, or the handshake workers' queue */
     struct server *server;
-    struct wire wire;
-    int64_t deadline;           /* mono: of the handshake and the first request together */
-    uint8_t phase;              /* enum pending_phase */
-    uint8_t kind;               /* enum listener_kind: where it came in */
-    uint8_t shake;              /* enum shake: what a handshaker came to */
-    struct tls_hello hello;     /* how much of the first one is there */
-    bool watched;               /* in the door's epoll set */
-    uint8_t place;              /* enum pending_place; the door's, as is the next */
-    bool given_up;              /* displaced: to be closed when it is back; see door_displace */
-    bool queued;                /* in the handshakers' queue; under shakers.lock */
-    uint8_t lane;               /* enum lane_kind */
-    uint32_t read_in;           /* the turn in which its last bytes came */
-    bool keep_alive;            /* after this answer */
-    size_t scanned;             /* bytes already searched for the end of the head */
-    size_t head;                /* bytes of the head of the request at the front; 0: not there */
-    size_t whole;               /* bytes of all of it; 0: not known */
-    struct http_chunks chunks;  /* how far its body was read, if that is in chunks */
+    struct transport transport;
+    int64_t deadline;          /* mono: of the handshake and the first request together */
+    uint8_t phase;             /* enum http_conn_phase */
+    uint8_t kind;              /* enum listen_kind: where it came in */
+    uint8_t handshake;         /* enum handshake: what a handshake worker came to */
+    struct tls_hello hello;    /* how much of the first one is there */
+    bool polled;               /* in the listener's epoll set */
+    uint8_t place;             /* enum http_conn_place; the listener's, as is the next */
+    bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
+    bool queued;               /* in the handshake workers' queue; under handshake workers.lock */
+    uint8_t lane;              /* enum lane_kind */
+    uint32_t read_in;          /* the turn in which its last bytes came */
+    bool keep_alive;           /* after this answer */
+    size_t scanned;            /* bytes already searched for the end of the head */
+    size_t head;               /* bytes of the head of the request at the front; 0: not there */
+    size_t whole;              /* bytes of all of it; 0: not known */
+    struct http_chunks chunks; /* how far its body was read, if that is in chunks */
     bool chunked;
-    bool expects;               /* the client waits for a 100 before it sends the body */
-    uint8_t vet;                /* enum pending_vet */
-    const char *listed;         /* its Origin, when one of --allow-origin; once head is known */
-    struct buffer aside;        /* the request, while a worker looks at a copy of its head */
-    size_t held;                /* bytes that are counted as this connection's */
-    struct buffer out;          /* the answer */
-    struct adoption *adoption;  /* when the request is an upgrade or stream that was granted */
+    bool expects;                /* the client waits for a 100 before it sends the body */
+    uint8_t vet;                 /* enum http_conn_vet */
+    const char *listed;          /* its Origin, when one of --allow-origin; once head is known */
+    struct buffer aside;         /* the request, while a worker looks at a copy of its head */
+    size_t held;                 /* bytes that are counted as this connection's */
+    struct buffer out;           /* the answer */
+    struct handoff *handoff;     /* when the request is an upgrade or stream that was granted */
     struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
-    struct pending *older, *newer; /* of the same address */
+    struct http_conn *older, *newer; /* of the same address */
 };
 
 enum {
-    DOOR_EVENTS = 256,
-    DOOR_ACCEPTS = 64,          /* of one listener a turn, so that others get theirs */
-    DOOR_QUEUE = 256,           /* quick requests with the workers at a time */
-    DOOR_PAUSE_MS = 200,        /* accepting rests this long when descriptors ran out */
-    DOOR_SWEEP_MS = 5000,       /* how late the deadline of a kept-alive connection may be set */
-    DOOR_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
-    DOOR_BODY_FREE = 4096,      /* bytes of a body waited for before it is known who sends it */
-    DOOR_BODY_OPEN = 32 * 1024, /* and of one that anybody may send: a password, escaped */
-    DOOR_SMALL = 16 * 1024,     /* who holds no more has the last eighth of the memory as well */
-    SHAKER_NICE = 10,           /* who is connected comes before who wants to be */
+    LISTENER_EVENTS = 256,
+    LISTENER_ACCEPTS = 64,    /* of one listener a turn, so that others get theirs */
+    LISTENER_QUEUE = 256,     /* quick requests with the workers at a time */
+    LISTENER_PAUSE_MS = 200,  /* accepting rests this long when descriptors ran out */
+    LISTENER_SWEEP_MS = 5000, /* how late the deadline of a kept-alive connection may be set */
+    LISTENER_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
+    LISTENER_BODY_FREE = 4096,      /* bytes of a body waited for before it is known who sends it */
+    LISTENER_BODY_OPEN = 32 * 1024, /* and of one that anybody may send: a password, escaped */
+    LISTENER_SMALL = 16 * 1024, /* who holds no more has the last eighth of the memory as well */
+    HANDSHAKE_NICE = 10,        /* who is connected comes before who wants to be */
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
 };
 
 /* The pending connection that a timer, or a seam item, is part of. */
-static struct pending *pending_of_timer(struct timer *timer)
+static struct http_conn *http_conn_of_timer(struct timer *timer)
 {
-    return (struct pending *)((char *)timer - offsetof(struct pending, timer));
+    return (struct http_conn *)((char *)timer - offsetof(struct http_conn, timer));
 }
 
-/* See pending_of_timer. */
-static struct pending *pending_of_item(struct seam_item *item)
+/* See http_conn_of_timer. */
+static struct http_conn *http_conn_of_item(struct seam_item *item)
 {
-    return (struct pending *)((char *)item - offsetof(struct pending, item));
+    return (struct http_conn *)((char *)item - offsetof(struct http_conn, item));
 }
 
 /* Appends a connection to a queue. */
-static void pending_queue_add(struct pending_queue *queue, struct pending *p)
+static void http_conn_queue_add(struct http_conn_queue *queue, struct http_conn *p)
 {
     p->next = NULL;
     p->previous = queue->last;
@@ -14579,7 +14747,7 @@ static void pending_queue_add(struct pending_queue *queue, struct pending *p)
 }
 
 /* Takes a connection out of the queue it is in. */
-static void pending_queue_remove(struct pending_queue *queue, struct pending *p)
+static void http_conn_queue_remove(struct http_conn_queue *queue, struct http_conn *p)
 {
     *(p->previous ? &p->previous->next : &queue->first) = p->next;
     *(p->next ? &p->next->previous : &queue->last) = p->previous;
@@ -14587,14 +14755,14 @@ static void pending_queue_remove(struct pending_queue *queue, struct pending *p)
 }
 
 /* Takes a connection off the list of its address; address_lock is held. */
-static void pending_unlist(struct server *server, struct pending *p)
+static void http_conn_unlist(struct server *server, struct http_conn *p)
 {
     struct address_entry *entry = p->entry;
     if (!entry) return;
     *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
     *(p->newer ? &p->newer->older : &entry->newest) = p->older;
     p->entry = NULL;
-    entry->pending--;
+    entry->http_conns--;
     if (p->place == PLACE_READY) entry->ready--;
     entry->held -= p->held;
     address_settle(&server->addresses, entry, clock_mono_ms());
@@ -14604,35 +14772,36 @@ static void pending_unlist(struct server *server, struct pending *p)
  * changed, when it would be more than before and too much: over all, or for one address. Who holds
  * little is let in where much is not, so that bodies do not keep everybody out. address_lock is
  * held. */
-static bool pending_count(struct server *server, struct pending *p, size_t bytes, bool must)
+static bool http_conn_count(struct server *server, struct http_conn *p, size_t bytes, bool must)
 {
-    struct door *door = &server->door;
-    size_t most = bytes <= DOOR_SMALL ? door->memory : door->memory - door->memory / 8;
-    size_t all = door->held - p->held + bytes;
+    struct listener *listener = &server->listener;
+    size_t most =
+        bytes <= LISTENER_SMALL ? listener->memory : listener->memory - listener->memory / 8;
+    size_t all = listener->held - p->held + bytes;
     size_t own = p->entry ? p->entry->held - p->held + bytes : 0;
-    if (!must && bytes > p->held && (all > most || own > door->memory / 4)) return false;
-    door->held = all;
+    if (!must && bytes > p->held && (all > most || own > listener->memory / 4)) return false;
+    listener->held = all;
     if (p->entry) p->entry->held = own;
     p->held = bytes;
     return true;
 }
 
-/* Counts what a connection holds, and `more` that it is about to; see pending_count. Whoever has
+/* Counts what a connection holds, and `more` that it is about to; see http_conn_count. Whoever has
  * the connection. A refusal is counted, and said once a minute. */
-static bool pending_hold(struct pending *p, size_t more, bool must)
+static bool http_conn_hold(struct http_conn *p, size_t more, bool must)
 {
     struct server *server = p->server;
-    const struct tls *tls = p->wire.tls;
+    const struct tls *tls = p->transport.tls;
     size_t bytes = p->item.size + p->aside.size + p->out.size + more;
     if (tls) bytes += tls->in.size + tls->out.size;
     pthread_mutex_lock(&server->address_lock);
-    bool held = pending_count(server, p, bytes, must);
+    bool held = http_conn_count(server, p, bytes, must);
     pthread_mutex_unlock(&server->address_lock);
     if (held) return true;
-    int64_t now = clock_mono_ms(), last = atomic_load(&server->door.memory_logged);
+    int64_t now = clock_mono_ms(), last = atomic_load(&server->listener.memory_logged);
     count_one(&server->counters.memory_refused);
     if (last && now - last < QUIET_MS) return false;
-    if (atomic_compare_exchange_strong(&server->door.memory_logged, &last, now))
+    if (atomic_compare_exchange_strong(&server->listener.memory_logged, &last, now))
         log_line(&server->log, LOG_WARN,
                  "requests are refused: all under way hold --max-request-memory, or those of one"
                  " address a quarter of it");
@@ -14640,12 +14809,12 @@ static bool pending_hold(struct pending *p, size_t more, bool must)
 }
 
 /* Takes a connection that is to be freed off the list of its address, and what it holds out of the
- * count. The lock is taken in any case: the door may be about to do the same. */
-static void pending_leave(struct server *server, struct pending *p)
+ * count. The lock is taken in any case: the listener may be about to do the same. */
+static void http_conn_leave(struct server *server, struct http_conn *p)
 {
     pthread_mutex_lock(&server->address_lock);
-    pending_unlist(server, p);
-    pending_count(server, p, 0, true);
+    http_conn_unlist(server, p);
+    http_conn_count(server, p, 0, true);
     pthread_mutex_unlock(&server->address_lock);
 }
 
@@ -14653,10 +14822,11 @@ static void pending_leave(struct server *server, struct pending *p)
  * these are more than half, else the oldest that only waits or shakes hands. So who floods with
  * requests does not keep a client out that has not asked yet, nor who floods with silence one that
  * has. Only where workers have them all the oldest of these. address_lock is held. */
-static struct pending *pending_choose(const struct address_entry *entry, const struct pending *p)
+static struct http_conn *http_conn_choose(const struct address_entry *entry,
+                                          const struct http_conn *p)
 {
-    struct pending *one = entry->oldest, *other = NULL;
-    bool ready = entry->ready > entry->pending / 2;
+    struct http_conn *one = entry->oldest, *other = NULL;
+    bool ready = entry->ready > entry->http_conns / 2;
     for (; one != p; one = one->newer) {
         if (one->place != PLACE_ELSEWHERE && (one->place == PLACE_READY) == ready) return one;
         if (!other || (other->place == PLACE_ELSEWHERE && one->place != PLACE_ELSEWHERE))
@@ -14668,10 +14838,10 @@ static struct pending *pending_choose(const struct address_entry *entry, const s
 /* Puts a new connection on the list of its address. Returns the one that has to give way for it,
  * off the list already; NULL if there is room. One that a worker has is only marked here: it may be
  * freed as soon as the lock is not held. */
-static struct pending *pending_enter(struct server *server, struct pending *p, int64_t now)
+static struct http_conn *http_conn_enter(struct server *server, struct http_conn *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
-    struct pending *oldest = NULL;
+    struct http_conn *oldest = NULL;
     uint8_t key[16];
     uint16_t port;
     address_pack(&p->item.peer, key, &port);
@@ -14683,10 +14853,10 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     p->older = entry->newest;
     *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
     entry->newest = p;
-    if (++entry->pending > most && most) oldest = pending_choose(entry, p);
+    if (++entry->http_conns > most && most) oldest = http_conn_choose(entry, p);
     if (oldest) {
-        pending_unlist(server, oldest);
-        count_one(&server->counters.pending_displaced);
+        http_conn_unlist(server, oldest);
+        count_one(&server->counters.http_conn_displaced);
     }
     if (oldest && oldest->place == PLACE_ELSEWHERE) {
         oldest->given_up = true;
@@ -14696,11 +14866,11 @@ static struct pending *pending_enter(struct server *server, struct pending *p, i
     return oldest;
 }
 
-/* Frees a pending connection; its socket was closed or went to somebody else. */
-static void pending_free(struct pending *p)
+/* Frees A connection; its socket was closed or went to somebody else. */
+static void http_conn_free(struct http_conn *p)
 {
-    pending_leave(p->server, p);
-    atomic_fetch_sub(&p->server->door.count, 1);
+    http_conn_leave(p->server, p);
+    atomic_fetch_sub(&p->server->listener.count, 1);
     buffer_free(&p->out);
     buffer_free(&p->aside);
     free(p->item.bytes);
@@ -14709,7 +14879,7 @@ static void pending_free(struct pending *p)
 }
 
 /* Frees the bytes of a request; nothing of them is needed any more. */
-static void pending_forget_request(struct pending *p)
+static void http_conn_forget_request(struct http_conn *p)
 {
     free(p->item.bytes);
     free(p->item.authority);
@@ -14717,80 +14887,81 @@ static void pending_forget_request(struct pending *p)
     p->item.len = p->item.size = p->item.used = 0;
 }
 
-/* Ends a connection that the door owns. */
-static void door_close(struct server *server, struct pending *p)
+/* Ends a connection that the listener owns. */
+static void listener_close(struct server *server, struct http_conn *p)
 {
-    timer_disarm(&server->door.wheel, &p->timer);
-    wire_close(&p->wire);
-    pending_free(p);
+    timer_disarm(&server->listener.wheel, &p->timer);
+    transport_close(&p->transport);
+    http_conn_free(p);
 }
 
-/* Has the socket reported once. Any thread that owns p; after it the door may own p already. */
-static void pending_watch(struct pending *p, uint32_t events)
+/* Has the socket reported once. Any thread that owns p; after it the listener may own p already. */
+static void http_conn_poll(struct http_conn *p, uint32_t events)
 {
-    int operation = p->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    p->watched = true;
-    if (!loop_watch(&p->server->door.loop, operation, p->wire.fd, events | EPOLLONESHOT, p)) {
+    int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    p->polled = true;
+    if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
+                   p)) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
-        shutdown(p->wire.fd, SHUT_RDWR); /* its deadline ends it */
+        shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
 }
 
 /* Begins a phase with its deadline. */
-static void pending_begin(struct pending *p, enum pending_phase phase, int64_t deadline)
+static void http_conn_begin(struct http_conn *p, enum http_conn_phase phase, int64_t deadline)
 {
     p->phase = (uint8_t)phase;
-    timer_arm(&p->server->door.wheel, &p->timer, deadline);
+    timer_arm(&p->server->listener.wheel, &p->timer, deadline);
 }
 
 /* Says that the answer is complete, and waits for the client's end. */
-static void door_linger(struct server *server, struct pending *p, int64_t now)
+static void listener_linger(struct server *server, struct http_conn *p, int64_t now)
 {
     (void)server;
-    wire_finish(&p->wire);
-    pending_begin(p, PENDING_LINGER, now + CLOSE_WAIT_MS);
-    pending_watch(p, EPOLLIN);
+    transport_finish(&p->transport);
+    http_conn_begin(p, HTTP_CONN_LINGER, now + CLOSE_WAIT_MS);
+    http_conn_poll(p, EPOLLIN);
 }
 
 /* Reads on and throws away, until the client ends. */
-static void door_drain(struct server *server, struct pending *p)
+static void listener_drain(struct server *server, struct http_conn *p)
 {
-    ssize_t n = wire_drain(&p->wire);
-    if (n == WIRE_END || n == WIRE_BROKEN) door_close(server, p);
-    else pending_watch(p, EPOLLIN);
+    ssize_t n = transport_drain(&p->transport);
+    if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) listener_close(server, p);
+    else http_conn_poll(p, EPOLLIN);
 }
 
-/* Sends what is left of an answer that ends its connection or did not fit; see pending_served. */
-static void door_flush(struct server *server, struct pending *p, int64_t now)
+/* Sends what is left of an answer that ends its connection or did not fit; see http_conn_served. */
+static void listener_flush(struct server *server, struct http_conn *p, int64_t now)
 {
-    ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
-    if (n == WIRE_BROKEN) {
-        door_close(server, p);
+    ssize_t n = transport_write(&p->transport, p->out.at, p->out.len);
+    if (n == TRANSPORT_BROKEN) {
+        listener_close(server, p);
         return;
     }
     if (n > 0) buffer_drop(&p->out, (size_t)n);
     if (!p->out.len) {
         buffer_free(&p->out);
-        pending_hold(p, 0, true);
+        http_conn_hold(p, 0, true);
     }
-    if (p->out.len || wire_unsent(&p->wire)) {
-        pending_watch(p, EPOLLOUT);
-    } else if (p->keep_alive && p->item.len) { /* the next request is here: door_take_back */
-        timer_disarm(&server->door.wheel, &p->timer);
+    if (p->out.len || transport_unsent(&p->transport)) {
+        http_conn_poll(p, EPOLLOUT);
+    } else if (p->keep_alive && p->item.len) { /* the next request is here: listener_take_back */
+        timer_disarm(&server->listener.wheel, &p->timer);
         p->place = PLACE_ELSEWHERE;
-        p->phase = PENDING_REQUEST;
-        loop_post(&server->door.loop, &p->call);
+        p->phase = HTTP_CONN_REQUEST;
+        loop_submit(&server->listener.loop, &p->call);
     } else if (p->keep_alive) {
-        pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
-        pending_watch(p, EPOLLIN);
+        http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
+        http_conn_poll(p, EPOLLIN);
     } else {
-        door_linger(server, p, now);
+        listener_linger(server, p, now);
     }
 }
 
 /* The Origin of a request, also of one that is cut or wrong, when it is one of --allow-origin: its
  * page may read the answer. NULL if there is none; never under /admin/. */
-static const char *door_find_listed(const struct server *server, const struct pending *p)
+static const char *listener_find_listed(const struct server *server, const struct http_conn *p)
 {
     const struct option_list *allowed = &server->options.allow_origin;
     char text[ORIGIN_MAX], origin[ORIGIN_MAX];
@@ -14806,8 +14977,8 @@ static const char *door_find_listed(const struct server *server, const struct pe
 
 /* Tells of an upgrade that is refused before anybody has parsed it, say for its cookies: the page
  * sees no more than 1006. */
-static void door_note_refusal(struct server *server, const struct pending *p, int64_t now,
-                              enum error error)
+static void listener_count_refusal(struct server *server, const struct http_conn *p, int64_t now,
+                                   enum error error)
 {
     char origin[ORIGIN_MAX], host[ORIGIN_MAX];
     uint8_t address[16];
@@ -14817,12 +14988,12 @@ static void door_note_refusal(struct server *server, const struct pending *p, in
     bool has_origin = http_find_header(item->bytes, item->len, "Origin", origin, sizeof origin);
     bool has_host = http_find_header(item->bytes, item->len, "Host", host, sizeof host);
     address_pack(&item->peer, address, &port);
-    server_note_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
-                        has_host ? host : NULL);
+    server_count_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
+                         has_host ? host : NULL);
 }
 
 /* Makes an answer to a request that nobody has parsed, or could, the error of the table. */
-static void pending_set_error(struct server *server, struct pending *p, enum error error)
+static void http_conn_set_error(struct server *server, struct http_conn *p, enum error error)
 {
     struct http_response response = {.allow_origin = p->listed};
     response.varies = server->options.allow_origin.count > 0;
@@ -14836,15 +15007,16 @@ static void pending_set_error(struct server *server, struct pending *p, enum err
 
 /* Answers with an error of the table and ends the connection: what follows the request's head
  * cannot be trusted any more. */
-static void door_refuse(struct server *server, struct pending *p, int64_t now, enum error error)
+static void listener_refuse(struct server *server, struct http_conn *p, int64_t now,
+                            enum error error)
 {
-    if (!p->head) p->listed = door_find_listed(server, p);
-    door_note_refusal(server, p, now, error);
-    pending_set_error(server, p, error);
-    pending_forget_request(p);
-    pending_hold(p, 0, true);
-    pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
-    door_flush(server, p, now);
+    if (!p->head) p->listed = listener_find_listed(server, p);
+    listener_count_refusal(server, p, now, error);
+    http_conn_set_error(server, p, error);
+    http_conn_forget_request(p);
+    http_conn_hold(p, 0, true);
+    http_conn_begin(p, HTTP_CONN_FLUSH, now + server->options.request_timeout);
+    listener_flush(server, p, now);
 }
 
 /* Whether the workers have as many requests of a lane as they may; then a worker that is done wakes
@@ -14859,18 +15031,18 @@ static bool lane_starves(struct lane *lane)
 /* Closes those of the connections whose socket was reset meanwhile, which reading would tell only
  * behind what has come before it: nobody reads their answers. One that was only half closed stays,
  * and so do those that were read in this turn. Returns how many are left. */
-static int door_drop_reset(struct server *server, struct pending **ready, int count)
+static int listener_drop_reset(struct server *server, struct http_conn **ready, int count)
 {
-    struct pollfd sockets[DOOR_QUEUE];
+    struct pollfd sockets[LISTENER_QUEUE];
     int asked = 0, left = 0;
     for (int i = 0; i < count; i++) {
-        bool fresh = ready[i]->read_in == server->door.turn;
-        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->wire.fd};
+        bool fresh = ready[i]->read_in == server->listener.turn;
+        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->transport.fd};
         asked += !fresh;
     }
     if (asked && poll(sockets, (nfds_t)count, 0) <= 0) return count;
     for (int i = 0; i < count; i++) {
-        if (asked && sockets[i].revents & (POLLHUP | POLLERR)) door_close(server, ready[i]);
+        if (asked && sockets[i].revents & (POLLHUP | POLLERR)) listener_close(server, ready[i]);
         else ready[left++] = ready[i];
     }
     return left;
@@ -14880,17 +15052,17 @@ static int door_drop_reset(struct server *server, struct pending **ready, int co
 static void lane_serve(struct server *server, struct lane *lane)
 {
     while (lane->ready.first && !lane_starves(lane)) {
-        struct pending *ready[DOOR_QUEUE];
-        struct seam_item *items[DOOR_QUEUE];
+        struct http_conn *ready[LISTENER_QUEUE];
+        struct seam_item *items[LISTENER_QUEUE];
         int count = 0, room = lane->most - atomic_load(&lane->under_way);
-        if (room > DOOR_QUEUE) room = DOOR_QUEUE;
-        for (struct pending *p; count < room && (p = lane->ready.first);) {
-            pending_queue_remove(&lane->ready, p);
+        if (room > LISTENER_QUEUE) room = LISTENER_QUEUE;
+        for (struct http_conn *p; count < room && (p = lane->ready.first);) {
+            http_conn_queue_remove(&lane->ready, p);
             if (p->entry) p->entry->ready--;
-            p->place = PLACE_DOOR;
+            p->place = PLACE_LISTENER;
             ready[count++] = p;
         }
-        count = door_drop_reset(server, ready, count);
+        count = listener_drop_reset(server, ready, count);
         for (int i = 0; i < count; i++) {
             ready[i]->place = PLACE_ELSEWHERE;
             items[i] = &ready[i]->item;
@@ -14901,8 +15073,11 @@ static void lane_serve(struct server *server, struct lane *lane)
     }
 }
 
+/* ==== 43. Listener: requests ==================================================================
+ * Bytes become whole requests, requests go to the workers, answers come back. */
+
 /* Looks for the head of a request. False when the request was refused. */
-static bool door_find_head(struct server *server, struct pending *p, int64_t now)
+static bool listener_find_head(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
     const struct options *options = &server->options;
@@ -14914,15 +15089,14 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
     struct http_frame frame = http_frame_read(item->bytes, item->len, p->scanned,
                                               (size_t)options->max_head, (size_t)options->max_body);
     if (frame.error) {
-        door_refuse(server, p, now, frame.error);
+        listener_refuse(server, p, now, frame.error);
         return false;
     }
     p->scanned = item->len;
     p->head = frame.head;
-    if (frame.head) p->listed = door_find_listed(server, p);
+    if (frame.head) p->listed = listener_find_listed(server, p);
     item->asterisk = frame.asterisk;
-    if (*frame.authority)
-        item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
+    if (*frame.authority) item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
     p->chunked = frame.chunked;
     p->expects = frame.expects;
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
@@ -14930,7 +15104,7 @@ static bool door_find_head(struct server *server, struct pending *p, int64_t now
 }
 
 /* Reads on in a body that is in chunks. False when the request was refused. */
-static bool door_read_chunks(struct server *server, struct pending *p, int64_t now)
+static bool listener_read_chunks(struct server *server, struct http_conn *p, int64_t now)
 {
     const struct options *options = &server->options;
     size_t len = p->item.len - p->head;
@@ -14938,29 +15112,29 @@ static bool door_read_chunks(struct server *server, struct pending *p, int64_t n
                                         (size_t)options->max_body, (size_t)options->max_head);
     p->item.len = p->head + len;
     if (p->chunks.state == CHUNK_DONE) p->whole = p->head + p->chunks.made;
-    if (error) door_refuse(server, p, now, error);
+    if (error) listener_refuse(server, p, now, error);
     return !error;
 }
 
 /* Gives a connection to the workers, when one has time: with a whole request, or one's head. */
-static void door_make_ready(struct server *server, struct pending *p)
+static void listener_make_ready(struct server *server, struct http_conn *p)
 {
-    p->item.is_tls = p->wire.tls != NULL;
-    timer_disarm(&server->door.wheel, &p->timer);
-    p->phase = PENDING_BUSY;
+    p->item.is_tls = p->transport.tls != NULL;
+    timer_disarm(&server->listener.wheel, &p->timer);
+    p->phase = HTTP_CONN_BUSY;
     p->place = PLACE_READY;
     if (p->entry) p->entry->ready++;
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
     p->lane = costly ? LANE_COSTLY : LANE_QUICK;
-    pending_queue_add(&server->door.lanes[p->lane].ready, p);
+    http_conn_queue_add(&server->listener.lanes[p->lane].ready, p);
 }
 
 /* Has a worker look at the head of a request alone; a copy: CivetWeb changes what it reads. */
-static void door_vet(struct server *server, struct pending *p, int64_t now)
+static void listener_vet(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
-    if (!pending_hold(p, p->head + 1, false)) {
-        door_refuse(server, p, now, ERROR_REQUEST_MEMORY);
+    if (!http_conn_hold(p, p->head + 1, false)) {
+        listener_refuse(server, p, now, ERROR_REQUEST_MEMORY);
         return;
     }
     p->aside = (struct buffer){.at = item->bytes, .len = item->len, .size = item->size};
@@ -14969,268 +15143,278 @@ static void door_vet(struct server *server, struct pending *p, int64_t now)
     memcpy(item->bytes, p->aside.at, p->head);
     item->len = item->used = p->head;
     p->vet = VET_ASKED;
-    door_make_ready(server, p);
+    listener_make_ready(server, p);
 }
 
 /* Whether it is to be seen who sends the body before more of it is waited for. */
-static bool door_wants_vet(const struct server *server, const struct pending *p)
+static bool listener_wants_vet(const struct server *server, const struct http_conn *p)
 {
     const struct options *options = &server->options;
     if (p->vet != VET_NONE || (!options_have_keys(options) && !*options->admin_password_file))
         return false;
     size_t body = p->whole ? p->whole - p->head : p->chunks.made;
-    return body > DOOR_BODY_FREE;
+    return body > LISTENER_BODY_FREE;
 }
 
 /* Looks whether a whole request is there, and acts on it. */
-static void door_advance(struct server *server, struct pending *p, int64_t now)
+static void listener_advance(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
-    if (!p->head && !door_find_head(server, p, now)) return;
-    if (p->head && !p->whole && !door_read_chunks(server, p, now)) return;
+    if (!p->head && !listener_find_head(server, p, now)) return;
+    if (p->head && !p->whole && !listener_read_chunks(server, p, now)) return;
     if (p->whole && item->len >= p->whole) {
         item->used = p->whole;
-        door_make_ready(server, p);
+        listener_make_ready(server, p);
         return;
     }
-    if (p->head && door_wants_vet(server, p)) {
-        door_vet(server, p, now);
+    if (p->head && listener_wants_vet(server, p)) {
+        listener_vet(server, p, now);
         return;
     }
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
-    if (p->expects && wire_write(&p->wire, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
-        door_close(server, p);
+    if (p->expects && transport_write(&p->transport, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
+        listener_close(server, p);
         return;
     }
     p->expects = false;
-    pending_watch(p, EPOLLIN);
+    http_conn_poll(p, EPOLLIN);
 }
 
 /* Reads what is there of a request. */
-static void door_read(struct server *server, struct pending *p, int64_t now)
+static void listener_read(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
-    char *scratch = server->door.scratch;
-    ssize_t n = wire_read(&p->wire, scratch, DOOR_READ_SIZE);
-    if (n == WIRE_BROKEN && wire_ended(&p->wire)) {
-        door_linger(server, p, now); /* so that the client reads the alert */
+    char *scratch = server->listener.scratch;
+    ssize_t n = transport_read(&p->transport, scratch, LISTENER_READ_SIZE);
+    if (n == TRANSPORT_BROKEN && transport_ended(&p->transport)) {
+        listener_linger(server, p, now); /* so that the client reads the alert */
         return;
     }
-    if (n <= 0 && n != WIRE_AGAIN) {
-        door_close(server, p);
+    if (n <= 0 && n != TRANSPORT_AGAIN) {
+        listener_close(server, p);
         return;
     }
-    if (p->phase == PENDING_IDLE && n > 0) {
+    if (p->phase == HTTP_CONN_IDLE && n > 0) {
         p->deadline = now + server->options.request_timeout;
-        pending_begin(p, PENDING_REQUEST, p->deadline);
+        http_conn_begin(p, HTTP_CONN_REQUEST, p->deadline);
     }
     size_t needed = n > 0 ? item->len + (size_t)n + 1 : 0;
     size_t more = needed > item->size ? needed - item->size : 0;
-    if ((more || p->wire.tls) && !pending_hold(p, more, false)) {
-        door_refuse(server, p, now, ERROR_REQUEST_MEMORY);
+    if ((more || p->transport.tls) && !http_conn_hold(p, more, false)) {
+        listener_refuse(server, p, now, ERROR_REQUEST_MEMORY);
         return;
     }
-    if (n == WIRE_AGAIN) {
-        pending_watch(p, EPOLLIN);
+    if (n == TRANSPORT_AGAIN) {
+        http_conn_poll(p, EPOLLIN);
         return;
     }
     if (more) item->bytes = mem_resize(item->bytes, item->size = needed);
     memcpy(item->bytes + item->len, scratch, (size_t)n);
     item->len += (size_t)n;
-    p->read_in = server->door.turn;
-    door_advance(server, p, now);
+    p->read_in = server->listener.turn;
+    listener_advance(server, p, now);
 }
 
-/* Gives a connection to the handshakers. */
-static void door_shake(struct server *server, struct pending *p)
+/* Gives a connection to the handshake workers. */
+static void listener_handshake(struct server *server, struct http_conn *p)
 {
-    struct shakers *shakers = &server->door.shakers;
-    timer_disarm(&server->door.wheel, &p->timer);
-    p->phase = PENDING_SHAKE;
-    p->place = PLACE_SHAKERS;
-    server->door.shaking++;
-    pthread_mutex_lock(&shakers->lock);
+    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
+    timer_disarm(&server->listener.wheel, &p->timer);
+    p->phase = HTTP_CONN_HANDSHAKE;
+    p->place = PLACE_HANDSHAKE;
+    server->listener.handshaking++;
+    pthread_mutex_lock(&handshake_workers->lock);
     p->queued = true;
-    pending_queue_add(&shakers->queue, p);
-    pthread_cond_signal(&shakers->wake);
-    pthread_mutex_unlock(&shakers->lock);
+    http_conn_queue_add(&handshake_workers->queue, p);
+    pthread_cond_signal(&handshake_workers->wake);
+    pthread_mutex_unlock(&handshake_workers->lock);
 }
 
 /* The client ended in the middle of its handshake, or before: then it may have been a look at the
  * port, and is no failure. */
-static void door_cut_hello(struct server *server, struct pending *p)
+static void listener_cut_hello(struct server *server, struct http_conn *p)
 {
-    if (p->wire.tls->in.len || p->wire.tls->set_up) count_one(&server->counters.tls_failures);
-    door_close(server, p);
+    if (p->transport.tls->in.len || p->transport.tls->set_up)
+        count_one(&server->counters.tls_failures);
+    listener_close(server, p);
 }
 
 /* What stands at the beginning of a first handshake message is none: told so by an alert, or in
  * plain HTTP if it does not look like TLS at all. */
-static void door_refuse_hello(struct server *server, struct pending *p, int64_t now, uint8_t alert)
+static void listener_refuse_hello(struct server *server, struct http_conn *p, int64_t now,
+                                  uint8_t alert)
 {
-    struct buffer *in = &p->wire.tls->in;
+    struct buffer *in = &p->transport.tls->in;
     bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
     count_one(&server->counters.tls_failures);
     if (is_tls || p->hello.scanned) {
-        wire_refuse_tls(&p->wire, alert);
-        door_linger(server, p, now);
+        transport_refuse_tls(&p->transport, alert);
+        listener_linger(server, p, now);
     } else {
-        wire_forget_tls(&p->wire);
-        door_refuse(server, p, now, ERROR_TLS_REQUIRED);
+        transport_forget_tls(&p->transport);
+        listener_refuse(server, p, now, ERROR_TLS_REQUIRED);
     }
 }
 
-/* Reads what is there of a handshake; whole records are a handshaker's. */
-static void door_read_hello(struct server *server, struct pending *p, int64_t now)
+/* Reads what is there of a handshake; whole records are a handshake worker's. */
+static void listener_read_hello(struct server *server, struct http_conn *p, int64_t now)
 {
-    struct tls *tls = p->wire.tls;
-    ssize_t n = WIRE_AGAIN;
-    if (!wire_unsink(&p->wire, &n) && n == WIRE_BROKEN) {
-        door_cut_hello(server, p);
+    struct tls *tls = p->transport.tls;
+    ssize_t n = TRANSPORT_AGAIN;
+    if (!transport_send_waiting(&p->transport, &n) && n == TRANSPORT_BROKEN) {
+        listener_cut_hello(server, p);
         return;
     }
-    /* There is room: a handshaker has taken all whole records, and less than one is left. */
-    n = wire_receive(p->wire.fd, server->door.scratch, DOOR_HELLO_MAX - tls->in.len);
-    if (n == WIRE_END || n == WIRE_BROKEN) {
-        door_cut_hello(server, p);
+    /* There is room: a handshake worker has taken all whole records, and less than one is left. */
+    n = transport_receive(p->transport.fd, server->listener.scratch,
+                          LISTENER_HELLO_MAX - tls->in.len);
+    if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) {
+        listener_cut_hello(server, p);
         return;
     }
-    if (n > 0) buffer_add(&tls->in, server->door.scratch, (size_t)n);
-    if (!pending_hold(p, 0, false)) {
-        door_close(server, p);
+    if (n > 0) buffer_add(&tls->in, server->listener.scratch, (size_t)n);
+    if (!http_conn_hold(p, 0, false)) {
+        listener_close(server, p);
         return;
     }
     uint8_t alert;
     switch (tls_hello_look(tls, &p->hello, &alert)) {
-    case HELLO_REFUSE: door_refuse_hello(server, p, now, alert); return;
-    case HELLO_SHAKE: door_shake(server, p); return;
-    default: pending_watch(p, wire_unsent(&p->wire) ? EPOLLIN | EPOLLOUT : EPOLLIN); return;
+    case HELLO_REFUSE: listener_refuse_hello(server, p, now, alert); return;
+    case HELLO_HANDSHAKE: listener_handshake(server, p); return;
+    default:
+        http_conn_poll(p, transport_unsent(&p->transport) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+        return;
     }
 }
 
-/* A handshaker gave a connection back. */
-static void door_take_shaken(struct server *server, struct loop_call *call)
+/* A handshake worker gave a connection back. */
+static void listener_handshake_done(struct server *server, struct loop_call *call)
 {
-    struct pending *p = (struct pending *)call;
+    struct http_conn *p = (struct http_conn *)call;
     int64_t now = clock_mono_ms();
-    p->place = PLACE_DOOR;
-    server->door.shaking--;
+    p->place = PLACE_LISTENER;
+    server->listener.handshaking--;
     if (p->given_up) {
-        door_close(server, p);
+        listener_close(server, p);
         return;
     }
-    if (p->shake == SHAKE_FAILED) {
+    if (p->handshake == HANDSHAKE_FAILED) {
         count_one(&server->counters.tls_failures);
-        door_linger(server, p, now);
+        listener_linger(server, p, now);
         return;
     }
-    if (p->shake == SHAKE_DONE) count_one(&server->counters.tls_handshakes);
-    pending_begin(p, p->shake == SHAKE_DONE ? PENDING_REQUEST : PENDING_HELLO, p->deadline);
-    if (p->shake == SHAKE_DONE) door_read(server, p, now); /* the request may be here already */
-    else door_read_hello(server, p, now);
+    if (p->handshake == HANDSHAKE_DONE) count_one(&server->counters.tls_handshakes);
+    http_conn_begin(p, p->handshake == HANDSHAKE_DONE ? HTTP_CONN_REQUEST : HTTP_CONN_HELLO,
+                    p->deadline);
+    if (p->handshake == HANDSHAKE_DONE)
+        listener_read(server, p, now); /* the request may be here already */
+    else listener_read_hello(server, p, now);
 }
 
-/* A handshaker's thread: takes connections off the queue, shakes, gives them back. Does no work any
- * more once the server stops. */
-static void *shaker_run(void *argument)
+/* A handshake worker's thread: takes connections off the queue, shakes, gives them back. Does no
+ * work any more once the server stops. */
+static void *handshake_worker_run(void *argument)
 {
     struct server *server = argument;
-    struct shakers *shakers = &server->door.shakers;
+    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     prctl(PR_SET_NAME, "shaker");
-    setpriority(PRIO_PROCESS, 0, SHAKER_NICE); /* on Linux: of this thread */
-    pthread_mutex_lock(&shakers->lock);
+    setpriority(PRIO_PROCESS, 0, HANDSHAKE_NICE); /* on Linux: of this thread */
+    pthread_mutex_lock(&handshake_workers->lock);
     for (;;) {
-        while (!shakers->queue.first && !shakers->quitting)
-            pthread_cond_wait(&shakers->wake, &shakers->lock);
-        struct pending *p = shakers->queue.first;
+        while (!handshake_workers->queue.first && !handshake_workers->quitting)
+            pthread_cond_wait(&handshake_workers->wake, &handshake_workers->lock);
+        struct http_conn *p = handshake_workers->queue.first;
         if (!p) break;
-        pending_queue_remove(&shakers->queue, p);
+        http_conn_queue_remove(&handshake_workers->queue, p);
         p->queued = false;
         bool useless = p->given_up || atomic_load(&server->stopping);
-        pthread_mutex_unlock(&shakers->lock);
-        p->shake = (uint8_t)(useless ? SHAKE_FAILED : wire_shake(&p->wire, &server->tls));
-        p->call.run = door_take_shaken;
-        loop_post(&server->door.loop, &p->call);
-        pthread_mutex_lock(&shakers->lock);
+        pthread_mutex_unlock(&handshake_workers->lock);
+        p->handshake = (uint8_t)(useless ? HANDSHAKE_FAILED
+                                         : transport_handshake(&p->transport, &server->tls));
+        p->call.run = listener_handshake_done;
+        loop_submit(&server->listener.loop, &p->call);
+        pthread_mutex_lock(&handshake_workers->lock);
     }
-    pthread_mutex_unlock(&shakers->lock);
+    pthread_mutex_unlock(&handshake_workers->lock);
     return NULL;
 }
 
-/* Ends the handshakers; none of them has a connection any more. */
-static void door_stop_shakers(struct door *door)
+/* Ends the handshake workers; none of them has a connection any more. */
+static void listener_stop_handshakes(struct listener *listener)
 {
-    struct shakers *shakers = &door->shakers;
-    pthread_mutex_lock(&shakers->lock);
-    shakers->quitting = true;
-    pthread_cond_broadcast(&shakers->wake);
-    pthread_mutex_unlock(&shakers->lock);
-    for (size_t i = 0; i < shakers->count; i++) pthread_join(shakers->threads[i], NULL);
-    free(shakers->threads);
-    shakers->threads = NULL;
-    shakers->count = 0;
+    struct handshake_workers *handshake_workers = &listener->handshake_workers;
+    pthread_mutex_lock(&handshake_workers->lock);
+    handshake_workers->quitting = true;
+    pthread_cond_broadcast(&handshake_workers->wake);
+    pthread_mutex_unlock(&handshake_workers->lock);
+    for (size_t i = 0; i < handshake_workers->count; i++)
+        pthread_join(handshake_workers->threads[i], NULL);
+    free(handshake_workers->threads);
+    handshake_workers->threads = NULL;
+    handshake_workers->count = 0;
 }
 
 /* The deadline of a phase has come. */
-static void door_expire(struct server *server, struct pending *p, int64_t now)
+static void listener_expire(struct server *server, struct http_conn *p, int64_t now)
 {
-    if (p->phase <= PENDING_REQUEST) count_one(&server->counters.request_timeouts);
-    if (p->phase == PENDING_REQUEST && p->item.len)
-        door_refuse(server, p, now, ERROR_REQUEST_TIMEOUT);
-    else door_close(server, p);
+    if (p->phase <= HTTP_CONN_REQUEST) count_one(&server->counters.request_timeouts);
+    if (p->phase == HTTP_CONN_REQUEST && p->item.len)
+        listener_refuse(server, p, now, ERROR_REQUEST_TIMEOUT);
+    else listener_close(server, p);
 }
 
-/* Has a connection of the door's closed at the end of the turn: an event of it may still come. */
-static void door_give_up(struct server *server, struct pending *p)
+/* Has a connection of the listener's closed at the end of the turn: an event of it may still
+ * come. */
+static void listener_give_up(struct server *server, struct http_conn *p)
 {
-    p->phase = PENDING_GONE;
+    p->phase = HTTP_CONN_GONE;
     p->place = PLACE_ELSEWHERE;
-    p->next = server->door.gone;
-    server->door.gone = p;
+    p->next = server->listener.gone;
+    server->listener.gone = p;
 }
 
-/* A worker gave a connection back; see pending_served for the phases. */
-static void door_take_back(struct server *server, struct loop_call *call)
+/* A worker gave a connection back; see http_conn_served for the phases. */
+static void listener_take_back(struct server *server, struct loop_call *call)
 {
-    struct pending *p = (struct pending *)call;
+    struct http_conn *p = (struct http_conn *)call;
     int64_t now = clock_mono_ms();
-    p->place = PLACE_DOOR;
+    p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
-        door_give_up(server, p);
+        listener_give_up(server, p);
         return;
     }
     switch (p->phase) {
-    case PENDING_IDLE:
-        pending_begin(p, PENDING_IDLE, now + server->options.keepalive_timeout);
+    case HTTP_CONN_IDLE:
+        http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
         return;
-    case PENDING_FLUSH:
-        pending_begin(p, PENDING_FLUSH, now + server->options.request_timeout);
-        pending_watch(p, EPOLLOUT);
+    case HTTP_CONN_FLUSH:
+        http_conn_begin(p, HTTP_CONN_FLUSH, now + server->options.request_timeout);
+        http_conn_poll(p, EPOLLOUT);
         return;
-    case PENDING_LINGER: door_linger(server, p, now); return;
+    case HTTP_CONN_LINGER: listener_linger(server, p, now); return;
     default:
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
-        pending_begin(p, PENDING_REQUEST, p->deadline);
-        door_advance(server, p, now);
+        http_conn_begin(p, HTTP_CONN_REQUEST, p->deadline);
+        listener_advance(server, p, now);
         return;
     }
 }
 
 /* Worker: hands the socket of a granted upgrade, or of a stream, to the hub, with the bytes behind
  * the request. */
-static void pending_hand_over(struct server *server, struct pending *p)
+static void http_conn_hand_over(struct server *server, struct http_conn *p)
 {
-    struct adoption *a = p->adoption;
-    if (p->watched) epoll_ctl(server->door.loop.epoll, EPOLL_CTL_DEL, p->wire.fd, NULL);
-    a->wire = p->wire;
-    buffer_add(&a->rest, p->item.bytes + p->item.used, p->item.len - p->item.used);
+    struct handoff *a = p->handoff;
+    if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->transport.fd, NULL);
+    a->transport = p->transport;
+    buffer_add(&a->unread, p->item.bytes + p->item.used, p->item.len - p->item.used);
     a->call.run = a->is_stream ? hub_adopt_stream : hub_adopt;
-    pending_free(p);
-    loop_post(&server->hub.loop, &a->call);
+    http_conn_free(p);
+    loop_submit(&server->hub.loop, &a->call);
 }
 
 /* Worker: takes the served request off the front; what is behind it is the next one's. */
-static void pending_next_request(struct pending *p)
+static void http_conn_next_request(struct http_conn *p)
 {
     struct seam_item *item = &p->item;
     p->head = p->whole = p->scanned = 0;
@@ -15242,7 +15426,7 @@ static void pending_next_request(struct pending *p)
     p->vet = VET_NONE;
     item->len -= item->used;
     if (!item->len) {
-        pending_forget_request(p);
+        http_conn_forget_request(p);
         return;
     }
     memmove(item->bytes, item->bytes + item->used, item->len);
@@ -15252,7 +15436,7 @@ static void pending_next_request(struct pending *p)
 }
 
 /* Worker: the one who sends a body may; the request goes on being waited for. */
-static void pending_go_on(struct pending *p)
+static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
     p->item.bytes = p->aside.at;
@@ -15260,132 +15444,137 @@ static void pending_go_on(struct pending *p)
     p->item.size = p->aside.size;
     p->item.used = 0;
     p->aside = (struct buffer){0};
-    pending_hold(p, 0, true);
-    p->phase = PENDING_REQUEST;
-    p->call.run = door_take_back;
-    loop_post(&p->server->door.loop, &p->call);
+    http_conn_hold(p, 0, true);
+    p->phase = HTTP_CONN_REQUEST;
+    p->call.run = listener_take_back;
+    loop_submit(&p->server->listener.loop, &p->call);
 }
 
 /* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
- * connection on: to the door when something remains to be waited for, or to its end. */
-static void pending_send(struct server *server, struct pending *p)
+ * connection on: to the listener when something remains to be waited for, or to its end. */
+static void http_conn_send(struct server *server, struct http_conn *p)
 {
-    struct loop *loop = &server->door.loop;
-    ssize_t n = wire_write(&p->wire, p->out.at, p->out.len);
+    struct loop *loop = &server->listener.loop;
+    ssize_t n = transport_write(&p->transport, p->out.at, p->out.len);
     bool rest = p->item.len > p->item.used || p->aside.at;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
     if (!p->out.len) buffer_free(&p->out);
-    bool sent = !p->out.len && !wire_unsent(&p->wire);
-    if (n == WIRE_BROKEN || (sent && !p->keep_alive && !rest)) {
-        wire_close(&p->wire);
-        pending_free(p);
+    bool sent = !p->out.len && !transport_unsent(&p->transport);
+    if (n == TRANSPORT_BROKEN || (sent && !p->keep_alive && !rest)) {
+        transport_close(&p->transport);
+        http_conn_free(p);
         return;
     }
-    p->call.run = door_take_back;
-    if (p->keep_alive) pending_next_request(p);
-    else pending_forget_request(p);
+    p->call.run = listener_take_back;
+    if (p->keep_alive) http_conn_next_request(p);
+    else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
-    pending_hold(p, 0, true);
-    p->phase = (uint8_t)(!sent            ? PENDING_FLUSH
-                         : !p->keep_alive ? PENDING_LINGER
-                         : rest           ? PENDING_REQUEST
-                                          : PENDING_IDLE);
-    if (p->phase != PENDING_IDLE) {
-        loop_post(loop, &p->call);
+    http_conn_hold(p, 0, true);
+    p->phase = (uint8_t)(!sent            ? HTTP_CONN_FLUSH
+                         : !p->keep_alive ? HTTP_CONN_LINGER
+                         : rest           ? HTTP_CONN_REQUEST
+                                          : HTTP_CONN_IDLE);
+    if (p->phase != HTTP_CONN_IDLE) {
+        loop_submit(loop, &p->call);
         return;
     }
-    /* The common way costs the door no wake-up: it sets the deadline when it next wakes. */
-    int operation = p->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    p->watched = true;
-    if (!loop_park(loop, &p->call, operation, p->wire.fd, EPOLLIN | EPOLLONESHOT, p))
+    /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
+    int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    p->polled = true;
+    if (!loop_park(loop, &p->call, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT, p))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
 /* Worker: the request is answered, or the upgrade or stream granted. */
-static void pending_served(struct server *server, struct pending *p)
+static void http_conn_served(struct server *server, struct http_conn *p)
 {
-    struct lane *lane = &server->door.lanes[p->lane];
-    if (p->adoption) pending_hand_over(server, p);
-    else if (p->vet == VET_PASSED && p->aside.at) pending_go_on(p);
-    else pending_send(server, p);
+    struct lane *lane = &server->listener.lanes[p->lane];
+    if (p->handoff) http_conn_hand_over(server, p);
+    else if (p->vet == VET_PASSED && p->aside.at) http_conn_go_on(p);
+    else http_conn_send(server, p);
     atomic_fetch_sub(&lane->under_way, 1);
-    if (atomic_exchange(&lane->starved, false)) loop_wake(&server->door.loop);
+    if (atomic_exchange(&lane->starved, false)) loop_wake(&server->listener.loop);
 }
 
 /* Has a connection, which is off the list of its address, give way to a newer one. One that a
- * handshaker has at this moment is closed when it comes back; there is one of these a thread. */
-static void door_displace(struct server *server, struct pending *p)
+ * handshake worker has at this moment is closed when it comes back; there is one of these a
+ * thread. */
+static void listener_displace(struct server *server, struct http_conn *p)
 {
-    struct shakers *shakers = &server->door.shakers;
-    if (p->place == PLACE_READY) pending_queue_remove(&server->door.lanes[p->lane].ready, p);
-    if (p->place == PLACE_SHAKERS) {
-        pthread_mutex_lock(&shakers->lock);
+    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
+    if (p->place == PLACE_READY) http_conn_queue_remove(&server->listener.lanes[p->lane].ready, p);
+    if (p->place == PLACE_HANDSHAKE) {
+        pthread_mutex_lock(&handshake_workers->lock);
         bool queued = p->queued;
-        if (queued) pending_queue_remove(&shakers->queue, p);
+        if (queued) http_conn_queue_remove(&handshake_workers->queue, p);
         p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&shakers->lock);
+        pthread_mutex_unlock(&handshake_workers->lock);
         if (!queued) return;
-        server->door.shaking--;
+        server->listener.handshaking--;
     }
-    door_give_up(server, p);
+    listener_give_up(server, p);
 }
 
+/* ==== 44. Listener: accept ====================================================================
+ * New connections, the deadlines of all, and the loop. */
+
 /* Lets a new connection in. */
-static struct pending *door_admit(struct server *server, const struct listener *listener, int fd,
-                                  const struct sockaddr_storage *peer, int64_t now)
+static struct http_conn *listener_admit(struct server *server,
+                                        const struct listen_socket *listening, int fd,
+                                        const struct sockaddr_storage *peer, int64_t now)
 {
-    struct pending *p = mem_new(sizeof *p);
+    struct http_conn *p = mem_new(sizeof *p);
     p->server = server;
-    p->wire.fd = fd;
+    p->transport.fd = fd;
     p->item.peer = *peer;
-    atomic_fetch_add(&server->door.count, 1);
+    atomic_fetch_add(&server->listener.count, 1);
     count_one(&server->counters.accepted);
-    p->kind = (uint8_t)listener->kind;
+    p->kind = (uint8_t)listening->kind;
     p->deadline = now + server->options.request_timeout;
-    if (listener->kind == LISTEN_TLS) wire_begin_tls(&p->wire);
-    pending_begin(p, p->wire.tls ? PENDING_HELLO : PENDING_REQUEST, p->deadline);
-    struct pending *oldest = pending_enter(server, p, now);
-    if (oldest) door_displace(server, oldest);
-    p->place = PLACE_DOOR;
+    if (listening->kind == LISTEN_TLS) transport_begin_tls(&p->transport);
+    http_conn_begin(p, p->transport.tls ? HTTP_CONN_HELLO : HTTP_CONN_REQUEST, p->deadline);
+    struct http_conn *oldest = http_conn_enter(server, p, now);
+    if (oldest) listener_displace(server, oldest);
+    p->place = PLACE_LISTENER;
     return p;
 }
 
 /* Watches the listeners, or rests from them. */
-static void door_watch_listeners(struct server *server, uint32_t events)
+static void listener_poll(struct server *server, uint32_t events)
 {
-    for (size_t i = 0; i < server->listener_count; i++)
-        loop_watch(&server->door.loop, EPOLL_CTL_MOD, server->listeners[i].fd, events,
-                   &server->listeners[i]);
+    for (size_t i = 0; i < server->listen_socket_count; i++)
+        loop_poll(&server->listener.loop, EPOLL_CTL_MOD, server->listen_sockets[i].fd, events,
+                  &server->listen_sockets[i]);
 }
 
 /* Rests from accepting after an error that will not go away at once: what is connected goes on
  * being served, and nothing spins. Without descriptors or memory no listener gives anything; any
  * other reason is that of this one, and the others go on. */
-static void door_pause(struct server *server, struct listener *listener, int64_t now)
+static void listener_pause(struct server *server, struct listen_socket *listening, int64_t now)
 {
-    struct door *door = &server->door;
+    struct listener *listener = &server->listener;
     int error = errno;
     bool full = error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;
     count_one(&server->counters.accept_errors);
-    if (!door->paused_logged || now - door->paused_logged > QUIET_MS)
+    if (!listener->paused_logged || now - listener->paused_logged > QUIET_MS)
         log_line(&server->log, LOG_WARN, "cannot accept connections: %s; %s", strerror(error),
                  full ? "raise the descriptor limit (ulimit -n) or lower --max-connections"
                       : "it is tried again and again");
-    door->paused_logged = now;
-    door->paused = full;
-    if (full) door_watch_listeners(server, 0);
-    else loop_watch(&door->loop, EPOLL_CTL_MOD, listener->fd, 0, listener);
-    timer_arm(&door->wheel, &door->pause, now + DOOR_PAUSE_MS);
+    listener->paused_logged = now;
+    listener->paused = full;
+    if (full) listener_poll(server, 0);
+    else loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0, listening);
+    timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
 /* Whether an accept failed for the one connection that it would have given (accept(2)): the next
  * may be fine. */
 static bool accept_lost_one(int error)
 {
-    static const int errors[] = {ECONNABORTED, EINTR, EPERM, EPROTO, ENETDOWN, ENETUNREACH,
-                                 EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-                                 ETIMEDOUT};
+    static const int errors[] = {ECONNABORTED, EINTR,       EPERM,      EPROTO,
+                                 ENETDOWN,     ENETUNREACH, EHOSTDOWN,  EHOSTUNREACH,
+                                 ENONET,       ENOPROTOOPT, EOPNOTSUPP, ETIMEDOUT};
     for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
         if (error == errors[i]) return true;
     return false;
@@ -15393,165 +15582,170 @@ static bool accept_lost_one(int error)
 
 /* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
  * most have their request, and need not be watched for it. */
-static void door_accept(struct server *server, struct listener *listener, int64_t now)
+static void listener_accept(struct server *server, struct listen_socket *listening, int64_t now)
 {
-    struct pending *admitted[DOOR_ACCEPTS];
+    struct http_conn *admitted[LISTENER_ACCEPTS];
     int count = 0, lost = 0;
-    while (count + lost < DOOR_ACCEPTS && !server->door.paused) {
+    while (count + lost < LISTENER_ACCEPTS && !server->listener.paused) {
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
-        int fd = accept4(listener->fd, (struct sockaddr *)&peer, &len,
-                         SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) admitted[count++] = door_admit(server, listener, fd, &peer, now);
+        int fd =
+            accept4(listening->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) admitted[count++] = listener_admit(server, listening, fd, &peer, now);
         else if (errno == EAGAIN || errno == EBADF) break;
-        else if (accept_lost_one(errno) && ++lost < DOOR_ACCEPTS) /* so many: it does not go away */
+        else if (accept_lost_one(errno) &&
+                 ++lost < LISTENER_ACCEPTS) /* so many: it does not go away */
             count_one(&server->counters.accept_errors);
         else {
-            door_pause(server, listener, now);
+            listener_pause(server, listening, now);
             break;
         }
     }
     for (int i = 0; i < count; i++) {
-        if (admitted[i]->phase == PENDING_GONE) continue;
-        if (admitted[i]->wire.tls) door_read_hello(server, admitted[i], now);
-        else door_read(server, admitted[i], now);
+        if (admitted[i]->phase == HTTP_CONN_GONE) continue;
+        if (admitted[i]->transport.tls) listener_read_hello(server, admitted[i], now);
+        else listener_read(server, admitted[i], now);
     }
 }
 
 /* Stops accepting for good: new clients are refused by the kernel. */
-static void door_shut(struct server *server, struct loop_call *call)
+static void listener_shut(struct server *server, struct loop_call *call)
 {
     (void)call;
-    for (size_t i = 0; i < server->listener_count; i++) {
-        if (server->listeners[i].fd >= 0) close(server->listeners[i].fd);
-        server->listeners[i].fd = -1;
+    for (size_t i = 0; i < server->listen_socket_count; i++) {
+        if (server->listen_sockets[i].fd >= 0) close(server->listen_sockets[i].fd);
+        server->listen_sockets[i].fd = -1;
     }
 }
 
-/* Ends door_run as soon as no request is with the workers. */
-static void door_quit(struct server *server, struct loop_call *call)
+/* Ends listener_run as soon as no request is with the workers. */
+static void listener_quit(struct server *server, struct loop_call *call)
 {
     (void)call;
-    server->door.quitting = true;
+    server->listener.quitting = true;
 }
 
 /* Acts on one event. */
-static void door_event(struct server *server, void *data, int64_t now)
+static void listener_event(struct server *server, void *data, int64_t now)
 {
-    struct listener *listener = data;
-    if (listener >= server->listeners && listener < server->listeners + server->listener_count) {
-        door_accept(server, listener, now);
+    struct listen_socket *listening = data;
+    if (listening >= server->listen_sockets &&
+        listening < server->listen_sockets + server->listen_socket_count) {
+        listener_accept(server, listening, now);
         return;
     }
-    struct pending *p = data;
-    if (p->phase == PENDING_GONE) return;
-    if (p->phase == PENDING_FLUSH) door_flush(server, p, now);
-    else if (p->phase == PENDING_LINGER) door_drain(server, p);
-    else if (p->phase == PENDING_HELLO) door_read_hello(server, p, now);
-    else door_read(server, p, now);
+    struct http_conn *p = data;
+    if (p->phase == HTTP_CONN_GONE) return;
+    if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
+    else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
+    else if (p->phase == HTTP_CONN_HELLO) listener_read_hello(server, p, now);
+    else listener_read(server, p, now);
 }
 
 /* Acts on one timer. */
-static void door_timer(struct server *server, struct timer *timer, int64_t now)
+static void listener_timer(struct server *server, struct timer *timer, int64_t now)
 {
-    if (timer != &server->door.pause) {
-        door_expire(server, pending_of_timer(timer), now);
+    if (timer != &server->listener.pause) {
+        listener_expire(server, http_conn_of_timer(timer), now);
         return;
     }
-    server->door.paused = false;
-    door_watch_listeners(server, EPOLLIN);
+    server->listener.paused = false;
+    listener_poll(server, EPOLLIN);
 }
 
 /* Whether a request, or a handshake, is with others who will give it back. */
-static bool door_is_busy(struct door *door)
+static bool listener_is_busy(struct listener *listener)
 {
-    bool busy = door->shaking;
+    bool busy = listener->handshaking;
     for (int i = 0; i < LANE_COUNT; i++)
-        busy = busy || door->lanes[i].ready.first || atomic_load(&door->lanes[i].under_way);
+        busy = busy || listener->lanes[i].ready.first || atomic_load(&listener->lanes[i].under_way);
     return busy;
 }
 
-/* The door's thread, until door_quit. When it ends it has closed every connection it owned. */
-static void door_run(void *context)
+/* The listener's thread, until listener_quit. When it ends it has closed every connection it
+ * owned. */
+static void listener_run(void *context)
 {
     struct server *server = context;
-    struct door *door = &server->door;
-    struct epoll_event events[DOOR_EVENTS];
+    struct listener *listener = &server->listener;
+    struct epoll_event events[LISTENER_EVENTS];
     int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
     prctl(PR_SET_NAME, "door");
-    door_watch_listeners(server, EPOLLIN);
+    listener_poll(server, EPOLLIN);
     for (;;) {
-        for (int i = 0; i < LANE_COUNT && door->quitting; i++)
-            atomic_store(&door->lanes[i].starved, true); /* have the last worker wake us */
-        if (door->quitting && !door_is_busy(door)) break;
-        int64_t now = clock_mono_ms(), wait = wheel_wait(&door->wheel, now);
-        if (atomic_load(&door->count) && (wait < 0 || wait > DOOR_SWEEP_MS)) wait = DOOR_SWEEP_MS;
+        for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
+            atomic_store(&listener->lanes[i].starved, true); /* have the last worker wake us */
+        if (listener->quitting && !listener_is_busy(listener)) break;
+        int64_t now = clock_mono_ms(), wait = wheel_wait(&listener->wheel, now);
+        if (atomic_load(&listener->count) && (wait < 0 || wait > LISTENER_SWEEP_MS))
+            wait = LISTENER_SWEEP_MS;
         if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
         int64_t wake_by = wait < 0 ? INT64_MAX : now + wait + PAUSE_MS;
-        int count = loop_wait(&door->loop, events, DOOR_EVENTS, wait);
+        int count = loop_wait(&listener->loop, events, LISTENER_EVENTS, wait);
         now = clock_mono_ms();
-        door->turn++;
+        listener->turn++;
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
-        loop_run_calls(&door->loop, server);
+        loop_run_calls(&listener->loop, server);
         for (int i = 0; i < count; i++)
-            if (events[i].data.ptr != &door->loop) door_event(server, events[i].data.ptr, now);
-        for (struct pending *p; (p = door->gone);) {
-            door->gone = p->next;
-            door_close(server, p);
+            if (events[i].data.ptr != &listener->loop)
+                listener_event(server, events[i].data.ptr, now);
+        for (struct http_conn *p; (p = listener->gone);) {
+            listener->gone = p->next;
+            listener_close(server, p);
         }
-        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&door->wheel, now));)
-            door_timer(server, timer, now);
-        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &door->lanes[i]);
+        for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&listener->wheel, now));)
+            listener_timer(server, timer, now);
+        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
     }
-    loop_run_calls(&door->loop, server);
-    timer_disarm(&door->wheel, &door->pause);
-    for (struct timer *timer; (timer = wheel_take(&door->wheel));)
-        door_close(server, pending_of_timer(timer));
+    loop_run_calls(&listener->loop, server);
+    timer_disarm(&listener->wheel, &listener->pause);
+    for (struct timer *timer; (timer = wheel_take(&listener->wheel));)
+        listener_close(server, http_conn_of_timer(timer));
 }
 
 /* Opens one listening socket; false with errno set. */
-static bool listener_open(struct listener *listener, const char *text)
+static bool listen_socket_open(struct listen_socket *listening, const char *text)
 {
     socklen_t len;
     int on = 1;
-    if (!address_parse(text, &listener->address, &len)) abort(); /* the option table saw to it */
-    listener->fd = socket(listener->address.ss_family,
-                          SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (listener->fd < 0) return false;
-    setsockopt(listener->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    setsockopt(listener->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* inherited by accept */
-    if (listener->address.ss_family == AF_INET6)
-        setsockopt(listener->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-    return !bind(listener->fd, (struct sockaddr *)&listener->address, len) &&
-           !listen(listener->fd, 4096) &&
-           !getsockname(listener->fd, (struct sockaddr *)&listener->address, &len);
+    if (!address_parse(text, &listening->address, &len)) abort(); /* the option table saw to it */
+    listening->fd =
+        socket(listening->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listening->fd < 0) return false;
+    setsockopt(listening->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(listening->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* inherited by accept */
+    if (listening->address.ss_family == AF_INET6)
+        setsockopt(listening->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    return !bind(listening->fd, (struct sockaddr *)&listening->address, len) &&
+           !listen(listening->fd, 4096) &&
+           !getsockname(listening->fd, (struct sockaddr *)&listening->address, &len);
 }
 
-/* Sets the door up, its listeners open already but not yet watched. False with errno set. */
-static bool door_init(struct server *server, struct instant now)
+/* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
+static bool listener_init(struct server *server, struct instant now)
 {
-    struct door *door = &server->door;
-    struct shakers *shakers = &door->shakers;
-    pthread_mutex_init(&shakers->lock, NULL);
-    pthread_cond_init(&shakers->wake, NULL);
-    wheel_init(&door->wheel, now.mono);
+    struct listener *listener = &server->listener;
+    struct handshake_workers *handshake_workers = &listener->handshake_workers;
+    pthread_mutex_init(&handshake_workers->lock, NULL);
+    pthread_cond_init(&handshake_workers->wake, NULL);
+    wheel_init(&listener->wheel, now.mono);
     int64_t workers = server->options.workers;
     /* of an address no less than one request as large as they may be */
     const struct options *options = &server->options;
-    door->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * DOOR_READ_SIZE);
-    if (door->memory < (size_t)options->request_memory)
-        door->memory = (size_t)options->request_memory;
-    door->lanes[LANE_QUICK].most = DOOR_QUEUE;
-    door->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
-    if (!loop_init(&door->loop)) return false;
-    for (size_t i = 0; i < server->listener_count; i++)
-        if (!loop_watch(&door->loop, EPOLL_CTL_ADD, server->listeners[i].fd, 0,
-                        &server->listeners[i]))
+    listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
+    if (listener->memory < (size_t)options->request_memory)
+        listener->memory = (size_t)options->request_memory;
+    listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
+    listener->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
+    if (!loop_init(&listener->loop)) return false;
+    for (size_t i = 0; i < server->listen_socket_count; i++)
+        if (!loop_poll(&listener->loop, EPOLL_CTL_ADD, server->listen_sockets[i].fd, 0,
+                       &server->listen_sockets[i]))
             return false;
     return true;
 }
 
-/* ==== 22. Assets =============================================================================
+/* ==== 45. Assets ==============================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. */
 
 struct asset {
@@ -15573,34 +15767,34 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 23. HTTP API ===========================================================================
+/* ==== 46. API: users ==========================================================================
  * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
  * Reads the table under its lock for microseconds, the store in short transactions, and asks the
  * hub to change things. Asking creates nobody. */
 
 struct http_request {
     const struct seam_request *raw;
-    const struct token *token;  /* of who asks; NULL: the gate is open */
+    const struct token *token; /* of who asks; NULL: the gate is open */
     struct instant now;
-    uint8_t address[16];        /* of the client */
-    uint16_t port;              /* 0: it came by a proxy */
-    bool head_only;             /* HEAD */
-    bool open;                  /* nobody is asked for a token where this came in */
-    bool secure;                /* by TLS, ours or a trusted proxy's */
-    bool preflight;             /* a browser asks what a page may do */
-    uint8_t origin;             /* enum origin */
-    const char *listed;         /* its Origin, when ORIGIN_LISTED */
-    uint32_t logouts;           /* the server's, before anything was looked at */
-    char allow[64];             /* the methods of its path */
-    char id[USER_ID_MAX + 1];   /* {userId} of the path, decoded */
+    uint8_t address[16];      /* of the client */
+    uint16_t port;            /* 0: it came by a proxy */
+    bool head_only;           /* HEAD */
+    bool open;                /* nobody is asked for a token where this came in */
+    bool secure;              /* by TLS, ours or a trusted proxy's */
+    bool preflight;           /* a browser asks what a page may do */
+    uint8_t origin;           /* enum origin */
+    const char *listed;       /* its Origin, when ORIGIN_LISTED */
+    uint32_t logouts;         /* the server's, before anything was looked at */
+    char allow[64];           /* the methods of its path */
+    char id[USER_ID_MAX + 1]; /* {userId} of the path, decoded */
     size_t id_len;
 };
 
 /* Whose page sent a request. */
 enum origin {
-    ORIGIN_NONE,    /* none: no browser, or a plain GET of one */
+    ORIGIN_NONE, /* none: no browser, or a plain GET of one */
     ORIGIN_OWN,
-    ORIGIN_LISTED,  /* one of --allow-origin; never under /admin/ */
+    ORIGIN_LISTED, /* one of --allow-origin; never under /admin/ */
     ORIGIN_FOREIGN,
 };
 
@@ -15888,18 +16082,21 @@ static enum error api_put_status(struct server *server, const struct http_reques
                                  struct http_response *response)
 {
     struct json_value body;
-    struct manual_wish wish;
+    struct manual_update update;
     struct stored_user stored;
     struct user_view view = {0};
     struct span text = {request->raw->body, request->raw->body_len};
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
-    enum error error = manual_parse(body, &wish);
+    enum error error = manual_parse(body, &update);
     if (error == ERROR_INVALID_PARAMETER)
         response->detail = "message is a text of at most 140 characters, none of them a control"
                            " character, or null; expires_in is 1 to 31536000 seconds";
     if (error) return error;
-    struct hub_ask ask = {.id = {request->id, request->id_len}, .ahead.stored = &stored,
-                          .wish = &wish, .view = &view, .texts = &response->texts};
+    struct hub_ask ask = {.id = {request->id, request->id_len},
+                          .ahead.stored = &stored,
+                          .update = &update,
+                          .view = &view,
+                          .texts = &response->texts};
     do {
         ask.ahead.generation = atomic_load(&server->hub.generation);
         if (!store_get_all(server->store, ask.id, &stored)) return ERROR_INTERNAL;
@@ -15929,15 +16126,15 @@ static enum error api_online_users(struct server *server, const struct http_requ
     pthread_mutex_unlock(&server->table_lock);
     buffer_text(out, "{");
     position_write(out, position);
-    buffer_print(out, ",\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
-                      "\"count\":%zu,\"connections\":%zu,\"users\":[",
+    buffer_print(out,
+                 ",\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
+                 "\"count\":%zu,\"connections\":%zu,\"users\":[",
                  server->options.threshold / 1000,
                  time_text(request->now.mono + request->now.offset, when), users, connections);
     struct user_view last = after;
     bool end = false, more = false; /* more: there is one behind a full page */
     for (int written = 0; !end && !more;) {
-        end = !api_copy_users(server, request->now, false, &after, views, &count,
-                              &response->texts);
+        end = !api_copy_users(server, request->now, false, &after, views, &count, &response->texts);
         for (size_t i = 0; i < count && !more; i++) {
             more = written == limit;
             if (more) break;
@@ -15951,6 +16148,9 @@ static enum error api_online_users(struct server *server, const struct http_requ
     buffer_text(out, "}");
     return ERROR_NONE;
 }
+
+/* ==== 47. API: lists for admins ===============================================================
+ * Pages of all users, one user with connections, sessions, kicks. */
 
 enum {
     API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
@@ -15969,18 +16169,18 @@ struct user_page {
     int status;                   /* enum status wanted, or -1 */
     enum page_sort sort;
     int limit, written;
-    bool full;                    /* and one more was found */
-    bool failed;                  /* the store did */
-    struct user_view last;        /* how far the page has come; known once it is anywhere */
+    bool full;             /* and one more was found */
+    bool failed;           /* the store did */
+    struct user_view last; /* how far the page has come; known once it is anywhere */
 };
 
 /* Some users behind a place, in order, and how far all of them are known. */
-struct user_piece {
+struct page_chunk {
     struct instant now;
     struct user_view users[API_CHUNK];
     size_t count;
     struct user_view reach;
-    bool more;                  /* behind reach; otherwise it reaches to the end */
+    bool more; /* behind reach; otherwise it reaches to the end */
 };
 
 /* Whether a user's id begins as those of the page do. */
@@ -16014,22 +16214,22 @@ static bool page_add(struct user_page *page, const struct user_view *view)
 }
 
 /* Store's visitor: keeps a user for the page. */
-static bool piece_keep(void *context, struct span id, const struct user_record *record)
+static bool page_chunk_keep(void *context, struct span id, const struct user_record *record)
 {
-    struct user_piece *piece = context;
-    struct user_view *view = &piece->users[piece->count++];
-    view_record(view, id, record, piece->now);
-    piece->reach = *view;
+    struct page_chunk *chunk = context;
+    struct user_view *view = &chunk->users[chunk->count++];
+    view_record(view, id, record, chunk->now);
+    chunk->reach = *view;
     return true;
 }
 
 /* Adds what the users of a piece have set by hand. False when the store failed. */
-static bool piece_add_manuals(struct server *server, struct user_page *page,
-                              struct user_piece *piece)
+static bool page_chunk_add_manuals(struct server *server, struct user_page *page,
+                                   struct page_chunk *chunk)
 {
     struct manual_record manual;
-    for (size_t i = 0; store_has_manuals(server->store) && i < piece->count; i++) {
-        struct user_view *view = &piece->users[i];
+    for (size_t i = 0; store_has_manuals(server->store) && i < chunk->count; i++) {
+        struct user_view *view = &chunk->users[i];
         struct span id = {view->id, view->id_len};
         if (!store_get_manual(server->store, id, &manual)) return false;
         view_manual(view, &manual, page->now);
@@ -16046,13 +16246,12 @@ static int view_compare(const struct user_view *a, const struct user_view *b)
 
 /* Puts the users of the table and of the store on the page, as far as both are known; of the same
  * one the table's word counts. False when the page is full or there is nothing behind. */
-static bool page_merge(struct user_page *page, const struct user_piece *table,
-                       const struct user_piece *stored)
+static bool page_merge(struct user_page *page, const struct page_chunk *table,
+                       const struct page_chunk *stored)
 {
     const struct user_view *bound = NULL;
     if (table->more) bound = &table->reach;
-    if (stored->more && (!bound || view_compare(&stored->reach, bound) < 0))
-        bound = &stored->reach;
+    if (stored->more && (!bound || view_compare(&stored->reach, bound) < 0)) bound = &stored->reach;
     for (size_t t = 0, s = 0; t < table->count || s < stored->count;) {
         int order = t == table->count    ? 1
                     : s == stored->count ? -1
@@ -16086,7 +16285,7 @@ static bool page_enter_prefix(struct server *server, struct user_page *page)
  * False when the store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
-    struct user_piece table = {.now = page->now}, stored = table;
+    struct page_chunk table = {.now = page->now}, stored = table;
     if (!page_enter_prefix(server, page)) return false;
     for (int looked = 0; looked < API_SCAN_MAX; looked += API_CHUNK) {
         bool at_end;
@@ -16096,9 +16295,9 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
         stored.now = page->now;
         stored.count = 0;
         struct span after = {page->last.id, page->last.id_len};
-        if (!store_each_user(server->store, after, API_CHUNK, piece_keep, &stored, &at_end))
+        if (!store_each_user(server->store, after, API_CHUNK, page_chunk_keep, &stored, &at_end))
             return false;
-        if (!piece_add_manuals(server, page, &stored)) return false;
+        if (!page_chunk_add_manuals(server, page, &stored)) return false;
         stored.more = !at_end && stored.count;
         count_many(&server->counters.users_scanned, stored.count);
         if (page_merge(page, &table, &stored)) continue;
@@ -16132,8 +16331,7 @@ static void pick_sift(const struct user_page *page, struct page_pick *pick, size
                       const struct user_view *view)
 {
     for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count &&
-            page_order(page, &pick->users[child + 1], &pick->users[child]) > 0)
+        if (child + 1 < count && page_order(page, &pick->users[child + 1], &pick->users[child]) > 0)
             child++;
         if (page_order(page, &pick->users[child], view) <= 0) break;
         pick->users[at] = pick->users[child];
@@ -16238,7 +16436,7 @@ static bool page_add_whole(struct server *server, struct user_page *page,
     const struct user *user = presence_find(&server->presence, id);
     const struct manual *manual = user ? user_manual(user) : NULL;
     if (manual) {
-        whole.message = message_span(manual->message);
+        whole.message = status_text_span(manual->message);
         view_keep(&whole, page->texts);
     }
     pthread_mutex_unlock(&server->table_lock);
@@ -16270,8 +16468,7 @@ static bool page_merge_seen(struct server *server, struct user_page *page, struc
 {
     bool covered[STORE_CHUNK];
     pthread_mutex_lock(&server->table_lock);
-    for (int i = 0; i < count; i++)
-        covered[i] = pick_covers(server, page, pick, began, &places[i]);
+    for (int i = 0; i < count; i++) covered[i] = pick_covers(server, page, pick, began, &places[i]);
     pthread_mutex_unlock(&server->table_lock);
     for (int i = 0; i < count; i++) {
         struct user_view view;
@@ -16299,8 +16496,7 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
     pick_make(server, page, &pick);
     for (int looked = 0; stored && room && count == STORE_CHUNK && looked < API_SCAN_MAX;
          looked += STORE_CHUNK) {
-        after = (struct seen_place){.last_seen = page->last.last_seen,
-                                    .id_len = page->last.id_len};
+        after = (struct seen_place){.last_seen = page->last.last_seen, .id_len = page->last.id_len};
         memcpy(after.id, page->last.id, after.id_len);
         count = store_seen(server->store, page->last.known ? &after : NULL,
                            page->sort == SORT_SEEN_DOWN, places, STORE_CHUNK);
@@ -16383,8 +16579,8 @@ static enum error page_read(struct user_page *page, const struct http_request *r
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
-    struct user_page page = {.now = request->now, .out = api_json(response),
-                             .texts = &response->texts};
+    struct user_page page = {
+        .now = request->now, .out = api_json(response), .texts = &response->texts};
     enum error error = page_read(&page, request);
     if (error) {
         response->detail = error == ERROR_INVALID_PARAMETER
@@ -16430,11 +16626,11 @@ static void api_view_connection(struct connection_view *view, const struct conne
         .connected_at = c->connected_at,
         .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
         .number = c->number,
-        .round_trip = atomic_load_explicit(&c->wire.round_trip, memory_order_relaxed),
-        .port = c->link.port,
-        .status = c->link.status,
+        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
+        .port = c->session.port,
+        .status = c->session.status,
     };
-    memcpy(view->address, c->link.address, sizeof view->address);
+    memcpy(view->address, c->session.address, sizeof view->address);
     if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
 }
 
@@ -16474,8 +16670,8 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     *position = server_position(server);
     if (user) view_user(view, user, now);
     if (user) view_keep(view, texts);
-    for (const struct link *link = user ? user->links : NULL; link; link = link->next)
-        api_view_connection(&list[count++], (const struct connection *)link);
+    for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
+        api_view_connection(&list[count++], (const struct connection *)conn);
     pthread_mutex_unlock(&server->table_lock);
     for (size_t i = 0; i < count; i++) {
         if (i) buffer_text(connections, ",");
@@ -16495,8 +16691,8 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct position position;
     struct buffer connections = {0};
     struct span id = {request->id, request->id_len};
-    bool here = api_copy_user(server, id, request->now, &view, &position, &connections,
-                              &response->texts);
+    bool here =
+        api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
     bool read = store_get_all(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
@@ -16507,7 +16703,7 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
         view_write_user_open(out, &view);
         view_write_time(out, "first_seen", first, true);
-        buffer_print(out, ",\"sessions\":%" PRIu32 ",", stored.known ? stored.record.stays : 0);
+        buffer_print(out, ",\"sessions\":%" PRIu32 ",", stored.known ? stored.record.sessions : 0);
         position_write(out, position);
         buffer_text(out, ",\"connection_list\":[");
         buffer_add(out, connections.at, connections.len);
@@ -16517,7 +16713,7 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     return error;
 }
 
-/* Appends one stay of a user; a running one has no end yet. */
+/* Appends one session of a user; a running one has no end yet. */
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
@@ -16525,8 +16721,9 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
     view_write_time(out, "to", session->to, !running);
     if (running) buffer_text(out, ",\"reason\":null");
-    else buffer_print(out, ",\"reason\":\"%s\"",
-                      session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
+    else
+        buffer_print(out, ",\"reason\":\"%s\"",
+                     session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
     address_unpack_text(session->address, address, sizeof address);
     if (*address) buffer_print(out, ",\"address\":\"%s\"}", address);
     else buffer_text(out, ",\"address\":null}");
@@ -16548,8 +16745,9 @@ static bool api_running_session(struct server *server, struct span id, struct in
 }
 
 /* GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the first page
- * begins with the running stay. The cursor is the start of the last stay shown; behind the running
- * one it is just above the first stored, which may have begun later if UTC was stepped back. */
+ * begins with the running session. The cursor is the start of the last session shown; behind the
+ * running one it is just above the first stored, which may have begun later if UTC was stepped
+ * back. */
 static enum error api_sessions(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -16621,9 +16819,9 @@ static void api_write_webhook(struct buffer *out, struct server *server, uint64_
         buffer_text(out, ",\"webhook\":null");
         return;
     }
-    buffer_print(out, ",\"webhook\":{\"url\":\"%s\",\"pending\":%" PRIu64
-                      ",\"delivered\":%" PRIu64 ",\"failures\":%" PRIu64 ",\"dead\":%" PRIu64
-                      ",\"last_error\":",
+    buffer_print(out,
+                 ",\"webhook\":{\"url\":\"%s\",\"pending\":%" PRIu64 ",\"delivered\":%" PRIu64
+                 ",\"failures\":%" PRIu64 ",\"dead\":%" PRIu64 ",\"last_error\":",
                  hook->url.origin, pending, atomic_load(&counters->webhook_deliveries),
                  atomic_load(&counters->webhook_failures), atomic_load(&counters->webhook_dead));
     pthread_mutex_lock(&hook->lock);
@@ -16639,7 +16837,7 @@ static void api_write_webhook(struct buffer *out, struct server *server, uint64_
 /* Totals as of now, for stats and metrics. */
 struct totals {
     size_t live, cached, connections;
-    struct position position;   /* of these three */
+    struct position position; /* of these three */
     int64_t sockets, streams, watching, pending, held, resident, anonymous, uptime_ms;
     struct store_stats store;
 };
@@ -16657,13 +16855,16 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     t->sockets = atomic_load(&server->connections);
     t->streams = atomic_load(&server->streams);
     t->watching = atomic_load(&server->watching);
-    t->pending = atomic_load(&server->door.count);
+    t->pending = atomic_load(&server->listener.count);
     pthread_mutex_lock(&server->address_lock);
-    t->held = (int64_t)server->door.held;
+    t->held = (int64_t)server->listener.held;
     pthread_mutex_unlock(&server->address_lock);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
 }
+
+/* ==== 48. API: state of the server ============================================================
+ * /admin/stats, /metrics, streams of events, history, health, and the files of web/. */
 
 /* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
 static enum error api_stats(struct server *server, const struct http_request *request,
@@ -16677,25 +16878,26 @@ static enum error api_stats(struct server *server, const struct http_request *re
     view_write_time(out, "started_at", server->started.mono + request->now.offset, true);
     buffer_text(out, ",");
     position_write(out, t.position);
-    buffer_print(out, ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64
-                      "}",
+    buffer_print(out,
+                 ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64 "}",
                  t.live + t.cached, t.live, t.cached, t.store.users);
-    buffer_print(out, ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64
-                      ",\"streams\":%" PRId64 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64
-                      ",\"limit\":%" PRId64 "}",
+    buffer_print(out,
+                 ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64 ",\"streams\":%" PRId64
+                 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
                  t.connections, t.sockets, t.streams, t.watching, t.pending,
                  server->max_connections);
-    buffer_print(out, ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64
-                      "}",
+    buffer_print(out,
+                 ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64 "}",
                  t.resident, t.anonymous);
     const char *problem = t.store.problem;
     buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
                  t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
     if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
     else buffer_text(out, "null");
-    buffer_print(out, ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                      ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
-                      ",\"oldest_reader_seconds\":%" PRId64,
+    buffer_print(out,
+                 ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
+                 ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
+                 ",\"oldest_reader_seconds\":%" PRId64,
                  t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
                  t.store.file_bytes, t.store.oldest_reader_ms / 1000);
     view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
@@ -16777,8 +16979,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
                   (int64_t)tls_untimely(&server->tls));
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
-    buffer_print(out, "# HELP presence_" metric " " help "\n# TYPE presence_" metric              \
-                      " counter\npresence_" metric " %" PRIu64 "\n",                              \
+    buffer_print(out,                                                                              \
+                 "# HELP presence_" metric " " help "\n# TYPE presence_" metric                    \
+                 " counter\npresence_" metric " %" PRIu64 "\n",                                    \
                  atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
@@ -16805,7 +17008,7 @@ static bool events_wanted(const struct server *server, const struct http_request
 /* Answers with a stream of Server-Sent Events. The answer is only its head; the connection goes to
  * the hub, which sends the rest. */
 static enum error stream_answer(struct server *server, const struct http_request *request,
-                             struct http_response *response)
+                                struct http_response *response)
 {
     enum error error = request->head_only ? ERROR_NONE : server_reserve(server);
     if (error) return error;
@@ -16858,8 +17061,7 @@ static enum error api_history(struct server *server, const struct http_request *
         if (count < 0) return ERROR_INTERNAL;
         for (int i = 0; i < count; i++)
             buffer_print(out, "{\"at\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "},",
-                         time_text(samples[i].at, when), samples[i].users,
-                         samples[i].connections);
+                         time_text(samples[i].at, when), samples[i].users, samples[i].connections);
     }
     if (out->at[out->len - 1] == ',') out->len--;
     buffer_text(out, "]}");
@@ -16945,9 +17147,11 @@ static enum error api_asset(struct server *server, const struct http_request *re
     snprintf(tag, sizeof tag, "%.*s%s\"", (int)strlen(asset->etag) - 1, asset->etag,
              gzip ? "-gzip" : "");
     response->cacheable = true;
-    http_add_header(response, "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
-                              "Content-Security-Policy: default-src 'self'; base-uri 'none';"
-                              " frame-ancestors 'none'\r\n", tag);
+    http_add_header(response,
+                    "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
+                    "Content-Security-Policy: default-src 'self'; base-uri 'none';"
+                    " frame-ancestors 'none'\r\n",
+                    tag);
     response->status = 304;
     if (request_knows(request->raw, tag)) return ERROR_NONE;
     response->status = 200;
@@ -16973,9 +17177,9 @@ static enum error api_redirect(struct server *server, const struct http_request 
         return ERROR_INVALID_REQUEST;
     uint8_t unused[16];
     uint16_t port = 0;
-    for (size_t i = 0; i < server->listener_count && !port; i++)
-        if (server->listeners[i].kind == LISTEN_TLS)
-            address_pack(&server->listeners[i].address, unused, &port);
+    for (size_t i = 0; i < server->listen_socket_count && !port; i++)
+        if (server->listen_sockets[i].kind == LISTEN_TLS)
+            address_pack(&server->listen_sockets[i].address, unused, &port);
     buffer_print(&response->location, "https://%s", host);
     if (port != 443) buffer_print(&response->location, ":%u", port);
     buffer_print(&response->location, "%s%s%s", raw->target, raw->query ? "?" : "",
@@ -16986,22 +17190,25 @@ static enum error api_redirect(struct server *server, const struct http_request 
 }
 
 /* Whom a path is for, where tokens are asked for. */
-enum who {
-    WHO_ANYONE,
-    WHO_USER,    /* the user in the path */
-    WHO_OWNER,   /* the user in the path, or an admin */
-    WHO_WATCHER, /* who may see the user in the path */
-    WHO_READER,  /* who has a token; the handler looks at each user */
-    WHO_ALL,     /* who may see everybody */
-    WHO_ADMIN,
+enum access {
+    ACCESS_ANYONE,
+    ACCESS_USER,    /* the user in the path */
+    ACCESS_OWNER,   /* the user in the path, or an admin */
+    ACCESS_WATCHER, /* who may see the user in the path */
+    ACCESS_READER,  /* who has a token; the handler looks at each user */
+    ACCESS_ALL,     /* who may see everybody */
+    ACCESS_ADMIN,
 };
+
+/* ==== 49. API: who may ========================================================================
+ * Tokens, passwords and logins of admins: who may send a request. */
 
 /* The secrets in use, to be given back with secrets_drop. */
 static struct secrets *secrets_take(struct server *server)
 {
     pthread_mutex_lock(&server->secrets_lock);
     struct secrets *secrets = server->secrets;
-    atomic_fetch_add(&secrets->users, 1);
+    atomic_fetch_add(&secrets->refs, 1);
     pthread_mutex_unlock(&server->secrets_lock);
     return secrets;
 }
@@ -17009,13 +17216,13 @@ static struct secrets *secrets_take(struct server *server)
 /* Gives secrets back; the last to do so frees them. NULL is fine. */
 static void secrets_drop(struct secrets *secrets)
 {
-    if (!secrets || atomic_fetch_sub(&secrets->users, 1) > 1) return;
+    if (!secrets || atomic_fetch_sub(&secrets->refs, 1) > 1) return;
     token_keys_free(&secrets->keys);
     free(secrets);
 }
 
 /* Whether another site's page made a browser send this without saying whose page it is: then what
- * the browser adds by itself, a cookie or its place behind the gate, proves nothing. */
+ * the browser adds by itself, a cookie or its place past authentication, proves nothing. */
 static bool request_is_crossed(const struct seam_request *raw)
 {
     const char *value = "";
@@ -17063,7 +17270,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
     if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
-            ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2) : -1;
+            ? cookie_get(value, "presence_token", room, TOKEN_MAX + 2)
+            : -1;
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
 }
 
@@ -17086,7 +17294,8 @@ static struct span request_session(const struct http_request *request, bool cook
     struct span text = request_token(request->raw, true, room);
     if (text.len || !cookies || !request_is_own(request)) return text;
     int n = request_header(request->raw, "Cookie", &value) == 1
-                ? cookie_get(value, "presence_admin", room, TOKEN_MAX + 2) : -1;
+                ? cookie_get(value, "presence_admin", room, TOKEN_MAX + 2)
+                : -1;
     return (struct span){room, n > 0 ? (size_t)n : 0};
 }
 
@@ -17102,42 +17311,43 @@ static bool session_opens(struct server *server, struct span text, int64_t wall_
 }
 
 /* What a good token may on a route for these. */
-static enum error gate_allows(enum who who, const struct http_request *request,
+static enum error auth_allows(enum access access, const struct http_request *request,
                               const struct token *token)
 {
     struct span id = {request->id, request->id_len};
     bool own = !bytes_compare(token->user, token->user_len, id.at, id.len), good = true;
-    if (who == WHO_USER) good = own;
-    if (who == WHO_OWNER) good = own || token->admin;
-    if (who == WHO_WATCHER) good = token_may_watch(token, id);
-    if (who == WHO_ALL) good = token->admin || token->watches_all;
-    if (who == WHO_ADMIN) good = token->admin;
+    if (access == ACCESS_USER) good = own;
+    if (access == ACCESS_OWNER) good = own || token->admin;
+    if (access == ACCESS_WATCHER) good = token_may_watch(token, id);
+    if (access == ACCESS_ALL) good = token->admin || token->watches_all;
+    if (access == ACCESS_ADMIN) good = token->admin;
     return good ? ERROR_NONE : ERROR_FORBIDDEN;
 }
 
 /* Whether somebody is asked who they are on a route for these. */
-static bool gate_stands(const struct server *server, enum who who,
-                        const struct http_request *request)
+static bool auth_required(const struct server *server, enum access access,
+                          const struct http_request *request)
 {
     const struct options *options = &server->options;
-    if (who == WHO_ANYONE || request->open) return false;
-    return options_have_keys(options) || (who == WHO_ADMIN && *options->admin_password_file);
+    if (access == ACCESS_ANYONE || request->open) return false;
+    return options_have_keys(options) || (access == ACCESS_ADMIN && *options->admin_password_file);
 }
 
-/* Whether a request may pass: anybody's where no gate stands, else who has a token or a session
+/* Whether a request may pass: anybody's where none is required, else who has a token or a session
  * that allows it. The token is the caller's to free, whatever the result. */
-static enum error gate_check(struct server *server, enum who who, struct http_request *request,
-                             struct http_response *response, struct token *token)
+static enum error auth_check(struct server *server, enum access access,
+                             struct http_request *request, struct http_response *response,
+                             struct token *token)
 {
     *token = (struct token){0};
-    if (!gate_stands(server, who, request)) return ERROR_NONE;
+    if (!auth_required(server, access, request)) return ERROR_NONE;
     int64_t wall_ms = request->now.mono + request->now.offset;
     char room[TOKEN_MAX + 2];
-    struct span text = request_session(request, who == WHO_ADMIN, room);
+    struct span text = request_session(request, access == ACCESS_ADMIN, room);
     enum token_problem problem = TOKEN_NONE;
     if (!session_opens(server, text, wall_ms, token)) {
         struct secrets *secrets = secrets_take(server);
-        text = request_token(request->raw, who == WHO_ADMIN, room);
+        text = request_token(request->raw, access == ACCESS_ADMIN, room);
         problem = token_verify(&secrets->keys, text, wall_ms, server->options.jwt_issuer,
                                server->options.jwt_audience, token);
         secrets_drop(secrets);
@@ -17147,7 +17357,7 @@ static enum error gate_check(struct server *server, enum who who, struct http_re
     if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
     else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
     else if (problem) response->detail = TOKEN_PROBLEMS[problem];
-    else error = gate_allows(who, request, token);
+    else error = auth_allows(access, request, token);
     if (!error) request->token = token;
     return error;
 }
@@ -17159,7 +17369,7 @@ static enum error api_login_state(struct server *server, const struct http_reque
     struct http_request asked = *request;
     struct http_response unused = {0};
     struct token token;
-    enum error error = gate_check(server, WHO_ADMIN, &asked, &unused, &token);
+    enum error error = auth_check(server, ACCESS_ADMIN, &asked, &unused, &token);
     struct buffer *out = api_json(response);
     buffer_print(out, "{\"authenticated\":%s", error ? "false" : "true");
     view_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
@@ -17238,7 +17448,7 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     pthread_mutex_lock(&server->address_lock);
     struct address_entry *entry = address_make(&server->addresses, key);
     if (good) address_clear_failures(entry);
-    else address_note_failure(entry, clock_mono_ms());
+    else address_count_failure(entry, clock_mono_ms());
     address_settle(&server->addresses, entry, clock_mono_ms());
     pthread_mutex_unlock(&server->address_lock);
     login_end(server, clock_mono_ms() - start);
@@ -17249,8 +17459,9 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
 static void login_set_cookie(struct http_response *response, const struct http_request *request,
                              struct span session, int64_t lifetime_ms)
 {
-    http_add_header(response, "Set-Cookie: presence_admin=%.*s; Path=/; HttpOnly; SameSite=Strict;"
-                              " Max-Age=%" PRId64 "%s\r\n",
+    http_add_header(response,
+                    "Set-Cookie: presence_admin=%.*s; Path=/; HttpOnly; SameSite=Strict;"
+                    " Max-Age=%" PRId64 "%s\r\n",
                     (int)session.len, session.at, lifetime_ms / 1000,
                     request->secure ? "; Secure" : "");
 }
@@ -17347,12 +17558,17 @@ static enum error api_options(struct server *server, const struct http_request *
     (void)server;
     response->status = 204;
     if (request->preflight && request->listed)
-        http_add_header(response, "Access-Control-Allow-Methods: %s\r\n"
-                                  "Access-Control-Allow-Headers: authorization, content-type\r\n"
-                                  "Access-Control-Max-Age: 600\r\n", request->allow);
+        http_add_header(response,
+                        "Access-Control-Allow-Methods: %s\r\n"
+                        "Access-Control-Allow-Headers: authorization, content-type\r\n"
+                        "Access-Control-Max-Age: 600\r\n",
+                        request->allow);
     else http_add_header(response, "Allow: %s\r\n", request->allow);
     return ERROR_NONE;
 }
+
+/* ==== 50. Routes ==============================================================================
+ * Every path, and the way of a request from it to its answer. */
 
 enum method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "GET"};
@@ -17361,32 +17577,32 @@ static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS",
  * upgrade_request's. */
 static const struct route {
     enum method method;
-    enum who who;
+    enum access access;
     const char *pattern;
     enum error (*handle)(struct server *, const struct http_request *, struct http_response *);
 } ROUTES[] = {
-    {METHOD_UPGRADE, WHO_USER, "/ws/presence/{id}", NULL},
-    {METHOD_GET, WHO_WATCHER, "/api/presence/{id}", api_get_user},
-    {METHOD_POST, WHO_READER, "/api/presence", api_post_batch},
-    {METHOD_POST, WHO_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
-    {METHOD_GET, WHO_ALL, "/api/events", api_events},
-    {METHOD_PUT, WHO_OWNER, "/api/presence/{id}/status", api_put_status},
-    {METHOD_GET, WHO_ADMIN, "/admin/online-users", api_online_users},
-    {METHOD_GET, WHO_ADMIN, "/admin/users", api_users},
-    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}", api_admin_user},
-    {METHOD_GET, WHO_ADMIN, "/admin/users/{id}/sessions", api_sessions},
-    {METHOD_DELETE, WHO_ADMIN, "/admin/users/{id}/connections", api_kick},
-    {METHOD_GET, WHO_ADMIN, "/admin/stats", api_stats},
-    {METHOD_GET, WHO_ADMIN, "/admin/history", api_history},
-    {METHOD_GET, WHO_ADMIN, "/admin/events", api_admin_events},
-    {METHOD_GET, WHO_ANYONE, "/admin", api_admin},
-    {METHOD_GET, WHO_ANYONE, "/admin/login", api_login_state},
-    {METHOD_POST, WHO_ANYONE, "/admin/login", api_login},
-    {METHOD_POST, WHO_ANYONE, "/admin/logout", api_logout},
-    {METHOD_GET, WHO_ADMIN, "/metrics", api_metrics},
-    {METHOD_GET, WHO_ANYONE, "/healthz", api_healthz},
-    {METHOD_GET, WHO_ANYONE, "/readyz", api_readyz},
-    {METHOD_GET, WHO_ANYONE, "/", api_asset},
+    {METHOD_UPGRADE, ACCESS_USER, "/ws/presence/{id}", NULL},
+    {METHOD_GET, ACCESS_WATCHER, "/api/presence/{id}", api_get_user},
+    {METHOD_POST, ACCESS_READER, "/api/presence", api_post_batch},
+    {METHOD_POST, ACCESS_USER, "/api/presence/{id}/heartbeat", api_post_heartbeat},
+    {METHOD_GET, ACCESS_ALL, "/api/events", api_events},
+    {METHOD_PUT, ACCESS_OWNER, "/api/presence/{id}/status", api_put_status},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/online-users", api_online_users},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/users", api_users},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/users/{id}", api_admin_user},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/users/{id}/sessions", api_sessions},
+    {METHOD_DELETE, ACCESS_ADMIN, "/admin/users/{id}/connections", api_kick},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/stats", api_stats},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/history", api_history},
+    {METHOD_GET, ACCESS_ADMIN, "/admin/events", api_admin_events},
+    {METHOD_GET, ACCESS_ANYONE, "/admin", api_admin},
+    {METHOD_GET, ACCESS_ANYONE, "/admin/login", api_login_state},
+    {METHOD_POST, ACCESS_ANYONE, "/admin/login", api_login},
+    {METHOD_POST, ACCESS_ANYONE, "/admin/logout", api_logout},
+    {METHOD_GET, ACCESS_ADMIN, "/metrics", api_metrics},
+    {METHOD_GET, ACCESS_ANYONE, "/healthz", api_healthz},
+    {METHOD_GET, ACCESS_ANYONE, "/readyz", api_readyz},
+    {METHOD_GET, ACCESS_ANYONE, "/", api_asset},
 };
 enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
 
@@ -17406,8 +17622,8 @@ static bool route_matches(const char *pattern, const char *path, struct span *id
 static enum error route_find(struct http_request *request, struct http_response *response,
                              const struct route **found)
 {
-    static const struct route asset_route = {METHOD_GET, WHO_ANYONE, "", api_asset};
-    static const struct route options_route = {METHOD_OPTIONS, WHO_ANYONE, "", api_options};
+    static const struct route asset_route = {METHOD_GET, ACCESS_ANYONE, "", api_asset};
+    static const struct route options_route = {METHOD_OPTIONS, ACCESS_ANYONE, "", api_options};
     const char *path = request->raw->target, *method = request->raw->method;
     char *allow = request->allow;
     request->head_only = !strcmp(method, "HEAD");
@@ -17437,12 +17653,12 @@ static enum error route_find(struct http_request *request, struct http_response 
     return ERROR_METHOD_NOT_ALLOWED;
 }
 
-/* See gate_check; who is turned away is counted. */
-static enum error gate_pass(struct server *server, const struct route *route,
+/* See auth_check; who is turned away is counted. */
+static enum error auth_pass(struct server *server, const struct route *route,
                             struct http_request *request, struct http_response *response,
                             struct token *token)
 {
-    enum error error = gate_check(server, route->who, request, response, token);
+    enum error error = auth_check(server, route->access, request, response, token);
     if (error) count_one(&server->counters.tokens_refused);
     return error;
 }
@@ -17452,18 +17668,18 @@ static void api_answer(struct server *server, const struct route *route, enum er
                        struct http_request *request, struct http_response *response)
 {
     struct token token = {0};
-    if (!error) error = gate_pass(server, route, request, response, &token);
+    if (!error) error = auth_pass(server, route, request, response, &token);
     if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
-        count_one(&server->counters.tokens_refused); /* the gate had let it pass */
+        count_one(&server->counters.tokens_refused); /* authentication had let it pass */
     token_free(&token);
     if (error) http_set_error(response, error, response->detail);
     count_one(&server->counters.requests);
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 24. Seam use ===========================================================================
+/* ==== 51. CivetWeb ============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
- * connection, a granted upgrade becomes an adoption. See vendor/civetweb_seam.h. */
+ * connection, a granted upgrade becomes an handoff. See vendor/civetweb_seam.h. */
 
 /* Whether the connection may be kept after this answer (RFC 9112 section 9.3). */
 static bool request_keeps_alive(const struct server *server, const struct seam_request *request)
@@ -17483,8 +17699,7 @@ static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
     bool get = !strcmp(request->method, "GET") && !strcmp(request->version, "1.1");
-    if (!request->wants_upgrade || !get)
-        return ERROR_UPGRADE_REQUIRED;
+    if (!request->wants_upgrade || !get) return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Version", &value) != 1 || strcmp(value, "13"))
         return ERROR_UPGRADE_REQUIRED;
     if (request_header(request, "Sec-WebSocket-Key", &value) != 1 || !ws_key_valid(value))
@@ -17493,8 +17708,7 @@ static enum error upgrade_check(const struct seam_request *request)
 }
 
 /* Takes a place among those of an address; see server_release_address. */
-static enum error upgrade_reserve_address(struct server *server,
-                                          const struct http_request *request)
+static enum error upgrade_reserve_address(struct server *server, const struct http_request *request)
 {
     const struct options *options = &server->options;
     struct address_table *addresses = &server->addresses;
@@ -17556,27 +17770,27 @@ static bool upgrade_reserve_refused(struct server *server, const struct seam_req
 }
 
 /* Copies a User-Agent, cut at a whole character. */
-static void adoption_set_agent(struct adoption *a, const char *agent)
+static void handoff_set_agent(struct handoff *a, const char *agent)
 {
     size_t len = strnlen(agent, AGENT_MAX);
     while (len && ((unsigned char)agent[len] & 0xc0) == 0x80) len--;
     memcpy(a->agent, agent, len);
 }
 
-/* See server_note_refusal. */
-static void upgrade_note_refusal(struct server *server, const struct http_request *request,
-                                 enum error error, const char *detail)
+/* See server_count_refusal. */
+static void upgrade_count_refusal(struct server *server, const struct http_request *request,
+                                  enum error error, const char *detail)
 {
     const char *origin = NULL, *host = NULL;
     request_header(request->raw, "Origin", &origin);
     request_header(request->raw, "Host", &host);
-    server_note_refusal(server, error, request->address, request->now.mono, detail, origin, host);
+    server_count_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
 /* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
  * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
  * not when REFUSED_MAX are. */
-static enum error upgrade_request(struct server *server, struct pending *p,
+static enum error upgrade_request(struct server *server, struct http_conn *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
 {
@@ -17584,7 +17798,7 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     enum error error = upgrade_check(raw), refuse;
     if (error) return error;
     struct token token;
-    refuse = gate_pass(server, route, request, response, &token);
+    refuse = auth_pass(server, route, request, response, &token);
     uint32_t expires = request->token ? request_expires(&token, request->now) : 0;
     bool watches_all = !request->token || token.admin || token.watches_all;
     struct id_list *may = watches_all ? NULL : id_list_of_token(&token);
@@ -17596,8 +17810,8 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     }
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
-    if (refuse) upgrade_note_refusal(server, request, refuse, response->detail);
-    struct adoption *a = p->adoption = mem_new(sizeof *a);
+    if (refuse) upgrade_count_refusal(server, request, refuse, response->detail);
+    struct handoff *a = p->handoff = mem_new(sizeof *a);
     a->refuse = refuse;
     a->watches_all = watches_all;
     a->may = refuse ? NULL : may;
@@ -17609,16 +17823,16 @@ static enum error upgrade_request(struct server *server, struct pending *p,
     memcpy(a->id, request->id, request->id_len);
     struct span id = {a->id, a->id_len};
     if (!refuse) server_look_ahead(server, id, &a->ahead);
-    if (request_header(raw, "User-Agent", &value)) adoption_set_agent(a, value);
+    if (request_header(raw, "User-Agent", &value)) handoff_set_agent(a, value);
     if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
 }
 
 /* A stream on its way to the hub, which sends its head first. */
-static struct adoption *adoption_of_stream(const struct http_response *response)
+static struct handoff *handoff_of_stream(const struct http_response *response)
 {
-    struct adoption *a = mem_new(sizeof *a);
+    struct handoff *a = mem_new(sizeof *a);
     a->is_stream = true;
     a->expires = response->expires;
     a->logouts = response->logouts;
@@ -17681,7 +17895,7 @@ static enum origin request_find_origin(const struct server *server, struct http_
 /* Whether a request may be looked at: it names its host, in open mode one that is this machine, so
  * that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is not the page
  * of somebody else that wants to do more than read. */
-static enum error request_admit(struct server *server, const struct pending *p,
+static enum error request_admit(struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
     const struct seam_request *raw = request->raw;
@@ -17707,12 +17921,12 @@ static enum error request_admit(struct server *server, const struct pending *p,
 }
 
 /* Counts the memory of an answer, and makes one that is too much an error. */
-static void answer_hold(struct server *server, struct pending *p, struct http_response *response)
+static void answer_hold(struct server *server, struct http_conn *p, struct http_response *response)
 {
     enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
     size_t body = response->fixed.at ? response->fixed.len : response->body.len;
     bool must = body <= SAID_IN_ANY_CASE;
-    if (pending_hold(p, response->body.size + body + HEAD_GUESS, must)) return;
+    if (http_conn_hold(p, response->body.size + body + HEAD_GUESS, must)) return;
     buffer_free(&response->body);
     buffer_free(&response->location);
     response->extra[0] = 0;
@@ -17723,16 +17937,16 @@ static void answer_hold(struct server *server, struct pending *p, struct http_re
 
 /* Looks at the head of a request alone: whether who sends it may send its body. Returns what it is
  * to be refused with. */
-static enum error request_vet(struct server *server, const struct pending *p,
+static enum error request_vet(struct server *server, const struct http_conn *p,
                               const struct route *route, struct http_request *request,
                               struct http_response *response)
 {
-    if (route->who == WHO_ANYONE) {
+    if (route->access == ACCESS_ANYONE) {
         size_t body = p->whole ? p->whole - p->head : p->chunks.made;
-        return body > DOOR_BODY_OPEN ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
+        return body > LISTENER_BODY_OPEN ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
     }
     struct token token;
-    enum error error = gate_pass(server, route, request, response, &token);
+    enum error error = auth_pass(server, route, request, response, &token);
     token_free(&token);
     request->token = NULL;
     return error;
@@ -17742,12 +17956,13 @@ static enum error request_vet(struct server *server, const struct pending *p,
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
     struct server *server = context;
-    struct pending *p = pending_of_item(item);
-    struct http_request request = {.raw = raw, .now = server_now(server),
+    struct http_conn *p = http_conn_of_item(item);
+    struct http_request request = {.raw = raw,
+                                   .now = server_now(server),
                                    .open = p->kind == LISTEN_METRICS,
                                    .logouts = atomic_load(&server->logouts)};
     struct http_response response = {0};
-    static const struct route redirect = {METHOD_GET, WHO_ANYONE, "", api_redirect};
+    static const struct route redirect = {METHOD_GET, ACCESS_ANYONE, "", api_redirect};
     const struct route *route = &redirect;
     enum error error = request_admit(server, p, &request);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
@@ -17764,16 +17979,16 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         if (!error) return 0;
     }
     if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
-        upgrade_note_refusal(server, &request, error, response.detail);
+        upgrade_count_refusal(server, &request, error, response.detail);
     response.allow_origin = request.listed ? request.listed : p->listed;
     response.varies = server->options.allow_origin.count > 0;
-    p->keep_alive = request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED &&
-                    p->vet != VET_ASKED;
+    p->keep_alive =
+        request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED && p->vet != VET_ASKED;
     api_answer(server, route, error, &request, &response);
     answer_hold(server, p, &response);
     bool streams = response.is_stream && !request.head_only;
-    if (streams) p->adoption = adoption_of_stream(&response);
-    http_write(streams ? &p->adoption->head : &p->out, &response, p->keep_alive && !streams,
+    if (streams) p->handoff = handoff_of_stream(&response);
+    http_write(streams ? &p->handoff->head : &p->out, &response, p->keep_alive && !streams,
                request.head_only);
     buffer_free(&response.body);
     buffer_free(&response.location);
@@ -17786,38 +18001,39 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
 static void seam_error(void *context, struct seam_item *item, int status, const char *message)
 {
     struct server *server = context;
-    struct pending *p = pending_of_item(item);
+    struct http_conn *p = http_conn_of_item(item);
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
-    pending_set_error(server, p, status == 505   ? ERROR_VERSION_NOT_SUPPORTED
-                                 : status == 413 ? ERROR_HEAD_TOO_LARGE
-                                 : status >= 500 ? ERROR_INTERNAL
-                                                 : ERROR_INVALID_REQUEST);
+    http_conn_set_error(server, p,
+                        status == 505   ? ERROR_VERSION_NOT_SUPPORTED
+                        : status == 413 ? ERROR_HEAD_TOO_LARGE
+                        : status >= 500 ? ERROR_INTERNAL
+                                        : ERROR_INVALID_REQUEST);
 }
 
 /* seam_ops.output: CivetWeb's 101. */
 static void seam_output(void *context, struct seam_item *item, const char *at, size_t len)
 {
     (void)context;
-    struct pending *p = pending_of_item(item);
-    buffer_add(p->adoption ? &p->adoption->head : &p->out, at, len);
+    struct http_conn *p = http_conn_of_item(item);
+    buffer_add(p->handoff ? &p->handoff->head : &p->out, at, len);
 }
 
 /* seam_ops.finished: nothing more will come from the worker. */
 static void seam_finished(void *context, struct seam_item *item)
 {
     struct server *server = context;
-    struct pending *p = pending_of_item(item);
-    if (p->adoption && !p->adoption->is_stream && !item->upgraded) { /* CivetWeb refused it */
-        bool refused = p->adoption->refuse;
+    struct http_conn *p = http_conn_of_item(item);
+    if (p->handoff && !p->handoff->is_stream && !item->upgraded) { /* CivetWeb refused it */
+        bool refused = p->handoff->refuse;
         atomic_fetch_sub(refused ? &server->refused : &server->connections, 1);
-        if (!refused) server_release_address(server, p->adoption->address);
-        adoption_free(p->adoption);
-        p->adoption = NULL;
+        if (!refused) server_release_address(server, p->handoff->address);
+        handoff_free(p->handoff);
+        p->handoff = NULL;
     }
     bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
-    if (!p->out.len && !p->adoption && !quiet)
+    if (!p->out.len && !p->handoff && !quiet)
         seam_error(context, item, 400, "CivetWeb had no answer");
-    pending_served(server, p);
+    http_conn_served(server, p);
 }
 
 /* seam_ops.log. */
@@ -17828,7 +18044,7 @@ static void seam_log(void *context, const char *message)
 }
 
 static const struct seam_ops SEAM_OPS = {
-    .run = door_run,
+    .run = listener_run,
     .request = seam_request,
     .error = seam_error,
     .output = seam_output,
@@ -17837,7 +18053,160 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 25. Lifecycle, main ====================================================================
+/* ==== 52. Sandbox and privileges ==============================================================
+ * --user, and Landlock: after the start the process can reach its own files and sockets only. */
+
+/* Whether --user can be obeyed; false with one line in err. */
+static bool server_check_user(const struct options *options, char *err)
+{
+    const struct passwd *user = *options->user ? getpwnam(options->user) : NULL;
+    if (*options->user && !user)
+        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
+                 options->user);
+    else if (user && geteuid() && geteuid() != user->pw_uid)
+        snprintf(err, USAGE_MAX,
+                 "--user: only root can become %.200s; start as root, or leave it"
+                 " out",
+                 options->user);
+    else return true;
+    return false;
+}
+
+/* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
+ * False with one line in err. */
+static bool server_become_user(const struct options *options, char *err)
+{
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (!*options->user) return true;
+    const struct passwd *user = getpwnam(options->user);
+    uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
+    gid_t gid = user ? user->pw_gid : getegid();
+    if (geteuid() == uid) return true;
+    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid)) {
+        snprintf(err, USAGE_MAX, "--user: cannot give %.200s to %.200s: %s", options->data,
+                 options->user, strerror(errno));
+        return false;
+    }
+    if (!setgroups(1, &gid) && !setresgid(gid, gid, gid) && !setresuid(uid, uid, uid)) return true;
+    snprintf(err, USAGE_MAX, "--user: cannot become %.200s: %s; start as root, or leave it out",
+             options->user, strerror(errno));
+    return false;
+}
+
+/* What Landlock (landlock(7), Linux 5.13) is asked for: its header is not everywhere. */
+enum {
+    LANDLOCK_FILES_READ = 1 << 2,   /* read a file */
+    LANDLOCK_FILES_DATA = 0x412e,   /* and write, truncate, make, remove it, read a directory */
+    LANDLOCK_ABI_QUERY = 1,         /* landlock_create_ruleset: tell the version */
+    LANDLOCK_PATH_BENEATH = 1,      /* the kind of a rule */
+    LANDLOCK_NET = 1 << 0 | 1 << 1, /* bind and connect a TCP socket */
+    LANDLOCK_CONNECT = 1 << 1,
+    LANDLOCK_NET_PORT = 2,            /* the kind of a rule */
+    LANDLOCK_SCOPE = 1 << 0 | 1 << 1, /* abstract sockets of others, signals to others */
+};
+struct landlock_rules {
+    uint64_t files, net, scope;
+};
+struct landlock_rule {
+    uint64_t files;
+    int32_t fd;
+} __attribute__((packed));
+
+/* Allows these rights on a directory and all beneath it. One that is not there needs no rule. */
+static void sandbox_allow(int ruleset, const char *path, uint64_t files)
+{
+    struct landlock_rule rule = {.files = files, .fd = open(path, O_PATH | O_CLOEXEC)};
+    if (rule.fd < 0) return;
+    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_PATH_BENEATH, &rule, 0);
+    close(rule.fd);
+}
+
+/* Allows a file to be read, and what may replace it: the directories that it is in by its name, and
+ * by the name behind all links. */
+static void sandbox_allow_file(int ruleset, const char *path)
+{
+    char text[PATH_MAX];
+    if (strlen(path) < sizeof text)
+        sandbox_allow(ruleset, dirname(strcpy(text, path)), LANDLOCK_FILES_READ);
+    if (realpath(path, text)) sandbox_allow(ruleset, dirname(text), LANDLOCK_FILES_READ);
+}
+
+/* Allows TCP connections to a port. */
+static void sandbox_allow_port(int ruleset, uint16_t port)
+{
+    const struct {
+        uint64_t rights, port;
+    } rule = {LANDLOCK_CONNECT, port};
+    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
+}
+
+/* Allows what a webhook needs: its port, the file of certificates and, to find a host by its name,
+ * the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there, and
+ * is no link to another directory, is read by the next start. */
+static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
+{
+    enum { DNS = 53 };
+    static const char *const files[] = {"/etc/resolv.conf", "/etc/hosts"};
+    char real[PATH_MAX];
+    if (!webhook_wanted(hook)) return;
+    sandbox_allow_port(ruleset, hook->url.port);
+    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
+    sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
+    if (hook->url.is_address) return;
+    sandbox_allow_port(ruleset, DNS);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        sandbox_allow(ruleset, files[i], LANDLOCK_FILES_READ);
+        if (realpath(files[i], real) && strncmp(real, "/etc/", 5))
+            sandbox_allow(ruleset, dirname(real), LANDLOCK_FILES_READ);
+    }
+}
+
+/* Walls the process off from what it has no business with, for good and for all threads that start
+ * later: files but those of --data and the directories of certificates, keys and passwords; new
+ * TCP sockets but the webhook's; signals to others. As far as the kernel can: server->landlock is
+ * what /metrics says of it. */
+static void server_enter_sandbox(struct server *server)
+{
+    static const size_t lists[] = {
+        offsetof(struct options, tls_cert),
+        offsetof(struct options, tls_key),
+        offsetof(struct options, jwt_secret_file),
+        offsetof(struct options, jwt_public_key_file),
+    };
+    static const uint64_t rights[] = {0, 0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff};
+    const struct options *options = &server->options;
+    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_ABI_QUERY);
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    abi = 0; /* they start a program that knows the names of functions */
+#endif
+    if (abi < 1) return;
+    struct landlock_rules rules = {
+        .files = rights[abi > 5 ? 5 : abi],
+        .net = abi < 4 ? 0 : LANDLOCK_NET,
+        .scope = abi < 6 ? 0 : LANDLOCK_SCOPE,
+    };
+    size_t known = abi < 4 ? 8 : abi < 6 ? 16 : 24;
+    int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, known, 0);
+    if (ruleset < 0) return;
+    sandbox_allow(ruleset, options->data, rules.files & LANDLOCK_FILES_DATA);
+    sandbox_allow(ruleset, "/proc/self", LANDLOCK_FILES_READ);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        const struct option_list *list = (const void *)((const char *)options + lists[i]);
+        for (size_t n = 0; n < list->count; n++) {
+            char kid[TOKEN_KID_MAX + 1];
+            sandbox_allow_file(ruleset, i < 2 ? list->at[n] : token_key_path(list->at[n], kid));
+        }
+    }
+    if (*options->admin_password_file) sandbox_allow_file(ruleset, options->admin_password_file);
+    sandbox_allow_webhook(ruleset, &server->webhook);
+    bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
+    if (done) server->landlock = abi;
+    close(ruleset);
+    log_line(&server->log, LOG_DEBUG,
+             done ? "walled off by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
+}
+
+/* ==== 53. Start ===============================================================================
  * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
  * or configuration. */
 
@@ -17874,14 +18243,15 @@ static bool server_set_limits(struct server *server, char *err)
     if (server->max_connections <= most) return true;
     snprintf(err, USAGE_MAX,
              "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
-             "; raise 'ulimit -n' or lower it", most, asked);
+             "; raise 'ulimit -n' or lower it",
+             most, asked);
     return false;
 }
 
 /* The listening options, and what their sockets are for. */
 static const struct listen_row {
     size_t offset;
-    enum listener_kind kind;
+    enum listen_kind kind;
     const char *option, *what;
 } LISTENS[] = {
     {offsetof(struct options, listen), LISTEN_HTTP, "listen", "http"},
@@ -17964,7 +18334,7 @@ static bool server_read_secrets(struct server *server, bool wait, char *err)
     const struct option_list *secret = &server->options.jwt_secret_file;
     const struct option_list *public = &server->options.jwt_public_key_file;
     struct secrets *secrets = mem_new(sizeof *secrets), *unused = secrets;
-    secrets->users = 1;
+    secrets->refs = 1;
     bool good = true, changed = false;
     for (size_t i = 0; good && i < secret->count; i++)
         good = token_keys_add_secret(&secrets->keys, secret->at[i], wait, err);
@@ -18025,17 +18395,17 @@ static bool server_sign_itself(struct server *server, char *err)
     char cert[PATH_MAX], key[PATH_MAX];
     if (!options->tls_self_signed || !options->tls_listen.count) return true;
     struct sockaddr_storage *addresses =
-        mem_new((server->listener_count + 2) * sizeof *addresses);
+        mem_new((server->listen_socket_count + 2) * sizeof *addresses);
     socklen_t len;
     size_t count = 2;
     address_parse("127.0.0.1:0", &addresses[0], &len);
     address_parse("[::1]:0", &addresses[1], &len);
-    for (size_t i = 0; i < server->listener_count; i++)
-        if (server->listeners[i].kind == LISTEN_TLS)
-            addresses[count++] = server->listeners[i].address;
+    for (size_t i = 0; i < server->listen_socket_count; i++)
+        if (server->listen_sockets[i].kind == LISTEN_TLS)
+            addresses[count++] = server->listen_sockets[i].address;
     own_pair_paths(options, cert, key);
-    bool good = tls_self_make(cert, key, addresses, count, err) &&
-                server_read_certificates(server, err);
+    bool good =
+        tls_self_make(cert, key, addresses, count, err) && server_read_certificates(server, err);
     free(addresses);
     return good;
 }
@@ -18046,165 +18416,20 @@ static bool server_listen(struct server *server, char *err)
     size_t count = 0;
     for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
         count += listen_list(&server->options, row)->count;
-    server->listeners = mem_new(count * sizeof *server->listeners);
+    server->listen_sockets = mem_new(count * sizeof *server->listen_sockets);
     for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
         const struct option_list *list = listen_list(&server->options, row);
         for (size_t i = 0; i < list->count; i++) {
-            struct listener *listener = &server->listeners[server->listener_count++];
-            listener->kind = row->kind;
-            if (listener_open(listener, list->at[i])) continue;
+            struct listen_socket *listening =
+                &server->listen_sockets[server->listen_socket_count++];
+            listening->kind = row->kind;
+            if (listen_socket_open(listening, list->at[i])) continue;
             snprintf(err, USAGE_MAX, "--%s: cannot listen on %s: %s; choose another address",
                      row->option, list->at[i], strerror(errno));
             return false;
         }
     }
     return true;
-}
-
-/* Whether --user can be obeyed; false with one line in err. */
-static bool server_check_user(const struct options *options, char *err)
-{
-    const struct passwd *user = *options->user ? getpwnam(options->user) : NULL;
-    if (*options->user && !user)
-        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
-                 options->user);
-    else if (user && geteuid() && geteuid() != user->pw_uid)
-        snprintf(err, USAGE_MAX, "--user: only root can become %.200s; start as root, or leave it"
-                                 " out", options->user);
-    else return true;
-    return false;
-}
-
-/* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
- * False with one line in err. */
-static bool server_become_user(const struct options *options, char *err)
-{
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    if (!*options->user) return true;
-    const struct passwd *user = getpwnam(options->user);
-    uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
-    gid_t gid = user ? user->pw_gid : getegid();
-    if (geteuid() == uid) return true;
-    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid)) {
-        snprintf(err, USAGE_MAX, "--user: cannot give %.200s to %.200s: %s", options->data,
-                 options->user, strerror(errno));
-        return false;
-    }
-    if (!setgroups(1, &gid) && !setresgid(gid, gid, gid) && !setresuid(uid, uid, uid)) return true;
-    snprintf(err, USAGE_MAX, "--user: cannot become %.200s: %s; start as root, or leave it out",
-             options->user, strerror(errno));
-    return false;
-}
-
-/* What Landlock (landlock(7), Linux 5.13) is asked for: its header is not everywhere. */
-enum {
-    LANDLOCK_FILES_READ = 1 << 2,       /* read a file */
-    LANDLOCK_FILES_DATA = 0x412e,       /* and write, truncate, make, remove it, read a directory */
-    LANDLOCK_ABI_QUERY = 1,             /* landlock_create_ruleset: tell the version */
-    LANDLOCK_PATH_BENEATH = 1,          /* the kind of a rule */
-    LANDLOCK_NET = 1 << 0 | 1 << 1,     /* bind and connect a TCP socket */
-    LANDLOCK_CONNECT = 1 << 1,
-    LANDLOCK_NET_PORT = 2,              /* the kind of a rule */
-    LANDLOCK_SCOPE = 1 << 0 | 1 << 1,   /* abstract sockets of others, signals to others */
-};
-struct landlock_rules {
-    uint64_t files, net, scope;
-};
-struct landlock_rule {
-    uint64_t files;
-    int32_t fd;
-} __attribute__((packed));
-
-/* Allows these rights on a directory and all beneath it. One that is not there needs no rule. */
-static void wall_open(int ruleset, const char *path, uint64_t files)
-{
-    struct landlock_rule rule = {.files = files, .fd = open(path, O_PATH | O_CLOEXEC)};
-    if (rule.fd < 0) return;
-    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_PATH_BENEATH, &rule, 0);
-    close(rule.fd);
-}
-
-/* Allows a file to be read, and what may replace it: the directories that it is in by its name, and
- * by the name behind all links. */
-static void wall_open_file(int ruleset, const char *path)
-{
-    char text[PATH_MAX];
-    if (strlen(path) < sizeof text)
-        wall_open(ruleset, dirname(strcpy(text, path)), LANDLOCK_FILES_READ);
-    if (realpath(path, text)) wall_open(ruleset, dirname(text), LANDLOCK_FILES_READ);
-}
-
-/* Allows TCP connections to a port. */
-static void wall_open_port(int ruleset, uint16_t port)
-{
-    const struct {
-        uint64_t rights, port;
-    } rule = {LANDLOCK_CONNECT, port};
-    syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
-}
-
-/* Allows what a webhook needs: its port, the file of certificates and, to find a host by its name,
- * the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there, and
- * is no link to another directory, is read by the next start. */
-static void wall_open_webhook(int ruleset, const struct webhook *hook)
-{
-    enum { DNS = 53 };
-    static const char *const files[] = {"/etc/resolv.conf", "/etc/hosts"};
-    char real[PATH_MAX];
-    if (!webhook_wanted(hook)) return;
-    wall_open_port(ruleset, hook->url.port);
-    if (hook->url.secure) wall_open_file(ruleset, hook->options->webhook_ca_file);
-    wall_open_file(ruleset, hook->options->webhook_secret_file);
-    if (hook->url.is_address) return;
-    wall_open_port(ruleset, DNS);
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        wall_open(ruleset, files[i], LANDLOCK_FILES_READ);
-        if (realpath(files[i], real) && strncmp(real, "/etc/", 5))
-            wall_open(ruleset, dirname(real), LANDLOCK_FILES_READ);
-    }
-}
-
-/* Walls the process off from what it has no business with, for good and for all threads that start
- * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets but the webhook's; signals to others. As far as the kernel can: server->landlock is
- * what /metrics says of it. */
-static void server_wall_off(struct server *server)
-{
-    static const size_t lists[] = {
-        offsetof(struct options, tls_cert), offsetof(struct options, tls_key),
-        offsetof(struct options, jwt_secret_file), offsetof(struct options, jwt_public_key_file),
-    };
-    static const uint64_t rights[] = {0, 0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff};
-    const struct options *options = &server->options;
-    long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_ABI_QUERY);
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-    abi = 0; /* they start a program that knows the names of functions */
-#endif
-    if (abi < 1) return;
-    struct landlock_rules rules = {
-        .files = rights[abi > 5 ? 5 : abi],
-        .net = abi < 4 ? 0 : LANDLOCK_NET,
-        .scope = abi < 6 ? 0 : LANDLOCK_SCOPE,
-    };
-    size_t known = abi < 4 ? 8 : abi < 6 ? 16 : 24;
-    int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, known, 0);
-    if (ruleset < 0) return;
-    wall_open(ruleset, options->data, rules.files & LANDLOCK_FILES_DATA);
-    wall_open(ruleset, "/proc/self", LANDLOCK_FILES_READ);
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
-        const struct option_list *list = (const void *)((const char *)options + lists[i]);
-        for (size_t n = 0; n < list->count; n++) {
-            char kid[TOKEN_KID_MAX + 1];
-            wall_open_file(ruleset, i < 2 ? list->at[n] : token_key_path(list->at[n], kid));
-        }
-    }
-    if (*options->admin_password_file) wall_open_file(ruleset, options->admin_password_file);
-    wall_open_webhook(ruleset, &server->webhook);
-    bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
-    if (done) server->landlock = abi;
-    close(ruleset);
-    log_line(&server->log, LOG_DEBUG, done ? "walled off by Landlock, version %ld"
-                                           : "Landlock, version %ld, refuses", abi);
 }
 
 /* What the store knows of the server before this one. One that stopped in order said when; one that
@@ -18215,8 +18440,8 @@ static struct evidence server_evidence(const struct server *server)
     const struct store *st = server->store;
     return (struct evidence){
         .alive = st->was_alive + (st->was_clean ? 0 : server_sign_ms(options)),
-        .silence = options->ping_interval + options->pong_timeout + SEEN_FLUSH_MS +
-                   options->sync_interval,
+        .silence =
+            options->ping_interval + options->pong_timeout + SEEN_FLUSH_MS + options->sync_interval,
     };
 }
 
@@ -18245,12 +18470,12 @@ static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument
     return !error;
 }
 
-/* How many couriers are worth having: the hub has a processor of its own. */
-static size_t server_couriers(void)
+/* How many io threads are worth having: the hub has a processor of its own. */
+static size_t server_io_threads(void)
 {
     cpu_set_t set;
     int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return processors > COURIERS_MAX ? COURIERS_MAX : (size_t)processors - 1;
+    return processors > IO_THREADS_MAX ? IO_THREADS_MAX : (size_t)processors - 1;
 }
 
 /* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
@@ -18262,11 +18487,11 @@ static void server_announce(struct server *server)
         log_line(&server->log, LOG_WARN,
                  "--online-threshold is below --ping-interval + --pong-timeout: a dead connection"
                  " keeps its user online for longer than the threshold");
-    for (size_t i = 0; i < server->listener_count; i++) {
+    for (size_t i = 0; i < server->listen_socket_count; i++) {
         char text[64];
-        address_text(&server->listeners[i].address, text, sizeof text);
+        address_text(&server->listen_sockets[i].address, text, sizeof text);
         log_line(&server->log, LOG_INFO, "listening on %s (%s)", text,
-                 LISTENS[server->listeners[i].kind].what);
+                 LISTENS[server->listen_sockets[i].kind].what);
     }
 }
 
@@ -18286,8 +18511,10 @@ static bool server_start_webhook(struct server *server)
 /* Says that a thread could not be had; false, for the caller to return. */
 static bool server_lacks_thread(char *err, const char *what)
 {
-    snprintf(err, USAGE_MAX, "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
-                             " (ulimit -v)", what, strerror(errno));
+    snprintf(err, USAGE_MAX,
+             "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+             " (ulimit -v)",
+             what, strerror(errno));
     return false;
 }
 
@@ -18296,11 +18523,12 @@ static bool server_lacks_thread(char *err, const char *what)
 static bool server_start(struct server *server, char *err)
 {
     const struct options *options = &server->options;
-    struct store_options store = {.dir = options->data, .map_size = (size_t)options->map_size,
+    struct store_options store = {.dir = options->data,
+                                  .map_size = (size_t)options->map_size,
                                   .history_ms = options->history,
                                   .outbox_max = (size_t)options->webhook_outbox};
     size_t tenth = store.outbox_max / 10, batch = (size_t)options->webhook_batch;
-    store.parcel_max = batch < tenth ? batch : tenth; /* parcels are given up whole */
+    store.outbox_batch_max = batch < tenth ? batch : tenth; /* batches are given up whole */
     uint32_t boot;
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
@@ -18312,7 +18540,7 @@ static bool server_start(struct server *server, char *err)
     server->store = store_open(&store, &server->log, &server->counters, err, USAGE_MAX);
     if (!server->store || (!drops && !server_listen(server, err))) return false;
     if (!server_sign_itself(server, err)) return false;
-    server_wall_off(server);
+    server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
     if (!store_each_open(server->store, server_restore_user, server)) {
@@ -18322,7 +18550,7 @@ static bool server_start(struct server *server, char *err)
     }
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(err, "writer of the store");
-    if (!hub_init(server, server->started) || !door_init(server, server->started)) {
+    if (!hub_init(server, server->started) || !listener_init(server, server->started)) {
         snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
         return false;
     }
@@ -18331,19 +18559,22 @@ static bool server_start(struct server *server, char *err)
     if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
     server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
     if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
-    struct post *post = &server->hub.post;
-    for (size_t n = server_couriers(); post->count < n; post->count++) {
-        if (thread_start(&post->couriers[post->count], courier_run, post)) continue;
+    struct broadcast *broadcast = &server->hub.broadcast;
+    for (size_t n = server_io_threads(); broadcast->count < n; broadcast->count++) {
+        if (thread_start(&broadcast->threads[broadcast->count], io_thread_run, broadcast)) continue;
         return server_lacks_thread(err, "hub's helpers");
     }
-    struct shakers *shakers = &server->door.shakers;
-    size_t shaker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
-    shakers->threads = mem_new(shaker_count * sizeof *shakers->threads);
-    for (; shakers->count < shaker_count; shakers->count++) {
-        if (thread_start(&shakers->threads[shakers->count], shaker_run, server)) continue;
+    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
+    size_t handshake_worker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
+    handshake_workers->threads =
+        mem_new(handshake_worker_count * sizeof *handshake_workers->threads);
+    for (; handshake_workers->count < handshake_worker_count; handshake_workers->count++) {
+        if (thread_start(&handshake_workers->threads[handshake_workers->count],
+                         handshake_worker_run, server))
+            continue;
         return server_lacks_thread(err, "threads of --tls-threads");
     }
-    int queue = server->door.lanes[LANE_QUICK].most + server->door.lanes[LANE_COSTLY].most;
+    int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
     server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
     if (!server->seam) return server_lacks_thread(err, "threads of --workers");
     seam_run(server->seam);
@@ -18447,23 +18678,23 @@ static void server_wait_for_hub(struct server *server)
  * takes down what a failed start left. False when the last batch could not be written. */
 static bool server_stop(struct server *server)
 {
-    struct loop_call shut = {.run = door_shut}, quit = {.run = door_quit};
+    struct loop_call shut = {.run = listener_shut}, quit = {.run = listener_quit};
     struct loop_call stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
-        loop_post(&server->door.loop, &shut);
-        loop_post(&server->hub.loop, &stop);
+        loop_submit(&server->listener.loop, &shut);
+        loop_submit(&server->hub.loop, &stop);
         server_wait_for_hub(server);
-        loop_post(&server->door.loop, &quit);
+        loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }
-    if (server->door.shakers.count) door_stop_shakers(&server->door);
+    if (server->listener.handshake_workers.count) listener_stop_handshakes(&server->listener);
     reader_stop(&server->hub.reader);
     webhook_wait(&server->webhook); /* before the last batch, which has how far it came */
     if (server->hub.running) {
-        loop_post(&server->hub.loop, &end);
+        loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
     }
     if (server->store) {
@@ -18472,10 +18703,10 @@ static bool server_stop(struct server *server)
         store_close(server->store);
         presence_free(&server->presence);
     }
-    if (server->door.loop.epoll > 0) loop_close(&server->door.loop);
-    for (size_t i = 0; i < server->listener_count; i++)
-        if (server->listeners[i].fd >= 0) close(server->listeners[i].fd);
-    free(server->listeners);
+    if (server->listener.loop.epoll > 0) loop_close(&server->listener.loop);
+    for (size_t i = 0; i < server->listen_socket_count; i++)
+        if (server->listen_sockets[i].fd >= 0) close(server->listen_sockets[i].fd);
+    free(server->listen_sockets);
     return written;
 }
 
@@ -18499,6 +18730,9 @@ static int server_serve(struct server *server)
     if (written) return 0;
     return fail(1, "the last changes could not be written to %s", server->options.data);
 }
+
+/* ==== 54. Main ================================================================================
+ * Commands that only print, and main. */
 
 /* Prints the versions of all that is in the binary. */
 static void print_version(void)
@@ -18530,9 +18764,8 @@ static int command_mint(const struct options *options, const char *user)
     for (size_t i = 0; good && i < options->jwt_secret_file.count; i++)
         good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], true, err);
     good = good && token_mint(&keys, (struct span){user, strlen(user)}, clock_wall_ms(),
-                              options->token_lifetime, options->token_watch,
-                              options->token_admin, options->jwt_issuer, options->jwt_audience,
-                              &token, err);
+                              options->token_lifetime, options->token_watch, options->token_admin,
+                              options->jwt_issuer, options->jwt_audience, &token, err);
     if (good) printf("%.*s\n", (int)token.len, token.at);
     token_keys_free(&keys);
     buffer_free(&token);
@@ -18580,8 +18813,10 @@ static int command_hash_password(void)
     }
     if (len && line[len - 1] == '\r') len--;
     if (!len || len > PASSWORD_MAX || memchr(line, 0, len))
-        return fail(2, "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
-                       " end on stdin", PASSWORD_MAX);
+        return fail(2,
+                    "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
+                    " end on stdin",
+                    PASSWORD_MAX);
     struct buffer text = {0};
     password_hash(line, len, &text);
     printf("%.*s\n", (int)text.len, text.at);
@@ -18616,8 +18851,7 @@ static int run_command(struct server *server, const struct command_line *line)
     address_table_init(&server->addresses);
     good = server_set_limits(server, err) && server_check_addresses(server, err) &&
            server_read_secrets(server, true, err) && server_check_user(&server->options, err) &&
-           server_check_tls(server, err) &&
-           webhook_init(&server->webhook, &server->options, err);
+           server_check_tls(server, err) && webhook_init(&server->webhook, &server->options, err);
     int status = !good ? fail(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
@@ -18642,8 +18876,10 @@ static int main_take_descriptors(void)
         static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
         if (fcntl(fd, F_GETFD) >= 0) continue;
         if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
-        return fail(1, "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
-                       " 0, 1 and 2 open", fd, strerror(errno));
+        return fail(1,
+                    "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                    " 0, 1 and 2 open",
+                    fd, strerror(errno));
     }
     return 0;
 }

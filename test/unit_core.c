@@ -201,7 +201,7 @@ enum { MODEL_USERS = 24, MODEL_LINKS = 4, MODEL_SIGN = 4000, MODEL_SILENCE = 480
 /* What a user should be, kept the naive way. Times are mono; wall ones add the model's offset. */
 struct model_user {
     enum user_state state;
-    int status, links;
+    int status, conns;
     int link_status[MODEL_LINKS];
     int64_t since, seen, until, heartbeat_until;
     enum reason reason;            /* of the end to come while cached, of the last end after it */
@@ -218,9 +218,9 @@ struct model_user {
 struct model {
     struct model_user users[MODEL_USERS];
     struct presence table;
-    struct link links[MODEL_USERS][MODEL_LINKS];
+    struct session_conn conns[MODEL_USERS][MODEL_LINKS];
     struct store_batch batch;
-    bool flight;
+    bool in_flight;
     struct instant now;
     int64_t grace, threshold;
     int64_t alive;                 /* wall: when the store was last written */
@@ -255,7 +255,7 @@ static void model_leave(struct model *m, struct model_user *u, enum reason reaso
 static int model_merged(const struct model_user *u)
 {
     int best = STATUS_AWAY;
-    for (int i = 0; i < u->links; i++)
+    for (int i = 0; i < u->conns; i++)
         if (u->link_status[i] < best) best = u->link_status[i];
     return best;
 }
@@ -279,25 +279,25 @@ static void model_enter(struct model *m, struct model_user *u, enum user_state s
 static void model_connect(struct model *m, int i)
 {
     struct model_user *u = &m->users[i];
-    if (u->links == MODEL_LINKS) return;
-    struct link *link = &m->links[i][u->links];
-    *link = (struct link){.status = STATUS_ONLINE};
-    u->link_status[u->links++] = STATUS_ONLINE;
+    if (u->conns == MODEL_LINKS) return;
+    struct session_conn *conn = &m->conns[i][u->conns];
+    *conn = (struct session_conn){.status = STATUS_ONLINE};
+    u->link_status[u->conns++] = STATUS_ONLINE;
     u->seen = m->now.mono;
     model_enter(m, u, USER_LIVE, model_merged(u));
-    presence_connect(&m->table, m->now, model_id(i), link);
+    presence_connect(&m->table, m->now, model_id(i), conn);
 }
 
 /* Step: a connection ends in one of all ways. */
 static void model_disconnect(struct model *m, int i, enum ending ending)
 {
     struct model_user *u = &m->users[i];
-    if (!u->links) return;
+    if (!u->conns) return;
     int64_t now = m->now.mono;
-    u->links--; /* the newest; the table keeps no order among them */
-    presence_disconnect(&m->table, m->now, &m->links[i][u->links], ending);
-    if (u->links && ending == END_STOP) return; /* the others end too, and she stays as she was */
-    if (u->links) {
+    u->conns--; /* the newest; the table keeps no order among them */
+    presence_disconnect(&m->table, m->now, &m->conns[i][u->conns], ending);
+    if (u->conns && ending == END_STOP) return; /* the others end too, and she stays as she was */
+    if (u->conns) {
         int status = model_merged(u);
         u->changes += status != u->status;
         u->status = status;
@@ -332,20 +332,20 @@ static void model_disconnect(struct model *m, int i, enum ending ending)
 static void model_heard(struct model *m, int i)
 {
     struct model_user *u = &m->users[i];
-    if (!u->links) return;
+    if (!u->conns) return;
     u->seen = m->now.mono;
-    presence_heard(&m->table, m->now, m->links[i][0].user);
+    presence_heard(&m->table, m->now, m->conns[i][0].user);
 }
 
 /* Step: a connection says a status. */
 static void model_status(struct model *m, int i)
 {
     struct model_user *u = &m->users[i];
-    if (!u->links) return;
-    int k = (int)core_below(&m->seed, (size_t)u->links), status = (int)core_below(&m->seed, 3);
+    if (!u->conns) return;
+    int k = (int)core_below(&m->seed, (size_t)u->conns), status = (int)core_below(&m->seed, 3);
     u->link_status[k] = status;
     model_enter(m, u, USER_LIVE, model_merged(u));
-    presence_set_status(&m->table, m->now, &m->links[i][k], (enum status)status);
+    presence_set_status(&m->table, m->now, &m->conns[i][k], (enum status)status);
 }
 
 /* Step: an HTTP heartbeat. */
@@ -404,8 +404,8 @@ static void model_pause(struct model *m)
 /* The store takes what is in flight: every piece of the batch is read back into the model. */
 static void model_commit(struct model *m)
 {
-    if (!m->flight) return;
-    m->flight = false;
+    if (!m->in_flight) return;
+    m->in_flight = false;
     for (size_t at = 0; at < m->batch.ops.len;) {
         struct store_op op;
         memcpy(&op, m->batch.ops.at + at, sizeof op);
@@ -436,9 +436,9 @@ static void model_commit(struct model *m)
 /* Step: what is owed goes into a batch. */
 static void model_collect(struct model *m, bool all)
 {
-    if (m->flight) return;
+    if (m->in_flight) return;
     presence_collect(&m->table, m->now, all, &m->batch);
-    m->flight = true;
+    m->in_flight = true;
 }
 
 /* Another grace and threshold, each the longer one at times. */
@@ -480,12 +480,12 @@ static void model_restart(struct model *m, bool clean)
     if (clean) {
         model_commit(m);
         for (int i = 0; i < MODEL_USERS; i++)
-            while (m->users[i].links) model_disconnect(m, i, END_STOP);
+            while (m->users[i].conns) model_disconnect(m, i, END_STOP);
         model_collect(m, true);
         model_commit(m);
     }
     buffer_free(&m->batch.ops);
-    m->flight = false;
+    m->in_flight = false;
     presence_free(&m->table);
     int64_t killed = m->now.mono + m->now.offset;
     m->now.mono += 16 * (int64_t)core_below(&m->seed, 8000);
@@ -494,7 +494,7 @@ static void model_restart(struct model *m, bool clean)
     struct evidence before = {m->alive + (clean ? 0 : MODEL_SIGN), MODEL_SILENCE};
     for (int i = 0; i < MODEL_USERS; i++) {
         struct model_user *u = &m->users[i];
-        u->links = 0;
+        u->conns = 0;
         u->heartbeat_until = 0;
         u->known = u->stored;
         u->state = USER_OFFLINE;
@@ -519,7 +519,7 @@ static void model_restart(struct model *m, bool clean)
 /* Compares everything. */
 static void model_check(struct model *m)
 {
-    size_t live = 0, cached = 0, links = 0;
+    size_t live = 0, cached = 0, conns = 0;
     int joins[MODEL_USERS] = {0}, leaves[MODEL_USERS] = {0}, changes[MODEL_USERS] = {0};
     int others[MODEL_USERS] = {0};
     uint64_t sequence = m->table.sequence - m->table.transition_count;
@@ -538,16 +538,16 @@ static void model_check(struct model *m)
         u->joins = u->leaves = u->changes = 0;
         live += u->state == USER_LIVE;
         cached += u->state == USER_CACHED;
-        links += (size_t)u->links;
+        conns += (size_t)u->conns;
         if (!user) { /* then the store must know the whole truth */
             assert_int_equal(u->state, USER_OFFLINE);
             assert_true(!u->known || (u->stored && !u->stored_open));
             continue;
         }
         assert_int_equal(user->state, u->state);
-        assert_true(u->state != USER_OFFLINE || user->debt != DEBT_NONE); /* else it had to go */
+        assert_true(u->state != USER_OFFLINE || user->dirty != DIRTY_NONE); /* else it had to go */
         assert_int_equal(user->status, u->status);
-        assert_int_equal(user->connections, u->links);
+        assert_int_equal(user->connections, u->conns);
         assert_int_equal(user->last_seen, u->seen);
         assert_true(user->last_seen <= m->now.mono);
         if (u->state != USER_OFFLINE) assert_int_equal(user->online_since, u->since);
@@ -556,7 +556,7 @@ static void model_check(struct model *m)
     }
     assert_int_equal(m->table.live, live);
     assert_int_equal(m->table.cached, cached);
-    assert_int_equal(m->table.connections, links);
+    assert_int_equal(m->table.connections, conns);
     presence_clear_transitions(&m->table);
 }
 
@@ -606,7 +606,7 @@ static void table_equals_model(void **unused)
 struct bench_table {
     struct presence table;
     struct instant now;
-    struct link a, b, c;
+    struct session_conn a, b, c;
 };
 
 /* Sets one up. */
@@ -1302,7 +1302,7 @@ static void sessions_beyond_the_most_are_counted(void **unused)
     struct bench_table t;
     table_begin(&t);
     for (size_t i = 0; i < ENDED_SESSIONS_MAX + 7; i++) {
-        t.a = (struct link){0};
+        t.a = (struct session_conn){0};
         presence_connect(&t.table, t.now, ALICE, &t.a);
         presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
         presence_clear_transitions(&t.table);

@@ -333,10 +333,10 @@ static void connections_are_told_to_readers_only(void **unused)
     buffer_free(&batch.ops);
     presence_connect(&t.table, t.now, span_of("alice"), &t.b);
     assert_int_equal(t.table.sequence, 2);
-    assert_int_equal(t.a.user->debt, DEBT_SEEN);
+    assert_int_equal(t.a.user->dirty, DIRTY_SEEN);
     presence_disconnect(&t.table, t.now, &t.b, END_AWAY);
     assert_int_equal(t.table.sequence, 3);
-    assert_int_equal(t.a.user->debt, DEBT_SEEN);
+    assert_int_equal(t.a.user->dirty, DIRTY_SEEN);
     presence_disconnect(&t.table, t.now, &t.a, END_STOP);
     assert_int_equal(t.table.sequence, 3);
     presence_free(&t.table);
@@ -416,7 +416,7 @@ static void hub_samples_minutes(void **unused)
     hub_sample(server, now);
     hub_sample(server, now);
     assert_int_equal(p->ended.samples, 1);
-    assert_true(presence_owes(p));
+    assert_true(presence_is_dirty(p));
     now.mono += 59999;
     hub_sample(server, now);
     assert_int_equal(p->ended.samples, 1);
@@ -457,23 +457,23 @@ static void hub_hears_in_order(void **unused)
     now.offset = clock_wall_ms() - now.mono;
     struct server *server = hub_of_tests(now);
     struct store store = {0};
-    struct adoption *adoption = mem_new(sizeof *adoption);
+    struct handoff *handoff = mem_new(sizeof *handoff);
     struct loop_call call = {.run = slow_call};
     int pair[2];
     static const char ping[] = "\x89\x80\0\0\0"; /* and one more NUL */
     server->store = &store;
     server->hub.batch_under_way = true; /* there is no writer */
     assert_false(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-    adoption->call.run = hub_adopt;
-    adoption->wire.fd = pair[0];
-    adoption->id_len = 3;
-    memcpy(adoption->id, "bob", 3);
-    loop_post(&server->hub.loop, &adoption->call);
+    handoff->call.run = hub_adopt;
+    handoff->transport.fd = pair[0];
+    handoff->id_len = 3;
+    memcpy(handoff->id, "bob", 3);
+    loop_submit(&server->hub.loop, &handoff->call);
     hub_turn(server);
     struct user *bob = presence_find(&server->presence, (struct span){"bob", 3});
     assert_int_equal(bob->state, USER_LIVE);
     assert_int_equal(write(pair[1], ping, sizeof ping), 6);
-    loop_post(&server->hub.loop, &call);
+    loop_submit(&server->hub.loop, &call);
     hub_turn(server);
     assert_true(slow_call_heard > 0);
     assert_true(atomic_load(&bob->last_seen) >= slow_call_heard);

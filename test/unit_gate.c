@@ -353,7 +353,7 @@ static void login_rounds(unsigned seed)
             now = done;
             queue.busy = false;
             if (at_it->way == LOGIN_KNOWS) address_clear_failures(&at_it->entry);
-            else address_note_failure(&at_it->entry, now);
+            else address_count_failure(&at_it->entry, now);
             if (at_it->way == LOGIN_KNOWS) known++;
             at_it->next = now + (at_it->way == LOGIN_KNOWS ? 40000 + rand() % 9000 : rand() % 900);
             at_it->told = 0;
@@ -1080,7 +1080,7 @@ static const uint8_t *gate_key(uint32_t n, uint8_t out[16])
 /* Every entry stands in its slot and in the list of its rest, as often as the counts say. */
 static void gate_check_table(const struct address_table *table)
 {
-    size_t entries = 0, resting[REST_COUNT + 1] = {0};
+    size_t entries = 0, expiring[EXPIRY_COUNT + 1] = {0};
     assert_true(table->used >= ADDRESS_SLOTS_MIN && table->used >= table->size / 2);
     assert_true(table->used <= table->size && !(table->size & (table->size - 1)));
     assert_true(table->count <= table->used);
@@ -1089,20 +1089,20 @@ static void gate_check_table(const struct address_table *table)
         for (struct address_entry *entry = table->slots[i]; entry; entry = entry->next, entries++) {
             assert_ptr_equal(address_slot(table, entry->key), &table->slots[i]);
             assert_ptr_equal(address_find(table, entry->key), entry);
-            resting[entry->rest]++;
+            expiring[entry->expiry]++;
         }
     }
     assert_int_equal(entries, table->count);
-    for (int rest = 0; rest < REST_COUNT; rest++) {
-        const struct address_entry *before = NULL, *entry = table->resting[rest].oldest;
+    for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
+        const struct address_entry *before = NULL, *entry = table->expiring[rest].oldest;
         size_t n = 0;
         for (; entry; before = entry, entry = entry->newer, n++) {
             assert_ptr_equal(entry->older, before);
-            assert_int_equal(entry->rest, rest);
+            assert_int_equal(entry->expiry, rest);
         }
-        assert_ptr_equal(table->resting[rest].newest, before);
-        assert_int_equal(n, table->resting[rest].count);
-        assert_int_equal(n, resting[rest]);
+        assert_ptr_equal(table->expiring[rest].newest, before);
+        assert_int_equal(n, table->expiring[rest].count);
+        assert_int_equal(n, expiring[rest]);
     }
 }
 
@@ -1143,9 +1143,9 @@ enum { GATE_MODEL_KEYS = 60 };
 /* One address of the model. */
 struct gate_model {
     bool there;
-    uint32_t connections, pending, failures;
+    uint32_t connections, http_conns, failures;
     int64_t until_us, failed_at, blocked_until;
-    int rest;             /* enum address_rest */
+    int expiry;             /* enum address_expiry */
     uint64_t rest_since;  /* higher is later */
 };
 
@@ -1164,28 +1164,28 @@ static bool model_rests(const struct gate_model *m, int64_t now)
 /* What address_settle does. */
 static void model_settle(struct gate_model *m, int64_t now, uint64_t step)
 {
-    m->rest = REST_NONE;
-    if (m->connections || m->pending) return;
+    m->expiry = EXPIRY_NONE;
+    if (m->connections || m->http_conns) return;
     if (!model_rests(m, now)) {
-        *m = (struct gate_model){.rest = REST_NONE};
+        *m = (struct gate_model){.expiry = EXPIRY_NONE};
         return;
     }
-    m->rest = model_failed(m, now) ? REST_FAILURE : REST_PACE;
+    m->expiry = model_failed(m, now) ? EXPIRY_FAILURE : EXPIRY_PACE;
     m->rest_since = step;
 }
 
 /* What address_sweep does: each list from the one that has rested longest to one that waits. */
 static void model_sweep(struct gate_model *model, int64_t now)
 {
-    for (int rest = 0; rest < REST_COUNT; rest++) {
+    for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
         for (;;) {
             struct gate_model *oldest = NULL;
             for (int i = 0; i < GATE_MODEL_KEYS; i++)
-                if (model[i].there && model[i].rest == rest &&
+                if (model[i].there && model[i].expiry == rest &&
                     (!oldest || model[i].rest_since < oldest->rest_since))
                     oldest = &model[i];
             if (!oldest || model_rests(oldest, now)) break;
-            *oldest = (struct gate_model){.rest = REST_NONE};
+            *oldest = (struct gate_model){.expiry = EXPIRY_NONE};
         }
     }
 }
@@ -1204,15 +1204,15 @@ static void model_step(struct address_table *table, struct gate_model *m, const 
     static const int64_t rates[] = {0, 1, 3, 10, 1000};
     struct address_entry *entry = address_make(table, key);
     size_t what = core_below(seed, 10);
-    if (!m->there) *m = (struct gate_model){.there = true, .rest = REST_NONE};
+    if (!m->there) *m = (struct gate_model){.there = true, .expiry = EXPIRY_NONE};
     if (what == 0) {
         entry->connections++, m->connections++;
     } else if ((what == 1 || what == 8) && m->connections) {
         entry->connections--, m->connections--;
     } else if (what == 2) {
-        entry->pending++, m->pending++;
-    } else if ((what == 3 || what == 9) && m->pending) {
-        entry->pending--, m->pending--;
+        entry->http_conns++, m->http_conns++;
+    } else if ((what == 3 || what == 9) && m->http_conns) {
+        entry->http_conns--, m->http_conns--;
     } else if (what == 4) {
         int64_t rate = rates[core_below(seed, PURE_COUNT(rates))];
         int64_t now_us = now * 1000 + (int64_t)core_below(seed, 1000);
@@ -1224,7 +1224,7 @@ static void model_step(struct address_table *table, struct gate_model *m, const 
         m->failures = model_failed(m, now) ? m->failures + 1 : 1;
         m->failed_at = now;
         m->blocked_until = now + model_wait(m->failures);
-        assert_int_equal(address_note_failure(entry, now), m->blocked_until - now);
+        assert_int_equal(address_count_failure(entry, now), m->blocked_until - now);
     } else if (what == 6 && core_below(seed, 3) == 0) {
         address_clear_failures(entry);
         m->failures = 0;
@@ -1240,8 +1240,8 @@ static void model_close(struct address_table *table, struct gate_model *model,
 {
     for (int i = 0; i < GATE_MODEL_KEYS; i++) {
         struct address_entry *entry = address_find(table, keys[i]);
-        if (!entry || entry->rest != REST_NONE) continue;
-        entry->connections = entry->pending = model[i].connections = model[i].pending = 0;
+        if (!entry || entry->expiry != EXPIRY_NONE) continue;
+        entry->connections = entry->http_conns = model[i].connections = model[i].http_conns = 0;
         address_settle(table, entry, now);
         model_settle(&model[i], now, step + (uint64_t)i);
     }
@@ -1277,9 +1277,9 @@ static void addresses_agree_with_a_list(void **state)
             assert_int_equal(!!entry, m->there);
             if (!entry) continue;
             there++;
-            if (entry->connections != m->connections || entry->pending != m->pending ||
+            if (entry->connections != m->connections || entry->http_conns != m->http_conns ||
                 entry->failures != m->failures || entry->failed_at != m->failed_at ||
-                entry->blocked_until != m->blocked_until || entry->rest != m->rest ||
+                entry->blocked_until != m->blocked_until || entry->expiry != m->expiry ||
                 entry->upgrades_until_us != m->until_us || memcmp(entry->key, keys[i], 16))
                 fail_msg("key %zu in round %d", i, (int)round);
             int64_t wait = m->blocked_until - now;
@@ -1334,24 +1334,24 @@ static void failures_make_wait(void **state)
     assert_int_equal(address_blocked(&entry, now), 0);
     for (size_t i = 0; i < PURE_COUNT(waits); i++) {
         assert_int_equal(address_blocked(&entry, now), 0);
-        assert_int_equal(address_note_failure(&entry, now), waits[i]);
+        assert_int_equal(address_count_failure(&entry, now), waits[i]);
         assert_int_equal(address_blocked(&entry, now), waits[i]);
         if (waits[i]) assert_int_equal(address_blocked(&entry, now + waits[i] - 1), 1);
         now += waits[i];
         assert_int_equal(address_blocked(&entry, now), 0);
     }
-    address_note_failure(&entry, now);
-    assert_int_equal(address_note_failure(&entry, now + 599999), 60000);
+    address_count_failure(&entry, now);
+    assert_int_equal(address_count_failure(&entry, now + 599999), 60000);
     now += 599999;
-    assert_int_equal(address_note_failure(&entry, now + 600000), 0);
+    assert_int_equal(address_count_failure(&entry, now + 600000), 0);
     now += 600000;
-    assert_int_equal(address_note_failure(&entry, now), 0);
-    assert_int_equal(address_note_failure(&entry, now), 1000);
+    assert_int_equal(address_count_failure(&entry, now), 0);
+    assert_int_equal(address_count_failure(&entry, now), 1000);
     address_clear_failures(&entry);
     assert_int_equal(address_blocked(&entry, now), 0);
-    assert_int_equal(address_note_failure(&entry, now), 0);
+    assert_int_equal(address_count_failure(&entry, now), 0);
     entry.failures = UINT32_MAX;
-    assert_int_equal(address_note_failure(&entry, now), 60000);
+    assert_int_equal(address_count_failure(&entry, now), 60000);
     assert_int_equal(entry.failures, UINT32_MAX);
 }
 
@@ -1367,14 +1367,14 @@ static void addresses_go_when_idle(void **state)
         struct address_entry *entry = address_make(&table, key);
         int64_t now = 50000, end = now;
         if (what == 0) entry->connections = 1;
-        if (what == 1) entry->pending = 1;
+        if (what == 1) entry->http_conns = 1;
         if (what == 2) address_take_upgrade(entry, now * 1000, 1), end = now + 1000;
-        if (what == 3) address_note_failure(entry, now), end = now + 600000;
+        if (what == 3) address_count_failure(entry, now), end = now + 600000;
         address_settle(&table, entry, now);
         address_sweep(&table, what < 2 ? now + 100000000 : end - 1);
         assert_ptr_equal(address_find(&table, key), entry);
         if (what < 2) {
-            entry->connections = entry->pending = 0;
+            entry->connections = entry->http_conns = 0;
             address_settle(&table, entry, now);
         } else {
             address_sweep(&table, end);
@@ -1385,11 +1385,11 @@ static void addresses_go_when_idle(void **state)
     struct address_entry *entry = address_make(&table, key);
     address_take_upgrade(entry, 0, 1);
     address_settle(&table, entry, 999);
-    entry->pending++; /* in use again, and not settled yet */
+    entry->http_conns++; /* in use again, and not settled yet */
     address_sweep(&table, 5000);
     assert_ptr_equal(address_find(&table, key), entry);
     gate_check_table(&table);
-    entry->pending--;
+    entry->http_conns--;
     address_settle(&table, entry, 1000);
     assert_int_equal(table.count, 0);
     address_table_free(&table);
@@ -1405,7 +1405,7 @@ static void sweeps_forget(void **state)
     gate_table(&table);
     for (uint32_t i = 0; i < COUNT; i++) {
         struct address_entry *entry = address_make(&table, gate_key(i, key));
-        if (i % 3 == 0) address_note_failure(entry, i);
+        if (i % 3 == 0) address_count_failure(entry, i);
         else if (i % 3 == 1) address_take_upgrade(entry, i * 1000, 1);
         else entry->connections = 1;
         address_settle(&table, entry, i);
@@ -1418,11 +1418,11 @@ static void sweeps_forget(void **state)
         size_t gone = left < ADDRESS_SWEEP_MAX ? left : ADDRESS_SWEEP_MAX;
         address_sweep(&table, (int64_t)now);
         left -= gone;
-        assert_int_equal(table.resting[REST_PACE].count, left);
-        assert_int_equal(table.resting[REST_FAILURE].count, COUNT / 3);
+        assert_int_equal(table.expiring[EXPIRY_PACE].count, left);
+        assert_int_equal(table.expiring[EXPIRY_FAILURE].count, COUNT / 3);
     }
     address_sweep(&table, 600000 + 29); /* the failures up to 27 */
-    assert_int_equal(table.resting[REST_FAILURE].count, COUNT / 3 - 10);
+    assert_int_equal(table.expiring[EXPIRY_FAILURE].count, COUNT / 3 - 10);
     for (int i = 0; i < COUNT / ADDRESS_SWEEP_MAX; i++) address_sweep(&table, 1000000);
     assert_int_equal(table.count, COUNT / 3);
     gate_check_table(&table);
@@ -1452,24 +1452,24 @@ static void resting_addresses_are_bounded(void **state)
         else entry->connections = 1;
         address_settle(&table, entry, 1000);
     }
-    for (uint32_t i = 0; i < ADDRESS_RESTING_MAX + MORE; i++) {
+    for (uint32_t i = 0; i < ADDRESS_EXPIRING_MAX + MORE; i++) {
         struct address_entry *entry = address_make(&table, gate_key(n++, key));
-        address_note_failure(entry, 1000);
+        address_count_failure(entry, 1000);
         address_settle(&table, entry, 1000);
-        if (i == ADDRESS_RESTING_MAX - 1) { /* the first is heard of again, the second in use */
+        if (i == ADDRESS_EXPIRING_MAX - 1) { /* the first is heard of again, the second in use */
             entry = address_find(&table, gate_key(PACED + OPEN, key));
             address_settle(&table, entry, 1000);
-            address_find(&table, gate_key(PACED + OPEN + 1, key))->pending++;
+            address_find(&table, gate_key(PACED + OPEN + 1, key))->http_conns++;
         }
     }
-    assert_int_equal(table.resting[REST_FAILURE].count, ADDRESS_RESTING_MAX);
-    assert_int_equal(table.count, ADDRESS_RESTING_MAX + PACED + OPEN + 1);
+    assert_int_equal(table.expiring[EXPIRY_FAILURE].count, ADDRESS_EXPIRING_MAX);
+    assert_int_equal(table.count, ADDRESS_EXPIRING_MAX + PACED + OPEN + 1);
     for (uint32_t i = 0; i < n; i++) {
         bool gone = i >= PACED + OPEN + 2 && i < PACED + OPEN + 1 + MORE;
         if (!address_find(&table, gate_key(i, key)) != gone) fail_msg("%u of %u", i, n);
     }
     gate_check_table(&table);
-    assert_int_equal(2 * ADDRESS_RESTING_MAX, ADDRESS_ENTRIES_MAX);
+    assert_int_equal(2 * ADDRESS_EXPIRING_MAX, ADDRESS_ENTRIES_MAX);
     address_table_free(&table);
 }
 

@@ -88,7 +88,7 @@ static bool pure_utf8_text_reference(const uint8_t *s, size_t n)
 /* Whether bytes could follow that make the text valid. */
 static bool pure_utf8_begins_reference(const uint8_t *s, size_t n)
 {
-    static const uint8_t edges[] = {0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf};
+    static const uint8_t watches[] = {0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf};
     uint8_t last[8];
     for (size_t cut = 0; cut <= 3 && cut <= n; cut++) {
         if (!pure_utf8_text_reference(s, n - cut)) continue;
@@ -97,7 +97,7 @@ static bool pure_utf8_begins_reference(const uint8_t *s, size_t n)
         for (size_t more = 1; more + cut <= 4; more++) {
             for (int i = 0, all = more == 1 ? 6 : more == 2 ? 36 : 216; i < all; i++) {
                 const int picks[] = {i % 6, i / 6 % 6, i / 36};
-                for (size_t k = 0; k < more; k++) last[cut + k] = edges[picks[k]];
+                for (size_t k = 0; k < more; k++) last[cut + k] = watches[picks[k]];
                 if (pure_utf8_text_reference(last, cut + more)) return true;
             }
         }
@@ -129,14 +129,14 @@ static void test_utf8_begins_agrees_with_the_grammar(void **state)
 static void test_utf8_agrees_with_the_grammar(void **state)
 {
     (void)state;
-    static const uint8_t edges[] = {0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f,
+    static const uint8_t watches[] = {0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f,
                                     0xa0, 0xbf, 0xc0, 0xc2, 0xff};
     assert_true(utf8_valid((struct span){NULL, 0}));
     for (unsigned a = 0; a < 256; a++) {
         for (unsigned b = 0; b < 256; b++) {
-            for (size_t c = 0; c < PURE_COUNT(edges); c++) {
-                for (size_t d = 0; d < PURE_COUNT(edges); d++) {
-                    uint8_t s[4] = {(uint8_t)a, (uint8_t)b, edges[c], edges[d]};
+            for (size_t c = 0; c < PURE_COUNT(watches); c++) {
+                for (size_t d = 0; d < PURE_COUNT(watches); d++) {
+                    uint8_t s[4] = {(uint8_t)a, (uint8_t)b, watches[c], watches[d]};
                     for (size_t n = 1; n <= 4; n++) {
                         struct span text = {(char *)s, n};
                         if (utf8_valid(text) != pure_utf8_text_reference(s, n))

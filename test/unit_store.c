@@ -169,7 +169,7 @@ static void store_records_round_trip(void **state)
                              .status = STATUS_AWAY,
                              .open = true,
                              .reason = REASON_RESTART,
-                             .stays = UINT32_MAX},
+                             .sessions = UINT32_MAX},
                        out;
     uint8_t bytes[STORE_USER_BYTES + 1];
     memset(bytes, 0xee, sizeof bytes);
@@ -185,7 +185,7 @@ static void store_records_round_trip(void **state)
     assert_int_equal(out.status, in.status);
     assert_int_equal(out.open, in.open);
     assert_int_equal(out.reason, in.reason);
-    assert_int_equal(out.stays, in.stays);
+    assert_int_equal(out.sessions, in.sessions);
     assert_false(store_decode_user((MDB_val){STORE_USER_BYTES - 1, bytes}, &out));
     static const struct {
         int at, value;
@@ -238,7 +238,7 @@ static void store_merges_users(void **state)
     write_now(st, &b);
     assert_int_equal(store_get_user(st, bob, &r), 1);
     assert_true(r.open && r.first_seen == 100 && r.last_seen == 150 && r.online_since == 100);
-    assert_true(r.status == STATUS_BUSY && !r.stays && !r.offline_since && r.reason == REASON_NONE);
+    assert_true(r.status == STATUS_BUSY && !r.sessions && !r.offline_since && r.reason == REASON_NONE);
 
     struct session_record s = {.from = 100, .to = 200, .reason = REASON_TIMEOUT};
     store_batch_session(&b, bob, &s); /* before its user: the order must not matter */
@@ -246,13 +246,13 @@ static void store_merges_users(void **state)
     write_now(st, &b);
     assert_int_equal(store_get_user(st, bob, &r), 1);
     assert_true(!r.open && r.first_seen == 100 && r.last_seen == 200 && r.online_since == 0);
-    assert_true(r.offline_since == 200 && r.reason == REASON_TIMEOUT && r.stays == 1);
+    assert_true(r.offline_since == 200 && r.reason == REASON_TIMEOUT && r.sessions == 1);
 
     store_batch_user(&b, bob, true, STATUS_ONLINE, 300, 310, REASON_NONE);
     write_now(st, &b);
     assert_int_equal(store_get_user(st, bob, &r), 1);
     assert_true(r.open && r.first_seen == 100 && r.online_since == 300 && r.offline_since == 200);
-    assert_true(r.reason == REASON_TIMEOUT && r.stays == 1);
+    assert_true(r.reason == REASON_TIMEOUT && r.sessions == 1);
 
     store_batch_user(&b, span_of("eve"), false, STATUS_OFFLINE, 0, 77, REASON_CLOSED);
     s = (struct session_record){.from = 5, .to = 6, .reason = REASON_DROPPED};
@@ -261,7 +261,7 @@ static void store_merges_users(void **state)
     assert_int_equal(store_get_user(st, span_of("eve"), &r), 1);
     assert_true(r.first_seen == 77 && r.offline_since == 77 && r.reason == REASON_CLOSED);
     assert_int_equal(store_get_user(st, span_of("mallory"), &r), 1);
-    assert_true(r.first_seen == 5 && r.last_seen == 6 && r.stays == 1 && !r.open);
+    assert_true(r.first_seen == 5 && r.last_seen == 6 && r.sessions == 1 && !r.open);
     store_close(st);
     buffer_free(&b.ops);
     place_remove(&p);
@@ -406,7 +406,7 @@ static void store_sessions_newest_first(void **state)
     assert_int_equal(store_sessions(st, span_of("zz"), INT64_MAX, out, 8), 0);
     struct user_record r;
     assert_int_equal(store_get_user(st, span_of("bob"), &r), 1);
-    assert_int_equal(r.stays, 3);
+    assert_int_equal(r.sessions, 3);
     store_close(st);
     buffer_free(&b.ops);
     place_remove(&p);
@@ -1186,7 +1186,7 @@ static bool batch_is_there(struct store *st, uint32_t n)
         struct user_record r;
         int len = snprintf(id, sizeof id, "%u-%u", n % 1000, i);
         struct span owner = {id, (size_t)len};
-        if (store_get_user(st, owner, &r) != 1 || r.last_seen < n || !r.stays) return false;
+        if (store_get_user(st, owner, &r) != 1 || r.last_seen < n || !r.sessions) return false;
         if (store_sessions(st, owner, n + 1, &s, 1) != 1 || s.from != n || s.to != n + i)
             return false;
     }

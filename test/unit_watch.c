@@ -6,14 +6,14 @@ enum { WATCH_USERS = 12, WATCH_WATCHERS = 6, WATCH_LINKS = 3 };
 /* What a watcher was told of a user, by the number of connections shown; -1: nothing. */
 struct watch_model {
     struct presence table;
-    struct watches watches;
+    struct watch_graph graph;
     struct watcher watchers[WATCH_WATCHERS];
     bool partial[WATCH_WATCHERS];          /* a part of a snapshot came, the last is to come */
     bool parts[WATCH_WATCHERS][WATCH_USERS]; /* who was in the parts so far */
     bool follows[WATCH_WATCHERS][WATCH_USERS];
-    int told[WATCH_WATCHERS][WATCH_USERS];
+    int sent_version[WATCH_WATCHERS][WATCH_USERS];
     int64_t told_seen[WATCH_WATCHERS][WATCH_USERS];
-    struct link links[WATCH_USERS][WATCH_LINKS];
+    struct session_conn conns[WATCH_USERS][WATCH_LINKS];
     int connections[WATCH_USERS];
     struct instant now;
     uint64_t seed;
@@ -34,7 +34,7 @@ static void watch_take(struct watch_model *m)
 {
     for (size_t i = 0; i < m->table.transition_count; i++) {
         struct user *user = m->table.transitions[i].user;
-        struct watched *e = watches_note(&m->watches, (struct span){user->id, user->id_len});
+        struct watch_target *e = watch_graph_changed(&m->graph, (struct span){user->id, user->id_len});
         if (!e) continue;
         user->pinned = true;
         e->resolved = true;
@@ -71,9 +71,9 @@ static void watch_read_message(struct watch_model *m, int w, enum watcher_messag
         assert_int_equal(json_member(item, "reason", &value), !snapshot && !online);
         if (!snapshot) {
             assert_true(m->follows[w][user]);
-            assert_true(m->told[w][user] >= 0);
+            assert_true(m->sent_version[w][user] >= 0);
         }
-        m->told[w][user] = (int)connections;
+        m->sent_version[w][user] = (int)connections;
     }
     if (snapshot) m->snapshots += !more;
     else m->changes++;
@@ -86,13 +86,13 @@ static void watch_serve(struct watch_model *m, int w, bool all)
 {
     struct buffer text = {0};
     bool more;
-    watches_begin_turn(&m->watches);
+    watch_graph_begin_turn(&m->graph);
     do {
         text.len = 0;
         enum watcher_message kind =
-            watcher_fill(&m->watches, &m->table, m->now, &m->watchers[w], &text, &more);
+            watcher_fill(&m->graph, &m->table, m->now, &m->watchers[w], &text, &more);
         if (!kind) break;
-        assert_true(text.len <= m->watches.full + WATCH_USER_MAX);
+        assert_true(text.len <= m->graph.full + WATCH_USER_MAX);
         m->messages++;
         watch_read_message(m, w, kind, more, (struct span){text.at, text.len});
     } while (all || core_below(&m->seed, 3));
@@ -102,10 +102,10 @@ static void watch_serve(struct watch_model *m, int w, bool all)
 /* Step: a watcher asks for some users. */
 static void watch_ask(struct watch_model *m, int w)
 {
-    struct snapshot *snapshot = mem_new(sizeof *snapshot + WATCH_USERS * sizeof(struct watched *));
+    struct snapshot *snapshot = mem_new(sizeof *snapshot + WATCH_USERS * sizeof(struct watch_target *));
     for (int i = 0; i < WATCH_USERS; i++) {
         if (core_below(&m->seed, 2)) continue;
-        struct watched *e = watches_make(&m->watches, watch_id(i));
+        struct watch_target *e = watch_graph_make(&m->graph, watch_id(i));
         struct user *user = presence_find(&m->table, watch_id(i));
         if (user) user->pinned = true;
         e->resolved = true;
@@ -113,7 +113,7 @@ static void watch_ask(struct watch_model *m, int w)
         snapshot->users[snapshot->count++] = e;
         m->follows[w][i] = true;
     }
-    watcher_owe(&m->watches, &m->watchers[w], snapshot);
+    watcher_add_snapshot(&m->graph, &m->watchers[w], snapshot);
 }
 
 /* Step: a watcher lets one or all go, also between the parts of a snapshot. */
@@ -121,12 +121,12 @@ static void watch_let_go(struct watch_model *m, int w)
 {
     int i = (int)core_below(&m->seed, WATCH_USERS + 1);
     if (i == WATCH_USERS) {
-        watcher_let_all_go(&m->watches, &m->watchers[w]);
+        watcher_let_all_go(&m->graph, &m->watchers[w]);
         memset(m->follows[w], 0, sizeof m->follows[w]);
         return;
     }
-    const struct watched *e = watches_find(&m->watches, watch_id(i));
-    if (e) watcher_let_go(&m->watches, &m->watchers[w], e);
+    const struct watch_target *e = watch_graph_find(&m->graph, watch_id(i));
+    if (e) watcher_let_go(&m->graph, &m->watchers[w], e);
     m->follows[w][i] = false;
 }
 
@@ -135,10 +135,10 @@ static void watch_move(struct watch_model *m)
 {
     int user = (int)core_below(&m->seed, WATCH_USERS), k = m->connections[user];
     if (k < WATCH_LINKS && core_below(&m->seed, 2)) {
-        presence_connect(&m->table, m->now, watch_id(user), &m->links[user][k]);
+        presence_connect(&m->table, m->now, watch_id(user), &m->conns[user][k]);
         m->connections[user]++;
     } else if (k) {
-        presence_disconnect(&m->table, m->now, &m->links[user][k - 1], END_CLEAN);
+        presence_disconnect(&m->table, m->now, &m->conns[user][k - 1], END_CLEAN);
         m->connections[user]--;
     }
 }
@@ -156,60 +156,60 @@ static void watch_commit(struct watch_model *m)
 static void watch_check_quiet(struct watch_model *m)
 {
     watch_take(m);
-    while (m->watches.spreading || m->watches.changed)
-        watches_spread(&m->watches, &m->table, m->now, SIZE_MAX);
-    size_t edges = 0;
+    while (m->graph.spreading || m->graph.changed)
+        watch_graph_spread(&m->graph, &m->table, m->now, SIZE_MAX);
+    size_t watches = 0;
     for (int w = 0; w < WATCH_WATCHERS; w++) {
         watch_serve(m, w, true);
         assert_int_equal(m->watchers[w].queued, 0);
-        assert_int_equal(m->watchers[w].owed, 0);
+        assert_int_equal(m->watchers[w].backlog, 0);
         assert_false(m->partial[w]);
         size_t count = 0;
         for (int i = 0; i < WATCH_USERS; i++) {
             if (!m->follows[w][i]) continue;
             count++;
-            assert_int_equal(m->told[w][i], m->connections[i]);
+            assert_int_equal(m->sent_version[w][i], m->connections[i]);
         }
         assert_int_equal(m->watchers[w].count, count);
-        edges += count;
+        watches += count;
     }
-    watches_sweep(&m->watches, &m->table, m->now, SIZE_MAX);
+    watch_graph_sweep(&m->graph, &m->table, m->now, SIZE_MAX);
     size_t found = 0, needed = 0;
     for (int i = 0; i < WATCH_USERS; i++) {
-        const struct watched *e = watches_find(&m->watches, watch_id(i));
+        const struct watch_target *e = watch_graph_find(&m->graph, watch_id(i));
         const struct user *user = presence_find(&m->table, watch_id(i));
         needed += e != NULL;
         if (user) assert_int_equal(user->pinned, e != NULL);
-        for (const struct edge *edge = e ? e->edges : NULL; edge; edge = edge->next) found++;
+        for (const struct watch *watch = e ? e->watches : NULL; watch; watch = watch->next) found++;
     }
-    assert_int_equal(found, edges);
-    assert_int_equal(m->watches.count, needed);
+    assert_int_equal(found, watches);
+    assert_int_equal(m->graph.count, needed);
 }
 
 /* Step: a watcher ends, with whatever it has; another begins in its place. */
-static void watch_end(struct watch_model *m, int w)
+static void model_watcher_end(struct watch_model *m, int w)
 {
-    watcher_end(&m->watches, &m->watchers[w]);
+    watcher_end(&m->graph, &m->watchers[w]);
     assert_true(watcher_idle(&m->watchers[w]));
     watcher_free(&m->watchers[w]);
     watcher_init(&m->watchers[w]);
     m->partial[w] = false;
     memset(m->follows[w], 0, sizeof m->follows[w]);
-    for (int i = 0; i < WATCH_USERS; i++) m->told[w][i] = -1;
+    for (int i = 0; i < WATCH_USERS; i++) m->sent_version[w][i] = -1;
 }
 
 /* 200,000 random steps. */
-static void watches_equal_model(void **unused)
+static void watch_graph_equal_model(void **unused)
 {
     (void)unused;
     static struct watch_model m;
     m = (struct watch_model){.seed = 20261125, .now = {1000000, 1764000000000}};
     presence_init(&m.table, 5000, 90000, m.now);
-    watches_init(&m.watches);
-    m.watches.full = 500;
+    watch_graph_init(&m.graph);
+    m.graph.full = 500;
     for (int w = 0; w < WATCH_WATCHERS; w++) {
         watcher_init(&m.watchers[w]);
-        watch_end(&m, w);
+        model_watcher_end(&m, w);
     }
     for (int step = 0; step < 200000; step++) {
         int w = (int)core_below(&m.seed, WATCH_WATCHERS);
@@ -218,13 +218,13 @@ static void watches_equal_model(void **unused)
         case 0: watch_ask(&m, w); break;
         case 1: watch_let_go(&m, w); break;
         case 2: case 3: case 4: case 5: case 6: case 7: watch_move(&m); break;
-        case 8: if (!core_below(&m.seed, 8)) watch_end(&m, w); break;
+        case 8: if (!core_below(&m.seed, 8)) model_watcher_end(&m, w); break;
         case 9: watch_commit(&m); break;
         case 10: case 11:
-            watches_spread(&m.watches, &m.table, m.now, 1 + core_below(&m.seed, 40));
+            watch_graph_spread(&m.graph, &m.table, m.now, 1 + core_below(&m.seed, 40));
             break;
         case 12:
-            watches_sweep(&m.watches, &m.table, m.now, 1 + core_below(&m.seed, 12));
+            watch_graph_sweep(&m.graph, &m.table, m.now, 1 + core_below(&m.seed, 12));
             break;
         case 13: if (!core_below(&m.seed, 6)) watch_check_quiet(&m); break;
         default: watch_serve(&m, w, false); break;
@@ -234,32 +234,32 @@ static void watches_equal_model(void **unused)
     watch_check_quiet(&m);
     assert_true(m.snapshots > 3000 && m.changes > 3000 && m.messages > m.snapshots + m.changes);
     for (int w = 0; w < WATCH_WATCHERS; w++) {
-        watcher_end(&m.watches, &m.watchers[w]);
+        watcher_end(&m.graph, &m.watchers[w]);
         watcher_free(&m.watchers[w]);
     }
-    while (m.watches.spreading || m.watches.changed)
-        watches_spread(&m.watches, &m.table, m.now, SIZE_MAX);
-    watches_sweep(&m.watches, &m.table, m.now, SIZE_MAX);
-    assert_int_equal(m.watches.count, 0);
-    watches_free(&m.watches);
+    while (m.graph.spreading || m.graph.changed)
+        watch_graph_spread(&m.graph, &m.table, m.now, SIZE_MAX);
+    watch_graph_sweep(&m.graph, &m.table, m.now, SIZE_MAX);
+    assert_int_equal(m.graph.count, 0);
+    watch_graph_free(&m.graph);
     presence_free(&m.table);
 }
 
 /* The longest users there are: no message is above its bound, and a part is not much below it. */
-static void watches_keep_to_the_bound(void **unused)
+static void watch_graph_keep_to_the_bound(void **unused)
 {
     (void)unused;
     enum { COUNT = 300 };
     struct presence table;
-    struct watches watches;
+    struct watch_graph graph;
     struct watcher watcher;
     struct instant now = {1000, 1764000000000};
-    struct snapshot *snapshot = mem_new(sizeof *snapshot + COUNT * sizeof(struct watched *));
+    struct snapshot *snapshot = mem_new(sizeof *snapshot + COUNT * sizeof(struct watch_target *));
     struct buffer text = {0};
-    struct manual_wish wish = {.status = STATUS_BUSY, .len = NOTE_MAX};
-    for (int i = 0; i < NOTE_CHARACTERS; i++) memcpy(wish.message + 4 * i, "\xf0\x9f\x98\x80", 4);
+    struct manual_update update = {.status = STATUS_BUSY, .len = STATUS_TEXT_MAX};
+    for (int i = 0; i < STATUS_TEXT_CHARACTERS; i++) memcpy(update.message + 4 * i, "\xf0\x9f\x98\x80", 4);
     presence_init(&table, 5000, 90000, now);
-    watches_init(&watches);
+    watch_graph_init(&graph);
     watcher_init(&watcher);
     for (int i = 0; i < COUNT; i++) {
         char id[USER_ID_MAX];
@@ -268,19 +268,19 @@ static void watches_keep_to_the_bound(void **unused)
         id[1] = (char)('a' + i / 26);
         struct span span = {id, sizeof id};
         presence_heartbeat(&table, now, span, (const uint8_t[16]){1});
-        presence_set_manual(&table, now, presence_find(&table, span), &wish);
-        struct watched *e = watches_make(&watches, span);
+        presence_set_manual(&table, now, presence_find(&table, span), &update);
+        struct watch_target *e = watch_graph_make(&graph, span);
         e->resolved = true;
         watcher_follow(&watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
-    watcher_owe(&watches, &watcher, snapshot);
+    watcher_add_snapshot(&graph, &watcher, snapshot);
     presence_clear_transitions(&table);
     bool more;
     int parts = 0, changes = 0;
     for (enum watcher_message kind = WATCHER_SNAPSHOT; kind; text.len = 0) {
-        watches_begin_turn(&watches);
-        kind = watcher_fill(&watches, &table, now, &watcher, &text, &more);
+        watch_graph_begin_turn(&graph);
+        kind = watcher_fill(&graph, &table, now, &watcher, &text, &more);
         assert_true(text.len <= WATCH_MESSAGE_MAX && text.len <= 16384);
         assert_true(!more || text.len > WATCH_FULL);
         parts += kind == WATCHER_SNAPSHOT;
@@ -290,48 +290,48 @@ static void watches_keep_to_the_bound(void **unused)
         presence_tick(&table, now);
         for (size_t i = 0; i < table.transition_count; i++) {
             const struct user *user = table.transitions[i].user;
-            watches_note(&watches, (struct span){user->id, user->id_len});
+            watch_graph_changed(&graph, (struct span){user->id, user->id_len});
         }
         presence_clear_transitions(&table);
-        watches_spread(&watches, &table, now, SIZE_MAX);
+        watch_graph_spread(&graph, &table, now, SIZE_MAX);
     }
     assert_true(parts > 10 && changes > 10);
     buffer_free(&text);
-    watcher_end(&watches, &watcher);
+    watcher_end(&graph, &watcher);
     watcher_free(&watcher);
-    watches_free(&watches);
+    watch_graph_free(&graph);
     presence_free(&table);
 }
 
 /* A change costs no more memory, whoever waits: the queue has each edge once. */
-static void watches_do_not_queue_states(void **unused)
+static void watch_graph_do_not_queue_states(void **unused)
 {
     (void)unused;
     struct presence table;
-    struct watches watches;
+    struct watch_graph graph;
     struct watcher watcher;
-    struct link link = {0};
+    struct session_conn link = {0};
     struct instant now = {1000, 0};
     struct span id = {"alice", 5};
     presence_init(&table, 5000, 90000, now);
-    watches_init(&watches);
+    watch_graph_init(&graph);
     watcher_init(&watcher);
-    watcher_follow(&watcher, watches_make(&watches, id));
+    watcher_follow(&watcher, watch_graph_make(&graph, id));
     for (int i = 0; i < 1000; i++) {
         presence_connect(&table, now, id, &link);
-        watches_note(&watches, id);
-        watches_spread(&watches, &table, now, SIZE_MAX);
+        watch_graph_changed(&graph, id);
+        watch_graph_spread(&graph, &table, now, SIZE_MAX);
         assert_int_equal(watcher.queued, 1);
         presence_disconnect(&table, now, &link, END_CLEAN);
-        watches_note(&watches, id);
-        watches_spread(&watches, &table, now, SIZE_MAX);
+        watch_graph_changed(&graph, id);
+        watch_graph_spread(&graph, &table, now, SIZE_MAX);
         presence_clear_transitions(&table);
         now.mono += 10;
     }
     assert_int_equal(watcher.queued, 1);
-    watcher_end(&watches, &watcher);
+    watcher_end(&graph, &watcher);
     watcher_free(&watcher);
-    watches_free(&watches);
+    watch_graph_free(&graph);
     presence_free(&table);
 }
 
@@ -377,22 +377,22 @@ static void id_list_finds(void **unused)
 static void note_rules(void **unused)
 {
     (void)unused;
-    char text[NOTE_MAX + 4];
-    assert_true(note_valid((struct span){"", 0}));
-    for (int i = 0; i < NOTE_CHARACTERS + 1; i++) memcpy(text + 4 * i, "\xf0\x9f\x98\x80", 4);
-    assert_true(note_valid((struct span){text, NOTE_MAX}));
-    assert_false(note_valid((struct span){text, NOTE_MAX + 4}));
-    assert_false(note_valid((struct span){text, NOTE_MAX - 1}));
+    char text[STATUS_TEXT_MAX + 4];
+    assert_true(status_text_valid((struct span){"", 0}));
+    for (int i = 0; i < STATUS_TEXT_CHARACTERS + 1; i++) memcpy(text + 4 * i, "\xf0\x9f\x98\x80", 4);
+    assert_true(status_text_valid((struct span){text, STATUS_TEXT_MAX}));
+    assert_false(status_text_valid((struct span){text, STATUS_TEXT_MAX + 4}));
+    assert_false(status_text_valid((struct span){text, STATUS_TEXT_MAX - 1}));
     static const char *const bad[] = {"a\nb", "\x7f", "\xc2\x85", "\xff", "\xed\xa0\x80", "\t"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_false(note_valid((struct span){bad[i], strlen(bad[i])}));
+        assert_false(status_text_valid((struct span){bad[i], strlen(bad[i])}));
 }
 
 /* A manual status in the store: what is written is read, what is damaged is not. */
 static void manual_record_codec(void **unused)
 {
     (void)unused;
-    uint8_t bytes[STORE_MANUAL_BYTES + NOTE_MAX + 1] = {0};
+    uint8_t bytes[STORE_MANUAL_BYTES + STATUS_TEXT_MAX + 1] = {0};
     struct manual_record out;
     const struct manual_head head = {true, STATUS_OFFLINE, 1764000000123, 1764000000001};
     store_encode_manual(&head, bytes);
@@ -421,7 +421,7 @@ static void manual_goes_before_connections(void **unused)
     (void)unused;
     struct presence p;
     struct instant now = {1000000, 1764000000000};
-    struct link a = {0}, b = {0};
+    struct session_conn a = {0}, b = {0};
     struct span id = {"alice", 5};
     presence_init(&p, 5000, 90000, now);
     presence_connect(&p, now, id, &a);
@@ -441,8 +441,8 @@ static void manual_goes_before_connections(void **unused)
         {STATUS_AUTOMATIC, STATUS_AWAY, STATUS_BUSY, STATUS_BUSY, 1},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct manual_wish wish = {.status = rows[i].manual};
-        presence_set_manual(&p, now, user, &wish);
+        struct manual_update update = {.status = rows[i].manual};
+        presence_set_manual(&p, now, user, &update);
         presence_set_status(&p, now, &a, rows[i].a);
         presence_set_status(&p, now, &b, rows[i].b);
         assert_int_equal(user->status, rows[i].wanted);
@@ -456,10 +456,10 @@ static void manual_goes_before_connections(void **unused)
         if (rows[i].transitions) assert_true(found);
         presence_clear_transitions(&p);
     }
-    struct manual_wish wish = {.status = STATUS_BUSY, .lifetime = 5000};
-    presence_set_manual(&p, now, user, &wish);
+    struct manual_update update = {.status = STATUS_BUSY, .lifetime = 5000};
+    presence_set_manual(&p, now, user, &update);
     presence_clear_transitions(&p);
-    presence_set_manual(&p, now, user, &wish); /* only its end moves: nobody is told */
+    presence_set_manual(&p, now, user, &update); /* only its end moves: nobody is told */
     assert_int_equal(p.transition_count, 0);
     now.mono += 4900;
     presence_tick(&p, now);
@@ -508,47 +508,47 @@ static void post_reaches_everybody(void **state)
 {
     (void)state;
     enum { POST_PEERS = 500, POST_ROUNDS = 60, POST_DEAD = 7, POST_FULL = 11 };
-    static struct post post;
+    static struct broadcast broadcast;
     static struct connection connections[POST_PEERS];
     static int peers[POST_PEERS];
     static char wanted[64 * 1024], got[64 * 1024];
-    post_init(&post);
-    for (; post.count < COURIERS_MAX; post.count++)
-        assert_true(thread_start(&post.couriers[post.count], courier_run, &post));
+    broadcast_init(&broadcast);
+    for (; broadcast.count < IO_THREADS_MAX; broadcast.count++)
+        assert_true(thread_start(&broadcast.threads[broadcast.count], io_thread_run, &broadcast));
     for (int i = 0; i < POST_PEERS; i++) {
         int pair[2];
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-        connections[i].wire.fd = pair[0];
+        connections[i].transport.fd = pair[0];
         peers[i] = pair[1];
     }
-    while (send(connections[POST_FULL].wire.fd, wanted, sizeof wanted, MSG_DONTWAIT) > 0) continue;
+    while (send(connections[POST_FULL].transport.fd, wanted, sizeof wanted, MSG_DONTWAIT) > 0) continue;
     close(peers[POST_DEAD]);
-    char *const text = post.text.at;
+    char *const text = broadcast.text.at;
     for (int round = 0; round < POST_ROUNDS; round++) {
         for (int i = 0; i < POST_PEERS; i++) {
-            size_t at = post.text.len;
-            assert_true(post_has_room(&post));
-            buffer_print(&post.text, "%d.%d;", round, i / 3); /* three in a row are the same */
-            post_fill(&post, &connections[i], at);
+            size_t at = broadcast.text.len;
+            assert_true(broadcast_has_room(&broadcast));
+            buffer_print(&broadcast.text, "%d.%d;", round, i / 3); /* three in a row are the same */
+            broadcast_fill(&broadcast, &connections[i], at);
         }
-        assert_int_equal(post_deliver(&post), POST_PEERS);
-        assert_ptr_equal(post.text.at, text);
+        assert_int_equal(broadcast_deliver(&broadcast), POST_PEERS);
+        assert_ptr_equal(broadcast.text.at, text);
         for (int i = 0; i < POST_PEERS; i++) {
-            const struct letter *l = &post.letters[i];
+            const struct io_job *l = &broadcast.jobs[i];
             assert_ptr_equal(l->c, &connections[i]);
-            if (i % 3) assert_int_equal(l->at, post.letters[i - 1].at);
-            else if (i) assert_int_not_equal(l->at, post.letters[i - 1].at);
-            assert_int_equal(l->result, i == POST_DEAD   ? WIRE_BROKEN
-                                        : i == POST_FULL ? WIRE_AGAIN
+            if (i % 3) assert_int_equal(l->at, broadcast.jobs[i - 1].at);
+            else if (i) assert_int_not_equal(l->at, broadcast.jobs[i - 1].at);
+            assert_int_equal(l->result, i == POST_DEAD   ? TRANSPORT_BROKEN
+                                        : i == POST_FULL ? TRANSPORT_AGAIN
                                                          : (ssize_t)l->len);
         }
-        post.text.len = 0;
+        broadcast.text.len = 0;
     }
     for (int i = 0; i < POST_PEERS; i++) {
         size_t len = 0;
         for (int round = 0; round < POST_ROUNDS; round++)
             len += (size_t)sprintf(wanted + len, "%d.%d;", round, i / 3);
-        close(connections[i].wire.fd);
+        close(connections[i].transport.fd);
         if (i == POST_DEAD) continue;
         if (i != POST_FULL) {
             assert_int_equal(recv(peers[i], got, sizeof got, MSG_WAITALL), len);
@@ -556,42 +556,42 @@ static void post_reaches_everybody(void **state)
         }
         close(peers[i]);
     }
-    post_stop(&post);
-    assert_int_equal(post.count, 0);
-    buffer_free(&post.text);
+    broadcast_stop(&broadcast);
+    assert_int_equal(broadcast.count, 0);
+    buffer_free(&broadcast.text);
 }
 
 /* There is room while every letter and any text fits. */
 static void post_has_bounds(void **state)
 {
     (void)state;
-    static struct post post;
+    static struct broadcast broadcast;
     static struct connection c;
     int pair[2];
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-    c.wire.fd = pair[0];
-    post_init(&post);
+    c.transport.fd = pair[0];
+    broadcast_init(&broadcast);
     size_t count = 0;
-    for (; post_has_room(&post); count++) { /* all the same: letters run out */
-        size_t at = post.text.len;
-        buffer_text(&post.text, "x");
-        post_fill(&post, &c, at);
+    for (; broadcast_has_room(&broadcast); count++) { /* all the same: letters run out */
+        size_t at = broadcast.text.len;
+        buffer_text(&broadcast.text, "x");
+        broadcast_fill(&broadcast, &c, at);
     }
-    assert_int_equal(count, POST_LETTERS);
-    assert_int_equal(post.text.len, 1);
-    post_deliver(&post);
-    post.text.len = 0;
-    for (count = 0; post_has_room(&post); count++) { /* no two the same: text runs out */
-        size_t at = post.text.len;
-        memset(buffer_room(&post.text, WATCH_FULL), 'a' + (int)(count % 2), WATCH_FULL);
-        post.text.len += WATCH_FULL;
-        post_fill(&post, &c, at);
+    assert_int_equal(count, BROADCAST_JOBS);
+    assert_int_equal(broadcast.text.len, 1);
+    broadcast_deliver(&broadcast);
+    broadcast.text.len = 0;
+    for (count = 0; broadcast_has_room(&broadcast); count++) { /* no two the same: text runs out */
+        size_t at = broadcast.text.len;
+        memset(buffer_room(&broadcast.text, WATCH_FULL), 'a' + (int)(count % 2), WATCH_FULL);
+        broadcast.text.len += WATCH_FULL;
+        broadcast_fill(&broadcast, &c, at);
     }
-    assert_int_equal(count, (POST_TEXT - POST_ROOM) / WATCH_FULL + 1);
-    assert_int_equal(post.text.size, POST_TEXT);
-    post_deliver(&post);
-    post_stop(&post);
-    buffer_free(&post.text);
+    assert_int_equal(count, (BROADCAST_TEXT - BROADCAST_ROOM) / WATCH_FULL + 1);
+    assert_int_equal(broadcast.text.size, BROADCAST_TEXT);
+    broadcast_deliver(&broadcast);
+    broadcast_stop(&broadcast);
+    buffer_free(&broadcast.text);
     close(pair[0]);
     close(pair[1]);
 }
@@ -618,9 +618,9 @@ static void crowds_come_back_spread(void **unused)
 
 static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(crowds_come_back_spread),
-    cmocka_unit_test(watches_equal_model),
-    cmocka_unit_test(watches_keep_to_the_bound),
-    cmocka_unit_test(watches_do_not_queue_states),
+    cmocka_unit_test(watch_graph_equal_model),
+    cmocka_unit_test(watch_graph_keep_to_the_bound),
+    cmocka_unit_test(watch_graph_do_not_queue_states),
     cmocka_unit_test(hash_is_siphash),
     cmocka_unit_test(id_list_finds),
     cmocka_unit_test(note_rules),

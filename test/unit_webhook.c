@@ -227,10 +227,10 @@ struct outbox_model {
     int64_t wall;
 };
 
-/* Whether a parcel begins at a change, as far as parcels have been taken that say so. */
+/* Whether a taken begins at a change, as far as parcels have been taken that say so. */
 enum { PLACE_UNKNOWN, PLACE_BEGINS, PLACE_FOLLOWS };
 
-/* Notes whether a parcel begins at a change; it does so for ever. */
+/* Notes whether a taken begins at a change; it does so for ever. */
 static void outbox_place(struct outbox_model *m, int serial, uint8_t place)
 {
     if (m->place[serial]) assert_int_equal(m->place[serial], place);
@@ -245,7 +245,7 @@ static void outbox_add(struct store_batch *batch, struct outbox_model *m)
     store_batch_change(batch, m->wall, (struct span){text, (size_t)n});
 }
 
-/* Reads the next serial of a parcel's text; *at moves behind it. */
+/* Reads the next serial of a taken's text; *at moves behind it. */
 static int outbox_serial(const char *text, size_t len, size_t *at)
 {
     static const char before[] = "{\"position\":\"0000000a-";
@@ -259,51 +259,51 @@ static int outbox_serial(const char *text, size_t len, size_t *at)
     return n;
 }
 
-/* Takes a parcel and holds it against what is known: the oldest changes that are left, in order, in
+/* Takes a taken and holds it against what is known: the oldest changes that are left, in order, in
  * the company in which they were seen before. Returns how many, and what the store calls the last. */
 static int outbox_take(struct store *st, struct outbox_model *m, size_t most, uint64_t *last)
 {
-    struct parcel parcel = {0};
-    assert_true(store_outbox_seal(st));
-    int found = store_outbox_next(st, &parcel), count = 0;
+    struct outbox_batch taken = {0};
+    assert_true(store_outbox_close(st));
+    int found = store_outbox_next(st, &taken), count = 0;
     assert_int_equal(found, m->first < m->next);
     size_t at = 0;
-    for (int serial; (serial = outbox_serial(parcel.text.at, parcel.text.len, &at)) >= 0; count++) {
+    for (int serial; (serial = outbox_serial(taken.text.at, taken.text.len, &at)) >= 0; count++) {
         assert_int_equal(serial, m->first + count);
         outbox_place(m, serial, count ? PLACE_FOLLOWS : PLACE_BEGINS);
     }
     if (count) outbox_place(m, m->first + count, PLACE_BEGINS); /* what comes behind it */
-    assert_int_equal(parcel.count, count);
+    assert_int_equal(taken.count, count);
     assert_true((size_t)count <= most);
     if (count) { /* the same text as that of its first change says */
         char want[32];
         snprintf(want, sizeof want, "0000000a-%d", m->first);
-        struct span position = parcel_position(&parcel);
+        struct span position = outbox_batch_position(&taken);
         assert_int_equal(position.len, strlen(want));
         assert_memory_equal(position.at, want, position.len);
     }
-    *last = parcel.last;
-    buffer_free(&parcel.text);
-    store_outbox_spare(st, 0);
+    *last = taken.last;
+    buffer_free(&taken.text);
+    store_outbox_pin(st, 0);
     return count;
 }
 
 /* Opens the model's store. */
-static struct store *outbox_open(const struct store_place *p, size_t max, size_t parcel_max)
+static struct store *outbox_open(const struct store_place *p, size_t max, size_t outbox_batch_max)
 {
     char err[512];
     struct store_options options = {
-        .dir = p->dir, .map_size = 1 << 20, .outbox_max = max, .parcel_max = parcel_max};
+        .dir = p->dir, .map_size = 1 << 20, .outbox_max = max, .outbox_batch_max = outbox_batch_max};
     struct store *st = store_open(&options, &test_log, &test_counters, err, sizeof err);
     if (!st) fail_msg("%s", err);
     return st;
 }
 
 /* Rounds of changes, deliveries that go well or not, restarts and overflow. */
-static void outbox_rounds(unsigned seed, size_t max, size_t parcel_max)
+static void outbox_rounds(unsigned seed, size_t max, size_t outbox_batch_max)
 {
     struct store_place p = place_make();
-    struct store *st = outbox_open(&p, max, parcel_max);
+    struct store *st = outbox_open(&p, max, outbox_batch_max);
     struct outbox_model m = {.wall = 1000000};
     m.place = mem_new(OUTBOX_MODEL_MAX);
     struct store_batch batch = {0};
@@ -314,7 +314,7 @@ static void outbox_rounds(unsigned seed, size_t max, size_t parcel_max)
         int what = rand() % 10, changes = what < 6 ? rand() % (round % 100 < 20 ? 60 : 12) : 0;
         uint64_t last;
         for (int i = 0; i < changes; i++) outbox_add(&batch, &m);
-        if (rand() % 50 == 0) m.wall += STORE_PARCEL_MS;
+        if (rand() % 50 == 0) m.wall += STORE_BATCH_MS;
         if (changes) write_now(st, &batch);
         if (changes) unwritten = 0;
         int trimmed = (int)(atomic_load(&test_counters.webhook_dead) - dead);
@@ -324,12 +324,12 @@ static void outbox_rounds(unsigned seed, size_t max, size_t parcel_max)
         if (what == 6) { /* kill -9: what the store was not told is delivered once more */
             store_batch_clear(&batch);
             store_close(st);
-            st = outbox_open(&p, max, parcel_max);
+            st = outbox_open(&p, max, outbox_batch_max);
             m.first -= unwritten;
             unwritten = 0;
         }
         if (what < 7) continue;
-        int count = outbox_take(st, &m, parcel_max, &last);
+        int count = outbox_take(st, &m, outbox_batch_max, &last);
         if (!count || what == 7) continue; /* it could not be delivered */
         m.first += count;
         atomic_store(&st->outbox_done, last);
@@ -377,29 +377,29 @@ static void outbox_spares_what_is_being_delivered(void **state)
     struct outbox_model m = {.wall = 1000000};
     struct store_batch batch = {0};
     struct store_stats stats;
-    struct parcel parcel = {0};
+    struct outbox_batch taken = {0};
     uint64_t dead = atomic_load(&test_counters.webhook_dead);
     for (int i = 0; i < 20; i++) outbox_add(&batch, &m);
     write_now(st, &batch);
-    assert_true(store_outbox_seal(st));
+    assert_true(store_outbox_close(st));
     for (int i = 0; i < 10; i++) outbox_add(&batch, &m);
     write_now(st, &batch); /* nothing is given up before it is known what is taken */
-    assert_int_equal(store_outbox_next(st, &parcel), 1);
-    assert_int_equal(parcel.count, 2);
-    store_outbox_spare(st, parcel.last);
+    assert_int_equal(store_outbox_next(st, &taken), 1);
+    assert_int_equal(taken.count, 2);
+    store_outbox_pin(st, taken.last);
     for (int i = 0; i < 10; i++) outbox_add(&batch, &m);
     write_now(st, &batch);
     store_stats(st, &stats);
     assert_int_equal(stats.outbox, 20);
     assert_int_equal(atomic_load(&test_counters.webhook_dead) - dead, 20);
-    uint64_t last = parcel.last;
-    buffer_free(&parcel.text);
-    parcel = (struct parcel){0};
-    assert_int_equal(store_outbox_next(st, &parcel), 1); /* the same is the oldest still */
-    assert_memory_equal(parcel.text.at, "{\"position\":\"0000000a-0\"}", 24);
-    buffer_free(&parcel.text);
+    uint64_t last = taken.last;
+    buffer_free(&taken.text);
+    taken = (struct outbox_batch){0};
+    assert_int_equal(store_outbox_next(st, &taken), 1); /* the same is the oldest still */
+    assert_memory_equal(taken.text.at, "{\"position\":\"0000000a-0\"}", 24);
+    buffer_free(&taken.text);
     atomic_store(&st->outbox_done, last); /* delivered: not given up before it is removed either */
-    store_outbox_spare(st, 0);
+    store_outbox_pin(st, 0);
     for (int i = 0; i < 2; i++) outbox_add(&batch, &m);
     write_now(st, &batch);
     assert_int_equal(atomic_load(&test_counters.webhook_dead) - dead, 22);
@@ -417,21 +417,21 @@ static void outbox_seals_after_a_transaction(void **state)
     struct store *st = outbox_open(&p, 1000, 100);
     struct outbox_model m = {.wall = 1000000};
     struct store_batch batch = {0};
-    struct parcel parcel = {0};
+    struct outbox_batch taken = {0};
     outbox_add(&batch, &m);
     store_write_begins(st); /* as the writer does */
-    assert_false(store_outbox_seal(st));
-    assert_false(store_outbox_seal(st));
+    assert_false(store_outbox_close(st));
+    assert_false(store_outbox_close(st));
     struct store_commit commit = {.batch = &batch};
     assert_int_equal(store_transact(st, store_apply, &commit), 0);
     store_write_ended(st, 0);
     store_batch_clear(&batch);
     outbox_add(&batch, &m);
     write_now(st, &batch); /* not to be put to what was sealed */
-    assert_true(store_outbox_seal(st));
-    assert_int_equal(store_outbox_next(st, &parcel), 1);
-    assert_int_equal(parcel.count, 1);
-    buffer_free(&parcel.text);
+    assert_true(store_outbox_close(st));
+    assert_int_equal(store_outbox_next(st, &taken), 1);
+    assert_int_equal(taken.count, 1);
+    buffer_free(&taken.text);
     store_close(st);
     buffer_free(&batch.ops);
     place_remove(&p);
@@ -448,15 +448,15 @@ static void outbox_takes_only_what_is_sealed(void **state)
     struct store_batch batch = {0};
     struct store_commit commit = {0};
     for (int during = 0; during < 2; during++) {
-        struct parcel first = {0}, again = {0};
+        struct outbox_batch first = {0}, again = {0};
         if (during) store_write_begins(st); /* as the writer does */
-        assert_int_equal(store_outbox_seal(st), !during);
+        assert_int_equal(store_outbox_close(st), !during);
         if (during) assert_int_equal(store_transact(st, store_apply, &commit), 0);
         if (during) store_write_ended(st, 0);
         outbox_add(&batch, &m);
         write_now(st, &batch);
         if (during) store_write_begins(st);
-        if (during) assert_true(store_outbox_seal(st));
+        if (during) assert_true(store_outbox_close(st));
         int found = store_outbox_next(st, &first);
         assert_int_equal(found, during); /* or it would wait for the next change */
         outbox_add(&batch, &m);
@@ -465,11 +465,11 @@ static void outbox_takes_only_what_is_sealed(void **state)
         if (during) store_write_ended(st, 0);
         else write_now(st, &batch);
         store_batch_clear(&batch);
-        assert_true(store_outbox_seal(st));
+        assert_true(store_outbox_close(st));
         assert_int_equal(store_outbox_next(st, &again), 1);
         if (found) assert_int_equal(again.count, first.count);
         atomic_store(&st->outbox_done, again.last);
-        store_outbox_spare(st, 0);
+        store_outbox_pin(st, 0);
         buffer_free(&first.text);
         buffer_free(&again.text);
         commit.batch = NULL;
@@ -502,18 +502,18 @@ static void outbox_clock_counts_waits_and_nothing_else(void **state)
     }
 }
 
-/* Takes the parcel of one change and has it removed; what the clock showed when it was written. */
+/* Takes the taken of one change and has it removed; what the clock showed when it was written. */
 static int64_t outbox_take_tried(struct store *st, struct store_batch *batch)
 {
-    struct parcel parcel = {0};
-    assert_true(store_outbox_seal(st));
-    assert_int_equal(store_outbox_next(st, &parcel), 1);
-    assert_int_equal(parcel.count, 1);
-    int64_t tried = parcel.tried;
-    buffer_free(&parcel.text);
-    atomic_store(&st->outbox_done, parcel.last);
-    store_outbox_spare(st, 0);
-    store_batch_delivered(batch, parcel.last);
+    struct outbox_batch taken = {0};
+    assert_true(store_outbox_close(st));
+    assert_int_equal(store_outbox_next(st, &taken), 1);
+    assert_int_equal(taken.count, 1);
+    int64_t tried = taken.tried;
+    buffer_free(&taken.text);
+    atomic_store(&st->outbox_done, taken.last);
+    store_outbox_pin(st, 0);
+    store_batch_delivered(batch, taken.last);
     write_now(st, batch);
     return tried;
 }
@@ -554,7 +554,7 @@ static void outbox_reads_changes_of_before_there_was_a_clock(void **state)
     struct store_place p = place_make();
     struct store *st = outbox_open(&p, 1000, 10);
     struct store_batch batch = {0};
-    struct parcel parcel = {0};
+    struct outbox_batch taken = {0};
     struct outbox_model m = {.wall = 1000000, .next = 1};
     static char old[] = "\1\1........{\"position\":\"0000000a-0\"}";
     MDB_txn *txn;
@@ -570,12 +570,12 @@ static void outbox_reads_changes_of_before_there_was_a_clock(void **state)
     store_outbox_try(st, 1, 50);
     outbox_add(&batch, &m);
     write_now(st, &batch);
-    assert_true(store_outbox_seal(st));
-    assert_int_equal(store_outbox_next(st, &parcel), 1);
-    assert_int_equal(parcel.count, 1);
-    assert_int_equal(parcel.tried, 0); /* it counts from now */
-    buffer_free(&parcel.text);
-    atomic_store(&st->outbox_done, parcel.last);
+    assert_true(store_outbox_close(st));
+    assert_int_equal(store_outbox_next(st, &taken), 1);
+    assert_int_equal(taken.count, 1);
+    assert_int_equal(taken.tried, 0); /* it counts from now */
+    buffer_free(&taken.text);
+    atomic_store(&st->outbox_done, taken.last);
     assert_int_equal(outbox_take_tried(st, &batch), 49);
     store_close(st);
     buffer_free(&batch.ops);

@@ -18,7 +18,7 @@ struct fuzz_tls {
     mbedtls_ssl_context client;
     mbedtls_ssl_config config;
     struct buffer sent, got; /* by the client, still to be changed; for the client */
-    struct wire wire;        /* the server's end */
+    struct transport transport;        /* the server's end */
     struct tls_hello hello;
     int fd;                  /* the client's end */
     struct tls_shared *server;
@@ -221,29 +221,29 @@ static void fuzz_change(struct fuzz_tls *f, struct buffer *out, const uint8_t *a
 /* The server's turn, as the door and the hub take it. True when something happened. */
 static bool fuzz_serve(struct fuzz_tls *f)
 {
-    static char scratch[DOOR_READ_SIZE];
-    struct tls *tls = f->wire.tls;
+    static char scratch[LISTENER_READ_SIZE];
+    struct tls *tls = f->transport.tls;
     uint8_t alert;
     ssize_t n;
     if (f->over) return false;
     if (f->open) {
-        n = wire_read(&f->wire, scratch, sizeof scratch);
-        if (n > 0 && wire_write(&f->wire, scratch, (size_t)n) < 0) n = WIRE_BROKEN;
-        f->over = n == WIRE_BROKEN || n == WIRE_END;
-        f->alerted |= n == WIRE_END;
-        return n != WIRE_AGAIN;
+        n = transport_read(&f->transport, scratch, sizeof scratch);
+        if (n > 0 && transport_write(&f->transport, scratch, (size_t)n) < 0) n = TRANSPORT_BROKEN;
+        f->over = n == TRANSPORT_BROKEN || n == TRANSPORT_END;
+        f->alerted |= n == TRANSPORT_END;
+        return n != TRANSPORT_AGAIN;
     }
-    if (tls->in.len >= DOOR_HELLO_MAX) abort();
-    n = wire_receive(f->wire.fd, scratch, DOOR_HELLO_MAX - tls->in.len);
+    if (tls->in.len >= LISTENER_HELLO_MAX) abort();
+    n = transport_receive(f->transport.fd, scratch, LISTENER_HELLO_MAX - tls->in.len);
     if (n > 0) buffer_add(&tls->in, scratch, (size_t)n);
     switch (tls_hello_look(tls, &f->hello, &alert)) {
-    case HELLO_REFUSE: wire_refuse_tls(&f->wire, alert); f->over = true; return true;
+    case HELLO_REFUSE: transport_refuse_tls(&f->transport, alert); f->over = true; return true;
     case HELLO_WAIT: return n > 0;
     default: break;
     }
-    switch (wire_shake(&f->wire, f->server)) {
-    case SHAKE_FAILED: f->over = true; break;
-    case SHAKE_DONE: f->open = true; break;
+    switch (transport_handshake(&f->transport, f->server)) {
+    case HANDSHAKE_FAILED: f->over = true; break;
+    case HANDSHAKE_DONE: f->open = true; break;
     default: break;
     }
     return true;
@@ -346,9 +346,9 @@ static bool fuzz_tls_init(struct fuzz_tls *f)
         old ? MBEDTLS_SSL_VERSION_TLS1_2 : MBEDTLS_SSL_VERSION_TLS1_3;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends)) abort();
     f->fd = ends[1];
-    f->wire.fd = ends[0];
+    f->transport.fd = ends[0];
     f->server = &fuzz_tls_servers[old ? 0 : how >> 1 & 1]; /* TLS 1.2 needs the key's curve */
-    wire_begin_tls(&f->wire);
+    transport_begin_tls(&f->transport);
     mbedtls_ssl_init(&f->client);
     mbedtls_ssl_config_init(&f->config);
     if (tls_config_base(&f->config, MBEDTLS_SSL_IS_CLIENT)) abort();
@@ -390,7 +390,7 @@ static void fuzz_tls_run(const uint8_t *data, size_t len, bool keep)
     mbedtls_ssl_config_free(&f.config);
     buffer_free(&f.sent);
     buffer_free(&f.got);
-    wire_close(&f.wire);
+    transport_close(&f.transport);
     close(f.fd);
 }
 
