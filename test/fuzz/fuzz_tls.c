@@ -403,11 +403,11 @@ static void fuzz_tls_start(void)
     if (psa_crypto_init() != PSA_SUCCESS || !mkdtemp(dir)) abort();
     snprintf(cert, sizeof cert, "%s/cert", dir);
     snprintf(key, sizeof key, "%s/key", dir);
-    if (!tls_self_make(cert, key, NULL, 0, err)) abort();
+    if (!tls_self_make(cert, key, NULL, 0, WHY(err))) abort();
     for (size_t i = 0; i < 2; i++) {
         struct tls_shared *shared = &fuzz_tls_servers[i];
         if (!tls_shared_init(shared, &fuzz_tls_counters)) abort();
-        struct tls_config *config = tls_config_make(shared, certs, 1, keys, 1, err);
+        struct tls_config *config = tls_config_make(shared, certs, 1, keys, 1, WHY(err));
         if (!config) abort();
         if (i) mbedtls_ssl_conf_groups(&config->ssl, only);
         tls_config_use(shared, config);
