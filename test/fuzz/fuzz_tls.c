@@ -398,7 +398,7 @@ static void fuzz_tls_run(const uint8_t *data, size_t len, bool keep)
 static void fuzz_tls_start(void)
 {
     static const uint16_t only[] = {FUZZ_P384, 0};
-    char dir[] = "/tmp/presence-fuzz-XXXXXX", cert[64], key[64], err[USAGE_MAX];
+    char dir[] = "/tmp/presence-fuzz-XXXXXX", cert[64], key[64], err[WHY_MAX];
     char *certs[] = {cert}, *keys[] = {key};
     if (psa_crypto_init() != PSA_SUCCESS || !mkdtemp(dir)) abort();
     snprintf(cert, sizeof cert, "%s/cert", dir);
