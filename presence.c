@@ -704,6 +704,114 @@ static uint64_t get_be64(const uint8_t in[8])
     return n;
 }
 
+/* The struct that this member is part of. */
+#define container_of(pointer, type, member)                                                        \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+/* Lists after BSD's <sys/queue.h>, which musl does not have: names and meaning are those of
+ * queue(3), so is what each costs. An element holds the links, nothing is allocated.
+ *   LIST    doubly linked, a head of one pointer: whatever is taken out from the middle
+ *   STAILQ  singly linked, first in first out, one pointer an element
+ *   TAILQ   doubly linked with a tail: first in first out, and taken out from the middle
+ * One thing is more than BSD has: LIST_REMOVE and TAILQ_REMOVE clear the links, so a zeroed element
+ * is in no list and LIST_LINKED and TAILQ_LINKED tell. A zeroed LIST_HEAD is empty; the other heads
+ * point into themselves: they need their INIT, and must not be copied. */
+#define LIST_HEAD(name, type)                                                                      \
+    struct name {                                                                                  \
+        struct type *lh_first;                                                                     \
+    }
+#define LIST_ENTRY(type)                                                                           \
+    struct {                                                                                       \
+        struct type *le_next, **le_prev; /* le_prev: the pointer that leads here */                \
+    }
+#define LIST_FIRST(head) ((head)->lh_first)
+#define LIST_NEXT(item, field) ((item)->field.le_next)
+#define LIST_LINKED(item, field) ((item)->field.le_prev != NULL)
+#define LIST_FOREACH(item, head, field)                                                            \
+    for ((item) = LIST_FIRST(head); (item); (item) = LIST_NEXT(item, field))
+#define LIST_INSERT_HEAD(head, item, field)                                                        \
+    do {                                                                                           \
+        if (((item)->field.le_next = (head)->lh_first))                                            \
+            (head)->lh_first->field.le_prev = &(item)->field.le_next;                              \
+        (head)->lh_first = (item);                                                                 \
+        (item)->field.le_prev = &(head)->lh_first;                                                 \
+    } while (0)
+#define LIST_REMOVE(item, field)                                                                   \
+    do {                                                                                           \
+        if ((item)->field.le_next) (item)->field.le_next->field.le_prev = (item)->field.le_prev;   \
+        *(item)->field.le_prev = (item)->field.le_next;                                            \
+        (item)->field.le_next = NULL;                                                              \
+        (item)->field.le_prev = NULL;                                                              \
+    } while (0)
+#define LIST_SWAP(a, b, type, field) /* the elements of two lists change places */                 \
+    do {                                                                                           \
+        struct type *swapped = (a)->lh_first;                                                      \
+        if (((a)->lh_first = (b)->lh_first)) (a)->lh_first->field.le_prev = &(a)->lh_first;        \
+        if (((b)->lh_first = swapped)) (b)->lh_first->field.le_prev = &(b)->lh_first;              \
+    } while (0)
+
+#define STAILQ_HEAD(name, type)                                                                    \
+    struct name {                                                                                  \
+        struct type *stqh_first, **stqh_last;                                                      \
+    }
+#define STAILQ_ENTRY(type)                                                                         \
+    struct {                                                                                       \
+        struct type *stqe_next;                                                                    \
+    }
+#define STAILQ_INIT(head) ((head)->stqh_first = NULL, (head)->stqh_last = &(head)->stqh_first)
+#define STAILQ_FIRST(head) ((head)->stqh_first)
+#define STAILQ_EMPTY(head) (!(head)->stqh_first)
+#define STAILQ_NEXT(item, field) ((item)->field.stqe_next)
+#define STAILQ_INSERT_TAIL(head, item, field)                                                      \
+    do {                                                                                           \
+        (item)->field.stqe_next = NULL;                                                            \
+        *(head)->stqh_last = (item);                                                               \
+        (head)->stqh_last = &(item)->field.stqe_next;                                              \
+    } while (0)
+#define STAILQ_REMOVE_HEAD(head, field)                                                            \
+    do {                                                                                           \
+        (head)->stqh_first = (head)->stqh_first->field.stqe_next;                                  \
+        if (!(head)->stqh_first) (head)->stqh_last = &(head)->stqh_first;                          \
+    } while (0)
+#define STAILQ_CONCAT(to, from) /* all of `from` behind `to`; `from` is empty after it */          \
+    do {                                                                                           \
+        if (!(from)->stqh_first) break;                                                            \
+        *(to)->stqh_last = (from)->stqh_first;                                                     \
+        (to)->stqh_last = (from)->stqh_last;                                                       \
+        STAILQ_INIT(from);                                                                         \
+    } while (0)
+
+#define TAILQ_HEAD(name, type)                                                                     \
+    struct name {                                                                                  \
+        struct type *tqh_first, **tqh_last;                                                        \
+    }
+#define TAILQ_ENTRY(type)                                                                          \
+    struct {                                                                                       \
+        struct type *tqe_next, **tqe_prev;                                                         \
+    }
+#define TAILQ_INIT(head) ((head)->tqh_first = NULL, (head)->tqh_last = &(head)->tqh_first)
+#define TAILQ_FIRST(head) ((head)->tqh_first)
+#define TAILQ_NEXT(item, field) ((item)->field.tqe_next)
+#define TAILQ_LINKED(item, field) ((item)->field.tqe_prev != NULL)
+#define TAILQ_FOREACH(item, head, field)                                                           \
+    for ((item) = TAILQ_FIRST(head); (item); (item) = TAILQ_NEXT(item, field))
+#define TAILQ_INSERT_TAIL(head, item, field)                                                       \
+    do {                                                                                           \
+        (item)->field.tqe_next = NULL;                                                             \
+        (item)->field.tqe_prev = (head)->tqh_last;                                                 \
+        *(head)->tqh_last = (item);                                                                \
+        (head)->tqh_last = &(item)->field.tqe_next;                                                \
+    } while (0)
+#define TAILQ_REMOVE(head, item, field)                                                            \
+    do {                                                                                           \
+        if ((item)->field.tqe_next)                                                                \
+            (item)->field.tqe_next->field.tqe_prev = (item)->field.tqe_prev;                       \
+        else (head)->tqh_last = (item)->field.tqe_prev;                                            \
+        *(item)->field.tqe_prev = (item)->field.tqe_next;                                          \
+        (item)->field.tqe_next = NULL;                                                             \
+        (item)->field.tqe_prev = NULL;                                                             \
+    } while (0)
+
 /* Orders two byte strings: by bytes, then the shorter first. */
 static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_len)
 {
@@ -6671,15 +6779,16 @@ enum {
 
 /* One timer, embedded in what it is for. Zeroed is disarmed. */
 struct timer {
-    struct timer *next, **link; /* link is NULL while disarmed */
-    int64_t due;                /* in ticks */
+    LIST_ENTRY(timer) list; /* linked while armed */
+    int64_t due;            /* in ticks */
 };
+LIST_HEAD(timer_list, timer);
 
 struct wheel {
     int64_t tick; /* all timers due before it have fired */
     size_t armed; /* timers in the wheel */
-    struct timer *expired;
-    struct timer *slots[WHEEL_LEVELS][WHEEL_SLOTS];
+    struct timer_list expired;
+    struct timer_list slots[WHEEL_LEVELS][WHEEL_SLOTS];
 };
 
 /* An empty wheel that starts at now. */
@@ -6688,19 +6797,11 @@ static void wheel_init(struct wheel *wheel, int64_t now_ms)
     *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
 }
 
-/* Puts a timer at the head of a list. */
-static void timer_link(struct timer **head, struct timer *timer)
-{
-    timer->next = *head;
-    timer->link = head;
-    if (*head) (*head)->link = &timer->next;
-    *head = timer;
-}
-
 /* The list a due tick belongs to, seen from the wheel's present tick. */
-static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
+static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
 {
     int64_t ahead = due - wheel->tick;
+    if (ahead < 0) return &wheel->expired;
     for (int level = 0; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
         if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
@@ -6713,10 +6814,8 @@ static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
 /* Stops a timer; harmless when it is not armed. */
 static void timer_disarm(struct wheel *wheel, struct timer *timer)
 {
-    if (!timer->link) return;
-    *timer->link = timer->next;
-    if (timer->next) timer->next->link = timer->link;
-    timer->link = NULL;
+    if (!LIST_LINKED(timer, list)) return;
+    LIST_REMOVE(timer, list);
     wheel->armed--;
 }
 
@@ -6731,20 +6830,19 @@ static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
     timer->due = timer_tick(due_ms);
-    timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
+    LIST_INSERT_HEAD(wheel_slot(wheel, timer->due), timer, list);
     wheel->armed++;
 }
 
 /* Moves every timer of a list to where it belongs now. */
-static void wheel_sort(struct wheel *wheel, struct timer **list)
+static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 {
-    struct timer *timer = *list;
-    *list = NULL;
-    while (timer) {
-        struct timer *next = timer->next;
-        timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due),
-                   timer);
-        timer = next;
+    struct timer_list moving = {0};
+    struct timer *timer;
+    LIST_SWAP(&moving, list, timer, list);
+    while ((timer = LIST_FIRST(&moving))) {
+        LIST_REMOVE(timer, list);
+        LIST_INSERT_HEAD(wheel_slot(wheel, timer->due), timer, list);
     }
 }
 
@@ -6767,8 +6865,8 @@ static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
 {
     int64_t now = now_ms >> WHEEL_TICK_SHIFT;
     if (!wheel->armed && wheel->tick <= now) wheel->tick = now + 1;
-    while (!wheel->expired && wheel->tick <= now) wheel_step(wheel);
-    struct timer *timer = wheel->expired;
+    while (!LIST_FIRST(&wheel->expired) && wheel->tick <= now) wheel_step(wheel);
+    struct timer *timer = LIST_FIRST(&wheel->expired);
     if (timer) timer_disarm(wheel, timer);
     return timer;
 }
@@ -6777,11 +6875,11 @@ static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
  * May be early (a coarse slot has to be spread), never late. */
 static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 {
-    if (wheel->expired) return 0;
+    if (LIST_FIRST(&wheel->expired)) return 0;
     if (!wheel->armed) return -1;
     int64_t tick = wheel->tick;
     for (int i = 0; i < WHEEL_SLOTS; i++, tick++) {
-        if (wheel->slots[0][tick & (WHEEL_SLOTS - 1)]) break;
+        if (LIST_FIRST(&wheel->slots[0][tick & (WHEEL_SLOTS - 1)])) break;
         if (i && !(tick & (WHEEL_SLOTS - 1))) break; /* coarser slots are spread here */
     }
     int64_t wait = (tick << WHEEL_TICK_SHIFT) - now_ms;
@@ -6791,9 +6889,9 @@ static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 /* Takes any armed timer, disarmed, due or not; NULL when none is left. For the end of things. */
 static struct timer *wheel_take(struct wheel *wheel)
 {
-    struct timer *timer = wheel->expired;
+    struct timer *timer = LIST_FIRST(&wheel->expired);
     for (int i = 0; !timer && i < WHEEL_LEVELS * WHEEL_SLOTS; i++)
-        timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
+        timer = LIST_FIRST(&wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS]);
     if (timer) timer_disarm(wheel, timer);
     return timer;
 }
@@ -6852,22 +6950,22 @@ enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = E
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
     uint8_t key[16];
-    struct address_entry *next;          /* in the same slot */
-    struct address_entry *older, *newer; /* on the list of its rest */
-    uint8_t expiry;                      /* enum address_expiry */
-    uint32_t connections;                /* WebSockets */
-    uint32_t http_conns;                 /* connections in the listener */
-    uint32_t ready;                      /* of them those that wait for a worker: the listener's */
-    size_t held;                         /* bytes that all of them hold */
-    struct http_conn *oldest, *newest;   /* those; the list is the listener's, not looked at here */
-    int64_t upgrades_until_us;           /* mono us: see address_take_upgrade */
-    uint32_t failures;                   /* wrong passwords in a row */
-    int64_t failed_at, blocked_until;    /* mono ms: of the last failure; 0 */
+    struct address_entry *next;        /* in the same slot */
+    TAILQ_ENTRY(address_entry) list;   /* of those that wait for its expiry */
+    uint8_t expiry;                    /* enum address_expiry */
+    uint32_t connections;              /* WebSockets */
+    uint32_t http_conns;               /* connections in the listener */
+    uint32_t ready;                    /* of them those that wait for a worker: the listener's */
+    size_t held;                       /* bytes that all of them hold */
+    struct http_conn *oldest, *newest; /* those; the list is the listener's, not looked at here */
+    int64_t upgrades_until_us;         /* mono us: see address_take_upgrade */
+    uint32_t failures;                 /* wrong passwords in a row */
+    int64_t failed_at, blocked_until;  /* mono ms: of the last failure; 0 */
 };
 
 /* Entries that rest, the one that has rested longest first. */
 struct address_list {
-    struct address_entry *oldest, *newest;
+    TAILQ_HEAD(, address_entry) entries;
     size_t count;
 };
 
@@ -6886,6 +6984,7 @@ static void address_table_init(struct address_table *table)
 {
     *table = (struct address_table){.used = ADDRESS_SLOTS_MIN, .size = ADDRESS_SLOTS_MIN};
     table->slots = mem_new(table->size * sizeof *table->slots);
+    for (int i = 0; i < EXPIRY_COUNT; i++) TAILQ_INIT(&table->expiring[i].entries);
     random_bytes(table->seed, sizeof table->seed);
 }
 
@@ -7011,9 +7110,7 @@ static void address_wake(struct address_table *table, struct address_entry *entr
 {
     if (entry->expiry == EXPIRY_NONE) return;
     struct address_list *list = &table->expiring[entry->expiry];
-    *(entry->older ? &entry->older->newer : &list->oldest) = entry->newer;
-    *(entry->newer ? &entry->newer->older : &list->newest) = entry->older;
-    entry->older = entry->newer = NULL;
+    TAILQ_REMOVE(&list->entries, entry, list);
     entry->expiry = EXPIRY_NONE;
     list->count--;
 }
@@ -7051,7 +7148,7 @@ static bool address_differs(const struct address_entry *entry, int64_t now)
 /* Takes the entry that has rested longest off a list, and drops it unless it is in use again. */
 static void address_evict(struct address_table *table, struct address_list *list)
 {
-    struct address_entry *oldest = list->oldest;
+    struct address_entry *oldest = TAILQ_FIRST(&list->entries);
     if (address_in_use(oldest)) address_wake(table, oldest);
     else address_drop(table, oldest);
 }
@@ -7069,9 +7166,7 @@ static void address_settle(struct address_table *table, struct address_entry *en
     }
     entry->expiry = address_has_failed(entry, now) ? EXPIRY_FAILURE : EXPIRY_PACE;
     struct address_list *list = &table->expiring[entry->expiry];
-    entry->older = list->newest;
-    *(list->newest ? &list->newest->newer : &list->oldest) = entry;
-    list->newest = entry;
+    TAILQ_INSERT_TAIL(&list->entries, entry, list);
     if (++list->count > ADDRESS_EXPIRING_MAX) address_evict(table, list);
 }
 
@@ -7082,8 +7177,9 @@ static void address_sweep(struct address_table *table, int64_t now)
 {
     for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
         struct address_list *list = &table->expiring[rest];
-        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->oldest; i++) {
-            if (!address_in_use(list->oldest) && address_differs(list->oldest, now)) break;
+        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->count; i++) {
+            const struct address_entry *oldest = TAILQ_FIRST(&list->entries);
+            if (!address_in_use(oldest) && address_differs(oldest, now)) break;
             address_evict(table, list);
         }
     }
@@ -7334,7 +7430,7 @@ enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
 struct user {
     struct timer timer;         /* while cached: the end of the session */
-    struct user *next, **place; /* in the list of its debt */
+    LIST_ENTRY(user) list;      /* of those equally dirty; in none when not dirty */
     struct session_conn *conns; /* its connections */
     int64_t online_since;       /* mono */
     _Atomic int64_t last_seen;  /* mono; read by others without the lock */
@@ -7377,6 +7473,8 @@ struct transition {
     bool was_invisible, invisible; /* before, and now */
 };
 
+LIST_HEAD(user_list, user);
+
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
 enum { RUN_MAX = 126 };
 struct run {
@@ -7402,10 +7500,10 @@ struct presence {
     uint64_t sequence;              /* of the last transition */
     struct transition *transitions; /* since presence_clear_transitions */
     size_t transition_count, transition_size;
-    struct user *changed;          /* DIRTY_STATE */
-    struct user *in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
-    struct user *seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second they began to owe */
-    size_t seen_ring;              /* where to add */
+    struct user_list changed;          /* DIRTY_STATE */
+    struct user_list in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
+    struct user_list seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second in which they became so */
+    size_t seen_ring;                  /* where to add */
     size_t seen_count;
     int64_t seen_turn;         /* mono: when the rings move on */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
@@ -7665,20 +7763,12 @@ static void presence_free(struct presence *p)
     buffer_free(&p->ended.ops);
 }
 
-/* Puts a user on the list of a debt, taking it off the one it is on. */
-static void user_mark_dirty(struct user **head, struct user *user, enum user_dirty dirty)
+/* Moves a user to the list of those equally dirty; NULL is none. */
+static void user_mark_dirty(struct user_list *list, struct user *user, enum user_dirty dirty)
 {
-    if (user->place) {
-        *user->place = user->next;
-        if (user->next) user->next->place = user->place;
-    }
+    if (LIST_LINKED(user, list)) LIST_REMOVE(user, list);
+    if (list) LIST_INSERT_HEAD(list, user, list);
     user->dirty = (unsigned)dirty & 15u;
-    user->place = head;
-    user->next = head ? *head : NULL;
-    if (head) {
-        if (*head) (*head)->place = &user->next;
-        *head = user;
-    }
 }
 
 /* Notes that the store must hear of a user: of a new state, or only of a later last_seen. */
@@ -8109,12 +8199,11 @@ static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
     while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
-        struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
+        struct user *user = container_of(timer, struct user, timer);
         user_leave(p, now, user, user->reason, user_address(user));
     }
     while ((timer = wheel_pop(&p->manuals, now.mono))) {
-        struct user *user =
-            ((struct manual *)((char *)timer - offsetof(struct manual, timer)))->user;
+        struct user *user = container_of(timer, struct manual, timer)->user;
         user_take_manual(p, user);
         user_tell_manual(p, user);
     }
@@ -8130,7 +8219,7 @@ static void presence_sample(struct presence *p, int64_t at)
 /* Whether the store has to be told something: at once, or when the rings move on. */
 static bool presence_is_dirty(const struct presence *p)
 {
-    return p->changed || p->seen_count || p->ended.ops.len;
+    return LIST_FIRST(&p->changed) || p->seen_count || p->ended.ops.len;
 }
 
 /* Adds one user's state to a batch and moves it to those in flight. */
@@ -8164,11 +8253,13 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
 {
     *batch = p->ended; /* the sessions, with their memory */
     p->ended = (struct store_batch){0};
-    while (p->changed) presence_collect_user(p, now, p->changed, batch);
+    struct user *user;
+    while ((user = LIST_FIRST(&p->changed))) presence_collect_user(p, now, user, batch);
     for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
         p->seen_turn += 1000;
         p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
-        while (p->seen[p->seen_ring]) presence_collect_user(p, now, p->seen[p->seen_ring], batch);
+        while ((user = LIST_FIRST(&p->seen[p->seen_ring])))
+            presence_collect_user(p, now, user, batch);
     }
     if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
 }
@@ -8195,8 +8286,8 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
  * is kept for another round: a next stay must begin later still. */
 static void presence_committed(struct presence *p, struct instant now)
 {
-    while (p->in_flight) {
-        struct user *user = p->in_flight;
+    struct user *user;
+    while ((user = LIST_FIRST(&p->in_flight))) {
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
@@ -8590,36 +8681,41 @@ static struct span events_span(const struct events *e, uint64_t at)
 struct watch {
     struct watch_target *to; /* NULL: let go while in the queue, which frees it */
     struct watcher *of;
-    struct watch *next, **place; /* among to's */
-    struct watch *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
-    uint32_t sent_version[];     /* one: to->version, when the watcher has heard of it */
+    LIST_ENTRY(watch) list;  /* of to's */
+    STAILQ_ENTRY(watch) due; /* of's queue */
+    struct watch_sent {
+        uint32_t version : 31; /* to->version, when the watcher has heard of it */
+        uint32_t queued : 1;   /* it is in the queue */
+    } sent[];                  /* one */
 };
-enum { WATCH_BYTES = sizeof(struct watch) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
+enum { WATCH_BYTES = sizeof(struct watch) + sizeof(struct watch_sent) }; /* 44: musl's slot of 48 */
 
 /* Somebody whom others follow. */
 struct watch_target {
     struct watch_target *next; /* in the same slot */
-    struct watch *watches;
-    struct watch_target
-        *changed; /* the next of those that changed; itself: the last; NULL: not in */
-    struct watch_target *unreferenced; /* the same of those whom perhaps nobody needs any more */
+    LIST_HEAD(, watch) watches;
+    STAILQ_ENTRY(watch_target) changed;      /* while is_changed: of those that changed */
+    STAILQ_ENTRY(watch_target) unreferenced; /* while is_unreferenced: perhaps nobody needs it */
     uint64_t hash;
-    uint64_t digest;             /* of what all have been told, see view_digest; 0: not the same */
-    uint32_t version;            /* grows with each change */
+    uint64_t digest;       /* of what all have been told, see view_digest; 0: not the same */
+    uint32_t version : 31; /* grows with each change */
+    uint32_t is_changed : 1;
     uint32_t needs;              /* snapshots to come and reads under way that name it */
     uint32_t stamp;              /* of the message that named it last */
     uint32_t made, made_version; /* the turn and version of its text */
     uint32_t text_at, text_len;  /* in watches.text, without the closing brace */
     uint8_t reason;              /* of the text: enum reason, NONE while online */
-    bool resolved;               /* the table has her, or nobody has ever seen her */
-    bool reading;                /* the store is being asked */
+    bool resolved : 1;           /* the table has her, or nobody has ever seen her */
+    bool reading : 1;            /* the store is being asked */
+    bool is_unreferenced : 1;
     uint8_t id_len;
     char id[];
 };
+STAILQ_HEAD(target_queue, watch_target);
 
 /* An answer to come: these users, in this order. */
 struct snapshot {
-    struct snapshot *next;
+    STAILQ_ENTRY(snapshot) list;
     size_t count, checked, written; /* users; those known to be resolved; those written */
     struct watch_target *users[];
 };
@@ -8628,15 +8724,17 @@ enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
 
 /* Somebody who follows. */
 struct watcher {
-    struct watcher *next, **place; /* in a list of watchers; place NULL: in none */
-    struct watch **slots;          /* by what they lead to; open addressing, `size` of them */
+    LIST_ENTRY(watcher) list; /* busy, serving or waiting of the graph, or none */
+    struct watch **slots;     /* by what they lead to; open addressing, `size` of them */
     size_t size, count;
-    struct watch *first, *last; /* the queue of due watches */
-    size_t queued;              /* how many those are */
-    struct snapshot *snapshots, **snapshots_last;
+    STAILQ_HEAD(, watch) due; /* the queue of due watches */
+    size_t queued;            /* how many those are */
+    STAILQ_HEAD(, snapshot) snapshots;
     size_t backlog; /* users in snapshots */
     bool stalled;   /* its socket is full: what it is owed is not in watches.owed */
 };
+
+LIST_HEAD(watchers, watcher);
 
 /* A part of the table of the target. There are many, each grows by itself: a whole table of a
  * million would keep everybody waiting while it moves. */
@@ -8650,15 +8748,15 @@ enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 struct watch_graph {
     uint64_t key[2];
     struct watch_shard shards[WATCH_SHARDS];
-    size_t count;                   /* of all shards */
-    struct watch_target *changed;   /* since the last spread began */
-    struct watch_target *spreading; /* of those before it, whose watchers have still to know */
-    struct watch_target *unreferenced;
+    size_t count;                  /* of all shards */
+    struct target_queue changed;   /* since the last spread began */
+    struct target_queue spreading; /* of those before it, whose watchers have still to know */
+    struct target_queue unreferenced;
     size_t unreferenced_count;
     size_t backlog;          /* users in snapshots that can be written, of all watchers */
-    struct watcher *busy;    /* may have something to be told */
-    struct watcher *serving; /* the same: those whose turn it is, before any of `busy` */
-    struct watcher *waiting; /* for the store, see watched.reading */
+    struct watchers busy;    /* may have something to be told */
+    struct watchers serving; /* the same: those whose turn it is, before any of `busy` */
+    struct watchers waiting; /* for the store, see watch_target.reading */
     uint32_t stamp, turn;
     size_t full;        /* WATCH_FULL; tests take less */
     struct buffer text; /* of users, made in this turn */
@@ -8675,6 +8773,9 @@ enum {
 static void watch_graph_init(struct watch_graph *w)
 {
     *w = (struct watch_graph){.turn = 1, .full = WATCH_FULL};
+    STAILQ_INIT(&w->changed);
+    STAILQ_INIT(&w->spreading);
+    STAILQ_INIT(&w->unreferenced);
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -8738,9 +8839,9 @@ static struct watch_target *watch_graph_find(const struct watch_graph *w, struct
 /* Notes that perhaps nobody needs this one any more; watch_graph_sweep looks. */
 static void target_unreference(struct watch_graph *w, struct watch_target *e)
 {
-    if (e->watches || e->needs || e->changed || e->unreferenced) return;
-    e->unreferenced = w->unreferenced ? w->unreferenced : e;
-    w->unreferenced = e;
+    if (LIST_FIRST(&e->watches) || e->needs || e->is_changed || e->is_unreferenced) return;
+    e->is_unreferenced = true;
+    STAILQ_INSERT_TAIL(&w->unreferenced, e, unreferenced);
     w->unreferenced_count++;
 }
 
@@ -8785,12 +8886,12 @@ static void watch_graph_remove(struct watch_graph *w, struct watch_target *e)
 static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct instant now,
                               size_t most)
 {
-    for (; w->unreferenced && most; most--) {
-        struct watch_target *e = w->unreferenced;
-        w->unreferenced = e->unreferenced == e ? NULL : e->unreferenced;
+    for (; w->unreferenced_count && most; most--) {
+        struct watch_target *e = STAILQ_FIRST(&w->unreferenced);
+        STAILQ_REMOVE_HEAD(&w->unreferenced, unreferenced);
         w->unreferenced_count--;
-        e->unreferenced = NULL;
-        if (e->watches || e->needs || e->changed) continue;
+        e->is_unreferenced = false;
+        if (LIST_FIRST(&e->watches) || e->needs || e->is_changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
         if (user && user->pinned) presence_unpin(p, now, user);
         watch_graph_remove(w, e);
@@ -8800,27 +8901,22 @@ static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct 
 /* A watcher who follows nobody. */
 static void watcher_init(struct watcher *watcher)
 {
-    *watcher = (struct watcher){.snapshots_last = &watcher->snapshots};
+    *watcher = (struct watcher){0};
+    STAILQ_INIT(&watcher->due);
+    STAILQ_INIT(&watcher->snapshots);
 }
 
-/* Puts a watcher into a list, out of the one it is in. */
-static void watcher_list(struct watcher **list, struct watcher *watcher)
+/* Moves a watcher to another list of the graph; NULL is none. */
+static void watcher_list(struct watchers *list, struct watcher *watcher)
 {
-    if (watcher->place) {
-        *watcher->place = watcher->next;
-        if (watcher->next) watcher->next->place = watcher->place;
-    }
-    watcher->place = list;
-    watcher->next = list ? *list : NULL;
-    if (!list) return;
-    if (*list) (*list)->place = &watcher->next;
-    *list = watcher;
+    if (LIST_LINKED(watcher, list)) LIST_REMOVE(watcher, list);
+    if (list) LIST_INSERT_HEAD(list, watcher, list);
 }
 
 /* Whether a watcher has nothing: nobody to follow, nothing to be told. */
 static bool watcher_idle(const struct watcher *watcher)
 {
-    return !watcher->count && !watcher->first && !watcher->snapshots;
+    return !watcher->count && !watcher->queued && STAILQ_EMPTY(&watcher->snapshots);
 }
 
 /* Where in a watcher's slots a watch is, or has its place. There must be a free one. */
@@ -8859,11 +8955,8 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
     struct watch *watch = mem_new(WATCH_BYTES);
     watch->to = to;
     watch->of = watcher;
-    watch->sent_version[0] = to->version;
-    watch->next = to->watches;
-    watch->place = &to->watches;
-    if (watch->next) watch->next->place = &watch->next;
-    to->watches = watch;
+    watch->sent->version = to->version;
+    LIST_INSERT_HEAD(&to->watches, watch, list);
     watcher->slots[watcher_seek(watcher, to)] = watch;
     watcher->count++;
 }
@@ -8872,11 +8965,10 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
 static void watch_end(struct watch_graph *w, struct watch *watch)
 {
     struct watch_target *to = watch->to;
-    *watch->place = watch->next;
-    if (watch->next) watch->next->place = watch->place;
+    LIST_REMOVE(watch, list);
     watch->to = NULL;
     target_unreference(w, to);
-    if (!watch->queued) free(watch);
+    if (!watch->sent->queued) free(watch);
 }
 
 /* Has a watcher follow one no longer; nothing if it does not. What was to be told is not. */
@@ -8911,24 +9003,32 @@ static void watcher_let_all_go(struct watch_graph *w, struct watcher *watcher)
 /* Frees the first snapshot to come. */
 static void watcher_drop_snapshot(struct watch_graph *w, struct watcher *watcher)
 {
-    struct snapshot *snapshot = watcher->snapshots;
+    struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
     for (size_t i = snapshot->written; i < snapshot->count; i++) {
         snapshot->users[i]->needs--;
         target_unreference(w, snapshot->users[i]);
     }
     watcher->backlog -= snapshot->count;
     if (!watcher->stalled) w->backlog -= snapshot->count;
-    watcher->snapshots = snapshot->next;
-    if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
+    STAILQ_REMOVE_HEAD(&watcher->snapshots, list);
     free(snapshot);
 }
 
-/* Takes the first edge out of the queue; NULL if it was let go, and is freed. */
+/* Puts a watch at the end of its watcher's queue, if it is not in it. */
+static void watcher_push(struct watcher *watcher, struct watch *watch)
+{
+    if (watch->sent->queued) return;
+    STAILQ_INSERT_TAIL(&watcher->due, watch, due);
+    watch->sent->queued = true;
+    watcher->queued++;
+}
+
+/* Takes the first watch out of the queue; NULL if it was let go, and is freed. */
 static struct watch *watcher_pop(struct watcher *watcher)
 {
-    struct watch *watch = watcher->first;
-    watcher->first = watch->queued == watch ? NULL : watch->queued;
-    watch->queued = NULL;
+    struct watch *watch = STAILQ_FIRST(&watcher->due);
+    STAILQ_REMOVE_HEAD(&watcher->due, due);
+    watch->sent->queued = false;
     watcher->queued--;
     if (watch->to) return watch;
     free(watch);
@@ -8940,8 +9040,8 @@ static void watcher_end(struct watch_graph *w, struct watcher *watcher)
 {
     watcher_list(NULL, watcher);
     watcher_let_all_go(w, watcher);
-    while (watcher->first) watcher_pop(watcher);
-    while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
+    while (watcher->queued) watcher_pop(watcher);
+    while (!STAILQ_EMPTY(&watcher->snapshots)) watcher_drop_snapshot(w, watcher);
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8951,8 +9051,7 @@ static void watcher_add_snapshot(struct watch_graph *w, struct watcher *watcher,
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
     watcher->backlog += snapshot->count;
     if (!watcher->stalled) w->backlog += snapshot->count;
-    *watcher->snapshots_last = snapshot;
-    watcher->snapshots_last = &snapshot->next;
+    STAILQ_INSERT_TAIL(&watcher->snapshots, snapshot, list);
 }
 
 /* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
@@ -8971,10 +9070,8 @@ static struct watch_target *watch_graph_changed(struct watch_graph *w, struct sp
     struct watch_target *e = watch_graph_find(w, id);
     if (!e) return NULL;
     e->version++;
-    if (!e->changed) {
-        e->changed = w->changed ? w->changed : e;
-        w->changed = e;
-    }
+    if (!e->is_changed) STAILQ_INSERT_TAIL(&w->changed, e, changed);
+    e->is_changed = true;
     return e;
 }
 
@@ -9015,29 +9112,24 @@ static uint64_t view_digest(const struct watch_graph *w, const struct user_view 
 static void watch_graph_spread(struct watch_graph *w, const struct presence *p, struct instant now,
                                size_t most)
 {
-    if (!w->spreading) {
-        w->spreading = w->changed;
-        w->changed = NULL;
-    }
-    for (size_t looked = 0; w->spreading && looked < most; looked++) {
-        struct watch_target *e = w->spreading;
+    struct watch *watch;
+    if (STAILQ_EMPTY(&w->spreading)) STAILQ_CONCAT(&w->spreading, &w->changed);
+    for (size_t looked = 0; !STAILQ_EMPTY(&w->spreading) && looked < most; looked++) {
+        struct watch_target *e = STAILQ_FIRST(&w->spreading);
         struct user_view view;
-        w->spreading = e->changed == e ? NULL : e->changed;
-        e->changed = NULL;
+        STAILQ_REMOVE_HEAD(&w->spreading, changed);
+        e->is_changed = false;
         target_unreference(w, e);
         target_view(p, now, e, &view);
         uint64_t digest = view_digest(w, &view);
         if (digest == e->digest) continue;
         e->digest = digest;
-        for (struct watch *watch = e->watches; watch; watch = watch->next, looked++) {
+        LIST_FOREACH (watch, &e->watches, list) {
             struct watcher *of = watch->of;
-            if (watch->queued || watch->sent_version[0] == e->version) continue;
-            watch->queued = watch;
-            if (of->first) of->last->queued = watch;
-            else of->first = watch;
-            of->last = watch;
-            of->queued++;
-            if (!of->place) watcher_list(&w->busy, of);
+            looked++;
+            if (watch->sent->queued || watch->sent->version == e->version) continue;
+            watcher_push(of, watch);
+            if (!LIST_LINKED(of, list)) watcher_list(&w->busy, of);
         }
     }
 }
@@ -9046,12 +9138,8 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
  * busy now: nobody waits longer than one round, however often others ask. */
 static struct watcher *watch_graph_next(struct watch_graph *w)
 {
-    if (!w->serving && w->busy) {
-        w->serving = w->busy;
-        w->serving->place = &w->serving;
-        w->busy = NULL;
-    }
-    return w->serving;
+    if (!LIST_FIRST(&w->serving)) LIST_SWAP(&w->serving, &w->busy, watcher, list);
+    return LIST_FIRST(&w->serving);
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
@@ -9080,7 +9168,7 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
         e->digest = view_digest(w, &view);
     }
-    if (e->changed) e->digest = 0;
+    if (e->is_changed) e->digest = 0;
     buffer_add(out, w->text.at + e->text_at, e->text_len);
     if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
     buffer_text(out, "}");
@@ -9097,8 +9185,9 @@ static bool snapshot_ready(struct snapshot *snapshot)
 /* Takes the watches at the front of the queue away that are not due any more. */
 static void watcher_skip(struct watcher *watcher)
 {
-    while (watcher->first &&
-           (!watcher->first->to || watcher->first->sent_version[0] == watcher->first->to->version))
+    struct watch *first;
+    while ((first = STAILQ_FIRST(&watcher->due)) &&
+           (!first->to || first->sent->version == first->to->version))
         watcher_pop(watcher);
 }
 
@@ -9107,7 +9196,7 @@ static void watcher_skip(struct watcher *watcher)
 static bool watcher_write_snapshot(struct watch_graph *w, const struct presence *p,
                                    struct instant now, struct watcher *watcher, struct buffer *out)
 {
-    struct snapshot *snapshot = watcher->snapshots;
+    struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
     const char *between = "";
     buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
     while (snapshot->written < snapshot->count && out->len < w->full) {
@@ -9116,7 +9205,7 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
         between = ",";
         target_write(w, p, now, e, false, out);
         struct watch *watch = watcher_find(watcher, e);
-        if (watch) watch->sent_version[0] = e->version;
+        if (watch) watch->sent->version = e->version;
         e->needs--;
         target_unreference(w, e);
     }
@@ -9132,13 +9221,13 @@ static void watcher_write_changes(struct watch_graph *w, const struct presence *
 {
     const char *between = "";
     buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    while (watcher->first && out->len < w->full) {
+    while (watcher->queued && out->len < w->full) {
         struct watch *watch = watcher_pop(watcher);
-        if (!watch || watch->sent_version[0] == watch->to->version) continue;
+        if (!watch || watch->sent->version == watch->to->version) continue;
         buffer_text(out, between);
         between = ",";
         target_write(w, p, now, watch->to, true, out);
-        watch->sent_version[0] = watch->to->version;
+        watch->sent->version = watch->to->version;
     }
     buffer_text(out, "]}");
 }
@@ -9152,13 +9241,13 @@ static enum watcher_message watcher_fill(struct watch_graph *w, const struct pre
                                          struct buffer *out, bool *more)
 {
     *more = false;
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+    if (!STAILQ_EMPTY(&watcher->snapshots)) {
+        if (!snapshot_ready(STAILQ_FIRST(&watcher->snapshots))) return WATCHER_NOTHING;
         *more = watcher_write_snapshot(w, p, now, watcher, out);
         return WATCHER_SNAPSHOT;
     }
     watcher_skip(watcher);
-    if (!watcher->first) return WATCHER_NOTHING;
+    if (!watcher->queued) return WATCHER_NOTHING;
     watcher_write_changes(w, p, now, watcher, out);
     return WATCHER_CHANGES;
 }
@@ -12457,7 +12546,7 @@ static uint64_t server_number(struct server *server)
 /* The connection that a timer is part of. */
 static struct connection *connection_of_timer(struct timer *timer)
 {
-    return (struct connection *)((char *)timer - offsetof(struct connection, timer));
+    return container_of(timer, struct connection, timer);
 }
 
 /* Shares an agent with connections that sent the same lately; owned by the caller's count. */
@@ -12912,7 +13001,8 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
         free(read->found[i]);
     }
     pthread_mutex_unlock(&server->table_lock);
-    while (w->waiting) watcher_list(&w->busy, w->waiting);
+    struct watcher *watcher;
+    while ((watcher = LIST_FIRST(&w->waiting))) watcher_list(&w->busy, watcher);
     free(read->users);
     free(read->found);
     free(read);
@@ -13080,7 +13170,7 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     atomic_fetch_add(&server->watching, (int64_t)fresh);
     watcher_add_snapshot(w, watcher, snapshot);
     hub_resolve(server, snapshot);
-    if (!watcher->place) watcher_list(&w->busy, watcher);
+    if (!LIST_LINKED(watcher, list)) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
 }
 
@@ -13638,7 +13728,7 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     enum watcher_message kind =
         watcher_fill(&hub->graph, &server->presence, now, watcher, &hub->outgoing, &more);
     if (!kind) {
-        if (watcher->snapshots) watcher_list(&hub->graph.waiting, watcher);
+        if (!STAILQ_EMPTY(&watcher->snapshots)) watcher_list(&hub->graph.waiting, watcher);
         connection_settle(server, c);
         return false;
     }
@@ -13702,9 +13792,11 @@ static void hub_watch(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     struct watch_graph *w = &hub->graph;
     struct broadcast *broadcast = &hub->broadcast;
-    bool due = w->changed && now.mono >= hub->spread_at;
-    if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
-    if (due || w->spreading) watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool due = !STAILQ_EMPTY(&w->changed) && now.mono >= hub->spread_at;
+    if (due && STAILQ_EMPTY(&w->spreading))
+        hub->spread_at = now.mono + server->options.watch_interval;
+    if (due || !STAILQ_EMPTY(&w->spreading))
+        watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
@@ -13715,7 +13807,7 @@ static void hub_watch(struct server *server, struct instant now)
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
-    if (!w->unreferenced) return;
+    if (!w->unreferenced_count) return;
     pthread_mutex_lock(&server->table_lock);
     watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
@@ -14395,8 +14487,9 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving ||
-           w->unreferenced || (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
+    return hub->loop.taken || hub->dead || hub->late || !STAILQ_EMPTY(&w->spreading) ||
+           LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) || w->unreferenced_count ||
+           (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
 /* How long the hub may sleep, ms; -1 for ever. */
@@ -14413,7 +14506,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
         if (other < wait || wait < 0) wait = other > 0 ? other : 0;
     }
     if (hub->crowd.telling) wait = 0;
-    if (hub->graph.changed) {
+    if (!STAILQ_EMPTY(&hub->graph.changed)) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
     }
