@@ -392,7 +392,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
     X(admin_logins, "admin_logins_total", "logins of the admin")                                   \
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
-    X(http_conn_displaced, "pending_displaced_total",                                              \
+    X(pending_displaced, "pending_displaced_total",                                                \
       "connections closed in the door at --max-pending-per-address")                               \
     X(memory_refused, "memory_refused_total",                                                      \
       "requests answered with 503, or cut, at --max-request-memory")                               \
@@ -14944,7 +14944,7 @@ static struct http_conn *http_conn_enter(struct server *server, struct http_conn
     if (++entry->http_conns > most && most) oldest = http_conn_choose(entry, p);
     if (oldest) {
         http_conn_unlist(server, oldest);
-        count_one(&server->counters.http_conn_displaced);
+        count_one(&server->counters.pending_displaced);
     }
     if (oldest && oldest->place == PLACE_ELSEWHERE) {
         oldest->given_up = true;
