@@ -2036,7 +2036,8 @@ static void json_write_key(struct buffer *b, const char *name)
       "a request must have arrived whole within this time, however busily it drips")               \
     X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
       "an idle HTTP connection is closed after this time")                                         \
-    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
+    X(workers, COUNT, "workers", "0", 0, 256, "N", "Network",                                      \
+      "threads that answer HTTP requests; 0: one a processor, at least 2")                         \
     X(tls_listen, LIST, "tls-listen", "", 0, 0, "ADDR:PORT", "TLS",                                \
       "address to serve https and wss on; may repeat")                                             \
     X(tls_cert, FILES, "tls-cert", "", 0, 0, "FILE", "TLS",                                        \
@@ -10190,6 +10191,13 @@ static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument
     return !error;
 }
 
+/* [any] How many processors this process may run on. */
+static size_t processor_count(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : (size_t)CPU_COUNT(&set);
+}
+
 /* Jobs, and the threads that run them in the order in which they came. Set by main before there
  * are threads: server, name, niceness, worth, threads, count; the rest is under the lock, which is
  * never held while a job runs. */
@@ -10310,10 +10318,31 @@ static void job_queue_stop(struct job_queue *queue)
     queue->threads = NULL;
 }
 
+/* What an event of a loop is about. It stands in the low bits of epoll's data beside the address,
+ * which is a multiple of 8: what a pointer leads to cannot be found out by comparing it with others
+ * (C11 6.5.8p5 leaves that undefined). */
+enum poll_tag { POLL_WAKE, POLL_LISTEN_SOCKET, POLL_CONNECTION, POLL_TAG_MASK = 3 };
+
+static uint64_t poll_data(enum poll_tag tag, const void *about)
+{
+    assert(!((uintptr_t)about & POLL_TAG_MASK));
+    return (uint64_t)(uintptr_t)about | tag;
+}
+
+static enum poll_tag poll_tag(const struct epoll_event *event)
+{
+    return (enum poll_tag)(event->data.u64 & POLL_TAG_MASK);
+}
+
+static void *poll_about(const struct epoll_event *event)
+{
+    return (void *)(uintptr_t)(event->data.u64 & ~(uint64_t)POLL_TAG_MASK);
+}
+
 /* An epoll set with an inbox. */
 struct loop {
     int epoll;
-    int wake;             /* eventfd in the epoll set; data.ptr is the loop */
+    int wake;             /* eventfd in the epoll set, tagged POLL_WAKE */
     pthread_mutex_t lock; /* inbox, signalled */
     struct job_list inbox;
     bool signalled;        /* a wake-up is on its way since the inbox was taken */
@@ -10334,7 +10363,8 @@ static bool loop_init(struct loop *loop)
     TAILQ_INIT(&loop->inbox);
     TAILQ_INIT(&loop->taken);
     pthread_mutex_init(&loop->lock, NULL);
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = loop};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET,
+                                .data.u64 = poll_data(POLL_WAKE, loop)};
     return loop->epoll >= 0 && loop->wake >= 0 &&
            !epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event);
 }
@@ -10346,10 +10376,10 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* [any] Adds or changes what a descriptor is watched for; false with errno set. */
-static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, void *data)
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
-    struct epoll_event event = {.events = events, .data.ptr = data};
+    struct epoll_event event = {.events = events, .data.u64 = data};
     return !epoll_ctl(loop->epoll, operation, fd, &event);
 }
 
@@ -10378,7 +10408,7 @@ static void loop_submit(struct loop *loop, struct job *job)
  * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
  * the same. */
 static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
-                      void *data)
+                      uint64_t data)
 {
     pthread_mutex_lock(&loop->lock);
     TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
@@ -12757,7 +12787,8 @@ static void connection_interest(struct server *server, struct connection *c)
     uint32_t interest = (full ? 0 : EPOLLIN) | (ext->blocked ? EPOLLOUT : 0);
     if (interest == ext->interest) return; /* none at all: that it is over is told all the same */
     ext->interest = interest;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
@@ -13601,7 +13632,9 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     struct connection *c = &s->c;
     if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
-    if (s->blocked) loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN, c);
+    if (s->blocked)
+        loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN,
+                  poll_data(POLL_CONNECTION, c));
     s->blocked = false;
     c->session.state = CONNECTION_FINISHING;
     transport_finish(&c->transport);
@@ -13641,7 +13674,8 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     if (!s->own.len) buffer_free(&s->own);
     if (blocked == s->blocked) return;
     s->blocked = blocked;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
@@ -14285,7 +14319,8 @@ static void hub_adopt(struct server *server, struct job *job)
     if (a->may) connection_ext(c)->may = a->may;
     a->may = NULL;
     enum error refuse = hub_refuses(server, a, recall, now);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else if (refuse == ERROR_STOPPING) {
@@ -14366,7 +14401,8 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
     stream_begin(server, s, a);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else {
@@ -14641,8 +14677,9 @@ static void hub_begin_part(struct hub *hub, int64_t us)
 /* Acts on what happened at one socket. */
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
-    struct connection *c = event->data.ptr;
-    if (event->data.ptr == &server->hub.loop || c->session.state == CONNECTION_DEAD) return;
+    if (poll_tag(event) == POLL_WAKE) return;
+    struct connection *c = poll_about(event);
+    if (c->session.state == CONNECTION_DEAD) return;
     if (c->session.is_stream) {
         stream_event(server, (struct stream *)c, now);
         return;
@@ -15046,7 +15083,7 @@ static void http_conn_poll(struct http_conn *p, uint32_t events)
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
     if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
-                   p)) {
+                   poll_data(POLL_CONNECTION, p))) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
@@ -15594,7 +15631,8 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT, p))
+    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p)))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
@@ -15652,7 +15690,7 @@ static void listener_poll(struct server *server, uint32_t events)
 {
     for (size_t i = 0; i < server->listen_socket_count; i++)
         loop_poll(&server->listener.loop, EPOLL_CTL_MOD, server->listen_sockets[i].fd, events,
-                  &server->listen_sockets[i]);
+                  poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i]));
 }
 
 /* Rests from accepting after an error that will not go away at once: what is connected goes on
@@ -15671,7 +15709,9 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
     listener->paused_logged = now;
     listener->paused = full;
     if (full) listener_poll(server, 0);
-    else loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0, listening);
+    else
+        loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0,
+                  poll_data(POLL_LISTEN_SOCKET, listening));
     timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
@@ -15732,16 +15772,13 @@ static void listener_quit(struct server *server, struct job *job)
     server->listener.quitting = true;
 }
 
-/* Acts on one event. */
-static void listener_event(struct server *server, void *data, int64_t now)
+/* [listener] Acts on one event. One that comes for a connection which gave way in this turn counts
+ * no more. */
+static void listener_event(struct server *server, const struct epoll_event *event, int64_t now)
 {
-    struct listen_socket *listening = data;
-    if (listening >= server->listen_sockets &&
-        listening < server->listen_sockets + server->listen_socket_count) {
-        listener_accept(server, listening, now);
-        return;
-    }
-    struct http_conn *p = data;
+    if (poll_tag(event) == POLL_LISTEN_SOCKET) listener_accept(server, poll_about(event), now);
+    if (poll_tag(event) != POLL_CONNECTION) return;
+    struct http_conn *p = poll_about(event);
     if (p->phase == HTTP_CONN_GONE) return;
     if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
     else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
@@ -15793,9 +15830,7 @@ static void listener_run(void *context)
         listener->turn++;
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_jobs(&listener->loop, server);
-        for (int i = 0; i < count; i++)
-            if (events[i].data.ptr != &listener->loop)
-                listener_event(server, events[i].data.ptr, now);
+        for (int i = 0; i < count; i++) listener_event(server, &events[i], now);
         for (struct http_conn *p; (p = listener->gone);) {
             listener->gone = p->next;
             listener_close(server, p);
@@ -15828,24 +15863,36 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
            !getsockname(listening->fd, (struct sockaddr *)&listening->address, &len);
 }
 
+/* How many workers there are. A worker never waits for a client, so more than one a processor give
+ * no more answers, only more switches: each new connection wakes one. Two at least: a list of all
+ * users takes one for a while, see struct lane. */
+static int server_workers(const struct options *options)
+{
+    size_t processors = processor_count();
+    return options->workers    ? (int)options->workers
+           : processors <= 2   ? 2
+           : processors <= 256 ? (int)processors
+                               : 256;
+}
+
 /* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
 static bool listener_init(struct server *server, struct instant now)
 {
     struct listener *listener = &server->listener;
     job_queue_init(&listener->handshakes, server, 1);
     wheel_init(&listener->wheel, now.mono);
-    int64_t workers = server->options.workers;
+    int workers = server_workers(&server->options);
     /* of an address no less than one request as large as they may be */
     const struct options *options = &server->options;
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
-    listener->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
+    listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (!loop_poll(&listener->loop, EPOLL_CTL_ADD, server->listen_sockets[i].fd, 0,
-                       &server->listen_sockets[i]))
+                       poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i])))
             return false;
     return true;
 }
@@ -18559,9 +18606,8 @@ static bool server_restore_user(void *context, struct span id, const struct user
 /* How many io threads are worth having: the hub has a processor of its own. */
 static size_t server_io_threads(void)
 {
-    cpu_set_t set;
-    int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return processors > IO_THREADS_MAX ? IO_THREADS_MAX : (size_t)processors - 1;
+    size_t others = processor_count() - 1;
+    return others > IO_THREADS_MAX ? IO_THREADS_MAX : others;
 }
 
 /* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
@@ -18646,7 +18692,7 @@ static bool server_start(struct server *server, struct why why)
     if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
     int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
+    server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
     if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
     return true;
