@@ -865,6 +865,84 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
+/* The kinds of threads that code here can ask for. ANY is main, before the others are started and
+ * after they have ended, and whoever has no name here. */
+enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
+
+/* The locks in the order in which they may be taken: while a thread holds one it may take those that
+ * stand below it. In fact nearly all are held alone, and log.lock is the one that is taken under
+ * others. What each guards stands where it is declared. */
+enum lock_rank {
+    RANK_TABLE,
+    RANK_LOOP,
+    RANK_STORE_TURN,
+    RANK_STORE,
+    RANK_TLS,
+    RANK_SECRETS,
+    RANK_SESSION,
+    RANK_REFUSAL,
+    RANK_WEBHOOK,
+    RANK_JOBS,
+    RANK_LOGIN,
+    RANK_ADDRESS,
+    RANK_LOG,
+};
+
+/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these are
+ * nothing. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static _Thread_local struct {
+    enum thread thread;
+    uint32_t held; /* a bit for each rank */
+} this_thread;
+
+static void thread_is(enum thread thread)
+{
+    this_thread.thread = thread;
+}
+
+/* Notes that this thread takes a lock; before it does, so that a deadlock ends here, too. */
+static void rank_take(enum lock_rank rank)
+{
+    if (this_thread.held >> rank) fatal("a lock is taken out of order");
+    this_thread.held |= 1u << rank;
+}
+
+static void rank_give(enum lock_rank rank)
+{
+    if (!(this_thread.held >> rank & 1)) fatal("a lock is given back that was not taken");
+    this_thread.held &= ~(1u << rank);
+}
+
+#define ASSERT_THREAD(which)                                                                       \
+    do {                                                                                           \
+        if (this_thread.thread != THREAD_ANY && this_thread.thread != THREAD_##which)              \
+            fatal("this is for the thread " #which " only");                                       \
+    } while (0)
+#define ASSERT_HELD(which)                                                                         \
+    do {                                                                                           \
+        if (!(this_thread.held >> RANK_##which & 1)) fatal("the lock " #which " is not held");     \
+    } while (0)
+#else
+#define thread_is(thread) ((void)0)
+#define rank_take(rank) ((void)(rank))
+#define rank_give(rank) ((void)(rank))
+#define ASSERT_THREAD(which) ((void)0)
+#define ASSERT_HELD(which) ((void)0)
+#endif
+
+static inline void lock_take(pthread_mutex_t *lock, enum lock_rank rank)
+{
+    rank_take(rank);
+    pthread_mutex_lock(lock);
+}
+
+static inline void lock_give(pthread_mutex_t *lock, enum lock_rank rank)
+{
+    pthread_mutex_unlock(lock);
+    rank_give(rank);
+}
+
 /* ==== 4. Log ==================================================================================
  * One line a record on stderr, as logfmt or JSON. A line is written whole or, where stderr would
  * make us wait, dropped and counted. Whatever a client sent is escaped: no line can be forged. */
@@ -6960,17 +7038,17 @@ enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = E
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
     uint8_t key[16];
-    struct address_entry *next;        /* in the same slot */
-    TAILQ_ENTRY(address_entry) list;   /* of those that wait for its expiry */
-    uint8_t expiry;                    /* enum address_expiry */
-    uint32_t connections;              /* WebSockets */
-    uint32_t http_conns;               /* connections in the listener */
-    uint32_t ready;                    /* of them those that wait for a worker: the listener's */
-    size_t held;                       /* bytes that all of them hold */
-    struct http_conn *oldest, *newest; /* those; the list is the listener's, not looked at here */
-    int64_t upgrades_until_us;         /* mono us: see address_take_upgrade */
-    uint32_t failures;                 /* wrong passwords in a row */
-    int64_t failed_at, blocked_until;  /* mono ms: of the last failure; 0 */
+    struct address_entry *next;       /* in the same slot */
+    TAILQ_ENTRY(address_entry) list;  /* of those that wait for its expiry */
+    uint8_t expiry;                   /* enum address_expiry */
+    uint32_t connections;             /* WebSockets */
+    uint32_t http_conns;              /* connections in the listener */
+    uint32_t ready;                   /* of them those that wait for a worker: the listener's */
+    size_t held;                      /* bytes that all of them hold */
+    TAILQ_HEAD(, http_conn) conns;    /* those, the oldest first; the listener's list */
+    int64_t upgrades_until_us;        /* mono us: see address_take_upgrade */
+    uint32_t failures;                /* wrong passwords in a row */
+    int64_t failed_at, blocked_until; /* mono ms: of the last failure; 0 */
 };
 
 /* Entries that rest, the one that has rested longest first. */
@@ -7111,6 +7189,7 @@ static struct address_entry *address_make(struct address_table *table, const uin
     entry = mem_new(sizeof *entry);
     memcpy(entry->key, key, sizeof entry->key);
     entry->expiry = EXPIRY_NONE;
+    TAILQ_INIT(&entry->conns);
     entry->next = *slot;
     return *slot = entry;
 }
@@ -10229,16 +10308,17 @@ static void job_queue_init(struct job_queue *queue, struct server *server, size_
 /* [any] Adds a job behind the others. */
 static void job_queue_add(struct job_queue *queue, struct job *job)
 {
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     TAILQ_INSERT_TAIL(&queue->jobs, job, entry);
     job->waiting = true;
     if (++queue->waiting >= queue->worth) pthread_cond_signal(&queue->wake);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
 }
 
 /* [any; queue.lock] Takes a job out of the queue. */
 static void job_queue_remove(struct job_queue *queue, struct job *job)
 {
+    ASSERT_HELD(JOBS);
     TAILQ_REMOVE(&queue->jobs, job, entry);
     job->waiting = false;
     queue->waiting--;
@@ -10248,10 +10328,10 @@ static void job_queue_remove(struct job_queue *queue, struct job *job)
  * wherever it was handed on to. The job is one that was added and has not come back yet. */
 static bool job_queue_cancel(struct job_queue *queue, struct job *job)
 {
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     bool waiting = job->waiting;
     if (waiting) job_queue_remove(queue, job);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     return waiting;
 }
 
@@ -10261,24 +10341,25 @@ static void job_queue_run_first(struct job_queue *queue)
     struct job *job = TAILQ_FIRST(&queue->jobs);
     job_queue_remove(queue, job);
     queue->running++;
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     job->run(queue->server, job); /* from here on it may be anybody's */
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
 }
 
 /* A thread of the queue, until it is told to end and nothing waits any more. */
 static void *job_queue_thread(void *argument)
 {
+    thread_is(THREAD_JOB);
     struct job_queue *queue = argument;
     prctl(PR_SET_NAME, queue->name);
     if (queue->niceness) setpriority(PRIO_PROCESS, 0, queue->niceness); /* Linux: this thread's */
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     while (queue->waiting || !queue->quitting) {
         if (queue->waiting) job_queue_run_first(queue);
         else pthread_cond_wait(&queue->wake, &queue->lock);
     }
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     return NULL;
 }
 
@@ -10298,10 +10379,10 @@ static bool job_queue_start(struct job_queue *queue, const char *name, int nicen
  * who waits for them works instead of sleeping, and a queue without threads works too. */
 static void job_queue_finish(struct job_queue *queue)
 {
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     while (queue->waiting) job_queue_run_first(queue);
     while (queue->running) pthread_cond_wait(&queue->done, &queue->lock);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
 }
 
 /* [main, once all who add jobs have ended] Ends the threads when they have done what waits. Also
@@ -10309,10 +10390,10 @@ static void job_queue_finish(struct job_queue *queue)
 static void job_queue_stop(struct job_queue *queue)
 {
     if (!queue->threads) return;
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     queue->quitting = true;
     pthread_cond_broadcast(&queue->wake);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     while (queue->count) pthread_join(queue->threads[--queue->count], NULL);
     free(queue->threads);
     queue->threads = NULL;
@@ -10394,11 +10475,11 @@ static void loop_wake(struct loop *loop)
  * the eventfd; those behind it cost no system call. */
 static void loop_submit(struct loop *loop, struct job *job)
 {
-    pthread_mutex_lock(&loop->lock);
+    lock_take(&loop->lock, RANK_LOOP);
     TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool wake = !loop->signalled;
     loop->signalled = true;
-    pthread_mutex_unlock(&loop->lock);
+    lock_give(&loop->lock, RANK_LOOP);
     if (wake) loop_wake(loop);
 }
 
@@ -10410,20 +10491,20 @@ static void loop_submit(struct loop *loop, struct job *job)
 static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
                       uint64_t data)
 {
-    pthread_mutex_lock(&loop->lock);
+    lock_take(&loop->lock, RANK_LOOP);
     TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool polled = loop_poll(loop, operation, fd, events, data);
-    pthread_mutex_unlock(&loop->lock);
+    lock_give(&loop->lock, RANK_LOOP);
     return polled;
 }
 
 /* [the loop's thread] Takes what is in the inbox, behind what was taken before. */
 static void loop_take_jobs(struct loop *loop)
 {
-    pthread_mutex_lock(&loop->lock);
+    lock_take(&loop->lock, RANK_LOOP);
     TAILQ_CONCAT(&loop->taken, &loop->inbox, entry);
     loop->signalled = false;
-    pthread_mutex_unlock(&loop->lock);
+    lock_give(&loop->lock, RANK_LOOP);
 }
 
 /* [the loop's thread] Runs the next job that was taken. */
@@ -11184,8 +11265,11 @@ static bool tls_self_make(const char *cert, const char *key,
 }
 
 /* ==== 31. Transport ===========================================================================
- * A socket as the listener, the workers and the hub see it: bytes in, bytes out, nothing that
- * waits. It may speak TLS or not; only the handshake is different, and the listener's. */
+ * A socket as the listener, the workers and the hub see it, plain or TLS: bytes in, bytes out. No
+ * call here ever waits: what the socket does not take now is the caller's to offer again (plain) or
+ * kept in tls->out (TLS). A transport belongs to whoever has its connection. TLS differs in two
+ * ways only: the handshake, which is the handshake workers', and that bytes which were counted as
+ * written may still wait in tls->out (transport_unsent). */
 
 /* What transport_read and transport_write return beside a count. */
 enum { TRANSPORT_END = 0, TRANSPORT_AGAIN = -1, TRANSPORT_BROKEN = -2 };
@@ -11196,14 +11280,13 @@ struct transport {
     _Atomic uint32_t round_trip; /* ms the last ping took, UINT32_MAX: none yet; here as it fits */
 };
 
-/* What recv or send has returned, in the words of this section. */
 static ssize_t transport_result(ssize_t n)
 {
     if (n >= 0) return n;
     return errno == EAGAIN || errno == EWOULDBLOCK ? TRANSPORT_AGAIN : TRANSPORT_BROKEN;
 }
 
-/* Reads bytes as they are on the line. */
+/* Reads bytes as they are on the line, before any deciphering. */
 static ssize_t transport_receive(int fd, void *out, size_t size)
 {
     ssize_t n;
@@ -11221,14 +11304,16 @@ static ssize_t transport_transmit(int fd, const void *at, size_t len)
     return transport_result(n);
 }
 
-/* Whether records wait for the socket to take them: then it is to be watched for EPOLLOUT, and
- * transport_write of nothing sends on. */
+/* True if records wait for the socket: then it is to be watched for EPOLLOUT, and transport_write
+ * of nothing sends on. */
 static bool transport_unsent(const struct transport *transport)
 {
     return transport->tls && transport->tls->out.len;
 }
 
-/* Sends what is in the output, and keeps what the socket did not take. False when it is broken. */
+/* Sends the records that Mbed TLS has just made in the thread's output buffer. What the socket does
+ * not take moves to tls->out, behind what waits there: records must not change places, since each
+ * is enciphered with the number of its turn. False if the connection is broken. */
 static bool transport_send_output(struct transport *transport, struct tls_buffers *buffers)
 {
     enum { OUTPUT_KEPT = 64 * 1024 /* memory that a thread's output may keep */ };
@@ -11245,7 +11330,7 @@ static bool transport_send_output(struct transport *transport, struct tls_buffer
     return n != TRANSPORT_BROKEN;
 }
 
-/* Sends records that wait. True when none is left; otherwise *result says why. */
+/* Sends records that wait. True if none is left; otherwise *result says why. */
 static bool transport_send_waiting(struct transport *transport, ssize_t *result)
 {
     struct buffer *out = &transport->tls->out;
@@ -11259,7 +11344,9 @@ static bool transport_send_waiting(struct transport *transport, ssize_t *result)
     return false;
 }
 
-/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
+/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. Before
+ * there is a context the alert is written by hand, in clear: the client has not agreed on keys yet.
+ */
 static void transport_refuse_tls(struct transport *transport, uint8_t alert)
 {
     struct tls *tls = transport->tls;
@@ -11276,8 +11363,9 @@ static void transport_refuse_tls(struct transport *transport, uint8_t alert)
     tls->broken = true;
 }
 
-/* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
- * are never more. What went wrong or ended is in the tls. */
+/* Deciphers the whole records at the front of `at` in place: content is always shorter than its
+ * record. Returns the bytes of content. A close_notify or a failure ends up in tls->ended or
+ * tls->broken. Mbed TLS may answer (a key update, an alert): that is sent here. */
 static size_t transport_decipher(struct transport *transport, char *at, size_t whole, size_t size)
 {
     struct tls *tls = transport->tls;
@@ -11295,7 +11383,8 @@ static size_t transport_decipher(struct transport *transport, char *at, size_t w
     return made;
 }
 
-/* Whether so many bytes behind the beginning of a record still do not make it whole. */
+/* True if these bytes more still do not make the record whole that tls->in begins. A client that
+ * drips one byte at a time would otherwise have 16 KiB copied for each of them. */
 static bool transport_lacks_record(const struct tls *tls, size_t more)
 {
     const unsigned char *head = (const unsigned char *)tls->in.at;
@@ -11303,8 +11392,9 @@ static bool transport_lacks_record(const struct tls *tls, size_t more)
            tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
-/* transport_read for TLS: what has come of records, old and new, is gathered in out; the whole
- * ones are deciphered there, the rest is kept. */
+/* transport_read for TLS. Old and new bytes are gathered in `out`, the whole records are deciphered
+ * there, and only the rest, less than a record, is kept in tls->in. So an idle connection holds no
+ * buffer, and `out` is the only copy. */
 static ssize_t transport_read_tls(struct transport *transport, char *out, size_t size)
 {
     struct tls *tls = transport->tls;
@@ -11334,7 +11424,9 @@ static ssize_t transport_read_tls(struct transport *transport, char *out, size_t
     return tls->ended || n == TRANSPORT_END ? TRANSPORT_END : TRANSPORT_AGAIN;
 }
 
-/* transport_write for TLS: enciphers and sends piece by piece, until the socket takes no more. */
+/* transport_write for TLS: enciphers and sends TLS_CHUNK at a time, and stops at the first chunk of
+ * which the socket left something. So at most one chunk of a client that does not read is kept
+ * enciphered; the rest stays with the caller, who knows when to give up. */
 static ssize_t transport_write_tls(struct transport *transport, const char *at, size_t len)
 {
     struct tls *tls = transport->tls;
@@ -11355,36 +11447,37 @@ static ssize_t transport_write_tls(struct transport *transport, const char *at, 
     return (ssize_t)done;
 }
 
-/* Reads what is there: a count, TRANSPORT_END, TRANSPORT_AGAIN or TRANSPORT_BROKEN. For TLS
- * there must be room for more than a record, and afterwards no whole record is left unread. */
+/* Reads what is there: a count, TRANSPORT_END, TRANSPORT_AGAIN or TRANSPORT_BROKEN. With TLS `size`
+ * must be more than a record; then no whole record is left unread, which matters since epoll does
+ * not tell of bytes that are in our memory already. */
 static ssize_t transport_read(struct transport *transport, void *out, size_t size)
 {
     return transport->tls ? transport_read_tls(transport, out, size)
                           : transport_receive(transport->fd, out, size);
 }
 
-/* Whether the other side has ended, as far as is known without reading. */
+/* True if the other side has ended, as far as is known without reading. */
 static bool transport_ended(const struct transport *transport)
 {
     return transport->tls && (transport->tls->ended || transport->tls->broken);
 }
 
-/* Whether bytes wait in the socket. */
 static bool transport_has_bytes(const struct transport *transport)
 {
     char byte;
     return recv(transport->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-/* Writes what goes out now: a count (perhaps short), TRANSPORT_AGAIN or TRANSPORT_BROKEN. What
- * was counted may still wait, see transport_unsent. */
+/* Writes what goes out now: a count (perhaps short), TRANSPORT_AGAIN or TRANSPORT_BROKEN. What was
+ * counted may still wait, see transport_unsent. */
 static ssize_t transport_write(struct transport *transport, const void *at, size_t len)
 {
     return transport->tls ? transport_write_tls(transport, at, len)
                           : transport_transmit(transport->fd, at, len);
 }
 
-/* Says goodbye to TLS (RFC 8446 section 6.1), as far as the socket takes it. */
+/* Ends our side of TLS (close_notify, RFC 8446 section 6.1), as far as the socket takes it. It is
+ * left out where records wait: it would have to go behind them. */
 static void transport_notify(struct transport *transport)
 {
     struct tls *tls = transport->tls;
@@ -11403,7 +11496,7 @@ static void transport_finish(struct transport *transport)
     shutdown(transport->fd, SHUT_WR); /* fails only when the peer is gone already */
 }
 
-/* Reads and throws away; returns as transport_read does. */
+/* Reads and throws away, undeciphered; returns as transport_read does. */
 static ssize_t transport_drain(struct transport *transport)
 {
     char scrap[4096];
@@ -11434,8 +11527,8 @@ static void transport_forget_tls(struct transport *transport)
 /* What a handshake has come to. */
 enum handshake { HANDSHAKE_MORE, HANDSHAKE_DONE, HANDSHAKE_FAILED };
 
-/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
- * TLS has no memory for it. */
+/* Gives a connection its TLS context, with the certificates that are in use now; a reload does not
+ * touch it any more. False when Mbed TLS has no memory for it. */
 static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
@@ -11445,9 +11538,10 @@ static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
     return true;
 }
 
-/* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say: at its end an alert, if it failed. The slow part of TLS: a handshake worker's, never the
- * listener's or the hub's. */
+/* [handshake worker] Takes the handshake as far as the whole records in tls->in bring it, and sends
+ * what it has to say: at its end an alert, if it failed. This is the slow part of TLS, a
+ * millisecond of arithmetic that anybody may ask for: so it is never done by the listener or the
+ * hub. */
 static enum handshake transport_handshake(struct transport *transport, struct tls_shared *shared)
 {
     struct tls *tls = transport->tls;
@@ -11471,7 +11565,6 @@ static enum handshake transport_handshake(struct transport *transport, struct tl
     return HANDSHAKE_DONE;
 }
 
-/* Ends the socket. */
 static void transport_close(struct transport *transport)
 {
     transport_notify(transport);
@@ -12330,83 +12423,189 @@ static void webhook_free(struct webhook *hook)
 }
 
 /* ==== 34. Server ==============================================================================
- * One thread that owns every WebSocket connection and is the only one to change the presence table.
- * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
- * to the store's writer and tells the streams of it, and those who follow the users. Nothing is
- * freed inside its own handler: the dead wait for the end of the turn. Nothing here waits but
- * loop_wait; what has to be read of the store for it, the reader reads. */
+ * struct server and the structs that cross threads, with the owner of each field. Nothing here does
+ * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
+ * workers, as said there; what has no tag is set by main before there are threads, and constant. */
 
-/* Of a connection; in link.state. Over TLS our close frame is not followed by the end of TLS until
- * the client's has come: some libraries (Python's asyncio) take close_notify for the end of both
- * ways, and then tell their application 1006 in place of our code. */
+/* Where a connection stands, from accept to close; in session.state. The owner of the connection is
+ * told by it, see below. */
 enum connection_state {
+    /* HTTP: the listener's, or a thread's to which it gave the connection. */
+    CONNECTION_HELLO,     /* some of a handshake's next records may be there */
+    CONNECTION_HANDSHAKE, /* with a handshake worker, or waiting for one */
+    CONNECTION_REQUEST,   /* some of a request may be there */
+    CONNECTION_BUSY,      /* with a worker, or waiting for one */
+    CONNECTION_IDLE,      /* kept alive; nothing of the next request is there */
+    CONNECTION_FLUSH,     /* the client has not taken all of its answer */
+    CONNECTION_LINGER,    /* all is said; the client is given time to read it and to end */
+    /* A WebSocket or a stream: the hub's. Over TLS our close frame is not followed by the end of
+     * TLS until the client's has come: some libraries (Python's asyncio) take close_notify for the
+     * end of both ways, and then tell their application 1006 in place of our code. */
     CONNECTION_OPEN,
     CONNECTION_CLOSING,   /* our close frame is out, the client's is awaited */
     CONNECTION_FINISHING, /* nothing more is sent; only the end is awaited */
+    /* Freed by its owner at the end of the turn: events that were fetched already may be of it. */
     CONNECTION_DEAD,
 };
 
-/* A User-Agent, shared by the connections that sent it. */
+/* [hub] A User-Agent, shared by the connections that sent it. */
 struct agent {
     size_t refs;
     char text[];
 };
 
-/* One WebSocket. Idle it owns nothing else on the heap. Fields marked * are read by workers under
- * the table's lock; those that change without it are atomic. */
+/* Every connection is one of these, from accept(2) to close(2).
+ *
+ * Who owns it, and so is the only one to read or write it:
+ *
+ *     accept -> LISTENER <----job----> handshake worker        HELLO, HANDSHAKE
+ *                  ^  |
+ *                 job seam_submit
+ *                  |  v
+ *                 worker --job--> HUB -> close                  OPEN, CLOSING, FINISHING
+ *                    \--> close
+ *
+ * - The listener has it in every HTTP state but two. In HANDSHAKE it is a handshake worker's from
+ *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from seam_submit
+ *   to http_conn_served. The mutexes on these ways order the memory of both sides.
+ * - Meanwhile nobody else can end it: one that has to give way to a newer one of its address
+ *   (listener_displace) is only marked http->given_up, which the listener acts on when it is back.
+ *   The list of its address, http->entry and http->held are under address_lock, whoever has it.
+ * - A worker gives it to the listener (loop_submit, loop_park), to the hub (http_conn_hand_over) or
+ *   ends it. A socket is in one epoll set at a time, and silent while a worker has it (EPOLLONESHOT).
+ * - The hub has it for good. It drops `http` as it takes the connection over; `ext` stands in the
+ *   same place. Fields marked * it changes under table_lock, or they are atomic or constant, since
+ *   workers read them for lists of sessions.
+ *
+ * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before the
+ * upgrade only hangs off one pointer, and what most do without off another. */
 struct connection {
-    struct session_conn session; /* * first: the table's view */
-    struct timer timer;          /* silence, or the end of a close */
+    struct session_conn session; /* * first: the table's view; address, state */
+    struct timer timer;          /* the deadline of the state, or silence */
     struct transport transport;  /* * its round_trip */
-    uint64_t number;             /* * shown as connection_id */
-    int64_t connected_at;        /* * mono */
-    _Atomic int64_t heard_at;    /* * mono: last byte */
+    uint64_t number;             /* * shown as connection_id; 0: HTTP, or refused */
+    int64_t connected_at;        /* * mono: when the hub got it */
+    _Atomic int64_t heard_at;    /* * mono: last byte; of a stream: when something was last sent */
     uint32_t pinged;             /* low half of mono at the last ping; 0: answered, or none */
     uint32_t paced;              /* us that the messages so far are ahead of --max-messages */
     struct agent *agent;         /* * or NULL */
-    struct ws_partial *partial;  /* a frame or message half received, or NULL */
-    struct conn_ext *ext;        /* what it has beyond that, or NULL */
+    union {
+        struct ws_partial *partial; /* a frame or message half received, or NULL */
+        struct stream *stream;      /* session.is_stream */
+    };
+    union {
+        struct http_conn *http; /* before the hub has it */
+        struct conn_ext *ext;   /* after: what a WebSocket has beyond this, or NULL */
+    };
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
-/* What most connections do without most of the time: bytes that wait, users that are followed. */
-struct conn_ext {
-    struct watcher watcher;         /* first */
-    struct connection *c;           /* whose it is */
-    struct id_list *may;            /* whom its token lets it follow, or NULL: nobody, or all */
-    struct buffer out;              /* bytes the socket did not take yet */
-    struct buffer held;             /* watch and unwatch messages that wait, see connection_hold */
-    struct conn_ext *next, **place; /* in hub.held; place NULL: not in it */
-    struct buffer late;             /* messages not looked at yet, see connection_put_off */
-    struct conn_ext *late_next, **late_place; /* in hub.late; late_place NULL: not in it */
-    uint32_t interest;                        /* what epoll watches its socket for */
-    bool blocked;                             /* out goes first: no change is told */
-    bool behind;         /* bytes before the last ping were not acknowledged yet */
-    uint64_t acked;      /* behind: bytes that its TCP has acknowledged */
-    int64_t acked_at;    /* mono: when that last grew, see connection_lives; or 0 */
-    int64_t ids, ids_at; /* thousandths of ids ahead of the pace, as of when: mono */
+/* Who has a connection, and so how it may give way to a newer one of its address. */
+enum http_conn_place {
+    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
+    PLACE_LISTENER,  /* the listener's own, and in no queue: it ends at once */
+    PLACE_READY,     /* in a lane: it ends at once, unanswered */
+    PLACE_HANDSHAKE, /* in the handshake workers' queue, or with one of them */
 };
+
+/* Whether it was looked at who sends a body, before that is there. */
+enum http_conn_vet {
+    VET_NONE,   /* not yet, or there is no need */
+    VET_ASKED,  /* a worker is at it */
+    VET_PASSED, /* they may */
+};
+
+/* What a worker has granted a request: the hub is to make a WebSocket or a stream of its
+ * connection. The client's address and the end of its token are in the session already. */
+enum grant_kind { GRANT_NONE, GRANT_WEBSOCKET, GRANT_STREAM };
+struct grant {
+    uint8_t kind; /* enum grant_kind */
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+    enum error refuse; /* the WebSocket is only opened to be closed with this error's code, or 0 */
+    struct id_list *may; /* whom it may follow, unless session.watches_all; or NULL */
+    const char *agent;   /* the User-Agent, in the bytes of the request; or NULL */
+    uint32_t logouts;    /* of a stream: see struct stream */
+    uint8_t feed;        /* enum feed_kind */
+    bool resumes;        /* it goes on behind this event: */
+    uint64_t sequence;
+};
+
+/* What a connection has until its upgrade: a request on its way in, an answer on its way out. */
+struct http_conn {
+    struct job job;        /* to a handshake worker, back to the listener, on to the hub */
+    struct seam_item item; /* the request's bytes */
+    struct connection *c;  /* whose it is */
+    struct server *server;
+    TAILQ_ENTRY(http_conn) entry; /* of a lane, or of those that give way in this turn */
+    int64_t deadline;             /* mono: of the handshake and the first request together */
+    uint8_t kind;                 /* enum listen_kind: where it came in */
+    uint8_t handshake;            /* enum handshake: what a handshake worker came to */
+    struct tls_hello hello;       /* how much of the first one is there */
+    bool polled;                  /* in the listener's epoll set */
+    uint8_t place;                /* enum http_conn_place; the listener's, as is the next */
+    bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
+    uint8_t lane;              /* enum lane_kind */
+    uint32_t read_in;          /* the turn in which its last bytes came */
+    bool keep_alive;           /* after this answer */
+    size_t scanned;            /* bytes already searched for the end of the head */
+    size_t head;               /* bytes of the head of the request at the front; 0: not there */
+    size_t whole;              /* bytes of all of it; 0: not known */
+    struct http_chunks chunks; /* how far its body was read, if that is in chunks */
+    bool chunked;
+    bool expects;        /* the client waits for a 100 before it sends the body */
+    uint8_t vet;         /* enum http_conn_vet */
+    const char *listed;  /* its Origin, when one of --allow-origin; once head is known */
+    struct buffer aside; /* the request, while a worker looks at a copy of its head */
+    size_t held;         /* bytes that are counted as this connection's */
+    struct buffer out;   /* the answer */
+    struct grant grant;  /* what the hub is to make of it, if it is to have it */
+    struct address_entry
+        *address; /* the entry of its address, unless exempt; under address_lock, */
+    TAILQ_ENTRY(http_conn) neighbours; /* as is the list of those of the same address */
+};
+
+/* [hub] What most WebSockets do without most of the time: bytes that wait, users that are followed.
+ * Made when first needed (connection_ext), freed when nothing of it is needed (connection_settle).
+ */
+struct conn_ext {
+    struct watcher watcher; /* first */
+    struct connection *c;   /* whose it is */
+    struct id_list *may;    /* whom its token lets it follow, or NULL: nobody, or all */
+    struct buffer out;      /* bytes the socket did not take yet */
+    struct buffer held;     /* watch and unwatch messages that wait, see connection_hold */
+    TAILQ_ENTRY(conn_ext) held_entry; /* linked: in hub.held */
+    struct buffer late;               /* messages not looked at yet, see connection_put_off */
+    TAILQ_ENTRY(conn_ext) late_entry; /* linked: in hub.late */
+    uint32_t interest;                /* what epoll watches its socket for */
+    bool blocked;                     /* out goes first: no change is told */
+    bool behind;                      /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;                   /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at;                 /* mono: when that last grew, see connection_lives; or 0 */
+    int64_t ids, ids_at;              /* thousandths of ids ahead of the pace, as of when: mono */
+};
+
+TAILQ_HEAD(ext_list, conn_ext);
 
 /* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
 enum feed_kind { FEED_ADMIN, FEED_OPEN, FEED_COUNT };
 struct feed {
     struct events events;
-    struct stream *streams; /* the open ones */
-    int64_t streamless_at;  /* mono: when the last stream ended */
-    uint64_t fed;           /* bytes of events that were offered to them */
+    LIST_HEAD(, stream) streams; /* the open ones */
+    int64_t streamless_at;       /* mono: when the last stream ended */
+    uint64_t fed;                /* bytes of events that were offered to them */
 };
 
-/* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not
- * used, and heard_at is when something was last sent. */
+/* [hub] What a client of /admin/events or /api/events has beyond its connection. */
 struct stream {
-    struct connection c;          /* first; c.link.is_stream is set */
-    struct feed *feed;            /* what it reads */
-    struct stream *next, **place; /* in feed.streams while open; place is NULL after */
-    struct buffer own;            /* to be sent before events: the head, a reset, a comment */
-    uint64_t at;                  /* of feed.events: what is to be sent next */
-    uint64_t caught_up;           /* what it came back for ends here; not held against it */
-    bool blocked;                 /* waits until the socket takes more */
-    uint32_t logouts;             /* an admin's session opened it when there were so many; or 0 */
+    struct connection *c;
+    struct feed *feed;       /* what it reads */
+    LIST_ENTRY(stream) list; /* of feed.streams; linked while open */
+    struct buffer own;       /* to be sent before events: the head, a reset, a comment */
+    uint64_t at;             /* of feed.events: what is to be sent next */
+    uint64_t caught_up;      /* what it came back for ends here; not held against it */
+    bool blocked;            /* waits until the socket takes more */
+    uint32_t logouts;        /* an admin's session opened it when there were so many; or 0 */
 };
 
 enum {
@@ -12475,7 +12674,7 @@ struct broadcast {
     struct io_batch batches[BROADCAST_MAX / BROADCAST_SHARE];
 };
 
-/* The number of connections at which all were last told over which time to come back; see
+/* [hub] The number of connections at which all were last told over which time to come back; see
  * hub_crowd. */
 struct crowd {
     int64_t level;     /* 0, or CROWD_FEW times a power of two */
@@ -12490,15 +12689,15 @@ struct hub {
     struct wheel wheel; /* connections */
     pthread_t thread;
     struct epoll_event events[HUB_EVENTS];
-    int event_at, event_count;          /* events not acted on yet: what was no time for */
-    int64_t until;                      /* clock_work_us: end of the present part of the turn */
-    struct conn_ext *held, **held_last; /* those whose messages wait, in order */
-    struct conn_ext *late, **late_last; /* those with messages not looked at yet, in order */
-    bool looking;                       /* one of these is being acted on: it is put off no more */
-    size_t ids;                         /* of watches acted on in this turn */
-    struct connection *dead;            /* freed at the end of the turn, linked by link.next */
-    struct buffer reply;                /* to the connection being handled; see connection_flush */
-    struct named named;                 /* whom the next error in it names */
+    int event_at, event_count; /* events not acted on yet: what was no time for */
+    int64_t until;             /* clock_work_us: end of the present part of the turn */
+    struct ext_list held;      /* those whose watches wait, in order */
+    struct ext_list late;      /* those with messages not looked at yet, in order */
+    bool looking;              /* one of these is being acted on: it is put off no more */
+    size_t ids;                /* of watches acted on in this turn */
+    struct connection *dead;   /* freed at the end of the turn, linked by link.next */
+    struct buffer reply;       /* to the connection being handled; see connection_flush */
+    struct named named;        /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
     struct buffer event;         /* the one being made */
@@ -12527,15 +12726,11 @@ struct hub {
 
 enum { LISTENER_READ_SIZE = 64 * 1024 };
 
-/* Connections in the listener that wait for a thread, in order; any of them may leave. */
-struct http_conn_queue {
-    struct http_conn *first, *last;
-};
+TAILQ_HEAD(http_conn_list, http_conn);
 
 /* What a listening socket is for. */
 enum listen_kind { LISTEN_HTTP, LISTEN_TLS, LISTEN_REDIRECT, LISTEN_METRICS };
 
-/* One listening socket. */
 struct listen_socket {
     int fd;
     enum listen_kind kind;
@@ -12546,11 +12741,14 @@ struct listen_socket {
  * have a lane of their own, and never all workers: what is soon answered, /healthz say,
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
+ * have a lane of their own, and never all workers: what is soon answered, /healthz say, does not
+ * stand behind them. The listener's but for the atomics, which a worker changes when it is done. */
 struct lane {
-    struct http_conn_queue ready; /* whole requests for which no worker was free */
-    int most;                     /* with the workers at a time */
-    _Atomic int under_way;        /* with the workers */
-    _Atomic bool starved;         /* some are ready: a worker that is done wakes the listener */
+    struct http_conn_list ready; /* whole requests for which no worker was free */
+    int most;                    /* with the workers at a time */
+    _Atomic int under_way;       /* with the workers */
+    _Atomic bool starved;        /* some are ready: a worker that is done wakes the listener */
 };
 
 struct listener {
@@ -12561,7 +12759,7 @@ struct listener {
     size_t memory;                 /* what requests under way may hold; see listener_init */
     size_t held;                   /* what they do; under address_lock */
     _Atomic int64_t memory_logged; /* mono: when it was last said that it is not enough */
-    struct http_conn *gone;        /* displaced in this turn */
+    struct http_conn_list gone;    /* displaced in this turn */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
@@ -12572,63 +12770,83 @@ struct listener {
     char scratch[LISTENER_READ_SIZE];
 };
 
-/* What tokens and the admin's password are checked with. Never changed once made, freed by the last
- * who uses it. */
+/* What tokens and the admin's password are checked with. Never changed once made: SIGHUP makes
+ * another (server_read_secrets), and this one is freed by the last who uses it. So a worker checks
+ * a token without holding a lock. */
 struct secrets {
     _Atomic int refs;
     struct token_keys keys;
     struct password password; /* all zero without --admin-password-file */
 };
 
-/* The whole program. Set up by main before any thread runs. */
+/* The whole program; set up by main before any thread runs. What has no tag is constant after that.
+ *
+ * The locks. Each is held for microseconds, and never while something waits for a client, a disk or
+ * another thread; enum lock_rank has their order.
+ *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never to
+ *                 read; workers take it to read. So what the hub changes is seen whole, and the hub
+ *                 itself reads for nothing. Fields that move with every byte (last_seen, heard_at)
+ *                 are atomic in place of that. While it is held only memory is touched.
+ *   loop.lock     An inbox. Taken under nothing; loop_park makes a system call under it.
+ *   address_lock  The entries of addresses: the listener counts, workers count, and whoever has a
+ *                 connection changes its list and its bytes in there.
+ *   session_lock  The admin's sessions; login_lock: who is hashing a password, with login_done;
+ *                 refusal_lock: what was logged of refusals; secrets_lock: the pointer to the
+ *                 secrets, for as long as it takes to count one more user of them.
+ * Locks of others stand with what they guard: store, TLS, webhook, log, job queues. */
 struct server {
-    struct options options; /* constant once parsed */
+    struct options options;
     struct log log;
-    struct counters counters;
-    _Atomic int64_t wall_offset; /* UTC minus mono, ms; see server_now */
+    struct counters counters;    /* [any] atomic */
+    _Atomic int64_t wall_offset; /* [any] UTC minus mono, ms; see server_now */
     struct instant started;
     int64_t max_connections;      /* WebSockets and streams */
-    _Atomic int64_t connections;  /* WebSockets and streams, open or being closed */
-    _Atomic int64_t streams;      /* of them the open streams */
-    _Atomic int64_t watching;     /* users followed, over all connections */
-    _Atomic int64_t refused;      /* WebSockets open only to be closed; in no other count */
+    _Atomic int64_t connections;  /* [worker +, hub -] WebSockets and streams, open or closing */
+    _Atomic int64_t streams;      /* [hub] of them the open streams */
+    _Atomic int64_t watching;     /* [hub] users followed, over all connections */
+    _Atomic int64_t refused;      /* [worker +, hub -] open only to be closed; in no other count */
     uint32_t epoch;               /* of positions: random for each start */
-    _Atomic uint64_t last_number; /* of a connection; the upper half is random for each start */
-    _Atomic bool stopping;        /* no new connections; readyz says so */
-    long landlock;                /* version by which it is sandboxed, 0: not at all; constant */
-    struct store *store;
-    pthread_mutex_t table_lock; /* presence, between the hub that writes and workers that read */
-    struct presence presence;
-    struct hub hub;
-    struct listener listener;
-    struct tls_shared tls;
+    _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
+    _Atomic bool stopping;        /* [main] no new connections; readyz says so */
+    long landlock;                /* version by which it is sandboxed, 0: not at all */
+    struct store *store;          /* its own locks */
+    pthread_mutex_t table_lock;   /* presence */
+    struct presence presence;     /* [hub; others with table_lock, only reading] */
+    struct hub hub;               /* [hub] but for its loop and queues */
+    struct listener listener;     /* [listener] but for its loop, queue, atomics, and `held` */
+    struct tls_shared tls;        /* its own lock */
     pthread_mutex_t secrets_lock; /* secrets */
-    struct secrets *secrets;      /* in use; replaced as a whole, see secrets_take */
+    struct secrets *secrets;      /* [main] in use; replaced as a whole, see secrets_take */
     pthread_mutex_t session_lock; /* sessions */
-    struct session_keys sessions; /* of admins */
-    _Atomic uint32_t logouts;     /* of them that have ended, and 1; see struct stream */
+    struct session_keys sessions; /* [worker] of admins */
+    _Atomic uint32_t logouts;     /* [worker] of them that have ended, and 1; see struct stream */
     pthread_mutex_t login_lock;   /* logins */
     pthread_cond_t login_done;    /* it is no longer busy */
-    struct login_queue logins;
-    struct range *trusted; /* of --trusted-proxy */
+    struct login_queue logins;    /* [worker] */
+    struct range *trusted;        /* of --trusted-proxy */
     size_t trusted_count;
-    pthread_mutex_t refusal_lock; /* refusal_log */
-    struct refusal_log refusal_log;
-    _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
-    pthread_mutex_t address_lock; /* addresses, and the lists of the listener's connections in it */
-    struct address_table addresses;
-    struct webhook webhook;
-    struct listen_socket *listen_sockets;
+    pthread_mutex_t refusal_lock;           /* refusal_log */
+    struct refusal_log refusal_log;         /* [any] */
+    _Atomic uint64_t refusals[ERROR_COUNT]; /* [any] of upgrades, by reason */
+    pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
+    struct address_table addresses; /* [listener, worker, hub] */
+    struct webhook webhook;         /* its own thread and lock */
+    struct listen_socket *listen_sockets; /* [listener] the descriptors */
     size_t listen_socket_count;
     struct seam *seam;
 };
 
 /* ==== 35. Connections =========================================================================
- * WebSockets and streams as the hub has them: made, written to, ended. Nothing is freed inside
- * its own handler: who ends waits for the end of the turn. */
+ * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
+ * struct server (server_*). A connection is never freed inside its own handler: one that ends is
+ * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
+ * fetched event is left (hub_free_closed). So every function here may end the connection it is
+ * given, and callers look at its state, not at a return value. */
 
-/* This moment. UTC and mono run at the same rate; the offset held only moves when UTC is stepped,
- * so that a moment once told is told the same for ever. */
+/* [any] This moment. UTC is monotonic time plus an offset that only moves when UTC is stepped by
+ * more than JITTER_MS: so a moment that was told once is told the same for ever, and two moments
+ * keep their order. The offset is relaxed: whoever reads an old one tells a time that was right a
+ * moment ago. */
 static struct instant server_now(struct server *server)
 {
     enum { JITTER_MS = 10 };
@@ -12642,32 +12860,35 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* Whether limits by address are not for this one: a trusted proxy speaks for many. */
+/* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
 static bool server_exempts(const struct server *server, const uint8_t address[16])
 {
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
-/* Gives back the place of a WebSocket among those of its address, see upgrade_reserve_address. */
+/* [any] Gives back the place of a WebSocket among those of its address; upgrade_reserve_address
+ * took it. */
 static void server_release_address(struct server *server, const uint8_t address[16])
 {
     uint8_t key[16];
     if (!server->options.max_per_address || server_exempts(server, address)) return;
     address_group(address, key);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(&server->addresses, key); /* it is there */
     entry->connections--;
     address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
 }
 
-/* The position of the last transition; the table's lock is held, or this is the hub. */
+/* [hub, or table_lock] The position of the last transition. */
 static struct position server_position(const struct server *server)
 {
     return (struct position){server->epoch, server->presence.sequence};
 }
 
-/* Takes a place among the connections; who ends one gives it back. */
+/* [worker] Takes a place among the connections; who ends one gives it back. Counting first and
+ * taking back what was too much needs no lock: for a moment the count may be above the limit, never
+ * what is granted. */
 static enum error server_reserve(struct server *server)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
@@ -12676,8 +12897,9 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
-/* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
- * `detail`, `origin` and `host` may be NULL. Any thread. */
+/* [any] Counts an upgrade that was refused, and logs it, since the page sees no more than 1006. A
+ * client that is refused again and again must not fill the log: refusal_tells says each (error,
+ * address) once and stops at a number a minute. `detail`, `origin` and `host` may be NULL. */
 static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
                                  int64_t now, const char *detail, const char *origin,
                                  const char *host)
@@ -12685,10 +12907,10 @@ static void server_count_refusal(struct server *server, enum error error, const 
     char from[INET6_ADDRSTRLEN];
     bool last = false;
     count_one(&server->refusals[error]);
-    pthread_mutex_lock(&server->refusal_lock);
+    lock_take(&server->refusal_lock, RANK_REFUSAL);
     bool tell =
         refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now, &last);
-    pthread_mutex_unlock(&server->refusal_lock);
+    lock_give(&server->refusal_lock, RANK_REFUSAL);
     if (!tell) return;
     log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
@@ -12699,68 +12921,85 @@ static void server_count_refusal(struct server *server, enum error error, const 
                  " presence_upgrades_refused_by_reason_total");
 }
 
-/* The number of a new connection. */
+/* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
+ * each start, so a number names one connection also across restarts. */
 static uint64_t server_number(struct server *server)
 {
     return atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
 }
 
-/* The connection that a timer is part of. */
 static struct connection *connection_of_timer(struct timer *timer)
 {
     return container_of(timer, struct connection, timer);
 }
 
-/* Shares an agent with connections that sent the same lately; owned by the caller's count. */
+/* [whoever has it] Frees the HTTP part of a connection, once it is out of the listener's lists and
+ * counts (http_conn_leave). */
+static void http_conn_free(struct http_conn *p)
+{
+    buffer_free(&p->out);
+    buffer_free(&p->aside);
+    free(p->item.bytes);
+    free(p->item.authority);
+    free(p->grant.may);
+    free(p);
+}
+
+/* [hub] Shares a User-Agent with connections that sent the same lately: clients have few, and
+ * 200,000 copies of 100 bytes would be more than the rest of what an idle user costs. Cut to
+ * AGENT_MAX bytes at a whole character. NULL for none; hub_drop_agent gives it back. */
 static struct agent *hub_share_agent(struct hub *hub, const char *text)
 {
-    if (!*text) return NULL;
-    uint32_t hash = 2166136261u;
-    for (const char *p = text; *p; p++) hash = (hash ^ (unsigned char)*p) * 16777619u;
+    size_t len = text ? strnlen(text, AGENT_MAX) : 0;
+    while (len && ((unsigned char)text[len] & 0xc0) == 0x80) len--;
+    if (!len) return NULL;
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (size_t i = 0; i < len; i++) hash = (hash ^ (unsigned char)text[i]) * 16777619u;
     struct agent **slot = &hub->agents[hash % HUB_AGENTS];
-    if (*slot && !strcmp((*slot)->text, text)) {
+    if (*slot && !strncmp((*slot)->text, text, len) && !(*slot)->text[len]) {
         (*slot)->refs++;
         return *slot;
     }
-    struct agent *agent = mem_new(sizeof *agent + strlen(text) + 1);
-    strcpy(agent->text, text);
+    struct agent *agent = mem_new(sizeof *agent + len + 1);
+    memcpy(agent->text, text, len);
     agent->refs = 2; /* the caller and the slot */
     if (*slot && !--(*slot)->refs) free(*slot);
     return *slot = agent;
 }
 
-/* Gives an agent back. */
+/* [hub] Gives an agent back; NULL is fine. */
 static void hub_drop_agent(struct agent *agent)
 {
     if (agent && !--agent->refs) free(agent);
 }
 
-/* Takes a connection out of the table, if it is there; its user may go offline. */
+/* [hub] Takes a connection out of the table, if it is there; its user may go offline. One that was
+ * only opened to be told why not never was in it, and is no close. */
 static void connection_leave(struct server *server, struct connection *c, struct instant now,
                              enum ending ending)
 {
     if (!c->session.user) return;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_disconnect(&server->presence, now, &c->session, ending);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
 
-/* A stream gets no more events; its socket may live a little longer. */
+/* [hub] A stream gets no more events; its socket may live a little longer. What the feed keeps is
+ * kept for EVENTS_KEEP_MS from now on, so that the client can come back. */
 static void stream_leave(struct server *server, struct stream *s, struct instant now)
 {
-    if (!s->place) return;
-    *s->place = s->next;
-    if (s->next) s->next->place = s->place;
-    s->place = NULL;
+    if (!LIST_LINKED(s, list)) return;
+    LIST_REMOVE(s, list);
     buffer_free(&s->own);
     atomic_fetch_sub(&server->streams, 1);
     s->feed->streamless_at = now.mono;
 }
 
-/* What a connection has beyond its struct, made if there is nothing. */
+/* [hub] What a WebSocket has beyond its struct, made if there is nothing. */
 static struct conn_ext *connection_ext(struct connection *c)
 {
+    ASSERT_THREAD(HUB);
     if (!c->ext) {
         c->ext = mem_new(sizeof *c->ext);
         c->ext->c = c;
@@ -12770,14 +13009,16 @@ static struct conn_ext *connection_ext(struct connection *c)
     return c->ext;
 }
 
-/* Whether bytes wait for the connection's socket. */
+/* [hub, whoever has its batch] True if bytes wait for its socket. */
 static bool connection_blocked(const struct connection *c)
 {
     return c->ext && c->ext->blocked;
 }
 
-/* Has epoll watch a connection for what it is to be heard of: bytes, unless it makes us keep too
- * much already; room for more, while something waits for that. */
+/* [hub] Has epoll watch a connection for what it is to be heard of: its bytes, unless what we keep
+ * for it is too much already, so that a client which asks and does not read is stopped by TCP; and
+ * room for more, while something waits for that. Where neither is left EPOLLERR and EPOLLHUP still
+ * come. */
 static void connection_interest(struct server *server, struct connection *c)
 {
     struct conn_ext *ext = c->ext;
@@ -12791,8 +13032,8 @@ static void connection_interest(struct server *server, struct connection *c)
               poll_data(POLL_CONNECTION, c));
 }
 
-/* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
- * moment ago is remembered a little longer. */
+/* [hub] Frees the ext if nothing of it is needed. The pace of ids (ext->ids) outlives the rest for
+ * a moment: a client could otherwise ask for much, leave, and begin anew with a clean slate. */
 static void connection_settle(struct server *server, struct connection *c)
 {
     struct conn_ext *ext = c->ext;
@@ -12808,44 +13049,24 @@ static void connection_settle(struct server *server, struct connection *c)
     c->ext = NULL;
 }
 
-/* Whether a connection is read from. */
 static bool connection_reads(const struct connection *c)
 {
     return !c->ext || (c->ext->interest & EPOLLIN);
 }
 
-/* Takes a connection out of those whose messages wait. */
 static void hub_unlist_held(struct hub *hub, struct conn_ext *ext)
 {
-    if (!ext->place) return;
-    *ext->place = ext->next;
-    if (ext->next) ext->next->place = ext->place;
-    else hub->held_last = ext->place;
-    ext->place = NULL;
+    if (TAILQ_LINKED(ext, held_entry)) TAILQ_REMOVE(&hub->held, ext, held_entry);
 }
 
-/* Takes a connection out of those with messages that were put off. */
 static void hub_unlist_late(struct hub *hub, struct conn_ext *ext)
 {
-    if (!ext->late_place) return;
-    *ext->late_place = ext->late_next;
-    if (ext->late_next) ext->late_next->late_place = ext->late_place;
-    else hub->late_last = ext->late_place;
-    ext->late_place = NULL;
+    if (TAILQ_LINKED(ext, late_entry)) TAILQ_REMOVE(&hub->late, ext, late_entry);
 }
 
-/* Puts a connection with such messages behind the others. */
-static void hub_list_late(struct hub *hub, struct conn_ext *ext)
-{
-    if (ext->late_place) return;
-    ext->late_next = NULL;
-    ext->late_place = hub->late_last;
-    *hub->late_last = ext;
-    hub->late_last = &ext->late_next;
-}
-
-/* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
- * is mostly written. */
+/* [hub] True if more may be owed to a connection now: it takes what it is sent, and most of what it
+ * asked for before is written. Else its watches are held: memory for it is bounded by --max-watch.
+ */
 static bool connection_may_ask(const struct server *server, const struct connection *c)
 {
     const struct watcher *watcher = &c->ext->watcher;
@@ -12853,19 +13074,17 @@ static bool connection_may_ask(const struct server *server, const struct connect
            (!watcher->backlog || watcher->backlog < (size_t)server->options.max_watch);
 }
 
-/* Puts a connection whose messages wait in the row, if nothing of its own keeps it. */
+/* [hub] Puts a connection whose watches wait in the row of those that hub_work serves, if nothing
+ * of its own keeps it. Called wherever that may have changed. */
 static void connection_list_held(struct server *server, struct connection *c)
 {
     struct hub *hub = &server->hub;
     struct conn_ext *ext = c->ext;
-    if (!ext || !ext->held.len || ext->place || !connection_may_ask(server, c)) return;
-    ext->next = NULL;
-    ext->place = hub->held_last;
-    *hub->held_last = ext;
-    hub->held_last = &ext->next;
+    if (!ext || !ext->held.len || TAILQ_LINKED(ext, held_entry)) return;
+    if (connection_may_ask(server, c)) TAILQ_INSERT_TAIL(&hub->held, ext, held_entry);
 }
 
-/* Drops what a connection has asked for and not been given a turn for. */
+/* [hub] Drops what a connection has asked for and not been given a turn for. */
 static void connection_drop_held(struct server *server, struct connection *c)
 {
     if (!c->ext) return;
@@ -12875,7 +13094,7 @@ static void connection_drop_held(struct server *server, struct connection *c)
     buffer_free(&c->ext->late);
 }
 
-/* A connection follows nobody any more. */
+/* [hub] A connection follows nobody any more. */
 static void connection_unwatch(struct server *server, struct connection *c)
 {
     if (!c->ext) return;
@@ -12889,18 +13108,21 @@ static void connection_unwatch(struct server *server, struct connection *c)
     connection_settle(server, c);
 }
 
-/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are
- * freed by hub_free_closed: that takes long for thousands who end at once, and others' bytes
- * wait behind it. */
+/* [hub] The end of a connection: out of the table, socket closed, DEAD. What it follows, and
+ * itself, are freed by hub_free_closed: that takes long for thousands who end at once, and others'
+ * bytes wait behind it. The reply under way was for it, and is dropped. session.next links the
+ * dead, as it is out of its user's list. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
 {
+    ASSERT_THREAD(HUB);
     if (c->session.state == CONNECTION_DEAD) return;
     connection_leave(server, c, now, ending);
     c->session.state = CONNECTION_DEAD;
     timer_disarm(&server->hub.wheel, &c->timer);
     transport_close(&c->transport);
-    ws_partial_free(&c->partial);
+    if (c->session.is_stream) stream_leave(server, c->stream, now);
+    else ws_partial_free(&c->partial);
     if (c->ext) {
         buffer_free(&c->ext->out);
         c->ext->blocked = false;
@@ -12909,12 +13131,12 @@ static void connection_end(struct server *server, struct connection *c, struct i
     c->session.next = (struct session_conn *)server->hub.dead;
     server->hub.dead = c;
     server->hub.reply.len = 0;
-    if (c->session.is_stream) stream_leave(server, (struct stream *)c, now);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->session.is_stream) server_release_address(server, c->session.address);
 }
 
-/* Frees the dead, as many as there is time for, unless events are left, which may be of them. */
+/* [hub] Frees the dead, as many as there is time for. None while fetched events are left: they may
+ * be of them. */
 static void hub_free_closed(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -12925,12 +13147,15 @@ static void hub_free_closed(struct server *server)
         if (c->ext) watcher_stall(&hub->graph, &c->ext->watcher, false);
         connection_unwatch(server, c);
         hub_drop_agent(c->agent);
+        if (c->session.is_stream) free(c->stream);
         free(c);
     }
 }
 
-/* Keeps what the socket did not take, and waits for it to take more. What the client says is still
- * heard, as long as the answers are few. */
+/* [hub] Keeps what the socket did not take, and waits until it takes more. What the client says is
+ * still heard. It is told no changes meanwhile (its watcher is stalled): it gets the latest state
+ * when it reads again, so what is kept does not grow with them. Above HUB_OUT_MAX it is given up.
+ */
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
@@ -12943,7 +13168,7 @@ static void connection_keep(struct server *server, struct connection *c, struct 
     else connection_interest(server, c);
 }
 
-/* Goes on after transport_write has returned `result` for these bytes. */
+/* [hub] Goes on after transport_write has returned `result` for these bytes. */
 static void connection_written(struct server *server, struct connection *c, struct instant now,
                                struct span bytes, ssize_t result)
 {
@@ -12954,10 +13179,12 @@ static void connection_written(struct server *server, struct connection *c, stru
     else if (c->session.state == CONNECTION_FINISHING) transport_finish(&c->transport);
 }
 
-/* Sends the reply made for this connection, behind what still waits. Must end every handler that
- * may have made one. */
+/* [hub] Sends hub.reply, which was made for this connection, behind what still waits. Must end
+ * every handler that may have made one: the reply is one buffer for all, so that answers of one
+ * turn go out in one write and an idle connection has none. */
 static void connection_flush(struct server *server, struct connection *c, struct instant now)
 {
+    ASSERT_THREAD(HUB);
     struct span reply = {server->hub.reply.at, server->hub.reply.len};
     server->hub.reply.len = 0;
     if (c->session.state == CONNECTION_DEAD || !reply.len) return;
@@ -12966,8 +13193,8 @@ static void connection_flush(struct server *server, struct connection *c, struct
     connection_written(server, c, now, reply, n);
 }
 
-/* Sends more of what waits; goes back to telling who is followed when all is out, and to what the
- * client asked for meanwhile. */
+/* [hub] The socket takes more. When all is out the connection is told changes again, and what it
+ * asked for meanwhile gets its turn. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -12989,8 +13216,11 @@ static void connection_writable(struct server *server, struct connection *c, str
     if (c->session.state == CONNECTION_FINISHING) transport_finish(&c->transport);
 }
 
-/* Says goodbye with a close frame, the reply's last: out of the table now; the socket lives until
- * the client has closed it too, at most CLOSE_WAIT_MS. code CLOSE_NO_STATUS sends an empty one. */
+/* [hub] Ends a WebSocket with a close frame, the reply's last (RFC 6455 section 7): out of the
+ * table now, while the socket lives until the client has closed it too, at most CLOSE_WAIT_MS. A
+ * socket that was closed at once would lose our last bytes where the client's are unread (TCP
+ * answers with a reset). Code CLOSE_NO_STATUS sends an empty frame. Nothing if it is closing
+ * already. */
 static void connection_close(struct server *server, struct connection *c, struct instant now,
                              int code, const char *reason, enum ending ending)
 {
@@ -13003,14 +13233,14 @@ static void connection_close(struct server *server, struct connection *c, struct
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
-/* Closes for an error of the table that has a close code. */
+/* [hub] Closes for an error of the table that has a close code. */
 static void connection_close_error(struct server *server, struct connection *c, struct instant now,
                                    enum error error, enum ending ending)
 {
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
 }
 
-/* Closes as the server stops: come back in so many ms. */
+/* [hub] Closes as the server stops: come back in so many ms. */
 static void connection_close_restart(struct server *server, struct connection *c,
                                      struct instant now, int64_t retry_after)
 {
@@ -13019,7 +13249,8 @@ static void connection_close_restart(struct server *server, struct connection *c
     connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
 }
 
-/* Closes one that came while the server stops: it comes back with the others, at any time. */
+/* [hub] Closes one that came while the server stops: it comes back with the others, at any time of
+ * their spread. */
 static void connection_close_late(struct server *server, struct connection *c, struct instant now)
 {
     uint32_t any;
@@ -13029,13 +13260,13 @@ static void connection_close_late(struct server *server, struct connection *c, s
     connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
-/* Adds a text message to the reply. */
+/* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
     ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
 }
 
-/* Tells the client why its message was refused, and for whom. */
+/* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
     struct buffer text = {0};
@@ -13049,9 +13280,12 @@ static void hub_reply_error(struct hub *hub, enum error error)
 }
 
 /* ==== 36. WebSocket messages ==================================================================
- * What a client says, and what follows: heartbeats, statuses, users to follow. The hub's. */
+ * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
+ * hub's but the reads of the store. Whatever a client sends has a bounded cost in one turn: frames
+ * have a pace, long messages and large watches wait their turn (hub.late, hub.held), one of each
+ * connection after the other. */
 
-/* Message {"type":"ping"}: answered with the server's time. */
+/* [hub] {"type":"ping"}: answered with the time of the server. */
 static enum error message_ping(struct server *server, struct connection *c, struct instant now,
                                struct json_value message)
 {
@@ -13063,7 +13297,8 @@ static enum error message_ping(struct server *server, struct connection *c, stru
     return ERROR_NONE;
 }
 
-/* Reads what a user wishes to set by hand, from the members of a message or body. */
+/* Reads what a user wishes to set by hand, from the members of a message or body; pure. An expiry
+ * is kept as a duration: the caller's clock says from when. */
 static enum error manual_parse(struct json_value object, struct manual_update *update)
 {
     struct json_value value;
@@ -13089,21 +13324,22 @@ static enum error manual_parse(struct json_value object, struct manual_update *u
     return ERROR_NONE;
 }
 
-/* The message "status" with "manual":true: what its user sets by hand. */
+/* [hub] "status" with "manual":true: what its user sets by hand, for all their connections. */
 static enum error message_manual(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
     struct manual_update update;
     enum error error = manual_parse(message, &update);
     if (error) return error;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_set_manual(&server->presence, now, c->session.user, &update);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     return ERROR_NONE;
 }
 
-/* Message {"type":"status","status":"away"}: what this connection says of its user; what is only
- * for the user's own hand is refused without "manual":true. */
+/* [hub] {"type":"status","status":"away"}: what this connection says of its user. Members that only
+ * mean something when a status is set by hand are refused without "manual":true: a client that
+ * forgot it would otherwise believe that it had set one. */
 static enum error message_status(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
@@ -13117,9 +13353,9 @@ static enum error message_status(struct server *server, struct connection *c, st
     if (!json_member(message, "status", &status)) return ERROR_INVALID_STATUS;
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         presence_set_status(&server->presence, now, &c->session, i);
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
     return ERROR_INVALID_STATUS;
@@ -13139,7 +13375,7 @@ static void hub_watch_found(struct server *server, struct job *job)
     struct watch_read *read = (struct watch_read *)job;
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     for (size_t i = 0; i < read->count; i++) {
         struct watch_target *e = read->users[i];
         if (!e->resolved && read->found[i]) {
@@ -13152,7 +13388,7 @@ static void hub_watch_found(struct server *server, struct job *job)
         target_unreference(w, e);
         free(read->found[i]);
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     struct watcher *watcher;
     while ((watcher = LIST_FIRST(&w->waiting))) watcher_list(&w->busy, watcher);
     free(read->users);
@@ -13164,6 +13400,7 @@ static void hub_watch_found(struct server *server, struct job *job)
  * nobody. */
 static void reader_find_watched(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(JOB);
     enum { CHUNK = 64 };
     struct watch_read *read = (struct watch_read *)job;
     struct store *st = server->store;
@@ -13215,7 +13452,7 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
     job_queue_add(&server->hub.reader, &read->job);
 }
 
-/* Whether a connection may follow this user. */
+/* [hub] True if a connection may follow this user: themselves, or whom the token names. */
 static bool connection_may_watch(const struct connection *c, struct span id)
 {
     const struct user *self = c->session.user;
@@ -13223,8 +13460,8 @@ static bool connection_may_watch(const struct connection *c, struct span id)
            (c->ext && id_list_has(c->ext->may, id));
 }
 
-/* Whether the ids in a message are ids; and, asked for that, whether the connection may follow
- * them all. *count is how many. */
+/* [hub] Checks the ids in a message, and, if `may`, that the connection may follow them all. *count
+ * is how many. Before anything is changed: a watch is taken as a whole or not at all. */
 static enum error watch_check(const struct connection *c, struct json_value users, bool may,
                               size_t *count)
 {
@@ -13241,7 +13478,8 @@ static enum error watch_check(const struct connection *c, struct json_value user
     return ERROR_NONE;
 }
 
-/* Names those of a refused watch whom the connection may not follow; all are ids. */
+/* [hub] Has the error name those whom the connection may not follow, so that a client can leave
+ * them out. All are valid ids. */
 static void watch_name_forbidden(struct server *server, const struct connection *c,
                                  struct json_value users)
 {
@@ -13255,8 +13493,9 @@ static void watch_name_forbidden(struct server *server, const struct connection 
     }
 }
 
-/* Whether so many ids more keep within the pace: IDS_A_MESSAGE count as a message. Twice
- * --max-watch may come at once, so that one list can be let go and another be taken. */
+/* [hub] True if so many ids more keep within the pace: IDS_A_MESSAGE of them count as one message.
+ * Twice --max-watch may come at once, so that one list can be let go and another be taken. The
+ * bucket is in thousandths of an id: at 1 message a second it drains by 100 an ms. */
 static bool connection_ids_in_pace(const struct server *server, struct connection *c,
                                    struct instant now, size_t ids)
 {
@@ -13270,18 +13509,20 @@ static bool connection_ids_in_pace(const struct server *server, struct connectio
     return ext->ids <= most;
 }
 
-/* Whether a watch of so many has to wait: for those before it, for its own connection to take what
- * it asked for, or for the sum of all. */
+/* [hub] True if a watch of so many has to wait: for those before it, for its own connection to take
+ * what it asked for, or for the sum of all. One message of 1,000 ids is 1 ms of work and a snapshot
+ * of 200 KB: what a crowd asks for at once is spread over turns. */
 static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
 {
     const struct hub *hub = &server->hub;
-    return c->ext->held.len || hub->held || !connection_may_ask(server, c) ||
+    return c->ext->held.len || !TAILQ_EMPTY(&hub->held) || !connection_may_ask(server, c) ||
            hub->graph.backlog + hub->graph.unreferenced_count >= WATCH_BACKLOG_MAX ||
            (hub->ids && hub->ids + count > WATCH_AT_ONCE);
 }
 
-/* Keeps a message to be acted on later, as it came: that takes less than what it asks for. Those of
- * one connection stay in order, the connections take turns. */
+/* [hub] Keeps a watch or unwatch to be acted on later, as the text it came as: that takes less
+ * memory than what it asks for. Those of one connection stay in order, the connections take turns.
+ * Each is its length (uint32_t) and its bytes. */
 static void connection_hold(struct server *server, struct connection *c, struct span text)
 {
     struct buffer *held = &connection_ext(c)->held;
@@ -13292,7 +13533,8 @@ static void connection_hold(struct server *server, struct connection *c, struct 
     connection_interest(server, c);
 }
 
-/* Has a connection follow these users too; answered by a snapshot of them. All of them or none. */
+/* [hub] Has a connection follow these users too; a snapshot of them is the answer. All of them or
+ * none. A user who is named twice counts once: the graph's stamp marks whom this call has seen. */
 static enum error watch_users(struct server *server, struct connection *c, struct json_value users,
                               size_t count)
 {
@@ -13326,7 +13568,7 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     return ERROR_NONE;
 }
 
-/* Message {"type":"watch","users":["bob"]}: follow these too. Wrong ones are told so at once. */
+/* [hub] {"type":"watch","users":["bob"]}: follow these too. Wrong ones are refused at once. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
                                 struct json_value message)
 {
@@ -13343,7 +13585,7 @@ static enum error message_watch(struct server *server, struct connection *c, str
     return ERROR_NONE;
 }
 
-/* Has a connection follow these users no longer, or nobody when `all`. */
+/* [hub] Has a connection follow these users no longer, or nobody when `all`. */
 static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
                           bool all)
 {
@@ -13362,9 +13604,9 @@ static void unwatch_users(struct server *server, struct connection *c, struct js
     connection_settle(server, c);
 }
 
-/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
- * There is no answer. Also heard from one whose socket is full; behind a watch that waits it waits
- * too. */
+/* [hub] {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
+ * There is no answer. It is heard also from a client whose socket is full, since it makes things
+ * better; behind a watch that waits it waits, too. */
 static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
                                   struct json_value message)
 {
@@ -13379,7 +13621,8 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
     return ERROR_NONE;
 }
 
-/* Acts on the first message that waits of a connection. */
+/* [hub] Acts on the first message that waits of a connection. It was valid JSON when it came; whom
+ * the token lets it follow cannot have changed, but its count may be too much by now. */
 static enum error connection_take_held(struct server *server, struct connection *c)
 {
     struct buffer *held = &c->ext->held;
@@ -13401,13 +13644,15 @@ static enum error connection_take_held(struct server *server, struct connection 
     return error;
 }
 
-/* Acts on messages that waited, one of each connection in turn, while there is time and room. */
+/* [hub] Acts on watches that waited, one of each connection in turn, while there is time and room.
+ */
 static void hub_work(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     const struct watch_graph *w = &hub->graph;
-    for (bool over = false; hub->held && !over; over = clock_work_us() >= hub->until) {
-        struct conn_ext *ext = hub->held;
+    for (bool over = false; !TAILQ_EMPTY(&hub->held) && !over;
+         over = clock_work_us() >= hub->until) {
+        struct conn_ext *ext = TAILQ_FIRST(&hub->held);
         struct connection *c = ext->c;
         if (w->backlog + w->unreferenced_count >= WATCH_BACKLOG_MAX) return;
         hub_unlist_held(hub, ext);
@@ -13429,25 +13674,27 @@ static const struct message_row {
     {"unwatch", message_unwatch},
 };
 
-/* Whether a message is to be acted on later, and is kept: a long one while others' bytes wait to be
+/* [hub] True if a message is kept to be acted on later: a long one while others' bytes wait to be
  * looked at, and what the same connection says behind such a one. A thousand of them, acted on as
  * they are read, would be a tenth of a second for everybody else. */
 static bool connection_put_off(struct server *server, struct connection *c, struct span text)
 {
     struct hub *hub = &server->hub;
-    bool busy = hub->late || hub->event_count - hub->event_at > EVENTS_FEW;
+    bool busy = !TAILQ_EMPTY(&hub->late) || hub->event_count - hub->event_at > EVENTS_FEW;
     bool behind = c->ext && c->ext->late.len;
     if (hub->looking || !(behind || (busy && text.len > MESSAGE_SHORT))) return false;
     struct buffer *late = &connection_ext(c)->late;
     uint32_t len = (uint32_t)text.len;
     buffer_add(late, &len, sizeof len);
     buffer_add(late, text.at, text.len);
-    hub_list_late(hub, c->ext);
+    if (!TAILQ_LINKED(c->ext, late_entry)) TAILQ_INSERT_TAIL(&hub->late, c->ext, late_entry);
     connection_interest(server, c);
     return true;
 }
 
-/* Acts on one text message; what is wrong with it goes back to the client. */
+/* [hub] Acts on one text message; what is returned goes back to the client. Bare "ping" is answered
+ * for clients that are a line of shell. A user_id in it must be that of the connection: one that
+ * says another has a bug that would otherwise stay unseen. */
 static enum error connection_message(struct server *server, struct connection *c,
                                      struct instant now, struct span text)
 {
@@ -13473,8 +13720,8 @@ static enum error connection_message(struct server *server, struct connection *c
     return ERROR_UNKNOWN_TYPE;
 }
 
-/* Whether one more frame keeps within --max-messages-per-second; a second's worth may come at
- * once. */
+/* [hub] True if one more frame keeps within --max-messages-per-second; a second's worth may come at
+ * once. c->paced drains in connection_take, by the time since the last byte. */
 static bool connection_in_pace(const struct server *server, struct connection *c)
 {
     int64_t rate = server->options.max_rate;
@@ -13483,26 +13730,26 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
-/* Closes for more than the pace. */
 static void connection_too_fast(struct server *server, struct connection *c, struct instant now)
 {
     count_one(&server->counters.too_fast);
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
 }
 
-/* Acts on messages that were put off, one of each connection in turn, while there is time. */
+/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time. */
 static void hub_look(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    for (bool over = false; hub->late && !over; over = clock_work_us() >= hub->until) {
-        struct connection *c = hub->late->c;
+    for (bool over = false; !TAILQ_EMPTY(&hub->late) && !over;
+         over = clock_work_us() >= hub->until) {
+        struct connection *c = TAILQ_FIRST(&hub->late)->c;
         struct buffer *late = &c->ext->late;
         uint32_t len;
         memcpy(&len, late->at, sizeof len);
         char *text = mem_copy_text(late->at + sizeof len, len);
         hub_unlist_late(hub, c->ext);
         buffer_drop(late, sizeof len + len);
-        if (late->len) hub_list_late(hub, c->ext); /* behind the others */
+        if (late->len) TAILQ_INSERT_TAIL(&hub->late, c->ext, late_entry); /* behind the others */
         else buffer_free(late);
         hub->looking = true;
         enum error error = connection_message(server, c, now, (struct span){text, len});
@@ -13515,8 +13762,9 @@ static void hub_look(struct server *server, struct instant now)
     }
 }
 
-/* The client closed: the answer carries its code back. Its own failures count as a broken line.
- * 4001 is what 1001 would be if browsers let a page say that. */
+/* [hub] The client closed: the answer carries its code back (RFC 6455 section 5.5.1). Codes that
+ * say that it failed count as a broken line, for which its user has --grace. 4001 is what 1001
+ * would be if browsers let a page say that. */
 static void connection_closed_by_client(struct server *server, struct connection *c,
                                         struct instant now, int code)
 {
@@ -13527,7 +13775,7 @@ static void connection_closed_by_client(struct server *server, struct connection
     c->session.state = CONNECTION_FINISHING;
 }
 
-/* Acts on one decoded event. */
+/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too. */
 static void connection_frame(struct server *server, struct connection *c, struct instant now,
                              const struct ws_event *event)
 {
@@ -13565,8 +13813,8 @@ static void connection_frame(struct server *server, struct connection *c, struct
     }
 }
 
-/* Looks for the client's close frame behind ours. What is no frame ends the wait, too: we may have
- * closed in the middle of one. */
+/* [hub] Looks for the client's close frame behind ours. What is no frame ends the wait, too: we may
+ * have closed in the middle of one, and cannot find the next. */
 static void connection_await_close(struct connection *c, const struct ws_limits *limits,
                                    uint8_t *at, size_t len)
 {
@@ -13582,10 +13830,12 @@ static void connection_await_close(struct connection *c, const struct ws_limits 
     }
 }
 
-/* Takes bytes from the client: any byte is a sign of life. */
+/* [hub] Takes bytes from the client; any byte is a sign of life. `at` is changed: frames are
+ * unmasked in place. */
 static void connection_take(struct server *server, struct connection *c, struct instant now,
                             uint8_t *at, size_t len)
 {
+    ASSERT_THREAD(HUB);
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
     if (c->session.state != CONNECTION_OPEN) { /* behind our close frame nothing else counts */
         connection_await_close(c, &limits, at, len);
@@ -13606,7 +13856,9 @@ static void connection_take(struct server *server, struct connection *c, struct 
     connection_flush(server, c, now);
 }
 
-/* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
+/* [hub] Reads once from a socket that has something; level-triggered epoll brings the rest in the
+ * next turn. Plain sockets are read in small pieces so that others get theirs; TLS must have room
+ * for a record. */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
     size_t most = c->transport.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
@@ -13616,7 +13868,7 @@ static void connection_readable(struct server *server, struct connection *c, str
     if (over && c->session.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
 }
 
-/* Arms the timer, at the latest for the end of the token. */
+/* [hub] Arms the timer, at the latest for the end of the token. */
 static void connection_arm(struct server *server, struct connection *c, int64_t due)
 {
     int64_t end = c->connected_at + (int64_t)c->session.expires * 1000;
@@ -13624,12 +13876,14 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 }
 
 /* ==== 37. Streams =============================================================================
- * Who reads the events, as fast as each can. The hub's. */
+ * Who reads the events of /admin/events and /api/events, as fast as each can. An event is made text
+ * once, in the ring of its feed; a stream is a place in that ring. The hub's. A stream that is too
+ * far behind is dropped, and comes back with the id of its last event. */
 
-/* Says that a stream is over; the socket lives until the client has closed it too. */
+/* [hub] Says that a stream is over; the socket lives until the client has closed it too. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    struct connection *c = s->c;
     if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
     if (s->blocked)
@@ -13641,18 +13895,19 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
-/* The bytes that a stream is to be sent next; empty when it has all. */
+/* [hub] The bytes that a stream is to be sent next; empty when it has all. */
 static struct span stream_next(const struct stream *s)
 {
     if (s->own.len) return (struct span){s->own.at, s->own.len};
     return events_span(&s->feed->events, s->at);
 }
 
-/* Sends what waits, as far as the socket takes it and others have not waited too long; the rest
- * follows when the socket takes more. */
+/* [hub] Sends what waits, as far as the socket takes it and others have not waited too long
+ * (STREAM_TURN); the rest follows when the socket takes more. May end the connection. */
 static void stream_send(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    ASSERT_THREAD(HUB);
+    struct connection *c = s->c;
     size_t budget = STREAM_TURN;
     bool blocked = false;
     while (!blocked) {
@@ -13678,21 +13933,22 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
               poll_data(POLL_CONNECTION, c));
 }
 
-/* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
- * events that nobody needs. What a stream came back for does not count against it. */
+/* [hub] Sends every stream of a feed what is new, drops those that are more than
+ * --max-stream-buffer behind, and forgets the events that nobody needs. What a stream came back for
+ * does not count against it: it could never catch up. */
 static void streams_feed(struct server *server, struct feed *feed, struct instant now)
 {
     struct events *events = &feed->events;
     uint64_t behind = events->end;
-    for (struct stream *s = feed->streams, *next; s; s = next) {
-        next = s->next;
+    for (struct stream *s = LIST_FIRST(&feed->streams), *next; s; s = next) {
+        next = LIST_NEXT(s, list);
         if (!s->blocked) stream_send(server, s, now);
-        if (!s->place) continue;
+        if (!LIST_LINKED(s, list)) continue;
         uint64_t from = s->at > s->caught_up ? s->at : s->caught_up;
         uint64_t waits = s->blocked ? events->end - from + s->own.len : 0;
         if (waits > (uint64_t)server->options.max_stream) {
             count_one(&server->counters.streams_dropped);
-            connection_end(server, &s->c, now, END_DROPPED);
+            connection_end(server, s->c, now, END_DROPPED);
         } else if (s->at < behind) {
             behind = s->at;
         }
@@ -13701,9 +13957,10 @@ static void streams_feed(struct server *server, struct feed *feed, struct instan
     feed->fed = events->end;
 }
 
-/* Has a change kept for the webhook, as everybody may see it, with what the store hears of its
- * user; hub.event is empty, or has it already. While the disk takes nothing, more than CHANGES_MAX
- * are given up. */
+/* [hub] Has a change kept for the webhook, as everybody may see it, in the batch that also tells
+ * the store of its user: both are committed in one transaction, so no change is lost or told before
+ * it is true. hub.event is empty, or has the text already. While the disk takes nothing, those
+ * above CHANGES_MAX are given up and counted. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
@@ -13720,8 +13977,8 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
                        event_data((struct span){event->at, event->len}));
 }
 
-/* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
- * the table also when she is offline. */
+/* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
+ * now on the user stays in the table also when offline. */
 static void hub_mark_targets(struct server *server, struct user *user)
 {
     struct watch_target *target =
@@ -13731,14 +13988,15 @@ static void hub_mark_targets(struct server *server, struct user *user)
     target->resolved = true;
 }
 
-/* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
- * text in hub.event. What waits long is sent. */
+/* [hub] Makes a transition an event of a feed, if somebody reads it or has read it lately; leaves
+ * its text in hub.event. What waits long is sent at once: thousands of changes in one turn must not
+ * pile up. */
 static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
                      struct instant now)
 {
     struct hub *hub = &server->hub;
     struct events *events = &feed->events;
-    bool stale = !feed->streams && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
+    bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
     assert(t->sequence == events->next);
@@ -13748,10 +14006,12 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
-/* Acts on what changed since the last time: counts it, and makes it events where somebody reads
- * them or has read them lately. */
+/* [hub] Acts on what changed in the table since the last time, in order: counters, log, watchers,
+ * streams, webhook. The only reader of the table's transitions. Must run before anything shows a
+ * position to a client. */
 static void hub_take_transitions(struct server *server, struct instant now)
 {
+    ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
     struct presence *p = &server->presence;
     struct counters *counters = &server->counters;
@@ -13776,8 +14036,10 @@ static void hub_take_transitions(struct server *server, struct instant now)
 }
 
 /* ==== 38. Broadcast ===========================================================================
- * Watchers are told what changed. The time goes to the system's send(), so the hub and its io
- * threads call it side by side. */
+ * Watchers are told what changed. The time goes to the system's send(): some 5 us each, so 100,000
+ * watchers of one user are half a second. Therefore the hub fills an array of writes and its io
+ * threads send them beside it, 32 at a time. The hub alone decides what each is told and what came
+ * of it. */
 
 /* [io threads, hub] Sends the writes of a batch. */
 static void io_batch_run(struct server *server, struct job *job)
@@ -13810,6 +14072,7 @@ static void broadcast_queue(struct broadcast *broadcast)
  * once: mostly all who follow a user are told the same. */
 static void broadcast_fill(struct broadcast *broadcast, struct connection *c, size_t at)
 {
+    ASSERT_THREAD(HUB);
     size_t len = broadcast->text.len - at;
     struct io_write *w = &broadcast->writes[broadcast->filled++];
     assert(broadcast->text.size == BROADCAST_TEXT); /* what io threads read has not moved */
@@ -13843,8 +14106,8 @@ static void broadcast_init(struct broadcast *broadcast)
     broadcast->text.size = BROADCAST_TEXT;
 }
 
-/* Appends a frame with the next message that one who follows is to be told. False when there is
- * nothing, or not yet. */
+/* [hub] Appends a frame with the next message that a watcher is to be told. False when there is
+ * nothing, or not yet: a snapshot may wait for the store. Counted when its last part is written. */
 static bool watcher_write(struct server *server, struct connection *c, struct instant now,
                           struct buffer *out)
 {
@@ -13867,8 +14130,8 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     return true;
 }
 
-/* Tells one who follows the rest of what there is to tell, as far as the socket takes it and others
- * have not waited too long; what is left follows when the socket takes more. */
+/* [hub] Tells a watcher the rest, as far as the socket takes it. After WATCH_TURN it is made to
+ * wait as if its socket were full: epoll brings it back in the next turn, behind the others. */
 static void watcher_send(struct server *server, struct connection *c, struct instant now)
 {
     struct buffer *reply = &server->hub.reply;
@@ -13881,7 +14144,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* Fills writes for those whose turn it is, until the time of this part of the turn is over. */
+/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over.
+ */
 static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13897,8 +14161,9 @@ static void hub_fill_broadcast(struct server *server, struct instant now)
     }
 }
 
-/* Goes on after a write: with the next piece for the same one while there is time,
- * otherwise in another turn. */
+/* [hub] Goes on after a write: with the next message for the same watcher while there is time,
+ * otherwise in another turn. A connection that broke ends here, and its user may go offline: what
+ * that changes is taken at once. */
 static void hub_written(struct server *server, const struct io_write *w, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13912,9 +14177,9 @@ static void hub_written(struct server *server, const struct io_write *w, struct 
     if (server->presence.transition_count) hub_take_transitions(server, now);
 }
 
-/* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
- * the table is as the transitions left it. When the time is over the rest is for the next turn. */
+/* [hub] Tells watchers what changed, at most once in --watch-interval, and answers those who asked
+ * to follow: a first message to each side by side, as that is mostly all. Stands at the end of a
+ * turn: the table is as the transitions left it. What there is no time for is for the next turn. */
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13936,16 +14201,16 @@ static void hub_watch(struct server *server, struct instant now)
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
     if (!w->unreferenced_count) return;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* Something happened at a stream's socket: it takes more, or the client has ended. What a client
- * sends is read and thrown away. */
+/* [hub] Something happened at a stream's socket: it takes more, or the client has ended. What a
+ * client sends is read and thrown away. */
 static void stream_event(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    struct connection *c = s->c;
     if (s->blocked) {
         stream_send(server, s, now);
         return;
@@ -13955,11 +14220,11 @@ static void stream_event(struct server *server, struct stream *s, struct instant
         connection_end(server, c, now, END_DROPPED);
 }
 
-/* A stream's timer: ends one whose token has run out, sends a comment where nothing else was
- * sent. */
+/* [hub] A stream's timer: ends one whose token has run out, and sends a comment where nothing else
+ * was sent, so that proxies do not take it for dead. */
 static void stream_timer(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    struct connection *c = s->c;
     if (c->session.expires && now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
         stream_finish(server, s, now);
         return;
@@ -13976,7 +14241,9 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 }
 
 /* ==== 39. Signs of life =======================================================================
- * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. */
+ * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. A timer is
+ * not moved by bytes: it looks at heard_at when it fires, so that a message costs no list
+ * operation. */
 
 /* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
 struct tcp_facts {
@@ -13986,8 +14253,8 @@ struct tcp_facts {
     uint32_t packets[2], notsent_bytes;
 };
 
-/* What TCP says of a connection: bytes that the other side has acknowledged, how long ago it was
- * last heard of, ms, and whether more is on its way. False when it is over. */
+/* [hub] What TCP says of a connection: bytes that the other side has acknowledged, how long ago it
+ * was last heard of, ms, and whether more is on its way. False when it is over. */
 static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t *quiet, bool *more)
 {
     struct tcp_facts facts = {0};
@@ -13999,8 +14266,8 @@ static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t 
     return true;
 }
 
-/* Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on its
- * way, and connection_lives is asked. */
+/* [hub] Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on
+ * its way, and connection_lives is asked. */
 static void connection_ping_sent(struct connection *c)
 {
     uint64_t acked;
@@ -14014,9 +14281,9 @@ static void connection_ping_sent(struct connection *c)
     ext->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
-/* When one who was behind at the last ping was last known to live, by what its TCP took of the
- * bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What
- * others see of last_seen does not move by it. */
+/* [hub] When one who was behind at the last ping was last known to live, by what its TCP took of
+ * the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing.
+ * What others see of last_seen does not move by it: a kernel that acknowledges is not a user. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -14031,7 +14298,8 @@ static int64_t connection_lives(const struct connection *c, struct instant now)
     return ext->acked_at;
 }
 
-/* A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing. */
+/* [hub] A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing.
+ */
 static void connection_forget_acked(struct server *server, struct connection *c)
 {
     if (!c->ext || !c->ext->acked_at) return;
@@ -14040,9 +14308,10 @@ static void connection_forget_acked(struct server *server, struct connection *c)
     connection_settle(server, c);
 }
 
-/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping:
- * then the time runs anew from the last byte that it took. If it was the server that stood still,
- * the answer waits in the socket: that is read first. */
+/* [hub] A connection stayed silent too long, and is dropped, unless it takes what is ahead of its
+ * ping: then the time runs anew from the last byte that it took. If it was the server that stood
+ * still (a stopped process, a paused machine), the answer waits in the socket: that is read first.
+ */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
     if (connection_reads(c) && transport_has_bytes(&c->transport)) {
@@ -14061,7 +14330,7 @@ static void connection_drop_silent(struct server *server, struct connection *c, 
     connection_flush(server, c, now);
 }
 
-/* Looks how long a connection has been silent, and sets the timer for the next look. */
+/* [hub] Looks how long a connection has been silent, and sets the timer for the next look. */
 static void connection_silence(struct server *server, struct connection *c, struct instant now)
 {
     const struct options *options = &server->options;
@@ -14081,15 +14350,14 @@ static void connection_silence(struct server *server, struct connection *c, stru
     connection_flush(server, c, now);
 }
 
-/* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
- * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
- * when it fires. */
+/* [hub] A connection's timer: pings a silent one, drops one that stayed silent, ends one whose
+ * token has run out, cuts one that does not finish closing. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
     if (c->session.state != CONNECTION_OPEN) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->session.is_stream) {
-        stream_timer(server, (struct stream *)c, now);
+        stream_timer(server, c->stream, now);
     } else if (c->session.expires &&
                now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
@@ -14106,30 +14374,6 @@ struct ahead {
     bool failed;                /* the store could not be read */
 };
 
-/* A connection on its way from a worker to the hub. */
-struct handoff {
-    struct job job;
-    struct transport transport;
-    uint8_t address[16];
-    uint16_t port;
-    uint32_t expires;  /* s from now at which its token ends; 0: never */
-    enum error refuse; /* close at once with this error's code, or ERROR_NONE */
-    bool is_stream;    /* else a WebSocket; of the rest it has the head only, and this: */
-    uint32_t logouts;  /* see struct stream */
-    uint8_t feed;      /* enum feed_kind */
-    bool resumes;      /* the stream goes on behind this event */
-    uint64_t sequence;
-    struct buffer head;   /* CivetWeb's 101, or the head of our answer */
-    struct buffer unread; /* bytes that arrived behind the request */
-    bool watches_all;     /* it may follow everybody */
-    struct id_list *may;  /* else these, or NULL */
-    struct ahead ahead;
-    void (*look_again)(struct server *, struct job *); /* hub_look_again */
-    char agent[AGENT_MAX + 1];
-    uint8_t id_len;
-    char id[USER_ID_MAX];
-};
-
 /* The text of a connection's number, as the protocol and the admin API show it. */
 static const char *connection_id_text(uint64_t number, char out[17])
 {
@@ -14137,8 +14381,8 @@ static const char *connection_id_text(uint64_t number, char out[17])
     return out;
 }
 
-/* How long all clients should take to come back together, should this process end without a word:
- * what it needs to take as many in. Few come back at once, as they always did. */
+/* [hub] How long all clients should take to come back together, should this process end without a
+ * word: what it needs to take as many in. Few come back at once, as they always did. */
 static int64_t server_spread_ms(const struct server *server)
 {
     int64_t count = (int64_t)server->presence.connections;
@@ -14148,8 +14392,8 @@ static int64_t server_spread_ms(const struct server *server)
     return needed > CROWD_SPREAD_MS ? needed : CROWD_SPREAD_MS;
 }
 
-/* Adds the first message to the reply. It names the limits, since a client that has to find them
- * out by breaking them is closed for it, comes back, and breaks them again. */
+/* [hub] Adds the first message to the reply. It names the limits, since a client that has to find
+ * them out by breaking them is closed for it, comes back, and breaks them again. */
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
@@ -14169,7 +14413,7 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     buffer_free(&text);
 }
 
-/* Tells the connections of one user over which time to come back; returns how many. */
+/* [hub] Tells the connections of one user over which time to come back; returns how many. */
 static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14186,10 +14430,10 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
     return count;
 }
 
-/* When the connections became more than CROWD_FEW, and each time they doubled, all are told over
- * which time to come back; some at a time, for the sake of others. On the way down nobody is told:
- * who waits too long does no harm, and a hello says it anew. A level counts as left only at half of
- * it, so that who connects and leaves at its border makes no storm of messages. */
+/* [hub] When the connections became more than CROWD_FEW, and each time they doubled, all are told
+ * over which time to come back; some at a time, for the sake of others. On the way down nobody is
+ * told: who waits too long does no harm, and a hello says it anew. A level counts as left only at
+ * half of it, so that who connects and leaves at its border makes no storm of messages. */
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
@@ -14216,18 +14460,8 @@ static void hub_crowd(struct server *server, struct instant now)
 }
 
 /* ==== 40. Handoff =============================================================================
- * A worker has granted an upgrade or a stream; here the hub takes the connection over. */
-
-/* Frees an handoff, but for the socket. NULL is fine. */
-static void handoff_free(struct handoff *a)
-{
-    if (!a) return;
-    buffer_free(&a->head);
-    buffer_free(&a->unread);
-    free(a->may);
-    free(a->ahead.stored);
-    free(a);
-}
+ * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
+ * is the same object: what was HTTP's hangs off it as `http` and is freed here. */
 
 /* Looks what a user has set by hand, for the hub to have it when she comes. Any thread but the
  * hub. */
@@ -14263,62 +14497,54 @@ static enum recall hub_recall(struct server *server, struct instant now, struct 
     return RECALL_DONE;
 }
 
-/* Why a new connection is closed at once, if it is. The worker that let it in had looked at its
- * user's connections, but others may have come since. */
-static enum error hub_refusal(struct server *server, const struct handoff *a)
+/* [hub] Why a new WebSocket is closed at once, if it is. The worker that let it in had looked at its
+ * user's connections, but others may have come since: such a refusal is counted here. */
+static enum error hub_refusal(struct server *server, const struct connection *c,
+                              const struct grant *grant, struct instant now)
 {
-    if (a->refuse) return a->refuse;
-    if (server->hub.stopping) return ERROR_STOPPING;
-    const struct user *user = presence_find(&server->presence, (struct span){a->id, a->id_len});
-    if (!user || user->connections < server->options.max_per_user) return ERROR_NONE;
-    count_one(&server->counters.upgrades_refused);
-    return ERROR_TOO_MANY_CONNECTIONS;
-}
-
-/* See hub_refusal; one that the worker did not know of is noted. */
-static enum error hub_refuses(struct server *server, const struct handoff *a, enum recall recall,
-                              struct instant now)
-{
-    enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
-    if (error && !a->refuse)
-        server_count_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+    if (grant->refuse) return grant->refuse;
+    enum error error = server->hub.stopping ? ERROR_STOPPING : ERROR_NONE;
+    const struct span id = {grant->id, grant->id_len};
+    const struct user *user = presence_find(&server->presence, id);
+    if (!error && user && user->connections >= server->options.max_per_user) {
+        count_one(&server->counters.upgrades_refused);
+        error = ERROR_TOO_MANY_CONNECTIONS;
+    }
+    if (error) server_count_refusal(server, error, c->session.address, now.mono, NULL, NULL, NULL);
     return error;
 }
 
-/* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
- * together, and bytes that came with the request are its first. */
+/* [hub] Takes over what all connections have from their HTTP part. It is off the connection after
+ * this, and the caller's to free: what is in its place means something else from now on. */
+static struct http_conn *hub_take_over(struct connection *c, struct instant now)
+{
+    struct http_conn *p = c->http;
+    c->ext = NULL;
+    c->session.state = CONNECTION_OPEN;
+    c->connected_at = now.mono;
+    atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
+    return p;
+}
+
+/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out in
+ * one write, and bytes that came behind the request are its first. */
 static void hub_adopt(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)job;
+    ASSERT_THREAD(HUB);
+    struct connection *c = container_of(job, struct http_conn, job)->c;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
-    struct span id = {a->id, a->id_len};
-    enum recall recall = RECALL_DONE;
-    if (!a->refuse && !hub->stopping) {
-        pthread_mutex_lock(&server->table_lock);
-        recall = hub_recall(server, now, id, &a->ahead);
-        pthread_mutex_unlock(&server->table_lock);
-    }
-    if (recall == RECALL_STALE) {
-        a->job.run = a->look_again;
-        job_queue_add(&hub->reader, &a->job);
-        return;
-    }
-    struct connection *c = mem_new(sizeof *c);
-    c->transport = a->transport;
-    memcpy(c->session.address, a->address, 16);
-    c->session.port = a->port;
-    c->connected_at = now.mono;
-    c->heard_at = now.mono;
+    struct http_conn *p = hub_take_over(c, now);
+    struct grant *grant = &p->grant;
+    const struct seam_item *item = &p->item;
+    struct span id = {grant->id, grant->id_len};
     c->transport.round_trip = UINT32_MAX;
-    c->session.expires = a->expires;
-    if (!a->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
-    c->agent = hub_share_agent(hub, a->agent);
-    buffer_add(&hub->reply, a->head.at, a->head.len);
-    c->session.watches_all = a->watches_all;
-    if (a->may) connection_ext(c)->may = a->may;
-    a->may = NULL;
-    enum error refuse = hub_refuses(server, a, recall, now);
+    if (!grant->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
+    c->agent = hub_share_agent(hub, grant->agent);
+    buffer_add(&hub->reply, p->out.at, p->out.len);
+    if (grant->may) connection_ext(c)->may = grant->may;
+    grant->may = NULL;
+    enum error refuse = hub_refusal(server, c, grant, now);
     if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
                    poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
@@ -14329,28 +14555,23 @@ static void hub_adopt(struct server *server, struct job *job)
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
         count_one(&server->counters.upgrades);
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         presence_connect(&server->presence, now, id, &c->session);
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_reply_hello(server, c, id);
     }
     connection_flush(server, c, now);
-    if (a->unread.len) connection_take(server, c, now, (uint8_t *)a->unread.at, a->unread.len);
-    handoff_free(a);
+    if (item->len > item->used)
+        connection_take(server, c, now, (uint8_t *)item->bytes + item->used,
+                        item->len - item->used);
+    http_conn_free(p);
 }
 
-/* Reader's: the store has changed since it was looked at; then the hub tries again. */
-static void hub_look_again(struct server *server, struct job *job)
-{
-    struct handoff *a = (struct handoff *)job;
-    server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
-    a->job.run = hub_adopt;
-    loop_submit(&server->hub.loop, &a->job);
-}
-
-/* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
-static void stream_begin(struct server *server, struct stream *s, const struct handoff *a)
+/* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
+ * to read the lists anew. `retry` stands in the block of the first event: some clients deliver a
+ * block of its own as an empty event. */
+static void stream_begin(struct server *server, struct stream *s, const struct grant *a)
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
@@ -14367,59 +14588,58 @@ static void stream_begin(struct server *server, struct stream *s, const struct h
         s->at = feed->events.end;
     }
     s->caught_up = feed->events.end;
-    s->next = feed->streams;
-    s->place = &feed->streams;
-    if (s->next) s->next->place = &s->next;
-    feed->streams = s;
+    LIST_INSERT_HEAD(&feed->streams, s, list);
     count_one(&server->counters.streams_opened);
     atomic_fetch_add(&server->streams, 1);
 }
 
-/* Whether an admin's session opened the stream, and one has ended since: perhaps that one. */
+/* [hub] True if an admin's session opened the stream, and one has ended since: perhaps that one. */
 static bool stream_logged_out(const struct server *server, const struct stream *s)
 {
     return s->logouts && s->logouts != atomic_load(&server->logouts);
 }
 
-/* Makes a stream of an adopted socket. */
+/* [hub] Makes a stream of a connection: the head of its answer goes out before the first events.
+ * TCP gives up a client that takes nothing, since nobody would notice: streams are not pinged. */
 static void hub_adopt_stream(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)job;
+    ASSERT_THREAD(HUB);
+    struct connection *c = container_of(job, struct http_conn, job)->c;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
-    struct stream *s = mem_new(sizeof *s);
-    struct connection *c = &s->c;
+    struct http_conn *p = hub_take_over(c, now);
+    struct stream *s = c->stream = mem_new(sizeof *s);
     unsigned gone = STREAM_GONE_MS;
-    c->transport = a->transport;
-    c->connected_at = now.mono;
-    c->heard_at = now.mono;
-    c->session.expires = a->expires;
+    s->c = c;
     c->session.is_stream = true;
     c->number = server_number(server);
-    s->own = a->head;
-    s->logouts = a->logouts;
+    s->own = p->out;
+    p->out = (struct buffer){0};
+    s->logouts = p->grant.logouts;
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
-    stream_begin(server, s, a);
+    stream_begin(server, s, &p->grant);
+    http_conn_free(p);
     if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
                    poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
-    } else {
-        connection_arm(server, c, now.mono + STREAM_SILENCE_MS);
-        stream_send(server, s, now);
-        if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
+        return;
     }
-    buffer_free(&a->unread);
-    free(a);
+    connection_arm(server, c, now.mono + STREAM_SILENCE_MS);
+    stream_send(server, s, now);
+    if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
 /* ==== 41. Hub =================================================================================
- * The loop of the thread that owns every WebSocket and is the only one to change the presence
- * table, and what others ask of it. Nothing here waits but loop_wait. */
+ * The loop of the thread that owns every WebSocket and stream and is the only one to change the
+ * presence table, and what others ask of it. One writer: so rules of presence need no care for
+ * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
+ * be read of the store, the reader reads. A turn is at most some 5 ms long, whatever clients ask
+ * for: each part of it has its time. */
 
-/* A question to the hub by a worker, which waits for the answer; the hub always answers within a
- * few turns. */
+/* A question of a worker, which lives on its stack while it waits; the hub always answers within a
+ * few turns, also while it stops: it outlives the workers. */
 struct hub_ask {
     struct job job;
     sem_t done;
@@ -14433,10 +14653,11 @@ struct hub_ask {
     struct view_texts **texts;
 };
 
-/* Puts a question to the hub and waits until it was acted on. */
+/* [worker] Puts a question to the hub and waits until it was acted on. */
 static void hub_ask(struct server *server, struct hub_ask *ask,
                     void (*run)(struct server *, struct job *))
 {
+    ASSERT_THREAD(WORKER);
     ask->job.run = run;
     sem_init(&ask->done, 0, 0);
     loop_submit(&server->hub.loop, &ask->job);
@@ -14449,11 +14670,11 @@ static void hub_heartbeat(struct server *server, struct job *job)
 {
     struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
     if (ask->recall == RECALL_DONE)
         presence_heartbeat(&server->presence, now, ask->id, ask->address);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     sem_post(&ask->done);
 }
 
@@ -14463,7 +14684,7 @@ static void hub_set_manual(struct server *server, struct job *job)
     struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct presence *p = &server->presence;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     struct user *user = presence_find(p, ask->id);
     bool same = ask->ahead.generation == atomic_load(&server->hub.generation);
     ask->recall = user || same ? RECALL_DONE : RECALL_STALE;
@@ -14474,11 +14695,11 @@ static void hub_set_manual(struct server *server, struct job *job)
         view_keep(ask->view, ask->texts);
         presence_forget(p, user); /* if she was only recalled, and nothing changed */
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     sem_post(&ask->done);
 }
 
-/* Question: close all connections of a user, who is offline after it; count is how many. Of
+/* [hub] Question: close all connections of a user, who is offline after it; count is how many. Of
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct job *job)
 {
@@ -14498,27 +14719,28 @@ static void hub_kick(struct server *server, struct job *job)
         loop_submit(&server->hub.loop, job);
         return;
     }
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     if (user) presence_end(&server->presence, now, user, REASON_KICKED);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     count_many(&server->counters.kicks, ask->count);
     sem_post(&ask->done);
 }
 
-/* Question: end the streams that a session opened. Clients whose session is good come back, and
- * miss nothing. */
+/* [hub] Question: end the streams that a session opened. Which one has ended is not known here:
+ * clients whose session is good come back, and miss nothing. */
 static void hub_log_out(struct server *server, struct job *job)
 {
     struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
-    for (struct stream *s = server->hub.feeds[FEED_ADMIN].streams, *next; s; s = next) {
-        next = s->next;
+    for (struct stream *s = LIST_FIRST(&server->hub.feeds[FEED_ADMIN].streams), *next; s;
+         s = next) {
+        next = LIST_NEXT(s, list);
         if (stream_logged_out(server, s)) stream_finish(server, s, now);
     }
     sem_post(&ask->done);
 }
 
-/* Writer thread: the batch is in the store. */
+/* [writer] The batch is in the store. */
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
@@ -14531,10 +14753,10 @@ static void hub_batch_done(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
     presence_committed(&server->presence, server_now(server));
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     buffer_free(&hub->batch.ops);
     hub->batch_under_way = false;
 }
@@ -14547,10 +14769,12 @@ static int64_t server_sign_ms(const struct options *options)
     return often > options->sync_interval ? often : options->sync_interval;
 }
 
-/* Hands the writer what the store must hear, at most one batch a sync interval; from time to time
- * one with nothing but the moment, which every commit writes. */
+/* [hub] Hands the writer what the store must hear, at most one batch a sync interval and one at a
+ * time; from time to time one with nothing but the moment, which every commit writes. Users in
+ * flight stay in the table until it is written. */
 static void hub_sync(struct server *server, struct instant now)
 {
+    ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
@@ -14560,17 +14784,17 @@ static void hub_sync(struct server *server, struct instant now)
     if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     if (!hub->batch.ops.len && !sign) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
 }
 
-/* Tells every client to come back later, each at another time, and closes. The users stay online in
- * the store: the next start waits for them. */
+/* [hub] Tells every client to come back later, each at another time, and closes. The users stay
+ * online in the store: the next start waits for them. */
 static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
@@ -14582,7 +14806,8 @@ static void hub_stop(struct server *server, struct job *job)
     p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
-        while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
+        for (struct stream *s; (s = LIST_FIRST(&hub->feeds[k].streams));)
+            stream_finish(server, s, now);
     int64_t count = (int64_t)p->connections, i = 0;
     int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
@@ -14595,7 +14820,8 @@ static void hub_stop(struct server *server, struct job *job)
     }
 }
 
-/* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
+/* [hub] The last job: what is left to tell the store goes out in one more batch, then the hub ends.
+ */
 static void hub_quit(struct server *server, struct job *job)
 {
     (void)job;
@@ -14603,8 +14829,8 @@ static void hub_quit(struct server *server, struct job *job)
     server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
 
-/* Counts users and connections once a minute, for the store. A minute that was slept through, or
- * that is stepped over, is not counted. */
+/* [hub] Counts users and connections once a minute, for the history. A minute that was slept
+ * through, or that is stepped over, is not counted. */
 static void hub_sample(struct server *server, struct instant now)
 {
     int64_t wall = now.mono + now.offset, minute = wall - wall % SAMPLE_MS;
@@ -14613,17 +14839,18 @@ static void hub_sample(struct server *server, struct instant now)
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
 }
 
-/* Whether a turn left something for which there was no time: the next must not sleep. */
+/* [hub] True if a turn left something for which there was no time: the next must not sleep. */
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || hub->late ||
+    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || !TAILQ_EMPTY(&hub->late) ||
            !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
            w->unreferenced_count ||
-           (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
+           (!TAILQ_EMPTY(&hub->held) && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
-/* How long the hub may sleep, ms; -1 for ever. */
+/* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
+ */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
@@ -14656,7 +14883,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
     return wait;
 }
 
-/* Tells main that no socket is left, or that those left had their time; once. */
+/* [hub] Tells main that no socket is left, or that those left had their time; once. */
 static void hub_report_stop(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14668,20 +14895,21 @@ static void hub_report_stop(struct server *server, struct instant now)
         fatal("an eventfd takes no wake-up");
 }
 
-/* Begins a part of a turn, which is to take so long. */
+/* [hub] Begins a part of a turn, which is to take so long. */
 static void hub_begin_part(struct hub *hub, int64_t us)
 {
     hub->until = clock_work_us() + us;
 }
 
-/* Acts on what happened at one socket. */
+/* [hub] Acts on what happened at one socket. Writing comes first: it may free what is kept, and so
+ * let reading go on. An event may be of one that ended in this turn. */
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
     if (poll_tag(event) == POLL_WAKE) return;
     struct connection *c = poll_about(event);
     if (c->session.state == CONNECTION_DEAD) return;
     if (c->session.is_stream) {
-        stream_event(server, (struct stream *)c, now);
+        stream_event(server, c->stream, now);
         return;
     }
     if (connection_blocked(c) && (event->events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
@@ -14693,8 +14921,8 @@ static void hub_event(struct server *server, const struct epoll_event *event, st
     else if (over) connection_end(server, c, now, END_DROPPED);
 }
 
-/* Acts on what happened at sockets, as far as there is time. What is left comes before anything
- * that happens later: nobody is passed over twice. */
+/* [hub] Acts on what happened at sockets, as far as there is time. What is left comes before
+ * anything that happens later: nobody is passed over twice. */
 static void hub_input(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14704,10 +14932,10 @@ static void hub_input(struct server *server, struct instant now)
     }
 }
 
-/* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
- * than that, the process stood still, and the users without a connection are given that time. They
- * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
- * when it should, a pause cannot be seen. */
+/* [hub] A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much
+ * later than that, the process stood still, and the users without a connection are given that time.
+ * They are the reason why the hub sleeps only for naps while there are such: in a long sleep that
+ * ends when it should, a pause cannot be seen. */
 static void hub_wake(struct server *server, int64_t wait)
 {
     struct hub *hub = &server->hub;
@@ -14719,9 +14947,30 @@ static void hub_wake(struct server *server, int64_t wait)
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
-/* One turn: calls, sockets, timers, transitions, who follows, store, the dead. Each part has its
- * time, and does something in every turn; what it leaves is for the next turn, so that nobody waits
- * long for an answer whatever others ask for. */
+/* [hub] One turn. Its order is the invariant of the program, so none of the parts may be moved:
+ *
+ * - Events are fetched only when those of the last turn are used up: nobody is passed over, and the
+ *   dead can be freed at a moment when no event of them is left.
+ * - hub_wake before anything judges by time: if the process stood still, users are given that time.
+ * - Jobs before sockets. New connections are there when their first bytes are looked at, and a worker
+ *   that waits for an answer holds a thread. Their moment is read before that of the sockets, so
+ *   what is heard in this turn never moves a last_seen back.
+ * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard before
+ *   a timer takes its connection for silent. hub_free_closed waits for the end, as events may be left.
+ * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they are
+ *   long, and pings are not to wait for them. With input left they get the least.
+ * - presence_tick behind all that was heard: who came back within the grace is not let go. It makes
+ *   transitions, so does everything above it;
+ * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
+ *   streams and webhook see each of them once, and an event is never told before those before it.
+ * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be older
+ *   than what a stream was told. What ends in there is taken there.
+ * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the store
+ *   is as it was between two of them.
+ * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
+ *
+ * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
+ * that nobody waits long for an answer whatever others ask for. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -14750,9 +14999,9 @@ static void hub_turn(struct server *server)
     hub_look(server, now);
     hub_begin_part(hub, share);
     hub_work(server, now);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_tick(&server->presence, now);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     hub_crowd(server, now);
     hub_take_transitions(server, now);
     hub_begin_part(hub, share);
@@ -14767,6 +15016,7 @@ static void hub_turn(struct server *server)
 /* The hub's thread, until hub_quit was called and the last batch is with the writer. */
 static void *hub_run(void *argument)
 {
+    thread_is(THREAD_HUB);
     struct server *server = argument;
     struct hub *hub = &server->hub;
     prctl(PR_SET_NAME, "hub");
@@ -14777,7 +15027,7 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* Sets the hub up; its thread is started by main. False with errno set. */
+/* [main] Sets the hub up; its thread is started later. False with errno set. */
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14791,13 +15041,13 @@ static bool hub_init(struct server *server, struct instant now)
     watch_graph_init(&hub->graph);
     broadcast_init(&hub->broadcast);
     job_queue_init(&hub->reader, server, 1);
-    hub->held_last = &hub->held;
-    hub->late_last = &hub->late;
+    TAILQ_INIT(&hub->held);
+    TAILQ_INIT(&hub->late);
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
 
-/* Frees the hub after its thread has ended, with the connections that had no time to close. */
+/* [main, the hub has ended] Frees the hub, with the connections that had no time to close. */
 static void hub_free(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -14822,76 +15072,13 @@ static void hub_free(struct server *server)
 
 /* ==== 42. Listener: connections ===============================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
- * and every connection that is not, or not at present, being served: it accepts, waits until a
- * whole request is there, gives it to a worker, and takes the connection back for what is slow:
- * a client that does not read its answer, the next request, the end. Every wait has one absolute
- * deadline that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
- *
- * A connection belongs to the listener except between seam_submit and http_conn_served, which
- * gives it back through the inbox. What all of them hold of memory is counted where it changes
- * (http_conn_hold), and has a bound; who would send a large body is looked at first
- * (listener_vet). */
-
-enum http_conn_phase {
-    HTTP_CONN_HELLO,     /* some of a handshake's next records may be there */
-    HTTP_CONN_HANDSHAKE, /* with a handshake worker */
-    HTTP_CONN_REQUEST,   /* some of a request may be there */
-    HTTP_CONN_BUSY,      /* with a worker, or in the ready list */
-    HTTP_CONN_IDLE,      /* kept alive; nothing of the next request is there */
-    HTTP_CONN_FLUSH,     /* the client has not taken all of its answer */
-    HTTP_CONN_LINGER, /* all said; waiting for the client's end, so that it reads our last words */
-    HTTP_CONN_GONE,   /* displaced; closed at the end of the turn */
-};
-
-/* Who has a connection, and so how it may give way to a newer one of its address. */
-enum http_conn_place {
-    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
-    PLACE_LISTENER,  /* the listener's own, and in no queue: it ends at once */
-    PLACE_READY,     /* in a lane: it ends at once, unanswered */
-    PLACE_HANDSHAKE, /* in the handshake workers' queue, or with one of them */
-};
-
-/* Whether it was looked at who sends a body, before that is there. */
-enum http_conn_vet {
-    VET_NONE,   /* not yet, or there is no need */
-    VET_ASKED,  /* a worker is at it */
-    VET_PASSED, /* they may */
-};
-
-/* A connection in the listener. */
-struct http_conn {
-    struct job job;                    /* the way back from a worker; must be first */
-    struct seam_item item;             /* the request's bytes */
-    struct timer timer;                /* the deadline of the phase */
-    struct http_conn *next, *previous; /* in a lane, or the handshake workers' queue */
-    struct server *server;
-    struct transport transport;
-    int64_t deadline;          /* mono: of the handshake and the first request together */
-    uint8_t phase;             /* enum http_conn_phase */
-    uint8_t kind;              /* enum listen_kind: where it came in */
-    uint8_t handshake;         /* enum handshake: what a handshake worker came to */
-    struct tls_hello hello;    /* how much of the first one is there */
-    bool polled;               /* in the listener's epoll set */
-    uint8_t place;             /* enum http_conn_place; the listener's, as is the next */
-    bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
-    uint8_t lane;              /* enum lane_kind */
-    uint32_t read_in;          /* the turn in which its last bytes came */
-    bool keep_alive;           /* after this answer */
-    size_t scanned;            /* bytes already searched for the end of the head */
-    size_t head;               /* bytes of the head of the request at the front; 0: not there */
-    size_t whole;              /* bytes of all of it; 0: not known */
-    struct http_chunks chunks; /* how far its body was read, if that is in chunks */
-    bool chunked;
-    bool expects;                /* the client waits for a 100 before it sends the body */
-    uint8_t vet;                 /* enum http_conn_vet */
-    const char *listed;          /* its Origin, when one of --allow-origin; once head is known */
-    struct buffer aside;         /* the request, while a worker looks at a copy of its head */
-    size_t held;                 /* bytes that are counted as this connection's */
-    struct buffer out;           /* the answer */
-    struct handoff *handoff;     /* when the request is an upgrade or stream that was granted */
-    struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
-    struct http_conn *older, *newer; /* of the same address */
-};
+ * and every connection that is not, or not at present, being served. It accepts, waits until a
+ * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
+ * client that does not read its answer, the next request, the end. Every wait has one absolute
+ * deadline that bytes do not renew: who sends a byte a second is gone with who sends none. Ten
+ * thousand silent clients cost memory, never a thread; what they hold is counted where it changes
+ * (http_conn_hold) and bounded over all and for one address. See struct connection for who owns
+ * what, when. */
 
 enum {
     LISTENER_EVENTS = 256,
@@ -14907,78 +15094,56 @@ enum {
     QUIET_MS = 60000,           /* the same trouble is logged once in this time */
 };
 
-/* The pending connection that a timer, or a seam item, is part of. */
-static struct http_conn *http_conn_of_timer(struct timer *timer)
-{
-    return (struct http_conn *)((char *)timer - offsetof(struct http_conn, timer));
-}
-
-/* See http_conn_of_timer. */
 static struct http_conn *http_conn_of_item(struct seam_item *item)
 {
-    return (struct http_conn *)((char *)item - offsetof(struct http_conn, item));
+    return container_of(item, struct http_conn, item);
 }
 
-/* Appends a connection to a queue. */
-static void http_conn_queue_add(struct http_conn_queue *queue, struct http_conn *p)
-{
-    p->next = NULL;
-    p->previous = queue->last;
-    *(queue->last ? &queue->last->next : &queue->first) = p;
-    queue->last = p;
-}
-
-/* Takes a connection out of the queue it is in. */
-static void http_conn_queue_remove(struct http_conn_queue *queue, struct http_conn *p)
-{
-    *(p->previous ? &p->previous->next : &queue->first) = p->next;
-    *(p->next ? &p->next->previous : &queue->last) = p->previous;
-    p->next = p->previous = NULL;
-}
-
-/* Takes a connection off the list of its address; address_lock is held. */
+/* [address_lock] Takes a connection off the list of its address. */
 static void http_conn_unlist(struct server *server, struct http_conn *p)
 {
-    struct address_entry *entry = p->entry;
+    ASSERT_HELD(ADDRESS);
+    struct address_entry *entry = p->address;
     if (!entry) return;
-    *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
-    *(p->newer ? &p->newer->older : &entry->newest) = p->older;
-    p->entry = NULL;
+    TAILQ_REMOVE(&entry->conns, p, neighbours);
+    p->address = NULL;
     entry->http_conns--;
     if (p->place == PLACE_READY) entry->ready--;
     entry->held -= p->held;
     address_settle(&server->addresses, entry, clock_mono_ms());
 }
 
-/* Counts `bytes` as what a connection holds, in place of what was counted. False, with nothing
- * changed, when it would be more than before and too much: over all, or for one address. Who holds
- * little is let in where much is not, so that bodies do not keep everybody out. address_lock is
- * held. */
+/* [address_lock] Counts `bytes` as what a connection holds, in place of what was counted. False,
+ * with nothing changed, when it would be more than before and too much: over all, or for one
+ * address. Who holds little is let in where much is not, so that bodies do not keep everybody out.
+ * `must` counts without asking: the memory is there already, or an answer has to be given. */
 static bool http_conn_count(struct server *server, struct http_conn *p, size_t bytes, bool must)
 {
+    ASSERT_HELD(ADDRESS);
     struct listener *listener = &server->listener;
     size_t most =
         bytes <= LISTENER_SMALL ? listener->memory : listener->memory - listener->memory / 8;
     size_t all = listener->held - p->held + bytes;
-    size_t own = p->entry ? p->entry->held - p->held + bytes : 0;
+    size_t own = p->address ? p->address->held - p->held + bytes : 0;
     if (!must && bytes > p->held && (all > most || own > listener->memory / 4)) return false;
     listener->held = all;
-    if (p->entry) p->entry->held = own;
+    if (p->address) p->address->held = own;
     p->held = bytes;
     return true;
 }
 
-/* Counts what a connection holds, and `more` that it is about to; see http_conn_count. Whoever has
- * the connection. A refusal is counted, and said once a minute. */
+/* [whoever has it] Counts what a connection holds, and `more` that it is about to; see
+ * http_conn_count. A refusal is counted, and logged once in QUIET_MS: whoever wins the exchange
+ * writes the line. */
 static bool http_conn_hold(struct http_conn *p, size_t more, bool must)
 {
     struct server *server = p->server;
-    const struct tls *tls = p->transport.tls;
+    const struct tls *tls = p->c->transport.tls;
     size_t bytes = p->item.size + p->aside.size + p->out.size + more;
     if (tls) bytes += tls->in.size + tls->out.size;
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     bool held = http_conn_count(server, p, bytes, must);
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     if (held) return true;
     int64_t now = clock_mono_ms(), last = atomic_load(&server->listener.memory_logged);
     count_one(&server->counters.memory_refused);
@@ -14990,26 +15155,29 @@ static bool http_conn_hold(struct http_conn *p, size_t more, bool must)
     return false;
 }
 
-/* Takes a connection that is to be freed off the list of its address, and what it holds out of the
- * count. The lock is taken in any case: the listener may be about to do the same. */
-static void http_conn_leave(struct server *server, struct http_conn *p)
+/* [whoever has it] A connection is the listener's no more: off the list of its address, out of the
+ * counts. The lock is taken in any case: the listener may be about to do the same. */
+static void http_conn_leave(struct http_conn *p)
 {
-    pthread_mutex_lock(&server->address_lock);
+    struct server *server = p->server;
+    lock_take(&server->address_lock, RANK_ADDRESS);
     http_conn_unlist(server, p);
     http_conn_count(server, p, 0, true);
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
+    atomic_fetch_sub(&server->listener.count, 1);
 }
 
-/* The connection of an address that gives way to p, the newest: the oldest that is ready where
- * these are more than half, else the oldest that only waits or shakes hands. So who floods with
- * requests does not keep a client out that has not asked yet, nor who floods with silence one that
- * has. Only where workers have them all the oldest of these. address_lock is held. */
+/* [address_lock] The connection of an address that gives way to p, the newest: the oldest that is
+ * ready where these are more than half, else the oldest that only waits or shakes hands. So who
+ * floods with requests does not keep a client out that has not asked yet, nor who floods with
+ * silence one that has. Only where workers have them all it is one of theirs. */
 static struct http_conn *http_conn_choose(const struct address_entry *entry,
                                           const struct http_conn *p)
 {
-    struct http_conn *one = entry->oldest, *other = NULL;
+    ASSERT_HELD(ADDRESS);
+    struct http_conn *one = TAILQ_FIRST(&entry->conns), *other = NULL;
     bool ready = entry->ready > entry->http_conns / 2;
-    for (; one != p; one = one->newer) {
+    for (; one != p; one = TAILQ_NEXT(one, neighbours)) {
         if (one->place != PLACE_ELSEWHERE && (one->place == PLACE_READY) == ready) return one;
         if (!other || (other->place == PLACE_ELSEWHERE && one->place != PLACE_ELSEWHERE))
             other = one;
@@ -15017,24 +15185,20 @@ static struct http_conn *http_conn_choose(const struct address_entry *entry,
     return other;
 }
 
-/* Puts a new connection on the list of its address. Returns the one that has to give way for it,
- * off the list already; NULL if there is room. One that a worker has is only marked here: it may be
- * freed as soon as the lock is not held. */
+/* [listener] Puts a new connection on the list of its address. Returns the one that has to give way
+ * for it, off the list already; NULL if there is room. One that a worker has is only marked here:
+ * it may be freed as soon as the lock is not held. */
 static struct http_conn *http_conn_enter(struct server *server, struct http_conn *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
     struct http_conn *oldest = NULL;
     uint8_t key[16];
-    uint16_t port;
-    address_pack(&p->item.peer, key, &port);
-    if (server_exempts(server, key)) return NULL;
-    address_group(key, key);
-    pthread_mutex_lock(&server->address_lock);
+    if (server_exempts(server, p->c->session.address)) return NULL;
+    address_group(p->c->session.address, key);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     address_sweep(&server->addresses, now);
-    struct address_entry *entry = p->entry = address_make(&server->addresses, key);
-    p->older = entry->newest;
-    *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
-    entry->newest = p;
+    struct address_entry *entry = p->address = address_make(&server->addresses, key);
+    TAILQ_INSERT_TAIL(&entry->conns, p, neighbours);
     if (++entry->http_conns > most && most) oldest = http_conn_choose(entry, p);
     if (oldest) {
         http_conn_unlist(server, oldest);
@@ -15044,23 +15208,20 @@ static struct http_conn *http_conn_enter(struct server *server, struct http_conn
         oldest->given_up = true;
         oldest = NULL;
     }
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     return oldest;
 }
 
-/* Frees A connection; its socket was closed or went to somebody else. */
-static void http_conn_free(struct http_conn *p)
+/* [whoever has it] Frees a connection whose socket is closed. */
+static void http_conn_end(struct http_conn *p)
 {
-    http_conn_leave(p->server, p);
-    atomic_fetch_sub(&p->server->listener.count, 1);
-    buffer_free(&p->out);
-    buffer_free(&p->aside);
-    free(p->item.bytes);
-    free(p->item.authority);
-    free(p);
+    struct connection *c = p->c;
+    http_conn_leave(p);
+    http_conn_free(p);
+    free(c);
 }
 
-/* Frees the bytes of a request; nothing of them is needed any more. */
+/* [whoever has it] Frees the bytes of a request; nothing of them is needed any more. */
 static void http_conn_forget_request(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -15069,54 +15230,61 @@ static void http_conn_forget_request(struct http_conn *p)
     p->item.len = p->item.size = p->item.used = 0;
 }
 
-/* Ends a connection that the listener owns. */
+/* [listener] Ends a connection that the listener owns. */
 static void listener_close(struct server *server, struct http_conn *p)
 {
-    timer_disarm(&server->listener.wheel, &p->timer);
-    transport_close(&p->transport);
-    http_conn_free(p);
+    ASSERT_THREAD(LISTENER);
+    timer_disarm(&server->listener.wheel, &p->c->timer);
+    transport_close(&p->c->transport);
+    http_conn_end(p);
 }
 
-/* Has the socket reported once. Any thread that owns p; after it the listener may own p already. */
+/* [whoever has it] Has the socket reported once (EPOLLONESHOT). The last thing its owner does:
+ * after it the listener may own the connection already. A socket that cannot be watched is shut;
+ * its deadline ends it. */
 static void http_conn_poll(struct http_conn *p, uint32_t events)
 {
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
-                   poll_data(POLL_CONNECTION, p))) {
+    if (!loop_poll(&p->server->listener.loop, operation, p->c->transport.fd, events | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p->c))) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
-        shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
+        shutdown(p->c->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
 }
 
-/* Begins a phase with its deadline. */
-static void http_conn_begin(struct http_conn *p, enum http_conn_phase phase, int64_t deadline)
+/* [listener] Begins a state with its deadline. */
+static void http_conn_begin(struct http_conn *p, enum connection_state state, int64_t deadline)
 {
-    p->phase = (uint8_t)phase;
-    timer_arm(&p->server->listener.wheel, &p->timer, deadline);
+    ASSERT_THREAD(LISTENER);
+    p->c->session.state = state & 0x3f;
+    timer_arm(&p->server->listener.wheel, &p->c->timer, deadline);
 }
 
-/* Says that the answer is complete, and waits for the client's end. */
+/* [listener] Says that the answer is complete, and waits for the client's end. A socket that was
+ * closed with unread bytes would answer with a reset, and the client lose our last words (RFC 9112
+ * section 9.6). */
 static void listener_linger(struct server *server, struct http_conn *p, int64_t now)
 {
     (void)server;
-    transport_finish(&p->transport);
-    http_conn_begin(p, HTTP_CONN_LINGER, now + CLOSE_WAIT_MS);
+    transport_finish(&p->c->transport);
+    http_conn_begin(p, CONNECTION_LINGER, now + CLOSE_WAIT_MS);
     http_conn_poll(p, EPOLLIN);
 }
 
-/* Reads on and throws away, until the client ends. */
+/* [listener] Reads on and throws away, until the client ends. */
 static void listener_drain(struct server *server, struct http_conn *p)
 {
-    ssize_t n = transport_drain(&p->transport);
+    ssize_t n = transport_drain(&p->c->transport);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) listener_close(server, p);
     else http_conn_poll(p, EPOLLIN);
 }
 
-/* Sends what is left of an answer that ends its connection or did not fit; see http_conn_served. */
+/* [listener] Sends what is left of an answer. Then: the next request, which may be here already and
+ * is taken up in a turn of its own; or waiting for one; or the end. */
 static void listener_flush(struct server *server, struct http_conn *p, int64_t now)
 {
-    ssize_t n = transport_write(&p->transport, p->out.at, p->out.len);
+    ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
     if (n == TRANSPORT_BROKEN) {
         listener_close(server, p);
         return;
@@ -15126,23 +15294,23 @@ static void listener_flush(struct server *server, struct http_conn *p, int64_t n
         buffer_free(&p->out);
         http_conn_hold(p, 0, true);
     }
-    if (p->out.len || transport_unsent(&p->transport)) {
+    if (p->out.len || transport_unsent(&p->c->transport)) {
         http_conn_poll(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: listener_take_back */
-        timer_disarm(&server->listener.wheel, &p->timer);
+        timer_disarm(&server->listener.wheel, &p->c->timer);
         p->place = PLACE_ELSEWHERE;
-        p->phase = HTTP_CONN_REQUEST;
+        p->c->session.state = CONNECTION_REQUEST;
         loop_submit(&server->listener.loop, &p->job);
     } else if (p->keep_alive) {
-        http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
+        http_conn_begin(p, CONNECTION_IDLE, now + server->options.keepalive_timeout);
         http_conn_poll(p, EPOLLIN);
     } else {
         listener_linger(server, p, now);
     }
 }
 
-/* The Origin of a request, also of one that is cut or wrong, when it is one of --allow-origin: its
- * page may read the answer. NULL if there is none; never under /admin/. */
+/* [listener] The Origin of a request, also of one that is cut or wrong, when it is one of
+ * --allow-origin: its page may read the answer. NULL if there is none; never under /admin/. */
 static const char *listener_find_listed(const struct server *server, const struct http_conn *p)
 {
     const struct option_list *allowed = &server->options.allow_origin;
@@ -15157,24 +15325,22 @@ static const char *listener_find_listed(const struct server *server, const struc
     return NULL;
 }
 
-/* Tells of an upgrade that is refused before anybody has parsed it, say for its cookies: the page
- * sees no more than 1006. */
+/* [listener] Counts an upgrade that is refused before anybody has parsed it, say for its cookies:
+ * the page sees no more than 1006. */
 static void listener_count_refusal(struct server *server, const struct http_conn *p, int64_t now,
                                    enum error error)
 {
     char origin[ORIGIN_MAX], host[ORIGIN_MAX];
-    uint8_t address[16];
-    uint16_t port;
     const struct seam_item *item = &p->item;
     if (!item->len || !span_begins(http_target(item->bytes, item->len), "/ws/")) return;
     bool has_origin = http_find_header(item->bytes, item->len, "Origin", origin, sizeof origin);
     bool has_host = http_find_header(item->bytes, item->len, "Host", host, sizeof host);
-    address_pack(&item->peer, address, &port);
-    server_count_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
-                         has_host ? host : NULL);
+    server_count_refusal(server, error, p->c->session.address, now, NULL,
+                         has_origin ? origin : NULL, has_host ? host : NULL);
 }
 
-/* Makes an answer to a request that nobody has parsed, or could, the error of the table. */
+/* [whoever has it] Makes the error of the table the answer to a request that nobody has parsed, or
+ * could; it ends the connection. */
 static void http_conn_set_error(struct server *server, struct http_conn *p, enum error error)
 {
     struct http_response response = {.allow_origin = p->listed};
@@ -15187,8 +15353,8 @@ static void http_conn_set_error(struct server *server, struct http_conn *p, enum
     p->keep_alive = false;
 }
 
-/* Answers with an error of the table and ends the connection: what follows the request's head
- * cannot be trusted any more. */
+/* [listener] Answers with an error of the table and ends the connection: where the next request
+ * would begin is not known any more. */
 static void listener_refuse(struct server *server, struct http_conn *p, int64_t now,
                             enum error error)
 {
@@ -15197,12 +15363,14 @@ static void listener_refuse(struct server *server, struct http_conn *p, int64_t 
     http_conn_set_error(server, p, error);
     http_conn_forget_request(p);
     http_conn_hold(p, 0, true);
-    http_conn_begin(p, HTTP_CONN_FLUSH, now + server->options.request_timeout);
+    http_conn_begin(p, CONNECTION_FLUSH, now + server->options.request_timeout);
     listener_flush(server, p, now);
 }
 
-/* Whether the workers have as many requests of a lane as they may; then a worker that is done wakes
- * us. */
+/* [listener] True if the workers have as many requests of a lane as they may. Then a worker that is
+ * done wakes us: the flag is set first and the count read again, while a worker lowers the count
+ * first and then reads the flag (http_conn_served); both are sequentially consistent, so one of the
+ * two sees the other. */
 static bool lane_starves(struct lane *lane)
 {
     if (atomic_load(&lane->under_way) < lane->most) return false;
@@ -15210,16 +15378,16 @@ static bool lane_starves(struct lane *lane)
     return atomic_load(&lane->under_way) >= lane->most; /* none finished in between */
 }
 
-/* Closes those of the connections whose socket was reset meanwhile, which reading would tell only
- * behind what has come before it: nobody reads their answers. One that was only half closed stays,
- * and so do those that were read in this turn. Returns how many are left. */
+/* [listener] Closes those of the connections whose socket was reset meanwhile, which reading would
+ * tell only behind what has come before it: nobody reads their answers. One that was only half
+ * closed stays, and so do those that were read in this turn. Returns how many are left. */
 static int listener_drop_reset(struct server *server, struct http_conn **ready, int count)
 {
     struct pollfd sockets[LISTENER_QUEUE];
     int asked = 0, left = 0;
     for (int i = 0; i < count; i++) {
         bool fresh = ready[i]->read_in == server->listener.turn;
-        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->transport.fd};
+        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->c->transport.fd};
         asked += !fresh;
     }
     if (asked && poll(sockets, (nfds_t)count, 0) <= 0) return count;
@@ -15230,17 +15398,18 @@ static int listener_drop_reset(struct server *server, struct http_conn **ready, 
     return left;
 }
 
-/* Gives whole requests of a lane to the workers, as many as they may have. */
+/* [listener] Gives whole requests of a lane to the workers, as many as they may have. */
 static void lane_serve(struct server *server, struct lane *lane)
 {
-    while (lane->ready.first && !lane_starves(lane)) {
+    ASSERT_THREAD(LISTENER);
+    while (!TAILQ_EMPTY(&lane->ready) && !lane_starves(lane)) {
         struct http_conn *ready[LISTENER_QUEUE];
         struct seam_item *items[LISTENER_QUEUE];
         int count = 0, room = lane->most - atomic_load(&lane->under_way);
         if (room > LISTENER_QUEUE) room = LISTENER_QUEUE;
-        for (struct http_conn *p; count < room && (p = lane->ready.first);) {
-            http_conn_queue_remove(&lane->ready, p);
-            if (p->entry) p->entry->ready--;
+        for (struct http_conn *p; count < room && (p = TAILQ_FIRST(&lane->ready));) {
+            TAILQ_REMOVE(&lane->ready, p, entry);
+            if (p->address) p->address->ready--;
             p->place = PLACE_LISTENER;
             ready[count++] = p;
         }
@@ -15256,9 +15425,11 @@ static void lane_serve(struct server *server, struct lane *lane)
 }
 
 /* ==== 43. Listener: requests ==================================================================
- * Bytes become whole requests, requests go to the workers, answers come back. */
+ * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
+ * given half a request, so it never waits for a client. Who would send a large body is looked at by
+ * its head first (listener_vet): a stranger's megabyte is refused before it is read. */
 
-/* Looks for the head of a request. False when the request was refused. */
+/* [listener] Looks for the head of a request. False when the request was refused. */
 static bool listener_find_head(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15285,7 +15456,8 @@ static bool listener_find_head(struct server *server, struct http_conn *p, int64
     return true;
 }
 
-/* Reads on in a body that is in chunks. False when the request was refused. */
+/* [listener] Reads on in a body that is in chunks (RFC 9112 section 7.1), and takes their frames
+ * out in place, as CivetWeb is to see a plain body. False when the request was refused. */
 static bool listener_read_chunks(struct server *server, struct http_conn *p, int64_t now)
 {
     const struct options *options = &server->options;
@@ -15298,20 +15470,22 @@ static bool listener_read_chunks(struct server *server, struct http_conn *p, int
     return !error;
 }
 
-/* Gives a connection to the workers, when one has time: with a whole request, or one's head. */
+/* [listener] Puts a connection into its lane: with a whole request, or with a head alone to be
+ * vetted. It has no deadline there: the rest is the server's own time. */
 static void listener_make_ready(struct server *server, struct http_conn *p)
 {
-    p->item.is_tls = p->transport.tls != NULL;
-    timer_disarm(&server->listener.wheel, &p->timer);
-    p->phase = HTTP_CONN_BUSY;
+    p->item.is_tls = p->c->transport.tls != NULL;
+    timer_disarm(&server->listener.wheel, &p->c->timer);
+    p->c->session.state = CONNECTION_BUSY;
     p->place = PLACE_READY;
-    if (p->entry) p->entry->ready++;
+    if (p->address) p->address->ready++;
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
     p->lane = costly ? LANE_COSTLY : LANE_QUICK;
-    http_conn_queue_add(&server->listener.lanes[p->lane].ready, p);
+    TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
-/* Has a worker look at the head of a request alone; a copy: CivetWeb changes what it reads. */
+/* [listener] Has a worker look at the head of a request alone; a copy, as CivetWeb changes what it
+ * reads. */
 static void listener_vet(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15328,7 +15502,8 @@ static void listener_vet(struct server *server, struct http_conn *p, int64_t now
     listener_make_ready(server, p);
 }
 
-/* Whether it is to be seen who sends the body before more of it is waited for. */
+/* [listener] True if it is to be seen who sends the body before more of it is waited for. Without
+ * keys or a password there is nobody to be told from others. */
 static bool listener_wants_vet(const struct server *server, const struct http_conn *p)
 {
     const struct options *options = &server->options;
@@ -15338,7 +15513,7 @@ static bool listener_wants_vet(const struct server *server, const struct http_co
     return body > LISTENER_BODY_FREE;
 }
 
-/* Looks whether a whole request is there, and acts on it. */
+/* [listener] Looks whether a whole request is there, and acts on it. */
 static void listener_advance(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15354,7 +15529,8 @@ static void listener_advance(struct server *server, struct http_conn *p, int64_t
         return;
     }
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
-    if (p->expects && transport_write(&p->transport, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
+    if (p->expects &&
+        transport_write(&p->c->transport, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
         listener_close(server, p);
         return;
     }
@@ -15362,13 +15538,15 @@ static void listener_advance(struct server *server, struct http_conn *p, int64_t
     http_conn_poll(p, EPOLLIN);
 }
 
-/* Reads what is there of a request. */
+/* [listener] Reads what is there of a request. The memory is asked for before it is had: a refusal
+ * costs none. */
 static void listener_read(struct server *server, struct http_conn *p, int64_t now)
 {
+    ASSERT_THREAD(LISTENER);
     struct seam_item *item = &p->item;
     char *scratch = server->listener.scratch;
-    ssize_t n = transport_read(&p->transport, scratch, LISTENER_READ_SIZE);
-    if (n == TRANSPORT_BROKEN && transport_ended(&p->transport)) {
+    ssize_t n = transport_read(&p->c->transport, scratch, LISTENER_READ_SIZE);
+    if (n == TRANSPORT_BROKEN && transport_ended(&p->c->transport)) {
         listener_linger(server, p, now); /* so that the client reads the alert */
         return;
     }
@@ -15376,13 +15554,13 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
         listener_close(server, p);
         return;
     }
-    if (p->phase == HTTP_CONN_IDLE && n > 0) {
+    if (p->c->session.state == CONNECTION_IDLE && n > 0) {
         p->deadline = now + server->options.request_timeout;
-        http_conn_begin(p, HTTP_CONN_REQUEST, p->deadline);
+        http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
     }
     size_t needed = n > 0 ? item->len + (size_t)n + 1 : 0;
     size_t more = needed > item->size ? needed - item->size : 0;
-    if ((more || p->transport.tls) && !http_conn_hold(p, more, false)) {
+    if ((more || p->c->transport.tls) && !http_conn_hold(p, more, false)) {
         listener_refuse(server, p, now, ERROR_REQUEST_MEMORY);
         return;
     }
@@ -15400,54 +15578,56 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
 /* A cycle: the end of a handshake's step reads on, and perhaps begins the next one. */
 static void handshake_run(struct server *server, struct job *job);
 
-/* [listener] Gives a connection to the handshake workers. */
+/* [listener] Gives a connection to the handshake workers. It has no deadline there; what it had
+ * goes on counting when it is back. */
 static void listener_handshake(struct server *server, struct http_conn *p)
 {
-    timer_disarm(&server->listener.wheel, &p->timer);
-    p->phase = HTTP_CONN_HANDSHAKE;
+    timer_disarm(&server->listener.wheel, &p->c->timer);
+    p->c->session.state = CONNECTION_HANDSHAKE;
     p->place = PLACE_HANDSHAKE;
     server->listener.handshaking++;
     p->job.run = handshake_run;
     job_queue_add(&server->listener.handshakes, &p->job);
 }
 
-/* The client ended in the middle of its handshake, or before: then it may have been a look at the
- * port, and is no failure. */
+/* [listener] The client ended in the middle of its handshake, or before: then it may have been a
+ * look at the port, and is no failure. */
 static void listener_cut_hello(struct server *server, struct http_conn *p)
 {
-    if (p->transport.tls->in.len || p->transport.tls->set_up)
+    if (p->c->transport.tls->in.len || p->c->transport.tls->set_up)
         count_one(&server->counters.tls_failures);
     listener_close(server, p);
 }
 
-/* What stands at the beginning of a first handshake message is none: told so by an alert, or in
- * plain HTTP if it does not look like TLS at all. */
+/* [listener] What stands at the beginning of a first handshake message is none: told so by an
+ * alert, or in plain HTTP if it does not look like TLS at all. */
 static void listener_refuse_hello(struct server *server, struct http_conn *p, int64_t now,
                                   uint8_t alert)
 {
-    struct buffer *in = &p->transport.tls->in;
+    struct buffer *in = &p->c->transport.tls->in;
     bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
     count_one(&server->counters.tls_failures);
     if (is_tls || p->hello.scanned) {
-        transport_refuse_tls(&p->transport, alert);
+        transport_refuse_tls(&p->c->transport, alert);
         listener_linger(server, p, now);
     } else {
-        transport_forget_tls(&p->transport);
+        transport_forget_tls(&p->c->transport);
         listener_refuse(server, p, now, ERROR_TLS_REQUIRED);
     }
 }
 
-/* Reads what is there of a handshake; whole records are a handshake worker's. */
+/* [listener] Reads what is there of a handshake; whole records are a handshake worker's. There is
+ * always room: it has taken all whole records, and less than one is left. */
 static void listener_read_hello(struct server *server, struct http_conn *p, int64_t now)
 {
-    struct tls *tls = p->transport.tls;
+    struct tls *tls = p->c->transport.tls;
     ssize_t n = TRANSPORT_AGAIN;
-    if (!transport_send_waiting(&p->transport, &n) && n == TRANSPORT_BROKEN) {
+    if (!transport_send_waiting(&p->c->transport, &n) && n == TRANSPORT_BROKEN) {
         listener_cut_hello(server, p);
         return;
     }
     /* There is room: a handshake worker has taken all whole records, and less than one is left. */
-    n = transport_receive(p->transport.fd, server->listener.scratch,
+    n = transport_receive(p->c->transport.fd, server->listener.scratch,
                           LISTENER_HELLO_MAX - tls->in.len);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) {
         listener_cut_hello(server, p);
@@ -15463,14 +15643,15 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
     case HELLO_REFUSE: listener_refuse_hello(server, p, now, alert); return;
     case HELLO_HANDSHAKE: listener_handshake(server, p); return;
     default:
-        http_conn_poll(p, transport_unsent(&p->transport) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+        http_conn_poll(p, transport_unsent(&p->c->transport) ? EPOLLIN | EPOLLOUT : EPOLLIN);
         return;
     }
 }
 
-/* A handshake worker gave a connection back. */
+/* [listener] A handshake worker gave a connection back. */
 static void listener_handshake_done(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(LISTENER);
     struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
@@ -15485,7 +15666,7 @@ static void listener_handshake_done(struct server *server, struct job *job)
         return;
     }
     if (p->handshake == HANDSHAKE_DONE) count_one(&server->counters.tls_handshakes);
-    http_conn_begin(p, p->handshake == HANDSHAKE_DONE ? HTTP_CONN_REQUEST : HTTP_CONN_HELLO,
+    http_conn_begin(p, p->handshake == HANDSHAKE_DONE ? CONNECTION_REQUEST : CONNECTION_HELLO,
                     p->deadline);
     if (p->handshake == HANDSHAKE_DONE)
         listener_read(server, p, now); /* the request may be here already */
@@ -15496,36 +15677,37 @@ static void listener_handshake_done(struct server *server, struct job *job)
  * any more once the server stops. */
 static void handshake_run(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(JOB);
     struct http_conn *p = container_of(job, struct http_conn, job);
     bool useless = atomic_load(&server->stopping);
     p->handshake =
-        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->transport, &server->tls));
+        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->c->transport, &server->tls));
     p->job.run = listener_handshake_done;
     loop_submit(&server->listener.loop, &p->job);
 }
 
-/* The deadline of a phase has come. */
+/* [listener] The deadline of a state has come. A client that has begun a request is told so. */
 static void listener_expire(struct server *server, struct http_conn *p, int64_t now)
 {
-    if (p->phase <= HTTP_CONN_REQUEST) count_one(&server->counters.request_timeouts);
-    if (p->phase == HTTP_CONN_REQUEST && p->item.len)
+    if (p->c->session.state <= CONNECTION_REQUEST) count_one(&server->counters.request_timeouts);
+    if (p->c->session.state == CONNECTION_REQUEST && p->item.len)
         listener_refuse(server, p, now, ERROR_REQUEST_TIMEOUT);
     else listener_close(server, p);
 }
 
-/* Has a connection of the listener's closed at the end of the turn: an event of it may still
- * come. */
+/* [listener] Has a connection closed at the end of the turn: an event of it may have been fetched
+ * already. */
 static void listener_give_up(struct server *server, struct http_conn *p)
 {
-    p->phase = HTTP_CONN_GONE;
+    p->c->session.state = CONNECTION_DEAD;
     p->place = PLACE_ELSEWHERE;
-    p->next = server->listener.gone;
-    server->listener.gone = p;
+    TAILQ_INSERT_TAIL(&server->listener.gone, p, entry);
 }
 
-/* A worker gave a connection back; see http_conn_served for the phases. */
+/* [listener] A worker gave a connection back, in the state it set. */
 static void listener_take_back(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(LISTENER);
     struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
@@ -15533,37 +15715,36 @@ static void listener_take_back(struct server *server, struct job *job)
         listener_give_up(server, p);
         return;
     }
-    switch (p->phase) {
-    case HTTP_CONN_IDLE:
-        http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
+    switch (p->c->session.state) {
+    case CONNECTION_IDLE:
+        http_conn_begin(p, CONNECTION_IDLE, now + server->options.keepalive_timeout);
         return;
-    case HTTP_CONN_FLUSH:
-        http_conn_begin(p, HTTP_CONN_FLUSH, now + server->options.request_timeout);
+    case CONNECTION_FLUSH:
+        http_conn_begin(p, CONNECTION_FLUSH, now + server->options.request_timeout);
         http_conn_poll(p, EPOLLOUT);
         return;
-    case HTTP_CONN_LINGER: listener_linger(server, p, now); return;
+    case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
-        http_conn_begin(p, HTTP_CONN_REQUEST, p->deadline);
+        http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
         return;
     }
 }
 
-/* Worker: hands the socket of a granted upgrade, or of a stream, to the hub, with the bytes behind
- * the request. */
+/* [worker] Hands a connection on to the hub, with the bytes behind its request. Its socket leaves
+ * the listener's epoll set first: from loop_submit on the hub may close it, and a new connection
+ * have its number. */
 static void http_conn_hand_over(struct server *server, struct http_conn *p)
 {
-    struct handoff *a = p->handoff;
-    if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->transport.fd, NULL);
-    a->transport = p->transport;
-    buffer_add(&a->unread, p->item.bytes + p->item.used, p->item.len - p->item.used);
-    a->job.run = a->is_stream ? hub_adopt_stream : hub_adopt;
-    http_conn_free(p);
-    loop_submit(&server->hub.loop, &a->job);
+    ASSERT_THREAD(WORKER);
+    if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->c->transport.fd, NULL);
+    http_conn_leave(p);
+    p->job.run = p->grant.kind == GRANT_STREAM ? hub_adopt_stream : hub_adopt;
+    loop_submit(&server->hub.loop, &p->job);
 }
 
-/* Worker: takes the served request off the front; what is behind it is the next one's. */
+/* [worker] Takes the served request off the front; what is behind it is the next one. */
 static void http_conn_next_request(struct http_conn *p)
 {
     struct seam_item *item = &p->item;
@@ -15585,7 +15766,7 @@ static void http_conn_next_request(struct http_conn *p)
     item->bytes = mem_resize(item->bytes, item->size);
 }
 
-/* Worker: the one who sends a body may; the request goes on being waited for. */
+/* [worker] Who sends a body may: the request goes on being waited for. */
 static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -15595,24 +15776,25 @@ static void http_conn_go_on(struct http_conn *p)
     p->item.used = 0;
     p->aside = (struct buffer){0};
     http_conn_hold(p, 0, true);
-    p->phase = HTTP_CONN_REQUEST;
+    p->c->session.state = CONNECTION_REQUEST;
     p->job.run = listener_take_back;
     loop_submit(&p->server->listener.loop, &p->job);
 }
 
-/* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
- * connection on: to the listener when something remains to be waited for, or to its end. */
+/* [worker] Sends the answer as far as the socket takes it, without waiting, and passes the
+ * connection on: to the listener when something remains to be waited for, or to its end. An unread
+ * rest of the request keeps the socket open for a moment, see listener_linger. */
 static void http_conn_send(struct server *server, struct http_conn *p)
 {
     struct loop *loop = &server->listener.loop;
-    ssize_t n = transport_write(&p->transport, p->out.at, p->out.len);
+    ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
     bool rest = p->item.len > p->item.used || p->aside.at;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
     if (!p->out.len) buffer_free(&p->out);
-    bool sent = !p->out.len && !transport_unsent(&p->transport);
+    bool sent = !p->out.len && !transport_unsent(&p->c->transport);
     if (n == TRANSPORT_BROKEN || (sent && !p->keep_alive && !rest)) {
-        transport_close(&p->transport);
-        http_conn_free(p);
+        transport_close(&p->c->transport);
+        http_conn_end(p);
         return;
     }
     p->job.run = listener_take_back;
@@ -15620,39 +15802,42 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
     http_conn_hold(p, 0, true);
-    p->phase = (uint8_t)(!sent            ? HTTP_CONN_FLUSH
-                         : !p->keep_alive ? HTTP_CONN_LINGER
-                         : rest           ? HTTP_CONN_REQUEST
-                                          : HTTP_CONN_IDLE);
-    if (p->phase != HTTP_CONN_IDLE) {
+    p->c->session.state = (uint8_t)(!sent            ? CONNECTION_FLUSH
+                                    : !p->keep_alive ? CONNECTION_LINGER
+                                    : rest           ? CONNECTION_REQUEST
+                                                     : CONNECTION_IDLE);
+    if (p->c->session.state != CONNECTION_IDLE) {
         loop_submit(loop, &p->job);
         return;
     }
     /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT,
-                   poll_data(POLL_CONNECTION, p)))
+    if (!loop_park(loop, &p->job, operation, p->c->transport.fd, EPOLLIN | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p->c)))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
-/* Worker: the request is answered, or the upgrade or stream granted. */
+/* [worker] The request is answered, or the upgrade or stream granted. The connection is somebody
+ * else's after the first line; the lane is told last, see lane_starves. */
 static void http_conn_served(struct server *server, struct http_conn *p)
 {
+    ASSERT_THREAD(WORKER);
     struct lane *lane = &server->listener.lanes[p->lane];
-    if (p->handoff) http_conn_hand_over(server, p);
+    if (p->grant.kind) http_conn_hand_over(server, p);
     else if (p->vet == VET_PASSED && p->aside.at) http_conn_go_on(p);
     else http_conn_send(server, p);
     atomic_fetch_sub(&lane->under_way, 1);
     if (atomic_exchange(&lane->starved, false)) loop_wake(&server->listener.loop);
 }
 
-/* Has a connection, which is off the list of its address, give way to a newer one. One that a
- * handshake worker has at this moment is closed when it comes back; there is one of these a
+/* [listener] Has a connection, which is off the list of its address, give way to a newer one. One
+ * that a handshake worker has at this moment is closed when it comes back; there is one of these a
  * thread. */
 static void listener_displace(struct server *server, struct http_conn *p)
 {
-    if (p->place == PLACE_READY) http_conn_queue_remove(&server->listener.lanes[p->lane].ready, p);
+    ASSERT_THREAD(LISTENER);
+    if (p->place == PLACE_READY) TAILQ_REMOVE(&server->listener.lanes[p->lane].ready, p, entry);
     if (p->place == PLACE_HANDSHAKE) {
         p->given_up = true;
         if (!job_queue_cancel(&server->listener.handshakes, &p->job)) return;
@@ -15662,30 +15847,34 @@ static void listener_displace(struct server *server, struct http_conn *p)
 }
 
 /* ==== 44. Listener: accept ====================================================================
- * New connections, the deadlines of all, and the loop. */
+ * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
+ * server: without descriptors it rests and tries again. */
 
-/* Lets a new connection in. */
+/* [listener] Lets a new connection in. It may displace an older one of its address: until it is on
+ * the list its place is ELSEWHERE, so it is not chosen itself. */
 static struct http_conn *listener_admit(struct server *server,
                                         const struct listen_socket *listening, int fd,
                                         const struct sockaddr_storage *peer, int64_t now)
 {
-    struct http_conn *p = mem_new(sizeof *p);
+    struct connection *c = mem_new(sizeof *c);
+    struct http_conn *p = c->http = mem_new(sizeof *p);
+    p->c = c;
     p->server = server;
-    p->transport.fd = fd;
-    p->item.peer = *peer;
+    c->transport.fd = fd;
+    address_pack(peer, c->session.address, &c->session.port);
     atomic_fetch_add(&server->listener.count, 1);
     count_one(&server->counters.accepted);
     p->kind = (uint8_t)listening->kind;
     p->deadline = now + server->options.request_timeout;
-    if (listening->kind == LISTEN_TLS) transport_begin_tls(&p->transport);
-    http_conn_begin(p, p->transport.tls ? HTTP_CONN_HELLO : HTTP_CONN_REQUEST, p->deadline);
+    if (listening->kind == LISTEN_TLS) transport_begin_tls(&p->c->transport);
+    http_conn_begin(p, p->c->transport.tls ? CONNECTION_HELLO : CONNECTION_REQUEST, p->deadline);
     struct http_conn *oldest = http_conn_enter(server, p, now);
     if (oldest) listener_displace(server, oldest);
     p->place = PLACE_LISTENER;
     return p;
 }
 
-/* Watches the listeners, or rests from them. */
+/* [listener] Watches the listening sockets, or rests from them. */
 static void listener_poll(struct server *server, uint32_t events)
 {
     for (size_t i = 0; i < server->listen_socket_count; i++)
@@ -15693,9 +15882,9 @@ static void listener_poll(struct server *server, uint32_t events)
                   poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i]));
 }
 
-/* Rests from accepting after an error that will not go away at once: what is connected goes on
- * being served, and nothing spins. Without descriptors or memory no listener gives anything; any
- * other reason is that of this one, and the others go on. */
+/* [listener] Rests from accepting after an error that will not go away at once: what is connected
+ * goes on being served, and nothing spins. Without descriptors or memory no listening socket gives
+ * anything; any other reason is that of this one, and the others go on. */
 static void listener_pause(struct server *server, struct listen_socket *listening, int64_t now)
 {
     struct listener *listener = &server->listener;
@@ -15715,7 +15904,7 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
     timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
-/* Whether an accept failed for the one connection that it would have given (accept(2)): the next
+/* True if an accept failed for the one connection that it would have given (accept(2)): the next
  * may be fine. */
 static bool accept_lost_one(int error)
 {
@@ -15727,10 +15916,11 @@ static bool accept_lost_one(int error)
     return false;
 }
 
-/* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
- * most have their request, and need not be watched for it. */
+/* [listener] Accepts what waits at a listening socket. The sockets are read after all of them are
+ * accepted: by then most have their request, and need not be watched for it. */
 static void listener_accept(struct server *server, struct listen_socket *listening, int64_t now)
 {
+    ASSERT_THREAD(LISTENER);
     struct http_conn *admitted[LISTENER_ACCEPTS];
     int count = 0, lost = 0;
     while (count + lost < LISTENER_ACCEPTS && !server->listener.paused) {
@@ -15749,13 +15939,13 @@ static void listener_accept(struct server *server, struct listen_socket *listeni
         }
     }
     for (int i = 0; i < count; i++) {
-        if (admitted[i]->phase == HTTP_CONN_GONE) continue;
-        if (admitted[i]->transport.tls) listener_read_hello(server, admitted[i], now);
+        if (admitted[i]->c->session.state == CONNECTION_DEAD) continue;
+        if (admitted[i]->c->transport.tls) listener_read_hello(server, admitted[i], now);
         else listener_read(server, admitted[i], now);
     }
 }
 
-/* Stops accepting for good: new clients are refused by the kernel. */
+/* [listener] Stops accepting for good: new clients are refused by the kernel. */
 static void listener_shut(struct server *server, struct job *job)
 {
     (void)job;
@@ -15765,7 +15955,7 @@ static void listener_shut(struct server *server, struct job *job)
     }
 }
 
-/* Ends listener_run as soon as no request is with the workers. */
+/* [listener] Ends listener_run as soon as no request is with the workers. */
 static void listener_quit(struct server *server, struct job *job)
 {
     (void)job;
@@ -15778,38 +15968,45 @@ static void listener_event(struct server *server, const struct epoll_event *even
 {
     if (poll_tag(event) == POLL_LISTEN_SOCKET) listener_accept(server, poll_about(event), now);
     if (poll_tag(event) != POLL_CONNECTION) return;
-    struct http_conn *p = poll_about(event);
-    if (p->phase == HTTP_CONN_GONE) return;
-    if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
-    else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
-    else if (p->phase == HTTP_CONN_HELLO) listener_read_hello(server, p, now);
+    struct http_conn *p = ((struct connection *)poll_about(event))->http;
+    if (p->c->session.state == CONNECTION_DEAD) return;
+    if (p->c->session.state == CONNECTION_FLUSH) listener_flush(server, p, now);
+    else if (p->c->session.state == CONNECTION_LINGER) listener_drain(server, p);
+    else if (p->c->session.state == CONNECTION_HELLO) listener_read_hello(server, p, now);
     else listener_read(server, p, now);
 }
 
-/* Acts on one timer. */
+/* [listener] Acts on one timer. */
 static void listener_timer(struct server *server, struct timer *timer, int64_t now)
 {
     if (timer != &server->listener.pause) {
-        listener_expire(server, http_conn_of_timer(timer), now);
+        listener_expire(server, connection_of_timer(timer)->http, now);
         return;
     }
     server->listener.paused = false;
     listener_poll(server, EPOLLIN);
 }
 
-/* Whether a request, or a handshake, is with others who will give it back. */
+/* [listener] True if a request, or a handshake, is with others who will give it back. */
 static bool listener_is_busy(struct listener *listener)
 {
     bool busy = listener->handshaking;
     for (int i = 0; i < LANE_COUNT; i++)
-        busy = busy || listener->lanes[i].ready.first || atomic_load(&listener->lanes[i].under_way);
+        busy = busy || !TAILQ_EMPTY(&listener->lanes[i].ready) ||
+               atomic_load(&listener->lanes[i].under_way);
     return busy;
 }
 
-/* The listener's thread, until listener_quit. When it ends it has closed every connection it
- * owned. */
+/* The listener's thread, until listener_quit. When it ends it has closed every connection it owned.
+ *
+ * A turn: jobs first, since they give connections back whose events may have been fetched
+ * (loop_park relies on it); then events; then those that gave way are closed, when no event can be
+ * of them any more; then deadlines, behind the bytes that may have met them; last the lanes, which
+ * take what all of that made ready. After a pause of the whole process deadlines wait (judge_at)
+ * until what lies in the sockets has been read: it was in time. */
 static void listener_run(void *context)
 {
+    thread_is(THREAD_LISTENER);
     struct server *server = context;
     struct listener *listener = &server->listener;
     struct epoll_event events[LISTENER_EVENTS];
@@ -15831,8 +16028,8 @@ static void listener_run(void *context)
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_jobs(&listener->loop, server);
         for (int i = 0; i < count; i++) listener_event(server, &events[i], now);
-        for (struct http_conn *p; (p = listener->gone);) {
-            listener->gone = p->next;
+        for (struct http_conn *p; (p = TAILQ_FIRST(&listener->gone));) {
+            TAILQ_REMOVE(&listener->gone, p, entry);
             listener_close(server, p);
         }
         for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&listener->wheel, now));)
@@ -15842,7 +16039,7 @@ static void listener_run(void *context)
     loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
     for (struct timer *timer; (timer = wheel_take(&listener->wheel));)
-        listener_close(server, http_conn_of_timer(timer));
+        listener_close(server, connection_of_timer(timer)->http);
 }
 
 /* Opens one listening socket; false with errno set. */
@@ -15875,11 +16072,15 @@ static int server_workers(const struct options *options)
                                : 256;
 }
 
-/* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
+/* [main] Sets the listener up; its sockets are open already but not yet watched. An address may
+ * hold a quarter of the memory, so that is no less than four of the largest requests. False with
+ * errno set. */
 static bool listener_init(struct server *server, struct instant now)
 {
     struct listener *listener = &server->listener;
     job_queue_init(&listener->handshakes, server, 1);
+    for (int i = 0; i < LANE_COUNT; i++) TAILQ_INIT(&listener->lanes[i].ready);
+    TAILQ_INIT(&listener->gone);
     wheel_init(&listener->wheel, now.mono);
     int workers = server_workers(&server->options);
     /* of an address no less than one request as large as they may be */
@@ -17830,10 +18031,11 @@ static void api_answer(struct server *server, const struct route *route, enum er
 }
 
 /* ==== 51. CivetWeb ============================================================================
- * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
- * connection, a granted upgrade becomes an handoff. See vendor/civetweb_seam.h. */
+ * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
+ * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
+ * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. */
 
-/* Whether the connection may be kept after this answer (RFC 9112 section 9.3). */
+/* True if the connection may be kept after this answer (RFC 9112 section 9.3). */
 static bool request_keeps_alive(const struct server *server, const struct seam_request *request)
 {
     bool close = false, keep = false;
@@ -17846,7 +18048,7 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
     return keep || !strcmp(request->version, "1.1");
 }
 
-/* Whether an upgrade may be granted by its form (RFC 6455 section 4.2.1). */
+/* Checks that an upgrade may be granted by its form (RFC 6455 section 4.2.1). */
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
@@ -17859,7 +18061,7 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
-/* Takes a place among those of an address; see server_release_address. */
+/* [worker] Takes a place among those of an address; see server_release_address. */
 static enum error upgrade_reserve_address(struct server *server, const struct http_request *request)
 {
     const struct options *options = &server->options;
@@ -17869,7 +18071,7 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
     if (!options->max_per_address && !options->max_upgrades) return ERROR_NONE;
     if (server_exempts(server, request->address)) return ERROR_NONE;
     address_group(request->address, key);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(addresses, key);
     if (options->max_per_address && entry->connections >= options->max_per_address)
         error = ERROR_TOO_MANY_FROM_ADDRESS;
@@ -17877,20 +18079,21 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
         error = ERROR_TOO_MANY_UPGRADES;
     else entry->connections += options->max_per_address > 0;
     address_settle(addresses, entry, request->now.mono);
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     if (error) count_one(&server->counters.address_refused);
     return error;
 }
 
-/* Whether an upgrade may be granted by the limits; takes a place among the connections if so. */
+/* [worker] Checks the limits of an upgrade, and takes a place among the connections if they allow
+ * it. That of the user is checked again by the hub: of two at once both may pass here. */
 static enum error upgrade_reserve(struct server *server, const struct http_request *request)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     const struct user *user =
         presence_find(&server->presence, (struct span){request->id, request->id_len});
     bool many = user && user->connections >= server->options.max_per_user;
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     if (many) return ERROR_TOO_MANY_CONNECTIONS;
     enum error error = upgrade_reserve_address(server, request);
     if (error) return error;
@@ -17899,7 +18102,7 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
-/* Whether a client offers our subprotocol: then it is one that knows our close codes. */
+/* True if a client offers our subprotocol: then it is one that knows our close codes. */
 static bool upgrade_offers_ours(const struct seam_request *raw)
 {
     for (int i = 0; i < raw->header_count; i++)
@@ -17909,8 +18112,8 @@ static bool upgrade_offers_ours(const struct seam_request *raw)
     return false;
 }
 
-/* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
- * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
+/* [worker] True if one that is refused may be upgraded to be told why: it is a browser or offers
+ * our subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
  * neither; and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
@@ -17921,15 +18124,7 @@ static bool upgrade_reserve_refused(struct server *server, const struct seam_req
     return false;
 }
 
-/* Copies a User-Agent, cut at a whole character. */
-static void handoff_set_agent(struct handoff *a, const char *agent)
-{
-    size_t len = strnlen(agent, AGENT_MAX);
-    while (len && ((unsigned char)agent[len] & 0xc0) == 0x80) len--;
-    memcpy(a->agent, agent, len);
-}
-
-/* See server_count_refusal. */
+/* [worker] See server_count_refusal. */
 static void upgrade_count_refusal(struct server *server, const struct http_request *request,
                                   enum error error, const char *detail)
 {
@@ -17939,9 +18134,8 @@ static void upgrade_count_refusal(struct server *server, const struct http_reque
     server_count_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
- * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
- * not when REFUSED_MAX are. */
+/* [worker] Grants an upgrade or refuses it. Who could not see why it failed is upgraded even when a
+ * limit speaks against it, and closed at once with the reason; not when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct http_conn *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -17963,54 +18157,50 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
     if (refuse) upgrade_count_refusal(server, request, refuse, response->detail);
-    struct handoff *a = p->handoff = mem_new(sizeof *a);
-    a->refuse = refuse;
-    a->watches_all = watches_all;
-    a->may = refuse ? NULL : may;
-    a->look_again = hub_look_again;
-    a->expires = expires;
-    memcpy(a->address, request->address, 16);
-    a->port = request->port;
-    a->id_len = (uint8_t)request->id_len;
-    memcpy(a->id, request->id, request->id_len);
-    struct span id = {a->id, a->id_len};
-    if (!refuse) server_look_ahead(server, id, &a->ahead);
-    if (request_header(raw, "User-Agent", &value)) handoff_set_agent(a, value);
+    struct session_conn *session = &p->c->session;
+    struct grant *grant = &p->grant;
+    memcpy(session->address, request->address, 16); /* the client's, also behind a proxy */
+    session->port = request->port;
+    session->expires = expires;
+    session->watches_all = watches_all;
+    *grant = (struct grant){.kind = GRANT_WEBSOCKET, .refuse = refuse, .may = refuse ? NULL : may};
+    grant->id_len = (uint8_t)request->id_len;
+    memcpy(grant->id, request->id, request->id_len);
+    if (request_header(raw, "User-Agent", &value)) grant->agent = value;
     if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
 }
 
-/* A stream on its way to the hub, which sends its head first. */
-static struct handoff *handoff_of_stream(const struct http_response *response)
+/* Grants a stream, whose head the hub sends. */
+static void grant_stream(struct http_conn *p, const struct http_response *response)
 {
-    struct handoff *a = mem_new(sizeof *a);
-    a->is_stream = true;
-    a->expires = response->expires;
-    a->logouts = response->logouts;
-    a->feed = response->feed;
-    a->resumes = response->resumes;
-    a->sequence = response->sequence;
-    return a;
+    p->c->session.expires = response->expires;
+    p->grant = (struct grant){.kind = GRANT_STREAM,
+                              .logouts = response->logouts,
+                              .feed = response->feed,
+                              .resumes = response->resumes,
+                              .sequence = response->sequence};
 }
 
-/* Whether --metrics-listen serves a route. */
+/* True if --metrics-listen serves a route. */
 static bool route_is_metrics(const struct route *route)
 {
     return route->handle == api_metrics || route->handle == api_healthz ||
            route->handle == api_readyz;
 }
 
-/* Finds who a request is from, and whether over TLS: what trusted proxies say counts. */
-static void request_find_client(const struct server *server, const struct seam_item *item,
+/* [worker] Finds who a request is from, and whether it came over TLS: what trusted proxies say
+ * counts. A client behind a proxy has no port. */
+static void request_find_client(const struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
     const struct seam_request *raw = request->raw;
     const char *forwarded[FORWARDED_MAX], *scheme = NULL;
-    uint8_t peer[16];
+    const uint8_t *peer = p->c->session.address;
     int count = 0;
-    address_pack(&item->peer, peer, &request->port);
-    request->secure = item->is_tls;
+    request->port = p->c->session.port;
+    request->secure = p->item.is_tls;
     for (int i = raw->header_count - 1; i >= 0; i--) {
         const struct seam_header *header = &raw->headers[i];
         if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
@@ -18020,11 +18210,11 @@ static void request_find_client(const struct server *server, const struct seam_i
     if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
                           server->trusted_count, peer, request->address))
         return;
-    if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
+    if (memcmp(peer, request->address, 16)) request->port = 0;
     if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
-/* Whose page sent a request. */
+/* [worker] Whose page sent a request: none, our own, one of --allow-origin, or foreign. */
 static enum origin request_find_origin(const struct server *server, struct http_request *request)
 {
     static const char admin[] = "/admin/";
@@ -18044,16 +18234,16 @@ static enum origin request_find_origin(const struct server *server, struct http_
     return request->listed ? ORIGIN_LISTED : ORIGIN_FOREIGN;
 }
 
-/* Whether a request may be looked at: it names its host, in open mode one that is this machine, so
- * that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is not the page
- * of somebody else that wants to do more than read. */
+/* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
+ * machine, so that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is
+ * not the page of somebody else that wants to do more than read. */
 static enum error request_admit(struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
-    request_find_client(server, &p->item, request);
+    request_find_client(server, p, request);
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
@@ -18072,7 +18262,8 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     return ERROR_FORBIDDEN_ORIGIN;
 }
 
-/* Counts the memory of an answer, and makes one that is too much an error. */
+/* [worker] Counts the memory of an answer, and makes one that is too much an error. Small ones are
+ * given in any case: an error must be told. */
 static void answer_hold(struct server *server, struct http_conn *p, struct http_response *response)
 {
     enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
@@ -18087,8 +18278,8 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     count_one(&server->counters.request_errors);
 }
 
-/* Looks at the head of a request alone: whether who sends it may send its body. Returns what it is
- * to be refused with. */
+/* [worker] Looks at the head of a request alone: whether who sends it may send its body. Returns
+ * what it is to be refused with. */
 static enum error request_vet(struct server *server, const struct http_conn *p,
                               const struct route *route, struct http_request *request,
                               struct http_response *response)
@@ -18104,9 +18295,11 @@ static enum error request_vet(struct server *server, const struct http_conn *p,
     return error;
 }
 
-/* seam_ops.request: one parsed request. */
+/* seam_ops.request: one parsed request. From the general to the particular: host and origin, route,
+ * who is asking, what they ask. Returns the status, or 0 to have CivetWeb write its 101. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
+    thread_is(THREAD_WORKER);
     struct server *server = context;
     struct http_conn *p = http_conn_of_item(item);
     struct http_request request = {.raw = raw,
@@ -18139,9 +18332,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     api_answer(server, route, error, &request, &response);
     answer_hold(server, p, &response);
     bool streams = response.is_stream && !request.head_only;
-    if (streams) p->handoff = handoff_of_stream(&response);
-    http_write(streams ? &p->handoff->head : &p->out, &response, p->keep_alive && !streams,
-               request.head_only);
+    if (streams) grant_stream(p, &response);
+    http_write(&p->out, &response, p->keep_alive && !streams, request.head_only);
     buffer_free(&response.body);
     buffer_free(&response.location);
     view_texts_free(&response.texts);
@@ -18152,6 +18344,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
 /* seam_ops.error: CivetWeb found the request wrong before we saw it. */
 static void seam_error(void *context, struct seam_item *item, int status, const char *message)
 {
+    thread_is(THREAD_WORKER);
     struct server *server = context;
     struct http_conn *p = http_conn_of_item(item);
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
@@ -18167,23 +18360,25 @@ static void seam_output(void *context, struct seam_item *item, const char *at, s
 {
     (void)context;
     struct http_conn *p = http_conn_of_item(item);
-    buffer_add(p->handoff ? &p->handoff->head : &p->out, at, len);
+    buffer_add(&p->out, at, len);
 }
 
-/* seam_ops.finished: nothing more will come from the worker. */
+/* seam_ops.finished: nothing more will come from the worker. A grant that CivetWeb did not follow
+ * up with its 101 gives its places back here. */
 static void seam_finished(void *context, struct seam_item *item)
 {
+    thread_is(THREAD_WORKER);
     struct server *server = context;
     struct http_conn *p = http_conn_of_item(item);
-    if (p->handoff && !p->handoff->is_stream && !item->upgraded) { /* CivetWeb refused it */
-        bool refused = p->handoff->refuse;
+    if (p->grant.kind == GRANT_WEBSOCKET && !item->upgraded) { /* CivetWeb refused it */
+        bool refused = p->grant.refuse;
         atomic_fetch_sub(refused ? &server->refused : &server->connections, 1);
-        if (!refused) server_release_address(server, p->handoff->address);
-        handoff_free(p->handoff);
-        p->handoff = NULL;
+        if (!refused) server_release_address(server, p->c->session.address);
+        free(p->grant.may);
+        p->grant = (struct grant){0};
     }
     bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
-    if (!p->out.len && !p->handoff && !quiet)
+    if (!p->out.len && !p->grant.kind && !quiet)
         seam_error(context, item, 400, "CivetWeb had no answer");
     http_conn_served(server, p);
 }

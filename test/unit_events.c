@@ -457,18 +457,20 @@ static void hub_hears_in_order(void **unused)
     now.offset = clock_wall_ms() - now.mono;
     struct server *server = hub_of_tests(now);
     struct store store = {0};
-    struct handoff *handoff = mem_new(sizeof *handoff);
+    struct connection *c = mem_new(sizeof *c);
+    struct http_conn *p = c->http = mem_new(sizeof *p);
     struct job job = {.run = slow_call};
     int pair[2];
     static const char ping[] = "\x89\x80\0\0\0"; /* and one more NUL */
     server->store = &store;
     server->hub.batch_under_way = true; /* there is no writer */
     assert_false(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-    handoff->job.run = hub_adopt;
-    handoff->transport.fd = pair[0];
-    handoff->id_len = 3;
-    memcpy(handoff->id, "bob", 3);
-    loop_submit(&server->hub.loop, &handoff->job);
+    p->c = c;
+    p->job.run = hub_adopt;
+    c->transport.fd = pair[0];
+    p->grant.id_len = 3;
+    memcpy(p->grant.id, "bob", 3);
+    loop_submit(&server->hub.loop, &p->job);
     hub_turn(server);
     struct user *bob = presence_find(&server->presence, (struct span){"bob", 3});
     assert_int_equal(bob->state, USER_LIVE);

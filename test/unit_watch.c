@@ -611,6 +611,104 @@ static void job_queue_gives_back(void **state)
     sem_destroy(&shared.go);
 }
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* What is wrong, each in a process of its own. */
+static pthread_mutex_t rule_locks[RANK_LOG + 1];
+static void rule_order(void)
+{
+    lock_take(&rule_locks[RANK_ADDRESS], RANK_ADDRESS);
+    lock_take(&rule_locks[RANK_TABLE], RANK_TABLE);
+}
+static void rule_twice(void)
+{
+    lock_take(&rule_locks[RANK_LOOP], RANK_LOOP);
+    lock_take(&rule_locks[RANK_LOOP], RANK_LOOP);
+}
+static void rule_give(void)
+{
+    lock_take(&rule_locks[RANK_TABLE], RANK_TABLE);
+    lock_give(&rule_locks[RANK_TABLE], RANK_TABLE);
+    lock_give(&rule_locks[RANK_TABLE], RANK_TABLE);
+}
+static void rule_held(void)
+{
+    static struct server server;
+    static struct http_conn p;
+    http_conn_unlist(&server, &p);
+}
+static void rule_thread(void)
+{
+    static struct server server;
+    static struct http_conn p;
+    thread_is(THREAD_WORKER);
+    listener_close(&server, &p);
+}
+static void rule_hub(void)
+{
+    static struct server server;
+    static struct connection c;
+    thread_is(THREAD_LISTENER);
+    connection_end(&server, &c, (struct instant){0}, END_CLEAN);
+}
+/* And what is right. */
+static void rule_none(void)
+{
+    for (unsigned rank = 0; rank <= RANK_LOG; rank++) lock_take(&rule_locks[rank], rank);
+    for (unsigned rank = 0; rank <= RANK_LOG; rank++) lock_give(&rule_locks[rank], rank);
+    lock_take(&rule_locks[RANK_LOG], RANK_LOG);
+    lock_give(&rule_locks[RANK_LOG], RANK_LOG);
+    thread_is(THREAD_HUB);
+    ASSERT_THREAD(HUB);
+    thread_is(THREAD_ANY);
+    ASSERT_THREAD(LISTENER);
+}
+#endif
+
+/* A lock out of order, one that is not held, and a function on the wrong thread end the process in
+ * the builds with a sanitizer, and say why. */
+static void owners_are_asserted(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    static const struct {
+        void (*run)(void);
+        const char *says;
+    } rows[] = {
+        {rule_order, "out of order"},   {rule_twice, "out of order"},
+        {rule_give, "was not taken"},   {rule_held, "ADDRESS is not held"},
+        {rule_thread, "LISTENER only"}, {rule_hub, "HUB only"},
+        {rule_none, NULL},
+    };
+    for (size_t i = 0; i < sizeof rule_locks / sizeof *rule_locks; i++)
+        pthread_mutex_init(&rule_locks[i], NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int out[2], status;
+        char said[1024] = "";
+        size_t len = 0;
+        assert_false(pipe(out));
+        pid_t child = fork();
+        if (!child) {
+            dup2(out[1], 2);
+            signal(SIGABRT, SIG_DFL);
+            rows[i].run();
+            _exit(0);
+        }
+        close(out[1]);
+        for (ssize_t n; (n = read(out[0], said + len, sizeof said - 1 - len)) > 0;) len += (size_t)n;
+        close(out[0]);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        if (!rows[i].says) {
+            assert_true(WIFEXITED(status) && !WEXITSTATUS(status));
+            continue;
+        }
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        if (!strstr(said, rows[i].says)) fail_msg("row %zu said: %s", i, said);
+    }
+#else
+    skip();
+#endif
+}
+
 /* Everybody a letter's bytes reach has them, in order, however many send: what was sent counts
  * what the socket took, and one that is gone is broken. */
 static void post_reaches_everybody(void **state)
@@ -737,6 +835,7 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(manual_hidden_is_never_to_come),
     cmocka_unit_test(job_queue_runs_all),
     cmocka_unit_test(job_queue_gives_back),
+    cmocka_unit_test(owners_are_asserted),
     cmocka_unit_test(post_reaches_everybody),
     cmocka_unit_test(post_has_bounds),
 };
