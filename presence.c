@@ -117,8 +117,8 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; handshake_workers.lock;
- * reader.lock; broadcast.lock; login_lock; address_lock; log.lock, which may be taken while any of
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; the lock
+ * of each job_queue; login_lock; address_lock; log.lock, which may be taken while any of
  * them is held.
  *
  * What it promises:
@@ -791,6 +791,7 @@ static uint64_t get_be64(const uint8_t in[8])
     }
 #define TAILQ_INIT(head) ((head)->tqh_first = NULL, (head)->tqh_last = &(head)->tqh_first)
 #define TAILQ_FIRST(head) ((head)->tqh_first)
+#define TAILQ_EMPTY(head) (!(head)->tqh_first)
 #define TAILQ_NEXT(item, field) ((item)->field.tqe_next)
 #define TAILQ_LINKED(item, field) ((item)->field.tqe_prev != NULL)
 #define TAILQ_FOREACH(item, head, field)                                                           \
@@ -810,6 +811,14 @@ static uint64_t get_be64(const uint8_t in[8])
         *(item)->field.tqe_prev = (item)->field.tqe_next;                                          \
         (item)->field.tqe_next = NULL;                                                             \
         (item)->field.tqe_prev = NULL;                                                             \
+    } while (0)
+#define TAILQ_CONCAT(to, from, field) /* all of `from` behind `to`; `from` is empty after it */    \
+    do {                                                                                           \
+        if (TAILQ_EMPTY(from)) break;                                                              \
+        (from)->tqh_first->field.tqe_prev = (to)->tqh_last;                                        \
+        *(to)->tqh_last = (from)->tqh_first;                                                       \
+        (to)->tqh_last = (from)->tqh_last;                                                         \
+        TAILQ_INIT(from);                                                                          \
     } while (0)
 
 /* Orders two byte strings: by bytes, then the shorter first. */
@@ -2027,7 +2036,8 @@ static void json_write_key(struct buffer *b, const char *name)
       "a request must have arrived whole within this time, however busily it drips")               \
     X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
       "an idle HTTP connection is closed after this time")                                         \
-    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
+    X(workers, COUNT, "workers", "0", 0, 256, "N", "Network",                                      \
+      "threads that answer HTTP requests; 0: one a processor, at least 2")                         \
     X(tls_listen, LIST, "tls-listen", "", 0, 0, "ADDR:PORT", "TLS",                                \
       "address to serve https and wss on; may repeat")                                             \
     X(tls_cert, FILES, "tls-cert", "", 0, 0, "FILE", "TLS",                                        \
@@ -10154,40 +10164,211 @@ static void http_write(struct buffer *out, const struct http_response *response,
 }
 
 /* ==== 28. Event loop ==========================================================================
- * What the hub and the listener share: an epoll set, and an inbox through which other threads
- * hand work to the loop's own thread. The work is a call; it runs there, in order. */
+ * How threads hand work to each other. A `job` is a piece of work that is part of what it is about,
+ * so handing it over allocates nothing and cannot fail. It goes into the inbox of a loop, whose one
+ * thread runs it between its events (the hub, the listener), or into a queue from which any of a
+ * few threads takes it (handshakes, reads of the store, broadcast). What a job is about belongs to
+ * whoever has the job: the sender touches it no more until it comes back. */
 
 struct server;
 
-/* One piece of work, embedded in what it is about. */
-struct loop_call {
-    struct loop_call *next;
-    void (*run)(struct server *, struct loop_call *);
+struct job {
+    TAILQ_ENTRY(job) entry;                     /* of one list at a time */
+    void (*run)(struct server *, struct job *); /* may free the job, or hand it on */
+    bool waiting; /* in a job_queue, no thread has begun it; under the queue's lock */
+};
+TAILQ_HEAD(job_list, job);
+
+/* [any] Starts a thread with a stack of THREAD_STACK; false with errno set. */
+static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    int error = pthread_create(thread, &attr, run, argument);
+    pthread_attr_destroy(&attr);
+    errno = error;
+    return !error;
+}
+
+/* [any] How many processors this process may run on. */
+static size_t processor_count(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : (size_t)CPU_COUNT(&set);
+}
+
+/* Jobs, and the threads that run them in the order in which they came. Set by main before there
+ * are threads: server, name, niceness, worth, threads, count; the rest is under the lock, which is
+ * never held while a job runs. */
+struct job_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* for the threads: jobs, or the end */
+    pthread_cond_t done; /* for job_queue_finish: nothing waits, nothing runs */
+    struct job_list jobs;
+    size_t waiting, running;
+    bool quitting;
+    size_t worth; /* jobs that wait before a thread is woken; more than 1 if who adds them helps */
+    struct server *server;
+    const char *name; /* of the threads, as ps(1) and top(1) show them */
+    int niceness;
+    pthread_t *threads;
+    size_t count;
 };
 
+/* [main] Makes an empty queue without threads. */
+static void job_queue_init(struct job_queue *queue, struct server *server, size_t worth)
+{
+    *queue = (struct job_queue){.server = server, .worth = worth};
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->wake, NULL);
+    pthread_cond_init(&queue->done, NULL);
+    TAILQ_INIT(&queue->jobs);
+}
+
+/* [any] Adds a job behind the others. */
+static void job_queue_add(struct job_queue *queue, struct job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    TAILQ_INSERT_TAIL(&queue->jobs, job, entry);
+    job->waiting = true;
+    if (++queue->waiting >= queue->worth) pthread_cond_signal(&queue->wake);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* [any; queue.lock] Takes a job out of the queue. */
+static void job_queue_remove(struct job_queue *queue, struct job *job)
+{
+    TAILQ_REMOVE(&queue->jobs, job, entry);
+    job->waiting = false;
+    queue->waiting--;
+}
+
+/* [any] Takes a job back that no thread has begun. False if one has: then it is that thread's, or
+ * wherever it was handed on to. The job is one that was added and has not come back yet. */
+static bool job_queue_cancel(struct job_queue *queue, struct job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool waiting = job->waiting;
+    if (waiting) job_queue_remove(queue, job);
+    pthread_mutex_unlock(&queue->lock);
+    return waiting;
+}
+
+/* [any; queue.lock] Runs the first job without the lock, which is held again after. */
+static void job_queue_run_first(struct job_queue *queue)
+{
+    struct job *job = TAILQ_FIRST(&queue->jobs);
+    job_queue_remove(queue, job);
+    queue->running++;
+    pthread_mutex_unlock(&queue->lock);
+    job->run(queue->server, job); /* from here on it may be anybody's */
+    pthread_mutex_lock(&queue->lock);
+    if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
+}
+
+/* A thread of the queue, until it is told to end and nothing waits any more. */
+static void *job_queue_thread(void *argument)
+{
+    struct job_queue *queue = argument;
+    prctl(PR_SET_NAME, queue->name);
+    if (queue->niceness) setpriority(PRIO_PROCESS, 0, queue->niceness); /* Linux: this thread's */
+    pthread_mutex_lock(&queue->lock);
+    while (queue->waiting || !queue->quitting) {
+        if (queue->waiting) job_queue_run_first(queue);
+        else pthread_cond_wait(&queue->wake, &queue->lock);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return NULL;
+}
+
+/* [main] Starts the queue's threads. False with errno set if one of them cannot be had; those that
+ * run are still ended by job_queue_stop. */
+static bool job_queue_start(struct job_queue *queue, const char *name, int niceness, size_t count)
+{
+    queue->name = name;
+    queue->niceness = niceness;
+    queue->threads = mem_new(count * sizeof *queue->threads);
+    for (; queue->count < count; queue->count++)
+        if (!thread_start(&queue->threads[queue->count], job_queue_thread, queue)) return false;
+    return true;
+}
+
+/* [the only one who adds jobs] Runs jobs beside the threads until all that were added are done:
+ * who waits for them works instead of sleeping, and a queue without threads works too. */
+static void job_queue_finish(struct job_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    while (queue->waiting) job_queue_run_first(queue);
+    while (queue->running) pthread_cond_wait(&queue->done, &queue->lock);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* [main, once all who add jobs have ended] Ends the threads when they have done what waits. Also
+ * for a queue that was never set up, or whose threads were not all to be had. */
+static void job_queue_stop(struct job_queue *queue)
+{
+    if (!queue->threads) return;
+    pthread_mutex_lock(&queue->lock);
+    queue->quitting = true;
+    pthread_cond_broadcast(&queue->wake);
+    pthread_mutex_unlock(&queue->lock);
+    while (queue->count) pthread_join(queue->threads[--queue->count], NULL);
+    free(queue->threads);
+    queue->threads = NULL;
+}
+
+/* What an event of a loop is about. It stands in the low bits of epoll's data beside the address,
+ * which is a multiple of 8: what a pointer leads to cannot be found out by comparing it with others
+ * (C11 6.5.8p5 leaves that undefined). */
+enum poll_tag { POLL_WAKE, POLL_LISTEN_SOCKET, POLL_CONNECTION, POLL_TAG_MASK = 3 };
+
+static uint64_t poll_data(enum poll_tag tag, const void *about)
+{
+    assert(!((uintptr_t)about & POLL_TAG_MASK));
+    return (uint64_t)(uintptr_t)about | tag;
+}
+
+static enum poll_tag poll_tag(const struct epoll_event *event)
+{
+    return (enum poll_tag)(event->data.u64 & POLL_TAG_MASK);
+}
+
+static void *poll_about(const struct epoll_event *event)
+{
+    return (void *)(uintptr_t)(event->data.u64 & ~(uint64_t)POLL_TAG_MASK);
+}
+
+/* An epoll set with an inbox. */
 struct loop {
     int epoll;
-    int wake;             /* eventfd, in the epoll set with data.ptr == the loop */
-    pthread_mutex_t lock; /* the three below */
-    struct loop_call *first, **last;
-    bool signalled;          /* a wake-up is on its way since the inbox was taken */
-    struct loop_call *taken; /* the loop's own: taken out of the inbox, not run yet */
+    int wake;             /* eventfd in the epoll set, tagged POLL_WAKE */
+    pthread_mutex_t lock; /* inbox, signalled */
+    struct job_list inbox;
+    bool signalled;        /* a wake-up is on its way since the inbox was taken */
+    struct job_list taken; /* the loop's own: out of the inbox, not run yet */
 };
 
-/* Makes an empty loop; false with errno set. */
+/* [main] Makes an empty loop; false with errno set.
+ *
+ * The three modes of epoll, and why. The eventfd is edge-triggered: each write wakes the loop once
+ * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded piece
+ * of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
+ * oneshot: after an event the socket may go to a worker, and must be silent until whoever has it
+ * then asks for the next event (http_conn_poll); that is also the moment the listener owns it. */
 static bool loop_init(struct loop *loop)
 {
     *loop = (struct loop){.epoll = epoll_create1(EPOLL_CLOEXEC),
                           .wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    loop->last = &loop->first;
+    TAILQ_INIT(&loop->inbox);
+    TAILQ_INIT(&loop->taken);
     pthread_mutex_init(&loop->lock, NULL);
-    /* edge-triggered: every write wakes once, and nobody has to read */
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = loop};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET,
+                                .data.u64 = poll_data(POLL_WAKE, loop)};
     return loop->epoll >= 0 && loop->wake >= 0 &&
            !epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event);
 }
 
-/* Closes what loop_init opened. */
 static void loop_close(struct loop *loop)
 {
     if (loop->epoll >= 0) close(loop->epoll);
@@ -10195,92 +10376,86 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* Adds or changes what a descriptor is watched for; false with errno set. */
-static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, void *data)
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
-    struct epoll_event event = {.events = events, .data.ptr = data};
+    struct epoll_event event = {.events = events, .data.u64 = data};
     return !epoll_ctl(loop->epoll, operation, fd, &event);
 }
 
-/* Wakes the loop; any thread. */
+/* [any] Wakes the loop. The write fails only where 2^64 wake-ups wait. */
 static void loop_wake(struct loop *loop)
 {
     uint64_t one = 1;
     if (write(loop->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
-/* Puts work at the end of the inbox; the lock is held. */
-static void loop_append(struct loop *loop, struct loop_call *call)
-{
-    call->next = NULL;
-    *loop->last = call;
-    loop->last = &call->next;
-}
-
-/* Adds work to the inbox and wakes the loop; any thread. */
-static void loop_submit(struct loop *loop, struct loop_call *call)
+/* [any] Adds a job to the inbox and wakes the loop. The first since the inbox was taken writes to
+ * the eventfd; those behind it cost no system call. */
+static void loop_submit(struct loop *loop, struct job *job)
 {
     pthread_mutex_lock(&loop->lock);
-    loop_append(loop, call);
+    TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool wake = !loop->signalled;
     loop->signalled = true;
     pthread_mutex_unlock(&loop->lock);
     if (wake) loop_wake(loop);
 }
 
-/* Adds work to the inbox and has a descriptor watched, as one step, without waking the loop: it
- * runs the call when it next wakes, and always before it acts on an event of the descriptor. False
- * with errno set when the descriptor cannot be watched; the call is in the inbox all the same. */
-static bool loop_park(struct loop *loop, struct loop_call *call, int operation, int fd,
-                      uint32_t events, void *data)
+/* [any] Adds a job to the inbox and has a descriptor watched, without waking the loop: it runs the
+ * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts on
+ * events: so the job always runs before the descriptor's first event, which may free what the job is
+ * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
+ * the same. */
+static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
+                      uint64_t data)
 {
     pthread_mutex_lock(&loop->lock);
-    loop_append(loop, call);
+    TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool polled = loop_poll(loop, operation, fd, events, data);
     pthread_mutex_unlock(&loop->lock);
     return polled;
 }
 
-/* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
-static void loop_take_calls(struct loop *loop)
+/* [the loop's thread] Takes what is in the inbox, behind what was taken before. */
+static void loop_take_jobs(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    loop->taken = loop->first;
-    loop->first = NULL;
-    loop->last = &loop->first;
+    TAILQ_CONCAT(&loop->taken, &loop->inbox, entry);
     loop->signalled = false;
     pthread_mutex_unlock(&loop->lock);
 }
 
-/* Runs the next call that was taken. */
-static void loop_run_call(struct loop *loop, struct server *server)
+/* [the loop's thread] Runs the next job that was taken. */
+static void loop_run_job(struct loop *loop, struct server *server)
 {
-    struct loop_call *call = loop->taken;
-    loop->taken = call->next; /* the call may free itself, or post itself again */
-    call->run(server, call);
+    struct job *job = TAILQ_FIRST(&loop->taken);
+    TAILQ_REMOVE(&loop->taken, job, entry); /* before it runs: it may free itself, or come again */
+    job->run(server, job);
 }
 
-/* Runs what is in the inbox; the loop's thread only. */
-static void loop_run_calls(struct loop *loop, struct server *server)
+/* [the loop's thread] Runs what is in the inbox. */
+static void loop_run_jobs(struct loop *loop, struct server *server)
 {
-    loop_take_calls(loop);
-    while (loop->taken) loop_run_call(loop, server);
+    loop_take_jobs(loop);
+    while (!TAILQ_EMPTY(&loop->taken)) loop_run_job(loop, server);
 }
 
-/* The same, also what comes meanwhile, but at least one call and no more than fit until then by
- * clock_work_us: the rest stays in `taken`, and a loop that has some must not sleep. */
-static void loop_run_calls_until(struct loop *loop, struct server *server, int64_t until)
+/* [the loop's thread] The same, also what comes meanwhile, but at least one job and no more than
+ * fit until then by clock_work_us. The rest stays in `taken`, and a loop that has some must not
+ * sleep: they were signalled already, so no wake-up comes for them. */
+static void loop_run_jobs_until(struct loop *loop, struct server *server, int64_t until)
 {
     for (bool over = false; !over;) {
-        if (!loop->taken) loop_take_calls(loop);
-        if (!loop->taken) return;
-        loop_run_call(loop, server);
+        if (TAILQ_EMPTY(&loop->taken)) loop_take_jobs(loop);
+        if (TAILQ_EMPTY(&loop->taken)) return;
+        loop_run_job(loop, server);
         over = clock_work_us() >= until;
     }
-    if (!loop->taken) loop_take_calls(loop); /* nobody would wake the loop for these */
+    if (TAILQ_EMPTY(&loop->taken)) loop_take_jobs(loop);
 }
 
-/* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
+/* [the loop's thread] Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
 static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int64_t wait_ms)
 {
     int n = epoll_wait(loop->epoll, events, max, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
@@ -12257,11 +12432,12 @@ enum {
     WATCH_SWEEP = 1024,          /* users whom nobody follows any more freed in one turn */
     KICK_SHARE = 64,             /* connections closed for a kick before the clock is looked at */
     OUT_READ_MAX = 32 * 1024,    /* unsent bytes of one from whom nothing more is read */
-    BROADCAST_JOBS = 2048,       /* sent side by side before the hub looks what came of them */
+    BROADCAST_MAX = 2048,        /* writes side by side before the hub looks what came of them */
     BROADCAST_TEXT = 256 * 1024, /* bytes of those that differ from the one before */
     BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
-    BROADCAST_SHARE = 32,                   /* taken at a time */
-    BROADCAST_WORTH = 64, /* those that wait before a io thread is woken for them */
+    BROADCAST_SHARE = 32,                   /* writes in a batch, which one thread takes */
+    BROADCAST_WORTH =
+        2, /* batches that wait before an io thread is woken: the hub takes the rest */
     IO_THREADS_MAX = 3,
     CROWD_FEW = 100,          /* so many connections may all come back at once */
     CROWD_SPREAD_MS = 3000,   /* more of them take at least this long */
@@ -12272,35 +12448,31 @@ enum {
 _Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
-struct io_job {
+struct io_write {
     struct connection *c;
-    uint32_t at, len; /* in post.text */
+    uint32_t at, len; /* in broadcast.text */
     ssize_t result;   /* what transport_write returned */
 };
 
-/* What many are told: the time goes to the system's send(), so the hub and its io threads call it
- * side by side. Only the hub fills it. */
-struct broadcast {
-    pthread_mutex_t lock;       /* of the counts and quitting */
-    pthread_cond_t wake;        /* for io threads: jobs, or the end */
-    pthread_cond_t done;        /* for the hub: all that were filled are sent */
-    size_t filled, taken, sent; /* of the jobs, in this order */
-    bool quitting;
-    pthread_t threads[IO_THREADS_MAX];
-    size_t count;       /* of io threads */
-    size_t written;     /* jobs, the hub's own count */
-    struct buffer text; /* BROADCAST_TEXT bytes that stay where they are */
-    struct io_job jobs[BROADCAST_JOBS];
+/* Some of them in a row, which one thread takes at a time: so the lock is taken once for
+ * BROADCAST_SHARE writes, each of which is a system call of some 5 us. */
+struct io_batch {
+    struct job job;
+    struct broadcast *broadcast;
+    size_t from, to; /* of broadcast.writes */
 };
 
-/* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
-struct store_reader {
-    pthread_mutex_t lock; /* all but thread and running */
-    pthread_cond_t wake;
-    struct loop_call *first, **last;
-    bool quitting;
-    bool running;
-    pthread_t thread;
+/* What many connections are told. The time goes to the system's send(), so the hub and its io
+ * threads call it side by side. All here is the hub's; from the moment a batch is queued until
+ * broadcast_deliver returns, its writes, their connections' transports and the text are read by
+ * whoever has the batch, who also sets the results. No memory is had for a message. */
+struct broadcast {
+    struct job_queue queue; /* of batches */
+    size_t filled;          /* writes */
+    size_t queued;          /* of them in batches that were queued */
+    struct buffer text;     /* BROADCAST_TEXT bytes that stay where they are */
+    struct io_write writes[BROADCAST_MAX];
+    struct io_batch batches[BROADCAST_MAX / BROADCAST_SHARE];
 };
 
 /* The number of connections at which all were last told over which time to come back; see
@@ -12329,17 +12501,17 @@ struct hub {
     struct named named;                 /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
-    struct buffer event;        /* the one being made */
-    struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to one who follows */
-    struct broadcast broadcast; /* what they are told */
-    int64_t spread_at;          /* mono: not before this changes are told again */
-    struct crowd crowd;         /* how many connections there are, as clients were told */
-    struct store_reader reader;
+    struct buffer event;         /* the one being made */
+    struct watch_graph graph;    /* who follows whom */
+    struct buffer outgoing;      /* a message to one who follows */
+    struct broadcast broadcast;  /* what they are told */
+    int64_t spread_at;           /* mono: not before this changes are told again */
+    struct crowd crowd;          /* how many connections there are, as clients were told */
+    struct job_queue reader;     /* reads of the store: the hub never waits for a disk */
     _Atomic uint64_t generation; /* grows when users leave the table for the store */
     int64_t sample_at;           /* mono: when the next minute begins */
     struct store_batch batch;    /* in flight while batch_under_way */
-    struct loop_call batch_done;
+    struct job batch_done;
     bool batch_under_way;
     int64_t sync_at;    /* mono: not before this is the next batch due */
     int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
@@ -12358,16 +12530,6 @@ enum { LISTENER_READ_SIZE = 64 * 1024 };
 /* Connections in the listener that wait for a thread, in order; any of them may leave. */
 struct http_conn_queue {
     struct http_conn *first, *last;
-};
-
-/* The threads that shake hands: a queue of connections, in the order in which they came. */
-struct handshake_workers {
-    pthread_mutex_t lock; /* all but threads and count */
-    pthread_cond_t wake;
-    struct http_conn_queue queue;
-    bool quitting;
-    pthread_t *threads;
-    size_t count;
 };
 
 /* What a listening socket is for. */
@@ -12405,8 +12567,8 @@ struct listener {
     bool paused;
     int64_t paused_logged; /* mono */
     bool quitting;
-    size_t handshaking; /* connections with the handshake workers */
-    struct handshake_workers handshake_workers;
+    size_t handshaking;          /* connections with the handshake workers */
+    struct job_queue handshakes; /* the workers' */
     char scratch[LISTENER_READ_SIZE];
 };
 
@@ -12625,7 +12787,8 @@ static void connection_interest(struct server *server, struct connection *c)
     uint32_t interest = (full ? 0 : EPOLLIN) | (ext->blocked ? EPOLLOUT : 0);
     if (interest == ext->interest) return; /* none at all: that it is over is told all the same */
     ext->interest = interest;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
@@ -12962,29 +13125,18 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Posts a call to the reader, which runs it on its own thread. */
-static void reader_submit(struct store_reader *reader, struct loop_call *call)
-{
-    pthread_mutex_lock(&reader->lock);
-    call->next = NULL;
-    *reader->last = call;
-    reader->last = &call->next;
-    pthread_cond_signal(&reader->wake);
-    pthread_mutex_unlock(&reader->lock);
-}
-
 /* Users of whom the store is asked, because they are followed and not in the table. */
 struct watch_read {
-    struct loop_call call;
+    struct job job;
     size_t count;
     struct watch_target **users; /* needed until the answer is there; only their ids are read */
     struct stored_user **found;  /* NULL: never seen */
 };
 
 /* The hub's: the store has answered; who waited for that goes on. */
-static void hub_watch_found(struct server *server, struct loop_call *call)
+static void hub_watch_found(struct server *server, struct job *job)
 {
-    struct watch_read *read = (struct watch_read *)call;
+    struct watch_read *read = (struct watch_read *)job;
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
@@ -13010,10 +13162,10 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
 
 /* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
  * nobody. */
-static void reader_find_watched(struct server *server, struct loop_call *call)
+static void reader_find_watched(struct server *server, struct job *job)
 {
     enum { CHUNK = 64 };
-    struct watch_read *read = (struct watch_read *)call;
+    struct watch_read *read = (struct watch_read *)job;
     struct store *st = server->store;
     struct stored_user found;
     for (size_t at = 0; at < read->count; at += CHUNK) {
@@ -13031,8 +13183,8 @@ static void reader_find_watched(struct server *server, struct loop_call *call)
         if (txn) store_end_read(st, txn);
         if (rc) store_log_read(st, rc);
     }
-    read->call.run = hub_watch_found;
-    loop_submit(&server->hub.loop, &read->call);
+    read->job.run = hub_watch_found;
+    loop_submit(&server->hub.loop, &read->job);
 }
 
 /* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
@@ -13059,8 +13211,8 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
         read->users[read->count++] = e;
     }
     if (!read) return;
-    read->call.run = reader_find_watched;
-    reader_submit(&server->hub.reader, &read->call);
+    read->job.run = reader_find_watched;
+    job_queue_add(&server->hub.reader, &read->job);
 }
 
 /* Whether a connection may follow this user. */
@@ -13480,7 +13632,9 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     struct connection *c = &s->c;
     if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
-    if (s->blocked) loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN, c);
+    if (s->blocked)
+        loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN,
+                  poll_data(POLL_CONNECTION, c));
     s->blocked = false;
     c->session.state = CONNECTION_FINISHING;
     transport_finish(&c->transport);
@@ -13520,7 +13674,8 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     if (!s->own.len) buffer_free(&s->own);
     if (blocked == s->blocked) return;
     s->blocked = blocked;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
@@ -13624,95 +13779,68 @@ static void hub_take_transitions(struct server *server, struct instant now)
  * Watchers are told what changed. The time goes to the system's send(), so the hub and its io
  * threads call it side by side. */
 
-/* Sends a few of the jobs that nobody has taken; the caller holds the lock. */
-static void broadcast_send(struct broadcast *broadcast)
+/* [io threads, hub] Sends the writes of a batch. */
+static void io_batch_run(struct server *server, struct job *job)
 {
-    size_t from = broadcast->taken;
-    size_t to =
-        broadcast->filled - from > BROADCAST_SHARE ? from + BROADCAST_SHARE : broadcast->filled;
-    broadcast->taken = to;
-    pthread_mutex_unlock(&broadcast->lock);
-    for (struct io_job *l = broadcast->jobs + from; l < broadcast->jobs + to; l++)
-        l->result = transport_write(&l->c->transport, broadcast->text.at + l->at, l->len);
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->sent += to - from;
-    if (broadcast->sent == broadcast->filled) pthread_cond_signal(&broadcast->done);
+    (void)server;
+    struct io_batch *batch = container_of(job, struct io_batch, job);
+    struct broadcast *broadcast = batch->broadcast;
+    for (struct io_write *w = broadcast->writes + batch->from; w < broadcast->writes + batch->to;
+         w++)
+        w->result = transport_write(&w->c->transport, broadcast->text.at + w->at, w->len);
 }
 
-/* A io thread's thread, until broadcast_stop. */
-static void *io_thread_run(void *argument)
-{
-    struct broadcast *broadcast = argument;
-    prctl(PR_SET_NAME, "courier");
-    pthread_mutex_lock(&broadcast->lock);
-    while (!broadcast->quitting) {
-        if (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
-        else pthread_cond_wait(&broadcast->wake, &broadcast->lock);
-    }
-    pthread_mutex_unlock(&broadcast->lock);
-    return NULL;
-}
-
-/* Whether there is room for another job. */
+/* [hub] True if there is room for another write. */
 static bool broadcast_has_room(const struct broadcast *broadcast)
 {
-    return broadcast->written < BROADCAST_JOBS &&
+    return broadcast->filled < BROADCAST_MAX &&
            broadcast->text.size - broadcast->text.len >= BROADCAST_ROOM;
 }
 
-/* Hands over what was added to the text from `at` on. The same bytes in a row are kept once. */
+/* [hub] Queues the writes that are in no batch yet as one. */
+static void broadcast_queue(struct broadcast *broadcast)
+{
+    struct io_batch *batch = &broadcast->batches[broadcast->queued / BROADCAST_SHARE];
+    batch->from = broadcast->queued;
+    batch->to = broadcast->queued = broadcast->filled;
+    job_queue_add(&broadcast->queue, &batch->job);
+}
+
+/* [hub] Adds a write of what was added to the text from `at` on. The same bytes in a row are kept
+ * once: mostly all who follow a user are told the same. */
 static void broadcast_fill(struct broadcast *broadcast, struct connection *c, size_t at)
 {
     size_t len = broadcast->text.len - at;
-    struct io_job *l = &broadcast->jobs[broadcast->written++];
+    struct io_write *w = &broadcast->writes[broadcast->filled++];
     assert(broadcast->text.size == BROADCAST_TEXT); /* what io threads read has not moved */
-    *l = (struct io_job){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
-    if (l > broadcast->jobs && l[-1].len == len &&
-        !memcmp(broadcast->text.at + l[-1].at, broadcast->text.at + at, len)) {
-        l->at = l[-1].at;
+    *w = (struct io_write){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
+    if (w > broadcast->writes && w[-1].len == len &&
+        !memcmp(broadcast->text.at + w[-1].at, broadcast->text.at + at, len)) {
+        w->at = w[-1].at;
         broadcast->text.len = at;
     }
-    if (broadcast->written % BROADCAST_SHARE) return;
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->filled = broadcast->written;
-    if (broadcast->filled - broadcast->taken >= BROADCAST_WORTH)
-        pthread_cond_signal(&broadcast->wake);
-    pthread_mutex_unlock(&broadcast->lock);
+    if (broadcast->filled % BROADCAST_SHARE == 0) broadcast_queue(broadcast);
 }
 
-/* Returns how many jobs there are, when all are sent as far as their sockets took them. */
+/* [hub] Returns how many writes there are, when all were tried as far as their sockets took them.
+ * They are the caller's until the next broadcast_fill; the text is for the caller to empty. */
 static size_t broadcast_deliver(struct broadcast *broadcast)
 {
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->filled = broadcast->written;
-    while (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
-    while (broadcast->sent < broadcast->filled)
-        pthread_cond_wait(&broadcast->done, &broadcast->lock);
     size_t count = broadcast->filled;
-    broadcast->filled = broadcast->taken = broadcast->sent = 0;
-    pthread_mutex_unlock(&broadcast->lock);
-    broadcast->written = 0;
+    if (broadcast->queued < count) broadcast_queue(broadcast);
+    job_queue_finish(&broadcast->queue);
+    broadcast->filled = broadcast->queued = 0;
     return count;
 }
 
-/* Sets an empty post up. */
+/* [main] Sets an empty broadcast up, without io threads; it works without. */
 static void broadcast_init(struct broadcast *broadcast)
 {
-    pthread_mutex_init(&broadcast->lock, NULL);
-    pthread_cond_init(&broadcast->wake, NULL);
-    pthread_cond_init(&broadcast->done, NULL);
+    job_queue_init(&broadcast->queue, NULL, BROADCAST_WORTH);
+    for (size_t i = 0; i < sizeof broadcast->batches / sizeof *broadcast->batches; i++)
+        broadcast->batches[i] = (struct io_batch){.job.run = io_batch_run, .broadcast = broadcast};
     broadcast->text.at = mem_new(BROADCAST_TEXT); /* pages that are never used cost nothing */
     broadcast->text.size = BROADCAST_TEXT;
-}
-
-/* Ends the io threads; the hub sends nothing any more. */
-static void broadcast_stop(struct broadcast *broadcast)
-{
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->quitting = true;
-    pthread_cond_broadcast(&broadcast->wake);
-    pthread_mutex_unlock(&broadcast->lock);
-    while (broadcast->count) pthread_join(broadcast->threads[--broadcast->count], NULL);
 }
 
 /* Appends a frame with the next message that one who follows is to be told. False when there is
@@ -13753,8 +13881,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* Fills jobs for those whose turn it is, until the time of this part of the turn is over. */
-static void hub_fill_jobs(struct server *server, struct instant now)
+/* Fills writes for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct broadcast *broadcast = &hub->broadcast;
@@ -13769,14 +13897,14 @@ static void hub_fill_jobs(struct server *server, struct instant now)
     }
 }
 
-/* Goes on after a job was sent: with the next piece for the same one while there is time,
+/* Goes on after a write: with the next piece for the same one while there is time,
  * otherwise in another turn. */
-static void hub_job_sent(struct server *server, struct io_job *l, struct instant now)
+static void hub_written(struct server *server, const struct io_write *w, struct instant now)
 {
     struct hub *hub = &server->hub;
-    struct connection *c = l->c;
-    struct span bytes = {hub->broadcast.text.at + l->at, l->len};
-    connection_written(server, c, now, bytes, l->result);
+    struct connection *c = w->c;
+    struct span bytes = {hub->broadcast.text.at + w->at, w->len};
+    connection_written(server, c, now, bytes, w->result);
     if (clock_work_us() < hub->until) watcher_send(server, c, now);
     else if (c->session.state == CONNECTION_OPEN && c->ext && !c->ext->blocked)
         watcher_list(&hub->graph.busy, &c->ext->watcher);
@@ -13800,10 +13928,10 @@ static void hub_watch(struct server *server, struct instant now)
     bool over = !watch_graph_next(w);
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
-        hub_fill_jobs(server, now);
+        hub_fill_broadcast(server, now);
         size_t count = broadcast_deliver(broadcast);
-        for (struct io_job *l = broadcast->jobs; l < broadcast->jobs + count; l++)
-            hub_job_sent(server, l, now);
+        for (const struct io_write *one = broadcast->writes; one < broadcast->writes + count; one++)
+            hub_written(server, one, now);
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
@@ -13980,7 +14108,7 @@ struct ahead {
 
 /* A connection on its way from a worker to the hub. */
 struct handoff {
-    struct loop_call call;
+    struct job job;
     struct transport transport;
     uint8_t address[16];
     uint16_t port;
@@ -13996,7 +14124,7 @@ struct handoff {
     bool watches_all;     /* it may follow everybody */
     struct id_list *may;  /* else these, or NULL */
     struct ahead ahead;
-    void (*look_again)(struct server *, struct loop_call *); /* hub_look_again */
+    void (*look_again)(struct server *, struct job *); /* hub_look_again */
     char agent[AGENT_MAX + 1];
     uint8_t id_len;
     char id[USER_ID_MAX];
@@ -14159,9 +14287,9 @@ static enum error hub_refuses(struct server *server, const struct handoff *a, en
 
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
-static void hub_adopt(struct server *server, struct loop_call *call)
+static void hub_adopt(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct span id = {a->id, a->id_len};
@@ -14172,8 +14300,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
         pthread_mutex_unlock(&server->table_lock);
     }
     if (recall == RECALL_STALE) {
-        a->call.run = a->look_again;
-        reader_submit(&hub->reader, &a->call);
+        a->job.run = a->look_again;
+        job_queue_add(&hub->reader, &a->job);
         return;
     }
     struct connection *c = mem_new(sizeof *c);
@@ -14191,7 +14319,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (a->may) connection_ext(c)->may = a->may;
     a->may = NULL;
     enum error refuse = hub_refuses(server, a, recall, now);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else if (refuse == ERROR_STOPPING) {
@@ -14212,12 +14341,12 @@ static void hub_adopt(struct server *server, struct loop_call *call)
 }
 
 /* Reader's: the store has changed since it was looked at; then the hub tries again. */
-static void hub_look_again(struct server *server, struct loop_call *call)
+static void hub_look_again(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
-    a->call.run = hub_adopt;
-    loop_submit(&server->hub.loop, &a->call);
+    a->job.run = hub_adopt;
+    loop_submit(&server->hub.loop, &a->job);
 }
 
 /* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
@@ -14253,9 +14382,9 @@ static bool stream_logged_out(const struct server *server, const struct stream *
 }
 
 /* Makes a stream of an adopted socket. */
-static void hub_adopt_stream(struct server *server, struct loop_call *call)
+static void hub_adopt_stream(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct stream *s = mem_new(sizeof *s);
@@ -14272,7 +14401,8 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
     stream_begin(server, s, a);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else {
@@ -14291,7 +14421,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
  * few turns. */
 struct hub_ask {
-    struct loop_call call;
+    struct job job;
     sem_t done;
     struct span id;
     const uint8_t *address;
@@ -14305,19 +14435,19 @@ struct hub_ask {
 
 /* Puts a question to the hub and waits until it was acted on. */
 static void hub_ask(struct server *server, struct hub_ask *ask,
-                    void (*run)(struct server *, struct loop_call *))
+                    void (*run)(struct server *, struct job *))
 {
-    ask->call.run = run;
+    ask->job.run = run;
     sem_init(&ask->done, 0, 0);
-    loop_submit(&server->hub.loop, &ask->call);
+    loop_submit(&server->hub.loop, &ask->job);
     while (sem_wait(&ask->done)) continue; /* only EINTR */
     sem_destroy(&ask->done);
 }
 
 /* Question: an HTTP heartbeat of a user. */
-static void hub_heartbeat(struct server *server, struct loop_call *call)
+static void hub_heartbeat(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
     ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
@@ -14328,9 +14458,9 @@ static void hub_heartbeat(struct server *server, struct loop_call *call)
 }
 
 /* Question: set a user's status by hand. view->known is false for one never seen. */
-static void hub_set_manual(struct server *server, struct loop_call *call)
+static void hub_set_manual(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct presence *p = &server->presence;
     pthread_mutex_lock(&server->table_lock);
@@ -14350,9 +14480,9 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
 
 /* Question: close all connections of a user, who is offline after it; count is how many. Of
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
-static void hub_kick(struct server *server, struct loop_call *call)
+static void hub_kick(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
@@ -14365,7 +14495,7 @@ static void hub_kick(struct server *server, struct loop_call *call)
         }
     }
     if (user && user->conns) {
-        loop_submit(&server->hub.loop, call);
+        loop_submit(&server->hub.loop, job);
         return;
     }
     pthread_mutex_lock(&server->table_lock);
@@ -14377,9 +14507,9 @@ static void hub_kick(struct server *server, struct loop_call *call)
 
 /* Question: end the streams that a session opened. Clients whose session is good come back, and
  * miss nothing. */
-static void hub_log_out(struct server *server, struct loop_call *call)
+static void hub_log_out(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     for (struct stream *s = server->hub.feeds[FEED_ADMIN].streams, *next; s; s = next) {
         next = s->next;
@@ -14397,9 +14527,9 @@ static void hub_batch_written(void *context, struct store_batch *batch)
 }
 
 /* The hub's part of it: users who owe nothing any more and are offline leave the table. */
-static void hub_batch_done(struct server *server, struct loop_call *call)
+static void hub_batch_done(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     struct hub *hub = &server->hub;
     pthread_mutex_lock(&server->table_lock);
     atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
@@ -14441,9 +14571,9 @@ static void hub_sync(struct server *server, struct instant now)
 
 /* Tells every client to come back later, each at another time, and closes. The users stay online in
  * the store: the next start waits for them. */
-static void hub_stop(struct server *server, struct loop_call *call)
+static void hub_stop(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     struct hub *hub = &server->hub;
     struct presence *p = &server->presence;
     struct instant now = server_now(server);
@@ -14466,9 +14596,9 @@ static void hub_stop(struct server *server, struct loop_call *call)
 }
 
 /* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
-static void hub_quit(struct server *server, struct loop_call *call)
+static void hub_quit(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     server->hub.quitting = true;
     server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
@@ -14487,8 +14617,9 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return hub->loop.taken || hub->dead || hub->late || !STAILQ_EMPTY(&w->spreading) ||
-           LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) || w->unreferenced_count ||
+    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || hub->late ||
+           !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
+           w->unreferenced_count ||
            (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
@@ -14546,8 +14677,9 @@ static void hub_begin_part(struct hub *hub, int64_t us)
 /* Acts on what happened at one socket. */
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
-    struct connection *c = event->data.ptr;
-    if (event->data.ptr == &server->hub.loop || c->session.state == CONNECTION_DEAD) return;
+    if (poll_tag(event) == POLL_WAKE) return;
+    struct connection *c = poll_about(event);
+    if (c->session.state == CONNECTION_DEAD) return;
     if (c->session.is_stream) {
         stream_event(server, (struct stream *)c, now);
         return;
@@ -14602,7 +14734,7 @@ static void hub_turn(struct server *server)
     hub_wake(server, wait);
     hub->ids = 0;
     hub_begin_part(hub, HUB_CALLS_US);
-    loop_run_calls_until(&hub->loop, server, hub->until);
+    loop_run_jobs_until(&hub->loop, server, hub->until);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     hub_begin_part(hub, HUB_INPUT_US);
     hub_input(server, now);
@@ -14645,41 +14777,6 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* The reader's thread, until it is told to end and has nothing left to do. */
-static void *reader_run(void *argument)
-{
-    struct server *server = argument;
-    struct store_reader *reader = &server->hub.reader;
-    prctl(PR_SET_NAME, "reader");
-    pthread_mutex_lock(&reader->lock);
-    while (reader->first || !reader->quitting) {
-        struct loop_call *call = reader->first;
-        if (!call) {
-            pthread_cond_wait(&reader->wake, &reader->lock);
-            continue;
-        }
-        reader->first = call->next;
-        if (!call->next) reader->last = &reader->first;
-        pthread_mutex_unlock(&reader->lock);
-        call->run(server, call);
-        pthread_mutex_lock(&reader->lock);
-    }
-    pthread_mutex_unlock(&reader->lock);
-    return NULL;
-}
-
-/* Ends the reader once it has done what it was given; the hub, which is told of it, still runs. */
-static void reader_stop(struct store_reader *reader)
-{
-    if (!reader->running) return;
-    pthread_mutex_lock(&reader->lock);
-    reader->quitting = true;
-    pthread_cond_signal(&reader->wake);
-    pthread_mutex_unlock(&reader->lock);
-    pthread_join(reader->thread, NULL);
-    reader->running = false;
-}
-
 /* Sets the hub up; its thread is started by main. False with errno set. */
 static bool hub_init(struct server *server, struct instant now)
 {
@@ -14693,9 +14790,7 @@ static bool hub_init(struct server *server, struct instant now)
     hub->batch_done.run = hub_batch_done;
     watch_graph_init(&hub->graph);
     broadcast_init(&hub->broadcast);
-    pthread_mutex_init(&hub->reader.lock, NULL);
-    pthread_cond_init(&hub->reader.wake, NULL);
-    hub->reader.last = &hub->reader.first;
+    job_queue_init(&hub->reader, server, 1);
     hub->held_last = &hub->held;
     hub->late_last = &hub->late;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -14712,7 +14807,7 @@ static void hub_free(struct server *server)
     hub->event_at = hub->event_count;
     hub->until = INT64_MAX;
     hub_free_closed(server);
-    broadcast_stop(&hub->broadcast);
+    job_queue_stop(&hub->broadcast.queue);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
     buffer_free(&hub->event);
@@ -14765,7 +14860,7 @@ enum http_conn_vet {
 
 /* A connection in the listener. */
 struct http_conn {
-    struct loop_call call;             /* the way back from a worker; must be first */
+    struct job job;                    /* the way back from a worker; must be first */
     struct seam_item item;             /* the request's bytes */
     struct timer timer;                /* the deadline of the phase */
     struct http_conn *next, *previous; /* in a lane, or the handshake workers' queue */
@@ -14779,7 +14874,6 @@ struct http_conn {
     bool polled;               /* in the listener's epoll set */
     uint8_t place;             /* enum http_conn_place; the listener's, as is the next */
     bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
-    bool queued;               /* in the handshake workers' queue; under handshake workers.lock */
     uint8_t lane;              /* enum lane_kind */
     uint32_t read_in;          /* the turn in which its last bytes came */
     bool keep_alive;           /* after this answer */
@@ -14989,7 +15083,7 @@ static void http_conn_poll(struct http_conn *p, uint32_t events)
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
     if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
-                   p)) {
+                   poll_data(POLL_CONNECTION, p))) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
@@ -15038,7 +15132,7 @@ static void listener_flush(struct server *server, struct http_conn *p, int64_t n
         timer_disarm(&server->listener.wheel, &p->timer);
         p->place = PLACE_ELSEWHERE;
         p->phase = HTTP_CONN_REQUEST;
-        loop_submit(&server->listener.loop, &p->call);
+        loop_submit(&server->listener.loop, &p->job);
     } else if (p->keep_alive) {
         http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
         http_conn_poll(p, EPOLLIN);
@@ -15303,19 +15397,18 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     listener_advance(server, p, now);
 }
 
-/* Gives a connection to the handshake workers. */
+/* A cycle: the end of a handshake's step reads on, and perhaps begins the next one. */
+static void handshake_run(struct server *server, struct job *job);
+
+/* [listener] Gives a connection to the handshake workers. */
 static void listener_handshake(struct server *server, struct http_conn *p)
 {
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     timer_disarm(&server->listener.wheel, &p->timer);
     p->phase = HTTP_CONN_HANDSHAKE;
     p->place = PLACE_HANDSHAKE;
     server->listener.handshaking++;
-    pthread_mutex_lock(&handshake_workers->lock);
-    p->queued = true;
-    http_conn_queue_add(&handshake_workers->queue, p);
-    pthread_cond_signal(&handshake_workers->wake);
-    pthread_mutex_unlock(&handshake_workers->lock);
+    p->job.run = handshake_run;
+    job_queue_add(&server->listener.handshakes, &p->job);
 }
 
 /* The client ended in the middle of its handshake, or before: then it may have been a look at the
@@ -15376,9 +15469,9 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
 }
 
 /* A handshake worker gave a connection back. */
-static void listener_handshake_done(struct server *server, struct loop_call *call)
+static void listener_handshake_done(struct server *server, struct job *job)
 {
-    struct http_conn *p = (struct http_conn *)call;
+    struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     server->listener.handshaking--;
@@ -15399,47 +15492,16 @@ static void listener_handshake_done(struct server *server, struct loop_call *cal
     else listener_read_hello(server, p, now);
 }
 
-/* A handshake worker's thread: takes connections off the queue, shakes, gives them back. Does no
- * work any more once the server stops. */
-static void *handshake_worker_run(void *argument)
+/* [handshake worker] Takes a handshake a step further and gives the connection back. Does no work
+ * any more once the server stops. */
+static void handshake_run(struct server *server, struct job *job)
 {
-    struct server *server = argument;
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
-    prctl(PR_SET_NAME, "shaker");
-    setpriority(PRIO_PROCESS, 0, HANDSHAKE_NICE); /* on Linux: of this thread */
-    pthread_mutex_lock(&handshake_workers->lock);
-    for (;;) {
-        while (!handshake_workers->queue.first && !handshake_workers->quitting)
-            pthread_cond_wait(&handshake_workers->wake, &handshake_workers->lock);
-        struct http_conn *p = handshake_workers->queue.first;
-        if (!p) break;
-        http_conn_queue_remove(&handshake_workers->queue, p);
-        p->queued = false;
-        bool useless = p->given_up || atomic_load(&server->stopping);
-        pthread_mutex_unlock(&handshake_workers->lock);
-        p->handshake = (uint8_t)(useless ? HANDSHAKE_FAILED
-                                         : transport_handshake(&p->transport, &server->tls));
-        p->call.run = listener_handshake_done;
-        loop_submit(&server->listener.loop, &p->call);
-        pthread_mutex_lock(&handshake_workers->lock);
-    }
-    pthread_mutex_unlock(&handshake_workers->lock);
-    return NULL;
-}
-
-/* Ends the handshake workers; none of them has a connection any more. */
-static void listener_stop_handshakes(struct listener *listener)
-{
-    struct handshake_workers *handshake_workers = &listener->handshake_workers;
-    pthread_mutex_lock(&handshake_workers->lock);
-    handshake_workers->quitting = true;
-    pthread_cond_broadcast(&handshake_workers->wake);
-    pthread_mutex_unlock(&handshake_workers->lock);
-    for (size_t i = 0; i < handshake_workers->count; i++)
-        pthread_join(handshake_workers->threads[i], NULL);
-    free(handshake_workers->threads);
-    handshake_workers->threads = NULL;
-    handshake_workers->count = 0;
+    struct http_conn *p = container_of(job, struct http_conn, job);
+    bool useless = atomic_load(&server->stopping);
+    p->handshake =
+        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->transport, &server->tls));
+    p->job.run = listener_handshake_done;
+    loop_submit(&server->listener.loop, &p->job);
 }
 
 /* The deadline of a phase has come. */
@@ -15462,9 +15524,9 @@ static void listener_give_up(struct server *server, struct http_conn *p)
 }
 
 /* A worker gave a connection back; see http_conn_served for the phases. */
-static void listener_take_back(struct server *server, struct loop_call *call)
+static void listener_take_back(struct server *server, struct job *job)
 {
-    struct http_conn *p = (struct http_conn *)call;
+    struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
@@ -15496,9 +15558,9 @@ static void http_conn_hand_over(struct server *server, struct http_conn *p)
     if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->transport.fd, NULL);
     a->transport = p->transport;
     buffer_add(&a->unread, p->item.bytes + p->item.used, p->item.len - p->item.used);
-    a->call.run = a->is_stream ? hub_adopt_stream : hub_adopt;
+    a->job.run = a->is_stream ? hub_adopt_stream : hub_adopt;
     http_conn_free(p);
-    loop_submit(&server->hub.loop, &a->call);
+    loop_submit(&server->hub.loop, &a->job);
 }
 
 /* Worker: takes the served request off the front; what is behind it is the next one's. */
@@ -15534,8 +15596,8 @@ static void http_conn_go_on(struct http_conn *p)
     p->aside = (struct buffer){0};
     http_conn_hold(p, 0, true);
     p->phase = HTTP_CONN_REQUEST;
-    p->call.run = listener_take_back;
-    loop_submit(&p->server->listener.loop, &p->call);
+    p->job.run = listener_take_back;
+    loop_submit(&p->server->listener.loop, &p->job);
 }
 
 /* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
@@ -15553,7 +15615,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
         http_conn_free(p);
         return;
     }
-    p->call.run = listener_take_back;
+    p->job.run = listener_take_back;
     if (p->keep_alive) http_conn_next_request(p);
     else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
@@ -15563,13 +15625,14 @@ static void http_conn_send(struct server *server, struct http_conn *p)
                          : rest           ? HTTP_CONN_REQUEST
                                           : HTTP_CONN_IDLE);
     if (p->phase != HTTP_CONN_IDLE) {
-        loop_submit(loop, &p->call);
+        loop_submit(loop, &p->job);
         return;
     }
     /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_park(loop, &p->call, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT, p))
+    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p)))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
@@ -15589,16 +15652,10 @@ static void http_conn_served(struct server *server, struct http_conn *p)
  * thread. */
 static void listener_displace(struct server *server, struct http_conn *p)
 {
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     if (p->place == PLACE_READY) http_conn_queue_remove(&server->listener.lanes[p->lane].ready, p);
     if (p->place == PLACE_HANDSHAKE) {
-        pthread_mutex_lock(&handshake_workers->lock);
-        bool queued = p->queued;
-        if (queued) http_conn_queue_remove(&handshake_workers->queue, p);
-        p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&handshake_workers->lock);
-        if (!queued) return;
+        if (!job_queue_cancel(&server->listener.handshakes, &p->job)) return;
         server->listener.handshaking--;
     }
     listener_give_up(server, p);
@@ -15633,7 +15690,7 @@ static void listener_poll(struct server *server, uint32_t events)
 {
     for (size_t i = 0; i < server->listen_socket_count; i++)
         loop_poll(&server->listener.loop, EPOLL_CTL_MOD, server->listen_sockets[i].fd, events,
-                  &server->listen_sockets[i]);
+                  poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i]));
 }
 
 /* Rests from accepting after an error that will not go away at once: what is connected goes on
@@ -15652,7 +15709,9 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
     listener->paused_logged = now;
     listener->paused = full;
     if (full) listener_poll(server, 0);
-    else loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0, listening);
+    else
+        loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0,
+                  poll_data(POLL_LISTEN_SOCKET, listening));
     timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
@@ -15697,9 +15756,9 @@ static void listener_accept(struct server *server, struct listen_socket *listeni
 }
 
 /* Stops accepting for good: new clients are refused by the kernel. */
-static void listener_shut(struct server *server, struct loop_call *call)
+static void listener_shut(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     for (size_t i = 0; i < server->listen_socket_count; i++) {
         if (server->listen_sockets[i].fd >= 0) close(server->listen_sockets[i].fd);
         server->listen_sockets[i].fd = -1;
@@ -15707,22 +15766,19 @@ static void listener_shut(struct server *server, struct loop_call *call)
 }
 
 /* Ends listener_run as soon as no request is with the workers. */
-static void listener_quit(struct server *server, struct loop_call *call)
+static void listener_quit(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     server->listener.quitting = true;
 }
 
-/* Acts on one event. */
-static void listener_event(struct server *server, void *data, int64_t now)
+/* [listener] Acts on one event. One that comes for a connection which gave way in this turn counts
+ * no more. */
+static void listener_event(struct server *server, const struct epoll_event *event, int64_t now)
 {
-    struct listen_socket *listening = data;
-    if (listening >= server->listen_sockets &&
-        listening < server->listen_sockets + server->listen_socket_count) {
-        listener_accept(server, listening, now);
-        return;
-    }
-    struct http_conn *p = data;
+    if (poll_tag(event) == POLL_LISTEN_SOCKET) listener_accept(server, poll_about(event), now);
+    if (poll_tag(event) != POLL_CONNECTION) return;
+    struct http_conn *p = poll_about(event);
     if (p->phase == HTTP_CONN_GONE) return;
     if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
     else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
@@ -15758,7 +15814,7 @@ static void listener_run(void *context)
     struct listener *listener = &server->listener;
     struct epoll_event events[LISTENER_EVENTS];
     int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
-    prctl(PR_SET_NAME, "door");
+    prctl(PR_SET_NAME, "listener");
     listener_poll(server, EPOLLIN);
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
@@ -15773,10 +15829,8 @@ static void listener_run(void *context)
         now = clock_mono_ms();
         listener->turn++;
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
-        loop_run_calls(&listener->loop, server);
-        for (int i = 0; i < count; i++)
-            if (events[i].data.ptr != &listener->loop)
-                listener_event(server, events[i].data.ptr, now);
+        loop_run_jobs(&listener->loop, server);
+        for (int i = 0; i < count; i++) listener_event(server, &events[i], now);
         for (struct http_conn *p; (p = listener->gone);) {
             listener->gone = p->next;
             listener_close(server, p);
@@ -15785,7 +15839,7 @@ static void listener_run(void *context)
             listener_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
     }
-    loop_run_calls(&listener->loop, server);
+    loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
     for (struct timer *timer; (timer = wheel_take(&listener->wheel));)
         listener_close(server, http_conn_of_timer(timer));
@@ -15809,26 +15863,36 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
            !getsockname(listening->fd, (struct sockaddr *)&listening->address, &len);
 }
 
+/* How many workers there are. A worker never waits for a client, so more than one a processor give
+ * no more answers, only more switches: each new connection wakes one. Two at least: a list of all
+ * users takes one for a while, see struct lane. */
+static int server_workers(const struct options *options)
+{
+    size_t processors = processor_count();
+    return options->workers    ? (int)options->workers
+           : processors <= 2   ? 2
+           : processors <= 256 ? (int)processors
+                               : 256;
+}
+
 /* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
 static bool listener_init(struct server *server, struct instant now)
 {
     struct listener *listener = &server->listener;
-    struct handshake_workers *handshake_workers = &listener->handshake_workers;
-    pthread_mutex_init(&handshake_workers->lock, NULL);
-    pthread_cond_init(&handshake_workers->wake, NULL);
+    job_queue_init(&listener->handshakes, server, 1);
     wheel_init(&listener->wheel, now.mono);
-    int64_t workers = server->options.workers;
+    int workers = server_workers(&server->options);
     /* of an address no less than one request as large as they may be */
     const struct options *options = &server->options;
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
-    listener->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
+    listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (!loop_poll(&listener->loop, EPOLL_CTL_ADD, server->listen_sockets[i].fd, 0,
-                       &server->listen_sockets[i]))
+                       poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i])))
             return false;
     return true;
 }
@@ -18539,24 +18603,11 @@ static bool server_restore_user(void *context, struct span id, const struct user
     return true;
 }
 
-/* Starts a thread with a stack of our size. */
-static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
-{
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, THREAD_STACK);
-    int error = pthread_create(thread, &attr, run, argument);
-    pthread_attr_destroy(&attr);
-    errno = error;
-    return !error;
-}
-
 /* How many io threads are worth having: the hub has a processor of its own. */
 static size_t server_io_threads(void)
 {
-    cpu_set_t set;
-    int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return processors > IO_THREADS_MAX ? IO_THREADS_MAX : (size_t)processors - 1;
+    size_t others = processor_count() - 1;
+    return others > IO_THREADS_MAX ? IO_THREADS_MAX : others;
 }
 
 /* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
@@ -18633,25 +18684,15 @@ static bool server_start(struct server *server, struct why why)
     server->hub.running = thread_start(&server->hub.thread, hub_run, server);
     if (!server->hub.running) return server_lacks_thread(why, "hub");
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
-    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
-    if (!server->hub.reader.running) return server_lacks_thread(why, "reader of the store");
-    struct broadcast *broadcast = &server->hub.broadcast;
-    for (size_t n = server_io_threads(); broadcast->count < n; broadcast->count++) {
-        if (thread_start(&broadcast->threads[broadcast->count], io_thread_run, broadcast)) continue;
-        return server_lacks_thread(why, "hub's helpers");
-    }
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
-    size_t handshake_worker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
-    handshake_workers->threads =
-        mem_new(handshake_worker_count * sizeof *handshake_workers->threads);
-    for (; handshake_workers->count < handshake_worker_count; handshake_workers->count++) {
-        if (thread_start(&handshake_workers->threads[handshake_workers->count],
-                         handshake_worker_run, server))
-            continue;
+    if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
+        return server_lacks_thread(why, "reader of the store");
+    if (!job_queue_start(&server->hub.broadcast.queue, "io", 0, server_io_threads()))
+        return server_lacks_thread(why, "hub's io threads");
+    size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
+    if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
-    }
     int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
+    server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
     if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
     return true;
@@ -18754,8 +18795,8 @@ static void server_wait_for_hub(struct server *server)
  * takes down what a failed start left. False when the last batch could not be written. */
 static bool server_stop(struct server *server)
 {
-    struct loop_call shut = {.run = listener_shut}, quit = {.run = listener_quit};
-    struct loop_call stop = {.run = hub_stop}, end = {.run = hub_quit};
+    struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
+    struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
@@ -18766,9 +18807,9 @@ static bool server_stop(struct server *server)
         loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }
-    if (server->listener.handshake_workers.count) listener_stop_handshakes(&server->listener);
-    reader_stop(&server->hub.reader);
-    webhook_wait(&server->webhook); /* before the last batch, which has how far it came */
+    job_queue_stop(&server->listener.handshakes);
+    job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
+    webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
