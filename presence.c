@@ -8468,7 +8468,8 @@ static void view_write_user(struct buffer *out, const char *name, const struct u
 
 enum {
     POSITION_TEXT = 32,
-    EVENT_MAX = 1536, /* bytes of an event with the longest id and message */
+    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
@@ -8510,15 +8511,6 @@ static void position_write(struct buffer *out, struct position position)
     json_text(out, "position", position_text(position, text));
 }
 
-/* The text of an event without the fields around it: a JSON object. */
-static struct span event_data(struct span event)
-{
-    static const char field[] = "data: ";
-    const char *at = memmem(event.at, event.len, field, sizeof field - 1);
-    at += sizeof field - 1;
-    return (struct span){at, (size_t)(event.at + event.len - at) - 2};
-}
-
 /* What a transition is to those who do not see who is invisible: who becomes so seems to leave, and
  * to come back. False if it is nothing to them. */
 static bool transition_shows(const struct transition *t, enum transition_kind *kind)
@@ -8530,30 +8522,27 @@ static bool transition_shows(const struct transition *t, enum transition_kind *k
     return true;
 }
 
-/* Appends a transition as an event (WHATWG HTML section 9.2): the truth, or what everybody may see,
- * which can be nothing. */
+/* Appends a transition as a JSON object: the truth, which is for admins, or what everybody may see.
+ * Of what is nothing to everybody it appends nothing. */
 static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
                         struct instant now, bool truth)
 {
     struct user_view view;
-    char position[POSITION_TEXT];
     enum transition_kind kind = t->kind;
-    position_text((struct position){epoch, t->sequence}, position);
+    enum reason reason = t->reason;
     view_transition(&view, t, now);
     if (!truth) {
         if (!transition_shows(t, &kind)) return;
+        if (t->invisible) reason = REASON_CLOSED;
         view.hidden = view.last_seen;
         view_hide(&view);
     }
-    buffer_print(out, "event: change\nid: %s\ndata: ", position);
     json_begin(out);
-    json_text(out, "position", position);
+    position_write(out, (struct position){epoch, t->sequence});
     json_text(out, "change", TRANSITION_NAMES[kind]);
     view_write_user(out, "user", &view);
-    enum reason reason = t->invisible && !truth ? REASON_CLOSED : t->reason;
     json_text_or_null(out, "reason", kind == TRANSITION_LEAVE ? REASON_NAMES[reason] : "");
     json_close(out, '}');
-    buffer_text(out, "\n\n");
 }
 
 /* The last events as text. All readers share it: each has only a place in it. Bytes are counted
@@ -8624,21 +8613,36 @@ static void events_grow_starts(struct events *e)
     e->slots = slots;
 }
 
-/* Adds the next event; where events are not kept it is counted, and the text is not looked at. */
-static void events_add(struct events *e, struct span text)
+/* Appends bytes to the ring, which has room for them. */
+static void events_put(struct events *e, struct span text)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    events_grow_bytes(e, text.len);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
     for (size_t n, done = 0; done < text.len; done += n, e->end += n) {
         size_t at = (size_t)e->end & (e->size - 1);
         n = e->size - at < text.len - done ? e->size - at : text.len - done;
         memcpy(e->bytes + at, text.at + done, n);
     }
+}
+
+/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
+ * so that each stream has only a place in the ring, and no text of its own. An event that is
+ * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
+ * not kept that is all that is done. */
+static void events_add(struct events *e, uint32_t epoch, struct span json)
+{
+    if (!e->kept) {
+        e->first = ++e->next;
+        return;
+    }
+    char head[EVENT_HEAD], position[POSITION_TEXT];
+    position_text((struct position){epoch, e->next}, position);
+    events_grow_starts(e);
+    e->starts[e->next++ & (e->slots - 1)] = e->end;
+    if (!json.len) return;
+    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_put(e, (struct span){head, (size_t)len});
+    events_put(e, json);
+    events_put(e, (struct span){"\n\n", 2});
 }
 
 /* Forgets the oldest events beyond the limit, as far as they end at or before this byte. */
@@ -11925,14 +11929,16 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 /* ==== 33. Webhooks: delivery ==================================================================
  * The thread that takes batches from the outbox and posts them until they are taken. */
 
-/* The position of the first change of a batch, which is the first member of its text. */
-static struct span outbox_batch_position(const struct outbox_batch *batch)
+/* The position of the first change of a batch, which names the delivery: the same for every attempt,
+ * so that the receiver knows a batch that it has taken already. "" if the store's text is damaged. */
+static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
 {
-    static const char before[] = "{\"position\":\"";
-    const size_t skip = sizeof before - 1, len = batch->text.len;
-    const char *at = batch->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
-    if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
-    return (struct span){at + skip, (size_t)(end - at) - skip};
+    struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
+    struct json_value first, position;
+    if (!json_take_value(&reader, JSON_DEPTH_MAX, &first) ||
+        !json_member(first, "position", &position) || json_string(position, out, POSITION_TEXT) < 0)
+        *out = 0;
+    return out;
 }
 
 /* Makes the request that delivers a batch. */
@@ -11942,7 +11948,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     struct buffer body = {0};
     char signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    struct span first = outbox_batch_position(batch);
+    char first[POSITION_TEXT];
     json_begin(&body);
     json_time(&body, "sent_at", wall, true);
     json_open(&body, "events", '[');
@@ -11956,9 +11962,9 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
-                 "X-Presence-Delivery: %.*s\r\n\r\n",
-                 hook->url.target, hook->url.authority, body.len, signature, (int)first.len,
-                 first.at);
+                 "X-Presence-Delivery: %s\r\n\r\n",
+                 hook->url.target, hook->url.authority, body.len, signature,
+                 outbox_batch_position(batch, first));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
@@ -13576,8 +13582,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     }
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, now, false);
-    store_batch_change(batch, now.mono + now.offset,
-                       event_data((struct span){event->at, event->len}));
+    store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
 }
 
 /* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
@@ -13592,7 +13597,7 @@ static void hub_mark_targets(struct server *server, struct user *user)
 }
 
 /* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
- * text in hub.event. What waits long is sent. */
+ * JSON in hub.event. What waits long is sent. */
 static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
                      struct instant now)
 {
@@ -13604,7 +13609,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, (struct span){hub->event.at, hub->event.len});
+    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
