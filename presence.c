@@ -1949,6 +1949,10 @@ static bool json_number(struct json_value value, int64_t *out)
     return true;
 }
 
+/* ---- The writer: members and items appended to a buffer, commas by itself. It keeps no state: the
+ * last byte written says whether a comma is due. Every function takes the name of a member, or
+ * NULL for an item of an array; names are ours and need no escapes. ---- */
+
 /* Appends what a JSON string needs in place of the character c (a quote, a backslash or a control
  * character). */
 static void json_write_escape(struct buffer *b, uint8_t c)
@@ -1961,14 +1965,16 @@ static void json_write_escape(struct buffer *b, uint8_t c)
 }
 
 /* Appends the text as a JSON string with its quotes. Every byte that is not part of valid UTF-8
- * becomes U+FFFD, so what is written is always valid JSON. */
+ * becomes U+FFFD, so what is written is always valid JSON, whatever a client or a file has sent.
+ * Runs that need no escape are copied whole: ids are written for every change of a user. */
 static void json_write_string(struct buffer *b, struct span text)
 {
     size_t done = 0, n = 0;
-    buffer_add(b, "\"", 1);
+    *buffer_room(b, text.len + 2) = '"';
+    b->len++;
     while (n < text.len) {
-        uint32_t point = 0;
-        size_t step = utf8_step(text.at + n, text.len - n, &point);
+        uint32_t point = (uint8_t)text.at[n];
+        size_t step = point < 0x80 ? 1 : utf8_step(text.at + n, text.len - n, &point);
         if (step && point >= 0x20 && point != '"' && point != '\\') {
             n += step;
             continue;
@@ -1982,6 +1988,119 @@ static void json_write_string(struct buffer *b, struct span text)
     buffer_add(b, "\"", 1);
 }
 
+/* Appends the comma that is due and, for a member, its name and the colon. The first member or item
+ * has none before it, nor has what begins a line (a dump's) or the buffer; that no value of ours
+ * ends in one of these bytes makes the last one enough to tell. */
+static void json_key(struct buffer *b, const char *name)
+{
+    size_t len = name ? strlen(name) : 0;
+    char last = b->len ? b->at[b->len - 1] : '\n', *out = buffer_room(b, len + 4);
+    if (last != '{' && last != '[' && last != '\n') *out++ = ',';
+    if (name) {
+        *out++ = '"';
+        memcpy(out, name, len);
+        out += len;
+        *out++ = '"';
+        *out++ = ':';
+    }
+    b->len = (size_t)(out - b->at);
+}
+
+/* Begins a text of its own, an object, whatever stands before it in the buffer. */
+static void json_begin(struct buffer *b)
+{
+    buffer_add(b, "{", 1);
+}
+
+/* Opens an object or array, by its bracket. */
+static void json_open(struct buffer *b, const char *name, char bracket)
+{
+    json_key(b, name);
+    buffer_add(b, &bracket, 1);
+}
+
+/* Closes it. */
+static void json_close(struct buffer *b, char bracket)
+{
+    buffer_add(b, &bracket, 1);
+}
+
+/* A string of any bytes. */
+static void json_span(struct buffer *b, const char *name, struct span value)
+{
+    json_key(b, name);
+    json_write_string(b, value);
+}
+
+/* A string. */
+static void json_text(struct buffer *b, const char *name, const char *value)
+{
+    json_span(b, name, (struct span){value, strlen(value)});
+}
+
+/* One of the words null, true and false, or another text that is JSON already. */
+static void json_raw(struct buffer *b, const char *name, const char *json)
+{
+    json_key(b, name);
+    buffer_text(b, json);
+}
+
+static void json_bool(struct buffer *b, const char *name, bool value)
+{
+    json_raw(b, name, value ? "true" : "false");
+}
+
+static void json_null(struct buffer *b, const char *name)
+{
+    json_raw(b, name, "null");
+}
+
+/* A string, or null where it is empty. */
+static void json_text_or_null(struct buffer *b, const char *name, const char *value)
+{
+    if (*value) json_text(b, name, value);
+    else json_null(b, name);
+}
+
+/* A whole number that is not negative. Written by hand: printf costs as much as a user's whole view
+ * otherwise. */
+static void json_uint(struct buffer *b, const char *name, uint64_t value)
+{
+    char digits[20]; /* of UINT64_MAX */
+    size_t n = sizeof digits;
+    do digits[--n] = (char)('0' + value % 10);
+    while (value /= 10);
+    json_key(b, name);
+    buffer_add(b, digits + n, sizeof digits - n);
+}
+
+/* A whole number. */
+static void json_int(struct buffer *b, const char *name, int64_t value)
+{
+    if (value >= 0) {
+        json_uint(b, name, (uint64_t)value);
+        return;
+    }
+    json_key(b, name);
+    buffer_print(b, "%" PRId64, value);
+}
+
+/* A wall time as text (RFC 3339), or null where it is not known. Made in its place, not copied and
+ * looked through for escapes: a view of a user has two of them. */
+static void json_time(struct buffer *b, const char *name, int64_t wall_ms, bool known)
+{
+    if (!known) {
+        json_null(b, name);
+        return;
+    }
+    json_key(b, name);
+    char *out = buffer_room(b, TIME_TEXT + 2), *text = out + 1;
+    *out = '"';
+    size_t len = strlen(time_text(wall_ms, text));
+    text[len] = '"';
+    b->len += len + 2;
+}
+
 /* Names one user more, once, unless there are enough. Returns whether there are. */
 static bool named_add(struct named *named, struct span id)
 {
@@ -1992,25 +2111,21 @@ static bool named_add(struct named *named, struct span id)
     return named->count == NAMED_MAX;
 }
 
-/* Appends `,"users":[...]`, or nothing when nobody is named. */
+/* Appends the member "users" of an error, or nothing when nobody is named. */
 static void named_write(struct buffer *b, const struct named *named)
 {
-    for (size_t i = 0; i < named->count; i++) {
-        buffer_text(b, i ? "," : ",\"users\":[");
-        json_write_string(b, (struct span){named->ids[i], named->lens[i]});
-    }
-    if (named->count) buffer_text(b, "]");
+    if (!named->count) return;
+    json_open(b, "users", '[');
+    for (size_t i = 0; i < named->count; i++)
+        json_span(b, NULL, (struct span){named->ids[i], named->lens[i]});
+    json_close(b, ']');
 }
 
-/* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
- * there already or the object was only just opened. */
+/* json_key for the sections that still write their values by hand: no second comma. */
 static void json_write_key(struct buffer *b, const char *name)
 {
-    char last = b->len ? b->at[b->len - 1] : '{';
-    if (last != '{' && last != ',') buffer_add(b, ",", 1);
-    buffer_add(b, "\"", 1);
-    buffer_text(b, name);
-    buffer_add(b, "\":", 2);
+    if (b->len && b->at[b->len - 1] == ',') b->len--;
+    json_key(b, name);
 }
 
 /* ==== 8. Options ==============================================================================
@@ -8431,58 +8546,37 @@ static void view_transition(struct user_view *view, const struct transition *t, 
     memcpy(view->id, t->user->id, t->user->id_len);
 }
 
-/* Appends `,"name":"time"`, or null. */
-static void view_write_time(struct buffer *out, const char *name, int64_t wall_ms, bool known)
-{
-    char when[TIME_TEXT];
-    buffer_text(out, ",\"");
-    buffer_text(out, name);
-    buffer_text(out, "\":");
-    if (!known) {
-        buffer_text(out, "null");
-        return;
-    }
-    buffer_text(out, "\"");
-    buffer_text(out, time_text(wall_ms, when));
-    buffer_text(out, "\"");
-}
-
-/* Appends the members of a user, without the closing brace. */
-static void view_write_user_open(struct buffer *out, const struct user_view *view)
+/* Appends the members of a user, without the closing brace: a text of its own, or the item of a
+ * list. The order of the members is a promise: clients of other languages may read by place. */
+static void view_write_members(struct buffer *out, const struct user_view *view)
 {
     static const char *const sources[] = {"stored", "cached", "live"};
-    char number[16];
     bool online = view->state != USER_OFFLINE;
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, (struct span){view->id, view->id_len});
-    buffer_text(out, online ? ",\"online\":true,\"status\":\"" : ",\"online\":false,\"status\":\"");
-    buffer_text(out, STATUS_NAMES[view->status]);
-    buffer_text(out, "\",\"source\":\"");
-    buffer_text(out, sources[view->state]);
-    snprintf(number, sizeof number, "%d", view->connections);
-    buffer_text(out, "\",\"connections\":");
-    buffer_text(out, number);
-    view_write_time(out, "connected_at", view->connected_at, online);
-    view_write_time(out, "last_seen", view->last_seen, view->known);
-    if (view->message.len) {
-        buffer_text(out, ",\"message\":");
-        json_write_string(out, view->message);
-    }
-    if (view->invisible) buffer_text(out, ",\"invisible\":true");
+    json_span(out, "user_id", (struct span){view->id, view->id_len});
+    json_bool(out, "online", online);
+    json_text(out, "status", STATUS_NAMES[view->status]);
+    json_text(out, "source", sources[view->state]);
+    json_uint(out, "connections", view->connections);
+    json_time(out, "connected_at", view->connected_at, online);
+    json_time(out, "last_seen", view->last_seen, view->known);
+    if (view->message.len) json_span(out, "message", view->message);
+    if (view->invisible) json_bool(out, "invisible", true);
 }
 
-/* Appends a user as one JSON object. */
-static void view_write_user(struct buffer *out, const struct user_view *view)
+/* Appends a user: a member of that name, or with NULL an item of a list or a whole text. */
+static void view_write_user(struct buffer *out, const char *name, const struct user_view *view)
 {
-    view_write_user_open(out, view);
-    buffer_text(out, "}");
+    json_open(out, name, '{');
+    view_write_members(out, view);
+    json_close(out, '}');
 }
 
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
 enum {
     POSITION_TEXT = 32,
-    EVENT_MAX = 1536, /* bytes of an event with the longest id and message */
+    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
@@ -8517,20 +8611,11 @@ static bool position_parse(struct span text, struct position *out)
     return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
-/* Appends the member "position" of an answer, without a comma. */
+/* Appends the member "position". */
 static void position_write(struct buffer *out, struct position position)
 {
     char text[POSITION_TEXT];
-    buffer_print(out, "\"position\":\"%s\"", position_text(position, text));
-}
-
-/* The text of an event without the fields around it: a JSON object. */
-static struct span event_data(struct span event)
-{
-    static const char field[] = "data: ";
-    const char *at = memmem(event.at, event.len, field, sizeof field - 1);
-    at += sizeof field - 1;
-    return (struct span){at, (size_t)(event.at + event.len - at) - 2};
+    json_text(out, "position", position_text(position, text));
 }
 
 /* What a transition is to those who do not see who is invisible: who becomes so seems to leave, and
@@ -8544,29 +8629,27 @@ static bool transition_shows(const struct transition *t, enum transition_kind *k
     return true;
 }
 
-/* Appends a transition as an event (WHATWG HTML section 9.2): the truth, or what everybody may see,
- * which can be nothing. */
+/* Appends a transition as a JSON object: the truth, which is for admins, or what everybody may see.
+ * Of what is nothing to everybody it appends nothing. */
 static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
                         struct instant now, bool truth)
 {
     struct user_view view;
-    char position[POSITION_TEXT];
     enum transition_kind kind = t->kind;
-    position_text((struct position){epoch, t->sequence}, position);
+    enum reason reason = t->reason;
     view_transition(&view, t, now);
     if (!truth) {
         if (!transition_shows(t, &kind)) return;
+        if (t->invisible) reason = REASON_CLOSED;
         view.hidden = view.last_seen;
         view_hide(&view);
     }
-    buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\"",
-                 position, position, TRANSITION_NAMES[kind]);
-    buffer_text(out, ",\"user\":");
-    view_write_user(out, &view);
-    if (kind == TRANSITION_LEAVE)
-        buffer_print(out, ",\"reason\":\"%s\"}\n\n",
-                     REASON_NAMES[t->invisible && !truth ? REASON_CLOSED : t->reason]);
-    else buffer_text(out, ",\"reason\":null}\n\n");
+    json_begin(out);
+    position_write(out, (struct position){epoch, t->sequence});
+    json_text(out, "change", TRANSITION_NAMES[kind]);
+    view_write_user(out, "user", &view);
+    json_text_or_null(out, "reason", kind == TRANSITION_LEAVE ? REASON_NAMES[reason] : "");
+    json_close(out, '}');
 }
 
 /* The last events as text. All readers share it: each has only a place in it. Bytes are counted
@@ -8637,21 +8720,36 @@ static void events_grow_starts(struct events *e)
     e->slots = slots;
 }
 
-/* Adds the next event; where events are not kept it is counted, and the text is not looked at. */
-static void events_add(struct events *e, struct span text)
+/* Appends bytes to the ring, which has room for them. */
+static void events_put(struct events *e, struct span text)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    events_grow_bytes(e, text.len);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
     for (size_t n, done = 0; done < text.len; done += n, e->end += n) {
         size_t at = (size_t)e->end & (e->size - 1);
         n = e->size - at < text.len - done ? e->size - at : text.len - done;
         memcpy(e->bytes + at, text.at + done, n);
     }
+}
+
+/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
+ * so that each stream has only a place in the ring, and no text of its own. An event that is
+ * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
+ * not kept that is all that is done. */
+static void events_add(struct events *e, uint32_t epoch, struct span json)
+{
+    if (!e->kept) {
+        e->first = ++e->next;
+        return;
+    }
+    char head[EVENT_HEAD], position[POSITION_TEXT];
+    position_text((struct position){epoch, e->next}, position);
+    events_grow_starts(e);
+    e->starts[e->next++ & (e->slots - 1)] = e->end;
+    if (!json.len) return;
+    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_put(e, (struct span){head, (size_t)len});
+    events_put(e, json);
+    events_put(e, (struct span){"\n\n", 2});
 }
 
 /* Forgets the oldest events beyond the limit, as far as they end at or before this byte. */
@@ -9170,7 +9268,8 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         struct user_view view;
         size_t at = w->text.len;
         target_view(p, now, e, &view);
-        view_write_user_open(&w->text, &view);
+        json_begin(&w->text);
+        view_write_members(&w->text, &view);
         e->made = w->turn;
         e->made_version = e->version;
         e->text_at = (uint32_t)at;
@@ -10118,8 +10217,10 @@ static void http_set_error(struct http_response *response, enum error error, con
     response->body.len = 0;
     response->fixed = (struct span){0};
     if (!message) message = row->text;
-    buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
-    json_write_string(&response->body, (struct span){message, strlen(message)});
+    json_begin(&response->body);
+    json_open(&response->body, "error", '{');
+    json_text(&response->body, "code", row->code);
+    json_text(&response->body, "message", message);
     if (response->named) named_write(&response->body, response->named);
     buffer_text(&response->body, "}}\n");
     if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
@@ -12093,14 +12194,16 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 /* ==== 33. Webhooks: delivery ==================================================================
  * The thread that takes batches from the outbox and posts them until they are taken. */
 
-/* The position of the first change of a batch, which is the first member of its text. */
-static struct span outbox_batch_position(const struct outbox_batch *batch)
+/* The position of the first change of a batch, which names the delivery: the same for every attempt,
+ * so that the receiver knows a batch that it has taken already. "" if the store's text is damaged. */
+static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
 {
-    static const char before[] = "{\"position\":\"";
-    const size_t skip = sizeof before - 1, len = batch->text.len;
-    const char *at = batch->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
-    if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
-    return (struct span){at + skip, (size_t)(end - at) - skip};
+    struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
+    struct json_value first, position;
+    if (!json_take_value(&reader, JSON_DEPTH_MAX, &first) ||
+        !json_member(first, "position", &position) || json_string(position, out, POSITION_TEXT) < 0)
+        *out = 0;
+    return out;
 }
 
 /* Makes the request that delivers a batch. */
@@ -12108,11 +12211,13 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                           struct buffer *out)
 {
     struct buffer body = {0};
-    char when[TIME_TEXT], signature[WEBHOOK_SIGNATURE];
+    char signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    struct span first = outbox_batch_position(batch);
-    buffer_print(&body, "{\"sent_at\":\"%s\",\"events\":[", time_text(wall, when));
-    buffer_add(&body, batch->text.at, batch->text.len);
+    char first[POSITION_TEXT];
+    json_begin(&body);
+    json_time(&body, "sent_at", wall, true);
+    json_open(&body, "events", '[');
+    buffer_add(&body, batch->text.at, batch->text.len); /* objects, commas between them */
     buffer_text(&body, "]}");
     pthread_mutex_lock(&hook->lock);
     webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
@@ -12122,9 +12227,9 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
-                 "X-Presence-Delivery: %.*s\r\n\r\n",
-                 hook->url.target, hook->url.authority, body.len, signature, (int)first.len,
-                 first.at);
+                 "X-Presence-Delivery: %s\r\n\r\n",
+                 hook->url.target, hook->url.authority, body.len, signature,
+                 outbox_batch_position(batch, first));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
@@ -13716,8 +13821,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     }
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, now, false);
-    store_batch_change(batch, now.mono + now.offset,
-                       event_data((struct span){event->at, event->len}));
+    store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
 }
 
 /* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
@@ -13732,7 +13836,7 @@ static void hub_mark_targets(struct server *server, struct user *user)
 }
 
 /* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
- * text in hub.event. What waits long is sent. */
+ * JSON in hub.event. What waits long is sent. */
 static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
                      struct instant now)
 {
@@ -13744,7 +13848,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, (struct span){hub->event.at, hub->event.len});
+    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
@@ -16031,17 +16135,17 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients. */
+/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients; null for none. */
 static void api_write_next(struct buffer *out, struct span id)
 {
-    buffer_text(out, "\"next\":");
-    if (!id.len) {
-        buffer_text(out, "null");
-        return;
+    static const char digits[] = "0123456789abcdef";
+    char text[2 * USER_ID_MAX + 1], *to = text;
+    for (size_t i = 0; i < id.len; i++) {
+        *to++ = digits[(unsigned char)id.at[i] >> 4];
+        *to++ = digits[id.at[i] & 15];
     }
-    buffer_text(out, "\"");
-    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
-    buffer_text(out, "\"");
+    *to = 0;
+    json_text_or_null(out, "next", text);
 }
 
 /* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
@@ -16097,7 +16201,7 @@ static enum error api_get_user(struct server *server, const struct http_request 
         return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     view_hide(&view);
-    view_write_user(api_json(response), &view);
+    view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
 }
 
@@ -16198,15 +16302,13 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         error = ERROR_INTERNAL;
     if (!error) {
         struct buffer *out = api_json(response);
-        char when[TIME_TEXT];
-        buffer_text(out, "{");
+        json_begin(out);
         position_write(out, position);
-        buffer_print(out, ",\"generated_at\":\"%s\",\"users\":[",
-                     time_text(request->now.mono + request->now.offset, when));
+        json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+        json_open(out, "users", '[');
         for (size_t i = 0; i < count; i++) {
-            if (i) buffer_text(out, ",");
             view_hide(&views[i]);
-            view_write_user(out, &views[i]);
+            view_write_user(out, NULL, &views[i]);
         }
         buffer_text(out, "]}");
     }
@@ -16255,7 +16357,7 @@ static enum error api_put_status(struct server *server, const struct http_reques
         hub_ask(server, &ask, hub_set_manual);
     } while (ask.recall == RECALL_STALE);
     if (!view.known) return ERROR_UNKNOWN_USER;
-    view_write_user(api_json(response), &view);
+    view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
 }
 
@@ -16270,19 +16372,18 @@ static enum error api_online_users(struct server *server, const struct http_requ
     if (!api_cursor(request, after.id, &after_len)) return ERROR_INVALID_CURSOR;
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
-    char when[TIME_TEXT];
     pthread_mutex_lock(&server->table_lock);
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_text(out, "{");
+    json_begin(out);
     position_write(out, position);
-    buffer_print(out,
-                 ",\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
-                 "\"count\":%zu,\"connections\":%zu,\"users\":[",
-                 server->options.threshold / 1000,
-                 time_text(request->now.mono + request->now.offset, when), users, connections);
+    json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
+    json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+    json_uint(out, "count", users);
+    json_uint(out, "connections", connections);
+    json_open(out, "users", '[');
     struct user_view last = after;
     bool end = false, more = false; /* more: there is one behind a full page */
     for (int written = 0; !end && !more;) {
@@ -16290,14 +16391,14 @@ static enum error api_online_users(struct server *server, const struct http_requ
         for (size_t i = 0; i < count && !more; i++) {
             more = written == limit;
             if (more) break;
-            if (written++) buffer_text(out, ",");
-            view_write_user(out, &views[i]);
+            written++;
+            view_write_user(out, NULL, &views[i]);
             last = views[i];
         }
     }
-    buffer_text(out, "],");
+    json_close(out, ']');
     api_write_next(out, (struct span){last.id, more ? last.id_len : 0});
-    buffer_text(out, "}");
+    json_close(out, '}');
     return ERROR_NONE;
 }
 
@@ -16360,8 +16461,8 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     if (page->full) return false;
     page->last = *view;
     if (!wanted) return true;
-    if (page->written++) buffer_text(page->out, ",");
-    view_write_user(page->out, view);
+    page->written++;
+    view_write_user(page->out, NULL, view);
     return true;
 }
 
@@ -16742,20 +16843,19 @@ static enum error api_users(struct server *server, const struct http_request *re
                                : NULL;
         return error;
     }
-    char when[TIME_TEXT];
     pthread_mutex_lock(&server->table_lock);
     struct position position = server_position(server); /* before anything is read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_text(page.out, "{");
+    json_begin(page.out);
     position_write(page.out, position);
-    buffer_print(page.out, ",\"generated_at\":\"%s\",\"users\":[",
-                 time_text(page.now.mono + page.now.offset, when));
+    json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
+    json_open(page.out, "users", '[');
     bool end = false;
     bool by_id = page.sort == SORT_ID;
     if (!(by_id ? page_make : page_make_seen)(server, &page, &end)) return ERROR_INTERNAL;
-    buffer_text(page.out, "],");
+    json_close(page.out, ']');
     page_write_next(&page, end);
-    buffer_text(page.out, "}");
+    json_close(page.out, '}');
     return ERROR_NONE;
 }
 
@@ -16791,15 +16891,17 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
                                  struct instant now)
 {
     char number[17], address[64];
-    buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
-                 connection_id_text(c->number, number),
-                 address_unpack_text(c->address, address, sizeof address), c->port);
-    json_write_string(out, (struct span){c->agent, strlen(c->agent)});
-    view_write_time(out, "connected_at", c->connected_at + now.offset, true);
-    view_write_time(out, "last_heard", c->heard_at + now.offset, true);
-    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) buffer_text(out, "null}");
-    else buffer_print(out, "%" PRIu32 "}", c->round_trip);
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    json_close(out, '}');
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
@@ -16825,10 +16927,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
         api_view_connection(&list[count++], (const struct connection *)conn);
     pthread_mutex_unlock(&server->table_lock);
-    for (size_t i = 0; i < count; i++) {
-        if (i) buffer_text(connections, ",");
-        api_write_connection(connections, &list[i], now);
-    }
+    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
     free(list);
     return user != NULL;
 }
@@ -16853,11 +16952,12 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         if (!here) api_view_stored(&view, id, &stored, request->now, &response->texts);
         struct buffer *out = api_json(response);
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
-        view_write_user_open(out, &view);
-        view_write_time(out, "first_seen", first, true);
-        buffer_print(out, ",\"sessions\":%" PRIu32 ",", stored.known ? stored.record.sessions : 0);
+        json_begin(out);
+        view_write_members(out, &view);
+        json_time(out, "first_seen", first, true);
+        json_uint(out, "sessions", stored.known ? stored.record.sessions : 0);
         position_write(out, position);
-        buffer_text(out, ",\"connection_list\":[");
+        json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
         buffer_text(out, "]}");
     }
@@ -16869,16 +16969,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
-    char when[TIME_TEXT], address[64];
-    buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
-    view_write_time(out, "to", session->to, !running);
-    if (running) buffer_text(out, ",\"reason\":null");
-    else
-        buffer_print(out, ",\"reason\":\"%s\"",
-                     session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
-    address_unpack_text(session->address, address, sizeof address);
-    if (*address) buffer_print(out, ",\"address\":\"%s\"}", address);
-    else buffer_text(out, ",\"address\":null}");
+    char address[64];
+    const char *reason = session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown";
+    json_open(out, NULL, '{');
+    json_time(out, "from", session->from, true);
+    json_time(out, "to", session->to, !running);
+    json_text_or_null(out, "reason", running ? "" : reason);
+    json_text_or_null(out, "address",
+                      address_unpack_text(session->address, address, sizeof address));
+    json_close(out, '}');
 }
 
 /* The stay that a user is in, if any. */
@@ -16919,16 +17018,16 @@ static enum error api_sessions(struct server *server, const struct http_request 
     int stored = store_sessions(server->store, id, before, sessions + running, limit + 1 - running);
     int count = stored < 0 ? 0 : stored + running, shown = count < limit ? count : limit;
     struct buffer *out = api_json(response);
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, id);
-    buffer_text(out, ",\"sessions\":[");
-    for (int i = 0; i < shown; i++) {
-        if (i) buffer_text(out, ",");
-        api_write_session(out, &sessions[i], running && !i);
-    }
-    int64_t next = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
-    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", next);
-    else buffer_text(out, "],\"next\":null}");
+    json_begin(out);
+    json_span(out, "user_id", id);
+    json_open(out, "sessions", '[');
+    for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
+    json_close(out, ']');
+    int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
+    char next[24] = "";
+    if (count > limit) snprintf(next, sizeof next, "%" PRId64, from);
+    json_text_or_null(out, "next", next);
+    json_close(out, '}');
     free(sessions);
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
@@ -16944,9 +17043,10 @@ static enum error api_kick(struct server *server, const struct http_request *req
     struct hub_ask ask = {.id = id};
     hub_ask(server, &ask, hub_kick);
     struct buffer *out = api_json(response);
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, id);
-    buffer_print(out, ",\"closed\":%zu}", ask.count);
+    json_begin(out);
+    json_span(out, "user_id", id);
+    json_uint(out, "closed", ask.count);
+    json_close(out, '}');
     return ERROR_NONE;
 }
 
@@ -16962,28 +17062,28 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
 }
 
 /* Appends the member "webhook" of the stats, or that there is none. */
-static void api_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
+static void stats_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
 {
     struct webhook *hook = &server->webhook;
     const struct counters *counters = &server->counters;
     char error[WEBHOOK_WHY];
     if (!webhook_wanted(hook)) {
-        buffer_text(out, ",\"webhook\":null");
+        json_null(out, "webhook");
         return;
     }
-    buffer_print(out,
-                 ",\"webhook\":{\"url\":\"%s\",\"pending\":%" PRIu64 ",\"delivered\":%" PRIu64
-                 ",\"failures\":%" PRIu64 ",\"dead\":%" PRIu64 ",\"last_error\":",
-                 hook->url.origin, pending, atomic_load(&counters->webhook_deliveries),
-                 atomic_load(&counters->webhook_failures), atomic_load(&counters->webhook_dead));
+    json_open(out, "webhook", '{');
+    json_text(out, "url", hook->url.origin);
+    json_uint(out, "pending", pending);
+    json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
+    json_uint(out, "failures", atomic_load(&counters->webhook_failures));
+    json_uint(out, "dead", atomic_load(&counters->webhook_dead));
     pthread_mutex_lock(&hook->lock);
     int64_t success = hook->last_success;
     memcpy(error, hook->last_error, sizeof error);
     pthread_mutex_unlock(&hook->lock);
-    if (*error) json_write_string(out, (struct span){error, strlen(error)});
-    else buffer_text(out, "null");
-    view_write_time(out, "last_success", success, success > 0);
-    buffer_text(out, "}");
+    json_text_or_null(out, "last_error", error);
+    json_time(out, "last_success", success, success > 0);
+    json_close(out, '}');
 }
 
 /* Totals as of now, for stats and metrics. */
@@ -17018,6 +17118,35 @@ static void api_totals(struct server *server, struct instant now, struct totals 
 /* ==== 48. API: state of the server ============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. */
 
+/* Appends the member "store" of the stats. */
+static void stats_write_store(struct buffer *out, const struct store_stats *store)
+{
+    json_open(out, "store", '{');
+    json_bool(out, "writable", store->writable);
+    json_bool(out, "readable", store->readable);
+    json_text_or_null(out, "problem", store->problem);
+    json_uint(out, "users", store->users);
+    json_uint(out, "sessions", store->sessions);
+    json_uint(out, "map_bytes", store->map_size);
+    json_uint(out, "used_bytes", store->used_bytes);
+    json_uint(out, "file_bytes", store->file_bytes);
+    json_int(out, "oldest_reader_seconds", store->oldest_reader_ms / 1000);
+    json_time(out, "last_commit", store->last_commit_wall, store->last_commit_wall > 0);
+    json_close(out, '}');
+}
+
+/* Appends the member "limits" of the stats: every option that is a number. */
+static void stats_write_limits(struct buffer *out, const struct options *options)
+{
+    json_open(out, "limits", '{');
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        if (row->type == OPTION_COUNT || row->type == OPTION_SIZE || row->type == OPTION_DURATION)
+            json_int(out, row->name, *(const int64_t *)((const char *)options + row->offset));
+    }
+    json_close(out, '}');
+}
+
 /* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
 static enum error api_stats(struct server *server, const struct http_request *request,
                             struct http_response *response)
@@ -17025,52 +17154,40 @@ static enum error api_stats(struct server *server, const struct http_request *re
     struct totals t;
     struct buffer *out = api_json(response);
     api_totals(server, request->now, &t);
-    buffer_print(out, "{\"version\":\"" PRESENCE_VERSION "\",\"uptime_seconds\":%" PRId64,
-                 t.uptime_ms / 1000);
-    view_write_time(out, "started_at", server->started.mono + request->now.offset, true);
-    buffer_text(out, ",");
+    json_begin(out);
+    json_text(out, "version", PRESENCE_VERSION);
+    json_int(out, "uptime_seconds", t.uptime_ms / 1000);
+    json_time(out, "started_at", server->started.mono + request->now.offset, true);
     position_write(out, t.position);
-    buffer_print(out,
-                 ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64 "}",
-                 t.live + t.cached, t.live, t.cached, t.store.users);
-    buffer_print(out,
-                 ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64 ",\"streams\":%" PRId64
-                 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
-                 t.connections, t.sockets, t.streams, t.watching, t.pending,
-                 server->max_connections);
-    buffer_print(out,
-                 ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64 "}",
-                 t.resident, t.anonymous);
-    const char *problem = t.store.problem;
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
-                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
-    if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
-    else buffer_text(out, "null");
-    buffer_print(out,
-                 ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                 ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
-                 ",\"oldest_reader_seconds\":%" PRId64,
-                 t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
-    view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_print(out, "},\"landlock_version\":%ld,\"certificates\":[", server->landlock);
+    json_open(out, "users", '{');
+    json_uint(out, "online", t.live + t.cached);
+    json_uint(out, "live", t.live);
+    json_uint(out, "cached", t.cached);
+    json_uint(out, "known", t.store.users);
+    json_close(out, '}');
+    json_open(out, "connections", '{');
+    json_uint(out, "current", t.connections);
+    json_int(out, "sockets", t.sockets);
+    json_int(out, "streams", t.streams);
+    json_int(out, "watching", t.watching);
+    json_int(out, "pending", t.pending);
+    json_int(out, "limit", server->max_connections);
+    json_close(out, '}');
+    json_open(out, "memory", '{');
+    json_int(out, "resident_bytes", t.resident);
+    json_int(out, "anonymous_bytes", t.anonymous);
+    json_close(out, '}');
+    stats_write_store(out, &t.store);
+    json_int(out, "landlock_version", server->landlock);
+    json_open(out, "certificates", '[');
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
-    buffer_text(out, "]");
-    api_write_webhook(out, server, t.store.outbox);
-    buffer_text(out, ",\"limits\":{");
-    for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
-        const struct option_row *row = &OPTIONS[i];
-        if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION)
-            continue;
-        buffer_print(out, "%s\"%s\":%" PRId64, n++ ? "," : "", row->name,
-                     *(const int64_t *)((const char *)&server->options + row->offset));
-    }
-    buffer_text(out, "},\"counters\":{");
-#define X(field, metric, help)                                                                     \
-    buffer_print(out, "\"" #field "\":%" PRIu64 ",", atomic_load(&server->counters.field));
+    json_close(out, ']');
+    stats_write_webhook(out, server, t.store.outbox);
+    stats_write_limits(out, &server->options);
+    json_open(out, "counters", '{');
+#define X(field, metric, help) json_uint(out, #field, atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
-    out->len--; /* the last comma */
     buffer_text(out, "}}");
     return ERROR_NONE;
 }
@@ -17196,7 +17313,7 @@ static enum error api_history(struct server *server, const struct http_request *
                               struct http_response *response)
 {
     enum { CHUNK = 512 }; /* samples read in one transaction */
-    char text[16], when[TIME_TEXT];
+    char text[16];
     struct sample samples[CHUNK];
     int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
@@ -17206,16 +17323,21 @@ static enum error api_history(struct server *server, const struct http_request *
         return ERROR_INVALID_PARAMETER;
     }
     struct buffer *out = api_json(response);
-    buffer_print(out, "{\"generated_at\":\"%s\",\"interval_seconds\":%d,\"samples\":[",
-                 time_text(wall, when), SAMPLE_MS / 1000);
+    json_begin(out);
+    json_time(out, "generated_at", wall, true);
+    json_int(out, "interval_seconds", SAMPLE_MS / 1000);
+    json_open(out, "samples", '[');
     for (int64_t from = wall - hours * 3600000; count == CHUNK; from = samples[CHUNK - 1].at + 1) {
         count = store_samples(server->store, from, wall, samples, CHUNK);
         if (count < 0) return ERROR_INTERNAL;
-        for (int i = 0; i < count; i++)
-            buffer_print(out, "{\"at\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "},",
-                         time_text(samples[i].at, when), samples[i].users, samples[i].connections);
+        for (int i = 0; i < count; i++) {
+            json_open(out, NULL, '{');
+            json_time(out, "at", samples[i].at, true);
+            json_uint(out, "users", samples[i].users);
+            json_uint(out, "connections", samples[i].connections);
+            json_close(out, '}');
+        }
     }
-    if (out->at[out->len - 1] == ',') out->len--;
     buffer_text(out, "]}");
     return ERROR_NONE;
 }
@@ -17243,9 +17365,9 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     }
     response->status = 503;
     bool stopping = atomic_load(&server->stopping);
-    const char *reason = stopping ? "the server is stopping" : store.problem;
-    buffer_print(out, "{\"status\":\"%s\",\"reason\":", stopping ? "stopping" : "degraded");
-    json_write_string(out, (struct span){reason, strlen(reason)});
+    json_begin(out);
+    json_text(out, "status", stopping ? "stopping" : "degraded");
+    json_text(out, "reason", stopping ? "the server is stopping" : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
 }
@@ -17523,9 +17645,10 @@ static enum error api_login_state(struct server *server, const struct http_reque
     struct token token;
     enum error error = auth_check(server, ACCESS_ADMIN, &asked, &unused, &token);
     struct buffer *out = api_json(response);
-    buffer_print(out, "{\"authenticated\":%s", error ? "false" : "true");
-    view_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
-    buffer_text(out, "}");
+    json_begin(out);
+    json_bool(out, "authenticated", !error);
+    json_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    json_close(out, '}');
     token_free(&token);
     return ERROR_NONE;
 }
@@ -17671,9 +17794,10 @@ static enum error api_login(struct server *server, const struct http_request *re
     out = api_json(response);
     login_set_cookie(response, request, (struct span){session.at, session.len},
                      server->options.admin_session);
-    buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
-    view_write_time(out, "expires_at", expires, true);
-    buffer_text(out, "}");
+    json_begin(out);
+    json_span(out, "token", (struct span){session.at, session.len});
+    json_time(out, "expires_at", expires, true);
+    json_close(out, '}');
     buffer_free(&session);
     return ERROR_NONE;
 }
