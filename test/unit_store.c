@@ -702,6 +702,34 @@ static void store_recovers_from_a_failed_meta_page(void **state)
 
 /* ---- Damage ---- */
 
+/* LMDB's file format, data version 1, as these tests know it: they make damage by it. */
+struct lmdb_tree {
+    uint32_t pad;
+    uint16_t flags, depth;
+    size_t branches, leaves, overflows, entries, root;
+};
+struct lmdb_page {
+    size_t number;
+    uint16_t pad, flags;
+    uint16_t lower, upper;
+    uint16_t nodes[];
+};
+struct lmdb_meta {
+    uint32_t magic, version;
+    size_t address, map_size;
+    struct lmdb_tree free, named;
+    size_t last_page, transaction;
+};
+struct lmdb_node {
+    uint16_t low, high, flags, key_len;
+};
+enum {
+    LMDB_BRANCH = 1,
+    LMDB_LEAF = 2,
+    LMDB_NODE_OVERFLOW = 1,
+    LMDB_HEAD = offsetof(struct lmdb_page, nodes),
+};
+
 /* In a child, since it must not crash: what opening and checking say of a file. */
 struct damage {
     struct store_place *p;
