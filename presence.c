@@ -23,7 +23,7 @@
  *  10. Tokens                          users' tokens: keys, checking, minting; pure but for files
  *  11. Passwords and admin sessions    the admin's password, and what a login gives; pure
  *  12. Store: records                  what is on the disk, byte by byte; pure
- *  13. Store: check of the file        LMDB's file format, read from outside
+ *  13. Store: state                    struct store; the check of a file before it is mapped
  *  14. Store: files                    directory, locks, map
  *  15. Store: reads                    short read transactions
  *  16. Store: changes                  batches, and the work inside a transaction
@@ -193,6 +193,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <lmdb_check.h>
 #include <lmdb_seam.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
@@ -3802,15 +3803,6 @@ enum {
     STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
-struct store_options {
-    const char *dir;
-    size_t map_size;         /* to begin with; 0: as the file says */
-    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
-    size_t outbox_max;       /* changes kept in the outbox */
-    size_t outbox_batch_max; /* changes delivered together */
-    bool read_only;          /* a command's view: one snapshot, also beside a running server */
-};
-
 /* What is known of a user. Wall times in ms; 0 is never. */
 struct user_record {
     int64_t first_seen, last_seen;
@@ -3886,93 +3878,6 @@ struct manual_record {
     uint16_t len;
     char message[STATUS_TEXT_MAX];
 };
-
-struct store_batch;
-
-/* A reader of another process, as it was when its slot was last looked at. */
-struct store_slot {
-    struct lmdb_reader is;
-    int64_t since; /* monotonic ms of the first look that found it at this transaction */
-};
-
-/* Lock order: turn, gate, lock. */
-struct store {
-    char *dir;
-    struct log *log;
-    struct counters *counters;
-    struct store_options options;
-    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
-    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
-    MDB_dbi users, sessions, open, meta;
-    MDB_dbi seen;
-    MDB_dbi samples, outbox, manual; /* 0: an older store that only commands have opened */
-    _Atomic uint64_t manuals;        /* records in `manual`, as of the last commit */
-    MDB_txn *snapshot;               /* commands: the transaction of all their reads */
-    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
-    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
-    uint64_t boots;       /* servers that opened this store, this one included */
-    int64_t was_alive;    /* the last commit before this opening */
-    bool was_clean;       /* the server before this one stopped in order */
-    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
-    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
-    struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
-    size_t outbox_trimmed;        /* writer: changes that it gives up */
-    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
-
-    int64_t look_at; /* writer: when it looks after the readers again */
-
-    pthread_mutex_t lock;   /* for all below */
-    pthread_cond_t changed; /* something below did */
-    pthread_t writer;
-    struct store_slot *readers; /* by slot */
-    unsigned reader_count;
-    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
-    bool running, stopping, ended, all_written;
-    int64_t give_up_at;        /* monotonic ms; counts once stopping */
-    struct store_batch *batch; /* under way, or NULL */
-    void (*done)(void *context, struct store_batch *);
-    void *context;
-    bool writable;
-    int64_t failing_since, last_commit;
-    char problem[STORE_PROBLEM];
-    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
-    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
-    bool writing;          /* a transaction is under way */
-    struct outbox_end outbox_end; /* as committed */
-    uint64_t outbox_closed;       /* batches of changes below this number are final */
-    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
-    enum {
-        OUTBOX_CLOSE_NONE,
-        OUTBOX_CLOSE_ASKED,
-        OUTBOX_CLOSE_GIVEN
-    } outbox_close; /* see store_outbox_close */
-    struct outbox_clock outbox_clock;
-};
-
-/* Where the one line goes that says why something was refused. */
-struct store_why {
-    char *at;
-    size_t size;
-};
-
-/* Writes that line; false, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
-                                                               const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why.at, why.size, format, args);
-    va_end(args);
-    return false;
-}
-
-/* The path of a file in the data directory; returns out. */
-static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
-{
-    snprintf(out, STORE_PATH, "%s/%s", dir, name);
-    return out;
-}
 
 /* Little-endian store and load of n bytes, moving *at behind them. */
 static void store_put_le(uint8_t **at, uint64_t number, int n)
@@ -4145,361 +4050,131 @@ static bool store_decode_manual(MDB_val value, struct manual_record *m)
            status_text_valid((struct span){m->message, m->len});
 }
 
-/* ==== 13. Store: check of the file ============================================================
- * LMDB's file format (data version 1), read from the outside: a damaged file is refused with a line
- * before LMDB maps it, which would only crash. */
+/* ==== 13. Store: state ========================================================================
+ * struct store, which the sections below share, and the check of its file before LMDB maps it. */
 
-struct lmdb_tree {
-    uint32_t pad;
-    uint16_t flags, depth;
-    size_t branches, leaves, overflows, entries, root;
+/* The trees of the file, in the order in which they are checked. */
+#define TREE_TABLE(X)                                                                              \
+    X(meta, "meta")                                                                                \
+    X(open, "open")                                                                                \
+    X(users, "user_presence")                                                                      \
+    X(sessions, "sessions")                                                                        \
+    X(seen, "seen")                                                                                \
+    X(outbox, "outbox")                                                                            \
+    X(samples, "samples")                                                                          \
+    X(manual, "manual")
+#define X(tree, name) name,
+static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
+#undef X
+enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
+
+/* What a sound file may consist of. A start needs the first two trees for its first answer; the
+ * others may be large. The four behind `sessions` are younger than the first stores. */
+static const struct lmdb_check_trees STORE_TREES = {
+    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
+
+struct store_options {
+    const char *dir;
+    size_t map_size;         /* to begin with; 0: as the file says */
+    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;       /* changes kept in the outbox */
+    size_t outbox_batch_max; /* changes delivered together */
+    bool read_only;          /* a command's view: one snapshot, also beside a running server */
 };
 
-struct lmdb_page {
-    size_t number;
-    uint16_t pad, flags;
-    uint16_t lower, upper; /* of an overflow page: how many there are, as 32 bits */
-    uint16_t nodes[];
+struct store_batch;
+
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
 };
 
-struct lmdb_meta {
-    uint32_t magic, version;
-    size_t address, map_size;
-    struct lmdb_tree free, named; /* free.pad is the page size */
-    size_t last_page, transaction;
+/* Lock order: turn, gate, lock. */
+struct store {
+    char *dir;
+    struct log *log;
+    struct counters *counters;
+    struct store_options options;
+    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
+    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
+#define X(tree, name) MDB_dbi tree;
+    TREE_TABLE(X) /* samples, outbox, manual: 0 in an older store that only commands have opened */
+#undef X
+    _Atomic uint64_t manuals;  /* records in `manual`, as of the last commit */
+    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
+    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
+    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
+    uint64_t boots;       /* servers that opened this store, this one included */
+    int64_t was_alive;    /* the last commit before this opening */
+    bool was_clean;       /* the server before this one stopped in order */
+    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
+    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
+    struct outbox_end outbox_now; /* writer: after the transaction under way */
+    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
+    size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+
+    int64_t look_at; /* writer: when it looks after the readers again */
+
+    pthread_mutex_t lock;   /* for all below */
+    pthread_cond_t changed; /* something below did */
+    pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
+    bool running, stopping, ended, all_written;
+    int64_t give_up_at;        /* monotonic ms; counts once stopping */
+    struct store_batch *batch; /* under way, or NULL */
+    void (*done)(void *context, struct store_batch *);
+    void *context;
+    bool writable;
+    int64_t failing_since, last_commit;
+    char problem[STORE_PROBLEM];
+    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
+    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
+    bool writing;          /* a transaction is under way */
+    struct outbox_end outbox_end; /* as committed */
+    uint64_t outbox_closed;       /* batches of changes below this number are final */
+    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
+    enum {
+        OUTBOX_CLOSE_NONE,
+        OUTBOX_CLOSE_ASKED,
+        OUTBOX_CLOSE_GIVEN
+    } outbox_close; /* see store_outbox_close */
+    struct outbox_clock outbox_clock;
 };
 
-struct lmdb_node {
-    uint16_t low, high, flags, key_len;
+/* Where the one line goes that says why something was refused. */
+struct store_why {
+    char *at;
+    size_t size;
 };
 
-enum {
-    LMDB_BRANCH = 1,
-    LMDB_LEAF = 2,
-    LMDB_OVERFLOW = 4,
-    LMDB_META = 8, /* kinds of pages */
-    LMDB_NODE_OVERFLOW = 1,
-    LMDB_NODE_TREE = 2, /* kinds of values */
-    LMDB_KEY_MAX = 511,
-    LMDB_DEPTH_MAX = 32,
-    LMDB_HEAD = offsetof(struct lmdb_page, nodes),
-};
-
-/* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
-enum tree_name {
-    TREE_MANUAL,
-    TREE_SAMPLES,
-    TREE_OUTBOX,
-    TREE_SEEN,
-    TREE_SESSIONS,
-    TREE_USERS,
-    TREE_OPEN,
-    TREE_META,
-    TREE_NAMED,
-    TREE_FREE,
-    TREE_MAIN
-};
-static const char *const TREE_NAMES[] = {"manual",   "samples",       "outbox", "seen",
-                                         "sessions", "user_presence", "open",   "meta"};
-
-/* One check of one file. */
-struct store_check {
-    int fd;
-    const char *path;
-    size_t page_size, file_size;
-    struct lmdb_meta meta;
-    struct lmdb_tree trees[TREE_NAMED];
-    unsigned found;   /* a bit for every tree that has its name in the main tree */
-    int64_t deadline; /* clock_mono_ms() to stop at; 0: read everything */
-    uint8_t *seen;    /* a bit for every page that has its place */
-    struct store_why why;
-    enum tree_name tree; /* the tree being read, and of it: */
-    size_t entries;
-    bool hurried;       /* the deadline left something out */
-    bool last_is_bound; /* the last key came from a branch: the next may be equal */
-    size_t last_len;
-    uint8_t last[LMDB_KEY_MAX];
-    struct lmdb_page *path_pages[LMDB_DEPTH_MAX]; /* from the root to where the reading is */
-    size_t path_nodes[LMDB_DEPTH_MAX];            /* the next node of each */
-    uint16_t level;                               /* how many they are */
-};
-
-/* Refuses the file: what is wrong with it, and the way out. False. */
-static bool check_refuse(struct store_check *c, const char *what, size_t page)
+/* Writes that line; false, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
+                                                               const char *format, ...)
 {
-    return store_refuse(c->why, "%s is damaged: page %zu %s; restore a backup", c->path, page,
-                        what);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.at, why.size, format, args);
+    va_end(args);
+    return false;
 }
 
-/* Marks n pages as used for one thing; false if they are not in the file or used already. */
-static bool check_claim(struct store_check *c, size_t page, size_t n)
+/* The path of a file in the data directory; returns out. */
+static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
 {
-    if (page < 2 || page > c->meta.last_page || n > c->meta.last_page + 1 - page)
-        return check_refuse(c, "is referred to but cannot exist", page);
-    for (size_t i = page; i < page + n; i++) {
-        if (c->seen[i / 8] & 1 << i % 8) return check_refuse(c, "is used twice", i);
-        c->seen[i / 8] |= (uint8_t)(1 << i % 8);
-    }
-    return true;
+    snprintf(out, STORE_PATH, "%s/%s", dir, name);
+    return out;
 }
 
-/* Claims and reads n pages. They are the caller's to free; NULL if refused. */
-static struct lmdb_page *check_read(struct store_check *c, size_t page, size_t n)
-{
-    if (!check_claim(c, page, n)) return NULL;
-    if ((page + n) * c->page_size > c->file_size) {
-        check_refuse(c, "lies behind the end of the file, which was cut short", page);
-        return NULL;
-    }
-    struct lmdb_page *p = mem_new(n * c->page_size);
-    errno = EIO;
-    ssize_t got = pread(c->fd, p, n * c->page_size, (off_t)(page * c->page_size));
-    if (got != (ssize_t)(n * c->page_size)) {
-        store_refuse(c->why, "cannot read %s: %s; check the disk", c->path, strerror(errno));
-    } else if (p->number != page) {
-        check_refuse(c, "holds something else", page);
-    } else {
-        return p;
-    }
-    free(p);
-    return NULL;
-}
-
-/* Checks that keys ascend through the whole tree; false, with nothing said, if not. */
-static bool check_order(struct store_check *c, const uint8_t *key, size_t len, bool is_bound)
-{
-    uint8_t number[8];
-    if (c->tree == TREE_FREE) {
-        size_t transaction;
-        if (len != sizeof transaction) return false;
-        memcpy(&transaction, key, len);
-        put_be64(number, transaction);
-        key = number;
-        len = sizeof number;
-    }
-    if (!len || len > LMDB_KEY_MAX) return false;
-    int order = bytes_compare(c->last, c->last_len, key, len);
-    if (order > 0 || (order == 0 && !c->last_is_bound)) return false;
-    memcpy(c->last, key, len);
-    c->last_len = len;
-    c->last_is_bound = is_bound;
-    return true;
-}
-
-/* Checks a list of free pages and claims them. */
-static bool check_free_list(struct store_check *c, const uint8_t *at, size_t size, size_t page)
-{
-    size_t count, number;
-    if (size < sizeof count) return check_refuse(c, "has a bad list of free pages", page);
-    memcpy(&count, at, sizeof count);
-    if (count > size / sizeof count - 1)
-        return check_refuse(c, "has a bad list of free pages", page);
-    for (size_t i = 1, last = SIZE_MAX; i <= count; i++, last = number) {
-        memcpy(&number, at + i * sizeof number, sizeof number);
-        if (number >= last) return check_refuse(c, "has a bad list of free pages", page);
-        if (!check_claim(c, number, 1)) return false;
-    }
-    return true;
-}
-
-/* Checks a list of free pages that lies in pages of its own. */
-static bool check_overflow(struct store_check *c, size_t first, size_t size)
-{
-    size_t need = (LMDB_HEAD - 1 + size) / c->page_size + 1;
-    struct lmdb_page *p = check_read(c, first, need);
-    if (!p) return false;
-    size_t has = p->lower | (size_t)p->upper << 16;
-    bool ok = p->flags == LMDB_OVERFLOW && has >= need;
-    if (!ok) check_refuse(c, "holds something else", first);
-    if (ok && has > need) ok = check_claim(c, first + need, has - need);
-    ok = ok && check_free_list(c, (uint8_t *)p->nodes, size, first);
-    free(p);
-    return ok;
-}
-
-/* Keeps the tree that an entry of the main tree describes. */
-static bool check_take_tree(struct store_check *c, const struct lmdb_node *node, const char *name)
-{
-    for (int i = 0; i < TREE_NAMED; i++) {
-        if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, node->key_len)) continue;
-        if (node->flags != LMDB_NODE_TREE || node->low != sizeof c->trees[i] || node->high) break;
-        memcpy(&c->trees[i], name + node->key_len, sizeof c->trees[i]);
-        c->found |= 1u << i;
-        return true;
-    }
-    return store_refuse(c->why,
-                        "%s is damaged or was written by another program; restore a backup"
-                        " or choose another --data",
-                        c->path);
-}
-
-/* Checks node i of a page. *child is the page below it if the page is a branch. */
-static bool check_node(struct store_check *c, const struct lmdb_page *p, size_t i, size_t *child)
-{
-    struct lmdb_node node;
-    size_t at = p->nodes[i] + sizeof node, room = c->page_size - at;
-    if (p->nodes[i] < p->upper || at > c->page_size)
-        return check_refuse(c, "has a bad node", p->number);
-    const uint8_t *key = (const uint8_t *)p + at, *value;
-    memcpy(&node, key - sizeof node, sizeof node);
-    size_t size = node.low | (size_t)node.high << 16;
-    bool leaf = p->flags == LMDB_LEAF;
-    if (node.key_len > room) return check_refuse(c, "has a bad key", p->number);
-    /* The first key of a branch stands for everything below it and is never looked at. */
-    if ((leaf || i) && !check_order(c, key, node.key_len, !leaf))
-        return check_refuse(c, "has keys out of order", p->number);
-    value = key + node.key_len;
-    room -= node.key_len;
-    *child = size | (size_t)((uint64_t)node.flags << 32);
-    if (!leaf) return true;
-    c->entries++;
-    if (c->tree == TREE_FREE && node.flags == LMDB_NODE_OVERFLOW && room >= sizeof *child) {
-        memcpy(child, value, sizeof *child);
-        return check_overflow(c, *child, size);
-    }
-    if (size > room || (node.flags && c->tree != TREE_MAIN))
-        return check_refuse(c, "has a bad value", p->number);
-    if (c->tree == TREE_FREE) return check_free_list(c, value, size, p->number);
-    return c->tree != TREE_MAIN || check_take_tree(c, &node, (const char *)key);
-}
-
-/* Reads a page of a tree of that depth and goes down into it, unless time is up. */
-static bool check_descend(struct store_check *c, size_t page, uint16_t depth)
-{
-    if (c->deadline && c->tree < TREE_OPEN && clock_mono_ms() >= c->deadline) {
-        c->hurried = true;
-        return true;
-    }
-    struct lmdb_page *p = check_read(c, page, 1);
-    if (!p) return false;
-    c->path_pages[c->level] = p;
-    c->path_nodes[c->level++] = 0;
-    size_t least = c->level == depth || c->tree == TREE_FREE ? 1 : 2;
-    return (p->flags == (c->level == depth ? LMDB_LEAF : LMDB_BRANCH) && p->lower % 2 == 0 &&
-            p->lower >= LMDB_HEAD + 2 * least && p->lower <= p->upper &&
-            p->upper <= c->page_size) ||
-           check_refuse(c, "holds something else", page);
-}
-
-/* Checks one tree from its root to its last entry. */
-static bool check_tree(struct store_check *c, enum tree_name name, const struct lmdb_tree *tree)
-{
-    c->tree = name;
-    c->entries = c->last_len = 0;
-    c->hurried = false;
-    c->last_is_bound = true;
-    uint16_t flags = tree->flags & 0x7e; /* the others are the environment's */
-    if (flags != (name == TREE_FREE ? MDB_INTEGERKEY : 0) || tree->depth > LMDB_DEPTH_MAX ||
-        (tree->root == SIZE_MAX) != (tree->depth == 0))
-        return store_refuse(c->why, "%s is damaged or not presence's own; restore a backup",
-                            c->path);
-    bool ok = !tree->depth || check_descend(c, tree->root, tree->depth);
-    while (ok && c->level) {
-        struct lmdb_page *p = c->path_pages[c->level - 1];
-        size_t i = c->path_nodes[c->level - 1]++, child = 0;
-        if (i == (size_t)(p->lower - LMDB_HEAD) / 2) {
-            free(p);
-            c->level--;
-        } else {
-            ok = check_node(c, p, i, &child) &&
-                 (p->flags == LMDB_LEAF || check_descend(c, child, tree->depth));
-        }
-    }
-    while (c->level) free(c->path_pages[--c->level]);
-    if (ok && !c->hurried && c->entries != tree->entries)
-        return store_refuse(c->why,
-                            "%s is damaged: %zu entries where %zu should be; restore a backup",
-                            c->path, c->entries, tree->entries);
-    return ok;
-}
-
-/* Reads one of the two meta pages; false if it is none. */
-static bool check_read_meta(struct store_check *c, size_t at, struct lmdb_meta *meta)
-{
-    struct {
-        size_t number;
-        uint16_t pad, flags, lower, upper;
-    } head;
-    uint8_t bytes[sizeof head + sizeof *meta];
-    if (pread(c->fd, bytes, sizeof bytes, (off_t)at) != (ssize_t)sizeof bytes) return false;
-    memcpy(&head, bytes, sizeof head);
-    memcpy(meta, bytes + LMDB_HEAD, sizeof *meta);
-    size_t size = meta->free.pad;
-    return (head.flags & LMDB_META) && meta->magic == 0xBEEFC0DE && meta->version == 1 &&
-           size >= 256 && size <= 32768 && !(size & (size - 1));
-}
-
-/* Reads the meta pages and keeps the one of that transaction (0: the newest); false, with nothing
- * said, if it has been overwritten. After it, LMDB may map the file, and the page numbers in the
- * meta are within reason. */
-static bool check_metas(struct store_check *c, size_t transaction)
-{
-    struct stat s;
-    struct lmdb_meta meta[2];
-    if (fstat(c->fd, &s)) return store_refuse(c->why, "%s: %s", c->path, strerror(errno));
-    c->file_size = (size_t)s.st_size;
-    if (!s.st_size)
-        return store_refuse(c->why, "%s is empty; restore a backup or remove it", c->path);
-    if (!check_read_meta(c, 0, &meta[0]) || !check_read_meta(c, meta[0].free.pad, &meta[1]))
-        return store_refuse(c->why,
-                            "%s is damaged or no store of presence (%zu bytes);"
-                            " restore a backup or choose another --data",
-                            c->path, c->file_size);
-    c->page_size = meta[0].free.pad;
-    int newest = meta[1].transaction > meta[0].transaction;
-    if (transaction && meta[newest].transaction != transaction) newest = !newest;
-    c->meta = meta[newest];
-    size_t pages = c->file_size / c->page_size;
-    /* The last pages of a sound file may be free and missing, but not that many. */
-    if (pages < 2 || meta[0].free.pad != meta[1].free.pad || c->meta.last_page < 1 ||
-        c->meta.last_page / 2 > pages + 65536)
-        return store_refuse(c->why, "%s is cut short to %zu bytes; restore a backup", c->path,
-                            c->file_size);
-    return !transaction || c->meta.transaction == transaction;
-}
-
-/* Checks what the meta page reaches. With a deadline, users and sessions only as far as time
- * allows, unless the file is shorter than its meta says. */
-static bool check_trees(struct store_check *c)
-{
-    if (c->file_size / c->page_size <= c->meta.last_page) c->deadline = 0;
-    for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
-    c->seen = mem_new(c->meta.last_page / 8 + 1);
-    bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
-    const unsigned all = (1u << TREE_NAMED) - 1; /* an older store lacks some */
-    const unsigned later =
-        1u << TREE_SAMPLES | 1u << TREE_OUTBOX | 1u << TREE_SEEN | 1u << TREE_MANUAL;
-    if (ok && (c->found | later) != all)
-        ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
-    for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
-        ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
-    free(c->seen);
-    return ok;
-}
-
-/* Checks no more than what LMDB needs in order to map the file for reading. */
-static bool store_check_head(const char *path, struct store_why why)
-{
-    struct store_check c = {.path = path, .why = why};
-    c.fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
-    bool ok = check_metas(&c, 0);
-    close(c.fd);
-    return ok;
-}
-
-/* Checks a data file as far as the header of this section says: with a deadline (clock_mono_ms();
- * 0: none), and for a transaction that its caller holds open (0: the newest, which nobody
- * replaces). False with the reason if anything is wrong; the file is only read. */
-static bool store_check_file(const char *path, size_t transaction, int64_t deadline,
+/* Checks a data file as lmdb_check_file does, trees and all: for so many ms (0: to the end), and
+ * for a transaction that the caller holds open (0: the newest). */
+static bool store_check_file(const char *path, size_t transaction, int64_t budget_ms,
                              struct store_why why)
 {
-    struct store_check c = {.path = path, .deadline = deadline, .why = why};
-    c.fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
-    bool ok = check_metas(&c, transaction) && check_trees(&c);
-    close(c.fd);
-    return ok;
+    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.at, why.size);
 }
 
 /* ==== 14. Store: files ========================================================================
@@ -4573,25 +4248,16 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens a database that an older store may lack without MDB_CREATE; then it is 0. */
-static int store_open_later(MDB_txn *txn, enum tree_name tree, unsigned flags, MDB_dbi *out)
-{
-    int rc = mdb_dbi_open(txn, TREE_NAMES[tree], flags, out);
-    if (rc == MDB_NOTFOUND) *out = 0;
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-/* Opens the databases in a transaction. */
+/* Opens the databases in a transaction. Without MDB_CREATE those that an older store lacks are 0. */
 static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 {
-    int rc = mdb_dbi_open(txn, TREE_NAMES[TREE_USERS], flags, &st->users);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SESSIONS], flags, &st->sessions);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_OPEN], flags, &st->open);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
-    if (!rc) rc = store_open_later(txn, TREE_SEEN, flags, &st->seen);
-    if (!rc) rc = store_open_later(txn, TREE_SAMPLES, flags, &st->samples);
-    if (!rc) rc = store_open_later(txn, TREE_MANUAL, flags, &st->manual);
-    return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
+    int rc = 0;
+#define X(tree, name)                                                                              \
+    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);                                       \
+    if (rc == MDB_NOTFOUND) rc = 0, st->tree = 0;
+    TREE_TABLE(X)
+#undef X
+    return rc;
 }
 
 /* What a signal that ends the process finds here, as its handler has no argument. Only one store is
@@ -4693,7 +4359,7 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (rc) return rc;
     mdb_env_set_userctx(st->env, st);
     mdb_env_set_assert(st->env, store_on_assert);
-    rc = mdb_env_set_maxdbs(st->env, TREE_NAMED);
+    rc = mdb_env_set_maxdbs(st->env, TREE_COUNT);
     size_t size = st->options.read_only ? 0 : (st->options.map_size + 65535) / 65536 * 65536;
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
@@ -6105,7 +5771,7 @@ static bool store_begin_snapshot(struct store *st, const char *path, struct stor
 static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
 {
     uint64_t schema;
-    if (!store_check_head(path, why)) return false;
+    if (!lmdb_check_file(path, NULL, 0, 0, why.at, why.size)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     if (!store_begin_snapshot(st, path, why)) return false;
@@ -6127,7 +5793,7 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
         if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
         if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
     }
-    if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
+    if (!store_check_file(path, 0, STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
         return store_refuse(why,
