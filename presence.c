@@ -10244,10 +10244,15 @@ enum {
     TLS_RENEW_DAYS = 30,           /* before its end a new one is made */
 };
 
-/* A certificate with its chain, and its key. */
+/* A certificate with its chain, and its key.
+ *
+ * Mbed TLS holds a mutex of an RSA key for the whole private operation, as it changes the blinding
+ * values in it: with one key all handshake workers together sign no faster than one of them. So an
+ * RSA key is there once for each of them, see tls_choose. An EC key has nothing that changes. */
 struct tls_pair {
     mbedtls_x509_crt chain;
-    mbedtls_pk_context key;
+    mbedtls_pk_context *keys; /* one, or for RSA one for each handshake worker */
+    size_t key_count;
     char *file; /* where the certificate was read */
 };
 
@@ -10256,6 +10261,7 @@ struct tls_pair {
 struct tls_config {
     _Atomic int refs;
     mbedtls_ssl_config ssl;
+    struct tls_shared *shared;
     struct tls_pair *pairs;
     size_t count;
 };
@@ -10265,6 +10271,8 @@ struct tls_shared {
     pthread_mutex_t lock;               /* config */
     struct tls_config *config;          /* NULL: there is no TLS */
     mbedtls_ssl_ticket_context tickets; /* its keys change by themselves; has a lock of its own */
+    size_t signers;                     /* handshake workers: keys of an RSA certificate */
+    _Atomic size_t signer;              /* the number that the next thread which signs gets */
     struct counters *counters;
 };
 
@@ -10272,6 +10280,7 @@ struct tls_shared {
 struct tls_buffers {
     struct seam_tls_loan loan; /* must be first, see tls_send */
     struct buffer output;      /* records to send */
+    size_t signer; /* which of the keys this thread signs with, from 1; 0: not yet said */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -10455,20 +10464,42 @@ static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
     return false;
 }
 
-/* Mbed TLS asks which certificates fit the name a client wants (RFC 6066 section 3); it takes one
- * whose kind of key the client knows. None of ours: the first ones stay. */
-static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned char *name,
-                      size_t len)
+/* Offers a certificate to the handshake, with the key that is this thread's: two threads never wait
+ * for each other to sign. Should there be more threads than keys, two have one and Mbed TLS's mutex
+ * in it keeps them apart. 0, or Mbed TLS's error: no memory. */
+static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct tls_pair *pair)
 {
-    struct tls_config *config = context;
-    struct span host = {(const char *)name, len};
-    for (size_t i = 0; i < config->count; i++) {
-        struct tls_pair *pair = &config->pairs[i];
-        if (!tls_pair_is_for(pair, host)) continue;
-        int error = mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->key);
-        if (error) return error;
+    struct tls_buffers *buffers = tls_buffers_get();
+    if (!buffers->signer) buffers->signer = 1 + atomic_fetch_add(&shared->signer, 1);
+    size_t key = (buffers->signer - 1) % pair->key_count;
+    return mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->keys[key]);
+}
+
+/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that fit
+ * the name which the client wants (RFC 6066 section 3) and takes one whose kind of key the client
+ * knows. None of ours fits: the first one, and others for its first name, so that a client by
+ * address or without SNI still has the choice between RSA and ECDSA. */
+static int tls_choose(mbedtls_ssl_context *ssl)
+{
+    const mbedtls_ssl_config *own = mbedtls_ssl_context_get_config(ssl);
+    const struct tls_config *config =
+        (const void *)((const char *)own - offsetof(struct tls_config, ssl));
+    struct span host;
+    host.at = (const char *)mbedtls_ssl_get_hs_sni(ssl, &host.len);
+    size_t offered = 0;
+    int error = 0;
+    for (size_t i = 0; host.at && !error && i < config->count; i++) {
+        if (!tls_pair_is_for(&config->pairs[i], host)) continue;
+        error = tls_offer(ssl, config->shared, &config->pairs[i]);
+        offered++;
     }
-    return 0;
+    if (offered || error) return error;
+    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
+    host = (struct span){(const char *)name->p, name->len};
+    for (size_t i = 0; !error && i < config->count; i++)
+        if (!i || (host.at && tls_pair_is_for(&config->pairs[i], host)))
+            error = tls_offer(ssl, config->shared, &config->pairs[i]);
+    return error;
 }
 
 /* Reads a ticket. */
@@ -10518,7 +10549,9 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
-    mbedtls_pk_init(&pair->key);
+    pair->keys = mem_new(sizeof *pair->keys);
+    pair->key_count = 1;
+    mbedtls_pk_init(pair->keys);
     pair->file = mem_copy_text(cert, strlen(cert));
     if (!tls_file_readable(option, cert, why)) return false;
     if (!tls_file_readable(key_option, key, why)) return false;
@@ -10527,21 +10560,39 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
         return tls_file_problem(option, cert, error > 0 ? MBEDTLS_ERR_X509_INVALID_FORMAT : error,
                                 "name a PEM file with the whole chain, your certificate first",
                                 why);
-    error = mbedtls_pk_parse_keyfile(&pair->key, key, NULL, tls_random, NULL);
+    error = mbedtls_pk_parse_keyfile(pair->keys, key, NULL, tls_random, NULL);
     if (error)
         return tls_file_problem(key_option, key, error,
                                 "name a PEM file with an unencrypted RSA or ECDSA key", why);
-    if (mbedtls_pk_check_pair(&pair->chain.pk, &pair->key, tls_random, NULL))
+    if (mbedtls_pk_check_pair(&pair->chain.pk, pair->keys, tls_random, NULL))
         return fail(why, "--%s: %.200s is not the key of %.200s; name the one that is", key_option,
                     key, cert);
     return true;
+}
+
+/* Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0, or Mbed
+ * TLS's error. To be called once, before the pair is used. */
+static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
+{
+    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA) return 0;
+    const mbedtls_pk_info_t *rsa = mbedtls_pk_info_from_type(MBEDTLS_PK_RSA);
+    pair->keys = mem_resize(pair->keys, count * sizeof *pair->keys);
+    int error = 0;
+    while (!error && pair->key_count < count) {
+        mbedtls_pk_context *copy = &pair->keys[pair->key_count++];
+        mbedtls_pk_init(copy);
+        error = mbedtls_pk_setup(copy, rsa);
+        if (!error) error = mbedtls_rsa_copy(mbedtls_pk_rsa(*copy), mbedtls_pk_rsa(*pair->keys));
+    }
+    return error;
 }
 
 /* Frees what tls_pair_read made. */
 static void tls_pair_free(struct tls_pair *pair)
 {
     mbedtls_x509_crt_free(&pair->chain);
-    mbedtls_pk_free(&pair->key);
+    for (size_t i = 0; i < pair->key_count; i++) mbedtls_pk_free(&pair->keys[i]);
+    free(pair->keys);
     free(pair->file);
 }
 
@@ -10638,7 +10689,7 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_max_tls_version(&client.config, version);
     mbedtls_ssl_conf_min_tls_version(&client.config, version);
-    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, pair->keys);
     if (!error) error = other;
     if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
     if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
@@ -10696,24 +10747,15 @@ static void tls_config_drop(struct tls_config *config)
     free(config);
 }
 
-/* Sets what Mbed TLS is to do. The first certificate, and others for the same name, are for clients
- * that ask for no name we have. */
-static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
+/* Sets what Mbed TLS is to do for new connections. */
+static int tls_config_set(struct tls_config *config)
 {
     static const char *alpn[] = {"http/1.1", NULL};
     mbedtls_ssl_config *ssl = &config->ssl;
     int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
-    mbedtls_ssl_conf_sni(ssl, tls_choose, config);
-    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
-    if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
-    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
-    struct span first = {(const char *)name->p, name->len};
-    for (size_t i = 0; !error && i < config->count; i++) {
-        struct tls_pair *pair = &config->pairs[i];
-        if (!i || (first.at && tls_pair_is_for(pair, first)))
-            error = mbedtls_ssl_conf_own_cert(ssl, &pair->chain, &pair->key);
-    }
-    return error;
+    mbedtls_ssl_conf_cert_cb(ssl, tls_choose);
+    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, config->shared);
+    return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
 }
 
 /* A configuration of these certificates, to be given back with tls_config_drop; NULL with one line
@@ -10724,6 +10766,7 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
 {
     struct tls_config *config = mem_new(sizeof *config);
     config->refs = 1;
+    config->shared = shared;
     config->pairs = mem_new(count * sizeof *config->pairs);
     mbedtls_ssl_config_init(&config->ssl);
     bool good = true;
@@ -10732,7 +10775,9 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
         good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], why) &&
                tls_pair_works(&config->pairs[i], why);
     }
-    int error = good ? tls_config_set(config, shared) : 0;
+    int error = good ? tls_config_set(config) : 0;
+    for (size_t i = 0; good && !error && i < config->count; i++)
+        error = tls_pair_copy_key(&config->pairs[i], shared->signers);
     if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", why);
     if (good) return config;
     tls_config_drop(config);
@@ -10830,9 +10875,10 @@ static void tls_write_certificates(struct buffer *out, struct tls_shared *shared
     tls_config_drop(config);
 }
 
-/* Sets the shared part up; false if Mbed TLS cannot. */
-static bool tls_shared_init(struct tls_shared *shared, struct counters *counters)
+/* Sets the shared part up, for so many handshake workers; false if Mbed TLS cannot. */
+static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct counters *counters)
 {
+    shared->signers = signers;
     shared->counters = counters;
     pthread_mutex_init(&shared->lock, NULL);
     pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
@@ -18753,7 +18799,8 @@ static int run_command(struct server *server, const struct command_line *line)
     }
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
-    good = good && tls_shared_init(&server->tls, &server->counters);
+    good = good &&
+           tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);
     if (!good) return complain(1, "Mbed TLS cannot start");
     server_read_ranges(server);
     address_table_init(&server->addresses);
