@@ -463,6 +463,49 @@ static void mem_die(void)
     _exit(1);
 }
 
+/* Ends the process with file and line where something is so that cannot be: a fault of this program
+ * or a promise of the kernel that it broke. A core is left, where the system keeps cores. Nothing
+ * that a stranger sends may lead here. [any] */
+__attribute__((noreturn)) static void fatal_at(const char *file, int line, const char *what)
+{
+    char text[256];
+    snprintf(text, sizeof text, "presence: internal error at %s:%d: %s\n", file, line, what);
+    last_words(text);
+    abort();
+}
+#define fatal(what) fatal_at(__FILE__, __LINE__, what)
+
+/* Where a function that fails writes the reason: one line that names the option or file and the
+ * remedy, without a newline. The caller owns the bytes; they are touched only on failure. */
+struct why {
+    char *text;
+    size_t size; /* of text; a longer reason is cut */
+};
+enum { WHY_MAX = 512 }; /* bytes that suit every reason of options, certificates and the start */
+
+/* An array as a place for a reason. */
+#define WHY(array) ((struct why){(array), sizeof(array)})
+
+/* Writes a reason as printf does. Returns false, so that a function can fail in one statement. */
+__attribute__((format(printf, 2, 3))) static bool fail(struct why why, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.text, why.size, format, args);
+    va_end(args);
+    return false;
+}
+
+/* A NUL-terminated text as a span. */
+static inline struct span span_of(const char *text)
+{
+    return (struct span){text, strlen(text)};
+}
+
+/* The id of anything that holds one as `id` and `id_len`: a user, a request, a cursor. The span
+ * ends with its holder. */
+#define id_of(holder) ((struct span){(holder)->id, (holder)->id_len})
+
 /* Memory of n zero bytes, owned by the caller; never NULL. */
 static void *mem_new(size_t n)
 {
@@ -573,6 +616,17 @@ static int64_t clock_wall_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* A moment: ms of clock_mono_ms, and what to add to have UTC. */
+struct instant {
+    int64_t mono, offset;
+};
+
+/* UTC of a moment, ms since 1970. */
+static inline int64_t wall_of(struct instant now)
+{
+    return now.mono + now.offset;
+}
+
 enum { TIME_TEXT = 32 };
 
 /* Writes n as so many decimal digits, and a mark behind them; returns where the text goes on. */
@@ -649,6 +703,114 @@ static uint64_t get_be64(const uint8_t in[8])
     for (int i = 0; i < 8; i++) n = n << 8 | in[i];
     return n;
 }
+
+/* The struct that this member is part of. */
+#define container_of(pointer, type, member)                                                        \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+/* Lists after BSD's <sys/queue.h>, which musl does not have: names and meaning are those of
+ * queue(3), so is what each costs. An element holds the links, nothing is allocated.
+ *   LIST    doubly linked, a head of one pointer: whatever is taken out from the middle
+ *   STAILQ  singly linked, first in first out, one pointer an element
+ *   TAILQ   doubly linked with a tail: first in first out, and taken out from the middle
+ * One thing is more than BSD has: LIST_REMOVE and TAILQ_REMOVE clear the links, so a zeroed element
+ * is in no list and LIST_LINKED and TAILQ_LINKED tell. A zeroed LIST_HEAD is empty; the other heads
+ * point into themselves: they need their INIT, and must not be copied. */
+#define LIST_HEAD(name, type)                                                                      \
+    struct name {                                                                                  \
+        struct type *lh_first;                                                                     \
+    }
+#define LIST_ENTRY(type)                                                                           \
+    struct {                                                                                       \
+        struct type *le_next, **le_prev; /* le_prev: the pointer that leads here */                \
+    }
+#define LIST_FIRST(head) ((head)->lh_first)
+#define LIST_NEXT(item, field) ((item)->field.le_next)
+#define LIST_LINKED(item, field) ((item)->field.le_prev != NULL)
+#define LIST_FOREACH(item, head, field)                                                            \
+    for ((item) = LIST_FIRST(head); (item); (item) = LIST_NEXT(item, field))
+#define LIST_INSERT_HEAD(head, item, field)                                                        \
+    do {                                                                                           \
+        if (((item)->field.le_next = (head)->lh_first))                                            \
+            (head)->lh_first->field.le_prev = &(item)->field.le_next;                              \
+        (head)->lh_first = (item);                                                                 \
+        (item)->field.le_prev = &(head)->lh_first;                                                 \
+    } while (0)
+#define LIST_REMOVE(item, field)                                                                   \
+    do {                                                                                           \
+        if ((item)->field.le_next) (item)->field.le_next->field.le_prev = (item)->field.le_prev;   \
+        *(item)->field.le_prev = (item)->field.le_next;                                            \
+        (item)->field.le_next = NULL;                                                              \
+        (item)->field.le_prev = NULL;                                                              \
+    } while (0)
+#define LIST_SWAP(a, b, type, field) /* the elements of two lists change places */                 \
+    do {                                                                                           \
+        struct type *swapped = (a)->lh_first;                                                      \
+        if (((a)->lh_first = (b)->lh_first)) (a)->lh_first->field.le_prev = &(a)->lh_first;        \
+        if (((b)->lh_first = swapped)) (b)->lh_first->field.le_prev = &(b)->lh_first;              \
+    } while (0)
+
+#define STAILQ_HEAD(name, type)                                                                    \
+    struct name {                                                                                  \
+        struct type *stqh_first, **stqh_last;                                                      \
+    }
+#define STAILQ_ENTRY(type)                                                                         \
+    struct {                                                                                       \
+        struct type *stqe_next;                                                                    \
+    }
+#define STAILQ_INIT(head) ((head)->stqh_first = NULL, (head)->stqh_last = &(head)->stqh_first)
+#define STAILQ_FIRST(head) ((head)->stqh_first)
+#define STAILQ_EMPTY(head) (!(head)->stqh_first)
+#define STAILQ_NEXT(item, field) ((item)->field.stqe_next)
+#define STAILQ_INSERT_TAIL(head, item, field)                                                      \
+    do {                                                                                           \
+        (item)->field.stqe_next = NULL;                                                            \
+        *(head)->stqh_last = (item);                                                               \
+        (head)->stqh_last = &(item)->field.stqe_next;                                              \
+    } while (0)
+#define STAILQ_REMOVE_HEAD(head, field)                                                            \
+    do {                                                                                           \
+        (head)->stqh_first = (head)->stqh_first->field.stqe_next;                                  \
+        if (!(head)->stqh_first) (head)->stqh_last = &(head)->stqh_first;                          \
+    } while (0)
+#define STAILQ_CONCAT(to, from) /* all of `from` behind `to`; `from` is empty after it */          \
+    do {                                                                                           \
+        if (!(from)->stqh_first) break;                                                            \
+        *(to)->stqh_last = (from)->stqh_first;                                                     \
+        (to)->stqh_last = (from)->stqh_last;                                                       \
+        STAILQ_INIT(from);                                                                         \
+    } while (0)
+
+#define TAILQ_HEAD(name, type)                                                                     \
+    struct name {                                                                                  \
+        struct type *tqh_first, **tqh_last;                                                        \
+    }
+#define TAILQ_ENTRY(type)                                                                          \
+    struct {                                                                                       \
+        struct type *tqe_next, **tqe_prev;                                                         \
+    }
+#define TAILQ_INIT(head) ((head)->tqh_first = NULL, (head)->tqh_last = &(head)->tqh_first)
+#define TAILQ_FIRST(head) ((head)->tqh_first)
+#define TAILQ_NEXT(item, field) ((item)->field.tqe_next)
+#define TAILQ_LINKED(item, field) ((item)->field.tqe_prev != NULL)
+#define TAILQ_FOREACH(item, head, field)                                                           \
+    for ((item) = TAILQ_FIRST(head); (item); (item) = TAILQ_NEXT(item, field))
+#define TAILQ_INSERT_TAIL(head, item, field)                                                       \
+    do {                                                                                           \
+        (item)->field.tqe_next = NULL;                                                             \
+        (item)->field.tqe_prev = (head)->tqh_last;                                                 \
+        *(head)->tqh_last = (item);                                                                \
+        (head)->tqh_last = &(item)->field.tqe_next;                                                \
+    } while (0)
+#define TAILQ_REMOVE(head, item, field)                                                            \
+    do {                                                                                           \
+        if ((item)->field.tqe_next)                                                                \
+            (item)->field.tqe_next->field.tqe_prev = (item)->field.tqe_prev;                       \
+        else (head)->tqh_last = (item)->field.tqe_prev;                                            \
+        *(item)->field.tqe_prev = (item)->field.tqe_next;                                          \
+        (item)->field.tqe_next = NULL;                                                             \
+        (item)->field.tqe_prev = NULL;                                                             \
+    } while (0)
 
 /* Orders two byte strings: by bytes, then the shorter first. */
 static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_len)
@@ -2036,8 +2198,6 @@ struct command_line {
     const char *file; /* its argument, if it takes one */
 };
 
-enum { USAGE_MAX = 512 };
-
 /* ==== 9. Options: reading =====================================================================
  * The command line, the environment and a file become struct options; pure but for that file. */
 
@@ -2090,9 +2250,9 @@ static bool option_is_list(const struct option_row *row)
            row->type == OPTION_RANGES;
 }
 
-/* Adds to a list; false with one line in err. */
+/* Adds to a list; false with the reason in why. */
 static bool option_add(struct option_list *list, const struct option_row *row, const char *value,
-                       char *err)
+                       struct why why)
 {
     struct sockaddr_storage address;
     struct range range;
@@ -2110,27 +2270,21 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
                       " usual one, or capacitor://localhost, and nothing behind";
         value = problem ? value : origin;
     }
-    if (problem) {
-        snprintf(err, USAGE_MAX, "--%s: '%.200s' %s", row->name, value, problem);
-        return false;
-    }
+    if (problem) return fail(why, "--%s: '%.200s' %s", row->name, value, problem);
     list->at = mem_resize(list->at, (list->count + 1) * sizeof *list->at);
     list->at[list->count++] = mem_copy_text(value, strlen(value));
     return true;
 }
 
-/* Sets one option; false with one line in err that names the option and the remedy. A list grows;
+/* Sets one option; false with the reason in why that names the option and the remedy. A list grows;
  * the caller empties it where a stronger source begins. */
 static bool option_set(struct options *options, const struct option_row *row, const char *value,
-                       char *err)
+                       struct why why)
 {
     void *field = (char *)options + row->offset;
     bool empty = !*value && (option_is_list(row) || (row->type == OPTION_TEXT && *row->initial));
-    if (empty) {
-        snprintf(err, USAGE_MAX, "--%s: is empty; give it a %s", row->name, row->argument);
-        return false;
-    }
-    if (option_is_list(row)) return option_add(field, row, value, err);
+    if (empty) return fail(why, "--%s: is empty; give it a %s", row->name, row->argument);
+    if (option_is_list(row)) return option_add(field, row, value, why);
     if (row->type == OPTION_TEXT) {
         free(*(char **)field);
         *(char **)field = mem_copy_text(value, strlen(value));
@@ -2146,16 +2300,11 @@ static bool option_set(struct options *options, const struct option_row *row, co
     };
     int64_t n;
     char low[32], high[32];
-    if (!option_parse_number(row, value, &n)) {
-        snprintf(err, USAGE_MAX, "--%s: '%s' is not understood; %s", row->name, value,
-                 remedies[row->type]);
-        return false;
-    }
-    if (n < row->min || n > row->max) {
-        snprintf(err, USAGE_MAX, "--%s: '%s' is out of bounds; give it %s to %s", row->name, value,
-                 option_bound(row, row->min, low), option_bound(row, row->max, high));
-        return false;
-    }
+    if (!option_parse_number(row, value, &n))
+        return fail(why, "--%s: '%s' is not understood; %s", row->name, value, remedies[row->type]);
+    if (n < row->min || n > row->max)
+        return fail(why, "--%s: '%s' is out of bounds; give it %s to %s", row->name, value,
+                    option_bound(row, row->min, low), option_bound(row, row->max, high));
     *(int64_t *)field = n;
     return true;
 }
@@ -2171,12 +2320,12 @@ static void option_clear_list(struct options *options, const struct option_row *
 
 /* Sets what a source says, emptying a list the first time this source names it. */
 static bool option_apply(struct options *options, const struct option_row *row, const char *value,
-                         uint64_t *seen, char *err)
+                         uint64_t *seen, struct why why)
 {
     uint64_t bit = UINT64_C(1) << (row - OPTIONS);
     if (option_is_list(row) && !(*seen & bit)) option_clear_list(options, row);
     *seen |= bit;
-    return option_set(options, row, value, err);
+    return option_set(options, row, value, why);
 }
 
 /* Sets every option to its default. */
@@ -2184,10 +2333,10 @@ static void options_init(struct options *options)
 {
     _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
     *options = (struct options){0};
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         if (option_is_list(&OPTIONS[i]) && !*OPTIONS[i].initial) continue;
-        if (!option_set(options, &OPTIONS[i], OPTIONS[i].initial, err)) abort();
+        if (!option_set(options, &OPTIONS[i], OPTIONS[i].initial, WHY(err))) fatal(err);
     }
 }
 
@@ -2264,11 +2413,11 @@ static const char *option_env_name(const struct option_row *row, char out[64])
 
 /* Reads the environment; a list is separated by commas there. ONLINE_THRESHOLD_SECONDS is the
  * older name of PRESENCE_ONLINE_THRESHOLD. */
-static bool options_from_env(struct options *options, char *err)
+static bool options_from_env(struct options *options, struct why why)
 {
     uint64_t seen = 0;
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
-        char name[64], line[USAGE_MAX];
+        char name[64], line[WHY_MAX];
         const char *value = getenv(option_env_name(&OPTIONS[i], name));
         if (!value && !strcmp(OPTIONS[i].name, "online-threshold")) {
             snprintf(name, sizeof name, "ONLINE_THRESHOLD_SECONDS");
@@ -2278,14 +2427,11 @@ static bool options_from_env(struct options *options, char *err)
         char *copy = mem_copy_text(value, strlen(value)), *rest = copy, *part;
         bool list = option_is_list(&OPTIONS[i]), good = true;
         while (good && (part = list ? strsep(&rest, ",") : copy)) {
-            good = option_apply(options, &OPTIONS[i], part, &seen, line);
+            good = option_apply(options, &OPTIONS[i], part, &seen, WHY(line));
             if (!list) break;
         }
         free(copy);
-        if (!good) {
-            snprintf(err, USAGE_MAX, "environment %s: %.400s", name, line);
-            return false;
-        }
+        if (!good) return fail(why, "environment %s: %.400s", name, line);
     }
     return true;
 }
@@ -2336,7 +2482,7 @@ static void config_print(FILE *out, const char *name, const char *value)
 
 /* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
  * Changes the line. */
-static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
+static bool options_from_line(struct options *options, char *line, uint64_t *seen, struct why why)
 {
     char hint[96];
     line += strspn(line, " \t");
@@ -2348,50 +2494,42 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     value += strspn(value, " \t");
     for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
     const struct option_row *row = option_find(line, name_len);
-    if (!row) {
-        snprintf(err, USAGE_MAX, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
-                 name_hint(line, name_len, false, hint));
-        return false;
-    }
-    if (config_quoted(value)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: %.200s has quotes around it, which would be a part of it;"
-                 " leave them out",
-                 row->name, value);
-        return false;
-    }
-    if (*value == '\\' && !config_unescape(value)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: '%.200s' begins with a backslash, and then each means"
-                 " something: write \\\\ for one, \\x20 for a blank",
-                 row->name, value);
-        return false;
-    }
+    if (!row)
+        return fail(why, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
+                    name_hint(line, name_len, false, hint));
+    if (config_quoted(value))
+        return fail(why,
+                    "--%s: %.200s has quotes around it, which would be a part of it;"
+                    " leave them out",
+                    row->name, value);
+    if (*value == '\\' && !config_unescape(value))
+        return fail(why,
+                    "--%s: '%.200s' begins with a backslash, and then each means"
+                    " something: write \\\\ for one, \\x20 for a blank",
+                    row->name, value);
     return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
-                        err);
+                        why);
 }
 
 /* Reads a configuration file; errors name the file and the line. */
-static bool options_from_file(struct options *options, const char *path, char *err)
+static bool options_from_file(struct options *options, const char *path, struct why why)
 {
     FILE *file = fopen(path, "re");
-    if (!file) {
-        snprintf(err, USAGE_MAX, "--config: cannot read %s: %s; name a readable file", path,
-                 strerror(errno));
-        return false;
-    }
-    char *line = NULL, problem[USAGE_MAX];
+    if (!file)
+        return fail(why, "--config: cannot read %s: %s; name a readable file", path,
+                    strerror(errno));
+    char *line = NULL, problem[WHY_MAX];
     size_t size = 0, number = 0;
     uint64_t seen = 0;
     bool good = true;
     while (good && getline(&line, &size, file) >= 0) {
         number++;
         line[strcspn(line, "\n")] = 0;
-        good = options_from_line(options, line, &seen, problem);
-        if (!good) snprintf(err, USAGE_MAX, "%.80s line %zu: %.400s", path, number, problem);
+        good = options_from_line(options, line, &seen, WHY(problem));
+        if (!good) fail(why, "%.80s line %zu: %.400s", path, number, problem);
     }
     if (good && ferror(file)) {
-        snprintf(err, USAGE_MAX, "--config: cannot read %s: %s", path, strerror(errno));
+        fail(why, "--config: cannot read %s: %s", path, strerror(errno));
         good = false;
     }
     free(line);
@@ -2410,16 +2548,13 @@ static enum command command_find(const char *name, size_t len)
 /* Takes one argument of the command line; *i moves past the value it used. The pass tells whether
  * --config is being looked for or everything else is. */
 static bool options_take(struct options *options, int argc, char **argv, int *i, bool config_pass,
-                         uint64_t *seen, struct command_line *out, char *err)
+                         uint64_t *seen, struct command_line *out, struct why why)
 {
     const char *arg = argv[*i];
     if (!strcmp(arg, "-h")) arg = "--help";
     if (!strcmp(arg, "-V")) arg = "--version";
-    if (strncmp(arg, "--", 2) || !arg[2]) {
-        snprintf(err, USAGE_MAX, "'%s' is no option; they begin with --, and --help lists them",
-                 arg);
-        return false;
-    }
+    if (strncmp(arg, "--", 2) || !arg[2])
+        return fail(why, "'%s' is no option; they begin with --, and --help lists them", arg);
     const char *name = arg + 2, *equals = strchr(name, '='), *value = equals ? equals + 1 : NULL;
     size_t len = equals ? (size_t)(equals - name) : strlen(name);
     const struct option_row *row = option_find(name, len);
@@ -2427,34 +2562,27 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     bool config = len == 6 && !memcmp(name, "config", 6);
     if (!row && !config && command == COMMAND_COUNT) {
         char hint[96];
-        snprintf(err, USAGE_MAX, "--%.*s is no option;%s --help lists them", (int)len, name,
-                 name_hint(name, len, true, hint));
-        return false;
+        return fail(why, "--%.*s is no option;%s --help lists them", (int)len, name,
+                    name_hint(name, len, true, hint));
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
     if (takes && !value) {
-        if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2)) {
-            snprintf(err, USAGE_MAX, "--%.*s: the value is missing; write --%.*s %s", (int)len,
-                     name, (int)len, name,
-                     config ? "FILE"
-                     : row  ? row->argument
-                            : COMMANDS[command].argument);
-            return false;
-        }
+        if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2))
+            return fail(why, "--%.*s: the value is missing; write --%.*s %s", (int)len, name,
+                        (int)len, name,
+                        config ? "FILE"
+                        : row  ? row->argument
+                               : COMMANDS[command].argument);
         value = argv[++*i];
     }
-    if (!takes && value && !row) {
-        snprintf(err, USAGE_MAX, "--%.*s: takes no value; leave '=%s' out", (int)len, name, value);
-        return false;
-    }
-    if (config) return !config_pass || options_from_file(options, value, err);
+    if (!takes && value && !row)
+        return fail(why, "--%.*s: takes no value; leave '=%s' out", (int)len, name, value);
+    if (config) return !config_pass || options_from_file(options, value, why);
     if (config_pass) return true;
-    if (row) return option_apply(options, row, value ? value : "yes", seen, err);
-    if (out->command != COMMAND_SERVE && out->command != command) {
-        snprintf(err, USAGE_MAX, "--%s and --%s exclude each other; give one",
-                 COMMANDS[out->command].name, COMMANDS[command].name);
-        return false;
-    }
+    if (row) return option_apply(options, row, value ? value : "yes", seen, why);
+    if (out->command != COMMAND_SERVE && out->command != command)
+        return fail(why, "--%s and --%s exclude each other; give one", COMMANDS[out->command].name,
+                    COMMANDS[command].name);
     out->command = command;
     out->file = value;
     return true;
@@ -2463,15 +2591,15 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
 /* Reads file, environment and command line, each stronger than the one before. False with one line
  * in err. */
 static bool options_read(struct options *options, int argc, char **argv, struct command_line *out,
-                         char *err)
+                         struct why why)
 {
     *out = (struct command_line){COMMAND_SERVE, NULL};
     uint64_t seen = 0;
     for (int i = 1; i < argc; i++)
-        if (!options_take(options, argc, argv, &i, true, &seen, out, err)) return false;
-    if (!options_from_env(options, err)) return false;
+        if (!options_take(options, argc, argv, &i, true, &seen, out, why)) return false;
+    if (!options_from_env(options, why)) return false;
     for (int i = 1; i < argc; i++)
-        if (!options_take(options, argc, argv, &i, false, &seen, out, err)) return false;
+        if (!options_take(options, argc, argv, &i, false, &seen, out, why)) return false;
     return true;
 }
 
@@ -2528,7 +2656,7 @@ static void options_print_help(FILE *out)
     const char *group = "";
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
-        char text[USAGE_MAX];
+        char text[WHY_MAX];
         if (strcmp(group, row->group)) fprintf(out, "\n%s\n", group = row->group);
         bool bare = row->type == OPTION_FLAG || !*row->initial;
         snprintf(text, sizeof text, bare ? "%s" : "%s [%s]", row->help, row->initial);
@@ -2805,9 +2933,9 @@ static void token_keys_add(struct token_keys *keys, const struct token_key *key)
 
 /* Reads a whole file of at most max bytes into memory that never moves; the caller gives it to
  * secret_free, also on failure. It may be a pipe: whoever writes to it is waited for, or must have
- * done so. False with one line in err that names the option. */
+ * done so. False with the reason in why that names the option. */
 static bool secret_read(const char *option, const char *path, bool wait, size_t max,
-                        struct buffer *out, char *err)
+                        struct buffer *out, struct why why)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | (wait ? 0 : O_NONBLOCK));
     ssize_t got = fd < 0 ? -1 : 1;
@@ -2819,11 +2947,11 @@ static bool secret_read(const char *option, const char *path, bool wait, size_t 
     }
     out->at[out->len] = 0;
     if (got < 0)
-        snprintf(err, USAGE_MAX, "--%s: cannot read %.200s: %s; name a readable file", option, path,
-                 strerror(errno));
+        fail(why, "--%s: cannot read %.200s: %s; name a readable file", option, path,
+             strerror(errno));
     else if (out->len > max)
-        snprintf(err, USAGE_MAX, "--%s: %.200s is too long, it may have %zu bytes; name another",
-                 option, path, max);
+        fail(why, "--%s: %.200s is too long, it may have %zu bytes; name another", option, path,
+             max);
     if (fd >= 0) close(fd);
     return got >= 0 && out->len <= max;
 }
@@ -2849,25 +2977,24 @@ static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1]
 }
 
 /* Adds the secret of one --jwt-secret-file: the file's bytes less one line end; wait as secret_read
- * has it. False, with one line in err, if there is none. A PEM file is no secret: a public key used
+ * has it. False, with the reason in why, if there is none. A PEM file is no secret: a public key used
  * as one would let everybody sign. */
-static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait, char *err)
+static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait,
+                                  struct why why)
 {
     static const char option[] = "jwt-secret-file", pem[] = "-----BEGIN ";
     struct token_key key = {.kind = TOKEN_HS256};
     const char *path = token_key_path(value, key.kid);
-    bool good = secret_read(option, path, wait, TOKEN_SECRET_MAX + 2, &key.secret, err);
+    bool good = secret_read(option, path, wait, TOKEN_SECRET_MAX + 2, &key.secret, why);
     secret_trim(&key.secret);
     mbedtls_pk_init(&key.pk);
     if (good && (key.secret.len < TOKEN_SECRET_MIN || key.secret.len > TOKEN_SECRET_MAX)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: %.200s has %zu bytes; a secret has %d to %d: openssl rand -hex 32", option,
-                 path, key.secret.len, TOKEN_SECRET_MIN, TOKEN_SECRET_MAX);
+        fail(why, "--%s: %.200s has %zu bytes; a secret has %d to %d: openssl rand -hex 32", option,
+             path, key.secret.len, TOKEN_SECRET_MIN, TOKEN_SECRET_MAX);
         good = false;
     } else if (good && memmem(key.secret.at, key.secret.len, pem, sizeof pem - 1)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file", option,
-                 path);
+        fail(why, "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file", option,
+             path);
         good = false;
     }
     if (good) token_keys_add(keys, &key);
@@ -2918,17 +3045,18 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
 }
 
 /* Adds the key of one --jwt-public-key-file, a PEM public key or certificate; wait as
- * secret_read has it. False, with one line in err, if there is none. */
-static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait, char *err)
+ * secret_read has it. False, with the reason in why, if there is none. */
+static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait,
+                                  struct why why)
 {
     static const char option[] = "jwt-public-key-file";
     struct token_key key = {.kind = TOKEN_RS256};
     struct buffer pem = {0};
     const char *path = token_key_path(value, key.kid), *problem = NULL;
     mbedtls_pk_init(&key.pk);
-    bool good = secret_read(option, path, wait, TOKEN_PEM_MAX, &pem, err);
+    bool good = secret_read(option, path, wait, TOKEN_PEM_MAX, &pem, why);
     if (good) problem = token_key_parse(&key, &pem);
-    if (problem) snprintf(err, USAGE_MAX, "--%s: %.200s %s", option, path, problem);
+    if (problem) fail(why, "--%s: %.200s %s", option, path, problem);
     secret_free(&pem); /* it may have been a private key */
     good = good && !problem;
     if (good) token_keys_add(keys, &key);
@@ -3014,7 +3142,7 @@ static struct id_list *id_list_of_token(const struct token *token)
     char *at = (char *)(list->ids + count), *end = at + watch.raw.len;
     for (size_t cursor = 0; json_item(watch, &cursor, &item);) {
         int len = json_string(item, at, (size_t)(end - at));
-        if (len < 0) abort(); /* the token was read */
+        if (len < 0) fatal("a checked token is no JSON");
         list->ids[list->count++] = (struct span){at, (size_t)len};
         at += len;
     }
@@ -3247,8 +3375,8 @@ static enum token_problem token_verify(const struct token_keys *keys, struct spa
 }
 
 /* Appends the watch claim for "*" or ids with commas between, nothing for ""; false, with one line
- * in err, if one is no user id. */
-static bool token_write_watch(struct buffer *b, const char *watch, char *err)
+ * in why, if one is no user id. */
+static bool token_write_watch(struct buffer *b, const char *watch, struct why why)
 {
     bool all = !strcmp(watch, "*");
     if (!*watch) return true;
@@ -3257,13 +3385,11 @@ static bool token_write_watch(struct buffer *b, const char *watch, char *err)
     for (const char *at = watch, *next; at; at = next) {
         struct span id = {at, strcspn(at, ",")};
         next = at[id.len] ? at + id.len + 1 : NULL;
-        if (!user_id_valid(id)) {
-            snprintf(err, USAGE_MAX,
-                     "--token-watch: '%.128s' is not \"*\" or user ids with commas"
-                     " between; write alice,bob",
-                     watch);
-            return false;
-        }
+        if (!user_id_valid(id))
+            return fail(why,
+                        "--token-watch: '%.128s' is not \"*\" or user ids with commas"
+                        " between; write alice,bob",
+                        watch);
         if (at > watch) buffer_text(b, ",");
         json_write_string(b, id);
     }
@@ -3271,69 +3397,61 @@ static bool token_write_watch(struct buffer *b, const char *watch, char *err)
     return true;
 }
 
-/* Appends the claims of a new token; false, with one line in err, if they cannot be. */
+/* Appends the claims of a new token; false, with the reason in why, if they cannot be. */
 static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_ms,
                                int64_t lifetime_ms, const char *watch, bool admin,
-                               const char *issuer, const char *audience, char *err)
+                               const char *issuer, const char *audience, struct why why)
 {
     int64_t expires;
-    if (!user_id_valid(user)) {
-        snprintf(err, USAGE_MAX,
-                 "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
-                 " UTF-8 without control characters");
-        return false;
-    }
+    if (!user_id_valid(user))
+        return fail(why, "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
+                         " UTF-8 without control characters");
     if (lifetime_ms <= 0 || __builtin_add_overflow(wall_ms, lifetime_ms, &expires) ||
-        expires > (int64_t)TOKEN_TIME_MAX * 1000) {
-        snprintf(err, USAGE_MAX, "--token-lifetime: is out of bounds; write 1h or 365d");
-        return false;
-    }
+        expires > (int64_t)TOKEN_TIME_MAX * 1000)
+        return fail(why, "--token-lifetime: is out of bounds; write 1h or 365d");
     buffer_text(b, "{\"sub\":");
     json_write_string(b, user);
     buffer_print(b, ",\"iat\":%" PRId64 ",\"exp\":%" PRId64, wall_ms / 1000,
                  expires / 1000 + (expires % 1000 > 0));
     if (*issuer) {
         json_write_key(b, "iss");
-        json_write_string(b, (struct span){issuer, strlen(issuer)});
+        json_write_string(b, span_of(issuer));
     }
     if (*audience) {
         json_write_key(b, "aud");
-        json_write_string(b, (struct span){audience, strlen(audience)});
+        json_write_string(b, span_of(audience));
     }
     if (admin) buffer_text(b, ",\"admin\":true");
-    if (!token_write_watch(b, watch, err)) return false;
+    if (!token_write_watch(b, watch, why)) return false;
     buffer_text(b, "}");
     return true;
 }
 
 /* Appends a token signed with the first secret, valid from now for the lifetime, which is rounded
  * up to a whole second. watch is "*", ids with commas between, or ""; issuer and audience are left
- * out if "". False, with one line in err and out as it was, if it cannot be made. */
+ * out if "". False, with the reason in why and out as it was, if it cannot be made. */
 static bool token_mint(const struct token_keys *keys, struct span user, int64_t wall_ms,
                        int64_t lifetime_ms, const char *watch, bool admin, const char *issuer,
-                       const char *audience, struct buffer *out, char *err)
+                       const char *audience, struct buffer *out, struct why why)
 {
     size_t i = 0, start = out->len;
     while (i < keys->count && keys->at[i].kind != TOKEN_HS256) i++;
-    if (i == keys->count) {
-        snprintf(err, USAGE_MAX,
-                 "--mint-token: there is no secret to sign with; give it one with"
-                 " --jwt-secret-file");
-        return false;
-    }
+    if (i == keys->count)
+        return fail(why, "--mint-token: there is no secret to sign with; give it one with"
+                         " --jwt-secret-file");
     const struct token_key *key = &keys->at[i];
     struct buffer json = {0};
     uint8_t mac[SHA256_SIZE];
     buffer_text(&json, "{\"alg\":\"HS256\",\"typ\":\"JWT\"");
     if (*key->kid) {
         json_write_key(&json, "kid");
-        json_write_string(&json, (struct span){key->kid, strlen(key->kid)});
+        json_write_string(&json, span_of(key->kid));
     }
     buffer_text(&json, "}");
     base64url_encode(out, json.at, json.len);
     json.len = 0;
     bool good =
-        token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, err);
+        token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, why);
     buffer_text(out, ".");
     base64url_encode(out, json.at, json.len);
     hmac_sha256((struct span){key->secret.at, key->secret.len},
@@ -3342,10 +3460,10 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     base64url_encode(out, mac, sizeof mac);
     buffer_free(&json);
     if (good && out->len - start > TOKEN_MAX) {
-        snprintf(err, USAGE_MAX,
-                 "--token-watch: the token has more than %d bytes; name fewer users"
-                 " or \"*\"",
-                 TOKEN_MAX);
+        fail(why,
+             "--token-watch: the token has more than %d bytes; name fewer users"
+             " or \"*\"",
+             TOKEN_MAX);
         good = false;
     }
     if (!good) out->len = start;
@@ -3399,27 +3517,27 @@ static bool password_parse(const char *line, struct password *out)
     return base64url_decode((struct span){line, salt}, out->salt, sizeof out->salt) ==
                sizeof out->salt &&
            line[salt] == ':' &&
-           base64url_decode((struct span){line + salt + 1, strlen(line + salt + 1)}, out->hash,
-                            sizeof out->hash) == sizeof out->hash;
+           base64url_decode(span_of(line + salt + 1), out->hash, sizeof out->hash) ==
+               sizeof out->hash;
 }
 
-/* Reads the file of --admin-password-file; wait as secret_read has it. False, with one line in err
+/* Reads the file of --admin-password-file; wait as secret_read has it. False, with the reason in why
  * and out as it was, if it is not one line as --hash-password prints it. */
-static bool password_load(const char *path, bool wait, struct password *out, char *err)
+static bool password_load(const char *path, bool wait, struct password *out, struct why why)
 {
     static const char option[] = "admin-password-file";
     struct buffer line = {0};
     struct password p;
-    bool good = secret_read(option, path, wait, 256, &line, err);
+    bool good = secret_read(option, path, wait, 256, &line, why);
     if (good) {
         secret_trim(&line);
         good = strlen(line.at) == line.len && password_parse(line.at, &p);
         if (good) *out = p;
         else
-            snprintf(err, USAGE_MAX,
-                     "--%s: %.200s is not one line as --hash-password prints it; make it with"
-                     " presence --hash-password",
-                     option, path);
+            fail(why,
+                 "--%s: %.200s is not one line as --hash-password prints it; make it with"
+                 " presence --hash-password",
+                 option, path);
     }
     secret_free(&line);
     return good;
@@ -5903,7 +6021,7 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
 }
 
 /* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
- * until store_close; log and counters must live longer. NULL, with one line in err that names the
+ * until store_close; log and counters must live longer. NULL, with the reason in why that names the
  * path, the reason and the way out, if it cannot be used; its data is then as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
                                 struct counters *counters, char *err, size_t err_size)
@@ -6661,15 +6779,16 @@ enum {
 
 /* One timer, embedded in what it is for. Zeroed is disarmed. */
 struct timer {
-    struct timer *next, **link; /* link is NULL while disarmed */
-    int64_t due;                /* in ticks */
+    LIST_ENTRY(timer) list; /* linked while armed */
+    int64_t due;            /* in ticks */
 };
+LIST_HEAD(timer_list, timer);
 
 struct wheel {
     int64_t tick; /* all timers due before it have fired */
     size_t armed; /* timers in the wheel */
-    struct timer *expired;
-    struct timer *slots[WHEEL_LEVELS][WHEEL_SLOTS];
+    struct timer_list expired;
+    struct timer_list slots[WHEEL_LEVELS][WHEEL_SLOTS];
 };
 
 /* An empty wheel that starts at now. */
@@ -6678,19 +6797,11 @@ static void wheel_init(struct wheel *wheel, int64_t now_ms)
     *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
 }
 
-/* Puts a timer at the head of a list. */
-static void timer_link(struct timer **head, struct timer *timer)
-{
-    timer->next = *head;
-    timer->link = head;
-    if (*head) (*head)->link = &timer->next;
-    *head = timer;
-}
-
 /* The list a due tick belongs to, seen from the wheel's present tick. */
-static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
+static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
 {
     int64_t ahead = due - wheel->tick;
+    if (ahead < 0) return &wheel->expired;
     for (int level = 0; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
         if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
@@ -6703,10 +6814,8 @@ static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
 /* Stops a timer; harmless when it is not armed. */
 static void timer_disarm(struct wheel *wheel, struct timer *timer)
 {
-    if (!timer->link) return;
-    *timer->link = timer->next;
-    if (timer->next) timer->next->link = timer->link;
-    timer->link = NULL;
+    if (!LIST_LINKED(timer, list)) return;
+    LIST_REMOVE(timer, list);
     wheel->armed--;
 }
 
@@ -6721,20 +6830,19 @@ static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
     timer->due = timer_tick(due_ms);
-    timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
+    LIST_INSERT_HEAD(wheel_slot(wheel, timer->due), timer, list);
     wheel->armed++;
 }
 
 /* Moves every timer of a list to where it belongs now. */
-static void wheel_sort(struct wheel *wheel, struct timer **list)
+static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 {
-    struct timer *timer = *list;
-    *list = NULL;
-    while (timer) {
-        struct timer *next = timer->next;
-        timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due),
-                   timer);
-        timer = next;
+    struct timer_list moving = {0};
+    struct timer *timer;
+    LIST_SWAP(&moving, list, timer, list);
+    while ((timer = LIST_FIRST(&moving))) {
+        LIST_REMOVE(timer, list);
+        LIST_INSERT_HEAD(wheel_slot(wheel, timer->due), timer, list);
     }
 }
 
@@ -6757,8 +6865,8 @@ static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
 {
     int64_t now = now_ms >> WHEEL_TICK_SHIFT;
     if (!wheel->armed && wheel->tick <= now) wheel->tick = now + 1;
-    while (!wheel->expired && wheel->tick <= now) wheel_step(wheel);
-    struct timer *timer = wheel->expired;
+    while (!LIST_FIRST(&wheel->expired) && wheel->tick <= now) wheel_step(wheel);
+    struct timer *timer = LIST_FIRST(&wheel->expired);
     if (timer) timer_disarm(wheel, timer);
     return timer;
 }
@@ -6767,11 +6875,11 @@ static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
  * May be early (a coarse slot has to be spread), never late. */
 static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 {
-    if (wheel->expired) return 0;
+    if (LIST_FIRST(&wheel->expired)) return 0;
     if (!wheel->armed) return -1;
     int64_t tick = wheel->tick;
     for (int i = 0; i < WHEEL_SLOTS; i++, tick++) {
-        if (wheel->slots[0][tick & (WHEEL_SLOTS - 1)]) break;
+        if (LIST_FIRST(&wheel->slots[0][tick & (WHEEL_SLOTS - 1)])) break;
         if (i && !(tick & (WHEEL_SLOTS - 1))) break; /* coarser slots are spread here */
     }
     int64_t wait = (tick << WHEEL_TICK_SHIFT) - now_ms;
@@ -6781,9 +6889,9 @@ static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 /* Takes any armed timer, disarmed, due or not; NULL when none is left. For the end of things. */
 static struct timer *wheel_take(struct wheel *wheel)
 {
-    struct timer *timer = wheel->expired;
+    struct timer *timer = LIST_FIRST(&wheel->expired);
     for (int i = 0; !timer && i < WHEEL_LEVELS * WHEEL_SLOTS; i++)
-        timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
+        timer = LIST_FIRST(&wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS]);
     if (timer) timer_disarm(wheel, timer);
     return timer;
 }
@@ -6842,22 +6950,22 @@ enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = E
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
     uint8_t key[16];
-    struct address_entry *next;          /* in the same slot */
-    struct address_entry *older, *newer; /* on the list of its rest */
-    uint8_t expiry;                      /* enum address_expiry */
-    uint32_t connections;                /* WebSockets */
-    uint32_t http_conns;                 /* connections in the listener */
-    uint32_t ready;                      /* of them those that wait for a worker: the listener's */
-    size_t held;                         /* bytes that all of them hold */
-    struct http_conn *oldest, *newest;   /* those; the list is the listener's, not looked at here */
-    int64_t upgrades_until_us;           /* mono us: see address_take_upgrade */
-    uint32_t failures;                   /* wrong passwords in a row */
-    int64_t failed_at, blocked_until;    /* mono ms: of the last failure; 0 */
+    struct address_entry *next;        /* in the same slot */
+    TAILQ_ENTRY(address_entry) list;   /* of those that wait for its expiry */
+    uint8_t expiry;                    /* enum address_expiry */
+    uint32_t connections;              /* WebSockets */
+    uint32_t http_conns;               /* connections in the listener */
+    uint32_t ready;                    /* of them those that wait for a worker: the listener's */
+    size_t held;                       /* bytes that all of them hold */
+    struct http_conn *oldest, *newest; /* those; the list is the listener's, not looked at here */
+    int64_t upgrades_until_us;         /* mono us: see address_take_upgrade */
+    uint32_t failures;                 /* wrong passwords in a row */
+    int64_t failed_at, blocked_until;  /* mono ms: of the last failure; 0 */
 };
 
 /* Entries that rest, the one that has rested longest first. */
 struct address_list {
-    struct address_entry *oldest, *newest;
+    TAILQ_HEAD(, address_entry) entries;
     size_t count;
 };
 
@@ -6876,6 +6984,7 @@ static void address_table_init(struct address_table *table)
 {
     *table = (struct address_table){.used = ADDRESS_SLOTS_MIN, .size = ADDRESS_SLOTS_MIN};
     table->slots = mem_new(table->size * sizeof *table->slots);
+    for (int i = 0; i < EXPIRY_COUNT; i++) TAILQ_INIT(&table->expiring[i].entries);
     random_bytes(table->seed, sizeof table->seed);
 }
 
@@ -7001,9 +7110,7 @@ static void address_wake(struct address_table *table, struct address_entry *entr
 {
     if (entry->expiry == EXPIRY_NONE) return;
     struct address_list *list = &table->expiring[entry->expiry];
-    *(entry->older ? &entry->older->newer : &list->oldest) = entry->newer;
-    *(entry->newer ? &entry->newer->older : &list->newest) = entry->older;
-    entry->older = entry->newer = NULL;
+    TAILQ_REMOVE(&list->entries, entry, list);
     entry->expiry = EXPIRY_NONE;
     list->count--;
 }
@@ -7041,7 +7148,7 @@ static bool address_differs(const struct address_entry *entry, int64_t now)
 /* Takes the entry that has rested longest off a list, and drops it unless it is in use again. */
 static void address_evict(struct address_table *table, struct address_list *list)
 {
-    struct address_entry *oldest = list->oldest;
+    struct address_entry *oldest = TAILQ_FIRST(&list->entries);
     if (address_in_use(oldest)) address_wake(table, oldest);
     else address_drop(table, oldest);
 }
@@ -7059,9 +7166,7 @@ static void address_settle(struct address_table *table, struct address_entry *en
     }
     entry->expiry = address_has_failed(entry, now) ? EXPIRY_FAILURE : EXPIRY_PACE;
     struct address_list *list = &table->expiring[entry->expiry];
-    entry->older = list->newest;
-    *(list->newest ? &list->newest->newer : &list->oldest) = entry;
-    list->newest = entry;
+    TAILQ_INSERT_TAIL(&list->entries, entry, list);
     if (++list->count > ADDRESS_EXPIRING_MAX) address_evict(table, list);
 }
 
@@ -7072,8 +7177,9 @@ static void address_sweep(struct address_table *table, int64_t now)
 {
     for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
         struct address_list *list = &table->expiring[rest];
-        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->oldest; i++) {
-            if (!address_in_use(list->oldest) && address_differs(list->oldest, now)) break;
+        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->count; i++) {
+            const struct address_entry *oldest = TAILQ_FIRST(&list->entries);
+            if (!address_in_use(oldest) && address_differs(oldest, now)) break;
             address_evict(table, list);
         }
     }
@@ -7275,11 +7381,6 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  * What users look like to others stands here too, the ring of events, which are transitions as
  * text, and who follows whom. */
 
-/* A moment: monotonic ms, and what to add to have UTC. */
-struct instant {
-    int64_t mono, offset;
-};
-
 /* The table's view of one connection; the hub's struct connection begins with it. */
 struct session_conn {
     struct user *user;         /* NULL when not in the table */
@@ -7329,7 +7430,7 @@ enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
 struct user {
     struct timer timer;         /* while cached: the end of the session */
-    struct user *next, **place; /* in the list of its debt */
+    LIST_ENTRY(user) list;      /* of those equally dirty; in none when not dirty */
     struct session_conn *conns; /* its connections */
     int64_t online_since;       /* mono */
     _Atomic int64_t last_seen;  /* mono; read by others without the lock */
@@ -7372,6 +7473,8 @@ struct transition {
     bool was_invisible, invisible; /* before, and now */
 };
 
+LIST_HEAD(user_list, user);
+
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
 enum { RUN_MAX = 126 };
 struct run {
@@ -7397,10 +7500,10 @@ struct presence {
     uint64_t sequence;              /* of the last transition */
     struct transition *transitions; /* since presence_clear_transitions */
     size_t transition_count, transition_size;
-    struct user *changed;          /* DIRTY_STATE */
-    struct user *in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
-    struct user *seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second they began to owe */
-    size_t seen_ring;              /* where to add */
+    struct user_list changed;          /* DIRTY_STATE */
+    struct user_list in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
+    struct user_list seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second in which they became so */
+    size_t seen_ring;                  /* where to add */
     size_t seen_count;
     int64_t seen_turn;         /* mono: when the rings move on */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
@@ -7487,7 +7590,8 @@ static void directory_insert(struct directory *d, struct user *user)
 static void directory_remove(struct directory *d, const struct user *user)
 {
     size_t run, at;
-    if (!directory_seek(d, (struct span){user->id, user->id_len}, &run, &at)) abort();
+    if (!directory_seek(d, (struct span){user->id, user->id_len}, &run, &at))
+        fatal("a user is not in the directory");
     struct run *r = d->runs[run];
     r->count--;
     memmove(r->users + at, r->users + at + 1, (r->count - at) * sizeof *r->users);
@@ -7659,20 +7763,12 @@ static void presence_free(struct presence *p)
     buffer_free(&p->ended.ops);
 }
 
-/* Puts a user on the list of a debt, taking it off the one it is on. */
-static void user_mark_dirty(struct user **head, struct user *user, enum user_dirty dirty)
+/* Moves a user to the list of those equally dirty; NULL is none. */
+static void user_mark_dirty(struct user_list *list, struct user *user, enum user_dirty dirty)
 {
-    if (user->place) {
-        *user->place = user->next;
-        if (user->next) user->next->place = user->place;
-    }
+    if (LIST_LINKED(user, list)) LIST_REMOVE(user, list);
+    if (list) LIST_INSERT_HEAD(list, user, list);
     user->dirty = (unsigned)dirty & 15u;
-    user->place = head;
-    user->next = head ? *head : NULL;
-    if (head) {
-        if (*head) (*head)->place = &user->next;
-        *head = user;
-    }
 }
 
 /* Notes that the store must hear of a user: of a new state, or only of a later last_seen. */
@@ -8103,12 +8199,11 @@ static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
     while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
-        struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
+        struct user *user = container_of(timer, struct user, timer);
         user_leave(p, now, user, user->reason, user_address(user));
     }
     while ((timer = wheel_pop(&p->manuals, now.mono))) {
-        struct user *user =
-            ((struct manual *)((char *)timer - offsetof(struct manual, timer)))->user;
+        struct user *user = container_of(timer, struct manual, timer)->user;
         user_take_manual(p, user);
         user_tell_manual(p, user);
     }
@@ -8124,7 +8219,7 @@ static void presence_sample(struct presence *p, int64_t at)
 /* Whether the store has to be told something: at once, or when the rings move on. */
 static bool presence_is_dirty(const struct presence *p)
 {
-    return p->changed || p->seen_count || p->ended.ops.len;
+    return LIST_FIRST(&p->changed) || p->seen_count || p->ended.ops.len;
 }
 
 /* Adds one user's state to a batch and moves it to those in flight. */
@@ -8158,11 +8253,13 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
 {
     *batch = p->ended; /* the sessions, with their memory */
     p->ended = (struct store_batch){0};
-    while (p->changed) presence_collect_user(p, now, p->changed, batch);
+    struct user *user;
+    while ((user = LIST_FIRST(&p->changed))) presence_collect_user(p, now, user, batch);
     for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
         p->seen_turn += 1000;
         p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
-        while (p->seen[p->seen_ring]) presence_collect_user(p, now, p->seen[p->seen_ring], batch);
+        while ((user = LIST_FIRST(&p->seen[p->seen_ring])))
+            presence_collect_user(p, now, user, batch);
     }
     if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
 }
@@ -8189,8 +8286,8 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
  * is kept for another round: a next stay must begin later still. */
 static void presence_committed(struct presence *p, struct instant now)
 {
-    while (p->in_flight) {
-        struct user *user = p->in_flight;
+    struct user *user;
+    while ((user = LIST_FIRST(&p->in_flight))) {
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
@@ -8584,36 +8681,41 @@ static struct span events_span(const struct events *e, uint64_t at)
 struct watch {
     struct watch_target *to; /* NULL: let go while in the queue, which frees it */
     struct watcher *of;
-    struct watch *next, **place; /* among to's */
-    struct watch *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
-    uint32_t sent_version[];     /* one: to->version, when the watcher has heard of it */
+    LIST_ENTRY(watch) list;  /* of to's */
+    STAILQ_ENTRY(watch) due; /* of's queue */
+    struct watch_sent {
+        uint32_t version : 31; /* to->version, when the watcher has heard of it */
+        uint32_t queued : 1;   /* it is in the queue */
+    } sent[];                  /* one */
 };
-enum { WATCH_BYTES = sizeof(struct watch) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
+enum { WATCH_BYTES = sizeof(struct watch) + sizeof(struct watch_sent) }; /* 44: musl's slot of 48 */
 
 /* Somebody whom others follow. */
 struct watch_target {
     struct watch_target *next; /* in the same slot */
-    struct watch *watches;
-    struct watch_target
-        *changed; /* the next of those that changed; itself: the last; NULL: not in */
-    struct watch_target *unreferenced; /* the same of those whom perhaps nobody needs any more */
+    LIST_HEAD(, watch) watches;
+    STAILQ_ENTRY(watch_target) changed;      /* while is_changed: of those that changed */
+    STAILQ_ENTRY(watch_target) unreferenced; /* while is_unreferenced: perhaps nobody needs it */
     uint64_t hash;
-    uint64_t digest;             /* of what all have been told, see view_digest; 0: not the same */
-    uint32_t version;            /* grows with each change */
+    uint64_t digest;       /* of what all have been told, see view_digest; 0: not the same */
+    uint32_t version : 31; /* grows with each change */
+    uint32_t is_changed : 1;
     uint32_t needs;              /* snapshots to come and reads under way that name it */
     uint32_t stamp;              /* of the message that named it last */
     uint32_t made, made_version; /* the turn and version of its text */
     uint32_t text_at, text_len;  /* in watches.text, without the closing brace */
     uint8_t reason;              /* of the text: enum reason, NONE while online */
-    bool resolved;               /* the table has her, or nobody has ever seen her */
-    bool reading;                /* the store is being asked */
+    bool resolved : 1;           /* the table has her, or nobody has ever seen her */
+    bool reading : 1;            /* the store is being asked */
+    bool is_unreferenced : 1;
     uint8_t id_len;
     char id[];
 };
+STAILQ_HEAD(target_queue, watch_target);
 
 /* An answer to come: these users, in this order. */
 struct snapshot {
-    struct snapshot *next;
+    STAILQ_ENTRY(snapshot) list;
     size_t count, checked, written; /* users; those known to be resolved; those written */
     struct watch_target *users[];
 };
@@ -8622,15 +8724,17 @@ enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
 
 /* Somebody who follows. */
 struct watcher {
-    struct watcher *next, **place; /* in a list of watchers; place NULL: in none */
-    struct watch **slots;          /* by what they lead to; open addressing, `size` of them */
+    LIST_ENTRY(watcher) list; /* busy, serving or waiting of the graph, or none */
+    struct watch **slots;     /* by what they lead to; open addressing, `size` of them */
     size_t size, count;
-    struct watch *first, *last; /* the queue of due watches */
-    size_t queued;              /* how many those are */
-    struct snapshot *snapshots, **snapshots_last;
+    STAILQ_HEAD(, watch) due; /* the queue of due watches */
+    size_t queued;            /* how many those are */
+    STAILQ_HEAD(, snapshot) snapshots;
     size_t backlog; /* users in snapshots */
     bool stalled;   /* its socket is full: what it is owed is not in watches.owed */
 };
+
+LIST_HEAD(watchers, watcher);
 
 /* A part of the table of the target. There are many, each grows by itself: a whole table of a
  * million would keep everybody waiting while it moves. */
@@ -8644,15 +8748,15 @@ enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 struct watch_graph {
     uint64_t key[2];
     struct watch_shard shards[WATCH_SHARDS];
-    size_t count;                   /* of all shards */
-    struct watch_target *changed;   /* since the last spread began */
-    struct watch_target *spreading; /* of those before it, whose watchers have still to know */
-    struct watch_target *unreferenced;
+    size_t count;                  /* of all shards */
+    struct target_queue changed;   /* since the last spread began */
+    struct target_queue spreading; /* of those before it, whose watchers have still to know */
+    struct target_queue unreferenced;
     size_t unreferenced_count;
     size_t backlog;          /* users in snapshots that can be written, of all watchers */
-    struct watcher *busy;    /* may have something to be told */
-    struct watcher *serving; /* the same: those whose turn it is, before any of `busy` */
-    struct watcher *waiting; /* for the store, see watched.reading */
+    struct watchers busy;    /* may have something to be told */
+    struct watchers serving; /* the same: those whose turn it is, before any of `busy` */
+    struct watchers waiting; /* for the store, see watch_target.reading */
     uint32_t stamp, turn;
     size_t full;        /* WATCH_FULL; tests take less */
     struct buffer text; /* of users, made in this turn */
@@ -8669,6 +8773,9 @@ enum {
 static void watch_graph_init(struct watch_graph *w)
 {
     *w = (struct watch_graph){.turn = 1, .full = WATCH_FULL};
+    STAILQ_INIT(&w->changed);
+    STAILQ_INIT(&w->spreading);
+    STAILQ_INIT(&w->unreferenced);
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -8732,9 +8839,9 @@ static struct watch_target *watch_graph_find(const struct watch_graph *w, struct
 /* Notes that perhaps nobody needs this one any more; watch_graph_sweep looks. */
 static void target_unreference(struct watch_graph *w, struct watch_target *e)
 {
-    if (e->watches || e->needs || e->changed || e->unreferenced) return;
-    e->unreferenced = w->unreferenced ? w->unreferenced : e;
-    w->unreferenced = e;
+    if (LIST_FIRST(&e->watches) || e->needs || e->is_changed || e->is_unreferenced) return;
+    e->is_unreferenced = true;
+    STAILQ_INSERT_TAIL(&w->unreferenced, e, unreferenced);
     w->unreferenced_count++;
 }
 
@@ -8779,12 +8886,12 @@ static void watch_graph_remove(struct watch_graph *w, struct watch_target *e)
 static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct instant now,
                               size_t most)
 {
-    for (; w->unreferenced && most; most--) {
-        struct watch_target *e = w->unreferenced;
-        w->unreferenced = e->unreferenced == e ? NULL : e->unreferenced;
+    for (; w->unreferenced_count && most; most--) {
+        struct watch_target *e = STAILQ_FIRST(&w->unreferenced);
+        STAILQ_REMOVE_HEAD(&w->unreferenced, unreferenced);
         w->unreferenced_count--;
-        e->unreferenced = NULL;
-        if (e->watches || e->needs || e->changed) continue;
+        e->is_unreferenced = false;
+        if (LIST_FIRST(&e->watches) || e->needs || e->is_changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
         if (user && user->pinned) presence_unpin(p, now, user);
         watch_graph_remove(w, e);
@@ -8794,27 +8901,22 @@ static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct 
 /* A watcher who follows nobody. */
 static void watcher_init(struct watcher *watcher)
 {
-    *watcher = (struct watcher){.snapshots_last = &watcher->snapshots};
+    *watcher = (struct watcher){0};
+    STAILQ_INIT(&watcher->due);
+    STAILQ_INIT(&watcher->snapshots);
 }
 
-/* Puts a watcher into a list, out of the one it is in. */
-static void watcher_list(struct watcher **list, struct watcher *watcher)
+/* Moves a watcher to another list of the graph; NULL is none. */
+static void watcher_list(struct watchers *list, struct watcher *watcher)
 {
-    if (watcher->place) {
-        *watcher->place = watcher->next;
-        if (watcher->next) watcher->next->place = watcher->place;
-    }
-    watcher->place = list;
-    watcher->next = list ? *list : NULL;
-    if (!list) return;
-    if (*list) (*list)->place = &watcher->next;
-    *list = watcher;
+    if (LIST_LINKED(watcher, list)) LIST_REMOVE(watcher, list);
+    if (list) LIST_INSERT_HEAD(list, watcher, list);
 }
 
 /* Whether a watcher has nothing: nobody to follow, nothing to be told. */
 static bool watcher_idle(const struct watcher *watcher)
 {
-    return !watcher->count && !watcher->first && !watcher->snapshots;
+    return !watcher->count && !watcher->queued && STAILQ_EMPTY(&watcher->snapshots);
 }
 
 /* Where in a watcher's slots a watch is, or has its place. There must be a free one. */
@@ -8853,11 +8955,8 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
     struct watch *watch = mem_new(WATCH_BYTES);
     watch->to = to;
     watch->of = watcher;
-    watch->sent_version[0] = to->version;
-    watch->next = to->watches;
-    watch->place = &to->watches;
-    if (watch->next) watch->next->place = &watch->next;
-    to->watches = watch;
+    watch->sent->version = to->version;
+    LIST_INSERT_HEAD(&to->watches, watch, list);
     watcher->slots[watcher_seek(watcher, to)] = watch;
     watcher->count++;
 }
@@ -8866,11 +8965,10 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
 static void watch_end(struct watch_graph *w, struct watch *watch)
 {
     struct watch_target *to = watch->to;
-    *watch->place = watch->next;
-    if (watch->next) watch->next->place = watch->place;
+    LIST_REMOVE(watch, list);
     watch->to = NULL;
     target_unreference(w, to);
-    if (!watch->queued) free(watch);
+    if (!watch->sent->queued) free(watch);
 }
 
 /* Has a watcher follow one no longer; nothing if it does not. What was to be told is not. */
@@ -8905,24 +9003,32 @@ static void watcher_let_all_go(struct watch_graph *w, struct watcher *watcher)
 /* Frees the first snapshot to come. */
 static void watcher_drop_snapshot(struct watch_graph *w, struct watcher *watcher)
 {
-    struct snapshot *snapshot = watcher->snapshots;
+    struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
     for (size_t i = snapshot->written; i < snapshot->count; i++) {
         snapshot->users[i]->needs--;
         target_unreference(w, snapshot->users[i]);
     }
     watcher->backlog -= snapshot->count;
     if (!watcher->stalled) w->backlog -= snapshot->count;
-    watcher->snapshots = snapshot->next;
-    if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
+    STAILQ_REMOVE_HEAD(&watcher->snapshots, list);
     free(snapshot);
 }
 
-/* Takes the first edge out of the queue; NULL if it was let go, and is freed. */
+/* Puts a watch at the end of its watcher's queue, if it is not in it. */
+static void watcher_push(struct watcher *watcher, struct watch *watch)
+{
+    if (watch->sent->queued) return;
+    STAILQ_INSERT_TAIL(&watcher->due, watch, due);
+    watch->sent->queued = true;
+    watcher->queued++;
+}
+
+/* Takes the first watch out of the queue; NULL if it was let go, and is freed. */
 static struct watch *watcher_pop(struct watcher *watcher)
 {
-    struct watch *watch = watcher->first;
-    watcher->first = watch->queued == watch ? NULL : watch->queued;
-    watch->queued = NULL;
+    struct watch *watch = STAILQ_FIRST(&watcher->due);
+    STAILQ_REMOVE_HEAD(&watcher->due, due);
+    watch->sent->queued = false;
     watcher->queued--;
     if (watch->to) return watch;
     free(watch);
@@ -8934,8 +9040,8 @@ static void watcher_end(struct watch_graph *w, struct watcher *watcher)
 {
     watcher_list(NULL, watcher);
     watcher_let_all_go(w, watcher);
-    while (watcher->first) watcher_pop(watcher);
-    while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
+    while (watcher->queued) watcher_pop(watcher);
+    while (!STAILQ_EMPTY(&watcher->snapshots)) watcher_drop_snapshot(w, watcher);
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8945,8 +9051,7 @@ static void watcher_add_snapshot(struct watch_graph *w, struct watcher *watcher,
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
     watcher->backlog += snapshot->count;
     if (!watcher->stalled) w->backlog += snapshot->count;
-    *watcher->snapshots_last = snapshot;
-    watcher->snapshots_last = &snapshot->next;
+    STAILQ_INSERT_TAIL(&watcher->snapshots, snapshot, list);
 }
 
 /* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
@@ -8965,10 +9070,8 @@ static struct watch_target *watch_graph_changed(struct watch_graph *w, struct sp
     struct watch_target *e = watch_graph_find(w, id);
     if (!e) return NULL;
     e->version++;
-    if (!e->changed) {
-        e->changed = w->changed ? w->changed : e;
-        w->changed = e;
-    }
+    if (!e->is_changed) STAILQ_INSERT_TAIL(&w->changed, e, changed);
+    e->is_changed = true;
     return e;
 }
 
@@ -9009,29 +9112,24 @@ static uint64_t view_digest(const struct watch_graph *w, const struct user_view 
 static void watch_graph_spread(struct watch_graph *w, const struct presence *p, struct instant now,
                                size_t most)
 {
-    if (!w->spreading) {
-        w->spreading = w->changed;
-        w->changed = NULL;
-    }
-    for (size_t looked = 0; w->spreading && looked < most; looked++) {
-        struct watch_target *e = w->spreading;
+    struct watch *watch;
+    if (STAILQ_EMPTY(&w->spreading)) STAILQ_CONCAT(&w->spreading, &w->changed);
+    for (size_t looked = 0; !STAILQ_EMPTY(&w->spreading) && looked < most; looked++) {
+        struct watch_target *e = STAILQ_FIRST(&w->spreading);
         struct user_view view;
-        w->spreading = e->changed == e ? NULL : e->changed;
-        e->changed = NULL;
+        STAILQ_REMOVE_HEAD(&w->spreading, changed);
+        e->is_changed = false;
         target_unreference(w, e);
         target_view(p, now, e, &view);
         uint64_t digest = view_digest(w, &view);
         if (digest == e->digest) continue;
         e->digest = digest;
-        for (struct watch *watch = e->watches; watch; watch = watch->next, looked++) {
+        LIST_FOREACH (watch, &e->watches, list) {
             struct watcher *of = watch->of;
-            if (watch->queued || watch->sent_version[0] == e->version) continue;
-            watch->queued = watch;
-            if (of->first) of->last->queued = watch;
-            else of->first = watch;
-            of->last = watch;
-            of->queued++;
-            if (!of->place) watcher_list(&w->busy, of);
+            looked++;
+            if (watch->sent->queued || watch->sent->version == e->version) continue;
+            watcher_push(of, watch);
+            if (!LIST_LINKED(of, list)) watcher_list(&w->busy, of);
         }
     }
 }
@@ -9040,12 +9138,8 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
  * busy now: nobody waits longer than one round, however often others ask. */
 static struct watcher *watch_graph_next(struct watch_graph *w)
 {
-    if (!w->serving && w->busy) {
-        w->serving = w->busy;
-        w->serving->place = &w->serving;
-        w->busy = NULL;
-    }
-    return w->serving;
+    if (!LIST_FIRST(&w->serving)) LIST_SWAP(&w->serving, &w->busy, watcher, list);
+    return LIST_FIRST(&w->serving);
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
@@ -9074,7 +9168,7 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
         e->digest = view_digest(w, &view);
     }
-    if (e->changed) e->digest = 0;
+    if (e->is_changed) e->digest = 0;
     buffer_add(out, w->text.at + e->text_at, e->text_len);
     if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
     buffer_text(out, "}");
@@ -9091,8 +9185,9 @@ static bool snapshot_ready(struct snapshot *snapshot)
 /* Takes the watches at the front of the queue away that are not due any more. */
 static void watcher_skip(struct watcher *watcher)
 {
-    while (watcher->first &&
-           (!watcher->first->to || watcher->first->sent_version[0] == watcher->first->to->version))
+    struct watch *first;
+    while ((first = STAILQ_FIRST(&watcher->due)) &&
+           (!first->to || first->sent->version == first->to->version))
         watcher_pop(watcher);
 }
 
@@ -9101,7 +9196,7 @@ static void watcher_skip(struct watcher *watcher)
 static bool watcher_write_snapshot(struct watch_graph *w, const struct presence *p,
                                    struct instant now, struct watcher *watcher, struct buffer *out)
 {
-    struct snapshot *snapshot = watcher->snapshots;
+    struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
     const char *between = "";
     buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
     while (snapshot->written < snapshot->count && out->len < w->full) {
@@ -9110,7 +9205,7 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
         between = ",";
         target_write(w, p, now, e, false, out);
         struct watch *watch = watcher_find(watcher, e);
-        if (watch) watch->sent_version[0] = e->version;
+        if (watch) watch->sent->version = e->version;
         e->needs--;
         target_unreference(w, e);
     }
@@ -9126,13 +9221,13 @@ static void watcher_write_changes(struct watch_graph *w, const struct presence *
 {
     const char *between = "";
     buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    while (watcher->first && out->len < w->full) {
+    while (watcher->queued && out->len < w->full) {
         struct watch *watch = watcher_pop(watcher);
-        if (!watch || watch->sent_version[0] == watch->to->version) continue;
+        if (!watch || watch->sent->version == watch->to->version) continue;
         buffer_text(out, between);
         between = ",";
         target_write(w, p, now, watch->to, true, out);
-        watch->sent_version[0] = watch->to->version;
+        watch->sent->version = watch->to->version;
     }
     buffer_text(out, "]}");
 }
@@ -9146,13 +9241,13 @@ static enum watcher_message watcher_fill(struct watch_graph *w, const struct pre
                                          struct buffer *out, bool *more)
 {
     *more = false;
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+    if (!STAILQ_EMPTY(&watcher->snapshots)) {
+        if (!snapshot_ready(STAILQ_FIRST(&watcher->snapshots))) return WATCHER_NOTHING;
         *more = watcher_write_snapshot(w, p, now, watcher, out);
         return WATCHER_SNAPSHOT;
     }
     watcher_skip(watcher);
-    if (!watcher->first) return WATCHER_NOTHING;
+    if (!watcher->queued) return WATCHER_NOTHING;
     watcher_write_changes(w, p, now, watcher, out);
     return WATCHER_CHANGES;
 }
@@ -10000,7 +10095,8 @@ __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_re
     va_start(args, format);
     int n = vsnprintf(response->extra + len, sizeof response->extra - len, format, args);
     va_end(args);
-    if (n < 0 || (size_t)n >= sizeof response->extra - len) abort(); /* a table entry too long */
+    if (n < 0 || (size_t)n >= sizeof response->extra - len)
+        fatal("a header is longer than the room for all");
 }
 
 /* Makes the response an error from the table, with its text or a more exact one. */
@@ -10110,7 +10206,7 @@ static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events,
 static void loop_wake(struct loop *loop)
 {
     uint64_t one = 1;
-    if (write(loop->wake, &one, sizeof one) != sizeof one) abort(); /* 2^64 wake-ups away */
+    if (write(loop->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
 /* Puts work at the end of the inbox; the lock is held. */
@@ -10188,7 +10284,7 @@ static void loop_run_calls_until(struct loop *loop, struct server *server, int64
 static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int64_t wait_ms)
 {
     int n = epoll_wait(loop->epoll, events, max, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
-    if (n < 0 && errno != EINTR) abort();
+    if (n < 0 && errno != EINTR) fatal("epoll_wait");
     return n < 0 ? 0 : n;
 }
 
@@ -10289,7 +10385,8 @@ static pthread_once_t tls_buffers_once = PTHREAD_ONCE_INIT;
 /* See tls_lend. */
 static void tls_make_key(void)
 {
-    if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
+    if (pthread_key_create(&tls_buffers_key, tls_buffers_free))
+        fatal("no thread-specific key is left");
 }
 
 /* The buffers of this thread. */
@@ -10452,52 +10549,49 @@ static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, u
 
 /* One line about a file that Mbed TLS did not take. Returns false. */
 static bool tls_file_problem(const char *option, const char *path, int error, const char *remedy,
-                             char *err)
+                             struct why why)
 {
     char text[128];
     mbedtls_strerror(error, text, sizeof text);
-    snprintf(err, USAGE_MAX, "--%s: %.200s: %s; %s", option, path, text, remedy);
-    return false;
+    return fail(why, "--%s: %.200s: %s; %s", option, path, text, remedy);
 }
 
-/* Whether a file can be read; false with one line in err. */
-static bool tls_file_readable(const char *option, const char *path, char *err)
+/* Whether a file can be read; false with the reason in why. */
+static bool tls_file_readable(const char *option, const char *path, struct why why)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat info;
     bool good = fd >= 0 && !fstat(fd, &info) && S_ISREG(info.st_mode);
     if (!good)
-        snprintf(err, USAGE_MAX, "--%s: cannot read %.200s: %s; name a readable PEM file", option,
-                 path, fd < 0 ? strerror(errno) : "it is no file");
+        fail(why, "--%s: cannot read %.200s: %s; name a readable PEM file", option, path,
+             fd < 0 ? strerror(errno) : "it is no file");
     if (fd >= 0) close(fd);
     return good;
 }
 
-/* Reads a certificate with its key. False with one line in err; the pair is to be freed in any
+/* Reads a certificate with its key. False with the reason in why; the pair is to be freed in any
  * case. */
-static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
+static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
 {
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     mbedtls_pk_init(&pair->key);
     pair->file = mem_copy_text(cert, strlen(cert));
-    if (!tls_file_readable(option, cert, err)) return false;
-    if (!tls_file_readable(key_option, key, err)) return false;
+    if (!tls_file_readable(option, cert, why)) return false;
+    if (!tls_file_readable(key_option, key, why)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
     if (error)
         return tls_file_problem(option, cert, error > 0 ? MBEDTLS_ERR_X509_INVALID_FORMAT : error,
                                 "name a PEM file with the whole chain, your certificate first",
-                                err);
+                                why);
     error = mbedtls_pk_parse_keyfile(&pair->key, key, NULL, tls_random, NULL);
     if (error)
         return tls_file_problem(key_option, key, error,
-                                "name a PEM file with an unencrypted RSA or ECDSA key", err);
-    if (mbedtls_pk_check_pair(&pair->chain.pk, &pair->key, tls_random, NULL)) {
-        snprintf(err, USAGE_MAX, "--%s: %.200s is not the key of %.200s; name the one that is",
-                 key_option, key, cert);
-        return false;
-    }
+                                "name a PEM file with an unencrypted RSA or ECDSA key", why);
+    if (mbedtls_pk_check_pair(&pair->chain.pk, &pair->key, tls_random, NULL))
+        return fail(why, "--%s: %.200s is not the key of %.200s; name the one that is", key_option,
+                    key, cert);
     return true;
 }
 
@@ -10518,13 +10612,13 @@ static bool tls_pair_untimely(const struct tls_pair *pair)
 }
 
 /* One line about a certificate outside its time. */
-static void tls_pair_untimely_text(const struct tls_pair *pair, char *err)
+static void tls_pair_untimely_text(const struct tls_pair *pair, struct why why)
 {
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    snprintf(err, USAGE_MAX, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
-             past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
-             past ? "renew it" : "wait, or set the clock");
+    fail(why, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+         past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
+         past ? "renew it" : "wait, or set the clock");
 }
 
 /* One end of a handshake that is tried in memory. */
@@ -10617,8 +10711,8 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     return ours ? ours : theirs;
 }
 
-/* Whether a handshake of each version works with a pair; false with one line in err. */
-static bool tls_pair_works(struct tls_pair *pair, char *err)
+/* Whether a handshake of each version works with a pair; false with the reason in why. */
+static bool tls_pair_works(struct tls_pair *pair, struct why why)
 {
     static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
     enum { MESSAGE_MAX = 16384, AROUND = 5 /* bytes for each certificate of a message */ };
@@ -10630,26 +10724,24 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
     size_t len = 0;
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: %.200s is not for signatures (keyUsage); have one"
-                 " issued with digitalSignature",
-                 pair->file);
-    else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
-                 " one issued with serverAuth",
-                 pair->file);
-    else if (len + AROUND > MESSAGE_MAX)
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
-                 " room for %d; leave out the root and what no client needs",
-                 pair->file, len, MESSAGE_MAX);
-    else
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
-                 " make another",
-                 version, pair->file, (unsigned)-error);
-    return false;
+        return fail(why,
+                    "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                    " issued with digitalSignature",
+                    pair->file);
+    if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
+        return fail(why,
+                    "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                    " one issued with serverAuth",
+                    pair->file);
+    if (len + AROUND > MESSAGE_MAX)
+        return fail(why,
+                    "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                    " room for %d; leave out the root and what no client needs",
+                    pair->file, len, MESSAGE_MAX);
+    return fail(why,
+                "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                " make another",
+                version, pair->file, (unsigned)-error);
 }
 
 /* Gives a configuration back; the last to do so frees it. NULL is fine. */
@@ -10686,7 +10778,7 @@ static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
  * in err. A certificate without a key of the same place has it in its own file. */
 static struct tls_config *tls_config_make(struct tls_shared *shared, char *const *certs,
                                           size_t count, char *const *keys, size_t key_count,
-                                          char *err)
+                                          struct why why)
 {
     struct tls_config *config = mem_new(sizeof *config);
     config->refs = 1;
@@ -10695,11 +10787,11 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err) &&
-               tls_pair_works(&config->pairs[i], err);
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], why) &&
+               tls_pair_works(&config->pairs[i], why);
     }
     int error = good ? tls_config_set(config, shared) : 0;
-    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
+    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", why);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
@@ -10771,7 +10863,7 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
         int kind = name->buf.tag & TAG;
         if (kind == ADDRESS && (shown.len == 4 || shown.len == 16)) {
             inet_ntop(shown.len == 4 ? AF_INET : AF_INET6, name->buf.p, text, sizeof text);
-            shown = (struct span){text, strlen(text)};
+            shown = span_of(text);
         } else if (kind != DNS_NAME) {
             continue;
         }
@@ -10882,22 +10974,22 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
 static bool tls_self_good(const char *cert, const char *key)
 {
     struct tls_pair pair;
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     time_t soon = (time_t)(clock_wall_ms() / 1000) + TLS_RENEW_DAYS * 86400;
     struct tm t;
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour,        t.tm_min,     t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
+    bool good = tls_pair_read(&pair, cert, key, WHY(err)) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
     tls_pair_free(&pair);
     return good;
 }
 
 /* Makes a certificate of our own for these addresses, unless the files hold a good one. False with
- * one line in err. */
+ * the reason in why. */
 static bool tls_self_make(const char *cert, const char *key,
-                          const struct sockaddr_storage *addresses, size_t count, char *err)
+                          const struct sockaddr_storage *addresses, size_t count, struct why why)
 {
     char cert_text[4096], key_text[1024];
     if (tls_self_good(cert, key)) return true;
@@ -10909,12 +11001,10 @@ static bool tls_self_make(const char *cert, const char *key,
     if (!error) error = tls_self_sign(&pk, addresses, count, cert_text, sizeof cert_text);
     if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
-    if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", err);
+    if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", why);
     bool good = tls_write_file(key, key_text) && tls_write_file(cert, cert_text);
     mbedtls_platform_zeroize(key_text, sizeof key_text);
-    if (!good)
-        snprintf(err, USAGE_MAX, "--tls-self-signed: cannot write %.200s: %s", cert,
-                 strerror(errno));
+    if (!good) fail(why, "--tls-self-signed: cannot write %.200s: %s", cert, strerror(errno));
     return good;
 }
 
@@ -11408,7 +11498,7 @@ static bool webhook_stopping(const struct webhook *hook)
 static void webhook_wake(struct webhook *hook)
 {
     uint64_t one = 1;
-    if (write(hook->wake, &one, sizeof one) != sizeof one) abort(); /* 2^64 wake-ups away */
+    if (write(hook->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
 /* Says what went wrong, as printf does, unless something before it did; false, for the caller to
@@ -11432,7 +11522,7 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     uint64_t count;
     int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
     if (n > 0 && waits[0].revents && read(hook->wake, &count, sizeof count) < 0 && errno != EAGAIN)
-        abort();
+        fatal("an eventfd cannot be read");
     return n > 0 && waits[1].revents;
 }
 
@@ -11564,7 +11654,7 @@ static void *lookup_run(void *argument)
     lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
     if (lookup->error) lookup->addresses = NULL;
     atomic_store(&lookup->done, true);
-    if (write(lookup->ready, &one, sizeof one) != sizeof one) abort(); /* written to once */
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
     lookup_drop(lookup);
     return NULL;
 }
@@ -11669,16 +11759,16 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
     static const char option[] = "webhook-ca-file";
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     mbedtls_x509_crt_init(roots);
-    if (!tls_file_readable(option, path, err)) return webhook_fail(why, "%s", err);
+    if (!tls_file_readable(option, path, WHY(err))) return webhook_fail(why, "%s", err);
     int error = mbedtls_x509_crt_parse_file(roots, path);
     if (error >= 0 && roots->version) return true;
     if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
     tls_file_problem(option, path, error,
                      "name a PEM file of those who sign the receiver's"
                      " certificate",
-                     err);
+                     WHY(err));
     return webhook_fail(why, "%s", err);
 }
 
@@ -11987,20 +12077,19 @@ static void *webhook_run(void *argument)
 }
 
 /* Reads the secret, and has it used from now on; wait as secret_read has it. False with one line in
- * err and the old one in use. */
-static bool webhook_read_secret(struct webhook *hook, bool wait, char *err)
+ * why and the old one in use. */
+static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
 {
     const char *path = hook->options->webhook_secret_file;
     struct buffer secret = {0}, old;
     bool good =
-        secret_read("webhook-secret-file", path, wait, WEBHOOK_SECRET_MAX + 2, &secret, err);
+        secret_read("webhook-secret-file", path, wait, WEBHOOK_SECRET_MAX + 2, &secret, why);
     secret_trim(&secret);
     if (good && (secret.len < WEBHOOK_SECRET_MIN || secret.len > WEBHOOK_SECRET_MAX)) {
-        snprintf(err, USAGE_MAX,
-                 "--webhook-secret-file: %.200s has %zu bytes; a secret has %d to %d:"
-                 " openssl rand -hex 32",
-                 path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
-        good = false;
+        good = fail(why,
+                    "--webhook-secret-file: %.200s has %zu bytes; a secret has %d to %d:"
+                    " openssl rand -hex 32",
+                    path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
     }
     pthread_mutex_lock(&hook->lock);
     old = good ? hook->secret : secret;
@@ -12018,30 +12107,24 @@ static bool webhook_wanted(const struct webhook *hook)
 
 /* Sets a webhook up as the options say, but for what it is connected to; false with one line in
  * err if they are not good. */
-static bool webhook_init(struct webhook *hook, const struct options *options, char *err)
+static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
     mbedtls_x509_crt roots;
-    char why[WEBHOOK_WHY] = "";
+    char said[WEBHOOK_WHY] = "";
     hook->options = options;
     hook->wake = -1;
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
-    if (!webhook_url_parse(options->webhook_url, &hook->url)) {
-        snprintf(err, USAGE_MAX,
-                 "--webhook-url: this is no URL to post to; write"
-                 " https://app.example.com/presence, without user and fragment");
-        return false;
-    }
-    if (!*options->webhook_secret_file) {
-        snprintf(err, USAGE_MAX,
-                 "--webhook-url: needs --webhook-secret-file, which what is posted"
-                 " is signed with");
-        return false;
-    }
-    if (!webhook_read_secret(hook, true, err)) return false;
-    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, why);
+    if (!webhook_url_parse(options->webhook_url, &hook->url))
+        return fail(why, "--webhook-url: this is no URL to post to; write"
+                         " https://app.example.com/presence, without user and fragment");
+    if (!*options->webhook_secret_file)
+        return fail(why, "--webhook-url: needs --webhook-secret-file, which what is posted"
+                         " is signed with");
+    if (!webhook_read_secret(hook, true, why)) return false;
+    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, said);
     if (hook->url.secure) mbedtls_x509_crt_free(&roots);
-    if (!good) snprintf(err, USAGE_MAX, "%s", why);
+    if (!good) fail(why, "%s", said);
     return good;
 }
 
@@ -12463,7 +12546,7 @@ static uint64_t server_number(struct server *server)
 /* The connection that a timer is part of. */
 static struct connection *connection_of_timer(struct timer *timer)
 {
-    return (struct connection *)((char *)timer - offsetof(struct connection, timer));
+    return container_of(timer, struct connection, timer);
 }
 
 /* Shares an agent with connections that sent the same lately; owned by the caller's count. */
@@ -12918,7 +13001,8 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
         free(read->found[i]);
     }
     pthread_mutex_unlock(&server->table_lock);
-    while (w->waiting) watcher_list(&w->busy, w->waiting);
+    struct watcher *watcher;
+    while ((watcher = LIST_FIRST(&w->waiting))) watcher_list(&w->busy, watcher);
     free(read->users);
     free(read->found);
     free(read);
@@ -13086,7 +13170,7 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     atomic_fetch_add(&server->watching, (int64_t)fresh);
     watcher_add_snapshot(w, watcher, snapshot);
     hub_resolve(server, snapshot);
-    if (!watcher->place) watcher_list(&w->busy, watcher);
+    if (!LIST_LINKED(watcher, list)) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
 }
 
@@ -13644,7 +13728,7 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     enum watcher_message kind =
         watcher_fill(&hub->graph, &server->presence, now, watcher, &hub->outgoing, &more);
     if (!kind) {
-        if (watcher->snapshots) watcher_list(&hub->graph.waiting, watcher);
+        if (!STAILQ_EMPTY(&watcher->snapshots)) watcher_list(&hub->graph.waiting, watcher);
         connection_settle(server, c);
         return false;
     }
@@ -13708,9 +13792,11 @@ static void hub_watch(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     struct watch_graph *w = &hub->graph;
     struct broadcast *broadcast = &hub->broadcast;
-    bool due = w->changed && now.mono >= hub->spread_at;
-    if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
-    if (due || w->spreading) watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool due = !STAILQ_EMPTY(&w->changed) && now.mono >= hub->spread_at;
+    if (due && STAILQ_EMPTY(&w->spreading))
+        hub->spread_at = now.mono + server->options.watch_interval;
+    if (due || !STAILQ_EMPTY(&w->spreading))
+        watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
@@ -13721,7 +13807,7 @@ static void hub_watch(struct server *server, struct instant now)
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
-    if (!w->unreferenced) return;
+    if (!w->unreferenced_count) return;
     pthread_mutex_lock(&server->table_lock);
     watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
@@ -14401,8 +14487,9 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving ||
-           w->unreferenced || (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
+    return hub->loop.taken || hub->dead || hub->late || !STAILQ_EMPTY(&w->spreading) ||
+           LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) || w->unreferenced_count ||
+           (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
 /* How long the hub may sleep, ms; -1 for ever. */
@@ -14419,7 +14506,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
         if (other < wait || wait < 0) wait = other > 0 ? other : 0;
     }
     if (hub->crowd.telling) wait = 0;
-    if (hub->graph.changed) {
+    if (!STAILQ_EMPTY(&hub->graph.changed)) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
     }
@@ -14446,7 +14533,8 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (atomic_load(&server->connections) && now.mono < hub->stop_by) return;
     hub->stopped = true;
     uint64_t one = 1;
-    if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
+    if (write(hub->stop_event, &one, sizeof one) != sizeof one)
+        fatal("an eventfd takes no wake-up");
 }
 
 /* Begins a part of a turn, which is to take so long. */
@@ -15708,7 +15796,7 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
 {
     socklen_t len;
     int on = 1;
-    if (!address_parse(text, &listening->address, &len)) abort(); /* the option table saw to it */
+    if (!address_parse(text, &listening->address, &len)) fatal("an option was not checked");
     listening->fd =
         socket(listening->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listening->fd < 0) return false;
@@ -18056,25 +18144,24 @@ static const struct seam_ops SEAM_OPS = {
 /* ==== 52. Sandbox and privileges ==============================================================
  * --user, and Landlock: after the start the process can reach its own files and sockets only. */
 
-/* Whether --user can be obeyed; false with one line in err. */
-static bool server_check_user(const struct options *options, char *err)
+/* Whether --user can be obeyed; false with the reason in why. */
+static bool server_check_user(const struct options *options, struct why why)
 {
     const struct passwd *user = *options->user ? getpwnam(options->user) : NULL;
     if (*options->user && !user)
-        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
-                 options->user);
+        fail(why, "--user: there is no user %.200s; name one of /etc/passwd", options->user);
     else if (user && geteuid() && geteuid() != user->pw_uid)
-        snprintf(err, USAGE_MAX,
-                 "--user: only root can become %.200s; start as root, or leave it"
-                 " out",
-                 options->user);
+        fail(why,
+             "--user: only root can become %.200s; start as root, or leave it"
+             " out",
+             options->user);
     else return true;
     return false;
 }
 
 /* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
- * False with one line in err. */
-static bool server_become_user(const struct options *options, char *err)
+ * False with the reason in why. */
+static bool server_become_user(const struct options *options, struct why why)
 {
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (!*options->user) return true;
@@ -18082,15 +18169,12 @@ static bool server_become_user(const struct options *options, char *err)
     uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
     gid_t gid = user ? user->pw_gid : getegid();
     if (geteuid() == uid) return true;
-    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid)) {
-        snprintf(err, USAGE_MAX, "--user: cannot give %.200s to %.200s: %s", options->data,
-                 options->user, strerror(errno));
-        return false;
-    }
+    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid))
+        return fail(why, "--user: cannot give %.200s to %.200s: %s", options->data, options->user,
+                    strerror(errno));
     if (!setgroups(1, &gid) && !setresgid(gid, gid, gid) && !setresuid(uid, uid, uid)) return true;
-    snprintf(err, USAGE_MAX, "--user: cannot become %.200s: %s; start as root, or leave it out",
-             options->user, strerror(errno));
-    return false;
+    return fail(why, "--user: cannot become %.200s: %s; start as root, or leave it out",
+                options->user, strerror(errno));
 }
 
 /* What Landlock (landlock(7), Linux 5.13) is asked for: its header is not everywhere. */
@@ -18218,7 +18302,7 @@ enum {
 };
 
 /* Prints one line on stderr and returns the status to exit with. */
-__attribute__((format(printf, 2, 3))) static int fail(int status, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static int complain(int status, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -18230,7 +18314,7 @@ __attribute__((format(printf, 2, 3))) static int fail(int status, const char *fo
 }
 
 /* Takes all descriptors the system gives, and works out how many connections that allows. */
-static bool server_set_limits(struct server *server, char *err)
+static bool server_set_limits(struct server *server, struct why why)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit)) limit.rlim_cur = limit.rlim_max = 1024;
@@ -18241,11 +18325,10 @@ static bool server_set_limits(struct server *server, char *err)
     int64_t asked = server->options.max_connections;
     server->max_connections = asked ? asked : most;
     if (server->max_connections <= most) return true;
-    snprintf(err, USAGE_MAX,
-             "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
-             "; raise 'ulimit -n' or lower it",
-             most, asked);
-    return false;
+    return fail(why,
+                "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
+                "; raise 'ulimit -n' or lower it",
+                most, asked);
 }
 
 /* The listening options, and what their sockets are for. */
@@ -18269,7 +18352,7 @@ static const struct option_list *listen_list(const struct options *options,
 }
 
 /* Refuses to serve the world without a secret unless told to. */
-static bool server_check_addresses(const struct server *server, char *err)
+static bool server_check_addresses(const struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     bool keys = options_have_keys(options);
@@ -18279,13 +18362,12 @@ static bool server_check_addresses(const struct server *server, char *err)
         for (size_t i = 0; i < list->count; i++) {
             struct sockaddr_storage address;
             socklen_t len;
-            if (!address_parse(list->at[i], &address, &len)) abort();
+            if (!address_parse(list->at[i], &address, &len)) fatal("an option was not checked");
             if (!serves || options->insecure || keys || address_is_loopback(&address)) continue;
-            snprintf(err, USAGE_MAX,
-                     "--%s: %s is beyond loopback, where anyone could read and write everything;"
-                     " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
-                     row->option, list->at[i]);
-            return false;
+            return fail(why,
+                        "--%s: %s is beyond loopback, where anyone could read and write everything;"
+                        " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
+                        row->option, list->at[i]);
         }
     }
     return true;
@@ -18301,7 +18383,7 @@ static void own_pair_paths(const struct options *options, char cert[PATH_MAX], c
 /* Reads the certificates that the options name and has new connections use them; false with one
  * line in err and the old ones in use. What works is kept: those outside their time are taken only
  * where nothing better is, at the start above all, and the log says so. */
-static bool server_read_certificates(struct server *server, char *err)
+static bool server_read_certificates(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     struct option_list certs = options->tls_cert, keys = options->tls_key;
@@ -18312,24 +18394,24 @@ static bool server_read_certificates(struct server *server, char *err)
         keys = (struct option_list){&own_key, 1};
     }
     struct tls_config *config =
-        tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
+        tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, why);
     if (!config) return false;
     const struct tls_pair *untimely = NULL, *old = NULL;
     if (tls_config_untimely(config, &untimely)) {
-        tls_pair_untimely_text(untimely, err);
+        tls_pair_untimely_text(untimely, why);
         if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
             tls_config_drop(config);
             return false;
         }
-        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", err);
+        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", why.text);
     }
     tls_config_use(&server->tls, config);
     return true;
 }
 
 /* Reads the keys of tokens and the password and has them used from now on; wait as secret_read has
- * it. False with one line in err and the old ones in use. */
-static bool server_read_secrets(struct server *server, bool wait, char *err)
+ * it. False with the reason in why and the old ones in use. */
+static bool server_read_secrets(struct server *server, bool wait, struct why why)
 {
     const struct option_list *secret = &server->options.jwt_secret_file;
     const struct option_list *public = &server->options.jwt_public_key_file;
@@ -18337,11 +18419,11 @@ static bool server_read_secrets(struct server *server, bool wait, char *err)
     secrets->refs = 1;
     bool good = true, changed = false;
     for (size_t i = 0; good && i < secret->count; i++)
-        good = token_keys_add_secret(&secrets->keys, secret->at[i], wait, err);
+        good = token_keys_add_secret(&secrets->keys, secret->at[i], wait, why);
     for (size_t i = 0; good && i < public->count; i++)
-        good = token_keys_add_public(&secrets->keys, public->at[i], wait, err);
+        good = token_keys_add_public(&secrets->keys, public->at[i], wait, why);
     if (good && *server->options.admin_password_file)
-        good = password_load(server->options.admin_password_file, wait, &secrets->password, err);
+        good = password_load(server->options.admin_password_file, wait, &secrets->password, why);
     if (good) {
         pthread_mutex_lock(&server->secrets_lock);
         unused = server->secrets;
@@ -18367,11 +18449,11 @@ static void server_read_ranges(struct server *server)
     server->trusted = mem_new((list->count + 1) * sizeof *server->trusted);
     for (; server->trusted_count < list->count; server->trusted_count++)
         if (!range_parse(list->at[server->trusted_count], &server->trusted[server->trusted_count]))
-            abort(); /* the option table saw to it */
+            fatal("an option was not checked");
 }
 
-/* Whether the TLS options fit together and their files are good; false with one line in err. */
-static bool server_check_tls(struct server *server, char *err)
+/* Whether the TLS options fit together and their files are good; false with the reason in why. */
+static bool server_check_tls(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     const struct option_list *certs = &options->tls_cert, *keys = &options->tls_key;
@@ -18384,12 +18466,12 @@ static bool server_check_tls(struct server *server, char *err)
         problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
     else if (certs->count && options->tls_self_signed)
         problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
-    if (problem) snprintf(err, USAGE_MAX, "%s", problem);
-    return !problem && (!certs->count || server_read_certificates(server, err));
+    if (problem) fail(why, "%s", problem);
+    return !problem && (!certs->count || server_read_certificates(server, why));
 }
 
 /* Makes the certificate of --tls-self-signed, for the addresses that are bound. */
-static bool server_sign_itself(struct server *server, char *err)
+static bool server_sign_itself(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     char cert[PATH_MAX], key[PATH_MAX];
@@ -18405,13 +18487,13 @@ static bool server_sign_itself(struct server *server, char *err)
             addresses[count++] = server->listen_sockets[i].address;
     own_pair_paths(options, cert, key);
     bool good =
-        tls_self_make(cert, key, addresses, count, err) && server_read_certificates(server, err);
+        tls_self_make(cert, key, addresses, count, why) && server_read_certificates(server, why);
     free(addresses);
     return good;
 }
 
-/* Opens the listening sockets; false with one line in err. */
-static bool server_listen(struct server *server, char *err)
+/* Opens the listening sockets; false with the reason in why. */
+static bool server_listen(struct server *server, struct why why)
 {
     size_t count = 0;
     for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
@@ -18424,9 +18506,8 @@ static bool server_listen(struct server *server, char *err)
                 &server->listen_sockets[server->listen_socket_count++];
             listening->kind = row->kind;
             if (listen_socket_open(listening, list->at[i])) continue;
-            snprintf(err, USAGE_MAX, "--%s: cannot listen on %s: %s; choose another address",
-                     row->option, list->at[i], strerror(errno));
-            return false;
+            return fail(why, "--%s: cannot listen on %s: %s; choose another address", row->option,
+                        list->at[i], strerror(errno));
         }
     }
     return true;
@@ -18509,18 +18590,17 @@ static bool server_start_webhook(struct server *server)
 }
 
 /* Says that a thread could not be had; false, for the caller to return. */
-static bool server_lacks_thread(char *err, const char *what)
+static bool server_lacks_thread(struct why why, const char *what)
 {
-    snprintf(err, USAGE_MAX,
-             "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
-             " (ulimit -v)",
-             what, strerror(errno));
-    return false;
+    return fail(why,
+                "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                " (ulimit -v)",
+                what, strerror(errno));
 }
 
-/* Opens store, sockets and threads, in this order; false with one line in err and what was opened
+/* Opens store, sockets and threads, in this order; false with the reason in why and what was opened
  * left to server_stop. */
-static bool server_start(struct server *server, char *err)
+static bool server_start(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     struct store_options store = {.dir = options->data,
@@ -18535,34 +18615,30 @@ static bool server_start(struct server *server, char *err)
     server->epoch = boot;
     server->started = server_now(server);
     bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
-    if (drops && !server_listen(server, err)) return false;
-    if (!server_become_user(options, err)) return false;
-    server->store = store_open(&store, &server->log, &server->counters, err, USAGE_MAX);
-    if (!server->store || (!drops && !server_listen(server, err))) return false;
-    if (!server_sign_itself(server, err)) return false;
+    if (drops && !server_listen(server, why)) return false;
+    if (!server_become_user(options, why)) return false;
+    server->store = store_open(&store, &server->log, &server->counters, why.text, why.size);
+    if (!server->store || (!drops && !server_listen(server, why))) return false;
+    if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server)) {
-        snprintf(err, USAGE_MAX, "--data: cannot read who was online in %s; run --check-store",
-                 options->data);
-        return false;
-    }
+    if (!store_each_open(server->store, server_restore_user, server))
+        return fail(why, "--data: cannot read who was online in %s; run --check-store",
+                    options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))
-        return server_lacks_thread(err, "writer of the store");
-    if (!hub_init(server, server->started) || !listener_init(server, server->started)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
+        return server_lacks_thread(why, "writer of the store");
+    if (!hub_init(server, server->started) || !listener_init(server, server->started))
+        return fail(why, "cannot start: %s", strerror(errno));
     server->hub.running = thread_start(&server->hub.thread, hub_run, server);
-    if (!server->hub.running) return server_lacks_thread(err, "hub");
-    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
+    if (!server->hub.running) return server_lacks_thread(why, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
     server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
-    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
+    if (!server->hub.reader.running) return server_lacks_thread(why, "reader of the store");
     struct broadcast *broadcast = &server->hub.broadcast;
     for (size_t n = server_io_threads(); broadcast->count < n; broadcast->count++) {
         if (thread_start(&broadcast->threads[broadcast->count], io_thread_run, broadcast)) continue;
-        return server_lacks_thread(err, "hub's helpers");
+        return server_lacks_thread(why, "hub's helpers");
     }
     struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     size_t handshake_worker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
@@ -18572,11 +18648,11 @@ static bool server_start(struct server *server, char *err)
         if (thread_start(&handshake_workers->threads[handshake_workers->count],
                          handshake_worker_run, server))
             continue;
-        return server_lacks_thread(err, "threads of --tls-threads");
+        return server_lacks_thread(why, "threads of --tls-threads");
     }
     int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
     server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
-    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
+    if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
@@ -18629,14 +18705,14 @@ static uint64_t server_stamp(const struct options *options)
 /* Reads keys and certificates again. Bad ones change nothing. */
 static void server_reload(struct server *server, bool keys)
 {
-    char err[USAGE_MAX];
-    if (keys && !server_read_secrets(server, false, err))
+    char err[WHY_MAX];
+    if (keys && !server_read_secrets(server, false, WHY(err)))
         log_line(&server->log, LOG_ERROR, "%s; the old keys stay in use", err);
     if (keys && webhook_wanted(&server->webhook) &&
-        !webhook_read_secret(&server->webhook, false, err))
+        !webhook_read_secret(&server->webhook, false, WHY(err)))
         log_line(&server->log, LOG_ERROR, "%s; the old secret stays in use", err);
     if (!server->options.tls_listen.count) return;
-    if (server_read_certificates(server, err)) {
+    if (server_read_certificates(server, WHY(err))) {
         count_one(&server->counters.tls_reloads);
         log_line(&server->log, LOG_INFO, "certificates read again");
     } else {
@@ -18713,22 +18789,22 @@ static bool server_stop(struct server *server)
 /* Serves until a signal; returns the exit status. */
 static int server_serve(struct server *server)
 {
-    char err[USAGE_MAX] = "";
+    char err[WHY_MAX] = "";
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
-    bool started = server_start(server, err);
+    bool started = server_start(server, WHY(err));
     if (started) {
         server_announce(server);
         server_wait(server, &signals);
     }
     bool written = server_stop(server);
-    if (!started) return fail(1, "%s", err);
+    if (!started) return complain(1, "%s", err);
     if (written) return 0;
-    return fail(1, "the last changes could not be written to %s", server->options.data);
+    return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
 /* ==== 54. Main ================================================================================
@@ -18747,8 +18823,8 @@ static int command_restore(const char *dir, const char *path)
 {
     FILE *in = strcmp(path, "-") ? fopen(path, "re") : stdin;
     if (!in)
-        return fail(2, "--restore: cannot read %s: %s; name a file that --dump wrote", path,
-                    strerror(errno));
+        return complain(2, "--restore: cannot read %s: %s; name a file that --dump wrote", path,
+                        strerror(errno));
     int status = store_command_restore(dir, in, path, stderr);
     if (in != stdin) fclose(in);
     return status;
@@ -18759,17 +18835,17 @@ static int command_mint(const struct options *options, const char *user)
 {
     struct token_keys keys = {0};
     struct buffer token = {0};
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     bool good = true;
     for (size_t i = 0; good && i < options->jwt_secret_file.count; i++)
-        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], true, err);
-    good = good && token_mint(&keys, (struct span){user, strlen(user)}, clock_wall_ms(),
-                              options->token_lifetime, options->token_watch, options->token_admin,
-                              options->jwt_issuer, options->jwt_audience, &token, err);
+        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], true, WHY(err));
+    good = good && token_mint(&keys, span_of(user), clock_wall_ms(), options->token_lifetime,
+                              options->token_watch, options->token_admin, options->jwt_issuer,
+                              options->jwt_audience, &token, WHY(err));
     if (good) printf("%.*s\n", (int)token.len, token.at);
     token_keys_free(&keys);
     buffer_free(&token);
-    return good ? 0 : fail(2, "%s", err);
+    return good ? 0 : complain(2, "%s", err);
 }
 
 /* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
@@ -18813,10 +18889,11 @@ static int command_hash_password(void)
     }
     if (len && line[len - 1] == '\r') len--;
     if (!len || len > PASSWORD_MAX || memchr(line, 0, len))
-        return fail(2,
-                    "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
-                    " end on stdin",
-                    PASSWORD_MAX);
+        return complain(
+            2,
+            "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
+            " end on stdin",
+            PASSWORD_MAX);
     struct buffer text = {0};
     password_hash(line, len, &text);
     printf("%.*s\n", (int)text.len, text.at);
@@ -18828,7 +18905,7 @@ static int command_hash_password(void)
 /* Does what the command line asks for; returns the exit status. */
 static int run_command(struct server *server, const struct command_line *line)
 {
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     const char *dir = server->options.data;
     switch (line->command) {
     case COMMAND_PRINT_CONFIG: options_print(&server->options, stdout); return 0;
@@ -18846,13 +18923,14 @@ static int run_command(struct server *server, const struct command_line *line)
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good && tls_shared_init(&server->tls, &server->counters);
-    if (!good) return fail(1, "Mbed TLS cannot start");
+    if (!good) return complain(1, "Mbed TLS cannot start");
     server_read_ranges(server);
     address_table_init(&server->addresses);
-    good = server_set_limits(server, err) && server_check_addresses(server, err) &&
-           server_read_secrets(server, true, err) && server_check_user(&server->options, err) &&
-           server_check_tls(server, err) && webhook_init(&server->webhook, &server->options, err);
-    int status = !good ? fail(2, "%s", err) : 0;
+    good = server_set_limits(server, WHY(err)) && server_check_addresses(server, WHY(err)) &&
+           server_read_secrets(server, true, WHY(err)) &&
+           server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
+           webhook_init(&server->webhook, &server->options, WHY(err));
+    int status = !good ? complain(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
@@ -18876,10 +18954,10 @@ static int main_take_descriptors(void)
         static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
         if (fcntl(fd, F_GETFD) >= 0) continue;
         if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
-        return fail(1,
-                    "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
-                    " 0, 1 and 2 open",
-                    fd, strerror(errno));
+        return complain(1,
+                        "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                        " 0, 1 and 2 open",
+                        fd, strerror(errno));
     }
     return 0;
 }
@@ -18889,7 +18967,7 @@ int main(int argc, char **argv)
 {
     static struct server server;
     struct command_line line;
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     if (main_take_descriptors()) return 1;
     umask(077); /* what is made is the owner's alone, and not less than that either */
     options_init(&server.options);
@@ -18903,12 +18981,12 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;
-    bool good = options_read(&server.options, argc, argv, &line, err);
+    bool good = options_read(&server.options, argc, argv, &line, WHY(err));
     server.log.level = (enum log_level)server.options.log_level;
     server.log.json = server.options.log_format != 0;
-    int status = good ? run_command(&server, &line) : fail(2, "%s", err);
+    int status = good ? run_command(&server, &line) : complain(2, "%s", err);
     options_free(&server.options);
     if ((fflush(stdout) || ferror(stdout)) && !status)
-        status = fail(1, "cannot write the output: %s", strerror(errno));
+        status = complain(1, "cannot write the output: %s", strerror(errno));
     return status;
 }

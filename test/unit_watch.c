@@ -156,7 +156,7 @@ static void watch_commit(struct watch_model *m)
 static void watch_check_quiet(struct watch_model *m)
 {
     watch_take(m);
-    while (m->graph.spreading || m->graph.changed)
+    while (!STAILQ_EMPTY(&m->graph.spreading) || !STAILQ_EMPTY(&m->graph.changed))
         watch_graph_spread(&m->graph, &m->table, m->now, SIZE_MAX);
     size_t watches = 0;
     for (int w = 0; w < WATCH_WATCHERS; w++) {
@@ -180,7 +180,8 @@ static void watch_check_quiet(struct watch_model *m)
         const struct user *user = presence_find(&m->table, watch_id(i));
         needed += e != NULL;
         if (user) assert_int_equal(user->pinned, e != NULL);
-        for (const struct watch *watch = e ? e->watches : NULL; watch; watch = watch->next) found++;
+        const struct watch *watch = e ? LIST_FIRST(&e->watches) : NULL;
+        for (; watch; watch = LIST_NEXT(watch, list)) found++;
     }
     assert_int_equal(found, watches);
     assert_int_equal(m->graph.count, needed);
@@ -237,7 +238,7 @@ static void watch_graph_equal_model(void **unused)
         watcher_end(&m.graph, &m.watchers[w]);
         watcher_free(&m.watchers[w]);
     }
-    while (m.graph.spreading || m.graph.changed)
+    while (!STAILQ_EMPTY(&m.graph.spreading) || !STAILQ_EMPTY(&m.graph.changed))
         watch_graph_spread(&m.graph, &m.table, m.now, SIZE_MAX);
     watch_graph_sweep(&m.graph, &m.table, m.now, SIZE_MAX);
     assert_int_equal(m.graph.count, 0);
