@@ -4575,59 +4575,27 @@ static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struc
     return rc;
 }
 
-/* Reads what a user set by hand in a transaction: 0, also when it is nothing, or what is wrong. */
-static int store_find_manual(struct store *st, MDB_txn *txn, struct span id,
-                             struct manual_record *out)
-{
-    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value;
-    out->head.there = false;
-    if (!st->manual || !id.len || id.len > USER_ID_MAX) return 0;
-    int rc = mdb_get(txn, st->manual, &key, &value);
-    if (!rc && !store_decode_manual(value, out)) rc = MDB_CORRUPTED;
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-/* Whether anybody set anything by hand, as far as it was written. Any thread; costs nothing. */
-static bool store_has_manuals(const struct store *st)
-{
-    return atomic_load_explicit(&st->manuals, memory_order_acquire) > 0;
-}
-
-/* Reads what a user set by hand; false if the read failed, which is logged. Any thread. */
-static bool store_get_manual(struct store *st, struct span id, struct manual_record *out)
-{
-    out->head.there = false;
-    if (!store_has_manuals(st)) return true;
-    MDB_txn *txn = store_begin_read(st);
-    if (!txn) return false;
-    int rc = store_find_manual(st, txn, id, out);
-    store_end_read(st, txn);
-    if (rc) store_log_read(st, rc);
-    return !rc;
-}
-
-/* A user with what she set by hand. */
+/* What the store has of a user: known is false, and the record undefined, for one never seen. */
 struct stored_user {
     bool known;
     struct user_record record;
-    struct manual_record manual;
 };
 
-/* Reads all that is stored of a user, in a transaction; 0 or what went wrong. */
-static int store_find_all(struct store *st, MDB_txn *txn, struct span id, struct stored_user *out)
+/* Reads a user in a transaction; 0, also when the user is not known, or what went wrong. */
+static int store_find_stored(struct store *st, MDB_txn *txn, struct span id,
+                             struct stored_user *out)
 {
     int rc = store_find_user(st, txn, id, &out->record);
     out->known = !rc;
-    if (rc && rc != MDB_NOTFOUND) return rc;
-    return store_find_manual(st, txn, id, &out->manual);
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* The same in a transaction of its own; false if the read failed, which is logged. Any thread. */
-static bool store_get_all(struct store *st, struct span id, struct stored_user *out)
+/* [any] The same in a transaction of its own; false if the read failed, which is logged. */
+static bool store_get_stored(struct store *st, struct span id, struct stored_user *out)
 {
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return false;
-    int rc = store_find_all(st, txn, id, out);
+    int rc = store_find_stored(st, txn, id, out);
     store_end_read(st, txn);
     if (rc) store_log_read(st, rc);
     return !rc;
@@ -4718,6 +4686,70 @@ static bool store_each_user(struct store *st, struct span after, size_t scan,
                             void *context, bool *at_end)
 {
     return store_visit_users(st, false, after, scan, visit, context, at_end);
+}
+
+/* What a user set by hand, with the user, copied out of a transaction. */
+struct store_found_manual {
+    struct user_record record;
+    struct manual_record manual;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* Copies up to max manual statuses behind `after`, and who set them; one whose user has no record
+ * is passed over. *count is how many; MDB_NOTFOUND after the last. */
+static int store_copy_manuals(struct store *st, MDB_txn *txn, struct span after, int max,
+                              struct store_found_manual *out, int *count)
+{
+    MDB_cursor *cursor;
+    MDB_val key = {after.len, (void *)(uintptr_t)after.at}, value;
+    *count = 0;
+    int rc = mdb_cursor_open(txn, st->manual, &cursor);
+    if (rc) return rc;
+    rc = mdb_cursor_get(cursor, &key, &value, after.len ? MDB_SET_RANGE : MDB_FIRST);
+    if (!rc && after.len && !bytes_compare(key.mv_data, key.mv_size, after.at, after.len))
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    for (; !rc && *count < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        struct store_found_manual *found = &out[*count];
+        struct span id = {key.mv_data, key.mv_size};
+        if (id.len > USER_ID_MAX || !store_decode_manual(value, &found->manual)) rc = MDB_CORRUPTED;
+        else rc = store_find_user(st, txn, id, &found->record);
+        if (rc == MDB_NOTFOUND) continue;
+        if (rc) break;
+        found->id_len = (uint8_t)id.len;
+        memcpy(found->id, id.at, id.len);
+        ++*count;
+    }
+    mdb_cursor_close(cursor);
+    return rc;
+}
+
+/* [main] Visits every status that was set by hand, in byte order of the ids, STORE_CHUNK a
+ * transaction. False if a read failed, which is logged. */
+static bool store_each_manual(struct store *st,
+                              void (*visit)(void *, struct span id, const struct user_record *,
+                                            const struct manual_record *),
+                              void *context)
+{
+    struct store_found_manual *found = mem_new(STORE_CHUNK * sizeof *found);
+    struct span after = {0};
+    char last[USER_ID_MAX];
+    int count, rc = 0;
+    while (!rc) {
+        MDB_txn *txn = store_begin_read(st);
+        if (!txn) break;
+        rc = store_copy_manuals(st, txn, after, STORE_CHUNK, found, &count);
+        store_end_read(st, txn);
+        for (int i = 0; i < count && (!rc || rc == MDB_NOTFOUND); i++)
+            visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record,
+                  &found[i].manual);
+        if (!count) break;
+        after = (struct span){last, found[count - 1].id_len};
+        memcpy(last, found[count - 1].id, after.len);
+    }
+    free(found);
+    if (rc && rc != MDB_NOTFOUND) store_log_read(st, rc);
+    return rc == MDB_NOTFOUND;
 }
 
 /* Copies up to max sessions of a user that began before that wall time, the newest first. Their
@@ -5419,14 +5451,12 @@ static int store_sweep_samples(struct store *st, MDB_txn *txn, int64_t before)
 struct store_commit {
     const struct store_batch *batch; /* or NULL */
     bool clean;                      /* the last one of a clean stop */
-    uint64_t manuals;                /* out: how many there are after it */
 };
 
 /* Applies a commit. */
 static int store_apply(struct store *st, MDB_txn *txn, void *context)
 {
     struct store_commit *commit = context;
-    MDB_stat manuals;
     const struct buffer *ops = commit->batch ? &commit->batch->ops : &(struct buffer){0};
     int64_t now = clock_wall_ms(), history = st->options.history_ms;
     int rc = 0;
@@ -5441,8 +5471,6 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         at += (size_t)op.id_len + op.text_len;
     }
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
-    if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
-    if (!rc) commit->manuals = manuals.ms_entries;
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -5553,7 +5581,6 @@ static int store_write(struct store *st, const struct store_batch *batch, bool c
     if (rc) {
         count_one(&st->counters->store_failures);
     } else {
-        atomic_store_explicit(&st->manuals, commit.manuals, memory_order_release);
         count_one(&st->counters->store_commits);
         count_many(&st->counters->store_records, batch ? store_batch_count(batch) : 0);
         count_many(&st->counters->webhook_dead, st->outbox_trimmed);
@@ -5805,12 +5832,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
     uint64_t boots, alive, clean, tried;
-    MDB_stat manuals;
     int rc = store_open_databases(st, txn, MDB_CREATE);
     if (!rc) rc = store_find_outbox_end(st, txn);
-    if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
     if (rc) return rc;
-    atomic_store(&st->manuals, manuals.ms_entries);
     rc = store_get_number(st, txn, "boots", 8, &boots);
     if (rc) return rc;
     rc = store_get_number(st, txn, "alive", 8, &alive);
@@ -7243,13 +7267,15 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  * is kept out by the lock that the server holds around it.
  *
  * A user is in the table while online, and after that until the store has the last state: so a
- * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
- * the ends of stays without a connection go by a clock of their own, which stands still while the
- * process does: nobody leaves for a silence that was the server's.
+ * reader that finds nobody here may believe the store. Offline users stay as well while a watcher
+ * follows them (pinned), and while they have a status set by hand: so nobody has to ask the store
+ * whether a user who comes is invisible. That costs some 270 bytes a status, of which a map beside
+ * the table would save two thirds, and it needs no second copy of these rules.
  *
- * What users look like to others stands here too, the ring of events, which are transitions as
- * text, and who follows whom. */
+ * Times inside are monotonic ms; they become wall times with the offset of the moment they are
+ * shown, so a stepped clock bends no age. Only the ends of sessions without a connection go by a
+ * clock of their own, which stands still while the process does: nobody leaves for a silence that
+ * was the server's. */
 
 /* The table's view of one connection; the hub's struct connection begins with it. */
 struct session_conn {
@@ -8030,38 +8056,38 @@ static void presence_set_manual(struct presence *p, struct instant now, struct u
     }
 }
 
-/* Gives a user what the store says was set by hand. What has ended is taken out of the store; a
- * stamp from the future counts as now. */
-static void presence_restore_manual(struct presence *p, struct instant now, struct user *user,
-                                    const struct manual_record *m)
+/* Puts a user into the table who is offline, as the store says; one who is there already stays as
+ * they are. No transition: nothing has changed. The caller gives the user a reason to stay, which
+ * is to be pinned or a manual status, or the next presence_forget takes them out again. */
+static struct user *presence_recall(struct presence *p, struct instant now, struct span id,
+                                    const struct user_record *record)
 {
-    if (!m->head.there) return;
-    if (m->head.until && m->head.until <= now.mono + now.offset) {
+    struct user *user = presence_find(p, id);
+    if (user) return user;
+    int64_t wall = now.mono + now.offset;
+    int64_t seen = record->last_seen < wall ? record->last_seen : wall;
+    user = presence_make(p, id);
+    user->reason = record->reason;
+    atomic_store_explicit(&user->last_seen, seen - now.offset, memory_order_relaxed);
+    return user;
+}
+
+/* [main] Gives a user what the store says was set by hand, at the start, behind presence_restore of
+ * those who were online. What has ended meanwhile is taken out of the store with the first batch; a
+ * stamp from the future counts as now. */
+static void presence_restore_manual(struct presence *p, struct instant now, struct span id,
+                                    const struct user_record *record, const struct manual_record *m)
+{
+    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
+    struct user *user = presence_recall(p, now, id, record);
+    if (m->head.until && m->head.until <= wall) {
         user->manual_dirty = true;
         presence_mark_dirty(p, user, DIRTY_STATE);
         return;
     }
-    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
     user_put_manual(p, user, m->head.status, m->head.until ? m->head.until - now.offset : 0,
                     hidden - now.offset, (struct span){m->message, m->len});
     user->was_invisible = user_invisible(user);
-}
-
-/* Puts a user into the table who is offline, as the store says; nothing if she is there already, or
- * was never seen. No transition: nothing has changed. She has to be pinned, connect, or change in
- * the same breath. */
-static struct user *presence_recall(struct presence *p, struct instant now, struct span id,
-                                    const struct stored_user *stored)
-{
-    struct user *user = presence_find(p, id);
-    if (user || !stored->known) return user;
-    int64_t wall = now.mono + now.offset, seen = stored->record.last_seen;
-    user = presence_make(p, id);
-    user->reason = stored->record.reason;
-    atomic_store_explicit(&user->last_seen, (seen < wall ? seen : wall) - now.offset,
-                          memory_order_relaxed);
-    presence_restore_manual(p, now, user, &stored->manual);
-    return user;
 }
 
 /* Ends the stays whose time is over, and what was set by hand for a time. */
@@ -8134,10 +8160,11 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
     if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
 }
 
-/* Takes a user out of the table who is offline, if nobody watches and the store knows all. */
+/* Takes a user out of the table who is offline, if nobody watches, nothing is set by hand and the
+ * store knows all. */
 static void presence_forget(struct presence *p, struct user *user)
 {
-    if (user->state != USER_OFFLINE || user->dirty || user->pinned) return;
+    if (user->state != USER_OFFLINE || user->dirty || user->pinned || user_manual(user)) return;
     directory_remove(&p->directory, user);
     user_free(p, user);
 }
@@ -8245,17 +8272,6 @@ static void view_hide(struct user_view *view)
     view->reason = REASON_CLOSED;
     view->connections = 0;
     view->last_seen = view->hidden;
-}
-
-/* Adds what the store says was set by hand to the view of a user who is not in the table. */
-static void view_manual(struct user_view *view, const struct manual_record *manual,
-                        struct instant now)
-{
-    int64_t wall = now.mono + now.offset;
-    if (!manual->head.there || (manual->head.until && manual->head.until <= wall)) return;
-    view->message = (struct span){manual->message, manual->len};
-    view->invisible = manual->head.status == STATUS_OFFLINE;
-    view->hidden = manual->head.hidden < wall ? manual->head.hidden : wall;
 }
 
 /* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
@@ -12517,16 +12533,15 @@ struct hub {
     struct named named;        /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
-    struct buffer event;         /* the one being made */
-    struct watch_graph graph;    /* who follows whom */
-    struct buffer outgoing;      /* a message to one who follows */
-    struct broadcast broadcast;  /* what they are told */
-    int64_t spread_at;           /* mono: not before this changes are told again */
-    struct crowd crowd;          /* how many connections there are, as clients were told */
-    struct job_queue reader;     /* reads of the store: the hub never waits for a disk */
-    _Atomic uint64_t generation; /* grows when users leave the table for the store */
-    int64_t sample_at;           /* mono: when the next minute begins */
-    struct store_batch batch;    /* in flight while batch_under_way */
+    struct buffer event;        /* the one being made */
+    struct watch_graph graph;   /* who follows whom */
+    struct buffer outgoing;     /* a message to one who follows */
+    struct broadcast broadcast; /* what they are told */
+    int64_t spread_at;          /* mono: not before this changes are told again */
+    struct crowd crowd;         /* how many connections there are, as clients were told */
+    struct job_queue reader;    /* reads of the store: the hub never waits for a disk */
+    int64_t sample_at;          /* mono: when the next minute begins */
+    struct store_batch batch;   /* in flight while batch_under_way */
     struct job batch_done;
     bool batch_under_way;
     int64_t sync_at;    /* mono: not before this is the next batch due */
@@ -13183,10 +13198,15 @@ struct watch_read {
     struct job job;
     size_t count;
     struct watch_target **users; /* needed until the answer is there; only their ids are read */
-    struct stored_user **found;  /* NULL: never seen */
+    struct stored_user *found;
+    struct hub_ask *ask; /* whom the answer is for as well, see hub_set_manual; or NULL */
+    bool failed;         /* some could not be read: they count as never seen */
 };
 
-/* The hub's: the store has answered; who waited for that goes on. */
+static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed); /* it asks */
+
+/* [hub] The store has answered; who waited for that goes on. A user may have come, and gone, since
+ * the store was read: as somebody whom the graph knows they are still in the table, which counts. */
 static void hub_watch_found(struct server *server, struct job *job)
 {
     struct watch_read *read = (struct watch_read *)job;
@@ -13195,19 +13215,18 @@ static void hub_watch_found(struct server *server, struct job *job)
     lock_take(&server->table_lock, RANK_TABLE);
     for (size_t i = 0; i < read->count; i++) {
         struct watch_target *e = read->users[i];
-        if (!e->resolved && read->found[i]) {
-            struct span id = {e->id, e->id_len};
-            presence_recall(&server->presence, now, id, read->found[i])->pinned = true;
-        }
+        struct span id = {e->id, e->id_len};
+        if (read->found[i].known)
+            presence_recall(&server->presence, now, id, &read->found[i].record)->pinned = true;
         e->resolved = true;
         e->reading = false;
         e->needs--;
         target_unreference(w, e);
-        free(read->found[i]);
     }
     lock_give(&server->table_lock, RANK_TABLE);
     struct watcher *watcher;
     while ((watcher = LIST_FIRST(&w->waiting))) watcher_list(&w->busy, watcher);
+    if (read->ask) hub_ask_found(server, read->ask, read->failed);
     free(read->users);
     free(read->found);
     free(read);
@@ -13221,28 +13240,41 @@ static void reader_find_watched(struct server *server, struct job *job)
     enum { CHUNK = 64 };
     struct watch_read *read = (struct watch_read *)job;
     struct store *st = server->store;
-    struct stored_user found;
     for (size_t at = 0; at < read->count; at += CHUNK) {
         MDB_txn *txn = store_begin_read(st);
         int rc = 0;
         for (size_t i = at; txn && !rc && i < read->count && i < at + CHUNK; i++) {
             const struct watch_target *e = read->users[i];
-            rc = store_find_all(st, txn, (struct span){e->id, e->id_len}, &found);
-            if (rc || !found.known) continue;
-            size_t text = found.manual.head.there ? found.manual.len : 0;
-            size_t size = offsetof(struct stored_user, manual.message) + text;
-            read->found[i] = mem_new(size);
-            memcpy(read->found[i], &found, size);
+            rc = store_find_stored(st, txn, (struct span){e->id, e->id_len}, &read->found[i]);
         }
         if (txn) store_end_read(st, txn);
         if (rc) store_log_read(st, rc);
+        read->failed = read->failed || !txn || rc;
     }
     read->job.run = hub_watch_found;
     loop_submit(&server->hub.loop, &read->job);
 }
 
-/* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
- * store is asked unless it was already. */
+/* A read of at most so many users, none yet. */
+static struct watch_read *watch_read_new(size_t most)
+{
+    struct watch_read *read = mem_new(sizeof *read);
+    read->job.run = reader_find_watched;
+    read->users = mem_new(most * sizeof(struct watch_target *));
+    read->found = mem_new(most * sizeof(struct stored_user));
+    return read;
+}
+
+/* Adds a user to a read, who is needed until it is done. */
+static void watch_read_add(struct watch_read *read, struct watch_target *e)
+{
+    e->reading = true;
+    e->needs++;
+    read->users[read->count++] = e;
+}
+
+/* [hub] Has the users of a snapshot resolved: those in the table are pinned there, of the others
+ * the store is asked unless it was already. */
 static void hub_resolve(struct server *server, struct snapshot *snapshot)
 {
     struct watch_read *read = NULL;
@@ -13255,17 +13287,20 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
             e->resolved = true;
             continue;
         }
-        if (!read) {
-            read = mem_new(sizeof *read);
-            read->users = mem_new(snapshot->count * sizeof(struct watch_target *));
-            read->found = mem_new(snapshot->count * sizeof(struct stored_user *));
-        }
-        e->reading = true;
-        e->needs++;
-        read->users[read->count++] = e;
+        if (!read) read = watch_read_new(snapshot->count);
+        watch_read_add(read, e);
     }
-    if (!read) return;
-    read->job.run = reader_find_watched;
+    if (read) job_queue_add(&server->hub.reader, &read->job);
+}
+
+/* [hub] Has the store asked for a user who is not in the table; hub_ask_found follows, with the
+ * user in the table unless never seen. They are a target meanwhile, as if somebody followed them:
+ * so whatever they do before the answer is there keeps them in the table. */
+static void hub_find_user(struct server *server, struct span id, struct hub_ask *ask)
+{
+    struct watch_read *read = watch_read_new(1);
+    watch_read_add(read, watch_graph_make(&server->hub.graph, id));
+    read->ask = ask;
     job_queue_add(&server->hub.reader, &read->job);
 }
 
@@ -14183,13 +14218,6 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* What was looked up of a user before she comes: the hub does not wait for the store. */
-struct ahead {
-    struct stored_user *stored; /* when something is set by hand */
-    uint64_t generation;        /* of the hub, as of which */
-    bool failed;                /* the store could not be read */
-};
-
 /* The text of a connection's number, as the protocol and the admin API show it. */
 static const char *connection_id_text(uint64_t number, char out[17])
 {
@@ -14278,40 +14306,6 @@ static void hub_crowd(struct server *server, struct instant now)
 /* ==== 40. Handoff =============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. */
-
-/* Looks what a user has set by hand, for the hub to have it when she comes. Any thread but the
- * hub. */
-static void server_look_ahead(struct server *server, struct span id, struct ahead *ahead)
-{
-    struct stored_user found = {0};
-    free(ahead->stored);
-    *ahead = (struct ahead){.generation = atomic_load(&server->hub.generation)};
-    if (!store_has_manuals(server->store)) return;
-    ahead->failed = !store_get_all(server->store, id, &found);
-    if (ahead->failed || !found.known || !found.manual.head.there) return;
-    ahead->stored = mem_new(sizeof found);
-    *ahead->stored = found;
-}
-
-/* What came of a recall. */
-enum recall {
-    RECALL_DONE,
-    RECALL_STALE,  /* nothing: the store has changed since and has to be looked at again */
-    RECALL_FAILED, /* nothing: whether she is invisible cannot be known */
-};
-
-/* Puts a user into the table as the store had her, unless the table has her or there was nothing
- * set by hand. The table's lock is held. */
-static enum recall hub_recall(struct server *server, struct instant now, struct span id,
-                              const struct ahead *ahead)
-{
-    if (presence_find(&server->presence, id)) return RECALL_DONE;
-    if (ahead->failed) return RECALL_FAILED;
-    bool same = ahead->generation == atomic_load(&server->hub.generation);
-    if (!same && (ahead->stored || store_has_manuals(server->store))) return RECALL_STALE;
-    if (ahead->stored) presence_recall(&server->presence, now, id, ahead->stored);
-    return RECALL_DONE;
-}
 
 /* [hub] Why a new WebSocket is closed at once, if it is. The worker that let it in had looked at its
  * user's connections, but others may have come since: such a refusal is counted here. */
@@ -14462,10 +14456,9 @@ struct hub_ask {
     struct span id;
     const uint8_t *address;
     size_t count; /* out */
-    struct ahead ahead;
-    enum recall recall; /* out: whether anything was done */
     const struct manual_update *update;
-    struct user_view *view; /* out: the user as she sees herself */
+    bool failed;            /* out: the store could not be read */
+    struct user_view *view; /* out: the user as they see themselves; not known: never seen */
     struct view_texts **texts;
 };
 
@@ -14487,32 +14480,34 @@ static void hub_heartbeat(struct server *server, struct job *job)
     struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
-    ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
-    if (ask->recall == RECALL_DONE)
-        presence_heartbeat(&server->presence, now, ask->id, ask->address);
+    presence_heartbeat(&server->presence, now, ask->id, ask->address);
     lock_give(&server->table_lock, RANK_TABLE);
     sem_post(&ask->done);
 }
 
-/* Question: set a user's status by hand. view->known is false for one never seen. */
+/* [hub] Sets a user's status by hand and answers; a user who is not in the table was never seen,
+ * or the store could not be read. */
+static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed)
+{
+    struct instant now = server_now(server);
+    struct user *user = presence_find(&server->presence, ask->id);
+    ask->failed = failed && !user;
+    if (user) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        presence_set_manual(&server->presence, now, user, ask->update);
+        view_user(ask->view, user, now);
+        view_keep(ask->view, ask->texts);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    sem_post(&ask->done);
+}
+
+/* [hub] Question: set a user's status by hand, who may be in the store alone. */
 static void hub_set_manual(struct server *server, struct job *job)
 {
     struct hub_ask *ask = (struct hub_ask *)job;
-    struct instant now = server_now(server);
-    struct presence *p = &server->presence;
-    lock_take(&server->table_lock, RANK_TABLE);
-    struct user *user = presence_find(p, ask->id);
-    bool same = ask->ahead.generation == atomic_load(&server->hub.generation);
-    ask->recall = user || same ? RECALL_DONE : RECALL_STALE;
-    if (!user && same) user = presence_recall(p, now, ask->id, ask->ahead.stored);
-    if (user) {
-        presence_set_manual(p, now, user, ask->update);
-        view_user(ask->view, user, now);
-        view_keep(ask->view, ask->texts);
-        presence_forget(p, user); /* if she was only recalled, and nothing changed */
-    }
-    lock_give(&server->table_lock, RANK_TABLE);
-    sem_post(&ask->done);
+    if (presence_find(&server->presence, ask->id)) hub_ask_found(server, ask, false);
+    else hub_find_user(server, ask->id, ask);
 }
 
 /* [hub] Question: close all connections of a user, who is offline after it; count is how many. Of
@@ -14570,7 +14565,6 @@ static void hub_batch_done(struct server *server, struct job *job)
     (void)job;
     struct hub *hub = &server->hub;
     lock_take(&server->table_lock, RANK_TABLE);
-    atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
     presence_committed(&server->presence, server_now(server));
     lock_give(&server->table_lock, RANK_TABLE);
     buffer_free(&hub->batch.ops);
@@ -15989,8 +15983,8 @@ static int request_header(const struct seam_request *request, const char *name, 
     return count;
 }
 
-/* Copies a user out of the table, the message into texts; false if it is not there. The table's
- * lock is held. */
+/* [any; table_lock] Copies a user out of the table, the message into texts; false if they are not
+ * there. */
 static bool api_copy(struct server *server, struct span id, struct instant now,
                      struct user_view *view, struct view_texts **texts)
 {
@@ -16003,8 +15997,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 
 /* Fills a view with what is stored of a user who is not in the table, perhaps nothing. */
 static void api_view_stored(struct user_view *view, struct span id,
-                            const struct stored_user *stored, struct instant now,
-                            struct view_texts **texts)
+                            const struct stored_user *stored, struct instant now)
 {
     if (!stored->known) {
         *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = (uint8_t)id.len};
@@ -16012,21 +16005,25 @@ static void api_view_stored(struct user_view *view, struct span id,
         return;
     }
     view_record(view, id, &stored->record, now);
-    view_manual(view, &stored->manual, now);
-    view_keep(view, texts);
 }
 
-/* Looks one user up; view->known tells whether it was ever seen. False when the store failed. */
+/* Looks one user up; view->known tells whether they were ever seen. The table is asked again after
+ * the store: one who came meanwhile may be invisible by now, and then the last_seen that the store
+ * has is nobody's business. False when the store failed. */
 static bool api_look_up(struct server *server, struct span id, struct instant now,
                         struct user_view *view, struct view_texts **texts)
 {
     struct stored_user stored;
-    pthread_mutex_lock(&server->table_lock);
-    bool here = api_copy(server, id, now, view, texts);
-    pthread_mutex_unlock(&server->table_lock);
-    if (here) return true;
-    if (!store_get_all(server->store, id, &stored)) return false;
-    api_view_stored(view, id, &stored, now, texts);
+    bool here = false;
+    for (int look = 0; look < 2; look++) {
+        pthread_mutex_lock(&server->table_lock);
+        here = api_copy(server, id, now, view, texts);
+        pthread_mutex_unlock(&server->table_lock);
+        if (here) return true;
+        if (look) break; /* not even after the store was read: its word counts */
+        if (!store_get_stored(server->store, id, &stored)) return false;
+    }
+    api_view_stored(view, id, &stored, now);
     return true;
 }
 
@@ -16077,7 +16074,10 @@ static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX],
     return user_id_valid((struct span){id, *len});
 }
 
-enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
+enum {
+    API_CHUNK = 64, /* users copied at a time, so that the lock is short */
+    API_LOOK = 512, /* users passed over at most meanwhile */
+};
 
 /* Copies the next API_CHUNK users of the table behind an id, those gone offline only if wanted;
  * *after becomes how far it looked, and false means that the end was reached. */
@@ -16089,15 +16089,18 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
     pthread_mutex_lock(&server->table_lock);
     struct presence_walk walk =
         presence_walk_after(&server->presence, (struct span){after->id, after->id_len});
-    const struct user *user = NULL;
-    for (int looked = 0; looked < API_CHUNK; looked++) {
+    const struct user *user = NULL, *last = NULL;
+    for (int looked = 0; looked < API_LOOK && *count < API_CHUNK; looked++) {
         user = presence_walk_next(&server->presence, &walk);
         if (!user) break;
+        last = user;
+        if (!offline_too && user->state == USER_OFFLINE) continue;
         view_user(&views[*count], user, now);
-        bool wanted = offline_too || user->state != USER_OFFLINE;
-        if (wanted) view_keep(&views[*count], texts);
-        *after = views[*count];
-        if (wanted) (*count)++;
+        view_keep(&views[(*count)++], texts);
+    }
+    if (last) {
+        view_user(after, last, now);
+        after->message = (struct span){0}; /* the table's */
     }
     pthread_mutex_unlock(&server->table_lock);
     sched_yield(); /* a long list is made in the time that the hub leaves */
@@ -16118,39 +16121,52 @@ static enum error api_get_user(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* Fills views, which have their ids, with what the table knows: one hold of its lock a chunk. Then
- * the store is asked for the others, in one transaction: who leaves the table is in the store.
- * False when the store failed. */
-static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
-                             size_t count, struct view_texts **texts)
+/* Fills those views, which have their ids, whose users are in the table and that have nothing yet:
+ * one hold of its lock a chunk. How many are still without. */
+static size_t api_copy_many(struct server *server, struct instant now, struct user_view *views,
+                            size_t count, struct view_texts **texts)
 {
-    MDB_txn *txn = NULL;
-    int rc = 0;
     size_t missing = 0;
     for (size_t at = 0; at < count; at += API_CHUNK) {
         pthread_mutex_lock(&server->table_lock);
         for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
             struct span id = {views[i].id, views[i].id_len};
-            if (api_copy(server, id, now, &views[i], texts)) continue;
-            views[i].state = USER_NOT_HERE;
-            missing++;
+            if (views[i].state != USER_NOT_HERE) continue;
+            missing += !api_copy(server, id, now, &views[i], texts);
         }
         pthread_mutex_unlock(&server->table_lock);
     }
-    if (missing && !(txn = store_begin_read(server->store))) return false;
+    return missing;
+}
+
+/* Fills views, which have their ids, with what the table knows and, of the others, with what the
+ * store has, in one transaction: who leaves the table is in the store. See api_look_up for why the
+ * table is asked twice. False when the store failed. */
+static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
+                             size_t count, struct view_texts **texts)
+{
+    for (size_t i = 0; i < count; i++) views[i].state = USER_NOT_HERE;
+    if (!api_copy_many(server, now, views, count, texts)) return true;
+    struct stored_user *stored = mem_new(count * sizeof *stored);
+    MDB_txn *txn = store_begin_read(server->store);
+    int rc = 0;
     for (size_t i = 0; txn && !rc && i < count; i++) {
-        struct stored_user stored;
-        struct user_view *view = &views[i];
-        char id[USER_ID_MAX];
-        if (view->state != USER_NOT_HERE) continue;
-        memcpy(id, view->id, view->id_len);
-        struct span span = {id, view->id_len};
-        rc = store_find_all(server->store, txn, span, &stored);
-        if (!rc) api_view_stored(view, span, &stored, now, texts);
+        struct span id = {views[i].id, views[i].id_len};
+        if (views[i].state == USER_NOT_HERE)
+            rc = store_find_stored(server->store, txn, id, &stored[i]);
     }
     if (txn) store_end_read(server->store, txn);
     if (rc) store_log_read(server->store, rc);
-    return !rc;
+    bool read = txn && !rc;
+    if (read) api_copy_many(server, now, views, count, texts);
+    for (size_t i = 0; read && i < count; i++) {
+        char id[USER_ID_MAX];
+        if (views[i].state != USER_NOT_HERE) continue;
+        memcpy(id, views[i].id, views[i].id_len);
+        api_view_stored(&views[i], (struct span){id, views[i].id_len}, &stored[i], now);
+    }
+    free(stored);
+    return read;
 }
 
 /* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
@@ -16234,23 +16250,18 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
                                      struct http_response *response)
 {
     struct hub_ask ask = {.id = {request->id, request->id_len}, .address = request->address};
-    do {
-        server_look_ahead(server, ask.id, &ask.ahead);
-        hub_ask(server, &ask, hub_heartbeat);
-    } while (ask.recall == RECALL_STALE);
-    free(ask.ahead.stored);
+    hub_ask(server, &ask, hub_heartbeat);
     response->status = 204;
-    return ask.recall == RECALL_FAILED ? ERROR_INTERNAL : ERROR_NONE;
+    return ERROR_NONE;
 }
 
-/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as she sees
- * herself. */
+/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they see
+ * themselves. */
 static enum error api_put_status(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
     struct json_value body;
     struct manual_update update;
-    struct stored_user stored;
     struct user_view view = {0};
     struct span text = {request->raw->body, request->raw->body_len};
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
@@ -16260,15 +16271,11 @@ static enum error api_put_status(struct server *server, const struct http_reques
                            " character, or null; expires_in is 1 to 31536000 seconds";
     if (error) return error;
     struct hub_ask ask = {.id = {request->id, request->id_len},
-                          .ahead.stored = &stored,
                           .update = &update,
                           .view = &view,
                           .texts = &response->texts};
-    do {
-        ask.ahead.generation = atomic_load(&server->hub.generation);
-        if (!store_get_all(server->store, ask.id, &stored)) return ERROR_INTERNAL;
-        hub_ask(server, &ask, hub_set_manual);
-    } while (ask.recall == RECALL_STALE);
+    hub_ask(server, &ask, hub_set_manual);
+    if (ask.failed) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
@@ -16336,7 +16343,6 @@ struct user_page {
     enum page_sort sort;
     int limit, written;
     bool full;             /* and one more was found */
-    bool failed;           /* the store did */
     struct user_view last; /* how far the page has come; known once it is anywhere */
 };
 
@@ -16386,21 +16392,6 @@ static bool page_chunk_keep(void *context, struct span id, const struct user_rec
     struct user_view *view = &chunk->users[chunk->count++];
     view_record(view, id, record, chunk->now);
     chunk->reach = *view;
-    return true;
-}
-
-/* Adds what the users of a piece have set by hand. False when the store failed. */
-static bool page_chunk_add_manuals(struct server *server, struct user_page *page,
-                                   struct page_chunk *chunk)
-{
-    struct manual_record manual;
-    for (size_t i = 0; store_has_manuals(server->store) && i < chunk->count; i++) {
-        struct user_view *view = &chunk->users[i];
-        struct span id = {view->id, view->id_len};
-        if (!store_get_manual(server->store, id, &manual)) return false;
-        view_manual(view, &manual, page->now);
-        view_keep(view, page->texts);
-    }
     return true;
 }
 
@@ -16463,7 +16454,6 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
         struct span after = {page->last.id, page->last.id_len};
         if (!store_each_user(server->store, after, API_CHUNK, page_chunk_keep, &stored, &at_end))
             return false;
-        if (!page_chunk_add_manuals(server, page, &stored)) return false;
         stored.more = !at_end && stored.count;
         count_many(&server->counters.users_scanned, stored.count);
         if (page_merge(page, &table, &stored)) continue;
@@ -16591,13 +16581,12 @@ static bool pick_covers(const struct server *server, const struct user_page *pag
 }
 
 /* Puts a user on the page with what was set by hand, which the order of last_seen does not know.
- * False when it is full, or the store failed. */
+ * False when it is full. */
 static bool page_add_whole(struct server *server, struct user_page *page,
                            const struct user_view *view)
 {
     struct user_view whole = *view;
     struct span id = {view->id, view->id_len};
-    struct manual_record stored;
     pthread_mutex_lock(&server->table_lock);
     const struct user *user = presence_find(&server->presence, id);
     const struct manual *manual = user ? user_manual(user) : NULL;
@@ -16606,12 +16595,6 @@ static bool page_add_whole(struct server *server, struct user_page *page,
         view_keep(&whole, page->texts);
     }
     pthread_mutex_unlock(&server->table_lock);
-    if (!user && store_has_manuals(server->store)) {
-        page->failed = !store_get_manual(server->store, id, &stored);
-        if (page->failed) return false;
-        view_manual(&whole, &stored, page->now);
-        view_keep(&whole, page->texts);
-    }
     return page_add(page, &whole);
 }
 
@@ -16673,7 +16656,7 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
     bool over = room && (!stored || (count >= 0 && count < STORE_CHUNK));
     *end = over && page_add_picked(server, page, &pick, NULL);
     free(pick.users);
-    return count >= 0 && !page->failed;
+    return count >= 0;
 }
 
 /* Appends where a page goes on that is sorted by last_seen: opaque to clients, and none of those of
@@ -16857,12 +16840,12 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct span id = {request->id, request->id_len};
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
-    bool read = store_get_all(server->store, id, &stored);
+    bool read = store_get_stored(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
                                                 : ERROR_NONE;
     if (!error) {
-        if (!here) api_view_stored(&view, id, &stored, request->now, &response->texts);
+        if (!here) api_view_stored(&view, id, &stored, request->now);
         struct buffer *out = api_json(response);
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
         json_begin(out);
@@ -18621,17 +18604,21 @@ static struct evidence server_evidence(const struct server *server)
     };
 }
 
-/* Store's visitor: a user who was online when the server last ran. */
+/* Visitor of store_each_open: a user who was online when the server last ran. */
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
     struct server *server = context;
-    struct presence *p = &server->presence;
-    struct manual_record manual;
-    presence_restore(p, server->started, id, record->status, record->online_since,
+    presence_restore(&server->presence, server->started, id, record->status, record->online_since,
                      record->last_seen, server_evidence(server));
-    if (store_get_manual(server->store, id, &manual)) /* else it is logged */
-        presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
+}
+
+/* Visitor of store_each_manual: a user who set something by hand. */
+static void server_restore_manual(void *context, struct span id, const struct user_record *record,
+                                  const struct manual_record *manual)
+{
+    struct server *server = context;
+    presence_restore_manual(&server->presence, server->started, id, record, manual);
 }
 
 /* How many io threads are worth having: the hub has a processor of its own. */
@@ -18705,7 +18692,8 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server))
+    if (!store_each_open(server->store, server_restore_user, server) ||
+        !store_each_manual(server->store, server_restore_manual, server))
         return fail(why, "--data: cannot read who was online in %s; run --check-store",
                     options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))

@@ -473,8 +473,60 @@ static void manual_goes_before_connections(void **unused)
     presence_free(&p);
 }
 
+/* Writes all that is dirty, as far as the table knows. */
+static void commit_all(struct presence *p, struct instant now)
+{
+    struct store_batch batch = {0};
+    presence_collect(p, now, true, &batch);
+    presence_committed(p, now);
+    presence_clear_transitions(p);
+    buffer_free(&batch.ops);
+}
+
+/* Who set something by hand stays in the table for as long as that lasts, offline too: nobody has to
+ * ask the store for it. */
+static void manual_keeps_its_user(void **unused)
+{
+    (void)unused;
+    struct presence p;
+    struct instant now = {1000000, 1764000000000};
+    const struct span bob = {"bob", 3}, eve = {"eve", 3}, old = {"old", 3};
+    const struct manual_record lasting = {.head = {.there = true, .status = STATUS_BUSY}},
+        ends = {.head = {.there = true, .status = STATUS_OFFLINE,
+                         .until = now.mono + now.offset + 60000}},
+        ended = {.head = {.there = true, .status = STATUS_AWAY, .until = now.mono + now.offset}};
+    const struct user_record record = {.last_seen = now.mono + now.offset - 5000,
+                                       .reason = REASON_DROPPED};
+    presence_init(&p, 0, 90000, now);
+    presence_restore_manual(&p, now, bob, &record, &lasting);
+    presence_restore_manual(&p, now, eve, &record, &ends);
+    presence_restore_manual(&p, now, old, &record, &ended);
+    commit_all(&p, now); /* what ended meanwhile is out of the store */
+    assert_null(presence_find(&p, old));
+    assert_int_equal(presence_find(&p, bob)->last_seen, now.mono - 5000);
+    assert_int_equal(presence_find(&p, bob)->reason, REASON_DROPPED);
+    struct session_conn conn = {0};
+    presence_connect(&p, now, bob, &conn);
+    assert_int_equal(conn.user->status, STATUS_BUSY);
+    presence_disconnect(&p, now, &conn, END_CLEAN);
+    commit_all(&p, now);
+    assert_int_equal(presence_find(&p, bob)->state, USER_OFFLINE);
+    assert_true(user_invisible(presence_find(&p, eve)));
+    now.mono += 60016;
+    presence_tick(&p, now);
+    assert_int_equal(p.transition_count, 1); /* for those who follow */
+    assert_int_equal(p.transitions[0].kind, TRANSITION_QUIET);
+    commit_all(&p, now);
+    assert_null(presence_find(&p, eve));
+    presence_set_manual(&p, now, presence_find(&p, bob),
+                        &(struct manual_update){.status = STATUS_AUTOMATIC});
+    commit_all(&p, now);
+    assert_null(presence_find(&p, bob));
+    presence_free(&p);
+}
+
 /* A hidden last_seen that the store has from a clock that was ahead is not shown as to come: neither
- * of one who was online, nor of one who is looked up. */
+ * of one who was online, nor of one who was not. */
 static void manual_hidden_is_never_to_come(void **unused)
 {
     (void)unused;
@@ -482,16 +534,14 @@ static void manual_hidden_is_never_to_come(void **unused)
     struct presence p;
     struct instant now = {1000000, 1764000000000};
     int64_t wall = now.mono + now.offset;
-    struct stored_user stored = {
-        .known = true,
-        .record = {.last_seen = wall + HOUR, .online_since = wall + HOUR},
-        .manual = {.head = {.there = true, .status = STATUS_OFFLINE, .hidden = wall + HOUR}},
-    };
+    const struct user_record record = {.last_seen = wall + HOUR, .online_since = wall + HOUR};
+    const struct manual_record manual = {
+        .head = {.there = true, .status = STATUS_OFFLINE, .hidden = wall + HOUR}};
     presence_init(&p, 5000, 90000, now);
     presence_restore(&p, now, (struct span){"alice", 5}, STATUS_ONLINE, wall + HOUR, wall + HOUR,
                      (struct evidence){0});
-    presence_restore_manual(&p, now, presence_find(&p, (struct span){"alice", 5}), &stored.manual);
-    presence_recall(&p, now, (struct span){"bob", 3}, &stored);
+    presence_restore_manual(&p, now, (struct span){"alice", 5}, &record, &manual);
+    presence_restore_manual(&p, now, (struct span){"bob", 3}, &record, &manual);
     for (int i = 0; i < 2; i++) {
         struct user_view view;
         const struct span ids[] = {{"alice", 5}, {"bob", 3}};
@@ -832,6 +882,7 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(note_rules),
     cmocka_unit_test(manual_record_codec),
     cmocka_unit_test(manual_goes_before_connections),
+    cmocka_unit_test(manual_keeps_its_user),
     cmocka_unit_test(manual_hidden_is_never_to_come),
     cmocka_unit_test(job_queue_runs_all),
     cmocka_unit_test(job_queue_gives_back),
