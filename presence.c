@@ -11368,9 +11368,8 @@ static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
 }
 
 /* [handshake worker] Takes the handshake as far as the whole records in tls->in bring it, and sends
- * what it has to say: at its end an alert, if it failed. This is the slow part of TLS, a
- * millisecond of arithmetic that anybody may ask for: so it is never done by the listener or the
- * hub. */
+ * what it has to say: at its end an alert, if it failed. This is the slow part of TLS, arithmetic
+ * that anybody may ask for: so it is never done by the listener or the hub. */
 static enum handshake transport_handshake(struct transport *transport, struct tls_shared *shared)
 {
     struct tls *tls = transport->tls;
@@ -12487,7 +12486,7 @@ struct io_write {
 };
 
 /* Some of them in a row, which one thread takes at a time: so the lock is taken once for
- * BROADCAST_SHARE writes, each of which is a system call of some 5 us. */
+ * BROADCAST_SHARE writes, each of which is a system call. */
 struct io_batch {
     struct job job;
     struct broadcast *broadcast;
@@ -12777,9 +12776,9 @@ static void http_conn_free(struct http_conn *p)
     free(p);
 }
 
-/* [hub] Shares a User-Agent with connections that sent the same lately: clients have few, and
- * 200,000 copies of 100 bytes would be more than the rest of what an idle user costs. Cut to
- * AGENT_MAX bytes at a whole character. NULL for none; hub_drop_agent gives it back. */
+/* [hub] Shares a User-Agent with connections that sent the same lately: most clients are of a few
+ * kinds, and a copy each would be a third of what an idle user costs. Cut to AGENT_MAX bytes at a
+ * whole character. NULL for none; hub_drop_agent gives it back. */
 static struct agent *hub_share_agent(struct hub *hub, const char *text)
 {
     size_t len = text ? strnlen(text, AGENT_MAX) : 0;
@@ -13362,8 +13361,8 @@ static bool connection_ids_in_pace(const struct server *server, struct connectio
 }
 
 /* [hub] True if a watch of so many has to wait: for those before it, for its own connection to take
- * what it asked for, or for the sum of all. One message of 1,000 ids is 1 ms of work and a snapshot
- * of 200 KB: what a crowd asks for at once is spread over turns. */
+ * what it asked for, or for the sum of all. A short message can ask for a snapshot many times its
+ * size: what a crowd asks for at once is spread over turns, and kept as the messages meanwhile. */
 static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
 {
     const struct hub *hub = &server->hub;
@@ -13887,10 +13886,9 @@ static void hub_take_transitions(struct server *server, struct instant now)
 }
 
 /* ==== 38. Broadcast ===========================================================================
- * Watchers are told what changed. The time goes to the system's send(): some 5 us each, so 100,000
- * watchers of one user are half a second. Therefore the hub fills an array of writes and its io
- * threads send them beside it, 32 at a time. The hub alone decides what each is told and what came
- * of it. */
+ * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
+ * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
+ * a time. The hub alone decides what each is told and what came of it. */
 
 /* [io threads, hub] Sends the writes of a batch. */
 static void io_batch_run(struct server *server, struct job *job)

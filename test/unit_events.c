@@ -518,7 +518,7 @@ static void hub_sets_for_who_is_stored(void **unused)
             presence_committed(p, now);
             buffer_free(&batch.ops);
         }
-        hub_watch_found(server, &read->call);
+        hub_watch_found(server, &read->job);
         assert_int_equal(sem_trywait(&ask.done), 0);
         assert_true(view.known && !ask.failed);
         struct user *user = presence_find(p, bob);
