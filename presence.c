@@ -12332,7 +12332,8 @@ struct connection {
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
-/* Who has a connection, and so how it may give way to a newer one of its address. */
+/* Where a connection is, and so how it may give way to a newer one of its address. The listener
+ * alone reads and writes it, also for one that a worker has: as far as it knows. */
 enum http_conn_place {
     PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
     PLACE_LISTENER,  /* the listener's own, and in no queue: it ends at once */
@@ -12340,11 +12341,12 @@ enum http_conn_place {
     PLACE_HANDSHAKE, /* in the handshake workers' queue, or with one of them */
 };
 
-/* Whether it was looked at who sends a body, before that is there. */
+/* A request whose body is long is looked at by its head first: a stranger's is refused before it is
+ * read. */
 enum http_conn_vet {
-    VET_NONE,   /* not yet, or there is no need */
+    VET_NONE,   /* not looked at yet, or there is no need */
     VET_ASKED,  /* a worker is at it */
-    VET_PASSED, /* they may */
+    VET_PASSED, /* the sender may */
 };
 
 /* What a worker has granted a request: the hub is to make a WebSocket or a stream of its
@@ -12401,20 +12403,26 @@ struct http_conn {
  * Made when first needed (connection_ext), freed when nothing of it is needed (connection_settle).
  */
 struct conn_ext {
-    struct watcher watcher; /* first */
+    struct watcher watcher; /* first: hub_fill_broadcast finds the connection by it */
     struct connection *c;   /* whose it is */
     struct id_list *may;    /* whom its token lets it follow, or NULL: nobody, or all */
-    struct buffer out;      /* bytes the socket did not take yet */
-    struct buffer held;     /* watch and unwatch messages that wait, see connection_hold */
-    TAILQ_ENTRY(conn_ext) held_entry; /* linked: in hub.held */
+
+    /* Output. While blocked nothing but `out` is sent, and no change is told. */
+    struct buffer out; /* bytes the socket did not take yet */
+    bool blocked;      /* out goes first, or records of TLS do */
+    uint32_t interest; /* what epoll watches its socket for */
+
+    /* Input that waits: length (uint32_t) and bytes of each message. */
+    struct buffer held;               /* watches, see connection_hold */
     struct buffer late;               /* messages not looked at yet, see connection_put_off */
+    TAILQ_ENTRY(conn_ext) held_entry; /* linked: in hub.held */
     TAILQ_ENTRY(conn_ext) late_entry; /* linked: in hub.late */
-    uint32_t interest;                /* what epoll watches its socket for */
-    bool blocked;                     /* out goes first: no change is told */
-    bool behind;                      /* bytes before the last ping were not acknowledged yet */
-    uint64_t acked;                   /* behind: bytes that its TCP has acknowledged */
-    int64_t acked_at;                 /* mono: when that last grew, see connection_lives; or 0 */
     int64_t ids, ids_at;              /* thousandths of ids ahead of the pace, as of when: mono */
+
+    /* What its TCP takes of bytes that are ahead of a ping, see connection_lives. */
+    bool behind;      /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;   /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at; /* mono: when that last grew; or 0 */
 };
 
 TAILQ_HEAD(ext_list, conn_ext);
@@ -12440,43 +12448,72 @@ struct stream {
     uint32_t logouts;        /* an admin's session opened it when there were so many; or 0 */
 };
 
+/* The hub's bounds. Most say how much is done for one before the others have their turn: the hub is
+ * one thread, and whatever it does for one client all others wait for. */
 enum {
-    HUB_EVENTS = 512,            /* handled a turn */
-    HUB_NAP_MS = 1000,           /* the longest sleep while a user is cached */
-    HUB_READ_SIZE = 20 * 1024,   /* holds more than a record of TLS */
-    HUB_READ_PLAIN = 4096,       /* read of one before the others have their turn */
-    HUB_CALLS_US = 500,          /* of a turn for calls, */
-    HUB_INPUT_US = 1500,         /* for what sockets have, */
-    HUB_TIMERS_US = 250,         /* for timers, */
-    HUB_WORK_US = 500,           /* for each of watches that waited, and telling; and */
-    HUB_WORK_LEAST_US = 150,     /* as long as sockets have more */
-    HUB_AGENTS = 64,             /* agents remembered for sharing */
-    HUB_OUT_MAX = 256 * 1024,    /* unsent bytes at which a connection is given up */
-    STREAM_TURN = 256 * 1024,    /* sent to one stream before the others have their turn */
-    STREAM_BATCH = 64 * 1024,    /* bytes of events after which the streams are sent them */
-    WATCH_TURN = 64 * 1024,      /* sent to one who follows before the others have their turn */
-    MESSAGE_SHORT = 512,         /* bytes of a message that is acted on at once in any case */
-    EVENTS_FEW = 8,              /* sockets that are soon looked at */
-    WATCH_AT_ONCE = 256,         /* ids of watches acted on as they are read, in one turn */
-    WATCH_BACKLOG_MAX = 100000,  /* users owed, or to be freed, over all, while watches wait */
-    WATCH_SPREAD = 8192,         /* watches of users who changed looked at in one turn */
-    WATCH_SWEEP = 1024,          /* users whom nobody follows any more freed in one turn */
-    KICK_SHARE = 64,             /* connections closed for a kick before the clock is looked at */
-    OUT_READ_MAX = 32 * 1024,    /* unsent bytes of one from whom nothing more is read */
-    BROADCAST_MAX = 2048,        /* writes side by side before the hub looks what came of them */
-    BROADCAST_TEXT = 256 * 1024, /* bytes of those that differ from the one before */
-    BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
-    BROADCAST_SHARE = 32,                   /* writes in a batch, which one thread takes */
-    BROADCAST_WORTH =
-        2, /* batches that wait before an io thread is woken: the hub takes the rest */
+    HUB_EVENTS = 512,  /* fetched from epoll at a time */
+    HUB_AGENTS = 64,   /* agents remembered for sharing */
+    HUB_NAP_MS = 1000, /* the longest sleep while a user is cached; see hub_wake */
+
+    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for when
+     * everybody asks for everything; sockets have the largest, as they cannot be told to wait. While
+     * they have more, what is for many (watches, snapshots, broadcast) is cut to the least that still
+     * goes on. */
+    HUB_JOBS_US = 500,
+    HUB_INPUT_US = 1500,
+    HUB_TIMERS_US = 250,
+    HUB_WORK_US = 500,       /* each of: put off messages, watches that waited, telling, freeing */
+    HUB_WORK_LEAST_US = 150, /* in its place while sockets have more */
+
+    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
+     * pieces as long as the longest message of the default --max-message. */
+    HUB_READ_SIZE = 20 * 1024,
+    HUB_READ_PLAIN = 4096,
+
+    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from it,
+     * so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
+    OUT_READ_MAX = 32 * 1024,
+    HUB_OUT_MAX = 256 * 1024,
+
+    /* Sent to one before the others have their turn. */
+    STREAM_TURN = 256 * 1024,
+    STREAM_BATCH = 64 * 1024, /* bytes of events after which the streams are sent them */
+    WATCH_TURN = 64 * 1024,
+
+    /* Messages that are longer are put off while more than EVENTS_FEW sockets wait to be looked at;
+     * a ping or a status is not. */
+    MESSAGE_SHORT = 512,
+    EVENTS_FEW = 8,
+
+    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet, or
+     * to be freed, over all, above which watches wait as text. So a crowd that comes back and asks
+     * for everything costs memory for its messages, not for what they ask for. */
+    WATCH_AT_ONCE = 256,
+    WATCH_BACKLOG_MAX = 100000,
+    WATCH_SPREAD = 8192, /* watches of users who changed looked at in one turn */
+    WATCH_SWEEP = 1024,  /* users whom nobody follows any more freed in one turn */
+    KICK_SHARE = 64,     /* connections closed for a kick before the clock is looked at */
+
+    /* Broadcast: writes side by side before the hub looks what came of them; the text of those that
+     * differ from the one before, and the longest that one can be; writes in a batch, which one
+     * thread takes; and batches that wait before an io thread is woken: for fewer the hub is done
+     * before the thread has begun. */
+    BROADCAST_MAX = 2048,
+    BROADCAST_TEXT = 256 * 1024,
+    BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX,
+    BROADCAST_SHARE = 32,
+    BROADCAST_WORTH = 2,
     IO_THREADS_MAX = 3,
-    CROWD_FEW = 100,          /* so many connections may all come back at once */
-    CROWD_SPREAD_MS = 3000,   /* more of them take at least this long */
-    CROWD_TLS_RATE = 2000,    /* connections taken in a second, with TLS */
-    CROWD_PLAIN_RATE = 10000, /* and without */
-    CROWD_TURN = 128,         /* connections told before the others have their turn */
+
+    /* How clients come back after the server was gone, see hub_crowd: CROWD_FEW may at once, more
+     * take as long as the server needs for so many in a second, and CROWD_SPREAD_MS at least. */
+    CROWD_FEW = 100,
+    CROWD_SPREAD_MS = 3000,
+    CROWD_TLS_RATE = 2000,
+    CROWD_PLAIN_RATE = 10000,
+    CROWD_TURN = 128, /* connections told in one turn */
 };
-_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
+_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see transport_read");
 
 /* Bytes on their way to one connection. */
 struct io_write {
@@ -12516,43 +12553,55 @@ struct crowd {
     char id[USER_ID_MAX];
 };
 
+/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop and
+ * reader, which take work; stop_event. */
 struct hub {
     struct loop loop;
     struct wheel wheel; /* connections */
     pthread_t thread;
+
+    /* The turn. */
     struct epoll_event events[HUB_EVENTS];
-    int event_at, event_count; /* events not acted on yet: what was no time for */
-    int64_t until;             /* clock_work_us: end of the present part of the turn */
-    struct ext_list held;      /* those whose watches wait, in order */
-    struct ext_list late;      /* those with messages not looked at yet, in order */
-    bool looking;              /* one of these is being acted on: it is put off no more */
-    size_t ids;                /* of watches acted on in this turn */
-    struct connection *dead;   /* freed at the end of the turn, linked by link.next */
-    struct buffer reply;       /* to the connection being handled; see connection_flush */
-    struct named named;        /* whom the next error in it names */
+    int event_at, event_count;      /* events not acted on yet: what was no time for */
+    int64_t until;                  /* clock_work_us: end of the present part of the turn */
+    int64_t turned_at;              /* mono: when the last turn began */
+    uint8_t scratch[HUB_READ_SIZE]; /* bytes of the socket being read */
+
+    /* Connections. */
+    struct ext_list held;    /* those whose watches wait, in order */
+    struct ext_list late;    /* those with messages not looked at yet, in order */
+    bool looking;            /* one of these is being acted on: it is put off no more */
+    size_t ids;              /* of watches acted on in this turn */
+    struct connection *dead; /* freed at the end of the turn, linked by session.next */
+    struct buffer reply;     /* to the connection being handled; see connection_flush */
+    struct named named;      /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
+    struct crowd crowd; /* how many connections there are, as clients were told */
+
+    /* Who is told what. */
     struct feed feeds[FEED_COUNT];
     struct buffer event;        /* the one being made */
     struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to one who follows */
-    struct broadcast broadcast; /* what they are told */
+    struct buffer outgoing;     /* a message to a watcher */
+    struct broadcast broadcast; /* what watchers are told */
     int64_t spread_at;          /* mono: not before this changes are told again */
-    struct crowd crowd;         /* how many connections there are, as clients were told */
-    struct job_queue reader;    /* reads of the store: the hub never waits for a disk */
-    int64_t sample_at;          /* mono: when the next minute begins */
-    struct store_batch batch;   /* in flight while batch_under_way */
+
+    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time. */
+    struct job_queue reader;  /* reads of the store: the hub never waits for a disk */
+    int64_t sample_at;        /* mono: when the next minute begins */
+    struct store_batch batch; /* in flight while batch_under_way */
     struct job batch_done;
     bool batch_under_way;
     int64_t sync_at;    /* mono: not before this is the next batch due */
     int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
-    int64_t turned_at;  /* mono: when the last turn began */
     uint64_t delivered; /* store.outbox_done that the writer knows, or will soon */
-    bool running;       /* the thread was started */
+
+    /* The end. */
+    bool running; /* the thread was started; main's */
     bool stopping, quitting, stopped;
     int64_t stop_by;     /* mono: sockets still open then are cut */
     int64_t stop_spread; /* ms over which clients were told to come back */
     int stop_event;      /* eventfd: told when no socket is left after hub_stop */
-    uint8_t scratch[HUB_READ_SIZE];
 };
 
 enum { LISTENER_READ_SIZE = 64 * 1024 };
@@ -12582,22 +12631,24 @@ struct lane {
     _Atomic bool starved;        /* some are ready: a worker that is done wakes the listener */
 };
 
+/* What the listener has for itself. Others touch what is atomic, the loop's inbox, the queue, and
+ * `held` under address_lock. */
 struct listener {
     struct loop loop;
     struct wheel wheel; /* connections in the listener */
     struct lane lanes[LANE_COUNT];
     uint32_t turn;                 /* counts the turns of the loop */
     size_t memory;                 /* what requests under way may hold; see listener_init */
-    size_t held;                   /* what they do; under address_lock */
+    size_t held;                   /* what they do */
     _Atomic int64_t memory_logged; /* mono: when it was last said that it is not enough */
-    struct http_conn_list gone;    /* displaced in this turn */
+    struct http_conn_list gone;    /* displaced in this turn, see listener_give_up */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
     int64_t paused_logged; /* mono */
     bool quitting;
     size_t handshaking;          /* connections with the handshake workers */
-    struct job_queue handshakes; /* the workers' */
+    struct job_queue handshakes; /* for them */
     char scratch[LISTENER_READ_SIZE];
 };
 
@@ -13405,6 +13456,8 @@ static enum error watch_users(struct server *server, struct connection *c, struc
         fresh += !watcher_find(watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
+    /* All or none: nothing has been changed yet. Targets that were made for it and have no
+     * watcher are swept like those that lost their last. */
     if (watcher->count + fresh > most) {
         free(snapshot);
         connection_settle(server, c);
@@ -13555,6 +13608,7 @@ static enum error connection_message(struct server *server, struct connection *c
         hub_reply_text(&server->hub, "pong");
         return ERROR_NONE;
     }
+    /* Behind the bare ping, which is a sign of life and costs nothing. */
     if (connection_put_off(server, c, text)) return ERROR_NONE;
     if (!json_parse(text, JSON_DEPTH_MAX, &message)) return ERROR_INVALID_JSON;
     if (message.kind != JSON_OBJECT || !json_member(message, "type", &type))
@@ -13644,10 +13698,12 @@ static void connection_frame(struct server *server, struct connection *c, struct
         if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
         else if (error) hub_reply_error(hub, error);
         return;
+    /* Nothing here is binary: who sends it does not speak this protocol. */
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
     case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
+    /* Also one that nobody asked for (RFC 6455 section 5.5.3): it answers no ping. */
     case WS_PONG:
         if (c->pinged)
             atomic_store_explicit(&c->transport.round_trip, (uint32_t)now.mono - c->pinged,
@@ -13693,8 +13749,11 @@ static void connection_take(struct server *server, struct connection *c, struct 
         return;
     }
     int64_t quiet_us = (now.mono - atomic_load_explicit(&c->heard_at, memory_order_relaxed)) * 1000;
+    /* The pace drains with time: what a silent client saves up is at most a second, since paced
+     * is never below 0. */
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
+    /* Atomics: workers read last_seen, and a lock for each message would stop them. */
     presence_heard(&server->presence, now, c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
@@ -13849,6 +13908,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
+    /* Positions have no holes: a stream that knows one knows what it missed. */
     assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
@@ -14040,6 +14100,7 @@ static void hub_watch(struct server *server, struct instant now)
     if (due || !STAILQ_EMPTY(&w->spreading))
         watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
+    /* Those who wait now are served in this turn, each once; who comes meanwhile is behind them. */
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
         hub_fill_broadcast(server, now);
@@ -14049,6 +14110,8 @@ static void hub_watch(struct server *server, struct instant now)
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
+    /* Targets nobody follows any more leave the graph, and their users the table, if nothing
+     * else holds them. */
     if (!w->unreferenced_count) return;
     lock_take(&server->table_lock, RANK_TABLE);
     watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
@@ -14346,9 +14409,13 @@ static void hub_adopt(struct server *server, struct job *job)
     struct grant *grant = &p->grant;
     const struct seam_item *item = &p->item;
     struct span id = {grant->id, grant->id_len};
+    /* No ping has been answered yet. A connection that is only opened to be refused has no
+     * number: it is in no count but `refused`. */
     c->transport.round_trip = UINT32_MAX;
     if (!grant->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
     c->agent = hub_share_agent(hub, grant->agent);
+    /* The 101 goes before everything: whatever is said next, the hello, an error or a close, is
+     * behind it in the same write. */
     buffer_add(&hub->reply, p->out.at, p->out.len);
     if (grant->may) connection_ext(c)->may = grant->may;
     grant->may = NULL;
@@ -14370,6 +14437,8 @@ static void hub_adopt(struct server *server, struct job *job)
         hub_reply_hello(server, c, id);
     }
     connection_flush(server, c, now);
+    /* A client may send frames with its request. They are looked at also where the connection
+     * was refused: behind our close frame only the close of the client counts. */
     if (item->len > item->used)
         connection_take(server, c, now, (uint8_t *)item->bytes + item->used,
                         item->len - item->used);
@@ -14387,6 +14456,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
+    /* What a client comes back for may be gone, or be of a server before this one. */
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own,
@@ -14395,6 +14465,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
                      position, position, time_text(now.mono + now.offset, when));
         s->at = feed->events.end;
     }
+    /* Until it has all that was there when it came it may be as far behind as it is. */
     s->caught_up = feed->events.end;
     LIST_INSERT_HEAD(&feed->streams, s, list);
     count_one(&server->counters.streams_opened);
@@ -14524,6 +14595,7 @@ static void hub_kick(struct server *server, struct job *job)
             ask->count++;
         }
     }
+    /* Behind what came meanwhile: a kick of thousands is no reason for others to wait. */
     if (user && user->conns) {
         loop_submit(&server->hub.loop, job);
         return;
@@ -14584,11 +14656,14 @@ static void hub_sync(struct server *server, struct instant now)
 {
     ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
+    /* What the webhook delivered leaves the outbox in the same transaction as changes come in. */
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
     const struct presence *p = &server->presence;
     bool sign = p->live + p->cached && now.mono >= hub->sign_at;
+    /* One batch at a time: users in flight keep their state until it is written, and a slow disk
+     * makes batches larger, not more. */
     if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
@@ -14611,11 +14686,13 @@ static void hub_stop(struct server *server, struct job *job)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    /* Nobody can come back any more: the next start judges who is still online. */
     p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         for (struct stream *s; (s = LIST_FIRST(&hub->feeds[k].streams));)
             stream_finish(server, s, now);
+    /* Each is told another moment: all at once would be more than the next server can take in. */
     int64_t count = (int64_t)p->connections, i = 0;
     int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
@@ -14790,7 +14867,7 @@ static void hub_turn(struct server *server)
     }
     hub_wake(server, wait);
     hub->ids = 0;
-    hub_begin_part(hub, HUB_CALLS_US);
+    hub_begin_part(hub, HUB_JOBS_US);
     loop_run_jobs_until(&hub->loop, server, hub->until);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     hub_begin_part(hub, HUB_INPUT_US);
@@ -14888,18 +14965,29 @@ static void hub_free(struct server *server)
  * (http_conn_hold) and bounded over all and for one address. See struct connection for who owns
  * what, when. */
 
+/* The listener's bounds; what an operator may want to set is an option. */
 enum {
     LISTENER_EVENTS = 256,
-    LISTENER_ACCEPTS = 64,    /* of one listener a turn, so that others get theirs */
-    LISTENER_QUEUE = 256,     /* quick requests with the workers at a time */
+    LISTENER_ACCEPTS = 64,    /* of one listening socket a turn, so that others get theirs */
+    LISTENER_QUEUE = 256,     /* quick requests with the workers at a time; see seam_submit */
     LISTENER_PAUSE_MS = 200,  /* accepting rests this long when descriptors ran out */
     LISTENER_SWEEP_MS = 5000, /* how late the deadline of a kept-alive connection may be set */
-    LISTENER_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
-    LISTENER_BODY_FREE = 4096,      /* bytes of a body waited for before it is known who sends it */
-    LISTENER_BODY_OPEN = 32 * 1024, /* and of one that anybody may send: a password, escaped */
-    LISTENER_SMALL = 16 * 1024, /* who holds no more has the last eighth of the memory as well */
-    HANDSHAKE_NICE = 10,        /* who is connected comes before who wants to be */
-    QUIET_MS = 60000,           /* the same trouble is logged once in this time */
+
+    /* Bytes of a handshake read at a time: more than one record, so that what is kept of one that
+     * has not come whole always leaves room. */
+    LISTENER_HELLO_MAX = 32 * 1024,
+
+    /* Bytes of a body waited for before it is known who sends it; and of one that anybody may send,
+     * which is a password, each character of it escaped. */
+    LISTENER_BODY_FREE = 4096,
+    LISTENER_BODY_OPEN = 32 * 1024,
+
+    /* Who holds no more than this has the last eighth of the memory as well: bodies cannot keep out
+     * what is small. */
+    LISTENER_SMALL = 16 * 1024,
+
+    HANDSHAKE_NICE = 10, /* who is connected comes before who wants to be */
+    QUIET_MS = 60000,    /* the same trouble is logged once in this time */
 };
 
 static struct http_conn *http_conn_of_item(struct seam_item *item)
@@ -15260,6 +15348,7 @@ static bool listener_find_head(struct server *server, struct http_conn *p, int64
     if (*frame.authority) item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
     p->chunked = frame.chunked;
     p->expects = frame.expects;
+    /* A body in chunks is whole when its last chunk says so. */
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
     return true;
 }
@@ -15287,6 +15376,8 @@ static void listener_make_ready(struct server *server, struct http_conn *p)
     p->c->session.state = CONNECTION_BUSY;
     p->place = PLACE_READY;
     if (p->address) p->address->ready++;
+    /* A head that is vetted is never costly, whatever it asks for: only who sends it is looked
+     * at. */
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
     p->lane = costly ? LANE_COSTLY : LANE_QUICK;
     TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
@@ -15332,10 +15423,14 @@ static void listener_advance(struct server *server, struct http_conn *p, int64_t
         listener_make_ready(server, p);
         return;
     }
+    /* A whole request is not vetted: it is looked at as it is answered. */
     if (p->head && listener_wants_vet(server, p)) {
         listener_vet(server, p, now);
         return;
     }
+    /* Who expects a 100 has it as soon as we want the body, and only then: what was refused or
+     * vetted above never needs to be sent. It is written once, on a socket that took nothing
+     * before: a short write is the end. */
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
     if (p->expects &&
         transport_write(&p->c->transport, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
@@ -15354,6 +15449,7 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     struct seam_item *item = &p->item;
     char *scratch = server->listener.scratch;
     ssize_t n = transport_read(&p->c->transport, scratch, LISTENER_READ_SIZE);
+    /* TLS that went wrong was told so by an alert, which the client is to read. */
     if (n == TRANSPORT_BROKEN && transport_ended(&p->c->transport)) {
         listener_linger(server, p, now); /* so that the client reads the alert */
         return;
@@ -15362,16 +15458,19 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
         listener_close(server, p);
         return;
     }
+    /* The first byte of the next request begins its time. */
     if (p->c->session.state == CONNECTION_IDLE && n > 0) {
         p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
     }
+    /* Grown by what came, not doubled: ten thousand heads of 300 bytes are all there is mostly. */
     size_t needed = n > 0 ? item->len + (size_t)n + 1 : 0;
     size_t more = needed > item->size ? needed - item->size : 0;
     if ((more || p->c->transport.tls) && !http_conn_hold(p, more, false)) {
         listener_refuse(server, p, now, ERROR_REQUEST_MEMORY);
         return;
     }
+    /* With TLS bytes may have come and be no whole record yet: they count. */
     if (n == TRANSPORT_AGAIN) {
         http_conn_poll(p, EPOLLIN);
         return;
@@ -15533,6 +15632,7 @@ static void listener_take_back(struct server *server, struct job *job)
         return;
     case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
+        /* A vetted request keeps the deadline that it had: being asked who one is gives no time. */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
@@ -15596,10 +15696,13 @@ static void http_conn_send(struct server *server, struct http_conn *p)
 {
     struct loop *loop = &server->listener.loop;
     ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
+    /* The next request, or what is left of a body that nobody wants. */
     bool rest = p->item.len > p->item.used || p->aside.at;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
     if (!p->out.len) buffer_free(&p->out);
     bool sent = !p->out.len && !transport_unsent(&p->c->transport);
+    /* The common end of a connection that is not kept: all is sent and nothing of the client is
+     * unread, so closing loses nothing. */
     if (n == TRANSPORT_BROKEN || (sent && !p->keep_alive && !rest)) {
         transport_close(&p->c->transport);
         http_conn_end(p);
@@ -15610,6 +15713,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
     http_conn_hold(p, 0, true);
+    /* The state says what the listener is to do; it takes it from there (listener_take_back). */
     p->c->session.state = (uint8_t)(!sent            ? CONNECTION_FLUSH
                                     : !p->keep_alive ? CONNECTION_LINGER
                                     : rest           ? CONNECTION_REQUEST
@@ -15705,6 +15809,7 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
                       : "it is tried again and again");
     listener->paused_logged = now;
     listener->paused = full;
+    /* Level-triggered, a socket that cannot be accepted from would be reported for ever. */
     if (full) listener_poll(server, 0);
     else
         loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0,
@@ -15824,8 +15929,11 @@ static void listener_run(void *context)
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
             atomic_store(&listener->lanes[i].starved, true); /* have the last worker wake us */
+        /* Whoever is with a worker comes back; nobody else is waited for. */
         if (listener->quitting && !listener_is_busy(listener)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&listener->wheel, now);
+        /* loop_park leaves deadlines in the inbox without waking us: they must be set within
+         * LISTENER_SWEEP_MS while there is any connection. */
         if (atomic_load(&listener->count) && (wait < 0 || wait > LISTENER_SWEEP_MS))
             wait = LISTENER_SWEEP_MS;
         if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
@@ -15859,8 +15967,10 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
     listening->fd =
         socket(listening->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listening->fd < 0) return false;
+    /* Without it a restart fails while connections of the server before are in TIME_WAIT. */
     setsockopt(listening->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     setsockopt(listening->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* inherited by accept */
+    /* [::] is IPv6 alone, so that an address for each family can be given in any order. */
     if (listening->address.ss_family == AF_INET6)
         setsockopt(listening->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
     return !bind(listening->fd, (struct sockaddr *)&listening->address, len) &&
@@ -15897,6 +16007,7 @@ static bool listener_init(struct server *server, struct instant now)
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
+    /* One worker is always free for what is quick. */
     listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
@@ -17961,6 +18072,7 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     enum error error = upgrade_check(raw), refuse;
     if (error) return error;
     struct token token;
+    /* From here on a refusal may be told by a close code, see upgrade_reserve_refused. */
     refuse = auth_pass(server, route, request, response, &token);
     uint32_t expires = request->token ? request_expires(&token, request->now) : 0;
     bool watches_all = !request->token || token.admin || token.watches_all;
@@ -17984,6 +18096,7 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     grant->id_len = (uint8_t)request->id_len;
     memcpy(grant->id, request->id, request->id_len);
     if (request_header(raw, "User-Agent", &value)) grant->agent = value;
+    /* A browser fails the connection where the subprotocol it asked for is not named. */
     if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
@@ -18061,6 +18174,8 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
     request_find_client(server, p, request);
+    /* Before anything is made of the request: two names of hosts are two requests for whoever
+     * stands between. */
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
@@ -18070,6 +18185,8 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     bool asks = !strcmp(raw->method, "OPTIONS");
     request->preflight = asks && request->origin != ORIGIN_NONE &&
                          request_header(raw, "Access-Control-Request-Method", &value);
+    /* A WebSocket is no read, although it is a GET: browsers let any page open one anywhere, and
+     * send cookies along. */
     bool reads = raw->wants_upgrade ? false
                  : asks             ? !request->preflight
                                     : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
@@ -18129,6 +18246,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     enum error error = request_admit(server, p, &request);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
     if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
+    /* Only the head is here; who may send the body gets no answer yet, and the request comes
+     * again whole. */
     if (!error && p->vet == VET_ASKED) {
         error = request_vet(server, p, route, &request, &response);
         if (!error) {
@@ -18140,10 +18259,14 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    /* A page whose WebSocket fails learns nothing of why: the log says it to the operator. */
     if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
         upgrade_count_refusal(server, &request, error, response.detail);
+    /* Errors too may be read by the page of a listed origin, and caches are told that answers
+     * differ by it. */
     response.allow_origin = request.listed ? request.listed : p->listed;
     response.varies = server->options.allow_origin.count > 0;
+    /* After a vetted head that was refused the body is still to come, and nobody reads it. */
     p->keep_alive =
         request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED && p->vet != VET_ASKED;
     api_answer(server, route, error, &request, &response);
