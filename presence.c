@@ -4179,7 +4179,6 @@ struct store {
 #define X(tree, name) MDB_dbi tree;
     TREE_TABLE(X) /* samples, outbox, manual: 0 in an older store that only commands have opened */
 #undef X
-    _Atomic uint64_t manuals;  /* records in `manual`, as of the last commit */
     MDB_txn *snapshot;         /* commands: the transaction of all their reads */
     pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
     pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
