@@ -57,11 +57,6 @@ static void place_remove(const struct store_place *p)
     nftw(p->root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-static struct span span_of(const char *text)
-{
-    return (struct span){text, strlen(text)};
-}
-
 /* Opens a server's store; NULL with err filled. */
 static struct store *open_with(const char *dir, size_t map, char err[512])
 {
