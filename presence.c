@@ -4216,23 +4216,6 @@ struct store {
     struct outbox_clock outbox_clock;
 };
 
-/* Where the one line goes that says why something was refused. */
-struct store_why {
-    char *at;
-    size_t size;
-};
-
-/* Writes that line; false, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
-                                                               const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why.at, why.size, format, args);
-    va_end(args);
-    return false;
-}
-
 /* The path of a file in the data directory; returns out. */
 static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
 {
@@ -4243,9 +4226,9 @@ static const char *store_path(const char *dir, const char *name, char out[STORE_
 /* Checks a data file as lmdb_check_file does, trees and all: for so many ms (0: to the end), and
  * for a transaction that the caller holds open (0: the newest). */
 static bool store_check_file(const char *path, size_t transaction, int64_t budget_ms,
-                             struct store_why why)
+                             struct why why)
 {
-    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.at, why.size);
+    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.text, why.size);
 }
 
 /* ==== 14. Store: files ========================================================================
@@ -4253,41 +4236,38 @@ static bool store_check_file(const char *path, size_t transaction, int64_t budge
  * them. */
 
 /* Makes the directory unless it is there. */
-static bool store_make_directory(const char *dir, struct store_why why)
+static bool store_make_directory(const char *dir, struct why why)
 {
     struct stat s;
     if (mkdir(dir, 0700) && errno != EEXIST)
-        return store_refuse(why, "cannot create %s: %s; choose another --data", dir,
-                            strerror(errno));
-    if (stat(dir, &s)) return store_refuse(why, "cannot use %s: %s", dir, strerror(errno));
-    return S_ISDIR(s.st_mode) ||
-           store_refuse(why, "%s is not a directory; choose another --data", dir);
+        return fail(why, "cannot create %s: %s; choose another --data", dir, strerror(errno));
+    if (stat(dir, &s)) return fail(why, "cannot use %s: %s", dir, strerror(errno));
+    return S_ISDIR(s.st_mode) || fail(why, "%s is not a directory; choose another --data", dir);
 }
 
 /* Takes the lock that one server, or one command that writes, holds on the directory for its life;
  * the kernel gives it back however the process ends. */
-static bool store_take_lock(struct store *st, struct store_why why)
+static bool store_take_lock(struct store *st, struct why why)
 {
     char path[STORE_PATH], pid[16] = "";
     store_path(st->dir, "presence.lock", path);
     st->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (st->lock_fd < 0)
-        return store_refuse(why, "cannot write %s: %s; presence needs to write there", path,
-                            strerror(errno));
+        return fail(why, "cannot write %s: %s; presence needs to write there", path,
+                    strerror(errno));
     if (flock(st->lock_fd, LOCK_EX | LOCK_NB)) {
-        if (errno != EWOULDBLOCK)
-            return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
+        if (errno != EWOULDBLOCK) return fail(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
         /* our own pid is what it has in a namespace of its own */
         const char *where = atoi(pid) == getpid() ? " of another container" : "";
-        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
-                            st->dir, atoi(pid), where);
+        return fail(why, "%s is in use by process %d%s; stop it or choose another --data", st->dir,
+                    atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
     errno = ENOSPC;
     return pwrite(st->lock_fd, pid, (size_t)n, 0) == n ||
-           store_refuse(why, "cannot write %s: %s", path, strerror(errno));
+           fail(why, "cannot write %s: %s", path, strerror(errno));
 }
 
 /* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
@@ -5622,22 +5602,21 @@ static int store_found_meta(struct store *st, MDB_txn *txn, void *context)
 
 /* Begins a new data file under another name, mapped in st; store_finish_file gives it its own. So
  * data.mdb is whole from its first moment, and an empty one was never left by us. */
-static bool store_begin_file(struct store *st, struct store_why why)
+static bool store_begin_file(struct store *st, struct why why)
 {
     char path[STORE_PATH];
     store_path(st->dir, "data.mdb.new", path);
     if (unlink(path) && errno != ENOENT)
-        return store_refuse(why, "cannot remove %s: %s", path, strerror(errno));
+        return fail(why, "cannot remove %s: %s", path, strerror(errno));
     int rc = store_map_path(st, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC);
     if (!rc) rc = store_transact(st, store_found_meta, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy,
-                        st->dir);
+    return fail(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
 /* Makes the file that store_begin_file began durable and names it data.mdb; st has no map after. */
-static bool store_finish_file(struct store *st, struct store_why why)
+static bool store_finish_file(struct store *st, struct why why)
 {
     char from[STORE_PATH], to[STORE_PATH];
     int rc = mdb_env_sync(st->env, 1);
@@ -5648,8 +5627,8 @@ static bool store_finish_file(struct store *st, struct store_why why)
     if (!rc) rc = store_sync_directory(st->dir);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc),
-                        remedy, st->dir);
+    return fail(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc), remedy,
+                st->dir);
 }
 
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
@@ -5688,12 +5667,12 @@ static int store_open_unfinished(const char *file)
 }
 
 /* Copies the environment, compacted, to a file that has its name only once it is whole. */
-static bool store_copy_file(struct store *st, const char *file, struct store_why why)
+static bool store_copy_file(struct store *st, const char *file, struct why why)
 {
     char temporary[STORE_PATH];
     snprintf(temporary, sizeof temporary, "%s.tmp", file);
     int fd = store_open_unfinished(temporary);
-    if (fd < 0) return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
+    if (fd < 0) return fail(why, "cannot write %s: %s", temporary, strerror(errno));
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
@@ -5703,34 +5682,34 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
     atomic_store(&store_held.unfinished, NULL);
     if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
-    return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
+    return !rc || fail(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
 
 /* Opens the trees of a file that passed the check, in a transaction; false if they are not of our
  * schema. There are no migrations: a dump by the presence that wrote the store carries it over. A
  * tree that is missing is one that was added without a new schema, before 0.1.0. */
-static bool store_open_schema(struct store *st, MDB_txn *txn, struct store_why why)
+static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
 {
     uint64_t schema = 0;
     int rc = mdb_dbi_open(txn, "meta", 0, &st->meta);
     if (!rc) rc = store_get_number(st, txn, "schema", 4, &schema);
     if (rc)
-        return store_refuse(why,
-                            "%s/data.mdb has no schema (%s); restore a backup or choose another"
-                            " --data",
-                            st->dir, mdb_strerror(rc));
+        return fail(why,
+                    "%s/data.mdb has no schema (%s); restore a backup or choose another"
+                    " --data",
+                    st->dir, mdb_strerror(rc));
     if (schema > STORE_SCHEMA)
-        return store_refuse(why,
-                            "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
-                            " use the newer presence",
-                            st->dir, schema, STORE_SCHEMA);
+        return fail(why,
+                    "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
+                    " use the newer presence",
+                    st->dir, schema, STORE_SCHEMA);
     rc = store_open_trees(st, txn, 0);
     if (schema < STORE_SCHEMA || rc == MDB_NOTFOUND)
-        return store_refuse(why,
-                            "%s/data.mdb is from an older presence; --dump it with that one, and"
-                            " --restore the dump with this one into an empty --data",
-                            st->dir);
-    return !rc || store_refuse(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
+        return fail(why,
+                    "%s/data.mdb is from an older presence; --dump it with that one, and"
+                    " --restore the dump with this one into an empty --data",
+                    st->dir);
+    return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
 /* Work: one more server has opened the store, and did not stop yet. What meta says of the one before
@@ -5764,47 +5743,47 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
 
 /* Begins the snapshot of a command and checks all of it. A server that commits twice before its
  * meta page is read takes that away; the next snapshot is as good. */
-static bool store_begin_snapshot(struct store *st, const char *path, struct store_why why)
+static bool store_begin_snapshot(struct store *st, const char *path, struct why why)
 {
     for (int tries = 0; tries < 100; tries++) {
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
         int rc = store_begin(st, &st->snapshot);
-        if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-        why.at[0] = 0;
+        if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+        why.text[0] = 0;
         if (store_check_file(path, mdb_txn_id(st->snapshot), 0, why)) return true;
-        if (why.at[0]) return false;
+        if (why.text[0]) return false;
     }
-    return store_refuse(why, "%s is written to too fast to be read; try again", path);
+    return fail(why, "%s is written to too fast to be read; try again", path);
 }
 
 /* Opens a command's view: one transaction, wholly checked, in which all reads of st take place. */
-static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
+static bool store_open_snapshot(struct store *st, const char *path, struct why why)
 {
-    if (!lmdb_check_file(path, NULL, 0, 0, why.at, why.size)) return false;
+    if (!lmdb_check_file(path, NULL, 0, 0, why.text, why.size)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
-    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
     return store_begin_snapshot(st, path, why) && store_open_schema(st, st->snapshot, why);
 }
 
 /* Opens a server's store: made if there is none, checked, counted. */
-static bool store_open_server(struct store *st, const char *path, struct store_why why)
+static bool store_open_server(struct store *st, const char *path, struct why why)
 {
     MDB_txn *txn;
     if (!store_make_directory(st->dir, why) || !store_take_lock(st, why)) return false;
     if (access(path, F_OK)) {
-        if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
+        if (errno != ENOENT) return fail(why, "cannot open %s: %s", path, strerror(errno));
         if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
     }
     if (!store_check_file(path, 0, STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
-        return store_refuse(why,
-                            "%s is in use by another process, under which presence.lock was"
-                            " removed; stop it or choose another --data",
-                            path);
+        return fail(why,
+                    "%s is in use by another process, under which presence.lock was"
+                    " removed; stop it or choose another --data",
+                    path);
     if (!rc) rc = store_begin(st, &txn);
-    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
     if (!store_open_schema(st, txn, why)) {
         mdb_txn_abort(txn);
         return false;
@@ -5813,19 +5792,18 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
     if (!rc) rc = store_transact(st, store_boot, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
+    return fail(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
 /* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
  * until store_close; log and counters must live longer. NULL, with the reason in why that names the
  * path, the reason and the way out, if it cannot be used; its data is then as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
-                                struct counters *counters, char *err, size_t err_size)
+                                struct counters *counters, struct why why)
 {
     char path[STORE_PATH];
-    struct store_why why = {err, err_size};
     if (strlen(options->dir) >= PATH_MAX) {
-        store_refuse(why, "the path of --data is too long");
+        fail(why, "the path of --data is too long");
         return NULL;
     }
     struct store *st = store_new(options, log, counters);
@@ -6051,7 +6029,7 @@ static struct store *store_command_open(const char *dir, struct log *log, struct
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
     store_command_signals();
-    struct store *st = store_open(&options, log, counters, why, sizeof why);
+    struct store *st = store_open(&options, log, counters, WHY(why));
     if (!st) store_command_fail(err, why);
     return st;
 }
@@ -6071,7 +6049,7 @@ static int store_command_backup(const char *dir, const char *file, FILE *err)
     }
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    bool ok = store_copy_file(st, file, (struct store_why){why, sizeof why});
+    bool ok = store_copy_file(st, file, WHY(why));
     store_close(st);
     return ok ? 0 : store_command_fail(err, why);
 }
@@ -6530,32 +6508,31 @@ static bool restore_line(struct store_restore *r, struct span text)
 }
 
 /* Writes what the batch holds. */
-static bool restore_write(struct store_restore *r, struct store_why why)
+static bool restore_write(struct store_restore *r, struct why why)
 {
     int rc = store_write(r->st, &r->batch, true);
     store_batch_clear(&r->batch);
     if (!rc) return true;
     const char *remedy = store_remedy(r->st->dir, &rc);
-    return store_refuse(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
+    return fail(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
 }
 
 /* Reads a dump into the new file of r->st, STORE_RESTORE_BATCH records a transaction: one for all
  * would hold every changed page in memory. */
-static bool restore_read(struct store_restore *r, FILE *in, struct store_why why)
+static bool restore_read(struct store_restore *r, FILE *in, struct why why)
 {
     char text[STORE_DUMP_LINE];
     while (fgets(text, sizeof text, in)) {
         r->line++;
         if (!restore_line(r, (struct span){text, strlen(text)}))
-            return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored",
-                                r->line);
+            return fail(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
         if (store_batch_count(&r->batch) >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
     }
-    if (ferror(in)) return store_refuse(why, "cannot read the dump: %s", strerror(errno));
+    if (ferror(in)) return fail(why, "cannot read the dump: %s", strerror(errno));
     if (!r->ended)
-        return store_refuse(
-            why, "the dump ends early, after line %" PRId64 "; nothing was restored", r->line);
+        return fail(why, "the dump ends early, after line %" PRId64 "; nothing was restored",
+                    r->line);
     return restore_write(r, why);
 }
 
@@ -6566,14 +6543,14 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
     char text[STORE_PATH * 2], path[STORE_PATH];
-    struct store_why why = {text, sizeof text};
+    struct why why = WHY(text);
     struct store_options options = {.dir = dir};
     if (strlen(dir) >= PATH_MAX) return store_command_fail(err, "the path of --data is too long");
     struct store_restore r = {.st = store_new(&options, &log, &counters)};
     store_path(dir, "data.mdb", path);
     bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
     if (ok && (!access(path, F_OK) || errno != ENOENT))
-        ok = store_refuse(why, "%s exists; restore into an empty --data", path);
+        ok = fail(why, "%s exists; restore into an empty --data", path);
     if (ok) {
         ok = store_begin_file(r.st, why) && restore_read(&r, in, why) &&
              store_finish_file(r.st, why);
@@ -18533,7 +18510,7 @@ static bool server_start(struct server *server, struct why why)
     bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
     if (drops && !server_listen(server, why)) return false;
     if (!server_become_user(options, why)) return false;
-    server->store = store_open(&store, &server->log, &server->counters, why.text, why.size);
+    server->store = store_open(&store, &server->log, &server->counters, why);
     if (!server->store || (!drops && !server_listen(server, why))) return false;
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);

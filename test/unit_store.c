@@ -62,7 +62,7 @@ static struct store *open_with(const char *dir, size_t map, char err[512])
 {
     struct store_options options = {.dir = dir, .map_size = map};
     err[0] = 0;
-    return store_open(&options, &test_log, &test_counters, err, 512);
+    return store_open(&options, &test_log, &test_counters, (struct why){err, 512});
 }
 
 /* Opens a server's store that must open. */
@@ -736,7 +736,7 @@ static void full_from_start(void *context)
         CHILD_CHECK(st || strstr(err, "No space left on device"));
         /* Half a file never has the name. */
         CHILD_CHECK(st || access(p->file, F_OK) ||
-                    store_check_file(p->file, 0, 0, (struct store_why){err, sizeof err}));
+                    store_check_file(p->file, 0, 0, WHY(err)));
         store_close(st);
         if (st) break;
         CHILD_CHECK(room < 40);
@@ -948,7 +948,7 @@ static void store_check_finds_damaged_pages(void **state)
         used += flags == LMDB_LEAF || flags == LMDB_BRANCH;
         memset(bad.at + page * 4096 + 10, 0xff, 2);
         file_write(path, bad.at, bad.len);
-        found += !store_check_file(path, 0, 0, (struct store_why){err, sizeof err});
+        found += !store_check_file(path, 0, 0, WHY(err));
         buffer_free(&bad);
     }
     /* Every page of a tree is looked at; free ones need not be. */
@@ -1073,7 +1073,7 @@ static void store_check_knows_each_kind_of_damage(void **state)
         file_write(path, bad, good.len);
         free(bad);
         err[0] = 0;
-        bool ok = store_check_file(path, 0, 0, (struct store_why){err, sizeof err});
+        bool ok = store_check_file(path, 0, 0, WHY(err));
         assert_int_equal(ok, kind == BAD_KINDS); /* the last one is no damage at all */
         if (!ok && (!strstr(err, DAMAGE_SAYS[kind]) || !strstr(err, path)))
             fail_msg("%d: %s", kind, err);

@@ -292,7 +292,7 @@ static struct store *outbox_open(const struct store_place *p, size_t max, size_t
     char err[512];
     struct store_options options = {
         .dir = p->dir, .map_size = 1 << 20, .outbox_max = max, .outbox_batch_max = outbox_batch_max};
-    struct store *st = store_open(&options, &test_log, &test_counters, err, sizeof err);
+    struct store *st = store_open(&options, &test_log, &test_counters, WHY(err));
     if (!st) fail_msg("%s", err);
     return st;
 }
