@@ -22,12 +22,12 @@
  *   9. Options: reading                command line, environment, file, help
  *  10. Tokens                          users' tokens: keys, checking, minting; pure but for files
  *  11. Passwords and admin sessions    the admin's password, and what a login gives; pure
- *  12. Store: records                  what is on the disk, byte by byte; pure
+ *  12. Store: records                  what is on the disk, byte by byte: tables of fields; pure
  *  13. Store: state                    struct store; the check of a file before it is mapped
  *  14. Store: files                    directory, locks, map
  *  15. Store: reads                    short read transactions
  *  16. Store: changes                  batches, and the work inside a transaction
- *  17. Store: opening, the writer thread  open, migrate, close; one transaction a batch
+ *  17. Store: opening, the writer thread  open, close; one transaction a batch
  *  18. Store: commands                 --backup, --check-store, --dump, --restore
  *  19. Timers                          a wheel over `now`; pure
  *  20. Limits by address               what is counted by address; pure
@@ -72,7 +72,7 @@
  *   a WebSocket message          WebSocket messages: a row of MESSAGES; presence-protocol(7)
  *   who may do what              Routes: the access of a row; API: who may: auth_allows
  *   when a user is offline       Presence rules: presence_disconnect, presence_tick
- *   a stored field               Store: records: the record, its encoder and decoder
+ *   a stored field               Store: records: a row of the record's FIELDS
  *   a counter                    Counters: a row of COUNTER_TABLE
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
@@ -3844,71 +3844,344 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 }
 
 /* ==== 12. Store: records ======================================================================
- * The only owner of the files in --data: data.mdb (LMDB), lock.mdb (LMDB's readers),
- * presence.lock (one server at a time). Any thread reads; a read transaction ends before its
- * answer is used.
+ * What is on the disk, byte by byte: the trees, and the fields of each record as a table. From a
+ * table come the struct, its bytes, and its lines in --dump and --restore, so a field is one row.
+ * Pure, and without locks: whoever has the bytes may read them.
  *
- * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session
- * record, `open` ids of the users whose session is open, `seen` last_seen id of all others,
- * `samples` minute -> users and connections, `outbox` number -> a change that a webhook is to be
- * told of, `manual` id -> the status and message that a user set by hand, `meta` schema, boots,
- * alive, clean, tried (see outbox_clock). Numbers are little-endian; only those in keys are big-
- * endian, so that keys sort by them. `samples`, `outbox` and `manual` came later: a store
- * without them gets them from the next server.
+ * The trees of data.mdb, an LMDB environment:
  *
- * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
- * Therefore no file is mapped before the check below has read it, with pread, from the outside:
- * all of it for the commands; at the start of a server the trees that the start and the first
- * write touch, and of the others what STORE_CHECK_MS allows: a small store whole, a large one in
- * part, because a million stored users must not delay the first answer. */
+ *     tree            key                               value
+ *     user_presence   id                                USER_FIELDS
+ *     open            id                                -; the users whose session has not ended
+ *     seen            last_seen (8), id                 -; all others, in the order of last_seen
+ *     sessions        id, NUL, begin of session (8)     SESSION_FIELDS
+ *     samples         begin of minute (8)               SAMPLE_FIELDS
+ *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
+ *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
+ *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8)
+ *
+ * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
+ * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
+ * 1970. Each value begins with the version of its record, in one byte.
+ *
+ * To add a field: a row at the end of the table and the record's next version, or, if the field
+ * changes what other trees hold, the next STORE_SCHEMA. Nothing is migrated: a store of another
+ * schema is refused, and a dump carries the data over. */
 
 enum {
-    STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192,   /* of lock.mdb at least: room for 126 read transactions */
-    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
-    STORE_CHECK_MS = 20,       /* a server's start looks this long for damage */
-    STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
-    STORE_CHUNK = 64,          /* records that one read transaction copies out */
-    STORE_USER_BYTES = 40,
-    STORE_SESSION_BYTES = 26,
-    STORE_SAMPLE_BYTES = 9,
-    STORE_CHANGE_BYTES = 18, /* of a change in the outbox, before its text */
-    STORE_CHANGE_V1_BYTES = 10,
-    STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
-    STORE_MANUAL_BYTES = 18, /* and the message */
+    STORE_SCHEMA = 2,        /* of all that is in the file */
+    STORE_CHANGE_MAX = 2000, /* bytes of a change: LMDB keeps larger values on pages of their own */
     STORE_KEY_MAX = USER_ID_MAX + 9,
-    STORE_PATH = PATH_MAX + 64,
-    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
-/* What is known of a user. Wall times in ms; 0 is never. */
+/* Stores n bytes of a number, the lowest first. */
+static void store_put_le(uint8_t *out, uint64_t number, int n)
+{
+    for (int i = 0; i < n; i++) out[i] = (uint8_t)(number >> (8 * i));
+}
+
+/* Loads what store_put_le stored. */
+static uint64_t store_take_le(const uint8_t *in, int n)
+{
+    uint64_t number = 0;
+    for (int i = 0; i < n; i++) number |= (uint64_t)in[i] << (8 * i);
+    return number;
+}
+
+/* The kinds of fields that are numbers. A record with a number beyond the last column is damaged.
+ * How each kind looks in a dump: Store: commands, dump_KIND and restore_KIND. */
+#define FIELD_TABLE(X)                                                                             \
+    X(time, int64_t, 8, UINT64_MAX)  /* wall ms; 0 is never */                                     \
+    X(spent, int64_t, 8, UINT64_MAX) /* ms that have passed */                                     \
+    X(count, uint32_t, 4, UINT32_MAX)                                                              \
+    X(flag, bool, 1, 1)                                                                            \
+    X(status, uint8_t, 1, STATUS_OFFLINE)   /* enum status, of connections */                      \
+    X(manual, uint8_t, 1, STATUS_AUTOMATIC) /* enum status, set by hand */                         \
+    X(reason, uint8_t, 1, REASON_COUNT - 1)
+
+/* Of each kind: its type, its bytes, and how a field of it is put and taken; false if it is damaged. */
+#define X(kind, type, bytes, last)                                                                 \
+    typedef type field_##kind;                                                                     \
+    enum { FIELD_BYTES_##kind = bytes };                                                           \
+    static void field_put_##kind(uint8_t *out, type value)                                         \
+    {                                                                                              \
+        store_put_le(out, (uint64_t)value, bytes);                                                 \
+    }                                                                                              \
+    static bool field_take_##kind(const uint8_t *in, type *value)                                  \
+    {                                                                                              \
+        uint64_t number = store_take_le(in, bytes);                                                \
+        *value = (type)number;                                                                     \
+        return !(number > (last));                                                                 \
+    }
+FIELD_TABLE(X)
+#undef X
+
+/* An address of a client: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero if it is unknown. */
+typedef uint8_t field_address[16];
+enum { FIELD_BYTES_address = sizeof(field_address) };
+static void field_put_address(uint8_t *out, const field_address address)
+{
+    memcpy(out, address, sizeof(field_address));
+}
+static bool field_take_address(const uint8_t *in, field_address *address)
+{
+    memcpy(*address, in, sizeof(field_address));
+    return true;
+}
+
+/* The records: offset, kind, member of the struct, name in a dump, meaning. The size of a field is
+ * that of its kind. Rows stand in the order of a dump; offsets are the contract with every disk. */
+
+/* user_presence, version 1, 40 bytes. Offset 0 is the version, here and below. */
+#define USER_FIELDS(X)                                                                             \
+    X(8, time, first_seen, "first_seen", "begin of the first session")                             \
+    X(16, time, last_seen, "last_seen", "the user was last heard from")                            \
+    X(24, time, online_since, "online_since", "begin of the session; 0: offline")                  \
+    X(32, time, offline_since, "offline_since", "last_seen of the session that ended last")        \
+    X(1, status, status, "status", "of the connections together")                                  \
+    X(2, flag, open, "open", "the session has not ended")                                          \
+    X(3, reason, reason, "reason", "why the session before ended")                                 \
+    X(4, count, sessions, "sessions", "those that have ended")
+
+/* sessions, version 1, 26 bytes: one that has ended. */
+#define SESSION_FIELDS(X)                                                                          \
+    X(2, time, to, "to", "its end")                                                                \
+    X(1, reason, reason, "reason", "why it ended")                                                 \
+    X(10, address, address, "address", "of its first connection")
+
+/* samples, version 1, 9 bytes: how many there were when a minute began. */
+#define SAMPLE_FIELDS(X)                                                                           \
+    X(1, count, users, "users", "online")                                                          \
+    X(5, count, connections, "connections", "open")
+
+/* manual, version 1, 18 bytes and the message: what a user set by hand. */
+#define MANUAL_FIELDS(X)                                                                           \
+    X(1, manual, status, "status", "AUTOMATIC: only the message was set")                          \
+    X(2, time, until, "until", "its end; 0: for good")                                             \
+    X(10, time, hidden, "hidden", "while invisible, the last_seen that others see")
+
+/* outbox, version 2, 18 bytes and the text: a change for the webhook. It is not dumped. */
+#define CHANGE_FIELDS(X)                                                                           \
+    X(1, flag, first, NULL, "it begins a batch")                                                   \
+    X(2, time, at, NULL, "when it happened")                                                       \
+    X(10, spent, tried, NULL, "what outbox_clock showed when it was written")
+
+#define FIELD_MEMBER(offset, kind, member, ...) field_##kind member;
+#define FIELD_BYTES(offset, kind, ...) +FIELD_BYTES_##kind
+#define FIELD_PUT(offset, kind, member, ...) field_put_##kind(out + (offset), record->member);
+#define FIELD_TAKE(offset, kind, member, ...) &&field_take_##kind(in + (offset), &record->member)
+
+enum {
+    STORE_USER_BYTES = 1 USER_FIELDS(FIELD_BYTES),
+    STORE_SESSION_BYTES = 1 SESSION_FIELDS(FIELD_BYTES),
+    STORE_SAMPLE_BYTES = 1 SAMPLE_FIELDS(FIELD_BYTES),
+    STORE_MANUAL_BYTES = 1 MANUAL_FIELDS(FIELD_BYTES),
+    STORE_CHANGE_BYTES = 1 CHANGE_FIELDS(FIELD_BYTES),
+};
+
 struct user_record {
-    int64_t first_seen, last_seen;
-    int64_t online_since;  /* 0 when offline */
-    int64_t offline_since; /* last_seen of the last leave */
-    uint8_t status;        /* enum status */
-    bool open;             /* the session has not ended */
-    uint8_t reason;        /* enum reason of the last leave */
-    uint32_t sessions;     /* ended ones */
+    USER_FIELDS(FIELD_MEMBER)
 };
 
-/* One ended stay. */
 struct session_record {
-    int64_t from, to;
-    uint8_t reason;
-    uint8_t address[16]; /* IPv6, IPv4 as v4-mapped; all zero: unknown */
+    int64_t from; /* in the key */
+    SESSION_FIELDS(FIELD_MEMBER)
 };
 
-/* A place in the order of last_seen, then id: that of a user who is not online. */
+struct sample {
+    int64_t at; /* in the key */
+    SAMPLE_FIELDS(FIELD_MEMBER)
+};
+
+struct manual_head {
+    bool there; /* false: nothing is set, and the rest is of no meaning */
+    MANUAL_FIELDS(FIELD_MEMBER)
+};
+struct manual_record {
+    struct manual_head head;
+    uint16_t len;
+    char message[STATUS_TEXT_MAX];
+};
+
+struct stored_change {
+    uint64_t number; /* in the key */
+    CHANGE_FIELDS(FIELD_MEMBER)
+    struct span text; /* a JSON object, in the value that was read */
+};
+
+/* store_encode_NAME fills the fixed part of a value. store_decode_NAME reads it; false, with the
+ * record undefined, if the bytes are none of this version, or more than tail_max follow them. */
+#define RECORD(name, type, version, size, tail_max, FIELDS)                                        \
+    static void store_encode_##name(const struct type *record, uint8_t out[size])                  \
+    {                                                                                              \
+        out[0] = version;                                                                          \
+        FIELDS(FIELD_PUT)                                                                          \
+    }                                                                                              \
+    static bool store_decode_##name(MDB_val value, struct type *record)                            \
+    {                                                                                              \
+        const uint8_t *in = value.mv_data;                                                         \
+        return value.mv_size >= (size) && value.mv_size - (size) <= (tail_max) &&                  \
+               in[0] == (version)FIELDS(FIELD_TAKE);                                               \
+    }
+RECORD(user, user_record, 1, STORE_USER_BYTES, 0, USER_FIELDS)
+RECORD(session, session_record, 1, STORE_SESSION_BYTES, 0, SESSION_FIELDS)
+RECORD(sample, sample, 1, STORE_SAMPLE_BYTES, 0, SAMPLE_FIELDS)
+RECORD(manual, manual_head, 1, STORE_MANUAL_BYTES, STATUS_TEXT_MAX, MANUAL_FIELDS)
+RECORD(change, stored_change, 2, STORE_CHANGE_BYTES, STORE_CHANGE_MAX - STORE_CHANGE_BYTES,
+       CHANGE_FIELDS)
+
+/* The key of a session; returns its length. A begin before 1970 counts as 1970. */
+static size_t store_session_key(struct span id, int64_t from, uint8_t out[STORE_KEY_MAX])
+{
+    memcpy(out, id.at, id.len);
+    out[id.len] = 0;
+    put_be64(out + id.len + 1, from < 0 ? 0 : (uint64_t)from);
+    return id.len + 9;
+}
+
+/* Reads a session from its key and value; *id points into the key. False, with both undefined, if
+ * they are damaged. */
+static bool store_read_session(MDB_val key, MDB_val value, struct span *id,
+                               struct session_record *r)
+{
+    const uint8_t *name = key.mv_data;
+    if (key.mv_size < 10 || key.mv_size > STORE_KEY_MAX || name[key.mv_size - 9]) return false;
+    *id = (struct span){key.mv_data, key.mv_size - 9};
+    r->from = (int64_t)get_be64(name + key.mv_size - 8);
+    return r->from >= 0 && store_decode_session(value, r);
+}
+
+/* Reads a sample from its key and value; false, with *s undefined, if they are damaged. */
+static bool store_read_sample(MDB_val key, MDB_val value, struct sample *s)
+{
+    if (key.mv_size != 8) return false;
+    s->at = (int64_t)get_be64(key.mv_data);
+    return s->at >= 0 && store_decode_sample(value, s);
+}
+
+/* Reads what a user set by hand; false, with *m undefined, if it is damaged. */
+static bool store_read_manual(MDB_val value, struct manual_record *m)
+{
+    if (!store_decode_manual(value, &m->head) || m->head.until < 0) return false;
+    m->head.there = true;
+    m->len = (uint16_t)(value.mv_size - STORE_MANUAL_BYTES);
+    memcpy(m->message, (const char *)value.mv_data + STORE_MANUAL_BYTES, m->len);
+    return status_text_valid((struct span){m->message, m->len});
+}
+
+/* Reads a change in the outbox, whose text points into the value; false, with *change undefined, if
+ * it is damaged. */
+static bool store_read_change(MDB_val key, MDB_val value, struct stored_change *change)
+{
+    if (key.mv_size != 8 || !store_decode_change(value, change)) return false;
+    change->number = get_be64(key.mv_data);
+    change->text = (struct span){(const char *)value.mv_data + STORE_CHANGE_BYTES,
+                                 value.mv_size - STORE_CHANGE_BYTES};
+    return change->text.len > 0;
+}
+
+/* A place in the order of `seen`: that of a user who is not online. */
 struct seen_place {
     int64_t last_seen; /* wall ms */
     uint8_t id_len;
     char id[USER_ID_MAX];
 };
 
-/* The outbox holds changes in batches: those that are delivered together, and always in the same
- * company, since who receives a batch again must be able to tell. This is the end of it, as the
- * writer knows it. */
+/* The key of a place in `seen`; returns its length. */
+static size_t store_seen_key(struct span id, int64_t last_seen, uint8_t out[STORE_KEY_MAX])
+{
+    put_be64(out, last_seen < 0 ? 0 : (uint64_t)last_seen);
+    memcpy(out + 8, id.at, id.len);
+    return id.len + 8;
+}
+
+/* Reads such a key; false, with *place undefined, if it is none. */
+static bool store_read_seen(MDB_val key, struct seen_place *place)
+{
+    if (key.mv_size < 9 || key.mv_size > USER_ID_MAX + 8) return false;
+    place->last_seen = (int64_t)get_be64(key.mv_data);
+    place->id_len = (uint8_t)(key.mv_size - 8);
+    memcpy(place->id, (const char *)key.mv_data + 8, place->id_len);
+    return place->last_seen >= 0;
+}
+
+/* The name of a manual status, as requests and dumps have it, or NULL for the automatic one. */
+static const char *manual_name(uint8_t status)
+{
+    return status == STATUS_OFFLINE  ? "invisible"
+           : status < STATUS_OFFLINE ? STATUS_NAMES[status]
+                                     : NULL;
+}
+
+/* ==== 13. Store: state ========================================================================
+ * The store is the only owner of the files in --data: data.mdb, lock.mdb (LMDB's table of readers)
+ * and presence.lock (one server at a time). Here is what its sections share: struct store, the
+ * outbox as the writer knows it, the check of a file. Any thread may read; only the writer changes
+ * the file. */
+
+enum {
+    STORE_LOCK_BYTES = 8192,   /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
+    STORE_CHECK_MS = 20,       /* a server's start looks this long for damage in large trees */
+    STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
+    STORE_CHUNK = 64,          /* records that one read transaction copies out */
+    STORE_PATH = PATH_MAX + 64,
+    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
+};
+
+/* The trees of the file, in the order in which they are checked: those that decide the first answer
+ * of a server stand first. */
+#define TREE_TABLE(X)                                                                              \
+    X(meta, "meta")                                                                                \
+    X(open, "open")                                                                                \
+    X(users, "user_presence")                                                                      \
+    X(sessions, "sessions")                                                                        \
+    X(seen, "seen")                                                                                \
+    X(outbox, "outbox")                                                                            \
+    X(samples, "samples")                                                                          \
+    X(manual, "manual")
+#define X(tree, name) name,
+static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
+#undef X
+enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
+
+/* LMDB believes what it reads from its map: a bad page is a crash, a missing one a SIGBUS. So no
+ * file is mapped before it is checked: whole for the commands; for a server's start the two small
+ * trees whole and the others for STORE_CHECK_MS, because a million stored users must not delay the
+ * first answer. A store from before some tree was added passes, and is refused by its schema, with
+ * a better reason. */
+static const struct lmdb_check_trees STORE_TREES = {
+    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
+
+struct store_options {
+    const char *dir;
+    size_t map_size;         /* to begin with; 0: as the file says */
+    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;       /* changes kept in the outbox */
+    size_t outbox_batch_max; /* changes delivered together */
+    bool read_only;          /* a command's view: one snapshot, also beside a running server */
+};
+
+/* The outbox is a queue of changes in the store, cut into batches. A batch is what one POST of the
+ * webhook carries, and is always made of the same changes: a receiver that gets one again, after
+ * a restart too, can tell by its first position. The cuts are therefore stored (`first` of a change).
+ *
+ *     number   1 ... 40 | 41 ... 90 | 91 ... 120 | 121 ... 130 | next
+ *     batch    gone     | pinned    | closed     | open        |
+ *              ^ outbox_done        ^ outbox_pinned            ^ outbox_end.next
+ *                                                ^ outbox_closed
+ *
+ *     open     the writer adds changes to it, until it is full, a minute old, or closed
+ *     closed   final: the next change begins another batch (store_outbox_close)
+ *     pinned   being delivered: not given up, however full the outbox is (store_outbox_pin). Between
+ *              close and pin all batches are, as it is not known yet which will be taken
+ *     gone     delivered, or given up by --webhook-give-up; the next commit of the hub removes it
+ *
+ * Beyond --webhook-outbox changes the oldest batches that are not pinned are removed whole. A batch
+ * is closed only between transactions: one under way may still put a change into it, and whether
+ * that will be committed is not known before its end. */
+
+/* Where the outbox ends. */
 struct outbox_end {
     uint64_t next; /* the number of the next change; never used twice while the program runs */
     size_t count;  /* changes in the last batch; 0: the next one begins a new batch */
@@ -3924,7 +4197,6 @@ struct outbox_clock {
     int64_t since, until; /* it runs from here to there */
 };
 
-/* What the clock shows. */
 static int64_t outbox_clock_read(const struct outbox_clock *clock, int64_t now)
 {
     int64_t end = now < clock->until ? now : clock->until;
@@ -3938,228 +4210,6 @@ static void outbox_clock_run(struct outbox_clock *clock, int64_t now, int64_t un
     *clock = (struct outbox_clock){.sum = sum, .since = now, .until = until};
 }
 
-/* How many there were at the begin of a minute. */
-struct sample {
-    int64_t at; /* wall ms */
-    uint32_t users, connections;
-};
-
-/* What a user set by hand; the message is beside it. */
-struct manual_head {
-    bool there;     /* false: nothing; the rest is of no meaning */
-    uint8_t status; /* enum status, see there */
-    int64_t until;  /* wall ms at which it ends; 0: for good */
-    int64_t hidden; /* wall ms: while invisible, the last_seen that others see */
-};
-struct manual_record {
-    struct manual_head head;
-    uint16_t len;
-    char message[STATUS_TEXT_MAX];
-};
-
-/* Little-endian store and load of n bytes, moving *at behind them. */
-static void store_put_le(uint8_t **at, uint64_t number, int n)
-{
-    for (int i = 0; i < n; i++) *(*at)++ = (uint8_t)(number >> (8 * i));
-}
-
-/* See store_put_le. */
-static uint64_t store_take_le(const uint8_t **at, int n)
-{
-    uint64_t number = 0;
-    for (int i = 0; i < n; i++) number |= (uint64_t) * (*at)++ << (8 * i);
-    return number;
-}
-
-/* The bytes of a user record. */
-static void store_encode_user(const struct user_record *r, uint8_t out[STORE_USER_BYTES])
-{
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, r->status, 1);
-    store_put_le(&out, r->open, 1);
-    store_put_le(&out, r->reason, 1);
-    store_put_le(&out, r->sessions, 4);
-    store_put_le(&out, (uint64_t)r->first_seen, 8);
-    store_put_le(&out, (uint64_t)r->last_seen, 8);
-    store_put_le(&out, (uint64_t)r->online_since, 8);
-    store_put_le(&out, (uint64_t)r->offline_since, 8);
-}
-
-/* Reads a user record; false, with *r undefined, if the bytes are none of version 1. */
-static bool store_decode_user(MDB_val value, struct user_record *r)
-{
-    const uint8_t *at = value.mv_data;
-    if (value.mv_size != STORE_USER_BYTES || store_take_le(&at, 1) != 1) return false;
-    r->status = (uint8_t)store_take_le(&at, 1);
-    uint64_t open = store_take_le(&at, 1);
-    r->open = open;
-    r->reason = (uint8_t)store_take_le(&at, 1);
-    r->sessions = (uint32_t)store_take_le(&at, 4);
-    r->first_seen = (int64_t)store_take_le(&at, 8);
-    r->last_seen = (int64_t)store_take_le(&at, 8);
-    r->online_since = (int64_t)store_take_le(&at, 8);
-    r->offline_since = (int64_t)store_take_le(&at, 8);
-    return r->status <= STATUS_OFFLINE && open <= 1 && r->reason < REASON_COUNT;
-}
-
-/* The key of a session; returns its length. */
-static size_t store_session_key(struct span id, int64_t from, uint8_t out[STORE_KEY_MAX])
-{
-    memcpy(out, id.at, id.len);
-    out[id.len] = 0;
-    put_be64(out + id.len + 1, from < 0 ? 0 : (uint64_t)from);
-    return id.len + 9;
-}
-
-/* The bytes of a session record; its start is in the key. */
-static void store_encode_session(const struct session_record *r, uint8_t out[STORE_SESSION_BYTES])
-{
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, r->reason, 1);
-    store_put_le(&out, (uint64_t)r->to, 8);
-    memcpy(out, r->address, sizeof r->address);
-}
-
-/* Reads a session from its key and value; *id points into the key. False, with both undefined, if
- * they are none of version 1. */
-static bool store_decode_session(MDB_val key, MDB_val value, struct span *id,
-                                 struct session_record *r)
-{
-    const uint8_t *at = value.mv_data, *name = key.mv_data;
-    if (value.mv_size != STORE_SESSION_BYTES || store_take_le(&at, 1) != 1) return false;
-    if (key.mv_size < 10 || key.mv_size > STORE_KEY_MAX || name[key.mv_size - 9]) return false;
-    *id = (struct span){key.mv_data, key.mv_size - 9};
-    r->from = (int64_t)get_be64(name + key.mv_size - 8);
-    r->reason = (uint8_t)store_take_le(&at, 1);
-    r->to = (int64_t)store_take_le(&at, 8);
-    memcpy(r->address, at, sizeof r->address);
-    return r->from >= 0 && r->reason < REASON_COUNT;
-}
-
-/* The bytes of a sample's key and value. */
-static void store_encode_sample(const struct sample *s, uint8_t key[8],
-                                uint8_t out[STORE_SAMPLE_BYTES])
-{
-    put_be64(key, (uint64_t)s->at);
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, s->users, 4);
-    store_put_le(&out, s->connections, 4);
-}
-
-/* Reads a sample; false, with *s undefined, if the bytes are none of version 1. */
-static bool store_decode_sample(MDB_val key, MDB_val value, struct sample *s)
-{
-    const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size != STORE_SAMPLE_BYTES) return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    s->at = (int64_t)get_be64(key.mv_data);
-    s->users = (uint32_t)store_take_le(&at, 4);
-    s->connections = (uint32_t)store_take_le(&at, 4);
-    return s->at >= 0;
-}
-
-/* The key of a user who is not online in `seen`; returns its length. */
-static size_t store_seen_key(struct span id, int64_t last_seen, uint8_t out[STORE_KEY_MAX])
-{
-    put_be64(out, last_seen < 0 ? 0 : (uint64_t)last_seen);
-    memcpy(out + 8, id.at, id.len);
-    return id.len + 8;
-}
-
-/* Reads such a key; false, with *place undefined, if it is none. */
-static bool store_decode_seen(MDB_val key, struct seen_place *place)
-{
-    if (key.mv_size < 9 || key.mv_size > USER_ID_MAX + 8) return false;
-    place->last_seen = (int64_t)get_be64(key.mv_data);
-    place->id_len = (uint8_t)(key.mv_size - 8);
-    memcpy(place->id, (const char *)key.mv_data + 8, place->id_len);
-    return place->last_seen >= 0;
-}
-
-/* A change in the outbox, read from its key and value; the text points into the value. */
-struct stored_change {
-    uint64_t number;
-    bool first;       /* of its batch */
-    int64_t at;       /* wall ms */
-    int64_t tried;    /* what outbox_clock showed when it was written */
-    struct span text; /* a JSON object */
-};
-
-/* Reads a change; false, with *change undefined, if the bytes are of no known version. Version 1 is
- * from a time without outbox_clock, which therefore showed nothing. */
-static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
-{
-    const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_V1_BYTES) return false;
-    uint64_t version = store_take_le(&at, 1), first = store_take_le(&at, 1);
-    size_t head = version == 1 ? STORE_CHANGE_V1_BYTES : STORE_CHANGE_BYTES;
-    if (version < 1 || version > 2 || value.mv_size <= head) return false;
-    change->number = get_be64(key.mv_data);
-    change->first = first;
-    change->at = (int64_t)store_take_le(&at, 8);
-    change->tried = version == 1 ? 0 : (int64_t)store_take_le(&at, 8);
-    change->text = (struct span){(const char *)at, value.mv_size - head};
-    return first <= 1;
-}
-
-/* The bytes of a manual status without the message. */
-static void store_encode_manual(const struct manual_head *m, uint8_t out[STORE_MANUAL_BYTES])
-{
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, m->status, 1);
-    store_put_le(&out, (uint64_t)m->until, 8);
-    store_put_le(&out, (uint64_t)m->hidden, 8);
-}
-
-/* Reads a manual status; false, with *m undefined, if the bytes are none of version 1. */
-static bool store_decode_manual(MDB_val value, struct manual_record *m)
-{
-    const uint8_t *at = value.mv_data;
-    if (value.mv_size < STORE_MANUAL_BYTES || value.mv_size > STORE_MANUAL_BYTES + STATUS_TEXT_MAX)
-        return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    m->head.there = true;
-    m->head.status = (uint8_t)store_take_le(&at, 1);
-    m->head.until = (int64_t)store_take_le(&at, 8);
-    m->head.hidden = (int64_t)store_take_le(&at, 8);
-    m->len = (uint16_t)(value.mv_size - STORE_MANUAL_BYTES);
-    memcpy(m->message, at, m->len);
-    return m->head.status <= STATUS_AUTOMATIC && m->head.until >= 0 &&
-           status_text_valid((struct span){m->message, m->len});
-}
-
-/* ==== 13. Store: state ========================================================================
- * struct store, which the sections below share, and the check of its file before LMDB maps it. */
-
-/* The trees of the file, in the order in which they are checked. */
-#define TREE_TABLE(X)                                                                              \
-    X(meta, "meta")                                                                                \
-    X(open, "open")                                                                                \
-    X(users, "user_presence")                                                                      \
-    X(sessions, "sessions")                                                                        \
-    X(seen, "seen")                                                                                \
-    X(outbox, "outbox")                                                                            \
-    X(samples, "samples")                                                                          \
-    X(manual, "manual")
-#define X(tree, name) name,
-static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
-#undef X
-enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
-
-/* What a sound file may consist of. A start needs the first two trees for its first answer; the
- * others may be large. The four behind `sessions` are younger than the first stores. */
-static const struct lmdb_check_trees STORE_TREES = {
-    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
-
-struct store_options {
-    const char *dir;
-    size_t map_size;         /* to begin with; 0: as the file says */
-    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
-    size_t outbox_max;       /* changes kept in the outbox */
-    size_t outbox_batch_max; /* changes delivered together */
-    bool read_only;          /* a command's view: one snapshot, also beside a running server */
-};
-
 struct store_batch;
 
 /* A reader of another process, as it was when its slot was last looked at. */
@@ -4168,76 +4218,78 @@ struct store_slot {
     int64_t since; /* monotonic ms of the first look that found it at this transaction */
 };
 
-/* Lock order: turn, gate, lock. */
+/* An open store. Locks, in the order in which one thread takes them: turn, map_lock, lock.
+ *
+ *   map_lock  held shared from the begin to the end of a read transaction, exclusive while the map
+ *             moves: LMDB may not be asked for a new map while a transaction of this process reads
+ *             the old one. `lock` may be taken under it.
+ *   turn      held only while map_lock is being taken. Readers come without end, and a rwlock may
+ *             let them pass a waiting writer for ever; with `turn` in its hand the writer has only
+ *             those to wait for that are in already.
+ *   lock      guards the last part of the struct, for a few instructions; nothing is taken under it
+ *             but log.lock, and never for the time of a system call that may wait for the disk. */
 struct store {
+    /* Set by store_open, constant from then on. */
     char *dir;
     struct log *log;
     struct counters *counters;
     struct store_options options;
-    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
+    int lock_fd;       /* presence.lock, locked while it is open; -1 for commands */
+    uint64_t boots;    /* servers that opened this store, this one included */
+    int64_t was_alive; /* wall ms of the last commit before this opening */
+    bool was_clean;    /* the server before this one stopped in order */
+
+    /* The map, under map_lock. */
+    pthread_rwlock_t map_lock;
+    pthread_mutex_t turn;
     MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
 #define X(tree, name) MDB_dbi tree;
-    TREE_TABLE(X) /* samples, outbox, manual: 0 in an older store that only commands have opened */
+    TREE_TABLE(X)
 #undef X
-    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
-    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
-    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
-    uint64_t boots;       /* servers that opened this store, this one included */
-    int64_t was_alive;    /* the last commit before this opening */
-    bool was_clean;       /* the server before this one stopped in order */
-    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
-    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
-    struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
-    size_t outbox_trimmed;        /* writer: changes that it gives up */
-    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+    MDB_txn *snapshot; /* commands: the transaction of all their reads */
 
-    int64_t look_at; /* writer: when it looks after the readers again */
+    /* Changes up to this number were delivered or given up: the webhook writes it, the hub and the
+     * writer read it. Sequentially consistent, as it also says that the hub has been woken. */
+    _Atomic uint64_t outbox_done;
 
-    pthread_mutex_t lock;   /* for all below */
-    pthread_cond_t changed; /* something below did */
+    /* [writer] Nobody else looks at these. */
+    struct buffer sweep;          /* the session key at which the removal of old ones goes on */
+    struct outbox_end outbox_now; /* after the transaction under way */
+    uint64_t outbox_keep;         /* up to this number it gives nothing up */
+    size_t outbox_trimmed;        /* changes that it gives up */
+    int64_t outbox_tried;         /* what outbox_clock showed when it began */
+    int64_t look_at;              /* monotonic ms at which to look after the readers again */
+    size_t last_txn;              /* of the last commit; 0: none since the file was mapped */
+
+    /* [main] From store_start_writer to store_stop_writer. */
     pthread_t writer;
-    struct store_slot *readers; /* by slot */
-    unsigned reader_count;
-    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
-    bool running, stopping, ended, all_written;
-    int64_t give_up_at;        /* monotonic ms; counts once stopping */
-    struct store_batch *batch; /* under way, or NULL */
+    bool running;
     void (*done)(void *context, struct store_batch *);
     void *context;
-    bool writable;
-    int64_t failing_since, last_commit;
-    char problem[STORE_PROBLEM];
-    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
-    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
-    bool writing;          /* a transaction is under way */
+
+    pthread_mutex_t lock;       /* for all below */
+    pthread_cond_t changed;     /* something below did; its clock is monotonic */
+    struct store_slot *readers; /* by slot of lock.mdb */
+    unsigned reader_count;
+    int64_t read_failed_at;             /* when that was last logged, monotonic ms; 0: never */
+    bool stopping, ended, all_written;  /* asked to stop; the writer has ended; and wrote all */
+    int64_t give_up_at;                 /* monotonic ms; counts once stopping */
+    struct store_batch *batch;          /* under way, or NULL */
+    bool writable;                      /* the last commit went well */
+    int64_t failing_since, last_commit; /* monotonic, wall ms */
+    char problem[STORE_PROBLEM];        /* why not writable, or "" */
+    const char *displaced;        /* what store_displaced found last, and was logged; or NULL */
+    bool writing;                 /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
-    uint64_t outbox_closed;       /* batches of changes below this number are final */
-    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
+    uint64_t outbox_closed;       /* batches of changes below this number are closed */
+    uint64_t outbox_pinned;       /* batches up to this number are pinned */
     enum {
         OUTBOX_CLOSE_NONE,
-        OUTBOX_CLOSE_ASKED,
-        OUTBOX_CLOSE_GIVEN
-    } outbox_close; /* see store_outbox_close */
+        OUTBOX_CLOSE_ASKED, /* the writer closes it at the end of the transaction under way */
+        OUTBOX_CLOSE_GIVEN  /* it has, and who asked does not know yet */
+    } outbox_close;
     struct outbox_clock outbox_clock;
 };
-
-/* Where the one line goes that says why something was refused. */
-struct store_why {
-    char *at;
-    size_t size;
-};
-
-/* Writes that line; false, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
-                                                               const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why.at, why.size, format, args);
-    va_end(args);
-    return false;
-}
 
 /* The path of a file in the data directory; returns out. */
 static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
@@ -4249,9 +4301,9 @@ static const char *store_path(const char *dir, const char *name, char out[STORE_
 /* Checks a data file as lmdb_check_file does, trees and all: for so many ms (0: to the end), and
  * for a transaction that the caller holds open (0: the newest). */
 static bool store_check_file(const char *path, size_t transaction, int64_t budget_ms,
-                             struct store_why why)
+                             struct why why)
 {
-    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.at, why.size);
+    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.text, why.size);
 }
 
 /* ==== 14. Store: files ========================================================================
@@ -4259,41 +4311,38 @@ static bool store_check_file(const char *path, size_t transaction, int64_t budge
  * them. */
 
 /* Makes the directory unless it is there. */
-static bool store_make_directory(const char *dir, struct store_why why)
+static bool store_make_directory(const char *dir, struct why why)
 {
     struct stat s;
     if (mkdir(dir, 0700) && errno != EEXIST)
-        return store_refuse(why, "cannot create %s: %s; choose another --data", dir,
-                            strerror(errno));
-    if (stat(dir, &s)) return store_refuse(why, "cannot use %s: %s", dir, strerror(errno));
-    return S_ISDIR(s.st_mode) ||
-           store_refuse(why, "%s is not a directory; choose another --data", dir);
+        return fail(why, "cannot create %s: %s; choose another --data", dir, strerror(errno));
+    if (stat(dir, &s)) return fail(why, "cannot use %s: %s", dir, strerror(errno));
+    return S_ISDIR(s.st_mode) || fail(why, "%s is not a directory; choose another --data", dir);
 }
 
 /* Takes the lock that one server, or one command that writes, holds on the directory for its life;
  * the kernel gives it back however the process ends. */
-static bool store_take_lock(struct store *st, struct store_why why)
+static bool store_take_lock(struct store *st, struct why why)
 {
     char path[STORE_PATH], pid[16] = "";
     store_path(st->dir, "presence.lock", path);
     st->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (st->lock_fd < 0)
-        return store_refuse(why, "cannot write %s: %s; presence needs to write there", path,
-                            strerror(errno));
+        return fail(why, "cannot write %s: %s; presence needs to write there", path,
+                    strerror(errno));
     if (flock(st->lock_fd, LOCK_EX | LOCK_NB)) {
-        if (errno != EWOULDBLOCK)
-            return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
+        if (errno != EWOULDBLOCK) return fail(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
         /* our own pid is what it has in a namespace of its own */
         const char *where = atoi(pid) == getpid() ? " of another container" : "";
-        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
-                            st->dir, atoi(pid), where);
+        return fail(why, "%s is in use by process %d%s; stop it or choose another --data", st->dir,
+                    atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
     errno = ENOSPC;
     return pwrite(st->lock_fd, pid, (size_t)n, 0) == n ||
-           store_refuse(why, "cannot write %s: %s", path, strerror(errno));
+           fail(why, "cannot write %s: %s", path, strerror(errno));
 }
 
 /* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
@@ -4325,13 +4374,12 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens the databases in a transaction. Without MDB_CREATE those that an older store lacks are 0. */
-static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
+/* Opens the trees in a transaction; the handles are good for others when it was committed. */
+static int store_open_trees(struct store *st, MDB_txn *txn, unsigned flags)
 {
     int rc = 0;
 #define X(tree, name)                                                                              \
-    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);                                       \
-    if (rc == MDB_NOTFOUND) rc = 0, st->tree = 0;
+    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);
     TREE_TABLE(X)
 #undef X
     return rc;
@@ -4493,24 +4541,14 @@ static int store_lock_data(struct store *st)
     return rc || !flock(fd, LOCK_EX | LOCK_NB) ? rc : errno;
 }
 
-/* Maps the data file, which must have passed the check, and opens the databases. */
+/* [main, writer] Maps the data file, which has passed the check, locks it, and gives back the slots
+ * of readers that died. An LMDB or errno code; then there is no map. */
 static int store_map(struct store *st)
 {
-    MDB_txn *txn;
     int rc = store_map_path(st, st->dir, 0);
     if (rc) return rc;
     rc = store_lock_data(st);
-    if (rc) {
-        store_unmap(st);
-        return rc;
-    }
-    mdb_reader_check(st->env, NULL);
-    rc = store_begin(st, &txn);
-    if (!rc) {
-        rc = store_open_databases(st, txn, 0);
-        if (!rc) rc = mdb_txn_commit(txn);
-        else mdb_txn_abort(txn);
-    }
+    if (!rc) rc = mdb_reader_check(st->env, NULL);
     if (rc) store_unmap(st);
     return rc;
 }
@@ -4711,7 +4749,7 @@ static int store_copy_manuals(struct store *st, MDB_txn *txn, struct span after,
     for (; !rc && *count < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
         struct store_found_manual *found = &out[*count];
         struct span id = {key.mv_data, key.mv_size};
-        if (id.len > USER_ID_MAX || !store_decode_manual(value, &found->manual)) rc = MDB_CORRUPTED;
+        if (id.len > USER_ID_MAX || !store_read_manual(value, &found->manual)) rc = MDB_CORRUPTED;
         else rc = store_find_user(st, txn, id, &found->record);
         if (rc == MDB_NOTFOUND) continue;
         if (rc) break;
@@ -4769,7 +4807,7 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
         else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
-            if (!store_decode_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
+            if (!store_read_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
             if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
             n++;
         }
@@ -4791,11 +4829,11 @@ static int store_samples(struct store *st, int64_t from, int64_t to, struct samp
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     put_be64(bytes, from < 0 ? 0 : (uint64_t)from);
-    int n = 0, rc = st->samples ? mdb_cursor_open(txn, st->samples, &cursor) : MDB_NOTFOUND;
+    int n = 0, rc = mdb_cursor_open(txn, st->samples, &cursor);
     if (!rc) {
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-            if (!store_decode_sample(key, value, &out[n])) rc = MDB_CORRUPTED;
+            if (!store_read_sample(key, value, &out[n])) rc = MDB_CORRUPTED;
             if (rc || out[n].at > to) break;
             n++;
         }
@@ -4834,7 +4872,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
             rc = mdb_cursor_get(cursor, &key, &value, down ? MDB_LAST : MDB_FIRST);
         }
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, step)) {
-            if (!store_decode_seen(key, &out[n])) rc = MDB_CORRUPTED;
+            if (!store_read_seen(key, &out[n])) rc = MDB_CORRUPTED;
             if (rc) break;
             n++;
         }
@@ -4872,7 +4910,7 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
         struct stored_change change;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-            if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
+            if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
             if (rc || change.number >= closed || (out->count && change.first)) break;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
@@ -4951,10 +4989,10 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
     MDB_cursor *cursor;
     MDB_val key, value;
     uint64_t done = atomic_load(&st->outbox_done);
-    int rc = st->outbox ? mdb_stat(txn, st->outbox, &stat) : MDB_NOTFOUND;
+    int rc = mdb_stat(txn, st->outbox, &stat);
     if (!rc) rc = mdb_cursor_open(txn, st->outbox, &cursor);
     *count = 0;
-    if (rc) return rc == MDB_NOTFOUND ? 0 : rc;
+    if (rc) return rc;
     *count = stat.ms_entries;
     rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
     for (; !rc && key.mv_size == 8 && get_be64(key.mv_data) <= done; --*count)
@@ -5177,8 +5215,8 @@ static void store_batch_clear(struct store_batch *b)
 static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
                             int n)
 {
-    uint8_t bytes[8], *at = bytes;
-    store_put_le(&at, number, n);
+    uint8_t bytes[8];
+    store_put_le(bytes, number, n);
     MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {(size_t)n, bytes};
     return mdb_put(txn, st->meta, &key, &value, 0);
 }
@@ -5192,8 +5230,7 @@ static int store_get_number(struct store *st, MDB_txn *txn, const char *name, in
     *number = 0;
     if (rc) return rc;
     if (value.mv_size != (size_t)n) return MDB_CORRUPTED;
-    const uint8_t *at = value.mv_data;
-    *number = store_take_le(&at, n);
+    *number = store_take_le(value.mv_data, n);
     return 0;
 }
 
@@ -5294,7 +5331,8 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
 {
     uint8_t at[8], bytes[STORE_SAMPLE_BYTES];
-    store_encode_sample(sample, at, bytes);
+    put_be64(at, (uint64_t)sample->at);
+    store_encode_sample(sample, bytes);
     MDB_val key = {sizeof at, at}, value = {sizeof bytes, bytes};
     return mdb_put(txn, st->samples, &key, &value, 0);
 }
@@ -5303,17 +5341,15 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
 static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
 {
     struct outbox_end *end = &st->outbox_now;
-    uint8_t number[8], bytes[STORE_CHANGE_MAX], *to = bytes;
+    uint8_t number[8], bytes[STORE_CHANGE_MAX];
     bool apart = at < end->since || at - end->since >= STORE_BATCH_MS;
     bool first = !end->count || end->count >= st->options.outbox_batch_max || apart;
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
-    store_put_le(&to, 2, 1);
-    store_put_le(&to, first, 1);
-    store_put_le(&to, (uint64_t)at, 8);
-    store_put_le(&to, (uint64_t)st->outbox_tried, 8);
-    memcpy(to, text.at, text.len);
+    struct stored_change change = {.first = first, .at = at, .tried = st->outbox_tried};
+    store_encode_change(&change, bytes);
+    memcpy(bytes + STORE_CHANGE_BYTES, text.at, text.len);
     MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
 }
@@ -5349,7 +5385,7 @@ static int store_trim_outbox(struct store *st, MDB_txn *txn)
     put_be64(number, st->outbox_keep + 1);
     rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     for (size_t left = stat.ms_entries; !rc; left--) {
-        if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
+        if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
         if (rc || (left <= st->options.outbox_max && change.first)) break;
         rc = mdb_cursor_del(cursor, 0);
         st->outbox_trimmed++;
@@ -5418,7 +5454,7 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t co
     for (size_t i = 0; !rc && i < count; i++) {
         struct span id;
         struct session_record r;
-        if (!store_decode_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
+        if (!store_read_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
         else if (r.to < before) rc = mdb_cursor_del(cursor, 0);
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
@@ -5438,7 +5474,7 @@ static int store_sweep_samples(struct store *st, MDB_txn *txn, int64_t before)
     for (int i = 0; !rc && i < STORE_SWEEP_SAMPLES; i++) {
         struct sample sample;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
-        if (!rc && !store_decode_sample(key, value, &sample)) rc = MDB_CORRUPTED;
+        if (!rc && !store_read_sample(key, value, &sample)) rc = MDB_CORRUPTED;
         if (rc || sample.at >= before) break;
         rc = mdb_cursor_del(cursor, 0);
     }
@@ -5511,12 +5547,20 @@ static int store_grow(struct store *st)
     return rc;
 }
 
-/* Maps the file anew: LMDB refuses everything after a meta page could not be written. */
+/* [writer] Maps the file anew: LMDB refuses everything after a meta page could not be written. */
 static int store_reopen(struct store *st)
 {
+    MDB_txn *txn;
     store_stop_readers(st);
     store_unmap(st);
     int rc = store_map(st);
+    if (!rc) rc = store_begin(st, &txn);
+    if (!rc) {
+        rc = store_open_trees(st, txn, 0);
+        if (!rc) rc = mdb_txn_commit(txn);
+        else mdb_txn_abort(txn);
+    }
+    if (rc) store_unmap(st);
     store_let_readers(st);
     return rc;
 }
@@ -5653,29 +5697,28 @@ static int store_sync_directory(const char *dir)
 static int store_found_meta(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    int rc = store_open_databases(st, txn, MDB_CREATE);
+    int rc = store_open_trees(st, txn, MDB_CREATE);
     if (!rc) rc = store_put_number(st, txn, "boots", 0, 8);
     return rc ? rc : store_put_number(st, txn, "schema", STORE_SCHEMA, 4);
 }
 
 /* Begins a new data file under another name, mapped in st; store_finish_file gives it its own. So
  * data.mdb is whole from its first moment, and an empty one was never left by us. */
-static bool store_begin_file(struct store *st, struct store_why why)
+static bool store_begin_file(struct store *st, struct why why)
 {
     char path[STORE_PATH];
     store_path(st->dir, "data.mdb.new", path);
     if (unlink(path) && errno != ENOENT)
-        return store_refuse(why, "cannot remove %s: %s", path, strerror(errno));
+        return fail(why, "cannot remove %s: %s", path, strerror(errno));
     int rc = store_map_path(st, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC);
     if (!rc) rc = store_transact(st, store_found_meta, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy,
-                        st->dir);
+    return fail(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
 /* Makes the file that store_begin_file began durable and names it data.mdb; st has no map after. */
-static bool store_finish_file(struct store *st, struct store_why why)
+static bool store_finish_file(struct store *st, struct why why)
 {
     char from[STORE_PATH], to[STORE_PATH];
     int rc = mdb_env_sync(st->env, 1);
@@ -5686,8 +5729,8 @@ static bool store_finish_file(struct store *st, struct store_why why)
     if (!rc) rc = store_sync_directory(st->dir);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc),
-                        remedy, st->dir);
+    return fail(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc), remedy,
+                st->dir);
 }
 
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
@@ -5726,12 +5769,12 @@ static int store_open_unfinished(const char *file)
 }
 
 /* Copies the environment, compacted, to a file that has its name only once it is whole. */
-static bool store_copy_file(struct store *st, const char *file, struct store_why why)
+static bool store_copy_file(struct store *st, const char *file, struct why why)
 {
     char temporary[STORE_PATH];
     snprintf(temporary, sizeof temporary, "%s.tmp", file);
     int fd = store_open_unfinished(temporary);
-    if (fd < 0) return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
+    if (fd < 0) return fail(why, "cannot write %s: %s", temporary, strerror(errno));
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
@@ -5741,98 +5784,43 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
     atomic_store(&store_held.unfinished, NULL);
     if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
-    return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
+    return !rc || fail(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
 
-/* Work: from schema 0, which was never released, to 1: `open` is made from the users. */
-static int store_migrate_0(struct store *st, MDB_txn *txn, void *context)
+/* Opens the trees of a file that passed the check, in a transaction; false if they are not of our
+ * schema. There are no migrations: a dump by the presence that wrote the store carries it over. A
+ * tree that is missing is one that was added without a new schema, before 0.1.0. */
+static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
 {
-    (void)context;
-    MDB_cursor *cursor;
-    MDB_val key, value, none = {0, NULL};
-    struct user_record r;
-    int rc = mdb_cursor_open(txn, st->users, &cursor);
-    if (rc) return rc;
-    while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-        if (!store_decode_user(value, &r)) rc = MDB_CORRUPTED;
-        else if (r.open) rc = mdb_put(txn, st->open, &key, &none, 0);
-        if (rc) break;
-    }
-    mdb_cursor_close(cursor);
-    return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 1, 4) : rc;
-}
-
-/* Work: from schema 1 to 2: `seen` is made from the users. */
-static int store_migrate_1(struct store *st, MDB_txn *txn, void *context)
-{
-    (void)context;
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct user_record r;
-    int rc = store_open_databases(st, txn, MDB_CREATE);
-    if (!rc) rc = mdb_cursor_open(txn, st->users, &cursor);
-    if (rc) return rc;
-    while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-        struct span id = {key.mv_data, key.mv_size};
-        if (id.len > USER_ID_MAX || !store_decode_user(value, &r)) rc = MDB_CORRUPTED;
-        else rc = store_put_seen(st, txn, id, &r, NULL);
-        if (rc) break;
-    }
-    mdb_cursor_close(cursor);
-    return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 2, 4) : rc;
-}
-
-/* By the schema they begin with; each leaves the next one in meta. */
-static int (*const STORE_MIGRATIONS[STORE_SCHEMA])(struct store *, MDB_txn *, void *) = {
-    store_migrate_0,
-    store_migrate_1,
-};
-
-/* Reads the schema and refuses what is not ours or newer. */
-static bool store_read_schema(struct store *st, MDB_txn *txn, uint64_t *schema,
-                              struct store_why why)
-{
-    int rc = store_get_number(st, txn, "schema", 4, schema);
+    uint64_t schema = 0;
+    int rc = mdb_dbi_open(txn, "meta", 0, &st->meta);
+    if (!rc) rc = store_get_number(st, txn, "schema", 4, &schema);
     if (rc)
-        return store_refuse(why,
-                            "%s/data.mdb has no schema (%s); restore a backup or choose another"
-                            " --data",
-                            st->dir, mdb_strerror(rc));
-    return *schema <= STORE_SCHEMA ||
-           store_refuse(why,
-                        "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
-                        " use the newer presence",
-                        st->dir, *schema, STORE_SCHEMA);
+        return fail(why,
+                    "%s/data.mdb has no schema (%s); restore a backup or choose another"
+                    " --data",
+                    st->dir, mdb_strerror(rc));
+    if (schema > STORE_SCHEMA)
+        return fail(why,
+                    "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
+                    " use the newer presence",
+                    st->dir, schema, STORE_SCHEMA);
+    rc = store_open_trees(st, txn, 0);
+    if (schema < STORE_SCHEMA || rc == MDB_NOTFOUND)
+        return fail(why,
+                    "%s/data.mdb is from an older presence; --dump it with that one, and"
+                    " --restore the dump with this one into an empty --data",
+                    st->dir);
+    return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
-/* Brings an older store to STORE_SCHEMA, after a copy of it as data.mdb.schema-N. */
-static bool store_migrate(struct store *st, uint64_t schema, struct store_why why)
-{
-    char copy[STORE_PATH + 32];
-    if (schema == STORE_SCHEMA) return true;
-    snprintf(copy, sizeof copy, "%s/data.mdb.schema-%" PRIu64, st->dir, schema);
-    if (!store_copy_file(st, copy, why)) return false;
-    for (uint64_t n = schema; n < STORE_SCHEMA; n++) {
-        int rc = store_transact(st, STORE_MIGRATIONS[n], NULL);
-        if (rc)
-            return store_refuse(why,
-                                "cannot bring %s/data.mdb from schema %" PRIu64 " to %d: %s;"
-                                " it is as it was",
-                                st->dir, n, STORE_SCHEMA, mdb_strerror(rc));
-    }
-    log_line(st->log, LOG_INFO, "store: brought from schema %" PRIu64 " to %d; the old one is %s",
-             schema, STORE_SCHEMA, copy);
-    return true;
-}
-
-/* Work: one more server has opened the store, and did not stop yet. An older store gets what it
- * lacks. */
+/* Work: one more server has opened the store, and did not stop yet. What meta says of the one before
+ * is kept in st. Only "boots" is there from the beginning. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
     uint64_t boots, alive, clean, tried;
-    int rc = store_open_databases(st, txn, MDB_CREATE);
-    if (!rc) rc = store_find_outbox_end(st, txn);
+    int rc = store_find_outbox_end(st, txn);
     if (rc) return rc;
     rc = store_get_number(st, txn, "boots", 8, &boots);
     if (rc) return rc;
@@ -5854,74 +5842,67 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
 
 /* Begins the snapshot of a command and checks all of it. A server that commits twice before its
  * meta page is read takes that away; the next snapshot is as good. */
-static bool store_begin_snapshot(struct store *st, const char *path, struct store_why why)
+static bool store_begin_snapshot(struct store *st, const char *path, struct why why)
 {
     for (int tries = 0; tries < 100; tries++) {
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
         int rc = store_begin(st, &st->snapshot);
-        if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-        why.at[0] = 0;
+        if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+        why.text[0] = 0;
         if (store_check_file(path, mdb_txn_id(st->snapshot), 0, why)) return true;
-        if (why.at[0]) return false;
+        if (why.text[0]) return false;
     }
-    return store_refuse(why, "%s is written to too fast to be read; try again", path);
+    return fail(why, "%s is written to too fast to be read; try again", path);
 }
 
 /* Opens a command's view: one transaction, wholly checked, in which all reads of st take place. */
-static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
+static bool store_open_snapshot(struct store *st, const char *path, struct why why)
 {
-    uint64_t schema;
-    if (!lmdb_check_file(path, NULL, 0, 0, why.at, why.size)) return false;
+    if (!lmdb_check_file(path, NULL, 0, 0, why.text, why.size)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
-    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-    if (!store_begin_snapshot(st, path, why)) return false;
-    rc = store_open_databases(st, st->snapshot, 0);
-    if (rc) return store_refuse(why, "cannot read %s: %s", path, mdb_strerror(rc));
-    if (!store_read_schema(st, st->snapshot, &schema, why)) return false;
-    return schema == STORE_SCHEMA ||
-           store_refuse(why, "%s has the older schema %" PRIu64 "; start presence with it once",
-                        path, schema);
+    if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    return store_begin_snapshot(st, path, why) && store_open_schema(st, st->snapshot, why);
 }
 
-/* Opens a server's store: made if there is none, checked, migrated, counted. */
-static bool store_open_server(struct store *st, const char *path, struct store_why why)
+/* Opens a server's store: made if there is none, checked, counted. */
+static bool store_open_server(struct store *st, const char *path, struct why why)
 {
-    uint64_t schema;
     MDB_txn *txn;
     if (!store_make_directory(st->dir, why) || !store_take_lock(st, why)) return false;
     if (access(path, F_OK)) {
-        if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
+        if (errno != ENOENT) return fail(why, "cannot open %s: %s", path, strerror(errno));
         if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
     }
     if (!store_check_file(path, 0, STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
-        return store_refuse(why,
-                            "%s is in use by another process, under which presence.lock was"
-                            " removed; stop it or choose another --data",
-                            path);
+        return fail(why,
+                    "%s is in use by another process, under which presence.lock was"
+                    " removed; stop it or choose another --data",
+                    path);
     if (!rc) rc = store_begin(st, &txn);
-    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-    bool ok = store_read_schema(st, txn, &schema, why);
-    mdb_txn_abort(txn);
-    if (!ok || !store_migrate(st, schema, why)) return false;
-    rc = store_transact(st, store_boot, NULL);
+    if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    if (!store_open_schema(st, txn, why)) {
+        mdb_txn_abort(txn);
+        return false;
+    }
+    rc = mdb_txn_commit(txn);
+    if (!rc) rc = store_transact(st, store_boot, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
+    return fail(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
 /* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
  * until store_close; log and counters must live longer. NULL, with the reason in why that names the
  * path, the reason and the way out, if it cannot be used; its data is then as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
-                                struct counters *counters, char *err, size_t err_size)
+                                struct counters *counters, struct why why)
 {
     char path[STORE_PATH];
-    struct store_why why = {err, err_size};
     if (strlen(options->dir) >= PATH_MAX) {
-        store_refuse(why, "the path of --data is too long");
+        fail(why, "the path of --data is too long");
         return NULL;
     }
     struct store *st = store_new(options, log, counters);
@@ -6102,8 +6083,10 @@ static bool store_stop_writer(struct store *st, int64_t patience_ms)
 }
 
 /* ==== 18. Store: commands =====================================================================
- * --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. A dump is
- * JSON lines; the last one says how many there were. */
+ * [main] --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. The
+ * first three read one snapshot, which a running server does not disturb, and change nothing;
+ * --restore makes a new file, and refuses a directory that has one. A dump is lines of JSON, one a
+ * record; the last one counts them, so that half a dump is not taken for a whole one. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)
@@ -6112,8 +6095,9 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
-/* Handler of what ends a command from outside: its snapshot ends with it, or the server beside it
- * could use no page again, and what it has written of a file is removed. */
+/* Handler of what ends a command from outside. Its snapshot ends with it, or the server beside it
+ * could use no page again until it finds the reader dead; what it has written of a file is
+ * removed. */
 static void store_command_ended(int number)
 {
     MDB_env *env = atomic_load(&store_held.env);
@@ -6136,19 +6120,21 @@ static void store_command_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
+/* Opens the store of a command that reads; NULL, and said why. The caller closes it; log and
+ * counters, which a store needs and a command does not, must live as long. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
     store_command_signals();
-    struct store *st = store_open(&options, log, counters, why, sizeof why);
+    struct store *st = store_open(&options, log, counters, WHY(why));
     if (!st) store_command_fail(err, why);
     return st;
 }
 
-/* --backup FILE: a whole, compacted copy, which is a data.mdb. An existing FILE is refused. */
+/* --backup FILE: a whole, compacted copy, which is a data.mdb. An existing FILE is refused: it may
+ * be the last good backup. */
 static int store_command_backup(const char *dir, const char *file, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
@@ -6162,120 +6148,100 @@ static int store_command_backup(const char *dir, const char *file, FILE *err)
     }
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    bool ok = store_copy_file(st, file, (struct store_why){why, sizeof why});
+    bool ok = store_copy_file(st, file, WHY(why));
     store_close(st);
     return ok ? 0 : store_command_fail(err, why);
 }
 
 /* What --check-store counts while it reads every record. */
 struct store_tally {
+    struct store *st;
     uint64_t users, sessions, open;
 };
 
-/* Whether a user who is not online is in `seen`. */
-static bool tally_seen(struct store *st, MDB_val id, const struct user_record *user)
+/* Looks at one record; what is wrong with it, or NULL. */
+typedef const char *tally_look(struct store_tally *n, MDB_val key, MDB_val value);
+
+static const char *tally_user(struct store_tally *n, MDB_val key, MDB_val value)
 {
     uint8_t bytes[STORE_KEY_MAX];
-    struct span name = {id.mv_data, id.mv_size};
-    MDB_val key = {store_seen_key(name, user->last_seen, bytes), bytes}, none;
-    return !mdb_get(st->snapshot, st->seen, &key, &none);
+    struct span id = {key.mv_data, key.mv_size};
+    struct user_record user;
+    MDB_val none;
+    if (!user_id_valid(id) || !store_decode_user(value, &user)) return "a user record is damaged";
+    n->users++;
+    n->open += user.open;
+    if (user.open)
+        return mdb_get(n->st->snapshot, n->st->open, &key, &none)
+                   ? "a user who is online is not in `open`"
+                   : NULL;
+    MDB_val place = {store_seen_key(id, user.last_seen, bytes), bytes};
+    return mdb_get(n->st->snapshot, n->st->seen, &place, &none)
+               ? "a user who is not online is not in `seen`"
+               : NULL;
 }
 
-/* Reads every user and looks each up in `open` or `seen`; what is wrong, or NULL. */
-static const char *tally_users(struct store *st, struct store_tally *n)
+static const char *tally_session(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct session_record session;
+    struct span id;
+    n->sessions++;
+    return store_read_session(key, value, &id, &session) && user_id_valid(id)
+               ? NULL
+               : "a session record is damaged";
+}
+
+static const char *tally_sample(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct sample sample;
+    (void)n;
+    return store_read_sample(key, value, &sample) ? NULL : "a sample is damaged";
+}
+
+static const char *tally_change(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct stored_change change;
+    struct json_value json;
+    (void)n;
+    return store_read_change(key, value, &change) &&
+                   json_parse(change.text, JSON_DEPTH_MAX, &json) && json.kind == JSON_OBJECT
+               ? NULL
+               : "a change in the outbox is damaged";
+}
+
+static const char *tally_manual(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct manual_record manual;
+    (void)n;
+    return store_read_manual(value, &manual) &&
+                   user_id_valid((struct span){key.mv_data, key.mv_size})
+               ? NULL
+               : "a manual status is damaged";
+}
+
+/* Looks at every record of a tree; what is wrong with the first that is not sound, or NULL. */
+static const char *tally_tree(struct store_tally *n, MDB_dbi tree, tally_look *look)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
-    MDB_stat open, seen;
-    struct user_record user;
     const char *wrong = NULL;
-    int rc = mdb_cursor_open(st->snapshot, st->users, &cursor);
+    int rc = mdb_cursor_open(n->st->snapshot, tree, &cursor);
     if (rc) return mdb_strerror(rc);
-    for (; !wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->users++) {
-        if (!user_id_valid((struct span){key.mv_data, key.mv_size}) ||
-            !store_decode_user(value, &user))
-            wrong = "a user record is damaged";
-        else if (user.open && mdb_get(st->snapshot, st->open, &key, &value))
-            wrong = "a user who is online is not in `open`";
-        else if (!user.open && !tally_seen(st, key, &user))
-            wrong = "a user who is not online is not in `seen`";
-        else n->open += user.open;
-    }
+    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
+        wrong = look(n, key, value);
     mdb_cursor_close(cursor);
-    if (wrong) return wrong;
-    if (rc == MDB_NOTFOUND) rc = mdb_stat(st->snapshot, st->open, &open);
-    if (!rc) rc = mdb_stat(st->snapshot, st->seen, &seen);
+    return wrong || rc == MDB_NOTFOUND ? wrong : mdb_strerror(rc);
+}
+
+/* `open` and `seen` have every user once, so with as many entries they have nobody else. */
+static const char *tally_indexes(struct store_tally *n)
+{
+    MDB_stat open, seen;
+    int rc = mdb_stat(n->st->snapshot, n->st->open, &open);
+    if (!rc) rc = mdb_stat(n->st->snapshot, n->st->seen, &seen);
     if (rc) return mdb_strerror(rc);
     if (open.ms_entries != n->open) return "`open` names users who are not online";
     return seen.ms_entries == n->users - n->open ? NULL : "`seen` names users who are online";
-}
-
-/* Reads every session; what is wrong, or NULL. */
-static const char *tally_sessions(struct store *st, struct store_tally *n)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct session_record session;
-    struct span id;
-    bool wrong = false;
-    int rc = mdb_cursor_open(st->snapshot, st->sessions, &cursor);
-    if (rc) return mdb_strerror(rc);
-    for (; !wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->sessions++)
-        wrong = !store_decode_session(key, value, &id, &session) || !user_id_valid(id);
-    mdb_cursor_close(cursor);
-    if (wrong) return "a session record is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-}
-
-/* Reads every sample; what is wrong, or NULL. */
-static const char *tally_samples(struct store *st)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct sample sample;
-    bool wrong = false;
-    int rc = st->samples ? mdb_cursor_open(st->snapshot, st->samples, &cursor) : MDB_NOTFOUND;
-    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        wrong = !store_decode_sample(key, value, &sample);
-    mdb_cursor_close(cursor);
-    if (wrong) return "a sample is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-}
-
-/* Reads every change in the outbox; what is wrong, or NULL. */
-static const char *tally_outbox(struct store *st)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct stored_change change;
-    struct json_value json;
-    bool wrong = false;
-    int rc = st->outbox ? mdb_cursor_open(st->snapshot, st->outbox, &cursor) : MDB_NOTFOUND;
-    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        wrong = !store_decode_change(key, value, &change) ||
-                !json_parse(change.text, JSON_DEPTH_MAX, &json) || json.kind != JSON_OBJECT;
-    mdb_cursor_close(cursor);
-    if (wrong) return "a change in the outbox is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-}
-
-/* Reads all that was set by hand; what is wrong, or NULL. */
-static const char *tally_manuals(struct store *st)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct manual_record manual;
-    bool wrong = false;
-    int rc = st->manual ? mdb_cursor_open(st->snapshot, st->manual, &cursor) : MDB_NOTFOUND;
-    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        wrong = !store_decode_manual(value, &manual) ||
-                !user_id_valid((struct span){key.mv_data, key.mv_size});
-    mdb_cursor_close(cursor);
-    if (wrong) return "a manual status is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
 }
 
 /* --check-store: reads everything; `store ok: N users, M sessions, K open` on out. */
@@ -6283,15 +6249,16 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
-    struct store_tally n = {0};
     char why[STORE_PATH + 128];
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    const char *wrong = tally_users(st, &n);
-    if (!wrong) wrong = tally_sessions(st, &n);
-    if (!wrong) wrong = tally_samples(st);
-    if (!wrong) wrong = tally_outbox(st);
-    if (!wrong) wrong = tally_manuals(st);
+    struct store_tally n = {.st = st};
+    const char *wrong = tally_tree(&n, st->users, tally_user);
+    if (!wrong) wrong = tally_indexes(&n);
+    if (!wrong) wrong = tally_tree(&n, st->sessions, tally_session);
+    if (!wrong) wrong = tally_tree(&n, st->samples, tally_sample);
+    if (!wrong) wrong = tally_tree(&n, st->outbox, tally_change);
+    if (!wrong) wrong = tally_tree(&n, st->manual, tally_manual);
     store_close(st);
     if (wrong) {
         snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
@@ -6302,145 +6269,58 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     return 0;
 }
 
-/* Appends `,"name":` and a time, or null for 0. */
-static void dump_time(struct buffer *b, const char *name, int64_t ms)
+/* ---- Fields as JSON: field_dump_KIND appends `,"name":value`; field_restore_KIND reads a member,
+ * and is false if it is not there or no such value ---- */
+
+/* A text that needs no escape, or null. */
+static void field_dump_text(struct buffer *b, const char *name, const char *text)
+{
+    json_write_key(b, name);
+    buffer_print(b, text ? "\"%s\"" : "null", text);
+}
+
+static void field_dump_time(struct buffer *b, const char *name, int64_t ms)
 {
     char text[TIME_TEXT];
+    field_dump_text(b, name, ms ? time_text(ms, text) : NULL);
+}
+
+static void field_dump_count(struct buffer *b, const char *name, uint32_t count)
+{
     json_write_key(b, name);
-    if (ms) buffer_print(b, "\"%s\"", time_text(ms, text));
-    else buffer_text(b, "null");
+    buffer_print(b, "%" PRIu32, count);
 }
 
-/* Appends a user's line. */
-static void dump_user(struct buffer *b, struct span id, const struct user_record *r)
+static void field_dump_flag(struct buffer *b, const char *name, bool flag)
 {
-    buffer_text(b, "{\"user\":");
-    json_write_string(b, id);
-    dump_time(b, "first_seen", r->first_seen);
-    dump_time(b, "last_seen", r->last_seen);
-    dump_time(b, "online_since", r->online_since);
-    dump_time(b, "offline_since", r->offline_since);
-    buffer_print(b, ",\"status\":\"%s\",\"open\":%s,\"reason\":\"%s\",\"stays\":%" PRIu32 "}\n",
-                 STATUS_NAMES[r->status], r->open ? "true" : "false", REASON_NAMES[r->reason],
-                 r->sessions);
+    json_write_key(b, name);
+    buffer_text(b, flag ? "true" : "false");
 }
 
-/* Appends a session's line. */
-static void dump_session(struct buffer *b, struct span id, const struct session_record *r)
+static void field_dump_status(struct buffer *b, const char *name, uint8_t status)
 {
-    char address[INET6_ADDRSTRLEN];
-    buffer_text(b, "{\"session\":");
-    json_write_string(b, id);
-    dump_time(b, "from", r->from);
-    dump_time(b, "to", r->to);
-    buffer_print(b, ",\"reason\":\"%s\",\"address\":", REASON_NAMES[r->reason]);
-    if (*address_unpack_text(r->address, address, sizeof address))
-        buffer_print(b, "\"%s\"}\n", address);
-    else buffer_text(b, "null}\n");
+    field_dump_text(b, name, STATUS_NAMES[status]);
 }
 
-/* Appends a sample's line. */
-static void dump_sample(struct buffer *b, const struct sample *s)
+static void field_dump_manual(struct buffer *b, const char *name, uint8_t status)
 {
-    char when[TIME_TEXT];
-    buffer_print(b, "{\"sample\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "}\n",
-                 time_text(s->at, when), s->users, s->connections);
+    field_dump_text(b, name, manual_name(status));
 }
 
-/* The name of a manual status, as requests and dumps have it, or NULL for the automatic one. */
-static const char *manual_name(uint8_t status)
+static void field_dump_reason(struct buffer *b, const char *name, uint8_t reason)
 {
-    return status == STATUS_OFFLINE  ? "invisible"
-           : status < STATUS_OFFLINE ? STATUS_NAMES[status]
-                                     : NULL;
+    field_dump_text(b, name, REASON_NAMES[reason]);
 }
 
-/* Appends the line of what a user set by hand. */
-static void dump_manual(struct buffer *b, struct span id, const struct manual_record *m)
+static void field_dump_address(struct buffer *b, const char *name, const field_address address)
 {
-    const char *name = manual_name(m->head.status);
-    buffer_text(b, "{\"manual\":");
-    json_write_string(b, id);
-    buffer_print(b, name ? ",\"status\":\"%s\"" : ",\"status\":null", name);
-    dump_time(b, "until", m->head.until);
-    dump_time(b, "hidden", m->head.hidden);
-    buffer_text(b, ",\"message\":");
-    json_write_string(b, (struct span){m->message, m->len});
-    buffer_text(b, "}\n");
+    char text[INET6_ADDRSTRLEN];
+    field_dump_text(b, name, *address_unpack_text(address, text, sizeof text) ? text : NULL);
 }
 
-/* Appends the line of a record of a tree; nothing if the record is damaged. */
-static void dump_record(struct store *st, MDB_dbi tree, struct buffer *b, MDB_val key,
-                        MDB_val value)
-{
-    struct span id = {key.mv_data, key.mv_size};
-    struct user_record user;
-    struct session_record session;
-    struct sample sample;
-    struct manual_record manual;
-    if (tree == st->manual) {
-        if (store_decode_manual(value, &manual)) dump_manual(b, id, &manual);
-    } else if (tree == st->users) {
-        if (store_decode_user(value, &user)) dump_user(b, id, &user);
-    } else if (tree == st->sessions) {
-        if (store_decode_session(key, value, &id, &session)) dump_session(b, id, &session);
-    } else if (store_decode_sample(key, value, &sample)) {
-        dump_sample(b, &sample);
-    }
-}
-
-/* Writes all records of a tree; how many, or -1 with errno or an LMDB code in *rc. */
-static int64_t dump_records(struct store *st, MDB_dbi tree, FILE *out, int *rc)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct buffer line = {0};
-    int64_t n = 0;
-    *rc = mdb_cursor_open(st->snapshot, tree, &cursor);
-    if (*rc) return -1;
-    for (; !(*rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n++) {
-        line.len = 0;
-        dump_record(st, tree, &line, key, value);
-        *rc = !line.len ? MDB_CORRUPTED : fwrite(line.at, line.len, 1, out) != 1 ? errno : 0;
-        if (*rc) break;
-    }
-    mdb_cursor_close(cursor);
-    buffer_free(&line);
-    return *rc == MDB_NOTFOUND ? n : -1;
-}
-
-/* --dump: every record of one moment as a line of JSON on out. */
-static int store_command_dump(const char *dir, FILE *out, FILE *err)
-{
-    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
-    struct counters counters = {0};
-    char why[STORE_PATH + 128];
-    int rc;
-    struct store *st = store_command_open(dir, &log, &counters, err);
-    if (!st) return 1;
-    int64_t users = dump_records(st, st->users, out, &rc), sessions = 0, samples = 0, manuals = 0;
-    if (users >= 0) sessions = dump_records(st, st->sessions, out, &rc);
-    if (users >= 0 && sessions >= 0 && st->samples)
-        samples = dump_records(st, st->samples, out, &rc);
-    if (users >= 0 && sessions >= 0 && samples >= 0 && st->manual)
-        manuals = dump_records(st, st->manual, out, &rc);
-    store_close(st);
-    bool ok = users >= 0 && sessions >= 0 && samples >= 0 && manuals >= 0;
-    if (ok && (fprintf(out,
-                       "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64
-                       ",\"samples\":%" PRId64 ",\"manuals\":%" PRId64 "}\n",
-                       users, sessions, samples, manuals) < 0 ||
-               fflush(out))) {
-        rc = errno;
-        ok = false;
-    }
-    if (ok) return 0;
-    snprintf(why, sizeof why, "cannot dump %s: %s", dir, mdb_strerror(rc));
-    return store_command_fail(err, why);
-}
-
-/* Reads a member that is a time as time_text writes it, or null for 0. */
-static bool restore_time(struct json_value line, const char *name, int64_t *ms)
+/* The value must be what field_dump_time writes, to the byte: a time that only looks like one, such
+ * as November 32, is refused and not moved to another day. */
+static bool field_restore_time(struct json_value line, const char *name, int64_t *ms)
 {
     char text[TIME_TEXT], again[TIME_TEXT];
     struct json_value value;
@@ -6459,9 +6339,30 @@ static bool restore_time(struct json_value line, const char *name, int64_t *ms)
     return *ms > 0 && !strcmp(time_text(*ms, again), text);
 }
 
+/* Until version 0.1.0 was released a user's `sessions` were `stays` in a dump. */
+static bool field_restore_count(struct json_value line, const char *name, uint32_t *count)
+{
+    struct json_value value;
+    int64_t n;
+    if (!json_member(line, name, &value) &&
+        (strcmp(name, "sessions") || !json_member(line, "stays", &value)))
+        return false;
+    if (!json_number(value, &n)) return false;
+    *count = (uint32_t)n;
+    return n >= 0 && n <= UINT32_MAX;
+}
+
+static bool field_restore_flag(struct json_value line, const char *name, bool *flag)
+{
+    struct json_value value;
+    if (!json_member(line, name, &value)) return false;
+    *flag = value.kind == JSON_TRUE;
+    return *flag || value.kind == JSON_FALSE;
+}
+
 /* Reads a member that is one of n names. */
-static bool restore_name(struct json_value line, const char *name, const char *const *names, int n,
-                         uint8_t *out)
+static bool field_restore_name(struct json_value line, const char *name, const char *const *names,
+                               int n, uint8_t *out)
 {
     struct json_value value;
     if (!json_member(line, name, &value)) return false;
@@ -6470,182 +6371,285 @@ static bool restore_name(struct json_value line, const char *name, const char *c
     return false;
 }
 
-/* Reads a user's line. */
-static bool restore_user(struct json_value line, struct user_record *r)
+static bool field_restore_status(struct json_value line, const char *name, uint8_t *status)
 {
-    struct json_value value;
-    int64_t sessions;
-    if (!json_member(line, "stays", &value) || !json_number(value, &sessions)) return false;
-    if (sessions < 0 || sessions > UINT32_MAX || !json_member(line, "open", &value)) return false;
-    *r = (struct user_record){.open = value.kind == JSON_TRUE, .sessions = (uint32_t)sessions};
-    return (r->open || value.kind == JSON_FALSE) &&
-           restore_time(line, "first_seen", &r->first_seen) &&
-           restore_time(line, "last_seen", &r->last_seen) &&
-           restore_time(line, "online_since", &r->online_since) &&
-           restore_time(line, "offline_since", &r->offline_since) &&
-           restore_name(line, "status", STATUS_NAMES, STATUS_OFFLINE + 1, &r->status) &&
-           restore_name(line, "reason", REASON_NAMES, REASON_COUNT, &r->reason);
+    return field_restore_name(line, name, STATUS_NAMES, STATUS_OFFLINE + 1, status);
 }
 
-/* Reads a session's line. */
-static bool restore_session(struct json_value line, struct session_record *r)
+static bool field_restore_manual(struct json_value line, const char *name, uint8_t *status)
+{
+    struct json_value value;
+    if (!json_member(line, name, &value)) return false;
+    for (*status = 0; *status < STATUS_AUTOMATIC; (*status)++)
+        if (json_is(value, manual_name(*status))) return true;
+    return value.kind == JSON_NULL;
+}
+
+static bool field_restore_reason(struct json_value line, const char *name, uint8_t *reason)
+{
+    return field_restore_name(line, name, REASON_NAMES, REASON_COUNT, reason);
+}
+
+static bool field_restore_address(struct json_value line, const char *name, field_address *address)
 {
     struct json_value value;
     char text[INET6_ADDRSTRLEN];
-    *r = (struct session_record){0};
-    if (!restore_time(line, "from", &r->from) || !restore_time(line, "to", &r->to) ||
-        !restore_name(line, "reason", REASON_NAMES, REASON_COUNT, &r->reason) ||
-        !json_member(line, "address", &value))
-        return false;
+    memset(*address, 0, sizeof *address);
+    if (!json_member(line, name, &value)) return false;
     if (value.kind == JSON_NULL) return true;
     if (json_string(value, text, sizeof text) < 0) return false;
-    memcpy(r->address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
-    return inet_pton(AF_INET, text, r->address + 12) == 1 ||
-           inet_pton(AF_INET6, text, r->address) == 1;
+    memcpy(*address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+    return inet_pton(AF_INET, text, *address + 12) == 1 || inet_pton(AF_INET6, text, *address) == 1;
 }
 
-/* Reads a member that is a number of 32 bits. */
-static bool restore_number(struct json_value line, const char *name, uint32_t *out)
+#define FIELD_DUMP(offset, kind, member, name, ...) field_dump_##kind(b, name, record.member);
+#define FIELD_RESTORE(offset, kind, member, name, ...)                                             \
+    &&field_restore_##kind(line, name, &record->member)
+
+/* ---- Records as lines: dump_NAME appends one but for its end, false if the record is damaged;
+ * restore_NAME puts one into the batch, false if the line is none ---- */
+
+/* Begins a line with the id of its user. */
+static void dump_begin(struct buffer *b, const char *name, struct span id)
 {
-    struct json_value value;
-    int64_t n;
-    if (!json_member(line, name, &value) || !json_number(value, &n)) return false;
-    *out = (uint32_t)n;
-    return n >= 0 && n <= UINT32_MAX;
+    buffer_print(b, "{\"%s\":", name);
+    json_write_string(b, id);
 }
 
-/* Reads a sample's line. */
-static bool restore_sample(struct json_value line, struct sample *s)
+static bool dump_user(struct buffer *b, MDB_val key, MDB_val value)
 {
-    return restore_time(line, "sample", &s->at) && s->at &&
-           restore_number(line, "users", &s->users) &&
-           restore_number(line, "connections", &s->connections);
-}
-
-/* Reads the line of what a user set by hand. */
-static bool restore_manual(struct json_value line, struct manual_record *m)
-{
-    struct json_value status, message;
-    m->head.there = true;
-    m->head.status = STATUS_AUTOMATIC;
-    if (!json_member(line, "status", &status) || !json_member(line, "message", &message) ||
-        !restore_time(line, "until", &m->head.until) ||
-        !restore_time(line, "hidden", &m->head.hidden))
-        return false;
-    for (uint8_t i = 0; i < STATUS_AUTOMATIC; i++)
-        if (json_is(status, manual_name(i))) m->head.status = i;
-    if (m->head.status == STATUS_AUTOMATIC && status.kind != JSON_NULL) return false;
-    char text[STATUS_TEXT_MAX + 1];
-    int len = json_string(message, text, sizeof text);
-    if (len < 0 || !status_text_valid((struct span){text, (size_t)len})) return false;
-    m->len = (uint16_t)len;
-    memcpy(m->message, text, m->len);
+    struct user_record record;
+    if (!store_decode_user(value, &record)) return false;
+    dump_begin(b, "user", (struct span){key.mv_data, key.mv_size});
+    USER_FIELDS(FIELD_DUMP)
     return true;
+}
+
+static bool dump_session(struct buffer *b, MDB_val key, MDB_val value)
+{
+    struct session_record record;
+    struct span id;
+    if (!store_read_session(key, value, &id, &record)) return false;
+    dump_begin(b, "session", id);
+    field_dump_time(b, "from", record.from);
+    SESSION_FIELDS(FIELD_DUMP)
+    return true;
+}
+
+static bool dump_sample(struct buffer *b, MDB_val key, MDB_val value)
+{
+    struct sample record;
+    char when[TIME_TEXT];
+    if (!store_read_sample(key, value, &record)) return false;
+    buffer_print(b, "{\"sample\":\"%s\"", time_text(record.at, when));
+    SAMPLE_FIELDS(FIELD_DUMP)
+    return true;
+}
+
+static bool dump_manual(struct buffer *b, MDB_val key, MDB_val value)
+{
+    struct manual_record manual;
+    if (!store_read_manual(value, &manual)) return false;
+    const struct manual_head record = manual.head;
+    dump_begin(b, "manual", (struct span){key.mv_data, key.mv_size});
+    MANUAL_FIELDS(FIELD_DUMP)
+    json_write_key(b, "message");
+    json_write_string(b, (struct span){manual.message, manual.len});
+    return true;
+}
+
+static bool restore_user(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct store_op op = {.kind = STORE_WHOLE_USER};
+    struct user_record *record = &op.as.user;
+    bool ok = true USER_FIELDS(FIELD_RESTORE);
+    if (ok) store_batch_add(batch, id, &op);
+    return ok;
+}
+
+static bool restore_session(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct store_op op = {.kind = STORE_WHOLE_SESSION};
+    struct session_record *record = &op.as.session;
+    bool ok = field_restore_time(line, "from", &record->from) SESSION_FIELDS(FIELD_RESTORE);
+    if (ok) store_batch_add(batch, id, &op);
+    return ok;
+}
+
+static bool restore_sample(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct sample sample, *record = &sample;
+    (void)id; /* the time, once more */
+    bool ok = field_restore_time(line, "sample", &sample.at) SAMPLE_FIELDS(FIELD_RESTORE);
+    if (ok && sample.at) store_batch_sample(batch, &sample);
+    return ok && sample.at;
+}
+
+static bool restore_manual(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct manual_head head = {.there = true}, *record = &head;
+    struct json_value value;
+    char message[STATUS_TEXT_MAX + 1];
+    bool ok = json_member(line, "message", &value) MANUAL_FIELDS(FIELD_RESTORE);
+    int len = ok ? json_string(value, message, sizeof message) : -1;
+    struct span text = {message, len < 0 ? 0 : (size_t)len};
+    if (len < 0 || !status_text_valid(text)) return false;
+    store_batch_manual(batch, id, &head, text);
+    return true;
+}
+
+/* What a dump has, in its order. */
+static const struct dump_kind {
+    const char *name;  /* the first member of its lines */
+    const char *count; /* the member of the last line that counts them */
+    bool later;        /* not in the first dumps, whose last line says nothing of it */
+    size_t tree;       /* where struct store has it */
+    bool (*dump)(struct buffer *b, MDB_val key, MDB_val value);
+    bool (*restore)(struct store_batch *batch, struct json_value line, struct span id);
+} DUMP_KINDS[] = {
+    {"user", "users", false, offsetof(struct store, users), dump_user, restore_user},
+    {"session", "sessions", false, offsetof(struct store, sessions), dump_session, restore_session},
+    {"sample", "samples", true, offsetof(struct store, samples), dump_sample, restore_sample},
+    {"manual", "manuals", true, offsetof(struct store, manual), dump_manual, restore_manual},
+};
+enum { DUMP_COUNT = sizeof DUMP_KINDS / sizeof *DUMP_KINDS };
+
+/* Writes all records of a kind and adds how many to *count; 0, or an LMDB or errno code. */
+static int dump_records(struct store *st, const struct dump_kind *kind, FILE *out, int64_t *count)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    MDB_dbi tree;
+    struct buffer line = {0};
+    memcpy(&tree, (const char *)st + kind->tree, sizeof tree);
+    int rc = mdb_cursor_open(st->snapshot, tree, &cursor);
+    if (rc) return rc;
+    for (; !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); ++*count) {
+        line.len = 0;
+        if (!kind->dump(&line, key, value)) rc = MDB_CORRUPTED;
+        buffer_text(&line, "}\n");
+        if (!rc && fwrite(line.at, line.len, 1, out) != 1) rc = errno;
+        if (rc) break;
+    }
+    mdb_cursor_close(cursor);
+    buffer_free(&line);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* --dump: every record of one moment on out, then the line that counts them. */
+static int store_command_dump(const char *dir, FILE *out, FILE *err)
+{
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    char why[STORE_PATH + 128];
+    int rc = 0;
+    struct buffer end = {0};
+    struct store *st = store_command_open(dir, &log, &counters, err);
+    if (!st) return 1;
+    buffer_text(&end, "{\"end\":\"presence\"");
+    for (size_t i = 0; !rc && i < DUMP_COUNT; i++) {
+        int64_t count = 0;
+        rc = dump_records(st, &DUMP_KINDS[i], out, &count);
+        buffer_print(&end, ",\"%s\":%" PRId64, DUMP_KINDS[i].count, count);
+    }
+    store_close(st);
+    buffer_text(&end, "}\n");
+    if (!rc && (fwrite(end.at, end.len, 1, out) != 1 || fflush(out))) rc = errno;
+    buffer_free(&end);
+    if (!rc) return 0;
+    snprintf(why, sizeof why, "cannot dump %s: %s", dir, mdb_strerror(rc));
+    return store_command_fail(err, why);
 }
 
 /* A restore on its way. */
 struct store_restore {
     struct store *st;
     struct store_batch batch;
-    int64_t line, users, sessions, samples, manuals;
+    int64_t line, counts[DUMP_COUNT];
     bool ended; /* the last line was read, and its numbers are right */
 };
 
-/* Reads the last line of a dump: whether the numbers in it are those of the lines before. An older
- * dump has no samples and manual statuses and says nothing of them. */
+/* Reads the last line of a dump: whether the numbers in it are those of the lines before. */
 static bool restore_end(const struct store_restore *r, struct json_value line)
 {
-    struct json_value value;
-    int64_t users, sessions, samples = 0, manuals = 0;
-    if (json_member(line, "samples", &value) && !json_number(value, &samples)) return false;
-    if (json_member(line, "manuals", &value) && !json_number(value, &manuals)) return false;
-    return json_member(line, "users", &value) && json_number(value, &users) && users == r->users &&
-           json_member(line, "sessions", &value) && json_number(value, &sessions) &&
-           sessions == r->sessions && samples == r->samples && manuals == r->manuals;
+    for (size_t i = 0; i < DUMP_COUNT; i++) {
+        struct json_value value;
+        int64_t count = 0;
+        bool there = json_member(line, DUMP_KINDS[i].count, &value);
+        if (there ? !json_number(value, &count) : !DUMP_KINDS[i].later) return false;
+        if (count != r->counts[i]) return false;
+    }
+    return true;
 }
 
-/* Puts a line into the batch; false if it is none of a dump. */
+/* Puts a line into the batch; false if it is none of a dump, or of two kinds at once. */
 static bool restore_line(struct store_restore *r, struct span text)
 {
     char id[USER_ID_MAX + 1];
-    struct json_value line, name;
-    struct store_op op = {0};
+    struct json_value line, value, name = {0};
+    size_t kind = DUMP_COUNT;
     if (r->ended || !json_parse(text, 1, &line)) return false;
-    if (json_member(line, "end", &name)) {
+    if (json_member(line, "end", &value)) {
         r->ended = restore_end(r, line);
         return r->ended;
     }
-    if (json_member(line, "sample", &name)) {
-        struct sample sample;
-        if (!restore_sample(line, &sample)) return false;
-        store_batch_sample(&r->batch, &sample);
-        r->samples++;
-        return true;
+    for (size_t i = 0; i < DUMP_COUNT; i++) {
+        if (!json_member(line, DUMP_KINDS[i].name, &value)) continue;
+        if (kind != DUMP_COUNT) return false;
+        kind = i;
+        name = value;
     }
-    bool user = json_member(line, "user", &name), manual = json_member(line, "manual", &name);
-    if (!user && !manual && !json_member(line, "session", &name)) return false;
-    int len = json_string(name, id, sizeof id);
+    int len = kind == DUMP_COUNT ? -1 : json_string(name, id, sizeof id);
     struct span owner = {id, len < 0 ? 0 : (size_t)len};
-    op.kind = user ? STORE_WHOLE_USER : STORE_WHOLE_SESSION;
-    if (!user_id_valid(owner)) return false;
-    if (manual) {
-        struct manual_record m;
-        if (user || !restore_manual(line, &m)) return false;
-        store_batch_manual(&r->batch, owner, &m.head, (struct span){m.message, m.len});
-        r->manuals++;
-        return true;
-    }
-    if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session)))
-        return false;
-    store_batch_add(&r->batch, owner, &op);
-    if (user) r->users++;
-    else r->sessions++;
+    if (!user_id_valid(owner) || !DUMP_KINDS[kind].restore(&r->batch, line, owner)) return false;
+    r->counts[kind]++;
     return true;
 }
 
 /* Writes what the batch holds. */
-static bool restore_write(struct store_restore *r, struct store_why why)
+static bool restore_write(struct store_restore *r, struct why why)
 {
     int rc = store_write(r->st, &r->batch, true);
     store_batch_clear(&r->batch);
     if (!rc) return true;
     const char *remedy = store_remedy(r->st->dir, &rc);
-    return store_refuse(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
+    return fail(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
 }
 
-/* Reads a dump into the new file of r->st. */
-static bool restore_read(struct store_restore *r, FILE *in, struct store_why why)
+/* Reads a dump into the new file of r->st, STORE_RESTORE_BATCH records a transaction: one for all
+ * would hold every changed page in memory. */
+static bool restore_read(struct store_restore *r, FILE *in, struct why why)
 {
     char text[STORE_DUMP_LINE];
     while (fgets(text, sizeof text, in)) {
         r->line++;
         if (!restore_line(r, (struct span){text, strlen(text)}))
-            return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored",
-                                r->line);
+            return fail(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
         if (store_batch_count(&r->batch) >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
     }
-    if (ferror(in)) return store_refuse(why, "cannot read the dump: %s", strerror(errno));
+    if (ferror(in)) return fail(why, "cannot read the dump: %s", strerror(errno));
     if (!r->ended)
-        return store_refuse(
-            why, "the dump ends early, after line %" PRId64 "; nothing was restored", r->line);
+        return fail(why, "the dump ends early, after line %" PRId64 "; nothing was restored",
+                    r->line);
     return restore_write(r, why);
 }
 
-/* --restore: fills a directory that has no store with what --dump wrote; all of it or nothing. */
+/* --restore: fills a directory that has no store with what --dump wrote. All of it or nothing: the
+ * file has its name only when the last line was read and everything is on the disk. */
 static int store_command_restore(const char *dir, FILE *in, const char *name, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
     char text[STORE_PATH * 2], path[STORE_PATH];
-    struct store_why why = {text, sizeof text};
+    struct why why = WHY(text);
     struct store_options options = {.dir = dir};
     if (strlen(dir) >= PATH_MAX) return store_command_fail(err, "the path of --data is too long");
     struct store_restore r = {.st = store_new(&options, &log, &counters)};
     store_path(dir, "data.mdb", path);
     bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
     if (ok && (!access(path, F_OK) || errno != ENOENT))
-        ok = store_refuse(why, "%s exists; restore into an empty --data", path);
+        ok = fail(why, "%s exists; restore into an empty --data", path);
     if (ok) {
         ok = store_begin_file(r.st, why) && restore_read(&r, in, why) &&
              store_finish_file(r.st, why);
@@ -18806,7 +18810,7 @@ static bool server_start(struct server *server, struct why why)
     bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
     if (drops && !server_listen(server, why)) return false;
     if (!server_become_user(options, why)) return false;
-    server->store = store_open(&store, &server->log, &server->counters, why.text, why.size);
+    server->store = store_open(&store, &server->log, &server->counters, why);
     if (!server->store || (!drops && !server_listen(server, why))) return false;
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);

@@ -398,21 +398,21 @@ static void manual_record_codec(void **unused)
     const struct manual_head head = {true, STATUS_OFFLINE, 1764000000123, 1764000000001};
     store_encode_manual(&head, bytes);
     memcpy(bytes + STORE_MANUAL_BYTES, "h\xc3\xa9", 3);
-    assert_true(store_decode_manual((MDB_val){STORE_MANUAL_BYTES + 3, bytes}, &out));
+    assert_true(store_read_manual((MDB_val){STORE_MANUAL_BYTES + 3, bytes}, &out));
     assert_true(out.head.there);
     assert_int_equal(out.head.status, STATUS_OFFLINE);
     assert_int_equal(out.head.until, head.until);
     assert_int_equal(out.head.hidden, head.hidden);
     assert_int_equal(out.len, 3);
     assert_memory_equal(out.message, "h\xc3\xa9", 3);
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES - 1, bytes}, &out));
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES + 2, bytes}, &out)); /* half é */
-    assert_false(store_decode_manual((MDB_val){sizeof bytes, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES - 1, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES + 2, bytes}, &out)); /* half é */
+    assert_false(store_read_manual((MDB_val){sizeof bytes, bytes}, &out));
     bytes[1] = STATUS_AUTOMATIC + 1;
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
     bytes[1] = STATUS_BUSY;
     bytes[0] = 2;
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
 }
 
 /* The merge rule: what is set by hand, else the most available of the connections; each change one
