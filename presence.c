@@ -18874,6 +18874,7 @@ static int run_command(struct server *server, const struct command_line *line)
     default: break;
     }
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
+    seam_tls_memory();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good &&
            tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);
