@@ -213,8 +213,9 @@
 #include "mbedtls_seam.h"
 
 /* ==== 1. Limits, types, errors ================================================================
- * Every bound that is not an option stands here, and every error a client can be told of.
- * Nothing here has state. */
+ * What a client can meet: the limits of the protocol, which presence-protocol(7) gives too, every
+ * error and every close code. A bound of one part of the program stands at the top of that part's
+ * section; one that an operator may choose is an option. Nothing here has state. */
 
 #define PRESENCE_VERSION "0.1.0"
 
@@ -224,29 +225,17 @@ enum {
     PAGE_MAX = 1000,   /* users or sessions on one page */
     PAGE_DEFAULT = 100,
     JSON_DEPTH_MAX = 16,
-    WS_FRAGMENTS_MAX = 64,       /* frames one message may be cut into */
-    IDS_A_MESSAGE = 100,         /* ids to follow or not that count as a message more */
-    AGENT_MAX = 120,             /* bytes kept of a User-Agent */
-    ORIGIN_MAX = 301,            /* bytes of an origin as text, and its NUL */
-    FORWARDED_MAX = 32,          /* hops of X-Forwarded-For that are looked at */
-    ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
-    REFUSED_MAX = 256,           /* WebSockets open only to be closed with the reason */
-    CLOSE_WAIT_MS = 2000,        /* from our close frame or last byte to the end of the socket */
-    STOP_RETRY_MS = 500,         /* the first client of a server that stops comes back then */
-    STOP_SPREAD_MS = 2000,       /* and the last one so much later, or a ms each */
-    STOP_WRITE_MS = 1000,        /* at a stop: for a batch under way, and then for the last one */
-    SEEN_FLUSH_MS = 15000,       /* a last_seen that only moved reaches the store within this */
-    SAMPLE_MS = 60000,           /* how often users and connections are counted for history */
-    HISTORY_HOURS_MAX = 720,     /* of one GET /admin/history */
+    WS_FRAGMENTS_MAX = 64,   /* frames one message may be cut into */
+    IDS_A_MESSAGE = 100,     /* ids to follow or not that count as a message more */
+    AGENT_MAX = 120,         /* bytes kept of a User-Agent */
+    CLOSE_WAIT_MS = 2000,    /* from our close frame or last byte to the end of the socket */
+    HISTORY_HOURS_MAX = 720, /* of one GET /admin/history */
     HISTORY_HOURS_DEFAULT = 24,
     STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
     STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
-    STREAM_GONE_MS = 120000,      /* TCP gives a client up that takes nothing for this long */
-    EVENTS_KEEP_MS = 3600000,     /* without a stream events are kept this much longer */
     STATUS_TEXT_CHARACTERS = 140, /* of the message beside a manual status */
     STATUS_TEXT_MAX = 4 * STATUS_TEXT_CHARACTERS, /* bytes of it */
     EXPIRES_MAX_S = 31536000,                     /* longest life of a manual status */
-    THREAD_STACK = 128 * 1024, /* musl's default is small; all our own threads get this much */
 };
 
 /* A run of bytes that belongs to someone else. */
@@ -616,6 +605,8 @@ static int64_t clock_wall_ms(void)
     clock_gettime(CLOCK_REALTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
+
+enum { THREAD_STACK = 128 * 1024 }; /* musl's default is small; all our own threads get this much */
 
 /* A moment: ms of clock_mono_ms, and what to add to have UTC. */
 struct instant {
@@ -1129,6 +1120,11 @@ static bool digits_take(const char **at, int64_t *out)
 
 /* ==== 6. Hosts and addresses ==================================================================
  * Host names, origins, addresses and ranges as options and headers write them; pure. */
+
+enum {
+    ORIGIN_MAX = 301,   /* bytes of an origin as text, and its NUL */
+    FORWARDED_MAX = 32, /* hops of X-Forwarded-For that are looked at */
+};
 
 /* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only (names would need a resolver). False, with
  * *out and *len of no meaning, for anything else; port 0 is allowed and means any. */
@@ -2806,10 +2802,9 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD };
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD, NEED_MINT };
 
-/* Options that have none without another. Those of --mint-token are not among them: who keeps them
- * in a file means no server. */
+/* Options that have none without another. */
 static const struct option_needs {
     const char *option;
     enum option_need need;
@@ -2821,6 +2816,9 @@ static const struct option_needs {
     {"tls-threads", NEED_TLS},
     {"jwt-issuer", NEED_KEY},
     {"jwt-audience", NEED_KEY},
+    {"token-lifetime", NEED_MINT},
+    {"token-watch", NEED_MINT},
+    {"token-admin", NEED_MINT},
     {"admin-session", NEED_PASSWORD},
     {"webhook-secret-file", NEED_URL},
     {"webhook-ca-file", NEED_URL},
@@ -2849,6 +2847,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_TLS] = options->tls_listen.count > 0,
         [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
+        [NEED_MINT] = false, /* only a server is told of this */
     };
     static const char *const lacks[] = {
         [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
@@ -2856,6 +2855,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_TLS] = "without --tls-listen",
         [NEED_URL] = "without --webhook-url",
         [NEED_PASSWORD] = "without --admin-password-file",
+        [NEED_MINT] = "without --mint-token",
     };
     return has[need] ? NULL : lacks[need];
 }
@@ -6726,6 +6726,7 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
  * ADDRESS_FREE_FAILURES passwords. */
 
 enum {
+    ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
     ADDRESS_EXPIRING_MAX = ADDRESS_ENTRIES_MAX / 2, /* on one of the two lists */
     ADDRESS_SWEEP_MAX = 256,                        /* taken off a list by one address_sweep */
     ADDRESS_SLOTS_MIN = 16,                         /* a power of two */
@@ -7277,7 +7278,10 @@ struct directory {
     size_t count, size;
 };
 
-enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
+enum {
+    SEEN_FLUSH_MS = 15000, /* a last_seen that only moved reaches the store within this */
+    SEEN_RINGS = SEEN_FLUSH_MS / 1000,
+};
 
 struct presence {
     int64_t grace, threshold; /* ms */
@@ -10574,7 +10578,7 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
  * TLS's error. To be called once, before the pair is used. */
 static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
 {
-    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA) return 0;
+    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA || count < 2) return 0;
     const mbedtls_pk_info_t *rsa = mbedtls_pk_info_from_type(MBEDTLS_PK_RSA);
     pair->keys = mem_resize(pair->keys, count * sizeof *pair->keys);
     int error = 0;
@@ -12444,6 +12448,11 @@ struct server {
  * WebSockets and streams as the hub has them: made, written to, ended. Nothing is freed inside
  * its own handler: who ends waits for the end of the turn. */
 
+enum {
+    STOP_RETRY_MS = 500,   /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000, /* and the last one so much later, or a ms each */
+};
+
 /* This moment. UTC and mono run at the same rate; the offset held only moves when UTC is stepped,
  * so that a moment once told is told the same for ever. */
 static struct instant server_now(struct server *server)
@@ -13443,6 +13452,8 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 /* ==== 37. Streams =============================================================================
  * Who reads the events, as fast as each can. The hub's. */
 
+enum { EVENTS_KEEP_MS = 3600000 }; /* without a stream events are kept this much longer */
+
 /* Says that a stream is over; the socket lives until the client has closed it too. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
@@ -14034,6 +14045,8 @@ static void hub_crowd(struct server *server, struct instant now)
 /* ==== 40. Handoff =============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over. */
 
+enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
+
 /* Frees an handoff, but for the socket. NULL is fine. */
 static void handoff_free(struct handoff *a)
 {
@@ -14233,6 +14246,11 @@ static void hub_adopt_stream(struct server *server, struct job *job)
 /* ==== 41. Hub =================================================================================
  * The loop of the thread that owns every WebSocket and is the only one to change the presence
  * table, and what others ask of it. Nothing here waits but loop_wait. */
+
+enum {
+    STOP_WRITE_MS = 1000, /* at a stop: for a batch under way, and then for the last one */
+    SAMPLE_MS = 60000,    /* how often users and connections are counted for history */
+};
 
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
  * few turns. */
@@ -17668,6 +17686,8 @@ static void api_answer(struct server *server, const struct route *route, enum er
 /* ==== 51. CivetWeb ============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
  * connection, a granted upgrade becomes an handoff. See vendor/civetweb_seam.h. */
+
+enum { REFUSED_MAX = 256 }; /* WebSockets open only to be closed with the reason */
 
 /* Whether the connection may be kept after this answer (RFC 9112 section 9.3). */
 static bool request_keeps_alive(const struct server *server, const struct seam_request *request)
