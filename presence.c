@@ -38,7 +38,7 @@
  *  25. Watch graph                     who follows whom, what is to be told; pure
  *  26. WebSocket codec                 bytes to frames, frames to bytes; pure
  *  27. HTTP messages                   where a request ends, the text of an answer; pure
- *  28. Event loop                      epoll and an inbox
+ *  28. Event loop                      jobs for other threads: an inbox with epoll, a queue
  *  29. TLS: connections                what a connection has of TLS
  *  30. TLS: certificates               which one a client gets; reading, trying, signing
  *  31. Transport                       a socket that never waits, plain or TLS
@@ -50,7 +50,7 @@
  *  37. Streams                         those who read /admin/events and /api/events
  *  38. Broadcast                       watchers are told, by several threads
  *  39. Signs of life                   pings, silence, what TCP knows
- *  40. Handoff                         from a worker to the hub
+ *  40. Handoff                         a connection becomes the hub's
  *  41. Hub                             the loop that owns all WebSockets; the table's only writer
  *  42. Listener: connections           every connection that is not a WebSocket
  *  43. Listener: requests              whole requests to workers, answers back
@@ -79,7 +79,8 @@
  *   a limit                      the enum at the top of its section, or Options
  *
  * Words:
- *   connection   a WebSocket or a stream, the hub's; before that it is an HTTP connection
+ *   connection   a client's socket from accept to close: first HTTP, then perhaps a WebSocket or a
+ *                stream; what it has for HTTP is its HTTP part (struct http_conn)
  *   session      of a user: from online to offline. An admin's is a login session, TLS has its own
  *   heartbeat    a sign of life: any byte on a WebSocket, or POST .../heartbeat
  *   cached       online without a connection: waiting for --grace, or by heartbeats over HTTP
@@ -90,7 +91,8 @@
  *   dirty        not in the store yet; in flight: in the batch that is being written
  *   batch        changes for one transaction of the store; of the outbox: for one POST
  *   outbox       changes in the store that the webhook has not taken yet
- *   handoff      what a worker gives the hub when it has granted an upgrade
+ *   grant        what a worker allowed: the hub is to make a WebSocket or a stream of a connection
+ *   job          a piece of work on its way to another thread, part of what it is about
  *   lane         requests of one cost, waiting for a worker
  *   refs         how many hold something; the last one frees it
  *   mono, wall   ms of a clock that only goes forward; ms since 1970, which may be stepped
@@ -98,28 +100,30 @@
  * Threads, and what each may touch:
  *   main               starts the others, waits for a signal, stops them in order; reads keys again
  *   listener           CivetWeb's master thread: every connection that is not being served
- *   handshake workers  (--tls-threads) handshakes of TLS, niced: who is connected comes first
+ *   handshake workers  (--tls-threads) handshakes of TLS, niced: the connected come first
  *   workers            CivetWeb's pool (--workers): one whole request at a time; they never wait
  *                      for a client, hold no WebSocket, and wait for the hub only when they ask it
  *                      to change something
  *   hub                every WebSocket and stream; the only one to change the presence table
  *   io threads         (one less than processors, at most three) help the hub to send what many
- *                      follow: the connection of a job is theirs from broadcast_fill to
+ *                      follow: the transports of a batch are theirs from broadcast_fill to
  *                      broadcast_deliver, nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
  *   webhook            (--webhook-url) reads the outbox in the store and posts it
  *   resolver           (--webhook-url) finds the webhook's host by its name; at most one
- * One owner a datum; hand-over is a call in the owner's inbox (Event loop). Shared is only: the
+ * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
+ * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
  * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
- * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; the lock
- * of each job_queue; login_lock; address_lock; log.lock, which may be taken while any of
- * them is held.
+ * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
+ * loop.lock; store.turn; store.lock; tls.lock; secrets_lock; session_lock; refusal_lock;
+ * webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any of them is held,
+ * log.lock. struct server says what each guards. Threads and order are asserted in the builds with a
+ * sanitizer (enum thread, enum lock_rank).
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -133,7 +137,7 @@
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
  *     too long or too many wait; those are counted.
- *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
+ *   - Who follows a user has every change of that user behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
@@ -12965,7 +12969,7 @@ static struct position server_position(const struct server *server)
     return (struct position){server->epoch, server->presence.sequence};
 }
 
-/* [worker] Takes a place among the connections; who ends one gives it back. Counting first and
+/* [worker] Takes a place among the connections; whoever ends one gives it back. Counting first and
  * taking back what was too much needs no lock: for a moment the count may be above the limit, never
  * what is granted. */
 static enum error server_reserve(struct server *server)
@@ -13061,7 +13065,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     lock_take(&server->table_lock, RANK_TABLE);
     presence_disconnect(&server->presence, now, &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
-    count_one(&server->counters.closes); /* not who was opened only to be told why not */
+    count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
 
 /* [hub] A stream gets no more events; its socket may live a little longer. What the feed keeps is
@@ -13440,7 +13444,8 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Users of whom the store is asked, because they are followed and not in the table. */
+/* Targets of whom the store is asked, since they are followed and not in the table. The hub's, but
+ * the reader's from job_queue_add until the job is back in the hub's inbox. */
 struct watch_read {
     struct job job;
     size_t count;
@@ -13452,8 +13457,8 @@ struct watch_read {
 
 static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed); /* it asks */
 
-/* [hub] The store has answered; who waited for that goes on. A user may have come, and gone, since
- * the store was read: as somebody whom the graph knows they are still in the table, which counts. */
+/* [hub] The store has answered; watchers that wait for that go on. A user may have come, and gone,
+ * since the store was read: as a target of the graph they are still in the table, which counts. */
 static void hub_watch_found(struct server *server, struct job *job)
 {
     struct watch_read *read = (struct watch_read *)job;
@@ -13479,8 +13484,9 @@ static void hub_watch_found(struct server *server, struct job *job)
     free(read);
 }
 
-/* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
- * nobody. */
+/* [reader] Asks the store for targets that are not in the table, in short transactions: one that is
+ * open keeps the writer from using pages again. A read that failed, which is logged, finds nobody.
+ */
 static void reader_find_watched(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
@@ -13502,7 +13508,7 @@ static void reader_find_watched(struct server *server, struct job *job)
     loop_submit(&server->hub.loop, &read->job);
 }
 
-/* A read of at most so many users, none yet. */
+/* [hub] A read of at most so many targets, none yet. */
 static struct watch_read *watch_read_new(size_t most)
 {
     struct watch_read *read = mem_new(sizeof *read);
@@ -13512,7 +13518,7 @@ static struct watch_read *watch_read_new(size_t most)
     return read;
 }
 
-/* Adds a user to a read, who is needed until it is done. */
+/* [hub] Adds a target to a read. It stays in the graph until the read is done. */
 static void watch_read_add(struct watch_read *read, struct watch_target *e)
 {
     e->reading = true;
@@ -13895,7 +13901,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
         if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
         else if (error) hub_reply_error(hub, error);
         return;
-    /* Nothing here is binary: who sends it does not speak this protocol. */
+    /* Nothing here is binary: a client that sends it does not speak this protocol. */
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
@@ -14299,7 +14305,7 @@ static void hub_watch(struct server *server, struct instant now)
     if (due || !STAILQ_EMPTY(&w->spreading))
         watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
-    /* Those who wait now are served in this turn, each once; who comes meanwhile is behind them. */
+    /* Those who wait now are served in this turn, each once; those who come meanwhile are behind them. */
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
         hub_fill_broadcast(server, now);
@@ -14392,9 +14398,10 @@ static void connection_ping_sent(struct connection *c)
     ext->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
-/* [hub] When one who was behind at the last ping was last known to live, by what its TCP took of
- * the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing.
- * What others see of last_seen does not move by it: a kernel that acknowledges is not a user. */
+/* [hub] When a client that was behind at the last ping was last known to live, by what its TCP took
+ * of the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says
+ * nothing. What others see of last_seen does not move by it: a kernel that acknowledges is not a
+ * user. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -14536,8 +14543,9 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 
 /* [hub] When the connections became more than CROWD_FEW, and each time they doubled, all are told
  * over which time to come back; some at a time, for the sake of others. On the way down nobody is
- * told: who waits too long does no harm, and a hello says it anew. A level counts as left only at
- * half of it, so that who connects and leaves at its border makes no storm of messages. */
+ * told: a client that waits too long does no harm, and the next hello says it anew. A level counts
+ * as left only at half of it, so that a client that comes and goes at its border makes no storm of
+ * messages. */
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
@@ -14556,7 +14564,7 @@ static void hub_crowd(struct server *server, struct instant now)
     struct user *user = NULL;
     for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
         size_t conns = hub_tell_crowd(server, user, now);
-        told += conns ? conns : 1; /* who has none costs a look */
+        told += conns ? conns : 1; /* a user without any costs a look */
         crowd->id_len = user->id_len;
         memcpy(crowd->id, user->id, user->id_len);
     }
@@ -14569,7 +14577,7 @@ static void hub_crowd(struct server *server, struct instant now)
 
 enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
 
-/* [hub] Why a new WebSocket is closed at once, if it is. The worker that let it in had looked at its
+/* [hub] Why a new WebSocket is closed at once, if it is. The worker that granted it has looked at its
  * user's connections, but others may have come since: such a refusal is counted here. */
 static enum error hub_refusal(struct server *server, const struct connection *c,
                               const struct grant *grant, struct instant now)
@@ -14835,7 +14843,8 @@ static void hub_batch_written(void *context, struct store_batch *batch)
     loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
-/* The hub's part of it: users who owe nothing any more and are offline leave the table. */
+/* [hub] The batch is in the store: users who are offline and have nothing to be stored any more
+ * leave the table. */
 static void hub_batch_done(struct server *server, struct job *job)
 {
     (void)job;
@@ -14848,7 +14857,7 @@ static void hub_batch_done(struct server *server, struct job *job)
 }
 
 /* How often the store hears that the server lives, while somebody is online: often enough for the
- * next server to tell by the threshold who left with this one. */
+ * next server to tell by the threshold which users left together with this one. */
 static int64_t server_sign_ms(const struct options *options)
 {
     int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
@@ -14892,7 +14901,7 @@ static void hub_stop(struct server *server, struct job *job)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    /* Nobody can come back any more: the next start judges who is still online. */
+    /* Nobody can come back any more: the next start judges which users are still online. */
     p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
@@ -15050,7 +15059,7 @@ static void hub_wake(struct server *server, int64_t wait)
  *   a timer takes its connection for silent. hub_free_closed waits for the end, as events may be left.
  * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they are
  *   long, and pings are not to wait for them. With input left they get the least.
- * - presence_tick behind all that was heard: who came back within the grace is not let go. It makes
+ * - presence_tick behind all that was heard: a user who came back within the grace is not let go. It makes
  *   transitions, so does everything above it;
  * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
  *   streams and webhook see each of them once, and an event is never told before those before it.
@@ -15166,10 +15175,10 @@ static void hub_free(struct server *server)
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
  * client that does not read its answer, the next request, the end. Every wait has one absolute
- * deadline that bytes do not renew: who sends a byte a second is gone with who sends none. Ten
- * thousand silent clients cost memory, never a thread; what they hold is counted where it changes
- * (http_conn_hold) and bounded over all and for one address. See struct connection for who owns
- * what, when. */
+ * deadline that bytes do not renew: a client that drips a byte a second has no more time than a
+ * silent one. Ten thousand silent clients cost memory, never a thread; what they hold is counted
+ * where it changes (http_conn_hold) and bounded over all and for one address. See struct connection
+ * for its owners. */
 
 /* The listener's bounds; what an operator may want to set is an option. */
 enum {
@@ -15188,11 +15197,11 @@ enum {
     LISTENER_BODY_FREE = 4096,
     LISTENER_BODY_OPEN = 32 * 1024,
 
-    /* Who holds no more than this has the last eighth of the memory as well: bodies cannot keep out
+    /* A connection that holds no more than this has the last eighth of the memory as well: bodies cannot keep out
      * what is small. */
     LISTENER_SMALL = 16 * 1024,
 
-    HANDSHAKE_NICE = 10, /* who is connected comes before who wants to be */
+    HANDSHAKE_NICE = 10, /* clients that are connected come before those that want to be */
     QUIET_MS = 60000,    /* the same trouble is logged once in this time */
 };
 
@@ -15217,8 +15226,9 @@ static void http_conn_unlist(struct server *server, struct http_conn *p)
 
 /* [address_lock] Counts `bytes` as what a connection holds, in place of what was counted. False,
  * with nothing changed, when it would be more than before and too much: over all, or for one
- * address. Who holds little is let in where much is not, so that bodies do not keep everybody out.
- * `must` counts without asking: the memory is there already, or an answer has to be given. */
+ * address. The last eighth is for connections that hold little, so that bodies do not keep
+ * everybody out. `must` counts without asking: the memory is there already, or an answer has to be
+ * given. */
 static bool http_conn_count(struct server *server, struct http_conn *p, size_t bytes, bool must)
 {
     ASSERT_HELD(ADDRESS);
@@ -15270,9 +15280,10 @@ static void http_conn_leave(struct http_conn *p)
 }
 
 /* [address_lock] The connection of an address that gives way to p, the newest: the oldest that is
- * ready where these are more than half, else the oldest that only waits or shakes hands. So who
- * floods with requests does not keep a client out that has not asked yet, nor who floods with
- * silence one that has. Only where workers have them all it is one of theirs. */
+ * ready where these are more than half, else the oldest that only waits or shakes hands. So a
+ * client that floods with requests does not keep out one that has not asked yet, and one that
+ * floods with silence does not keep out one that has. Only where workers have them all it is one of
+ * theirs. */
 static struct http_conn *http_conn_choose(const struct address_entry *entry,
                                           const struct http_conn *p)
 {
@@ -15607,8 +15618,8 @@ static void listener_vet(struct server *server, struct http_conn *p, int64_t now
     listener_make_ready(server, p);
 }
 
-/* [listener] True if it is to be seen who sends the body before more of it is waited for. Without
- * keys or a password there is nobody to be told from others. */
+/* [listener] True if the sender's token is to be looked at before more of the body is waited for.
+ * Without keys or a password there is nothing to look at. */
 static bool listener_wants_vet(const struct server *server, const struct http_conn *p)
 {
     const struct options *options = &server->options;
@@ -15838,7 +15849,7 @@ static void listener_take_back(struct server *server, struct job *job)
         return;
     case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
-        /* A vetted request keeps the deadline that it had: being asked who one is gives no time. */
+        /* A vetted request keeps the deadline that it had: being asked for a token gives no time. */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
@@ -15880,7 +15891,7 @@ static void http_conn_next_request(struct http_conn *p)
     item->bytes = mem_resize(item->bytes, item->size);
 }
 
-/* [worker] Who sends a body may: the request goes on being waited for. */
+/* [worker] The sender of a body may send it: the request goes on being waited for. */
 static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -18270,8 +18281,9 @@ static void upgrade_count_refusal(struct server *server, const struct http_reque
     server_count_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* [worker] Grants an upgrade or refuses it. Who could not see why it failed is upgraded even when a
- * limit speaks against it, and closed at once with the reason; not when REFUSED_MAX are. */
+/* [worker] Grants an upgrade or refuses it. A client that could not see why it failed is upgraded
+ * even when a limit speaks against it, and closed at once with the reason; not when REFUSED_MAX
+ * are. */
 static enum error upgrade_request(struct server *server, struct http_conn *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -18420,8 +18432,8 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     count_one(&server->counters.request_errors);
 }
 
-/* [worker] Looks at the head of a request alone: whether who sends it may send its body. Returns
- * what it is to be refused with. */
+/* [worker] Looks at the head of a request alone: may its sender send the body? Returns what the
+ * request is to be refused with. */
 static enum error request_vet(struct server *server, const struct http_conn *p,
                               const struct route *route, struct http_request *request,
                               struct http_response *response)
