@@ -878,6 +878,30 @@ static int hex_value(char c)
     return -1;
 }
 
+/* Writes bytes as two hexadecimal digits each, and a NUL; returns out. */
+static const char *hex_text(struct span bytes, char *out)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < bytes.len; i++) {
+        out[2 * i] = digits[(unsigned char)bytes.at[i] >> 4];
+        out[2 * i + 1] = digits[bytes.at[i] & 15];
+    }
+    out[2 * bytes.len] = 0;
+    return out;
+}
+
+/* Reads what hex_text writes, in either case, into len / 2 bytes; false for anything else. */
+static bool hex_parse(struct span text, char *out)
+{
+    if (text.len % 2) return false;
+    for (size_t i = 0; i < text.len; i += 2) {
+        int high = hex_value(text.at[i]), low = hex_value(text.at[i + 1]);
+        if (high < 0 || low < 0) return false;
+        out[i / 2] = (char)(high << 4 | low);
+    }
+    return true;
+}
+
 /* Whether c is a decimal digit, whatever the locale. */
 static bool digit_is(char c)
 {
@@ -11388,19 +11412,14 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
 static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
                                 char out[WEBHOOK_SIGNATURE])
 {
-    static const char digits[] = "0123456789abcdef";
     struct buffer text = {0};
     uint8_t mac[SHA256_SIZE];
     buffer_print(&text, "%" PRId64 ".", seconds);
     buffer_add(&text, body.at, body.len);
     hmac_sha256(secret, (struct span){text.at, text.len}, mac);
     buffer_free(&text);
-    char *to = out + snprintf(out, WEBHOOK_SIGNATURE, "t=%" PRId64 ",v1=", seconds);
-    for (int i = 0; i < SHA256_SIZE; i++) {
-        *to++ = digits[mac[i] >> 4];
-        *to++ = digits[mac[i] & 15];
-    }
-    *to = 0;
+    int len = snprintf(out, WEBHOOK_SIGNATURE, "t=%" PRId64 ",v1=", seconds);
+    hex_text((struct span){(const char *)mac, sizeof mac}, out + len);
     return out;
 }
 
@@ -15983,17 +16002,19 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients; null for none. */
+/* Appends the cursor behind an id, its bytes in hexadecimal; null for none. Clients are told to take
+ * it as it is: this way it needs no escapes in a query, and cannot be mistaken for an id. */
 static void api_write_next(struct buffer *out, struct span id)
 {
-    static const char digits[] = "0123456789abcdef";
-    char text[2 * USER_ID_MAX + 1], *to = text;
-    for (size_t i = 0; i < id.len; i++) {
-        *to++ = digits[(unsigned char)id.at[i] >> 4];
-        *to++ = digits[id.at[i] & 15];
-    }
-    *to = 0;
-    json_text_or_null(out, "next", text);
+    char text[2 * USER_ID_MAX + 1];
+    json_text_or_null(out, "next", hex_text(id, text));
+}
+
+/* Reads an id in hexadecimal; false if it is none. */
+static bool api_parse_id(struct span text, char id[USER_ID_MAX], size_t *len)
+{
+    *len = text.len / 2;
+    return *len <= USER_ID_MAX && hex_parse(text, id) && user_id_valid((struct span){id, *len});
 }
 
 /* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
@@ -16002,14 +16023,7 @@ static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX],
     char text[2 * USER_ID_MAX + 1];
     int n = query_get(request->raw->query, "cursor", text, sizeof text);
     *len = 0;
-    if (n == -1) return true;
-    if (n <= 0 || n % 2) return false;
-    for (int i = 0; i < n; i += 2) {
-        int high = hex_value(text[i]), low = hex_value(text[i + 1]);
-        if (high < 0 || low < 0) return false;
-        id[(*len)++] = (char)(high << 4 | low);
-    }
-    return user_id_valid((struct span){id, *len});
+    return n == -1 || (n > 0 && api_parse_id((struct span){text, (size_t)n}, id, len));
 }
 
 enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
@@ -16260,6 +16274,10 @@ enum {
 enum page_sort { SORT_ID, SORT_SEEN, SORT_SEEN_DOWN };
 static const char *const PAGE_SORTS[] = {"user_id", "last_seen", "-last_seen"};
 
+/* By last_seen: who is online was seen now, whatever the stamp says, and comes in the order of ids;
+ * the others in that of the store's index `seen`, which has nobody who is online. */
+enum page_part { PART_ONLINE, PART_STORED };
+
 /* A page of /admin/users while it is being made. */
 struct user_page {
     struct instant now;
@@ -16272,6 +16290,7 @@ struct user_page {
     int limit, written;
     bool full;             /* and one more was found */
     bool failed;           /* the store did */
+    enum page_part part;   /* by last_seen: the part that `last` is in */
     struct user_view last; /* how far the page has come; known once it is anywhere */
 };
 
@@ -16409,243 +16428,136 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
     return true;
 }
 
-/* Orders two users as the page does that is sorted by last_seen. */
-static int page_order(const struct user_page *page, const struct user_view *a,
-                      const struct user_view *b)
+/* Puts users on the page that the table has online, behind the place of the page or from the first.
+ * False when the page is full, or enough were looked at for it. */
+static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
-    int order = (a->last_seen > b->last_seen) - (a->last_seen < b->last_seen);
-    if (!order) order = view_compare(a, b);
-    return page->sort == SORT_SEEN_DOWN ? -order : order;
-}
-
-enum { PICK_CHUNK = 256 /* users of the table looked at under its lock at once */ };
-
-/* The users of the table that come next on a page sorted by last_seen: a heap, the last of them on
- * top, then sorted. */
-struct page_pick {
-    struct user_view *users;
-    size_t count, max, next;
-};
-
-/* Puts a user where the one at the top of a heap's part was, and restores the heap. */
-static void pick_sift(const struct user_page *page, struct page_pick *pick, size_t at, size_t count,
-                      const struct user_view *view)
-{
-    for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count && page_order(page, &pick->users[child + 1], &pick->users[child]) > 0)
-            child++;
-        if (page_order(page, &pick->users[child], view) <= 0) break;
-        pick->users[at] = pick->users[child];
-    }
-    pick->users[at] = *view;
-}
-
-/* Picks a user if it belongs on the page, behind where that is, and before those that there is no
- * room for. */
-static void pick_offer(const struct user_page *page, struct page_pick *pick,
-                       const struct user_view *view)
-{
-    if (page->last.known && page_order(page, view, &page->last) <= 0) return;
-    bool full = pick->count == pick->max;
-    if (full && page_order(page, view, &pick->users[0]) >= 0) return;
-    if (!page_wants(page, view)) return;
-    if (full) {
-        pick_sift(page, pick, 0, pick->count, view);
-        return;
-    }
-    size_t at = pick->count++;
-    for (size_t up; at && page_order(page, &pick->users[up = (at - 1) / 2], view) < 0; at = up)
-        pick->users[at] = pick->users[up];
-    pick->users[at] = *view;
-}
-
-/* Picks from the whole table; costs as much as there are users in it. */
-static void pick_make(struct server *server, const struct user_page *page, struct page_pick *pick)
-{
-    struct user_view after = {0}, view;
-    const struct user *user = NULL;
-    do {
-        pthread_mutex_lock(&server->table_lock);
-        struct presence_walk walk =
-            presence_walk_after(&server->presence, (struct span){after.id, after.id_len});
-        for (int looked = 0; looked < PICK_CHUNK; looked++) {
-            user = presence_walk_next(&server->presence, &walk);
-            if (!user) break;
-            view_user(&view, user, page->now);
-            view.message = (struct span){0}; /* see page_add_whole */
-            pick_offer(page, pick, &view);
-            after = view;
+    struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
+    size_t count;
+    bool more = true;
+    for (int looked = 0; more && looked < API_SCAN_MAX; looked += API_CHUNK) {
+        more = api_copy_users(server, page->now, false, &after, views, &count, page->texts);
+        for (size_t i = 0; i < count; i++) {
+            if (!page_add(page, &views[i])) return false;
+            page->part = PART_ONLINE;
         }
-        pthread_mutex_unlock(&server->table_lock);
-        sched_yield();
-    } while (user);
-    for (size_t left = pick->count; left > 1;) { /* the heap becomes a sorted list */
-        struct user_view last = pick->users[--left];
-        struct user_view first = pick->users[0];
-        pick_sift(page, pick, 0, left, &last);
-        pick->users[left] = first;
+        if (!more) break;
+        page->last = after;
+        page->part = PART_ONLINE;
     }
+    return !more;
 }
 
-/* Whether a user was picked as she stands at a place. */
-static bool pick_has(const struct user_page *page, const struct page_pick *pick,
-                     const struct seen_place *place)
+/* Makes views of users in the index: by the table's word if they are there, otherwise by the
+ * store's. Who is online by now has no id in its view: they belong to the other part. False when
+ * the store failed. */
+static bool page_view_places(struct server *server, const struct user_page *page,
+                             const struct seen_place *places, int count, struct user_view *views)
 {
-    struct user_view view = {.last_seen = place->last_seen, .id_len = place->id_len};
-    size_t low = 0, high = pick->count;
-    memcpy(view.id, place->id, place->id_len);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = page_order(page, &pick->users[middle], &view);
-        if (!order) return true;
-        if (order < 0) low = middle + 1;
-        else high = middle;
-    }
-    return false;
-}
-
-/* Whether the table's word counts for someone who is in `seen`: if it was picked as it stands
- * there, also when the user has left the table since. Otherwise it does unless the user came into
- * the table when it had been looked through: who stands in it as in `seen` perhaps did. Its lock is
- * held. */
-static bool pick_covers(const struct server *server, const struct user_page *page,
-                        const struct page_pick *pick, int64_t began, const struct seen_place *place)
-{
-    struct span id = {place->id, place->id_len};
-    const struct user *user = presence_find(&server->presence, id);
-    struct user_view view;
-    if (pick_has(page, pick, place)) return true;
-    if (!user) return false;
-    view_user(&view, user, page->now);
-    if (view.state == USER_OFFLINE && view.last_seen == place->last_seen) return false;
-    if (user->online_since < began) return true;
-    for (size_t i = 0; i < pick->count; i++)
-        if (!bytes_compare(pick->users[i].id, pick->users[i].id_len, place->id, place->id_len))
-            return true;
-    return false;
-}
-
-/* Puts a user on the page with what was set by hand, which the order of last_seen does not know.
- * False when it is full, or the store failed. */
-static bool page_add_whole(struct server *server, struct user_page *page,
-                           const struct user_view *view)
-{
-    struct user_view whole = *view;
-    struct span id = {view->id, view->id_len};
-    struct manual_record stored;
+    struct manual_record manual;
     pthread_mutex_lock(&server->table_lock);
-    const struct user *user = presence_find(&server->presence, id);
-    const struct manual *manual = user ? user_manual(user) : NULL;
-    if (manual) {
-        whole.message = status_text_span(manual->message);
-        view_keep(&whole, page->texts);
+    for (int i = 0; i < count; i++) {
+        struct span id = {places[i].id, places[i].id_len};
+        struct user_record record = {.last_seen = places[i].last_seen};
+        if (!api_copy(server, id, page->now, &views[i], page->texts)) {
+            view_record(&views[i], id, &record, page->now);
+            views[i].state = USER_NOT_HERE;
+        } else if (views[i].state != USER_OFFLINE) {
+            views[i].id_len = 0;
+        }
     }
-    pthread_mutex_unlock(&server->table_lock);
-    if (!user && store_has_manuals(server->store)) {
-        page->failed = !store_get_manual(server->store, id, &stored);
-        if (page->failed) return false;
-        view_manual(&whole, &stored, page->now);
-        view_keep(&whole, page->texts);
-    }
-    return page_add(page, &whole);
-}
-
-/* Puts the picked users on the page that come before a stored one (NULL: all). False when it is
- * full. */
-static bool page_add_picked(struct server *server, struct user_page *page, struct page_pick *pick,
-                            const struct user_view *stored)
-{
-    for (; pick->next < pick->count; pick->next++) {
-        const struct user_view *view = &pick->users[pick->next];
-        if (stored && page_order(page, view, stored) >= 0) break;
-        if (!page_add_whole(server, page, view)) return false;
-    }
-    return true;
-}
-
-/* Puts stored users on the page, and the picked ones between them; false when it is full. */
-static bool page_merge_seen(struct server *server, struct user_page *page, struct page_pick *pick,
-                            int64_t began, const struct seen_place *places, int count)
-{
-    bool covered[STORE_CHUNK];
-    pthread_mutex_lock(&server->table_lock);
-    for (int i = 0; i < count; i++) covered[i] = pick_covers(server, page, pick, began, &places[i]);
     pthread_mutex_unlock(&server->table_lock);
     for (int i = 0; i < count; i++) {
-        struct user_view view;
-        struct user_record record = {.last_seen = places[i].last_seen};
-        view_record(&view, (struct span){places[i].id, places[i].id_len}, &record, page->now);
-        struct user_view place = view;
-        place.last_seen = places[i].last_seen; /* a stamp from the future keeps its place */
-        if (!page_add_picked(server, page, pick, &place)) return false;
-        if (!covered[i] && !page_add_whole(server, page, &view)) return false;
-        page->last = place;
+        if (views[i].state != USER_NOT_HERE) continue;
+        views[i].state = USER_OFFLINE;
+        if (!store_has_manuals(server->store) || !page_wants(page, &views[i])) continue;
+        struct span id = {places[i].id, places[i].id_len};
+        if (!store_get_manual(server->store, id, &manual)) return false;
+        view_manual(&views[i], &manual, page->now);
+        view_keep(&views[i], page->texts);
     }
     return true;
 }
 
-/* Makes a page sorted by last_seen: of the whole table what comes next, and the stored ones in
- * order. *end as page_make; false when the store failed. */
-static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
+/* Puts users on the page from the index `seen`, behind the place of the page or from the first.
+ * False when the page is full, enough were looked at for it, or the store failed. */
+static bool page_add_stored(struct server *server, struct user_page *page, bool from_first)
 {
-    struct seen_place places[STORE_CHUNK], after;
-    struct page_pick pick = {.max = (size_t)page->limit + 1};
-    int64_t began = clock_mono_ms();
-    bool stored = page->status < 0 || page->status == STATUS_OFFLINE, room = true;
+    struct seen_place places[STORE_CHUNK], after = {.last_seen = page->last.last_seen};
+    struct user_view views[STORE_CHUNK];
     int count = STORE_CHUNK;
-    pick.users = mem_new(pick.max * sizeof *pick.users);
-    pick_make(server, page, &pick);
-    for (int looked = 0; stored && room && count == STORE_CHUNK && looked < API_SCAN_MAX;
-         looked += STORE_CHUNK) {
-        after = (struct seen_place){.last_seen = page->last.last_seen, .id_len = page->last.id_len};
-        memcpy(after.id, page->last.id, after.id_len);
-        count = store_seen(server->store, page->last.known ? &after : NULL,
-                           page->sort == SORT_SEEN_DOWN, places, STORE_CHUNK);
-        if (count < 0) break;
+    after.id_len = page->last.id_len;
+    memcpy(after.id, page->last.id, after.id_len);
+    for (int looked = 0; count == STORE_CHUNK; looked += STORE_CHUNK, from_first = false) {
+        if (looked >= API_SCAN_MAX) return false;
+        count = store_seen(server->store, from_first ? NULL : &after, page->sort == SORT_SEEN_DOWN,
+                           places, STORE_CHUNK);
+        page->failed = count < 0 || !page_view_places(server, page, places, count, views);
+        if (page->failed) return false;
         count_many(&server->counters.users_scanned, (uint64_t)count);
-        room = page_merge_seen(server, page, &pick, began, places, count);
+        for (int i = 0; i < count; i++) {
+            if (views[i].id_len && !page_add(page, &views[i])) return false;
+            page->part = PART_STORED;
+            page->last = views[i];
+            page->last.known = true;
+            page->last.last_seen = places[i].last_seen; /* also one of the future: it is a place */
+            page->last.id_len = places[i].id_len;
+            after = places[i];
+        }
     }
-    bool over = room && (!stored || (count >= 0 && count < STORE_CHUNK));
-    *end = over && page_add_picked(server, page, &pick, NULL);
-    free(pick.users);
-    return count >= 0 && !page->failed;
+    return true;
 }
 
-/* Appends where a page goes on that is sorted by last_seen: opaque to clients, and none of those of
- * another order. */
+/* Makes a page sorted by last_seen. Who comes or goes while somebody reads page after page changes
+ * part, and may be missed or shown twice. *end as page_make; false when the store failed. */
+static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
+{
+    bool down = page->sort == SORT_SEEN_DOWN, over = true;
+    bool offline = page->status == STATUS_OFFLINE, stored = page->status < 0 || offline;
+    for (int i = 0; i < 2 && over; i++) {
+        enum page_part part = down == !i ? PART_ONLINE : PART_STORED;
+        bool here = page->last.known && page->part == part;
+        if (!i && page->last.known && !here) continue; /* the page begins behind this part */
+        if (part == PART_ONLINE && !offline) over = page_add_online(server, page, !here);
+        if (part == PART_STORED && stored) over = page_add_stored(server, page, !here);
+    }
+    *end = over;
+    return !page->failed;
+}
+
+/* Appends where a page goes on that is sorted by last_seen: `o` and the id of one who is online, or
+ * `s`, the stamp and the id of one in the index. None of them is a cursor of the other order. */
 static void page_write_next(const struct user_page *page, bool end)
 {
-    struct buffer *out = page->out;
     struct span id = {page->last.id, end ? 0 : page->last.id_len};
     if (page->sort == SORT_ID || end) {
-        api_write_next(out, id);
+        api_write_next(page->out, id);
         return;
     }
-    buffer_print(out, "\"next\":\"s%016" PRIx64, (uint64_t)page->last.last_seen);
-    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
-    buffer_text(out, "\"");
+    char text[2 * USER_ID_MAX + 18] = "o";
+    if (page->part == PART_STORED)
+        snprintf(text, sizeof text, "s%016" PRIx64, (uint64_t)page->last.last_seen);
+    hex_text(id, text + strlen(text));
+    json_text(page->out, "next", text);
 }
 
 /* Reads such a cursor; false when it is none of ours. */
 static bool page_read_cursor(struct user_page *page, const struct http_request *request)
 {
-    enum { TIME_DIGITS = 16 };
-    char text[2 * USER_ID_MAX + TIME_DIGITS + 2];
-    struct user_view *last = &page->last;
-    uint64_t seen = 0;
+    char text[2 * USER_ID_MAX + 18], stamp[8] = {0};
     int n = query_get(request->raw->query, "cursor", text, sizeof text);
     if (n == -1) return true;
-    if (n < TIME_DIGITS + 3 || *text != 's' || n % 2 == 0) return false;
-    for (int i = 1; i < n; i++) {
-        int digit = hex_value(text[i]);
-        if (digit < 0) return false;
-        if (i <= TIME_DIGITS) seen = seen << 4 | (uint64_t)digit;
-        else if (i % 2) last->id[last->id_len] = (char)(digit << 4);
-        else last->id[last->id_len++] |= (char)digit;
-    }
-    last->last_seen = (int64_t)seen;
+    size_t front = n > 0 && *text == 'o' ? 1 : 1 + 2 * sizeof stamp, len;
+    if (n <= 0 || (*text != 'o' && *text != 's') || (size_t)n <= front) return false;
+    page->part = *text == 'o' ? PART_ONLINE : PART_STORED;
+    struct user_view *last = &page->last;
+    if (!hex_parse((struct span){text + 1, front - 1}, stamp) ||
+        !api_parse_id((struct span){text + front, (size_t)n - front}, last->id, &len))
+        return false;
+    last->last_seen = (int64_t)get_be64((const uint8_t *)stamp);
+    last->id_len = (uint8_t)len;
     last->known = true;
-    return last->last_seen >= 0 && user_id_valid((struct span){last->id, last->id_len});
+    return last->last_seen >= 0;
 }
 
 /* Reads the parameters of /admin/users. */
