@@ -442,9 +442,9 @@ static void hub_samples_minutes(void **unused)
 
 /* A call that takes its time, after which its user is heard by HTTP. */
 static int64_t slow_call_heard;
-static void slow_call(struct server *server, struct loop_call *call)
+static void slow_call(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     static const uint8_t address[16];
     nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
     struct instant now = server_now(server);
@@ -462,22 +462,22 @@ static void hub_hears_in_order(void **unused)
     struct server *server = hub_of_tests(now);
     struct store store = {0};
     struct handoff *handoff = mem_new(sizeof *handoff);
-    struct loop_call call = {.run = slow_call};
+    struct job job = {.run = slow_call};
     int pair[2];
     static const char ping[] = "\x89\x80\0\0\0"; /* and one more NUL */
     server->store = &store;
     server->hub.batch_under_way = true; /* there is no writer */
     assert_false(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-    handoff->call.run = hub_adopt;
+    handoff->job.run = hub_adopt;
     handoff->transport.fd = pair[0];
     handoff->id_len = 3;
     memcpy(handoff->id, "bob", 3);
-    loop_submit(&server->hub.loop, &handoff->call);
+    loop_submit(&server->hub.loop, &handoff->job);
     hub_turn(server);
     struct user *bob = presence_find(&server->presence, (struct span){"bob", 3});
     assert_int_equal(bob->state, USER_LIVE);
     assert_int_equal(write(pair[1], ping, sizeof ping), 6);
-    loop_submit(&server->hub.loop, &call);
+    loop_submit(&server->hub.loop, &job);
     hub_turn(server);
     assert_true(slow_call_heard > 0);
     assert_true(atomic_load(&bob->last_seen) >= slow_call_heard);
