@@ -9656,10 +9656,17 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
 
 /* What is read next of a body in chunks. */
 enum chunk_state {
-    CHUNK_SIZE,  /* a digit of a chunk's size, or what may stand behind it */
-    CHUNK_BLANK, /* blanks before an extension */
-    CHUNK_EXTENSION,
-    CHUNK_SIZE_LF, /* the LF of the line of a size */
+    CHUNK_SIZE,       /* a digit of a chunk's size, or what may stand behind it */
+    CHUNK_BLANK,      /* blanks before a `;` */
+    CHUNK_EXT,        /* behind the `;`: blanks, then a name */
+    CHUNK_EXT_NAME,   /* in the name */
+    CHUNK_EXT_EQUALS, /* blanks behind it, then `=` or the next `;` */
+    CHUNK_EXT_VALUE,  /* behind the `=`: blanks, then a token or a quoted string */
+    CHUNK_EXT_TOKEN,
+    CHUNK_EXT_QUOTED,
+    CHUNK_EXT_ESCAPE, /* behind a backslash in it */
+    CHUNK_EXT_END,    /* behind it */
+    CHUNK_SIZE_LF,    /* the LF of the line of a size */
     CHUNK_DATA,
     CHUNK_DATA_CR,
     CHUNK_DATA_LF,
@@ -9701,7 +9708,7 @@ static enum error http_chunk_size(struct http_chunks *chunks, char byte, size_t 
     }
     if (!chunks->digits) return ERROR_INVALID_REQUEST;
     if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
-    else if (byte == ';') chunks->state = CHUNK_EXTENSION;
+    else if (byte == ';') chunks->state = CHUNK_EXT;
     else if (byte == ' ' || byte == '\t') chunks->state = CHUNK_BLANK;
     else return ERROR_INVALID_REQUEST;
     return chunks->left > max_body - chunks->made ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
@@ -9715,6 +9722,44 @@ static enum error http_chunk_expect(struct http_chunks *chunks, char byte, char 
     return byte == wanted ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
+/* Reads one byte of an extension (RFC 9112 section 7.1.1), which means nothing to us. Its grammar is
+ * held to all the same: in a quoted string that has no end, a proxy before us may take the end of
+ * the line for a part of it, and see another request than we do. */
+static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
+{
+    bool blank = byte == ' ' || byte == '\t', token = http_is_token(byte);
+    enum chunk_state state = (enum chunk_state)chunks->state, next = CHUNK_DONE; /* it cannot be */
+    switch (state) {
+    case CHUNK_EXT: next = token ? CHUNK_EXT_NAME : blank ? CHUNK_EXT : CHUNK_DONE; break;
+    case CHUNK_EXT_NAME:
+    case CHUNK_EXT_EQUALS:
+        next = byte == '='                        ? CHUNK_EXT_VALUE
+               : token && state == CHUNK_EXT_NAME ? CHUNK_EXT_NAME
+               : blank                            ? CHUNK_EXT_EQUALS
+                                                  : CHUNK_DONE;
+        break;
+    case CHUNK_EXT_VALUE:
+        next = byte == '"' ? CHUNK_EXT_QUOTED
+               : token     ? CHUNK_EXT_TOKEN
+               : blank     ? CHUNK_EXT_VALUE
+                           : CHUNK_DONE;
+        break;
+    case CHUNK_EXT_TOKEN: next = token ? CHUNK_EXT_TOKEN : blank ? CHUNK_BLANK : CHUNK_DONE; break;
+    case CHUNK_EXT_QUOTED:
+        if (http_is_text(byte)) next = CHUNK_EXT_QUOTED;
+        if (byte == '"') next = CHUNK_EXT_END;
+        if (byte == '\\') next = CHUNK_EXT_ESCAPE;
+        break;
+    case CHUNK_EXT_ESCAPE: next = http_is_text(byte) ? CHUNK_EXT_QUOTED : CHUNK_DONE; break;
+    default: next = blank ? CHUNK_BLANK : CHUNK_DONE; /* CHUNK_EXT_END */
+    }
+    bool ends = state == CHUNK_EXT_NAME || state == CHUNK_EXT_TOKEN || state == CHUNK_EXT_END;
+    if (byte == ';' && (ends || state == CHUNK_EXT_EQUALS)) next = CHUNK_EXT;
+    if (byte == '\r' && (ends || state == CHUNK_EXT)) next = CHUNK_SIZE_LF; /* a bare `;` is sent */
+    chunks->state = (uint8_t)next;
+    return next == CHUNK_DONE ? ERROR_INVALID_REQUEST : ERROR_NONE;
+}
+
 /* Reads one byte of what is no data. */
 static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t max_body)
 {
@@ -9722,10 +9767,15 @@ static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t 
     case CHUNK_SIZE: return http_chunk_size(chunks, byte, max_body);
     case CHUNK_BLANK:
         if (byte == ' ' || byte == '\t') return ERROR_NONE;
-        return http_chunk_expect(chunks, byte, ';', CHUNK_EXTENSION);
-    case CHUNK_EXTENSION:
-        if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
-        return byte == '\r' || http_is_text(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+        return http_chunk_expect(chunks, byte, ';', CHUNK_EXT);
+    case CHUNK_EXT:
+    case CHUNK_EXT_NAME:
+    case CHUNK_EXT_EQUALS:
+    case CHUNK_EXT_VALUE:
+    case CHUNK_EXT_TOKEN:
+    case CHUNK_EXT_QUOTED:
+    case CHUNK_EXT_ESCAPE:
+    case CHUNK_EXT_END: return http_chunk_extension(chunks, byte);
     case CHUNK_SIZE_LF:
         chunks->digits = 0;
         return http_chunk_expect(chunks, byte, '\n', chunks->left ? CHUNK_DATA : CHUNK_TRAILER);
@@ -9767,7 +9817,7 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
             if (!chunks->left) chunks->state = CHUNK_DATA_CR;
             continue;
         }
-        bool counts = chunks->state == CHUNK_BLANK || chunks->state == CHUNK_EXTENSION ||
+        bool counts = (chunks->state >= CHUNK_BLANK && chunks->state <= CHUNK_EXT_END) ||
                       chunks->state >= CHUNK_TRAILER;
         error = http_chunk_byte(chunks, at[in++], max_body);
         if (counts && ++chunks->beside > max_beside && !error) error = ERROR_HEAD_TOO_LARGE;
@@ -9878,7 +9928,7 @@ struct http_response {
     uint32_t logouts;         /* see struct stream */
     uint8_t feed;             /* enum feed_kind */
     uint32_t expires;         /* s from now at which the stream ends; 0: never */
-    const char *detail;       /* a more exact text for the error that is returned, or NULL */
+    char detail[224];         /* a more exact text for the error that is returned, or "" */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
     struct named *named;      /* whom the error names, or NULL; freed by who frees body */
 };
@@ -9898,15 +9948,16 @@ __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_re
         fatal("a header is longer than the room for all");
 }
 
-/* Makes the response an error from the table, with its text or a more exact one. */
-static void http_set_error(struct http_response *response, enum error error, const char *message)
+/* Makes the response an error from the table, with its text or, where there is one, the response's
+ * more exact one. What the body had is gone; header lines that were added stay. */
+static void http_set_error(struct http_response *response, enum error error)
 {
     const struct error_row *row = &ERRORS[error];
+    const char *message = *response->detail ? response->detail : row->text;
     response->status = row->status;
     response->type = JSON_TYPE;
     response->body.len = 0;
     response->fixed = (struct span){0};
-    if (!message) message = row->text;
     json_begin(&response->body);
     json_open(&response->body, "error", '{');
     json_text(&response->body, "code", row->code);
@@ -9919,17 +9970,18 @@ static void http_set_error(struct http_response *response, enum error error, con
         http_add_header(response, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
 }
 
-/* Appends the whole answer to out. A HEAD request gets the same without the body. */
-static void http_write(struct buffer *out, const struct http_response *response, bool keep_alive,
-                       bool head_only)
+enum {
+    HTTP_HEAD_GUESS = 640,   /* bytes of the head of an answer, as a rule */
+    HTTP_BODY_MOVED = 16384, /* a body of so many bytes is not copied behind the head */
+};
+
+/* Appends the head of an answer (RFC 9112 sections 4 and 5). */
+static void http_write_head(struct buffer *out, const struct http_response *response, size_t body,
+                            bool keep_alive)
 {
-    const char *body = response->fixed.at ? response->fixed.at : response->body.at;
-    size_t len = response->fixed.at ? response->fixed.len : response->body.len;
-    enum { HEAD_GUESS = 640 };
     time_t now = (time_t)(clock_wall_ms() / 1000);
     struct tm t;
     char date[40];
-    buffer_room(out, HEAD_GUESS + (head_only ? 0 : len)); /* once, not in steps */
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
@@ -9940,7 +9992,7 @@ static void http_write(struct buffer *out, const struct http_response *response,
     if (response->type)
         buffer_print(out, "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n",
                      response->type);
-    if (response->type && !response->is_stream) buffer_print(out, "Content-Length: %zu\r\n", len);
+    if (response->type && !response->is_stream) buffer_print(out, "Content-Length: %zu\r\n", body);
     if (response->location.len)
         buffer_print(out, "Location: %.*s\r\n", (int)response->location.len, response->location.at);
     if (response->varies) buffer_text(out, "Vary: Origin\r\n");
@@ -9951,7 +10003,41 @@ static void http_write(struct buffer *out, const struct http_response *response,
                      response->allow_origin);
     buffer_text(out, response->extra);
     buffer_text(out, "\r\n");
-    if (response->type && !head_only) buffer_add(out, body, len);
+}
+
+/* Whether the buffer of a body becomes that of the whole answer. */
+static bool http_moves_body(const struct http_response *response)
+{
+    return !response->fixed.at && response->body.len >= HTTP_BODY_MOVED;
+}
+
+/* Appends the whole answer to out. A HEAD request gets the same without the body. A large body is
+ * not copied: if nothing waits in out, the head is put before it and out takes its buffer, so that
+ * a page of 1,000 users is not in memory twice. The response's body may be gone after this. */
+static void http_write(struct buffer *out, struct http_response *response, bool keep_alive,
+                       bool head_only)
+{
+    struct buffer *body = &response->body;
+    struct span text = response->fixed;
+    if (!text.at) text = (struct span){body->at, body->len};
+    if (head_only || !response->type) text.len = 0;
+    if (!out->len && text.len && http_moves_body(response)) {
+        struct buffer head = {0};
+        http_write_head(&head, response, body->len, keep_alive);
+        body->at = mem_resize(body->at, body->len + head.len);
+        memmove(body->at + head.len, body->at, body->len);
+        memcpy(body->at, head.at, head.len);
+        body->size = body->len += head.len;
+        buffer_free(&head);
+        buffer_free(out);
+        *out = *body;
+        *body = (struct buffer){0};
+        return;
+    }
+    buffer_room(out, HTTP_HEAD_GUESS + text.len); /* once, not in steps */
+    http_write_head(out, response, response->fixed.at ? response->fixed.len : body->len,
+                    keep_alive);
+    buffer_add(out, text.at, text.len);
 }
 
 /* ==== 28. Event loop ==========================================================================
@@ -12528,7 +12614,8 @@ static void server_count_refusal(struct server *server, enum error error, const 
     if (!tell) return;
     log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
-             origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
+             origin ? origin : "-", host ? host : "-",
+             detail && *detail ? detail : ERRORS[error].text);
     if (last)
         log_line(&server->log, LOG_INFO,
                  "upgrade refused: no more is told within this minute; see"
@@ -12868,7 +12955,7 @@ static void connection_close_late(struct server *server, struct connection *c, s
 /* Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
-    ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
+    ws_encode(&hub->reply, WS_OP_TEXT, span_of(text));
 }
 
 /* Tells the client why its message was refused, and for whom. */
@@ -13384,7 +13471,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
-    case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
+    case WS_PING: ws_encode(&hub->reply, WS_OP_PONG, event->data); return;
     case WS_PONG:
         if (c->pinged)
             atomic_store_explicit(&c->transport.round_trip, (uint32_t)now.mono - c->pinged,
@@ -14000,7 +14087,7 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
                  ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
                  options->max_message, options->max_rate, options->max_watch,
                  server_spread_ms(server));
-    ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
+    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text.at, text.len});
     buffer_free(&text);
 }
 
@@ -15014,7 +15101,7 @@ static void http_conn_set_error(struct server *server, struct http_conn *p, enum
 {
     struct http_response response = {.allow_origin = p->listed};
     response.varies = server->options.allow_origin.count > 0;
-    http_set_error(&response, error, NULL);
+    http_set_error(&response, error);
     http_write(&p->out, &response, false, false);
     buffer_free(&response.body);
     count_one(&server->counters.requests);
@@ -15987,8 +16074,8 @@ static enum error api_read_batch(const struct http_request *request, const struc
 }
 
 /* Names those of a refused batch whom the token does not let its bearer see. */
-static void api_name_forbidden(const struct http_request *request, struct json_value users,
-                               struct http_response *response)
+static void api_name_forbidden(const struct http_request *request, const struct id_list *may,
+                               struct json_value users, struct http_response *response)
 {
     struct json_value item;
     char id[USER_ID_MAX + 1];
@@ -15996,7 +16083,7 @@ static void api_name_forbidden(const struct http_request *request, struct json_v
     for (size_t cursor = 0; json_item(users, &cursor, &item);) {
         int len = json_string(item, id, sizeof id);
         struct span span = {id, len < 0 ? 0 : (size_t)len};
-        if (!user_id_valid(span) || token_may_watch(request->token, span)) continue;
+        if (!user_id_valid(span) || token_may_watch_listed(request->token, may, span)) continue;
         if (named_add(response->named, span)) return;
     }
 }
@@ -16011,16 +16098,17 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
     bool asks = body.kind == JSON_OBJECT && json_member(body, "users", &users);
     if (!asks || users.kind != JSON_ARRAY) {
-        response->detail = "the body is {\"users\":[\"id\", ...]}";
+        fail(WHY(response->detail), "the body is {\"users\":[\"id\", ...]}");
         return ERROR_INVALID_PARAMETER;
     }
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
     struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
     enum error error = api_read_batch(request, may, users, views, &count);
+    if (error == ERROR_INVALID_PARAMETER)
+        fail(WHY(response->detail), "ask for at most %d users at once", BATCH_MAX);
+    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, may, users, response);
     free(may);
-    if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
-    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, users, response);
     pthread_mutex_lock(&server->table_lock);
     struct position position = server_position(server);
     pthread_mutex_unlock(&server->table_lock);
@@ -16069,8 +16157,10 @@ static enum error api_put_status(struct server *server, const struct http_reques
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
     enum error error = manual_parse(body, &update);
     if (error == ERROR_INVALID_PARAMETER)
-        response->detail = "message is a text of at most 140 characters, none of them a control"
-                           " character, or null; expires_in is 1 to 31536000 seconds";
+        fail(WHY(response->detail),
+             "message is a text of at most %d characters, none of them a control character, or"
+             " null; expires_in is 1 to %d seconds",
+             STATUS_TEXT_CHARACTERS, EXPIRES_MAX_S);
     if (error) return error;
     struct hub_ask ask = {.id = {request->id, request->id_len},
                           .ahead.stored = &stored,
@@ -16459,14 +16549,12 @@ static enum error api_users(struct server *server, const struct http_request *re
     struct user_page page = {
         .now = request->now, .out = api_json(response), .texts = &response->texts};
     enum error error = page_read(&page, request);
-    if (error) {
-        response->detail = error == ERROR_INVALID_PARAMETER
-                               ? "limit is 1 to 1000, status is online, busy, away or offline,"
-                                 " sort is user_id, last_seen or -last_seen, q and prefix are at"
-                                 " most 128 bytes"
-                               : NULL;
-        return error;
-    }
+    if (error == ERROR_INVALID_PARAMETER)
+        fail(WHY(response->detail),
+             "limit is 1 to %d, status is online, busy, away or offline, sort is user_id, last_seen"
+             " or -last_seen, q and prefix are at most %d bytes",
+             PAGE_MAX, USER_ID_MAX);
+    if (error) return error;
     pthread_mutex_lock(&server->table_lock);
     struct position position = server_position(server); /* before anything is read */
     pthread_mutex_unlock(&server->table_lock);
@@ -16943,7 +17031,7 @@ static enum error api_history(struct server *server, const struct http_request *
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
     if (len != -1) hours = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
     if (hours < 1 || hours > HISTORY_HOURS_MAX) {
-        response->detail = "hours is 1 to 720";
+        fail(WHY(response->detail), "hours is 1 to %d", HISTORY_HOURS_MAX);
         return ERROR_INVALID_PARAMETER;
     }
     struct buffer *out = api_json(response);
@@ -17069,7 +17157,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
     const char *header = "";
     char host[ORIGIN_MAX];
     int64_t asked;
-    response->detail = "name the host in a Host header";
+    fail(WHY(response->detail), "name the host in a Host header");
     if (request_header(raw, "Host", &header) != 1 || !host_parse(header, host, &asked) ||
         !host_is_web(host))
         return ERROR_INVALID_REQUEST;
@@ -17254,7 +17342,7 @@ static enum error auth_check(struct server *server, enum access access,
     enum error error = ERROR_TOKEN_INVALID;
     if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
     else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
-    else if (problem) response->detail = TOKEN_PROBLEMS[problem];
+    else if (problem) fail(WHY(response->detail), "%s", TOKEN_PROBLEMS[problem]);
     else error = auth_allows(access, request, token);
     if (!error) request->token = token;
     return error;
@@ -17286,7 +17374,8 @@ static enum error login_password(const struct http_request *request, char out[PA
     struct span body = {request->raw->body, request->raw->body_len};
     struct json_value value, password;
     int n = -1;
-    response->detail = "the body is {\"password\":\"...\"}, of at most 4096 bytes, or a form";
+    fail(WHY(response->detail),
+         "the body is {\"password\":\"...\"}, of at most %d bytes, or a form", PASSWORD_MAX);
     bool posted = request_header(request->raw, "Content-Type", &type) == 1 &&
                   !strncasecmp(type, form, sizeof form - 1);
     if (posted && body.len && *body.at != '{') { /* curl --data says that JSON is a form */
@@ -17384,7 +17473,7 @@ static enum error api_login(struct server *server, const struct http_request *re
                             struct http_response *response)
 {
     if (!*server->options.admin_password_file) {
-        response->detail = "there is no --admin-password-file to log in with";
+        fail(WHY(response->detail), "there is no --admin-password-file to log in with");
         return ERROR_NOT_FOUND;
     }
     char password[PASSWORD_MAX + 1], address[64];
@@ -17392,7 +17481,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     int64_t wait, expires = 0;
     enum error error = login_password(request, password, &len, response);
     if (error) return error;
-    response->detail = NULL;
+    *response->detail = 0;
     struct buffer session = {0}, *out;
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
@@ -17572,7 +17661,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
         count_one(&server->counters.tokens_refused); /* authentication had let it pass */
     token_free(&token);
-    if (error) http_set_error(response, error, response->detail);
+    if (error) http_set_error(response, error);
     count_one(&server->counters.requests);
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
@@ -17826,12 +17915,14 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
     size_t body = response->fixed.at ? response->fixed.len : response->body.len;
     bool must = body <= SAID_IN_ANY_CASE;
-    if (http_conn_hold(p, response->body.size + body + HEAD_GUESS, must)) return;
+    size_t copy = http_moves_body(response) ? 0 : body;
+    if (http_conn_hold(p, response->body.size + copy + HEAD_GUESS, must)) return;
     buffer_free(&response->body);
     buffer_free(&response->location);
     response->extra[0] = 0;
     response->is_stream = response->cacheable = false;
-    http_set_error(response, ERROR_REQUEST_MEMORY, NULL);
+    *response->detail = 0;
+    http_set_error(response, ERROR_REQUEST_MEMORY);
     count_one(&server->counters.request_errors);
 }
 
