@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: MIT
 # The checks of `./build.sh lint`: each prints the problems it finds, or nothing.
 # Sourced by build.sh; does nothing by itself.
 
@@ -190,6 +191,16 @@ check_lines() {
     our_texts "$text" | xargs -0 grep -nE "(//|\*|#).*\<(TO""DO|FIX""ME|X""XX)\>" |
         sed 's/$/ (do it, or open an issue)/'
     return 0
+}
+
+# What is built, installed or sent to browsers names its licence in its first lines.
+check_licence() {
+    local code='^(presence\.c|build\.sh|\.ci/run|vendor/.*\.(c|h|sh)|test/(run|lint)\.sh'
+    code+='|web/.*\.(js|ts|css|html|svg))$'
+    our_texts "$code" | while read -r -d '' file; do
+        head -n 5 "$file" | grep -E 'SPDX-License-Identifier: MIT( |$)' >/dev/null ||
+            echo "$file: no SPDX-License-Identifier"
+    done
 }
 
 # Nothing is at the top but the fixed layout, and no file is as large as only a mistake would be.
