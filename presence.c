@@ -26,7 +26,7 @@
  *  10. Tokens                          users' tokens: keys, checking, minting; pure but for files
  *  11. Passwords and admin sessions    the admin's password, and what a login gives; pure
  *  12. Store: records                  what is on the disk, byte by byte; pure
- *  13. Store: check of the file        LMDB's file format, read from outside
+ *  13. Store: state                    struct store; the check of a file before it is mapped
  *  14. Store: files                    directory, locks, map
  *  15. Store: reads                    short read transactions
  *  16. Store: changes                  batches, and the work inside a transaction
@@ -120,8 +120,8 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; handshake_workers.lock;
- * reader.lock; broadcast.lock; login_lock; address_lock; log.lock, which may be taken while any of
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; the lock
+ * of each job_queue; login_lock; address_lock; log.lock, which may be taken while any of
  * them is held.
  *
  * What it promises:
@@ -196,6 +196,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <lmdb_check.h>
 #include <lmdb_seam.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
@@ -395,7 +396,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(origins_refused, "origins_refused_total", "requests of pages of an origin not allowed")      \
     X(admin_logins, "admin_logins_total", "logins of the admin")                                   \
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
-    X(http_conn_displaced, "pending_displaced_total",                                              \
+    X(pending_displaced, "pending_displaced_total",                                                \
       "connections closed in the door at --max-pending-per-address")                               \
     X(memory_refused, "memory_refused_total",                                                      \
       "requests answered with 503, or cut, at --max-request-memory")                               \
@@ -465,6 +466,49 @@ static void mem_die(void)
     last_words("presence: out of memory; give the machine more or lower --max-connections\n");
     _exit(1);
 }
+
+/* Ends the process with file and line where something is so that cannot be: a fault of this program
+ * or a promise of the kernel that it broke. A core is left, where the system keeps cores. Nothing
+ * that a stranger sends may lead here. [any] */
+__attribute__((noreturn)) static void fatal_at(const char *file, int line, const char *what)
+{
+    char text[256];
+    snprintf(text, sizeof text, "presence: internal error at %s:%d: %s\n", file, line, what);
+    last_words(text);
+    abort();
+}
+#define fatal(what) fatal_at(__FILE__, __LINE__, what)
+
+/* Where a function that fails writes the reason: one line that names the option or file and the
+ * remedy, without a newline. The caller owns the bytes; they are touched only on failure. */
+struct why {
+    char *text;
+    size_t size; /* of text; a longer reason is cut */
+};
+enum { WHY_MAX = 512 }; /* bytes that suit every reason of options, certificates and the start */
+
+/* An array as a place for a reason. */
+#define WHY(array) ((struct why){(array), sizeof(array)})
+
+/* Writes a reason as printf does. Returns false, so that a function can fail in one statement. */
+__attribute__((format(printf, 2, 3))) static bool fail(struct why why, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.text, why.size, format, args);
+    va_end(args);
+    return false;
+}
+
+/* A NUL-terminated text as a span. */
+static inline struct span span_of(const char *text)
+{
+    return (struct span){text, strlen(text)};
+}
+
+/* The id of anything that holds one as `id` and `id_len`: a user, a request, a cursor. The span
+ * ends with its holder. */
+#define id_of(holder) ((struct span){(holder)->id, (holder)->id_len})
 
 /* Memory of n zero bytes, owned by the caller; never NULL. */
 static void *mem_new(size_t n)
@@ -576,6 +620,17 @@ static int64_t clock_wall_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+/* A moment: ms of clock_mono_ms, and what to add to have UTC. */
+struct instant {
+    int64_t mono, offset;
+};
+
+/* UTC of a moment, ms since 1970. */
+static inline int64_t wall_of(struct instant now)
+{
+    return now.mono + now.offset;
+}
+
 enum { TIME_TEXT = 32 };
 
 /* Writes n as so many decimal digits, and a mark behind them; returns where the text goes on. */
@@ -652,6 +707,123 @@ static uint64_t get_be64(const uint8_t in[8])
     for (int i = 0; i < 8; i++) n = n << 8 | in[i];
     return n;
 }
+
+/* The struct that this member is part of. */
+#define container_of(pointer, type, member)                                                        \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+/* Lists after BSD's <sys/queue.h>, which musl does not have: names and meaning are those of
+ * queue(3), so is what each costs. An element holds the links, nothing is allocated.
+ *   LIST    doubly linked, a head of one pointer: whatever is taken out from the middle
+ *   STAILQ  singly linked, first in first out, one pointer an element
+ *   TAILQ   doubly linked with a tail: first in first out, and taken out from the middle
+ * One thing is more than BSD has: LIST_REMOVE and TAILQ_REMOVE clear the links, so a zeroed element
+ * is in no list and LIST_LINKED and TAILQ_LINKED tell. A zeroed LIST_HEAD is empty; the other heads
+ * point into themselves: they need their INIT, and must not be copied. */
+#define LIST_HEAD(name, type)                                                                      \
+    struct name {                                                                                  \
+        struct type *lh_first;                                                                     \
+    }
+#define LIST_ENTRY(type)                                                                           \
+    struct {                                                                                       \
+        struct type *le_next, **le_prev; /* le_prev: the pointer that leads here */                \
+    }
+#define LIST_FIRST(head) ((head)->lh_first)
+#define LIST_NEXT(item, field) ((item)->field.le_next)
+#define LIST_LINKED(item, field) ((item)->field.le_prev != NULL)
+#define LIST_FOREACH(item, head, field)                                                            \
+    for ((item) = LIST_FIRST(head); (item); (item) = LIST_NEXT(item, field))
+#define LIST_INSERT_HEAD(head, item, field)                                                        \
+    do {                                                                                           \
+        if (((item)->field.le_next = (head)->lh_first))                                            \
+            (head)->lh_first->field.le_prev = &(item)->field.le_next;                              \
+        (head)->lh_first = (item);                                                                 \
+        (item)->field.le_prev = &(head)->lh_first;                                                 \
+    } while (0)
+#define LIST_REMOVE(item, field)                                                                   \
+    do {                                                                                           \
+        if ((item)->field.le_next) (item)->field.le_next->field.le_prev = (item)->field.le_prev;   \
+        *(item)->field.le_prev = (item)->field.le_next;                                            \
+        (item)->field.le_next = NULL;                                                              \
+        (item)->field.le_prev = NULL;                                                              \
+    } while (0)
+#define LIST_SWAP(a, b, type, field) /* the elements of two lists change places */                 \
+    do {                                                                                           \
+        struct type *swapped = (a)->lh_first;                                                      \
+        if (((a)->lh_first = (b)->lh_first)) (a)->lh_first->field.le_prev = &(a)->lh_first;        \
+        if (((b)->lh_first = swapped)) (b)->lh_first->field.le_prev = &(b)->lh_first;              \
+    } while (0)
+
+#define STAILQ_HEAD(name, type)                                                                    \
+    struct name {                                                                                  \
+        struct type *stqh_first, **stqh_last;                                                      \
+    }
+#define STAILQ_ENTRY(type)                                                                         \
+    struct {                                                                                       \
+        struct type *stqe_next;                                                                    \
+    }
+#define STAILQ_INIT(head) ((head)->stqh_first = NULL, (head)->stqh_last = &(head)->stqh_first)
+#define STAILQ_FIRST(head) ((head)->stqh_first)
+#define STAILQ_EMPTY(head) (!(head)->stqh_first)
+#define STAILQ_NEXT(item, field) ((item)->field.stqe_next)
+#define STAILQ_INSERT_TAIL(head, item, field)                                                      \
+    do {                                                                                           \
+        (item)->field.stqe_next = NULL;                                                            \
+        *(head)->stqh_last = (item);                                                               \
+        (head)->stqh_last = &(item)->field.stqe_next;                                              \
+    } while (0)
+#define STAILQ_REMOVE_HEAD(head, field)                                                            \
+    do {                                                                                           \
+        (head)->stqh_first = (head)->stqh_first->field.stqe_next;                                  \
+        if (!(head)->stqh_first) (head)->stqh_last = &(head)->stqh_first;                          \
+    } while (0)
+#define STAILQ_CONCAT(to, from) /* all of `from` behind `to`; `from` is empty after it */          \
+    do {                                                                                           \
+        if (!(from)->stqh_first) break;                                                            \
+        *(to)->stqh_last = (from)->stqh_first;                                                     \
+        (to)->stqh_last = (from)->stqh_last;                                                       \
+        STAILQ_INIT(from);                                                                         \
+    } while (0)
+
+#define TAILQ_HEAD(name, type)                                                                     \
+    struct name {                                                                                  \
+        struct type *tqh_first, **tqh_last;                                                        \
+    }
+#define TAILQ_ENTRY(type)                                                                          \
+    struct {                                                                                       \
+        struct type *tqe_next, **tqe_prev;                                                         \
+    }
+#define TAILQ_INIT(head) ((head)->tqh_first = NULL, (head)->tqh_last = &(head)->tqh_first)
+#define TAILQ_FIRST(head) ((head)->tqh_first)
+#define TAILQ_EMPTY(head) (!(head)->tqh_first)
+#define TAILQ_NEXT(item, field) ((item)->field.tqe_next)
+#define TAILQ_LINKED(item, field) ((item)->field.tqe_prev != NULL)
+#define TAILQ_FOREACH(item, head, field)                                                           \
+    for ((item) = TAILQ_FIRST(head); (item); (item) = TAILQ_NEXT(item, field))
+#define TAILQ_INSERT_TAIL(head, item, field)                                                       \
+    do {                                                                                           \
+        (item)->field.tqe_next = NULL;                                                             \
+        (item)->field.tqe_prev = (head)->tqh_last;                                                 \
+        *(head)->tqh_last = (item);                                                                \
+        (head)->tqh_last = &(item)->field.tqe_next;                                                \
+    } while (0)
+#define TAILQ_REMOVE(head, item, field)                                                            \
+    do {                                                                                           \
+        if ((item)->field.tqe_next)                                                                \
+            (item)->field.tqe_next->field.tqe_prev = (item)->field.tqe_prev;                       \
+        else (head)->tqh_last = (item)->field.tqe_prev;                                            \
+        *(item)->field.tqe_prev = (item)->field.tqe_next;                                          \
+        (item)->field.tqe_next = NULL;                                                             \
+        (item)->field.tqe_prev = NULL;                                                             \
+    } while (0)
+#define TAILQ_CONCAT(to, from, field) /* all of `from` behind `to`; `from` is empty after it */    \
+    do {                                                                                           \
+        if (TAILQ_EMPTY(from)) break;                                                              \
+        (from)->tqh_first->field.tqe_prev = (to)->tqh_last;                                        \
+        *(to)->tqh_last = (from)->tqh_first;                                                       \
+        (to)->tqh_last = (from)->tqh_last;                                                         \
+        TAILQ_INIT(from);                                                                          \
+    } while (0)
 
 /* Orders two byte strings: by bytes, then the shorter first. */
 static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_len)
@@ -1781,6 +1953,10 @@ static bool json_number(struct json_value value, int64_t *out)
     return true;
 }
 
+/* ---- The writer: members and items appended to a buffer, commas by itself. It keeps no state: the
+ * last byte written says whether a comma is due. Every function takes the name of a member, or
+ * NULL for an item of an array; names are ours and need no escapes. ---- */
+
 /* Appends what a JSON string needs in place of the character c (a quote, a backslash or a control
  * character). */
 static void json_write_escape(struct buffer *b, uint8_t c)
@@ -1793,14 +1969,16 @@ static void json_write_escape(struct buffer *b, uint8_t c)
 }
 
 /* Appends the text as a JSON string with its quotes. Every byte that is not part of valid UTF-8
- * becomes U+FFFD, so what is written is always valid JSON. */
+ * becomes U+FFFD, so what is written is always valid JSON, whatever a client or a file has sent.
+ * Runs that need no escape are copied whole: ids are written for every change of a user. */
 static void json_write_string(struct buffer *b, struct span text)
 {
     size_t done = 0, n = 0;
-    buffer_add(b, "\"", 1);
+    *buffer_room(b, text.len + 2) = '"';
+    b->len++;
     while (n < text.len) {
-        uint32_t point = 0;
-        size_t step = utf8_step(text.at + n, text.len - n, &point);
+        uint32_t point = (uint8_t)text.at[n];
+        size_t step = point < 0x80 ? 1 : utf8_step(text.at + n, text.len - n, &point);
         if (step && point >= 0x20 && point != '"' && point != '\\') {
             n += step;
             continue;
@@ -1814,6 +1992,119 @@ static void json_write_string(struct buffer *b, struct span text)
     buffer_add(b, "\"", 1);
 }
 
+/* Appends the comma that is due and, for a member, its name and the colon. The first member or item
+ * has none before it, nor has what begins a line (a dump's) or the buffer; that no value of ours
+ * ends in one of these bytes makes the last one enough to tell. */
+static void json_key(struct buffer *b, const char *name)
+{
+    size_t len = name ? strlen(name) : 0;
+    char last = b->len ? b->at[b->len - 1] : '\n', *out = buffer_room(b, len + 4);
+    if (last != '{' && last != '[' && last != '\n') *out++ = ',';
+    if (name) {
+        *out++ = '"';
+        memcpy(out, name, len);
+        out += len;
+        *out++ = '"';
+        *out++ = ':';
+    }
+    b->len = (size_t)(out - b->at);
+}
+
+/* Begins a text of its own, an object, whatever stands before it in the buffer. */
+static void json_begin(struct buffer *b)
+{
+    buffer_add(b, "{", 1);
+}
+
+/* Opens an object or array, by its bracket. */
+static void json_open(struct buffer *b, const char *name, char bracket)
+{
+    json_key(b, name);
+    buffer_add(b, &bracket, 1);
+}
+
+/* Closes it. */
+static void json_close(struct buffer *b, char bracket)
+{
+    buffer_add(b, &bracket, 1);
+}
+
+/* A string of any bytes. */
+static void json_span(struct buffer *b, const char *name, struct span value)
+{
+    json_key(b, name);
+    json_write_string(b, value);
+}
+
+/* A string. */
+static void json_text(struct buffer *b, const char *name, const char *value)
+{
+    json_span(b, name, (struct span){value, strlen(value)});
+}
+
+/* One of the words null, true and false, or another text that is JSON already. */
+static void json_raw(struct buffer *b, const char *name, const char *json)
+{
+    json_key(b, name);
+    buffer_text(b, json);
+}
+
+static void json_bool(struct buffer *b, const char *name, bool value)
+{
+    json_raw(b, name, value ? "true" : "false");
+}
+
+static void json_null(struct buffer *b, const char *name)
+{
+    json_raw(b, name, "null");
+}
+
+/* A string, or null where it is empty. */
+static void json_text_or_null(struct buffer *b, const char *name, const char *value)
+{
+    if (*value) json_text(b, name, value);
+    else json_null(b, name);
+}
+
+/* A whole number that is not negative. Written by hand: printf costs as much as a user's whole view
+ * otherwise. */
+static void json_uint(struct buffer *b, const char *name, uint64_t value)
+{
+    char digits[20]; /* of UINT64_MAX */
+    size_t n = sizeof digits;
+    do digits[--n] = (char)('0' + value % 10);
+    while (value /= 10);
+    json_key(b, name);
+    buffer_add(b, digits + n, sizeof digits - n);
+}
+
+/* A whole number. */
+static void json_int(struct buffer *b, const char *name, int64_t value)
+{
+    if (value >= 0) {
+        json_uint(b, name, (uint64_t)value);
+        return;
+    }
+    json_key(b, name);
+    buffer_print(b, "%" PRId64, value);
+}
+
+/* A wall time as text (RFC 3339), or null where it is not known. Made in its place, not copied and
+ * looked through for escapes: a view of a user has two of them. */
+static void json_time(struct buffer *b, const char *name, int64_t wall_ms, bool known)
+{
+    if (!known) {
+        json_null(b, name);
+        return;
+    }
+    json_key(b, name);
+    char *out = buffer_room(b, TIME_TEXT + 2), *text = out + 1;
+    *out = '"';
+    size_t len = strlen(time_text(wall_ms, text));
+    text[len] = '"';
+    b->len += len + 2;
+}
+
 /* Names one user more, once, unless there are enough. Returns whether there are. */
 static bool named_add(struct named *named, struct span id)
 {
@@ -1824,25 +2115,21 @@ static bool named_add(struct named *named, struct span id)
     return named->count == NAMED_MAX;
 }
 
-/* Appends `,"users":[...]`, or nothing when nobody is named. */
+/* Appends the member "users" of an error, or nothing when nobody is named. */
 static void named_write(struct buffer *b, const struct named *named)
 {
-    for (size_t i = 0; i < named->count; i++) {
-        buffer_text(b, i ? "," : ",\"users\":[");
-        json_write_string(b, (struct span){named->ids[i], named->lens[i]});
-    }
-    if (named->count) buffer_text(b, "]");
+    if (!named->count) return;
+    json_open(b, "users", '[');
+    for (size_t i = 0; i < named->count; i++)
+        json_span(b, NULL, (struct span){named->ids[i], named->lens[i]});
+    json_close(b, ']');
 }
 
-/* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
- * there already or the object was only just opened. */
+/* json_key for the sections that still write their values by hand: no second comma. */
 static void json_write_key(struct buffer *b, const char *name)
 {
-    char last = b->len ? b->at[b->len - 1] : '{';
-    if (last != '{' && last != ',') buffer_add(b, ",", 1);
-    buffer_add(b, "\"", 1);
-    buffer_text(b, name);
-    buffer_add(b, "\":", 2);
+    if (b->len && b->at[b->len - 1] == ',') b->len--;
+    json_key(b, name);
 }
 
 /* ==== 8. Options ==============================================================================
@@ -1868,7 +2155,8 @@ static void json_write_key(struct buffer *b, const char *name)
       "a request must have arrived whole within this time, however busily it drips")               \
     X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
       "an idle HTTP connection is closed after this time")                                         \
-    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
+    X(workers, COUNT, "workers", "0", 0, 256, "N", "Network",                                      \
+      "threads that answer HTTP requests; 0: one a processor, at least 2")                         \
     X(tls_listen, LIST, "tls-listen", "", 0, 0, "ADDR:PORT", "TLS",                                \
       "address to serve https and wss on; may repeat")                                             \
     X(tls_cert, FILES, "tls-cert", "", 0, 0, "FILE", "TLS",                                        \
@@ -2039,8 +2327,6 @@ struct command_line {
     const char *file; /* its argument, if it takes one */
 };
 
-enum { USAGE_MAX = 512 };
-
 /* ==== 9. Options: reading =====================================================================
  * The command line, the environment and a file become struct options; pure but for that file. */
 
@@ -2093,9 +2379,9 @@ static bool option_is_list(const struct option_row *row)
            row->type == OPTION_RANGES;
 }
 
-/* Adds to a list; false with one line in err. */
+/* Adds to a list; false with the reason in why. */
 static bool option_add(struct option_list *list, const struct option_row *row, const char *value,
-                       char *err)
+                       struct why why)
 {
     struct sockaddr_storage address;
     struct range range;
@@ -2113,27 +2399,21 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
                       " usual one, or capacitor://localhost, and nothing behind";
         value = problem ? value : origin;
     }
-    if (problem) {
-        snprintf(err, USAGE_MAX, "--%s: '%.200s' %s", row->name, value, problem);
-        return false;
-    }
+    if (problem) return fail(why, "--%s: '%.200s' %s", row->name, value, problem);
     list->at = mem_resize(list->at, (list->count + 1) * sizeof *list->at);
     list->at[list->count++] = mem_copy_text(value, strlen(value));
     return true;
 }
 
-/* Sets one option; false with one line in err that names the option and the remedy. A list grows;
+/* Sets one option; false with the reason in why that names the option and the remedy. A list grows;
  * the caller empties it where a stronger source begins. */
 static bool option_set(struct options *options, const struct option_row *row, const char *value,
-                       char *err)
+                       struct why why)
 {
     void *field = (char *)options + row->offset;
     bool empty = !*value && (option_is_list(row) || (row->type == OPTION_TEXT && *row->initial));
-    if (empty) {
-        snprintf(err, USAGE_MAX, "--%s: is empty; give it a %s", row->name, row->argument);
-        return false;
-    }
-    if (option_is_list(row)) return option_add(field, row, value, err);
+    if (empty) return fail(why, "--%s: is empty; give it a %s", row->name, row->argument);
+    if (option_is_list(row)) return option_add(field, row, value, why);
     if (row->type == OPTION_TEXT) {
         free(*(char **)field);
         *(char **)field = mem_copy_text(value, strlen(value));
@@ -2149,16 +2429,11 @@ static bool option_set(struct options *options, const struct option_row *row, co
     };
     int64_t n;
     char low[32], high[32];
-    if (!option_parse_number(row, value, &n)) {
-        snprintf(err, USAGE_MAX, "--%s: '%s' is not understood; %s", row->name, value,
-                 remedies[row->type]);
-        return false;
-    }
-    if (n < row->min || n > row->max) {
-        snprintf(err, USAGE_MAX, "--%s: '%s' is out of bounds; give it %s to %s", row->name, value,
-                 option_bound(row, row->min, low), option_bound(row, row->max, high));
-        return false;
-    }
+    if (!option_parse_number(row, value, &n))
+        return fail(why, "--%s: '%s' is not understood; %s", row->name, value, remedies[row->type]);
+    if (n < row->min || n > row->max)
+        return fail(why, "--%s: '%s' is out of bounds; give it %s to %s", row->name, value,
+                    option_bound(row, row->min, low), option_bound(row, row->max, high));
     *(int64_t *)field = n;
     return true;
 }
@@ -2174,12 +2449,12 @@ static void option_clear_list(struct options *options, const struct option_row *
 
 /* Sets what a source says, emptying a list the first time this source names it. */
 static bool option_apply(struct options *options, const struct option_row *row, const char *value,
-                         uint64_t *seen, char *err)
+                         uint64_t *seen, struct why why)
 {
     uint64_t bit = UINT64_C(1) << (row - OPTIONS);
     if (option_is_list(row) && !(*seen & bit)) option_clear_list(options, row);
     *seen |= bit;
-    return option_set(options, row, value, err);
+    return option_set(options, row, value, why);
 }
 
 /* Sets every option to its default. */
@@ -2187,10 +2462,10 @@ static void options_init(struct options *options)
 {
     _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
     *options = (struct options){0};
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         if (option_is_list(&OPTIONS[i]) && !*OPTIONS[i].initial) continue;
-        if (!option_set(options, &OPTIONS[i], OPTIONS[i].initial, err)) abort();
+        if (!option_set(options, &OPTIONS[i], OPTIONS[i].initial, WHY(err))) fatal(err);
     }
 }
 
@@ -2267,11 +2542,11 @@ static const char *option_env_name(const struct option_row *row, char out[64])
 
 /* Reads the environment; a list is separated by commas there. ONLINE_THRESHOLD_SECONDS is the
  * older name of PRESENCE_ONLINE_THRESHOLD. */
-static bool options_from_env(struct options *options, char *err)
+static bool options_from_env(struct options *options, struct why why)
 {
     uint64_t seen = 0;
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
-        char name[64], line[USAGE_MAX];
+        char name[64], line[WHY_MAX];
         const char *value = getenv(option_env_name(&OPTIONS[i], name));
         if (!value && !strcmp(OPTIONS[i].name, "online-threshold")) {
             snprintf(name, sizeof name, "ONLINE_THRESHOLD_SECONDS");
@@ -2281,14 +2556,11 @@ static bool options_from_env(struct options *options, char *err)
         char *copy = mem_copy_text(value, strlen(value)), *rest = copy, *part;
         bool list = option_is_list(&OPTIONS[i]), good = true;
         while (good && (part = list ? strsep(&rest, ",") : copy)) {
-            good = option_apply(options, &OPTIONS[i], part, &seen, line);
+            good = option_apply(options, &OPTIONS[i], part, &seen, WHY(line));
             if (!list) break;
         }
         free(copy);
-        if (!good) {
-            snprintf(err, USAGE_MAX, "environment %s: %.400s", name, line);
-            return false;
-        }
+        if (!good) return fail(why, "environment %s: %.400s", name, line);
     }
     return true;
 }
@@ -2339,7 +2611,7 @@ static void config_print(FILE *out, const char *name, const char *value)
 
 /* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
  * Changes the line. */
-static bool options_from_line(struct options *options, char *line, uint64_t *seen, char *err)
+static bool options_from_line(struct options *options, char *line, uint64_t *seen, struct why why)
 {
     char hint[96];
     line += strspn(line, " \t");
@@ -2351,50 +2623,42 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     value += strspn(value, " \t");
     for (size_t n = strlen(value); n && strchr(" \t\r", value[n - 1]); n--) value[n - 1] = 0;
     const struct option_row *row = option_find(line, name_len);
-    if (!row) {
-        snprintf(err, USAGE_MAX, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
-                 name_hint(line, name_len, false, hint));
-        return false;
-    }
-    if (config_quoted(value)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: %.200s has quotes around it, which would be a part of it;"
-                 " leave them out",
-                 row->name, value);
-        return false;
-    }
-    if (*value == '\\' && !config_unescape(value)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: '%.200s' begins with a backslash, and then each means"
-                 " something: write \\\\ for one, \\x20 for a blank",
-                 row->name, value);
-        return false;
-    }
+    if (!row)
+        return fail(why, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
+                    name_hint(line, name_len, false, hint));
+    if (config_quoted(value))
+        return fail(why,
+                    "--%s: %.200s has quotes around it, which would be a part of it;"
+                    " leave them out",
+                    row->name, value);
+    if (*value == '\\' && !config_unescape(value))
+        return fail(why,
+                    "--%s: '%.200s' begins with a backslash, and then each means"
+                    " something: write \\\\ for one, \\x20 for a blank",
+                    row->name, value);
     return option_apply(options, row, row->type == OPTION_FLAG && !*value ? "yes" : value, seen,
-                        err);
+                        why);
 }
 
 /* Reads a configuration file; errors name the file and the line. */
-static bool options_from_file(struct options *options, const char *path, char *err)
+static bool options_from_file(struct options *options, const char *path, struct why why)
 {
     FILE *file = fopen(path, "re");
-    if (!file) {
-        snprintf(err, USAGE_MAX, "--config: cannot read %s: %s; name a readable file", path,
-                 strerror(errno));
-        return false;
-    }
-    char *line = NULL, problem[USAGE_MAX];
+    if (!file)
+        return fail(why, "--config: cannot read %s: %s; name a readable file", path,
+                    strerror(errno));
+    char *line = NULL, problem[WHY_MAX];
     size_t size = 0, number = 0;
     uint64_t seen = 0;
     bool good = true;
     while (good && getline(&line, &size, file) >= 0) {
         number++;
         line[strcspn(line, "\n")] = 0;
-        good = options_from_line(options, line, &seen, problem);
-        if (!good) snprintf(err, USAGE_MAX, "%.80s line %zu: %.400s", path, number, problem);
+        good = options_from_line(options, line, &seen, WHY(problem));
+        if (!good) fail(why, "%.80s line %zu: %.400s", path, number, problem);
     }
     if (good && ferror(file)) {
-        snprintf(err, USAGE_MAX, "--config: cannot read %s: %s", path, strerror(errno));
+        fail(why, "--config: cannot read %s: %s", path, strerror(errno));
         good = false;
     }
     free(line);
@@ -2413,16 +2677,13 @@ static enum command command_find(const char *name, size_t len)
 /* Takes one argument of the command line; *i moves past the value it used. The pass tells whether
  * --config is being looked for or everything else is. */
 static bool options_take(struct options *options, int argc, char **argv, int *i, bool config_pass,
-                         uint64_t *seen, struct command_line *out, char *err)
+                         uint64_t *seen, struct command_line *out, struct why why)
 {
     const char *arg = argv[*i];
     if (!strcmp(arg, "-h")) arg = "--help";
     if (!strcmp(arg, "-V")) arg = "--version";
-    if (strncmp(arg, "--", 2) || !arg[2]) {
-        snprintf(err, USAGE_MAX, "'%s' is no option; they begin with --, and --help lists them",
-                 arg);
-        return false;
-    }
+    if (strncmp(arg, "--", 2) || !arg[2])
+        return fail(why, "'%s' is no option; they begin with --, and --help lists them", arg);
     const char *name = arg + 2, *equals = strchr(name, '='), *value = equals ? equals + 1 : NULL;
     size_t len = equals ? (size_t)(equals - name) : strlen(name);
     const struct option_row *row = option_find(name, len);
@@ -2430,34 +2691,27 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     bool config = len == 6 && !memcmp(name, "config", 6);
     if (!row && !config && command == COMMAND_COUNT) {
         char hint[96];
-        snprintf(err, USAGE_MAX, "--%.*s is no option;%s --help lists them", (int)len, name,
-                 name_hint(name, len, true, hint));
-        return false;
+        return fail(why, "--%.*s is no option;%s --help lists them", (int)len, name,
+                    name_hint(name, len, true, hint));
     }
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
     if (takes && !value) {
-        if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2)) {
-            snprintf(err, USAGE_MAX, "--%.*s: the value is missing; write --%.*s %s", (int)len,
-                     name, (int)len, name,
-                     config ? "FILE"
-                     : row  ? row->argument
-                            : COMMANDS[command].argument);
-            return false;
-        }
+        if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2))
+            return fail(why, "--%.*s: the value is missing; write --%.*s %s", (int)len, name,
+                        (int)len, name,
+                        config ? "FILE"
+                        : row  ? row->argument
+                               : COMMANDS[command].argument);
         value = argv[++*i];
     }
-    if (!takes && value && !row) {
-        snprintf(err, USAGE_MAX, "--%.*s: takes no value; leave '=%s' out", (int)len, name, value);
-        return false;
-    }
-    if (config) return !config_pass || options_from_file(options, value, err);
+    if (!takes && value && !row)
+        return fail(why, "--%.*s: takes no value; leave '=%s' out", (int)len, name, value);
+    if (config) return !config_pass || options_from_file(options, value, why);
     if (config_pass) return true;
-    if (row) return option_apply(options, row, value ? value : "yes", seen, err);
-    if (out->command != COMMAND_SERVE && out->command != command) {
-        snprintf(err, USAGE_MAX, "--%s and --%s exclude each other; give one",
-                 COMMANDS[out->command].name, COMMANDS[command].name);
-        return false;
-    }
+    if (row) return option_apply(options, row, value ? value : "yes", seen, why);
+    if (out->command != COMMAND_SERVE && out->command != command)
+        return fail(why, "--%s and --%s exclude each other; give one", COMMANDS[out->command].name,
+                    COMMANDS[command].name);
     out->command = command;
     out->file = value;
     return true;
@@ -2466,15 +2720,15 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
 /* Reads file, environment and command line, each stronger than the one before. False with one line
  * in err. */
 static bool options_read(struct options *options, int argc, char **argv, struct command_line *out,
-                         char *err)
+                         struct why why)
 {
     *out = (struct command_line){COMMAND_SERVE, NULL};
     uint64_t seen = 0;
     for (int i = 1; i < argc; i++)
-        if (!options_take(options, argc, argv, &i, true, &seen, out, err)) return false;
-    if (!options_from_env(options, err)) return false;
+        if (!options_take(options, argc, argv, &i, true, &seen, out, why)) return false;
+    if (!options_from_env(options, why)) return false;
     for (int i = 1; i < argc; i++)
-        if (!options_take(options, argc, argv, &i, false, &seen, out, err)) return false;
+        if (!options_take(options, argc, argv, &i, false, &seen, out, why)) return false;
     return true;
 }
 
@@ -2531,7 +2785,7 @@ static void options_print_help(FILE *out)
     const char *group = "";
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
-        char text[USAGE_MAX];
+        char text[WHY_MAX];
         if (strcmp(group, row->group)) fprintf(out, "\n%s\n", group = row->group);
         bool bare = row->type == OPTION_FLAG || !*row->initial;
         snprintf(text, sizeof text, bare ? "%s" : "%s [%s]", row->help, row->initial);
@@ -2808,9 +3062,9 @@ static void token_keys_add(struct token_keys *keys, const struct token_key *key)
 
 /* Reads a whole file of at most max bytes into memory that never moves; the caller gives it to
  * secret_free, also on failure. It may be a pipe: whoever writes to it is waited for, or must have
- * done so. False with one line in err that names the option. */
+ * done so. False with the reason in why that names the option. */
 static bool secret_read(const char *option, const char *path, bool wait, size_t max,
-                        struct buffer *out, char *err)
+                        struct buffer *out, struct why why)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | (wait ? 0 : O_NONBLOCK));
     ssize_t got = fd < 0 ? -1 : 1;
@@ -2822,11 +3076,11 @@ static bool secret_read(const char *option, const char *path, bool wait, size_t 
     }
     out->at[out->len] = 0;
     if (got < 0)
-        snprintf(err, USAGE_MAX, "--%s: cannot read %.200s: %s; name a readable file", option, path,
-                 strerror(errno));
+        fail(why, "--%s: cannot read %.200s: %s; name a readable file", option, path,
+             strerror(errno));
     else if (out->len > max)
-        snprintf(err, USAGE_MAX, "--%s: %.200s is too long, it may have %zu bytes; name another",
-                 option, path, max);
+        fail(why, "--%s: %.200s is too long, it may have %zu bytes; name another", option, path,
+             max);
     if (fd >= 0) close(fd);
     return got >= 0 && out->len <= max;
 }
@@ -2852,25 +3106,24 @@ static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1]
 }
 
 /* Adds the secret of one --jwt-secret-file: the file's bytes less one line end; wait as secret_read
- * has it. False, with one line in err, if there is none. A PEM file is no secret: a public key used
+ * has it. False, with the reason in why, if there is none. A PEM file is no secret: a public key used
  * as one would let everybody sign. */
-static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait, char *err)
+static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait,
+                                  struct why why)
 {
     static const char option[] = "jwt-secret-file", pem[] = "-----BEGIN ";
     struct token_key key = {.kind = TOKEN_HS256};
     const char *path = token_key_path(value, key.kid);
-    bool good = secret_read(option, path, wait, TOKEN_SECRET_MAX + 2, &key.secret, err);
+    bool good = secret_read(option, path, wait, TOKEN_SECRET_MAX + 2, &key.secret, why);
     secret_trim(&key.secret);
     mbedtls_pk_init(&key.pk);
     if (good && (key.secret.len < TOKEN_SECRET_MIN || key.secret.len > TOKEN_SECRET_MAX)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: %.200s has %zu bytes; a secret has %d to %d: openssl rand -hex 32", option,
-                 path, key.secret.len, TOKEN_SECRET_MIN, TOKEN_SECRET_MAX);
+        fail(why, "--%s: %.200s has %zu bytes; a secret has %d to %d: openssl rand -hex 32", option,
+             path, key.secret.len, TOKEN_SECRET_MIN, TOKEN_SECRET_MAX);
         good = false;
     } else if (good && memmem(key.secret.at, key.secret.len, pem, sizeof pem - 1)) {
-        snprintf(err, USAGE_MAX,
-                 "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file", option,
-                 path);
+        fail(why, "--%s: %.200s is PEM, no secret; public keys go to --jwt-public-key-file", option,
+             path);
         good = false;
     }
     if (good) token_keys_add(keys, &key);
@@ -2921,17 +3174,18 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
 }
 
 /* Adds the key of one --jwt-public-key-file, a PEM public key or certificate; wait as
- * secret_read has it. False, with one line in err, if there is none. */
-static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait, char *err)
+ * secret_read has it. False, with the reason in why, if there is none. */
+static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait,
+                                  struct why why)
 {
     static const char option[] = "jwt-public-key-file";
     struct token_key key = {.kind = TOKEN_RS256};
     struct buffer pem = {0};
     const char *path = token_key_path(value, key.kid), *problem = NULL;
     mbedtls_pk_init(&key.pk);
-    bool good = secret_read(option, path, wait, TOKEN_PEM_MAX, &pem, err);
+    bool good = secret_read(option, path, wait, TOKEN_PEM_MAX, &pem, why);
     if (good) problem = token_key_parse(&key, &pem);
-    if (problem) snprintf(err, USAGE_MAX, "--%s: %.200s %s", option, path, problem);
+    if (problem) fail(why, "--%s: %.200s %s", option, path, problem);
     secret_free(&pem); /* it may have been a private key */
     good = good && !problem;
     if (good) token_keys_add(keys, &key);
@@ -3017,7 +3271,7 @@ static struct id_list *id_list_of_token(const struct token *token)
     char *at = (char *)(list->ids + count), *end = at + watch.raw.len;
     for (size_t cursor = 0; json_item(watch, &cursor, &item);) {
         int len = json_string(item, at, (size_t)(end - at));
-        if (len < 0) abort(); /* the token was read */
+        if (len < 0) fatal("a checked token is no JSON");
         list->ids[list->count++] = (struct span){at, (size_t)len};
         at += len;
     }
@@ -3250,8 +3504,8 @@ static enum token_problem token_verify(const struct token_keys *keys, struct spa
 }
 
 /* Appends the watch claim for "*" or ids with commas between, nothing for ""; false, with one line
- * in err, if one is no user id. */
-static bool token_write_watch(struct buffer *b, const char *watch, char *err)
+ * in why, if one is no user id. */
+static bool token_write_watch(struct buffer *b, const char *watch, struct why why)
 {
     bool all = !strcmp(watch, "*");
     if (!*watch) return true;
@@ -3260,13 +3514,11 @@ static bool token_write_watch(struct buffer *b, const char *watch, char *err)
     for (const char *at = watch, *next; at; at = next) {
         struct span id = {at, strcspn(at, ",")};
         next = at[id.len] ? at + id.len + 1 : NULL;
-        if (!user_id_valid(id)) {
-            snprintf(err, USAGE_MAX,
-                     "--token-watch: '%.128s' is not \"*\" or user ids with commas"
-                     " between; write alice,bob",
-                     watch);
-            return false;
-        }
+        if (!user_id_valid(id))
+            return fail(why,
+                        "--token-watch: '%.128s' is not \"*\" or user ids with commas"
+                        " between; write alice,bob",
+                        watch);
         if (at > watch) buffer_text(b, ",");
         json_write_string(b, id);
     }
@@ -3274,69 +3526,61 @@ static bool token_write_watch(struct buffer *b, const char *watch, char *err)
     return true;
 }
 
-/* Appends the claims of a new token; false, with one line in err, if they cannot be. */
+/* Appends the claims of a new token; false, with the reason in why, if they cannot be. */
 static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_ms,
                                int64_t lifetime_ms, const char *watch, bool admin,
-                               const char *issuer, const char *audience, char *err)
+                               const char *issuer, const char *audience, struct why why)
 {
     int64_t expires;
-    if (!user_id_valid(user)) {
-        snprintf(err, USAGE_MAX,
-                 "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
-                 " UTF-8 without control characters");
-        return false;
-    }
+    if (!user_id_valid(user))
+        return fail(why, "--mint-token: the user id is not valid; give it 1 to 128 bytes of"
+                         " UTF-8 without control characters");
     if (lifetime_ms <= 0 || __builtin_add_overflow(wall_ms, lifetime_ms, &expires) ||
-        expires > (int64_t)TOKEN_TIME_MAX * 1000) {
-        snprintf(err, USAGE_MAX, "--token-lifetime: is out of bounds; write 1h or 365d");
-        return false;
-    }
+        expires > (int64_t)TOKEN_TIME_MAX * 1000)
+        return fail(why, "--token-lifetime: is out of bounds; write 1h or 365d");
     buffer_text(b, "{\"sub\":");
     json_write_string(b, user);
     buffer_print(b, ",\"iat\":%" PRId64 ",\"exp\":%" PRId64, wall_ms / 1000,
                  expires / 1000 + (expires % 1000 > 0));
     if (*issuer) {
         json_write_key(b, "iss");
-        json_write_string(b, (struct span){issuer, strlen(issuer)});
+        json_write_string(b, span_of(issuer));
     }
     if (*audience) {
         json_write_key(b, "aud");
-        json_write_string(b, (struct span){audience, strlen(audience)});
+        json_write_string(b, span_of(audience));
     }
     if (admin) buffer_text(b, ",\"admin\":true");
-    if (!token_write_watch(b, watch, err)) return false;
+    if (!token_write_watch(b, watch, why)) return false;
     buffer_text(b, "}");
     return true;
 }
 
 /* Appends a token signed with the first secret, valid from now for the lifetime, which is rounded
  * up to a whole second. watch is "*", ids with commas between, or ""; issuer and audience are left
- * out if "". False, with one line in err and out as it was, if it cannot be made. */
+ * out if "". False, with the reason in why and out as it was, if it cannot be made. */
 static bool token_mint(const struct token_keys *keys, struct span user, int64_t wall_ms,
                        int64_t lifetime_ms, const char *watch, bool admin, const char *issuer,
-                       const char *audience, struct buffer *out, char *err)
+                       const char *audience, struct buffer *out, struct why why)
 {
     size_t i = 0, start = out->len;
     while (i < keys->count && keys->at[i].kind != TOKEN_HS256) i++;
-    if (i == keys->count) {
-        snprintf(err, USAGE_MAX,
-                 "--mint-token: there is no secret to sign with; give it one with"
-                 " --jwt-secret-file");
-        return false;
-    }
+    if (i == keys->count)
+        return fail(why, "--mint-token: there is no secret to sign with; give it one with"
+                         " --jwt-secret-file");
     const struct token_key *key = &keys->at[i];
     struct buffer json = {0};
     uint8_t mac[SHA256_SIZE];
     buffer_text(&json, "{\"alg\":\"HS256\",\"typ\":\"JWT\"");
     if (*key->kid) {
         json_write_key(&json, "kid");
-        json_write_string(&json, (struct span){key->kid, strlen(key->kid)});
+        json_write_string(&json, span_of(key->kid));
     }
     buffer_text(&json, "}");
     base64url_encode(out, json.at, json.len);
     json.len = 0;
     bool good =
-        token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, err);
+        token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, why);
     buffer_text(out, ".");
     base64url_encode(out, json.at, json.len);
     hmac_sha256((struct span){key->secret.at, key->secret.len},
@@ -3345,10 +3589,10 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     base64url_encode(out, mac, sizeof mac);
     buffer_free(&json);
     if (good && out->len - start > TOKEN_MAX) {
-        snprintf(err, USAGE_MAX,
-                 "--token-watch: the token has more than %d bytes; name fewer users"
-                 " or \"*\"",
-                 TOKEN_MAX);
+        fail(why,
+             "--token-watch: the token has more than %d bytes; name fewer users"
+             " or \"*\"",
+             TOKEN_MAX);
         good = false;
     }
     if (!good) out->len = start;
@@ -3402,27 +3646,27 @@ static bool password_parse(const char *line, struct password *out)
     return base64url_decode((struct span){line, salt}, out->salt, sizeof out->salt) ==
                sizeof out->salt &&
            line[salt] == ':' &&
-           base64url_decode((struct span){line + salt + 1, strlen(line + salt + 1)}, out->hash,
-                            sizeof out->hash) == sizeof out->hash;
+           base64url_decode(span_of(line + salt + 1), out->hash, sizeof out->hash) ==
+               sizeof out->hash;
 }
 
-/* Reads the file of --admin-password-file; wait as secret_read has it. False, with one line in err
+/* Reads the file of --admin-password-file; wait as secret_read has it. False, with the reason in why
  * and out as it was, if it is not one line as --hash-password prints it. */
-static bool password_load(const char *path, bool wait, struct password *out, char *err)
+static bool password_load(const char *path, bool wait, struct password *out, struct why why)
 {
     static const char option[] = "admin-password-file";
     struct buffer line = {0};
     struct password p;
-    bool good = secret_read(option, path, wait, 256, &line, err);
+    bool good = secret_read(option, path, wait, 256, &line, why);
     if (good) {
         secret_trim(&line);
         good = strlen(line.at) == line.len && password_parse(line.at, &p);
         if (good) *out = p;
         else
-            snprintf(err, USAGE_MAX,
-                     "--%s: %.200s is not one line as --hash-password prints it; make it with"
-                     " presence --hash-password",
-                     option, path);
+            fail(why,
+                 "--%s: %.200s is not one line as --hash-password prints it; make it with"
+                 " presence --hash-password",
+                 option, path);
     }
     secret_free(&line);
     return good;
@@ -3562,15 +3806,6 @@ enum {
     STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
-struct store_options {
-    const char *dir;
-    size_t map_size;         /* to begin with; 0: as the file says */
-    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
-    size_t outbox_max;       /* changes kept in the outbox */
-    size_t outbox_batch_max; /* changes delivered together */
-    bool read_only;          /* a command's view: one snapshot, also beside a running server */
-};
-
 /* What is known of a user. Wall times in ms; 0 is never. */
 struct user_record {
     int64_t first_seen, last_seen;
@@ -3646,93 +3881,6 @@ struct manual_record {
     uint16_t len;
     char message[STATUS_TEXT_MAX];
 };
-
-struct store_batch;
-
-/* A reader of another process, as it was when its slot was last looked at. */
-struct store_slot {
-    struct lmdb_reader is;
-    int64_t since; /* monotonic ms of the first look that found it at this transaction */
-};
-
-/* Lock order: turn, gate, lock. */
-struct store {
-    char *dir;
-    struct log *log;
-    struct counters *counters;
-    struct store_options options;
-    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
-    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
-    MDB_dbi users, sessions, open, meta;
-    MDB_dbi seen;
-    MDB_dbi samples, outbox, manual; /* 0: an older store that only commands have opened */
-    _Atomic uint64_t manuals;        /* records in `manual`, as of the last commit */
-    MDB_txn *snapshot;               /* commands: the transaction of all their reads */
-    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
-    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
-    uint64_t boots;       /* servers that opened this store, this one included */
-    int64_t was_alive;    /* the last commit before this opening */
-    bool was_clean;       /* the server before this one stopped in order */
-    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
-    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
-    struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
-    size_t outbox_trimmed;        /* writer: changes that it gives up */
-    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
-
-    int64_t look_at; /* writer: when it looks after the readers again */
-
-    pthread_mutex_t lock;   /* for all below */
-    pthread_cond_t changed; /* something below did */
-    pthread_t writer;
-    struct store_slot *readers; /* by slot */
-    unsigned reader_count;
-    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
-    bool running, stopping, ended, all_written;
-    int64_t give_up_at;        /* monotonic ms; counts once stopping */
-    struct store_batch *batch; /* under way, or NULL */
-    void (*done)(void *context, struct store_batch *);
-    void *context;
-    bool writable;
-    int64_t failing_since, last_commit;
-    char problem[STORE_PROBLEM];
-    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
-    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
-    bool writing;          /* a transaction is under way */
-    struct outbox_end outbox_end; /* as committed */
-    uint64_t outbox_closed;       /* batches of changes below this number are final */
-    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
-    enum {
-        OUTBOX_CLOSE_NONE,
-        OUTBOX_CLOSE_ASKED,
-        OUTBOX_CLOSE_GIVEN
-    } outbox_close; /* see store_outbox_close */
-    struct outbox_clock outbox_clock;
-};
-
-/* Where the one line goes that says why something was refused. */
-struct store_why {
-    char *at;
-    size_t size;
-};
-
-/* Writes that line; false, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
-                                                               const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why.at, why.size, format, args);
-    va_end(args);
-    return false;
-}
-
-/* The path of a file in the data directory; returns out. */
-static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
-{
-    snprintf(out, STORE_PATH, "%s/%s", dir, name);
-    return out;
-}
 
 /* Little-endian store and load of n bytes, moving *at behind them. */
 static void store_put_le(uint8_t **at, uint64_t number, int n)
@@ -3905,361 +4053,131 @@ static bool store_decode_manual(MDB_val value, struct manual_record *m)
            status_text_valid((struct span){m->message, m->len});
 }
 
-/* ==== 13. Store: check of the file ============================================================
- * LMDB's file format (data version 1), read from the outside: a damaged file is refused with a line
- * before LMDB maps it, which would only crash. */
+/* ==== 13. Store: state ========================================================================
+ * struct store, which the sections below share, and the check of its file before LMDB maps it. */
 
-struct lmdb_tree {
-    uint32_t pad;
-    uint16_t flags, depth;
-    size_t branches, leaves, overflows, entries, root;
+/* The trees of the file, in the order in which they are checked. */
+#define TREE_TABLE(X)                                                                              \
+    X(meta, "meta")                                                                                \
+    X(open, "open")                                                                                \
+    X(users, "user_presence")                                                                      \
+    X(sessions, "sessions")                                                                        \
+    X(seen, "seen")                                                                                \
+    X(outbox, "outbox")                                                                            \
+    X(samples, "samples")                                                                          \
+    X(manual, "manual")
+#define X(tree, name) name,
+static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
+#undef X
+enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
+
+/* What a sound file may consist of. A start needs the first two trees for its first answer; the
+ * others may be large. The four behind `sessions` are younger than the first stores. */
+static const struct lmdb_check_trees STORE_TREES = {
+    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
+
+struct store_options {
+    const char *dir;
+    size_t map_size;         /* to begin with; 0: as the file says */
+    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;       /* changes kept in the outbox */
+    size_t outbox_batch_max; /* changes delivered together */
+    bool read_only;          /* a command's view: one snapshot, also beside a running server */
 };
 
-struct lmdb_page {
-    size_t number;
-    uint16_t pad, flags;
-    uint16_t lower, upper; /* of an overflow page: how many there are, as 32 bits */
-    uint16_t nodes[];
+struct store_batch;
+
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
 };
 
-struct lmdb_meta {
-    uint32_t magic, version;
-    size_t address, map_size;
-    struct lmdb_tree free, named; /* free.pad is the page size */
-    size_t last_page, transaction;
+/* Lock order: turn, gate, lock. */
+struct store {
+    char *dir;
+    struct log *log;
+    struct counters *counters;
+    struct store_options options;
+    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
+    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
+#define X(tree, name) MDB_dbi tree;
+    TREE_TABLE(X) /* samples, outbox, manual: 0 in an older store that only commands have opened */
+#undef X
+    _Atomic uint64_t manuals;  /* records in `manual`, as of the last commit */
+    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
+    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
+    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
+    uint64_t boots;       /* servers that opened this store, this one included */
+    int64_t was_alive;    /* the last commit before this opening */
+    bool was_clean;       /* the server before this one stopped in order */
+    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
+    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
+    struct outbox_end outbox_now; /* writer: after the transaction under way */
+    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
+    size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+
+    int64_t look_at; /* writer: when it looks after the readers again */
+
+    pthread_mutex_t lock;   /* for all below */
+    pthread_cond_t changed; /* something below did */
+    pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
+    bool running, stopping, ended, all_written;
+    int64_t give_up_at;        /* monotonic ms; counts once stopping */
+    struct store_batch *batch; /* under way, or NULL */
+    void (*done)(void *context, struct store_batch *);
+    void *context;
+    bool writable;
+    int64_t failing_since, last_commit;
+    char problem[STORE_PROBLEM];
+    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
+    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
+    bool writing;          /* a transaction is under way */
+    struct outbox_end outbox_end; /* as committed */
+    uint64_t outbox_closed;       /* batches of changes below this number are final */
+    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
+    enum {
+        OUTBOX_CLOSE_NONE,
+        OUTBOX_CLOSE_ASKED,
+        OUTBOX_CLOSE_GIVEN
+    } outbox_close; /* see store_outbox_close */
+    struct outbox_clock outbox_clock;
 };
 
-struct lmdb_node {
-    uint16_t low, high, flags, key_len;
+/* Where the one line goes that says why something was refused. */
+struct store_why {
+    char *at;
+    size_t size;
 };
 
-enum {
-    LMDB_BRANCH = 1,
-    LMDB_LEAF = 2,
-    LMDB_OVERFLOW = 4,
-    LMDB_META = 8, /* kinds of pages */
-    LMDB_NODE_OVERFLOW = 1,
-    LMDB_NODE_TREE = 2, /* kinds of values */
-    LMDB_KEY_MAX = 511,
-    LMDB_DEPTH_MAX = 32,
-    LMDB_HEAD = offsetof(struct lmdb_page, nodes),
-};
-
-/* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
-enum tree_name {
-    TREE_MANUAL,
-    TREE_SAMPLES,
-    TREE_OUTBOX,
-    TREE_SEEN,
-    TREE_SESSIONS,
-    TREE_USERS,
-    TREE_OPEN,
-    TREE_META,
-    TREE_NAMED,
-    TREE_FREE,
-    TREE_MAIN
-};
-static const char *const TREE_NAMES[] = {"manual",   "samples",       "outbox", "seen",
-                                         "sessions", "user_presence", "open",   "meta"};
-
-/* One check of one file. */
-struct store_check {
-    int fd;
-    const char *path;
-    size_t page_size, file_size;
-    struct lmdb_meta meta;
-    struct lmdb_tree trees[TREE_NAMED];
-    unsigned found;   /* a bit for every tree that has its name in the main tree */
-    int64_t deadline; /* clock_mono_ms() to stop at; 0: read everything */
-    uint8_t *seen;    /* a bit for every page that has its place */
-    struct store_why why;
-    enum tree_name tree; /* the tree being read, and of it: */
-    size_t entries;
-    bool hurried;       /* the deadline left something out */
-    bool last_is_bound; /* the last key came from a branch: the next may be equal */
-    size_t last_len;
-    uint8_t last[LMDB_KEY_MAX];
-    struct lmdb_page *path_pages[LMDB_DEPTH_MAX]; /* from the root to where the reading is */
-    size_t path_nodes[LMDB_DEPTH_MAX];            /* the next node of each */
-    uint16_t level;                               /* how many they are */
-};
-
-/* Refuses the file: what is wrong with it, and the way out. False. */
-static bool check_refuse(struct store_check *c, const char *what, size_t page)
+/* Writes that line; false, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
+                                                               const char *format, ...)
 {
-    return store_refuse(c->why, "%s is damaged: page %zu %s; restore a backup", c->path, page,
-                        what);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.at, why.size, format, args);
+    va_end(args);
+    return false;
 }
 
-/* Marks n pages as used for one thing; false if they are not in the file or used already. */
-static bool check_claim(struct store_check *c, size_t page, size_t n)
+/* The path of a file in the data directory; returns out. */
+static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
 {
-    if (page < 2 || page > c->meta.last_page || n > c->meta.last_page + 1 - page)
-        return check_refuse(c, "is referred to but cannot exist", page);
-    for (size_t i = page; i < page + n; i++) {
-        if (c->seen[i / 8] & 1 << i % 8) return check_refuse(c, "is used twice", i);
-        c->seen[i / 8] |= (uint8_t)(1 << i % 8);
-    }
-    return true;
+    snprintf(out, STORE_PATH, "%s/%s", dir, name);
+    return out;
 }
 
-/* Claims and reads n pages. They are the caller's to free; NULL if refused. */
-static struct lmdb_page *check_read(struct store_check *c, size_t page, size_t n)
-{
-    if (!check_claim(c, page, n)) return NULL;
-    if ((page + n) * c->page_size > c->file_size) {
-        check_refuse(c, "lies behind the end of the file, which was cut short", page);
-        return NULL;
-    }
-    struct lmdb_page *p = mem_new(n * c->page_size);
-    errno = EIO;
-    ssize_t got = pread(c->fd, p, n * c->page_size, (off_t)(page * c->page_size));
-    if (got != (ssize_t)(n * c->page_size)) {
-        store_refuse(c->why, "cannot read %s: %s; check the disk", c->path, strerror(errno));
-    } else if (p->number != page) {
-        check_refuse(c, "holds something else", page);
-    } else {
-        return p;
-    }
-    free(p);
-    return NULL;
-}
-
-/* Checks that keys ascend through the whole tree; false, with nothing said, if not. */
-static bool check_order(struct store_check *c, const uint8_t *key, size_t len, bool is_bound)
-{
-    uint8_t number[8];
-    if (c->tree == TREE_FREE) {
-        size_t transaction;
-        if (len != sizeof transaction) return false;
-        memcpy(&transaction, key, len);
-        put_be64(number, transaction);
-        key = number;
-        len = sizeof number;
-    }
-    if (!len || len > LMDB_KEY_MAX) return false;
-    int order = bytes_compare(c->last, c->last_len, key, len);
-    if (order > 0 || (order == 0 && !c->last_is_bound)) return false;
-    memcpy(c->last, key, len);
-    c->last_len = len;
-    c->last_is_bound = is_bound;
-    return true;
-}
-
-/* Checks a list of free pages and claims them. */
-static bool check_free_list(struct store_check *c, const uint8_t *at, size_t size, size_t page)
-{
-    size_t count, number;
-    if (size < sizeof count) return check_refuse(c, "has a bad list of free pages", page);
-    memcpy(&count, at, sizeof count);
-    if (count > size / sizeof count - 1)
-        return check_refuse(c, "has a bad list of free pages", page);
-    for (size_t i = 1, last = SIZE_MAX; i <= count; i++, last = number) {
-        memcpy(&number, at + i * sizeof number, sizeof number);
-        if (number >= last) return check_refuse(c, "has a bad list of free pages", page);
-        if (!check_claim(c, number, 1)) return false;
-    }
-    return true;
-}
-
-/* Checks a list of free pages that lies in pages of its own. */
-static bool check_overflow(struct store_check *c, size_t first, size_t size)
-{
-    size_t need = (LMDB_HEAD - 1 + size) / c->page_size + 1;
-    struct lmdb_page *p = check_read(c, first, need);
-    if (!p) return false;
-    size_t has = p->lower | (size_t)p->upper << 16;
-    bool ok = p->flags == LMDB_OVERFLOW && has >= need;
-    if (!ok) check_refuse(c, "holds something else", first);
-    if (ok && has > need) ok = check_claim(c, first + need, has - need);
-    ok = ok && check_free_list(c, (uint8_t *)p->nodes, size, first);
-    free(p);
-    return ok;
-}
-
-/* Keeps the tree that an entry of the main tree describes. */
-static bool check_take_tree(struct store_check *c, const struct lmdb_node *node, const char *name)
-{
-    for (int i = 0; i < TREE_NAMED; i++) {
-        if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, node->key_len)) continue;
-        if (node->flags != LMDB_NODE_TREE || node->low != sizeof c->trees[i] || node->high) break;
-        memcpy(&c->trees[i], name + node->key_len, sizeof c->trees[i]);
-        c->found |= 1u << i;
-        return true;
-    }
-    return store_refuse(c->why,
-                        "%s is damaged or was written by another program; restore a backup"
-                        " or choose another --data",
-                        c->path);
-}
-
-/* Checks node i of a page. *child is the page below it if the page is a branch. */
-static bool check_node(struct store_check *c, const struct lmdb_page *p, size_t i, size_t *child)
-{
-    struct lmdb_node node;
-    size_t at = p->nodes[i] + sizeof node, room = c->page_size - at;
-    if (p->nodes[i] < p->upper || at > c->page_size)
-        return check_refuse(c, "has a bad node", p->number);
-    const uint8_t *key = (const uint8_t *)p + at, *value;
-    memcpy(&node, key - sizeof node, sizeof node);
-    size_t size = node.low | (size_t)node.high << 16;
-    bool leaf = p->flags == LMDB_LEAF;
-    if (node.key_len > room) return check_refuse(c, "has a bad key", p->number);
-    /* The first key of a branch stands for everything below it and is never looked at. */
-    if ((leaf || i) && !check_order(c, key, node.key_len, !leaf))
-        return check_refuse(c, "has keys out of order", p->number);
-    value = key + node.key_len;
-    room -= node.key_len;
-    *child = size | (size_t)((uint64_t)node.flags << 32);
-    if (!leaf) return true;
-    c->entries++;
-    if (c->tree == TREE_FREE && node.flags == LMDB_NODE_OVERFLOW && room >= sizeof *child) {
-        memcpy(child, value, sizeof *child);
-        return check_overflow(c, *child, size);
-    }
-    if (size > room || (node.flags && c->tree != TREE_MAIN))
-        return check_refuse(c, "has a bad value", p->number);
-    if (c->tree == TREE_FREE) return check_free_list(c, value, size, p->number);
-    return c->tree != TREE_MAIN || check_take_tree(c, &node, (const char *)key);
-}
-
-/* Reads a page of a tree of that depth and goes down into it, unless time is up. */
-static bool check_descend(struct store_check *c, size_t page, uint16_t depth)
-{
-    if (c->deadline && c->tree < TREE_OPEN && clock_mono_ms() >= c->deadline) {
-        c->hurried = true;
-        return true;
-    }
-    struct lmdb_page *p = check_read(c, page, 1);
-    if (!p) return false;
-    c->path_pages[c->level] = p;
-    c->path_nodes[c->level++] = 0;
-    size_t least = c->level == depth || c->tree == TREE_FREE ? 1 : 2;
-    return (p->flags == (c->level == depth ? LMDB_LEAF : LMDB_BRANCH) && p->lower % 2 == 0 &&
-            p->lower >= LMDB_HEAD + 2 * least && p->lower <= p->upper &&
-            p->upper <= c->page_size) ||
-           check_refuse(c, "holds something else", page);
-}
-
-/* Checks one tree from its root to its last entry. */
-static bool check_tree(struct store_check *c, enum tree_name name, const struct lmdb_tree *tree)
-{
-    c->tree = name;
-    c->entries = c->last_len = 0;
-    c->hurried = false;
-    c->last_is_bound = true;
-    uint16_t flags = tree->flags & 0x7e; /* the others are the environment's */
-    if (flags != (name == TREE_FREE ? MDB_INTEGERKEY : 0) || tree->depth > LMDB_DEPTH_MAX ||
-        (tree->root == SIZE_MAX) != (tree->depth == 0))
-        return store_refuse(c->why, "%s is damaged or not presence's own; restore a backup",
-                            c->path);
-    bool ok = !tree->depth || check_descend(c, tree->root, tree->depth);
-    while (ok && c->level) {
-        struct lmdb_page *p = c->path_pages[c->level - 1];
-        size_t i = c->path_nodes[c->level - 1]++, child = 0;
-        if (i == (size_t)(p->lower - LMDB_HEAD) / 2) {
-            free(p);
-            c->level--;
-        } else {
-            ok = check_node(c, p, i, &child) &&
-                 (p->flags == LMDB_LEAF || check_descend(c, child, tree->depth));
-        }
-    }
-    while (c->level) free(c->path_pages[--c->level]);
-    if (ok && !c->hurried && c->entries != tree->entries)
-        return store_refuse(c->why,
-                            "%s is damaged: %zu entries where %zu should be; restore a backup",
-                            c->path, c->entries, tree->entries);
-    return ok;
-}
-
-/* Reads one of the two meta pages; false if it is none. */
-static bool check_read_meta(struct store_check *c, size_t at, struct lmdb_meta *meta)
-{
-    struct {
-        size_t number;
-        uint16_t pad, flags, lower, upper;
-    } head;
-    uint8_t bytes[sizeof head + sizeof *meta];
-    if (pread(c->fd, bytes, sizeof bytes, (off_t)at) != (ssize_t)sizeof bytes) return false;
-    memcpy(&head, bytes, sizeof head);
-    memcpy(meta, bytes + LMDB_HEAD, sizeof *meta);
-    size_t size = meta->free.pad;
-    return (head.flags & LMDB_META) && meta->magic == 0xBEEFC0DE && meta->version == 1 &&
-           size >= 256 && size <= 32768 && !(size & (size - 1));
-}
-
-/* Reads the meta pages and keeps the one of that transaction (0: the newest); false, with nothing
- * said, if it has been overwritten. After it, LMDB may map the file, and the page numbers in the
- * meta are within reason. */
-static bool check_metas(struct store_check *c, size_t transaction)
-{
-    struct stat s;
-    struct lmdb_meta meta[2];
-    if (fstat(c->fd, &s)) return store_refuse(c->why, "%s: %s", c->path, strerror(errno));
-    c->file_size = (size_t)s.st_size;
-    if (!s.st_size)
-        return store_refuse(c->why, "%s is empty; restore a backup or remove it", c->path);
-    if (!check_read_meta(c, 0, &meta[0]) || !check_read_meta(c, meta[0].free.pad, &meta[1]))
-        return store_refuse(c->why,
-                            "%s is damaged or no store of presence (%zu bytes);"
-                            " restore a backup or choose another --data",
-                            c->path, c->file_size);
-    c->page_size = meta[0].free.pad;
-    int newest = meta[1].transaction > meta[0].transaction;
-    if (transaction && meta[newest].transaction != transaction) newest = !newest;
-    c->meta = meta[newest];
-    size_t pages = c->file_size / c->page_size;
-    /* The last pages of a sound file may be free and missing, but not that many. */
-    if (pages < 2 || meta[0].free.pad != meta[1].free.pad || c->meta.last_page < 1 ||
-        c->meta.last_page / 2 > pages + 65536)
-        return store_refuse(c->why, "%s is cut short to %zu bytes; restore a backup", c->path,
-                            c->file_size);
-    return !transaction || c->meta.transaction == transaction;
-}
-
-/* Checks what the meta page reaches. With a deadline, users and sessions only as far as time
- * allows, unless the file is shorter than its meta says. */
-static bool check_trees(struct store_check *c)
-{
-    if (c->file_size / c->page_size <= c->meta.last_page) c->deadline = 0;
-    for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
-    c->seen = mem_new(c->meta.last_page / 8 + 1);
-    bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
-    const unsigned all = (1u << TREE_NAMED) - 1; /* an older store lacks some */
-    const unsigned later =
-        1u << TREE_SAMPLES | 1u << TREE_OUTBOX | 1u << TREE_SEEN | 1u << TREE_MANUAL;
-    if (ok && (c->found | later) != all)
-        ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
-    for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
-        ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
-    free(c->seen);
-    return ok;
-}
-
-/* Checks no more than what LMDB needs in order to map the file for reading. */
-static bool store_check_head(const char *path, struct store_why why)
-{
-    struct store_check c = {.path = path, .why = why};
-    c.fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
-    bool ok = check_metas(&c, 0);
-    close(c.fd);
-    return ok;
-}
-
-/* Checks a data file as far as the header of this section says: with a deadline (clock_mono_ms();
- * 0: none), and for a transaction that its caller holds open (0: the newest, which nobody
- * replaces). False with the reason if anything is wrong; the file is only read. */
-static bool store_check_file(const char *path, size_t transaction, int64_t deadline,
+/* Checks a data file as lmdb_check_file does, trees and all: for so many ms (0: to the end), and
+ * for a transaction that the caller holds open (0: the newest). */
+static bool store_check_file(const char *path, size_t transaction, int64_t budget_ms,
                              struct store_why why)
 {
-    struct store_check c = {.path = path, .deadline = deadline, .why = why};
-    c.fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
-    bool ok = check_metas(&c, transaction) && check_trees(&c);
-    close(c.fd);
-    return ok;
+    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.at, why.size);
 }
 
 /* ==== 14. Store: files ========================================================================
@@ -4333,25 +4251,16 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens a database that an older store may lack without MDB_CREATE; then it is 0. */
-static int store_open_later(MDB_txn *txn, enum tree_name tree, unsigned flags, MDB_dbi *out)
-{
-    int rc = mdb_dbi_open(txn, TREE_NAMES[tree], flags, out);
-    if (rc == MDB_NOTFOUND) *out = 0;
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-/* Opens the databases in a transaction. */
+/* Opens the databases in a transaction. Without MDB_CREATE those that an older store lacks are 0. */
 static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 {
-    int rc = mdb_dbi_open(txn, TREE_NAMES[TREE_USERS], flags, &st->users);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SESSIONS], flags, &st->sessions);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_OPEN], flags, &st->open);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
-    if (!rc) rc = store_open_later(txn, TREE_SEEN, flags, &st->seen);
-    if (!rc) rc = store_open_later(txn, TREE_SAMPLES, flags, &st->samples);
-    if (!rc) rc = store_open_later(txn, TREE_MANUAL, flags, &st->manual);
-    return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
+    int rc = 0;
+#define X(tree, name)                                                                              \
+    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);                                       \
+    if (rc == MDB_NOTFOUND) rc = 0, st->tree = 0;
+    TREE_TABLE(X)
+#undef X
+    return rc;
 }
 
 /* What a signal that ends the process finds here, as its handler has no argument. Only one store is
@@ -4453,7 +4362,7 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (rc) return rc;
     mdb_env_set_userctx(st->env, st);
     mdb_env_set_assert(st->env, store_on_assert);
-    rc = mdb_env_set_maxdbs(st->env, TREE_NAMED);
+    rc = mdb_env_set_maxdbs(st->env, TREE_COUNT);
     size_t size = st->options.read_only ? 0 : (st->options.map_size + 65535) / 65536 * 65536;
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
@@ -5865,7 +5774,7 @@ static bool store_begin_snapshot(struct store *st, const char *path, struct stor
 static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
 {
     uint64_t schema;
-    if (!store_check_head(path, why)) return false;
+    if (!lmdb_check_file(path, NULL, 0, 0, why.at, why.size)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     if (!store_begin_snapshot(st, path, why)) return false;
@@ -5887,7 +5796,7 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
         if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
         if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
     }
-    if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
+    if (!store_check_file(path, 0, STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
         return store_refuse(why,
@@ -5906,7 +5815,7 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
 }
 
 /* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
- * until store_close; log and counters must live longer. NULL, with one line in err that names the
+ * until store_close; log and counters must live longer. NULL, with the reason in why that names the
  * path, the reason and the way out, if it cannot be used; its data is then as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
                                 struct counters *counters, char *err, size_t err_size)
@@ -6664,15 +6573,16 @@ enum {
 
 /* One timer, embedded in what it is for. Zeroed is disarmed. */
 struct timer {
-    struct timer *next, **link; /* link is NULL while disarmed */
-    int64_t due;                /* in ticks */
+    LIST_ENTRY(timer) list; /* linked while armed */
+    int64_t due;            /* in ticks */
 };
+LIST_HEAD(timer_list, timer);
 
 struct wheel {
     int64_t tick; /* all timers due before it have fired */
     size_t armed; /* timers in the wheel */
-    struct timer *expired;
-    struct timer *slots[WHEEL_LEVELS][WHEEL_SLOTS];
+    struct timer_list expired;
+    struct timer_list slots[WHEEL_LEVELS][WHEEL_SLOTS];
 };
 
 /* An empty wheel that starts at now. */
@@ -6681,19 +6591,11 @@ static void wheel_init(struct wheel *wheel, int64_t now_ms)
     *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
 }
 
-/* Puts a timer at the head of a list. */
-static void timer_link(struct timer **head, struct timer *timer)
-{
-    timer->next = *head;
-    timer->link = head;
-    if (*head) (*head)->link = &timer->next;
-    *head = timer;
-}
-
 /* The list a due tick belongs to, seen from the wheel's present tick. */
-static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
+static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
 {
     int64_t ahead = due - wheel->tick;
+    if (ahead < 0) return &wheel->expired;
     for (int level = 0; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
         if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
@@ -6706,10 +6608,8 @@ static struct timer **wheel_slot(struct wheel *wheel, int64_t due)
 /* Stops a timer; harmless when it is not armed. */
 static void timer_disarm(struct wheel *wheel, struct timer *timer)
 {
-    if (!timer->link) return;
-    *timer->link = timer->next;
-    if (timer->next) timer->next->link = timer->link;
-    timer->link = NULL;
+    if (!LIST_LINKED(timer, list)) return;
+    LIST_REMOVE(timer, list);
     wheel->armed--;
 }
 
@@ -6724,20 +6624,19 @@ static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
 {
     timer_disarm(wheel, timer);
     timer->due = timer_tick(due_ms);
-    timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due), timer);
+    LIST_INSERT_HEAD(wheel_slot(wheel, timer->due), timer, list);
     wheel->armed++;
 }
 
 /* Moves every timer of a list to where it belongs now. */
-static void wheel_sort(struct wheel *wheel, struct timer **list)
+static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 {
-    struct timer *timer = *list;
-    *list = NULL;
-    while (timer) {
-        struct timer *next = timer->next;
-        timer_link(timer->due < wheel->tick ? &wheel->expired : wheel_slot(wheel, timer->due),
-                   timer);
-        timer = next;
+    struct timer_list moving = {0};
+    struct timer *timer;
+    LIST_SWAP(&moving, list, timer, list);
+    while ((timer = LIST_FIRST(&moving))) {
+        LIST_REMOVE(timer, list);
+        LIST_INSERT_HEAD(wheel_slot(wheel, timer->due), timer, list);
     }
 }
 
@@ -6760,8 +6659,8 @@ static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
 {
     int64_t now = now_ms >> WHEEL_TICK_SHIFT;
     if (!wheel->armed && wheel->tick <= now) wheel->tick = now + 1;
-    while (!wheel->expired && wheel->tick <= now) wheel_step(wheel);
-    struct timer *timer = wheel->expired;
+    while (!LIST_FIRST(&wheel->expired) && wheel->tick <= now) wheel_step(wheel);
+    struct timer *timer = LIST_FIRST(&wheel->expired);
     if (timer) timer_disarm(wheel, timer);
     return timer;
 }
@@ -6770,11 +6669,11 @@ static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
  * May be early (a coarse slot has to be spread), never late. */
 static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 {
-    if (wheel->expired) return 0;
+    if (LIST_FIRST(&wheel->expired)) return 0;
     if (!wheel->armed) return -1;
     int64_t tick = wheel->tick;
     for (int i = 0; i < WHEEL_SLOTS; i++, tick++) {
-        if (wheel->slots[0][tick & (WHEEL_SLOTS - 1)]) break;
+        if (LIST_FIRST(&wheel->slots[0][tick & (WHEEL_SLOTS - 1)])) break;
         if (i && !(tick & (WHEEL_SLOTS - 1))) break; /* coarser slots are spread here */
     }
     int64_t wait = (tick << WHEEL_TICK_SHIFT) - now_ms;
@@ -6784,9 +6683,9 @@ static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 /* Takes any armed timer, disarmed, due or not; NULL when none is left. For the end of things. */
 static struct timer *wheel_take(struct wheel *wheel)
 {
-    struct timer *timer = wheel->expired;
+    struct timer *timer = LIST_FIRST(&wheel->expired);
     for (int i = 0; !timer && i < WHEEL_LEVELS * WHEEL_SLOTS; i++)
-        timer = wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS];
+        timer = LIST_FIRST(&wheel->slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS]);
     if (timer) timer_disarm(wheel, timer);
     return timer;
 }
@@ -6845,22 +6744,22 @@ enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = E
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
     uint8_t key[16];
-    struct address_entry *next;          /* in the same slot */
-    struct address_entry *older, *newer; /* on the list of its rest */
-    uint8_t expiry;                      /* enum address_expiry */
-    uint32_t connections;                /* WebSockets */
-    uint32_t http_conns;                 /* connections in the listener */
-    uint32_t ready;                      /* of them those that wait for a worker: the listener's */
-    size_t held;                         /* bytes that all of them hold */
-    struct http_conn *oldest, *newest;   /* those; the list is the listener's, not looked at here */
-    int64_t upgrades_until_us;           /* mono us: see address_take_upgrade */
-    uint32_t failures;                   /* wrong passwords in a row */
-    int64_t failed_at, blocked_until;    /* mono ms: of the last failure; 0 */
+    struct address_entry *next;        /* in the same slot */
+    TAILQ_ENTRY(address_entry) list;   /* of those that wait for its expiry */
+    uint8_t expiry;                    /* enum address_expiry */
+    uint32_t connections;              /* WebSockets */
+    uint32_t http_conns;               /* connections in the listener */
+    uint32_t ready;                    /* of them those that wait for a worker: the listener's */
+    size_t held;                       /* bytes that all of them hold */
+    struct http_conn *oldest, *newest; /* those; the list is the listener's, not looked at here */
+    int64_t upgrades_until_us;         /* mono us: see address_take_upgrade */
+    uint32_t failures;                 /* wrong passwords in a row */
+    int64_t failed_at, blocked_until;  /* mono ms: of the last failure; 0 */
 };
 
 /* Entries that rest, the one that has rested longest first. */
 struct address_list {
-    struct address_entry *oldest, *newest;
+    TAILQ_HEAD(, address_entry) entries;
     size_t count;
 };
 
@@ -6879,6 +6778,7 @@ static void address_table_init(struct address_table *table)
 {
     *table = (struct address_table){.used = ADDRESS_SLOTS_MIN, .size = ADDRESS_SLOTS_MIN};
     table->slots = mem_new(table->size * sizeof *table->slots);
+    for (int i = 0; i < EXPIRY_COUNT; i++) TAILQ_INIT(&table->expiring[i].entries);
     random_bytes(table->seed, sizeof table->seed);
 }
 
@@ -7004,9 +6904,7 @@ static void address_wake(struct address_table *table, struct address_entry *entr
 {
     if (entry->expiry == EXPIRY_NONE) return;
     struct address_list *list = &table->expiring[entry->expiry];
-    *(entry->older ? &entry->older->newer : &list->oldest) = entry->newer;
-    *(entry->newer ? &entry->newer->older : &list->newest) = entry->older;
-    entry->older = entry->newer = NULL;
+    TAILQ_REMOVE(&list->entries, entry, list);
     entry->expiry = EXPIRY_NONE;
     list->count--;
 }
@@ -7044,7 +6942,7 @@ static bool address_differs(const struct address_entry *entry, int64_t now)
 /* Takes the entry that has rested longest off a list, and drops it unless it is in use again. */
 static void address_evict(struct address_table *table, struct address_list *list)
 {
-    struct address_entry *oldest = list->oldest;
+    struct address_entry *oldest = TAILQ_FIRST(&list->entries);
     if (address_in_use(oldest)) address_wake(table, oldest);
     else address_drop(table, oldest);
 }
@@ -7062,9 +6960,7 @@ static void address_settle(struct address_table *table, struct address_entry *en
     }
     entry->expiry = address_has_failed(entry, now) ? EXPIRY_FAILURE : EXPIRY_PACE;
     struct address_list *list = &table->expiring[entry->expiry];
-    entry->older = list->newest;
-    *(list->newest ? &list->newest->newer : &list->oldest) = entry;
-    list->newest = entry;
+    TAILQ_INSERT_TAIL(&list->entries, entry, list);
     if (++list->count > ADDRESS_EXPIRING_MAX) address_evict(table, list);
 }
 
@@ -7075,8 +6971,9 @@ static void address_sweep(struct address_table *table, int64_t now)
 {
     for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
         struct address_list *list = &table->expiring[rest];
-        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->oldest; i++) {
-            if (!address_in_use(list->oldest) && address_differs(list->oldest, now)) break;
+        for (int i = 0; i < ADDRESS_SWEEP_MAX && list->count; i++) {
+            const struct address_entry *oldest = TAILQ_FIRST(&list->entries);
+            if (!address_in_use(oldest) && address_differs(oldest, now)) break;
             address_evict(table, list);
         }
     }
@@ -7278,11 +7175,6 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  * What users look like to others stands here too, the ring of events, which are transitions as
  * text, and who follows whom. */
 
-/* A moment: monotonic ms, and what to add to have UTC. */
-struct instant {
-    int64_t mono, offset;
-};
-
 /* The table's view of one connection; the hub's struct connection begins with it. */
 struct session_conn {
     struct user *user;         /* NULL when not in the table */
@@ -7332,7 +7224,7 @@ enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
 struct user {
     struct timer timer;         /* while cached: the end of the session */
-    struct user *next, **place; /* in the list of its debt */
+    LIST_ENTRY(user) list;      /* of those equally dirty; in none when not dirty */
     struct session_conn *conns; /* its connections */
     int64_t online_since;       /* mono */
     _Atomic int64_t last_seen;  /* mono; read by others without the lock */
@@ -7375,6 +7267,8 @@ struct transition {
     bool was_invisible, invisible; /* before, and now */
 };
 
+LIST_HEAD(user_list, user);
+
 /* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
 enum { RUN_MAX = 126 };
 struct run {
@@ -7400,10 +7294,10 @@ struct presence {
     uint64_t sequence;              /* of the last transition */
     struct transition *transitions; /* since presence_clear_transitions */
     size_t transition_count, transition_size;
-    struct user *changed;          /* DIRTY_STATE */
-    struct user *in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
-    struct user *seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second they began to owe */
-    size_t seen_ring;              /* where to add */
+    struct user_list changed;          /* DIRTY_STATE */
+    struct user_list in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
+    struct user_list seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second in which they became so */
+    size_t seen_ring;                  /* where to add */
     size_t seen_count;
     int64_t seen_turn;         /* mono: when the rings move on */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
@@ -7490,7 +7384,8 @@ static void directory_insert(struct directory *d, struct user *user)
 static void directory_remove(struct directory *d, const struct user *user)
 {
     size_t run, at;
-    if (!directory_seek(d, (struct span){user->id, user->id_len}, &run, &at)) abort();
+    if (!directory_seek(d, (struct span){user->id, user->id_len}, &run, &at))
+        fatal("a user is not in the directory");
     struct run *r = d->runs[run];
     r->count--;
     memmove(r->users + at, r->users + at + 1, (r->count - at) * sizeof *r->users);
@@ -7662,20 +7557,12 @@ static void presence_free(struct presence *p)
     buffer_free(&p->ended.ops);
 }
 
-/* Puts a user on the list of a debt, taking it off the one it is on. */
-static void user_mark_dirty(struct user **head, struct user *user, enum user_dirty dirty)
+/* Moves a user to the list of those equally dirty; NULL is none. */
+static void user_mark_dirty(struct user_list *list, struct user *user, enum user_dirty dirty)
 {
-    if (user->place) {
-        *user->place = user->next;
-        if (user->next) user->next->place = user->place;
-    }
+    if (LIST_LINKED(user, list)) LIST_REMOVE(user, list);
+    if (list) LIST_INSERT_HEAD(list, user, list);
     user->dirty = (unsigned)dirty & 15u;
-    user->place = head;
-    user->next = head ? *head : NULL;
-    if (head) {
-        if (*head) (*head)->place = &user->next;
-        *head = user;
-    }
 }
 
 /* Notes that the store must hear of a user: of a new state, or only of a later last_seen. */
@@ -8106,12 +7993,11 @@ static void presence_tick(struct presence *p, struct instant now)
 {
     struct timer *timer;
     while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
-        struct user *user = (struct user *)((char *)timer - offsetof(struct user, timer));
+        struct user *user = container_of(timer, struct user, timer);
         user_leave(p, now, user, user->reason, user_address(user));
     }
     while ((timer = wheel_pop(&p->manuals, now.mono))) {
-        struct user *user =
-            ((struct manual *)((char *)timer - offsetof(struct manual, timer)))->user;
+        struct user *user = container_of(timer, struct manual, timer)->user;
         user_take_manual(p, user);
         user_tell_manual(p, user);
     }
@@ -8127,7 +8013,7 @@ static void presence_sample(struct presence *p, int64_t at)
 /* Whether the store has to be told something: at once, or when the rings move on. */
 static bool presence_is_dirty(const struct presence *p)
 {
-    return p->changed || p->seen_count || p->ended.ops.len;
+    return LIST_FIRST(&p->changed) || p->seen_count || p->ended.ops.len;
 }
 
 /* Adds one user's state to a batch and moves it to those in flight. */
@@ -8161,11 +8047,13 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
 {
     *batch = p->ended; /* the sessions, with their memory */
     p->ended = (struct store_batch){0};
-    while (p->changed) presence_collect_user(p, now, p->changed, batch);
+    struct user *user;
+    while ((user = LIST_FIRST(&p->changed))) presence_collect_user(p, now, user, batch);
     for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
         p->seen_turn += 1000;
         p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
-        while (p->seen[p->seen_ring]) presence_collect_user(p, now, p->seen[p->seen_ring], batch);
+        while ((user = LIST_FIRST(&p->seen[p->seen_ring])))
+            presence_collect_user(p, now, user, batch);
     }
     if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
 }
@@ -8192,8 +8080,8 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
  * is kept for another round: a next stay must begin later still. */
 static void presence_committed(struct presence *p, struct instant now)
 {
-    while (p->in_flight) {
-        struct user *user = p->in_flight;
+    struct user *user;
+    while ((user = LIST_FIRST(&p->in_flight))) {
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
@@ -8327,58 +8215,37 @@ static void view_transition(struct user_view *view, const struct transition *t, 
     memcpy(view->id, t->user->id, t->user->id_len);
 }
 
-/* Appends `,"name":"time"`, or null. */
-static void view_write_time(struct buffer *out, const char *name, int64_t wall_ms, bool known)
-{
-    char when[TIME_TEXT];
-    buffer_text(out, ",\"");
-    buffer_text(out, name);
-    buffer_text(out, "\":");
-    if (!known) {
-        buffer_text(out, "null");
-        return;
-    }
-    buffer_text(out, "\"");
-    buffer_text(out, time_text(wall_ms, when));
-    buffer_text(out, "\"");
-}
-
-/* Appends the members of a user, without the closing brace. */
-static void view_write_user_open(struct buffer *out, const struct user_view *view)
+/* Appends the members of a user, without the closing brace: a text of its own, or the item of a
+ * list. The order of the members is a promise: clients of other languages may read by place. */
+static void view_write_members(struct buffer *out, const struct user_view *view)
 {
     static const char *const sources[] = {"stored", "cached", "live"};
-    char number[16];
     bool online = view->state != USER_OFFLINE;
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, (struct span){view->id, view->id_len});
-    buffer_text(out, online ? ",\"online\":true,\"status\":\"" : ",\"online\":false,\"status\":\"");
-    buffer_text(out, STATUS_NAMES[view->status]);
-    buffer_text(out, "\",\"source\":\"");
-    buffer_text(out, sources[view->state]);
-    snprintf(number, sizeof number, "%d", view->connections);
-    buffer_text(out, "\",\"connections\":");
-    buffer_text(out, number);
-    view_write_time(out, "connected_at", view->connected_at, online);
-    view_write_time(out, "last_seen", view->last_seen, view->known);
-    if (view->message.len) {
-        buffer_text(out, ",\"message\":");
-        json_write_string(out, view->message);
-    }
-    if (view->invisible) buffer_text(out, ",\"invisible\":true");
+    json_span(out, "user_id", (struct span){view->id, view->id_len});
+    json_bool(out, "online", online);
+    json_text(out, "status", STATUS_NAMES[view->status]);
+    json_text(out, "source", sources[view->state]);
+    json_uint(out, "connections", view->connections);
+    json_time(out, "connected_at", view->connected_at, online);
+    json_time(out, "last_seen", view->last_seen, view->known);
+    if (view->message.len) json_span(out, "message", view->message);
+    if (view->invisible) json_bool(out, "invisible", true);
 }
 
-/* Appends a user as one JSON object. */
-static void view_write_user(struct buffer *out, const struct user_view *view)
+/* Appends a user: a member of that name, or with NULL an item of a list or a whole text. */
+static void view_write_user(struct buffer *out, const char *name, const struct user_view *view)
 {
-    view_write_user_open(out, view);
-    buffer_text(out, "}");
+    json_open(out, name, '{');
+    view_write_members(out, view);
+    json_close(out, '}');
 }
 
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
 enum {
     POSITION_TEXT = 32,
-    EVENT_MAX = 1536, /* bytes of an event with the longest id and message */
+    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
@@ -8413,20 +8280,11 @@ static bool position_parse(struct span text, struct position *out)
     return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
-/* Appends the member "position" of an answer, without a comma. */
+/* Appends the member "position". */
 static void position_write(struct buffer *out, struct position position)
 {
     char text[POSITION_TEXT];
-    buffer_print(out, "\"position\":\"%s\"", position_text(position, text));
-}
-
-/* The text of an event without the fields around it: a JSON object. */
-static struct span event_data(struct span event)
-{
-    static const char field[] = "data: ";
-    const char *at = memmem(event.at, event.len, field, sizeof field - 1);
-    at += sizeof field - 1;
-    return (struct span){at, (size_t)(event.at + event.len - at) - 2};
+    json_text(out, "position", position_text(position, text));
 }
 
 /* What a transition is to those who do not see who is invisible: who becomes so seems to leave, and
@@ -8440,29 +8298,27 @@ static bool transition_shows(const struct transition *t, enum transition_kind *k
     return true;
 }
 
-/* Appends a transition as an event (WHATWG HTML section 9.2): the truth, or what everybody may see,
- * which can be nothing. */
+/* Appends a transition as a JSON object: the truth, which is for admins, or what everybody may see.
+ * Of what is nothing to everybody it appends nothing. */
 static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
                         struct instant now, bool truth)
 {
     struct user_view view;
-    char position[POSITION_TEXT];
     enum transition_kind kind = t->kind;
-    position_text((struct position){epoch, t->sequence}, position);
+    enum reason reason = t->reason;
     view_transition(&view, t, now);
     if (!truth) {
         if (!transition_shows(t, &kind)) return;
+        if (t->invisible) reason = REASON_CLOSED;
         view.hidden = view.last_seen;
         view_hide(&view);
     }
-    buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\"",
-                 position, position, TRANSITION_NAMES[kind]);
-    buffer_text(out, ",\"user\":");
-    view_write_user(out, &view);
-    if (kind == TRANSITION_LEAVE)
-        buffer_print(out, ",\"reason\":\"%s\"}\n\n",
-                     REASON_NAMES[t->invisible && !truth ? REASON_CLOSED : t->reason]);
-    else buffer_text(out, ",\"reason\":null}\n\n");
+    json_begin(out);
+    position_write(out, (struct position){epoch, t->sequence});
+    json_text(out, "change", TRANSITION_NAMES[kind]);
+    view_write_user(out, "user", &view);
+    json_text_or_null(out, "reason", kind == TRANSITION_LEAVE ? REASON_NAMES[reason] : "");
+    json_close(out, '}');
 }
 
 /* The last events as text. All readers share it: each has only a place in it. Bytes are counted
@@ -8533,21 +8389,36 @@ static void events_grow_starts(struct events *e)
     e->slots = slots;
 }
 
-/* Adds the next event; where events are not kept it is counted, and the text is not looked at. */
-static void events_add(struct events *e, struct span text)
+/* Appends bytes to the ring, which has room for them. */
+static void events_put(struct events *e, struct span text)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    events_grow_bytes(e, text.len);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
     for (size_t n, done = 0; done < text.len; done += n, e->end += n) {
         size_t at = (size_t)e->end & (e->size - 1);
         n = e->size - at < text.len - done ? e->size - at : text.len - done;
         memcpy(e->bytes + at, text.at + done, n);
     }
+}
+
+/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
+ * so that each stream has only a place in the ring, and no text of its own. An event that is
+ * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
+ * not kept that is all that is done. */
+static void events_add(struct events *e, uint32_t epoch, struct span json)
+{
+    if (!e->kept) {
+        e->first = ++e->next;
+        return;
+    }
+    char head[EVENT_HEAD], position[POSITION_TEXT];
+    position_text((struct position){epoch, e->next}, position);
+    events_grow_starts(e);
+    e->starts[e->next++ & (e->slots - 1)] = e->end;
+    if (!json.len) return;
+    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_put(e, (struct span){head, (size_t)len});
+    events_put(e, json);
+    events_put(e, (struct span){"\n\n", 2});
 }
 
 /* Forgets the oldest events beyond the limit, as far as they end at or before this byte. */
@@ -8587,36 +8458,41 @@ static struct span events_span(const struct events *e, uint64_t at)
 struct watch {
     struct watch_target *to; /* NULL: let go while in the queue, which frees it */
     struct watcher *of;
-    struct watch *next, **place; /* among to's */
-    struct watch *queued;        /* the next in of's queue; itself: the last; NULL: not in it */
-    uint32_t sent_version[];     /* one: to->version, when the watcher has heard of it */
+    LIST_ENTRY(watch) list;  /* of to's */
+    STAILQ_ENTRY(watch) due; /* of's queue */
+    struct watch_sent {
+        uint32_t version : 31; /* to->version, when the watcher has heard of it */
+        uint32_t queued : 1;   /* it is in the queue */
+    } sent[];                  /* one */
 };
-enum { WATCH_BYTES = sizeof(struct watch) + sizeof(uint32_t) }; /* 44: musl's slot of 48 */
+enum { WATCH_BYTES = sizeof(struct watch) + sizeof(struct watch_sent) }; /* 44: musl's slot of 48 */
 
 /* Somebody whom others follow. */
 struct watch_target {
     struct watch_target *next; /* in the same slot */
-    struct watch *watches;
-    struct watch_target
-        *changed; /* the next of those that changed; itself: the last; NULL: not in */
-    struct watch_target *unreferenced; /* the same of those whom perhaps nobody needs any more */
+    LIST_HEAD(, watch) watches;
+    STAILQ_ENTRY(watch_target) changed;      /* while is_changed: of those that changed */
+    STAILQ_ENTRY(watch_target) unreferenced; /* while is_unreferenced: perhaps nobody needs it */
     uint64_t hash;
-    uint64_t digest;             /* of what all have been told, see view_digest; 0: not the same */
-    uint32_t version;            /* grows with each change */
+    uint64_t digest;       /* of what all have been told, see view_digest; 0: not the same */
+    uint32_t version : 31; /* grows with each change */
+    uint32_t is_changed : 1;
     uint32_t needs;              /* snapshots to come and reads under way that name it */
     uint32_t stamp;              /* of the message that named it last */
     uint32_t made, made_version; /* the turn and version of its text */
     uint32_t text_at, text_len;  /* in watches.text, without the closing brace */
     uint8_t reason;              /* of the text: enum reason, NONE while online */
-    bool resolved;               /* the table has her, or nobody has ever seen her */
-    bool reading;                /* the store is being asked */
+    bool resolved : 1;           /* the table has her, or nobody has ever seen her */
+    bool reading : 1;            /* the store is being asked */
+    bool is_unreferenced : 1;
     uint8_t id_len;
     char id[];
 };
+STAILQ_HEAD(target_queue, watch_target);
 
 /* An answer to come: these users, in this order. */
 struct snapshot {
-    struct snapshot *next;
+    STAILQ_ENTRY(snapshot) list;
     size_t count, checked, written; /* users; those known to be resolved; those written */
     struct watch_target *users[];
 };
@@ -8625,15 +8501,17 @@ enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
 
 /* Somebody who follows. */
 struct watcher {
-    struct watcher *next, **place; /* in a list of watchers; place NULL: in none */
-    struct watch **slots;          /* by what they lead to; open addressing, `size` of them */
+    LIST_ENTRY(watcher) list; /* busy, serving or waiting of the graph, or none */
+    struct watch **slots;     /* by what they lead to; open addressing, `size` of them */
     size_t size, count;
-    struct watch *first, *last; /* the queue of due watches */
-    size_t queued;              /* how many those are */
-    struct snapshot *snapshots, **snapshots_last;
+    STAILQ_HEAD(, watch) due; /* the queue of due watches */
+    size_t queued;            /* how many those are */
+    STAILQ_HEAD(, snapshot) snapshots;
     size_t backlog; /* users in snapshots */
     bool stalled;   /* its socket is full: what it is owed is not in watches.owed */
 };
+
+LIST_HEAD(watchers, watcher);
 
 /* A part of the table of the target. There are many, each grows by itself: a whole table of a
  * million would keep everybody waiting while it moves. */
@@ -8647,15 +8525,15 @@ enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
 struct watch_graph {
     uint64_t key[2];
     struct watch_shard shards[WATCH_SHARDS];
-    size_t count;                   /* of all shards */
-    struct watch_target *changed;   /* since the last spread began */
-    struct watch_target *spreading; /* of those before it, whose watchers have still to know */
-    struct watch_target *unreferenced;
+    size_t count;                  /* of all shards */
+    struct target_queue changed;   /* since the last spread began */
+    struct target_queue spreading; /* of those before it, whose watchers have still to know */
+    struct target_queue unreferenced;
     size_t unreferenced_count;
     size_t backlog;          /* users in snapshots that can be written, of all watchers */
-    struct watcher *busy;    /* may have something to be told */
-    struct watcher *serving; /* the same: those whose turn it is, before any of `busy` */
-    struct watcher *waiting; /* for the store, see watched.reading */
+    struct watchers busy;    /* may have something to be told */
+    struct watchers serving; /* the same: those whose turn it is, before any of `busy` */
+    struct watchers waiting; /* for the store, see watch_target.reading */
     uint32_t stamp, turn;
     size_t full;        /* WATCH_FULL; tests take less */
     struct buffer text; /* of users, made in this turn */
@@ -8672,6 +8550,9 @@ enum {
 static void watch_graph_init(struct watch_graph *w)
 {
     *w = (struct watch_graph){.turn = 1, .full = WATCH_FULL};
+    STAILQ_INIT(&w->changed);
+    STAILQ_INIT(&w->spreading);
+    STAILQ_INIT(&w->unreferenced);
     random_bytes(w->key, sizeof w->key);
 }
 
@@ -8735,9 +8616,9 @@ static struct watch_target *watch_graph_find(const struct watch_graph *w, struct
 /* Notes that perhaps nobody needs this one any more; watch_graph_sweep looks. */
 static void target_unreference(struct watch_graph *w, struct watch_target *e)
 {
-    if (e->watches || e->needs || e->changed || e->unreferenced) return;
-    e->unreferenced = w->unreferenced ? w->unreferenced : e;
-    w->unreferenced = e;
+    if (LIST_FIRST(&e->watches) || e->needs || e->is_changed || e->is_unreferenced) return;
+    e->is_unreferenced = true;
+    STAILQ_INSERT_TAIL(&w->unreferenced, e, unreferenced);
     w->unreferenced_count++;
 }
 
@@ -8782,12 +8663,12 @@ static void watch_graph_remove(struct watch_graph *w, struct watch_target *e)
 static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct instant now,
                               size_t most)
 {
-    for (; w->unreferenced && most; most--) {
-        struct watch_target *e = w->unreferenced;
-        w->unreferenced = e->unreferenced == e ? NULL : e->unreferenced;
+    for (; w->unreferenced_count && most; most--) {
+        struct watch_target *e = STAILQ_FIRST(&w->unreferenced);
+        STAILQ_REMOVE_HEAD(&w->unreferenced, unreferenced);
         w->unreferenced_count--;
-        e->unreferenced = NULL;
-        if (e->watches || e->needs || e->changed) continue;
+        e->is_unreferenced = false;
+        if (LIST_FIRST(&e->watches) || e->needs || e->is_changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
         if (user && user->pinned) presence_unpin(p, now, user);
         watch_graph_remove(w, e);
@@ -8797,27 +8678,22 @@ static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct 
 /* A watcher who follows nobody. */
 static void watcher_init(struct watcher *watcher)
 {
-    *watcher = (struct watcher){.snapshots_last = &watcher->snapshots};
+    *watcher = (struct watcher){0};
+    STAILQ_INIT(&watcher->due);
+    STAILQ_INIT(&watcher->snapshots);
 }
 
-/* Puts a watcher into a list, out of the one it is in. */
-static void watcher_list(struct watcher **list, struct watcher *watcher)
+/* Moves a watcher to another list of the graph; NULL is none. */
+static void watcher_list(struct watchers *list, struct watcher *watcher)
 {
-    if (watcher->place) {
-        *watcher->place = watcher->next;
-        if (watcher->next) watcher->next->place = watcher->place;
-    }
-    watcher->place = list;
-    watcher->next = list ? *list : NULL;
-    if (!list) return;
-    if (*list) (*list)->place = &watcher->next;
-    *list = watcher;
+    if (LIST_LINKED(watcher, list)) LIST_REMOVE(watcher, list);
+    if (list) LIST_INSERT_HEAD(list, watcher, list);
 }
 
 /* Whether a watcher has nothing: nobody to follow, nothing to be told. */
 static bool watcher_idle(const struct watcher *watcher)
 {
-    return !watcher->count && !watcher->first && !watcher->snapshots;
+    return !watcher->count && !watcher->queued && STAILQ_EMPTY(&watcher->snapshots);
 }
 
 /* Where in a watcher's slots a watch is, or has its place. There must be a free one. */
@@ -8856,11 +8732,8 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
     struct watch *watch = mem_new(WATCH_BYTES);
     watch->to = to;
     watch->of = watcher;
-    watch->sent_version[0] = to->version;
-    watch->next = to->watches;
-    watch->place = &to->watches;
-    if (watch->next) watch->next->place = &watch->next;
-    to->watches = watch;
+    watch->sent->version = to->version;
+    LIST_INSERT_HEAD(&to->watches, watch, list);
     watcher->slots[watcher_seek(watcher, to)] = watch;
     watcher->count++;
 }
@@ -8869,11 +8742,10 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
 static void watch_end(struct watch_graph *w, struct watch *watch)
 {
     struct watch_target *to = watch->to;
-    *watch->place = watch->next;
-    if (watch->next) watch->next->place = watch->place;
+    LIST_REMOVE(watch, list);
     watch->to = NULL;
     target_unreference(w, to);
-    if (!watch->queued) free(watch);
+    if (!watch->sent->queued) free(watch);
 }
 
 /* Has a watcher follow one no longer; nothing if it does not. What was to be told is not. */
@@ -8908,24 +8780,32 @@ static void watcher_let_all_go(struct watch_graph *w, struct watcher *watcher)
 /* Frees the first snapshot to come. */
 static void watcher_drop_snapshot(struct watch_graph *w, struct watcher *watcher)
 {
-    struct snapshot *snapshot = watcher->snapshots;
+    struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
     for (size_t i = snapshot->written; i < snapshot->count; i++) {
         snapshot->users[i]->needs--;
         target_unreference(w, snapshot->users[i]);
     }
     watcher->backlog -= snapshot->count;
     if (!watcher->stalled) w->backlog -= snapshot->count;
-    watcher->snapshots = snapshot->next;
-    if (!snapshot->next) watcher->snapshots_last = &watcher->snapshots;
+    STAILQ_REMOVE_HEAD(&watcher->snapshots, list);
     free(snapshot);
 }
 
-/* Takes the first edge out of the queue; NULL if it was let go, and is freed. */
+/* Puts a watch at the end of its watcher's queue, if it is not in it. */
+static void watcher_push(struct watcher *watcher, struct watch *watch)
+{
+    if (watch->sent->queued) return;
+    STAILQ_INSERT_TAIL(&watcher->due, watch, due);
+    watch->sent->queued = true;
+    watcher->queued++;
+}
+
+/* Takes the first watch out of the queue; NULL if it was let go, and is freed. */
 static struct watch *watcher_pop(struct watcher *watcher)
 {
-    struct watch *watch = watcher->first;
-    watcher->first = watch->queued == watch ? NULL : watch->queued;
-    watch->queued = NULL;
+    struct watch *watch = STAILQ_FIRST(&watcher->due);
+    STAILQ_REMOVE_HEAD(&watcher->due, due);
+    watch->sent->queued = false;
     watcher->queued--;
     if (watch->to) return watch;
     free(watch);
@@ -8937,8 +8817,8 @@ static void watcher_end(struct watch_graph *w, struct watcher *watcher)
 {
     watcher_list(NULL, watcher);
     watcher_let_all_go(w, watcher);
-    while (watcher->first) watcher_pop(watcher);
-    while (watcher->snapshots) watcher_drop_snapshot(w, watcher);
+    while (watcher->queued) watcher_pop(watcher);
+    while (!STAILQ_EMPTY(&watcher->snapshots)) watcher_drop_snapshot(w, watcher);
 }
 
 /* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
@@ -8948,8 +8828,7 @@ static void watcher_add_snapshot(struct watch_graph *w, struct watcher *watcher,
     for (size_t i = 0; i < snapshot->count; i++) snapshot->users[i]->needs++;
     watcher->backlog += snapshot->count;
     if (!watcher->stalled) w->backlog += snapshot->count;
-    *watcher->snapshots_last = snapshot;
-    watcher->snapshots_last = &snapshot->next;
+    STAILQ_INSERT_TAIL(&watcher->snapshots, snapshot, list);
 }
 
 /* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
@@ -8968,10 +8847,8 @@ static struct watch_target *watch_graph_changed(struct watch_graph *w, struct sp
     struct watch_target *e = watch_graph_find(w, id);
     if (!e) return NULL;
     e->version++;
-    if (!e->changed) {
-        e->changed = w->changed ? w->changed : e;
-        w->changed = e;
-    }
+    if (!e->is_changed) STAILQ_INSERT_TAIL(&w->changed, e, changed);
+    e->is_changed = true;
     return e;
 }
 
@@ -9012,29 +8889,24 @@ static uint64_t view_digest(const struct watch_graph *w, const struct user_view 
 static void watch_graph_spread(struct watch_graph *w, const struct presence *p, struct instant now,
                                size_t most)
 {
-    if (!w->spreading) {
-        w->spreading = w->changed;
-        w->changed = NULL;
-    }
-    for (size_t looked = 0; w->spreading && looked < most; looked++) {
-        struct watch_target *e = w->spreading;
+    struct watch *watch;
+    if (STAILQ_EMPTY(&w->spreading)) STAILQ_CONCAT(&w->spreading, &w->changed);
+    for (size_t looked = 0; !STAILQ_EMPTY(&w->spreading) && looked < most; looked++) {
+        struct watch_target *e = STAILQ_FIRST(&w->spreading);
         struct user_view view;
-        w->spreading = e->changed == e ? NULL : e->changed;
-        e->changed = NULL;
+        STAILQ_REMOVE_HEAD(&w->spreading, changed);
+        e->is_changed = false;
         target_unreference(w, e);
         target_view(p, now, e, &view);
         uint64_t digest = view_digest(w, &view);
         if (digest == e->digest) continue;
         e->digest = digest;
-        for (struct watch *watch = e->watches; watch; watch = watch->next, looked++) {
+        LIST_FOREACH (watch, &e->watches, list) {
             struct watcher *of = watch->of;
-            if (watch->queued || watch->sent_version[0] == e->version) continue;
-            watch->queued = watch;
-            if (of->first) of->last->queued = watch;
-            else of->first = watch;
-            of->last = watch;
-            of->queued++;
-            if (!of->place) watcher_list(&w->busy, of);
+            looked++;
+            if (watch->sent->queued || watch->sent->version == e->version) continue;
+            watcher_push(of, watch);
+            if (!LIST_LINKED(of, list)) watcher_list(&w->busy, of);
         }
     }
 }
@@ -9043,12 +8915,8 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
  * busy now: nobody waits longer than one round, however often others ask. */
 static struct watcher *watch_graph_next(struct watch_graph *w)
 {
-    if (!w->serving && w->busy) {
-        w->serving = w->busy;
-        w->serving->place = &w->serving;
-        w->busy = NULL;
-    }
-    return w->serving;
+    if (!LIST_FIRST(&w->serving)) LIST_SWAP(&w->serving, &w->busy, watcher, list);
+    return LIST_FIRST(&w->serving);
 }
 
 /* Begins a turn in which texts of users are made: none is older. */
@@ -9069,7 +8937,8 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         struct user_view view;
         size_t at = w->text.len;
         target_view(p, now, e, &view);
-        view_write_user_open(&w->text, &view);
+        json_begin(&w->text);
+        view_write_members(&w->text, &view);
         e->made = w->turn;
         e->made_version = e->version;
         e->text_at = (uint32_t)at;
@@ -9077,7 +8946,7 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
         e->digest = view_digest(w, &view);
     }
-    if (e->changed) e->digest = 0;
+    if (e->is_changed) e->digest = 0;
     buffer_add(out, w->text.at + e->text_at, e->text_len);
     if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
     buffer_text(out, "}");
@@ -9094,8 +8963,9 @@ static bool snapshot_ready(struct snapshot *snapshot)
 /* Takes the watches at the front of the queue away that are not due any more. */
 static void watcher_skip(struct watcher *watcher)
 {
-    while (watcher->first &&
-           (!watcher->first->to || watcher->first->sent_version[0] == watcher->first->to->version))
+    struct watch *first;
+    while ((first = STAILQ_FIRST(&watcher->due)) &&
+           (!first->to || first->sent->version == first->to->version))
         watcher_pop(watcher);
 }
 
@@ -9104,7 +8974,7 @@ static void watcher_skip(struct watcher *watcher)
 static bool watcher_write_snapshot(struct watch_graph *w, const struct presence *p,
                                    struct instant now, struct watcher *watcher, struct buffer *out)
 {
-    struct snapshot *snapshot = watcher->snapshots;
+    struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
     const char *between = "";
     buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
     while (snapshot->written < snapshot->count && out->len < w->full) {
@@ -9113,7 +8983,7 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
         between = ",";
         target_write(w, p, now, e, false, out);
         struct watch *watch = watcher_find(watcher, e);
-        if (watch) watch->sent_version[0] = e->version;
+        if (watch) watch->sent->version = e->version;
         e->needs--;
         target_unreference(w, e);
     }
@@ -9129,13 +8999,13 @@ static void watcher_write_changes(struct watch_graph *w, const struct presence *
 {
     const char *between = "";
     buffer_text(out, "{\"type\":\"presence\",\"users\":[");
-    while (watcher->first && out->len < w->full) {
+    while (watcher->queued && out->len < w->full) {
         struct watch *watch = watcher_pop(watcher);
-        if (!watch || watch->sent_version[0] == watch->to->version) continue;
+        if (!watch || watch->sent->version == watch->to->version) continue;
         buffer_text(out, between);
         between = ",";
         target_write(w, p, now, watch->to, true, out);
-        watch->sent_version[0] = watch->to->version;
+        watch->sent->version = watch->to->version;
     }
     buffer_text(out, "]}");
 }
@@ -9149,13 +9019,13 @@ static enum watcher_message watcher_fill(struct watch_graph *w, const struct pre
                                          struct buffer *out, bool *more)
 {
     *more = false;
-    if (watcher->snapshots) {
-        if (!snapshot_ready(watcher->snapshots)) return WATCHER_NOTHING;
+    if (!STAILQ_EMPTY(&watcher->snapshots)) {
+        if (!snapshot_ready(STAILQ_FIRST(&watcher->snapshots))) return WATCHER_NOTHING;
         *more = watcher_write_snapshot(w, p, now, watcher, out);
         return WATCHER_SNAPSHOT;
     }
     watcher_skip(watcher);
-    if (!watcher->first) return WATCHER_NOTHING;
+    if (!watcher->queued) return WATCHER_NOTHING;
     watcher_write_changes(w, p, now, watcher, out);
     return WATCHER_CHANGES;
 }
@@ -10003,7 +9873,8 @@ __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_re
     va_start(args, format);
     int n = vsnprintf(response->extra + len, sizeof response->extra - len, format, args);
     va_end(args);
-    if (n < 0 || (size_t)n >= sizeof response->extra - len) abort(); /* a table entry too long */
+    if (n < 0 || (size_t)n >= sizeof response->extra - len)
+        fatal("a header is longer than the room for all");
 }
 
 /* Makes the response an error from the table, with its text or a more exact one. */
@@ -10015,8 +9886,10 @@ static void http_set_error(struct http_response *response, enum error error, con
     response->body.len = 0;
     response->fixed = (struct span){0};
     if (!message) message = row->text;
-    buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
-    json_write_string(&response->body, (struct span){message, strlen(message)});
+    json_begin(&response->body);
+    json_open(&response->body, "error", '{');
+    json_text(&response->body, "code", row->code);
+    json_text(&response->body, "message", message);
     if (response->named) named_write(&response->body, response->named);
     buffer_text(&response->body, "}}\n");
     if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
@@ -10061,40 +9934,211 @@ static void http_write(struct buffer *out, const struct http_response *response,
 }
 
 /* ==== 28. Event loop ==========================================================================
- * What the hub and the listener share: an epoll set, and an inbox through which other threads
- * hand work to the loop's own thread. The work is a call; it runs there, in order. */
+ * How threads hand work to each other. A `job` is a piece of work that is part of what it is about,
+ * so handing it over allocates nothing and cannot fail. It goes into the inbox of a loop, whose one
+ * thread runs it between its events (the hub, the listener), or into a queue from which any of a
+ * few threads takes it (handshakes, reads of the store, broadcast). What a job is about belongs to
+ * whoever has the job: the sender touches it no more until it comes back. */
 
 struct server;
 
-/* One piece of work, embedded in what it is about. */
-struct loop_call {
-    struct loop_call *next;
-    void (*run)(struct server *, struct loop_call *);
+struct job {
+    TAILQ_ENTRY(job) entry;                     /* of one list at a time */
+    void (*run)(struct server *, struct job *); /* may free the job, or hand it on */
+    bool waiting; /* in a job_queue, no thread has begun it; under the queue's lock */
+};
+TAILQ_HEAD(job_list, job);
+
+/* [any] Starts a thread with a stack of THREAD_STACK; false with errno set. */
+static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    int error = pthread_create(thread, &attr, run, argument);
+    pthread_attr_destroy(&attr);
+    errno = error;
+    return !error;
+}
+
+/* [any] How many processors this process may run on. */
+static size_t processor_count(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : (size_t)CPU_COUNT(&set);
+}
+
+/* Jobs, and the threads that run them in the order in which they came. Set by main before there
+ * are threads: server, name, niceness, worth, threads, count; the rest is under the lock, which is
+ * never held while a job runs. */
+struct job_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* for the threads: jobs, or the end */
+    pthread_cond_t done; /* for job_queue_finish: nothing waits, nothing runs */
+    struct job_list jobs;
+    size_t waiting, running;
+    bool quitting;
+    size_t worth; /* jobs that wait before a thread is woken; more than 1 if who adds them helps */
+    struct server *server;
+    const char *name; /* of the threads, as ps(1) and top(1) show them */
+    int niceness;
+    pthread_t *threads;
+    size_t count;
 };
 
+/* [main] Makes an empty queue without threads. */
+static void job_queue_init(struct job_queue *queue, struct server *server, size_t worth)
+{
+    *queue = (struct job_queue){.server = server, .worth = worth};
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->wake, NULL);
+    pthread_cond_init(&queue->done, NULL);
+    TAILQ_INIT(&queue->jobs);
+}
+
+/* [any] Adds a job behind the others. */
+static void job_queue_add(struct job_queue *queue, struct job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    TAILQ_INSERT_TAIL(&queue->jobs, job, entry);
+    job->waiting = true;
+    if (++queue->waiting >= queue->worth) pthread_cond_signal(&queue->wake);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* [any; queue.lock] Takes a job out of the queue. */
+static void job_queue_remove(struct job_queue *queue, struct job *job)
+{
+    TAILQ_REMOVE(&queue->jobs, job, entry);
+    job->waiting = false;
+    queue->waiting--;
+}
+
+/* [any] Takes a job back that no thread has begun. False if one has: then it is that thread's, or
+ * wherever it was handed on to. The job is one that was added and has not come back yet. */
+static bool job_queue_cancel(struct job_queue *queue, struct job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool waiting = job->waiting;
+    if (waiting) job_queue_remove(queue, job);
+    pthread_mutex_unlock(&queue->lock);
+    return waiting;
+}
+
+/* [any; queue.lock] Runs the first job without the lock, which is held again after. */
+static void job_queue_run_first(struct job_queue *queue)
+{
+    struct job *job = TAILQ_FIRST(&queue->jobs);
+    job_queue_remove(queue, job);
+    queue->running++;
+    pthread_mutex_unlock(&queue->lock);
+    job->run(queue->server, job); /* from here on it may be anybody's */
+    pthread_mutex_lock(&queue->lock);
+    if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
+}
+
+/* A thread of the queue, until it is told to end and nothing waits any more. */
+static void *job_queue_thread(void *argument)
+{
+    struct job_queue *queue = argument;
+    prctl(PR_SET_NAME, queue->name);
+    if (queue->niceness) setpriority(PRIO_PROCESS, 0, queue->niceness); /* Linux: this thread's */
+    pthread_mutex_lock(&queue->lock);
+    while (queue->waiting || !queue->quitting) {
+        if (queue->waiting) job_queue_run_first(queue);
+        else pthread_cond_wait(&queue->wake, &queue->lock);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return NULL;
+}
+
+/* [main] Starts the queue's threads. False with errno set if one of them cannot be had; those that
+ * run are still ended by job_queue_stop. */
+static bool job_queue_start(struct job_queue *queue, const char *name, int niceness, size_t count)
+{
+    queue->name = name;
+    queue->niceness = niceness;
+    queue->threads = mem_new(count * sizeof *queue->threads);
+    for (; queue->count < count; queue->count++)
+        if (!thread_start(&queue->threads[queue->count], job_queue_thread, queue)) return false;
+    return true;
+}
+
+/* [the only one who adds jobs] Runs jobs beside the threads until all that were added are done:
+ * who waits for them works instead of sleeping, and a queue without threads works too. */
+static void job_queue_finish(struct job_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    while (queue->waiting) job_queue_run_first(queue);
+    while (queue->running) pthread_cond_wait(&queue->done, &queue->lock);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* [main, once all who add jobs have ended] Ends the threads when they have done what waits. Also
+ * for a queue that was never set up, or whose threads were not all to be had. */
+static void job_queue_stop(struct job_queue *queue)
+{
+    if (!queue->threads) return;
+    pthread_mutex_lock(&queue->lock);
+    queue->quitting = true;
+    pthread_cond_broadcast(&queue->wake);
+    pthread_mutex_unlock(&queue->lock);
+    while (queue->count) pthread_join(queue->threads[--queue->count], NULL);
+    free(queue->threads);
+    queue->threads = NULL;
+}
+
+/* What an event of a loop is about. It stands in the low bits of epoll's data beside the address,
+ * which is a multiple of 8: what a pointer leads to cannot be found out by comparing it with others
+ * (C11 6.5.8p5 leaves that undefined). */
+enum poll_tag { POLL_WAKE, POLL_LISTEN_SOCKET, POLL_CONNECTION, POLL_TAG_MASK = 3 };
+
+static uint64_t poll_data(enum poll_tag tag, const void *about)
+{
+    assert(!((uintptr_t)about & POLL_TAG_MASK));
+    return (uint64_t)(uintptr_t)about | tag;
+}
+
+static enum poll_tag poll_tag(const struct epoll_event *event)
+{
+    return (enum poll_tag)(event->data.u64 & POLL_TAG_MASK);
+}
+
+static void *poll_about(const struct epoll_event *event)
+{
+    return (void *)(uintptr_t)(event->data.u64 & ~(uint64_t)POLL_TAG_MASK);
+}
+
+/* An epoll set with an inbox. */
 struct loop {
     int epoll;
-    int wake;             /* eventfd, in the epoll set with data.ptr == the loop */
-    pthread_mutex_t lock; /* the three below */
-    struct loop_call *first, **last;
-    bool signalled;          /* a wake-up is on its way since the inbox was taken */
-    struct loop_call *taken; /* the loop's own: taken out of the inbox, not run yet */
+    int wake;             /* eventfd in the epoll set, tagged POLL_WAKE */
+    pthread_mutex_t lock; /* inbox, signalled */
+    struct job_list inbox;
+    bool signalled;        /* a wake-up is on its way since the inbox was taken */
+    struct job_list taken; /* the loop's own: out of the inbox, not run yet */
 };
 
-/* Makes an empty loop; false with errno set. */
+/* [main] Makes an empty loop; false with errno set.
+ *
+ * The three modes of epoll, and why. The eventfd is edge-triggered: each write wakes the loop once
+ * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded piece
+ * of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
+ * oneshot: after an event the socket may go to a worker, and must be silent until whoever has it
+ * then asks for the next event (http_conn_poll); that is also the moment the listener owns it. */
 static bool loop_init(struct loop *loop)
 {
     *loop = (struct loop){.epoll = epoll_create1(EPOLL_CLOEXEC),
                           .wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    loop->last = &loop->first;
+    TAILQ_INIT(&loop->inbox);
+    TAILQ_INIT(&loop->taken);
     pthread_mutex_init(&loop->lock, NULL);
-    /* edge-triggered: every write wakes once, and nobody has to read */
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = loop};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET,
+                                .data.u64 = poll_data(POLL_WAKE, loop)};
     return loop->epoll >= 0 && loop->wake >= 0 &&
            !epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event);
 }
 
-/* Closes what loop_init opened. */
 static void loop_close(struct loop *loop)
 {
     if (loop->epoll >= 0) close(loop->epoll);
@@ -10102,96 +10146,90 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* Adds or changes what a descriptor is watched for; false with errno set. */
-static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, void *data)
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
-    struct epoll_event event = {.events = events, .data.ptr = data};
+    struct epoll_event event = {.events = events, .data.u64 = data};
     return !epoll_ctl(loop->epoll, operation, fd, &event);
 }
 
-/* Wakes the loop; any thread. */
+/* [any] Wakes the loop. The write fails only where 2^64 wake-ups wait. */
 static void loop_wake(struct loop *loop)
 {
     uint64_t one = 1;
-    if (write(loop->wake, &one, sizeof one) != sizeof one) abort(); /* 2^64 wake-ups away */
+    if (write(loop->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
-/* Puts work at the end of the inbox; the lock is held. */
-static void loop_append(struct loop *loop, struct loop_call *call)
-{
-    call->next = NULL;
-    *loop->last = call;
-    loop->last = &call->next;
-}
-
-/* Adds work to the inbox and wakes the loop; any thread. */
-static void loop_submit(struct loop *loop, struct loop_call *call)
+/* [any] Adds a job to the inbox and wakes the loop. The first since the inbox was taken writes to
+ * the eventfd; those behind it cost no system call. */
+static void loop_submit(struct loop *loop, struct job *job)
 {
     pthread_mutex_lock(&loop->lock);
-    loop_append(loop, call);
+    TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool wake = !loop->signalled;
     loop->signalled = true;
     pthread_mutex_unlock(&loop->lock);
     if (wake) loop_wake(loop);
 }
 
-/* Adds work to the inbox and has a descriptor watched, as one step, without waking the loop: it
- * runs the call when it next wakes, and always before it acts on an event of the descriptor. False
- * with errno set when the descriptor cannot be watched; the call is in the inbox all the same. */
-static bool loop_park(struct loop *loop, struct loop_call *call, int operation, int fd,
-                      uint32_t events, void *data)
+/* [any] Adds a job to the inbox and has a descriptor watched, without waking the loop: it runs the
+ * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts on
+ * events: so the job always runs before the descriptor's first event, which may free what the job is
+ * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
+ * the same. */
+static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
+                      uint64_t data)
 {
     pthread_mutex_lock(&loop->lock);
-    loop_append(loop, call);
+    TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool polled = loop_poll(loop, operation, fd, events, data);
     pthread_mutex_unlock(&loop->lock);
     return polled;
 }
 
-/* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
-static void loop_take_calls(struct loop *loop)
+/* [the loop's thread] Takes what is in the inbox, behind what was taken before. */
+static void loop_take_jobs(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    loop->taken = loop->first;
-    loop->first = NULL;
-    loop->last = &loop->first;
+    TAILQ_CONCAT(&loop->taken, &loop->inbox, entry);
     loop->signalled = false;
     pthread_mutex_unlock(&loop->lock);
 }
 
-/* Runs the next call that was taken. */
-static void loop_run_call(struct loop *loop, struct server *server)
+/* [the loop's thread] Runs the next job that was taken. */
+static void loop_run_job(struct loop *loop, struct server *server)
 {
-    struct loop_call *call = loop->taken;
-    loop->taken = call->next; /* the call may free itself, or post itself again */
-    call->run(server, call);
+    struct job *job = TAILQ_FIRST(&loop->taken);
+    TAILQ_REMOVE(&loop->taken, job, entry); /* before it runs: it may free itself, or come again */
+    job->run(server, job);
 }
 
-/* Runs what is in the inbox; the loop's thread only. */
-static void loop_run_calls(struct loop *loop, struct server *server)
+/* [the loop's thread] Runs what is in the inbox. */
+static void loop_run_jobs(struct loop *loop, struct server *server)
 {
-    loop_take_calls(loop);
-    while (loop->taken) loop_run_call(loop, server);
+    loop_take_jobs(loop);
+    while (!TAILQ_EMPTY(&loop->taken)) loop_run_job(loop, server);
 }
 
-/* The same, also what comes meanwhile, but at least one call and no more than fit until then by
- * clock_work_us: the rest stays in `taken`, and a loop that has some must not sleep. */
-static void loop_run_calls_until(struct loop *loop, struct server *server, int64_t until)
+/* [the loop's thread] The same, also what comes meanwhile, but at least one job and no more than
+ * fit until then by clock_work_us. The rest stays in `taken`, and a loop that has some must not
+ * sleep: they were signalled already, so no wake-up comes for them. */
+static void loop_run_jobs_until(struct loop *loop, struct server *server, int64_t until)
 {
     for (bool over = false; !over;) {
-        if (!loop->taken) loop_take_calls(loop);
-        if (!loop->taken) return;
-        loop_run_call(loop, server);
+        if (TAILQ_EMPTY(&loop->taken)) loop_take_jobs(loop);
+        if (TAILQ_EMPTY(&loop->taken)) return;
+        loop_run_job(loop, server);
         over = clock_work_us() >= until;
     }
-    if (!loop->taken) loop_take_calls(loop); /* nobody would wake the loop for these */
+    if (TAILQ_EMPTY(&loop->taken)) loop_take_jobs(loop);
 }
 
-/* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
+/* [the loop's thread] Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
 static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int64_t wait_ms)
 {
     int n = epoll_wait(loop->epoll, events, max, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
-    if (n < 0 && errno != EINTR) abort();
+    if (n < 0 && errno != EINTR) fatal("epoll_wait");
     return n < 0 ? 0 : n;
 }
 
@@ -10209,10 +10247,15 @@ enum {
     TLS_RENEW_DAYS = 30,           /* before its end a new one is made */
 };
 
-/* A certificate with its chain, and its key. */
+/* A certificate with its chain, and its key.
+ *
+ * Mbed TLS holds a mutex of an RSA key for the whole private operation, as it changes the blinding
+ * values in it: with one key all handshake workers together sign no faster than one of them. So an
+ * RSA key is there once for each of them, see tls_choose. An EC key has nothing that changes. */
 struct tls_pair {
     mbedtls_x509_crt chain;
-    mbedtls_pk_context key;
+    mbedtls_pk_context *keys; /* one, or for RSA one for each handshake worker */
+    size_t key_count;
     char *file; /* where the certificate was read */
 };
 
@@ -10221,6 +10264,7 @@ struct tls_pair {
 struct tls_config {
     _Atomic int refs;
     mbedtls_ssl_config ssl;
+    struct tls_shared *shared;
     struct tls_pair *pairs;
     size_t count;
 };
@@ -10230,6 +10274,8 @@ struct tls_shared {
     pthread_mutex_t lock;               /* config */
     struct tls_config *config;          /* NULL: there is no TLS */
     mbedtls_ssl_ticket_context tickets; /* its keys change by themselves; has a lock of its own */
+    size_t signers;                     /* handshake workers: keys of an RSA certificate */
+    _Atomic size_t signer;              /* the number that the next thread which signs gets */
     struct counters *counters;
 };
 
@@ -10237,6 +10283,7 @@ struct tls_shared {
 struct tls_buffers {
     struct seam_tls_loan loan; /* must be first, see tls_send */
     struct buffer output;      /* records to send */
+    size_t signer; /* which of the keys this thread signs with, from 1; 0: not yet said */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -10292,7 +10339,8 @@ static pthread_once_t tls_buffers_once = PTHREAD_ONCE_INIT;
 /* See tls_lend. */
 static void tls_make_key(void)
 {
-    if (pthread_key_create(&tls_buffers_key, tls_buffers_free)) abort();
+    if (pthread_key_create(&tls_buffers_key, tls_buffers_free))
+        fatal("no thread-specific key is left");
 }
 
 /* The buffers of this thread. */
@@ -10419,20 +10467,42 @@ static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
     return false;
 }
 
-/* Mbed TLS asks which certificates fit the name a client wants (RFC 6066 section 3); it takes one
- * whose kind of key the client knows. None of ours: the first ones stay. */
-static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned char *name,
-                      size_t len)
+/* Offers a certificate to the handshake, with the key that is this thread's: two threads never wait
+ * for each other to sign. Should there be more threads than keys, two have one and Mbed TLS's mutex
+ * in it keeps them apart. 0, or Mbed TLS's error: no memory. */
+static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct tls_pair *pair)
 {
-    struct tls_config *config = context;
-    struct span host = {(const char *)name, len};
-    for (size_t i = 0; i < config->count; i++) {
-        struct tls_pair *pair = &config->pairs[i];
-        if (!tls_pair_is_for(pair, host)) continue;
-        int error = mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->key);
-        if (error) return error;
+    struct tls_buffers *buffers = tls_buffers_get();
+    if (!buffers->signer) buffers->signer = 1 + atomic_fetch_add(&shared->signer, 1);
+    size_t key = (buffers->signer - 1) % pair->key_count;
+    return mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->keys[key]);
+}
+
+/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that fit
+ * the name which the client wants (RFC 6066 section 3) and takes one whose kind of key the client
+ * knows. None of ours fits: the first one, and others for its first name, so that a client by
+ * address or without SNI still has the choice between RSA and ECDSA. */
+static int tls_choose(mbedtls_ssl_context *ssl)
+{
+    const mbedtls_ssl_config *own = mbedtls_ssl_context_get_config(ssl);
+    const struct tls_config *config =
+        (const void *)((const char *)own - offsetof(struct tls_config, ssl));
+    struct span host;
+    host.at = (const char *)mbedtls_ssl_get_hs_sni(ssl, &host.len);
+    size_t offered = 0;
+    int error = 0;
+    for (size_t i = 0; host.at && !error && i < config->count; i++) {
+        if (!tls_pair_is_for(&config->pairs[i], host)) continue;
+        error = tls_offer(ssl, config->shared, &config->pairs[i]);
+        offered++;
     }
-    return 0;
+    if (offered || error) return error;
+    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
+    host = (struct span){(const char *)name->p, name->len};
+    for (size_t i = 0; !error && i < config->count; i++)
+        if (!i || (host.at && tls_pair_is_for(&config->pairs[i], host)))
+            error = tls_offer(ssl, config->shared, &config->pairs[i]);
+    return error;
 }
 
 /* Reads a ticket. */
@@ -10455,60 +10525,77 @@ static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, u
 
 /* One line about a file that Mbed TLS did not take. Returns false. */
 static bool tls_file_problem(const char *option, const char *path, int error, const char *remedy,
-                             char *err)
+                             struct why why)
 {
     char text[128];
     mbedtls_strerror(error, text, sizeof text);
-    snprintf(err, USAGE_MAX, "--%s: %.200s: %s; %s", option, path, text, remedy);
-    return false;
+    return fail(why, "--%s: %.200s: %s; %s", option, path, text, remedy);
 }
 
-/* Whether a file can be read; false with one line in err. */
-static bool tls_file_readable(const char *option, const char *path, char *err)
+/* Whether a file can be read; false with the reason in why. */
+static bool tls_file_readable(const char *option, const char *path, struct why why)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat info;
     bool good = fd >= 0 && !fstat(fd, &info) && S_ISREG(info.st_mode);
     if (!good)
-        snprintf(err, USAGE_MAX, "--%s: cannot read %.200s: %s; name a readable PEM file", option,
-                 path, fd < 0 ? strerror(errno) : "it is no file");
+        fail(why, "--%s: cannot read %.200s: %s; name a readable PEM file", option, path,
+             fd < 0 ? strerror(errno) : "it is no file");
     if (fd >= 0) close(fd);
     return good;
 }
 
-/* Reads a certificate with its key. False with one line in err; the pair is to be freed in any
+/* Reads a certificate with its key. False with the reason in why; the pair is to be freed in any
  * case. */
-static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, char *err)
+static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
 {
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
-    mbedtls_pk_init(&pair->key);
+    pair->keys = mem_new(sizeof *pair->keys);
+    pair->key_count = 1;
+    mbedtls_pk_init(pair->keys);
     pair->file = mem_copy_text(cert, strlen(cert));
-    if (!tls_file_readable(option, cert, err)) return false;
-    if (!tls_file_readable(key_option, key, err)) return false;
+    if (!tls_file_readable(option, cert, why)) return false;
+    if (!tls_file_readable(key_option, key, why)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
     if (error)
         return tls_file_problem(option, cert, error > 0 ? MBEDTLS_ERR_X509_INVALID_FORMAT : error,
                                 "name a PEM file with the whole chain, your certificate first",
-                                err);
-    error = mbedtls_pk_parse_keyfile(&pair->key, key, NULL, tls_random, NULL);
+                                why);
+    error = mbedtls_pk_parse_keyfile(pair->keys, key, NULL, tls_random, NULL);
     if (error)
         return tls_file_problem(key_option, key, error,
-                                "name a PEM file with an unencrypted RSA or ECDSA key", err);
-    if (mbedtls_pk_check_pair(&pair->chain.pk, &pair->key, tls_random, NULL)) {
-        snprintf(err, USAGE_MAX, "--%s: %.200s is not the key of %.200s; name the one that is",
-                 key_option, key, cert);
-        return false;
-    }
+                                "name a PEM file with an unencrypted RSA or ECDSA key", why);
+    if (mbedtls_pk_check_pair(&pair->chain.pk, pair->keys, tls_random, NULL))
+        return fail(why, "--%s: %.200s is not the key of %.200s; name the one that is", key_option,
+                    key, cert);
     return true;
+}
+
+/* Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0, or Mbed
+ * TLS's error. To be called once, before the pair is used. */
+static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
+{
+    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA) return 0;
+    const mbedtls_pk_info_t *rsa = mbedtls_pk_info_from_type(MBEDTLS_PK_RSA);
+    pair->keys = mem_resize(pair->keys, count * sizeof *pair->keys);
+    int error = 0;
+    while (!error && pair->key_count < count) {
+        mbedtls_pk_context *copy = &pair->keys[pair->key_count++];
+        mbedtls_pk_init(copy);
+        error = mbedtls_pk_setup(copy, rsa);
+        if (!error) error = mbedtls_rsa_copy(mbedtls_pk_rsa(*copy), mbedtls_pk_rsa(*pair->keys));
+    }
+    return error;
 }
 
 /* Frees what tls_pair_read made. */
 static void tls_pair_free(struct tls_pair *pair)
 {
     mbedtls_x509_crt_free(&pair->chain);
-    mbedtls_pk_free(&pair->key);
+    for (size_t i = 0; i < pair->key_count; i++) mbedtls_pk_free(&pair->keys[i]);
+    free(pair->keys);
     free(pair->file);
 }
 
@@ -10521,13 +10608,13 @@ static bool tls_pair_untimely(const struct tls_pair *pair)
 }
 
 /* One line about a certificate outside its time. */
-static void tls_pair_untimely_text(const struct tls_pair *pair, char *err)
+static void tls_pair_untimely_text(const struct tls_pair *pair, struct why why)
 {
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    snprintf(err, USAGE_MAX, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
-             past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
-             past ? "renew it" : "wait, or set the clock");
+    fail(why, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+         past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
+         past ? "renew it" : "wait, or set the clock");
 }
 
 /* One end of a handshake that is tried in memory. */
@@ -10605,7 +10692,7 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_max_tls_version(&client.config, version);
     mbedtls_ssl_conf_min_tls_version(&client.config, version);
-    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, pair->keys);
     if (!error) error = other;
     if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
     if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
@@ -10620,8 +10707,8 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     return ours ? ours : theirs;
 }
 
-/* Whether a handshake of each version works with a pair; false with one line in err. */
-static bool tls_pair_works(struct tls_pair *pair, char *err)
+/* Whether a handshake of each version works with a pair; false with the reason in why. */
+static bool tls_pair_works(struct tls_pair *pair, struct why why)
 {
     static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
     enum { MESSAGE_MAX = 16384, AROUND = 5 /* bytes for each certificate of a message */ };
@@ -10633,26 +10720,24 @@ static bool tls_pair_works(struct tls_pair *pair, char *err)
     size_t len = 0;
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: %.200s is not for signatures (keyUsage); have one"
-                 " issued with digitalSignature",
-                 pair->file);
-    else if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
-                 " one issued with serverAuth",
-                 pair->file);
-    else if (len + AROUND > MESSAGE_MAX)
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
-                 " room for %d; leave out the root and what no client needs",
-                 pair->file, len, MESSAGE_MAX);
-    else
-        snprintf(err, USAGE_MAX,
-                 "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
-                 " make another",
-                 version, pair->file, (unsigned)-error);
-    return false;
+        return fail(why,
+                    "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                    " issued with digitalSignature",
+                    pair->file);
+    if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
+        return fail(why,
+                    "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                    " one issued with serverAuth",
+                    pair->file);
+    if (len + AROUND > MESSAGE_MAX)
+        return fail(why,
+                    "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                    " room for %d; leave out the root and what no client needs",
+                    pair->file, len, MESSAGE_MAX);
+    return fail(why,
+                "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                " make another",
+                version, pair->file, (unsigned)-error);
 }
 
 /* Gives a configuration back; the last to do so frees it. NULL is fine. */
@@ -10665,44 +10750,38 @@ static void tls_config_drop(struct tls_config *config)
     free(config);
 }
 
-/* Sets what Mbed TLS is to do. The first certificate, and others for the same name, are for clients
- * that ask for no name we have. */
-static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
+/* Sets what Mbed TLS is to do for new connections. */
+static int tls_config_set(struct tls_config *config)
 {
     static const char *alpn[] = {"http/1.1", NULL};
     mbedtls_ssl_config *ssl = &config->ssl;
     int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
-    mbedtls_ssl_conf_sni(ssl, tls_choose, config);
-    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
-    if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
-    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
-    struct span first = {(const char *)name->p, name->len};
-    for (size_t i = 0; !error && i < config->count; i++) {
-        struct tls_pair *pair = &config->pairs[i];
-        if (!i || (first.at && tls_pair_is_for(pair, first)))
-            error = mbedtls_ssl_conf_own_cert(ssl, &pair->chain, &pair->key);
-    }
-    return error;
+    mbedtls_ssl_conf_cert_cb(ssl, tls_choose);
+    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, config->shared);
+    return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
 }
 
 /* A configuration of these certificates, to be given back with tls_config_drop; NULL with one line
  * in err. A certificate without a key of the same place has it in its own file. */
 static struct tls_config *tls_config_make(struct tls_shared *shared, char *const *certs,
                                           size_t count, char *const *keys, size_t key_count,
-                                          char *err)
+                                          struct why why)
 {
     struct tls_config *config = mem_new(sizeof *config);
     config->refs = 1;
+    config->shared = shared;
     config->pairs = mem_new(count * sizeof *config->pairs);
     mbedtls_ssl_config_init(&config->ssl);
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], err) &&
-               tls_pair_works(&config->pairs[i], err);
+        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], why) &&
+               tls_pair_works(&config->pairs[i], why);
     }
-    int error = good ? tls_config_set(config, shared) : 0;
-    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", err);
+    int error = good ? tls_config_set(config) : 0;
+    for (size_t i = 0; good && !error && i < config->count; i++)
+        error = tls_pair_copy_key(&config->pairs[i], shared->signers);
+    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", why);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
@@ -10774,7 +10853,7 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
         int kind = name->buf.tag & TAG;
         if (kind == ADDRESS && (shown.len == 4 || shown.len == 16)) {
             inet_ntop(shown.len == 4 ? AF_INET : AF_INET6, name->buf.p, text, sizeof text);
-            shown = (struct span){text, strlen(text)};
+            shown = span_of(text);
         } else if (kind != DNS_NAME) {
             continue;
         }
@@ -10799,9 +10878,10 @@ static void tls_write_certificates(struct buffer *out, struct tls_shared *shared
     tls_config_drop(config);
 }
 
-/* Sets the shared part up; false if Mbed TLS cannot. */
-static bool tls_shared_init(struct tls_shared *shared, struct counters *counters)
+/* Sets the shared part up, for so many handshake workers; false if Mbed TLS cannot. */
+static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct counters *counters)
 {
+    shared->signers = signers;
     shared->counters = counters;
     pthread_mutex_init(&shared->lock, NULL);
     pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
@@ -10885,22 +10965,22 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
 static bool tls_self_good(const char *cert, const char *key)
 {
     struct tls_pair pair;
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     time_t soon = (time_t)(clock_wall_ms() / 1000) + TLS_RENEW_DAYS * 86400;
     struct tm t;
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour,        t.tm_min,     t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, err) && !tls_pair_untimely(&pair) &&
+    bool good = tls_pair_read(&pair, cert, key, WHY(err)) && !tls_pair_untimely(&pair) &&
                 mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
     tls_pair_free(&pair);
     return good;
 }
 
 /* Makes a certificate of our own for these addresses, unless the files hold a good one. False with
- * one line in err. */
+ * the reason in why. */
 static bool tls_self_make(const char *cert, const char *key,
-                          const struct sockaddr_storage *addresses, size_t count, char *err)
+                          const struct sockaddr_storage *addresses, size_t count, struct why why)
 {
     char cert_text[4096], key_text[1024];
     if (tls_self_good(cert, key)) return true;
@@ -10912,12 +10992,10 @@ static bool tls_self_make(const char *cert, const char *key,
     if (!error) error = tls_self_sign(&pk, addresses, count, cert_text, sizeof cert_text);
     if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
-    if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", err);
+    if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", why);
     bool good = tls_write_file(key, key_text) && tls_write_file(cert, cert_text);
     mbedtls_platform_zeroize(key_text, sizeof key_text);
-    if (!good)
-        snprintf(err, USAGE_MAX, "--tls-self-signed: cannot write %.200s: %s", cert,
-                 strerror(errno));
+    if (!good) fail(why, "--tls-self-signed: cannot write %.200s: %s", cert, strerror(errno));
     return good;
 }
 
@@ -11411,7 +11489,7 @@ static bool webhook_stopping(const struct webhook *hook)
 static void webhook_wake(struct webhook *hook)
 {
     uint64_t one = 1;
-    if (write(hook->wake, &one, sizeof one) != sizeof one) abort(); /* 2^64 wake-ups away */
+    if (write(hook->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
 /* Says what went wrong, as printf does, unless something before it did; false, for the caller to
@@ -11435,7 +11513,7 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     uint64_t count;
     int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
     if (n > 0 && waits[0].revents && read(hook->wake, &count, sizeof count) < 0 && errno != EAGAIN)
-        abort();
+        fatal("an eventfd cannot be read");
     return n > 0 && waits[1].revents;
 }
 
@@ -11567,7 +11645,7 @@ static void *lookup_run(void *argument)
     lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
     if (lookup->error) lookup->addresses = NULL;
     atomic_store(&lookup->done, true);
-    if (write(lookup->ready, &one, sizeof one) != sizeof one) abort(); /* written to once */
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
     lookup_drop(lookup);
     return NULL;
 }
@@ -11672,16 +11750,16 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
     static const char option[] = "webhook-ca-file";
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     mbedtls_x509_crt_init(roots);
-    if (!tls_file_readable(option, path, err)) return webhook_fail(why, "%s", err);
+    if (!tls_file_readable(option, path, WHY(err))) return webhook_fail(why, "%s", err);
     int error = mbedtls_x509_crt_parse_file(roots, path);
     if (error >= 0 && roots->version) return true;
     if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
     tls_file_problem(option, path, error,
                      "name a PEM file of those who sign the receiver's"
                      " certificate",
-                     err);
+                     WHY(err));
     return webhook_fail(why, "%s", err);
 }
 
@@ -11831,14 +11909,16 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 /* ==== 33. Webhooks: delivery ==================================================================
  * The thread that takes batches from the outbox and posts them until they are taken. */
 
-/* The position of the first change of a batch, which is the first member of its text. */
-static struct span outbox_batch_position(const struct outbox_batch *batch)
+/* The position of the first change of a batch, which names the delivery: the same for every attempt,
+ * so that the receiver knows a batch that it has taken already. "" if the store's text is damaged. */
+static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
 {
-    static const char before[] = "{\"position\":\"";
-    const size_t skip = sizeof before - 1, len = batch->text.len;
-    const char *at = batch->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
-    if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
-    return (struct span){at + skip, (size_t)(end - at) - skip};
+    struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
+    struct json_value first, position;
+    if (!json_take_value(&reader, JSON_DEPTH_MAX, &first) ||
+        !json_member(first, "position", &position) || json_string(position, out, POSITION_TEXT) < 0)
+        *out = 0;
+    return out;
 }
 
 /* Makes the request that delivers a batch. */
@@ -11846,11 +11926,13 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                           struct buffer *out)
 {
     struct buffer body = {0};
-    char when[TIME_TEXT], signature[WEBHOOK_SIGNATURE];
+    char signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    struct span first = outbox_batch_position(batch);
-    buffer_print(&body, "{\"sent_at\":\"%s\",\"events\":[", time_text(wall, when));
-    buffer_add(&body, batch->text.at, batch->text.len);
+    char first[POSITION_TEXT];
+    json_begin(&body);
+    json_time(&body, "sent_at", wall, true);
+    json_open(&body, "events", '[');
+    buffer_add(&body, batch->text.at, batch->text.len); /* objects, commas between them */
     buffer_text(&body, "]}");
     pthread_mutex_lock(&hook->lock);
     webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
@@ -11860,9 +11942,9 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
-                 "X-Presence-Delivery: %.*s\r\n\r\n",
-                 hook->url.target, hook->url.authority, body.len, signature, (int)first.len,
-                 first.at);
+                 "X-Presence-Delivery: %s\r\n\r\n",
+                 hook->url.target, hook->url.authority, body.len, signature,
+                 outbox_batch_position(batch, first));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
@@ -11990,20 +12072,19 @@ static void *webhook_run(void *argument)
 }
 
 /* Reads the secret, and has it used from now on; wait as secret_read has it. False with one line in
- * err and the old one in use. */
-static bool webhook_read_secret(struct webhook *hook, bool wait, char *err)
+ * why and the old one in use. */
+static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
 {
     const char *path = hook->options->webhook_secret_file;
     struct buffer secret = {0}, old;
     bool good =
-        secret_read("webhook-secret-file", path, wait, WEBHOOK_SECRET_MAX + 2, &secret, err);
+        secret_read("webhook-secret-file", path, wait, WEBHOOK_SECRET_MAX + 2, &secret, why);
     secret_trim(&secret);
     if (good && (secret.len < WEBHOOK_SECRET_MIN || secret.len > WEBHOOK_SECRET_MAX)) {
-        snprintf(err, USAGE_MAX,
-                 "--webhook-secret-file: %.200s has %zu bytes; a secret has %d to %d:"
-                 " openssl rand -hex 32",
-                 path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
-        good = false;
+        good = fail(why,
+                    "--webhook-secret-file: %.200s has %zu bytes; a secret has %d to %d:"
+                    " openssl rand -hex 32",
+                    path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
     }
     pthread_mutex_lock(&hook->lock);
     old = good ? hook->secret : secret;
@@ -12021,30 +12102,24 @@ static bool webhook_wanted(const struct webhook *hook)
 
 /* Sets a webhook up as the options say, but for what it is connected to; false with one line in
  * err if they are not good. */
-static bool webhook_init(struct webhook *hook, const struct options *options, char *err)
+static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
     mbedtls_x509_crt roots;
-    char why[WEBHOOK_WHY] = "";
+    char said[WEBHOOK_WHY] = "";
     hook->options = options;
     hook->wake = -1;
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
-    if (!webhook_url_parse(options->webhook_url, &hook->url)) {
-        snprintf(err, USAGE_MAX,
-                 "--webhook-url: this is no URL to post to; write"
-                 " https://app.example.com/presence, without user and fragment");
-        return false;
-    }
-    if (!*options->webhook_secret_file) {
-        snprintf(err, USAGE_MAX,
-                 "--webhook-url: needs --webhook-secret-file, which what is posted"
-                 " is signed with");
-        return false;
-    }
-    if (!webhook_read_secret(hook, true, err)) return false;
-    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, why);
+    if (!webhook_url_parse(options->webhook_url, &hook->url))
+        return fail(why, "--webhook-url: this is no URL to post to; write"
+                         " https://app.example.com/presence, without user and fragment");
+    if (!*options->webhook_secret_file)
+        return fail(why, "--webhook-url: needs --webhook-secret-file, which what is posted"
+                         " is signed with");
+    if (!webhook_read_secret(hook, true, why)) return false;
+    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, said);
     if (hook->url.secure) mbedtls_x509_crt_free(&roots);
-    if (!good) snprintf(err, USAGE_MAX, "%s", why);
+    if (!good) fail(why, "%s", said);
     return good;
 }
 
@@ -12177,11 +12252,12 @@ enum {
     WATCH_SWEEP = 1024,          /* users whom nobody follows any more freed in one turn */
     KICK_SHARE = 64,             /* connections closed for a kick before the clock is looked at */
     OUT_READ_MAX = 32 * 1024,    /* unsent bytes of one from whom nothing more is read */
-    BROADCAST_JOBS = 2048,       /* sent side by side before the hub looks what came of them */
+    BROADCAST_MAX = 2048,        /* writes side by side before the hub looks what came of them */
     BROADCAST_TEXT = 256 * 1024, /* bytes of those that differ from the one before */
     BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
-    BROADCAST_SHARE = 32,                   /* taken at a time */
-    BROADCAST_WORTH = 64, /* those that wait before a io thread is woken for them */
+    BROADCAST_SHARE = 32,                   /* writes in a batch, which one thread takes */
+    BROADCAST_WORTH =
+        2, /* batches that wait before an io thread is woken: the hub takes the rest */
     IO_THREADS_MAX = 3,
     CROWD_FEW = 100,          /* so many connections may all come back at once */
     CROWD_SPREAD_MS = 3000,   /* more of them take at least this long */
@@ -12192,35 +12268,31 @@ enum {
 _Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
-struct io_job {
+struct io_write {
     struct connection *c;
-    uint32_t at, len; /* in post.text */
+    uint32_t at, len; /* in broadcast.text */
     ssize_t result;   /* what transport_write returned */
 };
 
-/* What many are told: the time goes to the system's send(), so the hub and its io threads call it
- * side by side. Only the hub fills it. */
-struct broadcast {
-    pthread_mutex_t lock;       /* of the counts and quitting */
-    pthread_cond_t wake;        /* for io threads: jobs, or the end */
-    pthread_cond_t done;        /* for the hub: all that were filled are sent */
-    size_t filled, taken, sent; /* of the jobs, in this order */
-    bool quitting;
-    pthread_t threads[IO_THREADS_MAX];
-    size_t count;       /* of io threads */
-    size_t written;     /* jobs, the hub's own count */
-    struct buffer text; /* BROADCAST_TEXT bytes that stay where they are */
-    struct io_job jobs[BROADCAST_JOBS];
+/* Some of them in a row, which one thread takes at a time: so the lock is taken once for
+ * BROADCAST_SHARE writes, each of which is a system call of some 5 us. */
+struct io_batch {
+    struct job job;
+    struct broadcast *broadcast;
+    size_t from, to; /* of broadcast.writes */
 };
 
-/* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
-struct store_reader {
-    pthread_mutex_t lock; /* all but thread and running */
-    pthread_cond_t wake;
-    struct loop_call *first, **last;
-    bool quitting;
-    bool running;
-    pthread_t thread;
+/* What many connections are told. The time goes to the system's send(), so the hub and its io
+ * threads call it side by side. All here is the hub's; from the moment a batch is queued until
+ * broadcast_deliver returns, its writes, their connections' transports and the text are read by
+ * whoever has the batch, who also sets the results. No memory is had for a message. */
+struct broadcast {
+    struct job_queue queue; /* of batches */
+    size_t filled;          /* writes */
+    size_t queued;          /* of them in batches that were queued */
+    struct buffer text;     /* BROADCAST_TEXT bytes that stay where they are */
+    struct io_write writes[BROADCAST_MAX];
+    struct io_batch batches[BROADCAST_MAX / BROADCAST_SHARE];
 };
 
 /* The number of connections at which all were last told over which time to come back; see
@@ -12249,17 +12321,17 @@ struct hub {
     struct named named;                 /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
-    struct buffer event;        /* the one being made */
-    struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to one who follows */
-    struct broadcast broadcast; /* what they are told */
-    int64_t spread_at;          /* mono: not before this changes are told again */
-    struct crowd crowd;         /* how many connections there are, as clients were told */
-    struct store_reader reader;
+    struct buffer event;         /* the one being made */
+    struct watch_graph graph;    /* who follows whom */
+    struct buffer outgoing;      /* a message to one who follows */
+    struct broadcast broadcast;  /* what they are told */
+    int64_t spread_at;           /* mono: not before this changes are told again */
+    struct crowd crowd;          /* how many connections there are, as clients were told */
+    struct job_queue reader;     /* reads of the store: the hub never waits for a disk */
     _Atomic uint64_t generation; /* grows when users leave the table for the store */
     int64_t sample_at;           /* mono: when the next minute begins */
     struct store_batch batch;    /* in flight while batch_under_way */
-    struct loop_call batch_done;
+    struct job batch_done;
     bool batch_under_way;
     int64_t sync_at;    /* mono: not before this is the next batch due */
     int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
@@ -12278,16 +12350,6 @@ enum { LISTENER_READ_SIZE = 64 * 1024 };
 /* Connections in the listener that wait for a thread, in order; any of them may leave. */
 struct http_conn_queue {
     struct http_conn *first, *last;
-};
-
-/* The threads that shake hands: a queue of connections, in the order in which they came. */
-struct handshake_workers {
-    pthread_mutex_t lock; /* all but threads and count */
-    pthread_cond_t wake;
-    struct http_conn_queue queue;
-    bool quitting;
-    pthread_t *threads;
-    size_t count;
 };
 
 /* What a listening socket is for. */
@@ -12325,8 +12387,8 @@ struct listener {
     bool paused;
     int64_t paused_logged; /* mono */
     bool quitting;
-    size_t handshaking; /* connections with the handshake workers */
-    struct handshake_workers handshake_workers;
+    size_t handshaking;          /* connections with the handshake workers */
+    struct job_queue handshakes; /* the workers' */
     char scratch[LISTENER_READ_SIZE];
 };
 
@@ -12466,7 +12528,7 @@ static uint64_t server_number(struct server *server)
 /* The connection that a timer is part of. */
 static struct connection *connection_of_timer(struct timer *timer)
 {
-    return (struct connection *)((char *)timer - offsetof(struct connection, timer));
+    return container_of(timer, struct connection, timer);
 }
 
 /* Shares an agent with connections that sent the same lately; owned by the caller's count. */
@@ -12545,7 +12607,8 @@ static void connection_interest(struct server *server, struct connection *c)
     uint32_t interest = (full ? 0 : EPOLLIN) | (ext->blocked ? EPOLLOUT : 0);
     if (interest == ext->interest) return; /* none at all: that it is over is told all the same */
     ext->interest = interest;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
@@ -12882,29 +12945,18 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Posts a call to the reader, which runs it on its own thread. */
-static void reader_submit(struct store_reader *reader, struct loop_call *call)
-{
-    pthread_mutex_lock(&reader->lock);
-    call->next = NULL;
-    *reader->last = call;
-    reader->last = &call->next;
-    pthread_cond_signal(&reader->wake);
-    pthread_mutex_unlock(&reader->lock);
-}
-
 /* Users of whom the store is asked, because they are followed and not in the table. */
 struct watch_read {
-    struct loop_call call;
+    struct job job;
     size_t count;
     struct watch_target **users; /* needed until the answer is there; only their ids are read */
     struct stored_user **found;  /* NULL: never seen */
 };
 
 /* The hub's: the store has answered; who waited for that goes on. */
-static void hub_watch_found(struct server *server, struct loop_call *call)
+static void hub_watch_found(struct server *server, struct job *job)
 {
-    struct watch_read *read = (struct watch_read *)call;
+    struct watch_read *read = (struct watch_read *)job;
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
@@ -12921,7 +12973,8 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
         free(read->found[i]);
     }
     pthread_mutex_unlock(&server->table_lock);
-    while (w->waiting) watcher_list(&w->busy, w->waiting);
+    struct watcher *watcher;
+    while ((watcher = LIST_FIRST(&w->waiting))) watcher_list(&w->busy, watcher);
     free(read->users);
     free(read->found);
     free(read);
@@ -12929,10 +12982,10 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
 
 /* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
  * nobody. */
-static void reader_find_watched(struct server *server, struct loop_call *call)
+static void reader_find_watched(struct server *server, struct job *job)
 {
     enum { CHUNK = 64 };
-    struct watch_read *read = (struct watch_read *)call;
+    struct watch_read *read = (struct watch_read *)job;
     struct store *st = server->store;
     struct stored_user found;
     for (size_t at = 0; at < read->count; at += CHUNK) {
@@ -12950,8 +13003,8 @@ static void reader_find_watched(struct server *server, struct loop_call *call)
         if (txn) store_end_read(st, txn);
         if (rc) store_log_read(st, rc);
     }
-    read->call.run = hub_watch_found;
-    loop_submit(&server->hub.loop, &read->call);
+    read->job.run = hub_watch_found;
+    loop_submit(&server->hub.loop, &read->job);
 }
 
 /* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
@@ -12978,8 +13031,8 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
         read->users[read->count++] = e;
     }
     if (!read) return;
-    read->call.run = reader_find_watched;
-    reader_submit(&server->hub.reader, &read->call);
+    read->job.run = reader_find_watched;
+    job_queue_add(&server->hub.reader, &read->job);
 }
 
 /* Whether a connection may follow this user. */
@@ -13089,7 +13142,7 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     atomic_fetch_add(&server->watching, (int64_t)fresh);
     watcher_add_snapshot(w, watcher, snapshot);
     hub_resolve(server, snapshot);
-    if (!watcher->place) watcher_list(&w->busy, watcher);
+    if (!LIST_LINKED(watcher, list)) watcher_list(&w->busy, watcher);
     return ERROR_NONE;
 }
 
@@ -13399,7 +13452,9 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     struct connection *c = &s->c;
     if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
-    if (s->blocked) loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN, c);
+    if (s->blocked)
+        loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN,
+                  poll_data(POLL_CONNECTION, c));
     s->blocked = false;
     c->session.state = CONNECTION_FINISHING;
     transport_finish(&c->transport);
@@ -13439,7 +13494,8 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     if (!s->own.len) buffer_free(&s->own);
     if (blocked == s->blocked) return;
     s->blocked = blocked;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
@@ -13480,8 +13536,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     }
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, now, false);
-    store_batch_change(batch, now.mono + now.offset,
-                       event_data((struct span){event->at, event->len}));
+    store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
 }
 
 /* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
@@ -13496,7 +13551,7 @@ static void hub_mark_targets(struct server *server, struct user *user)
 }
 
 /* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
- * text in hub.event. What waits long is sent. */
+ * JSON in hub.event. What waits long is sent. */
 static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
                      struct instant now)
 {
@@ -13508,7 +13563,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, (struct span){hub->event.at, hub->event.len});
+    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
@@ -13543,95 +13598,68 @@ static void hub_take_transitions(struct server *server, struct instant now)
  * Watchers are told what changed. The time goes to the system's send(), so the hub and its io
  * threads call it side by side. */
 
-/* Sends a few of the jobs that nobody has taken; the caller holds the lock. */
-static void broadcast_send(struct broadcast *broadcast)
+/* [io threads, hub] Sends the writes of a batch. */
+static void io_batch_run(struct server *server, struct job *job)
 {
-    size_t from = broadcast->taken;
-    size_t to =
-        broadcast->filled - from > BROADCAST_SHARE ? from + BROADCAST_SHARE : broadcast->filled;
-    broadcast->taken = to;
-    pthread_mutex_unlock(&broadcast->lock);
-    for (struct io_job *l = broadcast->jobs + from; l < broadcast->jobs + to; l++)
-        l->result = transport_write(&l->c->transport, broadcast->text.at + l->at, l->len);
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->sent += to - from;
-    if (broadcast->sent == broadcast->filled) pthread_cond_signal(&broadcast->done);
+    (void)server;
+    struct io_batch *batch = container_of(job, struct io_batch, job);
+    struct broadcast *broadcast = batch->broadcast;
+    for (struct io_write *w = broadcast->writes + batch->from; w < broadcast->writes + batch->to;
+         w++)
+        w->result = transport_write(&w->c->transport, broadcast->text.at + w->at, w->len);
 }
 
-/* A io thread's thread, until broadcast_stop. */
-static void *io_thread_run(void *argument)
-{
-    struct broadcast *broadcast = argument;
-    prctl(PR_SET_NAME, "courier");
-    pthread_mutex_lock(&broadcast->lock);
-    while (!broadcast->quitting) {
-        if (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
-        else pthread_cond_wait(&broadcast->wake, &broadcast->lock);
-    }
-    pthread_mutex_unlock(&broadcast->lock);
-    return NULL;
-}
-
-/* Whether there is room for another job. */
+/* [hub] True if there is room for another write. */
 static bool broadcast_has_room(const struct broadcast *broadcast)
 {
-    return broadcast->written < BROADCAST_JOBS &&
+    return broadcast->filled < BROADCAST_MAX &&
            broadcast->text.size - broadcast->text.len >= BROADCAST_ROOM;
 }
 
-/* Hands over what was added to the text from `at` on. The same bytes in a row are kept once. */
+/* [hub] Queues the writes that are in no batch yet as one. */
+static void broadcast_queue(struct broadcast *broadcast)
+{
+    struct io_batch *batch = &broadcast->batches[broadcast->queued / BROADCAST_SHARE];
+    batch->from = broadcast->queued;
+    batch->to = broadcast->queued = broadcast->filled;
+    job_queue_add(&broadcast->queue, &batch->job);
+}
+
+/* [hub] Adds a write of what was added to the text from `at` on. The same bytes in a row are kept
+ * once: mostly all who follow a user are told the same. */
 static void broadcast_fill(struct broadcast *broadcast, struct connection *c, size_t at)
 {
     size_t len = broadcast->text.len - at;
-    struct io_job *l = &broadcast->jobs[broadcast->written++];
+    struct io_write *w = &broadcast->writes[broadcast->filled++];
     assert(broadcast->text.size == BROADCAST_TEXT); /* what io threads read has not moved */
-    *l = (struct io_job){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
-    if (l > broadcast->jobs && l[-1].len == len &&
-        !memcmp(broadcast->text.at + l[-1].at, broadcast->text.at + at, len)) {
-        l->at = l[-1].at;
+    *w = (struct io_write){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
+    if (w > broadcast->writes && w[-1].len == len &&
+        !memcmp(broadcast->text.at + w[-1].at, broadcast->text.at + at, len)) {
+        w->at = w[-1].at;
         broadcast->text.len = at;
     }
-    if (broadcast->written % BROADCAST_SHARE) return;
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->filled = broadcast->written;
-    if (broadcast->filled - broadcast->taken >= BROADCAST_WORTH)
-        pthread_cond_signal(&broadcast->wake);
-    pthread_mutex_unlock(&broadcast->lock);
+    if (broadcast->filled % BROADCAST_SHARE == 0) broadcast_queue(broadcast);
 }
 
-/* Returns how many jobs there are, when all are sent as far as their sockets took them. */
+/* [hub] Returns how many writes there are, when all were tried as far as their sockets took them.
+ * They are the caller's until the next broadcast_fill; the text is for the caller to empty. */
 static size_t broadcast_deliver(struct broadcast *broadcast)
 {
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->filled = broadcast->written;
-    while (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
-    while (broadcast->sent < broadcast->filled)
-        pthread_cond_wait(&broadcast->done, &broadcast->lock);
     size_t count = broadcast->filled;
-    broadcast->filled = broadcast->taken = broadcast->sent = 0;
-    pthread_mutex_unlock(&broadcast->lock);
-    broadcast->written = 0;
+    if (broadcast->queued < count) broadcast_queue(broadcast);
+    job_queue_finish(&broadcast->queue);
+    broadcast->filled = broadcast->queued = 0;
     return count;
 }
 
-/* Sets an empty post up. */
+/* [main] Sets an empty broadcast up, without io threads; it works without. */
 static void broadcast_init(struct broadcast *broadcast)
 {
-    pthread_mutex_init(&broadcast->lock, NULL);
-    pthread_cond_init(&broadcast->wake, NULL);
-    pthread_cond_init(&broadcast->done, NULL);
+    job_queue_init(&broadcast->queue, NULL, BROADCAST_WORTH);
+    for (size_t i = 0; i < sizeof broadcast->batches / sizeof *broadcast->batches; i++)
+        broadcast->batches[i] = (struct io_batch){.job.run = io_batch_run, .broadcast = broadcast};
     broadcast->text.at = mem_new(BROADCAST_TEXT); /* pages that are never used cost nothing */
     broadcast->text.size = BROADCAST_TEXT;
-}
-
-/* Ends the io threads; the hub sends nothing any more. */
-static void broadcast_stop(struct broadcast *broadcast)
-{
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->quitting = true;
-    pthread_cond_broadcast(&broadcast->wake);
-    pthread_mutex_unlock(&broadcast->lock);
-    while (broadcast->count) pthread_join(broadcast->threads[--broadcast->count], NULL);
 }
 
 /* Appends a frame with the next message that one who follows is to be told. False when there is
@@ -13647,7 +13675,7 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     enum watcher_message kind =
         watcher_fill(&hub->graph, &server->presence, now, watcher, &hub->outgoing, &more);
     if (!kind) {
-        if (watcher->snapshots) watcher_list(&hub->graph.waiting, watcher);
+        if (!STAILQ_EMPTY(&watcher->snapshots)) watcher_list(&hub->graph.waiting, watcher);
         connection_settle(server, c);
         return false;
     }
@@ -13672,8 +13700,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* Fills jobs for those whose turn it is, until the time of this part of the turn is over. */
-static void hub_fill_jobs(struct server *server, struct instant now)
+/* Fills writes for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct broadcast *broadcast = &hub->broadcast;
@@ -13688,14 +13716,14 @@ static void hub_fill_jobs(struct server *server, struct instant now)
     }
 }
 
-/* Goes on after a job was sent: with the next piece for the same one while there is time,
+/* Goes on after a write: with the next piece for the same one while there is time,
  * otherwise in another turn. */
-static void hub_job_sent(struct server *server, struct io_job *l, struct instant now)
+static void hub_written(struct server *server, const struct io_write *w, struct instant now)
 {
     struct hub *hub = &server->hub;
-    struct connection *c = l->c;
-    struct span bytes = {hub->broadcast.text.at + l->at, l->len};
-    connection_written(server, c, now, bytes, l->result);
+    struct connection *c = w->c;
+    struct span bytes = {hub->broadcast.text.at + w->at, w->len};
+    connection_written(server, c, now, bytes, w->result);
     if (clock_work_us() < hub->until) watcher_send(server, c, now);
     else if (c->session.state == CONNECTION_OPEN && c->ext && !c->ext->blocked)
         watcher_list(&hub->graph.busy, &c->ext->watcher);
@@ -13711,20 +13739,22 @@ static void hub_watch(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     struct watch_graph *w = &hub->graph;
     struct broadcast *broadcast = &hub->broadcast;
-    bool due = w->changed && now.mono >= hub->spread_at;
-    if (due && !w->spreading) hub->spread_at = now.mono + server->options.watch_interval;
-    if (due || w->spreading) watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
+    bool due = !STAILQ_EMPTY(&w->changed) && now.mono >= hub->spread_at;
+    if (due && STAILQ_EMPTY(&w->spreading))
+        hub->spread_at = now.mono + server->options.watch_interval;
+    if (due || !STAILQ_EMPTY(&w->spreading))
+        watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
-        hub_fill_jobs(server, now);
+        hub_fill_broadcast(server, now);
         size_t count = broadcast_deliver(broadcast);
-        for (struct io_job *l = broadcast->jobs; l < broadcast->jobs + count; l++)
-            hub_job_sent(server, l, now);
+        for (const struct io_write *one = broadcast->writes; one < broadcast->writes + count; one++)
+            hub_written(server, one, now);
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
-    if (!w->unreferenced) return;
+    if (!w->unreferenced_count) return;
     pthread_mutex_lock(&server->table_lock);
     watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
     pthread_mutex_unlock(&server->table_lock);
@@ -13897,7 +13927,7 @@ struct ahead {
 
 /* A connection on its way from a worker to the hub. */
 struct handoff {
-    struct loop_call call;
+    struct job job;
     struct transport transport;
     uint8_t address[16];
     uint16_t port;
@@ -13913,7 +13943,7 @@ struct handoff {
     bool watches_all;     /* it may follow everybody */
     struct id_list *may;  /* else these, or NULL */
     struct ahead ahead;
-    void (*look_again)(struct server *, struct loop_call *); /* hub_look_again */
+    void (*look_again)(struct server *, struct job *); /* hub_look_again */
     char agent[AGENT_MAX + 1];
     uint8_t id_len;
     char id[USER_ID_MAX];
@@ -14076,9 +14106,9 @@ static enum error hub_refuses(struct server *server, const struct handoff *a, en
 
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
-static void hub_adopt(struct server *server, struct loop_call *call)
+static void hub_adopt(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct span id = {a->id, a->id_len};
@@ -14089,8 +14119,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
         pthread_mutex_unlock(&server->table_lock);
     }
     if (recall == RECALL_STALE) {
-        a->call.run = a->look_again;
-        reader_submit(&hub->reader, &a->call);
+        a->job.run = a->look_again;
+        job_queue_add(&hub->reader, &a->job);
         return;
     }
     struct connection *c = mem_new(sizeof *c);
@@ -14108,7 +14138,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (a->may) connection_ext(c)->may = a->may;
     a->may = NULL;
     enum error refuse = hub_refuses(server, a, recall, now);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else if (refuse == ERROR_STOPPING) {
@@ -14129,12 +14160,12 @@ static void hub_adopt(struct server *server, struct loop_call *call)
 }
 
 /* Reader's: the store has changed since it was looked at; then the hub tries again. */
-static void hub_look_again(struct server *server, struct loop_call *call)
+static void hub_look_again(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
-    a->call.run = hub_adopt;
-    loop_submit(&server->hub.loop, &a->call);
+    a->job.run = hub_adopt;
+    loop_submit(&server->hub.loop, &a->job);
 }
 
 /* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
@@ -14170,9 +14201,9 @@ static bool stream_logged_out(const struct server *server, const struct stream *
 }
 
 /* Makes a stream of an adopted socket. */
-static void hub_adopt_stream(struct server *server, struct loop_call *call)
+static void hub_adopt_stream(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct stream *s = mem_new(sizeof *s);
@@ -14189,7 +14220,8 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
     stream_begin(server, s, a);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else {
@@ -14208,7 +14240,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
  * few turns. */
 struct hub_ask {
-    struct loop_call call;
+    struct job job;
     sem_t done;
     struct span id;
     const uint8_t *address;
@@ -14222,19 +14254,19 @@ struct hub_ask {
 
 /* Puts a question to the hub and waits until it was acted on. */
 static void hub_ask(struct server *server, struct hub_ask *ask,
-                    void (*run)(struct server *, struct loop_call *))
+                    void (*run)(struct server *, struct job *))
 {
-    ask->call.run = run;
+    ask->job.run = run;
     sem_init(&ask->done, 0, 0);
-    loop_submit(&server->hub.loop, &ask->call);
+    loop_submit(&server->hub.loop, &ask->job);
     while (sem_wait(&ask->done)) continue; /* only EINTR */
     sem_destroy(&ask->done);
 }
 
 /* Question: an HTTP heartbeat of a user. */
-static void hub_heartbeat(struct server *server, struct loop_call *call)
+static void hub_heartbeat(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
     ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
@@ -14245,9 +14277,9 @@ static void hub_heartbeat(struct server *server, struct loop_call *call)
 }
 
 /* Question: set a user's status by hand. view->known is false for one never seen. */
-static void hub_set_manual(struct server *server, struct loop_call *call)
+static void hub_set_manual(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct presence *p = &server->presence;
     pthread_mutex_lock(&server->table_lock);
@@ -14267,9 +14299,9 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
 
 /* Question: close all connections of a user, who is offline after it; count is how many. Of
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
-static void hub_kick(struct server *server, struct loop_call *call)
+static void hub_kick(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
@@ -14282,7 +14314,7 @@ static void hub_kick(struct server *server, struct loop_call *call)
         }
     }
     if (user && user->conns) {
-        loop_submit(&server->hub.loop, call);
+        loop_submit(&server->hub.loop, job);
         return;
     }
     pthread_mutex_lock(&server->table_lock);
@@ -14294,9 +14326,9 @@ static void hub_kick(struct server *server, struct loop_call *call)
 
 /* Question: end the streams that a session opened. Clients whose session is good come back, and
  * miss nothing. */
-static void hub_log_out(struct server *server, struct loop_call *call)
+static void hub_log_out(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     for (struct stream *s = server->hub.feeds[FEED_ADMIN].streams, *next; s; s = next) {
         next = s->next;
@@ -14314,9 +14346,9 @@ static void hub_batch_written(void *context, struct store_batch *batch)
 }
 
 /* The hub's part of it: users who owe nothing any more and are offline leave the table. */
-static void hub_batch_done(struct server *server, struct loop_call *call)
+static void hub_batch_done(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     struct hub *hub = &server->hub;
     pthread_mutex_lock(&server->table_lock);
     atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
@@ -14358,9 +14390,9 @@ static void hub_sync(struct server *server, struct instant now)
 
 /* Tells every client to come back later, each at another time, and closes. The users stay online in
  * the store: the next start waits for them. */
-static void hub_stop(struct server *server, struct loop_call *call)
+static void hub_stop(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     struct hub *hub = &server->hub;
     struct presence *p = &server->presence;
     struct instant now = server_now(server);
@@ -14383,9 +14415,9 @@ static void hub_stop(struct server *server, struct loop_call *call)
 }
 
 /* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
-static void hub_quit(struct server *server, struct loop_call *call)
+static void hub_quit(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     server->hub.quitting = true;
     server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
@@ -14404,8 +14436,10 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return hub->loop.taken || hub->dead || hub->late || w->spreading || w->busy || w->serving ||
-           w->unreferenced || (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
+    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || hub->late ||
+           !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
+           w->unreferenced_count ||
+           (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
 /* How long the hub may sleep, ms; -1 for ever. */
@@ -14422,7 +14456,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
         if (other < wait || wait < 0) wait = other > 0 ? other : 0;
     }
     if (hub->crowd.telling) wait = 0;
-    if (hub->graph.changed) {
+    if (!STAILQ_EMPTY(&hub->graph.changed)) {
         other = hub->spread_at > now ? hub->spread_at - now : 0;
         if (wait < 0 || other < wait) wait = other;
     }
@@ -14449,7 +14483,8 @@ static void hub_report_stop(struct server *server, struct instant now)
     if (atomic_load(&server->connections) && now.mono < hub->stop_by) return;
     hub->stopped = true;
     uint64_t one = 1;
-    if (write(hub->stop_event, &one, sizeof one) != sizeof one) abort();
+    if (write(hub->stop_event, &one, sizeof one) != sizeof one)
+        fatal("an eventfd takes no wake-up");
 }
 
 /* Begins a part of a turn, which is to take so long. */
@@ -14461,8 +14496,9 @@ static void hub_begin_part(struct hub *hub, int64_t us)
 /* Acts on what happened at one socket. */
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
-    struct connection *c = event->data.ptr;
-    if (event->data.ptr == &server->hub.loop || c->session.state == CONNECTION_DEAD) return;
+    if (poll_tag(event) == POLL_WAKE) return;
+    struct connection *c = poll_about(event);
+    if (c->session.state == CONNECTION_DEAD) return;
     if (c->session.is_stream) {
         stream_event(server, (struct stream *)c, now);
         return;
@@ -14517,7 +14553,7 @@ static void hub_turn(struct server *server)
     hub_wake(server, wait);
     hub->ids = 0;
     hub_begin_part(hub, HUB_CALLS_US);
-    loop_run_calls_until(&hub->loop, server, hub->until);
+    loop_run_jobs_until(&hub->loop, server, hub->until);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     hub_begin_part(hub, HUB_INPUT_US);
     hub_input(server, now);
@@ -14560,41 +14596,6 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* The reader's thread, until it is told to end and has nothing left to do. */
-static void *reader_run(void *argument)
-{
-    struct server *server = argument;
-    struct store_reader *reader = &server->hub.reader;
-    prctl(PR_SET_NAME, "reader");
-    pthread_mutex_lock(&reader->lock);
-    while (reader->first || !reader->quitting) {
-        struct loop_call *call = reader->first;
-        if (!call) {
-            pthread_cond_wait(&reader->wake, &reader->lock);
-            continue;
-        }
-        reader->first = call->next;
-        if (!call->next) reader->last = &reader->first;
-        pthread_mutex_unlock(&reader->lock);
-        call->run(server, call);
-        pthread_mutex_lock(&reader->lock);
-    }
-    pthread_mutex_unlock(&reader->lock);
-    return NULL;
-}
-
-/* Ends the reader once it has done what it was given; the hub, which is told of it, still runs. */
-static void reader_stop(struct store_reader *reader)
-{
-    if (!reader->running) return;
-    pthread_mutex_lock(&reader->lock);
-    reader->quitting = true;
-    pthread_cond_signal(&reader->wake);
-    pthread_mutex_unlock(&reader->lock);
-    pthread_join(reader->thread, NULL);
-    reader->running = false;
-}
-
 /* Sets the hub up; its thread is started by main. False with errno set. */
 static bool hub_init(struct server *server, struct instant now)
 {
@@ -14608,9 +14609,7 @@ static bool hub_init(struct server *server, struct instant now)
     hub->batch_done.run = hub_batch_done;
     watch_graph_init(&hub->graph);
     broadcast_init(&hub->broadcast);
-    pthread_mutex_init(&hub->reader.lock, NULL);
-    pthread_cond_init(&hub->reader.wake, NULL);
-    hub->reader.last = &hub->reader.first;
+    job_queue_init(&hub->reader, server, 1);
     hub->held_last = &hub->held;
     hub->late_last = &hub->late;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -14627,7 +14626,7 @@ static void hub_free(struct server *server)
     hub->event_at = hub->event_count;
     hub->until = INT64_MAX;
     hub_free_closed(server);
-    broadcast_stop(&hub->broadcast);
+    job_queue_stop(&hub->broadcast.queue);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
     buffer_free(&hub->event);
@@ -14680,7 +14679,7 @@ enum http_conn_vet {
 
 /* A connection in the listener. */
 struct http_conn {
-    struct loop_call call;             /* the way back from a worker; must be first */
+    struct job job;                    /* the way back from a worker; must be first */
     struct seam_item item;             /* the request's bytes */
     struct timer timer;                /* the deadline of the phase */
     struct http_conn *next, *previous; /* in a lane, or the handshake workers' queue */
@@ -14694,7 +14693,6 @@ struct http_conn {
     bool polled;               /* in the listener's epoll set */
     uint8_t place;             /* enum http_conn_place; the listener's, as is the next */
     bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
-    bool queued;               /* in the handshake workers' queue; under handshake workers.lock */
     uint8_t lane;              /* enum lane_kind */
     uint32_t read_in;          /* the turn in which its last bytes came */
     bool keep_alive;           /* after this answer */
@@ -14859,7 +14857,7 @@ static struct http_conn *http_conn_enter(struct server *server, struct http_conn
     if (++entry->http_conns > most && most) oldest = http_conn_choose(entry, p);
     if (oldest) {
         http_conn_unlist(server, oldest);
-        count_one(&server->counters.http_conn_displaced);
+        count_one(&server->counters.pending_displaced);
     }
     if (oldest && oldest->place == PLACE_ELSEWHERE) {
         oldest->given_up = true;
@@ -14904,7 +14902,7 @@ static void http_conn_poll(struct http_conn *p, uint32_t events)
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
     if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
-                   p)) {
+                   poll_data(POLL_CONNECTION, p))) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
@@ -14953,7 +14951,7 @@ static void listener_flush(struct server *server, struct http_conn *p, int64_t n
         timer_disarm(&server->listener.wheel, &p->timer);
         p->place = PLACE_ELSEWHERE;
         p->phase = HTTP_CONN_REQUEST;
-        loop_submit(&server->listener.loop, &p->call);
+        loop_submit(&server->listener.loop, &p->job);
     } else if (p->keep_alive) {
         http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
         http_conn_poll(p, EPOLLIN);
@@ -15218,19 +15216,18 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     listener_advance(server, p, now);
 }
 
-/* Gives a connection to the handshake workers. */
+/* A cycle: the end of a handshake's step reads on, and perhaps begins the next one. */
+static void handshake_run(struct server *server, struct job *job);
+
+/* [listener] Gives a connection to the handshake workers. */
 static void listener_handshake(struct server *server, struct http_conn *p)
 {
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     timer_disarm(&server->listener.wheel, &p->timer);
     p->phase = HTTP_CONN_HANDSHAKE;
     p->place = PLACE_HANDSHAKE;
     server->listener.handshaking++;
-    pthread_mutex_lock(&handshake_workers->lock);
-    p->queued = true;
-    http_conn_queue_add(&handshake_workers->queue, p);
-    pthread_cond_signal(&handshake_workers->wake);
-    pthread_mutex_unlock(&handshake_workers->lock);
+    p->job.run = handshake_run;
+    job_queue_add(&server->listener.handshakes, &p->job);
 }
 
 /* The client ended in the middle of its handshake, or before: then it may have been a look at the
@@ -15291,9 +15288,9 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
 }
 
 /* A handshake worker gave a connection back. */
-static void listener_handshake_done(struct server *server, struct loop_call *call)
+static void listener_handshake_done(struct server *server, struct job *job)
 {
-    struct http_conn *p = (struct http_conn *)call;
+    struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     server->listener.handshaking--;
@@ -15314,47 +15311,16 @@ static void listener_handshake_done(struct server *server, struct loop_call *cal
     else listener_read_hello(server, p, now);
 }
 
-/* A handshake worker's thread: takes connections off the queue, shakes, gives them back. Does no
- * work any more once the server stops. */
-static void *handshake_worker_run(void *argument)
+/* [handshake worker] Takes a handshake a step further and gives the connection back. Does no work
+ * any more once the server stops. */
+static void handshake_run(struct server *server, struct job *job)
 {
-    struct server *server = argument;
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
-    prctl(PR_SET_NAME, "shaker");
-    setpriority(PRIO_PROCESS, 0, HANDSHAKE_NICE); /* on Linux: of this thread */
-    pthread_mutex_lock(&handshake_workers->lock);
-    for (;;) {
-        while (!handshake_workers->queue.first && !handshake_workers->quitting)
-            pthread_cond_wait(&handshake_workers->wake, &handshake_workers->lock);
-        struct http_conn *p = handshake_workers->queue.first;
-        if (!p) break;
-        http_conn_queue_remove(&handshake_workers->queue, p);
-        p->queued = false;
-        bool useless = p->given_up || atomic_load(&server->stopping);
-        pthread_mutex_unlock(&handshake_workers->lock);
-        p->handshake = (uint8_t)(useless ? HANDSHAKE_FAILED
-                                         : transport_handshake(&p->transport, &server->tls));
-        p->call.run = listener_handshake_done;
-        loop_submit(&server->listener.loop, &p->call);
-        pthread_mutex_lock(&handshake_workers->lock);
-    }
-    pthread_mutex_unlock(&handshake_workers->lock);
-    return NULL;
-}
-
-/* Ends the handshake workers; none of them has a connection any more. */
-static void listener_stop_handshakes(struct listener *listener)
-{
-    struct handshake_workers *handshake_workers = &listener->handshake_workers;
-    pthread_mutex_lock(&handshake_workers->lock);
-    handshake_workers->quitting = true;
-    pthread_cond_broadcast(&handshake_workers->wake);
-    pthread_mutex_unlock(&handshake_workers->lock);
-    for (size_t i = 0; i < handshake_workers->count; i++)
-        pthread_join(handshake_workers->threads[i], NULL);
-    free(handshake_workers->threads);
-    handshake_workers->threads = NULL;
-    handshake_workers->count = 0;
+    struct http_conn *p = container_of(job, struct http_conn, job);
+    bool useless = atomic_load(&server->stopping);
+    p->handshake =
+        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->transport, &server->tls));
+    p->job.run = listener_handshake_done;
+    loop_submit(&server->listener.loop, &p->job);
 }
 
 /* The deadline of a phase has come. */
@@ -15377,9 +15343,9 @@ static void listener_give_up(struct server *server, struct http_conn *p)
 }
 
 /* A worker gave a connection back; see http_conn_served for the phases. */
-static void listener_take_back(struct server *server, struct loop_call *call)
+static void listener_take_back(struct server *server, struct job *job)
 {
-    struct http_conn *p = (struct http_conn *)call;
+    struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
@@ -15411,9 +15377,9 @@ static void http_conn_hand_over(struct server *server, struct http_conn *p)
     if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->transport.fd, NULL);
     a->transport = p->transport;
     buffer_add(&a->unread, p->item.bytes + p->item.used, p->item.len - p->item.used);
-    a->call.run = a->is_stream ? hub_adopt_stream : hub_adopt;
+    a->job.run = a->is_stream ? hub_adopt_stream : hub_adopt;
     http_conn_free(p);
-    loop_submit(&server->hub.loop, &a->call);
+    loop_submit(&server->hub.loop, &a->job);
 }
 
 /* Worker: takes the served request off the front; what is behind it is the next one's. */
@@ -15449,8 +15415,8 @@ static void http_conn_go_on(struct http_conn *p)
     p->aside = (struct buffer){0};
     http_conn_hold(p, 0, true);
     p->phase = HTTP_CONN_REQUEST;
-    p->call.run = listener_take_back;
-    loop_submit(&p->server->listener.loop, &p->call);
+    p->job.run = listener_take_back;
+    loop_submit(&p->server->listener.loop, &p->job);
 }
 
 /* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
@@ -15468,7 +15434,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
         http_conn_free(p);
         return;
     }
-    p->call.run = listener_take_back;
+    p->job.run = listener_take_back;
     if (p->keep_alive) http_conn_next_request(p);
     else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
@@ -15478,13 +15444,14 @@ static void http_conn_send(struct server *server, struct http_conn *p)
                          : rest           ? HTTP_CONN_REQUEST
                                           : HTTP_CONN_IDLE);
     if (p->phase != HTTP_CONN_IDLE) {
-        loop_submit(loop, &p->call);
+        loop_submit(loop, &p->job);
         return;
     }
     /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_park(loop, &p->call, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT, p))
+    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p)))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
@@ -15504,16 +15471,10 @@ static void http_conn_served(struct server *server, struct http_conn *p)
  * thread. */
 static void listener_displace(struct server *server, struct http_conn *p)
 {
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     if (p->place == PLACE_READY) http_conn_queue_remove(&server->listener.lanes[p->lane].ready, p);
     if (p->place == PLACE_HANDSHAKE) {
-        pthread_mutex_lock(&handshake_workers->lock);
-        bool queued = p->queued;
-        if (queued) http_conn_queue_remove(&handshake_workers->queue, p);
-        p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&handshake_workers->lock);
-        if (!queued) return;
+        if (!job_queue_cancel(&server->listener.handshakes, &p->job)) return;
         server->listener.handshaking--;
     }
     listener_give_up(server, p);
@@ -15548,7 +15509,7 @@ static void listener_poll(struct server *server, uint32_t events)
 {
     for (size_t i = 0; i < server->listen_socket_count; i++)
         loop_poll(&server->listener.loop, EPOLL_CTL_MOD, server->listen_sockets[i].fd, events,
-                  &server->listen_sockets[i]);
+                  poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i]));
 }
 
 /* Rests from accepting after an error that will not go away at once: what is connected goes on
@@ -15567,7 +15528,9 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
     listener->paused_logged = now;
     listener->paused = full;
     if (full) listener_poll(server, 0);
-    else loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0, listening);
+    else
+        loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0,
+                  poll_data(POLL_LISTEN_SOCKET, listening));
     timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
@@ -15612,9 +15575,9 @@ static void listener_accept(struct server *server, struct listen_socket *listeni
 }
 
 /* Stops accepting for good: new clients are refused by the kernel. */
-static void listener_shut(struct server *server, struct loop_call *call)
+static void listener_shut(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     for (size_t i = 0; i < server->listen_socket_count; i++) {
         if (server->listen_sockets[i].fd >= 0) close(server->listen_sockets[i].fd);
         server->listen_sockets[i].fd = -1;
@@ -15622,22 +15585,19 @@ static void listener_shut(struct server *server, struct loop_call *call)
 }
 
 /* Ends listener_run as soon as no request is with the workers. */
-static void listener_quit(struct server *server, struct loop_call *call)
+static void listener_quit(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     server->listener.quitting = true;
 }
 
-/* Acts on one event. */
-static void listener_event(struct server *server, void *data, int64_t now)
+/* [listener] Acts on one event. One that comes for a connection which gave way in this turn counts
+ * no more. */
+static void listener_event(struct server *server, const struct epoll_event *event, int64_t now)
 {
-    struct listen_socket *listening = data;
-    if (listening >= server->listen_sockets &&
-        listening < server->listen_sockets + server->listen_socket_count) {
-        listener_accept(server, listening, now);
-        return;
-    }
-    struct http_conn *p = data;
+    if (poll_tag(event) == POLL_LISTEN_SOCKET) listener_accept(server, poll_about(event), now);
+    if (poll_tag(event) != POLL_CONNECTION) return;
+    struct http_conn *p = poll_about(event);
     if (p->phase == HTTP_CONN_GONE) return;
     if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
     else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
@@ -15673,7 +15633,7 @@ static void listener_run(void *context)
     struct listener *listener = &server->listener;
     struct epoll_event events[LISTENER_EVENTS];
     int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
-    prctl(PR_SET_NAME, "door");
+    prctl(PR_SET_NAME, "listener");
     listener_poll(server, EPOLLIN);
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
@@ -15688,10 +15648,8 @@ static void listener_run(void *context)
         now = clock_mono_ms();
         listener->turn++;
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
-        loop_run_calls(&listener->loop, server);
-        for (int i = 0; i < count; i++)
-            if (events[i].data.ptr != &listener->loop)
-                listener_event(server, events[i].data.ptr, now);
+        loop_run_jobs(&listener->loop, server);
+        for (int i = 0; i < count; i++) listener_event(server, &events[i], now);
         for (struct http_conn *p; (p = listener->gone);) {
             listener->gone = p->next;
             listener_close(server, p);
@@ -15700,7 +15658,7 @@ static void listener_run(void *context)
             listener_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
     }
-    loop_run_calls(&listener->loop, server);
+    loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
     for (struct timer *timer; (timer = wheel_take(&listener->wheel));)
         listener_close(server, http_conn_of_timer(timer));
@@ -15711,7 +15669,7 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
 {
     socklen_t len;
     int on = 1;
-    if (!address_parse(text, &listening->address, &len)) abort(); /* the option table saw to it */
+    if (!address_parse(text, &listening->address, &len)) fatal("an option was not checked");
     listening->fd =
         socket(listening->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listening->fd < 0) return false;
@@ -15724,26 +15682,36 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
            !getsockname(listening->fd, (struct sockaddr *)&listening->address, &len);
 }
 
+/* How many workers there are. A worker never waits for a client, so more than one a processor give
+ * no more answers, only more switches: each new connection wakes one. Two at least: a list of all
+ * users takes one for a while, see struct lane. */
+static int server_workers(const struct options *options)
+{
+    size_t processors = processor_count();
+    return options->workers    ? (int)options->workers
+           : processors <= 2   ? 2
+           : processors <= 256 ? (int)processors
+                               : 256;
+}
+
 /* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
 static bool listener_init(struct server *server, struct instant now)
 {
     struct listener *listener = &server->listener;
-    struct handshake_workers *handshake_workers = &listener->handshake_workers;
-    pthread_mutex_init(&handshake_workers->lock, NULL);
-    pthread_cond_init(&handshake_workers->wake, NULL);
+    job_queue_init(&listener->handshakes, server, 1);
     wheel_init(&listener->wheel, now.mono);
-    int64_t workers = server->options.workers;
+    int workers = server_workers(&server->options);
     /* of an address no less than one request as large as they may be */
     const struct options *options = &server->options;
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
-    listener->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
+    listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (!loop_poll(&listener->loop, EPOLL_CTL_ADD, server->listen_sockets[i].fd, 0,
-                       &server->listen_sockets[i]))
+                       poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i])))
             return false;
     return true;
 }
@@ -15882,17 +15850,17 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients. */
+/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients; null for none. */
 static void api_write_next(struct buffer *out, struct span id)
 {
-    buffer_text(out, "\"next\":");
-    if (!id.len) {
-        buffer_text(out, "null");
-        return;
+    static const char digits[] = "0123456789abcdef";
+    char text[2 * USER_ID_MAX + 1], *to = text;
+    for (size_t i = 0; i < id.len; i++) {
+        *to++ = digits[(unsigned char)id.at[i] >> 4];
+        *to++ = digits[id.at[i] & 15];
     }
-    buffer_text(out, "\"");
-    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
-    buffer_text(out, "\"");
+    *to = 0;
+    json_text_or_null(out, "next", text);
 }
 
 /* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
@@ -15948,7 +15916,7 @@ static enum error api_get_user(struct server *server, const struct http_request 
         return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     view_hide(&view);
-    view_write_user(api_json(response), &view);
+    view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
 }
 
@@ -16049,15 +16017,13 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         error = ERROR_INTERNAL;
     if (!error) {
         struct buffer *out = api_json(response);
-        char when[TIME_TEXT];
-        buffer_text(out, "{");
+        json_begin(out);
         position_write(out, position);
-        buffer_print(out, ",\"generated_at\":\"%s\",\"users\":[",
-                     time_text(request->now.mono + request->now.offset, when));
+        json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+        json_open(out, "users", '[');
         for (size_t i = 0; i < count; i++) {
-            if (i) buffer_text(out, ",");
             view_hide(&views[i]);
-            view_write_user(out, &views[i]);
+            view_write_user(out, NULL, &views[i]);
         }
         buffer_text(out, "]}");
     }
@@ -16106,7 +16072,7 @@ static enum error api_put_status(struct server *server, const struct http_reques
         hub_ask(server, &ask, hub_set_manual);
     } while (ask.recall == RECALL_STALE);
     if (!view.known) return ERROR_UNKNOWN_USER;
-    view_write_user(api_json(response), &view);
+    view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
 }
 
@@ -16121,19 +16087,18 @@ static enum error api_online_users(struct server *server, const struct http_requ
     if (!api_cursor(request, after.id, &after_len)) return ERROR_INVALID_CURSOR;
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
-    char when[TIME_TEXT];
     pthread_mutex_lock(&server->table_lock);
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_text(out, "{");
+    json_begin(out);
     position_write(out, position);
-    buffer_print(out,
-                 ",\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
-                 "\"count\":%zu,\"connections\":%zu,\"users\":[",
-                 server->options.threshold / 1000,
-                 time_text(request->now.mono + request->now.offset, when), users, connections);
+    json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
+    json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+    json_uint(out, "count", users);
+    json_uint(out, "connections", connections);
+    json_open(out, "users", '[');
     struct user_view last = after;
     bool end = false, more = false; /* more: there is one behind a full page */
     for (int written = 0; !end && !more;) {
@@ -16141,14 +16106,14 @@ static enum error api_online_users(struct server *server, const struct http_requ
         for (size_t i = 0; i < count && !more; i++) {
             more = written == limit;
             if (more) break;
-            if (written++) buffer_text(out, ",");
-            view_write_user(out, &views[i]);
+            written++;
+            view_write_user(out, NULL, &views[i]);
             last = views[i];
         }
     }
-    buffer_text(out, "],");
+    json_close(out, ']');
     api_write_next(out, (struct span){last.id, more ? last.id_len : 0});
-    buffer_text(out, "}");
+    json_close(out, '}');
     return ERROR_NONE;
 }
 
@@ -16211,8 +16176,8 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     if (page->full) return false;
     page->last = *view;
     if (!wanted) return true;
-    if (page->written++) buffer_text(page->out, ",");
-    view_write_user(page->out, view);
+    page->written++;
+    view_write_user(page->out, NULL, view);
     return true;
 }
 
@@ -16593,20 +16558,19 @@ static enum error api_users(struct server *server, const struct http_request *re
                                : NULL;
         return error;
     }
-    char when[TIME_TEXT];
     pthread_mutex_lock(&server->table_lock);
     struct position position = server_position(server); /* before anything is read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_text(page.out, "{");
+    json_begin(page.out);
     position_write(page.out, position);
-    buffer_print(page.out, ",\"generated_at\":\"%s\",\"users\":[",
-                 time_text(page.now.mono + page.now.offset, when));
+    json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
+    json_open(page.out, "users", '[');
     bool end = false;
     bool by_id = page.sort == SORT_ID;
     if (!(by_id ? page_make : page_make_seen)(server, &page, &end)) return ERROR_INTERNAL;
-    buffer_text(page.out, "],");
+    json_close(page.out, ']');
     page_write_next(&page, end);
-    buffer_text(page.out, "}");
+    json_close(page.out, '}');
     return ERROR_NONE;
 }
 
@@ -16642,15 +16606,17 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
                                  struct instant now)
 {
     char number[17], address[64];
-    buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
-                 connection_id_text(c->number, number),
-                 address_unpack_text(c->address, address, sizeof address), c->port);
-    json_write_string(out, (struct span){c->agent, strlen(c->agent)});
-    view_write_time(out, "connected_at", c->connected_at + now.offset, true);
-    view_write_time(out, "last_heard", c->heard_at + now.offset, true);
-    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) buffer_text(out, "null}");
-    else buffer_print(out, "%" PRIu32 "}", c->round_trip);
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    json_close(out, '}');
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
@@ -16676,10 +16642,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
         api_view_connection(&list[count++], (const struct connection *)conn);
     pthread_mutex_unlock(&server->table_lock);
-    for (size_t i = 0; i < count; i++) {
-        if (i) buffer_text(connections, ",");
-        api_write_connection(connections, &list[i], now);
-    }
+    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
     free(list);
     return user != NULL;
 }
@@ -16704,11 +16667,12 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         if (!here) api_view_stored(&view, id, &stored, request->now, &response->texts);
         struct buffer *out = api_json(response);
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
-        view_write_user_open(out, &view);
-        view_write_time(out, "first_seen", first, true);
-        buffer_print(out, ",\"sessions\":%" PRIu32 ",", stored.known ? stored.record.sessions : 0);
+        json_begin(out);
+        view_write_members(out, &view);
+        json_time(out, "first_seen", first, true);
+        json_uint(out, "sessions", stored.known ? stored.record.sessions : 0);
         position_write(out, position);
-        buffer_text(out, ",\"connection_list\":[");
+        json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
         buffer_text(out, "]}");
     }
@@ -16720,16 +16684,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
-    char when[TIME_TEXT], address[64];
-    buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
-    view_write_time(out, "to", session->to, !running);
-    if (running) buffer_text(out, ",\"reason\":null");
-    else
-        buffer_print(out, ",\"reason\":\"%s\"",
-                     session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
-    address_unpack_text(session->address, address, sizeof address);
-    if (*address) buffer_print(out, ",\"address\":\"%s\"}", address);
-    else buffer_text(out, ",\"address\":null}");
+    char address[64];
+    const char *reason = session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown";
+    json_open(out, NULL, '{');
+    json_time(out, "from", session->from, true);
+    json_time(out, "to", session->to, !running);
+    json_text_or_null(out, "reason", running ? "" : reason);
+    json_text_or_null(out, "address",
+                      address_unpack_text(session->address, address, sizeof address));
+    json_close(out, '}');
 }
 
 /* The stay that a user is in, if any. */
@@ -16770,16 +16733,16 @@ static enum error api_sessions(struct server *server, const struct http_request 
     int stored = store_sessions(server->store, id, before, sessions + running, limit + 1 - running);
     int count = stored < 0 ? 0 : stored + running, shown = count < limit ? count : limit;
     struct buffer *out = api_json(response);
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, id);
-    buffer_text(out, ",\"sessions\":[");
-    for (int i = 0; i < shown; i++) {
-        if (i) buffer_text(out, ",");
-        api_write_session(out, &sessions[i], running && !i);
-    }
-    int64_t next = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
-    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", next);
-    else buffer_text(out, "],\"next\":null}");
+    json_begin(out);
+    json_span(out, "user_id", id);
+    json_open(out, "sessions", '[');
+    for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
+    json_close(out, ']');
+    int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
+    char next[24] = "";
+    if (count > limit) snprintf(next, sizeof next, "%" PRId64, from);
+    json_text_or_null(out, "next", next);
+    json_close(out, '}');
     free(sessions);
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
@@ -16795,9 +16758,10 @@ static enum error api_kick(struct server *server, const struct http_request *req
     struct hub_ask ask = {.id = id};
     hub_ask(server, &ask, hub_kick);
     struct buffer *out = api_json(response);
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, id);
-    buffer_print(out, ",\"closed\":%zu}", ask.count);
+    json_begin(out);
+    json_span(out, "user_id", id);
+    json_uint(out, "closed", ask.count);
+    json_close(out, '}');
     return ERROR_NONE;
 }
 
@@ -16813,28 +16777,28 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
 }
 
 /* Appends the member "webhook" of the stats, or that there is none. */
-static void api_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
+static void stats_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
 {
     struct webhook *hook = &server->webhook;
     const struct counters *counters = &server->counters;
     char error[WEBHOOK_WHY];
     if (!webhook_wanted(hook)) {
-        buffer_text(out, ",\"webhook\":null");
+        json_null(out, "webhook");
         return;
     }
-    buffer_print(out,
-                 ",\"webhook\":{\"url\":\"%s\",\"pending\":%" PRIu64 ",\"delivered\":%" PRIu64
-                 ",\"failures\":%" PRIu64 ",\"dead\":%" PRIu64 ",\"last_error\":",
-                 hook->url.origin, pending, atomic_load(&counters->webhook_deliveries),
-                 atomic_load(&counters->webhook_failures), atomic_load(&counters->webhook_dead));
+    json_open(out, "webhook", '{');
+    json_text(out, "url", hook->url.origin);
+    json_uint(out, "pending", pending);
+    json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
+    json_uint(out, "failures", atomic_load(&counters->webhook_failures));
+    json_uint(out, "dead", atomic_load(&counters->webhook_dead));
     pthread_mutex_lock(&hook->lock);
     int64_t success = hook->last_success;
     memcpy(error, hook->last_error, sizeof error);
     pthread_mutex_unlock(&hook->lock);
-    if (*error) json_write_string(out, (struct span){error, strlen(error)});
-    else buffer_text(out, "null");
-    view_write_time(out, "last_success", success, success > 0);
-    buffer_text(out, "}");
+    json_text_or_null(out, "last_error", error);
+    json_time(out, "last_success", success, success > 0);
+    json_close(out, '}');
 }
 
 /* Totals as of now, for stats and metrics. */
@@ -16869,6 +16833,35 @@ static void api_totals(struct server *server, struct instant now, struct totals 
 /* ==== 48. API: state of the server ============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. */
 
+/* Appends the member "store" of the stats. */
+static void stats_write_store(struct buffer *out, const struct store_stats *store)
+{
+    json_open(out, "store", '{');
+    json_bool(out, "writable", store->writable);
+    json_bool(out, "readable", store->readable);
+    json_text_or_null(out, "problem", store->problem);
+    json_uint(out, "users", store->users);
+    json_uint(out, "sessions", store->sessions);
+    json_uint(out, "map_bytes", store->map_size);
+    json_uint(out, "used_bytes", store->used_bytes);
+    json_uint(out, "file_bytes", store->file_bytes);
+    json_int(out, "oldest_reader_seconds", store->oldest_reader_ms / 1000);
+    json_time(out, "last_commit", store->last_commit_wall, store->last_commit_wall > 0);
+    json_close(out, '}');
+}
+
+/* Appends the member "limits" of the stats: every option that is a number. */
+static void stats_write_limits(struct buffer *out, const struct options *options)
+{
+    json_open(out, "limits", '{');
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        if (row->type == OPTION_COUNT || row->type == OPTION_SIZE || row->type == OPTION_DURATION)
+            json_int(out, row->name, *(const int64_t *)((const char *)options + row->offset));
+    }
+    json_close(out, '}');
+}
+
 /* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
 static enum error api_stats(struct server *server, const struct http_request *request,
                             struct http_response *response)
@@ -16876,52 +16869,40 @@ static enum error api_stats(struct server *server, const struct http_request *re
     struct totals t;
     struct buffer *out = api_json(response);
     api_totals(server, request->now, &t);
-    buffer_print(out, "{\"version\":\"" PRESENCE_VERSION "\",\"uptime_seconds\":%" PRId64,
-                 t.uptime_ms / 1000);
-    view_write_time(out, "started_at", server->started.mono + request->now.offset, true);
-    buffer_text(out, ",");
+    json_begin(out);
+    json_text(out, "version", PRESENCE_VERSION);
+    json_int(out, "uptime_seconds", t.uptime_ms / 1000);
+    json_time(out, "started_at", server->started.mono + request->now.offset, true);
     position_write(out, t.position);
-    buffer_print(out,
-                 ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64 "}",
-                 t.live + t.cached, t.live, t.cached, t.store.users);
-    buffer_print(out,
-                 ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64 ",\"streams\":%" PRId64
-                 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
-                 t.connections, t.sockets, t.streams, t.watching, t.pending,
-                 server->max_connections);
-    buffer_print(out,
-                 ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64 "}",
-                 t.resident, t.anonymous);
-    const char *problem = t.store.problem;
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
-                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
-    if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
-    else buffer_text(out, "null");
-    buffer_print(out,
-                 ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                 ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
-                 ",\"oldest_reader_seconds\":%" PRId64,
-                 t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
-    view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_print(out, "},\"landlock_version\":%ld,\"certificates\":[", server->landlock);
+    json_open(out, "users", '{');
+    json_uint(out, "online", t.live + t.cached);
+    json_uint(out, "live", t.live);
+    json_uint(out, "cached", t.cached);
+    json_uint(out, "known", t.store.users);
+    json_close(out, '}');
+    json_open(out, "connections", '{');
+    json_uint(out, "current", t.connections);
+    json_int(out, "sockets", t.sockets);
+    json_int(out, "streams", t.streams);
+    json_int(out, "watching", t.watching);
+    json_int(out, "pending", t.pending);
+    json_int(out, "limit", server->max_connections);
+    json_close(out, '}');
+    json_open(out, "memory", '{');
+    json_int(out, "resident_bytes", t.resident);
+    json_int(out, "anonymous_bytes", t.anonymous);
+    json_close(out, '}');
+    stats_write_store(out, &t.store);
+    json_int(out, "landlock_version", server->landlock);
+    json_open(out, "certificates", '[');
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
-    buffer_text(out, "]");
-    api_write_webhook(out, server, t.store.outbox);
-    buffer_text(out, ",\"limits\":{");
-    for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
-        const struct option_row *row = &OPTIONS[i];
-        if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION)
-            continue;
-        buffer_print(out, "%s\"%s\":%" PRId64, n++ ? "," : "", row->name,
-                     *(const int64_t *)((const char *)&server->options + row->offset));
-    }
-    buffer_text(out, "},\"counters\":{");
-#define X(field, metric, help)                                                                     \
-    buffer_print(out, "\"" #field "\":%" PRIu64 ",", atomic_load(&server->counters.field));
+    json_close(out, ']');
+    stats_write_webhook(out, server, t.store.outbox);
+    stats_write_limits(out, &server->options);
+    json_open(out, "counters", '{');
+#define X(field, metric, help) json_uint(out, #field, atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
-    out->len--; /* the last comma */
     buffer_text(out, "}}");
     return ERROR_NONE;
 }
@@ -17047,7 +17028,7 @@ static enum error api_history(struct server *server, const struct http_request *
                               struct http_response *response)
 {
     enum { CHUNK = 512 }; /* samples read in one transaction */
-    char text[16], when[TIME_TEXT];
+    char text[16];
     struct sample samples[CHUNK];
     int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
@@ -17057,16 +17038,21 @@ static enum error api_history(struct server *server, const struct http_request *
         return ERROR_INVALID_PARAMETER;
     }
     struct buffer *out = api_json(response);
-    buffer_print(out, "{\"generated_at\":\"%s\",\"interval_seconds\":%d,\"samples\":[",
-                 time_text(wall, when), SAMPLE_MS / 1000);
+    json_begin(out);
+    json_time(out, "generated_at", wall, true);
+    json_int(out, "interval_seconds", SAMPLE_MS / 1000);
+    json_open(out, "samples", '[');
     for (int64_t from = wall - hours * 3600000; count == CHUNK; from = samples[CHUNK - 1].at + 1) {
         count = store_samples(server->store, from, wall, samples, CHUNK);
         if (count < 0) return ERROR_INTERNAL;
-        for (int i = 0; i < count; i++)
-            buffer_print(out, "{\"at\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "},",
-                         time_text(samples[i].at, when), samples[i].users, samples[i].connections);
+        for (int i = 0; i < count; i++) {
+            json_open(out, NULL, '{');
+            json_time(out, "at", samples[i].at, true);
+            json_uint(out, "users", samples[i].users);
+            json_uint(out, "connections", samples[i].connections);
+            json_close(out, '}');
+        }
     }
-    if (out->at[out->len - 1] == ',') out->len--;
     buffer_text(out, "]}");
     return ERROR_NONE;
 }
@@ -17094,9 +17080,9 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     }
     response->status = 503;
     bool stopping = atomic_load(&server->stopping);
-    const char *reason = stopping ? "the server is stopping" : store.problem;
-    buffer_print(out, "{\"status\":\"%s\",\"reason\":", stopping ? "stopping" : "degraded");
-    json_write_string(out, (struct span){reason, strlen(reason)});
+    json_begin(out);
+    json_text(out, "status", stopping ? "stopping" : "degraded");
+    json_text(out, "reason", stopping ? "the server is stopping" : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
 }
@@ -17374,9 +17360,10 @@ static enum error api_login_state(struct server *server, const struct http_reque
     struct token token;
     enum error error = auth_check(server, ACCESS_ADMIN, &asked, &unused, &token);
     struct buffer *out = api_json(response);
-    buffer_print(out, "{\"authenticated\":%s", error ? "false" : "true");
-    view_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
-    buffer_text(out, "}");
+    json_begin(out);
+    json_bool(out, "authenticated", !error);
+    json_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    json_close(out, '}');
     token_free(&token);
     return ERROR_NONE;
 }
@@ -17522,9 +17509,10 @@ static enum error api_login(struct server *server, const struct http_request *re
     out = api_json(response);
     login_set_cookie(response, request, (struct span){session.at, session.len},
                      server->options.admin_session);
-    buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
-    view_write_time(out, "expires_at", expires, true);
-    buffer_text(out, "}");
+    json_begin(out);
+    json_span(out, "token", (struct span){session.at, session.len});
+    json_time(out, "expires_at", expires, true);
+    json_close(out, '}');
     buffer_free(&session);
     return ERROR_NONE;
 }
@@ -18059,25 +18047,24 @@ static const struct seam_ops SEAM_OPS = {
 /* ==== 52. Sandbox and privileges ==============================================================
  * --user, and Landlock: after the start the process can reach its own files and sockets only. */
 
-/* Whether --user can be obeyed; false with one line in err. */
-static bool server_check_user(const struct options *options, char *err)
+/* Whether --user can be obeyed; false with the reason in why. */
+static bool server_check_user(const struct options *options, struct why why)
 {
     const struct passwd *user = *options->user ? getpwnam(options->user) : NULL;
     if (*options->user && !user)
-        snprintf(err, USAGE_MAX, "--user: there is no user %.200s; name one of /etc/passwd",
-                 options->user);
+        fail(why, "--user: there is no user %.200s; name one of /etc/passwd", options->user);
     else if (user && geteuid() && geteuid() != user->pw_uid)
-        snprintf(err, USAGE_MAX,
-                 "--user: only root can become %.200s; start as root, or leave it"
-                 " out",
-                 options->user);
+        fail(why,
+             "--user: only root can become %.200s; start as root, or leave it"
+             " out",
+             options->user);
     else return true;
     return false;
 }
 
 /* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
- * False with one line in err. */
-static bool server_become_user(const struct options *options, char *err)
+ * False with the reason in why. */
+static bool server_become_user(const struct options *options, struct why why)
 {
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     if (!*options->user) return true;
@@ -18085,15 +18072,12 @@ static bool server_become_user(const struct options *options, char *err)
     uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
     gid_t gid = user ? user->pw_gid : getegid();
     if (geteuid() == uid) return true;
-    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid)) {
-        snprintf(err, USAGE_MAX, "--user: cannot give %.200s to %.200s: %s", options->data,
-                 options->user, strerror(errno));
-        return false;
-    }
+    if (!mkdir(options->data, 0700) && chown(options->data, uid, gid))
+        return fail(why, "--user: cannot give %.200s to %.200s: %s", options->data, options->user,
+                    strerror(errno));
     if (!setgroups(1, &gid) && !setresgid(gid, gid, gid) && !setresuid(uid, uid, uid)) return true;
-    snprintf(err, USAGE_MAX, "--user: cannot become %.200s: %s; start as root, or leave it out",
-             options->user, strerror(errno));
-    return false;
+    return fail(why, "--user: cannot become %.200s: %s; start as root, or leave it out",
+                options->user, strerror(errno));
 }
 
 /* What Landlock (landlock(7), Linux 5.13) is asked for: its header is not everywhere. */
@@ -18221,7 +18205,7 @@ enum {
 };
 
 /* Prints one line on stderr and returns the status to exit with. */
-__attribute__((format(printf, 2, 3))) static int fail(int status, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static int complain(int status, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -18233,7 +18217,7 @@ __attribute__((format(printf, 2, 3))) static int fail(int status, const char *fo
 }
 
 /* Takes all descriptors the system gives, and works out how many connections that allows. */
-static bool server_set_limits(struct server *server, char *err)
+static bool server_set_limits(struct server *server, struct why why)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit)) limit.rlim_cur = limit.rlim_max = 1024;
@@ -18244,11 +18228,10 @@ static bool server_set_limits(struct server *server, char *err)
     int64_t asked = server->options.max_connections;
     server->max_connections = asked ? asked : most;
     if (server->max_connections <= most) return true;
-    snprintf(err, USAGE_MAX,
-             "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
-             "; raise 'ulimit -n' or lower it",
-             most, asked);
-    return false;
+    return fail(why,
+                "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
+                "; raise 'ulimit -n' or lower it",
+                most, asked);
 }
 
 /* The listening options, and what their sockets are for. */
@@ -18272,7 +18255,7 @@ static const struct option_list *listen_list(const struct options *options,
 }
 
 /* Refuses to serve the world without a secret unless told to. */
-static bool server_check_addresses(const struct server *server, char *err)
+static bool server_check_addresses(const struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     bool keys = options_have_keys(options);
@@ -18282,13 +18265,12 @@ static bool server_check_addresses(const struct server *server, char *err)
         for (size_t i = 0; i < list->count; i++) {
             struct sockaddr_storage address;
             socklen_t len;
-            if (!address_parse(list->at[i], &address, &len)) abort();
+            if (!address_parse(list->at[i], &address, &len)) fatal("an option was not checked");
             if (!serves || options->insecure || keys || address_is_loopback(&address)) continue;
-            snprintf(err, USAGE_MAX,
-                     "--%s: %s is beyond loopback, where anyone could read and write everything;"
-                     " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
-                     row->option, list->at[i]);
-            return false;
+            return fail(why,
+                        "--%s: %s is beyond loopback, where anyone could read and write everything;"
+                        " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
+                        row->option, list->at[i]);
         }
     }
     return true;
@@ -18304,7 +18286,7 @@ static void own_pair_paths(const struct options *options, char cert[PATH_MAX], c
 /* Reads the certificates that the options name and has new connections use them; false with one
  * line in err and the old ones in use. What works is kept: those outside their time are taken only
  * where nothing better is, at the start above all, and the log says so. */
-static bool server_read_certificates(struct server *server, char *err)
+static bool server_read_certificates(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     struct option_list certs = options->tls_cert, keys = options->tls_key;
@@ -18315,24 +18297,24 @@ static bool server_read_certificates(struct server *server, char *err)
         keys = (struct option_list){&own_key, 1};
     }
     struct tls_config *config =
-        tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, err);
+        tls_config_make(&server->tls, certs.at, certs.count, keys.at, keys.count, why);
     if (!config) return false;
     const struct tls_pair *untimely = NULL, *old = NULL;
     if (tls_config_untimely(config, &untimely)) {
-        tls_pair_untimely_text(untimely, err);
+        tls_pair_untimely_text(untimely, why);
         if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
             tls_config_drop(config);
             return false;
         }
-        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", err);
+        log_line(&server->log, LOG_ERROR, "%s; it is used all the same", why.text);
     }
     tls_config_use(&server->tls, config);
     return true;
 }
 
 /* Reads the keys of tokens and the password and has them used from now on; wait as secret_read has
- * it. False with one line in err and the old ones in use. */
-static bool server_read_secrets(struct server *server, bool wait, char *err)
+ * it. False with the reason in why and the old ones in use. */
+static bool server_read_secrets(struct server *server, bool wait, struct why why)
 {
     const struct option_list *secret = &server->options.jwt_secret_file;
     const struct option_list *public = &server->options.jwt_public_key_file;
@@ -18340,11 +18322,11 @@ static bool server_read_secrets(struct server *server, bool wait, char *err)
     secrets->refs = 1;
     bool good = true, changed = false;
     for (size_t i = 0; good && i < secret->count; i++)
-        good = token_keys_add_secret(&secrets->keys, secret->at[i], wait, err);
+        good = token_keys_add_secret(&secrets->keys, secret->at[i], wait, why);
     for (size_t i = 0; good && i < public->count; i++)
-        good = token_keys_add_public(&secrets->keys, public->at[i], wait, err);
+        good = token_keys_add_public(&secrets->keys, public->at[i], wait, why);
     if (good && *server->options.admin_password_file)
-        good = password_load(server->options.admin_password_file, wait, &secrets->password, err);
+        good = password_load(server->options.admin_password_file, wait, &secrets->password, why);
     if (good) {
         pthread_mutex_lock(&server->secrets_lock);
         unused = server->secrets;
@@ -18370,11 +18352,11 @@ static void server_read_ranges(struct server *server)
     server->trusted = mem_new((list->count + 1) * sizeof *server->trusted);
     for (; server->trusted_count < list->count; server->trusted_count++)
         if (!range_parse(list->at[server->trusted_count], &server->trusted[server->trusted_count]))
-            abort(); /* the option table saw to it */
+            fatal("an option was not checked");
 }
 
-/* Whether the TLS options fit together and their files are good; false with one line in err. */
-static bool server_check_tls(struct server *server, char *err)
+/* Whether the TLS options fit together and their files are good; false with the reason in why. */
+static bool server_check_tls(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     const struct option_list *certs = &options->tls_cert, *keys = &options->tls_key;
@@ -18387,12 +18369,12 @@ static bool server_check_tls(struct server *server, char *err)
         problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
     else if (certs->count && options->tls_self_signed)
         problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
-    if (problem) snprintf(err, USAGE_MAX, "%s", problem);
-    return !problem && (!certs->count || server_read_certificates(server, err));
+    if (problem) fail(why, "%s", problem);
+    return !problem && (!certs->count || server_read_certificates(server, why));
 }
 
 /* Makes the certificate of --tls-self-signed, for the addresses that are bound. */
-static bool server_sign_itself(struct server *server, char *err)
+static bool server_sign_itself(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     char cert[PATH_MAX], key[PATH_MAX];
@@ -18408,13 +18390,13 @@ static bool server_sign_itself(struct server *server, char *err)
             addresses[count++] = server->listen_sockets[i].address;
     own_pair_paths(options, cert, key);
     bool good =
-        tls_self_make(cert, key, addresses, count, err) && server_read_certificates(server, err);
+        tls_self_make(cert, key, addresses, count, why) && server_read_certificates(server, why);
     free(addresses);
     return good;
 }
 
-/* Opens the listening sockets; false with one line in err. */
-static bool server_listen(struct server *server, char *err)
+/* Opens the listening sockets; false with the reason in why. */
+static bool server_listen(struct server *server, struct why why)
 {
     size_t count = 0;
     for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
@@ -18427,9 +18409,8 @@ static bool server_listen(struct server *server, char *err)
                 &server->listen_sockets[server->listen_socket_count++];
             listening->kind = row->kind;
             if (listen_socket_open(listening, list->at[i])) continue;
-            snprintf(err, USAGE_MAX, "--%s: cannot listen on %s: %s; choose another address",
-                     row->option, list->at[i], strerror(errno));
-            return false;
+            return fail(why, "--%s: cannot listen on %s: %s; choose another address", row->option,
+                        list->at[i], strerror(errno));
         }
     }
     return true;
@@ -18461,24 +18442,11 @@ static bool server_restore_user(void *context, struct span id, const struct user
     return true;
 }
 
-/* Starts a thread with a stack of our size. */
-static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
-{
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, THREAD_STACK);
-    int error = pthread_create(thread, &attr, run, argument);
-    pthread_attr_destroy(&attr);
-    errno = error;
-    return !error;
-}
-
 /* How many io threads are worth having: the hub has a processor of its own. */
 static size_t server_io_threads(void)
 {
-    cpu_set_t set;
-    int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return processors > IO_THREADS_MAX ? IO_THREADS_MAX : (size_t)processors - 1;
+    size_t others = processor_count() - 1;
+    return others > IO_THREADS_MAX ? IO_THREADS_MAX : others;
 }
 
 /* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
@@ -18512,18 +18480,17 @@ static bool server_start_webhook(struct server *server)
 }
 
 /* Says that a thread could not be had; false, for the caller to return. */
-static bool server_lacks_thread(char *err, const char *what)
+static bool server_lacks_thread(struct why why, const char *what)
 {
-    snprintf(err, USAGE_MAX,
-             "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
-             " (ulimit -v)",
-             what, strerror(errno));
-    return false;
+    return fail(why,
+                "cannot start the %s: %s; allow it more threads (ulimit -u) or memory"
+                " (ulimit -v)",
+                what, strerror(errno));
 }
 
-/* Opens store, sockets and threads, in this order; false with one line in err and what was opened
+/* Opens store, sockets and threads, in this order; false with the reason in why and what was opened
  * left to server_stop. */
-static bool server_start(struct server *server, char *err)
+static bool server_start(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
     struct store_options store = {.dir = options->data,
@@ -18538,48 +18505,34 @@ static bool server_start(struct server *server, char *err)
     server->epoch = boot;
     server->started = server_now(server);
     bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
-    if (drops && !server_listen(server, err)) return false;
-    if (!server_become_user(options, err)) return false;
-    server->store = store_open(&store, &server->log, &server->counters, err, USAGE_MAX);
-    if (!server->store || (!drops && !server_listen(server, err))) return false;
-    if (!server_sign_itself(server, err)) return false;
+    if (drops && !server_listen(server, why)) return false;
+    if (!server_become_user(options, why)) return false;
+    server->store = store_open(&store, &server->log, &server->counters, why.text, why.size);
+    if (!server->store || (!drops && !server_listen(server, why))) return false;
+    if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server)) {
-        snprintf(err, USAGE_MAX, "--data: cannot read who was online in %s; run --check-store",
-                 options->data);
-        return false;
-    }
+    if (!store_each_open(server->store, server_restore_user, server))
+        return fail(why, "--data: cannot read who was online in %s; run --check-store",
+                    options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))
-        return server_lacks_thread(err, "writer of the store");
-    if (!hub_init(server, server->started) || !listener_init(server, server->started)) {
-        snprintf(err, USAGE_MAX, "cannot start: %s", strerror(errno));
-        return false;
-    }
+        return server_lacks_thread(why, "writer of the store");
+    if (!hub_init(server, server->started) || !listener_init(server, server->started))
+        return fail(why, "cannot start: %s", strerror(errno));
     server->hub.running = thread_start(&server->hub.thread, hub_run, server);
-    if (!server->hub.running) return server_lacks_thread(err, "hub");
-    if (!server_start_webhook(server)) return server_lacks_thread(err, "thread of --webhook-url");
-    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
-    if (!server->hub.reader.running) return server_lacks_thread(err, "reader of the store");
-    struct broadcast *broadcast = &server->hub.broadcast;
-    for (size_t n = server_io_threads(); broadcast->count < n; broadcast->count++) {
-        if (thread_start(&broadcast->threads[broadcast->count], io_thread_run, broadcast)) continue;
-        return server_lacks_thread(err, "hub's helpers");
-    }
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
-    size_t handshake_worker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
-    handshake_workers->threads =
-        mem_new(handshake_worker_count * sizeof *handshake_workers->threads);
-    for (; handshake_workers->count < handshake_worker_count; handshake_workers->count++) {
-        if (thread_start(&handshake_workers->threads[handshake_workers->count],
-                         handshake_worker_run, server))
-            continue;
-        return server_lacks_thread(err, "threads of --tls-threads");
-    }
+    if (!server->hub.running) return server_lacks_thread(why, "hub");
+    if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
+    if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
+        return server_lacks_thread(why, "reader of the store");
+    if (!job_queue_start(&server->hub.broadcast.queue, "io", 0, server_io_threads()))
+        return server_lacks_thread(why, "hub's io threads");
+    size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
+    if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
+        return server_lacks_thread(why, "threads of --tls-threads");
     int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
-    if (!server->seam) return server_lacks_thread(err, "threads of --workers");
+    server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
+    if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
     return true;
 }
@@ -18632,14 +18585,14 @@ static uint64_t server_stamp(const struct options *options)
 /* Reads keys and certificates again. Bad ones change nothing. */
 static void server_reload(struct server *server, bool keys)
 {
-    char err[USAGE_MAX];
-    if (keys && !server_read_secrets(server, false, err))
+    char err[WHY_MAX];
+    if (keys && !server_read_secrets(server, false, WHY(err)))
         log_line(&server->log, LOG_ERROR, "%s; the old keys stay in use", err);
     if (keys && webhook_wanted(&server->webhook) &&
-        !webhook_read_secret(&server->webhook, false, err))
+        !webhook_read_secret(&server->webhook, false, WHY(err)))
         log_line(&server->log, LOG_ERROR, "%s; the old secret stays in use", err);
     if (!server->options.tls_listen.count) return;
-    if (server_read_certificates(server, err)) {
+    if (server_read_certificates(server, WHY(err))) {
         count_one(&server->counters.tls_reloads);
         log_line(&server->log, LOG_INFO, "certificates read again");
     } else {
@@ -18681,8 +18634,8 @@ static void server_wait_for_hub(struct server *server)
  * takes down what a failed start left. False when the last batch could not be written. */
 static bool server_stop(struct server *server)
 {
-    struct loop_call shut = {.run = listener_shut}, quit = {.run = listener_quit};
-    struct loop_call stop = {.run = hub_stop}, end = {.run = hub_quit};
+    struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
+    struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
@@ -18693,9 +18646,9 @@ static bool server_stop(struct server *server)
         loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }
-    if (server->listener.handshake_workers.count) listener_stop_handshakes(&server->listener);
-    reader_stop(&server->hub.reader);
-    webhook_wait(&server->webhook); /* before the last batch, which has how far it came */
+    job_queue_stop(&server->listener.handshakes);
+    job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
+    webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -18716,22 +18669,22 @@ static bool server_stop(struct server *server)
 /* Serves until a signal; returns the exit status. */
 static int server_serve(struct server *server)
 {
-    char err[USAGE_MAX] = "";
+    char err[WHY_MAX] = "";
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
-    bool started = server_start(server, err);
+    bool started = server_start(server, WHY(err));
     if (started) {
         server_announce(server);
         server_wait(server, &signals);
     }
     bool written = server_stop(server);
-    if (!started) return fail(1, "%s", err);
+    if (!started) return complain(1, "%s", err);
     if (written) return 0;
-    return fail(1, "the last changes could not be written to %s", server->options.data);
+    return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
 /* ==== 54. Main ================================================================================
@@ -18750,8 +18703,8 @@ static int command_restore(const char *dir, const char *path)
 {
     FILE *in = strcmp(path, "-") ? fopen(path, "re") : stdin;
     if (!in)
-        return fail(2, "--restore: cannot read %s: %s; name a file that --dump wrote", path,
-                    strerror(errno));
+        return complain(2, "--restore: cannot read %s: %s; name a file that --dump wrote", path,
+                        strerror(errno));
     int status = store_command_restore(dir, in, path, stderr);
     if (in != stdin) fclose(in);
     return status;
@@ -18762,17 +18715,17 @@ static int command_mint(const struct options *options, const char *user)
 {
     struct token_keys keys = {0};
     struct buffer token = {0};
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     bool good = true;
     for (size_t i = 0; good && i < options->jwt_secret_file.count; i++)
-        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], true, err);
-    good = good && token_mint(&keys, (struct span){user, strlen(user)}, clock_wall_ms(),
-                              options->token_lifetime, options->token_watch, options->token_admin,
-                              options->jwt_issuer, options->jwt_audience, &token, err);
+        good = token_keys_add_secret(&keys, options->jwt_secret_file.at[i], true, WHY(err));
+    good = good && token_mint(&keys, span_of(user), clock_wall_ms(), options->token_lifetime,
+                              options->token_watch, options->token_admin, options->jwt_issuer,
+                              options->jwt_audience, &token, WHY(err));
     if (good) printf("%.*s\n", (int)token.len, token.at);
     token_keys_free(&keys);
     buffer_free(&token);
-    return good ? 0 : fail(2, "%s", err);
+    return good ? 0 : complain(2, "%s", err);
 }
 
 /* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
@@ -18816,10 +18769,11 @@ static int command_hash_password(void)
     }
     if (len && line[len - 1] == '\r') len--;
     if (!len || len > PASSWORD_MAX || memchr(line, 0, len))
-        return fail(2,
-                    "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
-                    " end on stdin",
-                    PASSWORD_MAX);
+        return complain(
+            2,
+            "--hash-password: write a password of 1 to %d bytes, without NUL, and a line"
+            " end on stdin",
+            PASSWORD_MAX);
     struct buffer text = {0};
     password_hash(line, len, &text);
     printf("%.*s\n", (int)text.len, text.at);
@@ -18831,7 +18785,7 @@ static int command_hash_password(void)
 /* Does what the command line asks for; returns the exit status. */
 static int run_command(struct server *server, const struct command_line *line)
 {
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     const char *dir = server->options.data;
     switch (line->command) {
     case COMMAND_PRINT_CONFIG: options_print(&server->options, stdout); return 0;
@@ -18848,14 +18802,16 @@ static int run_command(struct server *server, const struct command_line *line)
     }
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
-    good = good && tls_shared_init(&server->tls, &server->counters);
-    if (!good) return fail(1, "Mbed TLS cannot start");
+    good = good &&
+           tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);
+    if (!good) return complain(1, "Mbed TLS cannot start");
     server_read_ranges(server);
     address_table_init(&server->addresses);
-    good = server_set_limits(server, err) && server_check_addresses(server, err) &&
-           server_read_secrets(server, true, err) && server_check_user(&server->options, err) &&
-           server_check_tls(server, err) && webhook_init(&server->webhook, &server->options, err);
-    int status = !good ? fail(2, "%s", err) : 0;
+    good = server_set_limits(server, WHY(err)) && server_check_addresses(server, WHY(err)) &&
+           server_read_secrets(server, true, WHY(err)) &&
+           server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
+           webhook_init(&server->webhook, &server->options, WHY(err));
+    int status = !good ? complain(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
@@ -18879,10 +18835,10 @@ static int main_take_descriptors(void)
         static const int modes[] = {O_WRONLY, O_RDONLY, O_RDWR};
         if (fcntl(fd, F_GETFD) >= 0) continue;
         if (open("/dev/null", modes[fd]) == fd) continue; /* the lowest that is free */
-        return fail(1,
-                    "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
-                    " 0, 1 and 2 open",
-                    fd, strerror(errno));
+        return complain(1,
+                        "descriptor %d is closed and /dev/null cannot be opened: %s; start it with"
+                        " 0, 1 and 2 open",
+                        fd, strerror(errno));
     }
     return 0;
 }
@@ -18892,7 +18848,7 @@ int main(int argc, char **argv)
 {
     static struct server server;
     struct command_line line;
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     if (main_take_descriptors()) return 1;
     umask(077); /* what is made is the owner's alone, and not less than that either */
     options_init(&server.options);
@@ -18906,12 +18862,12 @@ int main(int argc, char **argv)
     pthread_mutex_init(&server.address_lock, NULL);
     pthread_mutex_init(&server.log.lock, NULL);
     server.log.counters = &server.counters;
-    bool good = options_read(&server.options, argc, argv, &line, err);
+    bool good = options_read(&server.options, argc, argv, &line, WHY(err));
     server.log.level = (enum log_level)server.options.log_level;
     server.log.json = server.options.log_format != 0;
-    int status = good ? run_command(&server, &line) : fail(2, "%s", err);
+    int status = good ? run_command(&server, &line) : complain(2, "%s", err);
     options_free(&server.options);
     if ((fflush(stdout) || ferror(stdout)) && !status)
-        status = fail(1, "cannot write the output: %s", strerror(errno));
+        status = complain(1, "cannot write the output: %s", strerror(errno));
     return status;
 }

@@ -78,14 +78,14 @@ static struct span token_signer_secret(const struct token_signer *signer)
 
 /* The file's bytes as keys are given to the program: adds them under the kid, "" for none. */
 static bool token_keys_add_bytes(struct token_keys *keys, bool is_public, const char *kid,
-                                 struct span bytes, char *err)
+                                 struct span bytes, struct why why)
 {
     char value[128];
     int fd = memfd_create("key", MFD_CLOEXEC);
     token_must(fd >= 0 && write(fd, bytes.at, bytes.len) == (ssize_t)bytes.len);
     snprintf(value, sizeof value, "%s%s/proc/self/fd/%d", kid, *kid ? "=" : "", fd);
-    bool good = is_public ? token_keys_add_public(keys, value, true, err)
-                          : token_keys_add_secret(keys, value, true, err);
+    bool good = is_public ? token_keys_add_public(keys, value, true, why)
+                          : token_keys_add_secret(keys, value, true, why);
     close(fd);
     return good;
 }
@@ -100,13 +100,13 @@ static void token_public_pem(mbedtls_pk_context *pair, char out[1024])
 static void token_keys_add_signer(struct token_keys *keys, struct token_signer *signer,
                                   enum token_kind kind, const char *kid)
 {
-    char err[USAGE_MAX], pem[1024];
+    char err[WHY_MAX], pem[1024];
     struct span bytes = token_signer_secret(signer);
     if (kind != TOKEN_HS256) {
         token_public_pem(&signer->pairs[kind], pem);
         bytes = (struct span){pem, strlen(pem)};
     }
-    token_must(token_keys_add_bytes(keys, kind != TOKEN_HS256, kid, bytes, err));
+    token_must(token_keys_add_bytes(keys, kind != TOKEN_HS256, kid, bytes, WHY(err)));
 }
 
 /* Signs what b holds and appends a dot and the HMAC. */

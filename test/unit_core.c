@@ -1218,7 +1218,7 @@ static bool options_try(struct options *options, struct command_line *line, char
     for (char *word; (word = strsep(&arguments, " "));)
         if (*word) argv[argc++] = word;
     options_init(options);
-    return options_read(options, argc, argv, line, err);
+    return options_read(options, argc, argv, line, (struct why){err, WHY_MAX});
 }
 
 /* Every option's default lies within its own bounds, is printed, and is read back as the same. */
@@ -1226,7 +1226,7 @@ static void options_round_trip(void **unused)
 {
     (void)unused;
     struct options first, second;
-    char *text = NULL, err[USAGE_MAX];
+    char *text = NULL, err[WHY_MAX];
     size_t size = 0;
     uint64_t seen = 0;
     options_init(&first);
@@ -1236,7 +1236,7 @@ static void options_round_trip(void **unused)
     options_init(&second);
     char *rest = text;
     for (char *line; (line = strsep(&rest, "\n"));)
-        if (!options_from_line(&second, line, &seen, err)) fail_msg("%s", err);
+        if (!options_from_line(&second, line, &seen, WHY(err))) fail_msg("%s", err);
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
         const char *a = (char *)&first + row->offset, *b = (char *)&second + row->offset;
@@ -1258,7 +1258,7 @@ static void options_errors_name_the_option(void **unused)
         const char *arguments, *names;
     } rows[] = {
         {"--nonsense", "--nonsense"}, {"nonsense", "'nonsense'"}, {"--grace", "--grace"},
-        {"--grace soon", "--grace"}, {"--grace -1s", "--grace"}, {"--workers 0", "--workers"},
+        {"--grace soon", "--grace"}, {"--grace -1s", "--grace"}, {"--workers -1", "--workers"},
         {"--workers 9999", "--workers"}, {"--listen 8080", "--listen"}, {"--listen [::1", "--listen"},
         {"--listen 1.2.3.4:70000", "--listen"}, {"--log-level loud", "--log-level"},
         {"--config /nonexistent/file", "/nonexistent/file"}, {"--version=1", "--version"},
@@ -1268,7 +1268,7 @@ static void options_errors_name_the_option(void **unused)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct options options;
         struct command_line line;
-        char err[USAGE_MAX] = "", arguments[64];
+        char err[WHY_MAX] = "", arguments[64];
         snprintf(arguments, sizeof arguments, "%s", rows[i].arguments);
         assert_false(options_try(&options, &line, err, arguments));
         if (!strstr(err, rows[i].names)) fail_msg("%s: %s", rows[i].arguments, err);
@@ -1283,7 +1283,7 @@ static void options_lists(void **unused)
     (void)unused;
     struct options options;
     struct command_line line;
-    char err[USAGE_MAX], arguments[] = "--listen [::1]:1 --listen=127.0.0.1:2 --insecure --dump";
+    char err[WHY_MAX], arguments[] = "--listen [::1]:1 --listen=127.0.0.1:2 --insecure --dump";
     assert_true(options_try(&options, &line, err, arguments));
     assert_int_equal(options.listen.count, 2);
     assert_string_equal(options.listen.at[0], "[::1]:1");

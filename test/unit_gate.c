@@ -1094,13 +1094,17 @@ static void gate_check_table(const struct address_table *table)
     }
     assert_int_equal(entries, table->count);
     for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
-        const struct address_entry *before = NULL, *entry = table->expiring[rest].oldest;
+        const struct address_list *list = &table->expiring[rest];
+        struct address_entry *entry, *const *place = &list->entries.tqh_first;
         size_t n = 0;
-        for (; entry; before = entry, entry = entry->newer, n++) {
-            assert_ptr_equal(entry->older, before);
+        TAILQ_FOREACH(entry, &list->entries, list)
+        {
+            assert_ptr_equal(entry->list.tqe_prev, place);
             assert_int_equal(entry->expiry, rest);
+            place = &entry->list.tqe_next;
+            n++;
         }
-        assert_ptr_equal(table->expiring[rest].newest, before);
+        assert_ptr_equal(list->entries.tqh_last, place);
         assert_int_equal(n, table->expiring[rest].count);
         assert_int_equal(n, expiring[rest]);
     }

@@ -291,9 +291,9 @@ static void token_files_are_read(void **unused)
     (void)unused;
     for (size_t i = 0; i < TOKEN_ROWS(TOKEN_FILES); i++) {
         const struct token_file_row *row = &TOKEN_FILES[i];
-        char err[USAGE_MAX] = "";
+        char err[WHY_MAX] = "";
         struct token_keys keys = {0};
-        bool good = token_keys_add_bytes(&keys, row->is_public, "", token_span(row->text), err);
+        bool good = token_keys_add_bytes(&keys, row->is_public, "", token_span(row->text), WHY(err));
         if (good != !row->says || keys.count != good || (good && keys.at[0].kind != row->kind))
             fail_msg("file %zu: %s", i, err);
         const char *option = row->is_public ? "--jwt-public-key-file: /proc/self/fd/"
@@ -311,24 +311,24 @@ static void token_files_have_limits(void **unused)
 {
     (void)unused;
     static char bytes[TOKEN_PEM_MAX + 1];
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     struct token_keys keys = {0};
     memset(bytes, 'a', sizeof bytes);
-    assert_true(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4096}, err));
-    assert_false(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4097}, err));
+    assert_true(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4096}, WHY(err)));
+    assert_false(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4097}, WHY(err)));
     assert_non_null(strstr(err, "has 4097 bytes"));
-    assert_false(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4099}, err));
+    assert_false(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4099}, WHY(err)));
     assert_non_null(strstr(err, "is too long"));
     bytes[4096] = '\r';
     bytes[4097] = '\n';
-    assert_true(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4098}, err));
+    assert_true(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4098}, WHY(err)));
     assert_int_equal(keys.at[1].secret.len, 4096);
-    assert_false(token_keys_add_bytes(&keys, true, "", (struct span){bytes, sizeof bytes}, err));
+    assert_false(token_keys_add_bytes(&keys, true, "", (struct span){bytes, sizeof bytes}, WHY(err)));
     assert_non_null(strstr(err, "is too long"));
-    assert_false(token_keys_add_secret(&keys, "/nonexistent", true, err));
+    assert_false(token_keys_add_secret(&keys, "/nonexistent", true, WHY(err)));
     assert_string_equal(err, "--jwt-secret-file: cannot read /nonexistent: No such file or"
                              " directory; name a readable file");
-    assert_false(token_keys_add_public(&keys, "key=/", true, err));
+    assert_false(token_keys_add_public(&keys, "key=/", true, WHY(err)));
     assert_string_equal(err, "--jwt-public-key-file: cannot read /: Is a directory; name a readable"
                              " file");
     assert_int_equal(keys.count, 2);
@@ -343,7 +343,7 @@ static void token_files_of_pairs(void **unused)
     for (int kind = TOKEN_RS256; kind < TOKEN_KIND_COUNT; kind++) {
         mbedtls_pk_context *pair = &TOKEN_WORLD.signer.pairs[kind];
         static char pem[8192];
-        char err[USAGE_MAX];
+        char err[WHY_MAX];
         struct token_keys keys = {0};
         struct token token;
         struct buffer b = {0};
@@ -360,16 +360,16 @@ static void token_files_of_pairs(void **unused)
             mbedtls_x509write_crt_set_validity(&cert, "20200101000000", "20210101000000"), 0);
         assert_int_equal(mbedtls_x509write_crt_pem(&cert, (uint8_t *)pem, sizeof pem, token_random,
                                                    NULL), 0);
-        assert_true(token_keys_add_bytes(&keys, true, "", token_span(pem), err));
+        assert_true(token_keys_add_bytes(&keys, true, "", token_span(pem), WHY(err)));
         assert_int_equal(keys.at[0].kind, kind);
         token_make(&b, kind, NULL, "{\"sub\":\"alice\",\"exp\":1700000060}");
         assert_int_equal(token_try(&keys, b.at, b.len, TOKEN_WALL, &token), TOKEN_NONE);
         token_free(&token);
         size_t len = strlen(pem);
         assert_int_equal(mbedtls_pk_write_key_pem(pair, (uint8_t *)pem + len, sizeof pem - len), 0);
-        assert_false(token_keys_add_bytes(&keys, true, "", token_span(pem), err));
+        assert_false(token_keys_add_bytes(&keys, true, "", token_span(pem), WHY(err)));
         assert_non_null(strstr(err, "holds a private key"));
-        assert_false(token_keys_add_bytes(&keys, true, "", token_span(pem + len), err));
+        assert_false(token_keys_add_bytes(&keys, true, "", token_span(pem + len), WHY(err)));
         assert_non_null(strstr(err, "holds a private key"));
         mbedtls_x509write_crt_free(&cert);
         buffer_free(&b);
@@ -855,13 +855,13 @@ static void token_keys_rotate(void **unused)
     struct token_keys keys = {0}, named = {0}, none = {0};
     struct token token;
     struct buffer b = {0};
-    char err[USAGE_MAX], secret[32];
+    char err[WHY_MAX], secret[32];
     for (size_t i = 0; i < TOKEN_ROWS(keys_of); i++) {
         memset(secret, *keys_of[i].secret, sizeof secret);
         struct span bytes = {secret, sizeof secret};
-        assert_true(token_keys_add_bytes(&keys, false, keys_of[i].kid, bytes, err));
+        assert_true(token_keys_add_bytes(&keys, false, keys_of[i].kid, bytes, WHY(err)));
         if (!*keys_of[i].kid) continue;
-        assert_true(token_keys_add_bytes(&named, false, keys_of[i].kid, bytes, err));
+        assert_true(token_keys_add_bytes(&named, false, keys_of[i].kid, bytes, WHY(err)));
     }
     for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
         token_write(&b, token_span(rows[i].header), token_span(ALICE));
@@ -1001,7 +1001,7 @@ static void token_mint_round_trip(void **unused)
     (void)unused;
     uint32_t seed = 11;
     for (int round = 0; round < 500; round++) {
-        char user[USER_ID_MAX + 1], a[USER_ID_MAX + 1], c[USER_ID_MAX + 1], err[USAGE_MAX];
+        char user[USER_ID_MAX + 1], a[USER_ID_MAX + 1], c[USER_ID_MAX + 1], err[WHY_MAX];
         char watch[300];
         struct token_keys keys = {0};
         struct token token;
@@ -1018,7 +1018,7 @@ static void token_mint_round_trip(void **unused)
         buffer_text(&b, "Bearer ");
         assert_true(token_mint(&keys, (struct span){user, len}, wall, lifetime,
                                kind == 0 ? "" : kind == 1 ? "*" : watch, admin, "joe \"x\"", "me",
-                               &b, err));
+                               &b, WHY(err)));
         assert_memory_equal(b.at, "Bearer ", 7);
         struct span text = {b.at + 7, b.len - 7};
         assert_int_equal(token_verify(&keys, text, wall, "joe \"x\"", "me", &token), TOKEN_NONE);
@@ -1050,18 +1050,18 @@ static void token_mint_text(void **unused)
                                "{\"sub\":\"alice\",\"iat\":1700000000,\"exp\":1700003601,"
                                "\"iss\":\"joe\",\"aud\":\"me\",\"admin\":true,"
                                "\"watch\":[\"bob\",\"carol\"]}";
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     struct token_keys keys = {0};
     struct token_parts parts;
     struct buffer b = {0};
     token_keys_add_signer(&keys, &TOKEN_WORLD.signer, TOKEN_HS256, "k1");
     assert_true(token_mint(&keys, token_span("alice"), TOKEN_WALL + 1, 3600000, "bob,carol", true,
-                           "joe", "me", &b, err));
+                           "joe", "me", &b, WHY(err)));
     assert_true(token_split((struct span){b.at, b.len}, &parts));
     assert_memory_equal(parts.header.at, want, sizeof want - 1);
     b.len = 0;
     assert_true(token_mint(&keys, token_span("alice"), TOKEN_WALL, 1000, "", false, "", "", &b,
-                           err));
+                           WHY(err)));
     assert_true(token_split((struct span){b.at, b.len}, &parts));
     static const char least[] = "{\"sub\":\"alice\",\"iat\":1700000000,\"exp\":1700000001}";
     assert_int_equal(parts.payload.len, sizeof least - 1);
@@ -1096,7 +1096,7 @@ static void token_mint_refusals(void **unused)
     };
     struct token_keys keys = {0}, none = {0};
     struct buffer b = {0};
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     for (size_t i = 0; i + 1 < sizeof many; i++) many[i] = i % 2 ? ',' : 'a';
     many[sizeof many - 2] = 'a';
     token_keys_add_signer(&keys, &TOKEN_WORLD.signer, TOKEN_HS256, "");
@@ -1104,12 +1104,12 @@ static void token_mint_refusals(void **unused)
     buffer_text(&b, "before");
     for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
         bool good = token_mint(&keys, token_span(rows[i].user), TOKEN_WALL, rows[i].lifetime,
-                               rows[i].watch, false, "", "", &b, err);
+                               rows[i].watch, false, "", "", &b, WHY(err));
         if (good || strncmp(err, rows[i].says, strlen(rows[i].says)) || b.len != 6)
             fail_msg("row %zu: %s", i, err);
     }
     assert_false(token_mint(&none, token_span("alice"), TOKEN_WALL, 1000, "", false, "", "", &b,
-                            err));
+                            WHY(err)));
     assert_string_equal(err, "--mint-token: there is no secret to sign with; give it one with"
                              " --jwt-secret-file");
     buffer_free(&b);
@@ -1129,7 +1129,7 @@ static bool password_try(const char *text, struct password *out, char *err)
     int fd = memfd_create("password", MFD_CLOEXEC);
     token_must(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    bool good = password_load(path, true, out, err);
+    bool good = password_load(path, true, out, (struct why){err, WHY_MAX});
     close(fd);
     return good;
 }
@@ -1140,7 +1140,7 @@ static void password_vector(void **unused)
     (void)unused;
     static const char *const wrong[] = {"",  "correct hors",  "correct horse ", "Correct horse",
                                         " correct horse", "correct horse\n", HASH};
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     struct password p;
     assert_true(password_try("pbkdf2-sha512:10000:" SALT ":" HASH "\r\n", &p, err));
     assert_int_equal(p.iterations, 10000);
@@ -1160,7 +1160,7 @@ static void password_round_trip(void **unused)
     (void)unused;
     struct buffer b = {0};
     struct password p;
-    char err[USAGE_MAX];
+    char err[WHY_MAX];
     password_hash("\xc3\xa9\0x", 4, &b);
     buffer_add(&b, "", 1);
     assert_true(password_try(b.at, &p, err));
@@ -1213,7 +1213,7 @@ static void password_files_are_read(void **unused)
         {"", false},
     };
     for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
-        char err[USAGE_MAX] = "";
+        char err[WHY_MAX] = "";
         struct password p = {.iterations = 7};
         if (password_try(rows[i].text, &p, err) != rows[i].good) fail_msg("row %zu: %s", i, err);
         if (rows[i].good) continue;
@@ -1222,12 +1222,12 @@ static void password_files_are_read(void **unused)
         assert_non_null(strstr(err, "--hash-password"));
         assert_null(strstr(err, SALT));
     }
-    char err[USAGE_MAX], text[300] = "";
+    char err[WHY_MAX], text[300] = "";
     struct password p;
     memset(text, 'a', 257);
     assert_false(password_try(text, &p, err));
     assert_non_null(strstr(err, "is too long"));
-    assert_false(password_load("/nonexistent", true, &p, err));
+    assert_false(password_load("/nonexistent", true, &p, WHY(err)));
     assert_string_equal(err, "--admin-password-file: cannot read /nonexistent: No such file or"
                              " directory; name a readable file");
 }

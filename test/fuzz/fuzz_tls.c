@@ -398,16 +398,16 @@ static void fuzz_tls_run(const uint8_t *data, size_t len, bool keep)
 static void fuzz_tls_start(void)
 {
     static const uint16_t only[] = {FUZZ_P384, 0};
-    char dir[] = "/tmp/presence-fuzz-XXXXXX", cert[64], key[64], err[USAGE_MAX];
+    char dir[] = "/tmp/presence-fuzz-XXXXXX", cert[64], key[64], err[WHY_MAX];
     char *certs[] = {cert}, *keys[] = {key};
     if (psa_crypto_init() != PSA_SUCCESS || !mkdtemp(dir)) abort();
     snprintf(cert, sizeof cert, "%s/cert", dir);
     snprintf(key, sizeof key, "%s/key", dir);
-    if (!tls_self_make(cert, key, NULL, 0, err)) abort();
+    if (!tls_self_make(cert, key, NULL, 0, WHY(err))) abort();
     for (size_t i = 0; i < 2; i++) {
         struct tls_shared *shared = &fuzz_tls_servers[i];
-        if (!tls_shared_init(shared, &fuzz_tls_counters)) abort();
-        struct tls_config *config = tls_config_make(shared, certs, 1, keys, 1, err);
+        if (!tls_shared_init(shared, 1, &fuzz_tls_counters)) abort();
+        struct tls_config *config = tls_config_make(shared, certs, 1, keys, 1, WHY(err));
         if (!config) abort();
         if (i) mbedtls_ssl_conf_groups(&config->ssl, only);
         tls_config_use(shared, config);

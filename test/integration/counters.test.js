@@ -7,7 +7,7 @@ const http = require('node:http');
 const path = require('node:path');
 const { describe } = require('node:test');
 const { test, start, startSecure, startReceiver, connect, refusal, shake, tcp, rawConnect, upgrade, openEvents, heartbeat, get, del, request, until, tempDir,
-  tokenKey, bearer, passwordFile, tryLogin, OP, frame, heavy, slow } = require('./lib');
+  tokenKey, bearer, passwordFile, tryLogin, OP, frame, heavy, slow, window } = require('./lib');
 
 const SOURCE = fs.readFileSync(path.join(__dirname, '../../presence.c'), 'utf8');
 const TABLE = /#define COUNTER_TABLE\(X\)[^]*?\nstruct counters/.exec(SOURCE)[0];
@@ -66,13 +66,13 @@ const ROWS = [
     await raw.response();
     raw.destroy();
   }],
-  ['half a request', { moves: { accepted: 1, requests: 1, request_errors: 1, request_timeouts: 1 }, args: ['--request-timeout', `${300 * slow}ms`] }, async (server) => {
+  ['half a request', { moves: { accepted: 1, requests: 1, request_errors: 1, request_timeouts: 1 }, args: ['--request-timeout', `${300 * window}ms`] }, async (server) => {
     const raw = await tcp(server);
     raw.write('GET / HTTP/1.1\r\nHost');
     assert.equal((await raw.response()).status, 408);
     raw.destroy();
   }],
-  ['a connection that says nothing', { moves: { accepted: 1, request_timeouts: 1 }, args: ['--request-timeout', `${300 * slow}ms`] }, async (server) => {
+  ['a connection that says nothing', { moves: { accepted: 1, request_timeouts: 1 }, args: ['--request-timeout', `${300 * window}ms`] }, async (server) => {
     const raw = await tcp(server);
     await until('its end', () => raw.ended);
     raw.destroy();

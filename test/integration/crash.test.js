@@ -22,10 +22,11 @@ const {
   delay,
   heavy,
   slow,
+  window,
 } = require('./lib');
 
 const SYNC = 50; // --sync-interval of start() in ms
-const SLACK = SYNC + 250 * slow; // what is older than this at the kill must be in the file
+const SLACK = SYNC + 250 * window; // what is older than this at the kill must be in the file
 const USERS = 24;
 const ROUNDS = heavy(200, 20);
 
@@ -119,7 +120,7 @@ test(
         over.end = resolve;
       });
       const lives = users.map((user) => live(server, user, over).catch(() => {})); // the kill ends them
-      await delay(50 + Math.random() * (round % 4 === 0 ? 800 : 300) * slow);
+      await delay(50 + Math.random() * (round % 4 === 0 ? 800 : 300) * window);
       const killed = Date.now();
       const due = killed - SLACK - 2 * late.take();
       await server.kill();

@@ -7,7 +7,7 @@ const fs = require('node:fs');
 const path = require('node:path');
 const {
   test, start, run, binary, tempDir, cleanup, heartbeat, heartbeats, get, json, connect, putStatus,
-  settled, until, within, delay, heavy, slow, readers, SLOTS_AT, SLOT_SIZE,
+  settled, until, within, delay, heavy, slow, window, readers, SLOTS_AT, SLOT_SIZE,
 } = require('./lib');
 
 /** Gives every slot of lock.mdb that is free to a reader of this id. */
@@ -116,7 +116,7 @@ test('a restore killed at any moment has restored all or nothing, and the next o
     const data = path.join(tempDir(t), 'new');
     const child = spawn(binary, ['--restore', dump, '--data', data], { stdio: 'ignore' });
     const ended = new Promise((resolve) => child.once('exit', resolve));
-    await delay(Math.random() * 60 * slow);
+    await delay(Math.random() * 60 * window);
     child.kill(['SIGKILL', 'SIGTERM', 'SIGINT'][i % 3]);
     await within(10000 * slow, 'its end', ended);
     if (fs.existsSync(path.join(data, 'data.mdb'))) whole++;
@@ -137,7 +137,7 @@ test('commands killed at any moment leave a whole store, no snapshot and no half
     const child = spawn(binary, [...args, '--data', server.data], { stdio: ['ignore', 'pipe', 'ignore'] });
     const ended = new Promise((resolve) => child.once('exit', (...how) => resolve(how)));
     const wrote = heartbeat(server, `user-${random(600)}`);
-    await delay(random(12) * slow);
+    await delay(random(12) * window);
     child.kill(signal);
     child.stdout.destroy();
     await within(10000 * slow, `the end of ${args} by ${signal}`, ended);

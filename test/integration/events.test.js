@@ -28,6 +28,7 @@ const {
   closePayload,
   OP,
   slow,
+  hurried,
 } = require('./lib');
 
 /** The next change, as [change, user id, reason]. */
@@ -300,7 +301,7 @@ test('only admins; the stream ends when the token does', async (t) => {
 });
 
 test('silence is broken by a comment, between events', { timeout: 40000 * slow }, async (t) => {
-  const server = await startSecure(t);
+  const server = await startSecure(t, { env: hurried(t, 5) });
   const streams = [await openEvents(server), await openEvents(server.secure)];
   await Promise.all(
     streams.map((stream) => stream.until('a comment', () => stream.comments === 1, 25000 * slow)),

@@ -10,6 +10,7 @@ const {
   until,
   throughout,
   slow,
+  window,
   assertNeverLeft,
   assertLeftOnce,
   timeline,
@@ -95,14 +96,14 @@ sideBySide(() => {
   });
 
   test('the grace time is counted from the last going, not the first', async (t) => {
-    const server = await start(t, { args: ['--grace', `${2000 * slow}ms`] });
+    const server = await start(t, { args: ['--grace', `${2000 * window}ms`] });
     for (let i = 0; i < 3; i++) {
       const client = await connect(server, 'u');
-      await throughout(700 * slow, async () =>
+      await throughout(700 * window, async () =>
         assert.equal((await presence(server, 'u')).source, 'live'),
       );
       await client.close(1001);
-      await throughout(700 * slow, async () =>
+      await throughout(700 * window, async () =>
         assert.equal((await presence(server, 'u')).source, 'cached'),
       );
     }

@@ -14,6 +14,7 @@ const {
   heartbeat,
   heartbeats,
   until,
+  hurried,
   slow,
 } = require('./lib');
 
@@ -123,19 +124,21 @@ test('samples older than --history go, a few with each write', async (t) => {
 });
 
 test('each minute is counted, at its begin', { timeout: 120000 * slow }, async (t) => {
-  const server = await start(t, { args: ['--online-threshold', '5m'] });
+  const env = hurried(t, 20, { utc: true });
   const began = Date.now();
+  const server = await start(t, { args: ['--online-threshold', '1h', '--ping-interval', '5m', '--pong-timeout', '5m'], env });
+  const now = async () => Date.parse((await json(server, '/admin/history')).generated_at);
   await connect(server, 'alice');
   await connect(server, 'alice');
   await heartbeats(server, ['bob', 'carol']);
-  const settled = Date.now();
+  const settled = await now();
   const found = await until(
     'a minute to begin',
     async () => {
       const { samples } = await json(server, '/admin/history');
       return samples.find(({ at }) => Date.parse(at) > settled);
     },
-    { within: 70000 * slow, every: 250 },
+    { within: 70000 * slow, every: 50 },
   );
   assert.deepEqual([found.users, found.connections, Date.parse(found.at) % MINUTE], [3, 2, 0]);
   const { samples } = await json(server, '/admin/history');

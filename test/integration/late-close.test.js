@@ -9,7 +9,7 @@ const {
   presence,
   until,
   throughout,
-  slow,
+  window,
   assertNeverLeft,
 } = require('./lib');
 
@@ -41,7 +41,7 @@ test("P03 the old socket's late close, with any code, does not either", async (t
   old[2].reset();
   silent.socket.end();
   await until('one connection left', async () => (await presence(server, 'u')).connections === 1);
-  await throughout(500 * slow, async () =>
+  await throughout(500 * window, async () =>
     assert.equal((await presence(server, 'u')).source, 'live'),
   );
   await current.ping();

@@ -1,7 +1,7 @@
 'use strict';
 // --redirect-listen sends every plain request to https, and nowhere else.
 const assert = require('node:assert/strict');
-const { test, startSecure, tcp, seen, upgrade, until, slow, get } = require('./lib');
+const { test, startSecure, tcp, seen, upgrade, until, slow, window, get } = require('./lib');
 
 const ARGS = ['--redirect-listen', '127.0.0.1:0'];
 
@@ -98,7 +98,7 @@ test('an absolute target names the host, Host does not (RFC 9112 section 3.2.2)'
 });
 
 test('the redirecting port has the deadlines and the manners of the others', async (t) => {
-  const server = await begin(t, { args: [...ARGS, '--request-timeout', `${500 * slow}ms`] });
+  const server = await begin(t, { args: [...ARGS, '--request-timeout', `${500 * window}ms`] });
   const silent = await tcp(server.redirect);
   silent.write('GET / HT');
   await until('the end', () => silent.ended, { within: 3000 * slow });

@@ -1,11 +1,11 @@
 'use strict';
 const assert = require('node:assert/strict');
-const { test, start, tcp, get, connect, until, delay, slow, json, proc } = require('./lib');
+const { test, start, tcp, get, connect, until, delay, slow, window, json, proc } = require('./lib');
 
 // many pending connections of one address, on purpose
 const FLOOD = ['--max-pending-per-address', '0'];
 
-const TIMEOUT = 1000 * slow;
+const TIMEOUT = 1000 * window;
 const ARGS = ['--request-timeout', `${TIMEOUT}ms`];
 
 /** Sends `bytes` one by one every 50 ms until the server ends it. */

@@ -3,7 +3,7 @@
 // and the longer one of grace and threshold after a broken connection.
 
 const assert = require('node:assert/strict');
-const { test, sideBySide, start, tempDir, connect, heartbeat, presence, onlineUsers, stats, until, throughout, slow,
+const { test, sideBySide, start, tempDir, connect, heartbeat, presence, onlineUsers, stats, until, throughout, slow, window,
   delay, settled, assertNeverLeft, assertLeftOnce } = require('./lib');
 
 const WARNING = /level=warn msg="--online-threshold is below --ping-interval \+ --pong-timeout: /;
@@ -12,7 +12,7 @@ const names = (count, prefix) => Array.from({ length: count }, (_, i) => `${pref
 sideBySide(() => {
   test('who was silent for longer than the threshold when the server was killed has not left', async (t) => {
     const data = tempDir(t);
-    const threshold = 1500 * slow;
+    const threshold = 1500 * window;
     const options = { data, args: ['--online-threshold', `${threshold}ms`] };
     let server = await start(t, options);
     const ids = names(100, 'u');
@@ -21,7 +21,7 @@ sideBySide(() => {
     const { last_seen: seen } = await presence(server, 'u7');
     await throughout(1.5 * threshold, async () => assert.equal((await presence(server, 'u7')).last_seen, seen));
     await until('gone to be offline', async () => !(await presence(server, 'gone')).online);
-    await delay(200 * slow); // its end is in the store
+    await delay(200 * window); // its end is in the store
     await server.kill();
 
     server = await start(t, options);
@@ -40,7 +40,7 @@ sideBySide(() => {
 
   test('who was silent when the server stopped in order has the threshold from then on', async (t) => {
     const data = tempDir(t);
-    const threshold = 1500 * slow;
+    const threshold = 1500 * window;
     const options = { data, args: ['--online-threshold', `${threshold}ms`] };
     let server = await start(t, options);
     await connect(server, 'u');
@@ -66,7 +66,7 @@ sideBySide(() => {
   });
 
   test('a heartbeat does not shorten the grace of a broken connection', async (t) => {
-    const grace = 3000 * slow;
+    const grace = 3000 * window;
     const server = await start(t, { args: ['--grace', `${grace}ms`, '--online-threshold', '1s'] });
     const client = await connect(server, 'u');
     client.reset();

@@ -9,7 +9,7 @@ const {
   until,
   throughout,
   delay,
-  slow,
+  window,
   assertNeverLeft,
 } = require('./lib');
 
@@ -90,7 +90,7 @@ test('P15 online is more available than busy, busy more than away', async (t) =>
   await Promise.all([a.ping(), b.ping()]);
   await b.close();
   await becomes(server, 'busy'); // the one that is left decides
-  await throughout(100 * slow, async () => assert.equal(await status(server), 'busy'));
+  await throughout(100 * window, async () => assert.equal(await status(server), 'busy'));
 });
 
 test('a new connection starts online, whatever the last one said', async (t) => {

@@ -5,7 +5,7 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, startSecure, Authority, tempDir, refusedConfig, shake, shown, run, get, until, stats, DAY, slow } = require('./lib');
+const { test, startSecure, Authority, tempDir, refusedConfig, shake, shown, run, get, until, stats, DAY, hurried, slow } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
 const only = (version) => ({ minVersion: version, maxVersion: version });
@@ -150,7 +150,8 @@ test('certificates replaced with equal size, inode and times are noticed', async
   const then = Math.floor(Date.now() / 1000) - 100;
   for (const file of [place.cert, place.key]) fs.utimesSync(file, then, then);
   const before = fs.statSync(place.cert);
-  const server = await startSecure(t, { authority, certs: [place], allow: [/level=info/, /level=error.*live/] });
+  const server = await startSecure(t, { authority, certs: [place], allow: [/level=info/, /level=error.*live/],
+    env: hurried(t, 4) });
   assert.equal(await shown(server.secure), first.fingerprint);
   for (const [file, text] of [[place.cert, second.pem], [place.key, second.keyPem]]) {
     fs.writeFileSync(file, text); // in place: the same inode

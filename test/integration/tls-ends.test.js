@@ -5,7 +5,7 @@ const assert = require('node:assert/strict');
 const http = require('node:http');
 const https = require('node:https');
 const { test, sideBySide, startSecure, startMangler, startProxy, tcp, rawConnect, connect, upgrade, frame, OP, closePayload, get, json,
-  request, del, presence, until, slow, proc, shake, assertLeftOnce, stats, seen } = require('./lib');
+  request, del, presence, until, slow, window, proc, shake, assertLeftOnce, stats, seen } = require('./lib');
 
 const VERSIONS = ['TLSv1.2', 'TLSv1.3'];
 const only = (version) => ({ minVersion: version, maxVersion: version });
@@ -107,7 +107,7 @@ sideBySide(() => {
   });
 
   test('an idle TLS connection is given up, with close_notify', async (t) => {
-    const server = await startSecure(t, { args: ['--keepalive-timeout', `${300 * slow}ms`] });
+    const server = await startSecure(t, { args: ['--keepalive-timeout', `${300 * window}ms`] });
     const raw = await tcp(server.secure);
     raw.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
     assert.equal((await raw.response()).status, 200);

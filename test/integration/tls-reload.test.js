@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const https = require('node:https');
 const path = require('node:path');
-const { test, sideBySide, startSecure, Authority, tempDir, shown, connect, get, until, stats, slow } = require('./lib');
+const { test, sideBySide, startSecure, Authority, tempDir, shown, connect, get, until, stats, hurried, slow } = require('./lib');
 
 /** Puts a certificate and its key where the server looks for them. */
 function put(place, made) {
@@ -14,13 +14,13 @@ function put(place, made) {
   }
 }
 
-async function prepare(t, allow) {
+async function prepare(t, allow, env) {
   const dir = tempDir(t);
   const authority = new Authority(dir);
   const place = { cert: path.join(dir, 'live.pem'), key: path.join(dir, 'live.key') };
   const first = authority.issue('first');
   put(place, first);
-  const server = await startSecure(t, { authority, certs: [place], allow });
+  const server = await startSecure(t, { authority, certs: [place], allow, env });
   assert.equal(await shown(server.secure), first.fingerprint);
   return { server, authority, place, first };
 }
@@ -76,7 +76,7 @@ sideBySide(() => {
   });
 
   test('T04 a changed file is noticed without a signal, also when its halves come apart', async (t) => {
-    const { server, authority, place } = await prepare(t, [/level=error.*live\.(pem|key)/, /level=info/]);
+    const { server, authority, place } = await prepare(t, [/level=error.*live\.(pem|key)/, /level=info/], hurried(t, 4));
     const next = authority.issue('next');
     const old = await connect(server.secure, 'old');
     fs.writeFileSync(place.cert, next.pem);

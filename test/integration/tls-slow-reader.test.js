@@ -2,7 +2,7 @@
 // Long answers over TLS to a client that reads slowly are the bytes that plain HTTP gives.
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
-const { test, startSecure, heartbeats, tcp, get, until, throughout, stats, timeline, heavy, slow, connect } = require('./lib');
+const { test, startSecure, heartbeats, tcp, get, until, throughout, stats, timeline, heavy, slow, window, connect } = require('./lib');
 
 const line = (path) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
 
@@ -52,7 +52,7 @@ test('a thousand users, read slowly, byte for byte', async (t) => {
 });
 
 test('a client of TLS that never reads is given up, and delays nobody', async (t) => {
-  const server = await startSecure(t, { args: ['--request-timeout', `${1000 * slow}ms`, '--workers', '1'] });
+  const server = await startSecure(t, { args: ['--request-timeout', `${1000 * window}ms`, '--workers', '1'] });
   const ids = Array.from({ length: 300 }, (_, i) => `u${i}`);
   assert.equal(await heartbeats(server, ids), 300);
   const greedy = [];

@@ -7,7 +7,7 @@ const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const { test, sideBySide, start, startReceiver, connect, heartbeat, openEvents, presence, get, del, stats, json, until, cleanup, tempDir,
-  refusedConfig, acceptedConfig, cannotMount, Authority, DAY, run, heavy, slow } = require('./lib');
+  refusedConfig, acceptedConfig, cannotMount, Authority, DAY, run, heavy, hurried, slow } = require('./lib');
 
 const FAILS = /level=warn msg="webhook: cannot deliver to [^"]*; changes wait in the store"$/;
 const WORKS = /level=warn msg="webhook: \S+ takes changes again, after \d+ s"$/;
@@ -134,7 +134,7 @@ test('what could not be delivered is tried again, the same, and what came meanwh
   const answers = [500, { status: 302, headers: { Location: elsewhere.url } }, 404];
   const errors = [];
   receiver.answer = () => answers.shift() ?? 200;
-  const server = await start(t, { args: receiver.args, allow: [FAILS, WORKS] });
+  const server = await start(t, { args: receiver.args, allow: [FAILS, WORKS], env: hurried(t, 4) });
   await join(server, ['a']);
   for (let tries = 1; tries <= 3; tries++) {
     await receiver.until(`try ${tries}`, () => receiver.requests.length === tries, { within: 10000 * slow });
@@ -308,7 +308,7 @@ test('an answer is what its status says, whatever else is in it', async (t) => {
       (answers[tries++] || answers[0])(socket);
     });
   });
-  const server = await start(t, { args, allow: [FAILS, WORKS] });
+  const server = await start(t, { args, allow: [FAILS, WORKS], env: hurried(t, 4) });
   for (let i = 0; i < 5; i++) {
     await join(server, [`u${i}`]);
     await until(`u${i}`, async () => (await hook(server)).delivered === i + 1, { within: 10000 * slow });

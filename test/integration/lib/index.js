@@ -49,5 +49,6 @@ module.exports = {
   ...require('./watch'),
   ...require('./watchers'),
   ...require('./tools'),
+  ...require('./clock'),
   proc: require('./proc'),
 };

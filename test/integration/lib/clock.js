@@ -1,0 +1,38 @@
+'use strict';
+// The server's time under a test's hand, where something can be put between it and the clock: in
+// the sanitizer builds. The released binary is static, and lives in real time.
+
+const { execFileSync } = require('node:child_process');
+const fs = require('node:fs');
+const path = require('node:path');
+const { tempDir } = require('./server');
+const { release, variant } = require('./variant');
+
+/** The environment that preloads lib/clock.c, compiled for this test. */
+function preload(t) {
+  const file = path.join(tempDir(t), 'clock.so');
+  execFileSync('gcc', ['-shared', '-fPIC', '-O1', '-o', file, path.join(__dirname, 'clock.c')]);
+  return {
+    LD_PRELOAD: file,
+    ...(variant === 'asan' && { ASAN_OPTIONS: `${process.env.ASAN_OPTIONS ?? ''}:verify_asan_link_order=0` }),
+  };
+}
+
+/** A server's UTC under our hand: `env` to start it with, `set` to step it by seconds. */
+function steppable(t) {
+  const step = path.join(tempDir(t), 'step');
+  const set = (seconds) => {
+    fs.writeFileSync(`${step}.new`, String(seconds));
+    fs.renameSync(`${step}.new`, step);
+  };
+  set(0);
+  return { env: { ...preload(t), STEP_CLOCK: step }, set };
+}
+
+/** The environment of a server for which time goes `times` as fast from its start; UTC only if asked,
+ *  so that its stamps are ours. The released binary takes its time. */
+function hurried(t, times, { utc = false } = {}) {
+  return release ? {} : { ...preload(t), CLOCK_SPEED: String(times), ...(utc && { CLOCK_UTC: '1' }) };
+}
+
+module.exports = { steppable, hurried };
