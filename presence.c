@@ -1,5 +1,8 @@
 /* presence - tells an application which of its users are online, and when each was last seen.
  *
+ * SPDX-License-Identifier: MIT
+ * Copyright the presence authors. README.md has the licence.
+ *
  * One process, one static binary, one directory. Clients hold a WebSocket at /ws/presence/{userId};
  * connected means online. Backends and admins ask over HTTP. The store is inside (LMDB), HTTP and
  * the upgrade are CivetWeb's, everything else is here.
@@ -2467,7 +2470,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
     X(HASH_PASSWORD, "hash-password", "", "read a password, print it for --admin-password-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
-    X(LICENSES, "licenses", "", "print the licences of what is embedded")                          \
+    X(LICENSES, "licenses", "", "print its licence and those of what is embedded")                 \
     X(VERSION, "version", "", "print versions")                                                    \
     X(HELP, "help", "", "print this help")
 #define X(name, flag, argument, help) COMMAND_##name,
