@@ -1,5 +1,8 @@
 /* presence - tells an application which of its users are online, and when each was last seen.
  *
+ * SPDX-License-Identifier: MIT
+ * Copyright the presence authors. README.md has the licence.
+ *
  * One process, one static binary, one directory. Clients hold a WebSocket at /ws/presence/{userId};
  * connected means online. Backends and admins ask over HTTP. The store is inside (LMDB), HTTP and
  * the upgrade are CivetWeb's, everything else is here.
@@ -1062,12 +1065,12 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
                      log->json ? "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":\"%s\"}\n"
                                : "%s level=%s msg=\"%s\"\n",
                      time_text(clock_wall_ms(), when), LOG_LEVELS[level], safe);
-    pthread_mutex_lock(&log->lock);
+    lock_take(&log->lock, RANK_LOG);
     /* A pipe that polls writable takes PIPE_BUF bytes, more than a line, without blocking. */
     struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
     bool written = poll(&ready, 1, 0) == 1 && (ready.revents & POLLOUT) &&
                    write(STDERR_FILENO, line, (size_t)n) == n;
-    pthread_mutex_unlock(&log->lock);
+    lock_give(&log->lock, RANK_LOG);
     if (!written && log->counters) count_one(&log->counters->log_dropped);
 }
 
@@ -1173,6 +1176,30 @@ static int hex_value(char c)
     if (c >= 'a' && c <= 'f') return c - 'a' + 10;
     if (c >= 'A' && c <= 'F') return c - 'A' + 10;
     return -1;
+}
+
+/* Writes bytes as two hexadecimal digits each, and a NUL; returns out. */
+static const char *hex_text(struct span bytes, char *out)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < bytes.len; i++) {
+        out[2 * i] = digits[(unsigned char)bytes.at[i] >> 4];
+        out[2 * i + 1] = digits[bytes.at[i] & 15];
+    }
+    out[2 * bytes.len] = 0;
+    return out;
+}
+
+/* Reads what hex_text writes, in either case, into len / 2 bytes; false for anything else. */
+static bool hex_parse(struct span text, char *out)
+{
+    if (text.len % 2) return false;
+    for (size_t i = 0; i < text.len; i += 2) {
+        int high = hex_value(text.at[i]), low = hex_value(text.at[i + 1]);
+        if (high < 0 || low < 0) return false;
+        out[i / 2] = (char)(high << 4 | low);
+    }
+    return true;
 }
 
 /* Whether c is a decimal digit, whatever the locale. */
@@ -2447,7 +2474,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
     X(HASH_PASSWORD, "hash-password", "", "read a password, print it for --admin-password-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
-    X(LICENSES, "licenses", "", "print the licences of what is embedded")                          \
+    X(LICENSES, "licenses", "", "print its licence and those of what is embedded")                 \
     X(VERSION, "version", "", "print versions")                                                    \
     X(HELP, "help", "", "print this help")
 #define X(name, flag, argument, help) COMMAND_##name,
@@ -4691,10 +4718,10 @@ static int store_map(struct store *st)
 static void store_log_read(struct store *st, int rc)
 {
     int64_t now = clock_mono_ms();
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     bool quiet = st->read_failed_at && now - st->read_failed_at < STORE_QUIET_MS;
     if (!quiet) st->read_failed_at = now;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     log_line(st->log, quiet ? LOG_DEBUG : LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir,
              mdb_strerror(rc));
 }
@@ -4708,9 +4735,9 @@ static int store_try_read(struct store *st, MDB_txn **txn)
         *txn = st->snapshot;
         return 0;
     }
-    pthread_mutex_lock(&st->turn);
+    lock_take(&st->turn, RANK_STORE_TURN);
     pthread_rwlock_rdlock(&st->map_lock);
-    pthread_mutex_unlock(&st->turn);
+    lock_give(&st->turn, RANK_STORE_TURN);
     int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
     if (rc) pthread_rwlock_unlock(&st->map_lock);
     return rc;
@@ -5033,9 +5060,9 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     put_be64(bytes, atomic_load(&st->outbox_done) + 1);
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     uint64_t closed = st->outbox_closed;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     int rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (!rc) {
         struct stored_change change;
@@ -5069,29 +5096,29 @@ static void store_close_outbox(struct store *st)
  * while a transaction is under way: ask again soon. */
 static bool store_outbox_close(struct store *st)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     bool closed = !st->writing || st->outbox_close == OUTBOX_CLOSE_GIVEN;
     if (!st->writing) store_close_outbox(st);
     st->outbox_close = closed ? OUTBOX_CLOSE_NONE : OUTBOX_CLOSE_ASKED;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return closed;
 }
 
 /* Keeps batches up to that number from being given up for want of room. */
 static void store_outbox_pin(struct store *st, uint64_t number)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->outbox_pinned = number;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
 static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     outbox_clock_run(&st->outbox_clock, now, until);
     int64_t shows = st->outbox_clock.sum;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return shows;
 }
 
@@ -5138,7 +5165,7 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     unsigned count = lmdb_slots(st->env);
     if (count > st->reader_count) {
         st->readers = mem_resize(st->readers, count * sizeof *st->readers);
@@ -5152,7 +5179,7 @@ static int64_t store_look_at_readers(struct store *st)
             *r = (struct store_slot){is, now};
         if (is.id && r->since < oldest) oldest = r->since;
     }
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return now - oldest;
 }
 
@@ -5194,11 +5221,11 @@ static void store_stats(struct store *st, struct store_stats *out)
     }
     if (rc) store_log_read(st, rc);
     out->readable = !rc;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     out->writable = st->writable;
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     if (out->displaced) { /* writes go well, but nowhere */
         out->writable = false;
         store_say_displaced(st, out->displaced, out->problem);
@@ -5652,9 +5679,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
 /* Waits until no read transaction is open and keeps new ones waiting, until store_let_readers. */
 static void store_stop_readers(struct store *st)
 {
-    pthread_mutex_lock(&st->turn);
+    lock_take(&st->turn, RANK_STORE_TURN);
     pthread_rwlock_wrlock(&st->map_lock);
-    pthread_mutex_unlock(&st->turn);
+    lock_give(&st->turn, RANK_STORE_TURN);
 }
 
 /* See store_stop_readers. */
@@ -5722,26 +5749,26 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
 /* Notes that a transaction begins. */
 static void store_write_begins(struct store *st)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
     st->outbox_keep = st->outbox_pinned > done ? st->outbox_pinned : done;
     st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Notes that a transaction has ended, with 0 or an error, and what it made of the outbox; then
  * answers who waited for that, see store_outbox_close. */
 static void store_write_ended(struct store *st, int rc)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->writing = false;
     if (!rc) st->outbox_end = st->outbox_now;
     if (st->outbox_close != OUTBOX_CLOSE_NONE) {
         store_close_outbox(st);
         st->outbox_close = OUTBOX_CLOSE_GIVEN;
     }
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Writes a batch (or none) and the signs of life, and counts it. */
@@ -6108,10 +6135,10 @@ static void store_look_at_files(struct store *st)
 {
     char problem[STORE_PROBLEM];
     const char *name = st->env ? store_displaced(st) : NULL;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     bool changed = !st->displaced != !name || store_is_lost(st->displaced) != store_is_lost(name);
     st->displaced = name;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     if (!changed) return;
     if (name) store_say_displaced(st, name, problem);
     if (store_is_lost(name))
@@ -6132,29 +6159,29 @@ static void *store_writer(void *context)
 {
     struct store *st = context;
     prctl(PR_SET_NAME, "writer");
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     for (;;) {
         while (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
-            pthread_mutex_unlock(&st->lock);
+            lock_give(&st->lock, RANK_STORE);
             store_look_after_readers(st);
             store_look_at_files(st);
-            pthread_mutex_lock(&st->lock);
+            lock_take(&st->lock, RANK_STORE);
         }
         struct store_batch *batch = st->batch;
-        pthread_mutex_unlock(&st->lock);
+        lock_give(&st->lock, RANK_STORE);
         int rc = store_write(st, batch, !batch);
         if (st->env) store_look_at_readers(st);
         store_look_after_readers(st);
         store_look_at_files(st);
         if (!rc && batch) {
-            pthread_mutex_lock(&st->lock);
+            lock_take(&st->lock, RANK_STORE);
             store_commit_success(st);
             st->batch = NULL;
-            pthread_mutex_unlock(&st->lock);
+            lock_give(&st->lock, RANK_STORE);
             st->done(st->context, batch);
         }
-        pthread_mutex_lock(&st->lock);
+        lock_take(&st->lock, RANK_STORE);
         if (rc) store_commit_failure(st, rc);
         st->all_written = !rc && !batch && !store_is_lost(st->displaced);
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
@@ -6163,7 +6190,7 @@ static void *store_writer(void *context)
     }
     st->ended = true;
     pthread_cond_broadcast(&st->changed);
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return NULL;
 }
 
@@ -6186,11 +6213,11 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
 /* Hands a batch to the writer and never waits for the disk. The one before must be done. */
 static void store_submit(struct store *st, struct store_batch *batch)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     assert(!st->batch && !st->stopping);
     st->batch = batch;
     pthread_cond_broadcast(&st->changed);
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
@@ -6199,7 +6226,7 @@ static void store_submit(struct store *st, struct store_batch *batch)
 static bool store_stop_writer(struct store *st, int64_t patience_ms)
 {
     if (!st->running) return true;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->stopping = true;
     st->give_up_at = clock_mono_ms() + patience_ms;
     pthread_cond_broadcast(&st->changed);
@@ -6207,7 +6234,7 @@ static bool store_stop_writer(struct store *st, int64_t patience_ms)
     while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
         store_wait(st, st->give_up_at + 250 - clock_mono_ms());
     bool ended = st->ended, written = st->all_written;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     if (ended) pthread_join(st->writer, NULL);
     if (ended) st->running = false;
     return ended && written;
@@ -9865,10 +9892,17 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
 
 /* What is read next of a body in chunks. */
 enum chunk_state {
-    CHUNK_SIZE,  /* a digit of a chunk's size, or what may stand behind it */
-    CHUNK_BLANK, /* blanks before an extension */
-    CHUNK_EXTENSION,
-    CHUNK_SIZE_LF, /* the LF of the line of a size */
+    CHUNK_SIZE,       /* a digit of a chunk's size, or what may stand behind it */
+    CHUNK_BLANK,      /* blanks before a `;` */
+    CHUNK_EXT,        /* behind the `;`: blanks, then a name */
+    CHUNK_EXT_NAME,   /* in the name */
+    CHUNK_EXT_EQUALS, /* blanks behind it, then `=` or the next `;` */
+    CHUNK_EXT_VALUE,  /* behind the `=`: blanks, then a token or a quoted string */
+    CHUNK_EXT_TOKEN,
+    CHUNK_EXT_QUOTED,
+    CHUNK_EXT_ESCAPE, /* behind a backslash in it */
+    CHUNK_EXT_END,    /* behind it */
+    CHUNK_SIZE_LF,    /* the LF of the line of a size */
     CHUNK_DATA,
     CHUNK_DATA_CR,
     CHUNK_DATA_LF,
@@ -9910,7 +9944,7 @@ static enum error http_chunk_size(struct http_chunks *chunks, char byte, size_t 
     }
     if (!chunks->digits) return ERROR_INVALID_REQUEST;
     if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
-    else if (byte == ';') chunks->state = CHUNK_EXTENSION;
+    else if (byte == ';') chunks->state = CHUNK_EXT;
     else if (byte == ' ' || byte == '\t') chunks->state = CHUNK_BLANK;
     else return ERROR_INVALID_REQUEST;
     return chunks->left > max_body - chunks->made ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
@@ -9924,6 +9958,44 @@ static enum error http_chunk_expect(struct http_chunks *chunks, char byte, char 
     return byte == wanted ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
+/* Reads one byte of an extension (RFC 9112 section 7.1.1), which means nothing to us. Its grammar is
+ * held to all the same: in a quoted string that has no end, a proxy before us may take the end of
+ * the line for a part of it, and see another request than we do. */
+static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
+{
+    bool blank = byte == ' ' || byte == '\t', token = http_is_token(byte);
+    enum chunk_state state = (enum chunk_state)chunks->state, next = CHUNK_DONE; /* it cannot be */
+    switch (state) {
+    case CHUNK_EXT: next = token ? CHUNK_EXT_NAME : blank ? CHUNK_EXT : CHUNK_DONE; break;
+    case CHUNK_EXT_NAME:
+    case CHUNK_EXT_EQUALS:
+        next = byte == '='                        ? CHUNK_EXT_VALUE
+               : token && state == CHUNK_EXT_NAME ? CHUNK_EXT_NAME
+               : blank                            ? CHUNK_EXT_EQUALS
+                                                  : CHUNK_DONE;
+        break;
+    case CHUNK_EXT_VALUE:
+        next = byte == '"' ? CHUNK_EXT_QUOTED
+               : token     ? CHUNK_EXT_TOKEN
+               : blank     ? CHUNK_EXT_VALUE
+                           : CHUNK_DONE;
+        break;
+    case CHUNK_EXT_TOKEN: next = token ? CHUNK_EXT_TOKEN : blank ? CHUNK_BLANK : CHUNK_DONE; break;
+    case CHUNK_EXT_QUOTED:
+        if (http_is_text(byte)) next = CHUNK_EXT_QUOTED;
+        if (byte == '"') next = CHUNK_EXT_END;
+        if (byte == '\\') next = CHUNK_EXT_ESCAPE;
+        break;
+    case CHUNK_EXT_ESCAPE: next = http_is_text(byte) ? CHUNK_EXT_QUOTED : CHUNK_DONE; break;
+    default: next = blank ? CHUNK_BLANK : CHUNK_DONE; /* CHUNK_EXT_END */
+    }
+    bool ends = state == CHUNK_EXT_NAME || state == CHUNK_EXT_TOKEN || state == CHUNK_EXT_END;
+    if (byte == ';' && (ends || state == CHUNK_EXT_EQUALS)) next = CHUNK_EXT;
+    if (byte == '\r' && (ends || state == CHUNK_EXT)) next = CHUNK_SIZE_LF; /* a bare `;` is sent */
+    chunks->state = (uint8_t)next;
+    return next == CHUNK_DONE ? ERROR_INVALID_REQUEST : ERROR_NONE;
+}
+
 /* Reads one byte of what is no data. */
 static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t max_body)
 {
@@ -9931,10 +10003,15 @@ static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t 
     case CHUNK_SIZE: return http_chunk_size(chunks, byte, max_body);
     case CHUNK_BLANK:
         if (byte == ' ' || byte == '\t') return ERROR_NONE;
-        return http_chunk_expect(chunks, byte, ';', CHUNK_EXTENSION);
-    case CHUNK_EXTENSION:
-        if (byte == '\r') chunks->state = CHUNK_SIZE_LF;
-        return byte == '\r' || http_is_text(byte) ? ERROR_NONE : ERROR_INVALID_REQUEST;
+        return http_chunk_expect(chunks, byte, ';', CHUNK_EXT);
+    case CHUNK_EXT:
+    case CHUNK_EXT_NAME:
+    case CHUNK_EXT_EQUALS:
+    case CHUNK_EXT_VALUE:
+    case CHUNK_EXT_TOKEN:
+    case CHUNK_EXT_QUOTED:
+    case CHUNK_EXT_ESCAPE:
+    case CHUNK_EXT_END: return http_chunk_extension(chunks, byte);
     case CHUNK_SIZE_LF:
         chunks->digits = 0;
         return http_chunk_expect(chunks, byte, '\n', chunks->left ? CHUNK_DATA : CHUNK_TRAILER);
@@ -9976,7 +10053,7 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
             if (!chunks->left) chunks->state = CHUNK_DATA_CR;
             continue;
         }
-        bool counts = chunks->state == CHUNK_BLANK || chunks->state == CHUNK_EXTENSION ||
+        bool counts = (chunks->state >= CHUNK_BLANK && chunks->state <= CHUNK_EXT_END) ||
                       chunks->state >= CHUNK_TRAILER;
         error = http_chunk_byte(chunks, at[in++], max_body);
         if (counts && ++chunks->beside > max_beside && !error) error = ERROR_HEAD_TOO_LARGE;
@@ -10087,7 +10164,7 @@ struct http_response {
     uint32_t logouts;         /* see struct stream */
     uint8_t feed;             /* enum feed_kind */
     uint32_t expires;         /* s from now at which the stream ends; 0: never */
-    const char *detail;       /* a more exact text for the error that is returned, or NULL */
+    char detail[224];         /* a more exact text for the error that is returned, or "" */
     struct view_texts *texts; /* messages of the users in it; freed by who frees body */
     struct named *named;      /* whom the error names, or NULL; freed by who frees body */
 };
@@ -10107,15 +10184,16 @@ __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_re
         fatal("a header is longer than the room for all");
 }
 
-/* Makes the response an error from the table, with its text or a more exact one. */
-static void http_set_error(struct http_response *response, enum error error, const char *message)
+/* Makes the response an error from the table, with its text or, where there is one, the response's
+ * more exact one. What the body had is gone; header lines that were added stay. */
+static void http_set_error(struct http_response *response, enum error error)
 {
     const struct error_row *row = &ERRORS[error];
+    const char *message = *response->detail ? response->detail : row->text;
     response->status = row->status;
     response->type = JSON_TYPE;
     response->body.len = 0;
     response->fixed = (struct span){0};
-    if (!message) message = row->text;
     json_begin(&response->body);
     json_open(&response->body, "error", '{');
     json_text(&response->body, "code", row->code);
@@ -10128,17 +10206,18 @@ static void http_set_error(struct http_response *response, enum error error, con
         http_add_header(response, "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n");
 }
 
-/* Appends the whole answer to out. A HEAD request gets the same without the body. */
-static void http_write(struct buffer *out, const struct http_response *response, bool keep_alive,
-                       bool head_only)
+enum {
+    HTTP_HEAD_GUESS = 640,   /* bytes of the head of an answer, as a rule */
+    HTTP_BODY_MOVED = 16384, /* a body of so many bytes is not copied behind the head */
+};
+
+/* Appends the head of an answer (RFC 9112 sections 4 and 5). */
+static void http_write_head(struct buffer *out, const struct http_response *response, size_t body,
+                            bool keep_alive)
 {
-    const char *body = response->fixed.at ? response->fixed.at : response->body.at;
-    size_t len = response->fixed.at ? response->fixed.len : response->body.len;
-    enum { HEAD_GUESS = 640 };
     time_t now = (time_t)(clock_wall_ms() / 1000);
     struct tm t;
     char date[40];
-    buffer_room(out, HEAD_GUESS + (head_only ? 0 : len)); /* once, not in steps */
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &t));
     buffer_print(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", response->status,
                  http_phrase(response->status), date,
@@ -10149,7 +10228,7 @@ static void http_write(struct buffer *out, const struct http_response *response,
     if (response->type)
         buffer_print(out, "Content-Type: %s\r\nX-Content-Type-Options: nosniff\r\n",
                      response->type);
-    if (response->type && !response->is_stream) buffer_print(out, "Content-Length: %zu\r\n", len);
+    if (response->type && !response->is_stream) buffer_print(out, "Content-Length: %zu\r\n", body);
     if (response->location.len)
         buffer_print(out, "Location: %.*s\r\n", (int)response->location.len, response->location.at);
     if (response->varies) buffer_text(out, "Vary: Origin\r\n");
@@ -10160,7 +10239,41 @@ static void http_write(struct buffer *out, const struct http_response *response,
                      response->allow_origin);
     buffer_text(out, response->extra);
     buffer_text(out, "\r\n");
-    if (response->type && !head_only) buffer_add(out, body, len);
+}
+
+/* Whether the buffer of a body becomes that of the whole answer. */
+static bool http_moves_body(const struct http_response *response)
+{
+    return !response->fixed.at && response->body.len >= HTTP_BODY_MOVED;
+}
+
+/* Appends the whole answer to out. A HEAD request gets the same without the body. A large body is
+ * not copied: if nothing waits in out, the head is put before it and out takes its buffer, so that
+ * a page of 1,000 users is not in memory twice. The response's body may be gone after this. */
+static void http_write(struct buffer *out, struct http_response *response, bool keep_alive,
+                       bool head_only)
+{
+    struct buffer *body = &response->body;
+    struct span text = response->fixed;
+    if (!text.at) text = (struct span){body->at, body->len};
+    if (head_only || !response->type) text.len = 0;
+    if (!out->len && text.len && http_moves_body(response)) {
+        struct buffer head = {0};
+        http_write_head(&head, response, body->len, keep_alive);
+        body->at = mem_resize(body->at, body->len + head.len);
+        memmove(body->at + head.len, body->at, body->len);
+        memcpy(body->at, head.at, head.len);
+        body->size = body->len += head.len;
+        buffer_free(&head);
+        buffer_free(out);
+        *out = *body;
+        *body = (struct buffer){0};
+        return;
+    }
+    buffer_room(out, HTTP_HEAD_GUESS + text.len); /* once, not in steps */
+    http_write_head(out, response, response->fixed.at ? response->fixed.len : body->len,
+                    keep_alive);
+    buffer_add(out, text.at, text.len);
 }
 
 /* ==== 28. Event loop ==========================================================================
@@ -11081,10 +11194,10 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
  * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
-    pthread_mutex_lock(&shared->lock);
+    lock_take(&shared->lock, RANK_TLS);
     struct tls_config *old = shared->config;
     shared->config = config;
-    pthread_mutex_unlock(&shared->lock);
+    lock_give(&shared->lock, RANK_TLS);
     tls_config_drop(old);
 }
 
@@ -11092,10 +11205,10 @@ static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
  * reference is counted under the lock, or main could free it in between. */
 static struct tls_config *tls_config_take(struct tls_shared *shared)
 {
-    pthread_mutex_lock(&shared->lock);
+    lock_take(&shared->lock, RANK_TLS);
     struct tls_config *config = shared->config;
     atomic_fetch_add(&config->refs, 1);
-    pthread_mutex_unlock(&shared->lock);
+    lock_give(&shared->lock, RANK_TLS);
     return config;
 }
 
@@ -11103,9 +11216,9 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
 static size_t tls_untimely(struct tls_shared *shared)
 {
     const struct tls_pair *first;
-    pthread_mutex_lock(&shared->lock);
+    lock_take(&shared->lock, RANK_TLS);
     size_t count = tls_config_untimely(shared->config, &first);
-    pthread_mutex_unlock(&shared->lock);
+    lock_give(&shared->lock, RANK_TLS);
     return count;
 }
 
@@ -11669,19 +11782,14 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
 static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
                                 char out[WEBHOOK_SIGNATURE])
 {
-    static const char digits[] = "0123456789abcdef";
     struct buffer text = {0};
     uint8_t mac[SHA256_SIZE];
     buffer_print(&text, "%" PRId64 ".", seconds);
     buffer_add(&text, body.at, body.len);
     hmac_sha256(secret, (struct span){text.at, text.len}, mac);
     buffer_free(&text);
-    char *to = out + snprintf(out, WEBHOOK_SIGNATURE, "t=%" PRId64 ",v1=", seconds);
-    for (int i = 0; i < SHA256_SIZE; i++) {
-        *to++ = digits[mac[i] >> 4];
-        *to++ = digits[mac[i] & 15];
-    }
-    *to = 0;
+    int len = snprintf(out, WEBHOOK_SIGNATURE, "t=%" PRId64 ",v1=", seconds);
+    hex_text((struct span){(const char *)mac, sizeof mac}, out + len);
     return out;
 }
 
@@ -12235,10 +12343,10 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     json_open(&body, "events", '[');
     buffer_add(&body, batch->text.at, batch->text.len); /* objects, commas between them */
     buffer_text(&body, "]}");
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
                  (struct span){body.at, body.len}, signature);
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
     buffer_print(out,
                  "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
@@ -12282,10 +12390,10 @@ static void webhook_record_success(struct webhook *hook, int64_t failing_since)
     if (failing_since)
         log_line(hook->log, LOG_WARN, "webhook: %s takes changes again, after %" PRId64 " s",
                  hook->url.origin, (clock_mono_ms() - failing_since) / 1000);
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     hook->last_success = clock_wall_ms();
     *hook->last_error = 0;
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
 /* Notes a request that failed, and says so if the one before did not. */
@@ -12302,9 +12410,9 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
                  "webhook: cannot deliver to %s: %s; changes wait in the"
                  " store",
                  hook->url.origin, why);
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     snprintf(hook->last_error, sizeof hook->last_error, "%s", why);
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
 /* Waits for the next batch and takes it once it is final; false when the thread is to end. The
@@ -12387,10 +12495,10 @@ static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
                     " openssl rand -hex 32",
                     path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
     }
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     old = good ? hook->secret : secret;
     if (good) hook->secret = secret;
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
     secret_free(&old);
     return good;
 }
@@ -12997,7 +13105,8 @@ static void server_count_refusal(struct server *server, enum error error, const 
     if (!tell) return;
     log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
-             origin ? origin : "-", host ? host : "-", detail ? detail : ERRORS[error].text);
+             origin ? origin : "-", host ? host : "-",
+             detail && *detail ? detail : ERRORS[error].text);
     if (last)
         log_line(&server->log, LOG_INFO,
                  "upgrade refused: no more is told within this minute; see"
@@ -13346,7 +13455,7 @@ static void connection_close_late(struct server *server, struct connection *c, s
 /* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
-    ws_encode(&hub->reply, 1, (struct span){text, strlen(text)});
+    ws_encode(&hub->reply, WS_OP_TEXT, span_of(text));
 }
 
 /* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
@@ -13905,7 +14014,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
-    case WS_PING: ws_encode(&hub->reply, 10, event->data); return;
+    case WS_PING: ws_encode(&hub->reply, WS_OP_PONG, event->data); return;
     /* Also one that nobody asked for (RFC 6455 section 5.5.3): it answers no ping. */
     case WS_PONG:
         if (c->pinged)
@@ -14520,7 +14629,7 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
                  ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
                  options->max_message, options->max_rate, options->max_watch,
                  server_spread_ms(server));
-    ws_encode(&server->hub.reply, 1, (struct span){text.at, text.len});
+    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text.at, text.len});
     buffer_free(&text);
 }
 
@@ -15458,7 +15567,7 @@ static void http_conn_set_error(struct server *server, struct http_conn *p, enum
 {
     struct http_response response = {.allow_origin = p->listed};
     response.varies = server->options.allow_origin.count > 0;
-    http_set_error(&response, error, NULL);
+    http_set_error(&response, error);
     http_write(&p->out, &response, false, false);
     buffer_free(&response.body);
     count_one(&server->counters.requests);
@@ -16342,9 +16451,9 @@ static bool api_look_up(struct server *server, struct span id, struct instant no
     struct stored_user stored;
     bool here = false;
     for (int look = 0; look < 2; look++) {
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         here = api_copy(server, id, now, view, texts);
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         if (here) return true;
         if (look) break; /* not even after the store was read: its word counts */
         if (!store_get_stored(server->store, id, &stored)) return false;
@@ -16371,17 +16480,19 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients; null for none. */
+/* Appends the cursor behind an id, its bytes in hexadecimal; null for none. Clients are told to take
+ * it as it is: this way it needs no escapes in a query, and cannot be mistaken for an id. */
 static void api_write_next(struct buffer *out, struct span id)
 {
-    static const char digits[] = "0123456789abcdef";
-    char text[2 * USER_ID_MAX + 1], *to = text;
-    for (size_t i = 0; i < id.len; i++) {
-        *to++ = digits[(unsigned char)id.at[i] >> 4];
-        *to++ = digits[id.at[i] & 15];
-    }
-    *to = 0;
-    json_text_or_null(out, "next", text);
+    char text[2 * USER_ID_MAX + 1];
+    json_text_or_null(out, "next", hex_text(id, text));
+}
+
+/* Reads an id in hexadecimal; false if it is none. */
+static bool api_parse_id(struct span text, char id[USER_ID_MAX], size_t *len)
+{
+    *len = text.len / 2;
+    return *len <= USER_ID_MAX && hex_parse(text, id) && user_id_valid((struct span){id, *len});
 }
 
 /* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
@@ -16390,14 +16501,7 @@ static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX],
     char text[2 * USER_ID_MAX + 1];
     int n = query_get(request->raw->query, "cursor", text, sizeof text);
     *len = 0;
-    if (n == -1) return true;
-    if (n <= 0 || n % 2) return false;
-    for (int i = 0; i < n; i += 2) {
-        int high = hex_value(text[i]), low = hex_value(text[i + 1]);
-        if (high < 0 || low < 0) return false;
-        id[(*len)++] = (char)(high << 4 | low);
-    }
-    return user_id_valid((struct span){id, *len});
+    return n == -1 || (n > 0 && api_parse_id((struct span){text, (size_t)n}, id, len));
 }
 
 enum {
@@ -16412,7 +16516,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
                            struct view_texts **texts)
 {
     *count = 0;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     struct presence_walk walk =
         presence_walk_after(&server->presence, (struct span){after->id, after->id_len});
     const struct user *user = NULL, *last = NULL;
@@ -16428,7 +16532,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         view_user(after, last, now);
         after->message = (struct span){0}; /* the table's */
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     sched_yield(); /* a long list is made in the time that the hub leaves */
     return user != NULL;
 }
@@ -16454,13 +16558,13 @@ static size_t api_copy_many(struct server *server, struct instant now, struct us
 {
     size_t missing = 0;
     for (size_t at = 0; at < count; at += API_CHUNK) {
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
             struct span id = {views[i].id, views[i].id_len};
             if (views[i].state != USER_NOT_HERE) continue;
             missing += !api_copy(server, id, now, &views[i], texts);
         }
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
     }
     return missing;
 }
@@ -16516,8 +16620,8 @@ static enum error api_read_batch(const struct http_request *request, const struc
 }
 
 /* Names those of a refused batch whom the token does not let its bearer see. */
-static void api_name_forbidden(const struct http_request *request, struct json_value users,
-                               struct http_response *response)
+static void api_name_forbidden(const struct http_request *request, const struct id_list *may,
+                               struct json_value users, struct http_response *response)
 {
     struct json_value item;
     char id[USER_ID_MAX + 1];
@@ -16525,7 +16629,7 @@ static void api_name_forbidden(const struct http_request *request, struct json_v
     for (size_t cursor = 0; json_item(users, &cursor, &item);) {
         int len = json_string(item, id, sizeof id);
         struct span span = {id, len < 0 ? 0 : (size_t)len};
-        if (!user_id_valid(span) || token_may_watch(request->token, span)) continue;
+        if (!user_id_valid(span) || token_may_watch_listed(request->token, may, span)) continue;
         if (named_add(response->named, span)) return;
     }
 }
@@ -16540,19 +16644,20 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
     bool asks = body.kind == JSON_OBJECT && json_member(body, "users", &users);
     if (!asks || users.kind != JSON_ARRAY) {
-        response->detail = "the body is {\"users\":[\"id\", ...]}";
+        fail(WHY(response->detail), "the body is {\"users\":[\"id\", ...]}");
         return ERROR_INVALID_PARAMETER;
     }
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
     struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
     enum error error = api_read_batch(request, may, users, views, &count);
+    if (error == ERROR_INVALID_PARAMETER)
+        fail(WHY(response->detail), "ask for at most %d users at once", BATCH_MAX);
+    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, may, users, response);
     free(may);
-    if (error == ERROR_INVALID_PARAMETER) response->detail = "ask for at most 1000 users at once";
-    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, users, response);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     struct position position = server_position(server);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
     if (!error) {
@@ -16593,8 +16698,10 @@ static enum error api_put_status(struct server *server, const struct http_reques
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
     enum error error = manual_parse(body, &update);
     if (error == ERROR_INVALID_PARAMETER)
-        response->detail = "message is a text of at most 140 characters, none of them a control"
-                           " character, or null; expires_in is 1 to 31536000 seconds";
+        fail(WHY(response->detail),
+             "message is a text of at most %d characters, none of them a control character, or"
+             " null; expires_in is 1 to %d seconds",
+             STATUS_TEXT_CHARACTERS, EXPIRES_MAX_S);
     if (error) return error;
     struct hub_ask ask = {.id = {request->id, request->id_len},
                           .update = &update,
@@ -16618,11 +16725,11 @@ static enum error api_online_users(struct server *server, const struct http_requ
     if (!api_cursor(request, after.id, &after_len)) return ERROR_INVALID_CURSOR;
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     json_begin(out);
     position_write(out, position);
     json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
@@ -16658,6 +16765,10 @@ enum {
 enum page_sort { SORT_ID, SORT_SEEN, SORT_SEEN_DOWN };
 static const char *const PAGE_SORTS[] = {"user_id", "last_seen", "-last_seen"};
 
+/* By last_seen: who is online was seen now, whatever the stamp says, and comes in the order of ids;
+ * the others in that of the store's index `seen`, which has nobody who is online. */
+enum page_part { PART_ONLINE, PART_STORED };
+
 /* A page of /admin/users while it is being made. */
 struct user_page {
     struct instant now;
@@ -16669,6 +16780,8 @@ struct user_page {
     enum page_sort sort;
     int limit, written;
     bool full;             /* and one more was found */
+    bool failed;           /* the store did */
+    enum page_part part;   /* by last_seen: the part that `last` is in */
     struct user_view last; /* how far the page has come; known once it is anywhere */
 };
 
@@ -16790,236 +16903,122 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
     return true;
 }
 
-/* Orders two users as the page does that is sorted by last_seen. */
-static int page_order(const struct user_page *page, const struct user_view *a,
-                      const struct user_view *b)
+/* Puts users on the page that the table has online, behind the place of the page or from the first.
+ * False when the page is full, or enough were looked at for it. */
+static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
-    int order = (a->last_seen > b->last_seen) - (a->last_seen < b->last_seen);
-    if (!order) order = view_compare(a, b);
-    return page->sort == SORT_SEEN_DOWN ? -order : order;
-}
-
-enum { PICK_CHUNK = 256 /* users of the table looked at under its lock at once */ };
-
-/* The users of the table that come next on a page sorted by last_seen: a heap, the last of them on
- * top, then sorted. */
-struct page_pick {
-    struct user_view *users;
-    size_t count, max, next;
-};
-
-/* Puts a user where the one at the top of a heap's part was, and restores the heap. */
-static void pick_sift(const struct user_page *page, struct page_pick *pick, size_t at, size_t count,
-                      const struct user_view *view)
-{
-    for (size_t child; (child = 2 * at + 1) < count; at = child) {
-        if (child + 1 < count && page_order(page, &pick->users[child + 1], &pick->users[child]) > 0)
-            child++;
-        if (page_order(page, &pick->users[child], view) <= 0) break;
-        pick->users[at] = pick->users[child];
-    }
-    pick->users[at] = *view;
-}
-
-/* Picks a user if it belongs on the page, behind where that is, and before those that there is no
- * room for. */
-static void pick_offer(const struct user_page *page, struct page_pick *pick,
-                       const struct user_view *view)
-{
-    if (page->last.known && page_order(page, view, &page->last) <= 0) return;
-    bool full = pick->count == pick->max;
-    if (full && page_order(page, view, &pick->users[0]) >= 0) return;
-    if (!page_wants(page, view)) return;
-    if (full) {
-        pick_sift(page, pick, 0, pick->count, view);
-        return;
-    }
-    size_t at = pick->count++;
-    for (size_t up; at && page_order(page, &pick->users[up = (at - 1) / 2], view) < 0; at = up)
-        pick->users[at] = pick->users[up];
-    pick->users[at] = *view;
-}
-
-/* Picks from the whole table; costs as much as there are users in it. */
-static void pick_make(struct server *server, const struct user_page *page, struct page_pick *pick)
-{
-    struct user_view after = {0}, view;
-    const struct user *user = NULL;
-    do {
-        pthread_mutex_lock(&server->table_lock);
-        struct presence_walk walk =
-            presence_walk_after(&server->presence, (struct span){after.id, after.id_len});
-        for (int looked = 0; looked < PICK_CHUNK; looked++) {
-            user = presence_walk_next(&server->presence, &walk);
-            if (!user) break;
-            view_user(&view, user, page->now);
-            view.message = (struct span){0}; /* see page_add_whole */
-            pick_offer(page, pick, &view);
-            after = view;
+    struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
+    size_t count;
+    bool more = true;
+    for (int looked = 0; more && looked < API_SCAN_MAX; looked += API_CHUNK) {
+        more = api_copy_users(server, page->now, false, &after, views, &count, page->texts);
+        for (size_t i = 0; i < count; i++) {
+            if (!page_add(page, &views[i])) return false;
+            page->part = PART_ONLINE;
         }
-        pthread_mutex_unlock(&server->table_lock);
-        sched_yield();
-    } while (user);
-    for (size_t left = pick->count; left > 1;) { /* the heap becomes a sorted list */
-        struct user_view last = pick->users[--left];
-        struct user_view first = pick->users[0];
-        pick_sift(page, pick, 0, left, &last);
-        pick->users[left] = first;
+        if (!more) break;
+        page->last = after;
+        page->part = PART_ONLINE;
     }
+    return !more;
 }
 
-/* Whether a user was picked as she stands at a place. */
-static bool pick_has(const struct user_page *page, const struct page_pick *pick,
-                     const struct seen_place *place)
+/* Makes views of users in the index: by the table's word if they are there, otherwise by the
+ * store's. A user who is online by now has no id in their view: they belong to the other part. */
+static void page_view_places(struct server *server, const struct user_page *page,
+                             const struct seen_place *places, int count, struct user_view *views)
 {
-    struct user_view view = {.last_seen = place->last_seen, .id_len = place->id_len};
-    size_t low = 0, high = pick->count;
-    memcpy(view.id, place->id, place->id_len);
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = page_order(page, &pick->users[middle], &view);
-        if (!order) return true;
-        if (order < 0) low = middle + 1;
-        else high = middle;
-    }
-    return false;
-}
-
-/* Whether the table's word counts for someone who is in `seen`: if it was picked as it stands
- * there, also when the user has left the table since. Otherwise it does unless the user came into
- * the table when it had been looked through: who stands in it as in `seen` perhaps did. Its lock is
- * held. */
-static bool pick_covers(const struct server *server, const struct user_page *page,
-                        const struct page_pick *pick, int64_t began, const struct seen_place *place)
-{
-    struct span id = {place->id, place->id_len};
-    const struct user *user = presence_find(&server->presence, id);
-    struct user_view view;
-    if (pick_has(page, pick, place)) return true;
-    if (!user) return false;
-    view_user(&view, user, page->now);
-    if (view.state == USER_OFFLINE && view.last_seen == place->last_seen) return false;
-    if (user->online_since < began) return true;
-    for (size_t i = 0; i < pick->count; i++)
-        if (!bytes_compare(pick->users[i].id, pick->users[i].id_len, place->id, place->id_len))
-            return true;
-    return false;
-}
-
-/* Puts a user on the page with what was set by hand, which the order of last_seen does not know.
- * False when it is full. */
-static bool page_add_whole(struct server *server, struct user_page *page,
-                           const struct user_view *view)
-{
-    struct user_view whole = *view;
-    struct span id = {view->id, view->id_len};
-    pthread_mutex_lock(&server->table_lock);
-    const struct user *user = presence_find(&server->presence, id);
-    const struct manual *manual = user ? user_manual(user) : NULL;
-    if (manual) {
-        whole.message = status_text_span(manual->message);
-        view_keep(&whole, page->texts);
-    }
-    pthread_mutex_unlock(&server->table_lock);
-    return page_add(page, &whole);
-}
-
-/* Puts the picked users on the page that come before a stored one (NULL: all). False when it is
- * full. */
-static bool page_add_picked(struct server *server, struct user_page *page, struct page_pick *pick,
-                            const struct user_view *stored)
-{
-    for (; pick->next < pick->count; pick->next++) {
-        const struct user_view *view = &pick->users[pick->next];
-        if (stored && page_order(page, view, stored) >= 0) break;
-        if (!page_add_whole(server, page, view)) return false;
-    }
-    return true;
-}
-
-/* Puts stored users on the page, and the picked ones between them; false when it is full. */
-static bool page_merge_seen(struct server *server, struct user_page *page, struct page_pick *pick,
-                            int64_t began, const struct seen_place *places, int count)
-{
-    bool covered[STORE_CHUNK];
-    pthread_mutex_lock(&server->table_lock);
-    for (int i = 0; i < count; i++) covered[i] = pick_covers(server, page, pick, began, &places[i]);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     for (int i = 0; i < count; i++) {
-        struct user_view view;
+        struct span id = {places[i].id, places[i].id_len};
         struct user_record record = {.last_seen = places[i].last_seen};
-        view_record(&view, (struct span){places[i].id, places[i].id_len}, &record, page->now);
-        struct user_view place = view;
-        place.last_seen = places[i].last_seen; /* a stamp from the future keeps its place */
-        if (!page_add_picked(server, page, pick, &place)) return false;
-        if (!covered[i] && !page_add_whole(server, page, &view)) return false;
-        page->last = place;
+        if (!api_copy(server, id, page->now, &views[i], page->texts))
+            view_record(&views[i], id, &record, page->now);
+        else if (views[i].state != USER_OFFLINE) views[i].id_len = 0;
+    }
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
+/* Puts users on the page from the index `seen`, behind the place of the page or from the first.
+ * False when the page is full, enough were looked at for it, or the store failed. */
+static bool page_add_stored(struct server *server, struct user_page *page, bool from_first)
+{
+    struct seen_place places[STORE_CHUNK], after = {.last_seen = page->last.last_seen};
+    struct user_view views[STORE_CHUNK];
+    int count = STORE_CHUNK;
+    after.id_len = page->last.id_len;
+    memcpy(after.id, page->last.id, after.id_len);
+    for (int looked = 0; count == STORE_CHUNK; looked += STORE_CHUNK, from_first = false) {
+        if (looked >= API_SCAN_MAX) return false;
+        count = store_seen(server->store, from_first ? NULL : &after, page->sort == SORT_SEEN_DOWN,
+                           places, STORE_CHUNK);
+        page->failed = count < 0;
+        if (page->failed) return false;
+        page_view_places(server, page, places, count, views);
+        count_many(&server->counters.users_scanned, (uint64_t)count);
+        for (int i = 0; i < count; i++) {
+            if (views[i].id_len && !page_add(page, &views[i])) return false;
+            page->part = PART_STORED;
+            page->last = views[i];
+            page->last.known = true;
+            page->last.last_seen = places[i].last_seen; /* also one of the future: it is a place */
+            page->last.id_len = places[i].id_len;
+            after = places[i];
+        }
     }
     return true;
 }
 
-/* Makes a page sorted by last_seen: of the whole table what comes next, and the stored ones in
- * order. *end as page_make; false when the store failed. */
+/* Makes a page sorted by last_seen. Who comes or goes while somebody reads page after page changes
+ * part, and may be missed or shown twice. *end as page_make; false when the store failed. */
 static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
 {
-    struct seen_place places[STORE_CHUNK], after;
-    struct page_pick pick = {.max = (size_t)page->limit + 1};
-    int64_t began = clock_mono_ms();
-    bool stored = page->status < 0 || page->status == STATUS_OFFLINE, room = true;
-    int count = STORE_CHUNK;
-    pick.users = mem_new(pick.max * sizeof *pick.users);
-    pick_make(server, page, &pick);
-    for (int looked = 0; stored && room && count == STORE_CHUNK && looked < API_SCAN_MAX;
-         looked += STORE_CHUNK) {
-        after = (struct seen_place){.last_seen = page->last.last_seen, .id_len = page->last.id_len};
-        memcpy(after.id, page->last.id, after.id_len);
-        count = store_seen(server->store, page->last.known ? &after : NULL,
-                           page->sort == SORT_SEEN_DOWN, places, STORE_CHUNK);
-        if (count < 0) break;
-        count_many(&server->counters.users_scanned, (uint64_t)count);
-        room = page_merge_seen(server, page, &pick, began, places, count);
+    bool down = page->sort == SORT_SEEN_DOWN, over = true;
+    bool offline = page->status == STATUS_OFFLINE, stored = page->status < 0 || offline;
+    for (int i = 0; i < 2 && over; i++) {
+        enum page_part part = down == !i ? PART_ONLINE : PART_STORED;
+        bool here = page->last.known && page->part == part;
+        if (!i && page->last.known && !here) continue; /* the page begins behind this part */
+        if (part == PART_ONLINE && !offline) over = page_add_online(server, page, !here);
+        if (part == PART_STORED && stored) over = page_add_stored(server, page, !here);
     }
-    bool over = room && (!stored || (count >= 0 && count < STORE_CHUNK));
-    *end = over && page_add_picked(server, page, &pick, NULL);
-    free(pick.users);
-    return count >= 0;
+    *end = over;
+    return !page->failed;
 }
 
-/* Appends where a page goes on that is sorted by last_seen: opaque to clients, and none of those of
- * another order. */
+/* Appends where a page goes on that is sorted by last_seen: `o` and the id of one who is online, or
+ * `s`, the stamp and the id of one in the index. None of them is a cursor of the other order. */
 static void page_write_next(const struct user_page *page, bool end)
 {
-    struct buffer *out = page->out;
     struct span id = {page->last.id, end ? 0 : page->last.id_len};
     if (page->sort == SORT_ID || end) {
-        api_write_next(out, id);
+        api_write_next(page->out, id);
         return;
     }
-    buffer_print(out, "\"next\":\"s%016" PRIx64, (uint64_t)page->last.last_seen);
-    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
-    buffer_text(out, "\"");
+    char text[2 * USER_ID_MAX + 18] = "o";
+    if (page->part == PART_STORED)
+        snprintf(text, sizeof text, "s%016" PRIx64, (uint64_t)page->last.last_seen);
+    hex_text(id, text + strlen(text));
+    json_text(page->out, "next", text);
 }
 
 /* Reads such a cursor; false when it is none of ours. */
 static bool page_read_cursor(struct user_page *page, const struct http_request *request)
 {
-    enum { TIME_DIGITS = 16 };
-    char text[2 * USER_ID_MAX + TIME_DIGITS + 2];
-    struct user_view *last = &page->last;
-    uint64_t seen = 0;
+    char text[2 * USER_ID_MAX + 18], stamp[8] = {0};
     int n = query_get(request->raw->query, "cursor", text, sizeof text);
     if (n == -1) return true;
-    if (n < TIME_DIGITS + 3 || *text != 's' || n % 2 == 0) return false;
-    for (int i = 1; i < n; i++) {
-        int digit = hex_value(text[i]);
-        if (digit < 0) return false;
-        if (i <= TIME_DIGITS) seen = seen << 4 | (uint64_t)digit;
-        else if (i % 2) last->id[last->id_len] = (char)(digit << 4);
-        else last->id[last->id_len++] |= (char)digit;
-    }
-    last->last_seen = (int64_t)seen;
+    size_t front = n > 0 && *text == 'o' ? 1 : 1 + 2 * sizeof stamp, len;
+    if (n <= 0 || (*text != 'o' && *text != 's') || (size_t)n <= front) return false;
+    page->part = *text == 'o' ? PART_ONLINE : PART_STORED;
+    struct user_view *last = &page->last;
+    if (!hex_parse((struct span){text + 1, front - 1}, stamp) ||
+        !api_parse_id((struct span){text + front, (size_t)n - front}, last->id, &len))
+        return false;
+    last->last_seen = (int64_t)get_be64((const uint8_t *)stamp);
+    last->id_len = (uint8_t)len;
     last->known = true;
-    return last->last_seen >= 0 && user_id_valid((struct span){last->id, last->id_len});
+    return last->last_seen >= 0;
 }
 
 /* Reads the parameters of /admin/users. */
@@ -17057,17 +17056,15 @@ static enum error api_users(struct server *server, const struct http_request *re
     struct user_page page = {
         .now = request->now, .out = api_json(response), .texts = &response->texts};
     enum error error = page_read(&page, request);
-    if (error) {
-        response->detail = error == ERROR_INVALID_PARAMETER
-                               ? "limit is 1 to 1000, status is online, busy, away or offline,"
-                                 " sort is user_id, last_seen or -last_seen, q and prefix are at"
-                                 " most 128 bytes"
-                               : NULL;
-        return error;
-    }
-    pthread_mutex_lock(&server->table_lock);
+    if (error == ERROR_INVALID_PARAMETER)
+        fail(WHY(response->detail),
+             "limit is 1 to %d, status is online, busy, away or offline, sort is user_id, last_seen"
+             " or -last_seen, q and prefix are at most %d bytes",
+             PAGE_MAX, USER_ID_MAX);
+    if (error) return error;
+    lock_take(&server->table_lock, RANK_TABLE);
     struct position position = server_position(server); /* before anything is read */
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     json_begin(page.out);
     position_write(page.out, position);
     json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
@@ -17135,20 +17132,20 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     struct connection_view *list = NULL;
     const struct user *user;
     size_t room = 0, count = 0;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     while ((user = presence_find(&server->presence, id)) && user->connections > room) {
         room = user->connections;
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         free(list);
         list = mem_new(room * sizeof *list);
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
     }
     *position = server_position(server);
     if (user) view_user(view, user, now);
     if (user) view_keep(view, texts);
     for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
         api_view_connection(&list[count++], (const struct connection *)conn);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
     free(list);
     return user != NULL;
@@ -17206,14 +17203,14 @@ static void api_write_session(struct buffer *out, const struct session_record *s
 static bool api_running_session(struct server *server, struct span id, struct instant now,
                                 struct session_record *session)
 {
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     const struct user *user = presence_find(&server->presence, id);
     bool online = user && user->state != USER_OFFLINE;
     if (online) {
         *session = (struct session_record){.from = user->online_since + now.offset};
         if (user_address(user)) memcpy(session->address, user_address(user), 16);
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     return online;
 }
 
@@ -17299,10 +17296,10 @@ static void stats_write_webhook(struct buffer *out, struct server *server, uint6
     json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
     json_uint(out, "failures", atomic_load(&counters->webhook_failures));
     json_uint(out, "dead", atomic_load(&counters->webhook_dead));
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     int64_t success = hook->last_success;
     memcpy(error, hook->last_error, sizeof error);
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
     json_text_or_null(out, "last_error", error);
     json_time(out, "last_success", success, success > 0);
     json_close(out, '}');
@@ -17320,19 +17317,19 @@ struct totals {
 static void api_totals(struct server *server, struct instant now, struct totals *t)
 {
     *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     t->live = server->presence.live;
     t->cached = server->presence.cached;
     t->connections = server->presence.connections;
     t->position = server_position(server);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     t->sockets = atomic_load(&server->connections);
     t->streams = atomic_load(&server->streams);
     t->watching = atomic_load(&server->watching);
     t->pending = atomic_load(&server->listener.count);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     t->held = (int64_t)server->listener.held;
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
 }
@@ -17541,7 +17538,7 @@ static enum error api_history(struct server *server, const struct http_request *
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
     if (len != -1) hours = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
     if (hours < 1 || hours > HISTORY_HOURS_MAX) {
-        response->detail = "hours is 1 to 720";
+        fail(WHY(response->detail), "hours is 1 to %d", HISTORY_HOURS_MAX);
         return ERROR_INVALID_PARAMETER;
     }
     struct buffer *out = api_json(response);
@@ -17667,7 +17664,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
     const char *header = "";
     char host[ORIGIN_MAX];
     int64_t asked;
-    response->detail = "name the host in a Host header";
+    fail(WHY(response->detail), "name the host in a Host header");
     if (request_header(raw, "Host", &header) != 1 || !host_parse(header, host, &asked) ||
         !host_is_web(host))
         return ERROR_INVALID_REQUEST;
@@ -17702,10 +17699,10 @@ enum access {
 /* The secrets in use, to be given back with secrets_drop. */
 static struct secrets *secrets_take(struct server *server)
 {
-    pthread_mutex_lock(&server->secrets_lock);
+    lock_take(&server->secrets_lock, RANK_SECRETS);
     struct secrets *secrets = server->secrets;
     atomic_fetch_add(&secrets->refs, 1);
-    pthread_mutex_unlock(&server->secrets_lock);
+    lock_give(&server->secrets_lock, RANK_SECRETS);
     return secrets;
 }
 
@@ -17799,9 +17796,9 @@ static struct span request_session(const struct http_request *request, bool cook
 static bool session_opens(struct server *server, struct span text, int64_t wall_ms,
                           struct token *token)
 {
-    pthread_mutex_lock(&server->session_lock);
+    lock_take(&server->session_lock, RANK_SESSION);
     bool good = session_check(&server->sessions, text, wall_ms, &token->expires_ms);
-    pthread_mutex_unlock(&server->session_lock);
+    lock_give(&server->session_lock, RANK_SESSION);
     token->admin = good;
     return good;
 }
@@ -17852,7 +17849,7 @@ static enum error auth_check(struct server *server, enum access access,
     enum error error = ERROR_TOKEN_INVALID;
     if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
     else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
-    else if (problem) response->detail = TOKEN_PROBLEMS[problem];
+    else if (problem) fail(WHY(response->detail), "%s", TOKEN_PROBLEMS[problem]);
     else error = auth_allows(access, request, token);
     if (!error) request->token = token;
     return error;
@@ -17884,7 +17881,8 @@ static enum error login_password(const struct http_request *request, char out[PA
     struct span body = {request->raw->body, request->raw->body_len};
     struct json_value value, password;
     int n = -1;
-    response->detail = "the body is {\"password\":\"...\"}, of at most 4096 bytes, or a form";
+    fail(WHY(response->detail),
+         "the body is {\"password\":\"...\"}, of at most %d bytes, or a form", PASSWORD_MAX);
     bool posted = request_header(request->raw, "Content-Type", &type) == 1 &&
                   !strncasecmp(type, form, sizeof form - 1);
     if (posted && body.len && *body.at != '{') { /* curl --data says that JSON is a form */
@@ -17906,12 +17904,12 @@ static enum error login_password(const struct http_request *request, char out[PA
 static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
 {
     struct login_queue *queue = &server->logins;
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     const struct address_entry *known = address_find(&server->addresses, key);
     int64_t blocked = known ? address_blocked(known, now) : 0;
     bool guessed = known && address_has_failed(known, now);
-    pthread_mutex_unlock(&server->address_lock);
-    pthread_mutex_lock(&server->login_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
+    lock_take(&server->login_lock, RANK_LOGIN);
     enum login_turn turn = login_ask(queue, key, guessed, blocked, now, wait);
     if (turn == LOGIN_NEXT) {
         queue->waiting++;
@@ -17919,18 +17917,18 @@ static bool login_begin(struct server *server, const uint8_t key[16], int64_t no
         queue->waiting--;
     }
     if (turn != LOGIN_LATER) queue->busy = true;
-    pthread_mutex_unlock(&server->login_lock);
+    lock_give(&server->login_lock, RANK_LOGIN);
     return turn != LOGIN_LATER;
 }
 
 /* The turn is the next one's; this one took so many ms. */
 static void login_end(struct server *server, int64_t took)
 {
-    pthread_mutex_lock(&server->login_lock);
+    lock_take(&server->login_lock, RANK_LOGIN);
     server->logins.busy = false;
     server->logins.took = (3 * server->logins.took + took) / 4;
     pthread_cond_signal(&server->login_done);
-    pthread_mutex_unlock(&server->login_lock);
+    lock_give(&server->login_lock, RANK_LOGIN);
 }
 
 /* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
@@ -17942,12 +17940,12 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
     int64_t start = clock_mono_ms();
     bool good = password_check(right, password);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(&server->addresses, key);
     if (good) address_clear_failures(entry);
     else address_count_failure(entry, clock_mono_ms());
     address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     login_end(server, clock_mono_ms() - start);
     return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
@@ -17968,9 +17966,9 @@ static void login_set_cookie(struct http_response *response, const struct http_r
 static enum error login_open(struct server *server, int64_t wall_ms, const struct secrets *known,
                              struct buffer *session, int64_t *expires)
 {
-    pthread_mutex_lock(&server->session_lock);
+    lock_take(&server->session_lock, RANK_SESSION);
     session_mint(&server->sessions, wall_ms, server->options.admin_session, session, expires);
-    pthread_mutex_unlock(&server->session_lock);
+    lock_give(&server->session_lock, RANK_SESSION);
     struct secrets *used = secrets_take(server); /* looked at last: a later change ends it */
     bool same = !memcmp(&used->password, &known->password, sizeof used->password);
     secrets_drop(used);
@@ -17982,7 +17980,7 @@ static enum error api_login(struct server *server, const struct http_request *re
                             struct http_response *response)
 {
     if (!*server->options.admin_password_file) {
-        response->detail = "there is no --admin-password-file to log in with";
+        fail(WHY(response->detail), "there is no --admin-password-file to log in with");
         return ERROR_NOT_FOUND;
     }
     char password[PASSWORD_MAX + 1], address[64];
@@ -17990,7 +17988,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     int64_t wait, expires = 0;
     enum error error = login_password(request, password, &len, response);
     if (error) return error;
-    response->detail = NULL;
+    *response->detail = 0;
     struct buffer session = {0}, *out;
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
@@ -18038,9 +18036,9 @@ static enum error api_logout(struct server *server, const struct http_request *r
 {
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, true, room);
-    pthread_mutex_lock(&server->session_lock);
+    lock_take(&server->session_lock, RANK_SESSION);
     bool ended = session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
-    pthread_mutex_unlock(&server->session_lock);
+    lock_give(&server->session_lock, RANK_SESSION);
     mbedtls_platform_zeroize(room, sizeof room);
     if (ended) sessions_ended(server);
     login_set_cookie(response, request, (struct span){"", 0}, 0);
@@ -18170,7 +18168,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (!error && (error = route->handle(server, request, response)) == ERROR_FORBIDDEN)
         count_one(&server->counters.tokens_refused); /* authentication had let it pass */
     token_free(&token);
-    if (error) http_set_error(response, error, response->detail);
+    if (error) http_set_error(response, error);
     count_one(&server->counters.requests);
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
@@ -18423,12 +18421,14 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
     size_t body = response->fixed.at ? response->fixed.len : response->body.len;
     bool must = body <= SAID_IN_ANY_CASE;
-    if (http_conn_hold(p, response->body.size + body + HEAD_GUESS, must)) return;
+    size_t copy = http_moves_body(response) ? 0 : body;
+    if (http_conn_hold(p, response->body.size + copy + HEAD_GUESS, must)) return;
     buffer_free(&response->body);
     buffer_free(&response->location);
     response->extra[0] = 0;
     response->is_stream = response->cacheable = false;
-    http_set_error(response, ERROR_REQUEST_MEMORY, NULL);
+    *response->detail = 0;
+    http_set_error(response, ERROR_REQUEST_MEMORY);
     count_one(&server->counters.request_errors);
 }
 
@@ -18866,17 +18866,17 @@ static bool server_read_secrets(struct server *server, bool wait, struct why why
     if (good && *server->options.admin_password_file)
         good = password_load(server->options.admin_password_file, wait, &secrets->password, why);
     if (good) {
-        pthread_mutex_lock(&server->secrets_lock);
+        lock_take(&server->secrets_lock, RANK_SECRETS);
         unused = server->secrets;
         changed = !unused || memcmp(&unused->password, &secrets->password, sizeof unused->password);
         server->secrets = secrets;
-        pthread_mutex_unlock(&server->secrets_lock);
+        lock_give(&server->secrets_lock, RANK_SECRETS);
     }
     if (changed) { /* what the old password opened ends with it */
-        pthread_mutex_lock(&server->session_lock);
+        lock_take(&server->session_lock, RANK_SESSION);
         session_keys_free(&server->sessions);
         session_keys_init(&server->sessions);
-        pthread_mutex_unlock(&server->session_lock);
+        lock_give(&server->session_lock, RANK_SESSION);
         if (server->hub.running) sessions_ended(server);
     }
     secrets_drop(unused);

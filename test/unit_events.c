@@ -540,8 +540,8 @@ static void hub_sets_for_who_is_stored(void **unused)
     hub_of_tests_free(server);
 }
 
-/* Who leaves the table for the store, or comes back because somebody follows her, while a page by
- * last_seen is made, is on it once. */
+/* Who is in the index is on a page by last_seen in one of its parts: as the store has them, as the
+ * table has them while somebody follows them, and only among those online if they are by now. */
 static void page_by_last_seen_has_each_once(void **unused)
 {
     (void)unused;
@@ -552,24 +552,24 @@ static void page_by_last_seen_has_each_once(void **unused)
     const int64_t seen = now.mono + now.offset - 5000;
     const struct user_record stored = {.last_seen = seen};
     const struct seen_place place = {.last_seen = seen, .id_len = 3, .id = "bob"};
+    static const uint8_t address[16];
+    enum { GONE, FOLLOWED, HERE, CASES };
     server->store = &store;
-    for (int leaves = 0; leaves < 2; leaves++) {
+    for (int i = GONE; i < CASES; i++) {
         struct buffer out = {0};
-        struct user_view picked[11];
+        struct user_view view;
         struct view_texts *texts = NULL;
         struct user_page page = {.now = now, .out = &out, .texts = &texts, .status = -1,
                                  .sort = SORT_SEEN_DOWN, .limit = 10};
-        struct page_pick pick = {.users = picked, .max = 11};
-        if (leaves) presence_recall(&server->presence, now, bob, &stored);
-        pick_make(server, &page, &pick);
-        assert_int_equal(pick.count, leaves);
-        if (leaves) presence_forget(&server->presence, presence_find(&server->presence, bob));
-        else presence_recall(&server->presence, now, bob, &stored);
-        assert_true(page_merge_seen(server, &page, &pick, now.mono, &place, 1));
-        assert_true(page_add_picked(server, &page, &pick, NULL));
-        assert_int_equal(page.written, 1);
+        if (i == FOLLOWED) presence_recall(&server->presence, now, bob, &stored);
+        if (i == HERE) presence_heartbeat(&server->presence, now, bob, address);
+        page_view_places(server, &page, &place, 1, &view);
+        assert_int_equal(view.id_len, i == HERE ? 0 : 3);
+        assert_true(page_add_online(server, &page, true));
+        assert_int_equal(page.written, i == HERE);
+        if (i != HERE) assert_int_equal(view.last_seen, seen);
         struct user *user = presence_find(&server->presence, bob);
-        if (user) presence_forget(&server->presence, user);
+        if (i == FOLLOWED) presence_forget(&server->presence, user);
         buffer_free(&out);
     }
     server->store = NULL;
