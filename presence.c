@@ -124,9 +124,9 @@
  *
  * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
  * loop.lock; store.turn; store.lock; tls.lock; secrets_lock; session_lock; refusal_lock;
- * webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any of them is held,
- * log.lock. struct server says what each guards. Threads and order are asserted in the builds with a
- * sanitizer (enum thread, enum lock_rank).
+ * webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any of them is
+ * held, log.lock. struct server says what each guards. Threads and order are asserted in the builds
+ * with a sanitizer (enum thread, enum lock_rank).
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -140,7 +140,7 @@
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
  *     too long or too many wait; those are counted.
- *   - Who follows a user has every change of that user behind the snapshot, or the latest state; what
+ *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
@@ -913,9 +913,9 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
  * after they have ended, and whoever has no name here. */
 enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
 
-/* The locks in the order in which they may be taken: while a thread holds one it may take those that
- * stand below it. In fact nearly all are held alone, and log.lock is the one that is taken under
- * others. What each guards stands where it is declared. */
+/* The locks in the order in which they may be taken: while a thread holds one it may take those
+ * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
+ * under others. What each guards stands where it is declared. */
 enum lock_rank {
     RANK_TABLE,
     RANK_LOOP,
@@ -932,8 +932,8 @@ enum lock_rank {
     RANK_LOG,
 };
 
-/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these are
- * nothing. */
+/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these
+ * are nothing. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static _Thread_local struct {
     enum thread thread;
@@ -10467,8 +10467,8 @@ struct loop {
 /* [main] Makes an empty loop; false with errno set.
  *
  * The three modes of epoll, and why. The eventfd is edge-triggered: each write wakes the loop once
- * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded piece
- * of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
+ * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded
+ * piece of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
  * oneshot: after an event the socket may go to a worker, and must be silent until whoever has it
  * then asks for the next event (http_conn_poll); that is also the moment the listener owns it. */
 static bool loop_init(struct loop *loop)
@@ -10491,7 +10491,8 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is
+ * poll_data's. */
 static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
     struct epoll_event event = {.events = events, .data.u64 = data};
@@ -10518,10 +10519,10 @@ static void loop_submit(struct loop *loop, struct job *job)
 }
 
 /* [any] Adds a job to the inbox and has a descriptor watched, without waking the loop: it runs the
- * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts on
- * events: so the job always runs before the descriptor's first event, which may free what the job is
- * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
- * the same. */
+ * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts
+ * on events: so the job always runs before the descriptor's first event, which may free what the
+ * job is part of. False with errno set when the descriptor cannot be watched; the job is in the
+ * inbox all the same. */
 static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
                       uint64_t data)
 {
@@ -12602,19 +12603,20 @@ struct agent {
  *                    \--> close
  *
  * - The listener has it in every HTTP state but two. In HANDSHAKE it is a handshake worker's from
- *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from seam_submit
- *   to http_conn_served. The mutexes on these ways order the memory of both sides.
+ *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from
+ *   seam_submit to http_conn_served. The mutexes on these ways order the memory of both sides.
  * - Meanwhile nobody else can end it: one that has to give way to a newer one of its address
  *   (listener_displace) is only marked http->given_up, which the listener acts on when it is back.
- *   The list of its address, http->entry and http->held are under address_lock, whoever has it.
+ *   The list of its address, http->address and http->held are under address_lock, whoever has it.
  * - A worker gives it to the listener (loop_submit, loop_park), to the hub (http_conn_hand_over) or
- *   ends it. A socket is in one epoll set at a time, and silent while a worker has it (EPOLLONESHOT).
+ *   ends it. A socket is in one epoll set at a time, and silent while a worker has it
+ *   (EPOLLONESHOT).
  * - The hub has it for good. It drops `http` as it takes the connection over; `ext` stands in the
  *   same place. Fields marked * it changes under table_lock, or they are atomic or constant, since
  *   workers read them for lists of sessions.
  *
- * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before the
- * upgrade only hangs off one pointer, and what most do without off another. */
+ * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before
+ * the upgrade only hangs off one pointer, and what most do without off another. */
 struct connection {
     struct session_conn session; /* * first: the table's view; address, state */
     struct timer timer;          /* the deadline of the state, or silence */
@@ -12759,23 +12761,23 @@ enum {
     HUB_AGENTS = 64,   /* agents remembered for sharing */
     HUB_NAP_MS = 1000, /* the longest sleep while a user is cached; see hub_wake */
 
-    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for when
-     * everybody asks for everything; sockets have the largest, as they cannot be told to wait. While
-     * they have more, what is for many (watches, snapshots, broadcast) is cut to the least that still
-     * goes on. */
+    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for
+     * when everybody asks for everything; sockets have the largest, as they cannot be told to wait.
+     * While they have more, what is for many (watches, snapshots, broadcast) is cut to the least
+     * that still goes on. */
     HUB_JOBS_US = 500,
     HUB_INPUT_US = 1500,
     HUB_TIMERS_US = 250,
     HUB_WORK_US = 500,       /* each of: put off messages, watches that waited, telling, freeing */
     HUB_WORK_LEAST_US = 150, /* in its place while sockets have more */
 
-    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
-     * pieces as long as the longest message of the default --max-message. */
+    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read
+     * in pieces as long as the longest message of the default --max-message. */
     HUB_READ_SIZE = 20 * 1024,
     HUB_READ_PLAIN = 4096,
 
-    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from it,
-     * so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
+    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from
+     * it, so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
     OUT_READ_MAX = 32 * 1024,
     HUB_OUT_MAX = 256 * 1024,
 
@@ -12789,9 +12791,9 @@ enum {
     MESSAGE_SHORT = 512,
     EVENTS_FEW = 8,
 
-    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet, or
-     * to be freed, over all, above which watches wait as text. So a crowd that comes back and asks
-     * for everything costs memory for its messages, not for what they ask for. */
+    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet,
+     * or to be freed, over all, above which watches wait as text. So a crowd that comes back and
+     * asks for everything costs memory for its messages, not for what they ask for. */
     WATCH_AT_ONCE = 256,
     WATCH_BACKLOG_MAX = 100000,
     WATCH_SPREAD = 8192, /* watches of users who changed looked at in one turn */
@@ -12857,8 +12859,8 @@ struct crowd {
     char id[USER_ID_MAX];
 };
 
-/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop and
- * reader, which take work; stop_event. */
+/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop
+ * and reader, which take work; stop_event. */
 struct hub {
     struct loop loop;
     struct wheel wheel; /* connections */
@@ -12886,11 +12888,12 @@ struct hub {
     struct feed feeds[FEED_COUNT];
     struct buffer event;        /* the one being made */
     struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to a watcher */
+    struct buffer outgoing;     /* the message being made; kept, so that few allocate */
     struct broadcast broadcast; /* what watchers are told */
     int64_t spread_at;          /* mono: not before this changes are told again */
 
-    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time. */
+    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time.
+     */
     struct job_queue reader;  /* reads of the store: the hub never waits for a disk */
     int64_t sample_at;        /* mono: when the next minute begins */
     struct store_batch batch; /* in flight while batch_under_way */
@@ -12969,10 +12972,10 @@ struct secrets {
  *
  * The locks. Each is held for microseconds, and never while something waits for a client, a disk or
  * another thread; enum lock_rank has their order.
- *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never to
- *                 read; workers take it to read. So what the hub changes is seen whole, and the hub
- *                 itself reads for nothing. Fields that move with every byte (last_seen, heard_at)
- *                 are atomic in place of that. While it is held only memory is touched.
+ *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never
+ *                 to read; workers take it to read. So what the hub changes is seen whole, and the
+ *                 hub itself reads for nothing. Fields that move with every byte (last_seen,
+ *                 heard_at) are atomic in place of that. While it is held only memory is touched.
  *   loop.lock     An inbox. Taken under nothing; loop_park makes a system call under it.
  *   address_lock  The entries of addresses: the listener counts, workers count, and whoever has a
  *                 connection changes its list and its bytes in there.
@@ -13461,21 +13464,30 @@ static void hub_reply_text(struct hub *hub, const char *text)
 /* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    struct buffer text = {0};
-    buffer_print(&text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"",
-                 ERRORS[error].code, ERRORS[error].text);
-    named_write(&text, &hub->named);
+    struct buffer *text = &hub->outgoing;
+    text->len = 0;
+    buffer_print(text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"", ERRORS[error].code,
+                 ERRORS[error].text);
+    named_write(text, &hub->named);
     hub->named.count = 0;
-    buffer_text(&text, "}");
-    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text.at, text.len});
-    buffer_free(&text);
+    buffer_text(text, "}");
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
 /* ==== 36. WebSocket messages ==================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
- * hub's but the reads of the store. Whatever a client sends has a bounded cost in one turn: frames
- * have a pace, long messages and large watches wait their turn (hub.late, hub.held), one of each
- * connection after the other. */
+ * hub's but the reads of the store. The way of a message, and where it may have to wait:
+ *
+ *     socket -> connection_readable -> connection_frame -> connection_message -> MESSAGES
+ *                                             |                    |                |
+ *                                  too fast: closed            hub.late         hub.held
+ *                                                             (hub_look)       (hub_work)
+ *
+ * Whatever a client sends has a bounded cost in one turn. Frames have a pace. A long message waits
+ * in hub.late while others' bytes wait; a watch waits in hub.held while there is too much to tell.
+ * Both serve one message of each connection in turn, and keep messages as the text they came as,
+ * whose memory counts against --max-message: a connection that fills it is not read from any more,
+ * and TCP stops the client. */
 
 /* [hub] {"type":"ping"}: answered with the time of the server. */
 static enum error message_ping(struct server *server, struct connection *c, struct instant now,
@@ -13529,9 +13541,10 @@ static enum error message_manual(struct server *server, struct connection *c, st
     return ERROR_NONE;
 }
 
-/* [hub] {"type":"status","status":"away"}: what this connection says of its user. Members that only
- * mean something when a status is set by hand are refused without "manual":true: a client that
- * forgot it would otherwise believe that it had set one. */
+/* [hub] {"type":"status","status":"away"}: what this connection says of its user; of several
+ * connections the most available wins. Members that only mean something when a status is set by
+ * hand are refused without "manual":true: a client that forgot it would otherwise believe that it
+ * had set one. "offline" is not among the statuses: a connection is a presence. */
 static enum error message_status(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
@@ -13635,8 +13648,10 @@ static void watch_read_add(struct watch_read *read, struct watch_target *e)
     read->users[read->count++] = e;
 }
 
-/* [hub] Has the users of a snapshot resolved: those in the table are pinned there, of the others
- * the store is asked unless it was already. */
+/* [hub] Has the users of a snapshot resolved, which is written when all of them are. Those in the
+ * table are pinned there, so that what the watcher is told of them stays at hand while they are
+ * followed. Of the others the store is asked, once for all watchers of one: they are offline, and
+ * have a last_seen. */
 static void hub_resolve(struct server *server, struct snapshot *snapshot)
 {
     struct watch_read *read = NULL;
@@ -13784,7 +13799,9 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     return ERROR_NONE;
 }
 
-/* [hub] {"type":"watch","users":["bob"]}: follow these too. Wrong ones are refused at once. */
+/* [hub] {"type":"watch","users":["bob"]}: follow these too. The order matters: what is wrong is
+ * refused at once and costs none of the pace; what is right counts, also when it has to wait, since
+ * otherwise waiting would be a way around the pace. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
                                 struct json_value message)
 {
@@ -13992,7 +14009,8 @@ static void connection_closed_by_client(struct server *server, struct connection
     c->session.state = CONNECTION_FINISHING;
 }
 
-/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too. */
+/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too: each costs
+ * us a system call for the answer. A close does not count, nor what is an end anyway. */
 static void connection_frame(struct server *server, struct connection *c, struct instant now,
                              const struct ws_event *event)
 {
@@ -14080,7 +14098,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 
 /* [hub] Reads once from a socket that has something; level-triggered epoll brings the rest in the
  * next turn. Plain sockets are read in small pieces so that others get theirs; TLS must have room
- * for a record. */
+ * for a record. The end is looked for behind the bytes: a client may send its last words and close.
+ */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
     size_t most = c->transport.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
@@ -14098,9 +14117,14 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 }
 
 /* ==== 37. Streams =============================================================================
- * Who reads the events of /admin/events and /api/events, as fast as each can. An event is made text
- * once, in the ring of its feed; a stream is a place in that ring. The hub's. A stream that is too
- * far behind is dropped, and comes back with the id of its last event. */
+ * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
+ * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
+ * that ring, so a thousand streams cost no copy. What is sent to all is:
+ *
+ *     head, "retry:" | reset, or events since Last-Event-ID | events ... | ":" in silence
+ *
+ * A stream that is more than --max-stream-buffer behind is dropped, and comes back with the id of
+ * its last event; if that is not in the ring any more it is told to begin again (reset). */
 
 enum { EVENTS_KEEP_MS = 3600000 }; /* without a stream events are kept this much longer */
 
@@ -14262,7 +14286,14 @@ static void hub_take_transitions(struct server *server, struct instant now)
 /* ==== 38. Broadcast ===========================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
- * a time. The hub alone decides what each is told and what came of it. */
+ * a time:
+ *
+ *     hub   fill 32 | fill 32 | fill 32 | ... | send what is left | what came of each
+ *     io            send 32 | send 32 | ...
+ *
+ * The hub alone decides what each is told and what came of it; io threads see bytes and sockets.
+ * While they send the hub touches no connection that has a write, since it does nothing but fill:
+ * of one watcher there is at most one write at a time. */
 
 /* [io threads, hub] Sends the writes of a batch. */
 static void io_batch_run(struct server *server, struct job *job)
@@ -14414,7 +14445,8 @@ static void hub_watch(struct server *server, struct instant now)
     if (due || !STAILQ_EMPTY(&w->spreading))
         watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
-    /* Those who wait now are served in this turn, each once; those who come meanwhile are behind them. */
+    /* Those who wait now are served in this turn, each once; those who come meanwhile are behind
+     * them. */
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
         hub_fill_broadcast(server, now);
@@ -14467,9 +14499,14 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 }
 
 /* ==== 39. Signs of life =======================================================================
- * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. A timer is
- * not moved by bytes: it looks at heard_at when it fires, so that a message costs no list
- * operation. */
+ * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
+ *
+ *     heard --(--ping-interval)--> ping --(--pong-timeout)--> dropped, its user has --grace
+ *
+ * Any byte is a sign of life and ends this. A timer is not moved by bytes: it looks at heard_at
+ * when it fires, so that a message costs no list operation. A client that is slow is not a client
+ * that is gone: where bytes are ahead of the ping, what its TCP acknowledges counts in place of the
+ * answer. */
 
 /* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
 struct tcp_facts {
@@ -14537,7 +14574,8 @@ static void connection_forget_acked(struct server *server, struct connection *c)
 
 /* [hub] A connection stayed silent too long, and is dropped, unless it takes what is ahead of its
  * ping: then the time runs anew from the last byte that it took. If it was the server that stood
- * still (a stopped process, a paused machine), the answer waits in the socket: that is read first.
+ * still (a stopped process, a paused machine), the answer waits in the socket: that is read first,
+ * and judged in the next turn. Dropped means a broken line: its user is not offline before --grace.
  */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
@@ -14617,20 +14655,20 @@ static int64_t server_spread_ms(const struct server *server)
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
-    struct buffer text = {0};
+    struct buffer *text = &server->hub.outgoing;
     char number[17];
-    buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
-    json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+    text->len = 0;
+    buffer_text(text, "{\"type\":\"hello\",\"user_id\":");
+    json_write_string(text, id);
+    buffer_print(text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
                  connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
-    buffer_print(&text,
+    buffer_print(text,
                  ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
                  ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                  ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
                  options->max_message, options->max_rate, options->max_watch,
                  server_spread_ms(server));
-    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text.at, text.len});
-    buffer_free(&text);
+    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
 /* [hub] Tells the connections of one user over which time to come back; returns how many. */
@@ -14682,12 +14720,15 @@ static void hub_crowd(struct server *server, struct instant now)
 
 /* ==== 40. Handoff =============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
- * is the same object: what was HTTP's hangs off it as `http` and is freed here. */
+ * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
+ * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
+ * server.connections, or in server.refused if it is only opened to be told why not; connection_end
+ * gives that back. */
 
 enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
 
-/* [hub] Why a new WebSocket is closed at once, if it is. The worker that granted it has looked at its
- * user's connections, but others may have come since: such a refusal is counted here. */
+/* [hub] Why a new WebSocket is closed at once, if it is. The worker that granted it has looked at
+ * its user's connections, but others may have come since: such a refusal is counted here. */
 static enum error hub_refusal(struct server *server, const struct connection *c,
                               const struct grant *grant, struct instant now)
 {
@@ -14715,8 +14756,8 @@ static struct http_conn *hub_take_over(struct connection *c, struct instant now)
     return p;
 }
 
-/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out in
- * one write, and bytes that came behind the request are its first. */
+/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out
+ * in one write, and bytes that came behind the request are its first. */
 static void hub_adopt(struct server *server, struct job *job)
 {
     ASSERT_THREAD(HUB);
@@ -14764,7 +14805,8 @@ static void hub_adopt(struct server *server, struct job *job)
 }
 
 /* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
- * to read the lists anew. `retry` stands in the block of the first event: some clients deliver a
+ * to read the lists anew: its position is that of the table at this moment, so lists that are read
+ * after it miss nothing. `retry` stands in the block of the first event: some clients deliver a
  * block of its own as an empty event. */
 static void stream_begin(struct server *server, struct stream *s, const struct grant *a)
 {
@@ -15161,21 +15203,22 @@ static void hub_wake(struct server *server, int64_t wait)
  * - Events are fetched only when those of the last turn are used up: nobody is passed over, and the
  *   dead can be freed at a moment when no event of them is left.
  * - hub_wake before anything judges by time: if the process stood still, users are given that time.
- * - Jobs before sockets. New connections are there when their first bytes are looked at, and a worker
- *   that waits for an answer holds a thread. Their moment is read before that of the sockets, so
- *   what is heard in this turn never moves a last_seen back.
- * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard before
- *   a timer takes its connection for silent. hub_free_closed waits for the end, as events may be left.
- * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they are
- *   long, and pings are not to wait for them. With input left they get the least.
- * - presence_tick behind all that was heard: a user who came back within the grace is not let go. It makes
- *   transitions, so does everything above it;
+ * - Jobs before sockets. New connections are there when their first bytes are looked at, and a
+ *   worker that waits for an answer holds a thread. Their moment is read before that of the
+ *   sockets, so what is heard in this turn never moves a last_seen back.
+ * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard
+ *   before a timer takes its connection for silent. hub_free_closed waits for the end, as events
+ *   may be left.
+ * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they
+ *   are long, and pings are not to wait for them. With input left they get the least.
+ * - presence_tick behind all that was heard: a user who came back within the grace is not let go.
+ *   It makes transitions, so does everything above it;
  * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
  *   streams and webhook see each of them once, and an event is never told before those before it.
- * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be older
- *   than what a stream was told. What ends in there is taken there.
- * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the store
- *   is as it was between two of them.
+ * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be
+ *   older than what a stream was told. What ends in there is taken there.
+ * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the
+ *   store is as it was between two of them.
  * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
  *
  * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
@@ -15306,8 +15349,8 @@ enum {
     LISTENER_BODY_FREE = 4096,
     LISTENER_BODY_OPEN = 32 * 1024,
 
-    /* A connection that holds no more than this has the last eighth of the memory as well: bodies cannot keep out
-     * what is small. */
+    /* A connection that holds no more than this has the last eighth of the memory as well: bodies
+     * cannot keep out what is small. */
     LISTENER_SMALL = 16 * 1024,
 
     HANDSHAKE_NICE = 10, /* clients that are connected come before those that want to be */
@@ -15503,7 +15546,8 @@ static void listener_drain(struct server *server, struct http_conn *p)
 }
 
 /* [listener] Sends what is left of an answer. Then: the next request, which may be here already and
- * is taken up in a turn of its own; or waiting for one; or the end. */
+ * is taken up by a job, so that a client which sends thousands at once waits its turn; or waiting
+ * for one; or the end. */
 static void listener_flush(struct server *server, struct http_conn *p, int64_t now)
 {
     ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
@@ -15648,10 +15692,22 @@ static void lane_serve(struct server *server, struct lane *lane)
 
 /* ==== 43. Listener: requests ==================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
- * given half a request, so it never waits for a client. Who would send a large body is looked at by
- * its head first (listener_vet): a stranger's megabyte is refused before it is read. */
+ * given half a request, so it never waits for a client.
+ *
+ *     REQUEST --whole--> lane --> worker --answered--> IDLE    kept alive, all sent
+ *        ^  \--body is long, head alone--> worker --may--> REQUEST
+ *        |                                      |----> FLUSH   the client has not taken all
+ *        |                                      |----> LINGER  the last answer; its end is awaited
+ *        |                                      \----> hub     an upgrade, a stream
+ *        \-- next request, from IDLE or FLUSH
+ *
+ * With TLS the states HELLO and HANDSHAKE come first, in turns, until the handshake is done. A
+ * sender of a long body is looked at by the head first (listener_vet): a stranger's megabyte is
+ * refused before it is read. */
 
-/* [listener] Looks for the head of a request. False when the request was refused. */
+/* [listener] Looks for the head of a request, from where it looked last: a head that drips is
+ * scanned once. Empty lines before a request are skipped (RFC 9112 section 2.2). False when the
+ * request was refused. */
 static bool listener_find_head(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15958,7 +16014,8 @@ static void listener_take_back(struct server *server, struct job *job)
         return;
     case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
-        /* A vetted request keeps the deadline that it had: being asked for a token gives no time. */
+        /* A vetted request keeps the deadline that it had: being asked for a token gives no time.
+         */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
@@ -16016,8 +16073,9 @@ static void http_conn_go_on(struct http_conn *p)
 }
 
 /* [worker] Sends the answer as far as the socket takes it, without waiting, and passes the
- * connection on: to the listener when something remains to be waited for, or to its end. An unread
- * rest of the request keeps the socket open for a moment, see listener_linger. */
+ * connection on: to the listener when something remains to be waited for, or to its end. Writing
+ * here and not in the listener saves it a wake-up for nearly every answer. An unread rest of the
+ * request keeps the socket open for a moment, see listener_linger. */
 static void http_conn_send(struct server *server, struct http_conn *p)
 {
     struct loop *loop = &server->listener.loop;
@@ -16086,7 +16144,9 @@ static void listener_displace(struct server *server, struct http_conn *p)
 
 /* ==== 44. Listener: accept ====================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
- * server: without descriptors it rests and tries again. */
+ * server: without descriptors it rests and tries again, while what is connected goes on being
+ * served. There is no limit of HTTP connections over all but that of descriptors; each address has
+ * one (--max-pending-per-address), at which the newest displaces another. */
 
 /* [listener] Lets a new connection in. It may displace an older one of its address: until it is on
  * the list its place is ELSEWHERE, so it is not chosen itself. */
@@ -18176,7 +18236,13 @@ static void api_answer(struct server *server, const struct route *route, enum er
 /* ==== 51. CivetWeb ============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
- * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. */
+ * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
+ * request:
+ *
+ *     seam_request  admit (host, origin) -> route -> [vet] -> upgrade_request or api_answer
+ *     seam_error    in place of it, where CivetWeb cannot parse the request
+ *     seam_output   the 101 of an upgrade, which CivetWeb computes
+ *     seam_finished where the connection goes next (http_conn_served) */
 
 enum { REFUSED_MAX = 256 }; /* WebSockets open only to be closed with the reason */
 
@@ -18230,7 +18296,8 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
 }
 
 /* [worker] Checks the limits of an upgrade, and takes a place among the connections if they allow
- * it. That of the user is checked again by the hub: of two at once both may pass here. */
+ * it. That of the user is checked again by the hub: of two at once both may pass here. Places are
+ * taken last, so that a refusal has nothing to give back but what it took. */
 static enum error upgrade_reserve(struct server *server, const struct http_request *request)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
@@ -18384,7 +18451,8 @@ static enum origin request_find_origin(const struct server *server, struct http_
 
 /* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
  * machine, so that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is
- * not the page of somebody else that wants to do more than read. */
+ * not the page of somebody else that wants to do more than read. Without keys there is no token
+ * that a foreign page would lack: there its origin is all that keeps it out. */
 static enum error request_admit(struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
