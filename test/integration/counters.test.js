@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // What moves which counter, and by how much: a table of actions. Of each, exactly the counters that
 // its row names move; and every counter that the program has is moved by a row.
 const assert = require('node:assert/strict');

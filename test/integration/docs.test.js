@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release
 // The pages say what the program does, and nothing else: every option, command, route, message,
 // code, reason and metric, with its default, bounds and text, in both directions.
 //

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // The property behind positions: whatever happens, a page that reads a list and takes the changes
 // behind its position knows what the server knows. No change is missed, none doubled, and they come
 // in order (EventStream checks that the numbers have no gap).

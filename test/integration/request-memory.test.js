@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // What is held for requests under way is counted and bounded, over all and by address; and a
 // stranger's body is not waited for.
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // Random users, followers, drops, manual statuses and restarts: after quiet, what every follower
 // was told is what the API answers. PROPERTY_SEED repeats a run, PROPERTY_SECONDS makes it longer.
 

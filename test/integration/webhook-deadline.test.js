@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // --webhook-timeout holds for the whole request: for finding the host, and against a receiver that
 // sends without end, which is never waited for.
 const assert = require('node:assert/strict');

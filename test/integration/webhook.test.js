@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // --webhook-url: every change reaches the receiver, in order and signed, whatever happens to either
 // side; and whatever the receiver does, users do not feel it.
 const assert = require('node:assert/strict');
