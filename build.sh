@@ -95,7 +95,7 @@ packages() {
         ;;
     lint)
         echo clang:clang libcmocka-dev:/usr/include/cmocka.h cppcheck:cppcheck \
-            shellcheck:shellcheck mandoc:mandoc universal-ctags:ctags
+            shellcheck:shellcheck mandoc:mandoc universal-ctags:ctags clang-format:clang-format
         ;;
     esac
     case $1 in test | long | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
@@ -117,6 +117,7 @@ packages() {
 probe() {
     case $1 in
     node) node -e 'process.exit(parseInt(process.versions.node, 10) >= 18 ? 0 : 1)' 2>/dev/null ;;
+    clang-format) command -v clang-format-14 clang-format >/dev/null ;;
     ctags) ctags --version 2>/dev/null | grep Universal >/dev/null ;;
     /*) [ -n "$(compgen -G "$1")" ] ;;
     *) command -v "$1" >/dev/null ;;
@@ -271,6 +272,10 @@ task_lint() {
         check "prototypes" check_prototypes
         check "sections" check_sections
         check "functions" check_functions
+        check "format" check_format 3>&2
+        check_later "functions that do not say who may call them" check_tags
+        check_later "structs without a comment" check_structs
+        check_later "sections of more than $SECTION_LINES lines" check_section_lines
     fi
     check "lines" check_lines
     check "layout" check_layout

@@ -23,7 +23,7 @@
  *  10. Tokens                          users' tokens: keys, checking, minting; pure but for files
  *  11. Passwords and admin sessions    the admin's password, and what a login gives; pure
  *  12. Store: records                  what is on the disk, byte by byte; pure
- *  13. Store: check of the file        LMDB's file format, read from outside
+ *  13. Store: state                    struct store; the check of a file before it is mapped
  *  14. Store: files                    directory, locks, map
  *  15. Store: reads                    short read transactions
  *  16. Store: changes                  batches, and the work inside a transaction
@@ -117,8 +117,8 @@
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
  * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; handshake_workers.lock;
- * reader.lock; broadcast.lock; login_lock; address_lock; log.lock, which may be taken while any of
+ * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; the lock
+ * of each job_queue; login_lock; address_lock; log.lock, which may be taken while any of
  * them is held.
  *
  * What it promises:
@@ -193,6 +193,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <lmdb_check.h>
 #include <lmdb_seam.h>
 #include <mbedtls/ecp.h>
 #include <mbedtls/error.h>
@@ -791,6 +792,7 @@ static uint64_t get_be64(const uint8_t in[8])
     }
 #define TAILQ_INIT(head) ((head)->tqh_first = NULL, (head)->tqh_last = &(head)->tqh_first)
 #define TAILQ_FIRST(head) ((head)->tqh_first)
+#define TAILQ_EMPTY(head) (!(head)->tqh_first)
 #define TAILQ_NEXT(item, field) ((item)->field.tqe_next)
 #define TAILQ_LINKED(item, field) ((item)->field.tqe_prev != NULL)
 #define TAILQ_FOREACH(item, head, field)                                                           \
@@ -810,6 +812,14 @@ static uint64_t get_be64(const uint8_t in[8])
         *(item)->field.tqe_prev = (item)->field.tqe_next;                                          \
         (item)->field.tqe_next = NULL;                                                             \
         (item)->field.tqe_prev = NULL;                                                             \
+    } while (0)
+#define TAILQ_CONCAT(to, from, field) /* all of `from` behind `to`; `from` is empty after it */    \
+    do {                                                                                           \
+        if (TAILQ_EMPTY(from)) break;                                                              \
+        (from)->tqh_first->field.tqe_prev = (to)->tqh_last;                                        \
+        *(to)->tqh_last = (from)->tqh_first;                                                       \
+        (to)->tqh_last = (from)->tqh_last;                                                         \
+        TAILQ_INIT(from);                                                                          \
     } while (0)
 
 /* Orders two byte strings: by bytes, then the shorter first. */
@@ -1940,6 +1950,10 @@ static bool json_number(struct json_value value, int64_t *out)
     return true;
 }
 
+/* ---- The writer: members and items appended to a buffer, commas by itself. It keeps no state: the
+ * last byte written says whether a comma is due. Every function takes the name of a member, or
+ * NULL for an item of an array; names are ours and need no escapes. ---- */
+
 /* Appends what a JSON string needs in place of the character c (a quote, a backslash or a control
  * character). */
 static void json_write_escape(struct buffer *b, uint8_t c)
@@ -1952,14 +1966,16 @@ static void json_write_escape(struct buffer *b, uint8_t c)
 }
 
 /* Appends the text as a JSON string with its quotes. Every byte that is not part of valid UTF-8
- * becomes U+FFFD, so what is written is always valid JSON. */
+ * becomes U+FFFD, so what is written is always valid JSON, whatever a client or a file has sent.
+ * Runs that need no escape are copied whole: ids are written for every change of a user. */
 static void json_write_string(struct buffer *b, struct span text)
 {
     size_t done = 0, n = 0;
-    buffer_add(b, "\"", 1);
+    *buffer_room(b, text.len + 2) = '"';
+    b->len++;
     while (n < text.len) {
-        uint32_t point = 0;
-        size_t step = utf8_step(text.at + n, text.len - n, &point);
+        uint32_t point = (uint8_t)text.at[n];
+        size_t step = point < 0x80 ? 1 : utf8_step(text.at + n, text.len - n, &point);
         if (step && point >= 0x20 && point != '"' && point != '\\') {
             n += step;
             continue;
@@ -1973,6 +1989,119 @@ static void json_write_string(struct buffer *b, struct span text)
     buffer_add(b, "\"", 1);
 }
 
+/* Appends the comma that is due and, for a member, its name and the colon. The first member or item
+ * has none before it, nor has what begins a line (a dump's) or the buffer; that no value of ours
+ * ends in one of these bytes makes the last one enough to tell. */
+static void json_key(struct buffer *b, const char *name)
+{
+    size_t len = name ? strlen(name) : 0;
+    char last = b->len ? b->at[b->len - 1] : '\n', *out = buffer_room(b, len + 4);
+    if (last != '{' && last != '[' && last != '\n') *out++ = ',';
+    if (name) {
+        *out++ = '"';
+        memcpy(out, name, len);
+        out += len;
+        *out++ = '"';
+        *out++ = ':';
+    }
+    b->len = (size_t)(out - b->at);
+}
+
+/* Begins a text of its own, an object, whatever stands before it in the buffer. */
+static void json_begin(struct buffer *b)
+{
+    buffer_add(b, "{", 1);
+}
+
+/* Opens an object or array, by its bracket. */
+static void json_open(struct buffer *b, const char *name, char bracket)
+{
+    json_key(b, name);
+    buffer_add(b, &bracket, 1);
+}
+
+/* Closes it. */
+static void json_close(struct buffer *b, char bracket)
+{
+    buffer_add(b, &bracket, 1);
+}
+
+/* A string of any bytes. */
+static void json_span(struct buffer *b, const char *name, struct span value)
+{
+    json_key(b, name);
+    json_write_string(b, value);
+}
+
+/* A string. */
+static void json_text(struct buffer *b, const char *name, const char *value)
+{
+    json_span(b, name, (struct span){value, strlen(value)});
+}
+
+/* One of the words null, true and false, or another text that is JSON already. */
+static void json_raw(struct buffer *b, const char *name, const char *json)
+{
+    json_key(b, name);
+    buffer_text(b, json);
+}
+
+static void json_bool(struct buffer *b, const char *name, bool value)
+{
+    json_raw(b, name, value ? "true" : "false");
+}
+
+static void json_null(struct buffer *b, const char *name)
+{
+    json_raw(b, name, "null");
+}
+
+/* A string, or null where it is empty. */
+static void json_text_or_null(struct buffer *b, const char *name, const char *value)
+{
+    if (*value) json_text(b, name, value);
+    else json_null(b, name);
+}
+
+/* A whole number that is not negative. Written by hand: printf costs as much as a user's whole view
+ * otherwise. */
+static void json_uint(struct buffer *b, const char *name, uint64_t value)
+{
+    char digits[20]; /* of UINT64_MAX */
+    size_t n = sizeof digits;
+    do digits[--n] = (char)('0' + value % 10);
+    while (value /= 10);
+    json_key(b, name);
+    buffer_add(b, digits + n, sizeof digits - n);
+}
+
+/* A whole number. */
+static void json_int(struct buffer *b, const char *name, int64_t value)
+{
+    if (value >= 0) {
+        json_uint(b, name, (uint64_t)value);
+        return;
+    }
+    json_key(b, name);
+    buffer_print(b, "%" PRId64, value);
+}
+
+/* A wall time as text (RFC 3339), or null where it is not known. Made in its place, not copied and
+ * looked through for escapes: a view of a user has two of them. */
+static void json_time(struct buffer *b, const char *name, int64_t wall_ms, bool known)
+{
+    if (!known) {
+        json_null(b, name);
+        return;
+    }
+    json_key(b, name);
+    char *out = buffer_room(b, TIME_TEXT + 2), *text = out + 1;
+    *out = '"';
+    size_t len = strlen(time_text(wall_ms, text));
+    text[len] = '"';
+    b->len += len + 2;
+}
+
 /* Names one user more, once, unless there are enough. Returns whether there are. */
 static bool named_add(struct named *named, struct span id)
 {
@@ -1983,25 +2112,21 @@ static bool named_add(struct named *named, struct span id)
     return named->count == NAMED_MAX;
 }
 
-/* Appends `,"users":[...]`, or nothing when nobody is named. */
+/* Appends the member "users" of an error, or nothing when nobody is named. */
 static void named_write(struct buffer *b, const struct named *named)
 {
-    for (size_t i = 0; i < named->count; i++) {
-        buffer_text(b, i ? "," : ",\"users\":[");
-        json_write_string(b, (struct span){named->ids[i], named->lens[i]});
-    }
-    if (named->count) buffer_text(b, "]");
+    if (!named->count) return;
+    json_open(b, "users", '[');
+    for (size_t i = 0; i < named->count; i++)
+        json_span(b, NULL, (struct span){named->ids[i], named->lens[i]});
+    json_close(b, ']');
 }
 
-/* Appends a member's name, which needs no escapes, and the colon; before it a comma, unless one is
- * there already or the object was only just opened. */
+/* json_key for the sections that still write their values by hand: no second comma. */
 static void json_write_key(struct buffer *b, const char *name)
 {
-    char last = b->len ? b->at[b->len - 1] : '{';
-    if (last != '{' && last != ',') buffer_add(b, ",", 1);
-    buffer_add(b, "\"", 1);
-    buffer_text(b, name);
-    buffer_add(b, "\":", 2);
+    if (b->len && b->at[b->len - 1] == ',') b->len--;
+    json_key(b, name);
 }
 
 /* ==== 8. Options ==============================================================================
@@ -2027,7 +2152,8 @@ static void json_write_key(struct buffer *b, const char *name)
       "a request must have arrived whole within this time, however busily it drips")               \
     X(keepalive_timeout, DURATION, "keepalive-timeout", "15s", 100, 3600000, "TIME", "Network",    \
       "an idle HTTP connection is closed after this time")                                         \
-    X(workers, COUNT, "workers", "4", 1, 256, "N", "Network", "threads that answer HTTP requests") \
+    X(workers, COUNT, "workers", "0", 0, 256, "N", "Network",                                      \
+      "threads that answer HTTP requests; 0: one a processor, at least 2")                         \
     X(tls_listen, LIST, "tls-listen", "", 0, 0, "ADDR:PORT", "TLS",                                \
       "address to serve https and wss on; may repeat")                                             \
     X(tls_cert, FILES, "tls-cert", "", 0, 0, "FILE", "TLS",                                        \
@@ -3677,15 +3803,6 @@ enum {
     STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
-struct store_options {
-    const char *dir;
-    size_t map_size;         /* to begin with; 0: as the file says */
-    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
-    size_t outbox_max;       /* changes kept in the outbox */
-    size_t outbox_batch_max; /* changes delivered together */
-    bool read_only;          /* a command's view: one snapshot, also beside a running server */
-};
-
 /* What is known of a user. Wall times in ms; 0 is never. */
 struct user_record {
     int64_t first_seen, last_seen;
@@ -3761,93 +3878,6 @@ struct manual_record {
     uint16_t len;
     char message[STATUS_TEXT_MAX];
 };
-
-struct store_batch;
-
-/* A reader of another process, as it was when its slot was last looked at. */
-struct store_slot {
-    struct lmdb_reader is;
-    int64_t since; /* monotonic ms of the first look that found it at this transaction */
-};
-
-/* Lock order: turn, gate, lock. */
-struct store {
-    char *dir;
-    struct log *log;
-    struct counters *counters;
-    struct store_options options;
-    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
-    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
-    MDB_dbi users, sessions, open, meta;
-    MDB_dbi seen;
-    MDB_dbi samples, outbox, manual; /* 0: an older store that only commands have opened */
-    _Atomic uint64_t manuals;        /* records in `manual`, as of the last commit */
-    MDB_txn *snapshot;               /* commands: the transaction of all their reads */
-    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
-    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
-    uint64_t boots;       /* servers that opened this store, this one included */
-    int64_t was_alive;    /* the last commit before this opening */
-    bool was_clean;       /* the server before this one stopped in order */
-    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
-    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
-    struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
-    size_t outbox_trimmed;        /* writer: changes that it gives up */
-    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
-
-    int64_t look_at; /* writer: when it looks after the readers again */
-
-    pthread_mutex_t lock;   /* for all below */
-    pthread_cond_t changed; /* something below did */
-    pthread_t writer;
-    struct store_slot *readers; /* by slot */
-    unsigned reader_count;
-    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
-    bool running, stopping, ended, all_written;
-    int64_t give_up_at;        /* monotonic ms; counts once stopping */
-    struct store_batch *batch; /* under way, or NULL */
-    void (*done)(void *context, struct store_batch *);
-    void *context;
-    bool writable;
-    int64_t failing_since, last_commit;
-    char problem[STORE_PROBLEM];
-    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
-    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
-    bool writing;          /* a transaction is under way */
-    struct outbox_end outbox_end; /* as committed */
-    uint64_t outbox_closed;       /* batches of changes below this number are final */
-    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
-    enum {
-        OUTBOX_CLOSE_NONE,
-        OUTBOX_CLOSE_ASKED,
-        OUTBOX_CLOSE_GIVEN
-    } outbox_close; /* see store_outbox_close */
-    struct outbox_clock outbox_clock;
-};
-
-/* Where the one line goes that says why something was refused. */
-struct store_why {
-    char *at;
-    size_t size;
-};
-
-/* Writes that line; false, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
-                                                               const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why.at, why.size, format, args);
-    va_end(args);
-    return false;
-}
-
-/* The path of a file in the data directory; returns out. */
-static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
-{
-    snprintf(out, STORE_PATH, "%s/%s", dir, name);
-    return out;
-}
 
 /* Little-endian store and load of n bytes, moving *at behind them. */
 static void store_put_le(uint8_t **at, uint64_t number, int n)
@@ -4020,361 +4050,131 @@ static bool store_decode_manual(MDB_val value, struct manual_record *m)
            status_text_valid((struct span){m->message, m->len});
 }
 
-/* ==== 13. Store: check of the file ============================================================
- * LMDB's file format (data version 1), read from the outside: a damaged file is refused with a line
- * before LMDB maps it, which would only crash. */
+/* ==== 13. Store: state ========================================================================
+ * struct store, which the sections below share, and the check of its file before LMDB maps it. */
 
-struct lmdb_tree {
-    uint32_t pad;
-    uint16_t flags, depth;
-    size_t branches, leaves, overflows, entries, root;
+/* The trees of the file, in the order in which they are checked. */
+#define TREE_TABLE(X)                                                                              \
+    X(meta, "meta")                                                                                \
+    X(open, "open")                                                                                \
+    X(users, "user_presence")                                                                      \
+    X(sessions, "sessions")                                                                        \
+    X(seen, "seen")                                                                                \
+    X(outbox, "outbox")                                                                            \
+    X(samples, "samples")                                                                          \
+    X(manual, "manual")
+#define X(tree, name) name,
+static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
+#undef X
+enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
+
+/* What a sound file may consist of. A start needs the first two trees for its first answer; the
+ * others may be large. The four behind `sessions` are younger than the first stores. */
+static const struct lmdb_check_trees STORE_TREES = {
+    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
+
+struct store_options {
+    const char *dir;
+    size_t map_size;         /* to begin with; 0: as the file says */
+    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;       /* changes kept in the outbox */
+    size_t outbox_batch_max; /* changes delivered together */
+    bool read_only;          /* a command's view: one snapshot, also beside a running server */
 };
 
-struct lmdb_page {
-    size_t number;
-    uint16_t pad, flags;
-    uint16_t lower, upper; /* of an overflow page: how many there are, as 32 bits */
-    uint16_t nodes[];
+struct store_batch;
+
+/* A reader of another process, as it was when its slot was last looked at. */
+struct store_slot {
+    struct lmdb_reader is;
+    int64_t since; /* monotonic ms of the first look that found it at this transaction */
 };
 
-struct lmdb_meta {
-    uint32_t magic, version;
-    size_t address, map_size;
-    struct lmdb_tree free, named; /* free.pad is the page size */
-    size_t last_page, transaction;
+/* Lock order: turn, gate, lock. */
+struct store {
+    char *dir;
+    struct log *log;
+    struct counters *counters;
+    struct store_options options;
+    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
+    MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
+#define X(tree, name) MDB_dbi tree;
+    TREE_TABLE(X) /* samples, outbox, manual: 0 in an older store that only commands have opened */
+#undef X
+    _Atomic uint64_t manuals;  /* records in `manual`, as of the last commit */
+    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
+    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
+    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
+    uint64_t boots;       /* servers that opened this store, this one included */
+    int64_t was_alive;    /* the last commit before this opening */
+    bool was_clean;       /* the server before this one stopped in order */
+    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
+    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
+    struct outbox_end outbox_now; /* writer: after the transaction under way */
+    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
+    size_t outbox_trimmed;        /* writer: changes that it gives up */
+    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+
+    int64_t look_at; /* writer: when it looks after the readers again */
+
+    pthread_mutex_t lock;   /* for all below */
+    pthread_cond_t changed; /* something below did */
+    pthread_t writer;
+    struct store_slot *readers; /* by slot */
+    unsigned reader_count;
+    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
+    bool running, stopping, ended, all_written;
+    int64_t give_up_at;        /* monotonic ms; counts once stopping */
+    struct store_batch *batch; /* under way, or NULL */
+    void (*done)(void *context, struct store_batch *);
+    void *context;
+    bool writable;
+    int64_t failing_since, last_commit;
+    char problem[STORE_PROBLEM];
+    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
+    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
+    bool writing;          /* a transaction is under way */
+    struct outbox_end outbox_end; /* as committed */
+    uint64_t outbox_closed;       /* batches of changes below this number are final */
+    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
+    enum {
+        OUTBOX_CLOSE_NONE,
+        OUTBOX_CLOSE_ASKED,
+        OUTBOX_CLOSE_GIVEN
+    } outbox_close; /* see store_outbox_close */
+    struct outbox_clock outbox_clock;
 };
 
-struct lmdb_node {
-    uint16_t low, high, flags, key_len;
+/* Where the one line goes that says why something was refused. */
+struct store_why {
+    char *at;
+    size_t size;
 };
 
-enum {
-    LMDB_BRANCH = 1,
-    LMDB_LEAF = 2,
-    LMDB_OVERFLOW = 4,
-    LMDB_META = 8, /* kinds of pages */
-    LMDB_NODE_OVERFLOW = 1,
-    LMDB_NODE_TREE = 2, /* kinds of values */
-    LMDB_KEY_MAX = 511,
-    LMDB_DEPTH_MAX = 32,
-    LMDB_HEAD = offsetof(struct lmdb_page, nodes),
-};
-
-/* The trees of a file; those before TREE_OPEN may be large. The last name is checked first. */
-enum tree_name {
-    TREE_MANUAL,
-    TREE_SAMPLES,
-    TREE_OUTBOX,
-    TREE_SEEN,
-    TREE_SESSIONS,
-    TREE_USERS,
-    TREE_OPEN,
-    TREE_META,
-    TREE_NAMED,
-    TREE_FREE,
-    TREE_MAIN
-};
-static const char *const TREE_NAMES[] = {"manual",   "samples",       "outbox", "seen",
-                                         "sessions", "user_presence", "open",   "meta"};
-
-/* One check of one file. */
-struct store_check {
-    int fd;
-    const char *path;
-    size_t page_size, file_size;
-    struct lmdb_meta meta;
-    struct lmdb_tree trees[TREE_NAMED];
-    unsigned found;   /* a bit for every tree that has its name in the main tree */
-    int64_t deadline; /* clock_mono_ms() to stop at; 0: read everything */
-    uint8_t *seen;    /* a bit for every page that has its place */
-    struct store_why why;
-    enum tree_name tree; /* the tree being read, and of it: */
-    size_t entries;
-    bool hurried;       /* the deadline left something out */
-    bool last_is_bound; /* the last key came from a branch: the next may be equal */
-    size_t last_len;
-    uint8_t last[LMDB_KEY_MAX];
-    struct lmdb_page *path_pages[LMDB_DEPTH_MAX]; /* from the root to where the reading is */
-    size_t path_nodes[LMDB_DEPTH_MAX];            /* the next node of each */
-    uint16_t level;                               /* how many they are */
-};
-
-/* Refuses the file: what is wrong with it, and the way out. False. */
-static bool check_refuse(struct store_check *c, const char *what, size_t page)
+/* Writes that line; false, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
+                                                               const char *format, ...)
 {
-    return store_refuse(c->why, "%s is damaged: page %zu %s; restore a backup", c->path, page,
-                        what);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why.at, why.size, format, args);
+    va_end(args);
+    return false;
 }
 
-/* Marks n pages as used for one thing; false if they are not in the file or used already. */
-static bool check_claim(struct store_check *c, size_t page, size_t n)
+/* The path of a file in the data directory; returns out. */
+static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
 {
-    if (page < 2 || page > c->meta.last_page || n > c->meta.last_page + 1 - page)
-        return check_refuse(c, "is referred to but cannot exist", page);
-    for (size_t i = page; i < page + n; i++) {
-        if (c->seen[i / 8] & 1 << i % 8) return check_refuse(c, "is used twice", i);
-        c->seen[i / 8] |= (uint8_t)(1 << i % 8);
-    }
-    return true;
+    snprintf(out, STORE_PATH, "%s/%s", dir, name);
+    return out;
 }
 
-/* Claims and reads n pages. They are the caller's to free; NULL if refused. */
-static struct lmdb_page *check_read(struct store_check *c, size_t page, size_t n)
-{
-    if (!check_claim(c, page, n)) return NULL;
-    if ((page + n) * c->page_size > c->file_size) {
-        check_refuse(c, "lies behind the end of the file, which was cut short", page);
-        return NULL;
-    }
-    struct lmdb_page *p = mem_new(n * c->page_size);
-    errno = EIO;
-    ssize_t got = pread(c->fd, p, n * c->page_size, (off_t)(page * c->page_size));
-    if (got != (ssize_t)(n * c->page_size)) {
-        store_refuse(c->why, "cannot read %s: %s; check the disk", c->path, strerror(errno));
-    } else if (p->number != page) {
-        check_refuse(c, "holds something else", page);
-    } else {
-        return p;
-    }
-    free(p);
-    return NULL;
-}
-
-/* Checks that keys ascend through the whole tree; false, with nothing said, if not. */
-static bool check_order(struct store_check *c, const uint8_t *key, size_t len, bool is_bound)
-{
-    uint8_t number[8];
-    if (c->tree == TREE_FREE) {
-        size_t transaction;
-        if (len != sizeof transaction) return false;
-        memcpy(&transaction, key, len);
-        put_be64(number, transaction);
-        key = number;
-        len = sizeof number;
-    }
-    if (!len || len > LMDB_KEY_MAX) return false;
-    int order = bytes_compare(c->last, c->last_len, key, len);
-    if (order > 0 || (order == 0 && !c->last_is_bound)) return false;
-    memcpy(c->last, key, len);
-    c->last_len = len;
-    c->last_is_bound = is_bound;
-    return true;
-}
-
-/* Checks a list of free pages and claims them. */
-static bool check_free_list(struct store_check *c, const uint8_t *at, size_t size, size_t page)
-{
-    size_t count, number;
-    if (size < sizeof count) return check_refuse(c, "has a bad list of free pages", page);
-    memcpy(&count, at, sizeof count);
-    if (count > size / sizeof count - 1)
-        return check_refuse(c, "has a bad list of free pages", page);
-    for (size_t i = 1, last = SIZE_MAX; i <= count; i++, last = number) {
-        memcpy(&number, at + i * sizeof number, sizeof number);
-        if (number >= last) return check_refuse(c, "has a bad list of free pages", page);
-        if (!check_claim(c, number, 1)) return false;
-    }
-    return true;
-}
-
-/* Checks a list of free pages that lies in pages of its own. */
-static bool check_overflow(struct store_check *c, size_t first, size_t size)
-{
-    size_t need = (LMDB_HEAD - 1 + size) / c->page_size + 1;
-    struct lmdb_page *p = check_read(c, first, need);
-    if (!p) return false;
-    size_t has = p->lower | (size_t)p->upper << 16;
-    bool ok = p->flags == LMDB_OVERFLOW && has >= need;
-    if (!ok) check_refuse(c, "holds something else", first);
-    if (ok && has > need) ok = check_claim(c, first + need, has - need);
-    ok = ok && check_free_list(c, (uint8_t *)p->nodes, size, first);
-    free(p);
-    return ok;
-}
-
-/* Keeps the tree that an entry of the main tree describes. */
-static bool check_take_tree(struct store_check *c, const struct lmdb_node *node, const char *name)
-{
-    for (int i = 0; i < TREE_NAMED; i++) {
-        if (bytes_compare(TREE_NAMES[i], strlen(TREE_NAMES[i]), name, node->key_len)) continue;
-        if (node->flags != LMDB_NODE_TREE || node->low != sizeof c->trees[i] || node->high) break;
-        memcpy(&c->trees[i], name + node->key_len, sizeof c->trees[i]);
-        c->found |= 1u << i;
-        return true;
-    }
-    return store_refuse(c->why,
-                        "%s is damaged or was written by another program; restore a backup"
-                        " or choose another --data",
-                        c->path);
-}
-
-/* Checks node i of a page. *child is the page below it if the page is a branch. */
-static bool check_node(struct store_check *c, const struct lmdb_page *p, size_t i, size_t *child)
-{
-    struct lmdb_node node;
-    size_t at = p->nodes[i] + sizeof node, room = c->page_size - at;
-    if (p->nodes[i] < p->upper || at > c->page_size)
-        return check_refuse(c, "has a bad node", p->number);
-    const uint8_t *key = (const uint8_t *)p + at, *value;
-    memcpy(&node, key - sizeof node, sizeof node);
-    size_t size = node.low | (size_t)node.high << 16;
-    bool leaf = p->flags == LMDB_LEAF;
-    if (node.key_len > room) return check_refuse(c, "has a bad key", p->number);
-    /* The first key of a branch stands for everything below it and is never looked at. */
-    if ((leaf || i) && !check_order(c, key, node.key_len, !leaf))
-        return check_refuse(c, "has keys out of order", p->number);
-    value = key + node.key_len;
-    room -= node.key_len;
-    *child = size | (size_t)((uint64_t)node.flags << 32);
-    if (!leaf) return true;
-    c->entries++;
-    if (c->tree == TREE_FREE && node.flags == LMDB_NODE_OVERFLOW && room >= sizeof *child) {
-        memcpy(child, value, sizeof *child);
-        return check_overflow(c, *child, size);
-    }
-    if (size > room || (node.flags && c->tree != TREE_MAIN))
-        return check_refuse(c, "has a bad value", p->number);
-    if (c->tree == TREE_FREE) return check_free_list(c, value, size, p->number);
-    return c->tree != TREE_MAIN || check_take_tree(c, &node, (const char *)key);
-}
-
-/* Reads a page of a tree of that depth and goes down into it, unless time is up. */
-static bool check_descend(struct store_check *c, size_t page, uint16_t depth)
-{
-    if (c->deadline && c->tree < TREE_OPEN && clock_mono_ms() >= c->deadline) {
-        c->hurried = true;
-        return true;
-    }
-    struct lmdb_page *p = check_read(c, page, 1);
-    if (!p) return false;
-    c->path_pages[c->level] = p;
-    c->path_nodes[c->level++] = 0;
-    size_t least = c->level == depth || c->tree == TREE_FREE ? 1 : 2;
-    return (p->flags == (c->level == depth ? LMDB_LEAF : LMDB_BRANCH) && p->lower % 2 == 0 &&
-            p->lower >= LMDB_HEAD + 2 * least && p->lower <= p->upper &&
-            p->upper <= c->page_size) ||
-           check_refuse(c, "holds something else", page);
-}
-
-/* Checks one tree from its root to its last entry. */
-static bool check_tree(struct store_check *c, enum tree_name name, const struct lmdb_tree *tree)
-{
-    c->tree = name;
-    c->entries = c->last_len = 0;
-    c->hurried = false;
-    c->last_is_bound = true;
-    uint16_t flags = tree->flags & 0x7e; /* the others are the environment's */
-    if (flags != (name == TREE_FREE ? MDB_INTEGERKEY : 0) || tree->depth > LMDB_DEPTH_MAX ||
-        (tree->root == SIZE_MAX) != (tree->depth == 0))
-        return store_refuse(c->why, "%s is damaged or not presence's own; restore a backup",
-                            c->path);
-    bool ok = !tree->depth || check_descend(c, tree->root, tree->depth);
-    while (ok && c->level) {
-        struct lmdb_page *p = c->path_pages[c->level - 1];
-        size_t i = c->path_nodes[c->level - 1]++, child = 0;
-        if (i == (size_t)(p->lower - LMDB_HEAD) / 2) {
-            free(p);
-            c->level--;
-        } else {
-            ok = check_node(c, p, i, &child) &&
-                 (p->flags == LMDB_LEAF || check_descend(c, child, tree->depth));
-        }
-    }
-    while (c->level) free(c->path_pages[--c->level]);
-    if (ok && !c->hurried && c->entries != tree->entries)
-        return store_refuse(c->why,
-                            "%s is damaged: %zu entries where %zu should be; restore a backup",
-                            c->path, c->entries, tree->entries);
-    return ok;
-}
-
-/* Reads one of the two meta pages; false if it is none. */
-static bool check_read_meta(struct store_check *c, size_t at, struct lmdb_meta *meta)
-{
-    struct {
-        size_t number;
-        uint16_t pad, flags, lower, upper;
-    } head;
-    uint8_t bytes[sizeof head + sizeof *meta];
-    if (pread(c->fd, bytes, sizeof bytes, (off_t)at) != (ssize_t)sizeof bytes) return false;
-    memcpy(&head, bytes, sizeof head);
-    memcpy(meta, bytes + LMDB_HEAD, sizeof *meta);
-    size_t size = meta->free.pad;
-    return (head.flags & LMDB_META) && meta->magic == 0xBEEFC0DE && meta->version == 1 &&
-           size >= 256 && size <= 32768 && !(size & (size - 1));
-}
-
-/* Reads the meta pages and keeps the one of that transaction (0: the newest); false, with nothing
- * said, if it has been overwritten. After it, LMDB may map the file, and the page numbers in the
- * meta are within reason. */
-static bool check_metas(struct store_check *c, size_t transaction)
-{
-    struct stat s;
-    struct lmdb_meta meta[2];
-    if (fstat(c->fd, &s)) return store_refuse(c->why, "%s: %s", c->path, strerror(errno));
-    c->file_size = (size_t)s.st_size;
-    if (!s.st_size)
-        return store_refuse(c->why, "%s is empty; restore a backup or remove it", c->path);
-    if (!check_read_meta(c, 0, &meta[0]) || !check_read_meta(c, meta[0].free.pad, &meta[1]))
-        return store_refuse(c->why,
-                            "%s is damaged or no store of presence (%zu bytes);"
-                            " restore a backup or choose another --data",
-                            c->path, c->file_size);
-    c->page_size = meta[0].free.pad;
-    int newest = meta[1].transaction > meta[0].transaction;
-    if (transaction && meta[newest].transaction != transaction) newest = !newest;
-    c->meta = meta[newest];
-    size_t pages = c->file_size / c->page_size;
-    /* The last pages of a sound file may be free and missing, but not that many. */
-    if (pages < 2 || meta[0].free.pad != meta[1].free.pad || c->meta.last_page < 1 ||
-        c->meta.last_page / 2 > pages + 65536)
-        return store_refuse(c->why, "%s is cut short to %zu bytes; restore a backup", c->path,
-                            c->file_size);
-    return !transaction || c->meta.transaction == transaction;
-}
-
-/* Checks what the meta page reaches. With a deadline, users and sessions only as far as time
- * allows, unless the file is shorter than its meta says. */
-static bool check_trees(struct store_check *c)
-{
-    if (c->file_size / c->page_size <= c->meta.last_page) c->deadline = 0;
-    for (int i = 0; i < TREE_NAMED; i++) c->trees[i].root = SIZE_MAX;
-    c->seen = mem_new(c->meta.last_page / 8 + 1);
-    bool ok = check_tree(c, TREE_FREE, &c->meta.free) && check_tree(c, TREE_MAIN, &c->meta.named);
-    const unsigned all = (1u << TREE_NAMED) - 1; /* an older store lacks some */
-    const unsigned later =
-        1u << TREE_SAMPLES | 1u << TREE_OUTBOX | 1u << TREE_SEEN | 1u << TREE_MANUAL;
-    if (ok && (c->found | later) != all)
-        ok = store_refuse(c->why, "%s is no store of presence; choose another --data", c->path);
-    for (int i = TREE_NAMED - 1; ok && i >= 0; i--)
-        ok = check_tree(c, (enum tree_name)i, &c->trees[i]);
-    free(c->seen);
-    return ok;
-}
-
-/* Checks no more than what LMDB needs in order to map the file for reading. */
-static bool store_check_head(const char *path, struct store_why why)
-{
-    struct store_check c = {.path = path, .why = why};
-    c.fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
-    bool ok = check_metas(&c, 0);
-    close(c.fd);
-    return ok;
-}
-
-/* Checks a data file as far as the header of this section says: with a deadline (clock_mono_ms();
- * 0: none), and for a transaction that its caller holds open (0: the newest, which nobody
- * replaces). False with the reason if anything is wrong; the file is only read. */
-static bool store_check_file(const char *path, size_t transaction, int64_t deadline,
+/* Checks a data file as lmdb_check_file does, trees and all: for so many ms (0: to the end), and
+ * for a transaction that the caller holds open (0: the newest). */
+static bool store_check_file(const char *path, size_t transaction, int64_t budget_ms,
                              struct store_why why)
 {
-    struct store_check c = {.path = path, .deadline = deadline, .why = why};
-    c.fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (c.fd < 0) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
-    bool ok = check_metas(&c, transaction) && check_trees(&c);
-    close(c.fd);
-    return ok;
+    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.at, why.size);
 }
 
 /* ==== 14. Store: files ========================================================================
@@ -4448,25 +4248,16 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens a database that an older store may lack without MDB_CREATE; then it is 0. */
-static int store_open_later(MDB_txn *txn, enum tree_name tree, unsigned flags, MDB_dbi *out)
-{
-    int rc = mdb_dbi_open(txn, TREE_NAMES[tree], flags, out);
-    if (rc == MDB_NOTFOUND) *out = 0;
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-/* Opens the databases in a transaction. */
+/* Opens the databases in a transaction. Without MDB_CREATE those that an older store lacks are 0. */
 static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
 {
-    int rc = mdb_dbi_open(txn, TREE_NAMES[TREE_USERS], flags, &st->users);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_SESSIONS], flags, &st->sessions);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_OPEN], flags, &st->open);
-    if (!rc) rc = mdb_dbi_open(txn, TREE_NAMES[TREE_META], flags, &st->meta);
-    if (!rc) rc = store_open_later(txn, TREE_SEEN, flags, &st->seen);
-    if (!rc) rc = store_open_later(txn, TREE_SAMPLES, flags, &st->samples);
-    if (!rc) rc = store_open_later(txn, TREE_MANUAL, flags, &st->manual);
-    return rc ? rc : store_open_later(txn, TREE_OUTBOX, flags, &st->outbox);
+    int rc = 0;
+#define X(tree, name)                                                                              \
+    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);                                       \
+    if (rc == MDB_NOTFOUND) rc = 0, st->tree = 0;
+    TREE_TABLE(X)
+#undef X
+    return rc;
 }
 
 /* What a signal that ends the process finds here, as its handler has no argument. Only one store is
@@ -4568,7 +4359,7 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     if (rc) return rc;
     mdb_env_set_userctx(st->env, st);
     mdb_env_set_assert(st->env, store_on_assert);
-    rc = mdb_env_set_maxdbs(st->env, TREE_NAMED);
+    rc = mdb_env_set_maxdbs(st->env, TREE_COUNT);
     size_t size = st->options.read_only ? 0 : (st->options.map_size + 65535) / 65536 * 65536;
     if (!rc && size) rc = mdb_env_set_mapsize(st->env, size);
     if (!rc) rc = mdb_env_open(st->env, path, MDB_NOTLS | flags, 0600);
@@ -5980,7 +5771,7 @@ static bool store_begin_snapshot(struct store *st, const char *path, struct stor
 static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
 {
     uint64_t schema;
-    if (!store_check_head(path, why)) return false;
+    if (!lmdb_check_file(path, NULL, 0, 0, why.at, why.size)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
     if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
     if (!store_begin_snapshot(st, path, why)) return false;
@@ -6002,7 +5793,7 @@ static bool store_open_server(struct store *st, const char *path, struct store_w
         if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
         if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
     }
-    if (!store_check_file(path, 0, clock_mono_ms() + STORE_CHECK_MS, why)) return false;
+    if (!store_check_file(path, 0, STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
         return store_refuse(why,
@@ -8421,58 +8212,37 @@ static void view_transition(struct user_view *view, const struct transition *t, 
     memcpy(view->id, t->user->id, t->user->id_len);
 }
 
-/* Appends `,"name":"time"`, or null. */
-static void view_write_time(struct buffer *out, const char *name, int64_t wall_ms, bool known)
-{
-    char when[TIME_TEXT];
-    buffer_text(out, ",\"");
-    buffer_text(out, name);
-    buffer_text(out, "\":");
-    if (!known) {
-        buffer_text(out, "null");
-        return;
-    }
-    buffer_text(out, "\"");
-    buffer_text(out, time_text(wall_ms, when));
-    buffer_text(out, "\"");
-}
-
-/* Appends the members of a user, without the closing brace. */
-static void view_write_user_open(struct buffer *out, const struct user_view *view)
+/* Appends the members of a user, without the closing brace: a text of its own, or the item of a
+ * list. The order of the members is a promise: clients of other languages may read by place. */
+static void view_write_members(struct buffer *out, const struct user_view *view)
 {
     static const char *const sources[] = {"stored", "cached", "live"};
-    char number[16];
     bool online = view->state != USER_OFFLINE;
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, (struct span){view->id, view->id_len});
-    buffer_text(out, online ? ",\"online\":true,\"status\":\"" : ",\"online\":false,\"status\":\"");
-    buffer_text(out, STATUS_NAMES[view->status]);
-    buffer_text(out, "\",\"source\":\"");
-    buffer_text(out, sources[view->state]);
-    snprintf(number, sizeof number, "%d", view->connections);
-    buffer_text(out, "\",\"connections\":");
-    buffer_text(out, number);
-    view_write_time(out, "connected_at", view->connected_at, online);
-    view_write_time(out, "last_seen", view->last_seen, view->known);
-    if (view->message.len) {
-        buffer_text(out, ",\"message\":");
-        json_write_string(out, view->message);
-    }
-    if (view->invisible) buffer_text(out, ",\"invisible\":true");
+    json_span(out, "user_id", (struct span){view->id, view->id_len});
+    json_bool(out, "online", online);
+    json_text(out, "status", STATUS_NAMES[view->status]);
+    json_text(out, "source", sources[view->state]);
+    json_uint(out, "connections", view->connections);
+    json_time(out, "connected_at", view->connected_at, online);
+    json_time(out, "last_seen", view->last_seen, view->known);
+    if (view->message.len) json_span(out, "message", view->message);
+    if (view->invisible) json_bool(out, "invisible", true);
 }
 
-/* Appends a user as one JSON object. */
-static void view_write_user(struct buffer *out, const struct user_view *view)
+/* Appends a user: a member of that name, or with NULL an item of a list or a whole text. */
+static void view_write_user(struct buffer *out, const char *name, const struct user_view *view)
 {
-    view_write_user_open(out, view);
-    buffer_text(out, "}");
+    json_open(out, name, '{');
+    view_write_members(out, view);
+    json_close(out, '}');
 }
 
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
 enum {
     POSITION_TEXT = 32,
-    EVENT_MAX = 1536, /* bytes of an event with the longest id and message */
+    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
@@ -8507,20 +8277,11 @@ static bool position_parse(struct span text, struct position *out)
     return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
-/* Appends the member "position" of an answer, without a comma. */
+/* Appends the member "position". */
 static void position_write(struct buffer *out, struct position position)
 {
     char text[POSITION_TEXT];
-    buffer_print(out, "\"position\":\"%s\"", position_text(position, text));
-}
-
-/* The text of an event without the fields around it: a JSON object. */
-static struct span event_data(struct span event)
-{
-    static const char field[] = "data: ";
-    const char *at = memmem(event.at, event.len, field, sizeof field - 1);
-    at += sizeof field - 1;
-    return (struct span){at, (size_t)(event.at + event.len - at) - 2};
+    json_text(out, "position", position_text(position, text));
 }
 
 /* What a transition is to those who do not see who is invisible: who becomes so seems to leave, and
@@ -8534,29 +8295,27 @@ static bool transition_shows(const struct transition *t, enum transition_kind *k
     return true;
 }
 
-/* Appends a transition as an event (WHATWG HTML section 9.2): the truth, or what everybody may see,
- * which can be nothing. */
+/* Appends a transition as a JSON object: the truth, which is for admins, or what everybody may see.
+ * Of what is nothing to everybody it appends nothing. */
 static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
                         struct instant now, bool truth)
 {
     struct user_view view;
-    char position[POSITION_TEXT];
     enum transition_kind kind = t->kind;
-    position_text((struct position){epoch, t->sequence}, position);
+    enum reason reason = t->reason;
     view_transition(&view, t, now);
     if (!truth) {
         if (!transition_shows(t, &kind)) return;
+        if (t->invisible) reason = REASON_CLOSED;
         view.hidden = view.last_seen;
         view_hide(&view);
     }
-    buffer_print(out, "event: change\nid: %s\ndata: {\"position\":\"%s\",\"change\":\"%s\"",
-                 position, position, TRANSITION_NAMES[kind]);
-    buffer_text(out, ",\"user\":");
-    view_write_user(out, &view);
-    if (kind == TRANSITION_LEAVE)
-        buffer_print(out, ",\"reason\":\"%s\"}\n\n",
-                     REASON_NAMES[t->invisible && !truth ? REASON_CLOSED : t->reason]);
-    else buffer_text(out, ",\"reason\":null}\n\n");
+    json_begin(out);
+    position_write(out, (struct position){epoch, t->sequence});
+    json_text(out, "change", TRANSITION_NAMES[kind]);
+    view_write_user(out, "user", &view);
+    json_text_or_null(out, "reason", kind == TRANSITION_LEAVE ? REASON_NAMES[reason] : "");
+    json_close(out, '}');
 }
 
 /* The last events as text. All readers share it: each has only a place in it. Bytes are counted
@@ -8627,21 +8386,36 @@ static void events_grow_starts(struct events *e)
     e->slots = slots;
 }
 
-/* Adds the next event; where events are not kept it is counted, and the text is not looked at. */
-static void events_add(struct events *e, struct span text)
+/* Appends bytes to the ring, which has room for them. */
+static void events_put(struct events *e, struct span text)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    events_grow_bytes(e, text.len);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
     for (size_t n, done = 0; done < text.len; done += n, e->end += n) {
         size_t at = (size_t)e->end & (e->size - 1);
         n = e->size - at < text.len - done ? e->size - at : text.len - done;
         memcpy(e->bytes + at, text.at + done, n);
     }
+}
+
+/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
+ * so that each stream has only a place in the ring, and no text of its own. An event that is
+ * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
+ * not kept that is all that is done. */
+static void events_add(struct events *e, uint32_t epoch, struct span json)
+{
+    if (!e->kept) {
+        e->first = ++e->next;
+        return;
+    }
+    char head[EVENT_HEAD], position[POSITION_TEXT];
+    position_text((struct position){epoch, e->next}, position);
+    events_grow_starts(e);
+    e->starts[e->next++ & (e->slots - 1)] = e->end;
+    if (!json.len) return;
+    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_put(e, (struct span){head, (size_t)len});
+    events_put(e, json);
+    events_put(e, (struct span){"\n\n", 2});
 }
 
 /* Forgets the oldest events beyond the limit, as far as they end at or before this byte. */
@@ -9160,7 +8934,8 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         struct user_view view;
         size_t at = w->text.len;
         target_view(p, now, e, &view);
-        view_write_user_open(&w->text, &view);
+        json_begin(&w->text);
+        view_write_members(&w->text, &view);
         e->made = w->turn;
         e->made_version = e->version;
         e->text_at = (uint32_t)at;
@@ -10108,8 +9883,10 @@ static void http_set_error(struct http_response *response, enum error error, con
     response->body.len = 0;
     response->fixed = (struct span){0};
     if (!message) message = row->text;
-    buffer_print(&response->body, "{\"error\":{\"code\":\"%s\",\"message\":", row->code);
-    json_write_string(&response->body, (struct span){message, strlen(message)});
+    json_begin(&response->body);
+    json_open(&response->body, "error", '{');
+    json_text(&response->body, "code", row->code);
+    json_text(&response->body, "message", message);
     if (response->named) named_write(&response->body, response->named);
     buffer_text(&response->body, "}}\n");
     if (row->status == 401) http_add_header(response, "WWW-Authenticate: Bearer\r\n");
@@ -10154,40 +9931,211 @@ static void http_write(struct buffer *out, const struct http_response *response,
 }
 
 /* ==== 28. Event loop ==========================================================================
- * What the hub and the listener share: an epoll set, and an inbox through which other threads
- * hand work to the loop's own thread. The work is a call; it runs there, in order. */
+ * How threads hand work to each other. A `job` is a piece of work that is part of what it is about,
+ * so handing it over allocates nothing and cannot fail. It goes into the inbox of a loop, whose one
+ * thread runs it between its events (the hub, the listener), or into a queue from which any of a
+ * few threads takes it (handshakes, reads of the store, broadcast). What a job is about belongs to
+ * whoever has the job: the sender touches it no more until it comes back. */
 
 struct server;
 
-/* One piece of work, embedded in what it is about. */
-struct loop_call {
-    struct loop_call *next;
-    void (*run)(struct server *, struct loop_call *);
+struct job {
+    TAILQ_ENTRY(job) entry;                     /* of one list at a time */
+    void (*run)(struct server *, struct job *); /* may free the job, or hand it on */
+    bool waiting; /* in a job_queue, no thread has begun it; under the queue's lock */
+};
+TAILQ_HEAD(job_list, job);
+
+/* [any] Starts a thread with a stack of THREAD_STACK; false with errno set. */
+static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
+{
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, THREAD_STACK);
+    int error = pthread_create(thread, &attr, run, argument);
+    pthread_attr_destroy(&attr);
+    errno = error;
+    return !error;
+}
+
+/* [any] How many processors this process may run on. */
+static size_t processor_count(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? 1 : (size_t)CPU_COUNT(&set);
+}
+
+/* Jobs, and the threads that run them in the order in which they came. Set by main before there
+ * are threads: server, name, niceness, worth, threads, count; the rest is under the lock, which is
+ * never held while a job runs. */
+struct job_queue {
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* for the threads: jobs, or the end */
+    pthread_cond_t done; /* for job_queue_finish: nothing waits, nothing runs */
+    struct job_list jobs;
+    size_t waiting, running;
+    bool quitting;
+    size_t worth; /* jobs that wait before a thread is woken; more than 1 if who adds them helps */
+    struct server *server;
+    const char *name; /* of the threads, as ps(1) and top(1) show them */
+    int niceness;
+    pthread_t *threads;
+    size_t count;
 };
 
+/* [main] Makes an empty queue without threads. */
+static void job_queue_init(struct job_queue *queue, struct server *server, size_t worth)
+{
+    *queue = (struct job_queue){.server = server, .worth = worth};
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->wake, NULL);
+    pthread_cond_init(&queue->done, NULL);
+    TAILQ_INIT(&queue->jobs);
+}
+
+/* [any] Adds a job behind the others. */
+static void job_queue_add(struct job_queue *queue, struct job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    TAILQ_INSERT_TAIL(&queue->jobs, job, entry);
+    job->waiting = true;
+    if (++queue->waiting >= queue->worth) pthread_cond_signal(&queue->wake);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* [any; queue.lock] Takes a job out of the queue. */
+static void job_queue_remove(struct job_queue *queue, struct job *job)
+{
+    TAILQ_REMOVE(&queue->jobs, job, entry);
+    job->waiting = false;
+    queue->waiting--;
+}
+
+/* [any] Takes a job back that no thread has begun. False if one has: then it is that thread's, or
+ * wherever it was handed on to. The job is one that was added and has not come back yet. */
+static bool job_queue_cancel(struct job_queue *queue, struct job *job)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool waiting = job->waiting;
+    if (waiting) job_queue_remove(queue, job);
+    pthread_mutex_unlock(&queue->lock);
+    return waiting;
+}
+
+/* [any; queue.lock] Runs the first job without the lock, which is held again after. */
+static void job_queue_run_first(struct job_queue *queue)
+{
+    struct job *job = TAILQ_FIRST(&queue->jobs);
+    job_queue_remove(queue, job);
+    queue->running++;
+    pthread_mutex_unlock(&queue->lock);
+    job->run(queue->server, job); /* from here on it may be anybody's */
+    pthread_mutex_lock(&queue->lock);
+    if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
+}
+
+/* A thread of the queue, until it is told to end and nothing waits any more. */
+static void *job_queue_thread(void *argument)
+{
+    struct job_queue *queue = argument;
+    prctl(PR_SET_NAME, queue->name);
+    if (queue->niceness) setpriority(PRIO_PROCESS, 0, queue->niceness); /* Linux: this thread's */
+    pthread_mutex_lock(&queue->lock);
+    while (queue->waiting || !queue->quitting) {
+        if (queue->waiting) job_queue_run_first(queue);
+        else pthread_cond_wait(&queue->wake, &queue->lock);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return NULL;
+}
+
+/* [main] Starts the queue's threads. False with errno set if one of them cannot be had; those that
+ * run are still ended by job_queue_stop. */
+static bool job_queue_start(struct job_queue *queue, const char *name, int niceness, size_t count)
+{
+    queue->name = name;
+    queue->niceness = niceness;
+    queue->threads = mem_new(count * sizeof *queue->threads);
+    for (; queue->count < count; queue->count++)
+        if (!thread_start(&queue->threads[queue->count], job_queue_thread, queue)) return false;
+    return true;
+}
+
+/* [the only one who adds jobs] Runs jobs beside the threads until all that were added are done:
+ * who waits for them works instead of sleeping, and a queue without threads works too. */
+static void job_queue_finish(struct job_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    while (queue->waiting) job_queue_run_first(queue);
+    while (queue->running) pthread_cond_wait(&queue->done, &queue->lock);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+/* [main, once all who add jobs have ended] Ends the threads when they have done what waits. Also
+ * for a queue that was never set up, or whose threads were not all to be had. */
+static void job_queue_stop(struct job_queue *queue)
+{
+    if (!queue->threads) return;
+    pthread_mutex_lock(&queue->lock);
+    queue->quitting = true;
+    pthread_cond_broadcast(&queue->wake);
+    pthread_mutex_unlock(&queue->lock);
+    while (queue->count) pthread_join(queue->threads[--queue->count], NULL);
+    free(queue->threads);
+    queue->threads = NULL;
+}
+
+/* What an event of a loop is about. It stands in the low bits of epoll's data beside the address,
+ * which is a multiple of 8: what a pointer leads to cannot be found out by comparing it with others
+ * (C11 6.5.8p5 leaves that undefined). */
+enum poll_tag { POLL_WAKE, POLL_LISTEN_SOCKET, POLL_CONNECTION, POLL_TAG_MASK = 3 };
+
+static uint64_t poll_data(enum poll_tag tag, const void *about)
+{
+    assert(!((uintptr_t)about & POLL_TAG_MASK));
+    return (uint64_t)(uintptr_t)about | tag;
+}
+
+static enum poll_tag poll_tag(const struct epoll_event *event)
+{
+    return (enum poll_tag)(event->data.u64 & POLL_TAG_MASK);
+}
+
+static void *poll_about(const struct epoll_event *event)
+{
+    return (void *)(uintptr_t)(event->data.u64 & ~(uint64_t)POLL_TAG_MASK);
+}
+
+/* An epoll set with an inbox. */
 struct loop {
     int epoll;
-    int wake;             /* eventfd, in the epoll set with data.ptr == the loop */
-    pthread_mutex_t lock; /* the three below */
-    struct loop_call *first, **last;
-    bool signalled;          /* a wake-up is on its way since the inbox was taken */
-    struct loop_call *taken; /* the loop's own: taken out of the inbox, not run yet */
+    int wake;             /* eventfd in the epoll set, tagged POLL_WAKE */
+    pthread_mutex_t lock; /* inbox, signalled */
+    struct job_list inbox;
+    bool signalled;        /* a wake-up is on its way since the inbox was taken */
+    struct job_list taken; /* the loop's own: out of the inbox, not run yet */
 };
 
-/* Makes an empty loop; false with errno set. */
+/* [main] Makes an empty loop; false with errno set.
+ *
+ * The three modes of epoll, and why. The eventfd is edge-triggered: each write wakes the loop once
+ * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded piece
+ * of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
+ * oneshot: after an event the socket may go to a worker, and must be silent until whoever has it
+ * then asks for the next event (http_conn_poll); that is also the moment the listener owns it. */
 static bool loop_init(struct loop *loop)
 {
     *loop = (struct loop){.epoll = epoll_create1(EPOLL_CLOEXEC),
                           .wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-    loop->last = &loop->first;
+    TAILQ_INIT(&loop->inbox);
+    TAILQ_INIT(&loop->taken);
     pthread_mutex_init(&loop->lock, NULL);
-    /* edge-triggered: every write wakes once, and nobody has to read */
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = loop};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET,
+                                .data.u64 = poll_data(POLL_WAKE, loop)};
     return loop->epoll >= 0 && loop->wake >= 0 &&
            !epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event);
 }
 
-/* Closes what loop_init opened. */
 static void loop_close(struct loop *loop)
 {
     if (loop->epoll >= 0) close(loop->epoll);
@@ -10195,92 +10143,86 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* Adds or changes what a descriptor is watched for; false with errno set. */
-static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, void *data)
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
-    struct epoll_event event = {.events = events, .data.ptr = data};
+    struct epoll_event event = {.events = events, .data.u64 = data};
     return !epoll_ctl(loop->epoll, operation, fd, &event);
 }
 
-/* Wakes the loop; any thread. */
+/* [any] Wakes the loop. The write fails only where 2^64 wake-ups wait. */
 static void loop_wake(struct loop *loop)
 {
     uint64_t one = 1;
     if (write(loop->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
-/* Puts work at the end of the inbox; the lock is held. */
-static void loop_append(struct loop *loop, struct loop_call *call)
-{
-    call->next = NULL;
-    *loop->last = call;
-    loop->last = &call->next;
-}
-
-/* Adds work to the inbox and wakes the loop; any thread. */
-static void loop_submit(struct loop *loop, struct loop_call *call)
+/* [any] Adds a job to the inbox and wakes the loop. The first since the inbox was taken writes to
+ * the eventfd; those behind it cost no system call. */
+static void loop_submit(struct loop *loop, struct job *job)
 {
     pthread_mutex_lock(&loop->lock);
-    loop_append(loop, call);
+    TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool wake = !loop->signalled;
     loop->signalled = true;
     pthread_mutex_unlock(&loop->lock);
     if (wake) loop_wake(loop);
 }
 
-/* Adds work to the inbox and has a descriptor watched, as one step, without waking the loop: it
- * runs the call when it next wakes, and always before it acts on an event of the descriptor. False
- * with errno set when the descriptor cannot be watched; the call is in the inbox all the same. */
-static bool loop_park(struct loop *loop, struct loop_call *call, int operation, int fd,
-                      uint32_t events, void *data)
+/* [any] Adds a job to the inbox and has a descriptor watched, without waking the loop: it runs the
+ * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts on
+ * events: so the job always runs before the descriptor's first event, which may free what the job is
+ * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
+ * the same. */
+static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
+                      uint64_t data)
 {
     pthread_mutex_lock(&loop->lock);
-    loop_append(loop, call);
+    TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool polled = loop_poll(loop, operation, fd, events, data);
     pthread_mutex_unlock(&loop->lock);
     return polled;
 }
 
-/* Takes what is in the inbox; the loop's thread only, and only when nothing is taken already. */
-static void loop_take_calls(struct loop *loop)
+/* [the loop's thread] Takes what is in the inbox, behind what was taken before. */
+static void loop_take_jobs(struct loop *loop)
 {
     pthread_mutex_lock(&loop->lock);
-    loop->taken = loop->first;
-    loop->first = NULL;
-    loop->last = &loop->first;
+    TAILQ_CONCAT(&loop->taken, &loop->inbox, entry);
     loop->signalled = false;
     pthread_mutex_unlock(&loop->lock);
 }
 
-/* Runs the next call that was taken. */
-static void loop_run_call(struct loop *loop, struct server *server)
+/* [the loop's thread] Runs the next job that was taken. */
+static void loop_run_job(struct loop *loop, struct server *server)
 {
-    struct loop_call *call = loop->taken;
-    loop->taken = call->next; /* the call may free itself, or post itself again */
-    call->run(server, call);
+    struct job *job = TAILQ_FIRST(&loop->taken);
+    TAILQ_REMOVE(&loop->taken, job, entry); /* before it runs: it may free itself, or come again */
+    job->run(server, job);
 }
 
-/* Runs what is in the inbox; the loop's thread only. */
-static void loop_run_calls(struct loop *loop, struct server *server)
+/* [the loop's thread] Runs what is in the inbox. */
+static void loop_run_jobs(struct loop *loop, struct server *server)
 {
-    loop_take_calls(loop);
-    while (loop->taken) loop_run_call(loop, server);
+    loop_take_jobs(loop);
+    while (!TAILQ_EMPTY(&loop->taken)) loop_run_job(loop, server);
 }
 
-/* The same, also what comes meanwhile, but at least one call and no more than fit until then by
- * clock_work_us: the rest stays in `taken`, and a loop that has some must not sleep. */
-static void loop_run_calls_until(struct loop *loop, struct server *server, int64_t until)
+/* [the loop's thread] The same, also what comes meanwhile, but at least one job and no more than
+ * fit until then by clock_work_us. The rest stays in `taken`, and a loop that has some must not
+ * sleep: they were signalled already, so no wake-up comes for them. */
+static void loop_run_jobs_until(struct loop *loop, struct server *server, int64_t until)
 {
     for (bool over = false; !over;) {
-        if (!loop->taken) loop_take_calls(loop);
-        if (!loop->taken) return;
-        loop_run_call(loop, server);
+        if (TAILQ_EMPTY(&loop->taken)) loop_take_jobs(loop);
+        if (TAILQ_EMPTY(&loop->taken)) return;
+        loop_run_job(loop, server);
         over = clock_work_us() >= until;
     }
-    if (!loop->taken) loop_take_calls(loop); /* nobody would wake the loop for these */
+    if (TAILQ_EMPTY(&loop->taken)) loop_take_jobs(loop);
 }
 
-/* Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
+/* [the loop's thread] Waits for events, at most wait_ms (-1: for ever); 0 when interrupted. */
 static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int64_t wait_ms)
 {
     int n = epoll_wait(loop->epoll, events, max, wait_ms > INT_MAX ? INT_MAX : (int)wait_ms);
@@ -10302,10 +10244,15 @@ enum {
     TLS_RENEW_DAYS = 30,           /* before its end a new one is made */
 };
 
-/* A certificate with its chain, and its key. */
+/* A certificate with its chain, and its key.
+ *
+ * Mbed TLS holds a mutex of an RSA key for the whole private operation, as it changes the blinding
+ * values in it: with one key all handshake workers together sign no faster than one of them. So an
+ * RSA key is there once for each of them, see tls_choose. An EC key has nothing that changes. */
 struct tls_pair {
     mbedtls_x509_crt chain;
-    mbedtls_pk_context key;
+    mbedtls_pk_context *keys; /* one, or for RSA one for each handshake worker */
+    size_t key_count;
     char *file; /* where the certificate was read */
 };
 
@@ -10314,6 +10261,7 @@ struct tls_pair {
 struct tls_config {
     _Atomic int refs;
     mbedtls_ssl_config ssl;
+    struct tls_shared *shared;
     struct tls_pair *pairs;
     size_t count;
 };
@@ -10323,6 +10271,8 @@ struct tls_shared {
     pthread_mutex_t lock;               /* config */
     struct tls_config *config;          /* NULL: there is no TLS */
     mbedtls_ssl_ticket_context tickets; /* its keys change by themselves; has a lock of its own */
+    size_t signers;                     /* handshake workers: keys of an RSA certificate */
+    _Atomic size_t signer;              /* the number that the next thread which signs gets */
     struct counters *counters;
 };
 
@@ -10330,6 +10280,7 @@ struct tls_shared {
 struct tls_buffers {
     struct seam_tls_loan loan; /* must be first, see tls_send */
     struct buffer output;      /* records to send */
+    size_t signer; /* which of the keys this thread signs with, from 1; 0: not yet said */
 };
 
 /* One connection. Idle it has no buffer at all. */
@@ -10513,20 +10464,42 @@ static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
     return false;
 }
 
-/* Mbed TLS asks which certificates fit the name a client wants (RFC 6066 section 3); it takes one
- * whose kind of key the client knows. None of ours: the first ones stay. */
-static int tls_choose(void *context, mbedtls_ssl_context *ssl, const unsigned char *name,
-                      size_t len)
+/* Offers a certificate to the handshake, with the key that is this thread's: two threads never wait
+ * for each other to sign. Should there be more threads than keys, two have one and Mbed TLS's mutex
+ * in it keeps them apart. 0, or Mbed TLS's error: no memory. */
+static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct tls_pair *pair)
 {
-    struct tls_config *config = context;
-    struct span host = {(const char *)name, len};
-    for (size_t i = 0; i < config->count; i++) {
-        struct tls_pair *pair = &config->pairs[i];
-        if (!tls_pair_is_for(pair, host)) continue;
-        int error = mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->key);
-        if (error) return error;
+    struct tls_buffers *buffers = tls_buffers_get();
+    if (!buffers->signer) buffers->signer = 1 + atomic_fetch_add(&shared->signer, 1);
+    size_t key = (buffers->signer - 1) % pair->key_count;
+    return mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->keys[key]);
+}
+
+/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that fit
+ * the name which the client wants (RFC 6066 section 3) and takes one whose kind of key the client
+ * knows. None of ours fits: the first one, and others for its first name, so that a client by
+ * address or without SNI still has the choice between RSA and ECDSA. */
+static int tls_choose(mbedtls_ssl_context *ssl)
+{
+    const mbedtls_ssl_config *own = mbedtls_ssl_context_get_config(ssl);
+    const struct tls_config *config =
+        (const void *)((const char *)own - offsetof(struct tls_config, ssl));
+    struct span host;
+    host.at = (const char *)mbedtls_ssl_get_hs_sni(ssl, &host.len);
+    size_t offered = 0;
+    int error = 0;
+    for (size_t i = 0; host.at && !error && i < config->count; i++) {
+        if (!tls_pair_is_for(&config->pairs[i], host)) continue;
+        error = tls_offer(ssl, config->shared, &config->pairs[i]);
+        offered++;
     }
-    return 0;
+    if (offered || error) return error;
+    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
+    host = (struct span){(const char *)name->p, name->len};
+    for (size_t i = 0; !error && i < config->count; i++)
+        if (!i || (host.at && tls_pair_is_for(&config->pairs[i], host)))
+            error = tls_offer(ssl, config->shared, &config->pairs[i]);
+    return error;
 }
 
 /* Reads a ticket. */
@@ -10576,7 +10549,9 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
     static const char option[] = "tls-cert";
     const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
-    mbedtls_pk_init(&pair->key);
+    pair->keys = mem_new(sizeof *pair->keys);
+    pair->key_count = 1;
+    mbedtls_pk_init(pair->keys);
     pair->file = mem_copy_text(cert, strlen(cert));
     if (!tls_file_readable(option, cert, why)) return false;
     if (!tls_file_readable(key_option, key, why)) return false;
@@ -10585,21 +10560,39 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
         return tls_file_problem(option, cert, error > 0 ? MBEDTLS_ERR_X509_INVALID_FORMAT : error,
                                 "name a PEM file with the whole chain, your certificate first",
                                 why);
-    error = mbedtls_pk_parse_keyfile(&pair->key, key, NULL, tls_random, NULL);
+    error = mbedtls_pk_parse_keyfile(pair->keys, key, NULL, tls_random, NULL);
     if (error)
         return tls_file_problem(key_option, key, error,
                                 "name a PEM file with an unencrypted RSA or ECDSA key", why);
-    if (mbedtls_pk_check_pair(&pair->chain.pk, &pair->key, tls_random, NULL))
+    if (mbedtls_pk_check_pair(&pair->chain.pk, pair->keys, tls_random, NULL))
         return fail(why, "--%s: %.200s is not the key of %.200s; name the one that is", key_option,
                     key, cert);
     return true;
+}
+
+/* Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0, or Mbed
+ * TLS's error. To be called once, before the pair is used. */
+static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
+{
+    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA) return 0;
+    const mbedtls_pk_info_t *rsa = mbedtls_pk_info_from_type(MBEDTLS_PK_RSA);
+    pair->keys = mem_resize(pair->keys, count * sizeof *pair->keys);
+    int error = 0;
+    while (!error && pair->key_count < count) {
+        mbedtls_pk_context *copy = &pair->keys[pair->key_count++];
+        mbedtls_pk_init(copy);
+        error = mbedtls_pk_setup(copy, rsa);
+        if (!error) error = mbedtls_rsa_copy(mbedtls_pk_rsa(*copy), mbedtls_pk_rsa(*pair->keys));
+    }
+    return error;
 }
 
 /* Frees what tls_pair_read made. */
 static void tls_pair_free(struct tls_pair *pair)
 {
     mbedtls_x509_crt_free(&pair->chain);
-    mbedtls_pk_free(&pair->key);
+    for (size_t i = 0; i < pair->key_count; i++) mbedtls_pk_free(&pair->keys[i]);
+    free(pair->keys);
     free(pair->file);
 }
 
@@ -10696,7 +10689,7 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     int other = tls_trial_init(&server, &client, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_max_tls_version(&client.config, version);
     mbedtls_ssl_conf_min_tls_version(&client.config, version);
-    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, &pair->key);
+    if (!other) other = mbedtls_ssl_conf_own_cert(&server.config, &pair->chain, pair->keys);
     if (!error) error = other;
     if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
     if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
@@ -10754,24 +10747,15 @@ static void tls_config_drop(struct tls_config *config)
     free(config);
 }
 
-/* Sets what Mbed TLS is to do. The first certificate, and others for the same name, are for clients
- * that ask for no name we have. */
-static int tls_config_set(struct tls_config *config, struct tls_shared *shared)
+/* Sets what Mbed TLS is to do for new connections. */
+static int tls_config_set(struct tls_config *config)
 {
     static const char *alpn[] = {"http/1.1", NULL};
     mbedtls_ssl_config *ssl = &config->ssl;
     int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
-    mbedtls_ssl_conf_sni(ssl, tls_choose, config);
-    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, shared);
-    if (!error) error = mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
-    const mbedtls_x509_buf *name = &config->pairs[0].chain.subject_alt_names.buf;
-    struct span first = {(const char *)name->p, name->len};
-    for (size_t i = 0; !error && i < config->count; i++) {
-        struct tls_pair *pair = &config->pairs[i];
-        if (!i || (first.at && tls_pair_is_for(pair, first)))
-            error = mbedtls_ssl_conf_own_cert(ssl, &pair->chain, &pair->key);
-    }
-    return error;
+    mbedtls_ssl_conf_cert_cb(ssl, tls_choose);
+    mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, config->shared);
+    return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
 }
 
 /* A configuration of these certificates, to be given back with tls_config_drop; NULL with one line
@@ -10782,6 +10766,7 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
 {
     struct tls_config *config = mem_new(sizeof *config);
     config->refs = 1;
+    config->shared = shared;
     config->pairs = mem_new(count * sizeof *config->pairs);
     mbedtls_ssl_config_init(&config->ssl);
     bool good = true;
@@ -10790,7 +10775,9 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
         good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], why) &&
                tls_pair_works(&config->pairs[i], why);
     }
-    int error = good ? tls_config_set(config, shared) : 0;
+    int error = good ? tls_config_set(config) : 0;
+    for (size_t i = 0; good && !error && i < config->count; i++)
+        error = tls_pair_copy_key(&config->pairs[i], shared->signers);
     if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", why);
     if (good) return config;
     tls_config_drop(config);
@@ -10888,9 +10875,10 @@ static void tls_write_certificates(struct buffer *out, struct tls_shared *shared
     tls_config_drop(config);
 }
 
-/* Sets the shared part up; false if Mbed TLS cannot. */
-static bool tls_shared_init(struct tls_shared *shared, struct counters *counters)
+/* Sets the shared part up, for so many handshake workers; false if Mbed TLS cannot. */
+static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct counters *counters)
 {
+    shared->signers = signers;
     shared->counters = counters;
     pthread_mutex_init(&shared->lock, NULL);
     pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
@@ -11918,14 +11906,16 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 /* ==== 33. Webhooks: delivery ==================================================================
  * The thread that takes batches from the outbox and posts them until they are taken. */
 
-/* The position of the first change of a batch, which is the first member of its text. */
-static struct span outbox_batch_position(const struct outbox_batch *batch)
+/* The position of the first change of a batch, which names the delivery: the same for every attempt,
+ * so that the receiver knows a batch that it has taken already. "" if the store's text is damaged. */
+static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
 {
-    static const char before[] = "{\"position\":\"";
-    const size_t skip = sizeof before - 1, len = batch->text.len;
-    const char *at = batch->text.at, *end = len > skip ? memchr(at + skip, '"', len - skip) : NULL;
-    if (!end || memcmp(at, before, skip)) return (struct span){"", 0};
-    return (struct span){at + skip, (size_t)(end - at) - skip};
+    struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
+    struct json_value first, position;
+    if (!json_take_value(&reader, JSON_DEPTH_MAX, &first) ||
+        !json_member(first, "position", &position) || json_string(position, out, POSITION_TEXT) < 0)
+        *out = 0;
+    return out;
 }
 
 /* Makes the request that delivers a batch. */
@@ -11933,11 +11923,13 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                           struct buffer *out)
 {
     struct buffer body = {0};
-    char when[TIME_TEXT], signature[WEBHOOK_SIGNATURE];
+    char signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    struct span first = outbox_batch_position(batch);
-    buffer_print(&body, "{\"sent_at\":\"%s\",\"events\":[", time_text(wall, when));
-    buffer_add(&body, batch->text.at, batch->text.len);
+    char first[POSITION_TEXT];
+    json_begin(&body);
+    json_time(&body, "sent_at", wall, true);
+    json_open(&body, "events", '[');
+    buffer_add(&body, batch->text.at, batch->text.len); /* objects, commas between them */
     buffer_text(&body, "]}");
     pthread_mutex_lock(&hook->lock);
     webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
@@ -11947,9 +11939,9 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
-                 "X-Presence-Delivery: %.*s\r\n\r\n",
-                 hook->url.target, hook->url.authority, body.len, signature, (int)first.len,
-                 first.at);
+                 "X-Presence-Delivery: %s\r\n\r\n",
+                 hook->url.target, hook->url.authority, body.len, signature,
+                 outbox_batch_position(batch, first));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
@@ -12257,11 +12249,12 @@ enum {
     WATCH_SWEEP = 1024,          /* users whom nobody follows any more freed in one turn */
     KICK_SHARE = 64,             /* connections closed for a kick before the clock is looked at */
     OUT_READ_MAX = 32 * 1024,    /* unsent bytes of one from whom nothing more is read */
-    BROADCAST_JOBS = 2048,       /* sent side by side before the hub looks what came of them */
+    BROADCAST_MAX = 2048,        /* writes side by side before the hub looks what came of them */
     BROADCAST_TEXT = 256 * 1024, /* bytes of those that differ from the one before */
     BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
-    BROADCAST_SHARE = 32,                   /* taken at a time */
-    BROADCAST_WORTH = 64, /* those that wait before a io thread is woken for them */
+    BROADCAST_SHARE = 32,                   /* writes in a batch, which one thread takes */
+    BROADCAST_WORTH =
+        2, /* batches that wait before an io thread is woken: the hub takes the rest */
     IO_THREADS_MAX = 3,
     CROWD_FEW = 100,          /* so many connections may all come back at once */
     CROWD_SPREAD_MS = 3000,   /* more of them take at least this long */
@@ -12272,35 +12265,31 @@ enum {
 _Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
 
 /* Bytes on their way to one connection. */
-struct io_job {
+struct io_write {
     struct connection *c;
-    uint32_t at, len; /* in post.text */
+    uint32_t at, len; /* in broadcast.text */
     ssize_t result;   /* what transport_write returned */
 };
 
-/* What many are told: the time goes to the system's send(), so the hub and its io threads call it
- * side by side. Only the hub fills it. */
-struct broadcast {
-    pthread_mutex_t lock;       /* of the counts and quitting */
-    pthread_cond_t wake;        /* for io threads: jobs, or the end */
-    pthread_cond_t done;        /* for the hub: all that were filled are sent */
-    size_t filled, taken, sent; /* of the jobs, in this order */
-    bool quitting;
-    pthread_t threads[IO_THREADS_MAX];
-    size_t count;       /* of io threads */
-    size_t written;     /* jobs, the hub's own count */
-    struct buffer text; /* BROADCAST_TEXT bytes that stay where they are */
-    struct io_job jobs[BROADCAST_JOBS];
+/* Some of them in a row, which one thread takes at a time: so the lock is taken once for
+ * BROADCAST_SHARE writes, each of which is a system call of some 5 us. */
+struct io_batch {
+    struct job job;
+    struct broadcast *broadcast;
+    size_t from, to; /* of broadcast.writes */
 };
 
-/* The thread that reads the store for the hub, which never waits for a disk: calls in order. */
-struct store_reader {
-    pthread_mutex_t lock; /* all but thread and running */
-    pthread_cond_t wake;
-    struct loop_call *first, **last;
-    bool quitting;
-    bool running;
-    pthread_t thread;
+/* What many connections are told. The time goes to the system's send(), so the hub and its io
+ * threads call it side by side. All here is the hub's; from the moment a batch is queued until
+ * broadcast_deliver returns, its writes, their connections' transports and the text are read by
+ * whoever has the batch, who also sets the results. No memory is had for a message. */
+struct broadcast {
+    struct job_queue queue; /* of batches */
+    size_t filled;          /* writes */
+    size_t queued;          /* of them in batches that were queued */
+    struct buffer text;     /* BROADCAST_TEXT bytes that stay where they are */
+    struct io_write writes[BROADCAST_MAX];
+    struct io_batch batches[BROADCAST_MAX / BROADCAST_SHARE];
 };
 
 /* The number of connections at which all were last told over which time to come back; see
@@ -12329,17 +12318,17 @@ struct hub {
     struct named named;                 /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
     struct feed feeds[FEED_COUNT];
-    struct buffer event;        /* the one being made */
-    struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to one who follows */
-    struct broadcast broadcast; /* what they are told */
-    int64_t spread_at;          /* mono: not before this changes are told again */
-    struct crowd crowd;         /* how many connections there are, as clients were told */
-    struct store_reader reader;
+    struct buffer event;         /* the one being made */
+    struct watch_graph graph;    /* who follows whom */
+    struct buffer outgoing;      /* a message to one who follows */
+    struct broadcast broadcast;  /* what they are told */
+    int64_t spread_at;           /* mono: not before this changes are told again */
+    struct crowd crowd;          /* how many connections there are, as clients were told */
+    struct job_queue reader;     /* reads of the store: the hub never waits for a disk */
     _Atomic uint64_t generation; /* grows when users leave the table for the store */
     int64_t sample_at;           /* mono: when the next minute begins */
     struct store_batch batch;    /* in flight while batch_under_way */
-    struct loop_call batch_done;
+    struct job batch_done;
     bool batch_under_way;
     int64_t sync_at;    /* mono: not before this is the next batch due */
     int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
@@ -12358,16 +12347,6 @@ enum { LISTENER_READ_SIZE = 64 * 1024 };
 /* Connections in the listener that wait for a thread, in order; any of them may leave. */
 struct http_conn_queue {
     struct http_conn *first, *last;
-};
-
-/* The threads that shake hands: a queue of connections, in the order in which they came. */
-struct handshake_workers {
-    pthread_mutex_t lock; /* all but threads and count */
-    pthread_cond_t wake;
-    struct http_conn_queue queue;
-    bool quitting;
-    pthread_t *threads;
-    size_t count;
 };
 
 /* What a listening socket is for. */
@@ -12405,8 +12384,8 @@ struct listener {
     bool paused;
     int64_t paused_logged; /* mono */
     bool quitting;
-    size_t handshaking; /* connections with the handshake workers */
-    struct handshake_workers handshake_workers;
+    size_t handshaking;          /* connections with the handshake workers */
+    struct job_queue handshakes; /* the workers' */
     char scratch[LISTENER_READ_SIZE];
 };
 
@@ -12625,7 +12604,8 @@ static void connection_interest(struct server *server, struct connection *c)
     uint32_t interest = (full ? 0 : EPOLLIN) | (ext->blocked ? EPOLLOUT : 0);
     if (interest == ext->interest) return; /* none at all: that it is over is told all the same */
     ext->interest = interest;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, interest,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
@@ -12962,29 +12942,18 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Posts a call to the reader, which runs it on its own thread. */
-static void reader_submit(struct store_reader *reader, struct loop_call *call)
-{
-    pthread_mutex_lock(&reader->lock);
-    call->next = NULL;
-    *reader->last = call;
-    reader->last = &call->next;
-    pthread_cond_signal(&reader->wake);
-    pthread_mutex_unlock(&reader->lock);
-}
-
 /* Users of whom the store is asked, because they are followed and not in the table. */
 struct watch_read {
-    struct loop_call call;
+    struct job job;
     size_t count;
     struct watch_target **users; /* needed until the answer is there; only their ids are read */
     struct stored_user **found;  /* NULL: never seen */
 };
 
 /* The hub's: the store has answered; who waited for that goes on. */
-static void hub_watch_found(struct server *server, struct loop_call *call)
+static void hub_watch_found(struct server *server, struct job *job)
 {
-    struct watch_read *read = (struct watch_read *)call;
+    struct watch_read *read = (struct watch_read *)job;
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
@@ -13010,10 +12979,10 @@ static void hub_watch_found(struct server *server, struct loop_call *call)
 
 /* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
  * nobody. */
-static void reader_find_watched(struct server *server, struct loop_call *call)
+static void reader_find_watched(struct server *server, struct job *job)
 {
     enum { CHUNK = 64 };
-    struct watch_read *read = (struct watch_read *)call;
+    struct watch_read *read = (struct watch_read *)job;
     struct store *st = server->store;
     struct stored_user found;
     for (size_t at = 0; at < read->count; at += CHUNK) {
@@ -13031,8 +13000,8 @@ static void reader_find_watched(struct server *server, struct loop_call *call)
         if (txn) store_end_read(st, txn);
         if (rc) store_log_read(st, rc);
     }
-    read->call.run = hub_watch_found;
-    loop_submit(&server->hub.loop, &read->call);
+    read->job.run = hub_watch_found;
+    loop_submit(&server->hub.loop, &read->job);
 }
 
 /* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
@@ -13059,8 +13028,8 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
         read->users[read->count++] = e;
     }
     if (!read) return;
-    read->call.run = reader_find_watched;
-    reader_submit(&server->hub.reader, &read->call);
+    read->job.run = reader_find_watched;
+    job_queue_add(&server->hub.reader, &read->job);
 }
 
 /* Whether a connection may follow this user. */
@@ -13480,7 +13449,9 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     struct connection *c = &s->c;
     if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
-    if (s->blocked) loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN, c);
+    if (s->blocked)
+        loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, EPOLLIN,
+                  poll_data(POLL_CONNECTION, c));
     s->blocked = false;
     c->session.state = CONNECTION_FINISHING;
     transport_finish(&c->transport);
@@ -13520,7 +13491,8 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
     if (!s->own.len) buffer_free(&s->own);
     if (blocked == s->blocked) return;
     s->blocked = blocked;
-    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN, c);
+    loop_poll(&server->hub.loop, EPOLL_CTL_MOD, c->transport.fd, blocked ? EPOLLOUT : EPOLLIN,
+              poll_data(POLL_CONNECTION, c));
 }
 
 /* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
@@ -13561,8 +13533,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     }
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, now, false);
-    store_batch_change(batch, now.mono + now.offset,
-                       event_data((struct span){event->at, event->len}));
+    store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
 }
 
 /* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
@@ -13577,7 +13548,7 @@ static void hub_mark_targets(struct server *server, struct user *user)
 }
 
 /* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
- * text in hub.event. What waits long is sent. */
+ * JSON in hub.event. What waits long is sent. */
 static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
                      struct instant now)
 {
@@ -13589,7 +13560,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, (struct span){hub->event.at, hub->event.len});
+    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
@@ -13624,95 +13595,68 @@ static void hub_take_transitions(struct server *server, struct instant now)
  * Watchers are told what changed. The time goes to the system's send(), so the hub and its io
  * threads call it side by side. */
 
-/* Sends a few of the jobs that nobody has taken; the caller holds the lock. */
-static void broadcast_send(struct broadcast *broadcast)
+/* [io threads, hub] Sends the writes of a batch. */
+static void io_batch_run(struct server *server, struct job *job)
 {
-    size_t from = broadcast->taken;
-    size_t to =
-        broadcast->filled - from > BROADCAST_SHARE ? from + BROADCAST_SHARE : broadcast->filled;
-    broadcast->taken = to;
-    pthread_mutex_unlock(&broadcast->lock);
-    for (struct io_job *l = broadcast->jobs + from; l < broadcast->jobs + to; l++)
-        l->result = transport_write(&l->c->transport, broadcast->text.at + l->at, l->len);
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->sent += to - from;
-    if (broadcast->sent == broadcast->filled) pthread_cond_signal(&broadcast->done);
+    (void)server;
+    struct io_batch *batch = container_of(job, struct io_batch, job);
+    struct broadcast *broadcast = batch->broadcast;
+    for (struct io_write *w = broadcast->writes + batch->from; w < broadcast->writes + batch->to;
+         w++)
+        w->result = transport_write(&w->c->transport, broadcast->text.at + w->at, w->len);
 }
 
-/* A io thread's thread, until broadcast_stop. */
-static void *io_thread_run(void *argument)
-{
-    struct broadcast *broadcast = argument;
-    prctl(PR_SET_NAME, "courier");
-    pthread_mutex_lock(&broadcast->lock);
-    while (!broadcast->quitting) {
-        if (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
-        else pthread_cond_wait(&broadcast->wake, &broadcast->lock);
-    }
-    pthread_mutex_unlock(&broadcast->lock);
-    return NULL;
-}
-
-/* Whether there is room for another job. */
+/* [hub] True if there is room for another write. */
 static bool broadcast_has_room(const struct broadcast *broadcast)
 {
-    return broadcast->written < BROADCAST_JOBS &&
+    return broadcast->filled < BROADCAST_MAX &&
            broadcast->text.size - broadcast->text.len >= BROADCAST_ROOM;
 }
 
-/* Hands over what was added to the text from `at` on. The same bytes in a row are kept once. */
+/* [hub] Queues the writes that are in no batch yet as one. */
+static void broadcast_queue(struct broadcast *broadcast)
+{
+    struct io_batch *batch = &broadcast->batches[broadcast->queued / BROADCAST_SHARE];
+    batch->from = broadcast->queued;
+    batch->to = broadcast->queued = broadcast->filled;
+    job_queue_add(&broadcast->queue, &batch->job);
+}
+
+/* [hub] Adds a write of what was added to the text from `at` on. The same bytes in a row are kept
+ * once: mostly all who follow a user are told the same. */
 static void broadcast_fill(struct broadcast *broadcast, struct connection *c, size_t at)
 {
     size_t len = broadcast->text.len - at;
-    struct io_job *l = &broadcast->jobs[broadcast->written++];
+    struct io_write *w = &broadcast->writes[broadcast->filled++];
     assert(broadcast->text.size == BROADCAST_TEXT); /* what io threads read has not moved */
-    *l = (struct io_job){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
-    if (l > broadcast->jobs && l[-1].len == len &&
-        !memcmp(broadcast->text.at + l[-1].at, broadcast->text.at + at, len)) {
-        l->at = l[-1].at;
+    *w = (struct io_write){c, (uint32_t)at, (uint32_t)len, TRANSPORT_AGAIN};
+    if (w > broadcast->writes && w[-1].len == len &&
+        !memcmp(broadcast->text.at + w[-1].at, broadcast->text.at + at, len)) {
+        w->at = w[-1].at;
         broadcast->text.len = at;
     }
-    if (broadcast->written % BROADCAST_SHARE) return;
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->filled = broadcast->written;
-    if (broadcast->filled - broadcast->taken >= BROADCAST_WORTH)
-        pthread_cond_signal(&broadcast->wake);
-    pthread_mutex_unlock(&broadcast->lock);
+    if (broadcast->filled % BROADCAST_SHARE == 0) broadcast_queue(broadcast);
 }
 
-/* Returns how many jobs there are, when all are sent as far as their sockets took them. */
+/* [hub] Returns how many writes there are, when all were tried as far as their sockets took them.
+ * They are the caller's until the next broadcast_fill; the text is for the caller to empty. */
 static size_t broadcast_deliver(struct broadcast *broadcast)
 {
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->filled = broadcast->written;
-    while (broadcast->taken < broadcast->filled) broadcast_send(broadcast);
-    while (broadcast->sent < broadcast->filled)
-        pthread_cond_wait(&broadcast->done, &broadcast->lock);
     size_t count = broadcast->filled;
-    broadcast->filled = broadcast->taken = broadcast->sent = 0;
-    pthread_mutex_unlock(&broadcast->lock);
-    broadcast->written = 0;
+    if (broadcast->queued < count) broadcast_queue(broadcast);
+    job_queue_finish(&broadcast->queue);
+    broadcast->filled = broadcast->queued = 0;
     return count;
 }
 
-/* Sets an empty post up. */
+/* [main] Sets an empty broadcast up, without io threads; it works without. */
 static void broadcast_init(struct broadcast *broadcast)
 {
-    pthread_mutex_init(&broadcast->lock, NULL);
-    pthread_cond_init(&broadcast->wake, NULL);
-    pthread_cond_init(&broadcast->done, NULL);
+    job_queue_init(&broadcast->queue, NULL, BROADCAST_WORTH);
+    for (size_t i = 0; i < sizeof broadcast->batches / sizeof *broadcast->batches; i++)
+        broadcast->batches[i] = (struct io_batch){.job.run = io_batch_run, .broadcast = broadcast};
     broadcast->text.at = mem_new(BROADCAST_TEXT); /* pages that are never used cost nothing */
     broadcast->text.size = BROADCAST_TEXT;
-}
-
-/* Ends the io threads; the hub sends nothing any more. */
-static void broadcast_stop(struct broadcast *broadcast)
-{
-    pthread_mutex_lock(&broadcast->lock);
-    broadcast->quitting = true;
-    pthread_cond_broadcast(&broadcast->wake);
-    pthread_mutex_unlock(&broadcast->lock);
-    while (broadcast->count) pthread_join(broadcast->threads[--broadcast->count], NULL);
 }
 
 /* Appends a frame with the next message that one who follows is to be told. False when there is
@@ -13753,8 +13697,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* Fills jobs for those whose turn it is, until the time of this part of the turn is over. */
-static void hub_fill_jobs(struct server *server, struct instant now)
+/* Fills writes for those whose turn it is, until the time of this part of the turn is over. */
+static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     struct broadcast *broadcast = &hub->broadcast;
@@ -13769,14 +13713,14 @@ static void hub_fill_jobs(struct server *server, struct instant now)
     }
 }
 
-/* Goes on after a job was sent: with the next piece for the same one while there is time,
+/* Goes on after a write: with the next piece for the same one while there is time,
  * otherwise in another turn. */
-static void hub_job_sent(struct server *server, struct io_job *l, struct instant now)
+static void hub_written(struct server *server, const struct io_write *w, struct instant now)
 {
     struct hub *hub = &server->hub;
-    struct connection *c = l->c;
-    struct span bytes = {hub->broadcast.text.at + l->at, l->len};
-    connection_written(server, c, now, bytes, l->result);
+    struct connection *c = w->c;
+    struct span bytes = {hub->broadcast.text.at + w->at, w->len};
+    connection_written(server, c, now, bytes, w->result);
     if (clock_work_us() < hub->until) watcher_send(server, c, now);
     else if (c->session.state == CONNECTION_OPEN && c->ext && !c->ext->blocked)
         watcher_list(&hub->graph.busy, &c->ext->watcher);
@@ -13800,10 +13744,10 @@ static void hub_watch(struct server *server, struct instant now)
     bool over = !watch_graph_next(w);
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
-        hub_fill_jobs(server, now);
+        hub_fill_broadcast(server, now);
         size_t count = broadcast_deliver(broadcast);
-        for (struct io_job *l = broadcast->jobs; l < broadcast->jobs + count; l++)
-            hub_job_sent(server, l, now);
+        for (const struct io_write *one = broadcast->writes; one < broadcast->writes + count; one++)
+            hub_written(server, one, now);
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
@@ -13980,7 +13924,7 @@ struct ahead {
 
 /* A connection on its way from a worker to the hub. */
 struct handoff {
-    struct loop_call call;
+    struct job job;
     struct transport transport;
     uint8_t address[16];
     uint16_t port;
@@ -13996,7 +13940,7 @@ struct handoff {
     bool watches_all;     /* it may follow everybody */
     struct id_list *may;  /* else these, or NULL */
     struct ahead ahead;
-    void (*look_again)(struct server *, struct loop_call *); /* hub_look_again */
+    void (*look_again)(struct server *, struct job *); /* hub_look_again */
     char agent[AGENT_MAX + 1];
     uint8_t id_len;
     char id[USER_ID_MAX];
@@ -14159,9 +14103,9 @@ static enum error hub_refuses(struct server *server, const struct handoff *a, en
 
 /* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
  * together, and bytes that came with the request are its first. */
-static void hub_adopt(struct server *server, struct loop_call *call)
+static void hub_adopt(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct span id = {a->id, a->id_len};
@@ -14172,8 +14116,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
         pthread_mutex_unlock(&server->table_lock);
     }
     if (recall == RECALL_STALE) {
-        a->call.run = a->look_again;
-        reader_submit(&hub->reader, &a->call);
+        a->job.run = a->look_again;
+        job_queue_add(&hub->reader, &a->job);
         return;
     }
     struct connection *c = mem_new(sizeof *c);
@@ -14191,7 +14135,8 @@ static void hub_adopt(struct server *server, struct loop_call *call)
     if (a->may) connection_ext(c)->may = a->may;
     a->may = NULL;
     enum error refuse = hub_refuses(server, a, recall, now);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else if (refuse == ERROR_STOPPING) {
@@ -14212,12 +14157,12 @@ static void hub_adopt(struct server *server, struct loop_call *call)
 }
 
 /* Reader's: the store has changed since it was looked at; then the hub tries again. */
-static void hub_look_again(struct server *server, struct loop_call *call)
+static void hub_look_again(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
-    a->call.run = hub_adopt;
-    loop_submit(&server->hub.loop, &a->call);
+    a->job.run = hub_adopt;
+    loop_submit(&server->hub.loop, &a->job);
 }
 
 /* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
@@ -14253,9 +14198,9 @@ static bool stream_logged_out(const struct server *server, const struct stream *
 }
 
 /* Makes a stream of an adopted socket. */
-static void hub_adopt_stream(struct server *server, struct loop_call *call)
+static void hub_adopt_stream(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)call;
+    struct handoff *a = (struct handoff *)job;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
     struct stream *s = mem_new(sizeof *s);
@@ -14272,7 +14217,8 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
     stream_begin(server, s, a);
-    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN, c)) {
+    if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
+                   poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
     } else {
@@ -14291,7 +14237,7 @@ static void hub_adopt_stream(struct server *server, struct loop_call *call)
 /* A question to the hub by a worker, which waits for the answer; the hub always answers within a
  * few turns. */
 struct hub_ask {
-    struct loop_call call;
+    struct job job;
     sem_t done;
     struct span id;
     const uint8_t *address;
@@ -14305,19 +14251,19 @@ struct hub_ask {
 
 /* Puts a question to the hub and waits until it was acted on. */
 static void hub_ask(struct server *server, struct hub_ask *ask,
-                    void (*run)(struct server *, struct loop_call *))
+                    void (*run)(struct server *, struct job *))
 {
-    ask->call.run = run;
+    ask->job.run = run;
     sem_init(&ask->done, 0, 0);
-    loop_submit(&server->hub.loop, &ask->call);
+    loop_submit(&server->hub.loop, &ask->job);
     while (sem_wait(&ask->done)) continue; /* only EINTR */
     sem_destroy(&ask->done);
 }
 
 /* Question: an HTTP heartbeat of a user. */
-static void hub_heartbeat(struct server *server, struct loop_call *call)
+static void hub_heartbeat(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     pthread_mutex_lock(&server->table_lock);
     ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
@@ -14328,9 +14274,9 @@ static void hub_heartbeat(struct server *server, struct loop_call *call)
 }
 
 /* Question: set a user's status by hand. view->known is false for one never seen. */
-static void hub_set_manual(struct server *server, struct loop_call *call)
+static void hub_set_manual(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct presence *p = &server->presence;
     pthread_mutex_lock(&server->table_lock);
@@ -14350,9 +14296,9 @@ static void hub_set_manual(struct server *server, struct loop_call *call)
 
 /* Question: close all connections of a user, who is offline after it; count is how many. Of
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
-static void hub_kick(struct server *server, struct loop_call *call)
+static void hub_kick(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
@@ -14365,7 +14311,7 @@ static void hub_kick(struct server *server, struct loop_call *call)
         }
     }
     if (user && user->conns) {
-        loop_submit(&server->hub.loop, call);
+        loop_submit(&server->hub.loop, job);
         return;
     }
     pthread_mutex_lock(&server->table_lock);
@@ -14377,9 +14323,9 @@ static void hub_kick(struct server *server, struct loop_call *call)
 
 /* Question: end the streams that a session opened. Clients whose session is good come back, and
  * miss nothing. */
-static void hub_log_out(struct server *server, struct loop_call *call)
+static void hub_log_out(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)call;
+    struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
     for (struct stream *s = server->hub.feeds[FEED_ADMIN].streams, *next; s; s = next) {
         next = s->next;
@@ -14397,9 +14343,9 @@ static void hub_batch_written(void *context, struct store_batch *batch)
 }
 
 /* The hub's part of it: users who owe nothing any more and are offline leave the table. */
-static void hub_batch_done(struct server *server, struct loop_call *call)
+static void hub_batch_done(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     struct hub *hub = &server->hub;
     pthread_mutex_lock(&server->table_lock);
     atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
@@ -14441,9 +14387,9 @@ static void hub_sync(struct server *server, struct instant now)
 
 /* Tells every client to come back later, each at another time, and closes. The users stay online in
  * the store: the next start waits for them. */
-static void hub_stop(struct server *server, struct loop_call *call)
+static void hub_stop(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     struct hub *hub = &server->hub;
     struct presence *p = &server->presence;
     struct instant now = server_now(server);
@@ -14466,9 +14412,9 @@ static void hub_stop(struct server *server, struct loop_call *call)
 }
 
 /* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
-static void hub_quit(struct server *server, struct loop_call *call)
+static void hub_quit(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     server->hub.quitting = true;
     server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
@@ -14487,8 +14433,9 @@ static void hub_sample(struct server *server, struct instant now)
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return hub->loop.taken || hub->dead || hub->late || !STAILQ_EMPTY(&w->spreading) ||
-           LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) || w->unreferenced_count ||
+    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || hub->late ||
+           !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
+           w->unreferenced_count ||
            (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
@@ -14546,8 +14493,9 @@ static void hub_begin_part(struct hub *hub, int64_t us)
 /* Acts on what happened at one socket. */
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
-    struct connection *c = event->data.ptr;
-    if (event->data.ptr == &server->hub.loop || c->session.state == CONNECTION_DEAD) return;
+    if (poll_tag(event) == POLL_WAKE) return;
+    struct connection *c = poll_about(event);
+    if (c->session.state == CONNECTION_DEAD) return;
     if (c->session.is_stream) {
         stream_event(server, (struct stream *)c, now);
         return;
@@ -14602,7 +14550,7 @@ static void hub_turn(struct server *server)
     hub_wake(server, wait);
     hub->ids = 0;
     hub_begin_part(hub, HUB_CALLS_US);
-    loop_run_calls_until(&hub->loop, server, hub->until);
+    loop_run_jobs_until(&hub->loop, server, hub->until);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     hub_begin_part(hub, HUB_INPUT_US);
     hub_input(server, now);
@@ -14645,41 +14593,6 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* The reader's thread, until it is told to end and has nothing left to do. */
-static void *reader_run(void *argument)
-{
-    struct server *server = argument;
-    struct store_reader *reader = &server->hub.reader;
-    prctl(PR_SET_NAME, "reader");
-    pthread_mutex_lock(&reader->lock);
-    while (reader->first || !reader->quitting) {
-        struct loop_call *call = reader->first;
-        if (!call) {
-            pthread_cond_wait(&reader->wake, &reader->lock);
-            continue;
-        }
-        reader->first = call->next;
-        if (!call->next) reader->last = &reader->first;
-        pthread_mutex_unlock(&reader->lock);
-        call->run(server, call);
-        pthread_mutex_lock(&reader->lock);
-    }
-    pthread_mutex_unlock(&reader->lock);
-    return NULL;
-}
-
-/* Ends the reader once it has done what it was given; the hub, which is told of it, still runs. */
-static void reader_stop(struct store_reader *reader)
-{
-    if (!reader->running) return;
-    pthread_mutex_lock(&reader->lock);
-    reader->quitting = true;
-    pthread_cond_signal(&reader->wake);
-    pthread_mutex_unlock(&reader->lock);
-    pthread_join(reader->thread, NULL);
-    reader->running = false;
-}
-
 /* Sets the hub up; its thread is started by main. False with errno set. */
 static bool hub_init(struct server *server, struct instant now)
 {
@@ -14693,9 +14606,7 @@ static bool hub_init(struct server *server, struct instant now)
     hub->batch_done.run = hub_batch_done;
     watch_graph_init(&hub->graph);
     broadcast_init(&hub->broadcast);
-    pthread_mutex_init(&hub->reader.lock, NULL);
-    pthread_cond_init(&hub->reader.wake, NULL);
-    hub->reader.last = &hub->reader.first;
+    job_queue_init(&hub->reader, server, 1);
     hub->held_last = &hub->held;
     hub->late_last = &hub->late;
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -14712,7 +14623,7 @@ static void hub_free(struct server *server)
     hub->event_at = hub->event_count;
     hub->until = INT64_MAX;
     hub_free_closed(server);
-    broadcast_stop(&hub->broadcast);
+    job_queue_stop(&hub->broadcast.queue);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
     buffer_free(&hub->event);
@@ -14765,7 +14676,7 @@ enum http_conn_vet {
 
 /* A connection in the listener. */
 struct http_conn {
-    struct loop_call call;             /* the way back from a worker; must be first */
+    struct job job;                    /* the way back from a worker; must be first */
     struct seam_item item;             /* the request's bytes */
     struct timer timer;                /* the deadline of the phase */
     struct http_conn *next, *previous; /* in a lane, or the handshake workers' queue */
@@ -14779,7 +14690,6 @@ struct http_conn {
     bool polled;               /* in the listener's epoll set */
     uint8_t place;             /* enum http_conn_place; the listener's, as is the next */
     bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
-    bool queued;               /* in the handshake workers' queue; under handshake workers.lock */
     uint8_t lane;              /* enum lane_kind */
     uint32_t read_in;          /* the turn in which its last bytes came */
     bool keep_alive;           /* after this answer */
@@ -14989,7 +14899,7 @@ static void http_conn_poll(struct http_conn *p, uint32_t events)
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
     if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
-                   p)) {
+                   poll_data(POLL_CONNECTION, p))) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
         shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
@@ -15038,7 +14948,7 @@ static void listener_flush(struct server *server, struct http_conn *p, int64_t n
         timer_disarm(&server->listener.wheel, &p->timer);
         p->place = PLACE_ELSEWHERE;
         p->phase = HTTP_CONN_REQUEST;
-        loop_submit(&server->listener.loop, &p->call);
+        loop_submit(&server->listener.loop, &p->job);
     } else if (p->keep_alive) {
         http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
         http_conn_poll(p, EPOLLIN);
@@ -15303,19 +15213,18 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     listener_advance(server, p, now);
 }
 
-/* Gives a connection to the handshake workers. */
+/* A cycle: the end of a handshake's step reads on, and perhaps begins the next one. */
+static void handshake_run(struct server *server, struct job *job);
+
+/* [listener] Gives a connection to the handshake workers. */
 static void listener_handshake(struct server *server, struct http_conn *p)
 {
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     timer_disarm(&server->listener.wheel, &p->timer);
     p->phase = HTTP_CONN_HANDSHAKE;
     p->place = PLACE_HANDSHAKE;
     server->listener.handshaking++;
-    pthread_mutex_lock(&handshake_workers->lock);
-    p->queued = true;
-    http_conn_queue_add(&handshake_workers->queue, p);
-    pthread_cond_signal(&handshake_workers->wake);
-    pthread_mutex_unlock(&handshake_workers->lock);
+    p->job.run = handshake_run;
+    job_queue_add(&server->listener.handshakes, &p->job);
 }
 
 /* The client ended in the middle of its handshake, or before: then it may have been a look at the
@@ -15376,9 +15285,9 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
 }
 
 /* A handshake worker gave a connection back. */
-static void listener_handshake_done(struct server *server, struct loop_call *call)
+static void listener_handshake_done(struct server *server, struct job *job)
 {
-    struct http_conn *p = (struct http_conn *)call;
+    struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     server->listener.handshaking--;
@@ -15399,47 +15308,16 @@ static void listener_handshake_done(struct server *server, struct loop_call *cal
     else listener_read_hello(server, p, now);
 }
 
-/* A handshake worker's thread: takes connections off the queue, shakes, gives them back. Does no
- * work any more once the server stops. */
-static void *handshake_worker_run(void *argument)
+/* [handshake worker] Takes a handshake a step further and gives the connection back. Does no work
+ * any more once the server stops. */
+static void handshake_run(struct server *server, struct job *job)
 {
-    struct server *server = argument;
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
-    prctl(PR_SET_NAME, "shaker");
-    setpriority(PRIO_PROCESS, 0, HANDSHAKE_NICE); /* on Linux: of this thread */
-    pthread_mutex_lock(&handshake_workers->lock);
-    for (;;) {
-        while (!handshake_workers->queue.first && !handshake_workers->quitting)
-            pthread_cond_wait(&handshake_workers->wake, &handshake_workers->lock);
-        struct http_conn *p = handshake_workers->queue.first;
-        if (!p) break;
-        http_conn_queue_remove(&handshake_workers->queue, p);
-        p->queued = false;
-        bool useless = p->given_up || atomic_load(&server->stopping);
-        pthread_mutex_unlock(&handshake_workers->lock);
-        p->handshake = (uint8_t)(useless ? HANDSHAKE_FAILED
-                                         : transport_handshake(&p->transport, &server->tls));
-        p->call.run = listener_handshake_done;
-        loop_submit(&server->listener.loop, &p->call);
-        pthread_mutex_lock(&handshake_workers->lock);
-    }
-    pthread_mutex_unlock(&handshake_workers->lock);
-    return NULL;
-}
-
-/* Ends the handshake workers; none of them has a connection any more. */
-static void listener_stop_handshakes(struct listener *listener)
-{
-    struct handshake_workers *handshake_workers = &listener->handshake_workers;
-    pthread_mutex_lock(&handshake_workers->lock);
-    handshake_workers->quitting = true;
-    pthread_cond_broadcast(&handshake_workers->wake);
-    pthread_mutex_unlock(&handshake_workers->lock);
-    for (size_t i = 0; i < handshake_workers->count; i++)
-        pthread_join(handshake_workers->threads[i], NULL);
-    free(handshake_workers->threads);
-    handshake_workers->threads = NULL;
-    handshake_workers->count = 0;
+    struct http_conn *p = container_of(job, struct http_conn, job);
+    bool useless = atomic_load(&server->stopping);
+    p->handshake =
+        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->transport, &server->tls));
+    p->job.run = listener_handshake_done;
+    loop_submit(&server->listener.loop, &p->job);
 }
 
 /* The deadline of a phase has come. */
@@ -15462,9 +15340,9 @@ static void listener_give_up(struct server *server, struct http_conn *p)
 }
 
 /* A worker gave a connection back; see http_conn_served for the phases. */
-static void listener_take_back(struct server *server, struct loop_call *call)
+static void listener_take_back(struct server *server, struct job *job)
 {
-    struct http_conn *p = (struct http_conn *)call;
+    struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
@@ -15496,9 +15374,9 @@ static void http_conn_hand_over(struct server *server, struct http_conn *p)
     if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->transport.fd, NULL);
     a->transport = p->transport;
     buffer_add(&a->unread, p->item.bytes + p->item.used, p->item.len - p->item.used);
-    a->call.run = a->is_stream ? hub_adopt_stream : hub_adopt;
+    a->job.run = a->is_stream ? hub_adopt_stream : hub_adopt;
     http_conn_free(p);
-    loop_submit(&server->hub.loop, &a->call);
+    loop_submit(&server->hub.loop, &a->job);
 }
 
 /* Worker: takes the served request off the front; what is behind it is the next one's. */
@@ -15534,8 +15412,8 @@ static void http_conn_go_on(struct http_conn *p)
     p->aside = (struct buffer){0};
     http_conn_hold(p, 0, true);
     p->phase = HTTP_CONN_REQUEST;
-    p->call.run = listener_take_back;
-    loop_submit(&p->server->listener.loop, &p->call);
+    p->job.run = listener_take_back;
+    loop_submit(&p->server->listener.loop, &p->job);
 }
 
 /* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
@@ -15553,7 +15431,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
         http_conn_free(p);
         return;
     }
-    p->call.run = listener_take_back;
+    p->job.run = listener_take_back;
     if (p->keep_alive) http_conn_next_request(p);
     else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
@@ -15563,13 +15441,14 @@ static void http_conn_send(struct server *server, struct http_conn *p)
                          : rest           ? HTTP_CONN_REQUEST
                                           : HTTP_CONN_IDLE);
     if (p->phase != HTTP_CONN_IDLE) {
-        loop_submit(loop, &p->call);
+        loop_submit(loop, &p->job);
         return;
     }
     /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_park(loop, &p->call, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT, p))
+    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p)))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
@@ -15589,16 +15468,10 @@ static void http_conn_served(struct server *server, struct http_conn *p)
  * thread. */
 static void listener_displace(struct server *server, struct http_conn *p)
 {
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
     if (p->place == PLACE_READY) http_conn_queue_remove(&server->listener.lanes[p->lane].ready, p);
     if (p->place == PLACE_HANDSHAKE) {
-        pthread_mutex_lock(&handshake_workers->lock);
-        bool queued = p->queued;
-        if (queued) http_conn_queue_remove(&handshake_workers->queue, p);
-        p->queued = false;
         p->given_up = true;
-        pthread_mutex_unlock(&handshake_workers->lock);
-        if (!queued) return;
+        if (!job_queue_cancel(&server->listener.handshakes, &p->job)) return;
         server->listener.handshaking--;
     }
     listener_give_up(server, p);
@@ -15633,7 +15506,7 @@ static void listener_poll(struct server *server, uint32_t events)
 {
     for (size_t i = 0; i < server->listen_socket_count; i++)
         loop_poll(&server->listener.loop, EPOLL_CTL_MOD, server->listen_sockets[i].fd, events,
-                  &server->listen_sockets[i]);
+                  poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i]));
 }
 
 /* Rests from accepting after an error that will not go away at once: what is connected goes on
@@ -15652,7 +15525,9 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
     listener->paused_logged = now;
     listener->paused = full;
     if (full) listener_poll(server, 0);
-    else loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0, listening);
+    else
+        loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0,
+                  poll_data(POLL_LISTEN_SOCKET, listening));
     timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
@@ -15697,9 +15572,9 @@ static void listener_accept(struct server *server, struct listen_socket *listeni
 }
 
 /* Stops accepting for good: new clients are refused by the kernel. */
-static void listener_shut(struct server *server, struct loop_call *call)
+static void listener_shut(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     for (size_t i = 0; i < server->listen_socket_count; i++) {
         if (server->listen_sockets[i].fd >= 0) close(server->listen_sockets[i].fd);
         server->listen_sockets[i].fd = -1;
@@ -15707,22 +15582,19 @@ static void listener_shut(struct server *server, struct loop_call *call)
 }
 
 /* Ends listener_run as soon as no request is with the workers. */
-static void listener_quit(struct server *server, struct loop_call *call)
+static void listener_quit(struct server *server, struct job *job)
 {
-    (void)call;
+    (void)job;
     server->listener.quitting = true;
 }
 
-/* Acts on one event. */
-static void listener_event(struct server *server, void *data, int64_t now)
+/* [listener] Acts on one event. One that comes for a connection which gave way in this turn counts
+ * no more. */
+static void listener_event(struct server *server, const struct epoll_event *event, int64_t now)
 {
-    struct listen_socket *listening = data;
-    if (listening >= server->listen_sockets &&
-        listening < server->listen_sockets + server->listen_socket_count) {
-        listener_accept(server, listening, now);
-        return;
-    }
-    struct http_conn *p = data;
+    if (poll_tag(event) == POLL_LISTEN_SOCKET) listener_accept(server, poll_about(event), now);
+    if (poll_tag(event) != POLL_CONNECTION) return;
+    struct http_conn *p = poll_about(event);
     if (p->phase == HTTP_CONN_GONE) return;
     if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
     else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
@@ -15758,7 +15630,7 @@ static void listener_run(void *context)
     struct listener *listener = &server->listener;
     struct epoll_event events[LISTENER_EVENTS];
     int64_t judge_at = 0; /* after a pause what waits in sockets is read before a deadline counts */
-    prctl(PR_SET_NAME, "door");
+    prctl(PR_SET_NAME, "listener");
     listener_poll(server, EPOLLIN);
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
@@ -15773,10 +15645,8 @@ static void listener_run(void *context)
         now = clock_mono_ms();
         listener->turn++;
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
-        loop_run_calls(&listener->loop, server);
-        for (int i = 0; i < count; i++)
-            if (events[i].data.ptr != &listener->loop)
-                listener_event(server, events[i].data.ptr, now);
+        loop_run_jobs(&listener->loop, server);
+        for (int i = 0; i < count; i++) listener_event(server, &events[i], now);
         for (struct http_conn *p; (p = listener->gone);) {
             listener->gone = p->next;
             listener_close(server, p);
@@ -15785,7 +15655,7 @@ static void listener_run(void *context)
             listener_timer(server, timer, now);
         for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
     }
-    loop_run_calls(&listener->loop, server);
+    loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
     for (struct timer *timer; (timer = wheel_take(&listener->wheel));)
         listener_close(server, http_conn_of_timer(timer));
@@ -15809,26 +15679,36 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
            !getsockname(listening->fd, (struct sockaddr *)&listening->address, &len);
 }
 
+/* How many workers there are. A worker never waits for a client, so more than one a processor give
+ * no more answers, only more switches: each new connection wakes one. Two at least: a list of all
+ * users takes one for a while, see struct lane. */
+static int server_workers(const struct options *options)
+{
+    size_t processors = processor_count();
+    return options->workers    ? (int)options->workers
+           : processors <= 2   ? 2
+           : processors <= 256 ? (int)processors
+                               : 256;
+}
+
 /* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
 static bool listener_init(struct server *server, struct instant now)
 {
     struct listener *listener = &server->listener;
-    struct handshake_workers *handshake_workers = &listener->handshake_workers;
-    pthread_mutex_init(&handshake_workers->lock, NULL);
-    pthread_cond_init(&handshake_workers->wake, NULL);
+    job_queue_init(&listener->handshakes, server, 1);
     wheel_init(&listener->wheel, now.mono);
-    int64_t workers = server->options.workers;
+    int workers = server_workers(&server->options);
     /* of an address no less than one request as large as they may be */
     const struct options *options = &server->options;
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
-    listener->lanes[LANE_COSTLY].most = workers > 1 ? (int)workers - 1 : 1;
+    listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (!loop_poll(&listener->loop, EPOLL_CTL_ADD, server->listen_sockets[i].fd, 0,
-                       &server->listen_sockets[i]))
+                       poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i])))
             return false;
     return true;
 }
@@ -15967,17 +15847,17 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients. */
+/* Appends the cursor behind an id: its bytes in hexadecimal, opaque to clients; null for none. */
 static void api_write_next(struct buffer *out, struct span id)
 {
-    buffer_text(out, "\"next\":");
-    if (!id.len) {
-        buffer_text(out, "null");
-        return;
+    static const char digits[] = "0123456789abcdef";
+    char text[2 * USER_ID_MAX + 1], *to = text;
+    for (size_t i = 0; i < id.len; i++) {
+        *to++ = digits[(unsigned char)id.at[i] >> 4];
+        *to++ = digits[id.at[i] & 15];
     }
-    buffer_text(out, "\"");
-    for (size_t i = 0; i < id.len; i++) buffer_print(out, "%02x", (unsigned char)id.at[i]);
-    buffer_text(out, "\"");
+    *to = 0;
+    json_text_or_null(out, "next", text);
 }
 
 /* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
@@ -16033,7 +15913,7 @@ static enum error api_get_user(struct server *server, const struct http_request 
         return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     view_hide(&view);
-    view_write_user(api_json(response), &view);
+    view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
 }
 
@@ -16134,15 +16014,13 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         error = ERROR_INTERNAL;
     if (!error) {
         struct buffer *out = api_json(response);
-        char when[TIME_TEXT];
-        buffer_text(out, "{");
+        json_begin(out);
         position_write(out, position);
-        buffer_print(out, ",\"generated_at\":\"%s\",\"users\":[",
-                     time_text(request->now.mono + request->now.offset, when));
+        json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+        json_open(out, "users", '[');
         for (size_t i = 0; i < count; i++) {
-            if (i) buffer_text(out, ",");
             view_hide(&views[i]);
-            view_write_user(out, &views[i]);
+            view_write_user(out, NULL, &views[i]);
         }
         buffer_text(out, "]}");
     }
@@ -16191,7 +16069,7 @@ static enum error api_put_status(struct server *server, const struct http_reques
         hub_ask(server, &ask, hub_set_manual);
     } while (ask.recall == RECALL_STALE);
     if (!view.known) return ERROR_UNKNOWN_USER;
-    view_write_user(api_json(response), &view);
+    view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
 }
 
@@ -16206,19 +16084,18 @@ static enum error api_online_users(struct server *server, const struct http_requ
     if (!api_cursor(request, after.id, &after_len)) return ERROR_INVALID_CURSOR;
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
-    char when[TIME_TEXT];
     pthread_mutex_lock(&server->table_lock);
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_text(out, "{");
+    json_begin(out);
     position_write(out, position);
-    buffer_print(out,
-                 ",\"online_threshold_seconds\":%" PRId64 ",\"generated_at\":\"%s\","
-                 "\"count\":%zu,\"connections\":%zu,\"users\":[",
-                 server->options.threshold / 1000,
-                 time_text(request->now.mono + request->now.offset, when), users, connections);
+    json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
+    json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+    json_uint(out, "count", users);
+    json_uint(out, "connections", connections);
+    json_open(out, "users", '[');
     struct user_view last = after;
     bool end = false, more = false; /* more: there is one behind a full page */
     for (int written = 0; !end && !more;) {
@@ -16226,14 +16103,14 @@ static enum error api_online_users(struct server *server, const struct http_requ
         for (size_t i = 0; i < count && !more; i++) {
             more = written == limit;
             if (more) break;
-            if (written++) buffer_text(out, ",");
-            view_write_user(out, &views[i]);
+            written++;
+            view_write_user(out, NULL, &views[i]);
             last = views[i];
         }
     }
-    buffer_text(out, "],");
+    json_close(out, ']');
     api_write_next(out, (struct span){last.id, more ? last.id_len : 0});
-    buffer_text(out, "}");
+    json_close(out, '}');
     return ERROR_NONE;
 }
 
@@ -16296,8 +16173,8 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     if (page->full) return false;
     page->last = *view;
     if (!wanted) return true;
-    if (page->written++) buffer_text(page->out, ",");
-    view_write_user(page->out, view);
+    page->written++;
+    view_write_user(page->out, NULL, view);
     return true;
 }
 
@@ -16678,20 +16555,19 @@ static enum error api_users(struct server *server, const struct http_request *re
                                : NULL;
         return error;
     }
-    char when[TIME_TEXT];
     pthread_mutex_lock(&server->table_lock);
     struct position position = server_position(server); /* before anything is read */
     pthread_mutex_unlock(&server->table_lock);
-    buffer_text(page.out, "{");
+    json_begin(page.out);
     position_write(page.out, position);
-    buffer_print(page.out, ",\"generated_at\":\"%s\",\"users\":[",
-                 time_text(page.now.mono + page.now.offset, when));
+    json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
+    json_open(page.out, "users", '[');
     bool end = false;
     bool by_id = page.sort == SORT_ID;
     if (!(by_id ? page_make : page_make_seen)(server, &page, &end)) return ERROR_INTERNAL;
-    buffer_text(page.out, "],");
+    json_close(page.out, ']');
     page_write_next(&page, end);
-    buffer_text(page.out, "}");
+    json_close(page.out, '}');
     return ERROR_NONE;
 }
 
@@ -16727,15 +16603,17 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
                                  struct instant now)
 {
     char number[17], address[64];
-    buffer_print(out, "{\"connection_id\":\"%s\",\"address\":\"%s\",\"port\":%u,\"agent\":",
-                 connection_id_text(c->number, number),
-                 address_unpack_text(c->address, address, sizeof address), c->port);
-    json_write_string(out, (struct span){c->agent, strlen(c->agent)});
-    view_write_time(out, "connected_at", c->connected_at + now.offset, true);
-    view_write_time(out, "last_heard", c->heard_at + now.offset, true);
-    buffer_print(out, ",\"status\":\"%s\",\"round_trip_ms\":", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) buffer_text(out, "null}");
-    else buffer_print(out, "%" PRIu32 "}", c->round_trip);
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    json_close(out, '}');
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
@@ -16761,10 +16639,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
         api_view_connection(&list[count++], (const struct connection *)conn);
     pthread_mutex_unlock(&server->table_lock);
-    for (size_t i = 0; i < count; i++) {
-        if (i) buffer_text(connections, ",");
-        api_write_connection(connections, &list[i], now);
-    }
+    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
     free(list);
     return user != NULL;
 }
@@ -16789,11 +16664,12 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         if (!here) api_view_stored(&view, id, &stored, request->now, &response->texts);
         struct buffer *out = api_json(response);
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
-        view_write_user_open(out, &view);
-        view_write_time(out, "first_seen", first, true);
-        buffer_print(out, ",\"sessions\":%" PRIu32 ",", stored.known ? stored.record.sessions : 0);
+        json_begin(out);
+        view_write_members(out, &view);
+        json_time(out, "first_seen", first, true);
+        json_uint(out, "sessions", stored.known ? stored.record.sessions : 0);
         position_write(out, position);
-        buffer_text(out, ",\"connection_list\":[");
+        json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
         buffer_text(out, "]}");
     }
@@ -16805,16 +16681,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
-    char when[TIME_TEXT], address[64];
-    buffer_print(out, "{\"from\":\"%s\"", time_text(session->from, when));
-    view_write_time(out, "to", session->to, !running);
-    if (running) buffer_text(out, ",\"reason\":null");
-    else
-        buffer_print(out, ",\"reason\":\"%s\"",
-                     session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown");
-    address_unpack_text(session->address, address, sizeof address);
-    if (*address) buffer_print(out, ",\"address\":\"%s\"}", address);
-    else buffer_text(out, ",\"address\":null}");
+    char address[64];
+    const char *reason = session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown";
+    json_open(out, NULL, '{');
+    json_time(out, "from", session->from, true);
+    json_time(out, "to", session->to, !running);
+    json_text_or_null(out, "reason", running ? "" : reason);
+    json_text_or_null(out, "address",
+                      address_unpack_text(session->address, address, sizeof address));
+    json_close(out, '}');
 }
 
 /* The stay that a user is in, if any. */
@@ -16855,16 +16730,16 @@ static enum error api_sessions(struct server *server, const struct http_request 
     int stored = store_sessions(server->store, id, before, sessions + running, limit + 1 - running);
     int count = stored < 0 ? 0 : stored + running, shown = count < limit ? count : limit;
     struct buffer *out = api_json(response);
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, id);
-    buffer_text(out, ",\"sessions\":[");
-    for (int i = 0; i < shown; i++) {
-        if (i) buffer_text(out, ",");
-        api_write_session(out, &sessions[i], running && !i);
-    }
-    int64_t next = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
-    if (count > limit) buffer_print(out, "],\"next\":\"%" PRId64 "\"}", next);
-    else buffer_text(out, "],\"next\":null}");
+    json_begin(out);
+    json_span(out, "user_id", id);
+    json_open(out, "sessions", '[');
+    for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
+    json_close(out, ']');
+    int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
+    char next[24] = "";
+    if (count > limit) snprintf(next, sizeof next, "%" PRId64, from);
+    json_text_or_null(out, "next", next);
+    json_close(out, '}');
     free(sessions);
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
@@ -16880,9 +16755,10 @@ static enum error api_kick(struct server *server, const struct http_request *req
     struct hub_ask ask = {.id = id};
     hub_ask(server, &ask, hub_kick);
     struct buffer *out = api_json(response);
-    buffer_text(out, "{\"user_id\":");
-    json_write_string(out, id);
-    buffer_print(out, ",\"closed\":%zu}", ask.count);
+    json_begin(out);
+    json_span(out, "user_id", id);
+    json_uint(out, "closed", ask.count);
+    json_close(out, '}');
     return ERROR_NONE;
 }
 
@@ -16898,28 +16774,28 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
 }
 
 /* Appends the member "webhook" of the stats, or that there is none. */
-static void api_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
+static void stats_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
 {
     struct webhook *hook = &server->webhook;
     const struct counters *counters = &server->counters;
     char error[WEBHOOK_WHY];
     if (!webhook_wanted(hook)) {
-        buffer_text(out, ",\"webhook\":null");
+        json_null(out, "webhook");
         return;
     }
-    buffer_print(out,
-                 ",\"webhook\":{\"url\":\"%s\",\"pending\":%" PRIu64 ",\"delivered\":%" PRIu64
-                 ",\"failures\":%" PRIu64 ",\"dead\":%" PRIu64 ",\"last_error\":",
-                 hook->url.origin, pending, atomic_load(&counters->webhook_deliveries),
-                 atomic_load(&counters->webhook_failures), atomic_load(&counters->webhook_dead));
+    json_open(out, "webhook", '{');
+    json_text(out, "url", hook->url.origin);
+    json_uint(out, "pending", pending);
+    json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
+    json_uint(out, "failures", atomic_load(&counters->webhook_failures));
+    json_uint(out, "dead", atomic_load(&counters->webhook_dead));
     pthread_mutex_lock(&hook->lock);
     int64_t success = hook->last_success;
     memcpy(error, hook->last_error, sizeof error);
     pthread_mutex_unlock(&hook->lock);
-    if (*error) json_write_string(out, (struct span){error, strlen(error)});
-    else buffer_text(out, "null");
-    view_write_time(out, "last_success", success, success > 0);
-    buffer_text(out, "}");
+    json_text_or_null(out, "last_error", error);
+    json_time(out, "last_success", success, success > 0);
+    json_close(out, '}');
 }
 
 /* Totals as of now, for stats and metrics. */
@@ -16954,6 +16830,35 @@ static void api_totals(struct server *server, struct instant now, struct totals 
 /* ==== 48. API: state of the server ============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. */
 
+/* Appends the member "store" of the stats. */
+static void stats_write_store(struct buffer *out, const struct store_stats *store)
+{
+    json_open(out, "store", '{');
+    json_bool(out, "writable", store->writable);
+    json_bool(out, "readable", store->readable);
+    json_text_or_null(out, "problem", store->problem);
+    json_uint(out, "users", store->users);
+    json_uint(out, "sessions", store->sessions);
+    json_uint(out, "map_bytes", store->map_size);
+    json_uint(out, "used_bytes", store->used_bytes);
+    json_uint(out, "file_bytes", store->file_bytes);
+    json_int(out, "oldest_reader_seconds", store->oldest_reader_ms / 1000);
+    json_time(out, "last_commit", store->last_commit_wall, store->last_commit_wall > 0);
+    json_close(out, '}');
+}
+
+/* Appends the member "limits" of the stats: every option that is a number. */
+static void stats_write_limits(struct buffer *out, const struct options *options)
+{
+    json_open(out, "limits", '{');
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        if (row->type == OPTION_COUNT || row->type == OPTION_SIZE || row->type == OPTION_DURATION)
+            json_int(out, row->name, *(const int64_t *)((const char *)options + row->offset));
+    }
+    json_close(out, '}');
+}
+
 /* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
 static enum error api_stats(struct server *server, const struct http_request *request,
                             struct http_response *response)
@@ -16961,52 +16866,40 @@ static enum error api_stats(struct server *server, const struct http_request *re
     struct totals t;
     struct buffer *out = api_json(response);
     api_totals(server, request->now, &t);
-    buffer_print(out, "{\"version\":\"" PRESENCE_VERSION "\",\"uptime_seconds\":%" PRId64,
-                 t.uptime_ms / 1000);
-    view_write_time(out, "started_at", server->started.mono + request->now.offset, true);
-    buffer_text(out, ",");
+    json_begin(out);
+    json_text(out, "version", PRESENCE_VERSION);
+    json_int(out, "uptime_seconds", t.uptime_ms / 1000);
+    json_time(out, "started_at", server->started.mono + request->now.offset, true);
     position_write(out, t.position);
-    buffer_print(out,
-                 ",\"users\":{\"online\":%zu,\"live\":%zu,\"cached\":%zu,\"known\":%" PRIu64 "}",
-                 t.live + t.cached, t.live, t.cached, t.store.users);
-    buffer_print(out,
-                 ",\"connections\":{\"current\":%zu,\"sockets\":%" PRId64 ",\"streams\":%" PRId64
-                 ",\"watching\":%" PRId64 ",\"pending\":%" PRId64 ",\"limit\":%" PRId64 "}",
-                 t.connections, t.sockets, t.streams, t.watching, t.pending,
-                 server->max_connections);
-    buffer_print(out,
-                 ",\"memory\":{\"resident_bytes\":%" PRId64 ",\"anonymous_bytes\":%" PRId64 "}",
-                 t.resident, t.anonymous);
-    const char *problem = t.store.problem;
-    buffer_print(out, ",\"store\":{\"writable\":%s,\"readable\":%s,\"problem\":",
-                 t.store.writable ? "true" : "false", t.store.readable ? "true" : "false");
-    if (*problem) json_write_string(out, (struct span){problem, strlen(problem)});
-    else buffer_text(out, "null");
-    buffer_print(out,
-                 ",\"users\":%" PRIu64 ",\"sessions\":%" PRIu64 ",\"map_bytes\":%" PRIu64
-                 ",\"used_bytes\":%" PRIu64 ",\"file_bytes\":%" PRIu64
-                 ",\"oldest_reader_seconds\":%" PRId64,
-                 t.store.users, t.store.sessions, t.store.map_size, t.store.used_bytes,
-                 t.store.file_bytes, t.store.oldest_reader_ms / 1000);
-    view_write_time(out, "last_commit", t.store.last_commit_wall, t.store.last_commit_wall > 0);
-    buffer_print(out, "},\"landlock_version\":%ld,\"certificates\":[", server->landlock);
+    json_open(out, "users", '{');
+    json_uint(out, "online", t.live + t.cached);
+    json_uint(out, "live", t.live);
+    json_uint(out, "cached", t.cached);
+    json_uint(out, "known", t.store.users);
+    json_close(out, '}');
+    json_open(out, "connections", '{');
+    json_uint(out, "current", t.connections);
+    json_int(out, "sockets", t.sockets);
+    json_int(out, "streams", t.streams);
+    json_int(out, "watching", t.watching);
+    json_int(out, "pending", t.pending);
+    json_int(out, "limit", server->max_connections);
+    json_close(out, '}');
+    json_open(out, "memory", '{');
+    json_int(out, "resident_bytes", t.resident);
+    json_int(out, "anonymous_bytes", t.anonymous);
+    json_close(out, '}');
+    stats_write_store(out, &t.store);
+    json_int(out, "landlock_version", server->landlock);
+    json_open(out, "certificates", '[');
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
-    buffer_text(out, "]");
-    api_write_webhook(out, server, t.store.outbox);
-    buffer_text(out, ",\"limits\":{");
-    for (size_t i = 0, n = 0; i < OPTION_COUNT_ALL; i++) {
-        const struct option_row *row = &OPTIONS[i];
-        if (row->type != OPTION_COUNT && row->type != OPTION_SIZE && row->type != OPTION_DURATION)
-            continue;
-        buffer_print(out, "%s\"%s\":%" PRId64, n++ ? "," : "", row->name,
-                     *(const int64_t *)((const char *)&server->options + row->offset));
-    }
-    buffer_text(out, "},\"counters\":{");
-#define X(field, metric, help)                                                                     \
-    buffer_print(out, "\"" #field "\":%" PRIu64 ",", atomic_load(&server->counters.field));
+    json_close(out, ']');
+    stats_write_webhook(out, server, t.store.outbox);
+    stats_write_limits(out, &server->options);
+    json_open(out, "counters", '{');
+#define X(field, metric, help) json_uint(out, #field, atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
-    out->len--; /* the last comma */
     buffer_text(out, "}}");
     return ERROR_NONE;
 }
@@ -17132,7 +17025,7 @@ static enum error api_history(struct server *server, const struct http_request *
                               struct http_response *response)
 {
     enum { CHUNK = 512 }; /* samples read in one transaction */
-    char text[16], when[TIME_TEXT];
+    char text[16];
     struct sample samples[CHUNK];
     int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
@@ -17142,16 +17035,21 @@ static enum error api_history(struct server *server, const struct http_request *
         return ERROR_INVALID_PARAMETER;
     }
     struct buffer *out = api_json(response);
-    buffer_print(out, "{\"generated_at\":\"%s\",\"interval_seconds\":%d,\"samples\":[",
-                 time_text(wall, when), SAMPLE_MS / 1000);
+    json_begin(out);
+    json_time(out, "generated_at", wall, true);
+    json_int(out, "interval_seconds", SAMPLE_MS / 1000);
+    json_open(out, "samples", '[');
     for (int64_t from = wall - hours * 3600000; count == CHUNK; from = samples[CHUNK - 1].at + 1) {
         count = store_samples(server->store, from, wall, samples, CHUNK);
         if (count < 0) return ERROR_INTERNAL;
-        for (int i = 0; i < count; i++)
-            buffer_print(out, "{\"at\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "},",
-                         time_text(samples[i].at, when), samples[i].users, samples[i].connections);
+        for (int i = 0; i < count; i++) {
+            json_open(out, NULL, '{');
+            json_time(out, "at", samples[i].at, true);
+            json_uint(out, "users", samples[i].users);
+            json_uint(out, "connections", samples[i].connections);
+            json_close(out, '}');
+        }
     }
-    if (out->at[out->len - 1] == ',') out->len--;
     buffer_text(out, "]}");
     return ERROR_NONE;
 }
@@ -17179,9 +17077,9 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     }
     response->status = 503;
     bool stopping = atomic_load(&server->stopping);
-    const char *reason = stopping ? "the server is stopping" : store.problem;
-    buffer_print(out, "{\"status\":\"%s\",\"reason\":", stopping ? "stopping" : "degraded");
-    json_write_string(out, (struct span){reason, strlen(reason)});
+    json_begin(out);
+    json_text(out, "status", stopping ? "stopping" : "degraded");
+    json_text(out, "reason", stopping ? "the server is stopping" : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
 }
@@ -17459,9 +17357,10 @@ static enum error api_login_state(struct server *server, const struct http_reque
     struct token token;
     enum error error = auth_check(server, ACCESS_ADMIN, &asked, &unused, &token);
     struct buffer *out = api_json(response);
-    buffer_print(out, "{\"authenticated\":%s", error ? "false" : "true");
-    view_write_time(out, "expires_at", token.expires_ms, !error && asked.token);
-    buffer_text(out, "}");
+    json_begin(out);
+    json_bool(out, "authenticated", !error);
+    json_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    json_close(out, '}');
     token_free(&token);
     return ERROR_NONE;
 }
@@ -17607,9 +17506,10 @@ static enum error api_login(struct server *server, const struct http_request *re
     out = api_json(response);
     login_set_cookie(response, request, (struct span){session.at, session.len},
                      server->options.admin_session);
-    buffer_print(out, "{\"token\":\"%.*s\"", (int)session.len, session.at);
-    view_write_time(out, "expires_at", expires, true);
-    buffer_text(out, "}");
+    json_begin(out);
+    json_span(out, "token", (struct span){session.at, session.len});
+    json_time(out, "expires_at", expires, true);
+    json_close(out, '}');
     buffer_free(&session);
     return ERROR_NONE;
 }
@@ -18539,24 +18439,11 @@ static bool server_restore_user(void *context, struct span id, const struct user
     return true;
 }
 
-/* Starts a thread with a stack of our size. */
-static bool thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
-{
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setstacksize(&attr, THREAD_STACK);
-    int error = pthread_create(thread, &attr, run, argument);
-    pthread_attr_destroy(&attr);
-    errno = error;
-    return !error;
-}
-
 /* How many io threads are worth having: the hub has a processor of its own. */
 static size_t server_io_threads(void)
 {
-    cpu_set_t set;
-    int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
-    return processors > IO_THREADS_MAX ? IO_THREADS_MAX : (size_t)processors - 1;
+    size_t others = processor_count() - 1;
+    return others > IO_THREADS_MAX ? IO_THREADS_MAX : others;
 }
 
 /* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
@@ -18633,25 +18520,15 @@ static bool server_start(struct server *server, struct why why)
     server->hub.running = thread_start(&server->hub.thread, hub_run, server);
     if (!server->hub.running) return server_lacks_thread(why, "hub");
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
-    server->hub.reader.running = thread_start(&server->hub.reader.thread, reader_run, server);
-    if (!server->hub.reader.running) return server_lacks_thread(why, "reader of the store");
-    struct broadcast *broadcast = &server->hub.broadcast;
-    for (size_t n = server_io_threads(); broadcast->count < n; broadcast->count++) {
-        if (thread_start(&broadcast->threads[broadcast->count], io_thread_run, broadcast)) continue;
-        return server_lacks_thread(why, "hub's helpers");
-    }
-    struct handshake_workers *handshake_workers = &server->listener.handshake_workers;
-    size_t handshake_worker_count = options->tls_listen.count ? (size_t)options->tls_threads : 0;
-    handshake_workers->threads =
-        mem_new(handshake_worker_count * sizeof *handshake_workers->threads);
-    for (; handshake_workers->count < handshake_worker_count; handshake_workers->count++) {
-        if (thread_start(&handshake_workers->threads[handshake_workers->count],
-                         handshake_worker_run, server))
-            continue;
+    if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
+        return server_lacks_thread(why, "reader of the store");
+    if (!job_queue_start(&server->hub.broadcast.queue, "io", 0, server_io_threads()))
+        return server_lacks_thread(why, "hub's io threads");
+    size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
+    if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
-    }
     int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
-    server->seam = seam_start(&SEAM_OPS, server, (int)options->workers, queue);
+    server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
     if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
     return true;
@@ -18754,8 +18631,8 @@ static void server_wait_for_hub(struct server *server)
  * takes down what a failed start left. False when the last batch could not be written. */
 static bool server_stop(struct server *server)
 {
-    struct loop_call shut = {.run = listener_shut}, quit = {.run = listener_quit};
-    struct loop_call stop = {.run = hub_stop}, end = {.run = hub_quit};
+    struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
+    struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
@@ -18766,9 +18643,9 @@ static bool server_stop(struct server *server)
         loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }
-    if (server->listener.handshake_workers.count) listener_stop_handshakes(&server->listener);
-    reader_stop(&server->hub.reader);
-    webhook_wait(&server->webhook); /* before the last batch, which has how far it came */
+    job_queue_stop(&server->listener.handshakes);
+    job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
+    webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -18922,7 +18799,8 @@ static int run_command(struct server *server, const struct command_line *line)
     }
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     bool good = psa_crypto_init() == PSA_SUCCESS;
-    good = good && tls_shared_init(&server->tls, &server->counters);
+    good = good &&
+           tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);
     if (!good) return complain(1, "Mbed TLS cannot start");
     server_read_ranges(server);
     address_table_init(&server->addresses);

@@ -90,19 +90,93 @@ check_sections() {
     }'
 }
 
-# A function has at most 120 lines and a comment directly above it.
+# A function has at most 120 lines; one of more than 12 says why it is so in a comment above it.
 check_functions() {
-    ctags -o - --languages=C --kinds-C=f --fields=+ne --excmd=number "$SOURCE" |
+    functions | awk -F '\t' -v file="$SOURCE" '
+        $2 > 120 { print file ":" $1 ": " $4 " has " $2 " lines" }
+        $2 > 12 && $3 == "" { print file ":" $1 ": " $4 " has no comment above it" }'
+}
+
+# Prints LINE, LENGTH, COMMENT and NAME of every function, separated by tabs, in the order of lines.
+# COMMENT is the first line of the one directly above, or empty.
+functions() {
+    ctags -o - --sort=no --languages=C --kinds-C=f --fields=+ne --excmd=number "$SOURCE" |
         sed -n 's/^\([^\t]*\)\t\([^\t]*\)\t.*line:\([0-9]*\).*end:\([0-9]*\).*$/\3 \4 \1/p' |
-        sort -n | awk -v file="$SOURCE" '
+        sort -n | awk '
             NR == FNR { text[FNR] = $0; next }
             {
-                if ($2 - $1 + 1 > 120) print file ":" $1 ": " $3 " has " $2 - $1 + 1 " lines"
-                above = $1 - 1
-                while (text[above] ~ /^(static|const|inline|__attribute__|[a-z_]+ \**$)/) above--
-                if (text[above] !~ /\*\/[ \t]*$/ && text[above] !~ /^\/\//)
-                    print file ":" $1 ": " $3 " has no comment above it"
+                top = $1
+                while (text[top - 1] ~ /^(static|const|inline|__attribute__|[a-z_]+ \**$)/) top--
+                comment = ""
+                if (text[above = top - 1] ~ /\*\/[ \t]*$/) {
+                    while (above > 1 && text[above] !~ /^\/\*/) above--
+                    comment = text[above]
+                }
+                print $1 "\t" $2 - top + 1 "\t" comment "\t" $3
             }' "$SOURCE" -
+}
+
+# Whether the three rules below are kept (yes), or what breaks them is counted only.
+STRICT=${STRICT:-no}
+# The first section that knows threads: a comment of a longer function there says who may call it,
+# in brackets: "[hub]", "[hub; table_lock]", "[listener, worker]".
+FIRST_THREADED='Event loop'
+TAGS='hub|worker|writer|listener|reader|main|any|webhook|handshake|io'
+# A section is to have some 650 lines, and not more than these.
+SECTION_LINES=720
+
+# Every function of more than 12 lines in those sections has such a tag.
+check_tags() {
+    local first
+    first=$(grep -nE "^/\* =+ [0-9]+\. $FIRST_THREADED =" "$SOURCE" | cut -d : -f 1)
+    [ -n "$first" ] || die "$SOURCE has no section \"$FIRST_THREADED\", see FIRST_THREADED"
+    functions | awk -F '\t' -v file="$SOURCE" -v first="$first" -v tags="$TAGS" '
+        BEGIN { tag = "^/\\* +\\[(" tags ")([,;] [a-z_.]+)*\\] " }
+        $1 > first && $2 > 12 && $3 !~ tag {
+            print file ":" $1 ": " $4 " does not say who may call it"
+        }'
+}
+
+# Every struct and union has a comment above it.
+check_structs() {
+    awk -v file="$SOURCE" '
+        /^(static |typedef )?(const )?(struct|union) [a-z_0-9]+ *\{/ && last !~ /\*\/[ \t]*$/ {
+            print file ":" FNR ": no comment above " $0
+        }
+        { last = $0 }' "$SOURCE"
+}
+
+# A section can be read in one sitting.
+check_section_lines() {
+    awk -v file="$SOURCE" -v most="$SECTION_LINES" '
+        function finish() {
+            if (name != "" && FNR - first > most)
+                print file ":" first ": \"" name "\" has " FNR - first " lines"
+        }
+        /^\/\* =+ [0-9]+\. / { finish(); first = FNR; name = $0; gsub(/^[\/* =]+| =+$/, "", name) }
+        END { FNR++; finish() }' "$SOURCE"
+}
+
+# A check that only counts what it finds while STRICT is no.
+check_later() {
+    local count
+    if [ "$STRICT" = yes ]; then
+        check "$@"
+    else
+        count=$("${@:2}" | wc -l)
+        [ "$count" = 0 ] || echo "lint: $1: $count to do (STRICT=yes shows them)"
+    fi
+}
+
+# presence.c is as clang-format 14 writes it, by .clang-format; others break lines differently.
+check_format() {
+    local tool=clang-format-14
+    command -v $tool >/dev/null || tool=clang-format
+    if $tool --version | grep 'version 14\.' >/dev/null; then
+        $tool --dry-run -Werror "$SOURCE" 2>&1 | grep 'clang-format-violations' || :
+    else
+        echo "lint: the format is not checked: $($tool --version), not 14" >&3
+    fi
 }
 
 # No line of the program is too long for a window; no line ends in blanks or defers work.

@@ -25,6 +25,7 @@ enum { ONLY_THREADS = 0 };
 #include "unit_gate.c"
 #include "unit_store.c"
 #include "unit_token.c"
+#include "unit_tls.c"
 #include "unit_events.c"
 #include "unit_webhook.c"
 #include "unit_watch.c"
@@ -41,6 +42,7 @@ int main(void)
         failed += cmocka_run_group_tests_name("gate", GATE_TESTS, NULL, NULL);
     }
     failed += cmocka_run_group_tests_name("token", TOKEN_TESTS, token_setup, token_teardown);
+    failed += cmocka_run_group_tests_name("tls", TLS_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("store", STORE_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("events", EVENT_TESTS, NULL, NULL);
     failed += cmocka_run_group_tests_name("webhook", WEBHOOK_TESTS, NULL, NULL);

@@ -1082,6 +1082,64 @@ static void test_json_writes(void **state)
     buffer_free(&b);
 }
 
+/* A text of every kind of value, and the commas between: names and items, empty ones, a second text
+ * behind the first. */
+static void test_json_writer(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t n;
+        const char *text;
+    } numbers[] = {{0, "0"},
+                   {9, "9"},
+                   {10, "10"},
+                   {-1, "-1"},
+                   {INT64_MAX, "9223372036854775807"},
+                   {INT64_MIN, "-9223372036854775808"}};
+    struct buffer b = {0};
+    json_open(&b, NULL, '[');
+    for (size_t i = 0; i < PURE_COUNT(numbers); i++) json_int(&b, NULL, numbers[i].n);
+    json_uint(&b, NULL, UINT64_MAX);
+    json_close(&b, ']');
+    buffer_add(&b, "", 1);
+    assert_string_equal(b.at, "[0,9,10,-1,9223372036854775807,-9223372036854775808,"
+                              "18446744073709551615]");
+    b.len = 0;
+    json_begin(&b);
+    json_text(&b, "ends in a brace", "{");
+    json_span(&b, "and", (struct span){"\"[", 2});
+    json_open(&b, "empty", '{');
+    json_close(&b, '}');
+    json_open(&b, "list", '[');
+    json_open(&b, NULL, '[');
+    json_close(&b, ']');
+    json_open(&b, NULL, '{');
+    json_bool(&b, "yes", true);
+    json_bool(&b, "no", false);
+    json_close(&b, '}');
+    json_null(&b, NULL);
+    json_text_or_null(&b, NULL, "");
+    json_text_or_null(&b, NULL, "x");
+    json_close(&b, ']');
+    json_time(&b, "at", 1795597471120, true);
+    json_time(&b, "never", 1795597471120, false);
+    json_close(&b, '}');
+    size_t first = b.len;
+    struct json_value value;
+    assert_true(json_parse((struct span){b.at, first}, 3, &value));
+    json_begin(&b); /* whatever stands before it */
+    json_uint(&b, "n", 1);
+    buffer_text(&b, "}\n");
+    json_open(&b, NULL, '{'); /* nor does a line need a comma */
+    json_close(&b, '}');
+    buffer_add(&b, "", 1);
+    assert_string_equal(
+        b.at, "{\"ends in a brace\":\"{\",\"and\":\"\\\"[\",\"empty\":{},\"list\":[[],"
+              "{\"yes\":true,\"no\":false},null,null,\"x\"],\"at\":\"2026-11-25T09:04:31.120Z\","
+              "\"never\":null}{\"n\":1}\n{}");
+    buffer_free(&b);
+}
+
 static void test_json_strings_come_back(void **state)
 {
     (void)state;
@@ -1904,6 +1962,7 @@ static const struct CMUnitTest PURE_TESTS[] = {
     cmocka_unit_test(test_json_strings),
     cmocka_unit_test(test_json_numbers),
     cmocka_unit_test(test_json_writes),
+    cmocka_unit_test(test_json_writer),
     cmocka_unit_test(test_json_strings_come_back),
     cmocka_unit_test(test_json_random_documents),
     cmocka_unit_test(test_ws_rules),

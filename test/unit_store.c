@@ -154,6 +154,101 @@ static void fill(struct store *st, int first, int end)
 
 /* ---- Records ---- */
 
+/* The key and the value of every record of a tree, in hex: `key=value ...`. */
+static void tree_hex(struct store *st, MDB_dbi tree, struct buffer *out)
+{
+    MDB_txn *txn = store_begin_read(st);
+    MDB_cursor *cursor;
+    MDB_val record[2];
+    out->len = 0;
+    assert_non_null(txn);
+    assert_int_equal(mdb_cursor_open(txn, tree, &cursor), 0);
+    while (!mdb_cursor_get(cursor, &record[0], &record[1], MDB_NEXT)) {
+        if (out->len) buffer_text(out, " ");
+        for (int part = 0; part < 2; part++) {
+            if (part) buffer_text(out, "=");
+            for (size_t i = 0; i < record[part].mv_size; i++)
+                buffer_print(out, "%02x", ((uint8_t *)record[part].mv_data)[i]);
+        }
+    }
+    buffer_add(out, "", 1);
+    mdb_cursor_close(cursor);
+    store_end_read(st, txn);
+}
+
+/* The bytes of every kind of record, as schema 2 has them. They are what is on the disks of others:
+ * who changes one gives the store a new schema. */
+static void store_keeps_its_bytes(void **state)
+{
+    (void)state;
+    struct store_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_batch b = {0};
+    struct session_record session = {
+        .from = 0x0102030405060708, .to = 0x0102030405060a0b, .reason = REASON_KICKED};
+    struct manual_head manual = {true, STATUS_OFFLINE, 0x2122232425262728, 0x3132333435363738};
+    struct sample sample = {.at = 0x0102030405060708, .users = 0x11121314, .connections = 0x21222324};
+    memcpy(session.address, "0123456789abcdef", 16);
+    st->options.outbox_batch_max = 2;
+    st->options.outbox_max = 10;
+    st->outbox_clock.sum = 0x4142434445464748;
+    store_batch_user(&b, span_of("al"), true, STATUS_AWAY, 0x0102030405060708, 0x1112131415161718,
+                     REASON_NONE);
+    store_batch_user(&b, span_of("bo"), true, STATUS_ONLINE, 1, 2, REASON_NONE);
+    store_batch_user(&b, span_of("bo"), false, STATUS_OFFLINE, 1, 3, REASON_KICKED);
+    store_batch_session(&b, span_of("bo"), &session);
+    store_batch_sample(&b, &sample);
+    store_batch_manual(&b, span_of("al"), &manual, span_of("h\xc3\xa9"));
+    store_batch_manual(&b, span_of("bo"), &(struct manual_head){.there = true, .status = STATUS_BUSY},
+                       span_of(""));
+    for (int i = 0; i < 3; i++) store_batch_change(&b, 0x5152535455565758 + i, span_of("{}"));
+    write_now(st, &b);
+    struct {
+        const char *tree;
+        MDB_dbi dbi;
+        const char *bytes;
+    } want[] = {
+        {"users", st->users,
+         "616c=0102010000000000"
+         "0807060504030201181716151413121108070605040302010000000000000000"
+         " 626f=0103000401000000"
+         "0100000000000000030000000000000000000000000000000300000000000000"},
+        {"open", st->open, "616c="},
+        {"seen", st->seen, "0000000000000003626f="},
+        {"sessions", st->sessions,
+         "626f000102030405060708=01040b0a06050403020130313233343536373839616263646566"},
+        {"samples", st->samples, "0102030405060708=011413121124232221"},
+        {"manual", st->manual,
+         "616c=010328272625242322213837363534333231"
+         "68c3a9"
+         " 626f=010100000000000000000000000000000000"},
+        {"outbox", st->outbox,
+         "0000000000000001=0201585756555453525148474645444342417b7d"
+         " 0000000000000002=0200595756555453525148474645444342417b7d"
+         " 0000000000000003=02015a5756555453525148474645444342417b7d"},
+    };
+    struct buffer got = {0};
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        tree_hex(st, want[i].dbi, &got);
+        if (strcmp(got.at, want[i].bytes))
+            fail_msg("%s: %s\nnot: %s", want[i].tree, got.at, want[i].bytes);
+    }
+    static const char *const numbers[] = {/* of meta: alive is a time */
+                                          "626f6f7473=0100000000000000", "636c65616e=00",
+                                          "736368656d61=02000000",
+                                          "7472696564=4847464544434241", "616c697665="};
+    tree_hex(st, st->meta, &got);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (!strstr(got.at, numbers[i])) fail_msg("meta: %s without %s", got.at, numbers[i]);
+    assert_int_equal(strlen(got.at), strlen("616c697665=0000000000000000 626f6f7473=0100000000000000 "
+                                            "636c65616e=00 736368656d61=02000000 "
+                                            "7472696564=4847464544434241"));
+    store_close(st);
+    buffer_free(&got);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
 static void store_records_round_trip(void **state)
 {
     (void)state;
@@ -696,6 +791,34 @@ static void store_recovers_from_a_failed_meta_page(void **state)
 }
 
 /* ---- Damage ---- */
+
+/* LMDB's file format, data version 1, as these tests know it: they make damage by it. */
+struct lmdb_tree {
+    uint32_t pad;
+    uint16_t flags, depth;
+    size_t branches, leaves, overflows, entries, root;
+};
+struct lmdb_page {
+    size_t number;
+    uint16_t pad, flags;
+    uint16_t lower, upper;
+    uint16_t nodes[];
+};
+struct lmdb_meta {
+    uint32_t magic, version;
+    size_t address, map_size;
+    struct lmdb_tree free, named;
+    size_t last_page, transaction;
+};
+struct lmdb_node {
+    uint16_t low, high, flags, key_len;
+};
+enum {
+    LMDB_BRANCH = 1,
+    LMDB_LEAF = 2,
+    LMDB_NODE_OVERFLOW = 1,
+    LMDB_HEAD = offsetof(struct lmdb_page, nodes),
+};
 
 /* In a child, since it must not crash: what opening and checking say of a file. */
 struct damage {
@@ -1594,6 +1717,7 @@ static void store_commands_name_a_missing_store(void **state)
 }
 
 static const struct CMUnitTest STORE_TESTS[] = {
+    cmocka_unit_test(store_keeps_its_bytes),
     cmocka_unit_test(store_records_round_trip),
     cmocka_unit_test(store_session_round_trip),
     cmocka_unit_test(store_merges_users),

@@ -503,6 +503,114 @@ static void manual_hidden_is_never_to_come(void **unused)
     presence_free(&p);
 }
 
+/* What the jobs of a queue's test share. */
+struct queue_test {
+    _Atomic int64_t sum, ran, running, most;
+    sem_t held, go; /* the first job waits, so that others stay in the queue */
+};
+
+/* One of them. */
+struct queue_test_job {
+    struct job job;
+    struct queue_test *shared;
+    int64_t number;
+    int times; /* it adds itself again so many times */
+    struct job_queue *queue;
+};
+
+static void queue_test_run(struct server *server, struct job *job)
+{
+    struct queue_test_job *one = container_of(job, struct queue_test_job, job);
+    struct queue_test *shared = one->shared;
+    (void)server;
+    int64_t running = atomic_fetch_add(&shared->running, 1) + 1;
+    if (running > atomic_load(&shared->most)) atomic_store(&shared->most, running);
+    atomic_fetch_add(&shared->sum, one->number);
+    atomic_fetch_add(&shared->ran, 1);
+    atomic_fetch_sub(&shared->running, 1);
+    if (one->times-- > 0) job_queue_add(one->queue, &one->job);
+    else free(one);
+}
+
+static void queue_test_hold(struct server *server, struct job *job)
+{
+    (void)server;
+    struct queue_test *shared = container_of(job, struct queue_test_job, job)->shared;
+    sem_post(&shared->held);
+    while (sem_wait(&shared->go)) continue;
+}
+
+/* Adds `count` jobs with the numbers from 1 on; each adds itself again `times` times. */
+static void queue_test_add(struct job_queue *queue, struct queue_test *shared, int count, int times)
+{
+    for (int i = 1; i <= count; i++) {
+        struct queue_test_job *one = mem_new(sizeof *one);
+        *one = (struct queue_test_job){{.run = queue_test_run}, shared, i, times, queue};
+        job_queue_add(queue, &one->job);
+    }
+}
+
+/* Every job runs once, whoever has it: threads, who adds them, or both; what waits at the end is
+ * done before the threads end. */
+static void job_queue_runs_all(void **state)
+{
+    (void)state;
+    enum { COUNT = 5000 };
+    for (size_t threads = 0; threads < 4; threads++) {
+        static struct queue_test shared;
+        struct job_queue queue;
+        memset(&shared, 0, sizeof shared);
+        job_queue_init(&queue, NULL, threads ? threads : 1);
+        assert_true(job_queue_start(&queue, "test", 0, threads));
+        for (int round = 1; round <= 3; round++) {
+            queue_test_add(&queue, &shared, COUNT, 0);
+            job_queue_finish(&queue);
+            assert_int_equal(shared.ran, round * COUNT);
+            assert_int_equal(shared.sum, (int64_t)round * COUNT * (COUNT + 1) / 2);
+            assert_int_equal(queue.waiting + queue.running, 0);
+        }
+        assert_true(shared.most <= (int64_t)threads + 1);
+        if (threads) queue_test_add(&queue, &shared, COUNT, 1); /* nobody helps: all by the threads */
+        job_queue_stop(&queue);
+        assert_int_equal(shared.ran, (threads ? 5 : 3) * COUNT);
+        assert_true(TAILQ_EMPTY(&queue.jobs));
+    }
+}
+
+/* A job that no thread has begun can be taken back, from anywhere in the queue; one that has begun
+ * cannot. A queue that was never set up can be stopped. */
+static void job_queue_gives_back(void **state)
+{
+    (void)state;
+    static struct job_queue never;
+    struct queue_test shared = {0};
+    struct queue_test_job hold = {{.run = queue_test_hold}, &shared, 0, 0, NULL}, *jobs[9];
+    struct job_queue queue;
+    sem_init(&shared.held, 0, 0);
+    sem_init(&shared.go, 0, 0);
+    job_queue_stop(&never);
+    job_queue_init(&queue, NULL, 1);
+    assert_true(job_queue_start(&queue, "test", 0, 1));
+    job_queue_add(&queue, &hold.job);
+    while (sem_wait(&shared.held)) continue;
+    for (int i = 0; i < 9; i++) {
+        jobs[i] = mem_new(sizeof *jobs[i]);
+        *jobs[i] = (struct queue_test_job){{.run = queue_test_run}, &shared, 1 << i, 0, &queue};
+        job_queue_add(&queue, &jobs[i]->job);
+    }
+    assert_false(job_queue_cancel(&queue, &hold.job));
+    for (int i = 0; i < 9; i += 4) { /* the first, one between, the last */
+        assert_true(job_queue_cancel(&queue, &jobs[i]->job));
+        assert_false(job_queue_cancel(&queue, &jobs[i]->job));
+        free(jobs[i]);
+    }
+    sem_post(&shared.go);
+    job_queue_stop(&queue);
+    assert_int_equal(shared.sum, 0x1ff - 0x111);
+    sem_destroy(&shared.held);
+    sem_destroy(&shared.go);
+}
+
 /* Everybody a letter's bytes reach has them, in order, however many send: what was sent counts
  * what the socket took, and one that is gone is broken. */
 static void post_reaches_everybody(void **state)
@@ -514,8 +622,7 @@ static void post_reaches_everybody(void **state)
     static int peers[POST_PEERS];
     static char wanted[64 * 1024], got[64 * 1024];
     broadcast_init(&broadcast);
-    for (; broadcast.count < IO_THREADS_MAX; broadcast.count++)
-        assert_true(thread_start(&broadcast.threads[broadcast.count], io_thread_run, &broadcast));
+    assert_true(job_queue_start(&broadcast.queue, "io", 0, IO_THREADS_MAX));
     for (int i = 0; i < POST_PEERS; i++) {
         int pair[2];
         assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
@@ -535,10 +642,10 @@ static void post_reaches_everybody(void **state)
         assert_int_equal(broadcast_deliver(&broadcast), POST_PEERS);
         assert_ptr_equal(broadcast.text.at, text);
         for (int i = 0; i < POST_PEERS; i++) {
-            const struct io_job *l = &broadcast.jobs[i];
+            const struct io_write *l = &broadcast.writes[i];
             assert_ptr_equal(l->c, &connections[i]);
-            if (i % 3) assert_int_equal(l->at, broadcast.jobs[i - 1].at);
-            else if (i) assert_int_not_equal(l->at, broadcast.jobs[i - 1].at);
+            if (i % 3) assert_int_equal(l->at, broadcast.writes[i - 1].at);
+            else if (i) assert_int_not_equal(l->at, broadcast.writes[i - 1].at);
             assert_int_equal(l->result, i == POST_DEAD   ? TRANSPORT_BROKEN
                                         : i == POST_FULL ? TRANSPORT_AGAIN
                                                          : (ssize_t)l->len);
@@ -557,8 +664,8 @@ static void post_reaches_everybody(void **state)
         }
         close(peers[i]);
     }
-    broadcast_stop(&broadcast);
-    assert_int_equal(broadcast.count, 0);
+    job_queue_stop(&broadcast.queue);
+    assert_int_equal(broadcast.queue.count, 0);
     buffer_free(&broadcast.text);
 }
 
@@ -578,7 +685,7 @@ static void post_has_bounds(void **state)
         buffer_text(&broadcast.text, "x");
         broadcast_fill(&broadcast, &c, at);
     }
-    assert_int_equal(count, BROADCAST_JOBS);
+    assert_int_equal(count, BROADCAST_MAX);
     assert_int_equal(broadcast.text.len, 1);
     broadcast_deliver(&broadcast);
     broadcast.text.len = 0;
@@ -591,7 +698,7 @@ static void post_has_bounds(void **state)
     assert_int_equal(count, (BROADCAST_TEXT - BROADCAST_ROOM) / WATCH_FULL + 1);
     assert_int_equal(broadcast.text.size, BROADCAST_TEXT);
     broadcast_deliver(&broadcast);
-    broadcast_stop(&broadcast);
+    job_queue_stop(&broadcast.queue);
     buffer_free(&broadcast.text);
     close(pair[0]);
     close(pair[1]);
@@ -628,6 +735,8 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(manual_record_codec),
     cmocka_unit_test(manual_goes_before_connections),
     cmocka_unit_test(manual_hidden_is_never_to_come),
+    cmocka_unit_test(job_queue_runs_all),
+    cmocka_unit_test(job_queue_gives_back),
     cmocka_unit_test(post_reaches_everybody),
     cmocka_unit_test(post_has_bounds),
 };

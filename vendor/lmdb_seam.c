@@ -25,6 +25,7 @@ static pid_t lmdb_own_id(void)
 #include "mdb.c"
 #undef getpid
 
+#include "lmdb_check.c"
 #include "lmdb_seam.h"
 
 void lmdb_release_pages(MDB_env *env)

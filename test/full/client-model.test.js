@@ -106,7 +106,7 @@ async function live(seed) {
   }
   // all is well again: it comes back by itself, if it was started and not told to stay away
   world.server = known.up;
-  [getToken] = tokens;
+  getToken = () => 'new'; // 't' may have been refused, and is not tried again then
   world.clock.throttle = 0;
   if (!user) start();
   world.page.show(true);

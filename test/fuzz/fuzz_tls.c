@@ -406,7 +406,7 @@ static void fuzz_tls_start(void)
     if (!tls_self_make(cert, key, NULL, 0, WHY(err))) abort();
     for (size_t i = 0; i < 2; i++) {
         struct tls_shared *shared = &fuzz_tls_servers[i];
-        if (!tls_shared_init(shared, &fuzz_tls_counters)) abort();
+        if (!tls_shared_init(shared, 1, &fuzz_tls_counters)) abort();
         struct tls_config *config = tls_config_make(shared, certs, 1, keys, 1, WHY(err));
         if (!config) abort();
         if (i) mbedtls_ssl_conf_groups(&config->ssl, only);

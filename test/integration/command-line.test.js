@@ -27,7 +27,7 @@ const WRONG = [
     ['--grace', '5x'],
   ],
   [['--grace', '99999999999999999999d'], ['--grace']],
-  [['--workers', '0'], ['--workers']],
+  [['--workers', '257'], ['--workers']],
   [
     ['--workers', 'many'],
     ['--workers', 'many'],

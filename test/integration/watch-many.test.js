@@ -1,6 +1,6 @@
 'use strict';
 // Variants: release asan tsan
-// Many who follow one user, plain and by wss: the hub and its couriers send side by side.
+// Many who follow one user, plain and by wss: the hub and its io threads send side by side.
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
@@ -9,10 +9,10 @@ const { test, connect, follow, until, startSecure, stats, heavy, slow, proc } = 
 
 const names = (count, prefix) => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
 
-/** How often each courier has gone to sleep. */
-const couriers = (server) =>
+/** How often each io thread has gone to sleep. */
+const ioThreads = (server) =>
   [...proc.threads(server.pid)]
-    .filter(([, { name }]) => name === 'courier')
+    .filter(([, { name }]) => name === 'io')
     .map(([tid]) =>
       Number(
         /^voluntary_ctxt_switches:\s*(\d+)$/m.exec(
@@ -31,7 +31,7 @@ test('hundreds who follow one have every change in order, while others vanish', 
     ...names(count, 'p').map((id) => follow(server, id, ['star', id])),
     ...names(count, 's').map((id) => follow(server.secure, id, ['star', id])),
   ]);
-  const slept = couriers(server);
+  const slept = ioThreads(server);
   assert.equal(slept.length, Math.min(os.availableParallelism() - 1, 3));
   const turns = 10;
   for (let turn = 1; turn <= turns; turn++) {
@@ -52,7 +52,7 @@ test('hundreds who follow one have every change in order, while others vanish', 
     assert.deepEqual(told, Array.from({ length: turns }, (_, i) => `turn ${i + 1}`));
   }
   await stay[0].agrees(server);
-  couriers(server).forEach((now, i) => assert.ok(now > slept[i], `courier ${i} did nothing`));
+  ioThreads(server).forEach((now, i) => assert.ok(now > slept[i], `io thread ${i} did nothing`));
   await until(
     'those who went to be gone',
     async () => (await stats(server)).connections.sockets === stay.length + 1,
