@@ -1258,7 +1258,7 @@ static void options_errors_name_the_option(void **unused)
         const char *arguments, *names;
     } rows[] = {
         {"--nonsense", "--nonsense"}, {"nonsense", "'nonsense'"}, {"--grace", "--grace"},
-        {"--grace soon", "--grace"}, {"--grace -1s", "--grace"}, {"--workers 0", "--workers"},
+        {"--grace soon", "--grace"}, {"--grace -1s", "--grace"}, {"--workers -1", "--workers"},
         {"--workers 9999", "--workers"}, {"--listen 8080", "--listen"}, {"--listen [::1", "--listen"},
         {"--listen 1.2.3.4:70000", "--listen"}, {"--log-level loud", "--log-level"},
         {"--config /nonexistent/file", "/nonexistent/file"}, {"--version=1", "--version"},
