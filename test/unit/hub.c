@@ -1,0 +1,187 @@
+/* Hub: streams, samples of minutes, the order of what is heard. */
+#include "unit.h"
+
+/* A server with a hub and nothing else; its clock is the caller's. */
+static struct server *hub_of_tests(struct instant now)
+{
+    static struct server server;
+    server = (struct server){.epoch = 0xab, .log = {.level = LOG_ERROR}};
+    options_init(&server.options);
+    server.options.events = 5;
+    server.webhook.options = &server.options;
+    presence_init(&server.presence, 5000, 90000, now);
+    assert_true(hub_init(&server, now));
+    return &server;
+}
+
+/* Ends it. */
+static void hub_of_tests_free(struct server *server)
+{
+    hub_free(server);
+    presence_free(&server->presence);
+    options_free(&server->options);
+}
+
+/* One more heartbeat by a new user, taken by the hub. */
+static void hub_join(struct server *server, struct instant now, int n)
+{
+    static const uint8_t address[16];
+    char id[16];
+    int len = snprintf(id, sizeof id, "user-%d", n);
+    presence_heartbeat(&server->presence, now, (struct span){id, (size_t)len}, address);
+    hub_take_transitions(server, now);
+}
+
+/* Nothing is kept until there was a stream, and nothing that is older than an hour without one. */
+static void hub_keeps_events_for_streams(void **unused)
+{
+    (void)unused;
+    struct instant now = {10000000, 1795597471120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct events *events = &server->hub.feeds[FEED_ADMIN].events;
+    for (int i = 0; i < 100; i++) hub_join(server, now, i);
+    assert_null(events->bytes);
+    assert_int_equal(events->next, 101);
+    assert_int_equal(server->counters.joins, 100);
+    events_keep(events); /* a stream came and went */
+    server->hub.feeds[FEED_ADMIN].streamless_at = now.mono;
+    for (int i = 100; i < 110; i++) hub_join(server, now, i);
+    assert_int_equal(events->next - events->first, 5);
+    now.mono += EVENTS_KEEP_MS;
+    hub_join(server, now, 110);
+    assert_int_equal(events->next - events->first, 5);
+    now.mono++;
+    hub_join(server, now, 111);
+    assert_null(events->bytes);
+    assert_false(events->kept);
+    assert_int_equal(events->next, server->presence.sequence + 1);
+    hub_of_tests_free(server);
+}
+
+/* Each minute is sampled once, at its begin; one that was slept through is not. */
+static void hub_samples_minutes(void **unused)
+{
+    (void)unused;
+    const int64_t minute = INT64_C(1795597440000);
+    struct instant now = {10000000, minute + 31120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct presence *p = &server->presence;
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 0);
+    assert_int_equal(hub_wait(server, now.mono), 60000 - 31120);
+    now.mono += 60000 - 31120;
+    hub_sample(server, now);
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 1);
+    assert_true(presence_is_dirty(p));
+    now.mono += 59999;
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 1);
+    now.mono += 150001; /* asleep */
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 2);
+    struct store_op op;
+    memcpy(&op, p->ended.ops.at, sizeof op);
+    assert_int_equal(op.as.sample.at, minute + 60000);
+    memcpy(&op, p->ended.ops.at + sizeof op, sizeof op);
+    assert_int_equal(op.as.sample.at, minute + 240000);
+    now.mono += 30000;
+    hub_sample(server, now);
+    assert_int_equal(p->ended.samples, 3);
+    for (int i = 0; i < 3000; i++) presence_sample(p, i); /* the disk is full for days */
+    assert_int_equal(p->ended.samples, SAMPLES_MAX);
+    hub_of_tests_free(server);
+}
+
+/* A call that takes its time, after which its user is heard by HTTP. */
+static int64_t slow_call_heard;
+
+static void slow_call(struct server *server, struct job *job)
+{
+    (void)job;
+    static const uint8_t address[16];
+    nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
+    struct instant now = server_now(server);
+    slow_call_heard = now.mono;
+    presence_heartbeat(&server->presence, now, (struct span){"bob", 3}, address);
+}
+
+/* What comes from a socket behind calls in the same turn was not heard before them: last_seen does
+ * not go back. */
+static void hub_hears_in_order(void **unused)
+{
+    (void)unused;
+    struct instant now = {.mono = clock_mono_ms()};
+    now.offset = clock_wall_ms() - now.mono;
+    struct server *server = hub_of_tests(now);
+    struct store store = {0};
+    struct handoff *handoff = mem_new(sizeof *handoff);
+    struct job job = {.run = slow_call};
+    int pair[2];
+    static const char ping[] = "\x89\x80\0\0\0"; /* and one more NUL */
+    server->store = &store;
+    server->hub.batch_under_way = true; /* there is no writer */
+    assert_false(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
+    handoff->job.run = hub_adopt;
+    handoff->transport.fd = pair[0];
+    handoff->id_len = 3;
+    memcpy(handoff->id, "bob", 3);
+    loop_submit(&server->hub.loop, &handoff->job);
+    hub_turn(server);
+    struct user *bob = presence_find(&server->presence, (struct span){"bob", 3});
+    assert_int_equal(bob->state, USER_LIVE);
+    assert_int_equal(write(pair[1], ping, sizeof ping), 6);
+    loop_submit(&server->hub.loop, &job);
+    hub_turn(server);
+    assert_true(slow_call_heard > 0);
+    assert_true(atomic_load(&bob->last_seen) >= slow_call_heard);
+    close(pair[1]);
+    hub_of_tests_free(server);
+}
+
+/* Who leaves the table for the store, or comes back because somebody follows her, while a page by
+ * last_seen is made, is on it once. */
+static void page_by_last_seen_has_each_once(void **unused)
+{
+    (void)unused;
+    struct instant now = {10000000, 1795597471120 - 10000000};
+    struct server *server = hub_of_tests(now);
+    struct store store = {0};
+    const struct span bob = {"bob", 3};
+    const int64_t seen = now.mono + now.offset - 5000;
+    const struct stored_user stored = {.known = true, .record = {.last_seen = seen}};
+    const struct seen_place place = {.last_seen = seen, .id_len = 3, .id = "bob"};
+    server->store = &store;
+    for (int leaves = 0; leaves < 2; leaves++) {
+        struct buffer out = {0};
+        struct user_view picked[11];
+        struct view_texts *texts = NULL;
+        struct user_page page = {.now = now,
+                                 .out = &out,
+                                 .texts = &texts,
+                                 .status = -1,
+                                 .sort = SORT_SEEN_DOWN,
+                                 .limit = 10};
+        struct page_pick pick = {.users = picked, .max = 11};
+        if (leaves) presence_recall(&server->presence, now, bob, &stored);
+        pick_make(server, &page, &pick);
+        assert_int_equal(pick.count, leaves);
+        if (leaves) presence_forget(&server->presence, presence_find(&server->presence, bob));
+        else presence_recall(&server->presence, now, bob, &stored);
+        assert_true(page_merge_seen(server, &page, &pick, now.mono, &place, 1));
+        assert_true(page_add_picked(server, &page, &pick, NULL));
+        assert_int_equal(page.written, 1);
+        struct user *user = presence_find(&server->presence, bob);
+        if (user) presence_forget(&server->presence, user);
+        buffer_free(&out);
+    }
+    server->store = NULL;
+    hub_of_tests_free(server);
+}
+
+static const struct CMUnitTest HUB_TESTS[] = {
+    cmocka_unit_test(hub_keeps_events_for_streams),
+    cmocka_unit_test(hub_samples_minutes),
+    cmocka_unit_test(hub_hears_in_order),
+    cmocka_unit_test(page_by_last_seen_has_each_once),
+};
