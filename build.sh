@@ -164,7 +164,7 @@ build_program() {
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
-        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/*.[ch] test/unit/*.[ch] test/fuzz/*.c {,vendor/}build.sh
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/{,unit/,fuzz/}*.[ch] {,vendor/}build.sh
     } | hash_stdin)
     if [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ]; then
         rm -f "$object.key"

@@ -253,9 +253,9 @@ npm_install() {
     return 1
 }
 
-# Prints those of some files ($2...) that run in a variant ($1) when no step is named. A file says so
-# in a line "// Variants: release asan tsan"; without such a line it runs under asan. Each check is
-# made once: under asan, which sees most; in the released program where its bytes, descriptors,
+# Prints those of some files ($2...) that run in a variant ($1) when no step is named. A file says
+# so in a line "// Variants: release asan tsan"; without such a line it runs under asan. Each check
+# is made once: under asan, which sees most; in the released program where its bytes, descriptors,
 # system calls or time are counted, or the C library is part of it; under tsan where threads cross.
 chosen_files() {
     local variant=$1 file line
@@ -269,10 +269,11 @@ chosen_files() {
 }
 
 # Those that took longest when they were measured, which begin first.
-LONGEST="web/admin-browser web/react18 web/react19 web/chaos web/client-browser web/demo-browser
-    web/package web/admin-streams web/admin-user web/admin-crowd integration/crash integration/webhook
-    integration/admin-search integration/positions integration/tls-certificates
-    integration/watch-property integration/watch-slow integration/counters"
+LONGEST="web/react18 web/react19 web/admin-browser web/client-browser web/demo-browser web/package
+    web/admin-streams web/admin-user web/admin-crowd web/chaos integration/webhook
+    integration/counters integration/stalled-server integration/positions integration/crash
+    integration/tls-certificates integration/watch-property integration/watch-slow
+    integration/admin-search integration/slow-watcher"
 
 # Prints some files ($@), the longest first: those of LONGEST, then the largest.
 longest_first() {

@@ -19,10 +19,11 @@
 
 #define COUNT_OF(rows) (sizeof(rows) / sizeof *(rows))
 
-/* A test in which threads cross. Under the thread sanitizer, which has nothing to see where there is
- * one thread and takes minutes for it, only these run by default. */
+/* A test in which threads cross. Under the thread sanitizer, which has nothing to see where there
+ * is one thread and takes minutes for it, only these run by default. */
 #define crossing_test(f) cmocka_unit_test_prestate(f, CROSSING)
-#define CROSSING ((void *)"crossing")
+#define CROSSING (&crossing)
+static char crossing;
 #ifdef __SANITIZE_THREAD__
 enum { ONLY_THREADS = 1 };
 #else

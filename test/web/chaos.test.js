@@ -6,7 +6,7 @@
 // repeats it, and CHAOS_MINUTES makes it longer.
 
 const assert = require('node:assert/strict');
-const { test: anyTest, release, start, startProxy, json, until, tempDir } = require('../integration/lib');
+const { test: anyTest, release, start, startProxy, json, until, tempDir, dice: seeded } = require('../integration/lib');
 const { startChromium, servePages } = require('./lib/chromium');
 
 const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only', timeout: 150000 * Math.max(1, MINUTES / 30) }, body);
@@ -35,17 +35,6 @@ const PAGE = `<!doctype html><title>tab</title><script type="module">
   log(!location.hash);
 </script>`;
 
-/** Random numbers that a seed decides (mulberry32). */
-function random(seed) {
-  let n = seed >>> 0;
-  return (below) => {
-    n = (n + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(n ^ (n >>> 15), n | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
-
 /** The server, the network in front of it, and what can happen to both. */
 async function startWorld(t, site) {
   const options = { data: tempDir(t), args: [...ARGS, '--allow-origin', site.origin], allow: [/level=(info|warn)/] };
@@ -67,7 +56,7 @@ async function startWorld(t, site) {
 test(`chaos: ${MINUTES} minutes of cuts, restarts, hidden tabs and reloads; then all agree`, async (t) => {
   const seed = Number(process.env.CHAOS_SEED || Date.now() % 1e9);
   t.diagnostic(`CHAOS_SEED=${seed}`);
-  const below = random(seed);
+  const below = seeded(seed);
   const site = await servePages(t, { '/': PAGE });
   const world = await startWorld(t, site);
   const context = await startChromium(t);
