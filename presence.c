@@ -10381,7 +10381,8 @@ static void job_queue_run_first(struct job_queue *queue)
     if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
 }
 
-/* A thread of the queue, until it is told to end and nothing waits any more. */
+/* A thread of the queue, until it is told to end and nothing waits any more: whoever waits for a
+ * job always gets it back. */
 static void *job_queue_thread(void *argument)
 {
     thread_is(THREAD_JOB);
@@ -12709,9 +12710,9 @@ struct http_conn {
  * Made when first needed (connection_ext), freed when nothing of it is needed (connection_settle).
  */
 struct conn_ext {
-    struct watcher watcher; /* first: hub_fill_broadcast finds the connection by it */
-    struct connection *c;   /* whose it is */
-    struct id_list *may;    /* whom its token lets it follow, or NULL: nobody, or all */
+    struct watcher watcher;
+    struct connection *c; /* whose it is */
+    struct id_list *may;  /* whom its token lets it follow, or NULL: nobody, or all */
 
     /* Output. While blocked nothing but `out` is sent, and no change is told. */
     struct buffer out; /* bytes the socket did not take yet */
@@ -12892,8 +12893,7 @@ struct hub {
     struct broadcast broadcast; /* what watchers are told */
     int64_t spread_at;          /* mono: not before this changes are told again */
 
-    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time.
-     */
+    /* The store. A batch is in flight from store_submit to hub_batch_done, one at a time. */
     struct job_queue reader;  /* reads of the store: the hub never waits for a disk */
     int64_t sample_at;        /* mono: when the next minute begins */
     struct store_batch batch; /* in flight while batch_under_way */
@@ -13117,7 +13117,8 @@ static void server_count_refusal(struct server *server, enum error error, const 
 }
 
 /* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
- * each start, so a number names one connection also across restarts. */
+ * each start, so a number names one connection also across restarts; relaxed, since only the hub
+ * adds. */
 static uint64_t server_number(struct server *server)
 {
     return atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
@@ -13583,7 +13584,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
  * since the store was read: as a target of the graph they are still in the table, which counts. */
 static void hub_watch_found(struct server *server, struct job *job)
 {
-    struct watch_read *read = (struct watch_read *)job;
+    struct watch_read *read = container_of(job, struct watch_read, job);
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
@@ -13613,7 +13614,7 @@ static void reader_find_watched(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
     enum { CHUNK = 64 };
-    struct watch_read *read = (struct watch_read *)job;
+    struct watch_read *read = container_of(job, struct watch_read, job);
     struct store *st = server->store;
     for (size_t at = 0; at < read->count; at += CHUNK) {
         MDB_txn *txn = store_begin_read(st);
@@ -13818,7 +13819,8 @@ static enum error message_watch(struct server *server, struct connection *c, str
     return ERROR_NONE;
 }
 
-/* [hub] Has a connection follow these users no longer, or nobody when `all`. */
+/* [hub] Has a connection follow these users no longer, or nobody when `all`. Ids that it does not
+ * follow are no error: two tabs of a page may let the same one go. */
 static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
                           bool all)
 {
@@ -13878,7 +13880,8 @@ static enum error connection_take_held(struct server *server, struct connection 
 }
 
 /* [hub] Acts on watches that waited, one of each connection in turn, while there is time and room.
- */
+ * A connection goes back to the end of the row if it has more, or out of it while its own socket is
+ * full. */
 static void hub_work(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13970,7 +13973,9 @@ static void connection_too_fast(struct server *server, struct connection *c, str
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
 }
 
-/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time. */
+/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time.
+ * The text is copied out of the buffer, as acting on it may end the connection or keep more behind
+ * it. */
 static void hub_look(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14128,7 +14133,9 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 
 enum { EVENTS_KEEP_MS = 3600000 }; /* without a stream events are kept this much longer */
 
-/* [hub] Says that a stream is over; the socket lives until the client has closed it too. */
+/* [hub] Says that a stream is over; the socket lives until the client has closed it too. There is
+ * no word for the end in Server-Sent Events: a client comes back when the answer ends, and is told
+ * then. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
     struct connection *c = s->c;
@@ -14398,8 +14405,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over.
- */
+/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over. A
+ * watcher leaves the row here; hub_written puts it back if there is more for it. */
 static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14407,7 +14414,7 @@ static void hub_fill_broadcast(struct server *server, struct instant now)
     struct watcher *watcher;
     bool over = false;
     while (!over && broadcast_has_room(broadcast) && (watcher = watch_graph_next(&hub->graph))) {
-        struct connection *c = ((struct conn_ext *)watcher)->c;
+        struct connection *c = container_of(watcher, struct conn_ext, watcher)->c;
         size_t at = broadcast->text.len;
         watcher_list(NULL, watcher);
         if (watcher_write(server, c, now, &broadcast->text)) broadcast_fill(broadcast, c, at);
@@ -14595,7 +14602,8 @@ static void connection_drop_silent(struct server *server, struct connection *c, 
     connection_flush(server, c, now);
 }
 
-/* [hub] Looks how long a connection has been silent, and sets the timer for the next look. */
+/* [hub] Looks how long a connection has been silent, and sets the timer for the next look: pings
+ * it, waits for the answer, or drops it. */
 static void connection_silence(struct server *server, struct connection *c, struct instant now)
 {
     const struct options *options = &server->options;
@@ -14671,7 +14679,8 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
-/* [hub] Tells the connections of one user over which time to come back; returns how many. */
+/* [hub] Tells the connections of one user over which time to come back; returns how many. Sending
+ * may be the end of one, so the next is taken first. */
 static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14911,7 +14920,7 @@ static void hub_ask(struct server *server, struct hub_ask *ask,
 /* Question: an HTTP heartbeat of a user. */
 static void hub_heartbeat(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
     presence_heartbeat(&server->presence, now, ask->id, ask->address);
@@ -14919,8 +14928,8 @@ static void hub_heartbeat(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
-/* [hub] Sets a user's status by hand and answers; a user who is not in the table was never seen,
- * or the store could not be read. */
+/* [hub] Sets a user's status by hand and answers the worker that asked; the user is in the table
+ * now. A user who is not was never seen, or the store could not be read (ask->failed). */
 static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed)
 {
     struct instant now = server_now(server);
@@ -14939,7 +14948,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
 /* [hub] Question: set a user's status by hand, who may be in the store alone. */
 static void hub_set_manual(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     if (presence_find(&server->presence, ask->id)) hub_ask_found(server, ask, false);
     else hub_find_user(server, ask->id, ask);
 }
@@ -14948,7 +14957,7 @@ static void hub_set_manual(struct server *server, struct job *job)
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
@@ -14976,7 +14985,7 @@ static void hub_kick(struct server *server, struct job *job)
  * clients whose session is good come back, and miss nothing. */
 static void hub_log_out(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     for (struct stream *s = LIST_FIRST(&server->hub.feeds[FEED_ADMIN].streams), *next; s;
          s = next) {
@@ -15100,37 +15109,30 @@ static bool hub_has_work(const struct hub *hub)
            (!TAILQ_EMPTY(&hub->held) && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
+/* Makes a wait end at a moment, unless it ends before; -1 is for ever. */
+static void wait_until(int64_t *wait, int64_t at, int64_t now)
+{
+    int64_t ms = at > now ? at - now : 0;
+    if (*wait < 0 || ms < *wait) *wait = ms;
+}
+
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
- */
+ * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    if (hub_has_work(hub)) return 0;
     const struct presence *p = &server->presence;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
-    if (p->live + p->cached && !hub->batch_under_way) {
-        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
-        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
-    }
-    if (hub->crowd.telling) wait = 0;
-    if (!STAILQ_EMPTY(&hub->graph.changed)) {
-        other = hub->spread_at > now ? hub->spread_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if (!hub->stopping) {
-        other = hub->sample_at > now ? hub->sample_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if (!hub->batch_under_way && presence_is_dirty(&server->presence)) {
-        other = hub->sync_at > now && !hub->quitting ? hub->sync_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if ((hub->stopping && !hub->stopped) || hub->quitting) {
-        other = hub->stop_by > now ? hub->stop_by - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
+    if (hub_has_work(hub) || hub->crowd.telling) return 0;
+    int64_t wait = wheel_wait(&hub->wheel, now), rules = presence_wait(p, now);
+    int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
+    if (rules >= 0) wait_until(&wait, now + rules, now);
+    if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
+    if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
+    if (!hub->stopping) wait_until(&wait, hub->sample_at, now);
+    if (!hub->batch_under_way && presence_is_dirty(p))
+        wait_until(&wait, hub->quitting ? now : hub->sync_at, now);
+    if ((hub->stopping && !hub->stopped) || hub->quitting) wait_until(&wait, hub->stop_by, now);
     return wait;
 }
 
@@ -15279,7 +15281,8 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* [main] Sets the hub up; its thread is started later. False with errno set. */
+/* [main] Sets the hub up; its thread is started later. False with errno set, and what was opened
+ * left to hub_free. */
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -15299,7 +15302,8 @@ static bool hub_init(struct server *server, struct instant now)
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
 
-/* [main, the hub has ended] Frees the hub, with the connections that had no time to close. */
+/* [main, the hub has ended] Frees the hub, with the connections that had no time to close: all have
+ * an armed timer, so the wheel has them all. */
 static void hub_free(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -15526,9 +15530,9 @@ static void http_conn_begin(struct http_conn *p, enum connection_state state, in
     timer_arm(&p->server->listener.wheel, &p->c->timer, deadline);
 }
 
-/* [listener] Says that the answer is complete, and waits for the client's end. A socket that was
- * closed with unread bytes would answer with a reset, and the client lose our last words (RFC 9112
- * section 9.6). */
+/* [listener] Says that the answer is complete, and waits for the client's end, at most
+ * CLOSE_WAIT_MS. A socket that was closed with unread bytes would answer with a reset, and the
+ * client lose our last words (RFC 9112 section 9.6). */
 static void listener_linger(struct server *server, struct http_conn *p, int64_t now)
 {
     (void)server;
@@ -15664,7 +15668,8 @@ static int listener_drop_reset(struct server *server, struct http_conn **ready, 
     return left;
 }
 
-/* [listener] Gives whole requests of a lane to the workers, as many as they may have. */
+/* [listener] Gives whole requests of a lane to the workers, as many as they may have. The rest
+ * stays here, where a client that goes away or is displaced can still be taken out. */
 static void lane_serve(struct server *server, struct lane *lane)
 {
     ASSERT_THREAD(LISTENER);
@@ -15712,7 +15717,7 @@ static bool listener_find_head(struct server *server, struct http_conn *p, int64
 {
     struct seam_item *item = &p->item;
     const struct options *options = &server->options;
-    size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
+    size_t blank = 0;
     const char *text = item->bytes;
     while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
     item->len -= blank;
@@ -15765,8 +15770,8 @@ static void listener_make_ready(struct server *server, struct http_conn *p)
     TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
-/* [listener] Has a worker look at the head of a request alone; a copy, as CivetWeb changes what it
- * reads. */
+/* [listener] Has a worker look at the head of a request alone. A copy, as CivetWeb changes what it
+ * reads and the request will be read again; what has come of the body waits in `aside`. */
 static void listener_vet(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15794,7 +15799,8 @@ static bool listener_wants_vet(const struct server *server, const struct http_co
     return body > LISTENER_BODY_FREE;
 }
 
-/* [listener] Looks whether a whole request is there, and acts on it. */
+/* [listener] Looks whether a whole request is there, and acts on it; otherwise waits for more. Ends
+ * with the connection given on, closed, or watched. */
 static void listener_advance(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15833,7 +15839,7 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     ssize_t n = transport_read(&p->c->transport, scratch, LISTENER_READ_SIZE);
     /* TLS that went wrong was told so by an alert, which the client is to read. */
     if (n == TRANSPORT_BROKEN && transport_ended(&p->c->transport)) {
-        listener_linger(server, p, now); /* so that the client reads the alert */
+        listener_linger(server, p, now);
         return;
     }
     if (n <= 0 && n != TRANSPORT_AGAIN) {
@@ -15915,7 +15921,6 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
         listener_cut_hello(server, p);
         return;
     }
-    /* There is room: a handshake worker has taken all whole records, and less than one is left. */
     n = transport_receive(p->c->transport.fd, server->listener.scratch,
                           LISTENER_HELLO_MAX - tls->in.len);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) {
@@ -15937,11 +15942,12 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
     }
 }
 
-/* [listener] A handshake worker gave a connection back. */
+/* [listener] A handshake worker gave a connection back. What came meanwhile is read at once: the
+ * request mostly follows the handshake's last record. */
 static void listener_handshake_done(struct server *server, struct job *job)
 {
     ASSERT_THREAD(LISTENER);
-    struct http_conn *p = (struct http_conn *)job;
+    struct http_conn *p = container_of(job, struct http_conn, job);
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     server->listener.handshaking--;
@@ -15975,7 +15981,8 @@ static void handshake_run(struct server *server, struct job *job)
     loop_submit(&server->listener.loop, &p->job);
 }
 
-/* [listener] The deadline of a state has come. A client that has begun a request is told so. */
+/* [listener] The deadline of a state has come. A client that has begun a request is told so (408);
+ * in any other state there is nothing to answer. */
 static void listener_expire(struct server *server, struct http_conn *p, int64_t now)
 {
     if (p->c->session.state <= CONNECTION_REQUEST) count_one(&server->counters.request_timeouts);
@@ -15993,11 +16000,12 @@ static void listener_give_up(struct server *server, struct http_conn *p)
     TAILQ_INSERT_TAIL(&server->listener.gone, p, entry);
 }
 
-/* [listener] A worker gave a connection back, in the state it set. */
+/* [listener] A worker gave a connection back, in the state it set. Its deadline begins now: the
+ * time with workers was the server's. */
 static void listener_take_back(struct server *server, struct job *job)
 {
     ASSERT_THREAD(LISTENER);
-    struct http_conn *p = (struct http_conn *)job;
+    struct http_conn *p = container_of(job, struct http_conn, job);
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
@@ -16014,8 +16022,7 @@ static void listener_take_back(struct server *server, struct job *job)
         return;
     case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
-        /* A vetted request keeps the deadline that it had: being asked for a token gives no time.
-         */
+        /* A vetted request keeps its deadline: being asked for a token gives no time. */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
@@ -16035,7 +16042,8 @@ static void http_conn_hand_over(struct server *server, struct http_conn *p)
     loop_submit(&server->hub.loop, &p->job);
 }
 
-/* [worker] Takes the served request off the front; what is behind it is the next one. */
+/* [worker] Takes the served request off the front; what is behind it is the next one, and keeps no
+ * more memory than it needs. A connection between requests holds no buffer at all. */
 static void http_conn_next_request(struct http_conn *p)
 {
     struct seam_item *item = &p->item;
@@ -16057,7 +16065,8 @@ static void http_conn_next_request(struct http_conn *p)
     item->bytes = mem_resize(item->bytes, item->size);
 }
 
-/* [worker] The sender of a body may send it: the request goes on being waited for. */
+/* [worker] The sender of a body may send it: the request goes on being waited for, from its own
+ * bytes. The copy that CivetWeb has changed is freed. */
 static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -16095,7 +16104,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     p->job.run = listener_take_back;
     if (p->keep_alive) http_conn_next_request(p);
     else http_conn_forget_request(p);
-    buffer_free(&p->aside); /* what it had of a body that nobody wants */
+    buffer_free(&p->aside);
     http_conn_hold(p, 0, true);
     /* The state says what the listener is to do; it takes it from there (listener_take_back). */
     p->c->session.state = (uint8_t)(!sent            ? CONNECTION_FLUSH
@@ -16344,7 +16353,8 @@ static void listener_run(void *context)
         listener_close(server, connection_of_timer(timer)->http);
 }
 
-/* Opens one listening socket; false with errno set. */
+/* Opens one listening socket; false with errno set. TCP_NODELAY is inherited by what it accepts:
+ * every write here is a whole message, and Nagle's algorithm would hold the second of two back. */
 static bool listen_socket_open(struct listen_socket *listening, const char *text)
 {
     socklen_t len;
@@ -18272,7 +18282,9 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
-/* [worker] Takes a place among those of an address; see server_release_address. */
+/* [worker] Takes a place among those of an address, and one of its upgrades a second; see
+ * server_release_address. The pace is checked behind the count, so that a refusal for the count
+ * uses none of it. */
 static enum error upgrade_reserve_address(struct server *server, const struct http_request *request)
 {
     const struct options *options = &server->options;
@@ -18429,7 +18441,9 @@ static void request_find_client(const struct server *server, const struct http_c
     if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
-/* [worker] Whose page sent a request: none, our own, one of --allow-origin, or foreign. */
+/* [worker] Whose page sent a request: none, our own (the Origin is that of the Host), one of
+ * --allow-origin, or foreign. Two Origins, or one that is none, are foreign. Below /admin/ no other
+ * origin is ever listed. */
 static enum origin request_find_origin(const struct server *server, struct http_request *request)
 {
     static const char admin[] = "/admin/";
