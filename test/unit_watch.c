@@ -147,8 +147,8 @@ static void watch_move(struct watch_model *m)
 static void watch_commit(struct watch_model *m)
 {
     struct store_batch batch;
-    presence_collect(&m->table, m->now, true, &batch);
-    presence_committed(&m->table, m->now);
+    presence_collect(&m->table, m->now, true, SIZE_MAX, &batch);
+    presence_committed(&m->table, m->now, SIZE_MAX);
     buffer_free(&batch.ops);
 }
 
@@ -288,7 +288,7 @@ static void watch_graph_keep_to_the_bound(void **unused)
         changes += kind == WATCHER_CHANGES;
         if (kind != WATCHER_SNAPSHOT || more) continue;
         now.mono += 100000; /* all leave: the longest change */
-        presence_tick(&table, now);
+        presence_tick(&table, now, SIZE_MAX);
         for (size_t i = 0; i < table.transition_count; i++) {
             const struct user *user = table.transitions[i].user;
             watch_graph_changed(&graph, (struct span){user->id, user->id_len});
@@ -463,10 +463,10 @@ static void manual_goes_before_connections(void **unused)
     presence_set_manual(&p, now, user, &update); /* only its end moves: nobody is told */
     assert_int_equal(p.transition_count, 0);
     now.mono += 4900;
-    presence_tick(&p, now);
+    presence_tick(&p, now, SIZE_MAX);
     assert_int_equal(user->status, STATUS_BUSY);
     now.mono += 200;
-    presence_tick(&p, now);
+    presence_tick(&p, now, SIZE_MAX);
     assert_int_equal(user->status, STATUS_BUSY); /* of b, again */
     assert_null(user_manual(user));
     assert_int_equal(p.transition_count, 1);
@@ -477,8 +477,8 @@ static void manual_goes_before_connections(void **unused)
 static void commit_all(struct presence *p, struct instant now)
 {
     struct store_batch batch = {0};
-    presence_collect(p, now, true, &batch);
-    presence_committed(p, now);
+    presence_collect(p, now, true, SIZE_MAX, &batch);
+    presence_committed(p, now, SIZE_MAX);
     presence_clear_transitions(p);
     buffer_free(&batch.ops);
 }
@@ -513,7 +513,7 @@ static void manual_keeps_its_user(void **unused)
     assert_int_equal(presence_find(&p, bob)->state, USER_OFFLINE);
     assert_true(user_invisible(presence_find(&p, eve)));
     now.mono += 60016;
-    presence_tick(&p, now);
+    presence_tick(&p, now, SIZE_MAX);
     assert_int_equal(p.transition_count, 1); /* for those who follow */
     assert_int_equal(p.transitions[0].kind, TRANSITION_QUIET);
     commit_all(&p, now);
