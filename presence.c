@@ -5361,6 +5361,24 @@ static size_t store_batch_count(const struct store_batch *b)
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
 }
 
+/* Moves all of one batch behind another; `from` is empty after it. */
+static void store_batch_move(struct store_batch *to, struct store_batch *from)
+{
+    if (to->ops.len) {
+        buffer_add(&to->ops, from->ops.at, from->ops.len);
+        to->users += from->users;
+        to->sessions += from->sessions;
+        to->samples += from->samples;
+        to->changes += from->changes;
+        to->manuals += from->manuals;
+        buffer_free(&from->ops);
+    } else {
+        buffer_free(&to->ops);
+        *to = *from;
+    }
+    *from = (struct store_batch){0};
+}
+
 /* Empties a batch that is not under way; its memory stays for the next. */
 static void store_batch_clear(struct store_batch *b)
 {
@@ -7564,9 +7582,11 @@ struct presence {
     struct user_list changed;          /* DIRTY_STATE */
     struct user_list in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
     struct user_list seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second in which they became so */
+    struct user_list due;              /* DIRTY_SEEN: a ring that is being collected */
     size_t seen_ring;                  /* where to add */
     size_t seen_count;
     int64_t seen_turn;         /* mono: when the rings move on */
+    bool collecting;           /* a batch is being filled, see presence_collect */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped; /* sessions given up: more than that were in `ended` */
 };
@@ -7836,7 +7856,9 @@ static void user_mark_dirty(struct user_list *list, struct user *user, enum user
 static void presence_mark_dirty(struct presence *p, struct user *user, enum user_dirty dirty)
 {
     if (user->dirty == DIRTY_IN_FLIGHT) {
-        if (user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
+        bool again = p->collecting && dirty == DIRTY_STATE; /* into this batch once more */
+        if (!again && user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
+        if (again) user_mark_dirty(&p->changed, user, dirty);
         return;
     }
     if (user->dirty >= dirty) return;
@@ -8255,19 +8277,25 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
     user->was_invisible = user_invisible(user);
 }
 
-/* Ends the stays whose time is over, and what was set by hand for a time. */
-static void presence_tick(struct presence *p, struct instant now)
+/* Ends the sessions whose time is over, and what was set by hand for a time, of at most so many
+ * users: after a restart a million can be due at once. False when that many were; then it is to be
+ * called again soon, and presence_wait says so too. */
+static bool presence_tick(struct presence *p, struct instant now, size_t most)
 {
     struct timer *timer;
-    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
+    while (now.mono >= p->judge_at && most &&
+           (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = container_of(timer, struct user, timer);
         user_leave(p, now, user, user->reason, user_address(user));
+        most--;
     }
-    while ((timer = wheel_pop(&p->manuals, now.mono))) {
+    while (most && (timer = wheel_pop(&p->manuals, now.mono))) {
         struct user *user = container_of(timer, struct manual, timer)->user;
         user_take_manual(p, user);
         user_tell_manual(p, user);
+        most--;
     }
+    return most;
 }
 
 /* Keeps how many users and connections there are, as those of the minute that began at `at`. */
@@ -8306,23 +8334,35 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
     user_mark_dirty(&p->in_flight, user, DIRTY_IN_FLIGHT);
 }
 
-/* Fills an empty batch with what the store must hear now: changed users, ended sessions, and the
- * users whose last_seen moved long enough ago (all of them if asked). Until presence_committed they
- * are in flight; there is one batch at a time. */
-static void presence_collect(struct presence *p, struct instant now, bool all,
+/* Adds at most so many users to a batch: those that changed, and those whose last_seen moved long
+ * enough ago (all of them if asked). Returns whether that was all; otherwise the next call goes on.
+ * Until presence_committed they are in flight; there is one batch at a time.
+ *
+ * A batch is one transaction, so it must not have the end of a session without the user's state
+ * after it. Sessions end, and users change again, between two calls: therefore each call takes the
+ * sessions that ended since, a user in flight who changes is collected once more, and the batch is
+ * whole only when nobody is left who changed. The caller collects faster than users change: see
+ * hub_turn for the time that each has. */
+static bool presence_collect(struct presence *p, struct instant now, bool all, size_t most,
                              struct store_batch *batch)
 {
-    *batch = p->ended; /* the sessions, with their memory */
-    p->ended = (struct store_batch){0};
     struct user *user;
-    while ((user = LIST_FIRST(&p->changed))) presence_collect_user(p, now, user, batch);
-    for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
+    store_batch_move(batch, &p->ended);
+    p->collecting = true;
+    for (;;) {
+        while (most && ((user = LIST_FIRST(&p->changed)) || (user = LIST_FIRST(&p->due)))) {
+            presence_collect_user(p, now, user, batch);
+            most--;
+        }
+        if (!most) return false;
+        if (all ? !p->seen_count : p->seen_turn > now.mono) break;
+        if (p->seen_turn < now.mono - SEEN_FLUSH_MS) p->seen_turn = now.mono - SEEN_FLUSH_MS;
         p->seen_turn += 1000;
         p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
-        while ((user = LIST_FIRST(&p->seen[p->seen_ring])))
-            presence_collect_user(p, now, user, batch);
+        LIST_SWAP(&p->due, &p->seen[p->seen_ring], user, list);
     }
-    if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
+    p->collecting = false;
+    return true;
 }
 
 /* Takes a user out of the table who is offline, if nobody watches, nothing is set by hand and the
@@ -8343,13 +8383,14 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
     presence_forget(p, user);
 }
 
-/* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
- * forgotten. One who came and went so fast that the last session's begin is ahead of the clock
- * is kept for another round: a next stay must begin later still. */
-static void presence_committed(struct presence *p, struct instant now)
+/* The batch in flight is in the store: of its users, at most so many at a time, those who changed
+ * meanwhile are dirty again, and those offline are forgotten. One who came and went so fast that
+ * the last session's begin is ahead of the clock is kept for another round: a next session must
+ * begin later still. Returns whether those were all. */
+static bool presence_committed(struct presence *p, struct instant now, size_t most)
 {
     struct user *user;
-    while ((user = LIST_FIRST(&p->in_flight))) {
+    while (most-- && (user = LIST_FIRST(&p->in_flight))) {
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
@@ -8359,6 +8400,7 @@ static void presence_committed(struct presence *p, struct instant now)
             presence_forget(p, user);
         }
     }
+    return !LIST_FIRST(&p->in_flight);
 }
 
 /* ==== 24. Views and events ====================================================================
@@ -10092,6 +10134,17 @@ static bool http_is_costly(const char *at, size_t len)
     struct span target = http_target(at, len);
     for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
         if (span_begins(target, HTTP_COSTLY[i])) return true;
+    return false;
+}
+
+/* True if a request asks how the server is, which needs to know nothing of any user. */
+static bool http_is_probe(const char *at, size_t len)
+{
+    static const char *const probes[] = {"/healthz ", "/healthz?", "/readyz ",
+                                         "/readyz?",  "/metrics ", "/metrics?"};
+    struct span target = http_target(at, len);
+    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++)
+        if (span_begins(target, probes[i])) return true;
     return false;
 }
 
@@ -12772,8 +12825,14 @@ enum {
     HUB_WORK_US = 500,       /* each of: put off messages, watches that waited, telling, freeing */
     HUB_WORK_LEAST_US = 150, /* in its place while sockets have more */
 
-    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read
-     * in pieces as long as the longest message of the default --max-message. */
+    /* Each of: ending what has run out, filling a batch for the store, taking one that is written.
+     * After a restart a million users can be due at once; of these so many at a time are looked at
+     * under the table's lock. */
+    HUB_TABLE_US = 500,
+    TABLE_SHARE = 64,
+
+    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
+     * pieces as long as the longest message of the default --max-message. */
     HUB_READ_SIZE = 20 * 1024,
     HUB_READ_PLAIN = 4096,
 
@@ -12898,10 +12957,11 @@ struct hub {
     int64_t sample_at;        /* mono: when the next minute begins */
     struct store_batch batch; /* in flight while batch_under_way */
     struct job batch_done;
-    bool batch_under_way;
-    int64_t sync_at;    /* mono: not before this is the next batch due */
-    int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
-    uint64_t delivered; /* store.outbox_done that the writer knows, or will soon */
+    bool batch_filling;   /* and is not with the writer yet */
+    bool batch_under_way; /* with the writer, or its users are still in flight */
+    int64_t sync_at;      /* mono: not before this is the next batch due */
+    int64_t sign_at;      /* mono: the store hears that we live, see server_sign_ms */
+    uint64_t delivered;   /* store.outbox_done that the writer knows, or will soon */
 
     /* The end. */
     bool running; /* the thread was started; main's */
@@ -12925,12 +12985,11 @@ struct listen_socket {
 };
 
 /* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
- * have a lane of their own, and never all workers: what is soon answered, /healthz say,
- * does not stand behind them. */
-enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
-/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
- * have a lane of their own, and never all workers: what is soon answered, /healthz say, does not
- * stand behind them. The listener's but for the atomics, which a worker changes when it is done. */
+ * have a lane of their own, and never all workers: what is soon answered does not stand behind
+ * them. Probes have one because they are answered from the first moment; all others wait until the
+ * table has the users of the store, see server_restore. */
+enum lane_kind { LANE_PROBE, LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+/* One of them. The listener's but for the atomics, which a worker changes when it is done. */
 struct lane {
     struct http_conn_list ready; /* whole requests for which no worker was free */
     int most;                    /* with the workers at a time */
@@ -12997,6 +13056,7 @@ struct server {
     uint32_t epoch;               /* of positions: random for each start */
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
+    _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -14995,25 +15055,35 @@ static void hub_log_out(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
+/* [hub] Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
 /* [writer] The batch is in the store. */
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
     if (batch->changes) webhook_wake(&server->webhook);
+    buffer_free(&batch->ops); /* here, since a hundred megabytes take the kernel 10 ms */
     loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
-/* [hub] The batch is in the store: users who are offline and have nothing to be stored any more
- * leave the table. */
+/* [hub] The hub's part of it, a slice at a time: it posts itself again behind what came meanwhile. */
 static void hub_batch_done(struct server *server, struct job *job)
 {
-    (void)job;
     struct hub *hub = &server->hub;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_committed(&server->presence, server_now(server));
-    lock_give(&server->table_lock, RANK_TABLE);
-    buffer_free(&hub->batch.ops);
-    hub->batch_under_way = false;
+    struct instant now = server_now(server);
+    bool done = false;
+    hub_begin_part(hub, HUB_TABLE_US);
+    for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        done = presence_committed(&server->presence, now, TABLE_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    hub->batch_under_way = !done;
+    if (!done) loop_submit(&hub->loop, job);
 }
 
 /* How often the store hears that the server lives, while somebody is online: often enough for the
@@ -15024,6 +15094,20 @@ static int64_t server_sign_ms(const struct options *options)
     return often > options->sync_interval ? often : options->sync_interval;
 }
 
+/* [hub] Fills the batch, as far as there is time; true when it is whole. */
+static bool hub_fill_batch(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    bool done = false;
+    hub_begin_part(hub, hub->quitting ? INT32_MAX : HUB_TABLE_US);
+    for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        done = presence_collect(&server->presence, now, hub->quitting, TABLE_SHARE, &hub->batch);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    return done;
+}
+
 /* [hub] Hands the writer what the store must hear, at most one batch a sync interval and one at a
  * time; from time to time one with nothing but the moment, which every commit writes. Users in
  * flight stay in the table until it is written. */
@@ -15031,24 +15115,38 @@ static void hub_sync(struct server *server, struct instant now)
 {
     ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
     /* What the webhook delivered leaves the outbox in the same transaction as changes come in. */
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    const struct presence *p = &server->presence;
-    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
     /* One batch at a time: users in flight keep their state until it is written, and a slow disk
      * makes batches larger, not more. */
-    if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
-    if (now.mono < hub->sync_at && !hub->quitting) return;
-    hub->sync_at = now.mono + server->options.sync_interval;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_collect(&server->presence, now, hub->quitting, &hub->batch);
-    lock_give(&server->table_lock, RANK_TABLE);
-    if (!hub->batch.ops.len && !sign) return;
+    if (hub->batch_under_way) return;
+    if (!hub->batch_filling) {
+        if (!presence_is_dirty(p) && !sign) return;
+        if (now.mono < hub->sync_at && !hub->quitting) return;
+        hub->sync_at = now.mono + server->options.sync_interval;
+    }
+    hub->batch_filling = !hub_fill_batch(server, now);
+    if (hub->batch_filling || (!hub->batch.ops.len && !sign)) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
+}
+
+/* [hub] Ends what has run out, and tells of it, as far as there is time. */
+static void hub_expire(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    hub_begin_part(hub, HUB_TABLE_US);
+    for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        over = presence_tick(&server->presence, now, TABLE_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+        hub_take_transitions(server, now);
+    }
 }
 
 /* [hub] Tells every client to come back later, each at another time, and closes. The users stay
@@ -15104,8 +15202,8 @@ static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
     return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || !TAILQ_EMPTY(&hub->late) ||
-           !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
-           w->unreferenced_count ||
+           hub->batch_filling || !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) ||
+           LIST_FIRST(&w->serving) || w->unreferenced_count ||
            (!TAILQ_EMPTY(&hub->held) && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
@@ -15146,12 +15244,6 @@ static void hub_report_stop(struct server *server, struct instant now)
     uint64_t one = 1;
     if (write(hub->stop_event, &one, sizeof one) != sizeof one)
         fatal("an eventfd takes no wake-up");
-}
-
-/* [hub] Begins a part of a turn, which is to take so long. */
-static void hub_begin_part(struct hub *hub, int64_t us)
-{
-    hub->until = clock_work_us() + us;
 }
 
 /* [hub] Acts on what happened at one socket. Writing comes first: it may free what is kept, and so
@@ -15253,11 +15345,8 @@ static void hub_turn(struct server *server)
     hub_look(server, now);
     hub_begin_part(hub, share);
     hub_work(server, now);
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_tick(&server->presence, now);
-    lock_give(&server->table_lock, RANK_TABLE);
     hub_crowd(server, now);
-    hub_take_transitions(server, now);
+    hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
     hub_sample(server, now);
@@ -15695,6 +15784,17 @@ static void lane_serve(struct server *server, struct lane *lane)
     }
 }
 
+/* [listener] Closes the connections of a lane: the start failed before they could be served. */
+static void lane_close(struct server *server, struct lane *lane)
+{
+    for (struct http_conn *p; (p = TAILQ_FIRST(&lane->ready));) {
+        TAILQ_REMOVE(&lane->ready, p, entry);
+        if (p->address) p->address->ready--;
+        p->place = PLACE_LISTENER;
+        listener_close(server, p);
+    }
+}
+
 /* ==== 43. Listener: requests ==================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
@@ -15766,7 +15866,8 @@ static void listener_make_ready(struct server *server, struct http_conn *p)
     /* A head that is vetted is never costly, whatever it asks for: only who sends it is looked
      * at. */
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
-    p->lane = costly ? LANE_COSTLY : LANE_QUICK;
+    bool probe = http_is_probe(p->item.bytes, p->head);
+    p->lane = probe ? LANE_PROBE : costly ? LANE_COSTLY : LANE_QUICK;
     TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
@@ -16345,7 +16446,11 @@ static void listener_run(void *context)
         }
         for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&listener->wheel, now));)
             listener_timer(server, timer, now);
-        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
+        lane_serve(server, &listener->lanes[LANE_PROBE]);
+        for (int i = LANE_PROBE + 1; i < LANE_COUNT; i++) {
+            if (atomic_load(&server->restored)) lane_serve(server, &listener->lanes[i]);
+            else if (listener->quitting) lane_close(server, &listener->lanes[i]);
+        }
     }
     loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
@@ -16402,6 +16507,7 @@ static bool listener_init(struct server *server, struct instant now)
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
+    listener->lanes[LANE_PROBE].most = LISTENER_QUEUE;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
     /* One worker is always free for what is quick. */
     listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
@@ -17648,15 +17754,18 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
+    bool stopping = atomic_load(&server->stopping), starting = !atomic_load(&server->restored);
+    if (!stopping && !starting && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
     response->status = 503;
-    bool stopping = atomic_load(&server->stopping);
     json_begin(out);
-    json_text(out, "status", stopping ? "stopping" : "degraded");
-    json_text(out, "reason", stopping ? "the server is stopping" : store.problem);
+    json_text(out, "status", stopping ? "stopping" : starting ? "starting" : "degraded");
+    json_text(out, "reason",
+              stopping   ? "the server is stopping"
+              : starting ? "the users of the store are being read"
+                         : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
 }
@@ -19057,8 +19166,10 @@ static struct evidence server_evidence(const struct server *server)
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
     struct server *server = context;
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_restore(&server->presence, server->started, id, record->status, record->online_since,
                      record->last_seen, server_evidence(server));
+    lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
 
@@ -19067,7 +19178,27 @@ static void server_restore_manual(void *context, struct span id, const struct us
                                   const struct manual_record *manual)
 {
     struct server *server = context;
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_restore_manual(&server->presence, server->started, id, record, manual);
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
+/* [main] Fills the table from the store: a second or two for a million users. Meanwhile the listener
+ * takes connections, workers answer probes, and all other requests wait: nobody may be shown, or
+ * come, before it is known whether they are online and whether they are invisible. The hub does not
+ * run yet. Users who were online have the time that this took on top. False if the store cannot be
+ * read; then the requests that wait are never served. */
+static bool server_restore(struct server *server)
+{
+    if (!store_each_open(server->store, server_restore_user, server) ||
+        !store_each_manual(server->store, server_restore_manual, server))
+        return false;
+    struct instant now = server_now(server);
+    int64_t took = now.mono - server->started.mono;
+    if (took >= PAUSE_MS) presence_resume(&server->presence, now, took);
+    atomic_store(&server->restored, true);
+    loop_wake(&server->listener.loop);
+    return true;
 }
 
 /* How many io threads are worth having: the hub has a processor of its own. */
@@ -19156,16 +19287,10 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server) ||
-        !store_each_manual(server->store, server_restore_manual, server))
-        return fail(why, "--data: cannot read who was online in %s; run --check-store",
-                    options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
-    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
-    if (!server->hub.running) return server_lacks_thread(why, "hub");
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
     if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
         return server_lacks_thread(why, "reader of the store");
@@ -19174,11 +19299,16 @@ static bool server_start(struct server *server, struct why why)
     size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
-    int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
+    int queue = 0;
+    for (int i = 0; i < LANE_COUNT; i++) queue += server->listener.lanes[i].most;
     server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
     if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
-    return true;
+    if (!server_restore(server))
+        return fail(why, "--data: cannot read who was online in %s; run --check-store",
+                    options->data);
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    return server->hub.running || server_lacks_thread(why, "hub");
 }
 
 /* [signal handler] A second signal: no more patience. What is in the store stays; the last
@@ -19304,8 +19434,10 @@ static bool server_stop(struct server *server)
     webhook_stop(&server->webhook);
     if (server->seam) {
         loop_submit(&server->listener.loop, &shut);
-        loop_submit(&server->hub.loop, &stop);
-        server_wait_for_hub(server);
+        if (server->hub.running) {
+            loop_submit(&server->hub.loop, &stop);
+            server_wait_for_hub(server);
+        }
         loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }
