@@ -234,7 +234,8 @@ enum {
     CLOSE_WAIT_MS = 2000,        /* from our close frame or last byte to the end of the socket */
     STOP_RETRY_MS = 500,         /* the first client of a server that stops comes back then */
     STOP_SPREAD_MS = 2000,       /* and the last one so much later, or a ms each */
-    STOP_WRITE_MS = 1000,        /* at a stop: for a batch under way, and then for the last one */
+    STOP_MS = 4500,              /* all of a stop: what is not written by then is given up, and */
+    STOP_END_MS = 250,           /* so much later a disk that holds the writer; README: 5 s */
     SEEN_FLUSH_MS = 15000,       /* a last_seen that only moved reaches the store within this */
     SAMPLE_MS = 60000,           /* how often users and connections are counted for history */
     HISTORY_HOURS_MAX = 720,     /* of one GET /admin/history */
@@ -4991,6 +4992,7 @@ enum {
 struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
+    bool last; /* of a server that stops in order: it carries the sign of that */
 };
 
 /* One piece of it; id_len bytes follow, and then text_len. */
@@ -5100,6 +5102,7 @@ static size_t store_batch_count(const struct store_batch *b)
 static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
+    b->last = false;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -5897,39 +5900,51 @@ static void store_look_at_files(struct store *st)
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
-/* The writer: takes batches until it is told to stop and has none, or has to give up. */
+/* [writer] One attempt to write a batch, or the sign of a clean stop alone (NULL), and what follows
+ * from it. When the batch is on the disk it is the hub's again, before this returns. True if it
+ * was. */
+static bool store_write_one(struct store *st, struct store_batch *batch)
+{
+    bool clean = !batch || batch->last;
+    int rc = store_write(st, batch, clean);
+    if (st->env) store_look_at_readers(st);
+    store_look_after_readers(st);
+    store_look_at_files(st);
+    pthread_mutex_lock(&st->lock);
+    if (rc) store_commit_failure(st, rc);
+    else store_commit_success(st);
+    if (!rc) st->batch = NULL;
+    st->all_written = !rc && clean && !store_is_lost(st->displaced);
+    pthread_mutex_unlock(&st->lock);
+    if (!rc && batch) st->done(st->context, batch);
+    return !rc;
+}
+
+/* The writer's thread: takes batches until it is told to stop and everything is written, or until
+ * there is no time left to try again. A batch that fails is tried again every STORE_RETRY_MS, before
+ * any other: their order is that of what happened. */
 static void *store_writer(void *context)
 {
     struct store *st = context;
     prctl(PR_SET_NAME, "writer");
     pthread_mutex_lock(&st->lock);
-    for (;;) {
-        while (!st->batch && !st->stopping) {
+    while (st->batch || !st->stopping || !st->all_written) {
+        if (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
             pthread_mutex_unlock(&st->lock);
             store_look_after_readers(st);
             store_look_at_files(st);
             pthread_mutex_lock(&st->lock);
+            continue;
         }
         struct store_batch *batch = st->batch;
         pthread_mutex_unlock(&st->lock);
-        int rc = store_write(st, batch, !batch);
-        if (st->env) store_look_at_readers(st);
-        store_look_after_readers(st);
-        store_look_at_files(st);
-        if (!rc && batch) {
-            pthread_mutex_lock(&st->lock);
-            store_commit_success(st);
-            st->batch = NULL;
-            pthread_mutex_unlock(&st->lock);
-            st->done(st->context, batch);
-        }
+        bool written = store_write_one(st, batch);
         pthread_mutex_lock(&st->lock);
-        if (rc) store_commit_failure(st, rc);
-        st->all_written = !rc && !batch && !store_is_lost(st->displaced);
+        if (written && !batch) break; /* also when the file was removed: there is no more to do */
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if ((!rc && !batch) || (rc && left <= 0)) break;
-        if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
+        if (!written && left <= 0) break;
+        if (!written) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
     pthread_cond_broadcast(&st->changed);
@@ -5963,19 +5978,19 @@ static void store_submit(struct store *st, struct store_batch *batch)
     pthread_mutex_unlock(&st->lock);
 }
 
-/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
- * False when that could not be in patience_ms: what was submitted is lost, and done does not give
- * its batch back. */
-static bool store_stop_writer(struct store *st, int64_t patience_ms)
+/* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
+ * False when that could not be by give_up_at (mono): what was submitted is lost, and done does not
+ * give its batch back. A writer that can act gives up by itself then. One that the disk holds in a
+ * system call is left where it is STOP_END_MS later; it ends with the process. */
+static bool store_stop_writer(struct store *st, int64_t give_up_at)
 {
     if (!st->running) return true;
     pthread_mutex_lock(&st->lock);
     st->stopping = true;
-    st->give_up_at = clock_mono_ms() + patience_ms;
+    st->give_up_at = give_up_at;
     pthread_cond_broadcast(&st->changed);
-    /* The writer gives up by itself, unless the disk holds it; then this does, a little later. */
-    while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
-        store_wait(st, st->give_up_at + 250 - clock_mono_ms());
+    for (int64_t left; !st->ended && (left = give_up_at + STOP_END_MS - clock_mono_ms()) > 0;)
+        store_wait(st, left);
     bool ended = st->ended, written = st->all_written;
     pthread_mutex_unlock(&st->lock);
     if (ended) pthread_join(st->writer, NULL);
@@ -12418,6 +12433,7 @@ struct server {
     uint32_t epoch;               /* of positions: random for each start */
     _Atomic uint64_t last_number; /* of a connection; the upper half is random for each start */
     _Atomic bool stopping;        /* no new connections; readyz says so */
+    int64_t stop_by;              /* mono: set by main before it tells the others to stop */
     long landlock;                /* version by which it is sandboxed, 0: not at all; constant */
     struct store *store;
     pthread_mutex_t table_lock; /* presence, between the hub that writes and workers that read */
@@ -14385,6 +14401,7 @@ static void hub_sync(struct server *server, struct instant now)
     pthread_mutex_lock(&server->table_lock);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
     pthread_mutex_unlock(&server->table_lock);
+    hub->batch.last = hub->quitting; /* one commit less, where each may take seconds */
     if (!hub->batch.ops.len && !sign) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
@@ -14417,12 +14434,13 @@ static void hub_stop(struct server *server, struct job *job)
     }
 }
 
-/* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
+/* The last call: what is left to tell the store goes out in one more batch, then the hub ends. A
+ * batch that is under way comes first, for as long as the stop may take. */
 static void hub_quit(struct server *server, struct job *job)
 {
     (void)job;
     server->hub.quitting = true;
-    server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
+    server->hub.stop_by = server->stop_by;
 }
 
 /* Counts users and connections once a minute, for the store. A minute that was slept through, or
@@ -18633,13 +18651,15 @@ static void server_wait_for_hub(struct server *server)
     while (poll(&event, 1, -1) < 0) continue; /* only EINTR */
 }
 
-/* Stops in order: no new connections; goodbye to the sockets; the workers; the last batch. Also
- * takes down what a failed start left. False when the last batch could not be written. */
+/* [main] Stops in order: no new connections; goodbye to the sockets; the workers; the last batch. Also
+ * takes down what a failed start left. One deadline holds for all of it: what the clients leave of
+ * the five seconds is the disk's. False when the last batch could not be written. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
     struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
+    server->stop_by = clock_mono_ms() + STOP_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
@@ -18657,7 +18677,7 @@ static bool server_stop(struct server *server)
         pthread_join(server->hub.thread, NULL);
     }
     if (server->store) {
-        written = store_stop_writer(server->store, STOP_WRITE_MS);
+        written = store_stop_writer(server->store, server->stop_by);
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
         presence_free(&server->presence);
