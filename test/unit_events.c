@@ -461,18 +461,20 @@ static void hub_hears_in_order(void **unused)
     now.offset = clock_wall_ms() - now.mono;
     struct server *server = hub_of_tests(now);
     struct store store = {0};
-    struct handoff *handoff = mem_new(sizeof *handoff);
+    struct connection *c = mem_new(sizeof *c);
+    struct http_conn *p = c->http = mem_new(sizeof *p);
     struct job job = {.run = slow_call};
     int pair[2];
     static const char ping[] = "\x89\x80\0\0\0"; /* and one more NUL */
     server->store = &store;
     server->hub.batch_under_way = true; /* there is no writer */
     assert_false(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair));
-    handoff->job.run = hub_adopt;
-    handoff->transport.fd = pair[0];
-    handoff->id_len = 3;
-    memcpy(handoff->id, "bob", 3);
-    loop_submit(&server->hub.loop, &handoff->job);
+    p->c = c;
+    p->job.run = hub_adopt;
+    c->transport.fd = pair[0];
+    p->grant.id_len = 3;
+    memcpy(p->grant.id, "bob", 3);
+    loop_submit(&server->hub.loop, &p->job);
     hub_turn(server);
     struct user *bob = presence_find(&server->presence, (struct span){"bob", 3});
     assert_int_equal(bob->state, USER_LIVE);
@@ -482,6 +484,59 @@ static void hub_hears_in_order(void **unused)
     assert_true(slow_call_heard > 0);
     assert_true(atomic_load(&bob->last_seen) >= slow_call_heard);
     close(pair[1]);
+    hub_of_tests_free(server);
+}
+
+/* A status is set by hand for a user whom only the store knows: what they do while the store is asked
+ * counts, not what it had. */
+static void hub_sets_for_who_is_stored(void **unused)
+{
+    (void)unused;
+    struct instant now = server_now(&(struct server){0});
+    struct server *server = hub_of_tests(now);
+    struct presence *p = &server->presence;
+    const struct span bob = {"bob", 3};
+    for (int comes = 0; comes < 2; comes++) {
+        const struct manual_update update = {.status = STATUS_BUSY};
+        struct user_view view = {0};
+        struct view_texts *texts = NULL;
+        struct hub_ask ask = {.id = bob, .update = &update, .view = &view, .texts = &texts};
+        struct watch_read *read = watch_read_new(1);
+        sem_init(&ask.done, 0, 0);
+        watch_read_add(read, watch_graph_make(&server->hub.graph, bob));
+        read->ask = &ask;
+        read->found[0] = (struct stored_user){
+            .known = true, .record = {.last_seen = now.mono + now.offset - 5000}};
+        if (comes) {
+            struct session_conn conn = {0};
+            struct store_batch batch = {0};
+            presence_connect(p, now, bob, &conn);
+            hub_take_transitions(server, now);
+            presence_disconnect(p, now, &conn, END_CLEAN);
+            hub_take_transitions(server, now);
+            presence_collect(p, now, true, &batch);
+            presence_committed(p, now);
+            buffer_free(&batch.ops);
+        }
+        hub_watch_found(server, &read->job);
+        assert_int_equal(sem_trywait(&ask.done), 0);
+        assert_true(view.known && !ask.failed);
+        struct user *user = presence_find(p, bob);
+        int64_t behind = now.mono - user->last_seen; /* the hub has a clock of its own */
+        assert_true(comes ? !behind : behind > 4900 && behind < 5100);
+        assert_int_equal(user_manual(user)->status, STATUS_BUSY);
+        presence_set_manual(p, now, user, &(struct manual_update){.status = STATUS_AUTOMATIC});
+        hub_take_transitions(server, now);
+        struct store_batch batch = {0};
+        presence_collect(p, now, true, &batch);
+        presence_committed(p, now);
+        buffer_free(&batch.ops);
+        watch_graph_spread(&server->hub.graph, p, now, 10);
+        watch_graph_sweep(&server->hub.graph, p, now, 10);
+        presence_committed(p, now);
+        now.mono++;
+        sem_destroy(&ask.done);
+    }
     hub_of_tests_free(server);
 }
 
@@ -495,7 +550,7 @@ static void page_by_last_seen_has_each_once(void **unused)
     struct store store = {0};
     const struct span bob = {"bob", 3};
     const int64_t seen = now.mono + now.offset - 5000;
-    const struct stored_user stored = {.known = true, .record = {.last_seen = seen}};
+    const struct user_record stored = {.last_seen = seen};
     const struct seen_place place = {.last_seen = seen, .id_len = 3, .id = "bob"};
     server->store = &store;
     for (int leaves = 0; leaves < 2; leaves++) {
@@ -618,6 +673,7 @@ static const struct CMUnitTest EVENT_TESTS[] = {
     cmocka_unit_test(hub_keeps_events_for_streams),
     cmocka_unit_test(hub_samples_minutes),
     cmocka_unit_test(hub_hears_in_order),
+    cmocka_unit_test(hub_sets_for_who_is_stored),
     cmocka_unit_test(page_by_last_seen_has_each_once),
     cmocka_unit_test(samples_round_trip),
     cmocka_unit_test(samples_are_removed_in_steps),
