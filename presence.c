@@ -241,6 +241,8 @@ enum {
     AGENT_MAX = 120,         /* bytes kept of a User-Agent */
     CLOSE_WAIT_MS = 2000,    /* from our close frame or last byte to the end of the socket */
     HISTORY_HOURS_MAX = 720, /* of one GET /admin/history */
+    STOP_MS = 4500,          /* all of a stop: what is not written by then is given up, and */
+    STOP_END_MS = 250,       /* so much later a disk that holds the writer; README: 5 s */
     HISTORY_HOURS_DEFAULT = 24,
     STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
     STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
@@ -911,7 +913,7 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
 
 /* The kinds of threads that code here can ask for. ANY is main, before the others are started and
  * after they have ended, and whoever has no name here. */
-enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
+enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB, THREAD_WRITER };
 
 /* The locks in the order in which they may be taken: while a thread holds one it may take those
  * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
@@ -5256,6 +5258,7 @@ enum {
 struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
+    bool last; /* of a server that stops in order: it carries the sign of that */
 };
 
 /* One piece of it; id_len bytes follow, and then text_len. */
@@ -5383,6 +5386,7 @@ static void store_batch_move(struct store_batch *to, struct store_batch *from)
 static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
+    b->last = false;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -5792,6 +5796,7 @@ static void store_write_ended(struct store *st, int rc)
 /* Writes a batch (or none) and the signs of life, and counts it. */
 static int store_write(struct store *st, const struct store_batch *batch, bool clean)
 {
+    ASSERT_THREAD(WRITER);
     struct store_commit commit = {.batch = batch, .clean = clean};
     store_write_begins(st);
     int rc = store_transact(st, store_apply, &commit);
@@ -6172,39 +6177,52 @@ static void store_look_at_files(struct store *st)
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
-/* The writer: takes batches until it is told to stop and has none, or has to give up. */
+/* [writer] One attempt to write a batch, or the sign of a clean stop alone (NULL), and what follows
+ * from it. When the batch is on the disk it is the hub's again, before this returns. True if it
+ * was. */
+static bool store_write_one(struct store *st, struct store_batch *batch)
+{
+    bool clean = !batch || batch->last;
+    int rc = store_write(st, batch, clean);
+    if (st->env) store_look_at_readers(st);
+    store_look_after_readers(st);
+    store_look_at_files(st);
+    lock_take(&st->lock, RANK_STORE);
+    if (rc) store_commit_failure(st, rc);
+    else store_commit_success(st);
+    if (!rc) st->batch = NULL;
+    st->all_written = !rc && clean && !store_is_lost(st->displaced);
+    lock_give(&st->lock, RANK_STORE);
+    if (!rc && batch) st->done(st->context, batch);
+    return !rc;
+}
+
+/* The writer's thread: takes batches until it is told to stop and everything is written, or until
+ * there is no time left to try again. A batch that fails is tried again every STORE_RETRY_MS, before
+ * any other: their order is that of what happened. */
 static void *store_writer(void *context)
 {
     struct store *st = context;
     prctl(PR_SET_NAME, "writer");
+    thread_is(THREAD_WRITER);
     lock_take(&st->lock, RANK_STORE);
-    for (;;) {
-        while (!st->batch && !st->stopping) {
+    while (st->batch || !st->stopping || !st->all_written) {
+        if (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
             lock_give(&st->lock, RANK_STORE);
             store_look_after_readers(st);
             store_look_at_files(st);
             lock_take(&st->lock, RANK_STORE);
+            continue;
         }
         struct store_batch *batch = st->batch;
         lock_give(&st->lock, RANK_STORE);
-        int rc = store_write(st, batch, !batch);
-        if (st->env) store_look_at_readers(st);
-        store_look_after_readers(st);
-        store_look_at_files(st);
-        if (!rc && batch) {
-            lock_take(&st->lock, RANK_STORE);
-            store_commit_success(st);
-            st->batch = NULL;
-            lock_give(&st->lock, RANK_STORE);
-            st->done(st->context, batch);
-        }
+        bool written = store_write_one(st, batch);
         lock_take(&st->lock, RANK_STORE);
-        if (rc) store_commit_failure(st, rc);
-        st->all_written = !rc && !batch && !store_is_lost(st->displaced);
+        if (written && !batch) break; /* also when the file was removed: there is no more to do */
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if ((!rc && !batch) || (rc && left <= 0)) break;
-        if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
+        if (!written && left <= 0) break;
+        if (!written) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
     pthread_cond_broadcast(&st->changed);
@@ -6238,19 +6256,19 @@ static void store_submit(struct store *st, struct store_batch *batch)
     lock_give(&st->lock, RANK_STORE);
 }
 
-/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
- * False when that could not be in patience_ms: what was submitted is lost, and done does not give
- * its batch back. */
-static bool store_stop_writer(struct store *st, int64_t patience_ms)
+/* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
+ * False when that could not be by give_up_at (mono): what was submitted is lost, and done does not
+ * give its batch back. A writer that can act gives up by itself then. One that the disk holds in a
+ * system call is left where it is STOP_END_MS later; it ends with the process. */
+static bool store_stop_writer(struct store *st, int64_t give_up_at)
 {
     if (!st->running) return true;
     lock_take(&st->lock, RANK_STORE);
     st->stopping = true;
-    st->give_up_at = clock_mono_ms() + patience_ms;
+    st->give_up_at = give_up_at;
     pthread_cond_broadcast(&st->changed);
-    /* The writer gives up by itself, unless the disk holds it; then this does, a little later. */
-    while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
-        store_wait(st, st->give_up_at + 250 - clock_mono_ms());
+    for (int64_t left; !st->ended && (left = give_up_at + STOP_END_MS - clock_mono_ms()) > 0;)
+        store_wait(st, left);
     bool ended = st->ended, written = st->all_written;
     lock_give(&st->lock, RANK_STORE);
     if (ended) pthread_join(st->writer, NULL);
@@ -13057,6 +13075,7 @@ struct server {
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
+    int64_t stop_by;              /* [main] mono: the end of a stop, set before others hear of it */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -15130,7 +15149,9 @@ static void hub_sync(struct server *server, struct instant now)
         hub->sync_at = now.mono + server->options.sync_interval;
     }
     hub->batch_filling = !hub_fill_batch(server, now);
-    if (hub->batch_filling || (!hub->batch.ops.len && !sign)) return;
+    if (hub->batch_filling) return;
+    hub->batch.last = hub->quitting; /* one commit less, where each may take seconds */
+    if (!hub->batch.ops.len && !sign) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
@@ -15179,12 +15200,12 @@ static void hub_stop(struct server *server, struct job *job)
 }
 
 /* [hub] The last job: what is left to tell the store goes out in one more batch, then the hub ends.
- */
+ * A batch that is under way comes first, for as long as the stop may take. */
 static void hub_quit(struct server *server, struct job *job)
 {
     (void)job;
     server->hub.quitting = true;
-    server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
+    server->hub.stop_by = server->stop_by;
 }
 
 /* [hub] Counts users and connections once a minute, for the history. A minute that was slept
@@ -19424,12 +19445,15 @@ static void server_wait_for_hub(struct server *server)
  *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
  *    far it came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
- * 6. What they used: table, store, sockets. */
+ * 6. What they used: table, store, sockets.
+ *
+ * One deadline holds for all of it: what the clients leave of the five seconds is the disk's. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
     struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
+    server->stop_by = clock_mono_ms() + STOP_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
@@ -19449,7 +19473,7 @@ static bool server_stop(struct server *server)
         pthread_join(server->hub.thread, NULL);
     }
     if (server->store) {
-        written = store_stop_writer(server->store, STOP_WRITE_MS);
+        written = store_stop_writer(server->store, server->stop_by);
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
         presence_free(&server->presence);
