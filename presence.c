@@ -259,7 +259,7 @@ static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
 /* Why a session ended: name, number, text in the API, meaning. The numbers are in the store, and
  * the texts are in the history that admins have kept: add, never renumber or rename. */
 #define REASON_TABLE(X)                                                                            \
-    X(NONE, 0, "none", "the stay has not ended")                                                   \
+    X(NONE, 0, "none", "the session has not ended")                                                \
     X(CLOSED, 1, "closed", "the client closed the connection, or left the page and stayed away")   \
     X(DROPPED, 2, "dropped", "the connection broke without a close frame")                         \
     X(TIMEOUT, 3, "timeout", "nothing was heard for too long")                                     \
@@ -317,7 +317,7 @@ struct named {
       "without keys for tokens this server answers to localhost and addresses only")               \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
-      "too many wrong passwords, or others are logging in: who waits for Retry-After gets in")     \
+      "too many wrong passwords, or other logins are under way: try again after Retry-After")      \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -404,7 +404,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(admin_logins, "admin_logins_total", "logins of the admin")                                   \
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
     X(pending_displaced, "pending_displaced_total",                                                \
-      "connections closed in the door at --max-pending-per-address")                               \
+      "HTTP connections closed at --max-pending-per-address")                                      \
     X(memory_refused, "memory_refused_total",                                                      \
       "requests answered with 503, or cut, at --max-request-memory")                               \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
@@ -2215,7 +2215,7 @@ static void json_write_key(struct buffer *b, const char *name)
       " the file of its certificate")                                                              \
     X(tls_self_signed, FLAG, "tls-self-signed", "no", 0, 1, "", "TLS",                             \
       "make a certificate in --data, to try it out: no client trusts it unasked")                  \
-    X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads that shake hands")       \
+    X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads for TLS handshakes")     \
     X(redirect_listen, LIST, "redirect-listen", "", 0, 0, "ADDR:PORT", "TLS",                      \
       "address whose plain HTTP is sent on to the first --tls-listen; may repeat")                 \
     X(jwt_secret_file, FILES, "jwt-secret-file", "", 0, 0, "[KID=]FILE", "Tokens",                 \
@@ -2228,7 +2228,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(token_lifetime, DURATION, "token-lifetime", "1h", 1000, 315360000000, "TIME", "Tokens",      \
       "for --mint-token: how long the token is valid")                                             \
     X(token_watch, TEXT, "token-watch", "", 0, 0, "IDS", "Tokens",                                 \
-      "for --mint-token: whom its user may see; ids with commas between, or *")                    \
+      "for --mint-token: users that its user may watch; ids with commas between, or *")            \
     X(token_admin, FLAG, "token-admin", "no", 0, 1, "", "Tokens",                                  \
       "for --mint-token: its user is an admin")                                                    \
     X(admin_password_file, TEXT, "admin-password-file", "", 0, 0, "FILE", "Admin",                 \
@@ -2240,7 +2240,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(webhook_secret_file, TEXT, "webhook-secret-file", "", 0, 0, "FILE", "Webhooks",              \
       "secret that what is posted is signed with, 16 to 4096 bytes")                               \
     X(webhook_ca_file, TEXT, "webhook-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0,        \
-      "FILE", "Webhooks", "whom to trust at an https:// --webhook-url, PEM")                       \
+      "FILE", "Webhooks", "certificates of the CAs to trust for an https:// --webhook-url, PEM")   \
     X(webhook_batch, COUNT, "webhook-batch", "100", 1, 1000, "N", "Webhooks",                      \
       "changes in one request, at most")                                                           \
     X(webhook_timeout, DURATION, "webhook-timeout", "10s", 100, 300000, "TIME", "Webhooks",        \
@@ -2263,7 +2263,7 @@ static void json_write_key(struct buffer *b, const char *name)
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
     X(history, DURATION, "history", "30d", 0, 3153600000000, "TIME", "Store",                      \
-      "ended stays and samples are kept this long; 0: for ever")                                   \
+      "ended sessions and samples are kept this long; 0: for ever")                                \
     X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
       "address space first given to the store; it doubles by itself when full")                    \
     X(max_connections, COUNT, "max-connections", "0", 0, 10000000, "N", "Limits",                  \
@@ -17144,7 +17144,8 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "watching", "users followed, over all connections", t.watching);
     metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
-    metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
+    metrics_gauge(out, "connections_pending", "HTTP connections, those in a handshake among them",
+                  t.pending);
     metrics_gauge(out, "request_memory_bytes", "bytes held for requests under way", t.held);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
@@ -18403,7 +18404,7 @@ static void server_enter_sandbox(struct server *server)
     if (done) server->landlock = abi;
     close(ruleset);
     log_line(&server->log, LOG_DEBUG,
-             done ? "walled off by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
+             done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
 /* ==== 53. Start ===============================================================================
