@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Every task of this project: ./build.sh help lists them. Quiet when all is well.
 # What they use is in vendor/build.sh, test/run.sh and test/lint.sh.
 #
@@ -276,6 +277,7 @@ task_lint() {
         check_later "sections of more than $SECTION_LINES lines" check_section_lines
     fi
     check "lines" check_lines
+    check "licence" check_licence
     check "layout" check_layout
     check "places" check_places
     [ "$PROBLEMS" = 0 ] || die "lint: $PROBLEMS checks found something"

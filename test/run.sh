@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: MIT
 # The test programs, the queue of jobs that runs tests side by side, and what counts their results.
 # Sourced by build.sh; does nothing by itself. Which steps run is decided in task_test there.
 

@@ -984,6 +984,8 @@ static void http_chunks_are_read(void **unused)
         {"2\r\n\r\n\r\n0\r\n\r\n", "\r\n|", ERROR_NONE},
         {"2;a=b\r\n{}\r\n0;c;d=\"e f\"\r\n\r\n", "{}|", ERROR_NONE},
         {"2 \t;a\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
+        {"2; a = b ;c\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
+        {"2;a=\"b\\\"; \\\\\" ; c=\"\"\r\n{}\r\n0\r\n\r\n", "{}|", ERROR_NONE},
         {"2;\r\n{}\r\n0;\r\n\r\n", "{}|", ERROR_NONE},
         {"2\r\n{}\r\n0\r\nA: b\r\nC:\r\n\r\nx", "{}|x", ERROR_NONE},
         {"2\r\n{}\r\n0\r\nContent-Length: 9\r\n\r\nx", "{}|x", ERROR_NONE},
@@ -1013,6 +1015,19 @@ static void http_chunks_are_read(void **unused)
         {"2\r\r\n{}", NULL, ERROR_INVALID_REQUEST},
         {"2;a\n{}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
         {"2;a\x01\r\n{}", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=\"\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=\"b\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=\"b\\\"\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=\"b\"c\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=\"b\x7f\"\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=b\"\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;\"a\"\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;;\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;=b\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a b\r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a \r\n", NULL, ERROR_INVALID_REQUEST},
+        {"3;a=b \r\n", NULL, ERROR_INVALID_REQUEST},
         {"2\r\n{}\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
         {"2\r\n{}0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
         {"2\r\n{}}\r\n0\r\n\r\n", NULL, ERROR_INVALID_REQUEST},
@@ -1044,6 +1059,44 @@ static void http_chunks_are_read(void **unused)
     }
 }
 
+/* Passes over blanks. */
+static const char *chunk_blanks(const char *at, const char *end)
+{
+    while (at < end && (*at == ' ' || *at == '\t')) at++;
+    return at;
+}
+
+/* Passes over a token, which has a character at least, or a quoted string; NULL for neither. */
+static const char *chunk_word(const char *at, const char *end, bool quoted)
+{
+    const char *start = at;
+    if (!quoted || at == end || *at != '"') {
+        while (at < end && http_is_token(*at)) at++;
+        return at > start ? at : NULL;
+    }
+    for (at++; at < end && (*at == '\t' || (*at >= ' ' && *at < 127)); at++) {
+        if (*at == '"') return at + 1;
+        if (*at == '\\' && ++at < end && *at != '\t' && (*at < ' ' || *at == 127)) return NULL;
+    }
+    return NULL;
+}
+
+/* Passes over the extensions of a chunk, as their grammar is; a `;` may end the line. */
+static const char *chunk_extensions(const char *at, const char *end)
+{
+    for (;;) {
+        const char *here = at;
+        at = chunk_blanks(at, end);
+        if (at == end || *at != ';') return at == here ? at : NULL;
+        at = chunk_blanks(at + 1, end);
+        if (at < end && *at == '\r') return at;
+        if (!(at = chunk_word(at, end, false))) return NULL;
+        const char *equals = chunk_blanks(at, end);
+        if (equals == end || *equals != '=') continue;
+        if (!(at = chunk_word(chunk_blanks(equals + 1, end), end, true))) return NULL;
+    }
+}
+
 /* A second reader of chunks, written as the grammar is, of bytes that are all there; true when it
  * accepts them. Knows neither bounds nor pieces. */
 static bool chunks_by_grammar(struct span in, struct buffer *body)
@@ -1054,10 +1107,7 @@ static bool chunks_by_grammar(struct span in, struct buffer *body)
         while (at < end && isxdigit((unsigned char)*at)) at++;
         if (at == line || at - line > 16) return false;
         size_t size = strtoull(line, NULL, 16);
-        const char *blank = at;
-        while (at < end && (*at == ' ' || *at == '\t')) at++;
-        if (at < end && *at == ';') while (at < end && (*at == '\t' || (*at >= ' ' && *at < 127))) at++;
-        else if (at != blank) return false;
+        if (!(at = chunk_extensions(at, end))) return false;
         if (end - at < 2 || at[0] != '\r' || at[1] != '\n') return false;
         at += 2;
         if (!size) break;
@@ -1088,7 +1138,8 @@ static void http_chunks_agree_with_the_grammar(void **unused)
     (void)unused;
     static const char *const pieces[] = {"\r\n", "\r\n", "\r\n", "0", "1", "2", "a", "F", ";", "=",
                                          " ", "\t", "\r", "\n", "A: b", ":", "x", "1\r\nx\r\n",
-                                         "2\r\nxy\r\n", "0\r\n", "0\r\n\r\n", "\"", "3;a=b\r\n"};
+                                         "2\r\nxy\r\n", "0\r\n", "0\r\n\r\n", "\"", "3;a=b\r\n",
+                                         "1;a=\"", "\\", "\"\r\n", ";a"};
     uint64_t seed = 4711;
     int taken = 0;
     for (int round = 0; round < 20000; round++) {
@@ -1150,7 +1201,7 @@ static void http_errors_are_json(void **unused)
         struct http_response response = {0};
         struct buffer out = {0};
         struct json_value body, inner, code;
-        http_set_error(&response, (enum error)error, NULL);
+        http_set_error(&response, (enum error)error);
         assert_string_not_equal(http_phrase(response.status), "Unknown");
         assert_true(json_parse((struct span){response.body.at, response.body.len - 1}, 4, &body));
         assert_true(json_member(body, "error", &inner) && json_member(inner, "code", &code));
@@ -1158,6 +1209,34 @@ static void http_errors_are_json(void **unused)
         http_write(&out, &response, false, false);
         buffer_add(&out, "", 1);
         assert_non_null(strstr(out.at, "\r\nCache-Control: no-store\r\n"));
+        buffer_free(&out);
+        buffer_free(&response.body);
+    }
+}
+
+/* A large body becomes the answer without a copy, to the same bytes as a small one; not behind bytes
+ * that wait, and not for HEAD. */
+static void http_bodies_are_moved(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < 8; i++) {
+        bool waits = i & 1, head_only = i & 2, large = i & 4;
+        size_t size = large ? 250000 : HTTP_BODY_MOVED - 1;
+        struct http_response response = {.status = 200, .type = JSON_TYPE};
+        struct buffer out = {0};
+        memset(buffer_room(&response.body, size), 'x', size);
+        response.body.len = size;
+        if (waits) buffer_text(&out, "waits");
+        http_write(&out, &response, true, head_only);
+        bool moves = large && !waits && !head_only;
+        assert_int_equal(!response.body.at, moves);
+        buffer_add(&out, "", 1);
+        char *head = out.at + (waits ? 5 : 0), *body = strstr(head, "\r\n\r\n") + 4, length[40];
+        assert_memory_equal(head, "HTTP/1.1 200 OK\r\n", 17);
+        snprintf(length, sizeof length, "\r\nContent-Length: %zu\r\n", size);
+        assert_non_null(strstr(head, length));
+        assert_int_equal(strlen(body), head_only ? 0 : size);
+        assert_int_equal(strspn(body, "x"), strlen(body));
         buffer_free(&out);
         buffer_free(&response.body);
     }
@@ -1382,6 +1461,7 @@ static const struct CMUnitTest CORE_TESTS[] = {
     cmocka_unit_test(http_many_headers_are_refused),
     cmocka_unit_test(http_long_heads_are_refused),
     cmocka_unit_test(http_errors_are_json),
+    cmocka_unit_test(http_bodies_are_moved),
     cmocka_unit_test(routes_match),
     cmocka_unit_test(options_round_trip),
     cmocka_unit_test(options_errors_name_the_option),
