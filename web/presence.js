@@ -469,7 +469,7 @@ export class PresenceService extends Target {
     }
     if (type === 'error') {
       const [code, text] = [words(message.code, ''), words(message.message, '')];
-      if (!this.#refuse(code, text)) this.#error(code, text);
+      if (!this.#refuse(code, text, users)) this.#error(code, text);
     }
   }
 
@@ -734,24 +734,27 @@ export class PresenceService extends Target {
     }
   }
 
-  /** The answer to a watch was an error. The server takes all of a message or nothing, so half as
-   *  many are asked for at a time until it is known which one it refuses; when it follows as many
-   *  as it will, that is true of all who wait. Returns false when the error is to be told. */
-  #refuse(code, message) {
+  /** The answer to a watch was an error. The server takes all of a message or nothing. Those it
+   *  names are asked for no more, the rest again. Where it names nobody half as many are asked for
+   *  at a time until it is known which one it refuses; when it follows as many as it will, that is
+   *  true of all who wait. Returns false when the error is to be told. */
+  #refuse(code, message, users) {
     const asked = this.#asked;
     if (!asked || !WATCH_ERRORS.includes(code)) return false;
     this.#answeredWatch();
+    const named = new Set((Array.isArray(users) ? users : []).filter((id) => asked.has(id)));
+    const known = asked.size === 1 || named.size > 0;
     for (const [id, entry] of this.#watched) {
       if (asked.has(id)) entry.followed = false;
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
-      entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
-      if (asked.size > 1) continue;
+      if (!named.size) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
+      if (!known || (named.size && !named.has(id))) continue;
       entry.user = null;
       entry.error = { code, message, userId: id };
       for (const watch of entry.watches) this.#deny(entry, watch);
     }
     this.#follow();
-    return asked.size > 1;
+    return !known;
   }
 
   /** Tells a watch why a user is not followed, once; false when it was told before. */
