@@ -22,12 +22,12 @@
  *   9. Options: reading                command line, environment, file, help
  *  10. Tokens                          users' tokens: keys, checking, minting; pure but for files
  *  11. Passwords and admin sessions    the admin's password, and what a login gives; pure
- *  12. Store: records                  what is on the disk, byte by byte; pure
+ *  12. Store: records                  what is on the disk, byte by byte: tables of fields; pure
  *  13. Store: state                    struct store; the check of a file before it is mapped
  *  14. Store: files                    directory, locks, map
  *  15. Store: reads                    short read transactions
  *  16. Store: changes                  batches, and the work inside a transaction
- *  17. Store: opening, the writer thread  open, migrate, close; one transaction a batch
+ *  17. Store: opening, the writer thread  open, close; one transaction a batch
  *  18. Store: commands                 --backup, --check-store, --dump, --restore
  *  19. Timers                          a wheel over `now`; pure
  *  20. Limits by address               what is counted by address; pure
@@ -72,7 +72,7 @@
  *   a WebSocket message          WebSocket messages: a row of MESSAGES; presence-protocol(7)
  *   who may do what              Routes: the access of a row; API: who may: auth_allows
  *   when a user is offline       Presence rules: presence_disconnect, presence_tick
- *   a stored field               Store: records: the record, its encoder and decoder
+ *   a stored field               Store: records: a row of the record's FIELDS
  *   a counter                    Counters: a row of COUNTER_TABLE
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
@@ -213,8 +213,13 @@
 #include "mbedtls_seam.h"
 
 /* ==== 1. Limits, types, errors ================================================================
- * Every bound that is not an option stands here, and every error a client can be told of.
- * Nothing here has state. */
+ * What a client can meet: the limits of the protocol, which presence-protocol(7) gives too, every
+ * error and every close code. A bound of one part of the program stands at the top of that part's
+ * section; one that an operator may choose is an option.
+ *
+ * Each list is an X-macro table: one row makes the enum, the text and the check of the manual
+ * pages, so that none of them can be forgotten. Nothing here has state, and every section may use
+ * it. */
 
 #define PRESENCE_VERSION "0.1.0"
 
@@ -224,43 +229,35 @@ enum {
     PAGE_MAX = 1000,   /* users or sessions on one page */
     PAGE_DEFAULT = 100,
     JSON_DEPTH_MAX = 16,
-    WS_FRAGMENTS_MAX = 64,       /* frames one message may be cut into */
-    IDS_A_MESSAGE = 100,         /* ids to follow or not that count as a message more */
-    AGENT_MAX = 120,             /* bytes kept of a User-Agent */
-    ORIGIN_MAX = 301,            /* bytes of an origin as text, and its NUL */
-    FORWARDED_MAX = 32,          /* hops of X-Forwarded-For that are looked at */
-    ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
-    REFUSED_MAX = 256,           /* WebSockets open only to be closed with the reason */
-    CLOSE_WAIT_MS = 2000,        /* from our close frame or last byte to the end of the socket */
-    STOP_RETRY_MS = 500,         /* the first client of a server that stops comes back then */
-    STOP_SPREAD_MS = 2000,       /* and the last one so much later, or a ms each */
-    STOP_WRITE_MS = 1000,        /* at a stop: for a batch under way, and then for the last one */
-    SEEN_FLUSH_MS = 15000,       /* a last_seen that only moved reaches the store within this */
-    SAMPLE_MS = 60000,           /* how often users and connections are counted for history */
-    HISTORY_HOURS_MAX = 720,     /* of one GET /admin/history */
+    WS_FRAGMENTS_MAX = 64,   /* frames one message may be cut into */
+    IDS_A_MESSAGE = 100,     /* ids to follow or not that count as a message more */
+    AGENT_MAX = 120,         /* bytes kept of a User-Agent */
+    CLOSE_WAIT_MS = 2000,    /* from our close frame or last byte to the end of the socket */
+    HISTORY_HOURS_MAX = 720, /* of one GET /admin/history */
     HISTORY_HOURS_DEFAULT = 24,
     STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
     STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
-    STREAM_GONE_MS = 120000,      /* TCP gives a client up that takes nothing for this long */
-    EVENTS_KEEP_MS = 3600000,     /* without a stream events are kept this much longer */
     STATUS_TEXT_CHARACTERS = 140, /* of the message beside a manual status */
     STATUS_TEXT_MAX = 4 * STATUS_TEXT_CHARACTERS, /* bytes of it */
     EXPIRES_MAX_S = 31536000,                     /* longest life of a manual status */
-    THREAD_STACK = 128 * 1024, /* musl's default is small; all our own threads get this much */
 };
 
-/* A run of bytes that belongs to someone else. */
+/* Bytes that belong to someone else, without a NUL behind them. A span is passed by value and lives
+ * no longer than what it points into; `at` of an empty one may be NULL, so memcmp and memcpy are
+ * not called with it unless len is more than 0. */
 struct span {
     const char *at;
     size_t len;
 };
 
-/* How a user stands, by availability: the lower wins over a user's connections. Set by hand OFFLINE
- * is invisible, and AUTOMATIC leaves it to the connections. The numbers are stored. */
+/* What a connection, or an admin by hand, says of a user, by availability: of several connections
+ * the lowest number wins. Set by hand, OFFLINE makes the user invisible, and AUTOMATIC leaves the
+ * status to the connections. The numbers are in the store: add, never renumber. */
 enum status { STATUS_ONLINE, STATUS_BUSY, STATUS_AWAY, STATUS_OFFLINE, STATUS_AUTOMATIC };
 static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
 
-/* Why a session ended. The numbers are stored; add, never renumber. */
+/* Why a session ended: name, number, text in the API, meaning. The numbers are in the store, and
+ * the texts are in the history that admins have kept: add, never renumber or rename. */
 #define REASON_TABLE(X)                                                                            \
     X(NONE, 0, "none", "the stay has not ended")                                                   \
     X(CLOSED, 1, "closed", "the client closed the connection, or left the page and stayed away")   \
@@ -278,14 +275,22 @@ static const char *const REASON_NAMES[] = {REASON_TABLE(X)};
 
 /* Users whom an error names, so that who asked for many can leave those out. */
 enum { NAMED_MAX = 10 };
+/* The first users to whom an error applies, by id: a client that asked for a thousand can leave
+ * these out and ask again. NAMED_MAX bounds the answer, not what was wrong. Ids are copied, as the
+ * message they came in may be gone before the error is written. */
 struct named {
     size_t count;
     uint8_t lens[NAMED_MAX];
     char ids[NAMED_MAX][USER_ID_MAX];
 };
 
-/* Everything a client can be refused for: code, HTTP status, close code, text. A close code of 0
- * means that a WebSocket is told by an error message and stays open. */
+/* Everything a client can be refused for: code, HTTP status, WebSocket close code, text. A close
+ * code of 0: on a WebSocket this error is a message, and the connection stays open, as the next
+ * message may be right.
+ *
+ * Programs decide by the code, which never changes; the text is for people and may. It names the
+ * option that set a limit, so that whoever reads it in a browser's console can tell the operator.
+ */
 #define ERROR_TABLE(X)                                                                             \
     X(NONE, "none", 200, 0, "no error")                                                            \
     X(INVALID_REQUEST, "invalid_request", 400, 0, "the request is not valid HTTP/1.1")             \
@@ -357,7 +362,10 @@ static const struct error_row {
 #undef X
 };
 
-/* Close codes the server sends (RFC 6455 section 7.4, and the private range from 4000). */
+/* Close codes that the server sends: those of RFC 6455 section 7.4.1, and from the range for
+ * applications, 4000 to 4999. The client library decides by them whether to come back, and with
+ * which token: 4403 is final, 4401 wants a new token, after all others it tries again, later each
+ * time. */
 #define CLOSE_TABLE(X)                                                                             \
     X(NORMAL, 1000, "answer to a clean close")                                                     \
     X(GOING_AWAY, 1001, "answer to a page that is left")                                           \
@@ -377,7 +385,9 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
 #undef X
 
 /* ==== 2. Counters =============================================================================
- * One table: field, metric name, help. Any thread adds; /metrics and /admin/stats read. */
+ * What the server counts since its start. Any thread adds, without a lock; /metrics and
+ * /admin/stats read. The table makes the struct, both answers and the check of the manual page. A
+ * counter only grows: a rate is for whoever reads it to work out. */
 
 #define COUNTER_TABLE(X)                                                                           \
     X(accepted, "accepted_total", "TCP connections accepted")                                      \
@@ -429,25 +439,30 @@ struct counters {
 #undef X
 };
 
-/* Adds one; counters are read without order among them. */
+/* [any] Relaxed: a counter orders nothing, and nothing is decided by one. A reader may see a later
+ * event counted before an earlier one. */
 static inline void count_one(_Atomic uint64_t *counter)
 {
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-/* Adds n. */
 static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
 {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
 /* ==== 3. Util =================================================================================
- * Memory, buffers, clocks, random numbers, text of times. No state.
+ * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
+ * times, UTF-8, hashing. No state, and nothing here logs, for the log stands on it.
  *
- * Memory: out of memory ends the process with one line; what was committed is in the store. */
+ * Out of memory ends the process with one line on stderr. What was committed is in the store, a
+ * supervisor starts the server again, and clients come back: that is tested, while a path for every
+ * failing malloc would not be. So mem_new and mem_resize never return NULL, and a caller checks
+ * nothing. Only malloc's own NULL may lead to mem_die. */
 
-/* Writes the last line of a process on stderr, from anywhere, also from a signal's handler. Where
- * it would have to wait it is left out: a reader of the log that hangs must not hold up the end. */
+/* [any, signal handlers] Writes the last line of a process on stderr, with calls that are allowed
+ * in a signal handler only. If stderr would block, the line is left out: a reader of the log that
+ * hangs must not hold up the end. */
 static void last_words(const char *line)
 {
     struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
@@ -456,17 +471,18 @@ static void last_words(const char *line)
     (void)ignored;
 }
 
-/* Ends the process: there is no memory left. Never returns. Only what malloc and the like say may
- * lead here, nothing that a stranger's bytes or another process can cause. */
+/* [any] Ends the process: there is no memory left. _exit, because exit would flush stdio and run
+ * handlers, which may need memory. Only what malloc and the like say may lead here, nothing that a
+ * client or another process can send. */
 static void mem_die(void)
 {
     last_words("presence: out of memory; give the machine more or lower --max-connections\n");
     _exit(1);
 }
 
-/* Ends the process with file and line where something is so that cannot be: a fault of this program
- * or a promise of the kernel that it broke. A core is left, where the system keeps cores. Nothing
- * that a stranger sends may lead here. [any] */
+/* [any] Ends the process, with file and line, where something is so that cannot be: a fault of this
+ * program, or a promise of the kernel that it broke. abort leaves a core where the system keeps
+ * cores. Nothing that a client sends may lead here. See fatal. */
 __attribute__((noreturn)) static void fatal_at(const char *file, int line, const char *what)
 {
     char text[256];
@@ -476,8 +492,10 @@ __attribute__((noreturn)) static void fatal_at(const char *file, int line, const
 }
 #define fatal(what) fatal_at(__FILE__, __LINE__, what)
 
-/* Where a function that fails writes the reason: one line that names the option or file and the
- * remedy, without a newline. The caller owns the bytes; they are touched only on failure. */
+/* Where a function that fails writes the reason: one line without a newline, that names the option
+ * or file, says what is wrong with it and what to do. The caller owns the bytes and gives the place
+ * by value; they are written only on failure, so a caller may pass the same place to one function
+ * after another and stop at the first that fails. */
 struct why {
     char *text;
     size_t size; /* of text; a longer reason is cut */
@@ -487,7 +505,8 @@ enum { WHY_MAX = 512 }; /* bytes that suit every reason of options, certificates
 /* An array as a place for a reason. */
 #define WHY(array) ((struct why){(array), sizeof(array)})
 
-/* Writes a reason as printf does. Returns false, so that a function can fail in one statement. */
+/* Writes a reason as printf does, cut to the room there is. Returns false, so that a function fails
+ * in one statement: return fail(why, ...). */
 __attribute__((format(printf, 2, 3))) static bool fail(struct why why, const char *format, ...)
 {
     va_list args;
@@ -507,7 +526,8 @@ static inline struct span span_of(const char *text)
  * ends with its holder. */
 #define id_of(holder) ((struct span){(holder)->id, (holder)->id_len})
 
-/* Memory of n zero bytes, owned by the caller; never NULL. */
+/* n zero bytes, owned by the caller; never NULL. n may be 0: then the pointer is one that can be
+ * freed. */
 static void *mem_new(size_t n)
 {
     void *p = calloc(1, n ? n : 1);
@@ -515,7 +535,7 @@ static void *mem_new(size_t n)
     return p;
 }
 
-/* p moved to n bytes, owned by the caller; never NULL. */
+/* p moved to n bytes, owned by the caller; never NULL. What is new is not zeroed. */
 static void *mem_resize(void *p, size_t n)
 {
     p = realloc(p, n ? n : 1);
@@ -531,20 +551,22 @@ static char *mem_copy_text(const char *at, size_t n)
     return p;
 }
 
-/* Bytes that grow. Zeroed is empty; the owner frees it. */
+/* Bytes that grow. Zeroed it is empty and needs no other init; the owner calls buffer_free. A
+ * pointer into it is good until the next call that may grow it. */
 struct buffer {
     char *at;
     size_t len, size;
 };
 
-/* Gives the memory back; the buffer is empty and usable after. */
+/* Gives the memory back; the buffer is empty and may be used again. */
 static void buffer_free(struct buffer *b)
 {
     free(b->at);
     *b = (struct buffer){0};
 }
 
-/* Room for n more bytes behind the content; returns where they go. */
+/* Room for n more bytes behind the content; returns where they go, and the caller adds to len what
+ * it wrote. The size doubles, so that a buffer filled in small steps is copied a few times only. */
 static char *buffer_room(struct buffer *b, size_t n)
 {
     if (b->size - b->len < n) {
@@ -556,7 +578,6 @@ static char *buffer_room(struct buffer *b, size_t n)
     return b->at + b->len;
 }
 
-/* Appends n bytes. */
 static void buffer_add(struct buffer *b, const void *at, size_t n)
 {
     if (!n) return;
@@ -564,13 +585,13 @@ static void buffer_add(struct buffer *b, const void *at, size_t n)
     b->len += n;
 }
 
-/* Appends a C string. */
 static void buffer_text(struct buffer *b, const char *text)
 {
     buffer_add(b, text, strlen(text));
 }
 
-/* Appends as printf does. */
+/* Appends as printf does. A first try goes into GUESS bytes or what is free, whichever is more; a
+ * longer text is formatted once more. No NUL is counted in len. */
 __attribute__((format(printf, 2, 3))) static void buffer_print(struct buffer *b, const char *format,
                                                                ...)
 {
@@ -586,14 +607,17 @@ __attribute__((format(printf, 2, 3))) static void buffer_print(struct buffer *b,
     va_end(args);
 }
 
-/* Removes n bytes at the front. */
+/* Removes n bytes at the front and moves the others down. That costs their length each time: a
+ * reader that takes small pieces of a large buffer keeps an offset and drops once. */
 static void buffer_drop(struct buffer *b, size_t n)
 {
     b->len -= n;
     if (b->len) memmove(b->at, b->at + n, b->len);
 }
 
-/* Milliseconds of a clock that only goes forward, sleep of the machine included. */
+/* Milliseconds of a clock that only goes forward. CLOCK_BOOTTIME and not MONOTONIC, so that the
+ * time in which the machine slept counts: after a night no user's connection is alive, and each
+ * deadline has passed. */
 static int64_t clock_mono_ms(void)
 {
     struct timespec t;
@@ -601,7 +625,8 @@ static int64_t clock_mono_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Microseconds of a clock for short times: how long a piece of work took. */
+/* Microseconds of a clock for short times: how long a piece of work took, without the machine's
+ * sleep. */
 static int64_t clock_work_us(void)
 {
     struct timespec t;
@@ -609,7 +634,8 @@ static int64_t clock_work_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-/* Milliseconds since 1970, UTC; may be stepped by the operator at any moment. */
+/* Milliseconds since 1970, UTC. The operator or NTP may step this clock at any moment, so no age
+ * and no deadline is computed from it; server_now gives it together with the other one. */
 static int64_t clock_wall_ms(void)
 {
     struct timespec t;
@@ -617,7 +643,10 @@ static int64_t clock_wall_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* A moment: ms of clock_mono_ms, and what to add to have UTC. */
+enum { THREAD_STACK = 128 * 1024 }; /* musl's default is small; all our own threads get this much */
+
+/* A moment: ms of clock_mono_ms, and what to add to have UTC. Sections that are pure take it as
+ * `now` and ask no clock; tests pass what they like. */
 struct instant {
     int64_t mono, offset;
 };
@@ -638,7 +667,9 @@ static char *time_digits(char *out, int n, int digits, char mark)
     return out + digits + 1;
 }
 
-/* 2026-11-25T09:04:31.120Z for a wall time in ms (RFC 3339); returns out. */
+/* 2026-11-25T09:04:31.120Z for a wall time in ms (RFC 3339); returns out. By hand, as every event
+ * and every user in a list has one or two. A time before 1970, which only a clock that is wrong
+ * gives, is shown as 1970. */
 static const char *time_text(int64_t wall_ms, char out[TIME_TEXT])
 {
     if (wall_ms < 0) wall_ms = 0;
@@ -657,7 +688,9 @@ static const char *time_text(int64_t wall_ms, char out[TIME_TEXT])
     return out;
 }
 
-/* Fills n bytes from the kernel's generator; the process ends if there is none. */
+/* [any] Fills n bytes from the kernel's generator, for keys, salts and ids. Blocks only while the
+ * machine boots and has no entropy yet. The process ends if there is no generator: a session key
+ * that can be guessed is worse than no server. */
 static void random_bytes(void *out, size_t n)
 {
     for (size_t done = 0; done < n;) {
@@ -670,8 +703,9 @@ static void random_bytes(void *out, size_t n)
     }
 }
 
-/* Reads the code point at the front of left bytes: its length in bytes, or 0 if there is no valid
- * UTF-8 there (RFC 3629: no overlong form, no surrogate, nothing above U+10FFFF). */
+/* Reads the code point at the front of `left` bytes: its length in bytes, or 0 if there is no valid
+ * UTF-8 (RFC 3629 section 3). Refused are an overlong form, which would give one id two spellings,
+ * half of a surrogate pair, and what is above U+10FFFF. */
 static size_t utf8_step(const char *text, size_t left, uint32_t *point)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -691,13 +725,13 @@ static size_t utf8_step(const char *text, size_t left, uint32_t *point)
     return bad ? 0 : n;
 }
 
-/* Big-endian store and load, for keys that sort by number. */
+/* Big-endian, as keys of the store: LMDB compares keys byte by byte, so those of numbers are then
+ * in the order of the numbers. */
 static void put_be64(uint8_t out[8], uint64_t n)
 {
     for (int i = 0; i < 8; i++) out[i] = (uint8_t)(n >> (56 - 8 * i));
 }
 
-/* See put_be64. */
 static uint64_t get_be64(const uint8_t in[8])
 {
     uint64_t n = 0;
@@ -822,7 +856,8 @@ static uint64_t get_be64(const uint8_t in[8])
         TAILQ_INIT(from);                                                                          \
     } while (0)
 
-/* Orders two byte strings: by bytes, then the shorter first. */
+/* Orders two byte strings by their bytes, a prefix first: the order of users in lists, in the store
+ * and in every cursor of a page. For UTF-8 that is the order of code points. */
 static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_len)
 {
     size_t len = a_len < b_len ? a_len : b_len;
@@ -830,7 +865,6 @@ static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_le
     return order ? order : (a_len > b_len) - (a_len < b_len);
 }
 
-/* One round of SipHash. */
 static void sip_round(uint64_t v[4])
 {
     v[0] += v[1];
@@ -845,7 +879,9 @@ static void sip_round(uint64_t v[4])
     v[2] = v[2] << 32 | v[2] >> 32;
 }
 
-/* SipHash-2-4 (Aumasson, Bernstein): nobody who does not know the key finds bytes that collide. */
+/* SipHash-2-4 (Aumasson, Bernstein 2012) of len bytes, for tables whose keys clients choose.
+ * Whoever does not know the key cannot find ids or addresses that collide, which would make a
+ * lookup as slow as a list. */
 static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
 {
     const uint8_t *in = at;
@@ -866,15 +902,98 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
+/* The kinds of threads that code here can ask for. ANY is main, before the others are started and
+ * after they have ended, and whoever has no name here. */
+enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
+
+/* The locks in the order in which they may be taken: while a thread holds one it may take those that
+ * stand below it. In fact nearly all are held alone, and log.lock is the one that is taken under
+ * others. What each guards stands where it is declared. */
+enum lock_rank {
+    RANK_TABLE,
+    RANK_LOOP,
+    RANK_STORE_TURN,
+    RANK_STORE,
+    RANK_TLS,
+    RANK_SECRETS,
+    RANK_SESSION,
+    RANK_REFUSAL,
+    RANK_WEBHOOK,
+    RANK_JOBS,
+    RANK_LOGIN,
+    RANK_ADDRESS,
+    RANK_LOG,
+};
+
+/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these are
+ * nothing. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static _Thread_local struct {
+    enum thread thread;
+    uint32_t held; /* a bit for each rank */
+} this_thread;
+
+static void thread_is(enum thread thread)
+{
+    this_thread.thread = thread;
+}
+
+/* Notes that this thread takes a lock; before it does, so that a deadlock ends here, too. */
+static void rank_take(enum lock_rank rank)
+{
+    if (this_thread.held >> rank) fatal("a lock is taken out of order");
+    this_thread.held |= 1u << rank;
+}
+
+static void rank_give(enum lock_rank rank)
+{
+    if (!(this_thread.held >> rank & 1)) fatal("a lock is given back that was not taken");
+    this_thread.held &= ~(1u << rank);
+}
+
+#define ASSERT_THREAD(which)                                                                       \
+    do {                                                                                           \
+        if (this_thread.thread != THREAD_ANY && this_thread.thread != THREAD_##which)              \
+            fatal("this is for the thread " #which " only");                                       \
+    } while (0)
+#define ASSERT_HELD(which)                                                                         \
+    do {                                                                                           \
+        if (!(this_thread.held >> RANK_##which & 1)) fatal("the lock " #which " is not held");     \
+    } while (0)
+#else
+#define thread_is(thread) ((void)0)
+#define rank_take(rank) ((void)(rank))
+#define rank_give(rank) ((void)(rank))
+#define ASSERT_THREAD(which) ((void)0)
+#define ASSERT_HELD(which) ((void)0)
+#endif
+
+static inline void lock_take(pthread_mutex_t *lock, enum lock_rank rank)
+{
+    rank_take(rank);
+    pthread_mutex_lock(lock);
+}
+
+static inline void lock_give(pthread_mutex_t *lock, enum lock_rank rank)
+{
+    pthread_mutex_unlock(lock);
+    rank_give(rank);
+}
+
 /* ==== 4. Log ==================================================================================
- * One line a record on stderr, as logfmt or JSON. A line is written whole or, where stderr would
- * make us wait, dropped and counted. Whatever a client sent is escaped: no line can be forged. */
+ * One line a record on stderr, as logfmt or JSON; any thread writes. A line is written whole or,
+ * where stderr would block, dropped and counted: a log that nobody reads must not stop the server.
+ * Whatever a client sent is escaped, so that no line can be forged and no terminal driven. Nothing
+ * written here holds a token, a password or a cookie. */
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 static const char *const LOG_LEVELS[] = {"error", "warn", "info", "debug"};
 
 enum { LOG_LINE_MAX = 1024 };
 
+/* The log of a server or a command. Level and form are set once, before threads start. The lock
+ * makes poll and write one step: of two threads that see room for one line, the second would block.
+ * It is the last in the order of locks, so a line may be logged while any other is held. */
 struct log {
     enum log_level level; /* records above it are not written */
     bool json;            /* JSON lines, not logfmt */
@@ -882,9 +1001,9 @@ struct log {
     struct counters *counters;
 };
 
-/* Whether a terminal or a viewer of logs would not show the character, but do something: control
- * characters, separators of lines, and what turns the direction of text around, by which one line
- * can look like another. */
+/* True if a terminal or a viewer of logs would not show the character, but act on it: control
+ * characters, separators of lines, invisible ones, and those that turn the direction of text
+ * around, by which one line can be made to look like another. */
 static bool log_hides(uint32_t point)
 {
     static const uint32_t ranges[][2] = {
@@ -896,9 +1015,9 @@ static bool log_hides(uint32_t point)
     return false;
 }
 
-/* Escapes text for a quoted string of logfmt or JSON: what is left is valid UTF-8 without a quote
- * and without anything of log_hides; a byte that is no UTF-8 becomes \ufffd. Cuts at size; returns
- * how many bytes it wrote. */
+/* Escapes text for a quoted string of logfmt or JSON. What comes out is valid UTF-8 without a quote
+ * and without anything of log_hides; a byte that is no UTF-8 becomes \ufffd. Stops before a
+ * character that would not fit; returns how many bytes it wrote. */
 static size_t log_escape(const char *text, char *out, size_t size)
 {
     size_t n = 0, left = strlen(text);
@@ -922,7 +1041,9 @@ static size_t log_escape(const char *text, char *out, size_t size)
     return n;
 }
 
-/* Writes one record, as printf formats it, if its level is wanted. Never blocks, never fails. */
+/* [any] Writes one record, as printf formats it, if its level is wanted. Never blocks, never fails
+ * and allocates nothing: it is called where memory or descriptors have run out. All of the work but
+ * the write is done before the lock is taken. */
 __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum log_level level,
                                                            const char *format, ...)
 {
@@ -1153,6 +1274,11 @@ static bool digits_take(const char **at, int64_t *out)
 
 /* ==== 6. Hosts and addresses ==================================================================
  * Host names, origins, addresses and ranges as options and headers write them; pure. */
+
+enum {
+    ORIGIN_MAX = 301,   /* bytes of an origin as text, and its NUL */
+    FORWARDED_MAX = 32, /* hops of X-Forwarded-For that are looked at */
+};
 
 /* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only (names would need a resolver). False, with
  * *out and *len of no meaning, for anything else; port 0 is allowed and means any. */
@@ -2154,9 +2280,13 @@ static void json_write_key(struct buffer *b, const char *name)
 }
 
 /* ==== 8. Options ==============================================================================
- * One table: field, type, name, default, bounds, argument, group, help. It drives the command line,
- * the environment (PRESENCE_ + NAME), --config, --print-config, --help and the man page's test.
- * Options are constant once parsed. A later source wins: file, environment, command line. */
+ * All options and commands, one table each. A row of OPTION_TABLE is: field, type, name, default,
+ * least and most, argument, group, help. It makes the struct, and drives the command line, the
+ * environment (PRESENCE_ and the name in capitals), --config, --print-config, --help and the check
+ * of the manual page: a new option is one row here and its text in presence(1).
+ *
+ * Options are constant once read. Where several sources name one, the stronger wins: the file is
+ * the weakest, then the environment, then the command line. */
 
 #define OPTION_TABLE(X)                                                                            \
     X(listen, LIST, "listen", "127.0.0.1:8080", 0, 0, "ADDR:PORT", "Network",                      \
@@ -2267,6 +2397,8 @@ static void json_write_key(struct buffer *b, const char *name)
     X(log_level, LEVEL, "log-level", "info", 0, 3, "LEVEL", "Log", "error, warn, info or debug")   \
     X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
 
+/* How the text of a value is read, what it is checked against and how it is printed. The first four
+ * are lists: the option may repeat. */
 enum option_type {
     OPTION_LIST,    /* of addresses */
     OPTION_FILES,   /* a list of names of files */
@@ -2281,12 +2413,15 @@ enum option_type {
     OPTION_FORMAT,
 };
 
+/* The values of a list, as they were written (of an origin: as browsers write it). Both levels
+ * belong to the struct options that holds it. */
 struct option_list {
     char **at;
     size_t count;
 };
 
-/* Numbers of every kind are one int64, so that the table can point at them. */
+/* One field a row. Numbers of every kind are int64_t, flags and times in ms among them, so that the
+ * table can reach each through one offset and type. */
 struct options {
 #define FIELD_LIST(field) struct option_list field;
 #define FIELD_FILES(field) struct option_list field;
@@ -2304,6 +2439,8 @@ struct options {
 #undef X
 };
 
+/* A row as code that goes over all options sees it: where the field is in struct options, and what
+ * a value may be. */
 static const struct option_row {
     const char *name, *initial, *argument, *group, *help;
     enum option_type type;
@@ -2318,7 +2455,8 @@ static const struct option_row {
 };
 enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
 
-/* What the program does instead of serving. */
+/* What the program does instead of serving: name, argument, help. SERVE has no name, as it is what
+ * happens without a command. One at a time; COMMAND_COUNT is no command. */
 #define COMMAND_TABLE(X)                                                                           \
     X(SERVE, "", "", "serve until SIGTERM or SIGINT")                                              \
     X(CHECK_CONFIG, "check-config", "", "check the options, then exit")                            \
@@ -2343,13 +2481,17 @@ static const struct command_row {
 #undef X
 };
 
+/* What the command line asked for besides options. */
 struct command_line {
     enum command command;
     const char *file; /* its argument, if it takes one */
 };
 
 /* ==== 9. Options: reading =====================================================================
- * The command line, the environment and a file become struct options; pure but for that file. */
+ * The command line, the environment and a file become struct options; --help and --print-config;
+ * warnings for options that change nothing. Runs on main before there is any other thread; but for
+ * the file of --config there is no I/O. A value that is not understood is never replaced by a
+ * default: the program ends with a sentence that names the option and what to write instead. */
 
 /* The row of a name, or NULL. */
 static const struct option_row *option_find(const char *name, size_t len)
@@ -2360,7 +2502,6 @@ static const struct option_row *option_find(const char *name, size_t len)
     return NULL;
 }
 
-/* Sets a number from one of a few words; false when it is none of them. */
 static bool option_set_word(int64_t *out, const char *value, const char *const *words, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -2371,7 +2512,8 @@ static bool option_set_word(int64_t *out, const char *value, const char *const *
     return false;
 }
 
-/* Parses a number of the row's type without looking at the bounds. */
+/* Reads a number of the row's type; the bounds are for the caller to check. A count is digits only,
+ * as 4k users is more likely a slip than meant. */
 static bool option_parse_number(const struct option_row *row, const char *value, int64_t *out)
 {
     static const char *const no_yes[] = {"no", "yes"}, *const formats[] = {"logfmt", "json"};
@@ -2385,7 +2527,7 @@ static bool option_parse_number(const struct option_row *row, const char *value,
     }
 }
 
-/* A bound in the form the user would write it. */
+/* A number as the user would write it for this option: 10s, not 10000. */
 static const char *option_bound(const struct option_row *row, int64_t n, char out[32])
 {
     if (row->type == OPTION_DURATION) return duration_text(n, out, 32);
@@ -2400,7 +2542,9 @@ static bool option_is_list(const struct option_row *row)
            row->type == OPTION_RANGES;
 }
 
-/* Adds to a list; false with the reason in why. */
+/* Checks a value of a list and appends a copy. False with the reason in why, and the list as it
+ * was. An origin is kept as a browser sends it (lower case, no default port), so that requests
+ * compare bytes. */
 static bool option_add(struct option_list *list, const struct option_row *row, const char *value,
                        struct why why)
 {
@@ -2426,8 +2570,10 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
     return true;
 }
 
-/* Sets one option; false with the reason in why that names the option and the remedy. A list grows;
- * the caller empties it where a stronger source begins. */
+/* Sets one option. False, with the reason in why and the field as it was. A list grows: whoever
+ * begins with a stronger source empties it first, see option_apply. An empty value is refused where
+ * it could not be meant: PRESENCE_DATA= in a file of systemd is a mistake, not the current
+ * directory. */
 static bool option_set(struct options *options, const struct option_row *row, const char *value,
                        struct why why)
 {
@@ -2459,7 +2605,6 @@ static bool option_set(struct options *options, const struct option_row *row, co
     return true;
 }
 
-/* Empties a list, so that a stronger source replaces it whole. */
 static void option_clear_list(struct options *options, const struct option_row *row)
 {
     struct option_list *list = (void *)((char *)options + row->offset);
@@ -2468,7 +2613,9 @@ static void option_clear_list(struct options *options, const struct option_row *
     *list = (struct option_list){0};
 }
 
-/* Sets what a source says, emptying a list the first time this source names it. */
+/* Sets an option from one source. The first time that this source names a list the list is emptied:
+ * so --listen on the command line replaces what the file says, and a second --listen beside it
+ * adds. `seen` has one bit for each option that this source named. */
 static bool option_apply(struct options *options, const struct option_row *row, const char *value,
                          uint64_t *seen, struct why why)
 {
@@ -2478,7 +2625,8 @@ static bool option_apply(struct options *options, const struct option_row *row, 
     return option_set(options, row, value, why);
 }
 
-/* Sets every option to its default. */
+/* Sets every option to its default, which is read as a user's value would be: a default that its
+ * own row does not allow ends the process in any test. */
 static void options_init(struct options *options)
 {
     _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
@@ -2490,7 +2638,6 @@ static void options_init(struct options *options)
     }
 }
 
-/* Gives back what options_init and option_set took. */
 static void options_free(struct options *options)
 {
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
@@ -2501,8 +2648,10 @@ static void options_free(struct options *options)
 
 enum { MISTAKES_MAX = 2, MISTAKES_NAME = 48 /* bytes of a name that is looked at */ };
 
-/* How many jobs are wrong, missing, too many, or have changed places with their neighbour
- * between two names (Damerau; each place once); MISTAKES_MAX + 1 for more than that. */
+/* How many letters are wrong, missing, too many, or have changed places with their neighbour
+ * between two names (Damerau's distance, each place used once). Anything above MISTAKES_MAX is told
+ * as MISTAKES_MAX + 1. Three rows of the usual table are enough: a swap looks two rows back. Names
+ * longer than MISTAKES_NAME are near to nothing, which bounds the time. */
 static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_len)
 {
     int rows[3][MISTAKES_NAME + 1];
@@ -2525,8 +2674,8 @@ static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_le
     return mistakes <= MISTAKES_MAX ? mistakes : MISTAKES_MAX + 1;
 }
 
-/* The option, or if told to the command, that somebody may have meant; NULL if none is near. A name
- * of a few jobs is near to everything, so at least half of it must be right. */
+/* The option, or if told to the command, that somebody may have meant; NULL if none is near. A
+ * short name is within two letters of everything, so at least half of it must be right. */
 static const char *name_meant(const char *name, size_t len, bool commands)
 {
     static const char config[] = "config";
@@ -2553,7 +2702,8 @@ static const char *name_hint(const char *name, size_t len, bool commands, char o
     return out;
 }
 
-/* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. */
+/* The name of an option's environment variable: PRESENCE_MAX_MESSAGE for max-message. Returns out.
+ */
 static const char *option_env_name(const struct option_row *row, char out[64])
 {
     int n = snprintf(out, 64, "PRESENCE_%s", row->name);
@@ -2561,8 +2711,9 @@ static const char *option_env_name(const struct option_row *row, char out[64])
     return out;
 }
 
-/* Reads the environment; a list is separated by commas there. ONLINE_THRESHOLD_SECONDS is the
- * older name of PRESENCE_ONLINE_THRESHOLD. */
+/* Reads the environment, where commas separate the values of a list. False with the reason in why,
+ * which names the variable. ONLINE_THRESHOLD_SECONDS is an older name of PRESENCE_ONLINE_THRESHOLD,
+ * used only without the newer one. */
 static bool options_from_env(struct options *options, struct why why)
 {
     uint64_t seen = 0;
@@ -2587,8 +2738,9 @@ static bool options_from_env(struct options *options, struct why why)
 }
 
 /* Takes a value that begins with a backslash out of its escapes, in place: \xHH is a byte, \\ a
- * backslash. So can be written what could not stand in a line as it is. False if there is another
- * one. */
+ * backslash. That is how --print-config writes what could not stand in a line as it is: blanks at
+ * an end, a line end, a quote at both ends. False for any other escape and for \x00, which would
+ * cut the value short. */
 static bool config_unescape(char *value)
 {
     char *to = value;
@@ -2604,14 +2756,16 @@ static bool config_unescape(char *value)
     return true;
 }
 
-/* Whether a value has marks around it, as other formats want them; here they would be a part. */
+/* True if a value has quotes around it, as other formats want them. Here they would become a part
+ * of the value, and a file named "x" is what nobody means, so the reader refuses them. */
 static bool config_quoted(const char *value)
 {
     size_t len = strlen(value);
     return len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value;
 }
 
-/* Prints a line that options_from_line reads as this value. */
+/* Prints a line that options_from_line reads as this value, whatever bytes it has. A value that
+ * needs escapes begins with one, which is the mark that options_from_line looks for. */
 static void config_print(FILE *out, const char *name, const char *value)
 {
     static const char blanks[] = " \t\r";
@@ -2630,8 +2784,9 @@ static void config_print(FILE *out, const char *name, const char *value)
     putc('\n', out);
 }
 
-/* Reads one line of a configuration file: a name, blanks or '=', a value; '#' starts a comment.
- * Changes the line. */
+/* Reads one line of a configuration file: a name, blanks or '=', a value; blanks around the value
+ * are no part of it, and a '#' begins a comment only at the start of a line, for a value may have
+ * one. A flag without a value is yes. Changes the line. False with the reason in why. */
 static bool options_from_line(struct options *options, char *line, uint64_t *seen, struct why why)
 {
     char hint[96];
@@ -2661,7 +2816,9 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
                         why);
 }
 
-/* Reads a configuration file; errors name the file and the line. */
+/* Reads a configuration file to its end or to the first error, which names file and line. A file
+ * that cannot be read is an error, too: a server without its configuration would serve with
+ * defaults. */
 static bool options_from_file(struct options *options, const char *path, struct why why)
 {
     FILE *file = fopen(path, "re");
@@ -2687,7 +2844,7 @@ static bool options_from_file(struct options *options, const char *path, struct 
     return good;
 }
 
-/* The command a flag names, or COMMAND_COUNT. */
+/* The command that a flag names, or COMMAND_COUNT. */
 static enum command command_find(const char *name, size_t len)
 {
     for (int i = 1; i < COMMAND_COUNT; i++)
@@ -2695,8 +2852,11 @@ static enum command command_find(const char *name, size_t len)
     return COMMAND_COUNT;
 }
 
-/* Takes one argument of the command line; *i moves past the value it used. The pass tells whether
- * --config is being looked for or everything else is. */
+/* Takes one argument of the command line; *i moves past the value it used. The command line is gone
+ * over twice: with config_pass only --config is obeyed, so that the file is read first, wherever it
+ * is named; the names are checked both times. `--name value` and `--name=value` are the same, but a
+ * value that begins with -- must be written the second way: else a forgotten value would eat the
+ * next option. False with the reason in why. */
 static bool options_take(struct options *options, int argc, char **argv, int *i, bool config_pass,
                          uint64_t *seen, struct command_line *out, struct why why)
 {
@@ -2738,8 +2898,9 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     return true;
 }
 
-/* Reads file, environment and command line, each stronger than the one before. False with one line
- * in err. */
+/* Reads file, environment and command line, each stronger than the one before. False with the
+ * reason in why; what was read up to there is set, and options_free is the caller's to call in any
+ * case. */
 static bool options_read(struct options *options, int argc, char **argv, struct command_line *out,
                          struct why why)
 {
@@ -2753,7 +2914,8 @@ static bool options_read(struct options *options, int argc, char **argv, struct 
     return true;
 }
 
-/* Prints one option's value, in the form --config reads. */
+/* Prints one option's value in the form that --config reads; an empty list or text is left out,
+ * which is how --config says it. */
 static void option_print(const struct options *options, const struct option_row *row, FILE *out)
 {
     static const char *const no_yes[] = {"no", "yes"}, *const formats[] = {"logfmt", "json"};
@@ -2779,13 +2941,12 @@ static void option_print(const struct options *options, const struct option_row 
     }
 }
 
-/* Prints every option's value. */
 static void options_print(const struct options *options, FILE *out)
 {
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) option_print(options, &OPTIONS[i], out);
 }
 
-/* Prints one entry of the help: its name, and below it the text, in lines of at most 80 columns. */
+/* Prints one entry of the help: its name, and below it the text in lines of at most 80 columns. */
 static void help_print(FILE *out, const char *name, const char *argument, const char *text)
 {
     fprintf(out, "  --%s%s%s\n", name, *argument ? " " : "", argument);
@@ -2798,7 +2959,6 @@ static void help_print(FILE *out, const char *name, const char *argument, const 
     }
 }
 
-/* Prints the help: what the program is, then options by group, then commands. */
 static void options_print_help(FILE *out)
 {
     fprintf(out, "presence " PRESENCE_VERSION ": who is online, and when each was last seen\n\n"
@@ -2823,17 +2983,17 @@ static void options_print_help(FILE *out)
     fprintf(out, "\nMore: man presence, man presence-protocol.\n");
 }
 
-/* Whether there is a key for tokens: then they are asked for. */
+/* True if there is a key for tokens: then a request must have a token where its route says so. */
 static bool options_have_keys(const struct options *options)
 {
     return options->jwt_secret_file.count + options->jwt_public_key_file.count > 0;
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD };
+enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD, NEED_MINT };
 
-/* Options that have none without another. Those of --mint-token are not among them: who keeps them
- * in a file means no server. */
+/* Options that change nothing without another option or a command. Whoever gives one believes that
+ * it does: the log says otherwise, and the server starts. */
 static const struct option_needs {
     const char *option;
     enum option_need need;
@@ -2845,6 +3005,9 @@ static const struct option_needs {
     {"tls-threads", NEED_TLS},
     {"jwt-issuer", NEED_KEY},
     {"jwt-audience", NEED_KEY},
+    {"token-lifetime", NEED_MINT},
+    {"token-watch", NEED_MINT},
+    {"token-admin", NEED_MINT},
     {"admin-session", NEED_PASSWORD},
     {"webhook-secret-file", NEED_URL},
     {"webhook-ca-file", NEED_URL},
@@ -2854,7 +3017,8 @@ static const struct option_needs {
     {"webhook-give-up", NEED_URL},
 };
 
-/* Whether an option is other than by default. */
+/* True if an option is other than its default. That is what can be known here, and enough: one that
+ * was given with its default's value asks for nothing. */
 static bool option_is_set(const struct options *options, const struct option_row *row)
 {
     const void *field = (const char *)options + row->offset;
@@ -2864,7 +3028,7 @@ static bool option_is_set(const struct options *options, const struct option_row
     return option_parse_number(row, row->initial, &initial) && initial != *(const int64_t *)field;
 }
 
-/* What an option is without effect for, or NULL. */
+/* Why an option with this need has no effect, as the end of a sentence; NULL if it has one. */
 static const char *option_lacks(const struct options *options, enum option_need need)
 {
     bool has[] = {
@@ -2873,6 +3037,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_TLS] = options->tls_listen.count > 0,
         [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
+        [NEED_MINT] = false, /* only a server is told of this */
     };
     static const char *const lacks[] = {
         [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
@@ -2880,12 +3045,16 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_TLS] = "without --tls-listen",
         [NEED_URL] = "without --webhook-url",
         [NEED_PASSWORD] = "without --admin-password-file",
+        [NEED_MINT] = "without --mint-token",
     };
     return has[need] ? NULL : lacks[need];
 }
 
-/* Whether a variable of the environment is a mistyped option of ours. Others may begin with
- * PRESENCE_ too: Kubernetes sets PRESENCE_PORT itself. Writes its name, and what was meant. */
+/* True if a variable of the environment is nearly an option of ours; then its name and what was
+ * meant are written. Not every PRESENCE_ variable is a mistake: Kubernetes sets PRESENCE_PORT and
+ * the like for a service of that name. So it must be near to a name, with at least half of it
+ * right. PRESENCE_JWT_SECRET and its like are told, too: whoever puts the secret itself where its
+ * file is to be named would run without keys. */
 static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
 {
     static const char prefix[] = "PRESENCE_";
@@ -2910,7 +3079,8 @@ static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
     return best && best <= MISTAKES_MAX;
 }
 
-/* Tells of each option that was given and has no effect; the server starts all the same. */
+/* Tells of each option that was given and has no effect. Called once, when the server starts or
+ * with --check-config. */
 static void options_warn(const struct options *options, struct log *log)
 {
     for (size_t i = 0; i < sizeof OPTION_NEEDS / sizeof *OPTION_NEEDS; i++) {
@@ -2931,9 +3101,12 @@ static void options_warn(const struct options *options, struct log *log)
 }
 
 /* ==== 10. Tokens ==============================================================================
- * Who a request speaks for: users' tokens (JWT: RFC 7515, 7519, 8725), the admin's password and the
- * sessions it opens. Time is a parameter, the cryptography is Mbed TLS's, and but for the files of
- * keys nothing is read. No text made here holds any part of a token, a password or a key. */
+ * Who a request speaks for: users' tokens. JWT (RFC 7519) as JWS in its compact form (RFC 7515), by
+ * the advice of RFC 8725: the key decides the algorithm, `none` does not exist, form and signature
+ * are checked before any claim is read.
+ *
+ * Time is a parameter, the cryptography is Mbed TLS's, and but for the files of keys there is no
+ * I/O. No text made here, for a client or for the log, holds any part of a token or a key. */
 
 enum {
     TOKEN_MAX = 8192,      /* bytes of a token */
@@ -2953,8 +3126,8 @@ enum {
     SESSION_TEXT = 32 + 1 + 43, /* payload and HMAC in base64url, a dot between */
 };
 
-/* The latest time a token may name, in seconds: the last of the year 9999. Milliseconds that were
- * taken for seconds are later. */
+/* The latest time a token may name, in seconds: the last of the year 9999. A claim in milliseconds
+ * is later than this and refused, where it would otherwise be a token that never ends. */
 #define TOKEN_TIME_MAX 253402300799.0
 
 /* The value of a base64url digit (RFC 4648 section 5), or -1. */
@@ -2966,9 +3139,10 @@ static int base64url_value(char c)
     return c == '-' ? 62 : c == '_' ? 63 : -1;
 }
 
-/* Decodes base64url without padding; returns how many bytes went to out. -1 for any other
- * character, a length nothing has, spare bits that are not zero (so that no two texts mean the
- * same), or when it does not fit. */
+/* Decodes base64url without padding (RFC 4648 section 5); returns how many bytes went to out. -1
+ * for any other character, for a length that nothing has, for spare bits that are not zero, or when
+ * it does not fit. The spare bits matter: a token or session must have one spelling only, or one
+ * that was revoked would come back in another. */
 static int base64url_decode(struct span in, void *out, size_t size)
 {
     uint8_t *to = out;
@@ -2987,7 +3161,6 @@ static int base64url_decode(struct span in, void *out, size_t size)
     return (int)n;
 }
 
-/* Appends bytes as base64url without padding. */
 static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -3003,8 +3176,9 @@ static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
     }
 }
 
-/* Whether two runs of bytes are equal, in a time that depends on their length only: what differs,
- * and where, cannot be measured. */
+/* True if two runs of bytes are equal, in a time that depends on their length only. With memcmp,
+ * which stops at the first difference, a client could find a right HMAC byte by byte. volatile
+ * keeps the compiler from stopping early, too; a unit test measures it. */
 static bool bytes_equal_constant(const void *a, const void *b, size_t len)
 {
     const volatile uint8_t *left = a, *right = b;
@@ -3013,7 +3187,7 @@ static bool bytes_equal_constant(const void *a, const void *b, size_t len)
     return !difference;
 }
 
-/* HMAC-SHA256 (RFC 2104). It fails only for want of memory, which ends the process. */
+/* HMAC-SHA256 (RFC 2104). It can fail for want of memory only, which ends the process. */
 static void hmac_sha256(struct span key, struct span text, uint8_t out[SHA256_SIZE])
 {
     const mbedtls_md_info_t *sha256 = mbedtls_md_info_from_type(MBEDTLS_MD_SHA256);
@@ -3022,7 +3196,8 @@ static void hmac_sha256(struct span key, struct span text, uint8_t out[SHA256_SI
         mem_die();
 }
 
-/* Whether these 32 bytes are the HMAC of text; takes as long for a wrong one as for the right. */
+/* True if these 32 bytes are the HMAC of text; takes as long for a wrong one as for the right. The
+ * right one is cleared: it would be a valid signature of what was asked. */
 static bool hmac_sha256_fits(struct span key, struct span text, const void *mac)
 {
     uint8_t right[SHA256_SIZE];
@@ -3032,12 +3207,13 @@ static bool hmac_sha256_fits(struct span key, struct span text, const void *mac)
     return fits;
 }
 
-/* What a key is good for, and nothing else: the token says which it wants, the key decides (RFC
- * 8725 section 3.1). */
+/* What a key is good for, and nothing else: the token says which algorithm it wants, and only a key
+ * of that kind is tried (RFC 8725 section 3.1). So nobody can have a public RSA key, which all
+ * know, taken for an HMAC secret. */
 enum token_kind { TOKEN_HS256, TOKEN_RS256, TOKEN_ES256, TOKEN_KIND_COUNT };
 static const char *const TOKEN_ALGORITHMS[] = {"HS256", "RS256", "ES256"};
 
-/* One key: a secret, or the public half of a pair. */
+/* One key: a secret, or the public half of a pair. Fields of the other kind are empty. */
 struct token_key {
     enum token_kind kind;
     char kid[TOKEN_KID_MAX + 1]; /* its name; "" if it has none */
@@ -3045,8 +3221,9 @@ struct token_key {
     mbedtls_pk_context pk;       /* RS256, ES256 */
 };
 
-/* The keys that tokens may be signed with. Zeroed is empty; the owner frees it. Once filled it may
- * be used by any number of threads at once, see token_key_fits. */
+/* The keys that tokens may be signed with. Zeroed is empty; the owner frees it. Filled by one
+ * thread, then used by any number at once, see token_key_fits; never changed while in use: a reload
+ * makes another list. */
 struct token_keys {
     struct token_key *at;
     size_t count;
@@ -3059,7 +3236,6 @@ static void secret_free(struct buffer *secret)
     buffer_free(secret);
 }
 
-/* Gives back what a key holds. */
 static void token_key_free(struct token_key *key)
 {
     secret_free(&key->secret);
@@ -3074,16 +3250,18 @@ static void token_keys_free(struct token_keys *keys)
     *keys = (struct token_keys){0};
 }
 
-/* Appends a key, which the list owns then. */
+/* Appends a key, which belongs to the list from then on. */
 static void token_keys_add(struct token_keys *keys, const struct token_key *key)
 {
     keys->at = mem_resize(keys->at, (keys->count + 1) * sizeof *keys->at);
     keys->at[keys->count++] = *key;
 }
 
-/* Reads a whole file of at most max bytes into memory that never moves; the caller gives it to
- * secret_free, also on failure. It may be a pipe: whoever writes to it is waited for, or must have
- * done so. False with the reason in why that names the option. */
+/* Reads a whole file of at most max bytes. The room is taken at once, so that the content never
+ * moves and leaves no copy behind in freed memory. The caller gives it to secret_free, also on
+ * failure. It may be a pipe (a secret from a program): at the start its writer is waited for, on a
+ * reload it must have written already, as main cannot hang then. False with the reason in why,
+ * which names the option. */
 static bool secret_read(const char *option, const char *path, bool wait, size_t max,
                         struct buffer *out, struct why why)
 {
@@ -3106,7 +3284,7 @@ static bool secret_read(const char *option, const char *path, bool wait, size_t 
     return got >= 0 && out->len <= max;
 }
 
-/* Takes one line end off, if there is one. */
+/* Takes one line end off, if there is one: editors add it, and nobody means it. */
 static void secret_trim(struct buffer *secret)
 {
     if (!secret->len || secret->at[secret->len - 1] != '\n') return;
@@ -3116,7 +3294,8 @@ static void secret_trim(struct buffer *secret)
 }
 
 /* Splits `[KID=]FILE`: copies the kid, or "", and returns the file. What stands before the first
- * '=' is a kid if it is UTF-8 of 1 to TOKEN_KID_MAX bytes without '/', else part of the name. */
+ * '=' is a kid if it is UTF-8 of 1 to TOKEN_KID_MAX bytes without '/', else part of the name: so
+ * ./a=b is a file. */
 static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1])
 {
     size_t len = strcspn(value, "=/");
@@ -3126,9 +3305,9 @@ static const char *token_key_path(const char *value, char kid[TOKEN_KID_MAX + 1]
     return len ? value + len + 1 : value;
 }
 
-/* Adds the secret of one --jwt-secret-file: the file's bytes less one line end; wait as secret_read
- * has it. False, with the reason in why, if there is none. A PEM file is no secret: a public key used
- * as one would let everybody sign. */
+/* Adds the secret of one --jwt-secret-file: the file's bytes less one line end; wait as in
+ * secret_read. A PEM file is refused: a public key used as a secret would let everybody sign, as
+ * everybody has it. False with the reason in why, and the list as it was. */
 static bool token_keys_add_secret(struct token_keys *keys, const char *value, bool wait,
                                   struct why why)
 {
@@ -3152,8 +3331,9 @@ static bool token_keys_add_secret(struct token_keys *keys, const char *value, bo
     return good;
 }
 
-/* Takes the public key of the first certificate in a PEM text; its dates and its issuer are not
- * looked at. False if one of the certificates is not valid. */
+/* Takes the public key of the first certificate in a PEM text. Its dates and issuer are not looked
+ * at: the operator who names the file vouches for it. False if one of the certificates is not
+ * valid. The key moves out of the certificate, which is freed without it. */
 static bool token_key_from_certificate(mbedtls_pk_context *pk, const struct buffer *pem)
 {
     mbedtls_x509_crt certificate;
@@ -3167,8 +3347,10 @@ static bool token_key_from_certificate(mbedtls_pk_context *pk, const struct buff
     return good;
 }
 
-/* Fills in key and kind from a PEM text, which a NUL follows. Returns what is wrong with it, or
- * NULL. Whether the point of an EC key is on its curve is seen to by Mbed TLS. */
+/* Fills in key and kind from a PEM text, which a NUL follows. Returns what is wrong with it, as the
+ * end of a sentence, or NULL. A private key is refused, as it has no business here. RSA below 2048
+ * bits is too weak (RFC 7518 section 3.3); above 8192 each check would take a worker too long. That
+ * a point of an EC key lies on its curve is checked by Mbed TLS. */
 static const char *token_key_parse(struct token_key *key, const struct buffer *pem)
 {
     static const char private[] = "PRIVATE KEY-----", certificate[] = "-----BEGIN CERTIFICATE-----",
@@ -3194,8 +3376,8 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
     return NULL;
 }
 
-/* Adds the key of one --jwt-public-key-file, a PEM public key or certificate; wait as
- * secret_read has it. False, with the reason in why, if there is none. */
+/* Adds the key of one --jwt-public-key-file, a PEM public key or certificate; wait as in
+ * secret_read. False with the reason in why, and the list as it was. */
 static bool token_keys_add_public(struct token_keys *keys, const char *value, bool wait,
                                   struct why why)
 {
@@ -3214,7 +3396,8 @@ static bool token_keys_add_public(struct token_keys *keys, const char *value, bo
     return good;
 }
 
-/* What can be wrong with a token, and the text a client is told. */
+/* What can be wrong with a token, and the text that a client is told. It says which check failed,
+ * never what was compared: an issuer's mistake can be found by it, and a forger learns nothing. */
 #define TOKEN_PROBLEM_TABLE(X)                                                                     \
     X(NONE, "the token is good")                                                                   \
     X(MISSING, "there is no token")                                                                \
@@ -3236,7 +3419,7 @@ enum token_problem { TOKEN_PROBLEM_TABLE(X) TOKEN_PROBLEM_COUNT };
 static const char *const TOKEN_PROBLEMS[] = {TOKEN_PROBLEM_TABLE(X)};
 #undef X
 
-/* What a good token says. The one who had it made gives it to token_free. */
+/* What a good token says. Whoever had it read gives it to token_free. */
 struct token {
     char user[USER_ID_MAX + 1]; /* sub; has no NUL inside */
     size_t user_len;
@@ -3253,8 +3436,9 @@ static void token_free(struct token *token)
     *token = (struct token){0};
 }
 
-/* Whether the token lets its bearer see this user: it is the bearer, the token's watch has the id
- * or is "*", or it is an admin's. In an array "*" is an id like any other. */
+/* True if the token lets its bearer see this user: it is the bearer, the token's watch has the id
+ * or is "*", or the token is an admin's. In an array "*" is an id like any other. Reads the array
+ * from its begin: for many ids see token_may_watch_listed. */
 static bool token_may_watch(const struct token *token, struct span id)
 {
     if (token->admin || token->watches_all) return true;
@@ -3266,7 +3450,7 @@ static bool token_may_watch(const struct token *token, struct span id)
     return false;
 }
 
-/* Ids in the order of their bytes, in one piece of memory. */
+/* Ids in the order of their bytes, in one piece of memory: free() is enough. */
 struct id_list {
     size_t count;
     struct span ids[]; /* their bytes follow */
@@ -3279,7 +3463,9 @@ static int id_list_order(const void *a, const void *b)
     return bytes_compare(one->at, one->len, other->at, other->len);
 }
 
-/* The ids whom a token's watch names, to be freed by the caller; NULL when it names none. */
+/* The ids that a token's watch names, sorted, to be freed by the caller; NULL when it names none.
+ * The token was read, so its array is valid JSON of valid ids. The room suffices, as a string in
+ * JSON is longer than what it stands for. */
 static struct id_list *id_list_of_token(const struct token *token)
 {
     struct json_value item, watch = {JSON_ARRAY, {token->watch.at, token->watch.len}};
@@ -3300,14 +3486,13 @@ static struct id_list *id_list_of_token(const struct token *token)
     return list;
 }
 
-/* Whether an id is in a list, which may be NULL. */
 static bool id_list_has(const struct id_list *list, struct span id)
 {
     return list && bsearch(&id, list->ids, list->count, sizeof *list->ids, id_list_order);
 }
 
-/* token_may_watch for many ids: `may` is the token's list, made once. The token itself would be
- * read from its begin for each of them. */
+/* token_may_watch for many ids: `may` is the token's list, made once. Without it a request for
+ * 1,000 ids with a token of 950 would compare a million times. */
 static bool token_may_watch_listed(const struct token *token, const struct id_list *may,
                                    struct span id)
 {
@@ -3315,14 +3500,15 @@ static bool token_may_watch_listed(const struct token *token, const struct id_li
            !bytes_compare(token->user, token->user_len, id.at, id.len);
 }
 
-/* A token in its three parts. */
+/* A token in its three parts, decoded. The spans point into `bytes` and into the token's text. */
 struct token_parts {
     struct span header, payload, signature; /* decoded; they point into bytes */
     struct span covered;                    /* what was signed: the text before the second dot */
     char bytes[TOKEN_MAX / 4 * 3];
 };
 
-/* Cuts and decodes a token; false if there are not three parts of base64url, or it is too long. */
+/* Cuts and decodes a token. False if it is longer than TOKEN_MAX, or is not three parts of
+ * base64url: `bytes` has room for what TOKEN_MAX characters can decode to. */
 static bool token_split(struct span text, struct token_parts *out)
 {
     struct span *const parts[] = {&out->header, &out->payload, &out->signature};
@@ -3343,14 +3529,15 @@ static bool token_split(struct span text, struct token_parts *out)
     return true;
 }
 
-/* What a token's header asks for. */
+/* What a token's header asks for; kid points into the decoded header. */
 struct token_header {
     enum token_kind kind;
     bool has_kid;
     struct json_value kid; /* a string */
 };
 
-/* Whether a string is `JWT` or `at+jwt` (RFC 9068), whatever the case. */
+/* True for `JWT` or `at+jwt` (RFC 9068), in any case. Other types are tokens of the same issuer for
+ * something else, an ID token for example, and no access (RFC 8725 section 3.11). */
 static bool token_type_known(struct json_value typ)
 {
     char text[8];
@@ -3359,8 +3546,9 @@ static bool token_type_known(struct json_value typ)
     return !strcasecmp(text, "JWT") || !strcasecmp(text, "at+jwt");
 }
 
-/* Reads a header. Of members with the same name the last counts (RFC 7515 section 4), here and in
- * the claims; the signature covers them all. */
+/* Reads a header. A `crit` is refused whatever it has: no extension is known here, and one that is
+ * not understood must be (RFC 7515 section 4.1.11). Of members with the same name the last counts
+ * (section 4), here and in the claims; the signature covers them all. */
 static enum token_problem token_read_header(struct span text, struct token_header *out)
 {
     struct json_value header, value;
@@ -3377,10 +3565,11 @@ static enum token_problem token_read_header(struct span text, struct token_heade
     return out->has_kid && out->kid.kind != JSON_STRING ? TOKEN_MALFORMED : TOKEN_NONE;
 }
 
-/* Whether the token, which asks for the key's algorithm, was signed with it. May run on any number
- * of threads with one key: of an RSA key Mbed TLS changes one number that it computes only once,
- * under a lock of that key which it takes itself (mbedtls_rsa_public); of an EC key it changes
- * nothing, the tables of P-256 being constants; of a secret nothing. */
+/* [any] True if the token, which asks for the key's algorithm, was signed with it. Any number of
+ * threads may use one key: of an RSA key Mbed TLS changes one number that it computes only once,
+ * under the key's own lock (mbedtls_rsa_public); of an EC key nothing, as the tables of P-256 are
+ * constants; of a secret nothing. An ES256 signature is two numbers of 32 bytes (RFC 7518 section
+ * 3.4), which Mbed TLS wants as DER. */
 static bool token_key_fits(struct token_key *key, const struct token_parts *parts)
 {
     const uint8_t *signature = (const uint8_t *)parts->signature.at;
@@ -3400,14 +3589,15 @@ static bool token_key_fits(struct token_key *key, const struct token_parts *part
     return !mbedtls_pk_verify(&key->pk, MBEDTLS_MD_SHA256, hash, sizeof hash, signature, len);
 }
 
-/* Whether the key bears the name the token asks for. */
 static bool token_key_named(const struct token_key *key, const struct token_header *header)
 {
     return header->has_kid && *key->kid && json_is(header->kid, key->kid);
 }
 
 /* Looks for the key that signed the token: among those of its kid; where no key has that kid, among
- * those without one; among all if the token names none. */
+ * those without one; among all if the token names none. So keys can be rotated with or without
+ * names. Several keys may have one kid, and each of the right kind is tried. The problem told is
+ * the one nearest to success. */
 static enum token_problem token_check_signature(const struct token_keys *keys,
                                                 const struct token_header *header,
                                                 const struct token_parts *parts)
@@ -3429,7 +3619,8 @@ static enum token_problem token_check_signature(const struct token_keys *keys,
 }
 
 /* Reads a NumericDate (RFC 7519 section 2), seconds with or without a fraction, to the nearest ms.
- * False if it is no number, negative, later than TOKEN_TIME_MAX or longer than any sense. */
+ * False if it is no number, negative, later than TOKEN_TIME_MAX or longer than any sense. The
+ * bounds keep it far from what int64_t cannot hold. */
 static bool token_read_time(struct json_value value, int64_t *ms)
 {
     char text[32];
@@ -3442,7 +3633,9 @@ static bool token_read_time(struct json_value value, int64_t *ms)
     return true;
 }
 
-/* Checks exp, nbf, iss and aud (RFC 7519 section 4.1), in that order. */
+/* Checks exp, nbf, iss and aud (RFC 7519 section 4.1), in that order. exp is required: a token that
+ * never ends could not be taken back. Both times are given TOKEN_SKEW_MS, as issuer and server have
+ * clocks of their own. aud may be a string or an array that has ours. */
 static enum token_problem token_check_claims(struct json_value claims, int64_t wall_ms,
                                              const char *issuer, const char *audience,
                                              int64_t *expires_ms)
@@ -3466,14 +3659,15 @@ static enum token_problem token_check_claims(struct json_value claims, int64_t w
     return meant ? TOKEN_NONE : TOKEN_AUDIENCE;
 }
 
-/* Takes the user id a JSON string says; its length, or -1 if it is none. */
+/* Takes the user id that a JSON string says; its length, or -1 if it is none. */
 static int token_read_id(struct json_value value, char out[USER_ID_MAX + 1])
 {
     int n = json_string(value, out, USER_ID_MAX + 1);
     return n >= 0 && user_id_valid((struct span){out, (size_t)n}) ? n : -1;
 }
 
-/* Takes the watch claim, "*" or an array of user ids; false if it is something else. */
+/* Takes the watch claim, "*" or an array of user ids; false if it is something else. The array is
+ * kept as text: most tokens are checked once and never asked for it. */
 static bool token_read_watch(struct json_value watch, struct token *out)
 {
     char id[USER_ID_MAX + 1];
@@ -3487,7 +3681,8 @@ static bool token_read_watch(struct json_value watch, struct token *out)
     return true;
 }
 
-/* Reads the claims of a token whose signature is right. On a problem out holds no memory. */
+/* Reads the claims of a token whose signature is right. On a problem out holds no memory. `admin`
+ * must be true itself: "true" and 1 are no admin. */
 static enum token_problem token_read_claims(struct span text, int64_t wall_ms, const char *issuer,
                                             const char *audience, struct token *out)
 {
@@ -3505,9 +3700,10 @@ static enum token_problem token_read_claims(struct span text, int64_t wall_ms, c
     return TOKEN_NONE;
 }
 
-/* Verifies a token: form, header and signature before any claim is looked at. An issuer or audience
- * of "" is not checked. TOKEN_NONE: out is filled and the caller's to give to token_free. Anything
- * else: out says nothing. Any thread may call it. */
+/* [any] Verifies a token: form, header and signature before any claim is looked at, so that nothing
+ * a stranger wrote is read but as JSON. An issuer or audience of "" is not checked. TOKEN_NONE: out
+ * is filled, and the caller's to give to token_free. Anything else: out says nothing and holds
+ * nothing. */
 static enum token_problem token_verify(const struct token_keys *keys, struct span text,
                                        int64_t wall_ms, const char *issuer, const char *audience,
                                        struct token *out)
@@ -3524,7 +3720,7 @@ static enum token_problem token_verify(const struct token_keys *keys, struct spa
     return problem;
 }
 
-/* Appends the watch claim for "*" or ids with commas between, nothing for ""; false, with one line
+/* Appends the watch claim for "*" or ids with commas between, nothing for "". False with the reason
  * in why, if one is no user id. */
 static bool token_write_watch(struct buffer *b, const char *watch, struct why why)
 {
@@ -3547,7 +3743,7 @@ static bool token_write_watch(struct buffer *b, const char *watch, struct why wh
     return true;
 }
 
-/* Appends the claims of a new token; false, with the reason in why, if they cannot be. */
+/* Appends the claims of a new token. False with the reason in why, if they cannot be. */
 static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_ms,
                                int64_t lifetime_ms, const char *watch, bool admin,
                                const char *issuer, const char *audience, struct why why)
@@ -3579,7 +3775,8 @@ static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_
 
 /* Appends a token signed with the first secret, valid from now for the lifetime, which is rounded
  * up to a whole second. watch is "*", ids with commas between, or ""; issuer and audience are left
- * out if "". False, with the reason in why and out as it was, if it cannot be made. */
+ * out if "". False with the reason in why, and out as it was, if it cannot be made: a token longer
+ * than TOKEN_MAX among others, which this server itself would refuse. */
 static bool token_mint(const struct token_keys *keys, struct span user, int64_t wall_ms,
                        int64_t lifetime_ms, const char *watch, bool admin, const char *issuer,
                        const char *audience, struct buffer *out, struct why why)
@@ -3621,10 +3818,11 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
 }
 
 /* ==== 11. Passwords and admin sessions ========================================================
- * The admin's password as it is kept, and what a login gives: a session, signed, in a cookie;
- * pure. */
+ * The admin's password as it is kept, and what a login gives: a session, which is a signed text in
+ * a cookie. Sessions need no memory in the server but for those that were ended early. Pure: time
+ * is a parameter, no lock is taken and none held; the caller sees to that. */
 
-/* What is kept of the admin's password: nothing it could be read from. */
+/* What is kept of the admin's password: nothing that it could be read from. */
 struct password {
     uint32_t iterations;
     uint8_t salt[16], hash[32];
@@ -3632,8 +3830,9 @@ struct password {
 
 static const char PASSWORD_SCHEME[] = "pbkdf2-sha512";
 
-/* Hashes a password (RFC 8018 section 5.2, PBKDF2 with HMAC-SHA512) with the salt and as often as p
- * says; takes a second or so. */
+/* Hashes a password (PBKDF2 with HMAC-SHA512, RFC 8018 section 5.2) with the salt and as often as p
+ * says. Takes some 0.3 s of a processor by intent, see PASSWORD_ITERATIONS: so it is for a thread
+ * that nobody waits for, and never under a lock. */
 static void password_derive(const struct password *p, struct span password, uint8_t out[32])
 {
     if (mbedtls_pkcs5_pbkdf2_hmac_ext(MBEDTLS_MD_SHA512, (const uint8_t *)password.at, password.len,
@@ -3641,7 +3840,8 @@ static void password_derive(const struct password *p, struct span password, uint
         mem_die();
 }
 
-/* Appends what --hash-password prints for a password, with a new salt and without line end. */
+/* Appends what --hash-password prints for a password, with a new salt and without line end:
+ * SCHEME:ITERATIONS:SALT:HASH, the last two in base64url. */
 static void password_hash(const char *password, size_t len, struct buffer *out)
 {
     struct password p = {.iterations = PASSWORD_ITERATIONS};
@@ -3653,7 +3853,8 @@ static void password_hash(const char *password, size_t len, struct buffer *out)
     base64url_encode(out, p.hash, sizeof p.hash);
 }
 
-/* Reads such a line; false if it is none. */
+/* Reads such a line; false if it is none. The bounds of the iterations keep a file from making each
+ * login take hours, or no time at all. */
 static bool password_parse(const char *line, struct password *out)
 {
     size_t scheme = strlen(PASSWORD_SCHEME), salt;
@@ -3671,7 +3872,7 @@ static bool password_parse(const char *line, struct password *out)
                sizeof out->hash;
 }
 
-/* Reads the file of --admin-password-file; wait as secret_read has it. False, with the reason in why
+/* Reads the file of --admin-password-file; wait as in secret_read. False with the reason in why,
  * and out as it was, if it is not one line as --hash-password prints it. */
 static bool password_load(const char *path, bool wait, struct password *out, struct why why)
 {
@@ -3693,7 +3894,8 @@ static bool password_load(const char *path, bool wait, struct password *out, str
     return good;
 }
 
-/* Whether it is the password. Slow by design: the caller sees to it that few ask at once. */
+/* True if it is the password. Slow, see password_derive: the caller sees to it that few ask at
+ * once. Two threads may check with the same p. */
 static bool password_check(const struct password *p, struct span password)
 {
     uint8_t hash[sizeof p->hash];
@@ -3701,36 +3903,37 @@ static bool password_check(const struct password *p, struct span password)
     return bytes_equal_constant(hash, p->hash, sizeof hash);
 }
 
-/* What admin sessions are signed with, and those that were ended early. No lock of its own: the
- * caller holds one over every session_check and session_revoke. */
+/* What admin sessions are signed with, and those that were ended early. It has no lock: the caller
+ * holds one over every session_check and session_revoke. */
 struct session_keys {
     uint8_t secret[32];
     uint8_t (*revoked)[SESSION_PAYLOAD]; /* in no order; none is kept past its expiry */
     size_t revoked_count;
 };
 
-/* Makes the secret, new in each process: a restart ends all sessions. */
+/* Makes the secret, new in each process: a restart ends all sessions, and nothing of them is on a
+ * disk. */
 static void session_keys_init(struct session_keys *keys)
 {
     *keys = (struct session_keys){0};
     random_bytes(keys->secret, sizeof keys->secret);
 }
 
-/* Gives back what session_revoke took. */
 static void session_keys_free(struct session_keys *keys)
 {
     free(keys->revoked);
     mbedtls_platform_zeroize(keys, sizeof *keys);
 }
 
-/* The secret as a span. */
 static struct span session_secret(const struct session_keys *keys)
 {
     return (struct span){(const char *)keys->secret, sizeof keys->secret};
 }
 
 /* Appends a new session, SESSION_TEXT characters that a cookie may have; *expires gets its end in
- * wall time. Reads only the secret, so it needs no lock. */
+ * wall time. The payload is 8 bytes of expiry and 16 random ones, so no two sessions are the same
+ * and each can be revoked by itself. Reads only the secret, which does not change: no lock is
+ * needed. */
 static void session_mint(const struct session_keys *keys, int64_t wall_ms, int64_t lifetime_ms,
                          struct buffer *out, int64_t *expires)
 {
@@ -3744,7 +3947,8 @@ static void session_mint(const struct session_keys *keys, int64_t wall_ms, int64
     base64url_encode(out, mac, sizeof mac);
 }
 
-/* Whether this process signed the text; its payload then. */
+/* True if this process signed the text; then payload has what it says. Its length is checked before
+ * anything is decoded. */
 static bool session_read(const struct session_keys *keys, struct span text,
                          uint8_t payload[SESSION_PAYLOAD])
 {
@@ -3758,8 +3962,8 @@ static bool session_read(const struct session_keys *keys, struct span text,
                             mac);
 }
 
-/* Whether the session was signed by this process, has not run out and was not revoked; *expires
- * gets its end then, else it stays. */
+/* True if the session was signed by this process, has not run out and was not revoked; then
+ * *expires gets its end, else it is left. */
 static bool session_check(const struct session_keys *keys, struct span text, int64_t wall_ms,
                           int64_t *expires)
 {
@@ -3774,7 +3978,8 @@ static bool session_check(const struct session_keys *keys, struct span text, int
 }
 
 /* Ends a session before its time, and forgets those that have run out since. False, and nothing
- * happens, for a text that is none, so the list holds at most what was minted in one lifetime. */
+ * happens, for a text that is no valid session: so a stranger cannot fill the list, which holds at
+ * most what was minted in one lifetime. */
 static bool session_revoke(struct session_keys *keys, struct span text, int64_t wall_ms)
 {
     int64_t expires;
@@ -3790,71 +3995,344 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
 }
 
 /* ==== 12. Store: records ======================================================================
- * The only owner of the files in --data: data.mdb (LMDB), lock.mdb (LMDB's readers),
- * presence.lock (one server at a time). Any thread reads; a read transaction ends before its
- * answer is used.
+ * What is on the disk, byte by byte: the trees, and the fields of each record as a table. From a
+ * table come the struct, its bytes, and its lines in --dump and --restore, so a field is one row.
+ * Pure, and without locks: whoever has the bytes may read them.
  *
- * Databases inside: `user_presence` id -> user record, `sessions` id NUL start -> session
- * record, `open` ids of the users whose session is open, `seen` last_seen id of all others,
- * `samples` minute -> users and connections, `outbox` number -> a change that a webhook is to be
- * told of, `manual` id -> the status and message that a user set by hand, `meta` schema, boots,
- * alive, clean, tried (see outbox_clock). Numbers are little-endian; only those in keys are big-
- * endian, so that keys sort by them. `samples`, `outbox` and `manual` came later: a store
- * without them gets them from the next server.
+ * The trees of data.mdb, an LMDB environment:
  *
- * LMDB believes what it reads from the map, so a bad page is a crash and a missing one a SIGBUS.
- * Therefore no file is mapped before the check below has read it, with pread, from the outside:
- * all of it for the commands; at the start of a server the trees that the start and the first
- * write touch, and of the others what STORE_CHECK_MS allows: a small store whole, a large one in
- * part, because a million stored users must not delay the first answer. */
+ *     tree            key                               value
+ *     user_presence   id                                USER_FIELDS
+ *     open            id                                -; the users whose session has not ended
+ *     seen            last_seen (8), id                 -; all others, in the order of last_seen
+ *     sessions        id, NUL, begin of session (8)     SESSION_FIELDS
+ *     samples         begin of minute (8)               SAMPLE_FIELDS
+ *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
+ *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
+ *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8)
+ *
+ * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
+ * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
+ * 1970. Each value begins with the version of its record, in one byte.
+ *
+ * To add a field: a row at the end of the table and the record's next version, or, if the field
+ * changes what other trees hold, the next STORE_SCHEMA. Nothing is migrated: a store of another
+ * schema is refused, and a dump carries the data over. */
 
 enum {
-    STORE_SCHEMA = 2,
-    STORE_LOCK_BYTES = 8192,   /* of lock.mdb at least: room for 126 read transactions */
-    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
-    STORE_CHECK_MS = 20,       /* a server's start looks this long for damage */
-    STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
-    STORE_CHUNK = 64,          /* records that one read transaction copies out */
-    STORE_USER_BYTES = 40,
-    STORE_SESSION_BYTES = 26,
-    STORE_SAMPLE_BYTES = 9,
-    STORE_CHANGE_BYTES = 18, /* of a change in the outbox, before its text */
-    STORE_CHANGE_V1_BYTES = 10,
-    STORE_CHANGE_MAX = 2000, /* with it: more would not fit beside others on a page of LMDB's */
-    STORE_MANUAL_BYTES = 18, /* and the message */
+    STORE_SCHEMA = 2,        /* of all that is in the file */
+    STORE_CHANGE_MAX = 2000, /* bytes of a change: LMDB keeps larger values on pages of their own */
     STORE_KEY_MAX = USER_ID_MAX + 9,
-    STORE_PATH = PATH_MAX + 64,
-    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
 
-/* What is known of a user. Wall times in ms; 0 is never. */
+/* Stores n bytes of a number, the lowest first. */
+static void store_put_le(uint8_t *out, uint64_t number, int n)
+{
+    for (int i = 0; i < n; i++) out[i] = (uint8_t)(number >> (8 * i));
+}
+
+/* Loads what store_put_le stored. */
+static uint64_t store_take_le(const uint8_t *in, int n)
+{
+    uint64_t number = 0;
+    for (int i = 0; i < n; i++) number |= (uint64_t)in[i] << (8 * i);
+    return number;
+}
+
+/* The kinds of fields that are numbers. A record with a number beyond the last column is damaged.
+ * How each kind looks in a dump: Store: commands, dump_KIND and restore_KIND. */
+#define FIELD_TABLE(X)                                                                             \
+    X(time, int64_t, 8, UINT64_MAX)  /* wall ms; 0 is never */                                     \
+    X(spent, int64_t, 8, UINT64_MAX) /* ms that have passed */                                     \
+    X(count, uint32_t, 4, UINT32_MAX)                                                              \
+    X(flag, bool, 1, 1)                                                                            \
+    X(status, uint8_t, 1, STATUS_OFFLINE)   /* enum status, of connections */                      \
+    X(manual, uint8_t, 1, STATUS_AUTOMATIC) /* enum status, set by hand */                         \
+    X(reason, uint8_t, 1, REASON_COUNT - 1)
+
+/* Of each kind: its type, its bytes, and how a field of it is put and taken; false if it is damaged. */
+#define X(kind, type, bytes, last)                                                                 \
+    typedef type field_##kind;                                                                     \
+    enum { FIELD_BYTES_##kind = bytes };                                                           \
+    static void field_put_##kind(uint8_t *out, type value)                                         \
+    {                                                                                              \
+        store_put_le(out, (uint64_t)value, bytes);                                                 \
+    }                                                                                              \
+    static bool field_take_##kind(const uint8_t *in, type *value)                                  \
+    {                                                                                              \
+        uint64_t number = store_take_le(in, bytes);                                                \
+        *value = (type)number;                                                                     \
+        return !(number > (last));                                                                 \
+    }
+FIELD_TABLE(X)
+#undef X
+
+/* An address of a client: IPv6, or IPv4 as ::ffff:a.b.c.d; all zero if it is unknown. */
+typedef uint8_t field_address[16];
+enum { FIELD_BYTES_address = sizeof(field_address) };
+static void field_put_address(uint8_t *out, const field_address address)
+{
+    memcpy(out, address, sizeof(field_address));
+}
+static bool field_take_address(const uint8_t *in, field_address *address)
+{
+    memcpy(*address, in, sizeof(field_address));
+    return true;
+}
+
+/* The records: offset, kind, member of the struct, name in a dump, meaning. The size of a field is
+ * that of its kind. Rows stand in the order of a dump; offsets are the contract with every disk. */
+
+/* user_presence, version 1, 40 bytes. Offset 0 is the version, here and below. */
+#define USER_FIELDS(X)                                                                             \
+    X(8, time, first_seen, "first_seen", "begin of the first session")                             \
+    X(16, time, last_seen, "last_seen", "the user was last heard from")                            \
+    X(24, time, online_since, "online_since", "begin of the session; 0: offline")                  \
+    X(32, time, offline_since, "offline_since", "last_seen of the session that ended last")        \
+    X(1, status, status, "status", "of the connections together")                                  \
+    X(2, flag, open, "open", "the session has not ended")                                          \
+    X(3, reason, reason, "reason", "why the session before ended")                                 \
+    X(4, count, sessions, "sessions", "those that have ended")
+
+/* sessions, version 1, 26 bytes: one that has ended. */
+#define SESSION_FIELDS(X)                                                                          \
+    X(2, time, to, "to", "its end")                                                                \
+    X(1, reason, reason, "reason", "why it ended")                                                 \
+    X(10, address, address, "address", "of its first connection")
+
+/* samples, version 1, 9 bytes: how many there were when a minute began. */
+#define SAMPLE_FIELDS(X)                                                                           \
+    X(1, count, users, "users", "online")                                                          \
+    X(5, count, connections, "connections", "open")
+
+/* manual, version 1, 18 bytes and the message: what a user set by hand. */
+#define MANUAL_FIELDS(X)                                                                           \
+    X(1, manual, status, "status", "AUTOMATIC: only the message was set")                          \
+    X(2, time, until, "until", "its end; 0: for good")                                             \
+    X(10, time, hidden, "hidden", "while invisible, the last_seen that others see")
+
+/* outbox, version 2, 18 bytes and the text: a change for the webhook. It is not dumped. */
+#define CHANGE_FIELDS(X)                                                                           \
+    X(1, flag, first, NULL, "it begins a batch")                                                   \
+    X(2, time, at, NULL, "when it happened")                                                       \
+    X(10, spent, tried, NULL, "what outbox_clock showed when it was written")
+
+#define FIELD_MEMBER(offset, kind, member, ...) field_##kind member;
+#define FIELD_BYTES(offset, kind, ...) +FIELD_BYTES_##kind
+#define FIELD_PUT(offset, kind, member, ...) field_put_##kind(out + (offset), record->member);
+#define FIELD_TAKE(offset, kind, member, ...) &&field_take_##kind(in + (offset), &record->member)
+
+enum {
+    STORE_USER_BYTES = 1 USER_FIELDS(FIELD_BYTES),
+    STORE_SESSION_BYTES = 1 SESSION_FIELDS(FIELD_BYTES),
+    STORE_SAMPLE_BYTES = 1 SAMPLE_FIELDS(FIELD_BYTES),
+    STORE_MANUAL_BYTES = 1 MANUAL_FIELDS(FIELD_BYTES),
+    STORE_CHANGE_BYTES = 1 CHANGE_FIELDS(FIELD_BYTES),
+};
+
 struct user_record {
-    int64_t first_seen, last_seen;
-    int64_t online_since;  /* 0 when offline */
-    int64_t offline_since; /* last_seen of the last leave */
-    uint8_t status;        /* enum status */
-    bool open;             /* the session has not ended */
-    uint8_t reason;        /* enum reason of the last leave */
-    uint32_t sessions;     /* ended ones */
+    USER_FIELDS(FIELD_MEMBER)
 };
 
-/* One ended stay. */
 struct session_record {
-    int64_t from, to;
-    uint8_t reason;
-    uint8_t address[16]; /* IPv6, IPv4 as v4-mapped; all zero: unknown */
+    int64_t from; /* in the key */
+    SESSION_FIELDS(FIELD_MEMBER)
 };
 
-/* A place in the order of last_seen, then id: that of a user who is not online. */
+struct sample {
+    int64_t at; /* in the key */
+    SAMPLE_FIELDS(FIELD_MEMBER)
+};
+
+struct manual_head {
+    bool there; /* false: nothing is set, and the rest is of no meaning */
+    MANUAL_FIELDS(FIELD_MEMBER)
+};
+struct manual_record {
+    struct manual_head head;
+    uint16_t len;
+    char message[STATUS_TEXT_MAX];
+};
+
+struct stored_change {
+    uint64_t number; /* in the key */
+    CHANGE_FIELDS(FIELD_MEMBER)
+    struct span text; /* a JSON object, in the value that was read */
+};
+
+/* store_encode_NAME fills the fixed part of a value. store_decode_NAME reads it; false, with the
+ * record undefined, if the bytes are none of this version, or more than tail_max follow them. */
+#define RECORD(name, type, version, size, tail_max, FIELDS)                                        \
+    static void store_encode_##name(const struct type *record, uint8_t out[size])                  \
+    {                                                                                              \
+        out[0] = version;                                                                          \
+        FIELDS(FIELD_PUT)                                                                          \
+    }                                                                                              \
+    static bool store_decode_##name(MDB_val value, struct type *record)                            \
+    {                                                                                              \
+        const uint8_t *in = value.mv_data;                                                         \
+        return value.mv_size >= (size) && value.mv_size - (size) <= (tail_max) &&                  \
+               in[0] == (version)FIELDS(FIELD_TAKE);                                               \
+    }
+RECORD(user, user_record, 1, STORE_USER_BYTES, 0, USER_FIELDS)
+RECORD(session, session_record, 1, STORE_SESSION_BYTES, 0, SESSION_FIELDS)
+RECORD(sample, sample, 1, STORE_SAMPLE_BYTES, 0, SAMPLE_FIELDS)
+RECORD(manual, manual_head, 1, STORE_MANUAL_BYTES, STATUS_TEXT_MAX, MANUAL_FIELDS)
+RECORD(change, stored_change, 2, STORE_CHANGE_BYTES, STORE_CHANGE_MAX - STORE_CHANGE_BYTES,
+       CHANGE_FIELDS)
+
+/* The key of a session; returns its length. A begin before 1970 counts as 1970. */
+static size_t store_session_key(struct span id, int64_t from, uint8_t out[STORE_KEY_MAX])
+{
+    memcpy(out, id.at, id.len);
+    out[id.len] = 0;
+    put_be64(out + id.len + 1, from < 0 ? 0 : (uint64_t)from);
+    return id.len + 9;
+}
+
+/* Reads a session from its key and value; *id points into the key. False, with both undefined, if
+ * they are damaged. */
+static bool store_read_session(MDB_val key, MDB_val value, struct span *id,
+                               struct session_record *r)
+{
+    const uint8_t *name = key.mv_data;
+    if (key.mv_size < 10 || key.mv_size > STORE_KEY_MAX || name[key.mv_size - 9]) return false;
+    *id = (struct span){key.mv_data, key.mv_size - 9};
+    r->from = (int64_t)get_be64(name + key.mv_size - 8);
+    return r->from >= 0 && store_decode_session(value, r);
+}
+
+/* Reads a sample from its key and value; false, with *s undefined, if they are damaged. */
+static bool store_read_sample(MDB_val key, MDB_val value, struct sample *s)
+{
+    if (key.mv_size != 8) return false;
+    s->at = (int64_t)get_be64(key.mv_data);
+    return s->at >= 0 && store_decode_sample(value, s);
+}
+
+/* Reads what a user set by hand; false, with *m undefined, if it is damaged. */
+static bool store_read_manual(MDB_val value, struct manual_record *m)
+{
+    if (!store_decode_manual(value, &m->head) || m->head.until < 0) return false;
+    m->head.there = true;
+    m->len = (uint16_t)(value.mv_size - STORE_MANUAL_BYTES);
+    memcpy(m->message, (const char *)value.mv_data + STORE_MANUAL_BYTES, m->len);
+    return status_text_valid((struct span){m->message, m->len});
+}
+
+/* Reads a change in the outbox, whose text points into the value; false, with *change undefined, if
+ * it is damaged. */
+static bool store_read_change(MDB_val key, MDB_val value, struct stored_change *change)
+{
+    if (key.mv_size != 8 || !store_decode_change(value, change)) return false;
+    change->number = get_be64(key.mv_data);
+    change->text = (struct span){(const char *)value.mv_data + STORE_CHANGE_BYTES,
+                                 value.mv_size - STORE_CHANGE_BYTES};
+    return change->text.len > 0;
+}
+
+/* A place in the order of `seen`: that of a user who is not online. */
 struct seen_place {
     int64_t last_seen; /* wall ms */
     uint8_t id_len;
     char id[USER_ID_MAX];
 };
 
-/* The outbox holds changes in batches: those that are delivered together, and always in the same
- * company, since who receives a batch again must be able to tell. This is the end of it, as the
- * writer knows it. */
+/* The key of a place in `seen`; returns its length. */
+static size_t store_seen_key(struct span id, int64_t last_seen, uint8_t out[STORE_KEY_MAX])
+{
+    put_be64(out, last_seen < 0 ? 0 : (uint64_t)last_seen);
+    memcpy(out + 8, id.at, id.len);
+    return id.len + 8;
+}
+
+/* Reads such a key; false, with *place undefined, if it is none. */
+static bool store_read_seen(MDB_val key, struct seen_place *place)
+{
+    if (key.mv_size < 9 || key.mv_size > USER_ID_MAX + 8) return false;
+    place->last_seen = (int64_t)get_be64(key.mv_data);
+    place->id_len = (uint8_t)(key.mv_size - 8);
+    memcpy(place->id, (const char *)key.mv_data + 8, place->id_len);
+    return place->last_seen >= 0;
+}
+
+/* The name of a manual status, as requests and dumps have it, or NULL for the automatic one. */
+static const char *manual_name(uint8_t status)
+{
+    return status == STATUS_OFFLINE  ? "invisible"
+           : status < STATUS_OFFLINE ? STATUS_NAMES[status]
+                                     : NULL;
+}
+
+/* ==== 13. Store: state ========================================================================
+ * The store is the only owner of the files in --data: data.mdb, lock.mdb (LMDB's table of readers)
+ * and presence.lock (one server at a time). Here is what its sections share: struct store, the
+ * outbox as the writer knows it, the check of a file. Any thread may read; only the writer changes
+ * the file. */
+
+enum {
+    STORE_LOCK_BYTES = 8192,   /* of lock.mdb at least: room for 126 read transactions */
+    STORE_LOCK_SERVER = 32768, /* a server's: 510, as each of its workers may be reading */
+    STORE_CHECK_MS = 20,       /* a server's start looks this long for damage in large trees */
+    STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
+    STORE_CHUNK = 64,          /* records that one read transaction copies out */
+    STORE_PATH = PATH_MAX + 64,
+    STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
+};
+
+/* The trees of the file, in the order in which they are checked: those that decide the first answer
+ * of a server stand first. */
+#define TREE_TABLE(X)                                                                              \
+    X(meta, "meta")                                                                                \
+    X(open, "open")                                                                                \
+    X(users, "user_presence")                                                                      \
+    X(sessions, "sessions")                                                                        \
+    X(seen, "seen")                                                                                \
+    X(outbox, "outbox")                                                                            \
+    X(samples, "samples")                                                                          \
+    X(manual, "manual")
+#define X(tree, name) name,
+static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
+#undef X
+enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
+
+/* LMDB believes what it reads from its map: a bad page is a crash, a missing one a SIGBUS. So no
+ * file is mapped before it is checked: whole for the commands; for a server's start the two small
+ * trees whole and the others for STORE_CHECK_MS, because a million stored users must not delay the
+ * first answer. A store from before some tree was added passes, and is refused by its schema, with
+ * a better reason. */
+static const struct lmdb_check_trees STORE_TREES = {
+    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
+
+struct store_options {
+    const char *dir;
+    size_t map_size;         /* to begin with; 0: as the file says */
+    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
+    size_t outbox_max;       /* changes kept in the outbox */
+    size_t outbox_batch_max; /* changes delivered together */
+    bool read_only;          /* a command's view: one snapshot, also beside a running server */
+};
+
+/* The outbox is a queue of changes in the store, cut into batches. A batch is what one POST of the
+ * webhook carries, and is always made of the same changes: a receiver that gets one again, after
+ * a restart too, can tell by its first position. The cuts are therefore stored (`first` of a change).
+ *
+ *     number   1 ... 40 | 41 ... 90 | 91 ... 120 | 121 ... 130 | next
+ *     batch    gone     | pinned    | closed     | open        |
+ *              ^ outbox_done        ^ outbox_pinned            ^ outbox_end.next
+ *                                                ^ outbox_closed
+ *
+ *     open     the writer adds changes to it, until it is full, a minute old, or closed
+ *     closed   final: the next change begins another batch (store_outbox_close)
+ *     pinned   being delivered: not given up, however full the outbox is (store_outbox_pin). Between
+ *              close and pin all batches are, as it is not known yet which will be taken
+ *     gone     delivered, or given up by --webhook-give-up; the next commit of the hub removes it
+ *
+ * Beyond --webhook-outbox changes the oldest batches that are not pinned are removed whole. A batch
+ * is closed only between transactions: one under way may still put a change into it, and whether
+ * that will be committed is not known before its end. */
+
+/* Where the outbox ends. */
 struct outbox_end {
     uint64_t next; /* the number of the next change; never used twice while the program runs */
     size_t count;  /* changes in the last batch; 0: the next one begins a new batch */
@@ -3870,7 +4348,6 @@ struct outbox_clock {
     int64_t since, until; /* it runs from here to there */
 };
 
-/* What the clock shows. */
 static int64_t outbox_clock_read(const struct outbox_clock *clock, int64_t now)
 {
     int64_t end = now < clock->until ? now : clock->until;
@@ -3884,228 +4361,6 @@ static void outbox_clock_run(struct outbox_clock *clock, int64_t now, int64_t un
     *clock = (struct outbox_clock){.sum = sum, .since = now, .until = until};
 }
 
-/* How many there were at the begin of a minute. */
-struct sample {
-    int64_t at; /* wall ms */
-    uint32_t users, connections;
-};
-
-/* What a user set by hand; the message is beside it. */
-struct manual_head {
-    bool there;     /* false: nothing; the rest is of no meaning */
-    uint8_t status; /* enum status, see there */
-    int64_t until;  /* wall ms at which it ends; 0: for good */
-    int64_t hidden; /* wall ms: while invisible, the last_seen that others see */
-};
-struct manual_record {
-    struct manual_head head;
-    uint16_t len;
-    char message[STATUS_TEXT_MAX];
-};
-
-/* Little-endian store and load of n bytes, moving *at behind them. */
-static void store_put_le(uint8_t **at, uint64_t number, int n)
-{
-    for (int i = 0; i < n; i++) *(*at)++ = (uint8_t)(number >> (8 * i));
-}
-
-/* See store_put_le. */
-static uint64_t store_take_le(const uint8_t **at, int n)
-{
-    uint64_t number = 0;
-    for (int i = 0; i < n; i++) number |= (uint64_t) * (*at)++ << (8 * i);
-    return number;
-}
-
-/* The bytes of a user record. */
-static void store_encode_user(const struct user_record *r, uint8_t out[STORE_USER_BYTES])
-{
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, r->status, 1);
-    store_put_le(&out, r->open, 1);
-    store_put_le(&out, r->reason, 1);
-    store_put_le(&out, r->sessions, 4);
-    store_put_le(&out, (uint64_t)r->first_seen, 8);
-    store_put_le(&out, (uint64_t)r->last_seen, 8);
-    store_put_le(&out, (uint64_t)r->online_since, 8);
-    store_put_le(&out, (uint64_t)r->offline_since, 8);
-}
-
-/* Reads a user record; false, with *r undefined, if the bytes are none of version 1. */
-static bool store_decode_user(MDB_val value, struct user_record *r)
-{
-    const uint8_t *at = value.mv_data;
-    if (value.mv_size != STORE_USER_BYTES || store_take_le(&at, 1) != 1) return false;
-    r->status = (uint8_t)store_take_le(&at, 1);
-    uint64_t open = store_take_le(&at, 1);
-    r->open = open;
-    r->reason = (uint8_t)store_take_le(&at, 1);
-    r->sessions = (uint32_t)store_take_le(&at, 4);
-    r->first_seen = (int64_t)store_take_le(&at, 8);
-    r->last_seen = (int64_t)store_take_le(&at, 8);
-    r->online_since = (int64_t)store_take_le(&at, 8);
-    r->offline_since = (int64_t)store_take_le(&at, 8);
-    return r->status <= STATUS_OFFLINE && open <= 1 && r->reason < REASON_COUNT;
-}
-
-/* The key of a session; returns its length. */
-static size_t store_session_key(struct span id, int64_t from, uint8_t out[STORE_KEY_MAX])
-{
-    memcpy(out, id.at, id.len);
-    out[id.len] = 0;
-    put_be64(out + id.len + 1, from < 0 ? 0 : (uint64_t)from);
-    return id.len + 9;
-}
-
-/* The bytes of a session record; its start is in the key. */
-static void store_encode_session(const struct session_record *r, uint8_t out[STORE_SESSION_BYTES])
-{
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, r->reason, 1);
-    store_put_le(&out, (uint64_t)r->to, 8);
-    memcpy(out, r->address, sizeof r->address);
-}
-
-/* Reads a session from its key and value; *id points into the key. False, with both undefined, if
- * they are none of version 1. */
-static bool store_decode_session(MDB_val key, MDB_val value, struct span *id,
-                                 struct session_record *r)
-{
-    const uint8_t *at = value.mv_data, *name = key.mv_data;
-    if (value.mv_size != STORE_SESSION_BYTES || store_take_le(&at, 1) != 1) return false;
-    if (key.mv_size < 10 || key.mv_size > STORE_KEY_MAX || name[key.mv_size - 9]) return false;
-    *id = (struct span){key.mv_data, key.mv_size - 9};
-    r->from = (int64_t)get_be64(name + key.mv_size - 8);
-    r->reason = (uint8_t)store_take_le(&at, 1);
-    r->to = (int64_t)store_take_le(&at, 8);
-    memcpy(r->address, at, sizeof r->address);
-    return r->from >= 0 && r->reason < REASON_COUNT;
-}
-
-/* The bytes of a sample's key and value. */
-static void store_encode_sample(const struct sample *s, uint8_t key[8],
-                                uint8_t out[STORE_SAMPLE_BYTES])
-{
-    put_be64(key, (uint64_t)s->at);
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, s->users, 4);
-    store_put_le(&out, s->connections, 4);
-}
-
-/* Reads a sample; false, with *s undefined, if the bytes are none of version 1. */
-static bool store_decode_sample(MDB_val key, MDB_val value, struct sample *s)
-{
-    const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size != STORE_SAMPLE_BYTES) return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    s->at = (int64_t)get_be64(key.mv_data);
-    s->users = (uint32_t)store_take_le(&at, 4);
-    s->connections = (uint32_t)store_take_le(&at, 4);
-    return s->at >= 0;
-}
-
-/* The key of a user who is not online in `seen`; returns its length. */
-static size_t store_seen_key(struct span id, int64_t last_seen, uint8_t out[STORE_KEY_MAX])
-{
-    put_be64(out, last_seen < 0 ? 0 : (uint64_t)last_seen);
-    memcpy(out + 8, id.at, id.len);
-    return id.len + 8;
-}
-
-/* Reads such a key; false, with *place undefined, if it is none. */
-static bool store_decode_seen(MDB_val key, struct seen_place *place)
-{
-    if (key.mv_size < 9 || key.mv_size > USER_ID_MAX + 8) return false;
-    place->last_seen = (int64_t)get_be64(key.mv_data);
-    place->id_len = (uint8_t)(key.mv_size - 8);
-    memcpy(place->id, (const char *)key.mv_data + 8, place->id_len);
-    return place->last_seen >= 0;
-}
-
-/* A change in the outbox, read from its key and value; the text points into the value. */
-struct stored_change {
-    uint64_t number;
-    bool first;       /* of its batch */
-    int64_t at;       /* wall ms */
-    int64_t tried;    /* what outbox_clock showed when it was written */
-    struct span text; /* a JSON object */
-};
-
-/* Reads a change; false, with *change undefined, if the bytes are of no known version. Version 1 is
- * from a time without outbox_clock, which therefore showed nothing. */
-static bool store_decode_change(MDB_val key, MDB_val value, struct stored_change *change)
-{
-    const uint8_t *at = value.mv_data;
-    if (key.mv_size != 8 || value.mv_size <= STORE_CHANGE_V1_BYTES) return false;
-    uint64_t version = store_take_le(&at, 1), first = store_take_le(&at, 1);
-    size_t head = version == 1 ? STORE_CHANGE_V1_BYTES : STORE_CHANGE_BYTES;
-    if (version < 1 || version > 2 || value.mv_size <= head) return false;
-    change->number = get_be64(key.mv_data);
-    change->first = first;
-    change->at = (int64_t)store_take_le(&at, 8);
-    change->tried = version == 1 ? 0 : (int64_t)store_take_le(&at, 8);
-    change->text = (struct span){(const char *)at, value.mv_size - head};
-    return first <= 1;
-}
-
-/* The bytes of a manual status without the message. */
-static void store_encode_manual(const struct manual_head *m, uint8_t out[STORE_MANUAL_BYTES])
-{
-    store_put_le(&out, 1, 1);
-    store_put_le(&out, m->status, 1);
-    store_put_le(&out, (uint64_t)m->until, 8);
-    store_put_le(&out, (uint64_t)m->hidden, 8);
-}
-
-/* Reads a manual status; false, with *m undefined, if the bytes are none of version 1. */
-static bool store_decode_manual(MDB_val value, struct manual_record *m)
-{
-    const uint8_t *at = value.mv_data;
-    if (value.mv_size < STORE_MANUAL_BYTES || value.mv_size > STORE_MANUAL_BYTES + STATUS_TEXT_MAX)
-        return false;
-    if (store_take_le(&at, 1) != 1) return false;
-    m->head.there = true;
-    m->head.status = (uint8_t)store_take_le(&at, 1);
-    m->head.until = (int64_t)store_take_le(&at, 8);
-    m->head.hidden = (int64_t)store_take_le(&at, 8);
-    m->len = (uint16_t)(value.mv_size - STORE_MANUAL_BYTES);
-    memcpy(m->message, at, m->len);
-    return m->head.status <= STATUS_AUTOMATIC && m->head.until >= 0 &&
-           status_text_valid((struct span){m->message, m->len});
-}
-
-/* ==== 13. Store: state ========================================================================
- * struct store, which the sections below share, and the check of its file before LMDB maps it. */
-
-/* The trees of the file, in the order in which they are checked. */
-#define TREE_TABLE(X)                                                                              \
-    X(meta, "meta")                                                                                \
-    X(open, "open")                                                                                \
-    X(users, "user_presence")                                                                      \
-    X(sessions, "sessions")                                                                        \
-    X(seen, "seen")                                                                                \
-    X(outbox, "outbox")                                                                            \
-    X(samples, "samples")                                                                          \
-    X(manual, "manual")
-#define X(tree, name) name,
-static const char *const TREE_NAMES[] = {TREE_TABLE(X)};
-#undef X
-enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
-
-/* What a sound file may consist of. A start needs the first two trees for its first answer; the
- * others may be large. The four behind `sessions` are younger than the first stores. */
-static const struct lmdb_check_trees STORE_TREES = {
-    .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
-
-struct store_options {
-    const char *dir;
-    size_t map_size;         /* to begin with; 0: as the file says */
-    int64_t history_ms;      /* sessions that ended longer ago are removed bit by bit; 0: never */
-    size_t outbox_max;       /* changes kept in the outbox */
-    size_t outbox_batch_max; /* changes delivered together */
-    bool read_only;          /* a command's view: one snapshot, also beside a running server */
-};
-
 struct store_batch;
 
 /* A reader of another process, as it was when its slot was last looked at. */
@@ -4114,77 +4369,78 @@ struct store_slot {
     int64_t since; /* monotonic ms of the first look that found it at this transaction */
 };
 
-/* Lock order: turn, gate, lock. */
+/* An open store. Locks, in the order in which one thread takes them: turn, map_lock, lock.
+ *
+ *   map_lock  held shared from the begin to the end of a read transaction, exclusive while the map
+ *             moves: LMDB may not be asked for a new map while a transaction of this process reads
+ *             the old one. `lock` may be taken under it.
+ *   turn      held only while map_lock is being taken. Readers come without end, and a rwlock may
+ *             let them pass a waiting writer for ever; with `turn` in its hand the writer has only
+ *             those to wait for that are in already.
+ *   lock      guards the last part of the struct, for a few instructions; nothing is taken under it
+ *             but log.lock, and never for the time of a system call that may wait for the disk. */
 struct store {
+    /* Set by store_open, constant from then on. */
     char *dir;
     struct log *log;
     struct counters *counters;
     struct store_options options;
-    int lock_fd;  /* presence.lock, locked while it is open; -1 for commands */
+    int lock_fd;       /* presence.lock, locked while it is open; -1 for commands */
+    uint64_t boots;    /* servers that opened this store, this one included */
+    int64_t was_alive; /* wall ms of the last commit before this opening */
+    bool was_clean;    /* the server before this one stopped in order */
+
+    /* The map, under map_lock. */
+    pthread_rwlock_t map_lock;
+    pthread_mutex_t turn;
     MDB_env *env; /* NULL after a reopening that failed; only the writer changes it */
 #define X(tree, name) MDB_dbi tree;
-    TREE_TABLE(X) /* samples, outbox, manual: 0 in an older store that only commands have opened */
+    TREE_TABLE(X)
 #undef X
-    _Atomic uint64_t manuals;  /* records in `manual`, as of the last commit */
-    MDB_txn *snapshot;         /* commands: the transaction of all their reads */
-    pthread_rwlock_t map_lock; /* shared: a read transaction is open; exclusive: the map moves */
-    pthread_mutex_t turn; /* held while map_lock is taken: readers cannot keep the writer out */
-    uint64_t boots;       /* servers that opened this store, this one included */
-    int64_t was_alive;    /* the last commit before this opening */
-    bool was_clean;       /* the server before this one stopped in order */
-    _Atomic uint64_t outbox_done; /* changes up to this number were delivered, or given up */
-    struct buffer sweep; /* writer: the session key at which the removal of old ones goes on */
-    struct outbox_end outbox_now; /* writer: after the transaction under way */
-    uint64_t outbox_keep;         /* writer: up to this number nothing is given up in it */
-    size_t outbox_trimmed;        /* writer: changes that it gives up */
-    int64_t outbox_tried;         /* writer: what outbox_clock shows in it */
+    MDB_txn *snapshot; /* commands: the transaction of all their reads */
 
-    int64_t look_at; /* writer: when it looks after the readers again */
+    /* Changes up to this number were delivered or given up: the webhook writes it, the hub and the
+     * writer read it. Sequentially consistent, as it also says that the hub has been woken. */
+    _Atomic uint64_t outbox_done;
 
-    pthread_mutex_t lock;   /* for all below */
-    pthread_cond_t changed; /* something below did */
+    /* [writer] Nobody else looks at these. */
+    struct buffer sweep;          /* the session key at which the removal of old ones goes on */
+    struct outbox_end outbox_now; /* after the transaction under way */
+    uint64_t outbox_keep;         /* up to this number it gives nothing up */
+    size_t outbox_trimmed;        /* changes that it gives up */
+    int64_t outbox_tried;         /* what outbox_clock showed when it began */
+    int64_t look_at;              /* monotonic ms at which to look after the readers again */
+    size_t last_txn;              /* of the last commit; 0: none since the file was mapped */
+
+    /* [main] From store_start_writer to store_stop_writer. */
     pthread_t writer;
-    struct store_slot *readers; /* by slot */
-    unsigned reader_count;
-    int64_t read_failed_at; /* when that was last logged, monotonic ms; 0: never */
-    bool running, stopping, ended, all_written;
-    int64_t give_up_at;        /* monotonic ms; counts once stopping */
-    struct store_batch *batch; /* under way, or NULL */
+    bool running;
     void (*done)(void *context, struct store_batch *);
     void *context;
-    bool writable;
-    int64_t failing_since, last_commit;
-    char problem[STORE_PROBLEM];
-    const char *displaced; /* what store_displaced found last, and was logged; or NULL */
-    size_t last_txn;       /* writer: of the last commit; 0: none since the file was mapped */
-    bool writing;          /* a transaction is under way */
+
+    pthread_mutex_t lock;       /* for all below */
+    pthread_cond_t changed;     /* something below did; its clock is monotonic */
+    struct store_slot *readers; /* by slot of lock.mdb */
+    unsigned reader_count;
+    int64_t read_failed_at;             /* when that was last logged, monotonic ms; 0: never */
+    bool stopping, ended, all_written;  /* asked to stop; the writer has ended; and wrote all */
+    int64_t give_up_at;                 /* monotonic ms; counts once stopping */
+    struct store_batch *batch;          /* under way, or NULL */
+    bool writable;                      /* the last commit went well */
+    int64_t failing_since, last_commit; /* monotonic, wall ms */
+    char problem[STORE_PROBLEM];        /* why not writable, or "" */
+    const char *displaced;        /* what store_displaced found last, and was logged; or NULL */
+    bool writing;                 /* a transaction is under way */
     struct outbox_end outbox_end; /* as committed */
-    uint64_t outbox_closed;       /* batches of changes below this number are final */
-    uint64_t outbox_pinned; /* batches up to this number are being delivered: none is given up */
+    uint64_t outbox_closed;       /* batches of changes below this number are closed */
+    uint64_t outbox_pinned;       /* batches up to this number are pinned */
     enum {
         OUTBOX_CLOSE_NONE,
-        OUTBOX_CLOSE_ASKED,
-        OUTBOX_CLOSE_GIVEN
-    } outbox_close; /* see store_outbox_close */
+        OUTBOX_CLOSE_ASKED, /* the writer closes it at the end of the transaction under way */
+        OUTBOX_CLOSE_GIVEN  /* it has, and who asked does not know yet */
+    } outbox_close;
     struct outbox_clock outbox_clock;
 };
-
-/* Where the one line goes that says why something was refused. */
-struct store_why {
-    char *at;
-    size_t size;
-};
-
-/* Writes that line; false, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool store_refuse(struct store_why why,
-                                                               const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why.at, why.size, format, args);
-    va_end(args);
-    return false;
-}
 
 /* The path of a file in the data directory; returns out. */
 static const char *store_path(const char *dir, const char *name, char out[STORE_PATH])
@@ -4196,9 +4452,9 @@ static const char *store_path(const char *dir, const char *name, char out[STORE_
 /* Checks a data file as lmdb_check_file does, trees and all: for so many ms (0: to the end), and
  * for a transaction that the caller holds open (0: the newest). */
 static bool store_check_file(const char *path, size_t transaction, int64_t budget_ms,
-                             struct store_why why)
+                             struct why why)
 {
-    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.at, why.size);
+    return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.text, why.size);
 }
 
 /* ==== 14. Store: files ========================================================================
@@ -4206,41 +4462,38 @@ static bool store_check_file(const char *path, size_t transaction, int64_t budge
  * them. */
 
 /* Makes the directory unless it is there. */
-static bool store_make_directory(const char *dir, struct store_why why)
+static bool store_make_directory(const char *dir, struct why why)
 {
     struct stat s;
     if (mkdir(dir, 0700) && errno != EEXIST)
-        return store_refuse(why, "cannot create %s: %s; choose another --data", dir,
-                            strerror(errno));
-    if (stat(dir, &s)) return store_refuse(why, "cannot use %s: %s", dir, strerror(errno));
-    return S_ISDIR(s.st_mode) ||
-           store_refuse(why, "%s is not a directory; choose another --data", dir);
+        return fail(why, "cannot create %s: %s; choose another --data", dir, strerror(errno));
+    if (stat(dir, &s)) return fail(why, "cannot use %s: %s", dir, strerror(errno));
+    return S_ISDIR(s.st_mode) || fail(why, "%s is not a directory; choose another --data", dir);
 }
 
 /* Takes the lock that one server, or one command that writes, holds on the directory for its life;
  * the kernel gives it back however the process ends. */
-static bool store_take_lock(struct store *st, struct store_why why)
+static bool store_take_lock(struct store *st, struct why why)
 {
     char path[STORE_PATH], pid[16] = "";
     store_path(st->dir, "presence.lock", path);
     st->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (st->lock_fd < 0)
-        return store_refuse(why, "cannot write %s: %s; presence needs to write there", path,
-                            strerror(errno));
+        return fail(why, "cannot write %s: %s; presence needs to write there", path,
+                    strerror(errno));
     if (flock(st->lock_fd, LOCK_EX | LOCK_NB)) {
-        if (errno != EWOULDBLOCK)
-            return store_refuse(why, "cannot lock %s: %s", path, strerror(errno));
+        if (errno != EWOULDBLOCK) return fail(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
         /* our own pid is what it has in a namespace of its own */
         const char *where = atoi(pid) == getpid() ? " of another container" : "";
-        return store_refuse(why, "%s is in use by process %d%s; stop it or choose another --data",
-                            st->dir, atoi(pid), where);
+        return fail(why, "%s is in use by process %d%s; stop it or choose another --data", st->dir,
+                    atoi(pid), where);
     }
     /* Always as long, so that a full disk has room for it from the second time on. */
     int n = snprintf(pid, sizeof pid, "%-10d\n", (int)getpid());
     errno = ENOSPC;
     return pwrite(st->lock_fd, pid, (size_t)n, 0) == n ||
-           store_refuse(why, "cannot write %s: %s", path, strerror(errno));
+           fail(why, "cannot write %s: %s", path, strerror(errno));
 }
 
 /* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
@@ -4272,13 +4525,12 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens the databases in a transaction. Without MDB_CREATE those that an older store lacks are 0. */
-static int store_open_databases(struct store *st, MDB_txn *txn, unsigned flags)
+/* Opens the trees in a transaction; the handles are good for others when it was committed. */
+static int store_open_trees(struct store *st, MDB_txn *txn, unsigned flags)
 {
     int rc = 0;
 #define X(tree, name)                                                                              \
-    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);                                       \
-    if (rc == MDB_NOTFOUND) rc = 0, st->tree = 0;
+    if (!rc) rc = mdb_dbi_open(txn, name, flags, &st->tree);
     TREE_TABLE(X)
 #undef X
     return rc;
@@ -4440,24 +4692,14 @@ static int store_lock_data(struct store *st)
     return rc || !flock(fd, LOCK_EX | LOCK_NB) ? rc : errno;
 }
 
-/* Maps the data file, which must have passed the check, and opens the databases. */
+/* [main, writer] Maps the data file, which has passed the check, locks it, and gives back the slots
+ * of readers that died. An LMDB or errno code; then there is no map. */
 static int store_map(struct store *st)
 {
-    MDB_txn *txn;
     int rc = store_map_path(st, st->dir, 0);
     if (rc) return rc;
     rc = store_lock_data(st);
-    if (rc) {
-        store_unmap(st);
-        return rc;
-    }
-    mdb_reader_check(st->env, NULL);
-    rc = store_begin(st, &txn);
-    if (!rc) {
-        rc = store_open_databases(st, txn, 0);
-        if (!rc) rc = mdb_txn_commit(txn);
-        else mdb_txn_abort(txn);
-    }
+    if (!rc) rc = mdb_reader_check(st->env, NULL);
     if (rc) store_unmap(st);
     return rc;
 }
@@ -4521,59 +4763,27 @@ static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struc
     return rc;
 }
 
-/* Reads what a user set by hand in a transaction: 0, also when it is nothing, or what is wrong. */
-static int store_find_manual(struct store *st, MDB_txn *txn, struct span id,
-                             struct manual_record *out)
-{
-    MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value;
-    out->head.there = false;
-    if (!st->manual || !id.len || id.len > USER_ID_MAX) return 0;
-    int rc = mdb_get(txn, st->manual, &key, &value);
-    if (!rc && !store_decode_manual(value, out)) rc = MDB_CORRUPTED;
-    return rc == MDB_NOTFOUND ? 0 : rc;
-}
-
-/* Whether anybody set anything by hand, as far as it was written. Any thread; costs nothing. */
-static bool store_has_manuals(const struct store *st)
-{
-    return atomic_load_explicit(&st->manuals, memory_order_acquire) > 0;
-}
-
-/* Reads what a user set by hand; false if the read failed, which is logged. Any thread. */
-static bool store_get_manual(struct store *st, struct span id, struct manual_record *out)
-{
-    out->head.there = false;
-    if (!store_has_manuals(st)) return true;
-    MDB_txn *txn = store_begin_read(st);
-    if (!txn) return false;
-    int rc = store_find_manual(st, txn, id, out);
-    store_end_read(st, txn);
-    if (rc) store_log_read(st, rc);
-    return !rc;
-}
-
-/* A user with what she set by hand. */
+/* What the store has of a user: known is false, and the record undefined, for one never seen. */
 struct stored_user {
     bool known;
     struct user_record record;
-    struct manual_record manual;
 };
 
-/* Reads all that is stored of a user, in a transaction; 0 or what went wrong. */
-static int store_find_all(struct store *st, MDB_txn *txn, struct span id, struct stored_user *out)
+/* Reads a user in a transaction; 0, also when the user is not known, or what went wrong. */
+static int store_find_stored(struct store *st, MDB_txn *txn, struct span id,
+                             struct stored_user *out)
 {
     int rc = store_find_user(st, txn, id, &out->record);
     out->known = !rc;
-    if (rc && rc != MDB_NOTFOUND) return rc;
-    return store_find_manual(st, txn, id, &out->manual);
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* The same in a transaction of its own; false if the read failed, which is logged. Any thread. */
-static bool store_get_all(struct store *st, struct span id, struct stored_user *out)
+/* [any] The same in a transaction of its own; false if the read failed, which is logged. */
+static bool store_get_stored(struct store *st, struct span id, struct stored_user *out)
 {
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return false;
-    int rc = store_find_all(st, txn, id, out);
+    int rc = store_find_stored(st, txn, id, out);
     store_end_read(st, txn);
     if (rc) store_log_read(st, rc);
     return !rc;
@@ -4666,6 +4876,70 @@ static bool store_each_user(struct store *st, struct span after, size_t scan,
     return store_visit_users(st, false, after, scan, visit, context, at_end);
 }
 
+/* What a user set by hand, with the user, copied out of a transaction. */
+struct store_found_manual {
+    struct user_record record;
+    struct manual_record manual;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+/* Copies up to max manual statuses behind `after`, and who set them; one whose user has no record
+ * is passed over. *count is how many; MDB_NOTFOUND after the last. */
+static int store_copy_manuals(struct store *st, MDB_txn *txn, struct span after, int max,
+                              struct store_found_manual *out, int *count)
+{
+    MDB_cursor *cursor;
+    MDB_val key = {after.len, (void *)(uintptr_t)after.at}, value;
+    *count = 0;
+    int rc = mdb_cursor_open(txn, st->manual, &cursor);
+    if (rc) return rc;
+    rc = mdb_cursor_get(cursor, &key, &value, after.len ? MDB_SET_RANGE : MDB_FIRST);
+    if (!rc && after.len && !bytes_compare(key.mv_data, key.mv_size, after.at, after.len))
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    for (; !rc && *count < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        struct store_found_manual *found = &out[*count];
+        struct span id = {key.mv_data, key.mv_size};
+        if (id.len > USER_ID_MAX || !store_read_manual(value, &found->manual)) rc = MDB_CORRUPTED;
+        else rc = store_find_user(st, txn, id, &found->record);
+        if (rc == MDB_NOTFOUND) continue;
+        if (rc) break;
+        found->id_len = (uint8_t)id.len;
+        memcpy(found->id, id.at, id.len);
+        ++*count;
+    }
+    mdb_cursor_close(cursor);
+    return rc;
+}
+
+/* [main] Visits every status that was set by hand, in byte order of the ids, STORE_CHUNK a
+ * transaction. False if a read failed, which is logged. */
+static bool store_each_manual(struct store *st,
+                              void (*visit)(void *, struct span id, const struct user_record *,
+                                            const struct manual_record *),
+                              void *context)
+{
+    struct store_found_manual *found = mem_new(STORE_CHUNK * sizeof *found);
+    struct span after = {0};
+    char last[USER_ID_MAX];
+    int count, rc = 0;
+    while (!rc) {
+        MDB_txn *txn = store_begin_read(st);
+        if (!txn) break;
+        rc = store_copy_manuals(st, txn, after, STORE_CHUNK, found, &count);
+        store_end_read(st, txn);
+        for (int i = 0; i < count && (!rc || rc == MDB_NOTFOUND); i++)
+            visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record,
+                  &found[i].manual);
+        if (!count) break;
+        after = (struct span){last, found[count - 1].id_len};
+        memcpy(last, found[count - 1].id, after.len);
+    }
+    free(found);
+    if (rc && rc != MDB_NOTFOUND) store_log_read(st, rc);
+    return rc == MDB_NOTFOUND;
+}
+
 /* Copies up to max sessions of a user that began before that wall time, the newest first. Their
  * number; -1 if the read failed, which is logged. */
 static int store_sessions(struct store *st, struct span id, int64_t before,
@@ -4684,7 +4958,7 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
         else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
-            if (!store_decode_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
+            if (!store_read_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
             if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
             n++;
         }
@@ -4706,11 +4980,11 @@ static int store_samples(struct store *st, int64_t from, int64_t to, struct samp
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     put_be64(bytes, from < 0 ? 0 : (uint64_t)from);
-    int n = 0, rc = st->samples ? mdb_cursor_open(txn, st->samples, &cursor) : MDB_NOTFOUND;
+    int n = 0, rc = mdb_cursor_open(txn, st->samples, &cursor);
     if (!rc) {
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-            if (!store_decode_sample(key, value, &out[n])) rc = MDB_CORRUPTED;
+            if (!store_read_sample(key, value, &out[n])) rc = MDB_CORRUPTED;
             if (rc || out[n].at > to) break;
             n++;
         }
@@ -4749,7 +5023,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
             rc = mdb_cursor_get(cursor, &key, &value, down ? MDB_LAST : MDB_FIRST);
         }
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, step)) {
-            if (!store_decode_seen(key, &out[n])) rc = MDB_CORRUPTED;
+            if (!store_read_seen(key, &out[n])) rc = MDB_CORRUPTED;
             if (rc) break;
             n++;
         }
@@ -4787,7 +5061,7 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
         struct stored_change change;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
-            if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
+            if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
             if (rc || change.number >= closed || (out->count && change.first)) break;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
@@ -4866,10 +5140,10 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
     MDB_cursor *cursor;
     MDB_val key, value;
     uint64_t done = atomic_load(&st->outbox_done);
-    int rc = st->outbox ? mdb_stat(txn, st->outbox, &stat) : MDB_NOTFOUND;
+    int rc = mdb_stat(txn, st->outbox, &stat);
     if (!rc) rc = mdb_cursor_open(txn, st->outbox, &cursor);
     *count = 0;
-    if (rc) return rc == MDB_NOTFOUND ? 0 : rc;
+    if (rc) return rc;
     *count = stat.ms_entries;
     rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
     for (; !rc && key.mv_size == 8 && get_be64(key.mv_data) <= done; --*count)
@@ -5092,8 +5366,8 @@ static void store_batch_clear(struct store_batch *b)
 static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
                             int n)
 {
-    uint8_t bytes[8], *at = bytes;
-    store_put_le(&at, number, n);
+    uint8_t bytes[8];
+    store_put_le(bytes, number, n);
     MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {(size_t)n, bytes};
     return mdb_put(txn, st->meta, &key, &value, 0);
 }
@@ -5107,8 +5381,7 @@ static int store_get_number(struct store *st, MDB_txn *txn, const char *name, in
     *number = 0;
     if (rc) return rc;
     if (value.mv_size != (size_t)n) return MDB_CORRUPTED;
-    const uint8_t *at = value.mv_data;
-    *number = store_take_le(&at, n);
+    *number = store_take_le(value.mv_data, n);
     return 0;
 }
 
@@ -5209,7 +5482,8 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
 {
     uint8_t at[8], bytes[STORE_SAMPLE_BYTES];
-    store_encode_sample(sample, at, bytes);
+    put_be64(at, (uint64_t)sample->at);
+    store_encode_sample(sample, bytes);
     MDB_val key = {sizeof at, at}, value = {sizeof bytes, bytes};
     return mdb_put(txn, st->samples, &key, &value, 0);
 }
@@ -5218,17 +5492,15 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
 static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
 {
     struct outbox_end *end = &st->outbox_now;
-    uint8_t number[8], bytes[STORE_CHANGE_MAX], *to = bytes;
+    uint8_t number[8], bytes[STORE_CHANGE_MAX];
     bool apart = at < end->since || at - end->since >= STORE_BATCH_MS;
     bool first = !end->count || end->count >= st->options.outbox_batch_max || apart;
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
     put_be64(number, end->next++);
-    store_put_le(&to, 2, 1);
-    store_put_le(&to, first, 1);
-    store_put_le(&to, (uint64_t)at, 8);
-    store_put_le(&to, (uint64_t)st->outbox_tried, 8);
-    memcpy(to, text.at, text.len);
+    struct stored_change change = {.first = first, .at = at, .tried = st->outbox_tried};
+    store_encode_change(&change, bytes);
+    memcpy(bytes + STORE_CHANGE_BYTES, text.at, text.len);
     MDB_val key = {sizeof number, number}, value = {STORE_CHANGE_BYTES + text.len, bytes};
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
 }
@@ -5264,7 +5536,7 @@ static int store_trim_outbox(struct store *st, MDB_txn *txn)
     put_be64(number, st->outbox_keep + 1);
     rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     for (size_t left = stat.ms_entries; !rc; left--) {
-        if (!store_decode_change(key, value, &change)) rc = MDB_CORRUPTED;
+        if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
         if (rc || (left <= st->options.outbox_max && change.first)) break;
         rc = mdb_cursor_del(cursor, 0);
         st->outbox_trimmed++;
@@ -5333,7 +5605,7 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t co
     for (size_t i = 0; !rc && i < count; i++) {
         struct span id;
         struct session_record r;
-        if (!store_decode_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
+        if (!store_read_session(key, value, &id, &r)) rc = MDB_CORRUPTED;
         else if (r.to < before) rc = mdb_cursor_del(cursor, 0);
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
@@ -5353,7 +5625,7 @@ static int store_sweep_samples(struct store *st, MDB_txn *txn, int64_t before)
     for (int i = 0; !rc && i < STORE_SWEEP_SAMPLES; i++) {
         struct sample sample;
         rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST);
-        if (!rc && !store_decode_sample(key, value, &sample)) rc = MDB_CORRUPTED;
+        if (!rc && !store_read_sample(key, value, &sample)) rc = MDB_CORRUPTED;
         if (rc || sample.at >= before) break;
         rc = mdb_cursor_del(cursor, 0);
     }
@@ -5365,14 +5637,12 @@ static int store_sweep_samples(struct store *st, MDB_txn *txn, int64_t before)
 struct store_commit {
     const struct store_batch *batch; /* or NULL */
     bool clean;                      /* the last one of a clean stop */
-    uint64_t manuals;                /* out: how many there are after it */
 };
 
 /* Applies a commit. */
 static int store_apply(struct store *st, MDB_txn *txn, void *context)
 {
     struct store_commit *commit = context;
-    MDB_stat manuals;
     const struct buffer *ops = commit->batch ? &commit->batch->ops : &(struct buffer){0};
     int64_t now = clock_wall_ms(), history = st->options.history_ms;
     int rc = 0;
@@ -5387,8 +5657,6 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         at += (size_t)op.id_len + op.text_len;
     }
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
-    if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
-    if (!rc) commit->manuals = manuals.ms_entries;
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -5430,12 +5698,20 @@ static int store_grow(struct store *st)
     return rc;
 }
 
-/* Maps the file anew: LMDB refuses everything after a meta page could not be written. */
+/* [writer] Maps the file anew: LMDB refuses everything after a meta page could not be written. */
 static int store_reopen(struct store *st)
 {
+    MDB_txn *txn;
     store_stop_readers(st);
     store_unmap(st);
     int rc = store_map(st);
+    if (!rc) rc = store_begin(st, &txn);
+    if (!rc) {
+        rc = store_open_trees(st, txn, 0);
+        if (!rc) rc = mdb_txn_commit(txn);
+        else mdb_txn_abort(txn);
+    }
+    if (rc) store_unmap(st);
     store_let_readers(st);
     return rc;
 }
@@ -5499,7 +5775,6 @@ static int store_write(struct store *st, const struct store_batch *batch, bool c
     if (rc) {
         count_one(&st->counters->store_failures);
     } else {
-        atomic_store_explicit(&st->manuals, commit.manuals, memory_order_release);
         count_one(&st->counters->store_commits);
         count_many(&st->counters->store_records, batch ? store_batch_count(batch) : 0);
         count_many(&st->counters->webhook_dead, st->outbox_trimmed);
@@ -5573,29 +5848,28 @@ static int store_sync_directory(const char *dir)
 static int store_found_meta(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    int rc = store_open_databases(st, txn, MDB_CREATE);
+    int rc = store_open_trees(st, txn, MDB_CREATE);
     if (!rc) rc = store_put_number(st, txn, "boots", 0, 8);
     return rc ? rc : store_put_number(st, txn, "schema", STORE_SCHEMA, 4);
 }
 
 /* Begins a new data file under another name, mapped in st; store_finish_file gives it its own. So
  * data.mdb is whole from its first moment, and an empty one was never left by us. */
-static bool store_begin_file(struct store *st, struct store_why why)
+static bool store_begin_file(struct store *st, struct why why)
 {
     char path[STORE_PATH];
     store_path(st->dir, "data.mdb.new", path);
     if (unlink(path) && errno != ENOENT)
-        return store_refuse(why, "cannot remove %s: %s", path, strerror(errno));
+        return fail(why, "cannot remove %s: %s", path, strerror(errno));
     int rc = store_map_path(st, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC);
     if (!rc) rc = store_transact(st, store_found_meta, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy,
-                        st->dir);
+    return fail(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
 /* Makes the file that store_begin_file began durable and names it data.mdb; st has no map after. */
-static bool store_finish_file(struct store *st, struct store_why why)
+static bool store_finish_file(struct store *st, struct why why)
 {
     char from[STORE_PATH], to[STORE_PATH];
     int rc = mdb_env_sync(st->env, 1);
@@ -5606,8 +5880,8 @@ static bool store_finish_file(struct store *st, struct store_why why)
     if (!rc) rc = store_sync_directory(st->dir);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc),
-                        remedy, st->dir);
+    return fail(why, "cannot create %s/data.mdb: %s; %s %s", st->dir, mdb_strerror(rc), remedy,
+                st->dir);
 }
 
 /* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
@@ -5646,12 +5920,12 @@ static int store_open_unfinished(const char *file)
 }
 
 /* Copies the environment, compacted, to a file that has its name only once it is whole. */
-static bool store_copy_file(struct store *st, const char *file, struct store_why why)
+static bool store_copy_file(struct store *st, const char *file, struct why why)
 {
     char temporary[STORE_PATH];
     snprintf(temporary, sizeof temporary, "%s.tmp", file);
     int fd = store_open_unfinished(temporary);
-    if (fd < 0) return store_refuse(why, "cannot write %s: %s", temporary, strerror(errno));
+    if (fd < 0) return fail(why, "cannot write %s: %s", temporary, strerror(errno));
     int rc = store_copy(st, fd, MDB_CP_COMPACT);
     /* LMDB cannot compact a file in which it lost count of a page; that harms nothing else. */
     if (rc == MDB_INCOMPATIBLE) rc = store_copy(st, fd, 0);
@@ -5661,102 +5935,44 @@ static bool store_copy_file(struct store *st, const char *file, struct store_why
     atomic_store(&store_held.unfinished, NULL);
     if (!rc) rc = store_sync_directory(dirname(temporary)); /* cuts the name there */
     close(fd);
-    return !rc || store_refuse(why, "cannot write %s: %s", file, mdb_strerror(rc));
+    return !rc || fail(why, "cannot write %s: %s", file, mdb_strerror(rc));
 }
 
-/* Work: from schema 0, which was never released, to 1: `open` is made from the users. */
-static int store_migrate_0(struct store *st, MDB_txn *txn, void *context)
+/* Opens the trees of a file that passed the check, in a transaction; false if they are not of our
+ * schema. There are no migrations: a dump by the presence that wrote the store carries it over. A
+ * tree that is missing is one that was added without a new schema, before 0.1.0. */
+static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
 {
-    (void)context;
-    MDB_cursor *cursor;
-    MDB_val key, value, none = {0, NULL};
-    struct user_record r;
-    int rc = mdb_cursor_open(txn, st->users, &cursor);
-    if (rc) return rc;
-    while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-        if (!store_decode_user(value, &r)) rc = MDB_CORRUPTED;
-        else if (r.open) rc = mdb_put(txn, st->open, &key, &none, 0);
-        if (rc) break;
-    }
-    mdb_cursor_close(cursor);
-    return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 1, 4) : rc;
-}
-
-/* Work: from schema 1 to 2: `seen` is made from the users. */
-static int store_migrate_1(struct store *st, MDB_txn *txn, void *context)
-{
-    (void)context;
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct user_record r;
-    int rc = store_open_databases(st, txn, MDB_CREATE);
-    if (!rc) rc = mdb_cursor_open(txn, st->users, &cursor);
-    if (rc) return rc;
-    while (!(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT))) {
-        struct span id = {key.mv_data, key.mv_size};
-        if (id.len > USER_ID_MAX || !store_decode_user(value, &r)) rc = MDB_CORRUPTED;
-        else rc = store_put_seen(st, txn, id, &r, NULL);
-        if (rc) break;
-    }
-    mdb_cursor_close(cursor);
-    return rc == MDB_NOTFOUND ? store_put_number(st, txn, "schema", 2, 4) : rc;
-}
-
-/* By the schema they begin with; each leaves the next one in meta. */
-static int (*const STORE_MIGRATIONS[STORE_SCHEMA])(struct store *, MDB_txn *, void *) = {
-    store_migrate_0,
-    store_migrate_1,
-};
-
-/* Reads the schema and refuses what is not ours or newer. */
-static bool store_read_schema(struct store *st, MDB_txn *txn, uint64_t *schema,
-                              struct store_why why)
-{
-    int rc = store_get_number(st, txn, "schema", 4, schema);
+    uint64_t schema = 0;
+    int rc = mdb_dbi_open(txn, "meta", 0, &st->meta);
+    if (!rc) rc = store_get_number(st, txn, "schema", 4, &schema);
     if (rc)
-        return store_refuse(why,
-                            "%s/data.mdb has no schema (%s); restore a backup or choose another"
-                            " --data",
-                            st->dir, mdb_strerror(rc));
-    return *schema <= STORE_SCHEMA ||
-           store_refuse(why,
-                        "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
-                        " use the newer presence",
-                        st->dir, *schema, STORE_SCHEMA);
+        return fail(why,
+                    "%s/data.mdb has no schema (%s); restore a backup or choose another"
+                    " --data",
+                    st->dir, mdb_strerror(rc));
+    if (schema > STORE_SCHEMA)
+        return fail(why,
+                    "%s/data.mdb has schema %" PRIu64 ", this presence knows %d;"
+                    " use the newer presence",
+                    st->dir, schema, STORE_SCHEMA);
+    rc = store_open_trees(st, txn, 0);
+    if (schema < STORE_SCHEMA || rc == MDB_NOTFOUND)
+        return fail(why,
+                    "%s/data.mdb is from an older presence; --dump it with that one, and"
+                    " --restore the dump with this one into an empty --data",
+                    st->dir);
+    return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
-/* Brings an older store to STORE_SCHEMA, after a copy of it as data.mdb.schema-N. */
-static bool store_migrate(struct store *st, uint64_t schema, struct store_why why)
-{
-    char copy[STORE_PATH + 32];
-    if (schema == STORE_SCHEMA) return true;
-    snprintf(copy, sizeof copy, "%s/data.mdb.schema-%" PRIu64, st->dir, schema);
-    if (!store_copy_file(st, copy, why)) return false;
-    for (uint64_t n = schema; n < STORE_SCHEMA; n++) {
-        int rc = store_transact(st, STORE_MIGRATIONS[n], NULL);
-        if (rc)
-            return store_refuse(why,
-                                "cannot bring %s/data.mdb from schema %" PRIu64 " to %d: %s;"
-                                " it is as it was",
-                                st->dir, n, STORE_SCHEMA, mdb_strerror(rc));
-    }
-    log_line(st->log, LOG_INFO, "store: brought from schema %" PRIu64 " to %d; the old one is %s",
-             schema, STORE_SCHEMA, copy);
-    return true;
-}
-
-/* Work: one more server has opened the store, and did not stop yet. An older store gets what it
- * lacks. */
+/* Work: one more server has opened the store, and did not stop yet. What meta says of the one before
+ * is kept in st. Only "boots" is there from the beginning. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
     uint64_t boots, alive, clean, tried;
-    MDB_stat manuals;
-    int rc = store_open_databases(st, txn, MDB_CREATE);
-    if (!rc) rc = store_find_outbox_end(st, txn);
-    if (!rc) rc = mdb_stat(txn, st->manual, &manuals);
+    int rc = store_find_outbox_end(st, txn);
     if (rc) return rc;
-    atomic_store(&st->manuals, manuals.ms_entries);
     rc = store_get_number(st, txn, "boots", 8, &boots);
     if (rc) return rc;
     rc = store_get_number(st, txn, "alive", 8, &alive);
@@ -5777,74 +5993,67 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
 
 /* Begins the snapshot of a command and checks all of it. A server that commits twice before its
  * meta page is read takes that away; the next snapshot is as good. */
-static bool store_begin_snapshot(struct store *st, const char *path, struct store_why why)
+static bool store_begin_snapshot(struct store *st, const char *path, struct why why)
 {
     for (int tries = 0; tries < 100; tries++) {
         if (st->snapshot) mdb_txn_abort(st->snapshot);
         st->snapshot = NULL;
         int rc = store_begin(st, &st->snapshot);
-        if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-        why.at[0] = 0;
+        if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+        why.text[0] = 0;
         if (store_check_file(path, mdb_txn_id(st->snapshot), 0, why)) return true;
-        if (why.at[0]) return false;
+        if (why.text[0]) return false;
     }
-    return store_refuse(why, "%s is written to too fast to be read; try again", path);
+    return fail(why, "%s is written to too fast to be read; try again", path);
 }
 
 /* Opens a command's view: one transaction, wholly checked, in which all reads of st take place. */
-static bool store_open_snapshot(struct store *st, const char *path, struct store_why why)
+static bool store_open_snapshot(struct store *st, const char *path, struct why why)
 {
-    uint64_t schema;
-    if (!lmdb_check_file(path, NULL, 0, 0, why.at, why.size)) return false;
+    if (!lmdb_check_file(path, NULL, 0, 0, why.text, why.size)) return false;
     int rc = store_map_path(st, st->dir, MDB_RDONLY);
-    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-    if (!store_begin_snapshot(st, path, why)) return false;
-    rc = store_open_databases(st, st->snapshot, 0);
-    if (rc) return store_refuse(why, "cannot read %s: %s", path, mdb_strerror(rc));
-    if (!store_read_schema(st, st->snapshot, &schema, why)) return false;
-    return schema == STORE_SCHEMA ||
-           store_refuse(why, "%s has the older schema %" PRIu64 "; start presence with it once",
-                        path, schema);
+    if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    return store_begin_snapshot(st, path, why) && store_open_schema(st, st->snapshot, why);
 }
 
-/* Opens a server's store: made if there is none, checked, migrated, counted. */
-static bool store_open_server(struct store *st, const char *path, struct store_why why)
+/* Opens a server's store: made if there is none, checked, counted. */
+static bool store_open_server(struct store *st, const char *path, struct why why)
 {
-    uint64_t schema;
     MDB_txn *txn;
     if (!store_make_directory(st->dir, why) || !store_take_lock(st, why)) return false;
     if (access(path, F_OK)) {
-        if (errno != ENOENT) return store_refuse(why, "cannot open %s: %s", path, strerror(errno));
+        if (errno != ENOENT) return fail(why, "cannot open %s: %s", path, strerror(errno));
         if (!store_begin_file(st, why) || !store_finish_file(st, why)) return false;
     }
     if (!store_check_file(path, 0, STORE_CHECK_MS, why)) return false;
     int rc = store_map(st);
     if (rc == EWOULDBLOCK)
-        return store_refuse(why,
-                            "%s is in use by another process, under which presence.lock was"
-                            " removed; stop it or choose another --data",
-                            path);
+        return fail(why,
+                    "%s is in use by another process, under which presence.lock was"
+                    " removed; stop it or choose another --data",
+                    path);
     if (!rc) rc = store_begin(st, &txn);
-    if (rc) return store_refuse(why, "cannot open %s: %s", path, mdb_strerror(rc));
-    bool ok = store_read_schema(st, txn, &schema, why);
-    mdb_txn_abort(txn);
-    if (!ok || !store_migrate(st, schema, why)) return false;
-    rc = store_transact(st, store_boot, NULL);
+    if (rc) return fail(why, "cannot open %s: %s", path, mdb_strerror(rc));
+    if (!store_open_schema(st, txn, why)) {
+        mdb_txn_abort(txn);
+        return false;
+    }
+    rc = mdb_txn_commit(txn);
+    if (!rc) rc = store_transact(st, store_boot, NULL);
     if (!rc) return true;
     const char *remedy = store_remedy(st->dir, &rc);
-    return store_refuse(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
+    return fail(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
 /* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
  * until store_close; log and counters must live longer. NULL, with the reason in why that names the
  * path, the reason and the way out, if it cannot be used; its data is then as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
-                                struct counters *counters, char *err, size_t err_size)
+                                struct counters *counters, struct why why)
 {
     char path[STORE_PATH];
-    struct store_why why = {err, err_size};
     if (strlen(options->dir) >= PATH_MAX) {
-        store_refuse(why, "the path of --data is too long");
+        fail(why, "the path of --data is too long");
         return NULL;
     }
     struct store *st = store_new(options, log, counters);
@@ -6025,8 +6234,10 @@ static bool store_stop_writer(struct store *st, int64_t patience_ms)
 }
 
 /* ==== 18. Store: commands =====================================================================
- * --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. A dump is
- * JSON lines; the last one says how many there were. */
+ * [main] --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. The
+ * first three read one snapshot, which a running server does not disturb, and change nothing;
+ * --restore makes a new file, and refuses a directory that has one. A dump is lines of JSON, one a
+ * record; the last one counts them, so that half a dump is not taken for a whole one. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)
@@ -6035,8 +6246,9 @@ static int store_command_fail(FILE *err, const char *why)
     return 1;
 }
 
-/* Handler of what ends a command from outside: its snapshot ends with it, or the server beside it
- * could use no page again, and what it has written of a file is removed. */
+/* Handler of what ends a command from outside. Its snapshot ends with it, or the server beside it
+ * could use no page again until it finds the reader dead; what it has written of a file is
+ * removed. */
 static void store_command_ended(int number)
 {
     MDB_env *env = atomic_load(&store_held.env);
@@ -6059,19 +6271,21 @@ static void store_command_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* Opens the store of a command that reads, also beside a running server; NULL, and said why. */
+/* Opens the store of a command that reads; NULL, and said why. The caller closes it; log and
+ * counters, which a store needs and a command does not, must live as long. */
 static struct store *store_command_open(const char *dir, struct log *log, struct counters *counters,
                                         FILE *err)
 {
     char why[STORE_PATH * 2];
     struct store_options options = {.dir = dir, .read_only = true};
     store_command_signals();
-    struct store *st = store_open(&options, log, counters, why, sizeof why);
+    struct store *st = store_open(&options, log, counters, WHY(why));
     if (!st) store_command_fail(err, why);
     return st;
 }
 
-/* --backup FILE: a whole, compacted copy, which is a data.mdb. An existing FILE is refused. */
+/* --backup FILE: a whole, compacted copy, which is a data.mdb. An existing FILE is refused: it may
+ * be the last good backup. */
 static int store_command_backup(const char *dir, const char *file, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
@@ -6085,120 +6299,100 @@ static int store_command_backup(const char *dir, const char *file, FILE *err)
     }
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    bool ok = store_copy_file(st, file, (struct store_why){why, sizeof why});
+    bool ok = store_copy_file(st, file, WHY(why));
     store_close(st);
     return ok ? 0 : store_command_fail(err, why);
 }
 
 /* What --check-store counts while it reads every record. */
 struct store_tally {
+    struct store *st;
     uint64_t users, sessions, open;
 };
 
-/* Whether a user who is not online is in `seen`. */
-static bool tally_seen(struct store *st, MDB_val id, const struct user_record *user)
+/* Looks at one record; what is wrong with it, or NULL. */
+typedef const char *tally_look(struct store_tally *n, MDB_val key, MDB_val value);
+
+static const char *tally_user(struct store_tally *n, MDB_val key, MDB_val value)
 {
     uint8_t bytes[STORE_KEY_MAX];
-    struct span name = {id.mv_data, id.mv_size};
-    MDB_val key = {store_seen_key(name, user->last_seen, bytes), bytes}, none;
-    return !mdb_get(st->snapshot, st->seen, &key, &none);
+    struct span id = {key.mv_data, key.mv_size};
+    struct user_record user;
+    MDB_val none;
+    if (!user_id_valid(id) || !store_decode_user(value, &user)) return "a user record is damaged";
+    n->users++;
+    n->open += user.open;
+    if (user.open)
+        return mdb_get(n->st->snapshot, n->st->open, &key, &none)
+                   ? "a user who is online is not in `open`"
+                   : NULL;
+    MDB_val place = {store_seen_key(id, user.last_seen, bytes), bytes};
+    return mdb_get(n->st->snapshot, n->st->seen, &place, &none)
+               ? "a user who is not online is not in `seen`"
+               : NULL;
 }
 
-/* Reads every user and looks each up in `open` or `seen`; what is wrong, or NULL. */
-static const char *tally_users(struct store *st, struct store_tally *n)
+static const char *tally_session(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct session_record session;
+    struct span id;
+    n->sessions++;
+    return store_read_session(key, value, &id, &session) && user_id_valid(id)
+               ? NULL
+               : "a session record is damaged";
+}
+
+static const char *tally_sample(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct sample sample;
+    (void)n;
+    return store_read_sample(key, value, &sample) ? NULL : "a sample is damaged";
+}
+
+static const char *tally_change(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct stored_change change;
+    struct json_value json;
+    (void)n;
+    return store_read_change(key, value, &change) &&
+                   json_parse(change.text, JSON_DEPTH_MAX, &json) && json.kind == JSON_OBJECT
+               ? NULL
+               : "a change in the outbox is damaged";
+}
+
+static const char *tally_manual(struct store_tally *n, MDB_val key, MDB_val value)
+{
+    struct manual_record manual;
+    (void)n;
+    return store_read_manual(value, &manual) &&
+                   user_id_valid((struct span){key.mv_data, key.mv_size})
+               ? NULL
+               : "a manual status is damaged";
+}
+
+/* Looks at every record of a tree; what is wrong with the first that is not sound, or NULL. */
+static const char *tally_tree(struct store_tally *n, MDB_dbi tree, tally_look *look)
 {
     MDB_cursor *cursor;
     MDB_val key, value;
-    MDB_stat open, seen;
-    struct user_record user;
     const char *wrong = NULL;
-    int rc = mdb_cursor_open(st->snapshot, st->users, &cursor);
+    int rc = mdb_cursor_open(n->st->snapshot, tree, &cursor);
     if (rc) return mdb_strerror(rc);
-    for (; !wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->users++) {
-        if (!user_id_valid((struct span){key.mv_data, key.mv_size}) ||
-            !store_decode_user(value, &user))
-            wrong = "a user record is damaged";
-        else if (user.open && mdb_get(st->snapshot, st->open, &key, &value))
-            wrong = "a user who is online is not in `open`";
-        else if (!user.open && !tally_seen(st, key, &user))
-            wrong = "a user who is not online is not in `seen`";
-        else n->open += user.open;
-    }
+    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
+        wrong = look(n, key, value);
     mdb_cursor_close(cursor);
-    if (wrong) return wrong;
-    if (rc == MDB_NOTFOUND) rc = mdb_stat(st->snapshot, st->open, &open);
-    if (!rc) rc = mdb_stat(st->snapshot, st->seen, &seen);
+    return wrong || rc == MDB_NOTFOUND ? wrong : mdb_strerror(rc);
+}
+
+/* `open` and `seen` have every user once, so with as many entries they have nobody else. */
+static const char *tally_indexes(struct store_tally *n)
+{
+    MDB_stat open, seen;
+    int rc = mdb_stat(n->st->snapshot, n->st->open, &open);
+    if (!rc) rc = mdb_stat(n->st->snapshot, n->st->seen, &seen);
     if (rc) return mdb_strerror(rc);
     if (open.ms_entries != n->open) return "`open` names users who are not online";
     return seen.ms_entries == n->users - n->open ? NULL : "`seen` names users who are online";
-}
-
-/* Reads every session; what is wrong, or NULL. */
-static const char *tally_sessions(struct store *st, struct store_tally *n)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct session_record session;
-    struct span id;
-    bool wrong = false;
-    int rc = mdb_cursor_open(st->snapshot, st->sessions, &cursor);
-    if (rc) return mdb_strerror(rc);
-    for (; !wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n->sessions++)
-        wrong = !store_decode_session(key, value, &id, &session) || !user_id_valid(id);
-    mdb_cursor_close(cursor);
-    if (wrong) return "a session record is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-}
-
-/* Reads every sample; what is wrong, or NULL. */
-static const char *tally_samples(struct store *st)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct sample sample;
-    bool wrong = false;
-    int rc = st->samples ? mdb_cursor_open(st->snapshot, st->samples, &cursor) : MDB_NOTFOUND;
-    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        wrong = !store_decode_sample(key, value, &sample);
-    mdb_cursor_close(cursor);
-    if (wrong) return "a sample is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-}
-
-/* Reads every change in the outbox; what is wrong, or NULL. */
-static const char *tally_outbox(struct store *st)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct stored_change change;
-    struct json_value json;
-    bool wrong = false;
-    int rc = st->outbox ? mdb_cursor_open(st->snapshot, st->outbox, &cursor) : MDB_NOTFOUND;
-    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        wrong = !store_decode_change(key, value, &change) ||
-                !json_parse(change.text, JSON_DEPTH_MAX, &json) || json.kind != JSON_OBJECT;
-    mdb_cursor_close(cursor);
-    if (wrong) return "a change in the outbox is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-}
-
-/* Reads all that was set by hand; what is wrong, or NULL. */
-static const char *tally_manuals(struct store *st)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct manual_record manual;
-    bool wrong = false;
-    int rc = st->manual ? mdb_cursor_open(st->snapshot, st->manual, &cursor) : MDB_NOTFOUND;
-    if (rc) return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
-    while (!wrong && !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)))
-        wrong = !store_decode_manual(value, &manual) ||
-                !user_id_valid((struct span){key.mv_data, key.mv_size});
-    mdb_cursor_close(cursor);
-    if (wrong) return "a manual status is damaged";
-    return rc == MDB_NOTFOUND ? NULL : mdb_strerror(rc);
 }
 
 /* --check-store: reads everything; `store ok: N users, M sessions, K open` on out. */
@@ -6206,15 +6400,16 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
-    struct store_tally n = {0};
     char why[STORE_PATH + 128];
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    const char *wrong = tally_users(st, &n);
-    if (!wrong) wrong = tally_sessions(st, &n);
-    if (!wrong) wrong = tally_samples(st);
-    if (!wrong) wrong = tally_outbox(st);
-    if (!wrong) wrong = tally_manuals(st);
+    struct store_tally n = {.st = st};
+    const char *wrong = tally_tree(&n, st->users, tally_user);
+    if (!wrong) wrong = tally_indexes(&n);
+    if (!wrong) wrong = tally_tree(&n, st->sessions, tally_session);
+    if (!wrong) wrong = tally_tree(&n, st->samples, tally_sample);
+    if (!wrong) wrong = tally_tree(&n, st->outbox, tally_change);
+    if (!wrong) wrong = tally_tree(&n, st->manual, tally_manual);
     store_close(st);
     if (wrong) {
         snprintf(why, sizeof why, "%s/data.mdb: %s; restore a backup", dir, wrong);
@@ -6225,145 +6420,58 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
     return 0;
 }
 
-/* Appends `,"name":` and a time, or null for 0. */
-static void dump_time(struct buffer *b, const char *name, int64_t ms)
+/* ---- Fields as JSON: field_dump_KIND appends `,"name":value`; field_restore_KIND reads a member,
+ * and is false if it is not there or no such value ---- */
+
+/* A text that needs no escape, or null. */
+static void field_dump_text(struct buffer *b, const char *name, const char *text)
+{
+    json_write_key(b, name);
+    buffer_print(b, text ? "\"%s\"" : "null", text);
+}
+
+static void field_dump_time(struct buffer *b, const char *name, int64_t ms)
 {
     char text[TIME_TEXT];
+    field_dump_text(b, name, ms ? time_text(ms, text) : NULL);
+}
+
+static void field_dump_count(struct buffer *b, const char *name, uint32_t count)
+{
     json_write_key(b, name);
-    if (ms) buffer_print(b, "\"%s\"", time_text(ms, text));
-    else buffer_text(b, "null");
+    buffer_print(b, "%" PRIu32, count);
 }
 
-/* Appends a user's line. */
-static void dump_user(struct buffer *b, struct span id, const struct user_record *r)
+static void field_dump_flag(struct buffer *b, const char *name, bool flag)
 {
-    buffer_text(b, "{\"user\":");
-    json_write_string(b, id);
-    dump_time(b, "first_seen", r->first_seen);
-    dump_time(b, "last_seen", r->last_seen);
-    dump_time(b, "online_since", r->online_since);
-    dump_time(b, "offline_since", r->offline_since);
-    buffer_print(b, ",\"status\":\"%s\",\"open\":%s,\"reason\":\"%s\",\"stays\":%" PRIu32 "}\n",
-                 STATUS_NAMES[r->status], r->open ? "true" : "false", REASON_NAMES[r->reason],
-                 r->sessions);
+    json_write_key(b, name);
+    buffer_text(b, flag ? "true" : "false");
 }
 
-/* Appends a session's line. */
-static void dump_session(struct buffer *b, struct span id, const struct session_record *r)
+static void field_dump_status(struct buffer *b, const char *name, uint8_t status)
 {
-    char address[INET6_ADDRSTRLEN];
-    buffer_text(b, "{\"session\":");
-    json_write_string(b, id);
-    dump_time(b, "from", r->from);
-    dump_time(b, "to", r->to);
-    buffer_print(b, ",\"reason\":\"%s\",\"address\":", REASON_NAMES[r->reason]);
-    if (*address_unpack_text(r->address, address, sizeof address))
-        buffer_print(b, "\"%s\"}\n", address);
-    else buffer_text(b, "null}\n");
+    field_dump_text(b, name, STATUS_NAMES[status]);
 }
 
-/* Appends a sample's line. */
-static void dump_sample(struct buffer *b, const struct sample *s)
+static void field_dump_manual(struct buffer *b, const char *name, uint8_t status)
 {
-    char when[TIME_TEXT];
-    buffer_print(b, "{\"sample\":\"%s\",\"users\":%" PRIu32 ",\"connections\":%" PRIu32 "}\n",
-                 time_text(s->at, when), s->users, s->connections);
+    field_dump_text(b, name, manual_name(status));
 }
 
-/* The name of a manual status, as requests and dumps have it, or NULL for the automatic one. */
-static const char *manual_name(uint8_t status)
+static void field_dump_reason(struct buffer *b, const char *name, uint8_t reason)
 {
-    return status == STATUS_OFFLINE  ? "invisible"
-           : status < STATUS_OFFLINE ? STATUS_NAMES[status]
-                                     : NULL;
+    field_dump_text(b, name, REASON_NAMES[reason]);
 }
 
-/* Appends the line of what a user set by hand. */
-static void dump_manual(struct buffer *b, struct span id, const struct manual_record *m)
+static void field_dump_address(struct buffer *b, const char *name, const field_address address)
 {
-    const char *name = manual_name(m->head.status);
-    buffer_text(b, "{\"manual\":");
-    json_write_string(b, id);
-    buffer_print(b, name ? ",\"status\":\"%s\"" : ",\"status\":null", name);
-    dump_time(b, "until", m->head.until);
-    dump_time(b, "hidden", m->head.hidden);
-    buffer_text(b, ",\"message\":");
-    json_write_string(b, (struct span){m->message, m->len});
-    buffer_text(b, "}\n");
+    char text[INET6_ADDRSTRLEN];
+    field_dump_text(b, name, *address_unpack_text(address, text, sizeof text) ? text : NULL);
 }
 
-/* Appends the line of a record of a tree; nothing if the record is damaged. */
-static void dump_record(struct store *st, MDB_dbi tree, struct buffer *b, MDB_val key,
-                        MDB_val value)
-{
-    struct span id = {key.mv_data, key.mv_size};
-    struct user_record user;
-    struct session_record session;
-    struct sample sample;
-    struct manual_record manual;
-    if (tree == st->manual) {
-        if (store_decode_manual(value, &manual)) dump_manual(b, id, &manual);
-    } else if (tree == st->users) {
-        if (store_decode_user(value, &user)) dump_user(b, id, &user);
-    } else if (tree == st->sessions) {
-        if (store_decode_session(key, value, &id, &session)) dump_session(b, id, &session);
-    } else if (store_decode_sample(key, value, &sample)) {
-        dump_sample(b, &sample);
-    }
-}
-
-/* Writes all records of a tree; how many, or -1 with errno or an LMDB code in *rc. */
-static int64_t dump_records(struct store *st, MDB_dbi tree, FILE *out, int *rc)
-{
-    MDB_cursor *cursor;
-    MDB_val key, value;
-    struct buffer line = {0};
-    int64_t n = 0;
-    *rc = mdb_cursor_open(st->snapshot, tree, &cursor);
-    if (*rc) return -1;
-    for (; !(*rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); n++) {
-        line.len = 0;
-        dump_record(st, tree, &line, key, value);
-        *rc = !line.len ? MDB_CORRUPTED : fwrite(line.at, line.len, 1, out) != 1 ? errno : 0;
-        if (*rc) break;
-    }
-    mdb_cursor_close(cursor);
-    buffer_free(&line);
-    return *rc == MDB_NOTFOUND ? n : -1;
-}
-
-/* --dump: every record of one moment as a line of JSON on out. */
-static int store_command_dump(const char *dir, FILE *out, FILE *err)
-{
-    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
-    struct counters counters = {0};
-    char why[STORE_PATH + 128];
-    int rc;
-    struct store *st = store_command_open(dir, &log, &counters, err);
-    if (!st) return 1;
-    int64_t users = dump_records(st, st->users, out, &rc), sessions = 0, samples = 0, manuals = 0;
-    if (users >= 0) sessions = dump_records(st, st->sessions, out, &rc);
-    if (users >= 0 && sessions >= 0 && st->samples)
-        samples = dump_records(st, st->samples, out, &rc);
-    if (users >= 0 && sessions >= 0 && samples >= 0 && st->manual)
-        manuals = dump_records(st, st->manual, out, &rc);
-    store_close(st);
-    bool ok = users >= 0 && sessions >= 0 && samples >= 0 && manuals >= 0;
-    if (ok && (fprintf(out,
-                       "{\"end\":\"presence\",\"users\":%" PRId64 ",\"sessions\":%" PRId64
-                       ",\"samples\":%" PRId64 ",\"manuals\":%" PRId64 "}\n",
-                       users, sessions, samples, manuals) < 0 ||
-               fflush(out))) {
-        rc = errno;
-        ok = false;
-    }
-    if (ok) return 0;
-    snprintf(why, sizeof why, "cannot dump %s: %s", dir, mdb_strerror(rc));
-    return store_command_fail(err, why);
-}
-
-/* Reads a member that is a time as time_text writes it, or null for 0. */
-static bool restore_time(struct json_value line, const char *name, int64_t *ms)
+/* The value must be what field_dump_time writes, to the byte: a time that only looks like one, such
+ * as November 32, is refused and not moved to another day. */
+static bool field_restore_time(struct json_value line, const char *name, int64_t *ms)
 {
     char text[TIME_TEXT], again[TIME_TEXT];
     struct json_value value;
@@ -6382,9 +6490,30 @@ static bool restore_time(struct json_value line, const char *name, int64_t *ms)
     return *ms > 0 && !strcmp(time_text(*ms, again), text);
 }
 
+/* Until version 0.1.0 was released a user's `sessions` were `stays` in a dump. */
+static bool field_restore_count(struct json_value line, const char *name, uint32_t *count)
+{
+    struct json_value value;
+    int64_t n;
+    if (!json_member(line, name, &value) &&
+        (strcmp(name, "sessions") || !json_member(line, "stays", &value)))
+        return false;
+    if (!json_number(value, &n)) return false;
+    *count = (uint32_t)n;
+    return n >= 0 && n <= UINT32_MAX;
+}
+
+static bool field_restore_flag(struct json_value line, const char *name, bool *flag)
+{
+    struct json_value value;
+    if (!json_member(line, name, &value)) return false;
+    *flag = value.kind == JSON_TRUE;
+    return *flag || value.kind == JSON_FALSE;
+}
+
 /* Reads a member that is one of n names. */
-static bool restore_name(struct json_value line, const char *name, const char *const *names, int n,
-                         uint8_t *out)
+static bool field_restore_name(struct json_value line, const char *name, const char *const *names,
+                               int n, uint8_t *out)
 {
     struct json_value value;
     if (!json_member(line, name, &value)) return false;
@@ -6393,182 +6522,285 @@ static bool restore_name(struct json_value line, const char *name, const char *c
     return false;
 }
 
-/* Reads a user's line. */
-static bool restore_user(struct json_value line, struct user_record *r)
+static bool field_restore_status(struct json_value line, const char *name, uint8_t *status)
 {
-    struct json_value value;
-    int64_t sessions;
-    if (!json_member(line, "stays", &value) || !json_number(value, &sessions)) return false;
-    if (sessions < 0 || sessions > UINT32_MAX || !json_member(line, "open", &value)) return false;
-    *r = (struct user_record){.open = value.kind == JSON_TRUE, .sessions = (uint32_t)sessions};
-    return (r->open || value.kind == JSON_FALSE) &&
-           restore_time(line, "first_seen", &r->first_seen) &&
-           restore_time(line, "last_seen", &r->last_seen) &&
-           restore_time(line, "online_since", &r->online_since) &&
-           restore_time(line, "offline_since", &r->offline_since) &&
-           restore_name(line, "status", STATUS_NAMES, STATUS_OFFLINE + 1, &r->status) &&
-           restore_name(line, "reason", REASON_NAMES, REASON_COUNT, &r->reason);
+    return field_restore_name(line, name, STATUS_NAMES, STATUS_OFFLINE + 1, status);
 }
 
-/* Reads a session's line. */
-static bool restore_session(struct json_value line, struct session_record *r)
+static bool field_restore_manual(struct json_value line, const char *name, uint8_t *status)
+{
+    struct json_value value;
+    if (!json_member(line, name, &value)) return false;
+    for (*status = 0; *status < STATUS_AUTOMATIC; (*status)++)
+        if (json_is(value, manual_name(*status))) return true;
+    return value.kind == JSON_NULL;
+}
+
+static bool field_restore_reason(struct json_value line, const char *name, uint8_t *reason)
+{
+    return field_restore_name(line, name, REASON_NAMES, REASON_COUNT, reason);
+}
+
+static bool field_restore_address(struct json_value line, const char *name, field_address *address)
 {
     struct json_value value;
     char text[INET6_ADDRSTRLEN];
-    *r = (struct session_record){0};
-    if (!restore_time(line, "from", &r->from) || !restore_time(line, "to", &r->to) ||
-        !restore_name(line, "reason", REASON_NAMES, REASON_COUNT, &r->reason) ||
-        !json_member(line, "address", &value))
-        return false;
+    memset(*address, 0, sizeof *address);
+    if (!json_member(line, name, &value)) return false;
     if (value.kind == JSON_NULL) return true;
     if (json_string(value, text, sizeof text) < 0) return false;
-    memcpy(r->address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
-    return inet_pton(AF_INET, text, r->address + 12) == 1 ||
-           inet_pton(AF_INET6, text, r->address) == 1;
+    memcpy(*address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
+    return inet_pton(AF_INET, text, *address + 12) == 1 || inet_pton(AF_INET6, text, *address) == 1;
 }
 
-/* Reads a member that is a number of 32 bits. */
-static bool restore_number(struct json_value line, const char *name, uint32_t *out)
+#define FIELD_DUMP(offset, kind, member, name, ...) field_dump_##kind(b, name, record.member);
+#define FIELD_RESTORE(offset, kind, member, name, ...)                                             \
+    &&field_restore_##kind(line, name, &record->member)
+
+/* ---- Records as lines: dump_NAME appends one but for its end, false if the record is damaged;
+ * restore_NAME puts one into the batch, false if the line is none ---- */
+
+/* Begins a line with the id of its user. */
+static void dump_begin(struct buffer *b, const char *name, struct span id)
 {
-    struct json_value value;
-    int64_t n;
-    if (!json_member(line, name, &value) || !json_number(value, &n)) return false;
-    *out = (uint32_t)n;
-    return n >= 0 && n <= UINT32_MAX;
+    buffer_print(b, "{\"%s\":", name);
+    json_write_string(b, id);
 }
 
-/* Reads a sample's line. */
-static bool restore_sample(struct json_value line, struct sample *s)
+static bool dump_user(struct buffer *b, MDB_val key, MDB_val value)
 {
-    return restore_time(line, "sample", &s->at) && s->at &&
-           restore_number(line, "users", &s->users) &&
-           restore_number(line, "connections", &s->connections);
-}
-
-/* Reads the line of what a user set by hand. */
-static bool restore_manual(struct json_value line, struct manual_record *m)
-{
-    struct json_value status, message;
-    m->head.there = true;
-    m->head.status = STATUS_AUTOMATIC;
-    if (!json_member(line, "status", &status) || !json_member(line, "message", &message) ||
-        !restore_time(line, "until", &m->head.until) ||
-        !restore_time(line, "hidden", &m->head.hidden))
-        return false;
-    for (uint8_t i = 0; i < STATUS_AUTOMATIC; i++)
-        if (json_is(status, manual_name(i))) m->head.status = i;
-    if (m->head.status == STATUS_AUTOMATIC && status.kind != JSON_NULL) return false;
-    char text[STATUS_TEXT_MAX + 1];
-    int len = json_string(message, text, sizeof text);
-    if (len < 0 || !status_text_valid((struct span){text, (size_t)len})) return false;
-    m->len = (uint16_t)len;
-    memcpy(m->message, text, m->len);
+    struct user_record record;
+    if (!store_decode_user(value, &record)) return false;
+    dump_begin(b, "user", (struct span){key.mv_data, key.mv_size});
+    USER_FIELDS(FIELD_DUMP)
     return true;
+}
+
+static bool dump_session(struct buffer *b, MDB_val key, MDB_val value)
+{
+    struct session_record record;
+    struct span id;
+    if (!store_read_session(key, value, &id, &record)) return false;
+    dump_begin(b, "session", id);
+    field_dump_time(b, "from", record.from);
+    SESSION_FIELDS(FIELD_DUMP)
+    return true;
+}
+
+static bool dump_sample(struct buffer *b, MDB_val key, MDB_val value)
+{
+    struct sample record;
+    char when[TIME_TEXT];
+    if (!store_read_sample(key, value, &record)) return false;
+    buffer_print(b, "{\"sample\":\"%s\"", time_text(record.at, when));
+    SAMPLE_FIELDS(FIELD_DUMP)
+    return true;
+}
+
+static bool dump_manual(struct buffer *b, MDB_val key, MDB_val value)
+{
+    struct manual_record manual;
+    if (!store_read_manual(value, &manual)) return false;
+    const struct manual_head record = manual.head;
+    dump_begin(b, "manual", (struct span){key.mv_data, key.mv_size});
+    MANUAL_FIELDS(FIELD_DUMP)
+    json_write_key(b, "message");
+    json_write_string(b, (struct span){manual.message, manual.len});
+    return true;
+}
+
+static bool restore_user(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct store_op op = {.kind = STORE_WHOLE_USER};
+    struct user_record *record = &op.as.user;
+    bool ok = true USER_FIELDS(FIELD_RESTORE);
+    if (ok) store_batch_add(batch, id, &op);
+    return ok;
+}
+
+static bool restore_session(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct store_op op = {.kind = STORE_WHOLE_SESSION};
+    struct session_record *record = &op.as.session;
+    bool ok = field_restore_time(line, "from", &record->from) SESSION_FIELDS(FIELD_RESTORE);
+    if (ok) store_batch_add(batch, id, &op);
+    return ok;
+}
+
+static bool restore_sample(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct sample sample, *record = &sample;
+    (void)id; /* the time, once more */
+    bool ok = field_restore_time(line, "sample", &sample.at) SAMPLE_FIELDS(FIELD_RESTORE);
+    if (ok && sample.at) store_batch_sample(batch, &sample);
+    return ok && sample.at;
+}
+
+static bool restore_manual(struct store_batch *batch, struct json_value line, struct span id)
+{
+    struct manual_head head = {.there = true}, *record = &head;
+    struct json_value value;
+    char message[STATUS_TEXT_MAX + 1];
+    bool ok = json_member(line, "message", &value) MANUAL_FIELDS(FIELD_RESTORE);
+    int len = ok ? json_string(value, message, sizeof message) : -1;
+    struct span text = {message, len < 0 ? 0 : (size_t)len};
+    if (len < 0 || !status_text_valid(text)) return false;
+    store_batch_manual(batch, id, &head, text);
+    return true;
+}
+
+/* What a dump has, in its order. */
+static const struct dump_kind {
+    const char *name;  /* the first member of its lines */
+    const char *count; /* the member of the last line that counts them */
+    bool later;        /* not in the first dumps, whose last line says nothing of it */
+    size_t tree;       /* where struct store has it */
+    bool (*dump)(struct buffer *b, MDB_val key, MDB_val value);
+    bool (*restore)(struct store_batch *batch, struct json_value line, struct span id);
+} DUMP_KINDS[] = {
+    {"user", "users", false, offsetof(struct store, users), dump_user, restore_user},
+    {"session", "sessions", false, offsetof(struct store, sessions), dump_session, restore_session},
+    {"sample", "samples", true, offsetof(struct store, samples), dump_sample, restore_sample},
+    {"manual", "manuals", true, offsetof(struct store, manual), dump_manual, restore_manual},
+};
+enum { DUMP_COUNT = sizeof DUMP_KINDS / sizeof *DUMP_KINDS };
+
+/* Writes all records of a kind and adds how many to *count; 0, or an LMDB or errno code. */
+static int dump_records(struct store *st, const struct dump_kind *kind, FILE *out, int64_t *count)
+{
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    MDB_dbi tree;
+    struct buffer line = {0};
+    memcpy(&tree, (const char *)st + kind->tree, sizeof tree);
+    int rc = mdb_cursor_open(st->snapshot, tree, &cursor);
+    if (rc) return rc;
+    for (; !(rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)); ++*count) {
+        line.len = 0;
+        if (!kind->dump(&line, key, value)) rc = MDB_CORRUPTED;
+        buffer_text(&line, "}\n");
+        if (!rc && fwrite(line.at, line.len, 1, out) != 1) rc = errno;
+        if (rc) break;
+    }
+    mdb_cursor_close(cursor);
+    buffer_free(&line);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* --dump: every record of one moment on out, then the line that counts them. */
+static int store_command_dump(const char *dir, FILE *out, FILE *err)
+{
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct counters counters = {0};
+    char why[STORE_PATH + 128];
+    int rc = 0;
+    struct buffer end = {0};
+    struct store *st = store_command_open(dir, &log, &counters, err);
+    if (!st) return 1;
+    buffer_text(&end, "{\"end\":\"presence\"");
+    for (size_t i = 0; !rc && i < DUMP_COUNT; i++) {
+        int64_t count = 0;
+        rc = dump_records(st, &DUMP_KINDS[i], out, &count);
+        buffer_print(&end, ",\"%s\":%" PRId64, DUMP_KINDS[i].count, count);
+    }
+    store_close(st);
+    buffer_text(&end, "}\n");
+    if (!rc && (fwrite(end.at, end.len, 1, out) != 1 || fflush(out))) rc = errno;
+    buffer_free(&end);
+    if (!rc) return 0;
+    snprintf(why, sizeof why, "cannot dump %s: %s", dir, mdb_strerror(rc));
+    return store_command_fail(err, why);
 }
 
 /* A restore on its way. */
 struct store_restore {
     struct store *st;
     struct store_batch batch;
-    int64_t line, users, sessions, samples, manuals;
+    int64_t line, counts[DUMP_COUNT];
     bool ended; /* the last line was read, and its numbers are right */
 };
 
-/* Reads the last line of a dump: whether the numbers in it are those of the lines before. An older
- * dump has no samples and manual statuses and says nothing of them. */
+/* Reads the last line of a dump: whether the numbers in it are those of the lines before. */
 static bool restore_end(const struct store_restore *r, struct json_value line)
 {
-    struct json_value value;
-    int64_t users, sessions, samples = 0, manuals = 0;
-    if (json_member(line, "samples", &value) && !json_number(value, &samples)) return false;
-    if (json_member(line, "manuals", &value) && !json_number(value, &manuals)) return false;
-    return json_member(line, "users", &value) && json_number(value, &users) && users == r->users &&
-           json_member(line, "sessions", &value) && json_number(value, &sessions) &&
-           sessions == r->sessions && samples == r->samples && manuals == r->manuals;
+    for (size_t i = 0; i < DUMP_COUNT; i++) {
+        struct json_value value;
+        int64_t count = 0;
+        bool there = json_member(line, DUMP_KINDS[i].count, &value);
+        if (there ? !json_number(value, &count) : !DUMP_KINDS[i].later) return false;
+        if (count != r->counts[i]) return false;
+    }
+    return true;
 }
 
-/* Puts a line into the batch; false if it is none of a dump. */
+/* Puts a line into the batch; false if it is none of a dump, or of two kinds at once. */
 static bool restore_line(struct store_restore *r, struct span text)
 {
     char id[USER_ID_MAX + 1];
-    struct json_value line, name;
-    struct store_op op = {0};
+    struct json_value line, value, name = {0};
+    size_t kind = DUMP_COUNT;
     if (r->ended || !json_parse(text, 1, &line)) return false;
-    if (json_member(line, "end", &name)) {
+    if (json_member(line, "end", &value)) {
         r->ended = restore_end(r, line);
         return r->ended;
     }
-    if (json_member(line, "sample", &name)) {
-        struct sample sample;
-        if (!restore_sample(line, &sample)) return false;
-        store_batch_sample(&r->batch, &sample);
-        r->samples++;
-        return true;
+    for (size_t i = 0; i < DUMP_COUNT; i++) {
+        if (!json_member(line, DUMP_KINDS[i].name, &value)) continue;
+        if (kind != DUMP_COUNT) return false;
+        kind = i;
+        name = value;
     }
-    bool user = json_member(line, "user", &name), manual = json_member(line, "manual", &name);
-    if (!user && !manual && !json_member(line, "session", &name)) return false;
-    int len = json_string(name, id, sizeof id);
+    int len = kind == DUMP_COUNT ? -1 : json_string(name, id, sizeof id);
     struct span owner = {id, len < 0 ? 0 : (size_t)len};
-    op.kind = user ? STORE_WHOLE_USER : STORE_WHOLE_SESSION;
-    if (!user_id_valid(owner)) return false;
-    if (manual) {
-        struct manual_record m;
-        if (user || !restore_manual(line, &m)) return false;
-        store_batch_manual(&r->batch, owner, &m.head, (struct span){m.message, m.len});
-        r->manuals++;
-        return true;
-    }
-    if (!(user ? restore_user(line, &op.as.user) : restore_session(line, &op.as.session)))
-        return false;
-    store_batch_add(&r->batch, owner, &op);
-    if (user) r->users++;
-    else r->sessions++;
+    if (!user_id_valid(owner) || !DUMP_KINDS[kind].restore(&r->batch, line, owner)) return false;
+    r->counts[kind]++;
     return true;
 }
 
 /* Writes what the batch holds. */
-static bool restore_write(struct store_restore *r, struct store_why why)
+static bool restore_write(struct store_restore *r, struct why why)
 {
     int rc = store_write(r->st, &r->batch, true);
     store_batch_clear(&r->batch);
     if (!rc) return true;
     const char *remedy = store_remedy(r->st->dir, &rc);
-    return store_refuse(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
+    return fail(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
 }
 
-/* Reads a dump into the new file of r->st. */
-static bool restore_read(struct store_restore *r, FILE *in, struct store_why why)
+/* Reads a dump into the new file of r->st, STORE_RESTORE_BATCH records a transaction: one for all
+ * would hold every changed page in memory. */
+static bool restore_read(struct store_restore *r, FILE *in, struct why why)
 {
     char text[STORE_DUMP_LINE];
     while (fgets(text, sizeof text, in)) {
         r->line++;
         if (!restore_line(r, (struct span){text, strlen(text)}))
-            return store_refuse(why, "line %" PRId64 " is none of a dump; nothing was restored",
-                                r->line);
+            return fail(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
         if (store_batch_count(&r->batch) >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
     }
-    if (ferror(in)) return store_refuse(why, "cannot read the dump: %s", strerror(errno));
+    if (ferror(in)) return fail(why, "cannot read the dump: %s", strerror(errno));
     if (!r->ended)
-        return store_refuse(
-            why, "the dump ends early, after line %" PRId64 "; nothing was restored", r->line);
+        return fail(why, "the dump ends early, after line %" PRId64 "; nothing was restored",
+                    r->line);
     return restore_write(r, why);
 }
 
-/* --restore: fills a directory that has no store with what --dump wrote; all of it or nothing. */
+/* --restore: fills a directory that has no store with what --dump wrote. All of it or nothing: the
+ * file has its name only when the last line was read and everything is on the disk. */
 static int store_command_restore(const char *dir, FILE *in, const char *name, FILE *err)
 {
     struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct counters counters = {0};
     char text[STORE_PATH * 2], path[STORE_PATH];
-    struct store_why why = {text, sizeof text};
+    struct why why = WHY(text);
     struct store_options options = {.dir = dir};
     if (strlen(dir) >= PATH_MAX) return store_command_fail(err, "the path of --data is too long");
     struct store_restore r = {.st = store_new(&options, &log, &counters)};
     store_path(dir, "data.mdb", path);
     bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
     if (ok && (!access(path, F_OK) || errno != ENOENT))
-        ok = store_refuse(why, "%s exists; restore into an empty --data", path);
+        ok = fail(why, "%s exists; restore into an empty --data", path);
     if (ok) {
         ok = store_begin_file(r.st, why) && restore_read(&r, in, why) &&
              store_finish_file(r.st, why);
@@ -6750,6 +6982,7 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
  * ADDRESS_FREE_FAILURES passwords. */
 
 enum {
+    ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
     ADDRESS_EXPIRING_MAX = ADDRESS_ENTRIES_MAX / 2, /* on one of the two lists */
     ADDRESS_SWEEP_MAX = 256,                        /* taken off a list by one address_sweep */
     ADDRESS_SLOTS_MIN = 16,                         /* a power of two */
@@ -6765,17 +6998,17 @@ enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = E
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
     uint8_t key[16];
-    struct address_entry *next;        /* in the same slot */
-    TAILQ_ENTRY(address_entry) list;   /* of those that wait for its expiry */
-    uint8_t expiry;                    /* enum address_expiry */
-    uint32_t connections;              /* WebSockets */
-    uint32_t http_conns;               /* connections in the listener */
-    uint32_t ready;                    /* of them those that wait for a worker: the listener's */
-    size_t held;                       /* bytes that all of them hold */
-    struct http_conn *oldest, *newest; /* those; the list is the listener's, not looked at here */
-    int64_t upgrades_until_us;         /* mono us: see address_take_upgrade */
-    uint32_t failures;                 /* wrong passwords in a row */
-    int64_t failed_at, blocked_until;  /* mono ms: of the last failure; 0 */
+    struct address_entry *next;       /* in the same slot */
+    TAILQ_ENTRY(address_entry) list;  /* of those that wait for its expiry */
+    uint8_t expiry;                   /* enum address_expiry */
+    uint32_t connections;             /* WebSockets */
+    uint32_t http_conns;              /* connections in the listener */
+    uint32_t ready;                   /* of them those that wait for a worker: the listener's */
+    size_t held;                      /* bytes that all of them hold */
+    TAILQ_HEAD(, http_conn) conns;    /* those, the oldest first; the listener's list */
+    int64_t upgrades_until_us;        /* mono us: see address_take_upgrade */
+    uint32_t failures;                /* wrong passwords in a row */
+    int64_t failed_at, blocked_until; /* mono ms: of the last failure; 0 */
 };
 
 /* Entries that rest, the one that has rested longest first. */
@@ -6916,6 +7149,7 @@ static struct address_entry *address_make(struct address_table *table, const uin
     entry = mem_new(sizeof *entry);
     memcpy(entry->key, key, sizeof entry->key);
     entry->expiry = EXPIRY_NONE;
+    TAILQ_INIT(&entry->conns);
     entry->next = *slot;
     return *slot = entry;
 }
@@ -7188,13 +7422,15 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
  * is kept out by the lock that the server holds around it.
  *
  * A user is in the table while online, and after that until the store has the last state: so a
- * reader that finds nobody here may believe the store. Times inside are monotonic ms; they become
- * wall times with the offset of the moment they are shown, so a stepped clock bends no age. Only
- * the ends of stays without a connection go by a clock of their own, which stands still while the
- * process does: nobody leaves for a silence that was the server's.
+ * reader that finds nobody here may believe the store. Offline users stay as well while a watcher
+ * follows them (pinned), and while they have a status set by hand: so nobody has to ask the store
+ * whether a user who comes is invisible. That costs some 270 bytes a status, of which a map beside
+ * the table would save two thirds, and it needs no second copy of these rules.
  *
- * What users look like to others stands here too, the ring of events, which are transitions as
- * text, and who follows whom. */
+ * Times inside are monotonic ms; they become wall times with the offset of the moment they are
+ * shown, so a stepped clock bends no age. Only the ends of sessions without a connection go by a
+ * clock of their own, which stands still while the process does: nobody leaves for a silence that
+ * was the server's. */
 
 /* The table's view of one connection; the hub's struct connection begins with it. */
 struct session_conn {
@@ -7301,7 +7537,10 @@ struct directory {
     size_t count, size;
 };
 
-enum { SEEN_RINGS = SEEN_FLUSH_MS / 1000 };
+enum {
+    SEEN_FLUSH_MS = 15000, /* a last_seen that only moved reaches the store within this */
+    SEEN_RINGS = SEEN_FLUSH_MS / 1000,
+};
 
 struct presence {
     int64_t grace, threshold; /* ms */
@@ -7975,38 +8214,38 @@ static void presence_set_manual(struct presence *p, struct instant now, struct u
     }
 }
 
-/* Gives a user what the store says was set by hand. What has ended is taken out of the store; a
- * stamp from the future counts as now. */
-static void presence_restore_manual(struct presence *p, struct instant now, struct user *user,
-                                    const struct manual_record *m)
+/* Puts a user into the table who is offline, as the store says; one who is there already stays as
+ * they are. No transition: nothing has changed. The caller gives the user a reason to stay, which
+ * is to be pinned or a manual status, or the next presence_forget takes them out again. */
+static struct user *presence_recall(struct presence *p, struct instant now, struct span id,
+                                    const struct user_record *record)
 {
-    if (!m->head.there) return;
-    if (m->head.until && m->head.until <= now.mono + now.offset) {
+    struct user *user = presence_find(p, id);
+    if (user) return user;
+    int64_t wall = now.mono + now.offset;
+    int64_t seen = record->last_seen < wall ? record->last_seen : wall;
+    user = presence_make(p, id);
+    user->reason = record->reason;
+    atomic_store_explicit(&user->last_seen, seen - now.offset, memory_order_relaxed);
+    return user;
+}
+
+/* [main] Gives a user what the store says was set by hand, at the start, behind presence_restore of
+ * those who were online. What has ended meanwhile is taken out of the store with the first batch; a
+ * stamp from the future counts as now. */
+static void presence_restore_manual(struct presence *p, struct instant now, struct span id,
+                                    const struct user_record *record, const struct manual_record *m)
+{
+    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
+    struct user *user = presence_recall(p, now, id, record);
+    if (m->head.until && m->head.until <= wall) {
         user->manual_dirty = true;
         presence_mark_dirty(p, user, DIRTY_STATE);
         return;
     }
-    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
     user_put_manual(p, user, m->head.status, m->head.until ? m->head.until - now.offset : 0,
                     hidden - now.offset, (struct span){m->message, m->len});
     user->was_invisible = user_invisible(user);
-}
-
-/* Puts a user into the table who is offline, as the store says; nothing if she is there already, or
- * was never seen. No transition: nothing has changed. She has to be pinned, connect, or change in
- * the same breath. */
-static struct user *presence_recall(struct presence *p, struct instant now, struct span id,
-                                    const struct stored_user *stored)
-{
-    struct user *user = presence_find(p, id);
-    if (user || !stored->known) return user;
-    int64_t wall = now.mono + now.offset, seen = stored->record.last_seen;
-    user = presence_make(p, id);
-    user->reason = stored->record.reason;
-    atomic_store_explicit(&user->last_seen, (seen < wall ? seen : wall) - now.offset,
-                          memory_order_relaxed);
-    presence_restore_manual(p, now, user, &stored->manual);
-    return user;
 }
 
 /* Ends the stays whose time is over, and what was set by hand for a time. */
@@ -8079,10 +8318,11 @@ static void presence_collect(struct presence *p, struct instant now, bool all,
     if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
 }
 
-/* Takes a user out of the table who is offline, if nobody watches and the store knows all. */
+/* Takes a user out of the table who is offline, if nobody watches, nothing is set by hand and the
+ * store knows all. */
 static void presence_forget(struct presence *p, struct user *user)
 {
-    if (user->state != USER_OFFLINE || user->dirty || user->pinned) return;
+    if (user->state != USER_OFFLINE || user->dirty || user->pinned || user_manual(user)) return;
     directory_remove(&p->directory, user);
     user_free(p, user);
 }
@@ -8190,17 +8430,6 @@ static void view_hide(struct user_view *view)
     view->reason = REASON_CLOSED;
     view->connections = 0;
     view->last_seen = view->hidden;
-}
-
-/* Adds what the store says was set by hand to the view of a user who is not in the table. */
-static void view_manual(struct user_view *view, const struct manual_record *manual,
-                        struct instant now)
-{
-    int64_t wall = now.mono + now.offset;
-    if (!manual->head.there || (manual->head.until && manual->head.until <= wall)) return;
-    view->message = (struct span){manual->message, manual->len};
-    view->invisible = manual->head.status == STATUS_OFFLINE;
-    view->hidden = manual->head.hidden < wall ? manual->head.hidden : wall;
 }
 
 /* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
@@ -10106,16 +10335,17 @@ static void job_queue_init(struct job_queue *queue, struct server *server, size_
 /* [any] Adds a job behind the others. */
 static void job_queue_add(struct job_queue *queue, struct job *job)
 {
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     TAILQ_INSERT_TAIL(&queue->jobs, job, entry);
     job->waiting = true;
     if (++queue->waiting >= queue->worth) pthread_cond_signal(&queue->wake);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
 }
 
 /* [any; queue.lock] Takes a job out of the queue. */
 static void job_queue_remove(struct job_queue *queue, struct job *job)
 {
+    ASSERT_HELD(JOBS);
     TAILQ_REMOVE(&queue->jobs, job, entry);
     job->waiting = false;
     queue->waiting--;
@@ -10125,10 +10355,10 @@ static void job_queue_remove(struct job_queue *queue, struct job *job)
  * wherever it was handed on to. The job is one that was added and has not come back yet. */
 static bool job_queue_cancel(struct job_queue *queue, struct job *job)
 {
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     bool waiting = job->waiting;
     if (waiting) job_queue_remove(queue, job);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     return waiting;
 }
 
@@ -10138,24 +10368,25 @@ static void job_queue_run_first(struct job_queue *queue)
     struct job *job = TAILQ_FIRST(&queue->jobs);
     job_queue_remove(queue, job);
     queue->running++;
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     job->run(queue->server, job); /* from here on it may be anybody's */
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
 }
 
 /* A thread of the queue, until it is told to end and nothing waits any more. */
 static void *job_queue_thread(void *argument)
 {
+    thread_is(THREAD_JOB);
     struct job_queue *queue = argument;
     prctl(PR_SET_NAME, queue->name);
     if (queue->niceness) setpriority(PRIO_PROCESS, 0, queue->niceness); /* Linux: this thread's */
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     while (queue->waiting || !queue->quitting) {
         if (queue->waiting) job_queue_run_first(queue);
         else pthread_cond_wait(&queue->wake, &queue->lock);
     }
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     return NULL;
 }
 
@@ -10175,10 +10406,10 @@ static bool job_queue_start(struct job_queue *queue, const char *name, int nicen
  * who waits for them works instead of sleeping, and a queue without threads works too. */
 static void job_queue_finish(struct job_queue *queue)
 {
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     while (queue->waiting) job_queue_run_first(queue);
     while (queue->running) pthread_cond_wait(&queue->done, &queue->lock);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
 }
 
 /* [main, once all who add jobs have ended] Ends the threads when they have done what waits. Also
@@ -10186,10 +10417,10 @@ static void job_queue_finish(struct job_queue *queue)
 static void job_queue_stop(struct job_queue *queue)
 {
     if (!queue->threads) return;
-    pthread_mutex_lock(&queue->lock);
+    lock_take(&queue->lock, RANK_JOBS);
     queue->quitting = true;
     pthread_cond_broadcast(&queue->wake);
-    pthread_mutex_unlock(&queue->lock);
+    lock_give(&queue->lock, RANK_JOBS);
     while (queue->count) pthread_join(queue->threads[--queue->count], NULL);
     free(queue->threads);
     queue->threads = NULL;
@@ -10271,11 +10502,11 @@ static void loop_wake(struct loop *loop)
  * the eventfd; those behind it cost no system call. */
 static void loop_submit(struct loop *loop, struct job *job)
 {
-    pthread_mutex_lock(&loop->lock);
+    lock_take(&loop->lock, RANK_LOOP);
     TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool wake = !loop->signalled;
     loop->signalled = true;
-    pthread_mutex_unlock(&loop->lock);
+    lock_give(&loop->lock, RANK_LOOP);
     if (wake) loop_wake(loop);
 }
 
@@ -10287,20 +10518,20 @@ static void loop_submit(struct loop *loop, struct job *job)
 static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
                       uint64_t data)
 {
-    pthread_mutex_lock(&loop->lock);
+    lock_take(&loop->lock, RANK_LOOP);
     TAILQ_INSERT_TAIL(&loop->inbox, job, entry);
     bool polled = loop_poll(loop, operation, fd, events, data);
-    pthread_mutex_unlock(&loop->lock);
+    lock_give(&loop->lock, RANK_LOOP);
     return polled;
 }
 
 /* [the loop's thread] Takes what is in the inbox, behind what was taken before. */
 static void loop_take_jobs(struct loop *loop)
 {
-    pthread_mutex_lock(&loop->lock);
+    lock_take(&loop->lock, RANK_LOOP);
     TAILQ_CONCAT(&loop->taken, &loop->inbox, entry);
     loop->signalled = false;
-    pthread_mutex_unlock(&loop->lock);
+    lock_give(&loop->lock, RANK_LOOP);
 }
 
 /* [the loop's thread] Runs the next job that was taken. */
@@ -10341,9 +10572,25 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
 }
 
 /* ==== 29. TLS: connections ====================================================================
- * Certificates, and what one connection has of TLS (RFC 8446, RFC 5246): Mbed TLS does the work, on
- * bytes that are in memory already. Nothing here waits, and a connection keeps no record buffers:
- * the thread that works on it lends it a pair, see vendor/mbedtls_seam.h. */
+ * What one connection has of TLS (RFC 8446, RFC 5246). Mbed TLS does the work, on bytes that are in
+ * memory already: nothing here waits or touches a socket. A connection keeps no record buffers; the
+ * thread that works on it lends it a pair of its own, see vendor/mbedtls_seam.h, so an idle user
+ * costs 3 KB and not 36.
+ *
+ * Who may touch a struct tls: whoever has its connection, one thread at a time, and no lock guards
+ * it. It changes hands through queues, which order memory:
+ *
+ * - [listener] reads bytes of the handshake into `in`, looks at them with tls_hello_look and
+ *   queues the connection. From then on it leaves all of it alone, also on a timeout: it only says
+ *   that nobody wants the result.
+ * - [handshake worker] sets the context up, takes the handshake as far as the whole records in
+ *   `in` bring it, writes what there is to say to the socket, and queues the connection back.
+ * - [listener] again: waits for more, or reads the request once the handshake is done. With a
+ *   request the connection goes to a CivetWeb worker and comes back with the answer, or goes to
+ *   the hub with an upgrade, which has it until its end.
+ *
+ * What they share is struct tls_shared: the certificates in use, under its lock; the keys of
+ * tickets, under a lock of Mbed TLS's; and of each certificate the chain, which only is read. */
 
 enum {
     TLS_HEAD = 5,                  /* bytes before a record's content: type, version, length */
@@ -10358,7 +10605,8 @@ enum {
  *
  * Mbed TLS holds a mutex of an RSA key for the whole private operation, as it changes the blinding
  * values in it: with one key all handshake workers together sign no faster than one of them. So an
- * RSA key is there once for each of them, see tls_choose. An EC key has nothing that changes. */
+ * RSA key is there once for each of them, see tls_offer: on two processors 590 to 600 handshakes a
+ * second in place of 390 to 420. An EC key has nothing that changes, and is there once. */
 struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context *keys; /* one, or for RSA one for each handshake worker */
@@ -10366,8 +10614,9 @@ struct tls_pair {
     char *file; /* where the certificate was read */
 };
 
-/* Certificates in use. Never changed once made: a reload makes another, and this one is freed when
- * the last connection made with it has ended. */
+/* Certificates in use. Never changed once made: a reload makes another, and this one is freed by
+ * the last connection that was made with it. Each of them holds a reference, as Mbed TLS keeps
+ * pointers into it. */
 struct tls_config {
     _Atomic int refs;
     mbedtls_ssl_config ssl;
@@ -10376,7 +10625,9 @@ struct tls_config {
     size_t count;
 };
 
-/* What all TLS connections share. */
+/* What all TLS connections share. `lock` guards `config` and is held for as long as it takes to
+ * copy the pointer and count a reference; nothing is taken or called under it. Taken by handshake
+ * workers, by main on a reload, by workers for /metrics and /admin/stats. */
 struct tls_shared {
     pthread_mutex_t lock;               /* config */
     struct tls_config *config;          /* NULL: there is no TLS */
@@ -10386,14 +10637,16 @@ struct tls_shared {
     struct counters *counters;
 };
 
-/* The buffers of one thread, and what is being done with them. */
+/* The buffers of one thread, 34 KB, made when it first works on a TLS connection and freed when it
+ * ends. Between a tls_lend and its tls_take_back they belong to one connection. */
 struct tls_buffers {
     struct seam_tls_loan loan; /* must be first, see tls_send */
     struct buffer output;      /* records to send */
     size_t signer; /* which of the keys this thread signs with, from 1; 0: not yet said */
 };
 
-/* One connection. Idle it has no buffer at all. */
+/* One connection. Idle it has no buffer at all: `in` and `out` are freed whenever they are empty.
+ */
 struct tls {
     mbedtls_ssl_context ssl;
     struct seam_tls_kept kept;
@@ -10410,14 +10663,15 @@ struct tls_records {
     uint8_t alert; /* what follows them can be no record, for this reason; 0: it may become one */
 };
 
-/* How far a first handshake message has been looked at. Zeroed for a new connection. */
+/* How far a first handshake message has been looked at. Zeroed for a new connection. It makes sure
+ * that each byte is looked at once, however small the pieces are in which they come: a client that
+ * sends a byte at a time costs no more than its system calls. */
 struct tls_hello {
     size_t scanned;  /* bytes of whole records that were looked at */
     size_t got;      /* bytes of the message in them */
     uint8_t head[4]; /* its type and length */
 };
 
-/* Random bytes for Mbed TLS. */
 static int tls_random(void *unused, unsigned char *out, size_t n)
 {
     (void)unused;
@@ -10425,13 +10679,14 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
     return 0;
 }
 
-/* Mbed TLS has bytes to send; they are sent after the call. */
+/* Mbed TLS has bytes to send. They are collected and written after the call, so that a handshake's
+ * answer is one segment, and no call into Mbed TLS ends half way because a socket is full. */
 static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
 {
     buffer_add(&((struct tls_buffers *)loan)->output, at, len);
 }
 
-/* Frees the buffers of a thread when it ends. */
+/* A thread ends: clears its buffers, which had plain text and keys in them, and frees them. */
 static void tls_buffers_free(void *context)
 {
     struct tls_buffers *buffers = context;
@@ -10443,14 +10698,14 @@ static void tls_buffers_free(void *context)
 static pthread_key_t tls_buffers_key;
 static pthread_once_t tls_buffers_once = PTHREAD_ONCE_INIT;
 
-/* See tls_lend. */
 static void tls_make_key(void)
 {
     if (pthread_key_create(&tls_buffers_key, tls_buffers_free))
         fatal("no thread-specific key is left");
 }
 
-/* The buffers of this thread. */
+/* The buffers of this thread; made on first use. Through pthread_getspecific, for its destructor
+ * frees them with any thread, CivetWeb's among them. */
 static struct tls_buffers *tls_buffers_get(void)
 {
     pthread_once(&tls_buffers_once, tls_make_key);
@@ -10463,7 +10718,8 @@ static struct tls_buffers *tls_buffers_get(void)
     return buffers;
 }
 
-/* Lends the buffers of this thread to a connection, with records it may read. */
+/* Lends the buffers of this thread to a connection, with whole records that it may read. Every
+ * tls_lend has its tls_take_back in the same function: a thread has one pair. */
 static struct tls_buffers *tls_lend(struct tls *tls, struct span input)
 {
     struct tls_buffers *buffers = tls_buffers_get();
@@ -10473,14 +10729,15 @@ static struct tls_buffers *tls_lend(struct tls *tls, struct span input)
     return buffers;
 }
 
-/* Ends what tls_lend began; the output's bytes are still to be sent. The seam says that there is no
- * memory only when malloc did. */
+/* Ends what tls_lend began; what is in the output is still to be sent. The seam says that there is
+ * no memory only when malloc did, never for what a peer sent. */
 static void tls_take_back(struct tls *tls)
 {
     if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
-/* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. */
+/* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. The
+ * version is looked at by its first byte only, as the RFC asks for a record. */
 static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
 {
     size_t content = (size_t)head[3] << 8 | head[4];
@@ -10489,7 +10746,8 @@ static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
     return content > TLS_CONTENT_MAX ? MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW : 0;
 }
 
-/* Looks how many bytes at the front are whole records. */
+/* Looks how many bytes at the front are whole records. Only these are given to Mbed TLS, which then
+ * never asks for bytes that are not there yet. */
 static struct tls_records tls_whole_records(const char *at, size_t len)
 {
     struct tls_records found = {0};
@@ -10503,9 +10761,10 @@ static struct tls_records tls_whole_records(const char *at, size_t len)
     return found;
 }
 
-/* Whether the records at the front hold the first handshake message, as far as it is worth
- * waiting for: whole, or so much of it that a handshake worker is to take it, or something that
- * Mbed TLS is to refuse. Looks at each byte once, however they come. */
+/* True if the records at the front hold the first handshake message, as far as it is worth waiting
+ * for: whole, or so much of it that a handshake worker is to take it, or something that Mbed TLS is
+ * to refuse. Until then a client has neither a context nor a worker's time: whoever opens a
+ * connection and sends half a hello costs its bytes, HELD_MAX at most. */
 static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
     enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshake worker */ };
@@ -10530,9 +10789,9 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 /* What is to be done with the beginning of a handshake message. */
 enum hello_step { HELLO_WAIT, HELLO_HANDSHAKE, HELLO_REFUSE };
 
-/* Looks at what has come of a handshake: HELLO_HANDSHAKE when a handshake worker is to go on
- * with it, HELLO_REFUSE with an alert when it is none before there is a context that could say
- * so. */
+/* [listener] Looks at what has come of a handshake: HELLO_HANDSHAKE when a handshake worker is to
+ * go on with it; HELLO_REFUSE, with the alert to send, when it is no TLS and there is no context
+ * yet that could say so; HELLO_WAIT when more must come. */
 static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *hello,
                                       uint8_t *alert)
 {
@@ -10546,10 +10805,14 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
 }
 
 /* ==== 30. TLS: certificates ===================================================================
- * Which certificate a client gets, tickets, reading and trying them, one of our own. */
+ * Which certificate a client gets; tickets; reading certificates and trying them before they are
+ * used; making one of our own. Runs on main at the start and on a reload, on handshake workers for
+ * tls_choose and tickets. It promises that a certificate which no client could use is never put in
+ * the place of one that works, and that a reload disturbs no connection. */
 
-/* A DNS name of a certificate, against a host name in lower case; a leading `*.` stands for one
- * label (RFC 9525 section 6.3). */
+/* True if a DNS name of a certificate is for a host name. A leading `*.` stands for exactly one
+ * label (RFC 9525 section 6.3): *.example.com is not for example.com, nor for a.b.example.com. Case
+ * does not count. */
 static bool tls_name_matches(struct span pattern, struct span host)
 {
     if (pattern.len > 2 && !memcmp(pattern.at, "*.", 2)) {
@@ -10562,7 +10825,8 @@ static bool tls_name_matches(struct span pattern, struct span host)
     return pattern.len == host.len && !strncasecmp(pattern.at, host.at, host.len);
 }
 
-/* Whether a certificate is for this host name, by its subjectAltName. */
+/* True if a certificate is for this host name, by its subjectAltName; the common name is not looked
+ * at, as no browser does any more. */
 static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
 {
     enum { TAG = 0x1f, DNS_NAME = 2 }; /* RFC 5280 section 4.2.1.6 */
@@ -10574,9 +10838,10 @@ static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
     return false;
 }
 
-/* Offers a certificate to the handshake, with the key that is this thread's: two threads never wait
- * for each other to sign. Should there be more threads than keys, two have one and Mbed TLS's mutex
- * in it keeps them apart. 0, or Mbed TLS's error: no memory. */
+/* [handshake worker] Offers a certificate to the handshake, with the key that is this thread's: two
+ * threads never wait for each other to sign. A thread gets its number when it first offers. Should
+ * there be more threads than keys, two have one, and Mbed TLS's mutex in it keeps them apart. 0, or
+ * Mbed TLS's error: no memory. */
 static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct tls_pair *pair)
 {
     struct tls_buffers *buffers = tls_buffers_get();
@@ -10585,10 +10850,13 @@ static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct
     return mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->keys[key]);
 }
 
-/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that fit
- * the name which the client wants (RFC 6066 section 3) and takes one whose kind of key the client
- * knows. None of ours fits: the first one, and others for its first name, so that a client by
- * address or without SNI still has the choice between RSA and ECDSA. */
+/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that
+ * fit the name which the client wants (RFC 6066 section 3) and takes the first whose kind of key
+ * the client knows. If none of ours fits, it gets the first one and others for its first name, so
+ * that a client by address or without SNI still has the choice between RSA and ECDSA; whether to go
+ * on with a name that is not its own is for the client to say.
+ *
+ * The callback has no context: `own` is a member of the tls_config that tls_config_make made. */
 static int tls_choose(mbedtls_ssl_context *ssl)
 {
     const mbedtls_ssl_config *own = mbedtls_ssl_context_get_config(ssl);
@@ -10612,7 +10880,8 @@ static int tls_choose(mbedtls_ssl_context *ssl)
     return error;
 }
 
-/* Reads a ticket. */
+/* [handshake worker] Reads a ticket that a client offers, and notes what it holds, see
+ * seam_tls_ticket_has. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
 {
@@ -10622,7 +10891,8 @@ static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigne
     return error;
 }
 
-/* Makes a ticket. */
+/* [handshake worker] Makes a ticket. Its keys are in memory only and change by themselves: after a
+ * restart each client makes one full handshake. */
 static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, unsigned char *at,
                             const unsigned char *end, size_t *len, uint32_t *lifetime)
 {
@@ -10630,7 +10900,7 @@ static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, u
     return mbedtls_ssl_ticket_write(&shared->tickets, session, at, end, len, lifetime);
 }
 
-/* One line about a file that Mbed TLS did not take. Returns false. */
+/* Writes the reason for a file that Mbed TLS did not take. Returns false. */
 static bool tls_file_problem(const char *option, const char *path, int error, const char *remedy,
                              struct why why)
 {
@@ -10639,7 +10909,8 @@ static bool tls_file_problem(const char *option, const char *path, int error, co
     return fail(why, "--%s: %.200s: %s; %s", option, path, text, remedy);
 }
 
-/* Whether a file can be read; false with the reason in why. */
+/* True if it is a regular file that can be read; false with the reason in why. Mbed TLS would say
+ * of all of these only that it cannot open it, and would wait for a pipe. */
 static bool tls_file_readable(const char *option, const char *path, struct why why)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -10652,8 +10923,9 @@ static bool tls_file_readable(const char *option, const char *path, struct why w
     return good;
 }
 
-/* Reads a certificate with its key. False with the reason in why; the pair is to be freed in any
- * case. */
+/* Reads a certificate with its key, and checks that they belong together. False with the reason in
+ * why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is not
+ * understood is refused whole: clients would miss a link that the operator believes to be there. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
 {
     static const char option[] = "tls-cert";
@@ -10681,10 +10953,11 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
 }
 
 /* Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0, or Mbed
- * TLS's error. To be called once, before the pair is used. */
+ * TLS's error. Called once, before the pair is used: afterwards threads hold pointers to the keys.
+ */
 static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
 {
-    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA) return 0;
+    if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA || count < 2) return 0;
     const mbedtls_pk_info_t *rsa = mbedtls_pk_info_from_type(MBEDTLS_PK_RSA);
     pair->keys = mem_resize(pair->keys, count * sizeof *pair->keys);
     int error = 0;
@@ -10697,7 +10970,6 @@ static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
     return error;
 }
 
-/* Frees what tls_pair_read made. */
 static void tls_pair_free(struct tls_pair *pair)
 {
     mbedtls_x509_crt_free(&pair->chain);
@@ -10706,15 +10978,16 @@ static void tls_pair_free(struct tls_pair *pair)
     free(pair->file);
 }
 
-/* Whether a certificate has expired, or is not valid yet. Most clients refuse it then; but the
- * clock may be what is wrong: a machine without a battery knows the time only after its start. */
+/* True if a certificate has expired, or is not valid yet. Most clients refuse it then; but the
+ * clock may be what is wrong: a machine without a battery knows the time only after its start. So
+ * it is never a reason not to start, only not to replace a good one. */
 static bool tls_pair_untimely(const struct tls_pair *pair)
 {
     return mbedtls_x509_time_is_past(&pair->chain.valid_to) ||
            mbedtls_x509_time_is_future(&pair->chain.valid_from);
 }
 
-/* One line about a certificate outside its time. */
+/* Writes the sentence about a certificate outside its time. */
 static void tls_pair_untimely_text(const struct tls_pair *pair, struct why why)
 {
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
@@ -10732,7 +11005,6 @@ struct tls_trial {
     struct tls_trial *peer;
 };
 
-/* The other end reads it later. */
 static int tls_trial_send(void *context, const unsigned char *at, size_t len)
 {
     struct tls_trial *end = context;
@@ -10740,7 +11012,6 @@ static int tls_trial_send(void *context, const unsigned char *at, size_t len)
     return (int)len;
 }
 
-/* What the other end sent. */
 static int tls_trial_receive(void *context, unsigned char *out, size_t size)
 {
     struct tls_trial *end = context;
@@ -10751,7 +11022,9 @@ static int tls_trial_receive(void *context, unsigned char *out, size_t size)
     return (int)n;
 }
 
-/* What client and server agree on in any case; 0, or Mbed TLS's error. */
+/* What client and server agree on in any case, and the trial, too; 0, or Mbed TLS's error. TLS 1.2
+ * and 1.3; X25519 first, which browsers prefer and vendor/mbedtls_curve.c makes fast. The suites
+ * are in vendor/mbedtls_config.h. */
 static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
 {
     static const uint16_t groups[] = {
@@ -10768,7 +11041,8 @@ static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
     return error;
 }
 
-/* Sets one end up; 0, or Mbed TLS's error. It is to be freed in any case. */
+/* Sets one end up; 0, or Mbed TLS's error. The client end does not verify: whether a CA is trusted
+ * is not what is tried. */
 static int tls_trial_init(struct tls_trial *end, struct tls_trial *peer, int endpoint)
 {
     mbedtls_ssl_init(&end->ssl);
@@ -10780,7 +11054,6 @@ static int tls_trial_init(struct tls_trial *end, struct tls_trial *peer, int end
     return error;
 }
 
-/* Frees one end. */
 static void tls_trial_free(struct tls_trial *end)
 {
     mbedtls_ssl_free(&end->ssl);
@@ -10789,8 +11062,8 @@ static void tls_trial_free(struct tls_trial *end)
 }
 
 /* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
- * pair, or Mbed TLS's error. What is found: a chain that is too long for a message, a certificate
- * that is for something else, a kind of key that has no cipher. */
+ * pair, or Mbed TLS's error. It finds what no look at the file does: a chain that is too long for a
+ * message, a certificate that is for something else, a kind of key that has no cipher suite. */
 static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
 {
     enum { TURNS = 8 /* more than any handshake takes */ };
@@ -10814,7 +11087,8 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     return ours ? ours : theirs;
 }
 
-/* Whether a handshake of each version works with a pair; false with the reason in why. */
+/* True if a handshake of each version works with a pair; false with the reason in why, the likely
+ * cause if one of those known holds. */
 static bool tls_pair_works(struct tls_pair *pair, struct why why)
 {
     static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
@@ -10847,7 +11121,9 @@ static bool tls_pair_works(struct tls_pair *pair, struct why why)
                 version, pair->file, (unsigned)-error);
 }
 
-/* Gives a configuration back; the last to do so frees it. NULL is fine. */
+/* [any] Gives a reference back; the last to do so frees the certificates. NULL is fine. The order
+ * of the decrement is the default, sequentially consistent one: what others did with the config is
+ * before its end. */
 static void tls_config_drop(struct tls_config *config)
 {
     if (!config || atomic_fetch_sub(&config->refs, 1) > 1) return;
@@ -10857,7 +11133,7 @@ static void tls_config_drop(struct tls_config *config)
     free(config);
 }
 
-/* Sets what Mbed TLS is to do for new connections. */
+/* Sets what Mbed TLS is to do for new connections; 0, or its error. */
 static int tls_config_set(struct tls_config *config)
 {
     static const char *alpn[] = {"http/1.1", NULL};
@@ -10868,8 +11144,9 @@ static int tls_config_set(struct tls_config *config)
     return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
 }
 
-/* A configuration of these certificates, to be given back with tls_config_drop; NULL with one line
- * in err. A certificate without a key of the same place has it in its own file. */
+/* [main] A configuration of these certificates with one reference, to be given back with
+ * tls_config_drop; NULL with the reason in why. Without keys each certificate's file has its key.
+ * Every pair is read and tried before anything is used, so that a reload is all or nothing. */
 static struct tls_config *tls_config_make(struct tls_shared *shared, char *const *certs,
                                           size_t count, char *const *keys, size_t key_count,
                                           struct why why)
@@ -10906,7 +11183,8 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
     return count;
 }
 
-/* Makes `config` the one for new connections. */
+/* [main; takes tls.lock] Makes `config` the one for new connections, and gives the old one's
+ * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
     pthread_mutex_lock(&shared->lock);
@@ -10916,7 +11194,8 @@ static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
     tls_config_drop(old);
 }
 
-/* The current configuration, to be given back with tls_config_drop. */
+/* [any; takes tls.lock] The current configuration, to be given back with tls_config_drop. The
+ * reference is counted under the lock, or main could free it in between. */
 static struct tls_config *tls_config_take(struct tls_shared *shared)
 {
     pthread_mutex_lock(&shared->lock);
@@ -10926,7 +11205,7 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     return config;
 }
 
-/* How many certificates in use are outside their time; 0 without TLS. */
+/* [any; takes tls.lock] How many certificates in use are outside their time; 0 without TLS. */
 static size_t tls_untimely(struct tls_shared *shared)
 {
     const struct tls_pair *first;
@@ -10936,7 +11215,7 @@ static size_t tls_untimely(struct tls_shared *shared)
     return count;
 }
 
-/* A time of a certificate as wall ms. */
+/* A time of a certificate, which is UTC, as wall ms. */
 static int64_t tls_wall_time(const mbedtls_x509_time *t)
 {
     struct tm tm = {.tm_year = t->year - 1900,
@@ -10948,7 +11227,8 @@ static int64_t tls_wall_time(const mbedtls_x509_time *t)
     return (int64_t)timegm(&tm) * 1000;
 }
 
-/* Appends the names that a certificate is for, as JSON strings with commas between. */
+/* Appends the names that a certificate is for, as JSON strings with commas between: DNS names and
+ * addresses, as a browser goes by them; other kinds are left out. */
 static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
 {
     enum { TAG = 0x1f, DNS_NAME = 2, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -10970,7 +11250,8 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
     }
 }
 
-/* Appends the certificates in use as JSON objects with commas between. */
+/* [worker] Appends the certificates in use as JSON objects with commas between, for /admin/stats.
+ */
 static void tls_write_certificates(struct buffer *out, struct tls_shared *shared)
 {
     char when[TIME_TEXT];
@@ -10985,7 +11266,9 @@ static void tls_write_certificates(struct buffer *out, struct tls_shared *shared
     tls_config_drop(config);
 }
 
-/* Sets the shared part up, for so many handshake workers; false if Mbed TLS cannot. */
+/* [main] Sets the shared part up, for so many handshake workers; false if Mbed TLS cannot. The key
+ * for threads' buffers is made here, so that if there is none left it shows before there are
+ * clients. */
 static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct counters *counters)
 {
     shared->signers = signers;
@@ -10997,15 +11280,16 @@ static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct co
                                      TLS_TICKET_SECONDS);
 }
 
-/* Frees the shared part, after the last connection. */
+/* [main] Frees the shared part, after the last connection. */
 static void tls_shared_free(struct tls_shared *shared)
 {
     tls_config_use(shared, NULL);
     mbedtls_ssl_ticket_free(&shared->tickets);
 }
 
-/* Writes a file that only its owner may read, in place of the one of that name. False with errno
- * set. */
+/* Writes a file that only its owner may read, in place of the one of that name: a new file, synced,
+ * then renamed, so that a crash leaves the old one or the new one. O_EXCL, so that nobody's link is
+ * followed. False with errno set. */
 static bool tls_write_file(const char *path, const char *text)
 {
     char next[PATH_MAX];
@@ -11026,7 +11310,10 @@ static void tls_time_text(int days, char out[16])
     strftime(out, 16, "%Y%m%d%H%M%S", gmtime_r(&when, &t));
 }
 
-/* Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's error. */
+/* Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's error.
+ * Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept (397
+ * days). The serial number is positive and of 16 bytes, random, so that a new certificate is not
+ * taken for an old one of the same issuer. */
 static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
                          size_t count, char *out, size_t size)
 {
@@ -11068,7 +11355,8 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
     return error;
 }
 
-/* Whether a certificate made earlier can be used for some time yet. */
+/* True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then: whoever
+ * told a browser to trust it is not asked again with each start. */
 static bool tls_self_good(const char *cert, const char *key)
 {
     struct tls_pair pair;
@@ -11084,8 +11372,9 @@ static bool tls_self_good(const char *cert, const char *key)
     return good;
 }
 
-/* Makes a certificate of our own for these addresses, unless the files hold a good one. False with
- * the reason in why. */
+/* [main] Makes a certificate of our own for these addresses, unless the files hold a good one. The
+ * key is written first: with a crash in between the pair does not fit, and the next start makes
+ * both anew. False with the reason in why. */
 static bool tls_self_make(const char *cert, const char *key,
                           const struct sockaddr_storage *addresses, size_t count, struct why why)
 {
@@ -11107,8 +11396,11 @@ static bool tls_self_make(const char *cert, const char *key,
 }
 
 /* ==== 31. Transport ===========================================================================
- * A socket as the listener, the workers and the hub see it: bytes in, bytes out, nothing that
- * waits. It may speak TLS or not; only the handshake is different, and the listener's. */
+ * A socket as the listener, the workers and the hub see it, plain or TLS: bytes in, bytes out. No
+ * call here ever waits: what the socket does not take now is the caller's to offer again (plain) or
+ * kept in tls->out (TLS). A transport belongs to whoever has its connection. TLS differs in two
+ * ways only: the handshake, which is the handshake workers', and that bytes which were counted as
+ * written may still wait in tls->out (transport_unsent). */
 
 /* What transport_read and transport_write return beside a count. */
 enum { TRANSPORT_END = 0, TRANSPORT_AGAIN = -1, TRANSPORT_BROKEN = -2 };
@@ -11119,14 +11411,13 @@ struct transport {
     _Atomic uint32_t round_trip; /* ms the last ping took, UINT32_MAX: none yet; here as it fits */
 };
 
-/* What recv or send has returned, in the words of this section. */
 static ssize_t transport_result(ssize_t n)
 {
     if (n >= 0) return n;
     return errno == EAGAIN || errno == EWOULDBLOCK ? TRANSPORT_AGAIN : TRANSPORT_BROKEN;
 }
 
-/* Reads bytes as they are on the line. */
+/* Reads bytes as they are on the line, before any deciphering. */
 static ssize_t transport_receive(int fd, void *out, size_t size)
 {
     ssize_t n;
@@ -11144,14 +11435,16 @@ static ssize_t transport_transmit(int fd, const void *at, size_t len)
     return transport_result(n);
 }
 
-/* Whether records wait for the socket to take them: then it is to be watched for EPOLLOUT, and
- * transport_write of nothing sends on. */
+/* True if records wait for the socket: then it is to be watched for EPOLLOUT, and transport_write
+ * of nothing sends on. */
 static bool transport_unsent(const struct transport *transport)
 {
     return transport->tls && transport->tls->out.len;
 }
 
-/* Sends what is in the output, and keeps what the socket did not take. False when it is broken. */
+/* Sends the records that Mbed TLS has just made in the thread's output buffer. What the socket does
+ * not take moves to tls->out, behind what waits there: records must not change places, since each
+ * is enciphered with the number of its turn. False if the connection is broken. */
 static bool transport_send_output(struct transport *transport, struct tls_buffers *buffers)
 {
     enum { OUTPUT_KEPT = 64 * 1024 /* memory that a thread's output may keep */ };
@@ -11168,7 +11461,7 @@ static bool transport_send_output(struct transport *transport, struct tls_buffer
     return n != TRANSPORT_BROKEN;
 }
 
-/* Sends records that wait. True when none is left; otherwise *result says why. */
+/* Sends records that wait. True if none is left; otherwise *result says why. */
 static bool transport_send_waiting(struct transport *transport, ssize_t *result)
 {
     struct buffer *out = &transport->tls->out;
@@ -11182,7 +11475,9 @@ static bool transport_send_waiting(struct transport *transport, ssize_t *result)
     return false;
 }
 
-/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. */
+/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. Before
+ * there is a context the alert is written by hand, in clear: the client has not agreed on keys yet.
+ */
 static void transport_refuse_tls(struct transport *transport, uint8_t alert)
 {
     struct tls *tls = transport->tls;
@@ -11199,8 +11494,9 @@ static void transport_refuse_tls(struct transport *transport, uint8_t alert)
     tls->broken = true;
 }
 
-/* Deciphers the whole records at the front of `at` in place; returns the bytes of content, which
- * are never more. What went wrong or ended is in the tls. */
+/* Deciphers the whole records at the front of `at` in place: content is always shorter than its
+ * record. Returns the bytes of content. A close_notify or a failure ends up in tls->ended or
+ * tls->broken. Mbed TLS may answer (a key update, an alert): that is sent here. */
 static size_t transport_decipher(struct transport *transport, char *at, size_t whole, size_t size)
 {
     struct tls *tls = transport->tls;
@@ -11218,7 +11514,8 @@ static size_t transport_decipher(struct transport *transport, char *at, size_t w
     return made;
 }
 
-/* Whether so many bytes behind the beginning of a record still do not make it whole. */
+/* True if these bytes more still do not make the record whole that tls->in begins. A client that
+ * drips one byte at a time would otherwise have 16 KiB copied for each of them. */
 static bool transport_lacks_record(const struct tls *tls, size_t more)
 {
     const unsigned char *head = (const unsigned char *)tls->in.at;
@@ -11226,8 +11523,9 @@ static bool transport_lacks_record(const struct tls *tls, size_t more)
            tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
-/* transport_read for TLS: what has come of records, old and new, is gathered in out; the whole
- * ones are deciphered there, the rest is kept. */
+/* transport_read for TLS. Old and new bytes are gathered in `out`, the whole records are deciphered
+ * there, and only the rest, less than a record, is kept in tls->in. So an idle connection holds no
+ * buffer, and `out` is the only copy. */
 static ssize_t transport_read_tls(struct transport *transport, char *out, size_t size)
 {
     struct tls *tls = transport->tls;
@@ -11257,7 +11555,9 @@ static ssize_t transport_read_tls(struct transport *transport, char *out, size_t
     return tls->ended || n == TRANSPORT_END ? TRANSPORT_END : TRANSPORT_AGAIN;
 }
 
-/* transport_write for TLS: enciphers and sends piece by piece, until the socket takes no more. */
+/* transport_write for TLS: enciphers and sends TLS_CHUNK at a time, and stops at the first chunk of
+ * which the socket left something. So at most one chunk of a client that does not read is kept
+ * enciphered; the rest stays with the caller, who knows when to give up. */
 static ssize_t transport_write_tls(struct transport *transport, const char *at, size_t len)
 {
     struct tls *tls = transport->tls;
@@ -11278,36 +11578,37 @@ static ssize_t transport_write_tls(struct transport *transport, const char *at, 
     return (ssize_t)done;
 }
 
-/* Reads what is there: a count, TRANSPORT_END, TRANSPORT_AGAIN or TRANSPORT_BROKEN. For TLS
- * there must be room for more than a record, and afterwards no whole record is left unread. */
+/* Reads what is there: a count, TRANSPORT_END, TRANSPORT_AGAIN or TRANSPORT_BROKEN. With TLS `size`
+ * must be more than a record; then no whole record is left unread, which matters since epoll does
+ * not tell of bytes that are in our memory already. */
 static ssize_t transport_read(struct transport *transport, void *out, size_t size)
 {
     return transport->tls ? transport_read_tls(transport, out, size)
                           : transport_receive(transport->fd, out, size);
 }
 
-/* Whether the other side has ended, as far as is known without reading. */
+/* True if the other side has ended, as far as is known without reading. */
 static bool transport_ended(const struct transport *transport)
 {
     return transport->tls && (transport->tls->ended || transport->tls->broken);
 }
 
-/* Whether bytes wait in the socket. */
 static bool transport_has_bytes(const struct transport *transport)
 {
     char byte;
     return recv(transport->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-/* Writes what goes out now: a count (perhaps short), TRANSPORT_AGAIN or TRANSPORT_BROKEN. What
- * was counted may still wait, see transport_unsent. */
+/* Writes what goes out now: a count (perhaps short), TRANSPORT_AGAIN or TRANSPORT_BROKEN. What was
+ * counted may still wait, see transport_unsent. */
 static ssize_t transport_write(struct transport *transport, const void *at, size_t len)
 {
     return transport->tls ? transport_write_tls(transport, at, len)
                           : transport_transmit(transport->fd, at, len);
 }
 
-/* Says goodbye to TLS (RFC 8446 section 6.1), as far as the socket takes it. */
+/* Ends our side of TLS (close_notify, RFC 8446 section 6.1), as far as the socket takes it. It is
+ * left out where records wait: it would have to go behind them. */
 static void transport_notify(struct transport *transport)
 {
     struct tls *tls = transport->tls;
@@ -11326,7 +11627,7 @@ static void transport_finish(struct transport *transport)
     shutdown(transport->fd, SHUT_WR); /* fails only when the peer is gone already */
 }
 
-/* Reads and throws away; returns as transport_read does. */
+/* Reads and throws away, undeciphered; returns as transport_read does. */
 static ssize_t transport_drain(struct transport *transport)
 {
     char scrap[4096];
@@ -11357,8 +11658,8 @@ static void transport_forget_tls(struct transport *transport)
 /* What a handshake has come to. */
 enum handshake { HANDSHAKE_MORE, HANDSHAKE_DONE, HANDSHAKE_FAILED };
 
-/* Gives a connection its TLS context, with the certificates that are in use now. False when Mbed
- * TLS has no memory for it. */
+/* Gives a connection its TLS context, with the certificates that are in use now; a reload does not
+ * touch it any more. False when Mbed TLS has no memory for it. */
 static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
@@ -11368,9 +11669,9 @@ static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
     return true;
 }
 
-/* Takes the handshake as far as the whole records in tls->in bring it, and sends what it has to
- * say: at its end an alert, if it failed. The slow part of TLS: a handshake worker's, never the
- * listener's or the hub's. */
+/* [handshake worker] Takes the handshake as far as the whole records in tls->in bring it, and sends
+ * what it has to say: at its end an alert, if it failed. This is the slow part of TLS, arithmetic
+ * that anybody may ask for: so it is never done by the listener or the hub. */
 static enum handshake transport_handshake(struct transport *transport, struct tls_shared *shared)
 {
     struct tls *tls = transport->tls;
@@ -11394,7 +11695,6 @@ static enum handshake transport_handshake(struct transport *transport, struct tl
     return HANDSHAKE_DONE;
 }
 
-/* Ends the socket. */
 static void transport_close(struct transport *transport)
 {
     transport_notify(transport);
@@ -12252,122 +12552,265 @@ static void webhook_free(struct webhook *hook)
 }
 
 /* ==== 34. Server ==============================================================================
- * One thread that owns every WebSocket connection and is the only one to change the presence table.
- * It adopts connections from the workers, decodes frames, watches for silence, hands what changed
- * to the store's writer and tells the streams of it, and those who follow the users. Nothing is
- * freed inside its own handler: the dead wait for the end of the turn. Nothing here waits but
- * loop_wait; what has to be read of the store for it, the reader reads. */
+ * struct server and the structs that cross threads, with the owner of each field. Nothing here does
+ * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
+ * workers, as said there; what has no tag is set by main before there are threads, and constant. */
 
-/* Of a connection; in link.state. Over TLS our close frame is not followed by the end of TLS until
- * the client's has come: some libraries (Python's asyncio) take close_notify for the end of both
- * ways, and then tell their application 1006 in place of our code. */
+/* Where a connection stands, from accept to close; in session.state. The owner of the connection is
+ * told by it, see below. */
 enum connection_state {
+    /* HTTP: the listener's, or a thread's to which it gave the connection. */
+    CONNECTION_HELLO,     /* some of a handshake's next records may be there */
+    CONNECTION_HANDSHAKE, /* with a handshake worker, or waiting for one */
+    CONNECTION_REQUEST,   /* some of a request may be there */
+    CONNECTION_BUSY,      /* with a worker, or waiting for one */
+    CONNECTION_IDLE,      /* kept alive; nothing of the next request is there */
+    CONNECTION_FLUSH,     /* the client has not taken all of its answer */
+    CONNECTION_LINGER,    /* all is said; the client is given time to read it and to end */
+    /* A WebSocket or a stream: the hub's. Over TLS our close frame is not followed by the end of
+     * TLS until the client's has come: some libraries (Python's asyncio) take close_notify for the
+     * end of both ways, and then tell their application 1006 in place of our code. */
     CONNECTION_OPEN,
     CONNECTION_CLOSING,   /* our close frame is out, the client's is awaited */
     CONNECTION_FINISHING, /* nothing more is sent; only the end is awaited */
+    /* Freed by its owner at the end of the turn: events that were fetched already may be of it. */
     CONNECTION_DEAD,
 };
 
-/* A User-Agent, shared by the connections that sent it. */
+/* [hub] A User-Agent, shared by the connections that sent it. */
 struct agent {
     size_t refs;
     char text[];
 };
 
-/* One WebSocket. Idle it owns nothing else on the heap. Fields marked * are read by workers under
- * the table's lock; those that change without it are atomic. */
+/* Every connection is one of these, from accept(2) to close(2).
+ *
+ * Who owns it, and so is the only one to read or write it:
+ *
+ *     accept -> LISTENER <----job----> handshake worker        HELLO, HANDSHAKE
+ *                  ^  |
+ *                 job seam_submit
+ *                  |  v
+ *                 worker --job--> HUB -> close                  OPEN, CLOSING, FINISHING
+ *                    \--> close
+ *
+ * - The listener has it in every HTTP state but two. In HANDSHAKE it is a handshake worker's from
+ *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from seam_submit
+ *   to http_conn_served. The mutexes on these ways order the memory of both sides.
+ * - Meanwhile nobody else can end it: one that has to give way to a newer one of its address
+ *   (listener_displace) is only marked http->given_up, which the listener acts on when it is back.
+ *   The list of its address, http->entry and http->held are under address_lock, whoever has it.
+ * - A worker gives it to the listener (loop_submit, loop_park), to the hub (http_conn_hand_over) or
+ *   ends it. A socket is in one epoll set at a time, and silent while a worker has it (EPOLLONESHOT).
+ * - The hub has it for good. It drops `http` as it takes the connection over; `ext` stands in the
+ *   same place. Fields marked * it changes under table_lock, or they are atomic or constant, since
+ *   workers read them for lists of sessions.
+ *
+ * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before the
+ * upgrade only hangs off one pointer, and what most do without off another. */
 struct connection {
-    struct session_conn session; /* * first: the table's view */
-    struct timer timer;          /* silence, or the end of a close */
+    struct session_conn session; /* * first: the table's view; address, state */
+    struct timer timer;          /* the deadline of the state, or silence */
     struct transport transport;  /* * its round_trip */
-    uint64_t number;             /* * shown as connection_id */
-    int64_t connected_at;        /* * mono */
-    _Atomic int64_t heard_at;    /* * mono: last byte */
+    uint64_t number;             /* * shown as connection_id; 0: HTTP, or refused */
+    int64_t connected_at;        /* * mono: when the hub got it */
+    _Atomic int64_t heard_at;    /* * mono: last byte; of a stream: when something was last sent */
     uint32_t pinged;             /* low half of mono at the last ping; 0: answered, or none */
     uint32_t paced;              /* us that the messages so far are ahead of --max-messages */
     struct agent *agent;         /* * or NULL */
-    struct ws_partial *partial;  /* a frame or message half received, or NULL */
-    struct conn_ext *ext;        /* what it has beyond that, or NULL */
+    union {
+        struct ws_partial *partial; /* a frame or message half received, or NULL */
+        struct stream *stream;      /* session.is_stream */
+    };
+    union {
+        struct http_conn *http; /* before the hub has it */
+        struct conn_ext *ext;   /* after: what a WebSocket has beyond this, or NULL */
+    };
 };
 _Static_assert(sizeof(struct connection) <= 140, "fits musl's slots of 144 bytes");
 
-/* What most connections do without most of the time: bytes that wait, users that are followed. */
-struct conn_ext {
-    struct watcher watcher;         /* first */
-    struct connection *c;           /* whose it is */
-    struct id_list *may;            /* whom its token lets it follow, or NULL: nobody, or all */
-    struct buffer out;              /* bytes the socket did not take yet */
-    struct buffer held;             /* watch and unwatch messages that wait, see connection_hold */
-    struct conn_ext *next, **place; /* in hub.held; place NULL: not in it */
-    struct buffer late;             /* messages not looked at yet, see connection_put_off */
-    struct conn_ext *late_next, **late_place; /* in hub.late; late_place NULL: not in it */
-    uint32_t interest;                        /* what epoll watches its socket for */
-    bool blocked;                             /* out goes first: no change is told */
-    bool behind;         /* bytes before the last ping were not acknowledged yet */
-    uint64_t acked;      /* behind: bytes that its TCP has acknowledged */
-    int64_t acked_at;    /* mono: when that last grew, see connection_lives; or 0 */
-    int64_t ids, ids_at; /* thousandths of ids ahead of the pace, as of when: mono */
+/* Where a connection is, and so how it may give way to a newer one of its address. The listener
+ * alone reads and writes it, also for one that a worker has: as far as it knows. */
+enum http_conn_place {
+    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
+    PLACE_LISTENER,  /* the listener's own, and in no queue: it ends at once */
+    PLACE_READY,     /* in a lane: it ends at once, unanswered */
+    PLACE_HANDSHAKE, /* in the handshake workers' queue, or with one of them */
 };
+
+/* A request whose body is long is looked at by its head first: a stranger's is refused before it is
+ * read. */
+enum http_conn_vet {
+    VET_NONE,   /* not looked at yet, or there is no need */
+    VET_ASKED,  /* a worker is at it */
+    VET_PASSED, /* the sender may */
+};
+
+/* What a worker has granted a request: the hub is to make a WebSocket or a stream of its
+ * connection. The client's address and the end of its token are in the session already. */
+enum grant_kind { GRANT_NONE, GRANT_WEBSOCKET, GRANT_STREAM };
+struct grant {
+    uint8_t kind; /* enum grant_kind */
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+    enum error refuse; /* the WebSocket is only opened to be closed with this error's code, or 0 */
+    struct id_list *may; /* whom it may follow, unless session.watches_all; or NULL */
+    const char *agent;   /* the User-Agent, in the bytes of the request; or NULL */
+    uint32_t logouts;    /* of a stream: see struct stream */
+    uint8_t feed;        /* enum feed_kind */
+    bool resumes;        /* it goes on behind this event: */
+    uint64_t sequence;
+};
+
+/* What a connection has until its upgrade: a request on its way in, an answer on its way out. */
+struct http_conn {
+    struct job job;        /* to a handshake worker, back to the listener, on to the hub */
+    struct seam_item item; /* the request's bytes */
+    struct connection *c;  /* whose it is */
+    struct server *server;
+    TAILQ_ENTRY(http_conn) entry; /* of a lane, or of those that give way in this turn */
+    int64_t deadline;             /* mono: of the handshake and the first request together */
+    uint8_t kind;                 /* enum listen_kind: where it came in */
+    uint8_t handshake;            /* enum handshake: what a handshake worker came to */
+    struct tls_hello hello;       /* how much of the first one is there */
+    bool polled;                  /* in the listener's epoll set */
+    uint8_t place;                /* enum http_conn_place; the listener's, as is the next */
+    bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
+    uint8_t lane;              /* enum lane_kind */
+    uint32_t read_in;          /* the turn in which its last bytes came */
+    bool keep_alive;           /* after this answer */
+    size_t scanned;            /* bytes already searched for the end of the head */
+    size_t head;               /* bytes of the head of the request at the front; 0: not there */
+    size_t whole;              /* bytes of all of it; 0: not known */
+    struct http_chunks chunks; /* how far its body was read, if that is in chunks */
+    bool chunked;
+    bool expects;        /* the client waits for a 100 before it sends the body */
+    uint8_t vet;         /* enum http_conn_vet */
+    const char *listed;  /* its Origin, when one of --allow-origin; once head is known */
+    struct buffer aside; /* the request, while a worker looks at a copy of its head */
+    size_t held;         /* bytes that are counted as this connection's */
+    struct buffer out;   /* the answer */
+    struct grant grant;  /* what the hub is to make of it, if it is to have it */
+    struct address_entry
+        *address; /* the entry of its address, unless exempt; under address_lock, */
+    TAILQ_ENTRY(http_conn) neighbours; /* as is the list of those of the same address */
+};
+
+/* [hub] What most WebSockets do without most of the time: bytes that wait, users that are followed.
+ * Made when first needed (connection_ext), freed when nothing of it is needed (connection_settle).
+ */
+struct conn_ext {
+    struct watcher watcher; /* first: hub_fill_broadcast finds the connection by it */
+    struct connection *c;   /* whose it is */
+    struct id_list *may;    /* whom its token lets it follow, or NULL: nobody, or all */
+
+    /* Output. While blocked nothing but `out` is sent, and no change is told. */
+    struct buffer out; /* bytes the socket did not take yet */
+    bool blocked;      /* out goes first, or records of TLS do */
+    uint32_t interest; /* what epoll watches its socket for */
+
+    /* Input that waits: length (uint32_t) and bytes of each message. */
+    struct buffer held;               /* watches, see connection_hold */
+    struct buffer late;               /* messages not looked at yet, see connection_put_off */
+    TAILQ_ENTRY(conn_ext) held_entry; /* linked: in hub.held */
+    TAILQ_ENTRY(conn_ext) late_entry; /* linked: in hub.late */
+    int64_t ids, ids_at;              /* thousandths of ids ahead of the pace, as of when: mono */
+
+    /* What its TCP takes of bytes that are ahead of a ping, see connection_lives. */
+    bool behind;      /* bytes before the last ping were not acknowledged yet */
+    uint64_t acked;   /* behind: bytes that its TCP has acknowledged */
+    int64_t acked_at; /* mono: when that last grew; or 0 */
+};
+
+TAILQ_HEAD(ext_list, conn_ext);
 
 /* The events of turns that have ended, and who reads them: as admins see them, or as all do. */
 enum feed_kind { FEED_ADMIN, FEED_OPEN, FEED_COUNT };
 struct feed {
     struct events events;
-    struct stream *streams; /* the open ones */
-    int64_t streamless_at;  /* mono: when the last stream ended */
-    uint64_t fed;           /* bytes of events that were offered to them */
+    LIST_HEAD(, stream) streams; /* the open ones */
+    int64_t streamless_at;       /* mono: when the last stream ended */
+    uint64_t fed;                /* bytes of events that were offered to them */
 };
 
-/* A client of /admin/events or /api/events. Of its connection agent, partial and extra are not
- * used, and heard_at is when something was last sent. */
+/* [hub] What a client of /admin/events or /api/events has beyond its connection. */
 struct stream {
-    struct connection c;          /* first; c.link.is_stream is set */
-    struct feed *feed;            /* what it reads */
-    struct stream *next, **place; /* in feed.streams while open; place is NULL after */
-    struct buffer own;            /* to be sent before events: the head, a reset, a comment */
-    uint64_t at;                  /* of feed.events: what is to be sent next */
-    uint64_t caught_up;           /* what it came back for ends here; not held against it */
-    bool blocked;                 /* waits until the socket takes more */
-    uint32_t logouts;             /* an admin's session opened it when there were so many; or 0 */
+    struct connection *c;
+    struct feed *feed;       /* what it reads */
+    LIST_ENTRY(stream) list; /* of feed.streams; linked while open */
+    struct buffer own;       /* to be sent before events: the head, a reset, a comment */
+    uint64_t at;             /* of feed.events: what is to be sent next */
+    uint64_t caught_up;      /* what it came back for ends here; not held against it */
+    bool blocked;            /* waits until the socket takes more */
+    uint32_t logouts;        /* an admin's session opened it when there were so many; or 0 */
 };
 
+/* The hub's bounds. Most say how much is done for one before the others have their turn: the hub is
+ * one thread, and whatever it does for one client all others wait for. */
 enum {
-    HUB_EVENTS = 512,            /* handled a turn */
-    HUB_NAP_MS = 1000,           /* the longest sleep while a user is cached */
-    HUB_READ_SIZE = 20 * 1024,   /* holds more than a record of TLS */
-    HUB_READ_PLAIN = 4096,       /* read of one before the others have their turn */
-    HUB_CALLS_US = 500,          /* of a turn for calls, */
-    HUB_INPUT_US = 1500,         /* for what sockets have, */
-    HUB_TIMERS_US = 250,         /* for timers, */
-    HUB_WORK_US = 500,           /* for each of watches that waited, and telling; and */
-    HUB_WORK_LEAST_US = 150,     /* as long as sockets have more */
-    HUB_AGENTS = 64,             /* agents remembered for sharing */
-    HUB_OUT_MAX = 256 * 1024,    /* unsent bytes at which a connection is given up */
-    STREAM_TURN = 256 * 1024,    /* sent to one stream before the others have their turn */
-    STREAM_BATCH = 64 * 1024,    /* bytes of events after which the streams are sent them */
-    WATCH_TURN = 64 * 1024,      /* sent to one who follows before the others have their turn */
-    MESSAGE_SHORT = 512,         /* bytes of a message that is acted on at once in any case */
-    EVENTS_FEW = 8,              /* sockets that are soon looked at */
-    WATCH_AT_ONCE = 256,         /* ids of watches acted on as they are read, in one turn */
-    WATCH_BACKLOG_MAX = 100000,  /* users owed, or to be freed, over all, while watches wait */
-    WATCH_SPREAD = 8192,         /* watches of users who changed looked at in one turn */
-    WATCH_SWEEP = 1024,          /* users whom nobody follows any more freed in one turn */
-    KICK_SHARE = 64,             /* connections closed for a kick before the clock is looked at */
-    OUT_READ_MAX = 32 * 1024,    /* unsent bytes of one from whom nothing more is read */
-    BROADCAST_MAX = 2048,        /* writes side by side before the hub looks what came of them */
-    BROADCAST_TEXT = 256 * 1024, /* bytes of those that differ from the one before */
-    BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX, /* more than one can have */
-    BROADCAST_SHARE = 32,                   /* writes in a batch, which one thread takes */
-    BROADCAST_WORTH =
-        2, /* batches that wait before an io thread is woken: the hub takes the rest */
+    HUB_EVENTS = 512,  /* fetched from epoll at a time */
+    HUB_AGENTS = 64,   /* agents remembered for sharing */
+    HUB_NAP_MS = 1000, /* the longest sleep while a user is cached; see hub_wake */
+
+    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for when
+     * everybody asks for everything; sockets have the largest, as they cannot be told to wait. While
+     * they have more, what is for many (watches, snapshots, broadcast) is cut to the least that still
+     * goes on. */
+    HUB_JOBS_US = 500,
+    HUB_INPUT_US = 1500,
+    HUB_TIMERS_US = 250,
+    HUB_WORK_US = 500,       /* each of: put off messages, watches that waited, telling, freeing */
+    HUB_WORK_LEAST_US = 150, /* in its place while sockets have more */
+
+    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
+     * pieces as long as the longest message of the default --max-message. */
+    HUB_READ_SIZE = 20 * 1024,
+    HUB_READ_PLAIN = 4096,
+
+    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from it,
+     * so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
+    OUT_READ_MAX = 32 * 1024,
+    HUB_OUT_MAX = 256 * 1024,
+
+    /* Sent to one before the others have their turn. */
+    STREAM_TURN = 256 * 1024,
+    STREAM_BATCH = 64 * 1024, /* bytes of events after which the streams are sent them */
+    WATCH_TURN = 64 * 1024,
+
+    /* Messages that are longer are put off while more than EVENTS_FEW sockets wait to be looked at;
+     * a ping or a status is not. */
+    MESSAGE_SHORT = 512,
+    EVENTS_FEW = 8,
+
+    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet, or
+     * to be freed, over all, above which watches wait as text. So a crowd that comes back and asks
+     * for everything costs memory for its messages, not for what they ask for. */
+    WATCH_AT_ONCE = 256,
+    WATCH_BACKLOG_MAX = 100000,
+    WATCH_SPREAD = 8192, /* watches of users who changed looked at in one turn */
+    WATCH_SWEEP = 1024,  /* users whom nobody follows any more freed in one turn */
+    KICK_SHARE = 64,     /* connections closed for a kick before the clock is looked at */
+
+    /* Broadcast: writes side by side before the hub looks what came of them; the text of those that
+     * differ from the one before, and the longest that one can be; writes in a batch, which one
+     * thread takes; and batches that wait before an io thread is woken: for fewer the hub is done
+     * before the thread has begun. */
+    BROADCAST_MAX = 2048,
+    BROADCAST_TEXT = 256 * 1024,
+    BROADCAST_ROOM = 2 * WATCH_MESSAGE_MAX,
+    BROADCAST_SHARE = 32,
+    BROADCAST_WORTH = 2,
     IO_THREADS_MAX = 3,
-    CROWD_FEW = 100,          /* so many connections may all come back at once */
-    CROWD_SPREAD_MS = 3000,   /* more of them take at least this long */
-    CROWD_TLS_RATE = 2000,    /* connections taken in a second, with TLS */
-    CROWD_PLAIN_RATE = 10000, /* and without */
-    CROWD_TURN = 128,         /* connections told before the others have their turn */
+
+    /* How clients come back after the server was gone, see hub_crowd: CROWD_FEW may at once, more
+     * take as long as the server needs for so many in a second, and CROWD_SPREAD_MS at least. */
+    CROWD_FEW = 100,
+    CROWD_SPREAD_MS = 3000,
+    CROWD_TLS_RATE = 2000,
+    CROWD_PLAIN_RATE = 10000,
+    CROWD_TURN = 128, /* connections told in one turn */
 };
-_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see wire_read");
+_Static_assert(HUB_READ_SIZE > TLS_HEAD + TLS_CONTENT_MAX, "see transport_read");
 
 /* Bytes on their way to one connection. */
 struct io_write {
@@ -12377,7 +12820,7 @@ struct io_write {
 };
 
 /* Some of them in a row, which one thread takes at a time: so the lock is taken once for
- * BROADCAST_SHARE writes, each of which is a system call of some 5 us. */
+ * BROADCAST_SHARE writes, each of which is a system call. */
 struct io_batch {
     struct job job;
     struct broadcast *broadcast;
@@ -12397,7 +12840,7 @@ struct broadcast {
     struct io_batch batches[BROADCAST_MAX / BROADCAST_SHARE];
 };
 
-/* The number of connections at which all were last told over which time to come back; see
+/* [hub] The number of connections at which all were last told over which time to come back; see
  * hub_crowd. */
 struct crowd {
     int64_t level;     /* 0, or CROWD_FEW times a power of two */
@@ -12407,57 +12850,64 @@ struct crowd {
     char id[USER_ID_MAX];
 };
 
+/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop and
+ * reader, which take work; stop_event. */
 struct hub {
     struct loop loop;
     struct wheel wheel; /* connections */
     pthread_t thread;
+
+    /* The turn. */
     struct epoll_event events[HUB_EVENTS];
-    int event_at, event_count;          /* events not acted on yet: what was no time for */
-    int64_t until;                      /* clock_work_us: end of the present part of the turn */
-    struct conn_ext *held, **held_last; /* those whose messages wait, in order */
-    struct conn_ext *late, **late_last; /* those with messages not looked at yet, in order */
-    bool looking;                       /* one of these is being acted on: it is put off no more */
-    size_t ids;                         /* of watches acted on in this turn */
-    struct connection *dead;            /* freed at the end of the turn, linked by link.next */
-    struct buffer reply;                /* to the connection being handled; see connection_flush */
-    struct named named;                 /* whom the next error in it names */
+    int event_at, event_count;      /* events not acted on yet: what was no time for */
+    int64_t until;                  /* clock_work_us: end of the present part of the turn */
+    int64_t turned_at;              /* mono: when the last turn began */
+    uint8_t scratch[HUB_READ_SIZE]; /* bytes of the socket being read */
+
+    /* Connections. */
+    struct ext_list held;    /* those whose watches wait, in order */
+    struct ext_list late;    /* those with messages not looked at yet, in order */
+    bool looking;            /* one of these is being acted on: it is put off no more */
+    size_t ids;              /* of watches acted on in this turn */
+    struct connection *dead; /* freed at the end of the turn, linked by session.next */
+    struct buffer reply;     /* to the connection being handled; see connection_flush */
+    struct named named;      /* whom the next error in it names */
     struct agent *agents[HUB_AGENTS];
+    struct crowd crowd; /* how many connections there are, as clients were told */
+
+    /* Who is told what. */
     struct feed feeds[FEED_COUNT];
-    struct buffer event;         /* the one being made */
-    struct watch_graph graph;    /* who follows whom */
-    struct buffer outgoing;      /* a message to one who follows */
-    struct broadcast broadcast;  /* what they are told */
-    int64_t spread_at;           /* mono: not before this changes are told again */
-    struct crowd crowd;          /* how many connections there are, as clients were told */
-    struct job_queue reader;     /* reads of the store: the hub never waits for a disk */
-    _Atomic uint64_t generation; /* grows when users leave the table for the store */
-    int64_t sample_at;           /* mono: when the next minute begins */
-    struct store_batch batch;    /* in flight while batch_under_way */
+    struct buffer event;        /* the one being made */
+    struct watch_graph graph;   /* who follows whom */
+    struct buffer outgoing;     /* a message to a watcher */
+    struct broadcast broadcast; /* what watchers are told */
+    int64_t spread_at;          /* mono: not before this changes are told again */
+
+    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time. */
+    struct job_queue reader;  /* reads of the store: the hub never waits for a disk */
+    int64_t sample_at;        /* mono: when the next minute begins */
+    struct store_batch batch; /* in flight while batch_under_way */
     struct job batch_done;
     bool batch_under_way;
     int64_t sync_at;    /* mono: not before this is the next batch due */
     int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
-    int64_t turned_at;  /* mono: when the last turn began */
     uint64_t delivered; /* store.outbox_done that the writer knows, or will soon */
-    bool running;       /* the thread was started */
+
+    /* The end. */
+    bool running; /* the thread was started; main's */
     bool stopping, quitting, stopped;
     int64_t stop_by;     /* mono: sockets still open then are cut */
     int64_t stop_spread; /* ms over which clients were told to come back */
     int stop_event;      /* eventfd: told when no socket is left after hub_stop */
-    uint8_t scratch[HUB_READ_SIZE];
 };
 
 enum { LISTENER_READ_SIZE = 64 * 1024 };
 
-/* Connections in the listener that wait for a thread, in order; any of them may leave. */
-struct http_conn_queue {
-    struct http_conn *first, *last;
-};
+TAILQ_HEAD(http_conn_list, http_conn);
 
 /* What a listening socket is for. */
 enum listen_kind { LISTEN_HTTP, LISTEN_TLS, LISTEN_REDIRECT, LISTEN_METRICS };
 
-/* One listening socket. */
 struct listen_socket {
     int fd;
     enum listen_kind kind;
@@ -12468,89 +12918,119 @@ struct listen_socket {
  * have a lane of their own, and never all workers: what is soon answered, /healthz say,
  * does not stand behind them. */
 enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
+ * have a lane of their own, and never all workers: what is soon answered, /healthz say, does not
+ * stand behind them. The listener's but for the atomics, which a worker changes when it is done. */
 struct lane {
-    struct http_conn_queue ready; /* whole requests for which no worker was free */
-    int most;                     /* with the workers at a time */
-    _Atomic int under_way;        /* with the workers */
-    _Atomic bool starved;         /* some are ready: a worker that is done wakes the listener */
+    struct http_conn_list ready; /* whole requests for which no worker was free */
+    int most;                    /* with the workers at a time */
+    _Atomic int under_way;       /* with the workers */
+    _Atomic bool starved;        /* some are ready: a worker that is done wakes the listener */
 };
 
+/* What the listener has for itself. Others touch what is atomic, the loop's inbox, the queue, and
+ * `held` under address_lock. */
 struct listener {
     struct loop loop;
     struct wheel wheel; /* connections in the listener */
     struct lane lanes[LANE_COUNT];
     uint32_t turn;                 /* counts the turns of the loop */
     size_t memory;                 /* what requests under way may hold; see listener_init */
-    size_t held;                   /* what they do; under address_lock */
+    size_t held;                   /* what they do */
     _Atomic int64_t memory_logged; /* mono: when it was last said that it is not enough */
-    struct http_conn *gone;        /* displaced in this turn */
+    struct http_conn_list gone;    /* displaced in this turn, see listener_give_up */
     _Atomic int64_t count;         /* connections that are not the hub's */
     struct timer pause;            /* accepting goes on when it fires */
     bool paused;
     int64_t paused_logged; /* mono */
     bool quitting;
     size_t handshaking;          /* connections with the handshake workers */
-    struct job_queue handshakes; /* the workers' */
+    struct job_queue handshakes; /* for them */
     char scratch[LISTENER_READ_SIZE];
 };
 
-/* What tokens and the admin's password are checked with. Never changed once made, freed by the last
- * who uses it. */
+/* What tokens and the admin's password are checked with. Never changed once made: SIGHUP makes
+ * another (server_read_secrets), and this one is freed by the last who uses it. So a worker checks
+ * a token without holding a lock. */
 struct secrets {
     _Atomic int refs;
     struct token_keys keys;
     struct password password; /* all zero without --admin-password-file */
 };
 
-/* The whole program. Set up by main before any thread runs. */
+/* The whole program; set up by main before any thread runs. What has no tag is constant after that.
+ *
+ * The locks. Each is held for microseconds, and never while something waits for a client, a disk or
+ * another thread; enum lock_rank has their order.
+ *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never to
+ *                 read; workers take it to read. So what the hub changes is seen whole, and the hub
+ *                 itself reads for nothing. Fields that move with every byte (last_seen, heard_at)
+ *                 are atomic in place of that. While it is held only memory is touched.
+ *   loop.lock     An inbox. Taken under nothing; loop_park makes a system call under it.
+ *   address_lock  The entries of addresses: the listener counts, workers count, and whoever has a
+ *                 connection changes its list and its bytes in there.
+ *   session_lock  The admin's sessions; login_lock: who is hashing a password, with login_done;
+ *                 refusal_lock: what was logged of refusals; secrets_lock: the pointer to the
+ *                 secrets, for as long as it takes to count one more user of them.
+ * Locks of others stand with what they guard: store, TLS, webhook, log, job queues. */
 struct server {
-    struct options options; /* constant once parsed */
+    struct options options;
     struct log log;
-    struct counters counters;
-    _Atomic int64_t wall_offset; /* UTC minus mono, ms; see server_now */
+    struct counters counters;    /* [any] atomic */
+    _Atomic int64_t wall_offset; /* [any] UTC minus mono, ms; see server_now */
     struct instant started;
     int64_t max_connections;      /* WebSockets and streams */
-    _Atomic int64_t connections;  /* WebSockets and streams, open or being closed */
-    _Atomic int64_t streams;      /* of them the open streams */
-    _Atomic int64_t watching;     /* users followed, over all connections */
-    _Atomic int64_t refused;      /* WebSockets open only to be closed; in no other count */
+    _Atomic int64_t connections;  /* [worker +, hub -] WebSockets and streams, open or closing */
+    _Atomic int64_t streams;      /* [hub] of them the open streams */
+    _Atomic int64_t watching;     /* [hub] users followed, over all connections */
+    _Atomic int64_t refused;      /* [worker +, hub -] open only to be closed; in no other count */
     uint32_t epoch;               /* of positions: random for each start */
-    _Atomic uint64_t last_number; /* of a connection; the upper half is random for each start */
-    _Atomic bool stopping;        /* no new connections; readyz says so */
-    long landlock;                /* version by which it is sandboxed, 0: not at all; constant */
-    struct store *store;
-    pthread_mutex_t table_lock; /* presence, between the hub that writes and workers that read */
-    struct presence presence;
-    struct hub hub;
-    struct listener listener;
-    struct tls_shared tls;
+    _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
+    _Atomic bool stopping;        /* [main] no new connections; readyz says so */
+    long landlock;                /* version by which it is sandboxed, 0: not at all */
+    struct store *store;          /* its own locks */
+    pthread_mutex_t table_lock;   /* presence */
+    struct presence presence;     /* [hub; others with table_lock, only reading] */
+    struct hub hub;               /* [hub] but for its loop and queues */
+    struct listener listener;     /* [listener] but for its loop, queue, atomics, and `held` */
+    struct tls_shared tls;        /* its own lock */
     pthread_mutex_t secrets_lock; /* secrets */
-    struct secrets *secrets;      /* in use; replaced as a whole, see secrets_take */
+    struct secrets *secrets;      /* [main] in use; replaced as a whole, see secrets_take */
     pthread_mutex_t session_lock; /* sessions */
-    struct session_keys sessions; /* of admins */
-    _Atomic uint32_t logouts;     /* of them that have ended, and 1; see struct stream */
+    struct session_keys sessions; /* [worker] of admins */
+    _Atomic uint32_t logouts;     /* [worker] of them that have ended, and 1; see struct stream */
     pthread_mutex_t login_lock;   /* logins */
     pthread_cond_t login_done;    /* it is no longer busy */
-    struct login_queue logins;
-    struct range *trusted; /* of --trusted-proxy */
+    struct login_queue logins;    /* [worker] */
+    struct range *trusted;        /* of --trusted-proxy */
     size_t trusted_count;
-    pthread_mutex_t refusal_lock; /* refusal_log */
-    struct refusal_log refusal_log;
-    _Atomic uint64_t refusals[ERROR_COUNT]; /* of upgrades, by reason */
-    pthread_mutex_t address_lock; /* addresses, and the lists of the listener's connections in it */
-    struct address_table addresses;
-    struct webhook webhook;
-    struct listen_socket *listen_sockets;
+    pthread_mutex_t refusal_lock;           /* refusal_log */
+    struct refusal_log refusal_log;         /* [any] */
+    _Atomic uint64_t refusals[ERROR_COUNT]; /* [any] of upgrades, by reason */
+    pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
+    struct address_table addresses; /* [listener, worker, hub] */
+    struct webhook webhook;         /* its own thread and lock */
+    struct listen_socket *listen_sockets; /* [listener] the descriptors */
     size_t listen_socket_count;
     struct seam *seam;
 };
 
 /* ==== 35. Connections =========================================================================
- * WebSockets and streams as the hub has them: made, written to, ended. Nothing is freed inside
- * its own handler: who ends waits for the end of the turn. */
+ * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
+ * struct server (server_*). A connection is never freed inside its own handler: one that ends is
+ * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
+ * fetched event is left (hub_free_closed). So every function here may end the connection it is
+ * given, and callers look at its state, not at a return value. */
 
-/* This moment. UTC and mono run at the same rate; the offset held only moves when UTC is stepped,
- * so that a moment once told is told the same for ever. */
+enum {
+    STOP_RETRY_MS = 500,   /* the first client of a server that stops comes back then */
+    STOP_SPREAD_MS = 2000, /* and the last one so much later, or a ms each */
+};
+
+/* [any] This moment. UTC is monotonic time plus an offset that only moves when UTC is stepped by
+ * more than JITTER_MS: so a moment that was told once is told the same for ever, and two moments
+ * keep their order. The offset is relaxed: whoever reads an old one tells a time that was right a
+ * moment ago. */
 static struct instant server_now(struct server *server)
 {
     enum { JITTER_MS = 10 };
@@ -12564,32 +13044,35 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* Whether limits by address are not for this one: a trusted proxy speaks for many. */
+/* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
 static bool server_exempts(const struct server *server, const uint8_t address[16])
 {
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
-/* Gives back the place of a WebSocket among those of its address, see upgrade_reserve_address. */
+/* [any] Gives back the place of a WebSocket among those of its address; upgrade_reserve_address
+ * took it. */
 static void server_release_address(struct server *server, const uint8_t address[16])
 {
     uint8_t key[16];
     if (!server->options.max_per_address || server_exempts(server, address)) return;
     address_group(address, key);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(&server->addresses, key); /* it is there */
     entry->connections--;
     address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
 }
 
-/* The position of the last transition; the table's lock is held, or this is the hub. */
+/* [hub, or table_lock] The position of the last transition. */
 static struct position server_position(const struct server *server)
 {
     return (struct position){server->epoch, server->presence.sequence};
 }
 
-/* Takes a place among the connections; who ends one gives it back. */
+/* [worker] Takes a place among the connections; who ends one gives it back. Counting first and
+ * taking back what was too much needs no lock: for a moment the count may be above the limit, never
+ * what is granted. */
 static enum error server_reserve(struct server *server)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
@@ -12598,8 +13081,9 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
-/* Counts an upgrade that was refused, and tells the operator: their users see no more than 1006.
- * `detail`, `origin` and `host` may be NULL. Any thread. */
+/* [any] Counts an upgrade that was refused, and logs it, since the page sees no more than 1006. A
+ * client that is refused again and again must not fill the log: refusal_tells says each (error,
+ * address) once and stops at a number a minute. `detail`, `origin` and `host` may be NULL. */
 static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
                                  int64_t now, const char *detail, const char *origin,
                                  const char *host)
@@ -12607,10 +13091,10 @@ static void server_count_refusal(struct server *server, enum error error, const 
     char from[INET6_ADDRSTRLEN];
     bool last = false;
     count_one(&server->refusals[error]);
-    pthread_mutex_lock(&server->refusal_lock);
+    lock_take(&server->refusal_lock, RANK_REFUSAL);
     bool tell =
         refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now, &last);
-    pthread_mutex_unlock(&server->refusal_lock);
+    lock_give(&server->refusal_lock, RANK_REFUSAL);
     if (!tell) return;
     log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
@@ -12622,68 +13106,85 @@ static void server_count_refusal(struct server *server, enum error error, const 
                  " presence_upgrades_refused_by_reason_total");
 }
 
-/* The number of a new connection. */
+/* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
+ * each start, so a number names one connection also across restarts. */
 static uint64_t server_number(struct server *server)
 {
     return atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
 }
 
-/* The connection that a timer is part of. */
 static struct connection *connection_of_timer(struct timer *timer)
 {
     return container_of(timer, struct connection, timer);
 }
 
-/* Shares an agent with connections that sent the same lately; owned by the caller's count. */
+/* [whoever has it] Frees the HTTP part of a connection, once it is out of the listener's lists and
+ * counts (http_conn_leave). */
+static void http_conn_free(struct http_conn *p)
+{
+    buffer_free(&p->out);
+    buffer_free(&p->aside);
+    free(p->item.bytes);
+    free(p->item.authority);
+    free(p->grant.may);
+    free(p);
+}
+
+/* [hub] Shares a User-Agent with connections that sent the same lately: most clients are of a few
+ * kinds, and a copy each would be a third of what an idle user costs. Cut to AGENT_MAX bytes at a
+ * whole character. NULL for none; hub_drop_agent gives it back. */
 static struct agent *hub_share_agent(struct hub *hub, const char *text)
 {
-    if (!*text) return NULL;
-    uint32_t hash = 2166136261u;
-    for (const char *p = text; *p; p++) hash = (hash ^ (unsigned char)*p) * 16777619u;
+    size_t len = text ? strnlen(text, AGENT_MAX) : 0;
+    while (len && ((unsigned char)text[len] & 0xc0) == 0x80) len--;
+    if (!len) return NULL;
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    for (size_t i = 0; i < len; i++) hash = (hash ^ (unsigned char)text[i]) * 16777619u;
     struct agent **slot = &hub->agents[hash % HUB_AGENTS];
-    if (*slot && !strcmp((*slot)->text, text)) {
+    if (*slot && !strncmp((*slot)->text, text, len) && !(*slot)->text[len]) {
         (*slot)->refs++;
         return *slot;
     }
-    struct agent *agent = mem_new(sizeof *agent + strlen(text) + 1);
-    strcpy(agent->text, text);
+    struct agent *agent = mem_new(sizeof *agent + len + 1);
+    memcpy(agent->text, text, len);
     agent->refs = 2; /* the caller and the slot */
     if (*slot && !--(*slot)->refs) free(*slot);
     return *slot = agent;
 }
 
-/* Gives an agent back. */
+/* [hub] Gives an agent back; NULL is fine. */
 static void hub_drop_agent(struct agent *agent)
 {
     if (agent && !--agent->refs) free(agent);
 }
 
-/* Takes a connection out of the table, if it is there; its user may go offline. */
+/* [hub] Takes a connection out of the table, if it is there; its user may go offline. One that was
+ * only opened to be told why not never was in it, and is no close. */
 static void connection_leave(struct server *server, struct connection *c, struct instant now,
                              enum ending ending)
 {
     if (!c->session.user) return;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_disconnect(&server->presence, now, &c->session, ending);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* not who was opened only to be told why not */
 }
 
-/* A stream gets no more events; its socket may live a little longer. */
+/* [hub] A stream gets no more events; its socket may live a little longer. What the feed keeps is
+ * kept for EVENTS_KEEP_MS from now on, so that the client can come back. */
 static void stream_leave(struct server *server, struct stream *s, struct instant now)
 {
-    if (!s->place) return;
-    *s->place = s->next;
-    if (s->next) s->next->place = s->place;
-    s->place = NULL;
+    if (!LIST_LINKED(s, list)) return;
+    LIST_REMOVE(s, list);
     buffer_free(&s->own);
     atomic_fetch_sub(&server->streams, 1);
     s->feed->streamless_at = now.mono;
 }
 
-/* What a connection has beyond its struct, made if there is nothing. */
+/* [hub] What a WebSocket has beyond its struct, made if there is nothing. */
 static struct conn_ext *connection_ext(struct connection *c)
 {
+    ASSERT_THREAD(HUB);
     if (!c->ext) {
         c->ext = mem_new(sizeof *c->ext);
         c->ext->c = c;
@@ -12693,14 +13194,16 @@ static struct conn_ext *connection_ext(struct connection *c)
     return c->ext;
 }
 
-/* Whether bytes wait for the connection's socket. */
+/* [hub, whoever has its batch] True if bytes wait for its socket. */
 static bool connection_blocked(const struct connection *c)
 {
     return c->ext && c->ext->blocked;
 }
 
-/* Has epoll watch a connection for what it is to be heard of: bytes, unless it makes us keep too
- * much already; room for more, while something waits for that. */
+/* [hub] Has epoll watch a connection for what it is to be heard of: its bytes, unless what we keep
+ * for it is too much already, so that a client which asks and does not read is stopped by TCP; and
+ * room for more, while something waits for that. Where neither is left EPOLLERR and EPOLLHUP still
+ * come. */
 static void connection_interest(struct server *server, struct connection *c)
 {
     struct conn_ext *ext = c->ext;
@@ -12714,8 +13217,8 @@ static void connection_interest(struct server *server, struct connection *c)
               poll_data(POLL_CONNECTION, c));
 }
 
-/* Frees what a connection has beyond its struct if it needs it no longer. Who asked for much a
- * moment ago is remembered a little longer. */
+/* [hub] Frees the ext if nothing of it is needed. The pace of ids (ext->ids) outlives the rest for
+ * a moment: a client could otherwise ask for much, leave, and begin anew with a clean slate. */
 static void connection_settle(struct server *server, struct connection *c)
 {
     struct conn_ext *ext = c->ext;
@@ -12731,44 +13234,24 @@ static void connection_settle(struct server *server, struct connection *c)
     c->ext = NULL;
 }
 
-/* Whether a connection is read from. */
 static bool connection_reads(const struct connection *c)
 {
     return !c->ext || (c->ext->interest & EPOLLIN);
 }
 
-/* Takes a connection out of those whose messages wait. */
 static void hub_unlist_held(struct hub *hub, struct conn_ext *ext)
 {
-    if (!ext->place) return;
-    *ext->place = ext->next;
-    if (ext->next) ext->next->place = ext->place;
-    else hub->held_last = ext->place;
-    ext->place = NULL;
+    if (TAILQ_LINKED(ext, held_entry)) TAILQ_REMOVE(&hub->held, ext, held_entry);
 }
 
-/* Takes a connection out of those with messages that were put off. */
 static void hub_unlist_late(struct hub *hub, struct conn_ext *ext)
 {
-    if (!ext->late_place) return;
-    *ext->late_place = ext->late_next;
-    if (ext->late_next) ext->late_next->late_place = ext->late_place;
-    else hub->late_last = ext->late_place;
-    ext->late_place = NULL;
+    if (TAILQ_LINKED(ext, late_entry)) TAILQ_REMOVE(&hub->late, ext, late_entry);
 }
 
-/* Puts a connection with such messages behind the others. */
-static void hub_list_late(struct hub *hub, struct conn_ext *ext)
-{
-    if (ext->late_place) return;
-    ext->late_next = NULL;
-    ext->late_place = hub->late_last;
-    *hub->late_last = ext;
-    hub->late_last = &ext->late_next;
-}
-
-/* Whether a connection may be owed more now: it takes what it is sent, and what it asked for before
- * is mostly written. */
+/* [hub] True if more may be owed to a connection now: it takes what it is sent, and most of what it
+ * asked for before is written. Else its watches are held: memory for it is bounded by --max-watch.
+ */
 static bool connection_may_ask(const struct server *server, const struct connection *c)
 {
     const struct watcher *watcher = &c->ext->watcher;
@@ -12776,19 +13259,17 @@ static bool connection_may_ask(const struct server *server, const struct connect
            (!watcher->backlog || watcher->backlog < (size_t)server->options.max_watch);
 }
 
-/* Puts a connection whose messages wait in the row, if nothing of its own keeps it. */
+/* [hub] Puts a connection whose watches wait in the row of those that hub_work serves, if nothing
+ * of its own keeps it. Called wherever that may have changed. */
 static void connection_list_held(struct server *server, struct connection *c)
 {
     struct hub *hub = &server->hub;
     struct conn_ext *ext = c->ext;
-    if (!ext || !ext->held.len || ext->place || !connection_may_ask(server, c)) return;
-    ext->next = NULL;
-    ext->place = hub->held_last;
-    *hub->held_last = ext;
-    hub->held_last = &ext->next;
+    if (!ext || !ext->held.len || TAILQ_LINKED(ext, held_entry)) return;
+    if (connection_may_ask(server, c)) TAILQ_INSERT_TAIL(&hub->held, ext, held_entry);
 }
 
-/* Drops what a connection has asked for and not been given a turn for. */
+/* [hub] Drops what a connection has asked for and not been given a turn for. */
 static void connection_drop_held(struct server *server, struct connection *c)
 {
     if (!c->ext) return;
@@ -12798,7 +13279,7 @@ static void connection_drop_held(struct server *server, struct connection *c)
     buffer_free(&c->ext->late);
 }
 
-/* A connection follows nobody any more. */
+/* [hub] A connection follows nobody any more. */
 static void connection_unwatch(struct server *server, struct connection *c)
 {
     if (!c->ext) return;
@@ -12812,18 +13293,21 @@ static void connection_unwatch(struct server *server, struct connection *c)
     connection_settle(server, c);
 }
 
-/* The end of a connection: out of the table, socket closed. Whom it follows, and itself, are
- * freed by hub_free_closed: that takes long for thousands who end at once, and others' bytes
- * wait behind it. */
+/* [hub] The end of a connection: out of the table, socket closed, DEAD. What it follows, and
+ * itself, are freed by hub_free_closed: that takes long for thousands who end at once, and others'
+ * bytes wait behind it. The reply under way was for it, and is dropped. session.next links the
+ * dead, as it is out of its user's list. */
 static void connection_end(struct server *server, struct connection *c, struct instant now,
                            enum ending ending)
 {
+    ASSERT_THREAD(HUB);
     if (c->session.state == CONNECTION_DEAD) return;
     connection_leave(server, c, now, ending);
     c->session.state = CONNECTION_DEAD;
     timer_disarm(&server->hub.wheel, &c->timer);
     transport_close(&c->transport);
-    ws_partial_free(&c->partial);
+    if (c->session.is_stream) stream_leave(server, c->stream, now);
+    else ws_partial_free(&c->partial);
     if (c->ext) {
         buffer_free(&c->ext->out);
         c->ext->blocked = false;
@@ -12832,12 +13316,12 @@ static void connection_end(struct server *server, struct connection *c, struct i
     c->session.next = (struct session_conn *)server->hub.dead;
     server->hub.dead = c;
     server->hub.reply.len = 0;
-    if (c->session.is_stream) stream_leave(server, (struct stream *)c, now);
     atomic_fetch_sub(c->number ? &server->connections : &server->refused, 1);
     if (c->number && !c->session.is_stream) server_release_address(server, c->session.address);
 }
 
-/* Frees the dead, as many as there is time for, unless events are left, which may be of them. */
+/* [hub] Frees the dead, as many as there is time for. None while fetched events are left: they may
+ * be of them. */
 static void hub_free_closed(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -12848,12 +13332,15 @@ static void hub_free_closed(struct server *server)
         if (c->ext) watcher_stall(&hub->graph, &c->ext->watcher, false);
         connection_unwatch(server, c);
         hub_drop_agent(c->agent);
+        if (c->session.is_stream) free(c->stream);
         free(c);
     }
 }
 
-/* Keeps what the socket did not take, and waits for it to take more. What the client says is still
- * heard, as long as the answers are few. */
+/* [hub] Keeps what the socket did not take, and waits until it takes more. What the client says is
+ * still heard. It is told no changes meanwhile (its watcher is stalled): it gets the latest state
+ * when it reads again, so what is kept does not grow with them. Above HUB_OUT_MAX it is given up.
+ */
 static void connection_keep(struct server *server, struct connection *c, struct instant now,
                             const char *at, size_t len)
 {
@@ -12866,7 +13353,7 @@ static void connection_keep(struct server *server, struct connection *c, struct 
     else connection_interest(server, c);
 }
 
-/* Goes on after transport_write has returned `result` for these bytes. */
+/* [hub] Goes on after transport_write has returned `result` for these bytes. */
 static void connection_written(struct server *server, struct connection *c, struct instant now,
                                struct span bytes, ssize_t result)
 {
@@ -12877,10 +13364,12 @@ static void connection_written(struct server *server, struct connection *c, stru
     else if (c->session.state == CONNECTION_FINISHING) transport_finish(&c->transport);
 }
 
-/* Sends the reply made for this connection, behind what still waits. Must end every handler that
- * may have made one. */
+/* [hub] Sends hub.reply, which was made for this connection, behind what still waits. Must end
+ * every handler that may have made one: the reply is one buffer for all, so that answers of one
+ * turn go out in one write and an idle connection has none. */
 static void connection_flush(struct server *server, struct connection *c, struct instant now)
 {
+    ASSERT_THREAD(HUB);
     struct span reply = {server->hub.reply.at, server->hub.reply.len};
     server->hub.reply.len = 0;
     if (c->session.state == CONNECTION_DEAD || !reply.len) return;
@@ -12889,8 +13378,8 @@ static void connection_flush(struct server *server, struct connection *c, struct
     connection_written(server, c, now, reply, n);
 }
 
-/* Sends more of what waits; goes back to telling who is followed when all is out, and to what the
- * client asked for meanwhile. */
+/* [hub] The socket takes more. When all is out the connection is told changes again, and what it
+ * asked for meanwhile gets its turn. */
 static void connection_writable(struct server *server, struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -12912,8 +13401,11 @@ static void connection_writable(struct server *server, struct connection *c, str
     if (c->session.state == CONNECTION_FINISHING) transport_finish(&c->transport);
 }
 
-/* Says goodbye with a close frame, the reply's last: out of the table now; the socket lives until
- * the client has closed it too, at most CLOSE_WAIT_MS. code CLOSE_NO_STATUS sends an empty one. */
+/* [hub] Ends a WebSocket with a close frame, the reply's last (RFC 6455 section 7): out of the
+ * table now, while the socket lives until the client has closed it too, at most CLOSE_WAIT_MS. A
+ * socket that was closed at once would lose our last bytes where the client's are unread (TCP
+ * answers with a reset). Code CLOSE_NO_STATUS sends an empty frame. Nothing if it is closing
+ * already. */
 static void connection_close(struct server *server, struct connection *c, struct instant now,
                              int code, const char *reason, enum ending ending)
 {
@@ -12926,14 +13418,14 @@ static void connection_close(struct server *server, struct connection *c, struct
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
-/* Closes for an error of the table that has a close code. */
+/* [hub] Closes for an error of the table that has a close code. */
 static void connection_close_error(struct server *server, struct connection *c, struct instant now,
                                    enum error error, enum ending ending)
 {
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
 }
 
-/* Closes as the server stops: come back in so many ms. */
+/* [hub] Closes as the server stops: come back in so many ms. */
 static void connection_close_restart(struct server *server, struct connection *c,
                                      struct instant now, int64_t retry_after)
 {
@@ -12942,7 +13434,8 @@ static void connection_close_restart(struct server *server, struct connection *c
     connection_close(server, c, now, CLOSE_RESTART, reason, END_STOP);
 }
 
-/* Closes one that came while the server stops: it comes back with the others, at any time. */
+/* [hub] Closes one that came while the server stops: it comes back with the others, at any time of
+ * their spread. */
 static void connection_close_late(struct server *server, struct connection *c, struct instant now)
 {
     uint32_t any;
@@ -12952,13 +13445,13 @@ static void connection_close_late(struct server *server, struct connection *c, s
     connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
-/* Adds a text message to the reply. */
+/* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
     ws_encode(&hub->reply, WS_OP_TEXT, span_of(text));
 }
 
-/* Tells the client why its message was refused, and for whom. */
+/* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
     struct buffer text = {0};
@@ -12972,9 +13465,12 @@ static void hub_reply_error(struct hub *hub, enum error error)
 }
 
 /* ==== 36. WebSocket messages ==================================================================
- * What a client says, and what follows: heartbeats, statuses, users to follow. The hub's. */
+ * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
+ * hub's but the reads of the store. Whatever a client sends has a bounded cost in one turn: frames
+ * have a pace, long messages and large watches wait their turn (hub.late, hub.held), one of each
+ * connection after the other. */
 
-/* Message {"type":"ping"}: answered with the server's time. */
+/* [hub] {"type":"ping"}: answered with the time of the server. */
 static enum error message_ping(struct server *server, struct connection *c, struct instant now,
                                struct json_value message)
 {
@@ -12986,7 +13482,8 @@ static enum error message_ping(struct server *server, struct connection *c, stru
     return ERROR_NONE;
 }
 
-/* Reads what a user wishes to set by hand, from the members of a message or body. */
+/* Reads what a user wishes to set by hand, from the members of a message or body; pure. An expiry
+ * is kept as a duration: the caller's clock says from when. */
 static enum error manual_parse(struct json_value object, struct manual_update *update)
 {
     struct json_value value;
@@ -13012,21 +13509,22 @@ static enum error manual_parse(struct json_value object, struct manual_update *u
     return ERROR_NONE;
 }
 
-/* The message "status" with "manual":true: what its user sets by hand. */
+/* [hub] "status" with "manual":true: what its user sets by hand, for all their connections. */
 static enum error message_manual(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
     struct manual_update update;
     enum error error = manual_parse(message, &update);
     if (error) return error;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_set_manual(&server->presence, now, c->session.user, &update);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     return ERROR_NONE;
 }
 
-/* Message {"type":"status","status":"away"}: what this connection says of its user; what is only
- * for the user's own hand is refused without "manual":true. */
+/* [hub] {"type":"status","status":"away"}: what this connection says of its user. Members that only
+ * mean something when a status is set by hand are refused without "manual":true: a client that
+ * forgot it would otherwise believe that it had set one. */
 static enum error message_status(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
@@ -13040,9 +13538,9 @@ static enum error message_status(struct server *server, struct connection *c, st
     if (!json_member(message, "status", &status)) return ERROR_INVALID_STATUS;
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         presence_set_status(&server->presence, now, &c->session, i);
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
     return ERROR_INVALID_STATUS;
@@ -13053,31 +13551,35 @@ struct watch_read {
     struct job job;
     size_t count;
     struct watch_target **users; /* needed until the answer is there; only their ids are read */
-    struct stored_user **found;  /* NULL: never seen */
+    struct stored_user *found;
+    struct hub_ask *ask; /* whom the answer is for as well, see hub_set_manual; or NULL */
+    bool failed;         /* some could not be read: they count as never seen */
 };
 
-/* The hub's: the store has answered; who waited for that goes on. */
+static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed); /* it asks */
+
+/* [hub] The store has answered; who waited for that goes on. A user may have come, and gone, since
+ * the store was read: as somebody whom the graph knows they are still in the table, which counts. */
 static void hub_watch_found(struct server *server, struct job *job)
 {
     struct watch_read *read = (struct watch_read *)job;
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     for (size_t i = 0; i < read->count; i++) {
         struct watch_target *e = read->users[i];
-        if (!e->resolved && read->found[i]) {
-            struct span id = {e->id, e->id_len};
-            presence_recall(&server->presence, now, id, read->found[i])->pinned = true;
-        }
+        struct span id = {e->id, e->id_len};
+        if (read->found[i].known)
+            presence_recall(&server->presence, now, id, &read->found[i].record)->pinned = true;
         e->resolved = true;
         e->reading = false;
         e->needs--;
         target_unreference(w, e);
-        free(read->found[i]);
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     struct watcher *watcher;
     while ((watcher = LIST_FIRST(&w->waiting))) watcher_list(&w->busy, watcher);
+    if (read->ask) hub_ask_found(server, read->ask, read->failed);
     free(read->users);
     free(read->found);
     free(read);
@@ -13087,31 +13589,45 @@ static void hub_watch_found(struct server *server, struct job *job)
  * nobody. */
 static void reader_find_watched(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(JOB);
     enum { CHUNK = 64 };
     struct watch_read *read = (struct watch_read *)job;
     struct store *st = server->store;
-    struct stored_user found;
     for (size_t at = 0; at < read->count; at += CHUNK) {
         MDB_txn *txn = store_begin_read(st);
         int rc = 0;
         for (size_t i = at; txn && !rc && i < read->count && i < at + CHUNK; i++) {
             const struct watch_target *e = read->users[i];
-            rc = store_find_all(st, txn, (struct span){e->id, e->id_len}, &found);
-            if (rc || !found.known) continue;
-            size_t text = found.manual.head.there ? found.manual.len : 0;
-            size_t size = offsetof(struct stored_user, manual.message) + text;
-            read->found[i] = mem_new(size);
-            memcpy(read->found[i], &found, size);
+            rc = store_find_stored(st, txn, (struct span){e->id, e->id_len}, &read->found[i]);
         }
         if (txn) store_end_read(st, txn);
         if (rc) store_log_read(st, rc);
+        read->failed = read->failed || !txn || rc;
     }
     read->job.run = hub_watch_found;
     loop_submit(&server->hub.loop, &read->job);
 }
 
-/* Has the users of a snapshot resolved: those in the table are pinned there, of the others the
- * store is asked unless it was already. */
+/* A read of at most so many users, none yet. */
+static struct watch_read *watch_read_new(size_t most)
+{
+    struct watch_read *read = mem_new(sizeof *read);
+    read->job.run = reader_find_watched;
+    read->users = mem_new(most * sizeof(struct watch_target *));
+    read->found = mem_new(most * sizeof(struct stored_user));
+    return read;
+}
+
+/* Adds a user to a read, who is needed until it is done. */
+static void watch_read_add(struct watch_read *read, struct watch_target *e)
+{
+    e->reading = true;
+    e->needs++;
+    read->users[read->count++] = e;
+}
+
+/* [hub] Has the users of a snapshot resolved: those in the table are pinned there, of the others
+ * the store is asked unless it was already. */
 static void hub_resolve(struct server *server, struct snapshot *snapshot)
 {
     struct watch_read *read = NULL;
@@ -13124,21 +13640,24 @@ static void hub_resolve(struct server *server, struct snapshot *snapshot)
             e->resolved = true;
             continue;
         }
-        if (!read) {
-            read = mem_new(sizeof *read);
-            read->users = mem_new(snapshot->count * sizeof(struct watch_target *));
-            read->found = mem_new(snapshot->count * sizeof(struct stored_user *));
-        }
-        e->reading = true;
-        e->needs++;
-        read->users[read->count++] = e;
+        if (!read) read = watch_read_new(snapshot->count);
+        watch_read_add(read, e);
     }
-    if (!read) return;
-    read->job.run = reader_find_watched;
+    if (read) job_queue_add(&server->hub.reader, &read->job);
+}
+
+/* [hub] Has the store asked for a user who is not in the table; hub_ask_found follows, with the
+ * user in the table unless never seen. They are a target meanwhile, as if somebody followed them:
+ * so whatever they do before the answer is there keeps them in the table. */
+static void hub_find_user(struct server *server, struct span id, struct hub_ask *ask)
+{
+    struct watch_read *read = watch_read_new(1);
+    watch_read_add(read, watch_graph_make(&server->hub.graph, id));
+    read->ask = ask;
     job_queue_add(&server->hub.reader, &read->job);
 }
 
-/* Whether a connection may follow this user. */
+/* [hub] True if a connection may follow this user: themselves, or whom the token names. */
 static bool connection_may_watch(const struct connection *c, struct span id)
 {
     const struct user *self = c->session.user;
@@ -13146,8 +13665,8 @@ static bool connection_may_watch(const struct connection *c, struct span id)
            (c->ext && id_list_has(c->ext->may, id));
 }
 
-/* Whether the ids in a message are ids; and, asked for that, whether the connection may follow
- * them all. *count is how many. */
+/* [hub] Checks the ids in a message, and, if `may`, that the connection may follow them all. *count
+ * is how many. Before anything is changed: a watch is taken as a whole or not at all. */
 static enum error watch_check(const struct connection *c, struct json_value users, bool may,
                               size_t *count)
 {
@@ -13164,7 +13683,8 @@ static enum error watch_check(const struct connection *c, struct json_value user
     return ERROR_NONE;
 }
 
-/* Names those of a refused watch whom the connection may not follow; all are ids. */
+/* [hub] Has the error name those whom the connection may not follow, so that a client can leave
+ * them out. All are valid ids. */
 static void watch_name_forbidden(struct server *server, const struct connection *c,
                                  struct json_value users)
 {
@@ -13178,8 +13698,9 @@ static void watch_name_forbidden(struct server *server, const struct connection 
     }
 }
 
-/* Whether so many ids more keep within the pace: IDS_A_MESSAGE count as a message. Twice
- * --max-watch may come at once, so that one list can be let go and another be taken. */
+/* [hub] True if so many ids more keep within the pace: IDS_A_MESSAGE of them count as one message.
+ * Twice --max-watch may come at once, so that one list can be let go and another be taken. The
+ * bucket is in thousandths of an id: at 1 message a second it drains by 100 an ms. */
 static bool connection_ids_in_pace(const struct server *server, struct connection *c,
                                    struct instant now, size_t ids)
 {
@@ -13193,18 +13714,20 @@ static bool connection_ids_in_pace(const struct server *server, struct connectio
     return ext->ids <= most;
 }
 
-/* Whether a watch of so many has to wait: for those before it, for its own connection to take what
- * it asked for, or for the sum of all. */
+/* [hub] True if a watch of so many has to wait: for those before it, for its own connection to take
+ * what it asked for, or for the sum of all. A short message can ask for a snapshot many times its
+ * size: what a crowd asks for at once is spread over turns, and kept as the messages meanwhile. */
 static bool watch_waits(const struct server *server, const struct connection *c, size_t count)
 {
     const struct hub *hub = &server->hub;
-    return c->ext->held.len || hub->held || !connection_may_ask(server, c) ||
+    return c->ext->held.len || !TAILQ_EMPTY(&hub->held) || !connection_may_ask(server, c) ||
            hub->graph.backlog + hub->graph.unreferenced_count >= WATCH_BACKLOG_MAX ||
            (hub->ids && hub->ids + count > WATCH_AT_ONCE);
 }
 
-/* Keeps a message to be acted on later, as it came: that takes less than what it asks for. Those of
- * one connection stay in order, the connections take turns. */
+/* [hub] Keeps a watch or unwatch to be acted on later, as the text it came as: that takes less
+ * memory than what it asks for. Those of one connection stay in order, the connections take turns.
+ * Each is its length (uint32_t) and its bytes. */
 static void connection_hold(struct server *server, struct connection *c, struct span text)
 {
     struct buffer *held = &connection_ext(c)->held;
@@ -13215,7 +13738,8 @@ static void connection_hold(struct server *server, struct connection *c, struct 
     connection_interest(server, c);
 }
 
-/* Has a connection follow these users too; answered by a snapshot of them. All of them or none. */
+/* [hub] Has a connection follow these users too; a snapshot of them is the answer. All of them or
+ * none. A user who is named twice counts once: the graph's stamp marks whom this call has seen. */
 static enum error watch_users(struct server *server, struct connection *c, struct json_value users,
                               size_t count)
 {
@@ -13235,6 +13759,8 @@ static enum error watch_users(struct server *server, struct connection *c, struc
         fresh += !watcher_find(watcher, e);
         snapshot->users[snapshot->count++] = e;
     }
+    /* All or none: nothing has been changed yet. Targets that were made for it and have no
+     * watcher are swept like those that lost their last. */
     if (watcher->count + fresh > most) {
         free(snapshot);
         connection_settle(server, c);
@@ -13249,7 +13775,7 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     return ERROR_NONE;
 }
 
-/* Message {"type":"watch","users":["bob"]}: follow these too. Wrong ones are told so at once. */
+/* [hub] {"type":"watch","users":["bob"]}: follow these too. Wrong ones are refused at once. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
                                 struct json_value message)
 {
@@ -13266,7 +13792,7 @@ static enum error message_watch(struct server *server, struct connection *c, str
     return ERROR_NONE;
 }
 
-/* Has a connection follow these users no longer, or nobody when `all`. */
+/* [hub] Has a connection follow these users no longer, or nobody when `all`. */
 static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
                           bool all)
 {
@@ -13285,9 +13811,9 @@ static void unwatch_users(struct server *server, struct connection *c, struct js
     connection_settle(server, c);
 }
 
-/* Message {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
- * There is no answer. Also heard from one whose socket is full; behind a watch that waits it waits
- * too. */
+/* [hub] {"type":"unwatch","users":["bob"]}: follow these no longer, or, without users, nobody.
+ * There is no answer. It is heard also from a client whose socket is full, since it makes things
+ * better; behind a watch that waits it waits, too. */
 static enum error message_unwatch(struct server *server, struct connection *c, struct instant now,
                                   struct json_value message)
 {
@@ -13302,7 +13828,8 @@ static enum error message_unwatch(struct server *server, struct connection *c, s
     return ERROR_NONE;
 }
 
-/* Acts on the first message that waits of a connection. */
+/* [hub] Acts on the first message that waits of a connection. It was valid JSON when it came; whom
+ * the token lets it follow cannot have changed, but its count may be too much by now. */
 static enum error connection_take_held(struct server *server, struct connection *c)
 {
     struct buffer *held = &c->ext->held;
@@ -13324,13 +13851,15 @@ static enum error connection_take_held(struct server *server, struct connection 
     return error;
 }
 
-/* Acts on messages that waited, one of each connection in turn, while there is time and room. */
+/* [hub] Acts on watches that waited, one of each connection in turn, while there is time and room.
+ */
 static void hub_work(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     const struct watch_graph *w = &hub->graph;
-    for (bool over = false; hub->held && !over; over = clock_work_us() >= hub->until) {
-        struct conn_ext *ext = hub->held;
+    for (bool over = false; !TAILQ_EMPTY(&hub->held) && !over;
+         over = clock_work_us() >= hub->until) {
+        struct conn_ext *ext = TAILQ_FIRST(&hub->held);
         struct connection *c = ext->c;
         if (w->backlog + w->unreferenced_count >= WATCH_BACKLOG_MAX) return;
         hub_unlist_held(hub, ext);
@@ -13352,25 +13881,27 @@ static const struct message_row {
     {"unwatch", message_unwatch},
 };
 
-/* Whether a message is to be acted on later, and is kept: a long one while others' bytes wait to be
+/* [hub] True if a message is kept to be acted on later: a long one while others' bytes wait to be
  * looked at, and what the same connection says behind such a one. A thousand of them, acted on as
  * they are read, would be a tenth of a second for everybody else. */
 static bool connection_put_off(struct server *server, struct connection *c, struct span text)
 {
     struct hub *hub = &server->hub;
-    bool busy = hub->late || hub->event_count - hub->event_at > EVENTS_FEW;
+    bool busy = !TAILQ_EMPTY(&hub->late) || hub->event_count - hub->event_at > EVENTS_FEW;
     bool behind = c->ext && c->ext->late.len;
     if (hub->looking || !(behind || (busy && text.len > MESSAGE_SHORT))) return false;
     struct buffer *late = &connection_ext(c)->late;
     uint32_t len = (uint32_t)text.len;
     buffer_add(late, &len, sizeof len);
     buffer_add(late, text.at, text.len);
-    hub_list_late(hub, c->ext);
+    if (!TAILQ_LINKED(c->ext, late_entry)) TAILQ_INSERT_TAIL(&hub->late, c->ext, late_entry);
     connection_interest(server, c);
     return true;
 }
 
-/* Acts on one text message; what is wrong with it goes back to the client. */
+/* [hub] Acts on one text message; what is returned goes back to the client. Bare "ping" is answered
+ * for clients that are a line of shell. A user_id in it must be that of the connection: one that
+ * says another has a bug that would otherwise stay unseen. */
 static enum error connection_message(struct server *server, struct connection *c,
                                      struct instant now, struct span text)
 {
@@ -13380,6 +13911,7 @@ static enum error connection_message(struct server *server, struct connection *c
         hub_reply_text(&server->hub, "pong");
         return ERROR_NONE;
     }
+    /* Behind the bare ping, which is a sign of life and costs nothing. */
     if (connection_put_off(server, c, text)) return ERROR_NONE;
     if (!json_parse(text, JSON_DEPTH_MAX, &message)) return ERROR_INVALID_JSON;
     if (message.kind != JSON_OBJECT || !json_member(message, "type", &type))
@@ -13396,8 +13928,8 @@ static enum error connection_message(struct server *server, struct connection *c
     return ERROR_UNKNOWN_TYPE;
 }
 
-/* Whether one more frame keeps within --max-messages-per-second; a second's worth may come at
- * once. */
+/* [hub] True if one more frame keeps within --max-messages-per-second; a second's worth may come at
+ * once. c->paced drains in connection_take, by the time since the last byte. */
 static bool connection_in_pace(const struct server *server, struct connection *c)
 {
     int64_t rate = server->options.max_rate;
@@ -13406,26 +13938,26 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
-/* Closes for more than the pace. */
 static void connection_too_fast(struct server *server, struct connection *c, struct instant now)
 {
     count_one(&server->counters.too_fast);
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
 }
 
-/* Acts on messages that were put off, one of each connection in turn, while there is time. */
+/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time. */
 static void hub_look(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    for (bool over = false; hub->late && !over; over = clock_work_us() >= hub->until) {
-        struct connection *c = hub->late->c;
+    for (bool over = false; !TAILQ_EMPTY(&hub->late) && !over;
+         over = clock_work_us() >= hub->until) {
+        struct connection *c = TAILQ_FIRST(&hub->late)->c;
         struct buffer *late = &c->ext->late;
         uint32_t len;
         memcpy(&len, late->at, sizeof len);
         char *text = mem_copy_text(late->at + sizeof len, len);
         hub_unlist_late(hub, c->ext);
         buffer_drop(late, sizeof len + len);
-        if (late->len) hub_list_late(hub, c->ext); /* behind the others */
+        if (late->len) TAILQ_INSERT_TAIL(&hub->late, c->ext, late_entry); /* behind the others */
         else buffer_free(late);
         hub->looking = true;
         enum error error = connection_message(server, c, now, (struct span){text, len});
@@ -13438,8 +13970,9 @@ static void hub_look(struct server *server, struct instant now)
     }
 }
 
-/* The client closed: the answer carries its code back. Its own failures count as a broken line.
- * 4001 is what 1001 would be if browsers let a page say that. */
+/* [hub] The client closed: the answer carries its code back (RFC 6455 section 5.5.1). Codes that
+ * say that it failed count as a broken line, for which its user has --grace. 4001 is what 1001
+ * would be if browsers let a page say that. */
 static void connection_closed_by_client(struct server *server, struct connection *c,
                                         struct instant now, int code)
 {
@@ -13450,7 +13983,7 @@ static void connection_closed_by_client(struct server *server, struct connection
     c->session.state = CONNECTION_FINISHING;
 }
 
-/* Acts on one decoded event. */
+/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too. */
 static void connection_frame(struct server *server, struct connection *c, struct instant now,
                              const struct ws_event *event)
 {
@@ -13468,10 +14001,12 @@ static void connection_frame(struct server *server, struct connection *c, struct
         if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
         else if (error) hub_reply_error(hub, error);
         return;
+    /* Nothing here is binary: who sends it does not speak this protocol. */
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
     case WS_PING: ws_encode(&hub->reply, WS_OP_PONG, event->data); return;
+    /* Also one that nobody asked for (RFC 6455 section 5.5.3): it answers no ping. */
     case WS_PONG:
         if (c->pinged)
             atomic_store_explicit(&c->transport.round_trip, (uint32_t)now.mono - c->pinged,
@@ -13488,8 +14023,8 @@ static void connection_frame(struct server *server, struct connection *c, struct
     }
 }
 
-/* Looks for the client's close frame behind ours. What is no frame ends the wait, too: we may have
- * closed in the middle of one. */
+/* [hub] Looks for the client's close frame behind ours. What is no frame ends the wait, too: we may
+ * have closed in the middle of one, and cannot find the next. */
 static void connection_await_close(struct connection *c, const struct ws_limits *limits,
                                    uint8_t *at, size_t len)
 {
@@ -13505,18 +14040,23 @@ static void connection_await_close(struct connection *c, const struct ws_limits 
     }
 }
 
-/* Takes bytes from the client: any byte is a sign of life. */
+/* [hub] Takes bytes from the client; any byte is a sign of life. `at` is changed: frames are
+ * unmasked in place. */
 static void connection_take(struct server *server, struct connection *c, struct instant now,
                             uint8_t *at, size_t len)
 {
+    ASSERT_THREAD(HUB);
     const struct ws_limits limits = {(size_t)server->options.max_message, WS_FRAGMENTS_MAX};
     if (c->session.state != CONNECTION_OPEN) { /* behind our close frame nothing else counts */
         connection_await_close(c, &limits, at, len);
         return;
     }
     int64_t quiet_us = (now.mono - atomic_load_explicit(&c->heard_at, memory_order_relaxed)) * 1000;
+    /* The pace drains with time: what a silent client saves up is at most a second, since paced
+     * is never below 0. */
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
+    /* Atomics: workers read last_seen, and a lock for each message would stop them. */
     presence_heard(&server->presence, now, c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
@@ -13529,7 +14069,9 @@ static void connection_take(struct server *server, struct connection *c, struct 
     connection_flush(server, c, now);
 }
 
-/* Reads once from a socket that has something; level-triggered epoll asks again for the rest. */
+/* [hub] Reads once from a socket that has something; level-triggered epoll brings the rest in the
+ * next turn. Plain sockets are read in small pieces so that others get theirs; TLS must have room
+ * for a record. */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
     size_t most = c->transport.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
@@ -13539,7 +14081,7 @@ static void connection_readable(struct server *server, struct connection *c, str
     if (over && c->session.state != CONNECTION_DEAD) connection_end(server, c, now, END_DROPPED);
 }
 
-/* Arms the timer, at the latest for the end of the token. */
+/* [hub] Arms the timer, at the latest for the end of the token. */
 static void connection_arm(struct server *server, struct connection *c, int64_t due)
 {
     int64_t end = c->connected_at + (int64_t)c->session.expires * 1000;
@@ -13547,12 +14089,16 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 }
 
 /* ==== 37. Streams =============================================================================
- * Who reads the events, as fast as each can. The hub's. */
+ * Who reads the events of /admin/events and /api/events, as fast as each can. An event is made text
+ * once, in the ring of its feed; a stream is a place in that ring. The hub's. A stream that is too
+ * far behind is dropped, and comes back with the id of its last event. */
 
-/* Says that a stream is over; the socket lives until the client has closed it too. */
+enum { EVENTS_KEEP_MS = 3600000 }; /* without a stream events are kept this much longer */
+
+/* [hub] Says that a stream is over; the socket lives until the client has closed it too. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    struct connection *c = s->c;
     if (c->session.state != CONNECTION_OPEN) return;
     stream_leave(server, s, now);
     if (s->blocked)
@@ -13564,18 +14110,19 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
     timer_arm(&server->hub.wheel, &c->timer, now.mono + CLOSE_WAIT_MS);
 }
 
-/* The bytes that a stream is to be sent next; empty when it has all. */
+/* [hub] The bytes that a stream is to be sent next; empty when it has all. */
 static struct span stream_next(const struct stream *s)
 {
     if (s->own.len) return (struct span){s->own.at, s->own.len};
     return events_span(&s->feed->events, s->at);
 }
 
-/* Sends what waits, as far as the socket takes it and others have not waited too long; the rest
- * follows when the socket takes more. */
+/* [hub] Sends what waits, as far as the socket takes it and others have not waited too long
+ * (STREAM_TURN); the rest follows when the socket takes more. May end the connection. */
 static void stream_send(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    ASSERT_THREAD(HUB);
+    struct connection *c = s->c;
     size_t budget = STREAM_TURN;
     bool blocked = false;
     while (!blocked) {
@@ -13601,21 +14148,22 @@ static void stream_send(struct server *server, struct stream *s, struct instant 
               poll_data(POLL_CONNECTION, c));
 }
 
-/* Sends every stream of a feed what is new, drops those that are too far behind, and forgets the
- * events that nobody needs. What a stream came back for does not count against it. */
+/* [hub] Sends every stream of a feed what is new, drops those that are more than
+ * --max-stream-buffer behind, and forgets the events that nobody needs. What a stream came back for
+ * does not count against it: it could never catch up. */
 static void streams_feed(struct server *server, struct feed *feed, struct instant now)
 {
     struct events *events = &feed->events;
     uint64_t behind = events->end;
-    for (struct stream *s = feed->streams, *next; s; s = next) {
-        next = s->next;
+    for (struct stream *s = LIST_FIRST(&feed->streams), *next; s; s = next) {
+        next = LIST_NEXT(s, list);
         if (!s->blocked) stream_send(server, s, now);
-        if (!s->place) continue;
+        if (!LIST_LINKED(s, list)) continue;
         uint64_t from = s->at > s->caught_up ? s->at : s->caught_up;
         uint64_t waits = s->blocked ? events->end - from + s->own.len : 0;
         if (waits > (uint64_t)server->options.max_stream) {
             count_one(&server->counters.streams_dropped);
-            connection_end(server, &s->c, now, END_DROPPED);
+            connection_end(server, s->c, now, END_DROPPED);
         } else if (s->at < behind) {
             behind = s->at;
         }
@@ -13624,9 +14172,10 @@ static void streams_feed(struct server *server, struct feed *feed, struct instan
     feed->fed = events->end;
 }
 
-/* Has a change kept for the webhook, as everybody may see it, with what the store hears of its
- * user; hub.event is empty, or has it already. While the disk takes nothing, more than CHANGES_MAX
- * are given up. */
+/* [hub] Has a change kept for the webhook, as everybody may see it, in the batch that also tells
+ * the store of its user: both are committed in one transaction, so no change is lost or told before
+ * it is true. hub.event is empty, or has the text already. While the disk takes nothing, those
+ * above CHANGES_MAX are given up and counted. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
@@ -13642,8 +14191,8 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
 }
 
-/* Notes that a user changed, if somebody follows her: they are to be told. From now on she stays in
- * the table also when she is offline. */
+/* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
+ * now on the user stays in the table also when offline. */
 static void hub_mark_targets(struct server *server, struct user *user)
 {
     struct watch_target *target =
@@ -13653,16 +14202,18 @@ static void hub_mark_targets(struct server *server, struct user *user)
     target->resolved = true;
 }
 
-/* Makes a transition an event of a feed, if somebody reads that or has read it lately; leaves its
- * JSON in hub.event. What waits long is sent. */
+/* [hub] Makes a transition an event of a feed, if somebody reads it or has read it lately; leaves
+ * its JSON in hub.event. What waits long is sent at once: thousands of changes in one turn must not
+ * pile up. */
 static void feed_add(struct server *server, struct feed *feed, const struct transition *t,
                      struct instant now)
 {
     struct hub *hub = &server->hub;
     struct events *events = &feed->events;
-    bool stale = !feed->streams && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
+    bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
+    /* Positions have no holes: a stream that knows one knows what it missed. */
     assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
@@ -13670,10 +14221,12 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
-/* Acts on what changed since the last time: counts it, and makes it events where somebody reads
- * them or has read them lately. */
+/* [hub] Acts on what changed in the table since the last time, in order: counters, log, watchers,
+ * streams, webhook. The only reader of the table's transitions. Must run before anything shows a
+ * position to a client. */
 static void hub_take_transitions(struct server *server, struct instant now)
 {
+    ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
     struct presence *p = &server->presence;
     struct counters *counters = &server->counters;
@@ -13698,8 +14251,9 @@ static void hub_take_transitions(struct server *server, struct instant now)
 }
 
 /* ==== 38. Broadcast ===========================================================================
- * Watchers are told what changed. The time goes to the system's send(), so the hub and its io
- * threads call it side by side. */
+ * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
+ * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
+ * a time. The hub alone decides what each is told and what came of it. */
 
 /* [io threads, hub] Sends the writes of a batch. */
 static void io_batch_run(struct server *server, struct job *job)
@@ -13732,6 +14286,7 @@ static void broadcast_queue(struct broadcast *broadcast)
  * once: mostly all who follow a user are told the same. */
 static void broadcast_fill(struct broadcast *broadcast, struct connection *c, size_t at)
 {
+    ASSERT_THREAD(HUB);
     size_t len = broadcast->text.len - at;
     struct io_write *w = &broadcast->writes[broadcast->filled++];
     assert(broadcast->text.size == BROADCAST_TEXT); /* what io threads read has not moved */
@@ -13765,8 +14320,8 @@ static void broadcast_init(struct broadcast *broadcast)
     broadcast->text.size = BROADCAST_TEXT;
 }
 
-/* Appends a frame with the next message that one who follows is to be told. False when there is
- * nothing, or not yet. */
+/* [hub] Appends a frame with the next message that a watcher is to be told. False when there is
+ * nothing, or not yet: a snapshot may wait for the store. Counted when its last part is written. */
 static bool watcher_write(struct server *server, struct connection *c, struct instant now,
                           struct buffer *out)
 {
@@ -13789,8 +14344,8 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     return true;
 }
 
-/* Tells one who follows the rest of what there is to tell, as far as the socket takes it and others
- * have not waited too long; what is left follows when the socket takes more. */
+/* [hub] Tells a watcher the rest, as far as the socket takes it. After WATCH_TURN it is made to
+ * wait as if its socket were full: epoll brings it back in the next turn, behind the others. */
 static void watcher_send(struct server *server, struct connection *c, struct instant now)
 {
     struct buffer *reply = &server->hub.reply;
@@ -13803,7 +14358,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* Fills writes for those whose turn it is, until the time of this part of the turn is over. */
+/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over.
+ */
 static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13819,8 +14375,9 @@ static void hub_fill_broadcast(struct server *server, struct instant now)
     }
 }
 
-/* Goes on after a write: with the next piece for the same one while there is time,
- * otherwise in another turn. */
+/* [hub] Goes on after a write: with the next message for the same watcher while there is time,
+ * otherwise in another turn. A connection that broke ends here, and its user may go offline: what
+ * that changes is taken at once. */
 static void hub_written(struct server *server, const struct io_write *w, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13834,9 +14391,9 @@ static void hub_written(struct server *server, const struct io_write *w, struct 
     if (server->presence.transition_count) hub_take_transitions(server, now);
 }
 
-/* Tells those who follow what changed, at most once in --watch-interval, and answers who asked to
- * follow: a first message to each side by side, as that is mostly all. Stands at the end of a turn:
- * the table is as the transitions left it. When the time is over the rest is for the next turn. */
+/* [hub] Tells watchers what changed, at most once in --watch-interval, and answers those who asked
+ * to follow: a first message to each side by side, as that is mostly all. Stands at the end of a
+ * turn: the table is as the transitions left it. What there is no time for is for the next turn. */
 static void hub_watch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13848,6 +14405,7 @@ static void hub_watch(struct server *server, struct instant now)
     if (due || !STAILQ_EMPTY(&w->spreading))
         watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
+    /* Those who wait now are served in this turn, each once; who comes meanwhile is behind them. */
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
         hub_fill_broadcast(server, now);
@@ -13857,17 +14415,19 @@ static void hub_watch(struct server *server, struct instant now)
         broadcast->text.len = 0;
         over = clock_work_us() >= hub->until || !watch_graph_next(w);
     }
+    /* Targets nobody follows any more leave the graph, and their users the table, if nothing
+     * else holds them. */
     if (!w->unreferenced_count) return;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* Something happened at a stream's socket: it takes more, or the client has ended. What a client
- * sends is read and thrown away. */
+/* [hub] Something happened at a stream's socket: it takes more, or the client has ended. What a
+ * client sends is read and thrown away. */
 static void stream_event(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    struct connection *c = s->c;
     if (s->blocked) {
         stream_send(server, s, now);
         return;
@@ -13877,11 +14437,11 @@ static void stream_event(struct server *server, struct stream *s, struct instant
         connection_end(server, c, now, END_DROPPED);
 }
 
-/* A stream's timer: ends one whose token has run out, sends a comment where nothing else was
- * sent. */
+/* [hub] A stream's timer: ends one whose token has run out, and sends a comment where nothing else
+ * was sent, so that proxies do not take it for dead. */
 static void stream_timer(struct server *server, struct stream *s, struct instant now)
 {
-    struct connection *c = &s->c;
+    struct connection *c = s->c;
     if (c->session.expires && now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
         stream_finish(server, s, now);
         return;
@@ -13898,7 +14458,9 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 }
 
 /* ==== 39. Signs of life =======================================================================
- * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. */
+ * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. A timer is
+ * not moved by bytes: it looks at heard_at when it fires, so that a message costs no list
+ * operation. */
 
 /* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
 struct tcp_facts {
@@ -13908,8 +14470,8 @@ struct tcp_facts {
     uint32_t packets[2], notsent_bytes;
 };
 
-/* What TCP says of a connection: bytes that the other side has acknowledged, how long ago it was
- * last heard of, ms, and whether more is on its way. False when it is over. */
+/* [hub] What TCP says of a connection: bytes that the other side has acknowledged, how long ago it
+ * was last heard of, ms, and whether more is on its way. False when it is over. */
 static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t *quiet, bool *more)
 {
     struct tcp_facts facts = {0};
@@ -13921,8 +14483,8 @@ static bool connection_tcp(const struct connection *c, uint64_t *acked, int64_t 
     return true;
 }
 
-/* Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on its
- * way, and connection_lives is asked. */
+/* [hub] Notes, before a ping is sent, whether other bytes are ahead of it: then it may be long on
+ * its way, and connection_lives is asked. */
 static void connection_ping_sent(struct connection *c)
 {
     uint64_t acked;
@@ -13936,9 +14498,9 @@ static void connection_ping_sent(struct connection *c)
     ext->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
-/* When one who was behind at the last ping was last known to live, by what its TCP took of the
- * bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing. What
- * others see of last_seen does not move by it. */
+/* [hub] When one who was behind at the last ping was last known to live, by what its TCP took of
+ * the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing.
+ * What others see of last_seen does not move by it: a kernel that acknowledges is not a user. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -13953,7 +14515,8 @@ static int64_t connection_lives(const struct connection *c, struct instant now)
     return ext->acked_at;
 }
 
-/* A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing. */
+/* [hub] A connection was heard, or nothing was ahead of its ping: what its TCP took says nothing.
+ */
 static void connection_forget_acked(struct server *server, struct connection *c)
 {
     if (!c->ext || !c->ext->acked_at) return;
@@ -13962,9 +14525,10 @@ static void connection_forget_acked(struct server *server, struct connection *c)
     connection_settle(server, c);
 }
 
-/* A connection stayed silent too long, and is dropped, unless it takes what is ahead of its ping:
- * then the time runs anew from the last byte that it took. If it was the server that stood still,
- * the answer waits in the socket: that is read first. */
+/* [hub] A connection stayed silent too long, and is dropped, unless it takes what is ahead of its
+ * ping: then the time runs anew from the last byte that it took. If it was the server that stood
+ * still (a stopped process, a paused machine), the answer waits in the socket: that is read first.
+ */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
     if (connection_reads(c) && transport_has_bytes(&c->transport)) {
@@ -13983,7 +14547,7 @@ static void connection_drop_silent(struct server *server, struct connection *c, 
     connection_flush(server, c, now);
 }
 
-/* Looks how long a connection has been silent, and sets the timer for the next look. */
+/* [hub] Looks how long a connection has been silent, and sets the timer for the next look. */
 static void connection_silence(struct server *server, struct connection *c, struct instant now)
 {
     const struct options *options = &server->options;
@@ -14003,15 +14567,14 @@ static void connection_silence(struct server *server, struct connection *c, stru
     connection_flush(server, c, now);
 }
 
-/* The connection's timer: pings a silent one, drops one that stayed silent, ends one whose token
- * has run out, cuts one that does not finish closing. Being heard does not move the timer; it looks
- * when it fires. */
+/* [hub] A connection's timer: pings a silent one, drops one that stayed silent, ends one whose
+ * token has run out, cuts one that does not finish closing. */
 static void connection_timer(struct server *server, struct connection *c, struct instant now)
 {
     if (c->session.state != CONNECTION_OPEN) {
         connection_end(server, c, now, END_DROPPED);
     } else if (c->session.is_stream) {
-        stream_timer(server, (struct stream *)c, now);
+        stream_timer(server, c->stream, now);
     } else if (c->session.expires &&
                now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
         connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
@@ -14021,37 +14584,6 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* What was looked up of a user before she comes: the hub does not wait for the store. */
-struct ahead {
-    struct stored_user *stored; /* when something is set by hand */
-    uint64_t generation;        /* of the hub, as of which */
-    bool failed;                /* the store could not be read */
-};
-
-/* A connection on its way from a worker to the hub. */
-struct handoff {
-    struct job job;
-    struct transport transport;
-    uint8_t address[16];
-    uint16_t port;
-    uint32_t expires;  /* s from now at which its token ends; 0: never */
-    enum error refuse; /* close at once with this error's code, or ERROR_NONE */
-    bool is_stream;    /* else a WebSocket; of the rest it has the head only, and this: */
-    uint32_t logouts;  /* see struct stream */
-    uint8_t feed;      /* enum feed_kind */
-    bool resumes;      /* the stream goes on behind this event */
-    uint64_t sequence;
-    struct buffer head;   /* CivetWeb's 101, or the head of our answer */
-    struct buffer unread; /* bytes that arrived behind the request */
-    bool watches_all;     /* it may follow everybody */
-    struct id_list *may;  /* else these, or NULL */
-    struct ahead ahead;
-    void (*look_again)(struct server *, struct job *); /* hub_look_again */
-    char agent[AGENT_MAX + 1];
-    uint8_t id_len;
-    char id[USER_ID_MAX];
-};
-
 /* The text of a connection's number, as the protocol and the admin API show it. */
 static const char *connection_id_text(uint64_t number, char out[17])
 {
@@ -14059,8 +14591,8 @@ static const char *connection_id_text(uint64_t number, char out[17])
     return out;
 }
 
-/* How long all clients should take to come back together, should this process end without a word:
- * what it needs to take as many in. Few come back at once, as they always did. */
+/* [hub] How long all clients should take to come back together, should this process end without a
+ * word: what it needs to take as many in. Few come back at once, as they always did. */
 static int64_t server_spread_ms(const struct server *server)
 {
     int64_t count = (int64_t)server->presence.connections;
@@ -14070,8 +14602,8 @@ static int64_t server_spread_ms(const struct server *server)
     return needed > CROWD_SPREAD_MS ? needed : CROWD_SPREAD_MS;
 }
 
-/* Adds the first message to the reply. It names the limits, since a client that has to find them
- * out by breaking them is closed for it, comes back, and breaks them again. */
+/* [hub] Adds the first message to the reply. It names the limits, since a client that has to find
+ * them out by breaking them is closed for it, comes back, and breaks them again. */
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
@@ -14091,7 +14623,7 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     buffer_free(&text);
 }
 
-/* Tells the connections of one user over which time to come back; returns how many. */
+/* [hub] Tells the connections of one user over which time to come back; returns how many. */
 static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14108,10 +14640,10 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
     return count;
 }
 
-/* When the connections became more than CROWD_FEW, and each time they doubled, all are told over
- * which time to come back; some at a time, for the sake of others. On the way down nobody is told:
- * who waits too long does no harm, and a hello says it anew. A level counts as left only at half of
- * it, so that who connects and leaves at its border makes no storm of messages. */
+/* [hub] When the connections became more than CROWD_FEW, and each time they doubled, all are told
+ * over which time to come back; some at a time, for the sake of others. On the way down nobody is
+ * told: who waits too long does no harm, and a hello says it anew. A level counts as left only at
+ * half of it, so that who connects and leaves at its border makes no storm of messages. */
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
@@ -14138,109 +14670,63 @@ static void hub_crowd(struct server *server, struct instant now)
 }
 
 /* ==== 40. Handoff =============================================================================
- * A worker has granted an upgrade or a stream; here the hub takes the connection over. */
+ * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
+ * is the same object: what was HTTP's hangs off it as `http` and is freed here. */
 
-/* Frees an handoff, but for the socket. NULL is fine. */
-static void handoff_free(struct handoff *a)
+enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
+
+/* [hub] Why a new WebSocket is closed at once, if it is. The worker that let it in had looked at its
+ * user's connections, but others may have come since: such a refusal is counted here. */
+static enum error hub_refusal(struct server *server, const struct connection *c,
+                              const struct grant *grant, struct instant now)
 {
-    if (!a) return;
-    buffer_free(&a->head);
-    buffer_free(&a->unread);
-    free(a->may);
-    free(a->ahead.stored);
-    free(a);
-}
-
-/* Looks what a user has set by hand, for the hub to have it when she comes. Any thread but the
- * hub. */
-static void server_look_ahead(struct server *server, struct span id, struct ahead *ahead)
-{
-    struct stored_user found = {0};
-    free(ahead->stored);
-    *ahead = (struct ahead){.generation = atomic_load(&server->hub.generation)};
-    if (!store_has_manuals(server->store)) return;
-    ahead->failed = !store_get_all(server->store, id, &found);
-    if (ahead->failed || !found.known || !found.manual.head.there) return;
-    ahead->stored = mem_new(sizeof found);
-    *ahead->stored = found;
-}
-
-/* What came of a recall. */
-enum recall {
-    RECALL_DONE,
-    RECALL_STALE,  /* nothing: the store has changed since and has to be looked at again */
-    RECALL_FAILED, /* nothing: whether she is invisible cannot be known */
-};
-
-/* Puts a user into the table as the store had her, unless the table has her or there was nothing
- * set by hand. The table's lock is held. */
-static enum recall hub_recall(struct server *server, struct instant now, struct span id,
-                              const struct ahead *ahead)
-{
-    if (presence_find(&server->presence, id)) return RECALL_DONE;
-    if (ahead->failed) return RECALL_FAILED;
-    bool same = ahead->generation == atomic_load(&server->hub.generation);
-    if (!same && (ahead->stored || store_has_manuals(server->store))) return RECALL_STALE;
-    if (ahead->stored) presence_recall(&server->presence, now, id, ahead->stored);
-    return RECALL_DONE;
-}
-
-/* Why a new connection is closed at once, if it is. The worker that let it in had looked at its
- * user's connections, but others may have come since. */
-static enum error hub_refusal(struct server *server, const struct handoff *a)
-{
-    if (a->refuse) return a->refuse;
-    if (server->hub.stopping) return ERROR_STOPPING;
-    const struct user *user = presence_find(&server->presence, (struct span){a->id, a->id_len});
-    if (!user || user->connections < server->options.max_per_user) return ERROR_NONE;
-    count_one(&server->counters.upgrades_refused);
-    return ERROR_TOO_MANY_CONNECTIONS;
-}
-
-/* See hub_refusal; one that the worker did not know of is noted. */
-static enum error hub_refuses(struct server *server, const struct handoff *a, enum recall recall,
-                              struct instant now)
-{
-    enum error error = recall == RECALL_FAILED ? ERROR_INTERNAL : hub_refusal(server, a);
-    if (error && !a->refuse)
-        server_count_refusal(server, error, a->address, now.mono, NULL, NULL, NULL);
+    if (grant->refuse) return grant->refuse;
+    enum error error = server->hub.stopping ? ERROR_STOPPING : ERROR_NONE;
+    const struct span id = {grant->id, grant->id_len};
+    const struct user *user = presence_find(&server->presence, id);
+    if (!error && user && user->connections >= server->options.max_per_user) {
+        count_one(&server->counters.upgrades_refused);
+        error = ERROR_TOO_MANY_CONNECTIONS;
+    }
+    if (error) server_count_refusal(server, error, c->session.address, now.mono, NULL, NULL, NULL);
     return error;
 }
 
-/* Makes a connection of an adopted socket: in the table, watched, timed; its 101 and hello go out
- * together, and bytes that came with the request are its first. */
+/* [hub] Takes over what all connections have from their HTTP part. It is off the connection after
+ * this, and the caller's to free: what is in its place means something else from now on. */
+static struct http_conn *hub_take_over(struct connection *c, struct instant now)
+{
+    struct http_conn *p = c->http;
+    c->ext = NULL;
+    c->session.state = CONNECTION_OPEN;
+    c->connected_at = now.mono;
+    atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
+    return p;
+}
+
+/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out in
+ * one write, and bytes that came behind the request are its first. */
 static void hub_adopt(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)job;
+    ASSERT_THREAD(HUB);
+    struct connection *c = container_of(job, struct http_conn, job)->c;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
-    struct span id = {a->id, a->id_len};
-    enum recall recall = RECALL_DONE;
-    if (!a->refuse && !hub->stopping) {
-        pthread_mutex_lock(&server->table_lock);
-        recall = hub_recall(server, now, id, &a->ahead);
-        pthread_mutex_unlock(&server->table_lock);
-    }
-    if (recall == RECALL_STALE) {
-        a->job.run = a->look_again;
-        job_queue_add(&hub->reader, &a->job);
-        return;
-    }
-    struct connection *c = mem_new(sizeof *c);
-    c->transport = a->transport;
-    memcpy(c->session.address, a->address, 16);
-    c->session.port = a->port;
-    c->connected_at = now.mono;
-    c->heard_at = now.mono;
+    struct http_conn *p = hub_take_over(c, now);
+    struct grant *grant = &p->grant;
+    const struct seam_item *item = &p->item;
+    struct span id = {grant->id, grant->id_len};
+    /* No ping has been answered yet. A connection that is only opened to be refused has no
+     * number: it is in no count but `refused`. */
     c->transport.round_trip = UINT32_MAX;
-    c->session.expires = a->expires;
-    if (!a->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
-    c->agent = hub_share_agent(hub, a->agent);
-    buffer_add(&hub->reply, a->head.at, a->head.len);
-    c->session.watches_all = a->watches_all;
-    if (a->may) connection_ext(c)->may = a->may;
-    a->may = NULL;
-    enum error refuse = hub_refuses(server, a, recall, now);
+    if (!grant->refuse) c->number = server_number(server); /* 0: has no place, see connection_end */
+    c->agent = hub_share_agent(hub, grant->agent);
+    /* The 101 goes before everything: whatever is said next, the hello, an error or a close, is
+     * behind it in the same write. */
+    buffer_add(&hub->reply, p->out.at, p->out.len);
+    if (grant->may) connection_ext(c)->may = grant->may;
+    grant->may = NULL;
+    enum error refuse = hub_refusal(server, c, grant, now);
     if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
                    poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
@@ -14251,28 +14737,25 @@ static void hub_adopt(struct server *server, struct job *job)
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
         count_one(&server->counters.upgrades);
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         presence_connect(&server->presence, now, id, &c->session);
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_reply_hello(server, c, id);
     }
     connection_flush(server, c, now);
-    if (a->unread.len) connection_take(server, c, now, (uint8_t *)a->unread.at, a->unread.len);
-    handoff_free(a);
+    /* A client may send frames with its request. They are looked at also where the connection
+     * was refused: behind our close frame only the close of the client counts. */
+    if (item->len > item->used)
+        connection_take(server, c, now, (uint8_t *)item->bytes + item->used,
+                        item->len - item->used);
+    http_conn_free(p);
 }
 
-/* Reader's: the store has changed since it was looked at; then the hub tries again. */
-static void hub_look_again(struct server *server, struct job *job)
-{
-    struct handoff *a = (struct handoff *)job;
-    server_look_ahead(server, (struct span){a->id, a->id_len}, &a->ahead);
-    a->job.run = hub_adopt;
-    loop_submit(&server->hub.loop, &a->job);
-}
-
-/* Begins a stream: where it goes on if it comes back, otherwise with a reset. */
-static void stream_begin(struct server *server, struct stream *s, const struct handoff *a)
+/* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
+ * to read the lists anew. `retry` stands in the block of the first event: some clients deliver a
+ * block of its own as an empty event. */
+static void stream_begin(struct server *server, struct stream *s, const struct grant *a)
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
@@ -14280,6 +14763,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct h
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
+    /* What a client comes back for may be gone, or be of a server before this one. */
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own,
@@ -14288,77 +14772,82 @@ static void stream_begin(struct server *server, struct stream *s, const struct h
                      position, position, time_text(now.mono + now.offset, when));
         s->at = feed->events.end;
     }
+    /* Until it has all that was there when it came it may be as far behind as it is. */
     s->caught_up = feed->events.end;
-    s->next = feed->streams;
-    s->place = &feed->streams;
-    if (s->next) s->next->place = &s->next;
-    feed->streams = s;
+    LIST_INSERT_HEAD(&feed->streams, s, list);
     count_one(&server->counters.streams_opened);
     atomic_fetch_add(&server->streams, 1);
 }
 
-/* Whether an admin's session opened the stream, and one has ended since: perhaps that one. */
+/* [hub] True if an admin's session opened the stream, and one has ended since: perhaps that one. */
 static bool stream_logged_out(const struct server *server, const struct stream *s)
 {
     return s->logouts && s->logouts != atomic_load(&server->logouts);
 }
 
-/* Makes a stream of an adopted socket. */
+/* [hub] Makes a stream of a connection: the head of its answer goes out before the first events.
+ * TCP gives up a client that takes nothing, since nobody would notice: streams are not pinged. */
 static void hub_adopt_stream(struct server *server, struct job *job)
 {
-    struct handoff *a = (struct handoff *)job;
+    ASSERT_THREAD(HUB);
+    struct connection *c = container_of(job, struct http_conn, job)->c;
     struct hub *hub = &server->hub;
     struct instant now = server_now(server);
-    struct stream *s = mem_new(sizeof *s);
-    struct connection *c = &s->c;
+    struct http_conn *p = hub_take_over(c, now);
+    struct stream *s = c->stream = mem_new(sizeof *s);
     unsigned gone = STREAM_GONE_MS;
-    c->transport = a->transport;
-    c->connected_at = now.mono;
-    c->heard_at = now.mono;
-    c->session.expires = a->expires;
+    s->c = c;
     c->session.is_stream = true;
     c->number = server_number(server);
-    s->own = a->head;
-    s->logouts = a->logouts;
+    s->own = p->out;
+    p->out = (struct buffer){0};
+    s->logouts = p->grant.logouts;
     hub_take_transitions(server, now); /* the events are as new as the table */
     setsockopt(c->transport.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone, sizeof gone);
-    stream_begin(server, s, a);
+    stream_begin(server, s, &p->grant);
+    http_conn_free(p);
     if (!loop_poll(&hub->loop, EPOLL_CTL_ADD, c->transport.fd, EPOLLIN,
                    poll_data(POLL_CONNECTION, c))) {
         log_line(&server->log, LOG_ERROR, "cannot watch a stream: %s", strerror(errno));
         connection_end(server, c, now, END_DROPPED);
-    } else {
-        connection_arm(server, c, now.mono + STREAM_SILENCE_MS);
-        stream_send(server, s, now);
-        if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
+        return;
     }
-    buffer_free(&a->unread);
-    free(a);
+    connection_arm(server, c, now.mono + STREAM_SILENCE_MS);
+    stream_send(server, s, now);
+    if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
 /* ==== 41. Hub =================================================================================
- * The loop of the thread that owns every WebSocket and is the only one to change the presence
- * table, and what others ask of it. Nothing here waits but loop_wait. */
+ * The loop of the thread that owns every WebSocket and stream and is the only one to change the
+ * presence table, and what others ask of it. One writer: so rules of presence need no care for
+ * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
+ * be read of the store, the reader reads. A turn is at most some 5 ms long, whatever clients ask
+ * for: each part of it has its time. */
 
-/* A question to the hub by a worker, which waits for the answer; the hub always answers within a
- * few turns. */
+enum {
+    STOP_WRITE_MS = 1000, /* at a stop: for a batch under way, and then for the last one */
+    SAMPLE_MS = 60000,    /* how often users and connections are counted for history */
+};
+
+/* A question of a worker, which lives on its stack while it waits; the hub always answers within a
+ * few turns, also while it stops: it outlives the workers. */
 struct hub_ask {
     struct job job;
     sem_t done;
     struct span id;
     const uint8_t *address;
     size_t count; /* out */
-    struct ahead ahead;
-    enum recall recall; /* out: whether anything was done */
     const struct manual_update *update;
-    struct user_view *view; /* out: the user as she sees herself */
+    bool failed;            /* out: the store could not be read */
+    struct user_view *view; /* out: the user as they see themselves; not known: never seen */
     struct view_texts **texts;
 };
 
-/* Puts a question to the hub and waits until it was acted on. */
+/* [worker] Puts a question to the hub and waits until it was acted on. */
 static void hub_ask(struct server *server, struct hub_ask *ask,
                     void (*run)(struct server *, struct job *))
 {
+    ASSERT_THREAD(WORKER);
     ask->job.run = run;
     sem_init(&ask->done, 0, 0);
     loop_submit(&server->hub.loop, &ask->job);
@@ -14371,36 +14860,38 @@ static void hub_heartbeat(struct server *server, struct job *job)
 {
     struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
-    pthread_mutex_lock(&server->table_lock);
-    ask->recall = hub_recall(server, now, ask->id, &ask->ahead);
-    if (ask->recall == RECALL_DONE)
-        presence_heartbeat(&server->presence, now, ask->id, ask->address);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
+    presence_heartbeat(&server->presence, now, ask->id, ask->address);
+    lock_give(&server->table_lock, RANK_TABLE);
     sem_post(&ask->done);
 }
 
-/* Question: set a user's status by hand. view->known is false for one never seen. */
+/* [hub] Sets a user's status by hand and answers; a user who is not in the table was never seen,
+ * or the store could not be read. */
+static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed)
+{
+    struct instant now = server_now(server);
+    struct user *user = presence_find(&server->presence, ask->id);
+    ask->failed = failed && !user;
+    if (user) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        presence_set_manual(&server->presence, now, user, ask->update);
+        view_user(ask->view, user, now);
+        view_keep(ask->view, ask->texts);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    sem_post(&ask->done);
+}
+
+/* [hub] Question: set a user's status by hand, who may be in the store alone. */
 static void hub_set_manual(struct server *server, struct job *job)
 {
     struct hub_ask *ask = (struct hub_ask *)job;
-    struct instant now = server_now(server);
-    struct presence *p = &server->presence;
-    pthread_mutex_lock(&server->table_lock);
-    struct user *user = presence_find(p, ask->id);
-    bool same = ask->ahead.generation == atomic_load(&server->hub.generation);
-    ask->recall = user || same ? RECALL_DONE : RECALL_STALE;
-    if (!user && same) user = presence_recall(p, now, ask->id, ask->ahead.stored);
-    if (user) {
-        presence_set_manual(p, now, user, ask->update);
-        view_user(ask->view, user, now);
-        view_keep(ask->view, ask->texts);
-        presence_forget(p, user); /* if she was only recalled, and nothing changed */
-    }
-    pthread_mutex_unlock(&server->table_lock);
-    sem_post(&ask->done);
+    if (presence_find(&server->presence, ask->id)) hub_ask_found(server, ask, false);
+    else hub_find_user(server, ask->id, ask);
 }
 
-/* Question: close all connections of a user, who is offline after it; count is how many. Of
+/* [hub] Question: close all connections of a user, who is offline after it; count is how many. Of
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct job *job)
 {
@@ -14416,31 +14907,33 @@ static void hub_kick(struct server *server, struct job *job)
             ask->count++;
         }
     }
+    /* Behind what came meanwhile: a kick of thousands is no reason for others to wait. */
     if (user && user->conns) {
         loop_submit(&server->hub.loop, job);
         return;
     }
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     if (user) presence_end(&server->presence, now, user, REASON_KICKED);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     count_many(&server->counters.kicks, ask->count);
     sem_post(&ask->done);
 }
 
-/* Question: end the streams that a session opened. Clients whose session is good come back, and
- * miss nothing. */
+/* [hub] Question: end the streams that a session opened. Which one has ended is not known here:
+ * clients whose session is good come back, and miss nothing. */
 static void hub_log_out(struct server *server, struct job *job)
 {
     struct hub_ask *ask = (struct hub_ask *)job;
     struct instant now = server_now(server);
-    for (struct stream *s = server->hub.feeds[FEED_ADMIN].streams, *next; s; s = next) {
-        next = s->next;
+    for (struct stream *s = LIST_FIRST(&server->hub.feeds[FEED_ADMIN].streams), *next; s;
+         s = next) {
+        next = LIST_NEXT(s, list);
         if (stream_logged_out(server, s)) stream_finish(server, s, now);
     }
     sem_post(&ask->done);
 }
 
-/* Writer thread: the batch is in the store. */
+/* [writer] The batch is in the store. */
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
@@ -14453,10 +14946,9 @@ static void hub_batch_done(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    pthread_mutex_lock(&server->table_lock);
-    atomic_fetch_add(&hub->generation, 1); /* before it: who is not found is looked up again */
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_committed(&server->presence, server_now(server));
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     buffer_free(&hub->batch.ops);
     hub->batch_under_way = false;
 }
@@ -14469,30 +14961,35 @@ static int64_t server_sign_ms(const struct options *options)
     return often > options->sync_interval ? often : options->sync_interval;
 }
 
-/* Hands the writer what the store must hear, at most one batch a sync interval; from time to time
- * one with nothing but the moment, which every commit writes. */
+/* [hub] Hands the writer what the store must hear, at most one batch a sync interval and one at a
+ * time; from time to time one with nothing but the moment, which every commit writes. Users in
+ * flight stay in the table until it is written. */
 static void hub_sync(struct server *server, struct instant now)
 {
+    ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
+    /* What the webhook delivered leaves the outbox in the same transaction as changes come in. */
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
     const struct presence *p = &server->presence;
     bool sign = p->live + p->cached && now.mono >= hub->sign_at;
+    /* One batch at a time: users in flight keep their state until it is written, and a slow disk
+     * makes batches larger, not more. */
     if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
     if (now.mono < hub->sync_at && !hub->quitting) return;
     hub->sync_at = now.mono + server->options.sync_interval;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_collect(&server->presence, now, hub->quitting, &hub->batch);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     if (!hub->batch.ops.len && !sign) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
 }
 
-/* Tells every client to come back later, each at another time, and closes. The users stay online in
- * the store: the next start waits for them. */
+/* [hub] Tells every client to come back later, each at another time, and closes. The users stay
+ * online in the store: the next start waits for them. */
 static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
@@ -14501,10 +14998,13 @@ static void hub_stop(struct server *server, struct job *job)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    /* Nobody can come back any more: the next start judges who is still online. */
     p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
-        while (hub->feeds[k].streams) stream_finish(server, hub->feeds[k].streams, now);
+        for (struct stream *s; (s = LIST_FIRST(&hub->feeds[k].streams));)
+            stream_finish(server, s, now);
+    /* Each is told another moment: all at once would be more than the next server can take in. */
     int64_t count = (int64_t)p->connections, i = 0;
     int64_t spread = hub->stop_spread = count > STOP_SPREAD_MS ? count : STOP_SPREAD_MS;
     struct presence_walk walk = {0};
@@ -14517,7 +15017,8 @@ static void hub_stop(struct server *server, struct job *job)
     }
 }
 
-/* The last call: what is left to tell the store goes out in one more batch, then the hub ends. */
+/* [hub] The last job: what is left to tell the store goes out in one more batch, then the hub ends.
+ */
 static void hub_quit(struct server *server, struct job *job)
 {
     (void)job;
@@ -14525,8 +15026,8 @@ static void hub_quit(struct server *server, struct job *job)
     server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
 }
 
-/* Counts users and connections once a minute, for the store. A minute that was slept through, or
- * that is stepped over, is not counted. */
+/* [hub] Counts users and connections once a minute, for the history. A minute that was slept
+ * through, or that is stepped over, is not counted. */
 static void hub_sample(struct server *server, struct instant now)
 {
     int64_t wall = now.mono + now.offset, minute = wall - wall % SAMPLE_MS;
@@ -14535,17 +15036,18 @@ static void hub_sample(struct server *server, struct instant now)
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
 }
 
-/* Whether a turn left something for which there was no time: the next must not sleep. */
+/* [hub] True if a turn left something for which there was no time: the next must not sleep. */
 static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
-    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || hub->late ||
+    return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || !TAILQ_EMPTY(&hub->late) ||
            !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
            w->unreferenced_count ||
-           (hub->held && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
+           (!TAILQ_EMPTY(&hub->held) && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
-/* How long the hub may sleep, ms; -1 for ever. */
+/* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
+ */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
@@ -14578,7 +15080,7 @@ static int64_t hub_wait(const struct server *server, int64_t now)
     return wait;
 }
 
-/* Tells main that no socket is left, or that those left had their time; once. */
+/* [hub] Tells main that no socket is left, or that those left had their time; once. */
 static void hub_report_stop(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14590,20 +15092,21 @@ static void hub_report_stop(struct server *server, struct instant now)
         fatal("an eventfd takes no wake-up");
 }
 
-/* Begins a part of a turn, which is to take so long. */
+/* [hub] Begins a part of a turn, which is to take so long. */
 static void hub_begin_part(struct hub *hub, int64_t us)
 {
     hub->until = clock_work_us() + us;
 }
 
-/* Acts on what happened at one socket. */
+/* [hub] Acts on what happened at one socket. Writing comes first: it may free what is kept, and so
+ * let reading go on. An event may be of one that ended in this turn. */
 static void hub_event(struct server *server, const struct epoll_event *event, struct instant now)
 {
     if (poll_tag(event) == POLL_WAKE) return;
     struct connection *c = poll_about(event);
     if (c->session.state == CONNECTION_DEAD) return;
     if (c->session.is_stream) {
-        stream_event(server, (struct stream *)c, now);
+        stream_event(server, c->stream, now);
         return;
     }
     if (connection_blocked(c) && (event->events & (EPOLLOUT | EPOLLERR | EPOLLHUP)))
@@ -14615,8 +15118,8 @@ static void hub_event(struct server *server, const struct epoll_event *event, st
     else if (over) connection_end(server, c, now, END_DROPPED);
 }
 
-/* Acts on what happened at sockets, as far as there is time. What is left comes before anything
- * that happens later: nobody is passed over twice. */
+/* [hub] Acts on what happened at sockets, as far as there is time. What is left comes before
+ * anything that happens later: nobody is passed over twice. */
 static void hub_input(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14626,10 +15129,10 @@ static void hub_input(struct server *server, struct instant now)
     }
 }
 
-/* A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much later
- * than that, the process stood still, and the users without a connection are given that time. They
- * are the reason why the hub sleeps only for naps while there are such: in a long sleep that ends
- * when it should, a pause cannot be seen. */
+/* [hub] A turn begins, `wait` ms after the last one at the latest, if all is well. If it is much
+ * later than that, the process stood still, and the users without a connection are given that time.
+ * They are the reason why the hub sleeps only for naps while there are such: in a long sleep that
+ * ends when it should, a pause cannot be seen. */
 static void hub_wake(struct server *server, int64_t wait)
 {
     struct hub *hub = &server->hub;
@@ -14641,9 +15144,30 @@ static void hub_wake(struct server *server, int64_t wait)
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
-/* One turn: calls, sockets, timers, transitions, who follows, store, the dead. Each part has its
- * time, and does something in every turn; what it leaves is for the next turn, so that nobody waits
- * long for an answer whatever others ask for. */
+/* [hub] One turn. Its order is the invariant of the program, so none of the parts may be moved:
+ *
+ * - Events are fetched only when those of the last turn are used up: nobody is passed over, and the
+ *   dead can be freed at a moment when no event of them is left.
+ * - hub_wake before anything judges by time: if the process stood still, users are given that time.
+ * - Jobs before sockets. New connections are there when their first bytes are looked at, and a worker
+ *   that waits for an answer holds a thread. Their moment is read before that of the sockets, so
+ *   what is heard in this turn never moves a last_seen back.
+ * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard before
+ *   a timer takes its connection for silent. hub_free_closed waits for the end, as events may be left.
+ * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they are
+ *   long, and pings are not to wait for them. With input left they get the least.
+ * - presence_tick behind all that was heard: who came back within the grace is not let go. It makes
+ *   transitions, so does everything above it;
+ * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
+ *   streams and webhook see each of them once, and an event is never told before those before it.
+ * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be older
+ *   than what a stream was told. What ends in there is taken there.
+ * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the store
+ *   is as it was between two of them.
+ * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
+ *
+ * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
+ * that nobody waits long for an answer whatever others ask for. */
 static void hub_turn(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -14655,7 +15179,7 @@ static void hub_turn(struct server *server)
     }
     hub_wake(server, wait);
     hub->ids = 0;
-    hub_begin_part(hub, HUB_CALLS_US);
+    hub_begin_part(hub, HUB_JOBS_US);
     loop_run_jobs_until(&hub->loop, server, hub->until);
     struct instant now = server_now(server); /* behind the calls, which have their own */
     hub_begin_part(hub, HUB_INPUT_US);
@@ -14672,9 +15196,9 @@ static void hub_turn(struct server *server)
     hub_look(server, now);
     hub_begin_part(hub, share);
     hub_work(server, now);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_tick(&server->presence, now);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     hub_crowd(server, now);
     hub_take_transitions(server, now);
     hub_begin_part(hub, share);
@@ -14689,6 +15213,7 @@ static void hub_turn(struct server *server)
 /* The hub's thread, until hub_quit was called and the last batch is with the writer. */
 static void *hub_run(void *argument)
 {
+    thread_is(THREAD_HUB);
     struct server *server = argument;
     struct hub *hub = &server->hub;
     prctl(PR_SET_NAME, "hub");
@@ -14699,7 +15224,7 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* Sets the hub up; its thread is started by main. False with errno set. */
+/* [main] Sets the hub up; its thread is started later. False with errno set. */
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14713,13 +15238,13 @@ static bool hub_init(struct server *server, struct instant now)
     watch_graph_init(&hub->graph);
     broadcast_init(&hub->broadcast);
     job_queue_init(&hub->reader, server, 1);
-    hub->held_last = &hub->held;
-    hub->late_last = &hub->late;
+    TAILQ_INIT(&hub->held);
+    TAILQ_INIT(&hub->late);
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
 
-/* Frees the hub after its thread has ended, with the connections that had no time to close. */
+/* [main, the hub has ended] Frees the hub, with the connections that had no time to close. */
 static void hub_free(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -14744,163 +15269,89 @@ static void hub_free(struct server *server)
 
 /* ==== 42. Listener: connections ===============================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
- * and every connection that is not, or not at present, being served: it accepts, waits until a
- * whole request is there, gives it to a worker, and takes the connection back for what is slow:
- * a client that does not read its answer, the next request, the end. Every wait has one absolute
- * deadline that bytes do not renew. Ten thousand silent clients cost memory, never a thread.
- *
- * A connection belongs to the listener except between seam_submit and http_conn_served, which
- * gives it back through the inbox. What all of them hold of memory is counted where it changes
- * (http_conn_hold), and has a bound; who would send a large body is looked at first
- * (listener_vet). */
+ * and every connection that is not, or not at present, being served. It accepts, waits until a
+ * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
+ * client that does not read its answer, the next request, the end. Every wait has one absolute
+ * deadline that bytes do not renew: who sends a byte a second is gone with who sends none. Ten
+ * thousand silent clients cost memory, never a thread; what they hold is counted where it changes
+ * (http_conn_hold) and bounded over all and for one address. See struct connection for who owns
+ * what, when. */
 
-enum http_conn_phase {
-    HTTP_CONN_HELLO,     /* some of a handshake's next records may be there */
-    HTTP_CONN_HANDSHAKE, /* with a handshake worker */
-    HTTP_CONN_REQUEST,   /* some of a request may be there */
-    HTTP_CONN_BUSY,      /* with a worker, or in the ready list */
-    HTTP_CONN_IDLE,      /* kept alive; nothing of the next request is there */
-    HTTP_CONN_FLUSH,     /* the client has not taken all of its answer */
-    HTTP_CONN_LINGER, /* all said; waiting for the client's end, so that it reads our last words */
-    HTTP_CONN_GONE,   /* displaced; closed at the end of the turn */
-};
-
-/* Who has a connection, and so how it may give way to a newer one of its address. */
-enum http_conn_place {
-    PLACE_ELSEWHERE, /* with a worker or on its way back: it ends when it is back */
-    PLACE_LISTENER,  /* the listener's own, and in no queue: it ends at once */
-    PLACE_READY,     /* in a lane: it ends at once, unanswered */
-    PLACE_HANDSHAKE, /* in the handshake workers' queue, or with one of them */
-};
-
-/* Whether it was looked at who sends a body, before that is there. */
-enum http_conn_vet {
-    VET_NONE,   /* not yet, or there is no need */
-    VET_ASKED,  /* a worker is at it */
-    VET_PASSED, /* they may */
-};
-
-/* A connection in the listener. */
-struct http_conn {
-    struct job job;                    /* the way back from a worker; must be first */
-    struct seam_item item;             /* the request's bytes */
-    struct timer timer;                /* the deadline of the phase */
-    struct http_conn *next, *previous; /* in a lane, or the handshake workers' queue */
-    struct server *server;
-    struct transport transport;
-    int64_t deadline;          /* mono: of the handshake and the first request together */
-    uint8_t phase;             /* enum http_conn_phase */
-    uint8_t kind;              /* enum listen_kind: where it came in */
-    uint8_t handshake;         /* enum handshake: what a handshake worker came to */
-    struct tls_hello hello;    /* how much of the first one is there */
-    bool polled;               /* in the listener's epoll set */
-    uint8_t place;             /* enum http_conn_place; the listener's, as is the next */
-    bool given_up;             /* displaced: to be closed when it is back; see listener_displace */
-    uint8_t lane;              /* enum lane_kind */
-    uint32_t read_in;          /* the turn in which its last bytes came */
-    bool keep_alive;           /* after this answer */
-    size_t scanned;            /* bytes already searched for the end of the head */
-    size_t head;               /* bytes of the head of the request at the front; 0: not there */
-    size_t whole;              /* bytes of all of it; 0: not known */
-    struct http_chunks chunks; /* how far its body was read, if that is in chunks */
-    bool chunked;
-    bool expects;                /* the client waits for a 100 before it sends the body */
-    uint8_t vet;                 /* enum http_conn_vet */
-    const char *listed;          /* its Origin, when one of --allow-origin; once head is known */
-    struct buffer aside;         /* the request, while a worker looks at a copy of its head */
-    size_t held;                 /* bytes that are counted as this connection's */
-    struct buffer out;           /* the answer */
-    struct handoff *handoff;     /* when the request is an upgrade or stream that was granted */
-    struct address_entry *entry; /* of its address, unless exempt; under address_lock: */
-    struct http_conn *older, *newer; /* of the same address */
-};
-
+/* The listener's bounds; what an operator may want to set is an option. */
 enum {
     LISTENER_EVENTS = 256,
-    LISTENER_ACCEPTS = 64,    /* of one listener a turn, so that others get theirs */
-    LISTENER_QUEUE = 256,     /* quick requests with the workers at a time */
+    LISTENER_ACCEPTS = 64,    /* of one listening socket a turn, so that others get theirs */
+    LISTENER_QUEUE = 256,     /* quick requests with the workers at a time; see seam_submit */
     LISTENER_PAUSE_MS = 200,  /* accepting rests this long when descriptors ran out */
     LISTENER_SWEEP_MS = 5000, /* how late the deadline of a kept-alive connection may be set */
-    LISTENER_HELLO_MAX = 32 * 1024, /* bytes of a handshake read at a time: more than one record */
-    LISTENER_BODY_FREE = 4096,      /* bytes of a body waited for before it is known who sends it */
-    LISTENER_BODY_OPEN = 32 * 1024, /* and of one that anybody may send: a password, escaped */
-    LISTENER_SMALL = 16 * 1024, /* who holds no more has the last eighth of the memory as well */
-    HANDSHAKE_NICE = 10,        /* who is connected comes before who wants to be */
-    QUIET_MS = 60000,           /* the same trouble is logged once in this time */
+
+    /* Bytes of a handshake read at a time: more than one record, so that what is kept of one that
+     * has not come whole always leaves room. */
+    LISTENER_HELLO_MAX = 32 * 1024,
+
+    /* Bytes of a body waited for before it is known who sends it; and of one that anybody may send,
+     * which is a password, each character of it escaped. */
+    LISTENER_BODY_FREE = 4096,
+    LISTENER_BODY_OPEN = 32 * 1024,
+
+    /* Who holds no more than this has the last eighth of the memory as well: bodies cannot keep out
+     * what is small. */
+    LISTENER_SMALL = 16 * 1024,
+
+    HANDSHAKE_NICE = 10, /* who is connected comes before who wants to be */
+    QUIET_MS = 60000,    /* the same trouble is logged once in this time */
 };
 
-/* The pending connection that a timer, or a seam item, is part of. */
-static struct http_conn *http_conn_of_timer(struct timer *timer)
-{
-    return (struct http_conn *)((char *)timer - offsetof(struct http_conn, timer));
-}
-
-/* See http_conn_of_timer. */
 static struct http_conn *http_conn_of_item(struct seam_item *item)
 {
-    return (struct http_conn *)((char *)item - offsetof(struct http_conn, item));
+    return container_of(item, struct http_conn, item);
 }
 
-/* Appends a connection to a queue. */
-static void http_conn_queue_add(struct http_conn_queue *queue, struct http_conn *p)
-{
-    p->next = NULL;
-    p->previous = queue->last;
-    *(queue->last ? &queue->last->next : &queue->first) = p;
-    queue->last = p;
-}
-
-/* Takes a connection out of the queue it is in. */
-static void http_conn_queue_remove(struct http_conn_queue *queue, struct http_conn *p)
-{
-    *(p->previous ? &p->previous->next : &queue->first) = p->next;
-    *(p->next ? &p->next->previous : &queue->last) = p->previous;
-    p->next = p->previous = NULL;
-}
-
-/* Takes a connection off the list of its address; address_lock is held. */
+/* [address_lock] Takes a connection off the list of its address. */
 static void http_conn_unlist(struct server *server, struct http_conn *p)
 {
-    struct address_entry *entry = p->entry;
+    ASSERT_HELD(ADDRESS);
+    struct address_entry *entry = p->address;
     if (!entry) return;
-    *(p->older ? &p->older->newer : &entry->oldest) = p->newer;
-    *(p->newer ? &p->newer->older : &entry->newest) = p->older;
-    p->entry = NULL;
+    TAILQ_REMOVE(&entry->conns, p, neighbours);
+    p->address = NULL;
     entry->http_conns--;
     if (p->place == PLACE_READY) entry->ready--;
     entry->held -= p->held;
     address_settle(&server->addresses, entry, clock_mono_ms());
 }
 
-/* Counts `bytes` as what a connection holds, in place of what was counted. False, with nothing
- * changed, when it would be more than before and too much: over all, or for one address. Who holds
- * little is let in where much is not, so that bodies do not keep everybody out. address_lock is
- * held. */
+/* [address_lock] Counts `bytes` as what a connection holds, in place of what was counted. False,
+ * with nothing changed, when it would be more than before and too much: over all, or for one
+ * address. Who holds little is let in where much is not, so that bodies do not keep everybody out.
+ * `must` counts without asking: the memory is there already, or an answer has to be given. */
 static bool http_conn_count(struct server *server, struct http_conn *p, size_t bytes, bool must)
 {
+    ASSERT_HELD(ADDRESS);
     struct listener *listener = &server->listener;
     size_t most =
         bytes <= LISTENER_SMALL ? listener->memory : listener->memory - listener->memory / 8;
     size_t all = listener->held - p->held + bytes;
-    size_t own = p->entry ? p->entry->held - p->held + bytes : 0;
+    size_t own = p->address ? p->address->held - p->held + bytes : 0;
     if (!must && bytes > p->held && (all > most || own > listener->memory / 4)) return false;
     listener->held = all;
-    if (p->entry) p->entry->held = own;
+    if (p->address) p->address->held = own;
     p->held = bytes;
     return true;
 }
 
-/* Counts what a connection holds, and `more` that it is about to; see http_conn_count. Whoever has
- * the connection. A refusal is counted, and said once a minute. */
+/* [whoever has it] Counts what a connection holds, and `more` that it is about to; see
+ * http_conn_count. A refusal is counted, and logged once in QUIET_MS: whoever wins the exchange
+ * writes the line. */
 static bool http_conn_hold(struct http_conn *p, size_t more, bool must)
 {
     struct server *server = p->server;
-    const struct tls *tls = p->transport.tls;
+    const struct tls *tls = p->c->transport.tls;
     size_t bytes = p->item.size + p->aside.size + p->out.size + more;
     if (tls) bytes += tls->in.size + tls->out.size;
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     bool held = http_conn_count(server, p, bytes, must);
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     if (held) return true;
     int64_t now = clock_mono_ms(), last = atomic_load(&server->listener.memory_logged);
     count_one(&server->counters.memory_refused);
@@ -14912,26 +15363,29 @@ static bool http_conn_hold(struct http_conn *p, size_t more, bool must)
     return false;
 }
 
-/* Takes a connection that is to be freed off the list of its address, and what it holds out of the
- * count. The lock is taken in any case: the listener may be about to do the same. */
-static void http_conn_leave(struct server *server, struct http_conn *p)
+/* [whoever has it] A connection is the listener's no more: off the list of its address, out of the
+ * counts. The lock is taken in any case: the listener may be about to do the same. */
+static void http_conn_leave(struct http_conn *p)
 {
-    pthread_mutex_lock(&server->address_lock);
+    struct server *server = p->server;
+    lock_take(&server->address_lock, RANK_ADDRESS);
     http_conn_unlist(server, p);
     http_conn_count(server, p, 0, true);
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
+    atomic_fetch_sub(&server->listener.count, 1);
 }
 
-/* The connection of an address that gives way to p, the newest: the oldest that is ready where
- * these are more than half, else the oldest that only waits or shakes hands. So who floods with
- * requests does not keep a client out that has not asked yet, nor who floods with silence one that
- * has. Only where workers have them all the oldest of these. address_lock is held. */
+/* [address_lock] The connection of an address that gives way to p, the newest: the oldest that is
+ * ready where these are more than half, else the oldest that only waits or shakes hands. So who
+ * floods with requests does not keep a client out that has not asked yet, nor who floods with
+ * silence one that has. Only where workers have them all it is one of theirs. */
 static struct http_conn *http_conn_choose(const struct address_entry *entry,
                                           const struct http_conn *p)
 {
-    struct http_conn *one = entry->oldest, *other = NULL;
+    ASSERT_HELD(ADDRESS);
+    struct http_conn *one = TAILQ_FIRST(&entry->conns), *other = NULL;
     bool ready = entry->ready > entry->http_conns / 2;
-    for (; one != p; one = one->newer) {
+    for (; one != p; one = TAILQ_NEXT(one, neighbours)) {
         if (one->place != PLACE_ELSEWHERE && (one->place == PLACE_READY) == ready) return one;
         if (!other || (other->place == PLACE_ELSEWHERE && one->place != PLACE_ELSEWHERE))
             other = one;
@@ -14939,24 +15393,20 @@ static struct http_conn *http_conn_choose(const struct address_entry *entry,
     return other;
 }
 
-/* Puts a new connection on the list of its address. Returns the one that has to give way for it,
- * off the list already; NULL if there is room. One that a worker has is only marked here: it may be
- * freed as soon as the lock is not held. */
+/* [listener] Puts a new connection on the list of its address. Returns the one that has to give way
+ * for it, off the list already; NULL if there is room. One that a worker has is only marked here:
+ * it may be freed as soon as the lock is not held. */
 static struct http_conn *http_conn_enter(struct server *server, struct http_conn *p, int64_t now)
 {
     int64_t most = server->options.max_pending;
     struct http_conn *oldest = NULL;
     uint8_t key[16];
-    uint16_t port;
-    address_pack(&p->item.peer, key, &port);
-    if (server_exempts(server, key)) return NULL;
-    address_group(key, key);
-    pthread_mutex_lock(&server->address_lock);
+    if (server_exempts(server, p->c->session.address)) return NULL;
+    address_group(p->c->session.address, key);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     address_sweep(&server->addresses, now);
-    struct address_entry *entry = p->entry = address_make(&server->addresses, key);
-    p->older = entry->newest;
-    *(entry->newest ? &entry->newest->newer : &entry->oldest) = p;
-    entry->newest = p;
+    struct address_entry *entry = p->address = address_make(&server->addresses, key);
+    TAILQ_INSERT_TAIL(&entry->conns, p, neighbours);
     if (++entry->http_conns > most && most) oldest = http_conn_choose(entry, p);
     if (oldest) {
         http_conn_unlist(server, oldest);
@@ -14966,23 +15416,20 @@ static struct http_conn *http_conn_enter(struct server *server, struct http_conn
         oldest->given_up = true;
         oldest = NULL;
     }
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     return oldest;
 }
 
-/* Frees A connection; its socket was closed or went to somebody else. */
-static void http_conn_free(struct http_conn *p)
+/* [whoever has it] Frees a connection whose socket is closed. */
+static void http_conn_end(struct http_conn *p)
 {
-    http_conn_leave(p->server, p);
-    atomic_fetch_sub(&p->server->listener.count, 1);
-    buffer_free(&p->out);
-    buffer_free(&p->aside);
-    free(p->item.bytes);
-    free(p->item.authority);
-    free(p);
+    struct connection *c = p->c;
+    http_conn_leave(p);
+    http_conn_free(p);
+    free(c);
 }
 
-/* Frees the bytes of a request; nothing of them is needed any more. */
+/* [whoever has it] Frees the bytes of a request; nothing of them is needed any more. */
 static void http_conn_forget_request(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -14991,54 +15438,61 @@ static void http_conn_forget_request(struct http_conn *p)
     p->item.len = p->item.size = p->item.used = 0;
 }
 
-/* Ends a connection that the listener owns. */
+/* [listener] Ends a connection that the listener owns. */
 static void listener_close(struct server *server, struct http_conn *p)
 {
-    timer_disarm(&server->listener.wheel, &p->timer);
-    transport_close(&p->transport);
-    http_conn_free(p);
+    ASSERT_THREAD(LISTENER);
+    timer_disarm(&server->listener.wheel, &p->c->timer);
+    transport_close(&p->c->transport);
+    http_conn_end(p);
 }
 
-/* Has the socket reported once. Any thread that owns p; after it the listener may own p already. */
+/* [whoever has it] Has the socket reported once (EPOLLONESHOT). The last thing its owner does:
+ * after it the listener may own the connection already. A socket that cannot be watched is shut;
+ * its deadline ends it. */
 static void http_conn_poll(struct http_conn *p, uint32_t events)
 {
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_poll(&p->server->listener.loop, operation, p->transport.fd, events | EPOLLONESHOT,
-                   poll_data(POLL_CONNECTION, p))) {
+    if (!loop_poll(&p->server->listener.loop, operation, p->c->transport.fd, events | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p->c))) {
         log_line(&p->server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
-        shutdown(p->transport.fd, SHUT_RDWR); /* its deadline ends it */
+        shutdown(p->c->transport.fd, SHUT_RDWR); /* its deadline ends it */
     }
 }
 
-/* Begins a phase with its deadline. */
-static void http_conn_begin(struct http_conn *p, enum http_conn_phase phase, int64_t deadline)
+/* [listener] Begins a state with its deadline. */
+static void http_conn_begin(struct http_conn *p, enum connection_state state, int64_t deadline)
 {
-    p->phase = (uint8_t)phase;
-    timer_arm(&p->server->listener.wheel, &p->timer, deadline);
+    ASSERT_THREAD(LISTENER);
+    p->c->session.state = state & 0x3f;
+    timer_arm(&p->server->listener.wheel, &p->c->timer, deadline);
 }
 
-/* Says that the answer is complete, and waits for the client's end. */
+/* [listener] Says that the answer is complete, and waits for the client's end. A socket that was
+ * closed with unread bytes would answer with a reset, and the client lose our last words (RFC 9112
+ * section 9.6). */
 static void listener_linger(struct server *server, struct http_conn *p, int64_t now)
 {
     (void)server;
-    transport_finish(&p->transport);
-    http_conn_begin(p, HTTP_CONN_LINGER, now + CLOSE_WAIT_MS);
+    transport_finish(&p->c->transport);
+    http_conn_begin(p, CONNECTION_LINGER, now + CLOSE_WAIT_MS);
     http_conn_poll(p, EPOLLIN);
 }
 
-/* Reads on and throws away, until the client ends. */
+/* [listener] Reads on and throws away, until the client ends. */
 static void listener_drain(struct server *server, struct http_conn *p)
 {
-    ssize_t n = transport_drain(&p->transport);
+    ssize_t n = transport_drain(&p->c->transport);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) listener_close(server, p);
     else http_conn_poll(p, EPOLLIN);
 }
 
-/* Sends what is left of an answer that ends its connection or did not fit; see http_conn_served. */
+/* [listener] Sends what is left of an answer. Then: the next request, which may be here already and
+ * is taken up in a turn of its own; or waiting for one; or the end. */
 static void listener_flush(struct server *server, struct http_conn *p, int64_t now)
 {
-    ssize_t n = transport_write(&p->transport, p->out.at, p->out.len);
+    ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
     if (n == TRANSPORT_BROKEN) {
         listener_close(server, p);
         return;
@@ -15048,23 +15502,23 @@ static void listener_flush(struct server *server, struct http_conn *p, int64_t n
         buffer_free(&p->out);
         http_conn_hold(p, 0, true);
     }
-    if (p->out.len || transport_unsent(&p->transport)) {
+    if (p->out.len || transport_unsent(&p->c->transport)) {
         http_conn_poll(p, EPOLLOUT);
     } else if (p->keep_alive && p->item.len) { /* the next request is here: listener_take_back */
-        timer_disarm(&server->listener.wheel, &p->timer);
+        timer_disarm(&server->listener.wheel, &p->c->timer);
         p->place = PLACE_ELSEWHERE;
-        p->phase = HTTP_CONN_REQUEST;
+        p->c->session.state = CONNECTION_REQUEST;
         loop_submit(&server->listener.loop, &p->job);
     } else if (p->keep_alive) {
-        http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
+        http_conn_begin(p, CONNECTION_IDLE, now + server->options.keepalive_timeout);
         http_conn_poll(p, EPOLLIN);
     } else {
         listener_linger(server, p, now);
     }
 }
 
-/* The Origin of a request, also of one that is cut or wrong, when it is one of --allow-origin: its
- * page may read the answer. NULL if there is none; never under /admin/. */
+/* [listener] The Origin of a request, also of one that is cut or wrong, when it is one of
+ * --allow-origin: its page may read the answer. NULL if there is none; never under /admin/. */
 static const char *listener_find_listed(const struct server *server, const struct http_conn *p)
 {
     const struct option_list *allowed = &server->options.allow_origin;
@@ -15079,24 +15533,22 @@ static const char *listener_find_listed(const struct server *server, const struc
     return NULL;
 }
 
-/* Tells of an upgrade that is refused before anybody has parsed it, say for its cookies: the page
- * sees no more than 1006. */
+/* [listener] Counts an upgrade that is refused before anybody has parsed it, say for its cookies:
+ * the page sees no more than 1006. */
 static void listener_count_refusal(struct server *server, const struct http_conn *p, int64_t now,
                                    enum error error)
 {
     char origin[ORIGIN_MAX], host[ORIGIN_MAX];
-    uint8_t address[16];
-    uint16_t port;
     const struct seam_item *item = &p->item;
     if (!item->len || !span_begins(http_target(item->bytes, item->len), "/ws/")) return;
     bool has_origin = http_find_header(item->bytes, item->len, "Origin", origin, sizeof origin);
     bool has_host = http_find_header(item->bytes, item->len, "Host", host, sizeof host);
-    address_pack(&item->peer, address, &port);
-    server_count_refusal(server, error, address, now, NULL, has_origin ? origin : NULL,
-                         has_host ? host : NULL);
+    server_count_refusal(server, error, p->c->session.address, now, NULL,
+                         has_origin ? origin : NULL, has_host ? host : NULL);
 }
 
-/* Makes an answer to a request that nobody has parsed, or could, the error of the table. */
+/* [whoever has it] Makes the error of the table the answer to a request that nobody has parsed, or
+ * could; it ends the connection. */
 static void http_conn_set_error(struct server *server, struct http_conn *p, enum error error)
 {
     struct http_response response = {.allow_origin = p->listed};
@@ -15109,8 +15561,8 @@ static void http_conn_set_error(struct server *server, struct http_conn *p, enum
     p->keep_alive = false;
 }
 
-/* Answers with an error of the table and ends the connection: what follows the request's head
- * cannot be trusted any more. */
+/* [listener] Answers with an error of the table and ends the connection: where the next request
+ * would begin is not known any more. */
 static void listener_refuse(struct server *server, struct http_conn *p, int64_t now,
                             enum error error)
 {
@@ -15119,12 +15571,14 @@ static void listener_refuse(struct server *server, struct http_conn *p, int64_t 
     http_conn_set_error(server, p, error);
     http_conn_forget_request(p);
     http_conn_hold(p, 0, true);
-    http_conn_begin(p, HTTP_CONN_FLUSH, now + server->options.request_timeout);
+    http_conn_begin(p, CONNECTION_FLUSH, now + server->options.request_timeout);
     listener_flush(server, p, now);
 }
 
-/* Whether the workers have as many requests of a lane as they may; then a worker that is done wakes
- * us. */
+/* [listener] True if the workers have as many requests of a lane as they may. Then a worker that is
+ * done wakes us: the flag is set first and the count read again, while a worker lowers the count
+ * first and then reads the flag (http_conn_served); both are sequentially consistent, so one of the
+ * two sees the other. */
 static bool lane_starves(struct lane *lane)
 {
     if (atomic_load(&lane->under_way) < lane->most) return false;
@@ -15132,16 +15586,16 @@ static bool lane_starves(struct lane *lane)
     return atomic_load(&lane->under_way) >= lane->most; /* none finished in between */
 }
 
-/* Closes those of the connections whose socket was reset meanwhile, which reading would tell only
- * behind what has come before it: nobody reads their answers. One that was only half closed stays,
- * and so do those that were read in this turn. Returns how many are left. */
+/* [listener] Closes those of the connections whose socket was reset meanwhile, which reading would
+ * tell only behind what has come before it: nobody reads their answers. One that was only half
+ * closed stays, and so do those that were read in this turn. Returns how many are left. */
 static int listener_drop_reset(struct server *server, struct http_conn **ready, int count)
 {
     struct pollfd sockets[LISTENER_QUEUE];
     int asked = 0, left = 0;
     for (int i = 0; i < count; i++) {
         bool fresh = ready[i]->read_in == server->listener.turn;
-        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->transport.fd};
+        sockets[i] = (struct pollfd){.fd = fresh ? -1 : ready[i]->c->transport.fd};
         asked += !fresh;
     }
     if (asked && poll(sockets, (nfds_t)count, 0) <= 0) return count;
@@ -15152,17 +15606,18 @@ static int listener_drop_reset(struct server *server, struct http_conn **ready, 
     return left;
 }
 
-/* Gives whole requests of a lane to the workers, as many as they may have. */
+/* [listener] Gives whole requests of a lane to the workers, as many as they may have. */
 static void lane_serve(struct server *server, struct lane *lane)
 {
-    while (lane->ready.first && !lane_starves(lane)) {
+    ASSERT_THREAD(LISTENER);
+    while (!TAILQ_EMPTY(&lane->ready) && !lane_starves(lane)) {
         struct http_conn *ready[LISTENER_QUEUE];
         struct seam_item *items[LISTENER_QUEUE];
         int count = 0, room = lane->most - atomic_load(&lane->under_way);
         if (room > LISTENER_QUEUE) room = LISTENER_QUEUE;
-        for (struct http_conn *p; count < room && (p = lane->ready.first);) {
-            http_conn_queue_remove(&lane->ready, p);
-            if (p->entry) p->entry->ready--;
+        for (struct http_conn *p; count < room && (p = TAILQ_FIRST(&lane->ready));) {
+            TAILQ_REMOVE(&lane->ready, p, entry);
+            if (p->address) p->address->ready--;
             p->place = PLACE_LISTENER;
             ready[count++] = p;
         }
@@ -15178,9 +15633,11 @@ static void lane_serve(struct server *server, struct lane *lane)
 }
 
 /* ==== 43. Listener: requests ==================================================================
- * Bytes become whole requests, requests go to the workers, answers come back. */
+ * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
+ * given half a request, so it never waits for a client. Who would send a large body is looked at by
+ * its head first (listener_vet): a stranger's megabyte is refused before it is read. */
 
-/* Looks for the head of a request. False when the request was refused. */
+/* [listener] Looks for the head of a request. False when the request was refused. */
 static bool listener_find_head(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15203,11 +15660,13 @@ static bool listener_find_head(struct server *server, struct http_conn *p, int64
     if (*frame.authority) item->authority = mem_copy_text(frame.authority, strlen(frame.authority));
     p->chunked = frame.chunked;
     p->expects = frame.expects;
+    /* A body in chunks is whole when its last chunk says so. */
     if (frame.head && !frame.chunked) p->whole = frame.head + frame.body;
     return true;
 }
 
-/* Reads on in a body that is in chunks. False when the request was refused. */
+/* [listener] Reads on in a body that is in chunks (RFC 9112 section 7.1), and takes their frames
+ * out in place, as CivetWeb is to see a plain body. False when the request was refused. */
 static bool listener_read_chunks(struct server *server, struct http_conn *p, int64_t now)
 {
     const struct options *options = &server->options;
@@ -15220,20 +15679,24 @@ static bool listener_read_chunks(struct server *server, struct http_conn *p, int
     return !error;
 }
 
-/* Gives a connection to the workers, when one has time: with a whole request, or one's head. */
+/* [listener] Puts a connection into its lane: with a whole request, or with a head alone to be
+ * vetted. It has no deadline there: the rest is the server's own time. */
 static void listener_make_ready(struct server *server, struct http_conn *p)
 {
-    p->item.is_tls = p->transport.tls != NULL;
-    timer_disarm(&server->listener.wheel, &p->timer);
-    p->phase = HTTP_CONN_BUSY;
+    p->item.is_tls = p->c->transport.tls != NULL;
+    timer_disarm(&server->listener.wheel, &p->c->timer);
+    p->c->session.state = CONNECTION_BUSY;
     p->place = PLACE_READY;
-    if (p->entry) p->entry->ready++;
+    if (p->address) p->address->ready++;
+    /* A head that is vetted is never costly, whatever it asks for: only who sends it is looked
+     * at. */
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
     p->lane = costly ? LANE_COSTLY : LANE_QUICK;
-    http_conn_queue_add(&server->listener.lanes[p->lane].ready, p);
+    TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
-/* Has a worker look at the head of a request alone; a copy: CivetWeb changes what it reads. */
+/* [listener] Has a worker look at the head of a request alone; a copy, as CivetWeb changes what it
+ * reads. */
 static void listener_vet(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15250,7 +15713,8 @@ static void listener_vet(struct server *server, struct http_conn *p, int64_t now
     listener_make_ready(server, p);
 }
 
-/* Whether it is to be seen who sends the body before more of it is waited for. */
+/* [listener] True if it is to be seen who sends the body before more of it is waited for. Without
+ * keys or a password there is nobody to be told from others. */
 static bool listener_wants_vet(const struct server *server, const struct http_conn *p)
 {
     const struct options *options = &server->options;
@@ -15260,7 +15724,7 @@ static bool listener_wants_vet(const struct server *server, const struct http_co
     return body > LISTENER_BODY_FREE;
 }
 
-/* Looks whether a whole request is there, and acts on it. */
+/* [listener] Looks whether a whole request is there, and acts on it. */
 static void listener_advance(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15271,12 +15735,17 @@ static void listener_advance(struct server *server, struct http_conn *p, int64_t
         listener_make_ready(server, p);
         return;
     }
+    /* A whole request is not vetted: it is looked at as it is answered. */
     if (p->head && listener_wants_vet(server, p)) {
         listener_vet(server, p, now);
         return;
     }
+    /* Who expects a 100 has it as soon as we want the body, and only then: what was refused or
+     * vetted above never needs to be sent. It is written once, on a socket that took nothing
+     * before: a short write is the end. */
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n"; /* RFC 9110 section 10.1.1 */
-    if (p->expects && transport_write(&p->transport, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
+    if (p->expects &&
+        transport_write(&p->c->transport, go_on, sizeof go_on - 1) != sizeof go_on - 1) {
         listener_close(server, p);
         return;
     }
@@ -15284,13 +15753,16 @@ static void listener_advance(struct server *server, struct http_conn *p, int64_t
     http_conn_poll(p, EPOLLIN);
 }
 
-/* Reads what is there of a request. */
+/* [listener] Reads what is there of a request. The memory is asked for before it is had: a refusal
+ * costs none. */
 static void listener_read(struct server *server, struct http_conn *p, int64_t now)
 {
+    ASSERT_THREAD(LISTENER);
     struct seam_item *item = &p->item;
     char *scratch = server->listener.scratch;
-    ssize_t n = transport_read(&p->transport, scratch, LISTENER_READ_SIZE);
-    if (n == TRANSPORT_BROKEN && transport_ended(&p->transport)) {
+    ssize_t n = transport_read(&p->c->transport, scratch, LISTENER_READ_SIZE);
+    /* TLS that went wrong was told so by an alert, which the client is to read. */
+    if (n == TRANSPORT_BROKEN && transport_ended(&p->c->transport)) {
         listener_linger(server, p, now); /* so that the client reads the alert */
         return;
     }
@@ -15298,16 +15770,19 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
         listener_close(server, p);
         return;
     }
-    if (p->phase == HTTP_CONN_IDLE && n > 0) {
+    /* The first byte of the next request begins its time. */
+    if (p->c->session.state == CONNECTION_IDLE && n > 0) {
         p->deadline = now + server->options.request_timeout;
-        http_conn_begin(p, HTTP_CONN_REQUEST, p->deadline);
+        http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
     }
+    /* Grown by what came, not doubled: ten thousand heads of 300 bytes are all there is mostly. */
     size_t needed = n > 0 ? item->len + (size_t)n + 1 : 0;
     size_t more = needed > item->size ? needed - item->size : 0;
-    if ((more || p->transport.tls) && !http_conn_hold(p, more, false)) {
+    if ((more || p->c->transport.tls) && !http_conn_hold(p, more, false)) {
         listener_refuse(server, p, now, ERROR_REQUEST_MEMORY);
         return;
     }
+    /* With TLS bytes may have come and be no whole record yet: they count. */
     if (n == TRANSPORT_AGAIN) {
         http_conn_poll(p, EPOLLIN);
         return;
@@ -15322,54 +15797,56 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
 /* A cycle: the end of a handshake's step reads on, and perhaps begins the next one. */
 static void handshake_run(struct server *server, struct job *job);
 
-/* [listener] Gives a connection to the handshake workers. */
+/* [listener] Gives a connection to the handshake workers. It has no deadline there; what it had
+ * goes on counting when it is back. */
 static void listener_handshake(struct server *server, struct http_conn *p)
 {
-    timer_disarm(&server->listener.wheel, &p->timer);
-    p->phase = HTTP_CONN_HANDSHAKE;
+    timer_disarm(&server->listener.wheel, &p->c->timer);
+    p->c->session.state = CONNECTION_HANDSHAKE;
     p->place = PLACE_HANDSHAKE;
     server->listener.handshaking++;
     p->job.run = handshake_run;
     job_queue_add(&server->listener.handshakes, &p->job);
 }
 
-/* The client ended in the middle of its handshake, or before: then it may have been a look at the
- * port, and is no failure. */
+/* [listener] The client ended in the middle of its handshake, or before: then it may have been a
+ * look at the port, and is no failure. */
 static void listener_cut_hello(struct server *server, struct http_conn *p)
 {
-    if (p->transport.tls->in.len || p->transport.tls->set_up)
+    if (p->c->transport.tls->in.len || p->c->transport.tls->set_up)
         count_one(&server->counters.tls_failures);
     listener_close(server, p);
 }
 
-/* What stands at the beginning of a first handshake message is none: told so by an alert, or in
- * plain HTTP if it does not look like TLS at all. */
+/* [listener] What stands at the beginning of a first handshake message is none: told so by an
+ * alert, or in plain HTTP if it does not look like TLS at all. */
 static void listener_refuse_hello(struct server *server, struct http_conn *p, int64_t now,
                                   uint8_t alert)
 {
-    struct buffer *in = &p->transport.tls->in;
+    struct buffer *in = &p->c->transport.tls->in;
     bool is_tls = in->at[p->hello.scanned] < ' ' && in->at[p->hello.scanned + 1] == 3;
     count_one(&server->counters.tls_failures);
     if (is_tls || p->hello.scanned) {
-        transport_refuse_tls(&p->transport, alert);
+        transport_refuse_tls(&p->c->transport, alert);
         listener_linger(server, p, now);
     } else {
-        transport_forget_tls(&p->transport);
+        transport_forget_tls(&p->c->transport);
         listener_refuse(server, p, now, ERROR_TLS_REQUIRED);
     }
 }
 
-/* Reads what is there of a handshake; whole records are a handshake worker's. */
+/* [listener] Reads what is there of a handshake; whole records are a handshake worker's. There is
+ * always room: it has taken all whole records, and less than one is left. */
 static void listener_read_hello(struct server *server, struct http_conn *p, int64_t now)
 {
-    struct tls *tls = p->transport.tls;
+    struct tls *tls = p->c->transport.tls;
     ssize_t n = TRANSPORT_AGAIN;
-    if (!transport_send_waiting(&p->transport, &n) && n == TRANSPORT_BROKEN) {
+    if (!transport_send_waiting(&p->c->transport, &n) && n == TRANSPORT_BROKEN) {
         listener_cut_hello(server, p);
         return;
     }
     /* There is room: a handshake worker has taken all whole records, and less than one is left. */
-    n = transport_receive(p->transport.fd, server->listener.scratch,
+    n = transport_receive(p->c->transport.fd, server->listener.scratch,
                           LISTENER_HELLO_MAX - tls->in.len);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) {
         listener_cut_hello(server, p);
@@ -15385,14 +15862,15 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
     case HELLO_REFUSE: listener_refuse_hello(server, p, now, alert); return;
     case HELLO_HANDSHAKE: listener_handshake(server, p); return;
     default:
-        http_conn_poll(p, transport_unsent(&p->transport) ? EPOLLIN | EPOLLOUT : EPOLLIN);
+        http_conn_poll(p, transport_unsent(&p->c->transport) ? EPOLLIN | EPOLLOUT : EPOLLIN);
         return;
     }
 }
 
-/* A handshake worker gave a connection back. */
+/* [listener] A handshake worker gave a connection back. */
 static void listener_handshake_done(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(LISTENER);
     struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
@@ -15407,7 +15885,7 @@ static void listener_handshake_done(struct server *server, struct job *job)
         return;
     }
     if (p->handshake == HANDSHAKE_DONE) count_one(&server->counters.tls_handshakes);
-    http_conn_begin(p, p->handshake == HANDSHAKE_DONE ? HTTP_CONN_REQUEST : HTTP_CONN_HELLO,
+    http_conn_begin(p, p->handshake == HANDSHAKE_DONE ? CONNECTION_REQUEST : CONNECTION_HELLO,
                     p->deadline);
     if (p->handshake == HANDSHAKE_DONE)
         listener_read(server, p, now); /* the request may be here already */
@@ -15418,36 +15896,37 @@ static void listener_handshake_done(struct server *server, struct job *job)
  * any more once the server stops. */
 static void handshake_run(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(JOB);
     struct http_conn *p = container_of(job, struct http_conn, job);
     bool useless = atomic_load(&server->stopping);
     p->handshake =
-        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->transport, &server->tls));
+        (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->c->transport, &server->tls));
     p->job.run = listener_handshake_done;
     loop_submit(&server->listener.loop, &p->job);
 }
 
-/* The deadline of a phase has come. */
+/* [listener] The deadline of a state has come. A client that has begun a request is told so. */
 static void listener_expire(struct server *server, struct http_conn *p, int64_t now)
 {
-    if (p->phase <= HTTP_CONN_REQUEST) count_one(&server->counters.request_timeouts);
-    if (p->phase == HTTP_CONN_REQUEST && p->item.len)
+    if (p->c->session.state <= CONNECTION_REQUEST) count_one(&server->counters.request_timeouts);
+    if (p->c->session.state == CONNECTION_REQUEST && p->item.len)
         listener_refuse(server, p, now, ERROR_REQUEST_TIMEOUT);
     else listener_close(server, p);
 }
 
-/* Has a connection of the listener's closed at the end of the turn: an event of it may still
- * come. */
+/* [listener] Has a connection closed at the end of the turn: an event of it may have been fetched
+ * already. */
 static void listener_give_up(struct server *server, struct http_conn *p)
 {
-    p->phase = HTTP_CONN_GONE;
+    p->c->session.state = CONNECTION_DEAD;
     p->place = PLACE_ELSEWHERE;
-    p->next = server->listener.gone;
-    server->listener.gone = p;
+    TAILQ_INSERT_TAIL(&server->listener.gone, p, entry);
 }
 
-/* A worker gave a connection back; see http_conn_served for the phases. */
+/* [listener] A worker gave a connection back, in the state it set. */
 static void listener_take_back(struct server *server, struct job *job)
 {
+    ASSERT_THREAD(LISTENER);
     struct http_conn *p = (struct http_conn *)job;
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
@@ -15455,37 +15934,37 @@ static void listener_take_back(struct server *server, struct job *job)
         listener_give_up(server, p);
         return;
     }
-    switch (p->phase) {
-    case HTTP_CONN_IDLE:
-        http_conn_begin(p, HTTP_CONN_IDLE, now + server->options.keepalive_timeout);
+    switch (p->c->session.state) {
+    case CONNECTION_IDLE:
+        http_conn_begin(p, CONNECTION_IDLE, now + server->options.keepalive_timeout);
         return;
-    case HTTP_CONN_FLUSH:
-        http_conn_begin(p, HTTP_CONN_FLUSH, now + server->options.request_timeout);
+    case CONNECTION_FLUSH:
+        http_conn_begin(p, CONNECTION_FLUSH, now + server->options.request_timeout);
         http_conn_poll(p, EPOLLOUT);
         return;
-    case HTTP_CONN_LINGER: listener_linger(server, p, now); return;
+    case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
+        /* A vetted request keeps the deadline that it had: being asked who one is gives no time. */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
-        http_conn_begin(p, HTTP_CONN_REQUEST, p->deadline);
+        http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
         return;
     }
 }
 
-/* Worker: hands the socket of a granted upgrade, or of a stream, to the hub, with the bytes behind
- * the request. */
+/* [worker] Hands a connection on to the hub, with the bytes behind its request. Its socket leaves
+ * the listener's epoll set first: from loop_submit on the hub may close it, and a new connection
+ * have its number. */
 static void http_conn_hand_over(struct server *server, struct http_conn *p)
 {
-    struct handoff *a = p->handoff;
-    if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->transport.fd, NULL);
-    a->transport = p->transport;
-    buffer_add(&a->unread, p->item.bytes + p->item.used, p->item.len - p->item.used);
-    a->job.run = a->is_stream ? hub_adopt_stream : hub_adopt;
-    http_conn_free(p);
-    loop_submit(&server->hub.loop, &a->job);
+    ASSERT_THREAD(WORKER);
+    if (p->polled) epoll_ctl(server->listener.loop.epoll, EPOLL_CTL_DEL, p->c->transport.fd, NULL);
+    http_conn_leave(p);
+    p->job.run = p->grant.kind == GRANT_STREAM ? hub_adopt_stream : hub_adopt;
+    loop_submit(&server->hub.loop, &p->job);
 }
 
-/* Worker: takes the served request off the front; what is behind it is the next one's. */
+/* [worker] Takes the served request off the front; what is behind it is the next one. */
 static void http_conn_next_request(struct http_conn *p)
 {
     struct seam_item *item = &p->item;
@@ -15507,7 +15986,7 @@ static void http_conn_next_request(struct http_conn *p)
     item->bytes = mem_resize(item->bytes, item->size);
 }
 
-/* Worker: the one who sends a body may; the request goes on being waited for. */
+/* [worker] Who sends a body may: the request goes on being waited for. */
 static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -15517,24 +15996,28 @@ static void http_conn_go_on(struct http_conn *p)
     p->item.used = 0;
     p->aside = (struct buffer){0};
     http_conn_hold(p, 0, true);
-    p->phase = HTTP_CONN_REQUEST;
+    p->c->session.state = CONNECTION_REQUEST;
     p->job.run = listener_take_back;
     loop_submit(&p->server->listener.loop, &p->job);
 }
 
-/* Worker: sends the answer as far as the socket takes it, without waiting, and passes the
- * connection on: to the listener when something remains to be waited for, or to its end. */
+/* [worker] Sends the answer as far as the socket takes it, without waiting, and passes the
+ * connection on: to the listener when something remains to be waited for, or to its end. An unread
+ * rest of the request keeps the socket open for a moment, see listener_linger. */
 static void http_conn_send(struct server *server, struct http_conn *p)
 {
     struct loop *loop = &server->listener.loop;
-    ssize_t n = transport_write(&p->transport, p->out.at, p->out.len);
+    ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
+    /* The next request, or what is left of a body that nobody wants. */
     bool rest = p->item.len > p->item.used || p->aside.at;
     if (n > 0) buffer_drop(&p->out, (size_t)n);
     if (!p->out.len) buffer_free(&p->out);
-    bool sent = !p->out.len && !transport_unsent(&p->transport);
+    bool sent = !p->out.len && !transport_unsent(&p->c->transport);
+    /* The common end of a connection that is not kept: all is sent and nothing of the client is
+     * unread, so closing loses nothing. */
     if (n == TRANSPORT_BROKEN || (sent && !p->keep_alive && !rest)) {
-        transport_close(&p->transport);
-        http_conn_free(p);
+        transport_close(&p->c->transport);
+        http_conn_end(p);
         return;
     }
     p->job.run = listener_take_back;
@@ -15542,39 +16025,43 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     else http_conn_forget_request(p);
     buffer_free(&p->aside); /* what it had of a body that nobody wants */
     http_conn_hold(p, 0, true);
-    p->phase = (uint8_t)(!sent            ? HTTP_CONN_FLUSH
-                         : !p->keep_alive ? HTTP_CONN_LINGER
-                         : rest           ? HTTP_CONN_REQUEST
-                                          : HTTP_CONN_IDLE);
-    if (p->phase != HTTP_CONN_IDLE) {
+    /* The state says what the listener is to do; it takes it from there (listener_take_back). */
+    p->c->session.state = (uint8_t)(!sent            ? CONNECTION_FLUSH
+                                    : !p->keep_alive ? CONNECTION_LINGER
+                                    : rest           ? CONNECTION_REQUEST
+                                                     : CONNECTION_IDLE);
+    if (p->c->session.state != CONNECTION_IDLE) {
         loop_submit(loop, &p->job);
         return;
     }
     /* The common way costs the listener no wake-up: it sets the deadline when it next wakes. */
     int operation = p->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled = true;
-    if (!loop_park(loop, &p->job, operation, p->transport.fd, EPOLLIN | EPOLLONESHOT,
-                   poll_data(POLL_CONNECTION, p)))
+    if (!loop_park(loop, &p->job, operation, p->c->transport.fd, EPOLLIN | EPOLLONESHOT,
+                   poll_data(POLL_CONNECTION, p->c)))
         log_line(&server->log, LOG_ERROR, "cannot watch a connection: %s", strerror(errno));
 }
 
-/* Worker: the request is answered, or the upgrade or stream granted. */
+/* [worker] The request is answered, or the upgrade or stream granted. The connection is somebody
+ * else's after the first line; the lane is told last, see lane_starves. */
 static void http_conn_served(struct server *server, struct http_conn *p)
 {
+    ASSERT_THREAD(WORKER);
     struct lane *lane = &server->listener.lanes[p->lane];
-    if (p->handoff) http_conn_hand_over(server, p);
+    if (p->grant.kind) http_conn_hand_over(server, p);
     else if (p->vet == VET_PASSED && p->aside.at) http_conn_go_on(p);
     else http_conn_send(server, p);
     atomic_fetch_sub(&lane->under_way, 1);
     if (atomic_exchange(&lane->starved, false)) loop_wake(&server->listener.loop);
 }
 
-/* Has a connection, which is off the list of its address, give way to a newer one. One that a
- * handshake worker has at this moment is closed when it comes back; there is one of these a
+/* [listener] Has a connection, which is off the list of its address, give way to a newer one. One
+ * that a handshake worker has at this moment is closed when it comes back; there is one of these a
  * thread. */
 static void listener_displace(struct server *server, struct http_conn *p)
 {
-    if (p->place == PLACE_READY) http_conn_queue_remove(&server->listener.lanes[p->lane].ready, p);
+    ASSERT_THREAD(LISTENER);
+    if (p->place == PLACE_READY) TAILQ_REMOVE(&server->listener.lanes[p->lane].ready, p, entry);
     if (p->place == PLACE_HANDSHAKE) {
         p->given_up = true;
         if (!job_queue_cancel(&server->listener.handshakes, &p->job)) return;
@@ -15584,30 +16071,34 @@ static void listener_displace(struct server *server, struct http_conn *p)
 }
 
 /* ==== 44. Listener: accept ====================================================================
- * New connections, the deadlines of all, and the loop. */
+ * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
+ * server: without descriptors it rests and tries again. */
 
-/* Lets a new connection in. */
+/* [listener] Lets a new connection in. It may displace an older one of its address: until it is on
+ * the list its place is ELSEWHERE, so it is not chosen itself. */
 static struct http_conn *listener_admit(struct server *server,
                                         const struct listen_socket *listening, int fd,
                                         const struct sockaddr_storage *peer, int64_t now)
 {
-    struct http_conn *p = mem_new(sizeof *p);
+    struct connection *c = mem_new(sizeof *c);
+    struct http_conn *p = c->http = mem_new(sizeof *p);
+    p->c = c;
     p->server = server;
-    p->transport.fd = fd;
-    p->item.peer = *peer;
+    c->transport.fd = fd;
+    address_pack(peer, c->session.address, &c->session.port);
     atomic_fetch_add(&server->listener.count, 1);
     count_one(&server->counters.accepted);
     p->kind = (uint8_t)listening->kind;
     p->deadline = now + server->options.request_timeout;
-    if (listening->kind == LISTEN_TLS) transport_begin_tls(&p->transport);
-    http_conn_begin(p, p->transport.tls ? HTTP_CONN_HELLO : HTTP_CONN_REQUEST, p->deadline);
+    if (listening->kind == LISTEN_TLS) transport_begin_tls(&p->c->transport);
+    http_conn_begin(p, p->c->transport.tls ? CONNECTION_HELLO : CONNECTION_REQUEST, p->deadline);
     struct http_conn *oldest = http_conn_enter(server, p, now);
     if (oldest) listener_displace(server, oldest);
     p->place = PLACE_LISTENER;
     return p;
 }
 
-/* Watches the listeners, or rests from them. */
+/* [listener] Watches the listening sockets, or rests from them. */
 static void listener_poll(struct server *server, uint32_t events)
 {
     for (size_t i = 0; i < server->listen_socket_count; i++)
@@ -15615,9 +16106,9 @@ static void listener_poll(struct server *server, uint32_t events)
                   poll_data(POLL_LISTEN_SOCKET, &server->listen_sockets[i]));
 }
 
-/* Rests from accepting after an error that will not go away at once: what is connected goes on
- * being served, and nothing spins. Without descriptors or memory no listener gives anything; any
- * other reason is that of this one, and the others go on. */
+/* [listener] Rests from accepting after an error that will not go away at once: what is connected
+ * goes on being served, and nothing spins. Without descriptors or memory no listening socket gives
+ * anything; any other reason is that of this one, and the others go on. */
 static void listener_pause(struct server *server, struct listen_socket *listening, int64_t now)
 {
     struct listener *listener = &server->listener;
@@ -15630,6 +16121,7 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
                       : "it is tried again and again");
     listener->paused_logged = now;
     listener->paused = full;
+    /* Level-triggered, a socket that cannot be accepted from would be reported for ever. */
     if (full) listener_poll(server, 0);
     else
         loop_poll(&listener->loop, EPOLL_CTL_MOD, listening->fd, 0,
@@ -15637,7 +16129,7 @@ static void listener_pause(struct server *server, struct listen_socket *listenin
     timer_arm(&listener->wheel, &listener->pause, now + LISTENER_PAUSE_MS);
 }
 
-/* Whether an accept failed for the one connection that it would have given (accept(2)): the next
+/* True if an accept failed for the one connection that it would have given (accept(2)): the next
  * may be fine. */
 static bool accept_lost_one(int error)
 {
@@ -15649,10 +16141,11 @@ static bool accept_lost_one(int error)
     return false;
 }
 
-/* Accepts what waits at a listener. The sockets are read after all of them are accepted: by then
- * most have their request, and need not be watched for it. */
+/* [listener] Accepts what waits at a listening socket. The sockets are read after all of them are
+ * accepted: by then most have their request, and need not be watched for it. */
 static void listener_accept(struct server *server, struct listen_socket *listening, int64_t now)
 {
+    ASSERT_THREAD(LISTENER);
     struct http_conn *admitted[LISTENER_ACCEPTS];
     int count = 0, lost = 0;
     while (count + lost < LISTENER_ACCEPTS && !server->listener.paused) {
@@ -15671,13 +16164,13 @@ static void listener_accept(struct server *server, struct listen_socket *listeni
         }
     }
     for (int i = 0; i < count; i++) {
-        if (admitted[i]->phase == HTTP_CONN_GONE) continue;
-        if (admitted[i]->transport.tls) listener_read_hello(server, admitted[i], now);
+        if (admitted[i]->c->session.state == CONNECTION_DEAD) continue;
+        if (admitted[i]->c->transport.tls) listener_read_hello(server, admitted[i], now);
         else listener_read(server, admitted[i], now);
     }
 }
 
-/* Stops accepting for good: new clients are refused by the kernel. */
+/* [listener] Stops accepting for good: new clients are refused by the kernel. */
 static void listener_shut(struct server *server, struct job *job)
 {
     (void)job;
@@ -15687,7 +16180,7 @@ static void listener_shut(struct server *server, struct job *job)
     }
 }
 
-/* Ends listener_run as soon as no request is with the workers. */
+/* [listener] Ends listener_run as soon as no request is with the workers. */
 static void listener_quit(struct server *server, struct job *job)
 {
     (void)job;
@@ -15700,38 +16193,45 @@ static void listener_event(struct server *server, const struct epoll_event *even
 {
     if (poll_tag(event) == POLL_LISTEN_SOCKET) listener_accept(server, poll_about(event), now);
     if (poll_tag(event) != POLL_CONNECTION) return;
-    struct http_conn *p = poll_about(event);
-    if (p->phase == HTTP_CONN_GONE) return;
-    if (p->phase == HTTP_CONN_FLUSH) listener_flush(server, p, now);
-    else if (p->phase == HTTP_CONN_LINGER) listener_drain(server, p);
-    else if (p->phase == HTTP_CONN_HELLO) listener_read_hello(server, p, now);
+    struct http_conn *p = ((struct connection *)poll_about(event))->http;
+    if (p->c->session.state == CONNECTION_DEAD) return;
+    if (p->c->session.state == CONNECTION_FLUSH) listener_flush(server, p, now);
+    else if (p->c->session.state == CONNECTION_LINGER) listener_drain(server, p);
+    else if (p->c->session.state == CONNECTION_HELLO) listener_read_hello(server, p, now);
     else listener_read(server, p, now);
 }
 
-/* Acts on one timer. */
+/* [listener] Acts on one timer. */
 static void listener_timer(struct server *server, struct timer *timer, int64_t now)
 {
     if (timer != &server->listener.pause) {
-        listener_expire(server, http_conn_of_timer(timer), now);
+        listener_expire(server, connection_of_timer(timer)->http, now);
         return;
     }
     server->listener.paused = false;
     listener_poll(server, EPOLLIN);
 }
 
-/* Whether a request, or a handshake, is with others who will give it back. */
+/* [listener] True if a request, or a handshake, is with others who will give it back. */
 static bool listener_is_busy(struct listener *listener)
 {
     bool busy = listener->handshaking;
     for (int i = 0; i < LANE_COUNT; i++)
-        busy = busy || listener->lanes[i].ready.first || atomic_load(&listener->lanes[i].under_way);
+        busy = busy || !TAILQ_EMPTY(&listener->lanes[i].ready) ||
+               atomic_load(&listener->lanes[i].under_way);
     return busy;
 }
 
-/* The listener's thread, until listener_quit. When it ends it has closed every connection it
- * owned. */
+/* The listener's thread, until listener_quit. When it ends it has closed every connection it owned.
+ *
+ * A turn: jobs first, since they give connections back whose events may have been fetched
+ * (loop_park relies on it); then events; then those that gave way are closed, when no event can be
+ * of them any more; then deadlines, behind the bytes that may have met them; last the lanes, which
+ * take what all of that made ready. After a pause of the whole process deadlines wait (judge_at)
+ * until what lies in the sockets has been read: it was in time. */
 static void listener_run(void *context)
 {
+    thread_is(THREAD_LISTENER);
     struct server *server = context;
     struct listener *listener = &server->listener;
     struct epoll_event events[LISTENER_EVENTS];
@@ -15741,8 +16241,11 @@ static void listener_run(void *context)
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
             atomic_store(&listener->lanes[i].starved, true); /* have the last worker wake us */
+        /* Whoever is with a worker comes back; nobody else is waited for. */
         if (listener->quitting && !listener_is_busy(listener)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&listener->wheel, now);
+        /* loop_park leaves deadlines in the inbox without waking us: they must be set within
+         * LISTENER_SWEEP_MS while there is any connection. */
         if (atomic_load(&listener->count) && (wait < 0 || wait > LISTENER_SWEEP_MS))
             wait = LISTENER_SWEEP_MS;
         if (wait >= 0 && wait < judge_at - now) wait = judge_at - now;
@@ -15753,8 +16256,8 @@ static void listener_run(void *context)
         if (now > wake_by) judge_at = now + PAUSE_READ_MS;
         loop_run_jobs(&listener->loop, server);
         for (int i = 0; i < count; i++) listener_event(server, &events[i], now);
-        for (struct http_conn *p; (p = listener->gone);) {
-            listener->gone = p->next;
+        for (struct http_conn *p; (p = TAILQ_FIRST(&listener->gone));) {
+            TAILQ_REMOVE(&listener->gone, p, entry);
             listener_close(server, p);
         }
         for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&listener->wheel, now));)
@@ -15764,7 +16267,7 @@ static void listener_run(void *context)
     loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
     for (struct timer *timer; (timer = wheel_take(&listener->wheel));)
-        listener_close(server, http_conn_of_timer(timer));
+        listener_close(server, connection_of_timer(timer)->http);
 }
 
 /* Opens one listening socket; false with errno set. */
@@ -15776,8 +16279,10 @@ static bool listen_socket_open(struct listen_socket *listening, const char *text
     listening->fd =
         socket(listening->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listening->fd < 0) return false;
+    /* Without it a restart fails while connections of the server before are in TIME_WAIT. */
     setsockopt(listening->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     setsockopt(listening->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* inherited by accept */
+    /* [::] is IPv6 alone, so that an address for each family can be given in any order. */
     if (listening->address.ss_family == AF_INET6)
         setsockopt(listening->fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
     return !bind(listening->fd, (struct sockaddr *)&listening->address, len) &&
@@ -15797,11 +16302,15 @@ static int server_workers(const struct options *options)
                                : 256;
 }
 
-/* Sets the listener up, its listeners open already but not yet watched. False with errno set. */
+/* [main] Sets the listener up; its sockets are open already but not yet watched. An address may
+ * hold a quarter of the memory, so that is no less than four of the largest requests. False with
+ * errno set. */
 static bool listener_init(struct server *server, struct instant now)
 {
     struct listener *listener = &server->listener;
     job_queue_init(&listener->handshakes, server, 1);
+    for (int i = 0; i < LANE_COUNT; i++) TAILQ_INIT(&listener->lanes[i].ready);
+    TAILQ_INIT(&listener->gone);
     wheel_init(&listener->wheel, now.mono);
     int workers = server_workers(&server->options);
     /* of an address no less than one request as large as they may be */
@@ -15810,6 +16319,7 @@ static bool listener_init(struct server *server, struct instant now)
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
+    /* One worker is always free for what is quick. */
     listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
@@ -15894,8 +16404,8 @@ static int request_header(const struct seam_request *request, const char *name, 
     return count;
 }
 
-/* Copies a user out of the table, the message into texts; false if it is not there. The table's
- * lock is held. */
+/* [any; table_lock] Copies a user out of the table, the message into texts; false if they are not
+ * there. */
 static bool api_copy(struct server *server, struct span id, struct instant now,
                      struct user_view *view, struct view_texts **texts)
 {
@@ -15908,8 +16418,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 
 /* Fills a view with what is stored of a user who is not in the table, perhaps nothing. */
 static void api_view_stored(struct user_view *view, struct span id,
-                            const struct stored_user *stored, struct instant now,
-                            struct view_texts **texts)
+                            const struct stored_user *stored, struct instant now)
 {
     if (!stored->known) {
         *view = (struct user_view){.status = STATUS_OFFLINE, .id_len = (uint8_t)id.len};
@@ -15917,21 +16426,25 @@ static void api_view_stored(struct user_view *view, struct span id,
         return;
     }
     view_record(view, id, &stored->record, now);
-    view_manual(view, &stored->manual, now);
-    view_keep(view, texts);
 }
 
-/* Looks one user up; view->known tells whether it was ever seen. False when the store failed. */
+/* Looks one user up; view->known tells whether they were ever seen. The table is asked again after
+ * the store: one who came meanwhile may be invisible by now, and then the last_seen that the store
+ * has is nobody's business. False when the store failed. */
 static bool api_look_up(struct server *server, struct span id, struct instant now,
                         struct user_view *view, struct view_texts **texts)
 {
     struct stored_user stored;
-    pthread_mutex_lock(&server->table_lock);
-    bool here = api_copy(server, id, now, view, texts);
-    pthread_mutex_unlock(&server->table_lock);
-    if (here) return true;
-    if (!store_get_all(server->store, id, &stored)) return false;
-    api_view_stored(view, id, &stored, now, texts);
+    bool here = false;
+    for (int look = 0; look < 2; look++) {
+        pthread_mutex_lock(&server->table_lock);
+        here = api_copy(server, id, now, view, texts);
+        pthread_mutex_unlock(&server->table_lock);
+        if (here) return true;
+        if (look) break; /* not even after the store was read: its word counts */
+        if (!store_get_stored(server->store, id, &stored)) return false;
+    }
+    api_view_stored(view, id, &stored, now);
     return true;
 }
 
@@ -15977,7 +16490,10 @@ static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX],
     return n == -1 || (n > 0 && api_parse_id((struct span){text, (size_t)n}, id, len));
 }
 
-enum { API_CHUNK = 64 /* users copied at a time, so that the lock is short */ };
+enum {
+    API_CHUNK = 64, /* users copied at a time, so that the lock is short */
+    API_LOOK = 512, /* users passed over at most meanwhile */
+};
 
 /* Copies the next API_CHUNK users of the table behind an id, those gone offline only if wanted;
  * *after becomes how far it looked, and false means that the end was reached. */
@@ -15989,15 +16505,18 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
     pthread_mutex_lock(&server->table_lock);
     struct presence_walk walk =
         presence_walk_after(&server->presence, (struct span){after->id, after->id_len});
-    const struct user *user = NULL;
-    for (int looked = 0; looked < API_CHUNK; looked++) {
+    const struct user *user = NULL, *last = NULL;
+    for (int looked = 0; looked < API_LOOK && *count < API_CHUNK; looked++) {
         user = presence_walk_next(&server->presence, &walk);
         if (!user) break;
+        last = user;
+        if (!offline_too && user->state == USER_OFFLINE) continue;
         view_user(&views[*count], user, now);
-        bool wanted = offline_too || user->state != USER_OFFLINE;
-        if (wanted) view_keep(&views[*count], texts);
-        *after = views[*count];
-        if (wanted) (*count)++;
+        view_keep(&views[(*count)++], texts);
+    }
+    if (last) {
+        view_user(after, last, now);
+        after->message = (struct span){0}; /* the table's */
     }
     pthread_mutex_unlock(&server->table_lock);
     sched_yield(); /* a long list is made in the time that the hub leaves */
@@ -16018,39 +16537,52 @@ static enum error api_get_user(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* Fills views, which have their ids, with what the table knows: one hold of its lock a chunk. Then
- * the store is asked for the others, in one transaction: who leaves the table is in the store.
- * False when the store failed. */
-static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
-                             size_t count, struct view_texts **texts)
+/* Fills those views, which have their ids, whose users are in the table and that have nothing yet:
+ * one hold of its lock a chunk. How many are still without. */
+static size_t api_copy_many(struct server *server, struct instant now, struct user_view *views,
+                            size_t count, struct view_texts **texts)
 {
-    MDB_txn *txn = NULL;
-    int rc = 0;
     size_t missing = 0;
     for (size_t at = 0; at < count; at += API_CHUNK) {
         pthread_mutex_lock(&server->table_lock);
         for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
             struct span id = {views[i].id, views[i].id_len};
-            if (api_copy(server, id, now, &views[i], texts)) continue;
-            views[i].state = USER_NOT_HERE;
-            missing++;
+            if (views[i].state != USER_NOT_HERE) continue;
+            missing += !api_copy(server, id, now, &views[i], texts);
         }
         pthread_mutex_unlock(&server->table_lock);
     }
-    if (missing && !(txn = store_begin_read(server->store))) return false;
+    return missing;
+}
+
+/* Fills views, which have their ids, with what the table knows and, of the others, with what the
+ * store has, in one transaction: who leaves the table is in the store. See api_look_up for why the
+ * table is asked twice. False when the store failed. */
+static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
+                             size_t count, struct view_texts **texts)
+{
+    for (size_t i = 0; i < count; i++) views[i].state = USER_NOT_HERE;
+    if (!api_copy_many(server, now, views, count, texts)) return true;
+    struct stored_user *stored = mem_new(count * sizeof *stored);
+    MDB_txn *txn = store_begin_read(server->store);
+    int rc = 0;
     for (size_t i = 0; txn && !rc && i < count; i++) {
-        struct stored_user stored;
-        struct user_view *view = &views[i];
-        char id[USER_ID_MAX];
-        if (view->state != USER_NOT_HERE) continue;
-        memcpy(id, view->id, view->id_len);
-        struct span span = {id, view->id_len};
-        rc = store_find_all(server->store, txn, span, &stored);
-        if (!rc) api_view_stored(view, span, &stored, now, texts);
+        struct span id = {views[i].id, views[i].id_len};
+        if (views[i].state == USER_NOT_HERE)
+            rc = store_find_stored(server->store, txn, id, &stored[i]);
     }
     if (txn) store_end_read(server->store, txn);
     if (rc) store_log_read(server->store, rc);
-    return !rc;
+    bool read = txn && !rc;
+    if (read) api_copy_many(server, now, views, count, texts);
+    for (size_t i = 0; read && i < count; i++) {
+        char id[USER_ID_MAX];
+        if (views[i].state != USER_NOT_HERE) continue;
+        memcpy(id, views[i].id, views[i].id_len);
+        api_view_stored(&views[i], (struct span){id, views[i].id_len}, &stored[i], now);
+    }
+    free(stored);
+    return read;
 }
 
 /* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
@@ -16135,23 +16667,18 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
                                      struct http_response *response)
 {
     struct hub_ask ask = {.id = {request->id, request->id_len}, .address = request->address};
-    do {
-        server_look_ahead(server, ask.id, &ask.ahead);
-        hub_ask(server, &ask, hub_heartbeat);
-    } while (ask.recall == RECALL_STALE);
-    free(ask.ahead.stored);
+    hub_ask(server, &ask, hub_heartbeat);
     response->status = 204;
-    return ask.recall == RECALL_FAILED ? ERROR_INTERNAL : ERROR_NONE;
+    return ERROR_NONE;
 }
 
-/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as she sees
- * herself. */
+/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they see
+ * themselves. */
 static enum error api_put_status(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
     struct json_value body;
     struct manual_update update;
-    struct stored_user stored;
     struct user_view view = {0};
     struct span text = {request->raw->body, request->raw->body_len};
     if (!json_parse(text, JSON_DEPTH_MAX, &body)) return ERROR_INVALID_JSON;
@@ -16163,15 +16690,11 @@ static enum error api_put_status(struct server *server, const struct http_reques
              STATUS_TEXT_CHARACTERS, EXPIRES_MAX_S);
     if (error) return error;
     struct hub_ask ask = {.id = {request->id, request->id_len},
-                          .ahead.stored = &stored,
                           .update = &update,
                           .view = &view,
                           .texts = &response->texts};
-    do {
-        ask.ahead.generation = atomic_load(&server->hub.generation);
-        if (!store_get_all(server->store, ask.id, &stored)) return ERROR_INTERNAL;
-        hub_ask(server, &ask, hub_set_manual);
-    } while (ask.recall == RECALL_STALE);
+    hub_ask(server, &ask, hub_set_manual);
+    if (ask.failed) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
     view_write_user(api_json(response), NULL, &view);
     return ERROR_NONE;
@@ -16297,21 +16820,6 @@ static bool page_chunk_keep(void *context, struct span id, const struct user_rec
     return true;
 }
 
-/* Adds what the users of a piece have set by hand. False when the store failed. */
-static bool page_chunk_add_manuals(struct server *server, struct user_page *page,
-                                   struct page_chunk *chunk)
-{
-    struct manual_record manual;
-    for (size_t i = 0; store_has_manuals(server->store) && i < chunk->count; i++) {
-        struct user_view *view = &chunk->users[i];
-        struct span id = {view->id, view->id_len};
-        if (!store_get_manual(server->store, id, &manual)) return false;
-        view_manual(view, &manual, page->now);
-        view_keep(view, page->texts);
-    }
-    return true;
-}
-
 /* Orders two users by their ids. */
 static int view_compare(const struct user_view *a, const struct user_view *b)
 {
@@ -16371,7 +16879,6 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
         struct span after = {page->last.id, page->last.id_len};
         if (!store_each_user(server->store, after, API_CHUNK, page_chunk_keep, &stored, &at_end))
             return false;
-        if (!page_chunk_add_manuals(server, page, &stored)) return false;
         stored.more = !at_end && stored.count;
         count_many(&server->counters.users_scanned, stored.count);
         if (page_merge(page, &table, &stored)) continue;
@@ -16389,7 +16896,7 @@ static bool page_add_online(struct server *server, struct user_page *page, bool 
     struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
     size_t count;
     bool more = true;
-    for (int looked = 0; more && looked < API_SCAN_MAX; looked += API_CHUNK) {
+    for (int looked = 0; more && looked < API_SCAN_MAX; looked += API_LOOK) {
         more = api_copy_users(server, page->now, false, &after, views, &count, page->texts);
         for (size_t i = 0; i < count; i++) {
             if (!page_add(page, &views[i])) return false;
@@ -16402,35 +16909,20 @@ static bool page_add_online(struct server *server, struct user_page *page, bool 
     return !more;
 }
 
-/* Makes views of users in the index: by the table's word if they are there, otherwise by the
- * store's. Who is online by now has no id in its view: they belong to the other part. False when
- * the store failed. */
-static bool page_view_places(struct server *server, const struct user_page *page,
+/* Makes views of users in the index: by the table's word if they are there, as who is followed or
+ * has a status set by hand is, otherwise by the store's. Who is online by now gets no id in the
+ * view: they belong to the other part. */
+static void page_view_places(struct server *server, const struct user_page *page,
                              const struct seen_place *places, int count, struct user_view *views)
 {
-    struct manual_record manual;
     pthread_mutex_lock(&server->table_lock);
     for (int i = 0; i < count; i++) {
-        struct span id = {places[i].id, places[i].id_len};
         struct user_record record = {.last_seen = places[i].last_seen};
-        if (!api_copy(server, id, page->now, &views[i], page->texts)) {
-            view_record(&views[i], id, &record, page->now);
-            views[i].state = USER_NOT_HERE;
-        } else if (views[i].state != USER_OFFLINE) {
-            views[i].id_len = 0;
-        }
+        if (!api_copy(server, id_of(&places[i]), page->now, &views[i], page->texts))
+            view_record(&views[i], id_of(&places[i]), &record, page->now);
+        else if (views[i].state != USER_OFFLINE) views[i].id_len = 0;
     }
     pthread_mutex_unlock(&server->table_lock);
-    for (int i = 0; i < count; i++) {
-        if (views[i].state != USER_NOT_HERE) continue;
-        views[i].state = USER_OFFLINE;
-        if (!store_has_manuals(server->store) || !page_wants(page, &views[i])) continue;
-        struct span id = {places[i].id, places[i].id_len};
-        if (!store_get_manual(server->store, id, &manual)) return false;
-        view_manual(&views[i], &manual, page->now);
-        view_keep(&views[i], page->texts);
-    }
-    return true;
 }
 
 /* Puts users on the page from the index `seen`, behind the place of the page or from the first.
@@ -16446,8 +16938,9 @@ static bool page_add_stored(struct server *server, struct user_page *page, bool 
         if (looked >= API_SCAN_MAX) return false;
         count = store_seen(server->store, from_first ? NULL : &after, page->sort == SORT_SEEN_DOWN,
                            places, STORE_CHUNK);
-        page->failed = count < 0 || !page_view_places(server, page, places, count, views);
+        page->failed = count < 0;
         if (page->failed) return false;
+        page_view_places(server, page, places, count, views);
         count_many(&server->counters.users_scanned, (uint64_t)count);
         for (int i = 0; i < count; i++) {
             if (views[i].id_len && !page_add(page, &views[i])) return false;
@@ -16656,12 +17149,12 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct span id = {request->id, request->id_len};
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
-    bool read = store_get_all(server->store, id, &stored);
+    bool read = store_get_stored(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
                                                 : ERROR_NONE;
     if (!error) {
-        if (!here) api_view_stored(&view, id, &stored, request->now, &response->texts);
+        if (!here) api_view_stored(&view, id, &stored, request->now);
         struct buffer *out = api_json(response);
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
         json_begin(out);
@@ -17667,10 +18160,13 @@ static void api_answer(struct server *server, const struct route *route, enum er
 }
 
 /* ==== 51. CivetWeb ============================================================================
- * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the pending
- * connection, a granted upgrade becomes an handoff. See vendor/civetweb_seam.h. */
+ * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
+ * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
+ * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. */
 
-/* Whether the connection may be kept after this answer (RFC 9112 section 9.3). */
+enum { REFUSED_MAX = 256 }; /* WebSockets open only to be closed with the reason */
+
+/* True if the connection may be kept after this answer (RFC 9112 section 9.3). */
 static bool request_keeps_alive(const struct server *server, const struct seam_request *request)
 {
     bool close = false, keep = false;
@@ -17683,7 +18179,7 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
     return keep || !strcmp(request->version, "1.1");
 }
 
-/* Whether an upgrade may be granted by its form (RFC 6455 section 4.2.1). */
+/* Checks that an upgrade may be granted by its form (RFC 6455 section 4.2.1). */
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
@@ -17696,7 +18192,7 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
-/* Takes a place among those of an address; see server_release_address. */
+/* [worker] Takes a place among those of an address; see server_release_address. */
 static enum error upgrade_reserve_address(struct server *server, const struct http_request *request)
 {
     const struct options *options = &server->options;
@@ -17706,7 +18202,7 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
     if (!options->max_per_address && !options->max_upgrades) return ERROR_NONE;
     if (server_exempts(server, request->address)) return ERROR_NONE;
     address_group(request->address, key);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(addresses, key);
     if (options->max_per_address && entry->connections >= options->max_per_address)
         error = ERROR_TOO_MANY_FROM_ADDRESS;
@@ -17714,20 +18210,21 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
         error = ERROR_TOO_MANY_UPGRADES;
     else entry->connections += options->max_per_address > 0;
     address_settle(addresses, entry, request->now.mono);
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     if (error) count_one(&server->counters.address_refused);
     return error;
 }
 
-/* Whether an upgrade may be granted by the limits; takes a place among the connections if so. */
+/* [worker] Checks the limits of an upgrade, and takes a place among the connections if they allow
+ * it. That of the user is checked again by the hub: of two at once both may pass here. */
 static enum error upgrade_reserve(struct server *server, const struct http_request *request)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     const struct user *user =
         presence_find(&server->presence, (struct span){request->id, request->id_len});
     bool many = user && user->connections >= server->options.max_per_user;
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     if (many) return ERROR_TOO_MANY_CONNECTIONS;
     enum error error = upgrade_reserve_address(server, request);
     if (error) return error;
@@ -17736,7 +18233,7 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
-/* Whether a client offers our subprotocol: then it is one that knows our close codes. */
+/* True if a client offers our subprotocol: then it is one that knows our close codes. */
 static bool upgrade_offers_ours(const struct seam_request *raw)
 {
     for (int i = 0; i < raw->header_count; i++)
@@ -17746,8 +18243,8 @@ static bool upgrade_offers_ours(const struct seam_request *raw)
     return false;
 }
 
-/* Whether one that is refused may be upgraded to be told why: it is a browser or offers our
- * subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
+/* [worker] True if one that is refused may be upgraded to be told why: it is a browser or offers
+ * our subprotocol, since no WebSocket class shows the status of an upgrade that failed, in Node
  * neither; and not too many are, whom no other limit holds. Takes a place among these if so. */
 static bool upgrade_reserve_refused(struct server *server, const struct seam_request *raw)
 {
@@ -17758,15 +18255,7 @@ static bool upgrade_reserve_refused(struct server *server, const struct seam_req
     return false;
 }
 
-/* Copies a User-Agent, cut at a whole character. */
-static void handoff_set_agent(struct handoff *a, const char *agent)
-{
-    size_t len = strnlen(agent, AGENT_MAX);
-    while (len && ((unsigned char)agent[len] & 0xc0) == 0x80) len--;
-    memcpy(a->agent, agent, len);
-}
-
-/* See server_count_refusal. */
+/* [worker] See server_count_refusal. */
 static void upgrade_count_refusal(struct server *server, const struct http_request *request,
                                   enum error error, const char *detail)
 {
@@ -17776,9 +18265,8 @@ static void upgrade_count_refusal(struct server *server, const struct http_reque
     server_count_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* Grants an upgrade or refuses it. Who could not see why it failed (an Origin is sent, presence.v1
- * is offered) is upgraded even when a limit speaks against it, and closed at once with the reason;
- * not when REFUSED_MAX are. */
+/* [worker] Grants an upgrade or refuses it. Who could not see why it failed is upgraded even when a
+ * limit speaks against it, and closed at once with the reason; not when REFUSED_MAX are. */
 static enum error upgrade_request(struct server *server, struct http_conn *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -17787,6 +18275,7 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     enum error error = upgrade_check(raw), refuse;
     if (error) return error;
     struct token token;
+    /* From here on a refusal may be told by a close code, see upgrade_reserve_refused. */
     refuse = auth_pass(server, route, request, response, &token);
     uint32_t expires = request->token ? request_expires(&token, request->now) : 0;
     bool watches_all = !request->token || token.admin || token.watches_all;
@@ -17800,54 +18289,51 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
     if (refuse) upgrade_count_refusal(server, request, refuse, response->detail);
-    struct handoff *a = p->handoff = mem_new(sizeof *a);
-    a->refuse = refuse;
-    a->watches_all = watches_all;
-    a->may = refuse ? NULL : may;
-    a->look_again = hub_look_again;
-    a->expires = expires;
-    memcpy(a->address, request->address, 16);
-    a->port = request->port;
-    a->id_len = (uint8_t)request->id_len;
-    memcpy(a->id, request->id, request->id_len);
-    struct span id = {a->id, a->id_len};
-    if (!refuse) server_look_ahead(server, id, &a->ahead);
-    if (request_header(raw, "User-Agent", &value)) handoff_set_agent(a, value);
+    struct session_conn *session = &p->c->session;
+    struct grant *grant = &p->grant;
+    memcpy(session->address, request->address, 16); /* the client's, also behind a proxy */
+    session->port = request->port;
+    session->expires = expires;
+    session->watches_all = watches_all;
+    *grant = (struct grant){.kind = GRANT_WEBSOCKET, .refuse = refuse, .may = refuse ? NULL : may};
+    grant->id_len = (uint8_t)request->id_len;
+    memcpy(grant->id, request->id, request->id_len);
+    if (request_header(raw, "User-Agent", &value)) grant->agent = value;
+    /* A browser fails the connection where the subprotocol it asked for is not named. */
     if (upgrade_offers_ours(raw)) raw->subprotocol = "presence.v1";
     count_one(&server->counters.requests);
     return ERROR_NONE;
 }
 
-/* A stream on its way to the hub, which sends its head first. */
-static struct handoff *handoff_of_stream(const struct http_response *response)
+/* Grants a stream, whose head the hub sends. */
+static void grant_stream(struct http_conn *p, const struct http_response *response)
 {
-    struct handoff *a = mem_new(sizeof *a);
-    a->is_stream = true;
-    a->expires = response->expires;
-    a->logouts = response->logouts;
-    a->feed = response->feed;
-    a->resumes = response->resumes;
-    a->sequence = response->sequence;
-    return a;
+    p->c->session.expires = response->expires;
+    p->grant = (struct grant){.kind = GRANT_STREAM,
+                              .logouts = response->logouts,
+                              .feed = response->feed,
+                              .resumes = response->resumes,
+                              .sequence = response->sequence};
 }
 
-/* Whether --metrics-listen serves a route. */
+/* True if --metrics-listen serves a route. */
 static bool route_is_metrics(const struct route *route)
 {
     return route->handle == api_metrics || route->handle == api_healthz ||
            route->handle == api_readyz;
 }
 
-/* Finds who a request is from, and whether over TLS: what trusted proxies say counts. */
-static void request_find_client(const struct server *server, const struct seam_item *item,
+/* [worker] Finds who a request is from, and whether it came over TLS: what trusted proxies say
+ * counts. A client behind a proxy has no port. */
+static void request_find_client(const struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
     const struct seam_request *raw = request->raw;
     const char *forwarded[FORWARDED_MAX], *scheme = NULL;
-    uint8_t peer[16];
+    const uint8_t *peer = p->c->session.address;
     int count = 0;
-    address_pack(&item->peer, peer, &request->port);
-    request->secure = item->is_tls;
+    request->port = p->c->session.port;
+    request->secure = p->item.is_tls;
     for (int i = raw->header_count - 1; i >= 0; i--) {
         const struct seam_header *header = &raw->headers[i];
         if (!strcasecmp(header->name, "X-Forwarded-For") && count < FORWARDED_MAX)
@@ -17857,11 +18343,11 @@ static void request_find_client(const struct server *server, const struct seam_i
     if (!forwarded_client(forwarded + FORWARDED_MAX - count, count, server->trusted,
                           server->trusted_count, peer, request->address))
         return;
-    if (memcmp(peer, request->address, sizeof peer)) request->port = 0;
+    if (memcmp(peer, request->address, 16)) request->port = 0;
     if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
-/* Whose page sent a request. */
+/* [worker] Whose page sent a request: none, our own, one of --allow-origin, or foreign. */
 static enum origin request_find_origin(const struct server *server, struct http_request *request)
 {
     static const char admin[] = "/admin/";
@@ -17881,16 +18367,18 @@ static enum origin request_find_origin(const struct server *server, struct http_
     return request->listed ? ORIGIN_LISTED : ORIGIN_FOREIGN;
 }
 
-/* Whether a request may be looked at: it names its host, in open mode one that is this machine, so
- * that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is not the page
- * of somebody else that wants to do more than read. */
+/* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
+ * machine, so that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is
+ * not the page of somebody else that wants to do more than read. */
 static enum error request_admit(struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
     int hosts = request_header(raw, "Host", &value);
-    request_find_client(server, &p->item, request);
+    request_find_client(server, p, request);
+    /* Before anything is made of the request: two names of hosts are two requests for whoever
+     * stands between. */
     if (!strcmp(raw->version, "1.1") && hosts != 1)
         return ERROR_INVALID_REQUEST; /* RFC 9112 section 3.2 */
     if (p->kind == LISTEN_REDIRECT || request->open) return ERROR_NONE;
@@ -17900,6 +18388,8 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     bool asks = !strcmp(raw->method, "OPTIONS");
     request->preflight = asks && request->origin != ORIGIN_NONE &&
                          request_header(raw, "Access-Control-Request-Method", &value);
+    /* A WebSocket is no read, although it is a GET: browsers let any page open one anywhere, and
+     * send cookies along. */
     bool reads = raw->wants_upgrade ? false
                  : asks             ? !request->preflight
                                     : !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
@@ -17909,7 +18399,8 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     return ERROR_FORBIDDEN_ORIGIN;
 }
 
-/* Counts the memory of an answer, and makes one that is too much an error. */
+/* [worker] Counts the memory of an answer, and makes one that is too much an error. Small ones are
+ * given in any case: an error must be told. */
 static void answer_hold(struct server *server, struct http_conn *p, struct http_response *response)
 {
     enum { SAID_IN_ANY_CASE = 4096, HEAD_GUESS = 1024 };
@@ -17926,8 +18417,8 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     count_one(&server->counters.request_errors);
 }
 
-/* Looks at the head of a request alone: whether who sends it may send its body. Returns what it is
- * to be refused with. */
+/* [worker] Looks at the head of a request alone: whether who sends it may send its body. Returns
+ * what it is to be refused with. */
 static enum error request_vet(struct server *server, const struct http_conn *p,
                               const struct route *route, struct http_request *request,
                               struct http_response *response)
@@ -17943,9 +18434,11 @@ static enum error request_vet(struct server *server, const struct http_conn *p,
     return error;
 }
 
-/* seam_ops.request: one parsed request. */
+/* seam_ops.request: one parsed request. From the general to the particular: host and origin, route,
+ * who is asking, what they ask. Returns the status, or 0 to have CivetWeb write its 101. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
+    thread_is(THREAD_WORKER);
     struct server *server = context;
     struct http_conn *p = http_conn_of_item(item);
     struct http_request request = {.raw = raw,
@@ -17958,6 +18451,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     enum error error = request_admit(server, p, &request);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
     if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
+    /* Only the head is here; who may send the body gets no answer yet, and the request comes
+     * again whole. */
     if (!error && p->vet == VET_ASKED) {
         error = request_vet(server, p, route, &request, &response);
         if (!error) {
@@ -17969,18 +18464,21 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         error = upgrade_request(server, p, route, &request, &response, raw);
         if (!error) return 0;
     }
+    /* A page whose WebSocket fails learns nothing of why: the log says it to the operator. */
     if (error && (raw->wants_upgrade || error == ERROR_UPGRADE_REQUIRED))
         upgrade_count_refusal(server, &request, error, response.detail);
+    /* Errors too may be read by the page of a listed origin, and caches are told that answers
+     * differ by it. */
     response.allow_origin = request.listed ? request.listed : p->listed;
     response.varies = server->options.allow_origin.count > 0;
+    /* After a vetted head that was refused the body is still to come, and nobody reads it. */
     p->keep_alive =
         request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED && p->vet != VET_ASKED;
     api_answer(server, route, error, &request, &response);
     answer_hold(server, p, &response);
     bool streams = response.is_stream && !request.head_only;
-    if (streams) p->handoff = handoff_of_stream(&response);
-    http_write(streams ? &p->handoff->head : &p->out, &response, p->keep_alive && !streams,
-               request.head_only);
+    if (streams) grant_stream(p, &response);
+    http_write(&p->out, &response, p->keep_alive && !streams, request.head_only);
     buffer_free(&response.body);
     buffer_free(&response.location);
     view_texts_free(&response.texts);
@@ -17991,6 +18489,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
 /* seam_ops.error: CivetWeb found the request wrong before we saw it. */
 static void seam_error(void *context, struct seam_item *item, int status, const char *message)
 {
+    thread_is(THREAD_WORKER);
     struct server *server = context;
     struct http_conn *p = http_conn_of_item(item);
     log_line(&server->log, LOG_DEBUG, "request refused: %s", message);
@@ -18006,23 +18505,25 @@ static void seam_output(void *context, struct seam_item *item, const char *at, s
 {
     (void)context;
     struct http_conn *p = http_conn_of_item(item);
-    buffer_add(p->handoff ? &p->handoff->head : &p->out, at, len);
+    buffer_add(&p->out, at, len);
 }
 
-/* seam_ops.finished: nothing more will come from the worker. */
+/* seam_ops.finished: nothing more will come from the worker. A grant that CivetWeb did not follow
+ * up with its 101 gives its places back here. */
 static void seam_finished(void *context, struct seam_item *item)
 {
+    thread_is(THREAD_WORKER);
     struct server *server = context;
     struct http_conn *p = http_conn_of_item(item);
-    if (p->handoff && !p->handoff->is_stream && !item->upgraded) { /* CivetWeb refused it */
-        bool refused = p->handoff->refuse;
+    if (p->grant.kind == GRANT_WEBSOCKET && !item->upgraded) { /* CivetWeb refused it */
+        bool refused = p->grant.refuse;
         atomic_fetch_sub(refused ? &server->refused : &server->connections, 1);
-        if (!refused) server_release_address(server, p->handoff->address);
-        handoff_free(p->handoff);
-        p->handoff = NULL;
+        if (!refused) server_release_address(server, p->c->session.address);
+        free(p->grant.may);
+        p->grant = (struct grant){0};
     }
     bool quiet = p->vet == VET_PASSED && p->aside.at; /* the head was all right: see seam_request */
-    if (!p->out.len && !p->handoff && !quiet)
+    if (!p->out.len && !p->grant.kind && !quiet)
         seam_error(context, item, 400, "CivetWeb had no answer");
     http_conn_served(server, p);
 }
@@ -18045,9 +18546,14 @@ static const struct seam_ops SEAM_OPS = {
 };
 
 /* ==== 52. Sandbox and privileges ==============================================================
- * --user, and Landlock: after the start the process can reach its own files and sockets only. */
+ * After the start the process can reach its own files and sockets only: --user, which gives up
+ * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
+ * for every thread that starts later, so they come after the addresses are bound and before the
+ * first thread. A kernel without Landlock is no error: the server runs as it would have, and
+ * /metrics says so. */
 
-/* Whether --user can be obeyed; false with the reason in why. */
+/* [main] True if --user can be obeyed; false with the reason in why. Asked before anything is made,
+ * so that --check-config finds it, too. */
 static bool server_check_user(const struct options *options, struct why why)
 {
     const struct passwd *user = *options->user ? getpwnam(options->user) : NULL;
@@ -18062,8 +18568,11 @@ static bool server_check_user(const struct options *options, struct why why)
     return false;
 }
 
-/* Stops being root, for good: --user. The data directory becomes the user's if it is made now.
- * False with the reason in why. */
+/* [main] Stops being root, for good: --user. Groups first, then the group, then the user: after
+ * setresuid there is no right to the others any more. A data directory that does not exist yet is
+ * made here, for root may be alone in being able to; one that exists is left as it is, for it may
+ * belong to someone else. PR_SET_NO_NEW_PRIVS, in any case: no program that is started could gain
+ * rights, and Landlock requires it. False with the reason in why. */
 static bool server_become_user(const struct options *options, struct why why)
 {
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -18099,7 +18608,8 @@ struct landlock_rule {
     int32_t fd;
 } __attribute__((packed));
 
-/* Allows these rights on a directory and all beneath it. One that is not there needs no rule. */
+/* Allows these rights on a file, or on a directory and all beneath it. One that is not there needs
+ * no rule. */
 static void sandbox_allow(int ruleset, const char *path, uint64_t files)
 {
     struct landlock_rule rule = {.files = files, .fd = open(path, O_PATH | O_CLOEXEC)};
@@ -18108,8 +18618,8 @@ static void sandbox_allow(int ruleset, const char *path, uint64_t files)
     close(rule.fd);
 }
 
-/* Allows a file to be read, and what may replace it: the directories that it is in by its name, and
- * by the name behind all links. */
+/* Allows a file to be read, and what may replace it on a reload: so the directories that it is in,
+ * by its name and by the name behind all links (certbot has links into another directory). */
 static void sandbox_allow_file(int ruleset, const char *path)
 {
     char text[PATH_MAX];
@@ -18118,7 +18628,7 @@ static void sandbox_allow_file(int ruleset, const char *path)
     if (realpath(path, text)) sandbox_allow(ruleset, dirname(text), LANDLOCK_FILES_READ);
 }
 
-/* Allows TCP connections to a port. */
+/* Allows TCP connections to a port, of any address: Landlock knows no addresses. */
 static void sandbox_allow_port(int ruleset, uint16_t port)
 {
     const struct {
@@ -18148,10 +18658,12 @@ static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
     }
 }
 
-/* Walls the process off from what it has no business with, for good and for all threads that start
- * later: files but those of --data and the directories of certificates, keys and passwords; new
- * TCP sockets but the webhook's; signals to others. As far as the kernel can: server->landlock is
- * what /metrics says of it. */
+/* [main] Takes from the process what it has no business with, for good and for all threads that
+ * start later: files but those of --data and the directories of certificates, keys and passwords;
+ * new TCP sockets but the webhook's; signals to others. A hole in a parser then reads no other file
+ * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
+ * asking for one that it does not know fails, so rights, size and fields go by its version.
+ * server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -18194,8 +18706,10 @@ static void server_enter_sandbox(struct server *server)
 }
 
 /* ==== 53. Start ===============================================================================
- * Commands, start, signals, ordered stop. Exit status: 0 fine, 1 failed at run time, 2 wrong usage
- * or configuration. */
+ * From options to a server that answers, and back: limits, files, threads, signals, an ordered
+ * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
+ * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
+ * configuration, which a supervisor should not try again. */
 
 #include "licenses.inc"
 
@@ -18204,7 +18718,8 @@ enum {
     FILES_LOOK_S = 5,        /* how often the files of certificates are looked at */
 };
 
-/* Prints one line on stderr and returns the status to exit with. */
+/* Prints one line on stderr and returns the status to exit with, so that a command can fail in one
+ * statement. */
 __attribute__((format(printf, 2, 3))) static int complain(int status, const char *format, ...)
 {
     va_list args;
@@ -18216,7 +18731,10 @@ __attribute__((format(printf, 2, 3))) static int complain(int status, const char
     return status;
 }
 
-/* Takes all descriptors the system gives, and works out how many connections that allows. */
+/* Takes all descriptors that the system gives, and works out how many connections that allows. The
+ * server works out a limit that it can keep: at the limit a client gets an answer, while without
+ * descriptors accept fails and nobody does. A few are kept back for the store, the log and HTTP.
+ * False with the reason in why if --max-connections asks for more. */
 static bool server_set_limits(struct server *server, struct why why)
 {
     struct rlimit limit;
@@ -18234,7 +18752,8 @@ static bool server_set_limits(struct server *server, struct why why)
                 most, asked);
 }
 
-/* The listening options, and what their sockets are for. */
+/* The listening options, and what their sockets are for. In the order of enum listen_kind, by which
+ * server_announce finds a row. */
 static const struct listen_row {
     size_t offset;
     enum listen_kind kind;
@@ -18247,14 +18766,15 @@ static const struct listen_row {
 };
 enum { LISTEN_COUNT = sizeof LISTENS / sizeof *LISTENS };
 
-/* The addresses of one of them. */
 static const struct option_list *listen_list(const struct options *options,
                                              const struct listen_row *row)
 {
     return (const struct option_list *)((const char *)options + row->offset);
 }
 
-/* Refuses to serve the world without a secret unless told to. */
+/* Refuses to serve more than this machine without keys for tokens: anybody could then be any user,
+ * and an admin. True, too, if --insecure says that it is meant. The metrics and redirect listeners
+ * show and change nothing of users. */
 static bool server_check_addresses(const struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -18276,16 +18796,16 @@ static bool server_check_addresses(const struct server *server, struct why why)
     return true;
 }
 
-/* Where --tls-self-signed keeps what it made. */
 static void own_pair_paths(const struct options *options, char cert[PATH_MAX], char key[PATH_MAX])
 {
     snprintf(cert, PATH_MAX, "%s/tls-cert.pem", options->data);
     snprintf(key, PATH_MAX, "%s/tls-key.pem", options->data);
 }
 
-/* Reads the certificates that the options name and has new connections use them; false with one
- * line in err and the old ones in use. What works is kept: those outside their time are taken only
- * where nothing better is, at the start above all, and the log says so. */
+/* [main] Reads the certificates that the options name and has new connections use them. False with
+ * the reason in why, and the old ones in use. A certificate outside its time takes the place of
+ * none that is good: it is taken only where nothing better is, at the start above all, and the log
+ * says so. */
 static bool server_read_certificates(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -18312,8 +18832,11 @@ static bool server_read_certificates(struct server *server, struct why why)
     return true;
 }
 
-/* Reads the keys of tokens and the password and has them used from now on; wait as secret_read has
- * it. False with the reason in why and the old ones in use. */
+/* [main; takes secrets_lock, then session_lock, not both] Reads the keys of tokens and the admin's
+ * password and has them used from now on; wait as in secret_read. All or nothing: false with the
+ * reason in why, and the old ones in use. With a new password all sessions of the admin end, as
+ * whoever changed it may have been robbed of the old one; the hub is told, which closes their
+ * streams. */
 static bool server_read_secrets(struct server *server, bool wait, struct why why)
 {
     const struct option_list *secret = &server->options.jwt_secret_file;
@@ -18345,7 +18868,7 @@ static bool server_read_secrets(struct server *server, bool wait, struct why why
     return good;
 }
 
-/* Takes the ranges of --trusted-proxy out of the options. */
+/* [main] Takes the ranges of --trusted-proxy out of the options, which have them as text. */
 static void server_read_ranges(struct server *server)
 {
     const struct option_list *list = &server->options.trusted_proxy;
@@ -18355,7 +18878,8 @@ static void server_read_ranges(struct server *server)
             fatal("an option was not checked");
 }
 
-/* Whether the TLS options fit together and their files are good; false with the reason in why. */
+/* [main] True if the TLS options fit together and their files are good; false with the reason in
+ * why. The certificates are in use then. */
 static bool server_check_tls(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -18373,7 +18897,8 @@ static bool server_check_tls(struct server *server, struct why why)
     return !problem && (!certs->count || server_read_certificates(server, why));
 }
 
-/* Makes the certificate of --tls-self-signed, for the addresses that are bound. */
+/* [main] Makes the certificate of --tls-self-signed, for the addresses that are bound: it comes
+ * behind server_listen, for port 0 and names, and behind the store, whose directory it goes to. */
 static bool server_sign_itself(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -18395,7 +18920,8 @@ static bool server_sign_itself(struct server *server, struct why why)
     return good;
 }
 
-/* Opens the listening sockets; false with the reason in why. */
+/* [main] Opens the listening sockets; false with the reason in why. What was opened is
+ * server_stop's to close. */
 static bool server_listen(struct server *server, struct why why)
 {
     size_t count = 0;
@@ -18416,8 +18942,9 @@ static bool server_listen(struct server *server, struct why why)
     return true;
 }
 
-/* What the store knows of the server before this one. One that stopped in order said when; one that
- * died may have lived until it would have given its next sign. */
+/* [main] What the store knows of the server before this one. One that stopped in order said when.
+ * One that died may have lived until it would have given its next sign; nobody who was online then
+ * is called offline for that time. */
 static struct evidence server_evidence(const struct server *server)
 {
     const struct options *options = &server->options;
@@ -18429,17 +18956,21 @@ static struct evidence server_evidence(const struct server *server)
     };
 }
 
-/* Store's visitor: a user who was online when the server last ran. */
+/* Visitor of store_each_open: a user who was online when the server last ran. */
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
     struct server *server = context;
-    struct presence *p = &server->presence;
-    struct manual_record manual;
-    presence_restore(p, server->started, id, record->status, record->online_since,
+    presence_restore(&server->presence, server->started, id, record->status, record->online_since,
                      record->last_seen, server_evidence(server));
-    if (store_get_manual(server->store, id, &manual)) /* else it is logged */
-        presence_restore_manual(p, server->started, presence_find(p, id), &manual);
     return true;
+}
+
+/* Visitor of store_each_manual: a user who set something by hand. */
+static void server_restore_manual(void *context, struct span id, const struct user_record *record,
+                                  const struct manual_record *manual)
+{
+    struct server *server = context;
+    presence_restore_manual(&server->presence, server->started, id, record, manual);
 }
 
 /* How many io threads are worth having: the hub has a processor of its own. */
@@ -18449,8 +18980,9 @@ static size_t server_io_threads(void)
     return others > IO_THREADS_MAX ? IO_THREADS_MAX : others;
 }
 
-/* Tells on which addresses we listen: the only lines of a start at the default log level, but for a
- * warning when the rules of presence do not fit together. */
+/* [main] Logs on which addresses the server listens, with the port that the system chose for 0: the
+ * only lines of a start at the default log level, but for a warning when the rules of presence do
+ * not fit together. Tests and supervisors wait for them. */
 static void server_announce(struct server *server)
 {
     const struct options *options = &server->options;
@@ -18466,7 +18998,7 @@ static void server_announce(struct server *server)
     }
 }
 
-/* Starts the thread of the webhook, if there is one; false with errno set. */
+/* [main] Starts the thread of the webhook, if there is one; false with errno set. */
 static bool server_start_webhook(struct server *server)
 {
     struct webhook *hook = &server->webhook;
@@ -18479,7 +19011,7 @@ static bool server_start_webhook(struct server *server)
     return hook->running;
 }
 
-/* Says that a thread could not be had; false, for the caller to return. */
+/* Writes the reason for a thread that could not be had. Returns false. */
 static bool server_lacks_thread(struct why why, const char *what)
 {
     return fail(why,
@@ -18488,8 +19020,22 @@ static bool server_lacks_thread(struct why why, const char *what)
                 what, strerror(errno));
 }
 
-/* Opens store, sockets and threads, in this order; false with the reason in why and what was opened
- * left to server_stop. */
+/* [main] Opens store, sockets and threads. False with the reason in why; what was opened is left to
+ * server_stop, which knows what there is. The order is by what each step needs or takes away:
+ *
+ * 1. With --user the sockets first, as only root can bind ports below 1024; then root is given up,
+ *    so that the files of the store belong to the user. Without --user the store comes first: its
+ *    lock is what keeps a second server of the same directory from taking the addresses.
+ * 2. The certificate of our own, which needs the bound addresses and a place in the store's
+ *    directory.
+ * 3. The sandbox: all files that are named are open or allowed by then, and no thread runs yet
+ *    that would be outside of it.
+ * 4. The presence table, from the store, before any thread could see it half filled.
+ * 5. The writer, then the hub, which gives it batches; then those whom the hub asks or tells:
+ *    webhook, reader, io threads.
+ * 6. Handshake workers and CivetWeb's workers last: with seam_run the first client is served, and
+ *    by then everything behind it is there. Clients that came earlier wait in the kernel's queue
+ *    of the socket. */
 static bool server_start(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -18507,13 +19053,14 @@ static bool server_start(struct server *server, struct why why)
     bool drops = *options->user; /* only root can bind low ports, only the user owns the store */
     if (drops && !server_listen(server, why)) return false;
     if (!server_become_user(options, why)) return false;
-    server->store = store_open(&store, &server->log, &server->counters, why.text, why.size);
+    server->store = store_open(&store, &server->log, &server->counters, why);
     if (!server->store || (!drops && !server_listen(server, why))) return false;
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server))
+    if (!store_each_open(server->store, server_restore_user, server) ||
+        !store_each_manual(server->store, server_restore_manual, server))
         return fail(why, "--data: cannot read who was online in %s; run --check-store",
                     options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))
@@ -18537,7 +19084,8 @@ static bool server_start(struct server *server, struct why why)
     return true;
 }
 
-/* Handler of a second signal: no more patience. */
+/* [signal handler] A second signal: no more patience. What is in the store stays; the last
+ * --sync-interval may be lost. */
 static void stop_now(int signal)
 {
     (void)signal;
@@ -18545,9 +19093,9 @@ static void stop_now(int signal)
     _exit(1);
 }
 
-/* A server's signals from its first moment: what asks for nothing that it knows does not end it,
- * and SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an
- * error where it is made. */
+/* [main] A server's signals from its first moment: what asks for nothing that it knows does not end
+ * it, and SIGHUP waits until it can be obeyed. A write that fails, to a pipe or a full file, is an
+ * error where it is made, and no signal. */
 static void server_ignore_signals(void)
 {
     static const int ignored[] = {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2,   SIGALRM,
@@ -18560,7 +19108,8 @@ static void server_ignore_signals(void)
     pthread_sigmask(SIG_BLOCK, &later, NULL);
 }
 
-/* A number that differs when a file was written or replaced. */
+/* A number that differs when a file was written or replaced: times, inode, size. 0: there is none.
+ */
 static uint64_t file_stamp(const char *path)
 {
     struct stat info;
@@ -18582,7 +19131,8 @@ static uint64_t server_stamp(const struct options *options)
     return n;
 }
 
-/* Reads keys and certificates again. Bad ones change nothing. */
+/* [main] Reads certificates again and, after SIGHUP, keys and secrets. Each by itself, and bad ones
+ * change nothing: the log says which stay in use. */
 static void server_reload(struct server *server, bool keys)
 {
     char err[WHY_MAX];
@@ -18600,9 +19150,10 @@ static void server_reload(struct server *server, bool keys)
     }
 }
 
-/* Waits for SIGTERM or SIGINT, which main has blocked; the next one ends the process at once.
- * Meanwhile SIGHUP, or a change of their files, has the certificates read again; files that are
- * being written are given until the next look. */
+/* [main] Waits for SIGTERM or SIGINT, which every thread has blocked; the next one ends the process
+ * at once. Meanwhile SIGHUP, or a change of their files, has the certificates read again. A change
+ * is obeyed when it looks the same at two looks in a row, so that files which are being written are
+ * not read half. */
 static void server_wait(struct server *server, const sigset_t *signals)
 {
     uint64_t used = server_stamp(&server->options), seen = used;
@@ -18623,15 +19174,30 @@ static void server_wait(struct server *server, const sigset_t *signals)
     pthread_sigmask(SIG_UNBLOCK, signals, NULL);
 }
 
-/* Waits until the hub has said goodbye to all its sockets, or they had their time. */
+/* [main] Waits until the hub has said goodbye to all its sockets, or they had their time
+ * (CLOSE_WAIT_MS). */
 static void server_wait_for_hub(struct server *server)
 {
     struct pollfd event = {.fd = server->hub.stop_event, .events = POLLIN};
     while (poll(&event, 1, -1) < 0) continue; /* only EINTR */
 }
 
-/* Stops in order: no new connections; goodbye to the sockets; the workers; the last batch. Also
- * takes down what a failed start left. False when the last batch could not be written. */
+/* [main] Stops in order, and takes down what a failed start left: each part is stopped only if it
+ * was started. False when the last batch could not be written. The order keeps two promises:
+ * whoever got an answer has its change in the store, and nothing is freed that a thread may still
+ * use.
+ *
+ * 1. `stopping` is set: requests are answered with 503, and /readyz says so to a load balancer.
+ *    The webhook begins no more deliveries, and has its time while the others end.
+ * 2. The listener closes its sockets, so that nobody new comes; then the hub tells every client
+ *    when to come back (1012), spread over some time, and waits for their closes. Workers still
+ *    run: a request that waits for the hub gets its answer.
+ * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
+ * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
+ *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
+ *    far it came.
+ * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
+ * 6. What they used: table, store, sockets. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
@@ -18666,7 +19232,8 @@ static bool server_stop(struct server *server)
     return written;
 }
 
-/* Serves until a signal; returns the exit status. */
+/* [main] Serves until a signal; returns the exit status. The signals are blocked before the first
+ * thread is started, as each inherits that: only server_wait takes them. */
 static int server_serve(struct server *server)
 {
     char err[WHY_MAX] = "";
@@ -18688,9 +19255,9 @@ static int server_serve(struct server *server)
 }
 
 /* ==== 54. Main ================================================================================
- * Commands that only print, and main. */
+ * Commands that do one thing and end, and main, which reads the options and chooses. A command
+ * writes what it was asked for to stdout, and one line to stderr if it fails. */
 
-/* Prints the versions of all that is in the binary. */
 static void print_version(void)
 {
     printf("presence " PRESENCE_VERSION "\nCivetWeb %s, LMDB %d.%d.%d, Mbed TLS %s\n",
@@ -18698,7 +19265,7 @@ static void print_version(void)
            MBEDTLS_VERSION_STRING);
 }
 
-/* Runs --restore from a file or stdin. */
+/* Runs --restore from a file or, for "-", stdin; returns the exit status. */
 static int command_restore(const char *dir, const char *path)
 {
     FILE *in = strcmp(path, "-") ? fopen(path, "re") : stdin;
@@ -18710,7 +19277,7 @@ static int command_restore(const char *dir, const char *path)
     return status;
 }
 
-/* Runs --mint-token. */
+/* Runs --mint-token; returns the exit status. */
 static int command_mint(const struct options *options, const char *user)
 {
     struct token_keys keys = {0};
@@ -18728,17 +19295,20 @@ static int command_mint(const struct options *options, const char *user)
     return good ? 0 : complain(2, "%s", err);
 }
 
-/* The terminal as it was before --hash-password hid what is typed, for the handler of a signal. */
+/* The terminal as it was before --hash-password hid what is typed. Global, as the handler of a
+ * signal has no other way to it. */
 static struct termios terminal_before;
 
-/* Handler of what ends --hash-password: the terminal shows again what is typed. */
+/* [signal handler] What ends --hash-password early: the terminal shows again what is typed, and the
+ * signal does what it would have. */
 static void terminal_restore(int number)
 {
     tcsetattr(STDIN_FILENO, TCSANOW, &terminal_before);
     raise(number); /* SA_RESETHAND: to its usual end, when this returns */
 }
 
-/* Has the terminal not show what is typed, until terminal_restore or the caller undoes it. */
+/* Has the terminal not show what is typed, until terminal_restore or the caller undoes it. The
+ * handlers are set before the terminal is changed, so that no signal finds it hidden for ever. */
 static void terminal_hide(void)
 {
     struct sigaction action = {.sa_handler = terminal_restore, .sa_flags = SA_RESETHAND};
@@ -18752,7 +19322,8 @@ static void terminal_hide(void)
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
 }
 
-/* Runs --hash-password: one line of stdin, which a terminal does not show. */
+/* Runs --hash-password: one line of stdin, which a terminal does not show; returns the exit status.
+ * The password is cleared, so that no core and no swap has it for longer than needed. */
 static int command_hash_password(void)
 {
     char line[PASSWORD_MAX + 2] = "";
@@ -18782,7 +19353,10 @@ static int command_hash_password(void)
     return 0;
 }
 
-/* Does what the command line asks for; returns the exit status. */
+/* Does what the command line asks for; returns the exit status. Up to the switch are commands that
+ * need nothing but options and the store; behind it what a server needs is read and checked, for
+ * --check-config, too, which so finds all that would keep a server from starting but a taken
+ * address. Memory of Mbed TLS is set up before its first call. */
 static int run_command(struct server *server, const struct command_line *line)
 {
     char err[WHY_MAX];
@@ -18801,6 +19375,7 @@ static int run_command(struct server *server, const struct command_line *line)
     default: break;
     }
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
+    seam_tls_memory();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good &&
            tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);
@@ -18843,7 +19418,8 @@ static int main_take_descriptors(void)
     return 0;
 }
 
-/* Reads the options, then runs. */
+/* Reads the options, then runs. The locks are made before anything can use them; `server` is
+ * static, as it is zero then and too large for a stack. */
 int main(int argc, char **argv)
 {
     static struct server server;

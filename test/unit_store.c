@@ -62,7 +62,7 @@ static struct store *open_with(const char *dir, size_t map, char err[512])
 {
     struct store_options options = {.dir = dir, .map_size = map};
     err[0] = 0;
-    return store_open(&options, &test_log, &test_counters, err, 512);
+    return store_open(&options, &test_log, &test_counters, (struct why){err, 512});
 }
 
 /* Opens a server's store that must open. */
@@ -298,7 +298,7 @@ static void store_session_round_trip(void **state)
     assert_int_equal(n, 12);
     assert_memory_equal(key, "bob\0\1\2\3\4\5\6\7\10", 12);
     struct span id;
-    assert_true(store_decode_session((MDB_val){n, key}, (MDB_val){sizeof value, value}, &id, &out));
+    assert_true(store_read_session((MDB_val){n, key}, (MDB_val){sizeof value, value}, &id, &out));
     assert_int_equal(id.len, 3);
     assert_memory_equal(id.at, "bob", 3);
     assert_int_equal(out.from, in.from);
@@ -306,12 +306,12 @@ static void store_session_round_trip(void **state)
     assert_int_equal(out.reason, in.reason);
     assert_memory_equal(out.address, in.address, 16);
     assert_false(
-        store_decode_session((MDB_val){9, key}, (MDB_val){sizeof value, value}, &id, &out));
+        store_read_session((MDB_val){9, key}, (MDB_val){sizeof value, value}, &id, &out));
     assert_false(
-        store_decode_session((MDB_val){n, key}, (MDB_val){sizeof value - 1, value}, &id, &out));
+        store_read_session((MDB_val){n, key}, (MDB_val){sizeof value - 1, value}, &id, &out));
     value[1] = REASON_COUNT;
     assert_false(
-        store_decode_session((MDB_val){n, key}, (MDB_val){sizeof value, value}, &id, &out));
+        store_read_session((MDB_val){n, key}, (MDB_val){sizeof value, value}, &id, &out));
 }
 
 static void store_merges_users(void **state)
@@ -736,7 +736,7 @@ static void full_from_start(void *context)
         CHILD_CHECK(st || strstr(err, "No space left on device"));
         /* Half a file never has the name. */
         CHILD_CHECK(st || access(p->file, F_OK) ||
-                    store_check_file(p->file, 0, 0, (struct store_why){err, sizeof err}));
+                    store_check_file(p->file, 0, 0, WHY(err)));
         store_close(st);
         if (st) break;
         CHILD_CHECK(room < 40);
@@ -948,7 +948,7 @@ static void store_check_finds_damaged_pages(void **state)
         used += flags == LMDB_LEAF || flags == LMDB_BRANCH;
         memset(bad.at + page * 4096 + 10, 0xff, 2);
         file_write(path, bad.at, bad.len);
-        found += !store_check_file(path, 0, 0, (struct store_why){err, sizeof err});
+        found += !store_check_file(path, 0, 0, WHY(err));
         buffer_free(&bad);
     }
     /* Every page of a tree is looked at; free ones need not be. */
@@ -1073,7 +1073,7 @@ static void store_check_knows_each_kind_of_damage(void **state)
         file_write(path, bad, good.len);
         free(bad);
         err[0] = 0;
-        bool ok = store_check_file(path, 0, 0, (struct store_why){err, sizeof err});
+        bool ok = store_check_file(path, 0, 0, WHY(err));
         assert_int_equal(ok, kind == BAD_KINDS); /* the last one is no damage at all */
         if (!ok && (!strstr(err, DAMAGE_SAYS[kind]) || !strstr(err, path)))
             fail_msg("%d: %s", kind, err);
@@ -1166,36 +1166,39 @@ static void store_refuses_a_newer_schema(void **state)
     place_remove(&p);
 }
 
-static void store_migrates_an_older_schema(void **state)
+/* Work: drops a tree, as if the store were from before it was added. */
+static int drop_tree(struct store *st, MDB_txn *txn, void *tree)
+{
+    return mdb_drop(txn, *(MDB_dbi *)(void *)((char *)st + *(size_t *)tree), 1);
+}
+
+/* An older schema, and stores from before some tree was added: all are refused as they are, with
+ * the way out. */
+static void store_refuses_an_older_schema(void **state)
 {
     (void)state;
-    struct store_place p = place_make();
-    struct store *st = open_good(p.dir);
-    char copy[128];
-    fill(st, 0, 3000);
-    MDB_txn *txn;
-    assert_int_equal(mdb_txn_begin(st->env, NULL, 0, &txn), 0);
-    assert_int_equal(mdb_drop(txn, st->open, 0), 0); /* as schema 0 was */
-    assert_int_equal(mdb_txn_commit(txn), 0);
-    store_close(st);
-    set_meta(p.dir, "schema", 0, 4);
-    st = open_good(p.dir);
-    struct store_stats stats;
-    store_stats(st, &stats);
-    assert_int_equal(stats.open, 1000);
-    assert_int_equal(stats.users, 3000);
-    store_close(st);
-    FILE *null = fopen("/dev/null", "w");
-    assert_int_equal(store_command_check(p.dir, null, stderr), 0);
-    /* The copy is the store as it was, and can be put back. */
-    snprintf(copy, sizeof copy, "%s.schema-0", p.file);
-    assert_int_equal(rename(copy, p.file), 0);
-    assert_int_equal(store_command_check(p.dir, null, null), 1);
-    st = open_good(p.dir);
-    store_close(st);
-    assert_int_equal(store_command_check(p.dir, null, stderr), 0);
-    fclose(null);
-    place_remove(&p);
+    static size_t trees[] = {offsetof(struct store, seen), offsetof(struct store, outbox),
+                             offsetof(struct store, samples), offsetof(struct store, manual)};
+    for (int old = 0; old < STORE_SCHEMA + 4; old++) {
+        struct store_place p = place_make();
+        char err[512], want[512];
+        struct store *st = open_good(p.dir);
+        fill(st, 0, 300);
+        if (old >= STORE_SCHEMA)
+            assert_int_equal(store_transact(st, drop_tree, &trees[old - STORE_SCHEMA]), 0);
+        store_close(st);
+        if (old < STORE_SCHEMA) set_meta(p.dir, "schema", (uint64_t)old, 4);
+        assert_null(open_with(p.dir, 1 << 20, err));
+        snprintf(want, sizeof want,
+                 "%s is from an older presence; --dump it with that one, and --restore the dump"
+                 " with this one into an empty --data",
+                 p.file);
+        assert_string_equal(err, want);
+        struct buffer file = file_read(p.file);
+        expect_refused(&p, file.at, file.len, (struct damage){.says = "an older presence"});
+        buffer_free(&file);
+        place_remove(&p);
+    }
 }
 
 /* ---- Processes ---- */
@@ -1513,7 +1516,7 @@ static void store_dump_restore_dump(void **state)
         file_count(one, "{\"user\":\"quote\\\"back\\\\slash\",\"first_seen\":"
                         "\"2026-11-25T09:04:31.120Z\",\"last_seen\":\"2026-11-25T09:04:31.125Z\","
                         "\"online_since\":\"2026-11-25T09:04:31.120Z\",\"offline_since\":null,"
-                        "\"status\":\"away\",\"open\":true,\"reason\":\"none\",\"stays\":1}\n"),
+                        "\"status\":\"away\",\"open\":true,\"reason\":\"none\",\"sessions\":1}\n"),
         1);
     assert_int_equal(file_count(one,
                                 "{\"session\":\"\xc3\xa9mile \xf0\x9f\x98\x80\",\"from\":"
@@ -1547,7 +1550,7 @@ static void store_restores_all_or_nothing(void **state)
 #define LINE_USER                                                                                  \
     "{\"user\":\"a\",\"first_seen\":\"2026-11-25T09:04:31.120Z\",\"last_seen\":null,"              \
     "\"online_since\":null,\"offline_since\":null,\"status\":\"away\",\"open\":true,"              \
-    "\"reason\":\"none\",\"stays\":1}\n"
+    "\"reason\":\"none\",\"sessions\":1}\n"
 #define LINE_SESSION                                                                               \
     "{\"session\":\"a\",\"from\":\"2026-11-25T09:04:31.120Z\",\"to\":null,"                        \
     "\"reason\":\"closed\",\"address\":null}\n"
@@ -1576,6 +1579,9 @@ static void store_restores_all_or_nothing(void **state)
         {LINE_USER LINE_END(1, 0), ":1}", ":-1}", "line 1 "},
         {LINE_USER LINE_END(1, 0), ":1}", ":4294967296}", "line 1 "},
         {LINE_USER LINE_END(1, 0), "last_seen", "lost_seen", "line 1 "},
+        {LINE_USER LINE_END(1, 0), "\"sessions\":1}", "\"stays\":1}", NULL}, /* an older dump */
+        {LINE_USER LINE_END(1, 0), "\"sessions\":1}", "\"visits\":1}", "line 1 "},
+        {LINE_USER LINE_END(1, 0), "\"first_seen\"", "\"session\":\"a\",\"first_seen\"", "line 1 "},
         {LINE_SESSION LINE_END(0, 1), "s\":null", "s\":\"1.2.3\"", "line 1 "},
         {LINE_SESSION LINE_END(0, 1), "s\":null", "s\":\"1.2.3.4\"", NULL},
         {LINE_SESSION LINE_END(0, 1), "closed", "bored", "line 1 "},
@@ -1737,7 +1743,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_check_finds_records_that_disagree),
     cmocka_unit_test(store_refuses_a_foreign_lmdb_file),
     cmocka_unit_test(store_refuses_a_newer_schema),
-    cmocka_unit_test(store_migrates_an_older_schema),
+    cmocka_unit_test(store_refuses_an_older_schema),
     cmocka_unit_test(store_refuses_a_second_server),
     cmocka_unit_test(store_refuses_unusable_places),
     cmocka_unit_test(store_keeps_what_was_committed),

@@ -71,6 +71,108 @@ static void tls_rsa_keys_are_one_a_thread(void **unused)
     token_signer_free(&signer);
 }
 
+/* ---- Mbed TLS's memory: free lists of each thread --------------------------------------------- */
+
+/* A block is as long as was asked for and zero, new or used before; sizes that overflow have none. */
+static void tls_blocks_are_zero(void **unused)
+{
+    (void)unused;
+    for (int round = 0; round < 2; round++)
+        for (size_t n = 0; n < SEAM_TLS_BLOCK_MAX + 100; n++) {
+            unsigned char *at = seam_tls_calloc(1, n), *other = seam_tls_calloc(n, 1);
+            assert_true(at && other && at != other);
+            for (size_t i = 0; i < n; i++) assert_true(!at[i] && !other[i]);
+            memset(at, 0xff, n);
+            memset(other, 0xff, n);
+            seam_tls_free(at);
+            seam_tls_free(other);
+        }
+    seam_tls_free(NULL);
+    assert_null(seam_tls_calloc(SIZE_MAX / 2, 3));
+}
+
+/* What a thread keeps is bounded, whatever it frees and whoever made it; a large block is not kept;
+ * a kept block is the next of its size. */
+static void *tls_lists_are_bounded_run(void *argument)
+{
+    enum { COUNT = 1000 };
+    void *blocks[COUNT];
+    assert_int_equal(seam_tls_listed(), 0); /* of a new thread */
+    for (size_t size = 1; size < 2000; size += 97) {
+        for (int i = 0; i < COUNT; i++)
+            blocks[i] = i % 2 ? seam_tls_calloc(1, size) : malloc(size); /* as another's would be */
+        for (int i = 0; i < COUNT; i++) {
+            size_t before = seam_tls_listed();
+            seam_tls_free(blocks[i]);
+            assert_true(seam_tls_listed() <= SEAM_TLS_LIST_MAX);
+            if (size > SEAM_TLS_BLOCK_MAX + 64) assert_int_equal(seam_tls_listed(), before);
+        }
+    }
+    void *last = seam_tls_calloc(1, 1); /* the list of the smallest was filled first */
+    size_t kept = seam_tls_listed();
+    seam_tls_free(last);
+    assert_true(seam_tls_listed() > kept);
+    assert_ptr_equal(seam_tls_calloc(1, 1), last);
+    assert_int_equal(seam_tls_listed(), kept);
+    seam_tls_free(last);
+    return argument;
+}
+
+static void tls_lists_are_bounded(void **unused)
+{
+    (void)unused;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, tls_lists_are_bounded_run, NULL), 0);
+    pthread_join(thread, NULL); /* the leak sanitizer sees whether all came back */
+}
+
+/* Blocks that threads hand to each other. */
+struct tls_exchange {
+    pthread_mutex_t lock;
+    unsigned char *at[64]; /* the first four bytes are the size */
+    _Atomic uint32_t seed;
+    _Atomic int bad;
+};
+
+static void *tls_exchange_run(void *argument)
+{
+    struct tls_exchange *exchange = argument;
+    uint32_t seed = exchange->seed++;
+    for (int i = 0; i < 20000; i++) {
+        uint32_t size = 4 + (uint32_t)pure_below(&seed, SEAM_TLS_BLOCK_MAX + 200), place;
+        unsigned char *mine = seam_tls_calloc(1, size), *theirs;
+        for (uint32_t j = 0; j < size; j++) exchange->bad += mine[j] != 0;
+        memset(mine, (int)(size & 0xff), size);
+        memcpy(mine, &size, sizeof size);
+        place = (uint32_t)pure_below(&seed, 64);
+        pthread_mutex_lock(&exchange->lock);
+        theirs = exchange->at[place];
+        exchange->at[place] = mine;
+        pthread_mutex_unlock(&exchange->lock);
+        if (!theirs) continue;
+        memcpy(&size, theirs, sizeof size);
+        for (uint32_t j = sizeof size; j < size; j++) exchange->bad += theirs[j] != (size & 0xff);
+        seam_tls_free(theirs);
+    }
+    return NULL;
+}
+
+/* A block that another thread made is freed and used again by this one; none has two owners. */
+static void tls_blocks_change_threads(void **unused)
+{
+    (void)unused;
+    struct tls_exchange exchange = {.lock = PTHREAD_MUTEX_INITIALIZER, .seed = 1};
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, tls_exchange_run, &exchange), 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < 64; i++) seam_tls_free(exchange.at[i]);
+    assert_int_equal(exchange.bad, 0);
+}
+
 static const struct CMUnitTest TLS_TESTS[] = {
+    cmocka_unit_test(tls_blocks_are_zero),
+    cmocka_unit_test(tls_lists_are_bounded),
+    cmocka_unit_test(tls_blocks_change_threads),
     cmocka_unit_test(tls_rsa_keys_are_one_a_thread),
 };

@@ -398,21 +398,21 @@ static void manual_record_codec(void **unused)
     const struct manual_head head = {true, STATUS_OFFLINE, 1764000000123, 1764000000001};
     store_encode_manual(&head, bytes);
     memcpy(bytes + STORE_MANUAL_BYTES, "h\xc3\xa9", 3);
-    assert_true(store_decode_manual((MDB_val){STORE_MANUAL_BYTES + 3, bytes}, &out));
+    assert_true(store_read_manual((MDB_val){STORE_MANUAL_BYTES + 3, bytes}, &out));
     assert_true(out.head.there);
     assert_int_equal(out.head.status, STATUS_OFFLINE);
     assert_int_equal(out.head.until, head.until);
     assert_int_equal(out.head.hidden, head.hidden);
     assert_int_equal(out.len, 3);
     assert_memory_equal(out.message, "h\xc3\xa9", 3);
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES - 1, bytes}, &out));
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES + 2, bytes}, &out)); /* half é */
-    assert_false(store_decode_manual((MDB_val){sizeof bytes, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES - 1, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES + 2, bytes}, &out)); /* half é */
+    assert_false(store_read_manual((MDB_val){sizeof bytes, bytes}, &out));
     bytes[1] = STATUS_AUTOMATIC + 1;
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
     bytes[1] = STATUS_BUSY;
     bytes[0] = 2;
-    assert_false(store_decode_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
+    assert_false(store_read_manual((MDB_val){STORE_MANUAL_BYTES, bytes}, &out));
 }
 
 /* The merge rule: what is set by hand, else the most available of the connections; each change one
@@ -473,8 +473,60 @@ static void manual_goes_before_connections(void **unused)
     presence_free(&p);
 }
 
+/* Writes all that is dirty, as far as the table knows. */
+static void commit_all(struct presence *p, struct instant now)
+{
+    struct store_batch batch = {0};
+    presence_collect(p, now, true, &batch);
+    presence_committed(p, now);
+    presence_clear_transitions(p);
+    buffer_free(&batch.ops);
+}
+
+/* Who set something by hand stays in the table for as long as that lasts, offline too: nobody has to
+ * ask the store for it. */
+static void manual_keeps_its_user(void **unused)
+{
+    (void)unused;
+    struct presence p;
+    struct instant now = {1000000, 1764000000000};
+    const struct span bob = {"bob", 3}, eve = {"eve", 3}, old = {"old", 3};
+    const struct manual_record lasting = {.head = {.there = true, .status = STATUS_BUSY}},
+        ends = {.head = {.there = true, .status = STATUS_OFFLINE,
+                         .until = now.mono + now.offset + 60000}},
+        ended = {.head = {.there = true, .status = STATUS_AWAY, .until = now.mono + now.offset}};
+    const struct user_record record = {.last_seen = now.mono + now.offset - 5000,
+                                       .reason = REASON_DROPPED};
+    presence_init(&p, 0, 90000, now);
+    presence_restore_manual(&p, now, bob, &record, &lasting);
+    presence_restore_manual(&p, now, eve, &record, &ends);
+    presence_restore_manual(&p, now, old, &record, &ended);
+    commit_all(&p, now); /* what ended meanwhile is out of the store */
+    assert_null(presence_find(&p, old));
+    assert_int_equal(presence_find(&p, bob)->last_seen, now.mono - 5000);
+    assert_int_equal(presence_find(&p, bob)->reason, REASON_DROPPED);
+    struct session_conn conn = {0};
+    presence_connect(&p, now, bob, &conn);
+    assert_int_equal(conn.user->status, STATUS_BUSY);
+    presence_disconnect(&p, now, &conn, END_CLEAN);
+    commit_all(&p, now);
+    assert_int_equal(presence_find(&p, bob)->state, USER_OFFLINE);
+    assert_true(user_invisible(presence_find(&p, eve)));
+    now.mono += 60016;
+    presence_tick(&p, now);
+    assert_int_equal(p.transition_count, 1); /* for those who follow */
+    assert_int_equal(p.transitions[0].kind, TRANSITION_QUIET);
+    commit_all(&p, now);
+    assert_null(presence_find(&p, eve));
+    presence_set_manual(&p, now, presence_find(&p, bob),
+                        &(struct manual_update){.status = STATUS_AUTOMATIC});
+    commit_all(&p, now);
+    assert_null(presence_find(&p, bob));
+    presence_free(&p);
+}
+
 /* A hidden last_seen that the store has from a clock that was ahead is not shown as to come: neither
- * of one who was online, nor of one who is looked up. */
+ * of one who was online, nor of one who was not. */
 static void manual_hidden_is_never_to_come(void **unused)
 {
     (void)unused;
@@ -482,16 +534,14 @@ static void manual_hidden_is_never_to_come(void **unused)
     struct presence p;
     struct instant now = {1000000, 1764000000000};
     int64_t wall = now.mono + now.offset;
-    struct stored_user stored = {
-        .known = true,
-        .record = {.last_seen = wall + HOUR, .online_since = wall + HOUR},
-        .manual = {.head = {.there = true, .status = STATUS_OFFLINE, .hidden = wall + HOUR}},
-    };
+    const struct user_record record = {.last_seen = wall + HOUR, .online_since = wall + HOUR};
+    const struct manual_record manual = {
+        .head = {.there = true, .status = STATUS_OFFLINE, .hidden = wall + HOUR}};
     presence_init(&p, 5000, 90000, now);
     presence_restore(&p, now, (struct span){"alice", 5}, STATUS_ONLINE, wall + HOUR, wall + HOUR,
                      (struct evidence){0});
-    presence_restore_manual(&p, now, presence_find(&p, (struct span){"alice", 5}), &stored.manual);
-    presence_recall(&p, now, (struct span){"bob", 3}, &stored);
+    presence_restore_manual(&p, now, (struct span){"alice", 5}, &record, &manual);
+    presence_restore_manual(&p, now, (struct span){"bob", 3}, &record, &manual);
     for (int i = 0; i < 2; i++) {
         struct user_view view;
         const struct span ids[] = {{"alice", 5}, {"bob", 3}};
@@ -609,6 +659,104 @@ static void job_queue_gives_back(void **state)
     assert_int_equal(shared.sum, 0x1ff - 0x111);
     sem_destroy(&shared.held);
     sem_destroy(&shared.go);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* What is wrong, each in a process of its own. */
+static pthread_mutex_t rule_locks[RANK_LOG + 1];
+static void rule_order(void)
+{
+    lock_take(&rule_locks[RANK_ADDRESS], RANK_ADDRESS);
+    lock_take(&rule_locks[RANK_TABLE], RANK_TABLE);
+}
+static void rule_twice(void)
+{
+    lock_take(&rule_locks[RANK_LOOP], RANK_LOOP);
+    lock_take(&rule_locks[RANK_LOOP], RANK_LOOP);
+}
+static void rule_give(void)
+{
+    lock_take(&rule_locks[RANK_TABLE], RANK_TABLE);
+    lock_give(&rule_locks[RANK_TABLE], RANK_TABLE);
+    lock_give(&rule_locks[RANK_TABLE], RANK_TABLE);
+}
+static void rule_held(void)
+{
+    static struct server server;
+    static struct http_conn p;
+    http_conn_unlist(&server, &p);
+}
+static void rule_thread(void)
+{
+    static struct server server;
+    static struct http_conn p;
+    thread_is(THREAD_WORKER);
+    listener_close(&server, &p);
+}
+static void rule_hub(void)
+{
+    static struct server server;
+    static struct connection c;
+    thread_is(THREAD_LISTENER);
+    connection_end(&server, &c, (struct instant){0}, END_CLEAN);
+}
+/* And what is right. */
+static void rule_none(void)
+{
+    for (unsigned rank = 0; rank <= RANK_LOG; rank++) lock_take(&rule_locks[rank], rank);
+    for (unsigned rank = 0; rank <= RANK_LOG; rank++) lock_give(&rule_locks[rank], rank);
+    lock_take(&rule_locks[RANK_LOG], RANK_LOG);
+    lock_give(&rule_locks[RANK_LOG], RANK_LOG);
+    thread_is(THREAD_HUB);
+    ASSERT_THREAD(HUB);
+    thread_is(THREAD_ANY);
+    ASSERT_THREAD(LISTENER);
+}
+#endif
+
+/* A lock out of order, one that is not held, and a function on the wrong thread end the process in
+ * the builds with a sanitizer, and say why. */
+static void owners_are_asserted(void **state)
+{
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    static const struct {
+        void (*run)(void);
+        const char *says;
+    } rows[] = {
+        {rule_order, "out of order"},   {rule_twice, "out of order"},
+        {rule_give, "was not taken"},   {rule_held, "ADDRESS is not held"},
+        {rule_thread, "LISTENER only"}, {rule_hub, "HUB only"},
+        {rule_none, NULL},
+    };
+    for (size_t i = 0; i < sizeof rule_locks / sizeof *rule_locks; i++)
+        pthread_mutex_init(&rule_locks[i], NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        int out[2], status;
+        char said[1024] = "";
+        size_t len = 0;
+        assert_false(pipe(out));
+        pid_t child = fork();
+        if (!child) {
+            dup2(out[1], 2);
+            signal(SIGABRT, SIG_DFL);
+            rows[i].run();
+            _exit(0);
+        }
+        close(out[1]);
+        for (ssize_t n; (n = read(out[0], said + len, sizeof said - 1 - len)) > 0;) len += (size_t)n;
+        close(out[0]);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        if (!rows[i].says) {
+            assert_true(WIFEXITED(status) && !WEXITSTATUS(status));
+            continue;
+        }
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+        if (!strstr(said, rows[i].says)) fail_msg("row %zu said: %s", i, said);
+    }
+#else
+    skip();
+#endif
 }
 
 /* Everybody a letter's bytes reach has them, in order, however many send: what was sent counts
@@ -734,9 +882,11 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(note_rules),
     cmocka_unit_test(manual_record_codec),
     cmocka_unit_test(manual_goes_before_connections),
+    cmocka_unit_test(manual_keeps_its_user),
     cmocka_unit_test(manual_hidden_is_never_to_come),
     cmocka_unit_test(job_queue_runs_all),
     cmocka_unit_test(job_queue_gives_back),
+    cmocka_unit_test(owners_are_asserted),
     cmocka_unit_test(post_reaches_everybody),
     cmocka_unit_test(post_has_bounds),
 };

@@ -292,7 +292,7 @@ static struct store *outbox_open(const struct store_place *p, size_t max, size_t
     char err[512];
     struct store_options options = {
         .dir = p->dir, .map_size = 1 << 20, .outbox_max = max, .outbox_batch_max = outbox_batch_max};
-    struct store *st = store_open(&options, &test_log, &test_counters, err, sizeof err);
+    struct store *st = store_open(&options, &test_log, &test_counters, WHY(err));
     if (!st) fail_msg("%s", err);
     return st;
 }
@@ -546,40 +546,6 @@ static void outbox_sums_waits_over_restarts(void **state)
     place_remove(&p);
 }
 
-static void outbox_reads_changes_of_before_there_was_a_clock(void **state)
-{
-    (void)state;
-    struct store_place p = place_make();
-    struct store *st = outbox_open(&p, 1000, 10);
-    struct store_batch batch = {0};
-    struct outbox_batch taken = {0};
-    struct outbox_model m = {.wall = 1000000, .next = 1};
-    static char old[] = "\1\1........{\"position\":\"0000000a-0\"}";
-    MDB_txn *txn;
-    MDB_val number = {8, "\0\0\0\0\0\0\0\1"}, change = {sizeof old - 1, old};
-    assert_int_equal(mdb_txn_begin(st->env, NULL, 0, &txn), 0);
-    assert_int_equal(mdb_put(txn, st->outbox, &number, &change, 0), 0);
-    assert_int_equal(mdb_txn_commit(txn), 0);
-    store_close(st);
-    FILE *null = fopen("/dev/null", "w");
-    assert_int_equal(store_command_check(p.dir, null, stderr), 0);
-    fclose(null);
-    st = outbox_open(&p, 1000, 10);
-    store_outbox_try(st, 1, 50);
-    outbox_add(&batch, &m);
-    write_now(st, &batch);
-    assert_true(store_outbox_close(st));
-    assert_int_equal(store_outbox_next(st, &taken), 1);
-    assert_int_equal(taken.count, 1);
-    assert_int_equal(taken.tried, 0); /* it counts from now */
-    buffer_free(&taken.text);
-    atomic_store(&st->outbox_done, taken.last);
-    assert_int_equal(outbox_take_tried(st, &batch), 49);
-    store_close(st);
-    buffer_free(&batch.ops);
-    place_remove(&p);
-}
-
 /* ---- The order of last_seen ------------------------------------------------------------------ */
 
 enum { SEEN_USERS = 300 };
@@ -647,17 +613,6 @@ static void seen_follows_the_users(void **state)
             if (users[n].known && !users[n].open) want[count++] = seen_of(n, users[n].seen);
         qsort(want, (size_t)count, sizeof *want, seen_compare);
         if (round % 20 == 0 || round == 399) seen_expect(st, want, count, 1 + round % 64);
-        if (round == 200) { /* a store of schema 1 had no such order */
-            MDB_txn *txn;
-            assert_int_equal(mdb_txn_begin(st->env, NULL, 0, &txn), 0);
-            assert_int_equal(mdb_drop(txn, st->seen, 1), 0);
-            assert_int_equal(mdb_drop(txn, st->outbox, 1), 0);
-            assert_int_equal(store_put_number(st, txn, "schema", 1, 4), 0);
-            assert_int_equal(mdb_txn_commit(txn), 0);
-            store_close(st);
-            st = open_good(p.dir);
-            seen_expect(st, want, count, 64);
-        }
     }
     struct seen_place beyond = seen_of(0, INT64_MAX), got; /* places where nobody is */
     assert_int_equal(store_seen(st, &beyond, false, &got, 1), 0);
@@ -719,7 +674,6 @@ static const struct CMUnitTest WEBHOOK_TESTS[] = {
     cmocka_unit_test(outbox_takes_only_what_is_sealed),
     cmocka_unit_test(outbox_clock_counts_waits_and_nothing_else),
     cmocka_unit_test(outbox_sums_waits_over_restarts),
-    cmocka_unit_test(outbox_reads_changes_of_before_there_was_a_clock),
     cmocka_unit_test(seen_follows_the_users),
     cmocka_unit_test(seen_that_disagrees_is_found),
 };

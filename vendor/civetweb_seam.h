@@ -1,10 +1,10 @@
 /* civetweb_seam.h - the few calls through which presence uses CivetWeb.
  *
- * CivetWeb never sees a socket. The door (presence.c) reads and decrypts a whole request, the seam
+ * CivetWeb never sees a socket. The listener (presence.c) reads and decrypts a whole request, the seam
  * lets one of CivetWeb's worker threads parse it and act on it, and everything CivetWeb writes
  * comes back as bytes. Nothing here waits for a client.
  *
- *   door --seam_submit(item)--> worker: parse --ops.request--> answer, or 0 for the upgrade
+ *   listener --seam_submit(item)--> worker: parse --ops.request--> answer, or 0 for the upgrade
  *                                             --ops.output---> bytes for the client
  *                                             --ops.finished-> the item is the caller's again
  */
@@ -24,7 +24,6 @@ struct seam_item {
 	int upgraded;  /* out: CivetWeb has answered 101 */
 	int asterisk;  /* the target is an asterisk; a slash stands in its place */
 	char *authority; /* what stands for the Host, or NULL; the caller's */
-	struct sockaddr_storage peer;
 };
 
 /* CivetWeb reads this many header lines and leaves out those behind: nobody may send more. */

@@ -36,7 +36,7 @@ async function million(t) {
     for (const end = Math.min(USERS, i + 20000); i < end; i++) {
       const seen = new Date(seenOf(i)).toISOString();
       lines.push(`{"user":"${idOf(i)}","first_seen":"${seen}","last_seen":"${seen}","online_since":null,"offline_since":"${seen}",` +
-        '"status":"offline","open":false,"reason":"closed","stays":0}\n');
+        '"status":"offline","open":false,"reason":"closed","sessions":0}\n');
     }
     fs.writeSync(out, lines.join(''));
   }

@@ -214,8 +214,8 @@ const CHECKS = {
       .filter((name) => !['PRESENCE_NAME', ...extra, ...names].includes(name)).map((name) => `does not exist: ${name}`));
   },
 
-  'every diagnostic is a text of the program': ({ source, manual }) => {
-    const text = source.replace(/"\s*PRI\w+\s*"/g, '').replace(/"\s*\n\s*"/g, '');
+  'every diagnostic is a text of the program': ({ source, checker, manual }) => {
+    const text = (source + checker).replace(/"\s*PRI\w+\s*"/g, '').replace(/"\s*\n\s*"/g, '');
     const found = [...section(manual, 'DIAGNOSTICS').matchAll(/^\.It Sy "(.*)"$/gm)].map((match) => match[1]);
     return found.flatMap((line) => line.split(JOINTS).map((part) => part.trim()).filter((part) => part.length > 3)
       .filter((part) => !text.includes(part)).map((part) => `${part} | ${line}`)).concat(found.length < 15 ? ['too few'] : []);
@@ -347,6 +347,7 @@ async function readTexts() {
   assert.deepEqual([help.code, help.stderr], [0, '']);
   return {
     source: read('presence.c'),
+    checker: read('vendor/lmdb_check.c'),
     readme: read('README.md'),
     manual: read('man/presence.1'),
     protocol: read('man/presence-protocol.7'),

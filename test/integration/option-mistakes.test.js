@@ -73,6 +73,9 @@ sideBySide(() => {
       [['--webhook-give-up', '3h'], 'without --webhook-url', hook],
       [['--webhook-ca-file', cert], 'without --webhook-url', hook],
       [['--admin-session', '1h'], 'without --admin-password-file', passwordFile(t, 'secret').args],
+      [['--token-watch', '*'], 'without --mint-token', null],
+      [['--token-lifetime', '2h'], 'without --mint-token', null],
+      [['--token-admin'], 'without --mint-token', null],
       [[...keys, '--insecure'], 'beside a key for tokens', null],
     ];
     for (const [args, lack, cure] of rows) {

@@ -156,7 +156,7 @@ test('pages of stays miss none that began later than the running one, when UTC w
   const ahead = [1, 2, 3].map((n) => `2130-01-01T00:00:0${n}.000Z`);
   const lines = [
     { user: 'u', first_seen: ahead[0], last_seen: ahead[2], online_since: null, offline_since: ahead[2],
-      status: 'offline', open: false, reason: 'closed', stays: 3 },
+      status: 'offline', open: false, reason: 'closed', sessions: 3 },
     ...ahead.map((at) => ({ session: 'u', from: at, to: at, reason: 'closed', address: null })),
     { end: 'presence', users: 1, sessions: 3 },
   ];
