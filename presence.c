@@ -1068,10 +1068,15 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 }
 
 /* ==== 5. Ids and text =========================================================================
- * What may be a user id, how it travels in a path, and the small languages of options and headers:
- * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
+ * What may be a user id, how it travels in a path or a query, UTF-8, hexadecimal and numbers.
+ * Pure: no I/O, no memory, no state; every function works on bytes that are the caller's and says
+ * false or a negative number for what it does not take.
+ *
+ * What comes in here was written by strangers. So lengths are checked before bytes are looked at,
+ * and nothing is accepted in two spellings: what compares equal by bytes is the same. */
 
-/* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
+/* Writes a code point, one that is no surrogate and at most U+10FFFF: the reader of JSON escapes
+ * has seen to that. Returns its length in bytes, 1 to 4. */
 static size_t utf8_put(uint32_t c, char out[4])
 {
     if (c < 0x80) {
@@ -1085,7 +1090,9 @@ static size_t utf8_put(uint32_t c, char out[4])
     return n;
 }
 
-/* How many of the bytes at the front are surely ASCII: whole words of 8, tested at once. */
+/* How many of the bytes at the front are surely ASCII: whole words of 8, tested at once. Most of
+ * what clients send is, and a step at a time over 4 KB of it cost more than the rest of a
+ * message. */
 static size_t utf8_skip_ascii(const char *at, size_t len)
 {
     size_t n = 0;
@@ -1096,7 +1103,7 @@ static size_t utf8_skip_ascii(const char *at, size_t len)
     return n;
 }
 
-/* Whether the whole text is valid UTF-8 (RFC 3629); nothing at all is. */
+/* True if the whole text is valid UTF-8 (RFC 3629); the empty text is. */
 static bool utf8_valid(struct span text)
 {
     size_t n = 0;
@@ -1111,8 +1118,9 @@ static bool utf8_valid(struct span text)
     return true;
 }
 
-/* Whether the text can be the begin of valid UTF-8: at its end a code point may lack bytes. *whole
- * is how many bytes are whole code points. */
+/* True if the text can be the beginning of valid UTF-8: at its end a code point may lack bytes.
+ * *whole is how many bytes are whole code points. By this a fragmented text message that is wrong
+ * already is refused at once (RFC 6455 section 8.1), not when its sender chooses to end it. */
 static bool utf8_begins(struct span text, size_t *whole)
 {
     size_t n = 0, step = 1;
@@ -1137,8 +1145,10 @@ static bool utf8_begins(struct span text, size_t *whole)
     return false;
 }
 
-/* Whether the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
- * (C0, DEL, C1). Nothing is folded or normalised: ids are equal when their bytes are. */
+/* True if the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
+ * (C0, DEL, C1), which no application needs and which would go through logs and terminals. Nothing
+ * is folded or normalised: ids are equal when their bytes are, as they are in the operator's
+ * database. */
 static bool user_id_valid(struct span id)
 {
     if (id.len < 1 || id.len > USER_ID_MAX) return false;
@@ -1150,8 +1160,9 @@ static bool user_id_valid(struct span id)
     return true;
 }
 
-/* Whether the text may be the message beside a manual status: at most STATUS_TEXT_CHARACTERS of
- * valid UTF-8, none of them a control character. */
+/* True if the text may be the message beside a manual status: at most STATUS_TEXT_CHARACTERS of
+ * valid UTF-8, none of them a control character. Characters are counted, not bytes: it is what a
+ * person who types can count. The empty text is valid. */
 static bool status_text_valid(struct span text)
 {
     size_t n = 0, count = 0, step;
@@ -1171,7 +1182,8 @@ static int hex_value(char c)
     return -1;
 }
 
-/* Writes bytes as two hexadecimal digits each, and a NUL; returns out. */
+/* Writes bytes as two hexadecimal digits each and a NUL, so out has 2 * bytes.len + 1. Returns
+ * out. */
 static const char *hex_text(struct span bytes, char *out)
 {
     static const char digits[] = "0123456789abcdef";
@@ -1183,7 +1195,8 @@ static const char *hex_text(struct span bytes, char *out)
     return out;
 }
 
-/* Reads what hex_text writes, in either case, into len / 2 bytes; false for anything else. */
+/* Reads what hex_text writes, in either case, into text.len / 2 bytes. False, with out of no
+ * meaning, for an odd length or another character. */
 static bool hex_parse(struct span text, char *out)
 {
     if (text.len % 2) return false;
@@ -1195,7 +1208,7 @@ static bool hex_parse(struct span text, char *out)
     return true;
 }
 
-/* Whether c is a decimal digit, whatever the locale. */
+/* True for a decimal digit, whatever the locale. */
 static bool digit_is(char c)
 {
     return c >= '0' && c <= '9';
@@ -1203,7 +1216,8 @@ static bool digit_is(char c)
 
 /* Decodes %XX once (RFC 3986 section 2.1), and '+' to a space where a form wrote it. Returns the
  * length; out then ends with a NUL that is not counted. -1 for an escape without its two digits,
- * or when text and NUL do not fit. Whatever bytes come out are not judged. */
+ * or when text and NUL do not fit. Whatever bytes come out are not judged, a NUL among them
+ * neither. */
 static int percent_decode(struct span in, bool plus_is_space, char *out, size_t size)
 {
     size_t n = 0;
@@ -1226,14 +1240,16 @@ static int percent_decode(struct span in, bool plus_is_space, char *out, size_t 
     return (int)n;
 }
 
-/* Decodes a piece of a path exactly once; '+' stays '+'. Length and errors as percent_decode. */
+/* Decodes a piece of a path exactly once: %2541 is `%41`, and '+' stays '+', which only forms
+ * write for a space. Length and errors as percent_decode. */
 static int uri_decode(struct span in, char *out, size_t size)
 {
     return percent_decode(in, false, out, size);
 }
 
 /* The user id in one segment of a path: decoded once, NUL-terminated, its length in *len. False,
- * with out and *len of no meaning, for a bad escape, a raw '/', or what user_id_valid refuses. */
+ * with out and *len of no meaning, for a bad escape, a raw '/', or what user_id_valid refuses. An
+ * encoded slash is a part of the id: routes are found in the path as it was sent, before this. */
 static bool uri_user_id(struct span segment, char out[USER_ID_MAX + 1], size_t *len)
 {
     if (!segment.len || memchr(segment.at, '/', segment.len)) return false;
@@ -1245,7 +1261,8 @@ static bool uri_user_id(struct span segment, char out[USER_ID_MAX + 1], size_t *
 
 /* The value of the first `name=` in a query string (which may be NULL), decoded as forms encode
  * it. Returns its length, NUL-terminated in out; -1 when the name is not there; -2 when the value
- * has a bad escape, an encoded NUL, or does not fit. */
+ * has a bad escape, an encoded NUL, or does not fit. The first one counts: where a proxy looks at
+ * a parameter, most look at that. */
 static int query_get(const char *query, const char *name, char *out, size_t size)
 {
     size_t name_len = strlen(name);
@@ -1261,8 +1278,8 @@ static int query_get(const char *query, const char *name, char *out, size_t size
     return -1;
 }
 
-/* Reads a number of 1 to 18 digits at *at and moves *at behind it; false if none stands there or
- * it is longer. */
+/* Reads a number of 1 to 18 digits at *at, which 63 bits hold, and moves *at behind it. False if
+ * none stands there or it is longer; *at is then somewhere within the digits. */
 static bool digits_take(const char **at, int64_t *out)
 {
     const char *start = *at;
@@ -1273,15 +1290,21 @@ static bool digits_take(const char **at, int64_t *out)
 }
 
 /* ==== 6. Hosts and addresses ==================================================================
- * Host names, origins, addresses and ranges as options and headers write them; pure. */
+ * Host names, origins, addresses, ranges, durations and sizes as options and headers write them.
+ * Pure; no look-up of a name happens here.
+ *
+ * Two things are kept apart with care, since who may do what hangs on them: how a browser writes a
+ * host or an origin (so that two are the same when their texts are), and what only looks like it.
+ * For anything doubtful the answer is false. */
 
 enum {
     ORIGIN_MAX = 301,   /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32, /* hops of X-Forwarded-For that are looked at */
 };
 
-/* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only (names would need a resolver). False, with
- * *out and *len of no meaning, for anything else; port 0 is allowed and means any. */
+/* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only: a name would need the resolver, which may
+ * hang when the machine starts. False, with *out and *len of no meaning, for anything else; port 0
+ * is allowed and means any. */
 static bool address_parse(const char *text, struct sockaddr_storage *out, socklen_t *len)
 {
     char host[INET6_ADDRSTRLEN];
@@ -1326,14 +1349,13 @@ static const char *address_text(const struct sockaddr_storage *address, char *ou
 
 static const uint8_t ADDRESS_V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-/* Whether a packed address is IPv4. */
 static bool address_is_v4(const uint8_t address[16])
 {
     return !memcmp(address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
 }
 
 /* The address as 16 bytes, IPv4 as v4-mapped (RFC 4291 section 2.5.5.2), and the port as a number;
- * all zero for another family. */
+ * all zero for another family. In this form addresses are compared, counted and stored. */
 static void address_pack(const struct sockaddr_storage *address, uint8_t out[16], uint16_t *port)
 {
     const struct sockaddr_in *in4 = (const struct sockaddr_in *)address;
@@ -1363,7 +1385,8 @@ static const char *address_unpack_text(const uint8_t in[16], char *out, size_t s
     return out;
 }
 
-/* Whether only this machine can be at the address: 127/8, ::1, and 127/8 v4-mapped. */
+/* True if only this machine can be at the address: 127/8, ::1, and 127/8 v4-mapped. Without tokens
+ * the server listens on nothing else unless it is told --insecure. */
 static bool address_is_loopback(const struct sockaddr_storage *address)
 {
     uint8_t bytes[16];
@@ -1378,7 +1401,7 @@ static const struct duration_unit {
     int64_t ms;
 } DURATION_UNITS[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 
-/* The milliseconds of one unit name; "" is a second; 0 if there is no such unit. */
+/* The milliseconds of a unit; "" is a second; 0 if there is no such unit. */
 static int64_t duration_unit_ms(const char *name)
 {
     if (!*name) return 1000;
@@ -1388,8 +1411,8 @@ static int64_t duration_unit_ms(const char *name)
 }
 
 /* Reads `90`, `1.5s`, `250ms`, `30d`: digits, at most 9 decimals, a unit (none: seconds). False,
- * with *ms as it was, for anything else, for parts of a millisecond, and for more than 18 digits or
- * than 63 bits of ms. */
+ * with *ms as it was, for anything else, for parts of a millisecond, and for more than 18 digits
+ * or than 63 bits of ms. */
 static bool duration_parse(const char *text, int64_t *ms)
 {
     int64_t whole, part = 0, scale = 1, total;
@@ -1408,8 +1431,8 @@ static bool duration_parse(const char *text, int64_t *ms)
     return true;
 }
 
-/* The shortest text that duration_parse reads back as ms: `1m`, `90s`, `1.5s`, `250ms`, `0s`.
- * Returns out, cut if size is under 24. */
+/* The shortest text that duration_parse reads back as ms: `1m`, `90s`, `1.5s`, `250ms`, `0s`. What
+ * --print-config prints is read again as it is. Returns out, cut if size is under 24. */
 static const char *duration_text(int64_t ms, char *out, size_t size)
 {
     const struct duration_unit *unit = DURATION_UNITS;
@@ -1443,8 +1466,9 @@ static bool size_parse(const char *text, int64_t *bytes)
     return true;
 }
 
-/* Whether a comma-separated header value (which may be NULL) has an element that compares equal
- * (RFC 9110 section 5.6.1: blanks around and empty elements do not count). */
+/* True if a comma-separated header value (which may be NULL) has an element that compares equal
+ * (RFC 9110 section 5.6.1: blanks around and empty elements do not count). Quoted strings are not
+ * known: no header that is read with this has them. */
 static bool header_has(const char *value, const char *element,
                        int (*compare)(const char *, const char *, size_t))
 {
@@ -1460,19 +1484,19 @@ static bool header_has(const char *value, const char *element,
     return false;
 }
 
-/* Whether a header value has the token, whatever the case. */
+/* As header_has, whatever the case: as Connection and Accept-Encoding are compared. */
 static bool header_has_token(const char *value, const char *token)
 {
     return header_has(value, token, strncasecmp);
 }
 
-/* Whether a header value has the element to the job, as subprotocols are compared. */
+/* As header_has, to the byte: as subprotocols and ETags are compared. */
 static bool header_has_exact(const char *value, const char *element)
 {
     return header_has(value, element, strncmp);
 }
 
-/* Whether a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
+/* True if a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
  * section 4.1 wants: 22 digits, the last with its four spare bits zero, and `==`. */
 static bool ws_key_valid(const char *key)
 {
@@ -1482,7 +1506,8 @@ static bool ws_key_valid(const char *key)
 
 /* An IPv6 address as browsers write it in a URL (URL standard, "IPv6 serializer"; RFC 5952 without
  * its dotted forms): groups in hexadecimal, the first of the longest runs of zero groups as `::`.
- * Returns out. */
+ * inet_ntop will not do: of ::ffff:1.2.3.4 it writes the dotted form, and the origin of a browser
+ * would never be equal. Returns out. */
 static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
 {
     enum { GROUPS = 8 };
@@ -1504,10 +1529,11 @@ static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
     return out;
 }
 
-/* Reads the host at the front of text: a name of RFC 3986's characters, an IPv4 address, or an IPv6
- * address in brackets. Writes it as browsers do, in lower case and an IPv6 address in its shortest
- * form. Returns how much of text it is; 0 if no host stands there or it does not fit. Nothing may
- * be percent-encoded: two spellings of one host would be two hosts to everyone who compares. */
+/* Reads the host at the front of text: a name of RFC 3986's characters, an IPv4 address, or an
+ * IPv6 address in brackets. Writes it as browsers do, in lower case and an IPv6 address in its
+ * shortest form. Returns how much of text it is; 0 if no host stands there or it does not fit.
+ * Nothing may be percent-encoded: two spellings of one host would be two hosts to everyone who
+ * compares. */
 static size_t host_take(const char *text, char *out, size_t size)
 {
     static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -1539,17 +1565,17 @@ static bool host_parse(const char *text, char out[ORIGIN_MAX], int64_t *port)
            *port <= 65535;
 }
 
-/* Whether the host is an IP address, of either kind, as host_take writes it. */
+/* True if the host, as host_take writes it, is an IP address of either kind. */
 static bool host_is_address(const char *host)
 {
     struct in_addr in4;
     return *host == '[' || inet_pton(AF_INET, host, &in4) == 1;
 }
 
-/* Whether a browser can have a page from the host (as host_take writes it) and write it so: an IP
- * address, or a name without RFC 3986's sub-delimiters, which no name in DNS has, whose last label,
- * not counting a dot at the end, is no number. Browsers take what ends in a number for an IPv4
- * address and write it as four of them (URL standard, "ends in a number checker"). */
+/* True if a browser can have a page from the host (as host_take writes it) and write it so: an IP
+ * address, or a name without RFC 3986's sub-delimiters, which no name in DNS has, whose last
+ * label, not counting a dot at the end, is no number. Browsers take what ends in a number for an
+ * IPv4 address and write it as four of them (URL standard, "ends in a number checker"). */
 static bool host_is_web(const char *host)
 {
     if (host_is_address(host)) return true;
@@ -1564,10 +1590,11 @@ static bool host_is_web(const char *host)
     return digits < end - start;
 }
 
-/* Whether a Host header (which may be NULL) names this machine or an address, so that it cannot be
- * a name that somebody's DNS points here: `localhost`, `*.localhost` (RFC 6761 section 6.3), an
- * IPv4 address of four decimal numbers, or an IPv6 address in brackets; a port may follow.
- * `localhost.` is refused: to browsers it is another origin than localhost, and nobody types it. */
+/* True if a Host header (which may be NULL) names this machine or an address, so that it cannot be
+ * a name that somebody's DNS points here (rebinding: the page of a stranger would be our own
+ * origin): `localhost`, `*.localhost` (RFC 6761 section 6.3), an IPv4 address of four decimal
+ * numbers, or an IPv6 address in brackets; a port may follow. `localhost.` is refused: to browsers
+ * it is another origin than localhost, and nobody types it. */
 static bool host_is_local(const char *host_header)
 {
     static const char local[] = ".localhost";
@@ -1634,9 +1661,10 @@ static bool origin_parse_other(const char *text, char out[ORIGIN_MAX])
 
 /* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
  * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are; or one of
- * another scheme, see above. False, with out of no meaning, for what no browser sends: `null`, a
- * path or a slash at the end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4
- * address in another form than four decimal numbers; and for more than 300 bytes. */
+ * another scheme, see origin_parse_other. False, with out of no meaning, for what no browser
+ * sends: `null`, a path or a slash at the end, a user, a blank, two origins, `*`, a name that is
+ * not ASCII, an IPv4 address in another form than four decimal numbers; and for more than 300
+ * bytes. */
 static bool origin_parse(const char *text, char out[ORIGIN_MAX])
 {
     static const char http[] = "http://", https[] = "https://";
@@ -1648,8 +1676,9 @@ static bool origin_parse(const char *text, char out[ORIGIN_MAX])
     return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
 }
 
-/* What X-Forwarded-Proto says of a request: the first of the list, which is what the client speaks,
- * in any case. Some proxies say wss and ws of an upgrade. Anything else says `otherwise`. */
+/* What X-Forwarded-Proto, from a trusted proxy, says of a request: the first of the list, which is
+ * what the client speaks, in any case. Some proxies say wss and ws of an upgrade. Of anything else
+ * `otherwise` is returned, which is how the connection to us is made. */
 static bool forwarded_secure(const char *value, bool otherwise)
 {
     static const struct {
@@ -1665,8 +1694,8 @@ static bool forwarded_secure(const char *value, bool otherwise)
     return otherwise;
 }
 
-/* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
- * out of no meaning, for any other text. */
+/* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False,
+ * with out of no meaning, for any other text. */
 static bool address_pack_text(struct span text, uint8_t out[16])
 {
     char copy[INET6_ADDRSTRLEN];
@@ -1684,7 +1713,7 @@ struct range {
     int bits;            /* 0 to 128 */
 };
 
-/* Whether the packed address begins with the range's bits. IPv4 is only in ranges of IPv4 (which
+/* True if the packed address begins with the range's bits. IPv4 is only in ranges of IPv4 (which
  * may be written within ::ffff:0:0/96): `::/0` means every IPv6 address, not every address. */
 static bool range_has(const struct range *range, const uint8_t address[16])
 {
@@ -1694,7 +1723,6 @@ static bool range_has(const struct range *range, const uint8_t address[16])
     return !rest || !((range->address[whole] ^ address[whole]) >> (8 - rest));
 }
 
-/* Whether one of the ranges has the packed address. */
 static bool ranges_have(const struct range *ranges, size_t count, const uint8_t address[16])
 {
     for (size_t i = 0; i < count; i++)
@@ -1721,8 +1749,8 @@ static bool range_parse(const char *text, struct range *out)
 }
 
 /* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
- * `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`, blanks around it. The port is dropped.
- * False, with out of no meaning, for anything else. */
+ * `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`, blanks around it; proxies write all of
+ * these. The port is dropped. False, with out of no meaning, for anything else. */
 static bool forwarded_address(struct span element, uint8_t out[16])
 {
     struct span host = span_trim(element);
@@ -1746,12 +1774,15 @@ static bool forwarded_address(struct span element, uint8_t out[16])
 }
 
 /* Finds who a request is from. `values` are all its X-Forwarded-For headers in order, to whose
- * right end every proxy adds whom it was asked by. They count as far as trusted proxies wrote them:
- * from the peer, if it is in a range, leftwards to the first address that is in none. That is the
- * client; the leftmost if all are trusted. At something that is no address (an empty element too)
- * the walk ends, and the last trusted hop before it is the client: nobody vouches for what stands
- * further left. So it is behind FORWARDED_MAX hops. Returns whether the peer is in a range; client
- * is always set, to the peer where the headers say nothing. */
+ * right end every proxy adds whom it was asked by. They count as far as trusted proxies wrote
+ * them: from the peer, if it is in a range, leftwards to the first address that is in none. That
+ * is the client; the leftmost if all are trusted. Everything further left a client may have
+ * written itself.
+ *
+ * At something that is no address (an empty element too) the walk ends, and the last trusted hop
+ * before it is the client: nobody vouches for what stands further left. So it is behind
+ * FORWARDED_MAX hops, which bounds the work for a head full of commas. Returns true if the peer is
+ * in a range; client is always set, to the peer where the headers say nothing. */
 static bool forwarded_client(const char *const *values, int count, const struct range *ranges,
                              size_t range_count, const uint8_t peer[16], uint8_t client[16])
 {
@@ -1772,15 +1803,15 @@ static bool forwarded_client(const char *const *values, int count, const struct 
     return true;
 }
 
-/* What counts as one by address: an IPv4 address as it is; of an IPv6 address the first 64 bits,
- * since whoever has one has the 2^64 beside it (RFC 4291 section 2.5.1). out may be in. */
+/* What counts as one in limits by address: an IPv4 address as it is; of an IPv6 address the first
+ * 64 bits, since whoever has one has the 2^64 beside it (RFC 4291 section 2.5.1). out may be in. */
 static void address_group(const uint8_t in[16], uint8_t out[16])
 {
     bool v4 = address_is_v4(in);
     for (int i = 0; i < 16; i++) out[i] = v4 || i < 8 ? in[i] : 0;
 }
 
-/* Whether c may stand in the value of a cookie (RFC 6265 section 4.1.1). */
+/* True if c may stand in the value of a cookie (RFC 6265 section 4.1.1). */
 static bool cookie_octet(char c)
 {
     return c > 0x20 && c < 0x7f && c != '"' && c != ',' && c != ';' && c != '\\';
@@ -1815,9 +1846,14 @@ static int cookie_get(const char *header, const char *name, char *out, size_t si
 }
 
 /* ==== 7. JSON =================================================================================
- * A strict reader (RFC 8259) over text that stays where it is, and writers into a buffer. Values
- * are spans of the text; nothing is copied or allocated before somebody asks for a string. */
+ * A strict reader (RFC 8259) over text that stays where it is, and a writer into a buffer. Pure.
+ *
+ * The reader's values are spans of the text: nothing is copied or allocated before somebody asks
+ * for a string. Everything is checked once, by json_parse; the functions behind it walk through
+ * what was accepted and cannot fail. There is no tree: messages have a handful of members, and a
+ * walk through 100 bytes costs less than building one. */
 
+/* What a value is. A number is text until json_number reads it. */
 enum json_kind {
     JSON_NULL,
     JSON_FALSE,
@@ -1828,24 +1864,25 @@ enum json_kind {
     JSON_OBJECT
 };
 
+/* A value of a text that json_parse took; lives as long as that text. */
 struct json_value {
     enum json_kind kind;
     struct span raw; /* the value's text, without the blanks around it */
 };
 
-/* Where a reader stands; every json_skip_* moves it behind what it accepts. */
+/* Where a reader stands; json_skip_ and json_take_ functions move it behind what they accept, and
+ * leave it anywhere when they return false: then the whole text is refused. */
 struct json_reader {
     const char *at, *end;
 };
 
-/* Skips blanks. */
 static void json_skip_space(struct json_reader *r)
 {
     while (r->at < r->end && (*r->at == ' ' || *r->at == '\n' || *r->at == '\r' || *r->at == '\t'))
         r->at++;
 }
 
-/* Whether the next character is c; takes it if so. */
+/* Takes the next character if it is c. */
 static bool json_take(struct json_reader *r, char c)
 {
     if (r->at == r->end || *r->at != c) return false;
@@ -1867,7 +1904,7 @@ static int32_t json_take_hex(struct json_reader *r)
 }
 
 /* Takes an escape whose backslash is gone: its code point, a pair of surrogates as one; -1 for an
- * unknown escape or half a pair (RFC 8259 sections 7 and 8.2). */
+ * unknown escape or half a pair (RFC 8259 sections 7 and 8.2), which no UTF-8 could stand for. */
 static int32_t json_take_escape(struct json_reader *r)
 {
     static const char names[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
@@ -1884,7 +1921,8 @@ static int32_t json_take_escape(struct json_reader *r)
     return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
 }
 
-/* Skips a string; false if none stands there or it is not valid. */
+/* Skips a string; false if none stands there or it is not valid. That its bytes are UTF-8
+ * json_parse has looked at for the whole text. */
 static bool json_skip_string(struct json_reader *r)
 {
     if (!json_take(r, '"')) return false;
@@ -1933,7 +1971,7 @@ static bool json_skip_key(struct json_reader *r)
     return json_take(r, ':');
 }
 
-/* What a value that begins with c is; whether it is one shows when it is skipped. */
+/* What a value that begins with c must be; that it is one shows when it is skipped. */
 static enum json_kind json_kind_of(char c)
 {
     switch (c) {
@@ -1948,7 +1986,8 @@ static enum json_kind json_kind_of(char c)
 }
 
 /* Skips a value and the blanks before it; false if none stands there, it is not valid, or it nests
- * deeper than depth. Calls itself once a level, so depth bounds the stack. */
+ * deeper than depth. Calls itself once a level, so depth bounds the stack: without it a body of
+ * 256 KB of `[` would use up a worker's. */
 static bool json_skip_value(struct json_reader *r, int depth)
 {
     json_skip_space(r);
@@ -1983,8 +2022,8 @@ static bool json_take_value(struct json_reader *r, int depth, struct json_value 
 }
 
 /* Reads a text that must be one JSON value in valid UTF-8 and nothing else but blanks; arrays and
- * objects nest at most max_depth deep (`[]` is 1). False if it is not, with *out as it was. What is
- * accepted here may be given to the functions below; they do not check again. */
+ * objects nest at most max_depth deep (`[]` is 1). False if it is not, with *out as it was. What
+ * is accepted here may be given to the functions below; they do not check again. */
 static bool json_parse(struct span text, int max_depth, struct json_value *out)
 {
     if (!text.len || !utf8_valid(text)) return false;
@@ -2006,7 +2045,7 @@ static size_t json_take_bytes(struct json_reader *r, char out[4])
     return 1;
 }
 
-/* Whether the value is a string that stands for exactly these bytes. */
+/* True if the value is a string that stands for exactly these bytes, however it is escaped. */
 static bool json_equals(struct json_value value, struct span text)
 {
     if (value.kind != JSON_STRING) return false;
@@ -2021,14 +2060,14 @@ static bool json_equals(struct json_value value, struct span text)
     return n == text.len;
 }
 
-/* Whether the value is a string that says text. */
 static bool json_is(struct json_value value, const char *text)
 {
     return json_equals(value, (struct span){text, strlen(text)});
 }
 
-/* The member of that name, the last one if there are several; names are compared decoded. False,
- * with *out as it was, if there is none or the value is no object. */
+/* The member of that name, the last one if there are several, as JavaScript's own reader has it;
+ * names are compared decoded. False, with *out as it was, if there is none or the value is no
+ * object. Walks through the whole object each time. */
 static bool json_member(struct json_value object, const char *name, struct json_value *out)
 {
     if (object.kind != JSON_OBJECT) return false;
@@ -2170,20 +2209,18 @@ static void json_open(struct buffer *b, const char *name, char bracket)
     buffer_add(b, &bracket, 1);
 }
 
-/* Closes it. */
 static void json_close(struct buffer *b, char bracket)
 {
     buffer_add(b, &bracket, 1);
 }
 
-/* A string of any bytes. */
+/* A string of any bytes, as ids are. */
 static void json_span(struct buffer *b, const char *name, struct span value)
 {
     json_key(b, name);
     json_write_string(b, value);
 }
 
-/* A string. */
 static void json_text(struct buffer *b, const char *name, const char *value)
 {
     json_span(b, name, (struct span){value, strlen(value)});
@@ -2252,7 +2289,8 @@ static void json_time(struct buffer *b, const char *name, int64_t wall_ms, bool 
     b->len += len + 2;
 }
 
-/* Names one user more, once, unless there are enough. Returns whether there are. */
+/* Names one user more, once, unless there are enough. Returns true when there are: then the rest
+ * need not be looked at. */
 static bool named_add(struct named *named, struct span id)
 {
     for (size_t i = 0; i < named->count; i++)
@@ -9288,8 +9326,13 @@ static void watcher_free(struct watcher *watcher)
 }
 
 /* ==== 26. WebSocket codec =====================================================================
- * RFC 6455, the server's side: bytes to frames to messages, and back. No I/O. A frame that is whole
- * in the input is handed out from the input; only what is half received takes memory. */
+ * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
+ *
+ * A frame that is whole in the input is handed out from the input, unmasked in place; only what is
+ * half received takes memory, in a ws_partial of its own, so a connection that is idle costs none.
+ * Every byte is judged as soon as it is there and in its order, so that what a client is told does
+ * not depend on how the network cut its bytes, and nobody can make us keep what is wrong
+ * already. */
 
 enum {
     WS_OP_CONTINUE = 0,
@@ -9319,6 +9362,7 @@ enum { WS_CONTROL_MAX = 125, WS_REASON_MAX = 123 };
     X(CLOSE_UTF8, CLOSE_BAD_UTF8, "the close reason is not UTF-8")                                 \
     X(TEXT_UTF8, CLOSE_BAD_UTF8, "a text message is not UTF-8")
 #define X(name, code, text) WS_FAULT_##name,
+/* Each fault is a row of WS_FAULT_TABLE; 0 is none. */
 enum ws_fault { WS_FAULT_TABLE(X) };
 #undef X
 static const struct ws_fault_row {
@@ -9332,12 +9376,13 @@ static const struct ws_fault_row {
 
 enum ws_kind { WS_MORE, WS_TEXT, WS_BINARY, WS_PING, WS_PONG, WS_CLOSE, WS_FAIL };
 
+/* What a client may make us keep. */
 struct ws_limits {
     size_t max_message; /* bytes of a message, over all its frames */
     int max_fragments;  /* frames of a message */
 };
 
-/* What ws_decode found. */
+/* What ws_decode found. The data is in the input or in the partial: good until the next call. */
 struct ws_event {
     enum ws_kind kind;
     uint16_t code;      /* WS_CLOSE: the peer's, or 1005; WS_FAIL: the one to send */
@@ -9354,7 +9399,8 @@ struct ws_head {
     bool stored; /* its payload went into the partial's message */
 };
 
-/* What is half received. Kept on the heap, only while there is something to keep. */
+/* What is half received: a head, the payload of a frame, or the frames of a message before its
+ * last. Kept on the heap, only while there is something to keep. */
 struct ws_partial {
     struct buffer message;         /* the data so far, unmasked */
     size_t checked;                /* bytes of it that are whole code points, of a text */
@@ -9367,7 +9413,6 @@ struct ws_partial {
     uint8_t bytes[WS_CONTROL_MAX]; /* that head, or the payload of a control frame */
 };
 
-/* Unread input. */
 struct ws_input {
     uint8_t *at;
     size_t left;
@@ -9388,21 +9433,24 @@ static struct ws_partial *ws_partial_get(struct ws_partial **kept)
     return *kept;
 }
 
-/* Frees what is kept if all of it was handed out. */
+/* Frees what is kept if all of it was handed out. At the begin of a call: the event of the one
+ * before may have pointed into it. */
 static void ws_partial_settle(struct ws_partial **kept)
 {
     struct ws_partial *p = *kept;
     if (p && !p->have && !p->in_payload && !p->opcode) ws_partial_free(kept);
 }
 
-/* Whether a peer may send the close code (RFC 6455 section 7.4 and the IANA registry). */
+/* True if a peer may send the close code (RFC 6455 section 7.4 and the IANA registry): 1004 to
+ * 1006 and 1015 stand for what no frame says. */
 static bool ws_close_code_valid(unsigned code)
 {
     if (code >= 1000 && code <= 1014) return code < 1004 || code > 1006;
     return code >= 3000 && code <= 4999;
 }
 
-/* Unmasks in place (RFC 6455 section 5.3) len bytes that begin phase bytes into the payload. */
+/* Unmasks in place (RFC 6455 section 5.3) len bytes that begin phase bytes into the payload: by
+ * words of 8, with the key turned to the phase. */
 static void ws_unmask(uint8_t *at, size_t len, const uint8_t mask[4], size_t phase)
 {
     uint8_t key[8];
@@ -9433,7 +9481,9 @@ static uint64_t ws_head_length(const uint8_t *in)
     return length == 127 ? get_be64(in + 2) : (uint64_t)length;
 }
 
-/* What is wrong with the first byte of a head (RFC 6455 sections 5.2, 5.4, 5.5). */
+/* What is wrong with the first byte of a head (RFC 6455 sections 5.2, 5.4, 5.5): of its bits, its
+ * opcode, and whether it may stand behind the frames before it. The number of frames is bounded
+ * since each costs work, while an empty one costs its sender next to nothing. */
 static enum ws_fault ws_fault_first(const struct ws_partial *p, const struct ws_limits *limits,
                                     uint8_t first)
 {
@@ -9457,7 +9507,8 @@ static enum ws_fault ws_fault_second(uint8_t first, uint8_t second)
     return opcode == WS_OP_CLOSE && length == 1 ? WS_FAULT_CLOSE_LENGTH : WS_FAULT_NONE;
 }
 
-/* What is wrong with the length in a head (RFC 6455 section 5.2, and --max-message). */
+/* What is wrong with the length in a head (RFC 6455 section 5.2, and --max-message). The sum with
+ * the frames before is compared by a subtraction: a length of 63 bits must not overflow it. */
 static enum ws_fault ws_fault_length(const struct ws_partial *p, const struct ws_limits *limits,
                                      const uint8_t *in)
 {
@@ -9483,7 +9534,7 @@ static enum ws_fault ws_fault_head(const struct ws_partial *p, const struct ws_l
 }
 
 /* Moves the head from the input to what is kept, byte by byte, until it is whole or faulty. False
- * if the input ended before. */
+ * if the input ended before. Heads are cut only where a segment ends, so this need not be fast. */
 static bool ws_gather_head(struct ws_partial *p, const struct ws_limits *limits,
                            struct ws_input *input, enum ws_fault *fault)
 {
@@ -9527,7 +9578,7 @@ static bool ws_take_head(struct ws_partial **kept, const struct ws_limits *limit
 }
 
 /* Looks at what came of a text message that is not complete. A fault in it is found at once: who
- * sent it need not send the rest. */
+ * sent it need not send the rest, and cannot hold the connection with it. */
 static enum ws_fault ws_check_text(struct ws_partial *p)
 {
     size_t whole;
@@ -9611,12 +9662,14 @@ static enum ws_fault ws_finish_frame(struct ws_partial **kept, const struct ws_h
     return WS_FAULT_NONE;
 }
 
-/* Decodes the next event from len bytes that a client sent (RFC 6455 sections 5 to 8), unmasks them
- * in place, and says in *used how many it took. To be called again with the rest, if only with
- * nothing, until it says WS_MORE: then all is taken, and *kept is NULL unless something is half
- * received. The events do not depend on how the stream was cut. Memory grows with bytes received,
- * never with a length announced. WS_FAIL frees *kept; after it and after WS_CLOSE there is no
- * further call, and the owner frees *kept with ws_partial_free. */
+/* Decodes the next event from len bytes that a client sent (RFC 6455 sections 5 to 8), unmasks
+ * them in place, and says in *used how many it took. To be called again with the rest, if only
+ * with nothing, until it says WS_MORE: then all is taken, and *kept is NULL unless something is
+ * half received. One event a call, so that the caller may stop between two messages when its turn
+ * is over.
+ *
+ * Memory grows with bytes received, never with a length announced. WS_FAIL frees *kept; after it
+ * and after WS_CLOSE there is no further call, and the owner frees *kept with ws_partial_free. */
 static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limits *limits,
                                  uint8_t *in, size_t len, size_t *used)
 {
@@ -9658,7 +9711,7 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     return 10;
 }
 
-/* Appends a whole frame. */
+/* Appends a whole frame (RFC 6455 section 5.2); a server's are not masked. */
 static void ws_encode(struct buffer *b, int opcode, struct span payload)
 {
     uint8_t head[10];
@@ -9680,8 +9733,13 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
 }
 
 /* ==== 27. HTTP messages =======================================================================
- * Pure parts of HTTP/1.1 (RFC 9110, RFC 9112) that CivetWeb leaves to us: where a request ends,
- * before anybody parses it, and the text of an answer. */
+ * The parts of HTTP/1.1 (RFC 9110, RFC 9112) that are ours: where a request ends, before anybody
+ * parses it, and the text of an answer. Pure but for the date.
+ *
+ * CivetWeb parses requests, but the listener has to know where one ends without blocking a worker,
+ * and two readers of the same bytes are how requests are smuggled. So whatever the two could see
+ * differently is refused or made plain here: CivetWeb is given one request, without transfer
+ * codings, with every header line looked at. */
 
 /* What the head of a request says about its own length, read before CivetWeb sees it. */
 struct http_frame {
@@ -9694,8 +9752,9 @@ struct http_frame {
     enum error error;           /* what to refuse it with, or ERROR_NONE */
 };
 
-/* Finds the empty line that ends a head, having looked at `scanned` bytes before; 0 when it is not
- * there yet. Exactly what CivetWeb takes for one: two CR LF, or two bare LF. */
+/* Finds the empty line that ends a head, having looked at `scanned` bytes before, so that a head
+ * that comes a byte at a time is not read anew for each; 0 when it is not there yet. Exactly what
+ * CivetWeb takes for one: two CR LF, or two bare LF. */
 static size_t http_head_end(const char *at, size_t len, size_t scanned)
 {
     const char *p = at + (scanned > 3 ? scanned - 3 : 0), *end = at + len;
@@ -9721,7 +9780,8 @@ static bool http_line_value(struct span line, const char *name, struct span *val
     return true;
 }
 
-/* Reads a Content-Length; -1 when it is not digits only. */
+/* Reads a Content-Length; -1 when it is not digits only: `+5`, `5,5` and the empty one are read in
+ * different ways by others. */
 static int64_t http_length(struct span text)
 {
     int64_t n = 0;
@@ -9733,15 +9793,16 @@ static int64_t http_length(struct span text)
     return n;
 }
 
-/* Whether a byte may stand in a token (RFC 9110 section 5.6.2). */
+/* True if a byte may stand in a token (RFC 9110 section 5.6.2). */
 static bool http_is_token(char byte)
 {
     unsigned char c = (unsigned char)byte;
     return c < 0x7f && (isalnum(c) || (c && strchr("!#$%&'*+-.^_`|~", c)));
 }
 
-/* Whether a line begins with a field name and its colon: a token, nothing between (RFC 9112 section
- * 5.1). Also false for the obsolete folding of lines (section 5.2). */
+/* True if a line begins with a field name and its colon: a token, nothing between (RFC 9112
+ * section 5.1). Also false for the obsolete folding of lines (section 5.2), which proxies join and
+ * others cut. */
 static bool http_line_named(struct span line)
 {
     size_t n = 0;
@@ -9764,7 +9825,8 @@ static enum error http_coding(struct span value)
                                                             : ERROR_INVALID_REQUEST;
 }
 
-/* What was seen of the header lines that say how long a body is. */
+/* Which of the header lines that say how long a body is were seen: there may be one of them in
+ * all. */
 struct http_lengths {
     bool content, coding;
 };
@@ -9796,10 +9858,10 @@ static void http_frame_line(struct http_frame *frame, char *at, size_t len, size
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path it
- * is the root's. False for a target that is none: no host, or a user's name before it, which would
- * make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left alone,
- * and refused behind CivetWeb. */
+ * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path
+ * it is the root's. False for a target that is none: no host, or a user's name before it, which
+ * would make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left
+ * alone, and refused behind CivetWeb. */
 static bool http_take_authority(struct http_frame *frame, char *at, size_t line)
 {
     char *target = memchr(at, ' ', line), *end = at + line, host[ORIGIN_MAX];
@@ -9883,7 +9945,8 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     return frame;
 }
 
-/* What is read next of a body in chunks. */
+/* What is read next of a body in chunks (RFC 9112 section 7.1). One byte at a time, since it may
+ * be cut anywhere; only data is taken in runs. */
 enum chunk_state {
     CHUNK_SIZE,       /* a digit of a chunk's size, or what may stand behind it */
     CHUNK_BLANK,      /* blanks before a `;` */
@@ -9907,7 +9970,7 @@ enum chunk_state {
     CHUNK_DONE,
 };
 
-/* How far a body in chunks was read (RFC 9112 section 7.1). Zeroed is its beginning. */
+/* How far a body in chunks was read. Zeroed is its beginning. */
 struct http_chunks {
     uint8_t state;  /* enum chunk_state */
     uint8_t digits; /* of the size that is being read */
@@ -9918,7 +9981,8 @@ struct http_chunks {
 
 enum { CHUNK_DIGITS_MAX = 16 /* of a size: what 64 bits hold */ };
 
-/* Whether a byte may stand in an extension or the value of a header. */
+/* True if a byte may stand in a quoted string or the value of a header: no control character but a
+ * tab. */
 static bool http_is_text(char byte)
 {
     unsigned char c = (unsigned char)byte;
@@ -9926,7 +9990,8 @@ static bool http_is_text(char byte)
 }
 
 /* Reads one byte of a chunk's size; every line ends in CR LF and nothing else, since others who
- * read the same bytes may see an end where we see none. */
+ * read the same bytes may see an end where we see none. A size beyond the body's bound is refused
+ * before a byte of it has come. */
 static enum error http_chunk_size(struct http_chunks *chunks, char byte, size_t max_body)
 {
     int digit = hex_value(byte);
@@ -9989,7 +10054,8 @@ static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
     return next == CHUNK_DONE ? ERROR_INVALID_REQUEST : ERROR_NONE;
 }
 
-/* Reads one byte of what is no data. */
+/* Reads one byte of what is no data. Trailers (RFC 9112 section 7.1.2) have to look like header
+ * lines, and are thrown away: what they say came too late to be looked at. */
 static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t max_body)
 {
     switch ((enum chunk_state)chunks->state) {
@@ -10027,10 +10093,10 @@ static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t 
     return ERROR_INVALID_REQUEST;
 }
 
-/* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The data
- * is moved together, the rest thrown away: afterwards *len is what there is of the body, and once
- * it is DONE also what was sent behind it. It may be cut anywhere. Extensions and trailers may have
- * max_beside bytes in all. */
+/* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The
+ * data is moved together, the rest thrown away: afterwards *len is what there is of the body, and
+ * once it is DONE also what was sent behind it. Extensions and trailers may have max_beside bytes
+ * in all: without a bound a client could send them for ever, and no body would grow. */
 static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t *len,
                                    size_t max_body, size_t max_beside)
 {
@@ -10072,14 +10138,14 @@ static struct span http_target(const char *at, size_t len)
     return (struct span){target, (size_t)(end - target)};
 }
 
-/* Whether a span begins with a text. */
 static bool span_begins(struct span span, const char *text)
 {
     size_t n = strlen(text);
     return span.len >= n && !memcmp(span.at, text, n);
 }
 
-/* Whether a request, whole and in order, is one of those. */
+/* True if a request, whole and in order, is one of HTTP_COSTLY: it waits in a lane of its own, so
+ * that lists cannot hold all workers. */
 static bool http_is_costly(const char *at, size_t len)
 {
     struct span target = http_target(at, len);
@@ -10088,8 +10154,9 @@ static bool http_is_costly(const char *at, size_t len)
     return false;
 }
 
-/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no whole
- * line has it, more than one has, or it does not fit. */
+/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no
+ * whole line has it, more than one has, or it does not fit. For what is said of a request that
+ * nobody could parse. */
 static bool http_find_header(const char *at, size_t len, const char *name, char *out, size_t size)
 {
     int found = 0;
@@ -10140,7 +10207,7 @@ static const char *http_phrase(int status)
     return "Unknown";
 }
 
-/* An answer being made; the one who made it frees body. */
+/* An answer being made [worker]. Who made it frees body, location, texts and named. */
 struct http_response {
     int status;
     const char *type; /* of the body; NULL: no body and no length, as 204 wants it */
@@ -10164,7 +10231,8 @@ struct http_response {
 
 static const char JSON_TYPE[] = "application/json";
 
-/* Adds a header line. Values come from tables, never from a client. */
+/* Adds a header line. Values come from tables and from what was checked, never from a client as it
+ * is: no CR LF can be in them. One that does not fit is a fault of the program. */
 __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_response *response,
                                                                   const char *format, ...)
 {
@@ -10204,7 +10272,9 @@ enum {
     HTTP_BODY_MOVED = 16384, /* a body of so many bytes is not copied behind the head */
 };
 
-/* Appends the head of an answer (RFC 9112 sections 4 and 5). */
+/* Appends the head of an answer (RFC 9112 sections 4 and 5). What a page may do with it is said in
+ * each of them: nosniff, no-store where nothing else is said, and CORS only for an origin of
+ * --allow-origin. */
 static void http_write_head(struct buffer *out, const struct http_response *response, size_t body,
                             bool keep_alive)
 {
