@@ -1091,8 +1091,7 @@ static size_t utf8_put(uint32_t c, char out[4])
 }
 
 /* How many of the bytes at the front are surely ASCII: whole words of 8, tested at once. Most of
- * what clients send is, and a step at a time over 4 KB of it cost more than the rest of a
- * message. */
+ * what clients send is, and 4 KB of it are 512 tests this way. */
 static size_t utf8_skip_ascii(const char *at, size_t len)
 {
     size_t n = 0;
@@ -2250,8 +2249,8 @@ static void json_text_or_null(struct buffer *b, const char *name, const char *va
     else json_null(b, name);
 }
 
-/* A whole number that is not negative. Written by hand: printf costs as much as a user's whole view
- * otherwise. */
+/* A whole number that is not negative. Written by hand: musl's snprintf takes some ten times as
+ * long, and a view has a number and is written for each change that is told. */
 static void json_uint(struct buffer *b, const char *name, uint64_t value)
 {
     char digits[20]; /* of UINT64_MAX */
@@ -10207,7 +10206,8 @@ static const char *http_phrase(int status)
     return "Unknown";
 }
 
-/* An answer being made [worker]. Who made it frees body, location, texts and named. */
+/* An answer being made, by a worker or the listener. Who made it frees body, location, texts and
+ * named. */
 struct http_response {
     int status;
     const char *type; /* of the body; NULL: no body and no length, as 204 wants it */
@@ -11774,12 +11774,14 @@ static void transport_close(struct transport *transport)
 }
 
 /* ==== 32. Webhooks: the receiver ==============================================================
- * Tells a program of the operator's what the outbox holds, batch by batch: POSTs, signed, in
- * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
- * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
- * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
- * looked at before every wait and, since who sends without end is never waited for, whenever bytes
- * are taken from the socket. */
+ * One request to the operator's program (--webhook-url), from the look-up of its name to the last
+ * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
+ * which nobody waits.
+ *
+ * A request has one absolute deadline. It is looked at before every wait and, since who sends
+ * without end is never waited for, whenever bytes are taken from the socket: neither a receiver
+ * that drips nor one that floods can hold the thread. What went wrong becomes a text for the log
+ * and /admin/stats; what follows from it is Webhooks: delivery's. */
 
 enum {
     WEBHOOK_URL_MAX = 2048,
@@ -11797,7 +11799,7 @@ enum {
     WEBHOOK_GONE = 410,       /* this answer says: never again */
 };
 
-/* A URL to post to (RFC 3986, RFC 9110 section 4.2). */
+/* A URL to post to (RFC 3986, RFC 9110 section 4.2), taken apart once at the start. */
 struct webhook_url {
     bool secure;     /* https */
     bool is_address; /* the host is an IP address */
@@ -11809,7 +11811,7 @@ struct webhook_url {
 };
 
 /* Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or has a
- * fragment or a character that a URL cannot have. */
+ * fragment or a character that a URL cannot have: the target is written into a request as it is. */
 static bool webhook_url_parse(const char *text, struct webhook_url *out)
 {
     static const char http[] = "http://", https[] = "https://";
@@ -11841,7 +11843,8 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
 }
 
 /* The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 over
- * SECONDS, a dot and the body. Returns out. */
+ * SECONDS, a dot and the body. The second is signed too, so that a receiver can refuse what
+ * somebody recorded and sends again. Returns out. */
 static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
                                 char out[WEBHOOK_SIGNATURE])
 {
@@ -11857,7 +11860,8 @@ static const char *webhook_sign(struct span secret, int64_t seconds, struct span
 }
 
 /* How long to wait after so many failures in a row, ms: 1, 2, 4 ... 300 s, and up to 10 % more,
- * which a random number decides. */
+ * which a random number decides: several servers must not knock together at a receiver that comes
+ * back. */
 static int64_t webhook_backoff(unsigned failures, uint16_t random)
 {
     int64_t wait = WEBHOOK_LAST_MS;
@@ -11874,7 +11878,8 @@ struct response_head {
 };
 
 /* Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not all there
- * yet; -1 when what stands there is none, or too long. */
+ * yet; -1 when what stands there is none, or too long. Of a Content-Length that is no number
+ * nothing is believed. */
 static int response_head_read(const char *at, size_t len, struct response_head *out)
 {
     static const char version[] = "HTTP/1.";
@@ -11898,12 +11903,12 @@ static int response_head_read(const char *at, size_t len, struct response_head *
     return 1;
 }
 
-/* How a delivery went. */
+/* How a delivery went; what stands behind FAILED ends the thread. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
-/* A name being looked up, in a thread of its own: the resolver knows no deadline. Who asked may
- * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
- * one under way. */
+/* A name being looked up, in a thread of its own: getaddrinfo knows no deadline, and may hang for
+ * minutes on a dead resolver. Who asked may stop waiting; the last owner frees it. There is at
+ * most one, since who asks again waits for the one under way. */
 struct webhook_lookup {
     _Atomic int owners; /* who asked, and the thread */
     int ready;          /* eventfd: readable once it is done */
@@ -11933,14 +11938,15 @@ struct webhook {
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
-/* What a request by https has more. */
+/* What a request by https has more. Made for each: there is one request a batch, and no session to
+ * resume. */
 struct webhook_tls {
     mbedtls_ssl_context ssl;
     mbedtls_ssl_config config;
     mbedtls_x509_crt roots;
 };
 
-/* One request on its way. */
+/* One request on its way. [webhook] */
 struct webhook_conn {
     struct webhook *hook;
     int fd;
@@ -11951,21 +11957,21 @@ struct webhook_conn {
     char *why;                /* what went wrong: WEBHOOK_WHY bytes */
 };
 
-/* Whether the thread is to end. */
+/* [any] True once the thread is to end. */
 static bool webhook_stopping(const struct webhook *hook)
 {
     return atomic_load(&hook->stop_by);
 }
 
-/* Wakes the thread; any thread. */
+/* [any] Wakes the thread: it looks at the outbox, or at stop_by. */
 static void webhook_wake(struct webhook *hook)
 {
     uint64_t one = 1;
     if (write(hook->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
-/* Says what went wrong, as printf does, unless something before it did; false, for the caller to
- * return. */
+/* Says what went wrong, as printf does, unless something before it did: the first reason is the
+ * one that explains the others. False, for the caller to return. */
 __attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const char *format, ...)
 {
     if (*why) return false;
@@ -11976,8 +11982,9 @@ __attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const 
     return false;
 }
 
-/* Waits until a descriptor (-1: none) is ready for these events, somebody wakes the thread, or
- * that moment has come. Whether the descriptor is ready. */
+/* [webhook] Waits until a descriptor (-1: none) is ready for these events, somebody wakes the
+ * thread, or that moment has come. True if the descriptor is ready. Waits an hour at most, so that
+ * the difference always fits an int; callers loop. */
 static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t until)
 {
     struct pollfd waits[2] = {{.fd = hook->wake, .events = POLLIN}, {.fd = fd, .events = events}};
@@ -11989,14 +11996,14 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     return n > 0 && waits[1].revents;
 }
 
-/* The moment at which a line's time is up: its own, or that of a stop. */
+/* [webhook] The moment at which a request's time is up: its own, or that of a stop. */
 static int64_t webhook_conn_end(const struct webhook_conn *conn)
 {
     int64_t stop_by = atomic_load(&conn->hook->stop_by);
     return stop_by && stop_by < conn->deadline ? stop_by : conn->deadline;
 }
 
-/* Waits for a line's socket, or another descriptor; false when its time is up. */
+/* [webhook] Waits for a request's socket, or another descriptor; false when its time is up. */
 static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
 {
     for (;;) {
@@ -12007,7 +12014,8 @@ static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
 }
 
 /* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
- * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
+ * Mbed TLS too, moves bytes: here each ends with the request's time, also if it never has to
+ * wait. */
 static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int wait)
 {
     if (n > 0 && clock_mono_ms() >= webhook_conn_end(conn)) return MBEDTLS_ERR_SSL_TIMEOUT;
@@ -12016,7 +12024,7 @@ static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int w
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
 }
 
-/* Sends bytes as far as the socket takes them. */
+/* Mbed TLS's f_send: sends bytes as far as the socket takes them. */
 static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
 {
     const struct webhook_conn *conn = context;
@@ -12024,14 +12032,15 @@ static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
     return webhook_conn_result(conn, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
-/* Receives what is there. */
+/* Mbed TLS's f_recv: receives what is there. */
 static int webhook_conn_receive(void *context, unsigned char *out, size_t size)
 {
     const struct webhook_conn *conn = context;
     return webhook_conn_result(conn, recv(conn->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
-/* After a call that returned a negative code: waits for what it wants. False if it is an error. */
+/* [webhook] After a call that returned a negative code: waits for what it wants. False if it is an
+ * error, or the time is up. */
 static bool webhook_conn_again(struct webhook_conn *conn, int code)
 {
     if (code == MBEDTLS_ERR_SSL_WANT_READ) return webhook_conn_wait(conn, conn->fd, POLLIN);
@@ -12045,7 +12054,7 @@ static bool webhook_conn_again(struct webhook_conn *conn, int code)
     return webhook_fail(conn->why, "%s", text);
 }
 
-/* Writes all bytes. */
+/* [webhook] Writes all bytes; false, with the reason said, if it cannot. */
 static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
 {
     while (text.len) {
@@ -12060,7 +12069,9 @@ static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
     return true;
 }
 
-/* Reads what comes next: how many bytes, 0 at the end, -1 when it failed. */
+/* [webhook] Reads what comes next: how many bytes, 0 at the end, -1 when it failed. An end without
+ * close_notify is an end too: only the head of the answer counts, and that is whole or the request
+ * has failed. */
 static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t size)
 {
     for (;;) {
@@ -12073,7 +12084,8 @@ static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t si
     }
 }
 
-/* Connects to the first of the addresses that answers; each gets its share of the time. */
+/* [webhook] Connects to the first of the addresses that answers; each gets its share of the time,
+ * so that a dead IPv6 address before a good IPv4 one does not use it up. */
 static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinfo *addresses)
 {
     int64_t deadline = conn->deadline;
@@ -12098,7 +12110,7 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
 }
 
-/* One owner less of a look-up. */
+/* [webhook, resolver] One owner less of a look-up; the last one frees it. NULL is fine. */
 static void lookup_drop(struct webhook_lookup *lookup)
 {
     if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
@@ -12107,7 +12119,8 @@ static void lookup_drop(struct webhook_lookup *lookup)
     free(lookup);
 }
 
-/* The thread of a look-up. */
+/* [resolver] The thread of a look-up. `done` is stored behind what it tells of: sequentially
+ * consistent, so who sees it sees that. */
 static void *lookup_run(void *argument)
 {
     struct webhook_lookup *lookup = argument;
@@ -12122,7 +12135,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* Begins to look a name up; NULL with errno if the machine has no descriptor or thread for it. */
+/* [webhook] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
+ * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
+ * it. */
 static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
 {
     struct webhook_lookup *lookup = mem_new(sizeof *lookup);
@@ -12146,8 +12161,9 @@ static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
     return NULL;
 }
 
-/* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
- * webhook's; NULL when there are none. */
+/* [webhook] Finds the addresses of the host, within the request's time. They are in the look-up,
+ * which is the webhook's; NULL when there are none. A look-up that was given up is taken up again;
+ * one that ended meanwhile is old, and made anew: names move. */
 static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
 {
     struct webhook *hook = conn->hook;
@@ -12173,7 +12189,7 @@ static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
     return NULL;
 }
 
-/* Finds the host and connects to it. */
+/* [webhook] Finds the host and connects to it. */
 static bool webhook_conn_open(struct webhook_conn *conn)
 {
     const struct webhook_url *url = &conn->hook->url;
@@ -12192,7 +12208,8 @@ static bool webhook_conn_open(struct webhook_conn *conn)
     return good;
 }
 
-/* Whether a certificate is for this IP address, by its subjectAltName. */
+/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
+ * 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -12208,8 +12225,8 @@ static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
     return false;
 }
 
-/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is an
- * address there is none to send or compare (RFC 6066 section 3), so that is done here. */
+/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
+ * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
 static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
 {
     const struct webhook_url *url = context;
@@ -12218,7 +12235,9 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
     return 0;
 }
 
-/* Reads whom to trust; false with the reason in why. What Mbed TLS does not know is passed over. */
+/* Reads whom to trust, anew for each request: an updated file counts without a restart. False with
+ * the reason in why. What Mbed TLS does not know in the file is passed over, as in every system's
+ * list there are kinds of keys it has not. */
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
     static const char option[] = "webhook-ca-file";
@@ -12235,7 +12254,8 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
     return webhook_fail(why, "%s", err);
 }
 
-/* Prepares a context for a line; 0, or what Mbed TLS says against it. */
+/* Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS 1.2, the
+ * certificate is verified and cannot be told not to be. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
     static const uint16_t old_signatures[] = {
@@ -12267,8 +12287,8 @@ static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
     return error;
 }
 
-/* Shakes hands, and is sure of whom it talks to. The rest of the line is TLS after it; *tls is to
- * be freed in any case. */
+/* [webhook] Shakes hands, and is sure of whom it talks to. The rest of the request is TLS after
+ * it; *tls is to be freed in any case. */
 static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
 {
     char text[128];
@@ -12296,7 +12316,7 @@ static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *t
     return true;
 }
 
-/* Frees what webhook_conn_secure made. */
+/* Frees what webhook_conn_secure made, also where it failed half way. */
 static void webhook_tls_free(struct webhook_tls *tls)
 {
     mbedtls_ssl_free(&tls->ssl);
@@ -12304,9 +12324,10 @@ static void webhook_tls_free(struct webhook_tls *tls)
     mbedtls_x509_crt_free(&tls->roots);
 }
 
-/* Opens a line, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of RSA-PSS,
- * which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at once, for TLS
- * 1.2 without them, and so from now on until that fails. *tls is to be freed if it is true. */
+/* [webhook] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of
+ * RSA-PSS, which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at
+ * once, for TLS 1.2 without them, and so from now on until that fails. *tls is to be freed if it
+ * is true. */
 static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tls)
 {
     struct webhook *hook = conn->hook;
@@ -12322,7 +12343,8 @@ static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tl
     }
 }
 
-/* Reads the head of the answer into a buffer, passing over interim ones; false without one. */
+/* [webhook] Reads the head of the answer into a buffer, passing over interim ones (RFC 9110
+ * section 15.2); false without one. */
 static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
                                    struct response_head *head)
 {
@@ -12343,8 +12365,9 @@ static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
     }
 }
 
-/* Reads the body and throws it away, so that the other side can write it: as far as it is known to
- * go, for a second, and not more than WEBHOOK_BODY_MAX. How it goes does not matter. */
+/* [webhook] Reads the body and throws it away, so that the other side can write it and does not
+ * see a reset: as far as it is known to go, for a second, and not more than WEBHOOK_BODY_MAX. How
+ * it goes does not matter: the status has been said. */
 static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffer *in,
                                    const struct response_head *head)
 {
@@ -12358,7 +12381,9 @@ static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffe
         if ((n = webhook_conn_read(conn, bytes, sizeof bytes)) < 0) return;
 }
 
-/* Sends a request and reads the status of the answer; 0 when there is none. */
+/* [webhook] Sends a request and reads the status of the answer; 0 when there is none, with the
+ * reason said. Connection: close: there may be hours between two, and a kept connection would be
+ * stale. */
 static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 {
     struct response_head head = {0};
@@ -12379,10 +12404,17 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 }
 
 /* ==== 33. Webhooks: delivery ==================================================================
- * The thread that takes batches from the outbox and posts them until they are taken. */
+ * The thread that takes batches from the outbox and posts them until they are taken: in order,
+ * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
+ * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
+ * remove it.
+ *
+ * So a batch comes at least once: a server that dies between the answer and that transaction posts
+ * it again, under the same X-Presence-Delivery and with the same text. */
 
-/* The position of the first change of a batch, which names the delivery: the same for every attempt,
- * so that the receiver knows a batch that it has taken already. "" if the store's text is damaged. */
+/* The position of the first change of a batch, which names the delivery: the same for every
+ * attempt, so that the receiver knows a batch that it has taken already. "" if the store's text is
+ * damaged. */
 static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
 {
     struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
@@ -12393,7 +12425,8 @@ static const char *outbox_batch_position(const struct outbox_batch *batch, char 
     return out;
 }
 
-/* Makes the request that delivers a batch. */
+/* [webhook] Makes the request that delivers a batch: the time and the signature are of this
+ * attempt, the events are the store's text. */
 static void webhook_write(struct webhook *hook, const struct outbox_batch *batch,
                           struct buffer *out)
 {
@@ -12421,7 +12454,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     buffer_free(&body);
 }
 
-/* Delivers a batch, or says why not. */
+/* [webhook] Delivers a batch, or says why not. */
 static enum webhook_result webhook_post(struct webhook *hook, const struct outbox_batch *batch,
                                         char why[WEBHOOK_WHY])
 {
@@ -12438,7 +12471,8 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct outbo
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
 
-/* Says that a batch is done with, and has it removed. */
+/* [webhook] Says that a batch is done with, delivered or given up, and wakes the hub to have it
+ * removed. */
 static void webhook_finish(struct webhook *hook, const struct outbox_batch *batch,
                            _Atomic uint64_t *counter)
 {
@@ -12447,7 +12481,7 @@ static void webhook_finish(struct webhook *hook, const struct outbox_batch *batc
     loop_wake(hook->hub);
 }
 
-/* Notes a request that went well, and says so if the one before did not. */
+/* [webhook] Remembers a request that went well, and logs it if the one before did not. */
 static void webhook_record_success(struct webhook *hook, int64_t failing_since)
 {
     if (failing_since)
@@ -12459,7 +12493,8 @@ static void webhook_record_success(struct webhook *hook, int64_t failing_since)
     pthread_mutex_unlock(&hook->lock);
 }
 
-/* Notes a request that failed, and says so if the one before did not. */
+/* [webhook] Remembers a request that failed, and logs it if the one before did not: a receiver
+ * that is down for a day is two lines, not a thousand. */
 static void webhook_record_failure(struct webhook *hook, bool first, bool gone, const char *why)
 {
     count_one(&hook->counters->webhook_failures);
@@ -12478,8 +12513,9 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
     pthread_mutex_unlock(&hook->lock);
 }
 
-/* Waits for the next batch and takes it once it is final; false when the thread is to end. The
- * batch is the caller's to free, and spared until the caller says so. */
+/* [webhook] Waits for the next batch and takes it once it is final; false when the thread is to
+ * end. The batch is the caller's to free, and pinned in the store until the caller says so:
+ * otherwise it could be given up for want of room while it is delivered, and counted as both. */
 static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
 {
     while (!webhook_stopping(hook)) {
@@ -12495,7 +12531,8 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
     return false;
 }
 
-/* Waits after so many failures in a row, or until the thread is to end. */
+/* [webhook] Waits after so many failures in a row, or until the thread is to end. The outbox's
+ * clock runs meanwhile: this is time in which delivery was tried. */
 static void webhook_back_off(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
@@ -12505,7 +12542,11 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers batch after batch until it is told to stop, or was told to go away. */
+/* [webhook] The thread: delivers batch after batch until it is told to stop, or was answered 410.
+ *
+ * A batch is given up when it was tried in vain for --webhook-give-up, measured by the outbox's
+ * clock, which runs only while the receiver fails: neither a server that was off for a week nor a
+ * queue that is long makes changes old. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -12543,8 +12584,8 @@ static void *webhook_run(void *argument)
     return NULL;
 }
 
-/* Reads the secret, and has it used from now on; wait as secret_read has it. False with one line in
- * why and the old one in use. */
+/* [main] Reads the secret, and has it used from the next request on; wait as secret_read has it.
+ * False with one line in err and the old one in use. */
 static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
 {
     const char *path = hook->options->webhook_secret_file;
@@ -12566,14 +12607,15 @@ static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
     return good;
 }
 
-/* Whether there is somebody to tell. */
+/* [any] True if there is somebody to tell. */
 static bool webhook_wanted(const struct webhook *hook)
 {
     return *hook->options->webhook_url;
 }
 
-/* Sets a webhook up as the options say, but for what it is connected to; false with one line in
- * err if they are not good. */
+/* [main] Sets a webhook up as the options say, but for what it is connected to; false with one
+ * line in err if they are not good. The file of roots is read to find a wrong one now, not at the
+ * first change. */
 static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
     mbedtls_x509_crt roots;
@@ -12595,7 +12637,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
     return good;
 }
 
-/* Asks the thread to end, and not to begin anything; see webhook_wait. */
+/* [main] Asks the thread to end, and not to begin anything; see webhook_wait. */
 static void webhook_stop(struct webhook *hook)
 {
     if (!hook->running) return;
@@ -12603,7 +12645,8 @@ static void webhook_stop(struct webhook *hook)
     webhook_wake(hook);
 }
 
-/* Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS away. */
+/* [main] Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS
+ * away. */
 static void webhook_wait(struct webhook *hook)
 {
     if (!hook->running) return;
@@ -12611,8 +12654,8 @@ static void webhook_wait(struct webhook *hook)
     hook->running = false;
 }
 
-/* Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is left to
- * its own thread: then the process ends. */
+/* [main] Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is
+ * left to its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
     lookup_drop(hook->lookup);
@@ -16400,8 +16443,10 @@ static bool listener_init(struct server *server, struct instant now)
 }
 
 /* ==== 45. Assets ==============================================================================
- * The files of web/, compiled in by the build with their type, hash and gzip form. */
+ * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
+ * table is generated (build/gen/assets.inc), never committed. */
 
+/* A file, with the path it has in a URL. */
 struct asset {
     const char *path, *type, *etag;
     const unsigned char *data;
@@ -16412,7 +16457,7 @@ struct asset {
 
 #include "assets.inc"
 
-/* The asset at a path, or NULL. */
+/* The asset at a path, or NULL. /admin/ is its index; there is no other directory. */
 static const struct asset *asset_find(const char *path)
 {
     if (!strcmp(path, "/admin/")) path = "/admin/index.html";
@@ -16422,10 +16467,16 @@ static const struct asset *asset_find(const char *path)
 }
 
 /* ==== 46. API: users ==========================================================================
- * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
- * Reads the table under its lock for microseconds, the store in short transactions, and asks the
- * hub to change things. Asking creates nobody. */
+ * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
+ * CivetWeb's types but the parsed request. What is here promises to all handlers (see Routes):
+ *
+ * - A handler fills a response and returns an error of the table, or ERROR_NONE. It owns nothing
+ * behind that; http_response says who frees what. - The table is read under its lock for
+ * microseconds: API_CHUNK users a hold, copied. JSON is made without it. The store is read in
+ * short transactions. Only the hub changes anything: handlers that want a change ask it, and wait.
+ * - Asking creates nobody. */
 
+/* A request as handlers see it: parsed, its sender found out and let pass. */
 struct http_request {
     const struct seam_request *raw;
     const struct token *token; /* of who asks; NULL: the gate is open */
@@ -16444,7 +16495,7 @@ struct http_request {
     size_t id_len;
 };
 
-/* Whose page sent a request. */
+/* Whose page sent a request, by its Origin header (RFC 6454). */
 enum origin {
     ORIGIN_NONE, /* none: no browser, or a plain GET of one */
     ORIGIN_OWN,
@@ -16452,8 +16503,8 @@ enum origin {
     ORIGIN_FOREIGN,
 };
 
-/* Seconds from now until a token ends, at least one; a token that is good only by the skew has that
- * too. */
+/* Seconds from now until a token ends, at least one; a token that is good only by the skew between
+ * two clocks has that skew too. By it a connection ends with its token. */
 static uint32_t request_expires(const struct token *token, struct instant now)
 {
     int64_t wall = now.mono + now.offset, end = token->expires_ms;
@@ -16462,7 +16513,9 @@ static uint32_t request_expires(const struct token *token, struct instant now)
     return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
 }
 
-/* How many headers of a name there are; *value is the last one's. */
+/* How many headers of a name there are; *value is the last one's, and as it was without one. Who
+ * needs exactly one asks for 1: of two that differ a proxy before us may have believed the
+ * other. */
 static int request_header(const struct seam_request *request, const char *name, const char **value)
 {
     int count = 0;
@@ -16474,7 +16527,7 @@ static int request_header(const struct seam_request *request, const char *name, 
     return count;
 }
 
-/* [any; table_lock] Copies a user out of the table, the message into texts; false if they are not
+/* [worker; table_lock] Copies a user out of the table, the message into texts; false if it is not
  * there. */
 static bool api_copy(struct server *server, struct span id, struct instant now,
                      struct user_view *view, struct view_texts **texts)
@@ -16486,7 +16539,8 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
     return true;
 }
 
-/* Fills a view with what is stored of a user who is not in the table, perhaps nothing. */
+/* Fills a view with what the store has of a user who is not in the table, perhaps nothing: then
+ * the view is not known, and its last_seen null. */
 static void api_view_stored(struct user_view *view, struct span id,
                             const struct stored_user *stored, struct instant now)
 {
@@ -16518,7 +16572,7 @@ static bool api_look_up(struct server *server, struct span id, struct instant no
     return true;
 }
 
-/* Begins a JSON answer. */
+/* Begins a JSON answer; returns where its text goes. */
 static struct buffer *api_json(struct http_response *response)
 {
     response->status = 200;
@@ -16536,8 +16590,8 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id, its bytes in hexadecimal; null for none. Clients are told to take
- * it as it is: this way it needs no escapes in a query, and cannot be mistaken for an id. */
+/* Appends the cursor behind an id, its bytes in hexadecimal; null for none. Clients are told to
+ * take it as it is: this way it needs no escapes in a query, and cannot be mistaken for an id. */
 static void api_write_next(struct buffer *out, struct span id)
 {
     char text[2 * USER_ID_MAX + 1];
@@ -16551,7 +16605,8 @@ static bool api_parse_id(struct span text, char id[USER_ID_MAX], size_t *len)
     return *len <= USER_ID_MAX && hex_parse(text, id) && user_id_valid((struct span){id, *len});
 }
 
-/* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
+/* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. A cursor
+ * is a place, not a user: it stays good when the user is gone, and across restarts. */
 static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX], size_t *len)
 {
     char text[2 * USER_ID_MAX + 1];
@@ -16593,7 +16648,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
     return user != NULL;
 }
 
-/* GET /api/presence/{userId}: one user; 404 when never seen. */
+/* GET /api/presence/{userId}: one user as everybody may see them; 404 when never seen. */
 static enum error api_get_user(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -16655,7 +16710,8 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return read;
 }
 
-/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
+/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token, sorted:
+ * a token with 950 ids would otherwise be looked through for each of 1,000. */
 static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
                                  struct json_value users, struct user_view *views, size_t *count)
 {
@@ -16675,7 +16731,8 @@ static enum error api_read_batch(const struct http_request *request, const struc
     return ERROR_NONE;
 }
 
-/* Names those of a refused batch whom the token does not let its bearer see. */
+/* Names those of a refused batch whom the token does not let its bearer see, at most NAMED_MAX: so
+ * a client can leave them out and ask again. */
 static void api_name_forbidden(const struct http_request *request, const struct id_list *may,
                                struct json_value users, struct http_response *response)
 {
@@ -16690,8 +16747,9 @@ static void api_name_forbidden(const struct http_request *request, const struct 
     }
 }
 
-/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked; null last_seen for
- * one never seen. Every change up to the position is in the answer. */
+/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked, each as often as
+ * asked; null last_seen for one never seen. The position is read before the users are: every
+ * change up to it is in the answer, perhaps later ones too. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -16732,7 +16790,8 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     return error;
 }
 
-/* POST /api/presence/{userId}/heartbeat: online for the threshold, without a socket. 204. */
+/* POST /api/presence/{userId}/heartbeat: online for --online-threshold, without a socket. 204,
+ * once the hub has it. */
 static enum error api_post_heartbeat(struct server *server, const struct http_request *request,
                                      struct http_response *response)
 {
@@ -16742,8 +16801,8 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
     return ERROR_NONE;
 }
 
-/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they see
- * themselves. */
+/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they
+ * see themselves: with what others are not shown. */
 static enum error api_put_status(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -16770,7 +16829,9 @@ static enum error api_put_status(struct server *server, const struct http_reques
     return ERROR_NONE;
 }
 
-/* GET /admin/online-users?limit=&cursor=: everyone online, by id. */
+/* GET /admin/online-users?limit=&cursor=: everyone online, by id. The counts are of all, of the
+ * moment of the position; a page is read in chunks behind it, and who comes or goes meanwhile may
+ * be on it. */
 static enum error api_online_users(struct server *server, const struct http_request *request,
                                    struct http_response *response)
 {
@@ -16812,17 +16873,26 @@ static enum error api_online_users(struct server *server, const struct http_requ
 }
 
 /* ==== 47. API: lists for admins ===============================================================
- * Pages of all users, one user with connections, sessions, kicks. */
+ * Pages of all users, one user with every connection, sessions, kicks. These are the costly
+ * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
+ * users.
+ *
+ * A page of all users has two sources. The table has who is online, or was so until the store had
+ * it; the store has everybody whom it has written. Of the same user the table's word counts, and
+ * the table is read first: who leaves it in between is in the store by then, so nobody is
+ * missed. */
 
 enum {
     API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
 };
 
+/* The values of ?sort=, in this order. */
 enum page_sort { SORT_ID, SORT_SEEN, SORT_SEEN_DOWN };
 static const char *const PAGE_SORTS[] = {"user_id", "last_seen", "-last_seen"};
 
-/* By last_seen: who is online was seen now, whatever the stamp says, and comes in the order of ids;
- * the others in that of the store's index `seen`, which has nobody who is online. */
+/* The parts of a page by last_seen. Who is online was seen now, whatever their stamp says, and
+ * comes in the order of ids; the others in that of the store's index `seen`, which has nobody who
+ * is online. */
 enum page_part { PART_ONLINE, PART_STORED };
 
 /* A page of /admin/users while it is being made. */
@@ -16841,7 +16911,8 @@ struct user_page {
     struct user_view last; /* how far the page has come; known once it is anywhere */
 };
 
-/* Some users behind a place, in order, and how far all of them are known. */
+/* Some users behind a place, in order of ids, and how far all of them are known: to `reach`, or to
+ * the end. */
 struct page_chunk {
     struct instant now;
     struct user_view users[API_CHUNK];
@@ -16850,14 +16921,13 @@ struct page_chunk {
     bool more; /* behind reach; otherwise it reaches to the end */
 };
 
-/* Whether a user's id begins as those of the page do. */
 static bool page_has_prefix(const struct user_page *page, const struct user_view *view)
 {
     size_t len = strlen(page->prefix);
     return view->id_len >= len && !memcmp(view->id, page->prefix, len);
 }
 
-/* Whether a user belongs on the page. ?status=online means every status of those online. */
+/* True if a user belongs on the page. ?status=online means every status of those online. */
 static bool page_wants(const struct user_page *page, const struct user_view *view)
 {
     bool any_online = page->status == STATUS_ONLINE && view->status != STATUS_OFFLINE;
@@ -16866,8 +16936,9 @@ static bool page_wants(const struct user_page *page, const struct user_view *vie
     return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
 }
 
-/* Puts a user on the page if it belongs there; false when it does and the page is full: then there
- * is a next one. */
+/* Puts a user on the page if they belong there, and moves the page's place to them; false when
+ * they do and the page is full. By that one more is known to be there, and only then there is a
+ * next page. */
 static bool page_add(struct user_page *page, const struct user_view *view)
 {
     bool wanted = page_wants(page, view);
@@ -16880,7 +16951,7 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     return true;
 }
 
-/* Store's visitor: keeps a user for the page. */
+/* The store's visitor: keeps a user for the page. */
 static bool page_chunk_keep(void *context, struct span id, const struct user_record *record)
 {
     struct page_chunk *chunk = context;
@@ -16890,14 +16961,14 @@ static bool page_chunk_keep(void *context, struct span id, const struct user_rec
     return true;
 }
 
-/* Orders two users by their ids. */
 static int view_compare(const struct user_view *a, const struct user_view *b)
 {
     return bytes_compare(a->id, a->id_len, b->id, b->id_len);
 }
 
 /* Puts the users of the table and of the store on the page, as far as both are known; of the same
- * one the table's word counts. False when the page is full or there is nothing behind. */
+ * one the table's word counts. Behind the nearer of the two reaches the other source may have
+ * users whom this one has not named yet. False when the page is full or there is nothing behind. */
 static bool page_merge(struct user_page *page, const struct page_chunk *table,
                        const struct page_chunk *stored)
 {
@@ -16919,8 +16990,9 @@ static bool page_merge(struct user_page *page, const struct page_chunk *table,
     return bound != NULL;
 }
 
-/* Moves a page that stands before the ids with its prefix to the first of them, which is the prefix
- * itself. False when the store failed. */
+/* Moves a page that stands before the ids with its prefix to the first of them, which is the
+ * prefix itself. Places are behind an id, never at one, so that one is looked up here. False when
+ * the store failed. */
 static bool page_enter_prefix(struct server *server, struct user_page *page)
 {
     struct user_view view;
@@ -16932,9 +17004,10 @@ static bool page_enter_prefix(struct server *server, struct user_page *page)
     return true;
 }
 
-/* Makes the page, piece by piece: first of the table, then of the store. So who leaves the table in
- * between, for the store, is seen at least once. *end tells that there is nothing behind the page.
- * False when the store failed. */
+/* Makes the page, chunk by chunk: first of the table, then of the store. So who leaves the table
+ * in between, for the store, is seen at least once. *end is true when there is nothing behind the
+ * page; it is not when the page is full, or API_SCAN_MAX users were looked at. False when the
+ * store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
     struct page_chunk table = {.now = page->now}, stored = table;
@@ -16959,8 +17032,8 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
     return true;
 }
 
-/* Puts users on the page that the table has online, behind the place of the page or from the first.
- * False when the page is full, or enough were looked at for it. */
+/* Puts users on the page that the table has online, behind the place of the page or from the
+ * first. False when the page is full, or enough were looked at for it. */
 static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
     struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
@@ -16996,7 +17069,8 @@ static void page_view_places(struct server *server, const struct user_page *page
 }
 
 /* Puts users on the page from the index `seen`, behind the place of the page or from the first.
- * False when the page is full, enough were looked at for it, or the store failed. */
+ * False when the page is full, enough were looked at for it, or the store failed, which
+ * page->failed says. */
 static bool page_add_stored(struct server *server, struct user_page *page, bool from_first)
 {
     struct seen_place places[STORE_CHUNK], after = {.last_seen = page->last.last_seen};
@@ -17025,8 +17099,9 @@ static bool page_add_stored(struct server *server, struct user_page *page, bool 
     return true;
 }
 
-/* Makes a page sorted by last_seen. Who comes or goes while somebody reads page after page changes
- * part, and may be missed or shown twice. *end as page_make; false when the store failed. */
+/* Makes a page sorted by last_seen: both parts, in the order of the sort. Places move as users do:
+ * who comes or goes while somebody reads page after page changes part, and may be missed or shown
+ * twice; no cursor could prevent that. *end as page_make; false when the store failed. */
 static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
 {
     bool down = page->sort == SORT_SEEN_DOWN, over = true;
@@ -17042,8 +17117,12 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
     return !page->failed;
 }
 
-/* Appends where a page goes on that is sorted by last_seen: `o` and the id of one who is online, or
- * `s`, the stamp and the id of one in the index. None of them is a cursor of the other order. */
+/* Appends where a page goes on that is sorted by last_seen:
+ *
+ *     o ID           behind this user, among who is online
+ *     s STAMP ID     behind this place in the index: ms since 1970 in 16 digits
+ *
+ * ID in hexadecimal. None of them is a cursor of the order by ids, nor one of those here. */
 static void page_write_next(const struct user_page *page, bool end)
 {
     struct span id = {page->last.id, end ? 0 : page->last.id_len};
@@ -17058,7 +17137,8 @@ static void page_write_next(const struct user_page *page, bool end)
     json_text(page->out, "next", text);
 }
 
-/* Reads such a cursor; false when it is none of ours. */
+/* Reads what page_write_next wrote; false when it is none of ours. That the place has a user is
+ * not looked at: it is good however long it was kept. */
 static bool page_read_cursor(struct user_page *page, const struct http_request *request)
 {
     char text[2 * USER_ID_MAX + 18], stamp[8] = {0};
@@ -17077,7 +17157,8 @@ static bool page_read_cursor(struct user_page *page, const struct http_request *
     return last->last_seen >= 0;
 }
 
-/* Reads the parameters of /admin/users. */
+/* Reads the parameters of /admin/users. Any that says nothing is refused: a page that was filtered
+ * by less than was asked for would look right. */
 static enum error page_read(struct user_page *page, const struct http_request *request)
 {
     char text[16];
@@ -17146,7 +17227,7 @@ struct connection_view {
     char agent[AGENT_MAX + 1];
 };
 
-/* Copies a connection; the table's lock is held. */
+/* [worker; table_lock] Copies a connection. */
 static void api_view_connection(struct connection_view *view, const struct connection *c)
 {
     *view = (struct connection_view){
@@ -17161,7 +17242,6 @@ static void api_view_connection(struct connection_view *view, const struct conne
     if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
 }
 
-/* Appends one connection. */
 static void api_write_connection(struct buffer *out, const struct connection_view *c,
                                  struct instant now)
 {
@@ -17180,7 +17260,8 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
- * moment. False when the user is not there. */
+ * moment. False when the user is not there. Memory is never taken under the lock, so it is looked
+ * first how much is needed, and again whether that is still enough. */
 static bool api_copy_user(struct server *server, struct span id, struct instant now,
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
@@ -17207,8 +17288,8 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     return user != NULL;
 }
 
-/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline at
- * the position, whatever the store has heard since. */
+/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline
+ * at the position, whatever the store has heard since. */
 static enum error api_admin_user(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17240,7 +17321,8 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     return error;
 }
 
-/* Appends one session of a user; a running one has no end yet. */
+/* Appends one session of a user; a running one has no end yet. A reason that this version does not
+ * know is one of a later version's store. */
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
@@ -17255,7 +17337,7 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     json_close(out, '}');
 }
 
-/* The stay that a user is in, if any. */
+/* The session that a user is in, if any; it is in the store only when it has ended. */
 static bool api_running_session(struct server *server, struct span id, struct instant now,
                                 struct session_record *session)
 {
@@ -17307,7 +17389,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
 
-/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. */
+/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. What
+ * keeps them from coming back is the application's: a token that it does not give. */
 static enum error api_kick(struct server *server, const struct http_request *request,
                            struct http_response *response)
 {
@@ -17325,7 +17408,8 @@ static enum error api_kick(struct server *server, const struct http_request *req
     return ERROR_NONE;
 }
 
-/* Bytes of this process: resident, and of those anonymous. Zeros when the kernel does not tell. */
+/* Bytes of this process (proc(5), statm): resident, and of those anonymous. Zeros when the kernel
+ * does not tell, as in a sandbox without /proc. */
 static void api_memory(int64_t *resident, int64_t *anonymous)
 {
     long total = 0, pages = 0, shared = 0, size = sysconf(_SC_PAGESIZE);
@@ -17369,7 +17453,7 @@ struct totals {
     struct store_stats store;
 };
 
-/* Gathers the totals. */
+/* Gathers the totals, each under its own lock: only the first three are of one moment. */
 static void api_totals(struct server *server, struct instant now, struct totals *t)
 {
     *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
@@ -17391,7 +17475,8 @@ static void api_totals(struct server *server, struct instant now, struct totals 
 }
 
 /* ==== 48. API: state of the server ============================================================
- * /admin/stats, /metrics, streams of events, history, health, and the files of web/. */
+ * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
+ * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
 /* Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
@@ -17410,7 +17495,8 @@ static void stats_write_store(struct buffer *out, const struct store_stats *stor
     json_close(out, '}');
 }
 
-/* Appends the member "limits" of the stats: every option that is a number. */
+/* Appends the member "limits" of the stats: every option that is a number, so that none is
+ * forgotten. */
 static void stats_write_limits(struct buffer *out, const struct options *options)
 {
     json_open(out, "limits", '{');
@@ -17533,8 +17619,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* Where a stream is to go on: header Last-Event-ID or ?last_event_id=. False if it is not said, is
- * no position, or is one of another run of the server. */
+/* Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or ?last_event_id=,
+ * for clients that cannot set it. False if it is not said, is no position, or is one of another
+ * run of the server: then the stream begins with a reset. */
 static bool events_wanted(const struct server *server, const struct http_request *request,
                           uint64_t *sequence)
 {
@@ -17550,7 +17637,7 @@ static bool events_wanted(const struct server *server, const struct http_request
 }
 
 /* Answers with a stream of Server-Sent Events. The answer is only its head; the connection goes to
- * the hub, which sends the rest. */
+ * the hub, which sends the rest. A HEAD request takes no place. */
 static enum error stream_answer(struct server *server, const struct http_request *request,
                                 struct http_response *response)
 {
@@ -17583,7 +17670,9 @@ static enum error api_events(struct server *server, const struct http_request *r
     return stream_answer(server, request, response);
 }
 
-/* GET /admin/history?hours=: how many users and connections there were, minute by minute. */
+/* GET /admin/history?hours=: how many users and connections there were, minute by minute. Read in
+ * chunks: a month is 43,200 samples, and a read transaction that is long keeps old pages of the
+ * store. */
 static enum error api_history(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17617,7 +17706,8 @@ static enum error api_history(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* GET /healthz: the process answers. */
+/* GET /healthz: the process answers. It reads nothing, so that a store that hangs does not get a
+ * server restarted which serves who is connected. */
 static enum error api_healthz(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17647,7 +17737,8 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* GET /admin: its page is one segment further, so that what it names beside itself is found. */
+/* GET /admin: its page is one segment further, so that what it names beside itself is found. The
+ * Location is relative: a proxy may have it behind a path of its own. */
 static enum error api_admin(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17660,7 +17751,7 @@ static enum error api_admin(struct server *server, const struct http_request *re
 
 enum { ASSET_TAG_MAX = 64 };
 
-/* Whether a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
+/* True if a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
  * If-None-Match has it, weak or strong, or is `*`. */
 static bool request_knows(const struct seam_request *request, const char *tag)
 {
@@ -17676,8 +17767,9 @@ static bool request_knows(const struct seam_request *request, const char *tag)
     return false;
 }
 
-/* A bundled file, with its hash as ETag. At the root it is the demo where anyone may do everything,
- * else a page that says only what this is. */
+/* A bundled file, with its hash as ETag; the gzip form has another, since it is not the same bytes
+ * (RFC 9110 section 8.8.3.3). At the root it is the demo where anyone may do everything, else a
+ * page that says only what this is. */
 static enum error api_asset(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17712,7 +17804,8 @@ static enum error api_asset(struct server *server, const struct http_request *re
 }
 
 /* Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section 15.4.9), on
- * the host that was asked for. */
+ * the host that was asked for, which has to be one that a browser can write: nothing else of a
+ * stranger's goes into a Location. */
 static enum error api_redirect(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -17738,7 +17831,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* Whom a path is for, where tokens are asked for. */
+/* Whom a path is for, where tokens are asked for; auth_allows has the rules. */
 enum access {
     ACCESS_ANYONE,
     ACCESS_USER,    /* the user in the path */
@@ -17750,9 +17843,18 @@ enum access {
 };
 
 /* ==== 49. API: who may ========================================================================
- * Tokens, passwords and logins of admins: who may send a request. */
+ * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
+ * (enum access), and api_answer or upgrade_request ask here before anything else is done.
+ *
+ * Three things prove something: a token signed with one of the operator's keys, an admin's
+ * session, and nothing at all, where the configuration asks for nothing. A cookie is sent by a
+ * browser whatever page asks it to, so it counts only where no other site's page can have sent the
+ * request (request_is_own, request_is_crossed).
+ *
+ * Secrets are compared in constant time (Passwords, Tokens), and wiped where they were copied. */
 
-/* The secrets in use, to be given back with secrets_drop. */
+/* [any] The secrets in use, to be given back with secrets_drop. main replaces them as a whole when
+ * keys are read again, so who has them sees one set to the end. */
 static struct secrets *secrets_take(struct server *server)
 {
     pthread_mutex_lock(&server->secrets_lock);
@@ -17762,7 +17864,7 @@ static struct secrets *secrets_take(struct server *server)
     return secrets;
 }
 
-/* Gives secrets back; the last to do so frees them. NULL is fine. */
+/* [any] Gives secrets back; the last to do so frees them. NULL is fine. */
 static void secrets_drop(struct secrets *secrets)
 {
     if (!secrets || atomic_fetch_sub(&secrets->refs, 1) > 1) return;
@@ -17770,8 +17872,9 @@ static void secrets_drop(struct secrets *secrets)
     free(secrets);
 }
 
-/* Whether another site's page made a browser send this without saying whose page it is: then what
- * the browser adds by itself, a cookie or its place past authentication, proves nothing. */
+/* True if another site's page made a browser send this without saying whose page it is
+ * (Sec-Fetch-Site without Origin: a link, an image, a form by GET): then what the browser adds by
+ * itself, a cookie or its place past authentication, proves nothing. */
 static bool request_is_crossed(const struct seam_request *raw)
 {
     const char *value = "";
@@ -17779,7 +17882,8 @@ static bool request_is_crossed(const struct seam_request *raw)
     return request_header(raw, "Sec-Fetch-Site", &value) && !strcasecmp(value, "cross-site");
 }
 
-/* The token among the offered subprotocols: `presence.v1, token.JWT`. */
+/* The token among the offered subprotocols: `presence.v1, token.JWT`. A browser's WebSocket can
+ * send no header of its own, and what is in a URL is logged by every proxy. */
 static struct span subprotocol_token(const char *offered)
 {
     static const char prefix[] = "token.";
@@ -17796,7 +17900,8 @@ static struct span subprotocol_token(const char *offered)
 /* The token of a request, empty if there is none. An admin's comes in the header only: no page of
  * somebody else's can make a browser send that. The first place that has one counts: header
  * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
- * not where another site's page may have had it sent with a request that changes something. */
+ * not where another site's page may have had it sent with a request that changes something. A
+ * place that has something else than a token is refused, not passed over. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -17824,8 +17929,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
 }
 
-/* Whether a cookie may speak for an admin: not from another site's page (RFC 9110 has no word for
- * it; Fetch standard, Sec-Fetch-Site). */
+/* True if a cookie may speak for an admin: not from another site's page (Fetch standard,
+ * Sec-Fetch-Site), nor from another subdomain of ours, which SameSite would let pass. */
 static bool request_is_own(const struct http_request *request)
 {
     const char *site = "none";
@@ -17834,8 +17939,8 @@ static bool request_is_own(const struct http_request *request)
            (!strcmp(site, "same-origin") || !strcmp(site, "none"));
 }
 
-/* The session of a request, as text in room: in the header Authorization, or where cookies count in
- * the cookie presence_admin. Empty if there is none. */
+/* The session of a request, as text in room: in the header Authorization, or where cookies count
+ * in the cookie presence_admin. Empty if there is none. */
 static struct span request_session(const struct http_request *request, bool cookies,
                                    char room[TOKEN_MAX + 2])
 {
@@ -17848,7 +17953,7 @@ static struct span request_session(const struct http_request *request, bool cook
     return (struct span){room, n > 0 ? (size_t)n : 0};
 }
 
-/* Whether the text is an admin's session; the token then says what it may and how long. */
+/* True if the text is an admin's session; the token then says what it may and how long. */
 static bool session_opens(struct server *server, struct span text, int64_t wall_ms,
                           struct token *token)
 {
@@ -17859,7 +17964,7 @@ static bool session_opens(struct server *server, struct span text, int64_t wall_
     return good;
 }
 
-/* What a good token may on a route for these. */
+/* What a good token may on a route for these: ERROR_NONE or ERROR_FORBIDDEN. */
 static enum error auth_allows(enum access access, const struct http_request *request,
                               const struct token *token)
 {
@@ -17873,7 +17978,7 @@ static enum error auth_allows(enum access access, const struct http_request *req
     return good ? ERROR_NONE : ERROR_FORBIDDEN;
 }
 
-/* Whether somebody is asked who they are on a route for these. */
+/* True if this route requires authentication in this configuration. */
 static bool auth_required(const struct server *server, enum access access,
                           const struct http_request *request)
 {
@@ -17883,7 +17988,9 @@ static bool auth_required(const struct server *server, enum access access,
 }
 
 /* Whether a request may pass: anybody's where none is required, else who has a token or a session
- * that allows it. The token is the caller's to free, whatever the result. */
+ * that allows it. The token is the caller's to free, whatever the result; request->token is it, or
+ * NULL where nobody was asked. A session is tried first: its text cannot be a JWT, which has two
+ * dots. */
 static enum error auth_check(struct server *server, enum access access,
                              struct http_request *request, struct http_response *response,
                              struct token *token)
@@ -17911,7 +18018,8 @@ static enum error auth_check(struct server *server, enum access access,
     return error;
 }
 
-/* GET /admin/login: whether the caller is an admin, and how long. */
+/* GET /admin/login: whether the caller is an admin, and how long. Always 200: the admin page asks
+ * it before it shows a login. */
 static enum error api_login_state(struct server *server, const struct http_request *request,
                                   struct http_response *response)
 {
@@ -17928,7 +18036,8 @@ static enum error api_login_state(struct server *server, const struct http_reque
     return ERROR_NONE;
 }
 
-/* Reads the password out of a login's body, JSON or a form; its length, or an error. */
+/* Reads the password out of a login's body, JSON or a form, as curl --data sends it; its length,
+ * or an error. */
 static enum error login_password(const struct http_request *request, char out[PASSWORD_MAX + 1],
                                  size_t *len, struct http_response *response)
 {
@@ -17956,7 +18065,9 @@ static enum error login_password(const struct http_request *request, char out[PA
     return ERROR_NONE;
 }
 
-/* Waits for the turn of an address, as far as it may; whether it has it, and *wait otherwise. */
+/* [worker] Waits for the turn of an address, as far as it may; true if it has it, otherwise *wait
+ * is set. One password is hashed at a time, since that takes a core for a while; who may come
+ * next, and who has to come back later, is login_ask's (Logins). */
 static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
 {
     struct login_queue *queue = &server->logins;
@@ -17977,7 +18088,7 @@ static bool login_begin(struct server *server, const uint8_t key[16], int64_t no
     return turn != LOGIN_LATER;
 }
 
-/* The turn is the next one's; this one took so many ms. */
+/* [worker] The turn is the next one's; this one took so many ms. The mean is for Retry-After. */
 static void login_end(struct server *server, int64_t took)
 {
     pthread_mutex_lock(&server->login_lock);
@@ -17987,7 +18098,8 @@ static void login_end(struct server *server, int64_t took)
     pthread_mutex_unlock(&server->login_lock);
 }
 
-/* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
+/* [worker] Tries a password for an address, when it is its turn. *wait gets the ms until it surely
+ * is. */
 static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
                             const struct password *right, struct span password, int64_t *wait)
 {
@@ -18006,7 +18118,8 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
-/* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
+/* Sets the cookie of a session (RFC 6265bis), or with a lifetime of 0 takes it away. HttpOnly: no
+ * script can read it; Strict: no other site's page has it sent. */
 static void login_set_cookie(struct http_response *response, const struct http_request *request,
                              struct span session, int64_t lifetime_ms)
 {
@@ -18031,7 +18144,8 @@ static enum error login_open(struct server *server, int64_t wall_ms, const struc
     return same ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
-/* POST /admin/login: a session for the admin's password. */
+/* POST /admin/login: a session for the admin's password, as cookie for the page and as token for
+ * programs. */
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -18078,7 +18192,8 @@ static enum error api_login(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Ends what sessions that are gone have opened. */
+/* [worker] Has the hub end the streams that an admin's session opened which is gone; counted
+ * before, so that a stream that is just being opened sees it too. */
 static void sessions_ended(struct server *server)
 {
     struct hub_ask ask = {0};
@@ -18086,7 +18201,8 @@ static void sessions_ended(struct server *server)
     hub_ask(server, &ask, hub_log_out);
 }
 
-/* POST /admin/logout: ends the session that the request has, here and in the browser. */
+/* POST /admin/logout: ends the session that the request has, here and in the browser. 204 also
+ * without one. */
 static enum error api_logout(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -18120,13 +18236,15 @@ static enum error api_options(struct server *server, const struct http_request *
 }
 
 /* ==== 50. Routes ==============================================================================
- * Every path, and the way of a request from it to its answer. */
+ * Every path, and the way of a request from it to its answer: find the route, ask who it is, call
+ * the handler, make its error an answer, count. The manual's list is checked against ROUTES by a
+ * test. */
 
 enum method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "GET"};
 
-/* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
- * upgrade_request's. */
+/* A path and method. {id} is one segment, a user id percent-encoded. An upgrade has no handler
+ * here: it is upgrade_request's. */
 static const struct route {
     enum method method;
     enum access access;
@@ -18158,7 +18276,8 @@ static const struct route {
 };
 enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
 
-/* Whether a path as sent matches a pattern; *id becomes the segment that stands for {id}. */
+/* True if a path as sent matches a pattern; *id becomes the segment that stands for {id}, still
+ * encoded: so an encoded slash is a part of the id. */
 static bool route_matches(const char *pattern, const char *path, struct span *id)
 {
     while (*pattern && *pattern != '{') {
@@ -18169,8 +18288,8 @@ static bool route_matches(const char *pattern, const char *path, struct span *id
     return !strcmp(pattern + strlen("{id}"), path + id->len);
 }
 
-/* Finds the route of a request and decodes its user id. On an error that concerns the method, the
- * Allow header is set. */
+/* Finds the route of a request and decodes its user id. On an error that concerns the method the
+ * Allow header is set (RFC 9110 section 10.2.1). HEAD is GET without the body. */
 static enum error route_find(struct http_request *request, struct http_response *response,
                              const struct route **found)
 {
@@ -18205,7 +18324,7 @@ static enum error route_find(struct http_request *request, struct http_response 
     return ERROR_METHOD_NOT_ALLOWED;
 }
 
-/* See auth_check; who is turned away is counted. */
+/* As auth_check; who is turned away is counted. */
 static enum error auth_pass(struct server *server, const struct route *route,
                             struct http_request *request, struct http_response *response,
                             struct token *token)
@@ -18215,7 +18334,7 @@ static enum error auth_pass(struct server *server, const struct route *route,
     return error;
 }
 
-/* Answers a request that is no upgrade. */
+/* [worker] Answers a request that is no upgrade. */
 static void api_answer(struct server *server, const struct route *route, enum error error,
                        struct http_request *request, struct http_response *response)
 {
