@@ -12962,8 +12962,8 @@ enum {
     HUB_TABLE_US = 500,
     TABLE_SHARE = 64,
 
-    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
-     * pieces as long as the longest message of the default --max-message. */
+    /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read
+     * in pieces as long as the longest message of the default --max-message. */
     HUB_READ_SIZE = 20 * 1024,
     HUB_READ_PLAIN = 4096,
 
@@ -15202,7 +15202,8 @@ static void hub_batch_written(void *context, struct store_batch *batch)
     loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
-/* [hub] The hub's part of it, a slice at a time: it posts itself again behind what came meanwhile. */
+/* [hub] The hub's part of it, a slice at a time: it posts itself again behind what came meanwhile.
+ */
 static void hub_batch_done(struct server *server, struct job *job)
 {
     struct hub *hub = &server->hub;
