@@ -15202,8 +15202,8 @@ static void hub_batch_written(void *context, struct store_batch *batch)
     loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
-/* [hub] The hub's part of it, a slice at a time: it posts itself again behind what came meanwhile.
- */
+/* [hub] The batch is in the store: users who are offline and have nothing to be stored any more
+ * leave the table, a slice at a time; the job posts itself again behind what came meanwhile. */
 static void hub_batch_done(struct server *server, struct job *job)
 {
     struct hub *hub = &server->hub;
@@ -15227,7 +15227,8 @@ static int64_t server_sign_ms(const struct options *options)
     return often > options->sync_interval ? often : options->sync_interval;
 }
 
-/* [hub] Fills the batch, as far as there is time; true when it is whole. */
+/* [hub] Fills the batch, as far as there is time; true when it is whole, see presence_collect. The
+ * last one, when the hub quits, is filled at once: nobody waits any more. */
 static bool hub_fill_batch(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -15271,7 +15272,9 @@ static void hub_sync(struct server *server, struct instant now)
     store_submit(server->store, &hub->batch);
 }
 
-/* [hub] Ends what has run out, and tells of it, as far as there is time. */
+/* [hub] Ends what has run out, and tells of it, as far as there is time. Telling goes along slice
+ * by slice: the table keeps a transition for each user who changed, and a million of them are not
+ * to pile up. */
 static void hub_expire(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -15295,7 +15298,7 @@ static void hub_stop(struct server *server, struct job *job)
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
     /* Nobody can come back any more: the next start judges which users are still online. */
-    p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
+    p->judge_at = INT64_MAX;
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         for (struct stream *s; (s = LIST_FIRST(&hub->feeds[k].streams));)
@@ -15440,14 +15443,13 @@ static void hub_wake(struct server *server, int64_t wait)
  *   may be left.
  * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they
  *   are long, and pings are not to wait for them. With input left they get the least.
- * - presence_tick behind all that was heard: a user who came back within the grace is not let go.
- *   It makes transitions, so does everything above it;
- * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
- *   streams and webhook see each of them once, and an event is never told before those before it.
+ * - hub_expire behind all that was heard: a user who came back within the grace is not let go. It
+ *   ends with hub_take_transitions, which takes what the table did in the whole turn, in that order:
+ *   counters, streams and webhook see each change once, and never one before those before it.
  * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be
  *   older than what a stream was told. What ends in there is taken there.
- * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the
- *   store is as it was between two of them.
+ * - hub_sync behind everything that changes users and tells of it: what the webhook is to be told
+ *   is in the batch of the user's new state, and a session's end never without it.
  * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
  *
  * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
@@ -15465,7 +15467,7 @@ static void hub_turn(struct server *server)
     hub->ids = 0;
     hub_begin_part(hub, HUB_JOBS_US);
     loop_run_jobs_until(&hub->loop, server, hub->until);
-    struct instant now = server_now(server); /* behind the calls, which have their own */
+    struct instant now = server_now(server); /* behind the jobs, which have their own */
     hub_begin_part(hub, HUB_INPUT_US);
     hub_input(server, now);
     hub_begin_part(hub, HUB_TIMERS_US);
