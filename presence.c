@@ -985,8 +985,8 @@ static inline void lock_take(pthread_mutex_t *lock, enum lock_rank rank)
 
 static inline void lock_give(pthread_mutex_t *lock, enum lock_rank rank)
 {
-    pthread_mutex_unlock(lock);
     rank_give(rank);
+    pthread_mutex_unlock(lock);
 }
 
 /* ==== 4. Log ==================================================================================
@@ -11552,15 +11552,19 @@ static bool tls_self_make(const char *cert, const char *key,
  * ways only: the handshake, which is the handshake workers', and that bytes which were counted as
  * written may still wait in tls->out (transport_unsent). */
 
-/* What transport_read and transport_write return beside a count. */
+/* What transport_read and transport_write return beside a count: the other side has ended in order;
+ * nothing to be had now, wait for epoll; broken, nothing will ever come or go again. */
 enum { TRANSPORT_END = 0, TRANSPORT_AGAIN = -1, TRANSPORT_BROKEN = -2 };
 
+/* Part of every connection, so as small as can be. round_trip stands here since the place behind fd
+ * is free: it is the connection's, written by the hub and read by workers for lists of sessions. */
 struct transport {
-    struct tls *tls; /* NULL: plain */
-    int fd;
-    _Atomic uint32_t round_trip; /* ms the last ping took, UINT32_MAX: none yet; here as it fits */
+    struct tls *tls;             /* NULL: plain */
+    int fd;                      /* -1 once closed */
+    _Atomic uint32_t round_trip; /* ms the last ping took; UINT32_MAX: none yet */
 };
 
+/* What recv or send has returned, in the words of this section. */
 static ssize_t transport_result(ssize_t n)
 {
     if (n >= 0) return n;
@@ -11743,6 +11747,7 @@ static bool transport_ended(const struct transport *transport)
     return transport->tls && (transport->tls->ended || transport->tls->broken);
 }
 
+/* True if bytes wait in the socket. A close that waits is none. */
 static bool transport_has_bytes(const struct transport *transport)
 {
     char byte;
@@ -11784,7 +11789,8 @@ static ssize_t transport_drain(struct transport *transport)
     return transport_receive(transport->fd, scrap, sizeof scrap);
 }
 
-/* Begins TLS on a socket that was just accepted; the handshake is still to be done. */
+/* Begins TLS on a socket that was just accepted; the handshake is still to be done. The context is
+ * set up with the first whole hello: a client that only connects costs none. */
 static void transport_begin_tls(struct transport *transport)
 {
     transport->tls = mem_new(sizeof *transport->tls);
@@ -13721,7 +13727,8 @@ static enum error manual_parse(struct json_value object, struct manual_update *u
     return ERROR_NONE;
 }
 
-/* [hub] "status" with "manual":true: what its user sets by hand, for all their connections. */
+/* [hub] "status" with "manual":true: what its user sets by hand, for all their connections and
+ * beyond them, until it expires or is set again. The table keeps it and the store has it. */
 static enum error message_manual(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
@@ -14092,6 +14099,9 @@ static void hub_work(struct server *server, struct instant now)
     }
 }
 
+/* What a client may say: a type and who acts on it. A handler checks everything before it changes
+ * anything; its error goes back as an error message and the WebSocket stays open, but for TOO_FAST.
+ */
 static const struct message_row {
     const char *type;
     enum error (*handle)(struct server *, struct connection *, struct instant, struct json_value);
@@ -14159,6 +14169,8 @@ static bool connection_in_pace(const struct server *server, struct connection *c
     return c->paced <= 1000000 + 1000000 / rate;
 }
 
+/* [hub] Closes for more than the pace, with a code of its own (4429): a client that comes back at
+ * once would do the same again. */
 static void connection_too_fast(struct server *server, struct connection *c, struct instant now)
 {
     count_one(&server->counters.too_fast);
@@ -15444,8 +15456,9 @@ static void hub_wake(struct server *server, int64_t wait)
  * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they
  *   are long, and pings are not to wait for them. With input left they get the least.
  * - hub_expire behind all that was heard: a user who came back within the grace is not let go. It
- *   ends with hub_take_transitions, which takes what the table did in the whole turn, in that order:
- *   counters, streams and webhook see each change once, and never one before those before it.
+ *   ends with hub_take_transitions, which takes what the table did in the whole turn, in that
+ *   order: counters, streams and webhook see each change once, and never one before those before
+ *   it.
  * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be
  *   older than what a stream was told. What ends in there is taken there.
  * - hub_sync behind everything that changes users and tells of it: what the webhook is to be told
@@ -18579,7 +18592,9 @@ static void api_answer(struct server *server, const struct route *route, enum er
 
 enum { REFUSED_MAX = 256 }; /* WebSockets open only to be closed with the reason */
 
-/* True if the connection may be kept after this answer (RFC 9112 section 9.3). */
+/* True if the connection may be kept after this answer (RFC 9112 section 9.3): HTTP/1.1 unless it
+ * says close, HTTP/1.0 only if it says keep-alive. Not while the server stops: a kept connection
+ * would hold it up. */
 static bool request_keeps_alive(const struct server *server, const struct seam_request *request)
 {
     bool close = false, keep = false;
@@ -18592,7 +18607,8 @@ static bool request_keeps_alive(const struct server *server, const struct seam_r
     return keep || !strcmp(request->version, "1.1");
 }
 
-/* Checks that an upgrade may be granted by its form (RFC 6455 section 4.2.1). */
+/* Checks that an upgrade may be granted by its form (RFC 6455 section 4.2.1). Another version is
+ * told which one is spoken (426), so that a client can fall back. */
 static enum error upgrade_check(const struct seam_request *request)
 {
     const char *value = NULL;
@@ -18649,7 +18665,8 @@ static enum error upgrade_reserve(struct server *server, const struct http_reque
     return error;
 }
 
-/* True if a client offers our subprotocol: then it is one that knows our close codes. */
+/* True if a client offers our subprotocol, presence.v1: then it is one that knows our close codes.
+ */
 static bool upgrade_offers_ours(const struct seam_request *raw)
 {
     for (int i = 0; i < raw->header_count; i++)
@@ -18692,7 +18709,9 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     enum error error = upgrade_check(raw), refuse;
     if (error) return error;
     struct token token;
-    /* From here on a refusal may be told by a close code, see upgrade_reserve_refused. */
+    /* From here on a refusal may be told by a close code, see upgrade_reserve_refused. The token is
+     * used up here: what the hub must know of it later is its end and whom it lets its user follow.
+     */
     refuse = auth_pass(server, route, request, response, &token);
     uint32_t expires = request->token ? request_expires(&token, request->now) : 0;
     bool watches_all = !request->token || token.admin || token.watches_all;
@@ -18706,6 +18725,8 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     if (refuse) free(may);
     if (refuse && !upgrade_reserve_refused(server, raw)) return refuse;
     if (refuse) upgrade_count_refusal(server, request, refuse, response->detail);
+    /* CivetWeb may still refuse, then seam_finished gives all of this back. Until it is the hub's
+     * nobody else looks at the session. */
     struct session_conn *session = &p->c->session;
     struct grant *grant = &p->grant;
     memcpy(session->address, request->address, 16); /* the client's, also behind a proxy */
@@ -18722,7 +18743,8 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     return ERROR_NONE;
 }
 
-/* Grants a stream, whose head the hub sends. */
+/* [worker] Grants a stream, whose head the hub sends. It has no place of its own to reserve: the
+ * route has taken one among the connections. */
 static void grant_stream(struct http_conn *p, const struct http_response *response)
 {
     p->c->session.expires = response->expires;
@@ -18733,7 +18755,8 @@ static void grant_stream(struct http_conn *p, const struct http_response *respon
                               .sequence = response->sequence};
 }
 
-/* True if --metrics-listen serves a route. */
+/* True if --metrics-listen serves a route: only what tells nothing of anybody, since it asks for no
+ * token. */
 static bool route_is_metrics(const struct route *route)
 {
     return route->handle == api_metrics || route->handle == api_healthz ||
@@ -18896,6 +18919,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
         request_keeps_alive(server, raw) && error != ERROR_UPGRADE_REQUIRED && p->vet != VET_ASKED;
     api_answer(server, route, error, &request, &response);
     answer_hold(server, p, &response);
+    /* The head of a stream is made here as that of any answer; the hub sends it. A HEAD request has
+     * its answer and no stream. */
     bool streams = response.is_stream && !request.head_only;
     if (streams) grant_stream(p, &response);
     http_write(&p->out, &response, p->keep_alive && !streams, request.head_only);
@@ -18906,7 +18931,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     return response.status;
 }
 
-/* seam_ops.error: CivetWeb found the request wrong before we saw it. */
+/* seam_ops.error: CivetWeb found the request wrong before we saw it. Its own page would be HTML in
+ * a form that no client of ours knows. */
 static void seam_error(void *context, struct seam_item *item, int status, const char *message)
 {
     thread_is(THREAD_WORKER);
@@ -18948,7 +18974,7 @@ static void seam_finished(void *context, struct seam_item *item)
     http_conn_served(server, p);
 }
 
-/* seam_ops.log. */
+/* seam_ops.log. CivetWeb warns of what clients do, so it is for debugging only. */
 static void seam_log(void *context, const char *message)
 {
     struct server *server = context;

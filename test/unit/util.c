@@ -315,7 +315,8 @@ static void owners_are_asserted(void **state)
             _exit(0);
         }
         close(out[1]);
-        for (ssize_t n; (n = read(out[0], said + len, sizeof said - 1 - len)) > 0;) len += (size_t)n;
+        for (ssize_t n; (n = read(out[0], said + len, sizeof said - 1 - len)) > 0;)
+            len += (size_t)n;
         close(out[0]);
         assert_int_equal(waitpid(child, &status, 0), child);
         if (!rows[i].says) {
