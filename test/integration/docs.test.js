@@ -361,7 +361,7 @@ const BREAKS = [
   ['HISTORY in presence.1 begins with this version, its protocol and its schema', 'source', 'STORE_SCHEMA = ', 'STORE_SCHEMA = 9'],
   ['HISTORY in presence.1 begins with this version, its protocol and its schema', 'manual', '.It 0.', '.It 9.'],
   ['what the README names for who works on it is there', 'readme', '`OPTION_NEEDS`', '`OPTION_WISHES`'],
-  ['what the README names for who works on it is there', 'readme', '`man/presence.1`, `--dump`', '`man/presence.9`, `--dump`'],
+  ['what the README names for who works on it is there', 'readme', '`man/presence.1`, HISTORY', '`man/presence.9`, HISTORY'],
   ['the tasks in the README are those of build.sh', 'tasks', '\n  run ', '\n  start '],
   ['the manual pages are of this version', 'source', 'PRESENCE_VERSION "', 'PRESENCE_VERSION "9.'],
 ];
