@@ -73,13 +73,13 @@ check_javascript() {
     done
 }
 
-# A call points up, so presence.c has no prototypes; one that a true cycle needs has a comment above
-# it that says so. Names in capitals are macros.
+# A call points up, so presence.c has no prototypes; one that a true cycle needs has a comment that
+# says so above it, or the reason behind it. Names in capitals are macros.
 check_prototypes() {
     ctags -x --sort=no --languages=C --kinds-C=p "$SOURCE" | awk -v file="$SOURCE" '
         NR == FNR { text[FNR] = $0; next }
-        $1 !~ /^[A-Z0-9_]+$/ && text[$3 - 1] !~ /cycle.*\*\/$/ {
-            print file ":" $3 ": prototype of " $1 ", without \"a cycle\" above it"
+        $1 !~ /^[A-Z0-9_]+$/ && text[$3 - 1] !~ /cycle.*\*\/$/ && text[$3] !~ /; \/\* .*\*\/$/ {
+            print file ":" $3 ": prototype of " $1 " without a reason"
         }' "$SOURCE" -
 }
 

@@ -125,6 +125,12 @@ test('--backup of a running server is a store that starts', async (t) => {
   assert.ok(over.code > 0 && over.stderr.includes(file), 'an existing file is not overwritten');
 });
 
+test('--backup to a name longer than any path is refused', async (t) => {
+  const { code, stdout, stderr } = await run(['--data', tempDir(t), '--backup', `/${'x/'.repeat(2100)}`]);
+  assert.deepEqual([code, stdout], [1, '']);
+  assert.match(stderr, /^presence: the path of --backup is too long\n$/);
+});
+
 test('P06 a last_seen from the future, in a restored store, is never shown, and heals', async (t) => {
   const data = tempDir(t);
   const first = await start(t, { data });

@@ -5,7 +5,7 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, Authority, tempDir, refusedConfig, acceptedConfig, tokenKey, get, bearer, run } = require('./lib');
+const { test, start, Authority, tempDir, refusedConfig, refusedStart, acceptedConfig, tokenKey, get, bearer, run } = require('./lib');
 
 /** A file with this content in the directory. */
 const file = (dir, name, content) => {
@@ -33,6 +33,15 @@ test('beyond loopback only with a key for tokens, or --insecure', async (t) => {
   for (const address of ['127.0.0.1:0', '127.255.0.3:0', '[::1]:0'])
     await acceptedConfig(['--listen', address, '--tls-listen', address, ...secure]);
   assert.equal(fs.existsSync(path.join(dir, 'data')), false);
+});
+
+test('a certificate of two origins, and more connections than there are descriptors', async (t) => {
+  const dir = tempDir(t);
+  const one = new Authority(dir).issue('one');
+  const tls = ['--data', path.join(dir, 'data'), '--listen', '127.0.0.1:0', '--tls-listen', '127.0.0.1:0'];
+  await refusedConfig([...tls, '--tls-self-signed', '--tls-cert', one.cert, '--tls-key', one.key], ['--tls-self-signed', '--tls-cert']);
+  const few = { wrap: ['sh', '-c', 'ulimit -n 100; exec "$@"', 'sh'] };
+  await refusedStart(['--data', path.join(dir, 'data'), '--listen', '127.0.0.1:0', '--max-connections', '101'], ['--max-connections', '101', 'ulimit'], few);
 });
 
 test('keys for tokens that are none, or too weak', async (t) => {

@@ -51,6 +51,15 @@ test('one line a minute for each reason and address, with origin and Host; all a
   await client.close();
 });
 
+test('strangers fill no log: after a hundred lines in a minute one says that no more come', async (t) => {
+  const server = await start(t);
+  const options = (i) => ({ localAddress: `127.0.2.${1 + i}`, headers: { Host: `localhost:${server.port}`, Origin: 'https://evil.test' } });
+  for (let i = 0; i < 120; i++) assert.equal(await ask(server, options(i)), 403);
+  await until('all to be told', () => server.lines.some((line) => /no more is told within this minute; see /.test(line)));
+  assert.equal(told(server).filter(([reason]) => reason === 'forbidden_origin').length, 100);
+  assert.deepEqual(await reasons(server), { forbidden_origin: 120 });
+});
+
 test('what a token is refused for is in the line, the token is not; no stranger forges a line', async (t) => {
   const key = tokenKey(t);
   const server = await start(t, { args: key.args });

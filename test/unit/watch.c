@@ -346,8 +346,38 @@ static void watch_graph_do_not_queue_states(void **unused)
     presence_free(&table);
 }
 
+/* A watcher that has followed many and follows few gives the room of the many back. */
+static void watcher_gives_room_back(void **unused)
+{
+    (void)unused;
+    enum { COUNT = 1000, KEPT = 3 };
+    struct watch_graph graph;
+    struct watcher watcher;
+    struct watch_target *targets[COUNT];
+    char ids[COUNT][8];
+    watch_graph_init(&graph);
+    watcher_init(&watcher);
+    for (int i = 0; i < COUNT; i++) {
+        size_t len = (size_t)snprintf(ids[i], sizeof ids[i], "u%d", i);
+        targets[i] = watch_graph_make(&graph, (struct span){ids[i], len});
+        watcher_follow(&watcher, targets[i]);
+    }
+    size_t full = watcher.size;
+    assert_true(full >= COUNT);
+    for (int i = KEPT; i < COUNT; i++) {
+        watcher_let_go(&graph, &watcher, targets[i]);
+        assert_int_equal(watcher.count, COUNT - 1 - (i - KEPT));
+        for (int k = 0; k < KEPT; k++) assert_non_null(watcher_find(&watcher, targets[k]));
+    }
+    assert_true(watcher.size <= full / 16);
+    watcher_end(&graph, &watcher);
+    watcher_free(&watcher);
+    watch_graph_free(&graph);
+}
+
 static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(watch_graph_equal_model),
     cmocka_unit_test(watch_graph_keep_to_the_bound),
     cmocka_unit_test(watch_graph_do_not_queue_states),
+    cmocka_unit_test(watcher_gives_room_back),
 };
