@@ -22,6 +22,9 @@ test('a flood of handshakes of one address does not keep others waiting', async 
   const certs = [authority.issue('localhost', { kind: 'rsa4096' })];
   const server = await startSecure(t, { authority, certs, args: ['--max-pending-per-address', '8', '--tls-threads', '1'] });
   const hello = await firstWords();
+  const asked = Date.now();
+  await json(server.secure, '/admin/stats');
+  const alone = Date.now() - asked; // one handshake, on a machine that may be busy
   for (let sent = 0; sent < 480; sent += 6) {
     await Promise.all(Array.from({ length: 6 }, async () => {
       const raw = await tcp(server.secure, { bare: true, localAddress: '127.0.0.9' });
@@ -31,7 +34,8 @@ test('a flood of handshakes of one address does not keep others waiting', async 
   }
   const began = Date.now();
   const stats = await json(server.secure, '/admin/stats');
-  assert.ok(Date.now() - began < 1500 * slow, `${Date.now() - began} ms`);
+  const took = Date.now() - began; // behind at most 8 of the other's, and one that is being made
+  assert.ok(took < 1000 * slow + 16 * alone, `${took} ms, ${alone} alone`);
   assert.ok(stats.connections.pending <= 40, `${stats.connections.pending} pending`);
   assert.ok(stats.counters.pending_displaced >= 300, `${stats.counters.pending_displaced} displaced`);
 });

@@ -28,7 +28,8 @@ const test = (name, body) =>
   anyTest(name, { skip: !release && 'for the released program only' }, body);
 
 /** A page whose presence is started as soon as it is there: the user and the options, as JSON, are
- *  in its query. `events` is what the client told, `shown` what the page did. */
+ *  in its query. `events` is what the client told and the last close by then, `shown` what the page
+ *  did. */
 const PAGE = `<!doctype html><title>page</title><script type="module">
   import { PresenceService } from './presence.js';
   const { user, ...options } = JSON.parse(new URLSearchParams(location.search).get('q'));
@@ -37,7 +38,7 @@ const PAGE = `<!doctype html><title>page</title><script type="module">
   window.shown = [];
   window.client = new PresenceService(options);
   for (const type of ['connected', 'disconnected', 'reconnecting', 'suspended', 'error']) {
-    client.on(type, (detail) => events.push([type, detail]));
+    client.on(type, (detail) => events.push([type, detail, client.lastClose]));
   }
   addEventListener('pageshow', ({ persisted }) => shown.push(persisted));
   for (const type of ['freeze', 'resume']) document.addEventListener(type, () => shown.push(type));
@@ -242,7 +243,7 @@ test('the server restarts: back when it said, the same stay', async (t) => {
   const { connected_at: before } = await presence(world.server, user);
   await world.server.stop();
   await reach(page, 'reconnecting');
-  const { code, reason } = await page.evaluate(() => client.lastClose);
+  const { code, reason } = await page.evaluate(() => events.find(([name]) => name === 'reconnecting')[2]);
   assert.equal(code, 1012);
   const [, asked] = /^retry_after=(\d+)$/.exec(reason);
   assert.equal((await told(page, 'reconnecting'))[0].delay, Number(asked));

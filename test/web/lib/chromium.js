@@ -4,7 +4,8 @@
 const http = require('node:http');
 const fs = require('node:fs');
 const path = require('node:path');
-const { cleanup, tempDir } = require('../../integration/lib');
+const { after } = require('node:test');
+const { cleanup } = require('../../integration/lib');
 const { WEB } = require('./world');
 
 const FLAGS = [
@@ -17,16 +18,24 @@ const FLAGS = [
   '--disable-sync',
 ];
 
-/** Starts Chromium for the test `t`, with the back-forward cache that people have. Gives
- *  playwright's browser context; what its pages throw is in `context.errors`. */
-async function startChromium(t) {
+let started = null; // the one Chromium of this process, from when it is first wanted
+after(async () => { await (await started)?.close(); });
+
+/** Starts Chromium with the back-forward cache that people have. */
+async function launch() {
   const { chromium } = require('playwright-core');
-  const context = await chromium.launchPersistentContext(path.join(tempDir(t), 'profile'), {
+  return chromium.launch({
     executablePath: '/usr/bin/chromium',
     headless: true,
     args: FLAGS,
     ignoreDefaultArgs: ['--disable-back-forward-cache'],
   });
+}
+
+/** A context of its own for the test `t`, in the Chromium of this file: playwright's; what its pages
+ *  throw is in `context.errors`. */
+async function startChromium(t) {
+  const context = await (await (started ??= launch())).newContext();
   context.errors = [];
   context.on('weberror', (error) => context.errors.push(error.error().stack));
   cleanup(t, () => context.close());
