@@ -165,7 +165,7 @@ build_program() {
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
-        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/*.[ch] test/fuzz/*.c {,vendor/}build.sh
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/{,unit/,fuzz/}*.[ch] {,vendor/}build.sh
     } | hash_stdin)
     if [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ]; then
         rm -f "$object.key"
@@ -217,16 +217,18 @@ task_build() {
     build_release
 }
 
-## test [STEP ...]   unit, fuzz and integration tests, plain and under sanitizers; or only the
-##                   steps unit, unit-asan, unit-tsan, fuzz, web, integration, integration-asan,
-##                   integration-tsan; or long, the files of test/full: what takes longer, and what
-##                   needs other programs than the rest
-## test full         all of these and long
+## test              the tests that CI wants: unit tests plain and under sanitizers, fuzzers, the
+##                   web files, and each file of test/integration in the variants it is for
+## test STEP ...     all of a step: unit, unit-asan, unit-tsan, fuzz, web, integration (the released
+##                   program), integration-asan, integration-tsan, long (the files of test/full:
+##                   what takes longer, and what needs other programs than the rest)
+## test full         all of all steps
 task_test() {
-    local name variant start=$SECONDS wanted=" $* " all
+    local name variant start=$SECONDS wanted=" $* " chosen=false all
     all=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
-    [ $# -gt 0 ] || wanted=$all
+    [ $# -gt 0 ] || wanted=$all chosen=true
     [[ $wanted != *" full "* ]] || wanted="$all long "
+    $chosen || export PRESENCE_THOROUGH=1
     need test
     [[ $wanted != *" long "* ]] || need long
     mkdir -p build/test
@@ -242,12 +244,12 @@ task_test() {
     [[ ! $wanted =~ " web "|" integration "|" long " ]] || queue_build presence build_release
     [[ ! $wanted =~ " web "|" integration"|" long " ]] || queue_build node_modules npm_install
     run_queue "$JOBS" count_build
-    for name in web unit-tsan unit-asan unit fuzz integration-tsan integration-asan integration; do
-        [[ $wanted != *" $name "* ]] || queue_step $name
+    for name in web unit-asan unit-tsan integration-tsan integration-asan integration fuzz unit; do
+        [[ $wanted != *" $name "* ]] || queue_step $name $chosen
     done
     run_queue "$TEST_JOBS" count_tests
     if [[ $wanted == *" long "* ]]; then # alone: most of them use the processors themselves
-        queue_step long
+        queue_step long $chosen
         run_queue "$JOBS" count_tests
     fi
     printf '%-28s %31d s\n' total $((SECONDS - start))

@@ -254,9 +254,43 @@ npm_install() {
     return 1
 }
 
-# Queues a step of tests, unless what it needs could not be built: $1 its name.
+# Prints those of some files ($2...) that run in a variant ($1) when no step is named. A file says
+# so in a line "// Variants: release asan tsan"; without such a line it runs under asan. Each check
+# is made once: under asan, which sees most; in the released program where its bytes, descriptors,
+# system calls or time are counted, or the C library is part of it; under tsan where threads cross.
+chosen_files() {
+    local variant=$1 file line
+    shift
+    for file; do
+        line=" $(sed -n 's|^// Variants: ||p' "$file") "
+        [[ $line =~ ^" "(" "|((release|asan|tsan)" ")+)$ ]] || die "$file: Variants:$line"
+        [[ $line != "  " ]] || line=" asan "
+        [[ $line != *" $variant "* ]] || echo "$file"
+    done
+}
+
+# Those that took longest when they were measured, which begin first.
+LONGEST="web/react18 web/react19 web/admin-browser web/client-browser web/demo-browser web/package
+    web/admin-streams web/admin-user web/admin-crowd web/chaos integration/webhook
+    integration/counters integration/stalled-server integration/positions integration/crash
+    integration/tls-certificates integration/watch-property integration/watch-slow
+    integration/admin-search integration/slow-watcher"
+
+# Prints some files ($@), the longest first: those of LONGEST, then the largest.
+longest_first() {
+    local name
+    {
+        for name in $LONGEST; do
+            [[ " $* " != *" test/$name.test.js "* ]] || echo "test/$name.test.js"
+        done
+        ls -S "$@"
+    } | awk '!seen[$0]++'
+}
+
+# Queues a step of tests, unless what it needs could not be built: $1 its name, $2 whether only what
+# runs by default is wanted of it.
 queue_step() {
-    local name=$1 variant=${1#*-} program file files run=run_javascript
+    local name=$1 chosen=$2 variant=${1#*-} program file files run=run_javascript
     case $name in
     unit*)
         ! built "$name" || queue "$name" "build/test/$name.log" run_unit "$name"
@@ -276,10 +310,13 @@ queue_step() {
     program=presence-$variant
     [ "$variant" != "$name" ] || program=presence variant=release
     built "$program" && built node_modules || return 0
+    if $chosen && [[ $name = integration* ]]; then
+        mapfile -t files < <(chosen_files "$variant" "${files[@]}")
+    fi
     rm -rf "build/test/$name"
     mkdir -p "build/test/$name"
-    while read -r file; do # the largest first: they take longest
+    while read -r file; do
         queue "$name" "build/test/$name/$(basename "$file").log" \
             $run "build/$program" "$variant" "$file" "$TEST_TIMEOUT"
-    done < <(ls -S "${files[@]}")
+    done < <(longest_first "${files[@]}")
 }
