@@ -9,6 +9,7 @@
 #   gen/                                     generated C: bundled files, licences
 #   vendor/                                  the embedded sources, and what was compiled from them
 #   test/, fuzz/, dist/                      logs, findings, the archive to ship
+#   coverage/, compile_commands.json         what no test reaches; what clangd reads
 #
 # Settings, all from the environment:
 #   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
@@ -37,6 +38,7 @@ SRC=build/vendor/src
 GEN=build/gen
 MAX_BINARY=2000000
 MAX_FILE=300000
+MIN_COVERAGE=90 # of a hundred lines of presence.c
 
 # shellcheck source=vendor/build.sh
 . vendor/build.sh
@@ -196,6 +198,26 @@ thousands() {
     sed -e ':a' -e 's/\([0-9]\)\([0-9]\{3\}\)\($\|,\)/\1,\2\3/; ta' <<<"$1"
 }
 
+# Prints what clangd and other tools ask for, a JSON list: how each C file of ours is compiled.
+compile_commands() {
+    local file flags comma='['
+    for file in "$SOURCE" $(test_programs) vendor/*_seam.c vendor/mbedtls_curve.c; do
+        flags="$CFLAGS $INCLUDES"
+        case $file in
+        vendor/*) flags+=" $CIVETWEB $EVEREST -I$SRC/mbedtls/library -w" ;;
+        test/*) flags+=" $TEST_WARNINGS -I. $TEST_INCLUDES" ;;
+        *) flags+=" $WARNINGS" ;;
+        esac
+        # shellcheck disable=SC2086
+        printf '%s{"directory": "%s", "file": "%s", "arguments": ["%s"' "$comma" "$PWD" "$file" $CC
+        # shellcheck disable=SC2086
+        printf ', "%s"' $flags -c "$file"
+        echo ']}'
+        comma=,
+    done
+    echo ']'
+}
+
 # Builds the program under a sanitizer, asan or tsan.
 build_sanitized() {
     build_program "$1" "$SOURCE" "build/presence-$1"
@@ -297,6 +319,32 @@ task_tsan() {
     build_sanitized tsan
 }
 
+## coverage          how many lines of presence.c unit and integration tests reach; the others are
+##                   listed in build/coverage
+task_coverage() {
+    need test
+    rm -rf build/coverage
+    mkdir -p build/test build/coverage/{unit,presence}
+    queue_build presence-coverage build_coverage "$SOURCE" presence
+    queue_build unit-coverage build_coverage test/unit.c unit -lcmocka
+    queue_build node_modules npm_install
+    run_queue "$JOBS" count_build
+    queue_step unit-coverage false
+    queue_step integration-coverage false
+    run_queue "$TEST_JOBS" count_tests
+    report_coverage
+}
+
+## compdb            build/compile_commands.json, for clangd
+task_compdb() {
+    need build
+    lock vendor
+    prepare
+    unlock
+    variant plain
+    compile_commands >build/compile_commands.json
+}
+
 ## fuzz [SECONDS [NAME ...]]
 ##                   let every fuzzer, or these, search for that long each (60); findings go to
 ##                   build/fuzz/artifacts
@@ -372,7 +420,8 @@ task_help() {
 task=${1:-help}
 [ $# = 0 ] || shift
 case $task in
-run | build | test | lint | asan | tsan | fuzz | bench | hostile | dist | clean)
+run | build | test | lint | asan | tsan | coverage | compdb | fuzz | bench | hostile | dist | \
+    clean)
     "task_$task" "$@"
     ;;
 help | -h | --help) task_help ;;

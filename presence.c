@@ -41,7 +41,7 @@
  *  25. Watch graph                     who follows whom, what is to be told; pure
  *  26. WebSocket codec                 bytes to frames, frames to bytes; pure
  *  27. HTTP messages                   where a request ends, the text of an answer; pure
- *  28. Event loop                      epoll and an inbox
+ *  28. Event loop                      jobs for other threads: an inbox with epoll, a queue
  *  29. TLS: connections                what a connection has of TLS
  *  30. TLS: certificates               which one a client gets; reading, trying, signing
  *  31. Transport                       a socket that never waits, plain or TLS
@@ -53,7 +53,7 @@
  *  37. Streams                         those who read /admin/events and /api/events
  *  38. Broadcast                       watchers are told, by several threads
  *  39. Signs of life                   pings, silence, what TCP knows
- *  40. Handoff                         from a worker to the hub
+ *  40. Handoff                         a connection becomes the hub's
  *  41. Hub                             the loop that owns all WebSockets; the table's only writer
  *  42. Listener: connections           every connection that is not a WebSocket
  *  43. Listener: requests              whole requests to workers, answers back
@@ -82,7 +82,8 @@
  *   a limit                      the enum at the top of its section, or Options
  *
  * Words:
- *   connection   a WebSocket or a stream, the hub's; before that it is an HTTP connection
+ *   connection   a client's socket from accept to close: first HTTP, then perhaps a WebSocket or a
+ *                stream; what it has for HTTP is its HTTP part (struct http_conn)
  *   session      of a user: from online to offline. An admin's is a login session, TLS has its own
  *   heartbeat    a sign of life: any byte on a WebSocket, or POST .../heartbeat
  *   cached       online without a connection: waiting for --grace, or by heartbeats over HTTP
@@ -93,7 +94,8 @@
  *   dirty        not in the store yet; in flight: in the batch that is being written
  *   batch        changes for one transaction of the store; of the outbox: for one POST
  *   outbox       changes in the store that the webhook has not taken yet
- *   handoff      what a worker gives the hub when it has granted an upgrade
+ *   grant        what a worker allowed: the hub is to make a WebSocket or a stream of a connection
+ *   job          a piece of work on its way to another thread, part of what it is about
  *   lane         requests of one cost, waiting for a worker
  *   refs         how many hold something; the last one frees it
  *   mono, wall   ms of a clock that only goes forward; ms since 1970, which may be stepped
@@ -101,28 +103,30 @@
  * Threads, and what each may touch:
  *   main               starts the others, waits for a signal, stops them in order; reads keys again
  *   listener           CivetWeb's master thread: every connection that is not being served
- *   handshake workers  (--tls-threads) handshakes of TLS, niced: who is connected comes first
+ *   handshake workers  (--tls-threads) handshakes of TLS, niced: the connected come first
  *   workers            CivetWeb's pool (--workers): one whole request at a time; they never wait
  *                      for a client, hold no WebSocket, and wait for the hub only when they ask it
  *                      to change something
  *   hub                every WebSocket and stream; the only one to change the presence table
  *   io threads         (one less than processors, at most three) help the hub to send what many
- *                      follow: the connection of a job is theirs from broadcast_fill to
+ *                      follow: the transports of a batch are theirs from broadcast_fill to
  *                      broadcast_deliver, nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
  *   webhook            (--webhook-url) reads the outbox in the store and posts it
  *   resolver           (--webhook-url) finds the webhook's host by its name; at most one
- * One owner a datum; hand-over is a call in the owner's inbox (Event loop). Shared is only: the
+ * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
+ * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
  * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
- * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; the lock
- * of each job_queue; login_lock; address_lock; log.lock, which may be taken while any of
- * them is held.
+ * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
+ * loop.lock; store.turn; store.lock; tls.lock; secrets_lock; session_lock; refusal_lock;
+ * webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any of them is
+ * held, log.lock. struct server says what each guards. Threads and order are asserted in the builds
+ * with a sanitizer (enum thread, enum lock_rank).
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -136,7 +140,7 @@
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
  *     too long or too many wait; those are counted.
- *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
+ *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
@@ -237,6 +241,8 @@ enum {
     AGENT_MAX = 120,         /* bytes kept of a User-Agent */
     CLOSE_WAIT_MS = 2000,    /* from our close frame or last byte to the end of the socket */
     HISTORY_HOURS_MAX = 720, /* of one GET /admin/history */
+    STOP_MS = 4500,          /* all of a stop: what is not written by then is given up, and */
+    STOP_END_MS = 250,       /* so much later a disk that holds the writer; README: 5 s */
     HISTORY_HOURS_DEFAULT = 24,
     STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
     STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
@@ -907,11 +913,11 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
 
 /* The kinds of threads that code here can ask for. ANY is main, before the others are started and
  * after they have ended, and whoever has no name here. */
-enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
+enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB, THREAD_WRITER };
 
-/* The locks in the order in which they may be taken: while a thread holds one it may take those that
- * stand below it. In fact nearly all are held alone, and log.lock is the one that is taken under
- * others. What each guards stands where it is declared. */
+/* The locks in the order in which they may be taken: while a thread holds one it may take those
+ * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
+ * under others. What each guards stands where it is declared. */
 enum lock_rank {
     RANK_TABLE,
     RANK_LOOP,
@@ -928,8 +934,8 @@ enum lock_rank {
     RANK_LOG,
 };
 
-/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these are
- * nothing. */
+/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these
+ * are nothing. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static _Thread_local struct {
     enum thread thread;
@@ -1071,10 +1077,15 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
 }
 
 /* ==== 5. Ids and text =========================================================================
- * What may be a user id, how it travels in a path, and the small languages of options and headers:
- * addresses, durations, sizes, tokens, origins, cookies. Pure: no I/O, no memory, no state. */
+ * What may be a user id, how it travels in a path or a query, UTF-8, hexadecimal and numbers.
+ * Pure: no I/O, no memory, no state; every function works on bytes that are the caller's and says
+ * false or a negative number for what it does not take.
+ *
+ * What comes in here was written by strangers. So lengths are checked before bytes are looked at,
+ * and nothing is accepted in two spellings: what compares equal by bytes is the same. */
 
-/* Writes a code point that is no surrogate and at most U+10FFFF; returns its length in bytes. */
+/* Writes a code point, one that is no surrogate and at most U+10FFFF: the reader of JSON escapes
+ * has seen to that. Returns its length in bytes, 1 to 4. */
 static size_t utf8_put(uint32_t c, char out[4])
 {
     if (c < 0x80) {
@@ -1088,7 +1099,8 @@ static size_t utf8_put(uint32_t c, char out[4])
     return n;
 }
 
-/* How many of the bytes at the front are surely ASCII: whole words of 8, tested at once. */
+/* How many of the bytes at the front are surely ASCII: whole words of 8, tested at once. Most of
+ * what clients send is, and 4 KB of it are 512 tests this way. */
 static size_t utf8_skip_ascii(const char *at, size_t len)
 {
     size_t n = 0;
@@ -1099,7 +1111,7 @@ static size_t utf8_skip_ascii(const char *at, size_t len)
     return n;
 }
 
-/* Whether the whole text is valid UTF-8 (RFC 3629); nothing at all is. */
+/* True if the whole text is valid UTF-8 (RFC 3629); the empty text is. */
 static bool utf8_valid(struct span text)
 {
     size_t n = 0;
@@ -1114,8 +1126,9 @@ static bool utf8_valid(struct span text)
     return true;
 }
 
-/* Whether the text can be the begin of valid UTF-8: at its end a code point may lack bytes. *whole
- * is how many bytes are whole code points. */
+/* True if the text can be the beginning of valid UTF-8: at its end a code point may lack bytes.
+ * *whole is how many bytes are whole code points. By this a fragmented text message that is wrong
+ * already is refused at once (RFC 6455 section 8.1), not when its sender chooses to end it. */
 static bool utf8_begins(struct span text, size_t *whole)
 {
     size_t n = 0, step = 1;
@@ -1140,8 +1153,10 @@ static bool utf8_begins(struct span text, size_t *whole)
     return false;
 }
 
-/* Whether the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
- * (C0, DEL, C1). Nothing is folded or normalised: ids are equal when their bytes are. */
+/* True if the bytes may be a user id: 1 to USER_ID_MAX bytes of UTF-8 without control characters
+ * (C0, DEL, C1), which no application needs and which would go through logs and terminals. Nothing
+ * is folded or normalised: ids are equal when their bytes are, as they are in the operator's
+ * database. */
 static bool user_id_valid(struct span id)
 {
     if (id.len < 1 || id.len > USER_ID_MAX) return false;
@@ -1153,8 +1168,9 @@ static bool user_id_valid(struct span id)
     return true;
 }
 
-/* Whether the text may be the message beside a manual status: at most STATUS_TEXT_CHARACTERS of
- * valid UTF-8, none of them a control character. */
+/* True if the text may be the message beside a manual status: at most STATUS_TEXT_CHARACTERS of
+ * valid UTF-8, none of them a control character. Characters are counted, not bytes: it is what a
+ * person who types can count. The empty text is valid. */
 static bool status_text_valid(struct span text)
 {
     size_t n = 0, count = 0, step;
@@ -1174,7 +1190,8 @@ static int hex_value(char c)
     return -1;
 }
 
-/* Writes bytes as two hexadecimal digits each, and a NUL; returns out. */
+/* Writes bytes as two hexadecimal digits each and a NUL, so out has 2 * bytes.len + 1. Returns
+ * out. */
 static const char *hex_text(struct span bytes, char *out)
 {
     static const char digits[] = "0123456789abcdef";
@@ -1186,7 +1203,8 @@ static const char *hex_text(struct span bytes, char *out)
     return out;
 }
 
-/* Reads what hex_text writes, in either case, into len / 2 bytes; false for anything else. */
+/* Reads what hex_text writes, in either case, into text.len / 2 bytes. False, with out of no
+ * meaning, for an odd length or another character. */
 static bool hex_parse(struct span text, char *out)
 {
     if (text.len % 2) return false;
@@ -1198,7 +1216,7 @@ static bool hex_parse(struct span text, char *out)
     return true;
 }
 
-/* Whether c is a decimal digit, whatever the locale. */
+/* True for a decimal digit, whatever the locale. */
 static bool digit_is(char c)
 {
     return c >= '0' && c <= '9';
@@ -1206,7 +1224,8 @@ static bool digit_is(char c)
 
 /* Decodes %XX once (RFC 3986 section 2.1), and '+' to a space where a form wrote it. Returns the
  * length; out then ends with a NUL that is not counted. -1 for an escape without its two digits,
- * or when text and NUL do not fit. Whatever bytes come out are not judged. */
+ * or when text and NUL do not fit. Whatever bytes come out are not judged, a NUL among them
+ * neither. */
 static int percent_decode(struct span in, bool plus_is_space, char *out, size_t size)
 {
     size_t n = 0;
@@ -1229,14 +1248,16 @@ static int percent_decode(struct span in, bool plus_is_space, char *out, size_t 
     return (int)n;
 }
 
-/* Decodes a piece of a path exactly once; '+' stays '+'. Length and errors as percent_decode. */
+/* Decodes a piece of a path exactly once: %2541 is `%41`, and '+' stays '+', which only forms
+ * write for a space. Length and errors as percent_decode. */
 static int uri_decode(struct span in, char *out, size_t size)
 {
     return percent_decode(in, false, out, size);
 }
 
 /* The user id in one segment of a path: decoded once, NUL-terminated, its length in *len. False,
- * with out and *len of no meaning, for a bad escape, a raw '/', or what user_id_valid refuses. */
+ * with out and *len of no meaning, for a bad escape, a raw '/', or what user_id_valid refuses. An
+ * encoded slash is a part of the id: routes are found in the path as it was sent, before this. */
 static bool uri_user_id(struct span segment, char out[USER_ID_MAX + 1], size_t *len)
 {
     if (!segment.len || memchr(segment.at, '/', segment.len)) return false;
@@ -1248,7 +1269,8 @@ static bool uri_user_id(struct span segment, char out[USER_ID_MAX + 1], size_t *
 
 /* The value of the first `name=` in a query string (which may be NULL), decoded as forms encode
  * it. Returns its length, NUL-terminated in out; -1 when the name is not there; -2 when the value
- * has a bad escape, an encoded NUL, or does not fit. */
+ * has a bad escape, an encoded NUL, or does not fit. The first one counts: where a proxy looks at
+ * a parameter, most look at that. */
 static int query_get(const char *query, const char *name, char *out, size_t size)
 {
     size_t name_len = strlen(name);
@@ -1264,8 +1286,8 @@ static int query_get(const char *query, const char *name, char *out, size_t size
     return -1;
 }
 
-/* Reads a number of 1 to 18 digits at *at and moves *at behind it; false if none stands there or
- * it is longer. */
+/* Reads a number of 1 to 18 digits at *at, which 63 bits hold, and moves *at behind it. False if
+ * none stands there or it is longer; *at is then somewhere within the digits. */
 static bool digits_take(const char **at, int64_t *out)
 {
     const char *start = *at;
@@ -1276,15 +1298,21 @@ static bool digits_take(const char **at, int64_t *out)
 }
 
 /* ==== 6. Hosts and addresses ==================================================================
- * Host names, origins, addresses and ranges as options and headers write them; pure. */
+ * Host names, origins, addresses, ranges, durations and sizes as options and headers write them.
+ * Pure; no look-up of a name happens here.
+ *
+ * Two things are kept apart with care, since who may do what hangs on them: how a browser writes a
+ * host or an origin (so that two are the same when their texts are), and what only looks like it.
+ * For anything doubtful the answer is false. */
 
 enum {
     ORIGIN_MAX = 301,   /* bytes of an origin as text, and its NUL */
     FORWARDED_MAX = 32, /* hops of X-Forwarded-For that are looked at */
 };
 
-/* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only (names would need a resolver). False, with
- * *out and *len of no meaning, for anything else; port 0 is allowed and means any. */
+/* Reads `1.2.3.4:PORT` or `[v6]:PORT`, numbers only: a name would need the resolver, which may
+ * hang when the machine starts. False, with *out and *len of no meaning, for anything else; port 0
+ * is allowed and means any. */
 static bool address_parse(const char *text, struct sockaddr_storage *out, socklen_t *len)
 {
     char host[INET6_ADDRSTRLEN];
@@ -1329,14 +1357,13 @@ static const char *address_text(const struct sockaddr_storage *address, char *ou
 
 static const uint8_t ADDRESS_V4_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
-/* Whether a packed address is IPv4. */
 static bool address_is_v4(const uint8_t address[16])
 {
     return !memcmp(address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
 }
 
 /* The address as 16 bytes, IPv4 as v4-mapped (RFC 4291 section 2.5.5.2), and the port as a number;
- * all zero for another family. */
+ * all zero for another family. In this form addresses are compared, counted and stored. */
 static void address_pack(const struct sockaddr_storage *address, uint8_t out[16], uint16_t *port)
 {
     const struct sockaddr_in *in4 = (const struct sockaddr_in *)address;
@@ -1366,7 +1393,8 @@ static const char *address_unpack_text(const uint8_t in[16], char *out, size_t s
     return out;
 }
 
-/* Whether only this machine can be at the address: 127/8, ::1, and 127/8 v4-mapped. */
+/* True if only this machine can be at the address: 127/8, ::1, and 127/8 v4-mapped. Without tokens
+ * the server listens on nothing else unless it is told --insecure. */
 static bool address_is_loopback(const struct sockaddr_storage *address)
 {
     uint8_t bytes[16];
@@ -1381,7 +1409,7 @@ static const struct duration_unit {
     int64_t ms;
 } DURATION_UNITS[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 
-/* The milliseconds of one unit name; "" is a second; 0 if there is no such unit. */
+/* The milliseconds of a unit; "" is a second; 0 if there is no such unit. */
 static int64_t duration_unit_ms(const char *name)
 {
     if (!*name) return 1000;
@@ -1391,8 +1419,8 @@ static int64_t duration_unit_ms(const char *name)
 }
 
 /* Reads `90`, `1.5s`, `250ms`, `30d`: digits, at most 9 decimals, a unit (none: seconds). False,
- * with *ms as it was, for anything else, for parts of a millisecond, and for more than 18 digits or
- * than 63 bits of ms. */
+ * with *ms as it was, for anything else, for parts of a millisecond, and for more than 18 digits
+ * or than 63 bits of ms. */
 static bool duration_parse(const char *text, int64_t *ms)
 {
     int64_t whole, part = 0, scale = 1, total;
@@ -1411,8 +1439,8 @@ static bool duration_parse(const char *text, int64_t *ms)
     return true;
 }
 
-/* The shortest text that duration_parse reads back as ms: `1m`, `90s`, `1.5s`, `250ms`, `0s`.
- * Returns out, cut if size is under 24. */
+/* The shortest text that duration_parse reads back as ms: `1m`, `90s`, `1.5s`, `250ms`, `0s`. What
+ * --print-config prints is read again as it is. Returns out, cut if size is under 24. */
 static const char *duration_text(int64_t ms, char *out, size_t size)
 {
     const struct duration_unit *unit = DURATION_UNITS;
@@ -1446,8 +1474,9 @@ static bool size_parse(const char *text, int64_t *bytes)
     return true;
 }
 
-/* Whether a comma-separated header value (which may be NULL) has an element that compares equal
- * (RFC 9110 section 5.6.1: blanks around and empty elements do not count). */
+/* True if a comma-separated header value (which may be NULL) has an element that compares equal
+ * (RFC 9110 section 5.6.1: blanks around and empty elements do not count). Quoted strings are not
+ * known: no header that is read with this has them. */
 static bool header_has(const char *value, const char *element,
                        int (*compare)(const char *, const char *, size_t))
 {
@@ -1463,19 +1492,19 @@ static bool header_has(const char *value, const char *element,
     return false;
 }
 
-/* Whether a header value has the token, whatever the case. */
+/* As header_has, whatever the case: as Connection and Accept-Encoding are compared. */
 static bool header_has_token(const char *value, const char *token)
 {
     return header_has(value, token, strncasecmp);
 }
 
-/* Whether a header value has the element to the job, as subprotocols are compared. */
+/* As header_has, to the byte: as subprotocols and ETags are compared. */
 static bool header_has_exact(const char *value, const char *element)
 {
     return header_has(value, element, strncmp);
 }
 
-/* Whether a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
+/* True if a Sec-WebSocket-Key (which may be NULL) is base64 of exactly 16 bytes, as RFC 6455
  * section 4.1 wants: 22 digits, the last with its four spare bits zero, and `==`. */
 static bool ws_key_valid(const char *key)
 {
@@ -1485,7 +1514,8 @@ static bool ws_key_valid(const char *key)
 
 /* An IPv6 address as browsers write it in a URL (URL standard, "IPv6 serializer"; RFC 5952 without
  * its dotted forms): groups in hexadecimal, the first of the longest runs of zero groups as `::`.
- * Returns out. */
+ * inet_ntop will not do: of ::ffff:1.2.3.4 it writes the dotted form, and the origin of a browser
+ * would never be equal. Returns out. */
 static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
 {
     enum { GROUPS = 8 };
@@ -1507,10 +1537,11 @@ static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
     return out;
 }
 
-/* Reads the host at the front of text: a name of RFC 3986's characters, an IPv4 address, or an IPv6
- * address in brackets. Writes it as browsers do, in lower case and an IPv6 address in its shortest
- * form. Returns how much of text it is; 0 if no host stands there or it does not fit. Nothing may
- * be percent-encoded: two spellings of one host would be two hosts to everyone who compares. */
+/* Reads the host at the front of text: a name of RFC 3986's characters, an IPv4 address, or an
+ * IPv6 address in brackets. Writes it as browsers do, in lower case and an IPv6 address in its
+ * shortest form. Returns how much of text it is; 0 if no host stands there or it does not fit.
+ * Nothing may be percent-encoded: two spellings of one host would be two hosts to everyone who
+ * compares. */
 static size_t host_take(const char *text, char *out, size_t size)
 {
     static const char name[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -1542,17 +1573,17 @@ static bool host_parse(const char *text, char out[ORIGIN_MAX], int64_t *port)
            *port <= 65535;
 }
 
-/* Whether the host is an IP address, of either kind, as host_take writes it. */
+/* True if the host, as host_take writes it, is an IP address of either kind. */
 static bool host_is_address(const char *host)
 {
     struct in_addr in4;
     return *host == '[' || inet_pton(AF_INET, host, &in4) == 1;
 }
 
-/* Whether a browser can have a page from the host (as host_take writes it) and write it so: an IP
- * address, or a name without RFC 3986's sub-delimiters, which no name in DNS has, whose last label,
- * not counting a dot at the end, is no number. Browsers take what ends in a number for an IPv4
- * address and write it as four of them (URL standard, "ends in a number checker"). */
+/* True if a browser can have a page from the host (as host_take writes it) and write it so: an IP
+ * address, or a name without RFC 3986's sub-delimiters, which no name in DNS has, whose last
+ * label, not counting a dot at the end, is no number. Browsers take what ends in a number for an
+ * IPv4 address and write it as four of them (URL standard, "ends in a number checker"). */
 static bool host_is_web(const char *host)
 {
     if (host_is_address(host)) return true;
@@ -1567,10 +1598,11 @@ static bool host_is_web(const char *host)
     return digits < end - start;
 }
 
-/* Whether a Host header (which may be NULL) names this machine or an address, so that it cannot be
- * a name that somebody's DNS points here: `localhost`, `*.localhost` (RFC 6761 section 6.3), an
- * IPv4 address of four decimal numbers, or an IPv6 address in brackets; a port may follow.
- * `localhost.` is refused: to browsers it is another origin than localhost, and nobody types it. */
+/* True if a Host header (which may be NULL) names this machine or an address, so that it cannot be
+ * a name that somebody's DNS points here (rebinding: the page of a stranger would be our own
+ * origin): `localhost`, `*.localhost` (RFC 6761 section 6.3), an IPv4 address of four decimal
+ * numbers, or an IPv6 address in brackets; a port may follow. `localhost.` is refused: to browsers
+ * it is another origin than localhost, and nobody types it. */
 static bool host_is_local(const char *host_header)
 {
     static const char local[] = ".localhost";
@@ -1637,9 +1669,10 @@ static bool origin_parse_other(const char *text, char out[ORIGIN_MAX])
 
 /* Reads an origin, `http://` or `https://` with a host and perhaps a port, and writes it as
  * browsers do (RFC 6454 section 6.2), so that two are the same when their texts are; or one of
- * another scheme, see above. False, with out of no meaning, for what no browser sends: `null`, a
- * path or a slash at the end, a user, a blank, two origins, `*`, a name that is not ASCII, an IPv4
- * address in another form than four decimal numbers; and for more than 300 bytes. */
+ * another scheme, see origin_parse_other. False, with out of no meaning, for what no browser
+ * sends: `null`, a path or a slash at the end, a user, a blank, two origins, `*`, a name that is
+ * not ASCII, an IPv4 address in another form than four decimal numbers; and for more than 300
+ * bytes. */
 static bool origin_parse(const char *text, char out[ORIGIN_MAX])
 {
     static const char http[] = "http://", https[] = "https://";
@@ -1651,8 +1684,9 @@ static bool origin_parse(const char *text, char out[ORIGIN_MAX])
     return host_parse(text, host, &port) && host_is_web(host) && origin_of_host(secure, text, out);
 }
 
-/* What X-Forwarded-Proto says of a request: the first of the list, which is what the client speaks,
- * in any case. Some proxies say wss and ws of an upgrade. Anything else says `otherwise`. */
+/* What X-Forwarded-Proto, from a trusted proxy, says of a request: the first of the list, which is
+ * what the client speaks, in any case. Some proxies say wss and ws of an upgrade. Of anything else
+ * `otherwise` is returned, which is how the connection to us is made. */
 static bool forwarded_secure(const char *value, bool otherwise)
 {
     static const struct {
@@ -1668,8 +1702,8 @@ static bool forwarded_secure(const char *value, bool otherwise)
     return otherwise;
 }
 
-/* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False, with
- * out of no meaning, for any other text. */
+/* Packs the address that the text is, `1.2.3.4` or `2001:db8::1`, as address_pack does. False,
+ * with out of no meaning, for any other text. */
 static bool address_pack_text(struct span text, uint8_t out[16])
 {
     char copy[INET6_ADDRSTRLEN];
@@ -1687,7 +1721,7 @@ struct range {
     int bits;            /* 0 to 128 */
 };
 
-/* Whether the packed address begins with the range's bits. IPv4 is only in ranges of IPv4 (which
+/* True if the packed address begins with the range's bits. IPv4 is only in ranges of IPv4 (which
  * may be written within ::ffff:0:0/96): `::/0` means every IPv6 address, not every address. */
 static bool range_has(const struct range *range, const uint8_t address[16])
 {
@@ -1697,7 +1731,6 @@ static bool range_has(const struct range *range, const uint8_t address[16])
     return !rest || !((range->address[whole] ^ address[whole]) >> (8 - rest));
 }
 
-/* Whether one of the ranges has the packed address. */
 static bool ranges_have(const struct range *ranges, size_t count, const uint8_t address[16])
 {
     for (size_t i = 0; i < count; i++)
@@ -1724,8 +1757,8 @@ static bool range_parse(const char *text, struct range *out)
 }
 
 /* Reads one element of X-Forwarded-For, a part of a C string: `1.2.3.4`, `1.2.3.4:80`,
- * `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`, blanks around it. The port is dropped.
- * False, with out of no meaning, for anything else. */
+ * `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`, blanks around it; proxies write all of
+ * these. The port is dropped. False, with out of no meaning, for anything else. */
 static bool forwarded_address(struct span element, uint8_t out[16])
 {
     struct span host = span_trim(element);
@@ -1749,12 +1782,15 @@ static bool forwarded_address(struct span element, uint8_t out[16])
 }
 
 /* Finds who a request is from. `values` are all its X-Forwarded-For headers in order, to whose
- * right end every proxy adds whom it was asked by. They count as far as trusted proxies wrote them:
- * from the peer, if it is in a range, leftwards to the first address that is in none. That is the
- * client; the leftmost if all are trusted. At something that is no address (an empty element too)
- * the walk ends, and the last trusted hop before it is the client: nobody vouches for what stands
- * further left. So it is behind FORWARDED_MAX hops. Returns whether the peer is in a range; client
- * is always set, to the peer where the headers say nothing. */
+ * right end every proxy adds whom it was asked by. They count as far as trusted proxies wrote
+ * them: from the peer, if it is in a range, leftwards to the first address that is in none. That
+ * is the client; the leftmost if all are trusted. Everything further left a client may have
+ * written itself.
+ *
+ * At something that is no address (an empty element too) the walk ends, and the last trusted hop
+ * before it is the client: nobody vouches for what stands further left. So it is behind
+ * FORWARDED_MAX hops, which bounds the work for a head full of commas. Returns true if the peer is
+ * in a range; client is always set, to the peer where the headers say nothing. */
 static bool forwarded_client(const char *const *values, int count, const struct range *ranges,
                              size_t range_count, const uint8_t peer[16], uint8_t client[16])
 {
@@ -1775,15 +1811,15 @@ static bool forwarded_client(const char *const *values, int count, const struct 
     return true;
 }
 
-/* What counts as one by address: an IPv4 address as it is; of an IPv6 address the first 64 bits,
- * since whoever has one has the 2^64 beside it (RFC 4291 section 2.5.1). out may be in. */
+/* What counts as one in limits by address: an IPv4 address as it is; of an IPv6 address the first
+ * 64 bits, since whoever has one has the 2^64 beside it (RFC 4291 section 2.5.1). out may be in. */
 static void address_group(const uint8_t in[16], uint8_t out[16])
 {
     bool v4 = address_is_v4(in);
     for (int i = 0; i < 16; i++) out[i] = v4 || i < 8 ? in[i] : 0;
 }
 
-/* Whether c may stand in the value of a cookie (RFC 6265 section 4.1.1). */
+/* True if c may stand in the value of a cookie (RFC 6265 section 4.1.1). */
 static bool cookie_octet(char c)
 {
     return c > 0x20 && c < 0x7f && c != '"' && c != ',' && c != ';' && c != '\\';
@@ -1818,9 +1854,14 @@ static int cookie_get(const char *header, const char *name, char *out, size_t si
 }
 
 /* ==== 7. JSON =================================================================================
- * A strict reader (RFC 8259) over text that stays where it is, and writers into a buffer. Values
- * are spans of the text; nothing is copied or allocated before somebody asks for a string. */
+ * A strict reader (RFC 8259) over text that stays where it is, and a writer into a buffer. Pure.
+ *
+ * The reader's values are spans of the text: nothing is copied or allocated before somebody asks
+ * for a string. Everything is checked once, by json_parse; the functions behind it walk through
+ * what was accepted and cannot fail. There is no tree: messages have a handful of members, and a
+ * walk through 100 bytes costs less than building one. */
 
+/* What a value is. A number is text until json_number reads it. */
 enum json_kind {
     JSON_NULL,
     JSON_FALSE,
@@ -1831,24 +1872,25 @@ enum json_kind {
     JSON_OBJECT
 };
 
+/* A value of a text that json_parse took; lives as long as that text. */
 struct json_value {
     enum json_kind kind;
     struct span raw; /* the value's text, without the blanks around it */
 };
 
-/* Where a reader stands; every json_skip_* moves it behind what it accepts. */
+/* Where a reader stands; json_skip_ and json_take_ functions move it behind what they accept, and
+ * leave it anywhere when they return false: then the whole text is refused. */
 struct json_reader {
     const char *at, *end;
 };
 
-/* Skips blanks. */
 static void json_skip_space(struct json_reader *r)
 {
     while (r->at < r->end && (*r->at == ' ' || *r->at == '\n' || *r->at == '\r' || *r->at == '\t'))
         r->at++;
 }
 
-/* Whether the next character is c; takes it if so. */
+/* Takes the next character if it is c. */
 static bool json_take(struct json_reader *r, char c)
 {
     if (r->at == r->end || *r->at != c) return false;
@@ -1870,7 +1912,7 @@ static int32_t json_take_hex(struct json_reader *r)
 }
 
 /* Takes an escape whose backslash is gone: its code point, a pair of surrogates as one; -1 for an
- * unknown escape or half a pair (RFC 8259 sections 7 and 8.2). */
+ * unknown escape or half a pair (RFC 8259 sections 7 and 8.2), which no UTF-8 could stand for. */
 static int32_t json_take_escape(struct json_reader *r)
 {
     static const char names[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
@@ -1887,7 +1929,8 @@ static int32_t json_take_escape(struct json_reader *r)
     return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
 }
 
-/* Skips a string; false if none stands there or it is not valid. */
+/* Skips a string; false if none stands there or it is not valid. That its bytes are UTF-8
+ * json_parse has looked at for the whole text. */
 static bool json_skip_string(struct json_reader *r)
 {
     if (!json_take(r, '"')) return false;
@@ -1936,7 +1979,7 @@ static bool json_skip_key(struct json_reader *r)
     return json_take(r, ':');
 }
 
-/* What a value that begins with c is; whether it is one shows when it is skipped. */
+/* What a value that begins with c must be; that it is one shows when it is skipped. */
 static enum json_kind json_kind_of(char c)
 {
     switch (c) {
@@ -1951,7 +1994,8 @@ static enum json_kind json_kind_of(char c)
 }
 
 /* Skips a value and the blanks before it; false if none stands there, it is not valid, or it nests
- * deeper than depth. Calls itself once a level, so depth bounds the stack. */
+ * deeper than depth. Calls itself once a level, so depth bounds the stack: without it a body of
+ * 256 KB of `[` would use up a worker's. */
 static bool json_skip_value(struct json_reader *r, int depth)
 {
     json_skip_space(r);
@@ -1986,8 +2030,8 @@ static bool json_take_value(struct json_reader *r, int depth, struct json_value 
 }
 
 /* Reads a text that must be one JSON value in valid UTF-8 and nothing else but blanks; arrays and
- * objects nest at most max_depth deep (`[]` is 1). False if it is not, with *out as it was. What is
- * accepted here may be given to the functions below; they do not check again. */
+ * objects nest at most max_depth deep (`[]` is 1). False if it is not, with *out as it was. What
+ * is accepted here may be given to the functions below; they do not check again. */
 static bool json_parse(struct span text, int max_depth, struct json_value *out)
 {
     if (!text.len || !utf8_valid(text)) return false;
@@ -2009,7 +2053,7 @@ static size_t json_take_bytes(struct json_reader *r, char out[4])
     return 1;
 }
 
-/* Whether the value is a string that stands for exactly these bytes. */
+/* True if the value is a string that stands for exactly these bytes, however it is escaped. */
 static bool json_equals(struct json_value value, struct span text)
 {
     if (value.kind != JSON_STRING) return false;
@@ -2024,14 +2068,14 @@ static bool json_equals(struct json_value value, struct span text)
     return n == text.len;
 }
 
-/* Whether the value is a string that says text. */
 static bool json_is(struct json_value value, const char *text)
 {
     return json_equals(value, (struct span){text, strlen(text)});
 }
 
-/* The member of that name, the last one if there are several; names are compared decoded. False,
- * with *out as it was, if there is none or the value is no object. */
+/* The member of that name, the last one if there are several, as JavaScript's own reader has it;
+ * names are compared decoded. False, with *out as it was, if there is none or the value is no
+ * object. Walks through the whole object each time. */
 static bool json_member(struct json_value object, const char *name, struct json_value *out)
 {
     if (object.kind != JSON_OBJECT) return false;
@@ -2173,20 +2217,18 @@ static void json_open(struct buffer *b, const char *name, char bracket)
     buffer_add(b, &bracket, 1);
 }
 
-/* Closes it. */
 static void json_close(struct buffer *b, char bracket)
 {
     buffer_add(b, &bracket, 1);
 }
 
-/* A string of any bytes. */
+/* A string of any bytes, as ids are. */
 static void json_span(struct buffer *b, const char *name, struct span value)
 {
     json_key(b, name);
     json_write_string(b, value);
 }
 
-/* A string. */
 static void json_text(struct buffer *b, const char *name, const char *value)
 {
     json_span(b, name, (struct span){value, strlen(value)});
@@ -2216,8 +2258,8 @@ static void json_text_or_null(struct buffer *b, const char *name, const char *va
     else json_null(b, name);
 }
 
-/* A whole number that is not negative. Written by hand: printf costs as much as a user's whole view
- * otherwise. */
+/* A whole number that is not negative. Written by hand: musl's snprintf takes some ten times as
+ * long, and a view has a number and is written for each change that is told. */
 static void json_uint(struct buffer *b, const char *name, uint64_t value)
 {
     char digits[20]; /* of UINT64_MAX */
@@ -2255,7 +2297,8 @@ static void json_time(struct buffer *b, const char *name, int64_t wall_ms, bool 
     b->len += len + 2;
 }
 
-/* Names one user more, once, unless there are enough. Returns whether there are. */
+/* Names one user more, once, unless there are enough. Returns true when there are: then the rest
+ * need not be looked at. */
 static bool named_add(struct named *named, struct span id)
 {
     for (size_t i = 0; i < named->count; i++)
@@ -5252,6 +5295,7 @@ enum {
 struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
+    bool last; /* of a server that stops in order: it carries the sign of that */
 };
 
 /* One piece of it; id_len bytes follow, and then text_len. */
@@ -5357,10 +5401,29 @@ static size_t store_batch_count(const struct store_batch *b)
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
 }
 
+/* Moves all of one batch behind another; `from` is empty after it. */
+static void store_batch_move(struct store_batch *to, struct store_batch *from)
+{
+    if (to->ops.len) {
+        buffer_add(&to->ops, from->ops.at, from->ops.len);
+        to->users += from->users;
+        to->sessions += from->sessions;
+        to->samples += from->samples;
+        to->changes += from->changes;
+        to->manuals += from->manuals;
+        buffer_free(&from->ops);
+    } else {
+        buffer_free(&to->ops);
+        *to = *from;
+    }
+    *from = (struct store_batch){0};
+}
+
 /* Empties a batch that is not under way; its memory stays for the next. */
 static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
+    b->last = false;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -5770,6 +5833,7 @@ static void store_write_ended(struct store *st, int rc)
 /* Writes a batch (or none) and the signs of life, and counts it. */
 static int store_write(struct store *st, const struct store_batch *batch, bool clean)
 {
+    ASSERT_THREAD(WRITER);
     struct store_commit commit = {.batch = batch, .clean = clean};
     store_write_begins(st);
     int rc = store_transact(st, store_apply, &commit);
@@ -6150,39 +6214,52 @@ static void store_look_at_files(struct store *st)
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
-/* The writer: takes batches until it is told to stop and has none, or has to give up. */
+/* [writer] One attempt to write a batch, or the sign of a clean stop alone (NULL), and what follows
+ * from it. When the batch is on the disk it is the hub's again, before this returns. True if it
+ * was. */
+static bool store_write_one(struct store *st, struct store_batch *batch)
+{
+    bool clean = !batch || batch->last;
+    int rc = store_write(st, batch, clean);
+    if (st->env) store_look_at_readers(st);
+    store_look_after_readers(st);
+    store_look_at_files(st);
+    lock_take(&st->lock, RANK_STORE);
+    if (rc) store_commit_failure(st, rc);
+    else store_commit_success(st);
+    if (!rc) st->batch = NULL;
+    st->all_written = !rc && clean && !store_is_lost(st->displaced);
+    lock_give(&st->lock, RANK_STORE);
+    if (!rc && batch) st->done(st->context, batch);
+    return !rc;
+}
+
+/* The writer's thread: takes batches until it is told to stop and everything is written, or until
+ * there is no time left to try again. A batch that fails is tried again every STORE_RETRY_MS, before
+ * any other: their order is that of what happened. */
 static void *store_writer(void *context)
 {
     struct store *st = context;
     prctl(PR_SET_NAME, "writer");
+    thread_is(THREAD_WRITER);
     lock_take(&st->lock, RANK_STORE);
-    for (;;) {
-        while (!st->batch && !st->stopping) {
+    while (st->batch || !st->stopping || !st->all_written) {
+        if (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
             lock_give(&st->lock, RANK_STORE);
             store_look_after_readers(st);
             store_look_at_files(st);
             lock_take(&st->lock, RANK_STORE);
+            continue;
         }
         struct store_batch *batch = st->batch;
         lock_give(&st->lock, RANK_STORE);
-        int rc = store_write(st, batch, !batch);
-        if (st->env) store_look_at_readers(st);
-        store_look_after_readers(st);
-        store_look_at_files(st);
-        if (!rc && batch) {
-            lock_take(&st->lock, RANK_STORE);
-            store_commit_success(st);
-            st->batch = NULL;
-            lock_give(&st->lock, RANK_STORE);
-            st->done(st->context, batch);
-        }
+        bool written = store_write_one(st, batch);
         lock_take(&st->lock, RANK_STORE);
-        if (rc) store_commit_failure(st, rc);
-        st->all_written = !rc && !batch && !store_is_lost(st->displaced);
+        if (written && !batch) break; /* also when the file was removed: there is no more to do */
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if ((!rc && !batch) || (rc && left <= 0)) break;
-        if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
+        if (!written && left <= 0) break;
+        if (!written) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
     pthread_cond_broadcast(&st->changed);
@@ -6216,19 +6293,19 @@ static void store_submit(struct store *st, struct store_batch *batch)
     lock_give(&st->lock, RANK_STORE);
 }
 
-/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
- * False when that could not be in patience_ms: what was submitted is lost, and done does not give
- * its batch back. */
-static bool store_stop_writer(struct store *st, int64_t patience_ms)
+/* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
+ * False when that could not be by give_up_at (mono): what was submitted is lost, and done does not
+ * give its batch back. A writer that can act gives up by itself then. One that the disk holds in a
+ * system call is left where it is STOP_END_MS later; it ends with the process. */
+static bool store_stop_writer(struct store *st, int64_t give_up_at)
 {
     if (!st->running) return true;
     lock_take(&st->lock, RANK_STORE);
     st->stopping = true;
-    st->give_up_at = clock_mono_ms() + patience_ms;
+    st->give_up_at = give_up_at;
     pthread_cond_broadcast(&st->changed);
-    /* The writer gives up by itself, unless the disk holds it; then this does, a little later. */
-    while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
-        store_wait(st, st->give_up_at + 250 - clock_mono_ms());
+    for (int64_t left; !st->ended && (left = give_up_at + STOP_END_MS - clock_mono_ms()) > 0;)
+        store_wait(st, left);
     bool ended = st->ended, written = st->all_written;
     lock_give(&st->lock, RANK_STORE);
     if (ended) pthread_join(st->writer, NULL);
@@ -7560,9 +7637,11 @@ struct presence {
     struct user_list changed;          /* DIRTY_STATE */
     struct user_list in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
     struct user_list seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second in which they became so */
+    struct user_list due;              /* DIRTY_SEEN: a ring that is being collected */
     size_t seen_ring;                  /* where to add */
     size_t seen_count;
     int64_t seen_turn;         /* mono: when the rings move on */
+    bool collecting;           /* a batch is being filled, see presence_collect */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped; /* sessions given up: more than that were in `ended` */
 };
@@ -7832,7 +7911,9 @@ static void user_mark_dirty(struct user_list *list, struct user *user, enum user
 static void presence_mark_dirty(struct presence *p, struct user *user, enum user_dirty dirty)
 {
     if (user->dirty == DIRTY_IN_FLIGHT) {
-        if (user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
+        bool again = p->collecting && dirty == DIRTY_STATE; /* into this batch once more */
+        if (!again && user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
+        if (again) user_mark_dirty(&p->changed, user, dirty);
         return;
     }
     if (user->dirty >= dirty) return;
@@ -8251,19 +8332,25 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
     user->was_invisible = user_invisible(user);
 }
 
-/* Ends the stays whose time is over, and what was set by hand for a time. */
-static void presence_tick(struct presence *p, struct instant now)
+/* Ends the sessions whose time is over, and what was set by hand for a time, of at most so many
+ * users: after a restart a million can be due at once. False when that many were; then it is to be
+ * called again soon, and presence_wait says so too. */
+static bool presence_tick(struct presence *p, struct instant now, size_t most)
 {
     struct timer *timer;
-    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
+    while (now.mono >= p->judge_at && most &&
+           (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = container_of(timer, struct user, timer);
         user_leave(p, now, user, user->reason, user_address(user));
+        most--;
     }
-    while ((timer = wheel_pop(&p->manuals, now.mono))) {
+    while (most && (timer = wheel_pop(&p->manuals, now.mono))) {
         struct user *user = container_of(timer, struct manual, timer)->user;
         user_take_manual(p, user);
         user_tell_manual(p, user);
+        most--;
     }
+    return most;
 }
 
 /* Keeps how many users and connections there are, as those of the minute that began at `at`. */
@@ -8302,23 +8389,35 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
     user_mark_dirty(&p->in_flight, user, DIRTY_IN_FLIGHT);
 }
 
-/* Fills an empty batch with what the store must hear now: changed users, ended sessions, and the
- * users whose last_seen moved long enough ago (all of them if asked). Until presence_committed they
- * are in flight; there is one batch at a time. */
-static void presence_collect(struct presence *p, struct instant now, bool all,
+/* Adds at most so many users to a batch: those that changed, and those whose last_seen moved long
+ * enough ago (all of them if asked). Returns whether that was all; otherwise the next call goes on.
+ * Until presence_committed they are in flight; there is one batch at a time.
+ *
+ * A batch is one transaction, so it must not have the end of a session without the user's state
+ * after it. Sessions end, and users change again, between two calls: therefore each call takes the
+ * sessions that ended since, a user in flight who changes is collected once more, and the batch is
+ * whole only when nobody is left who changed. The caller collects faster than users change: see
+ * hub_turn for the time that each has. */
+static bool presence_collect(struct presence *p, struct instant now, bool all, size_t most,
                              struct store_batch *batch)
 {
-    *batch = p->ended; /* the sessions, with their memory */
-    p->ended = (struct store_batch){0};
     struct user *user;
-    while ((user = LIST_FIRST(&p->changed))) presence_collect_user(p, now, user, batch);
-    for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
+    store_batch_move(batch, &p->ended);
+    p->collecting = true;
+    for (;;) {
+        while (most && ((user = LIST_FIRST(&p->changed)) || (user = LIST_FIRST(&p->due)))) {
+            presence_collect_user(p, now, user, batch);
+            most--;
+        }
+        if (!most) return false;
+        if (all ? !p->seen_count : p->seen_turn > now.mono) break;
+        if (p->seen_turn < now.mono - SEEN_FLUSH_MS) p->seen_turn = now.mono - SEEN_FLUSH_MS;
         p->seen_turn += 1000;
         p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
-        while ((user = LIST_FIRST(&p->seen[p->seen_ring])))
-            presence_collect_user(p, now, user, batch);
+        LIST_SWAP(&p->due, &p->seen[p->seen_ring], user, list);
     }
-    if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
+    p->collecting = false;
+    return true;
 }
 
 /* Takes a user out of the table who is offline, if nobody watches, nothing is set by hand and the
@@ -8339,13 +8438,14 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
     presence_forget(p, user);
 }
 
-/* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
- * forgotten. One who came and went so fast that the last session's begin is ahead of the clock
- * is kept for another round: a next stay must begin later still. */
-static void presence_committed(struct presence *p, struct instant now)
+/* The batch in flight is in the store: of its users, at most so many at a time, those who changed
+ * meanwhile are dirty again, and those offline are forgotten. One who came and went so fast that
+ * the last session's begin is ahead of the clock is kept for another round: a next session must
+ * begin later still. Returns whether those were all. */
+static bool presence_committed(struct presence *p, struct instant now, size_t most)
 {
     struct user *user;
-    while ((user = LIST_FIRST(&p->in_flight))) {
+    while (most-- && (user = LIST_FIRST(&p->in_flight))) {
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
@@ -8355,6 +8455,7 @@ static void presence_committed(struct presence *p, struct instant now)
             presence_forget(p, user);
         }
     }
+    return !LIST_FIRST(&p->in_flight);
 }
 
 /* ==== 24. Views and events ====================================================================
@@ -9291,8 +9392,13 @@ static void watcher_free(struct watcher *watcher)
 }
 
 /* ==== 26. WebSocket codec =====================================================================
- * RFC 6455, the server's side: bytes to frames to messages, and back. No I/O. A frame that is whole
- * in the input is handed out from the input; only what is half received takes memory. */
+ * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
+ *
+ * A frame that is whole in the input is handed out from the input, unmasked in place; only what is
+ * half received takes memory, in a ws_partial of its own, so a connection that is idle costs none.
+ * Every byte is judged as soon as it is there and in its order, so that what a client is told does
+ * not depend on how the network cut its bytes, and nobody can make us keep what is wrong
+ * already. */
 
 enum {
     WS_OP_CONTINUE = 0,
@@ -9322,6 +9428,7 @@ enum { WS_CONTROL_MAX = 125, WS_REASON_MAX = 123 };
     X(CLOSE_UTF8, CLOSE_BAD_UTF8, "the close reason is not UTF-8")                                 \
     X(TEXT_UTF8, CLOSE_BAD_UTF8, "a text message is not UTF-8")
 #define X(name, code, text) WS_FAULT_##name,
+/* Each fault is a row of WS_FAULT_TABLE; 0 is none. */
 enum ws_fault { WS_FAULT_TABLE(X) };
 #undef X
 static const struct ws_fault_row {
@@ -9335,12 +9442,13 @@ static const struct ws_fault_row {
 
 enum ws_kind { WS_MORE, WS_TEXT, WS_BINARY, WS_PING, WS_PONG, WS_CLOSE, WS_FAIL };
 
+/* What a client may make us keep. */
 struct ws_limits {
     size_t max_message; /* bytes of a message, over all its frames */
     int max_fragments;  /* frames of a message */
 };
 
-/* What ws_decode found. */
+/* What ws_decode found. The data is in the input or in the partial: good until the next call. */
 struct ws_event {
     enum ws_kind kind;
     uint16_t code;      /* WS_CLOSE: the peer's, or 1005; WS_FAIL: the one to send */
@@ -9357,7 +9465,8 @@ struct ws_head {
     bool stored; /* its payload went into the partial's message */
 };
 
-/* What is half received. Kept on the heap, only while there is something to keep. */
+/* What is half received: a head, the payload of a frame, or the frames of a message before its
+ * last. Kept on the heap, only while there is something to keep. */
 struct ws_partial {
     struct buffer message;         /* the data so far, unmasked */
     size_t checked;                /* bytes of it that are whole code points, of a text */
@@ -9370,7 +9479,6 @@ struct ws_partial {
     uint8_t bytes[WS_CONTROL_MAX]; /* that head, or the payload of a control frame */
 };
 
-/* Unread input. */
 struct ws_input {
     uint8_t *at;
     size_t left;
@@ -9391,21 +9499,24 @@ static struct ws_partial *ws_partial_get(struct ws_partial **kept)
     return *kept;
 }
 
-/* Frees what is kept if all of it was handed out. */
+/* Frees what is kept if all of it was handed out. At the begin of a call: the event of the one
+ * before may have pointed into it. */
 static void ws_partial_settle(struct ws_partial **kept)
 {
     struct ws_partial *p = *kept;
     if (p && !p->have && !p->in_payload && !p->opcode) ws_partial_free(kept);
 }
 
-/* Whether a peer may send the close code (RFC 6455 section 7.4 and the IANA registry). */
+/* True if a peer may send the close code (RFC 6455 section 7.4 and the IANA registry): 1004 to
+ * 1006 and 1015 stand for what no frame says. */
 static bool ws_close_code_valid(unsigned code)
 {
     if (code >= 1000 && code <= 1014) return code < 1004 || code > 1006;
     return code >= 3000 && code <= 4999;
 }
 
-/* Unmasks in place (RFC 6455 section 5.3) len bytes that begin phase bytes into the payload. */
+/* Unmasks in place (RFC 6455 section 5.3) len bytes that begin phase bytes into the payload: by
+ * words of 8, with the key turned to the phase. */
 static void ws_unmask(uint8_t *at, size_t len, const uint8_t mask[4], size_t phase)
 {
     uint8_t key[8];
@@ -9436,7 +9547,9 @@ static uint64_t ws_head_length(const uint8_t *in)
     return length == 127 ? get_be64(in + 2) : (uint64_t)length;
 }
 
-/* What is wrong with the first byte of a head (RFC 6455 sections 5.2, 5.4, 5.5). */
+/* What is wrong with the first byte of a head (RFC 6455 sections 5.2, 5.4, 5.5): of its bits, its
+ * opcode, and whether it may stand behind the frames before it. The number of frames is bounded
+ * since each costs work, while an empty one costs its sender next to nothing. */
 static enum ws_fault ws_fault_first(const struct ws_partial *p, const struct ws_limits *limits,
                                     uint8_t first)
 {
@@ -9460,7 +9573,8 @@ static enum ws_fault ws_fault_second(uint8_t first, uint8_t second)
     return opcode == WS_OP_CLOSE && length == 1 ? WS_FAULT_CLOSE_LENGTH : WS_FAULT_NONE;
 }
 
-/* What is wrong with the length in a head (RFC 6455 section 5.2, and --max-message). */
+/* What is wrong with the length in a head (RFC 6455 section 5.2, and --max-message). The sum with
+ * the frames before is compared by a subtraction: a length of 63 bits must not overflow it. */
 static enum ws_fault ws_fault_length(const struct ws_partial *p, const struct ws_limits *limits,
                                      const uint8_t *in)
 {
@@ -9486,7 +9600,7 @@ static enum ws_fault ws_fault_head(const struct ws_partial *p, const struct ws_l
 }
 
 /* Moves the head from the input to what is kept, byte by byte, until it is whole or faulty. False
- * if the input ended before. */
+ * if the input ended before. Heads are cut only where a segment ends, so this need not be fast. */
 static bool ws_gather_head(struct ws_partial *p, const struct ws_limits *limits,
                            struct ws_input *input, enum ws_fault *fault)
 {
@@ -9530,7 +9644,7 @@ static bool ws_take_head(struct ws_partial **kept, const struct ws_limits *limit
 }
 
 /* Looks at what came of a text message that is not complete. A fault in it is found at once: who
- * sent it need not send the rest. */
+ * sent it need not send the rest, and cannot hold the connection with it. */
 static enum ws_fault ws_check_text(struct ws_partial *p)
 {
     size_t whole;
@@ -9614,12 +9728,14 @@ static enum ws_fault ws_finish_frame(struct ws_partial **kept, const struct ws_h
     return WS_FAULT_NONE;
 }
 
-/* Decodes the next event from len bytes that a client sent (RFC 6455 sections 5 to 8), unmasks them
- * in place, and says in *used how many it took. To be called again with the rest, if only with
- * nothing, until it says WS_MORE: then all is taken, and *kept is NULL unless something is half
- * received. The events do not depend on how the stream was cut. Memory grows with bytes received,
- * never with a length announced. WS_FAIL frees *kept; after it and after WS_CLOSE there is no
- * further call, and the owner frees *kept with ws_partial_free. */
+/* Decodes the next event from len bytes that a client sent (RFC 6455 sections 5 to 8), unmasks
+ * them in place, and says in *used how many it took. To be called again with the rest, if only
+ * with nothing, until it says WS_MORE: then all is taken, and *kept is NULL unless something is
+ * half received. One event a call, so that the caller may stop between two messages when its turn
+ * is over.
+ *
+ * Memory grows with bytes received, never with a length announced. WS_FAIL frees *kept; after it
+ * and after WS_CLOSE there is no further call, and the owner frees *kept with ws_partial_free. */
 static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limits *limits,
                                  uint8_t *in, size_t len, size_t *used)
 {
@@ -9661,7 +9777,7 @@ static size_t ws_encode_head(uint8_t out[10], int opcode, size_t len)
     return 10;
 }
 
-/* Appends a whole frame. */
+/* Appends a whole frame (RFC 6455 section 5.2); a server's are not masked. */
 static void ws_encode(struct buffer *b, int opcode, struct span payload)
 {
     uint8_t head[10];
@@ -9683,8 +9799,13 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
 }
 
 /* ==== 27. HTTP messages =======================================================================
- * Pure parts of HTTP/1.1 (RFC 9110, RFC 9112) that CivetWeb leaves to us: where a request ends,
- * before anybody parses it, and the text of an answer. */
+ * The parts of HTTP/1.1 (RFC 9110, RFC 9112) that are ours: where a request ends, before anybody
+ * parses it, and the text of an answer. Pure but for the date.
+ *
+ * CivetWeb parses requests, but the listener has to know where one ends without blocking a worker,
+ * and two readers of the same bytes are how requests are smuggled. So whatever the two could see
+ * differently is refused or made plain here: CivetWeb is given one request, without transfer
+ * codings, with every header line looked at. */
 
 /* What the head of a request says about its own length, read before CivetWeb sees it. */
 struct http_frame {
@@ -9697,8 +9818,9 @@ struct http_frame {
     enum error error;           /* what to refuse it with, or ERROR_NONE */
 };
 
-/* Finds the empty line that ends a head, having looked at `scanned` bytes before; 0 when it is not
- * there yet. Exactly what CivetWeb takes for one: two CR LF, or two bare LF. */
+/* Finds the empty line that ends a head, having looked at `scanned` bytes before, so that a head
+ * that comes a byte at a time is not read anew for each; 0 when it is not there yet. Exactly what
+ * CivetWeb takes for one: two CR LF, or two bare LF. */
 static size_t http_head_end(const char *at, size_t len, size_t scanned)
 {
     const char *p = at + (scanned > 3 ? scanned - 3 : 0), *end = at + len;
@@ -9724,7 +9846,8 @@ static bool http_line_value(struct span line, const char *name, struct span *val
     return true;
 }
 
-/* Reads a Content-Length; -1 when it is not digits only. */
+/* Reads a Content-Length; -1 when it is not digits only: `+5`, `5,5` and the empty one are read in
+ * different ways by others. */
 static int64_t http_length(struct span text)
 {
     int64_t n = 0;
@@ -9736,15 +9859,16 @@ static int64_t http_length(struct span text)
     return n;
 }
 
-/* Whether a byte may stand in a token (RFC 9110 section 5.6.2). */
+/* True if a byte may stand in a token (RFC 9110 section 5.6.2). */
 static bool http_is_token(char byte)
 {
     unsigned char c = (unsigned char)byte;
     return c < 0x7f && (isalnum(c) || (c && strchr("!#$%&'*+-.^_`|~", c)));
 }
 
-/* Whether a line begins with a field name and its colon: a token, nothing between (RFC 9112 section
- * 5.1). Also false for the obsolete folding of lines (section 5.2). */
+/* True if a line begins with a field name and its colon: a token, nothing between (RFC 9112
+ * section 5.1). Also false for the obsolete folding of lines (section 5.2), which proxies join and
+ * others cut. */
 static bool http_line_named(struct span line)
 {
     size_t n = 0;
@@ -9767,7 +9891,8 @@ static enum error http_coding(struct span value)
                                                             : ERROR_INVALID_REQUEST;
 }
 
-/* What was seen of the header lines that say how long a body is. */
+/* Which of the header lines that say how long a body is were seen: there may be one of them in
+ * all. */
 struct http_lengths {
     bool content, coding;
 };
@@ -9799,10 +9924,10 @@ static void http_frame_line(struct http_frame *frame, char *at, size_t len, size
 }
 
 /* Makes an absolute target (RFC 9112 section 3.2.2) the path in it, by blanks in place of scheme
- * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path it
- * is the root's. False for a target that is none: no host, or a user's name before it, which would
- * make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left alone,
- * and refused behind CivetWeb. */
+ * and authority: nothing moves. The authority is kept, as it stands for the Host. Without a path
+ * it is the root's. False for a target that is none: no host, or a user's name before it, which
+ * would make somebody else's host look like ours (RFC 9110 section 4.2.4). Another scheme is left
+ * alone, and refused behind CivetWeb. */
 static bool http_take_authority(struct http_frame *frame, char *at, size_t line)
 {
     char *target = memchr(at, ' ', line), *end = at + line, host[ORIGIN_MAX];
@@ -9886,7 +10011,8 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     return frame;
 }
 
-/* What is read next of a body in chunks. */
+/* What is read next of a body in chunks (RFC 9112 section 7.1). One byte at a time, since it may
+ * be cut anywhere; only data is taken in runs. */
 enum chunk_state {
     CHUNK_SIZE,       /* a digit of a chunk's size, or what may stand behind it */
     CHUNK_BLANK,      /* blanks before a `;` */
@@ -9910,7 +10036,7 @@ enum chunk_state {
     CHUNK_DONE,
 };
 
-/* How far a body in chunks was read (RFC 9112 section 7.1). Zeroed is its beginning. */
+/* How far a body in chunks was read. Zeroed is its beginning. */
 struct http_chunks {
     uint8_t state;  /* enum chunk_state */
     uint8_t digits; /* of the size that is being read */
@@ -9921,7 +10047,8 @@ struct http_chunks {
 
 enum { CHUNK_DIGITS_MAX = 16 /* of a size: what 64 bits hold */ };
 
-/* Whether a byte may stand in an extension or the value of a header. */
+/* True if a byte may stand in a quoted string or the value of a header: no control character but a
+ * tab. */
 static bool http_is_text(char byte)
 {
     unsigned char c = (unsigned char)byte;
@@ -9929,7 +10056,8 @@ static bool http_is_text(char byte)
 }
 
 /* Reads one byte of a chunk's size; every line ends in CR LF and nothing else, since others who
- * read the same bytes may see an end where we see none. */
+ * read the same bytes may see an end where we see none. A size beyond the body's bound is refused
+ * before a byte of it has come. */
 static enum error http_chunk_size(struct http_chunks *chunks, char byte, size_t max_body)
 {
     int digit = hex_value(byte);
@@ -9992,7 +10120,8 @@ static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
     return next == CHUNK_DONE ? ERROR_INVALID_REQUEST : ERROR_NONE;
 }
 
-/* Reads one byte of what is no data. */
+/* Reads one byte of what is no data. Trailers (RFC 9112 section 7.1.2) have to look like header
+ * lines, and are thrown away: what they say came too late to be looked at. */
 static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t max_body)
 {
     switch ((enum chunk_state)chunks->state) {
@@ -10030,10 +10159,10 @@ static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t 
     return ERROR_INVALID_REQUEST;
 }
 
-/* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The data
- * is moved together, the rest thrown away: afterwards *len is what there is of the body, and once
- * it is DONE also what was sent behind it. It may be cut anywhere. Extensions and trailers may have
- * max_beside bytes in all. */
+/* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The
+ * data is moved together, the rest thrown away: afterwards *len is what there is of the body, and
+ * once it is DONE also what was sent behind it. Extensions and trailers may have max_beside bytes
+ * in all: without a bound a client could send them for ever, and no body would grow. */
 static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t *len,
                                    size_t max_body, size_t max_beside)
 {
@@ -10075,14 +10204,14 @@ static struct span http_target(const char *at, size_t len)
     return (struct span){target, (size_t)(end - target)};
 }
 
-/* Whether a span begins with a text. */
 static bool span_begins(struct span span, const char *text)
 {
     size_t n = strlen(text);
     return span.len >= n && !memcmp(span.at, text, n);
 }
 
-/* Whether a request, whole and in order, is one of those. */
+/* True if a request, whole and in order, is one of HTTP_COSTLY: it waits in a lane of its own, so
+ * that lists cannot hold all workers. */
 static bool http_is_costly(const char *at, size_t len)
 {
     struct span target = http_target(at, len);
@@ -10091,8 +10220,20 @@ static bool http_is_costly(const char *at, size_t len)
     return false;
 }
 
-/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no whole
- * line has it, more than one has, or it does not fit. */
+/* True if a request asks how the server is, which needs to know nothing of any user. */
+static bool http_is_probe(const char *at, size_t len)
+{
+    static const char *const probes[] = {"/healthz ", "/healthz?", "/readyz ",
+                                         "/readyz?",  "/metrics ", "/metrics?"};
+    struct span target = http_target(at, len);
+    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++)
+        if (span_begins(target, probes[i])) return true;
+    return false;
+}
+
+/* Copies the value of a header out of a head that may be cut or wrong, as text; false when no
+ * whole line has it, more than one has, or it does not fit. For what is said of a request that
+ * nobody could parse. */
 static bool http_find_header(const char *at, size_t len, const char *name, char *out, size_t size)
 {
     int found = 0;
@@ -10143,7 +10284,8 @@ static const char *http_phrase(int status)
     return "Unknown";
 }
 
-/* An answer being made; the one who made it frees body. */
+/* An answer being made, by a worker or the listener. Who made it frees body, location, texts and
+ * named. */
 struct http_response {
     int status;
     const char *type; /* of the body; NULL: no body and no length, as 204 wants it */
@@ -10167,7 +10309,8 @@ struct http_response {
 
 static const char JSON_TYPE[] = "application/json";
 
-/* Adds a header line. Values come from tables, never from a client. */
+/* Adds a header line. Values come from tables and from what was checked, never from a client as it
+ * is: no CR LF can be in them. One that does not fit is a fault of the program. */
 __attribute__((format(printf, 2, 3))) static void http_add_header(struct http_response *response,
                                                                   const char *format, ...)
 {
@@ -10207,7 +10350,9 @@ enum {
     HTTP_BODY_MOVED = 16384, /* a body of so many bytes is not copied behind the head */
 };
 
-/* Appends the head of an answer (RFC 9112 sections 4 and 5). */
+/* Appends the head of an answer (RFC 9112 sections 4 and 5). What a page may do with it is said in
+ * each of them: nosniff, no-store where nothing else is said, and CORS only for an origin of
+ * --allow-origin. */
 static void http_write_head(struct buffer *out, const struct http_response *response, size_t body,
                             bool keep_alive)
 {
@@ -10377,7 +10522,8 @@ static void job_queue_run_first(struct job_queue *queue)
     if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
 }
 
-/* A thread of the queue, until it is told to end and nothing waits any more. */
+/* A thread of the queue, until it is told to end and nothing waits any more: whoever waits for a
+ * job always gets it back. */
 static void *job_queue_thread(void *argument)
 {
     thread_is(THREAD_JOB);
@@ -10463,8 +10609,8 @@ struct loop {
 /* [main] Makes an empty loop; false with errno set.
  *
  * The three modes of epoll, and why. The eventfd is edge-triggered: each write wakes the loop once
- * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded piece
- * of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
+ * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded
+ * piece of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
  * oneshot: after an event the socket may go to a worker, and must be silent until whoever has it
  * then asks for the next event (http_conn_poll); that is also the moment the listener owns it. */
 static bool loop_init(struct loop *loop)
@@ -10487,7 +10633,8 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is
+ * poll_data's. */
 static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
     struct epoll_event event = {.events = events, .data.u64 = data};
@@ -10514,10 +10661,10 @@ static void loop_submit(struct loop *loop, struct job *job)
 }
 
 /* [any] Adds a job to the inbox and has a descriptor watched, without waking the loop: it runs the
- * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts on
- * events: so the job always runs before the descriptor's first event, which may free what the job is
- * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
- * the same. */
+ * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts
+ * on events: so the job always runs before the descriptor's first event, which may free what the
+ * job is part of. False with errno set when the descriptor cannot be watched; the job is in the
+ * inbox all the same. */
 static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
                       uint64_t data)
 {
@@ -11707,12 +11854,14 @@ static void transport_close(struct transport *transport)
 }
 
 /* ==== 32. Webhooks: the receiver ==============================================================
- * Tells a program of the operator's what the outbox holds, batch by batch: POSTs, signed, in
- * order, each again and again until it was answered with 2xx. One thread, on which nobody waits:
- * it reads the store, and says how far it is to the hub, which has the writer remove it. A request
- * has one absolute deadline, from the look-up of the name to the last byte of the answer. It is
- * looked at before every wait and, since who sends without end is never waited for, whenever bytes
- * are taken from the socket. */
+ * One request to the operator's program (--webhook-url), from the look-up of its name to the last
+ * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
+ * which nobody waits.
+ *
+ * A request has one absolute deadline. It is looked at before every wait and, since who sends
+ * without end is never waited for, whenever bytes are taken from the socket: neither a receiver
+ * that drips nor one that floods can hold the thread. What went wrong becomes a text for the log
+ * and /admin/stats; what follows from it is Webhooks: delivery's. */
 
 enum {
     WEBHOOK_URL_MAX = 2048,
@@ -11730,7 +11879,7 @@ enum {
     WEBHOOK_GONE = 410,       /* this answer says: never again */
 };
 
-/* A URL to post to (RFC 3986, RFC 9110 section 4.2). */
+/* A URL to post to (RFC 3986, RFC 9110 section 4.2), taken apart once at the start. */
 struct webhook_url {
     bool secure;     /* https */
     bool is_address; /* the host is an IP address */
@@ -11742,7 +11891,7 @@ struct webhook_url {
 };
 
 /* Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or has a
- * fragment or a character that a URL cannot have. */
+ * fragment or a character that a URL cannot have: the target is written into a request as it is. */
 static bool webhook_url_parse(const char *text, struct webhook_url *out)
 {
     static const char http[] = "http://", https[] = "https://";
@@ -11774,7 +11923,8 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
 }
 
 /* The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 over
- * SECONDS, a dot and the body. Returns out. */
+ * SECONDS, a dot and the body. The second is signed too, so that a receiver can refuse what
+ * somebody recorded and sends again. Returns out. */
 static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
                                 char out[WEBHOOK_SIGNATURE])
 {
@@ -11790,7 +11940,8 @@ static const char *webhook_sign(struct span secret, int64_t seconds, struct span
 }
 
 /* How long to wait after so many failures in a row, ms: 1, 2, 4 ... 300 s, and up to 10 % more,
- * which a random number decides. */
+ * which a random number decides: several servers must not knock together at a receiver that comes
+ * back. */
 static int64_t webhook_backoff(unsigned failures, uint16_t random)
 {
     int64_t wait = WEBHOOK_LAST_MS;
@@ -11807,7 +11958,8 @@ struct response_head {
 };
 
 /* Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not all there
- * yet; -1 when what stands there is none, or too long. */
+ * yet; -1 when what stands there is none, or too long. Of a Content-Length that is no number
+ * nothing is believed. */
 static int response_head_read(const char *at, size_t len, struct response_head *out)
 {
     static const char version[] = "HTTP/1.";
@@ -11831,12 +11983,12 @@ static int response_head_read(const char *at, size_t len, struct response_head *
     return 1;
 }
 
-/* How a delivery went. */
+/* How a delivery went; what stands behind FAILED ends the thread. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
-/* A name being looked up, in a thread of its own: the resolver knows no deadline. Who asked may
- * stop waiting; the last owner frees it. There is at most one, since who asks again waits for the
- * one under way. */
+/* A name being looked up, in a thread of its own: getaddrinfo knows no deadline, and may hang for
+ * minutes on a dead resolver. Who asked may stop waiting; the last owner frees it. There is at
+ * most one, since who asks again waits for the one under way. */
 struct webhook_lookup {
     _Atomic int owners; /* who asked, and the thread */
     int ready;          /* eventfd: readable once it is done */
@@ -11866,14 +12018,15 @@ struct webhook {
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
 };
 
-/* What a request by https has more. */
+/* What a request by https has more. Made for each: there is one request a batch, and no session to
+ * resume. */
 struct webhook_tls {
     mbedtls_ssl_context ssl;
     mbedtls_ssl_config config;
     mbedtls_x509_crt roots;
 };
 
-/* One request on its way. */
+/* One request on its way. [webhook] */
 struct webhook_conn {
     struct webhook *hook;
     int fd;
@@ -11884,21 +12037,21 @@ struct webhook_conn {
     char *why;                /* what went wrong: WEBHOOK_WHY bytes */
 };
 
-/* Whether the thread is to end. */
+/* [any] True once the thread is to end. */
 static bool webhook_stopping(const struct webhook *hook)
 {
     return atomic_load(&hook->stop_by);
 }
 
-/* Wakes the thread; any thread. */
+/* [any] Wakes the thread: it looks at the outbox, or at stop_by. */
 static void webhook_wake(struct webhook *hook)
 {
     uint64_t one = 1;
     if (write(hook->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
 }
 
-/* Says what went wrong, as printf does, unless something before it did; false, for the caller to
- * return. */
+/* Says what went wrong, as printf does, unless something before it did: the first reason is the
+ * one that explains the others. False, for the caller to return. */
 __attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const char *format, ...)
 {
     if (*why) return false;
@@ -11909,8 +12062,9 @@ __attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const 
     return false;
 }
 
-/* Waits until a descriptor (-1: none) is ready for these events, somebody wakes the thread, or
- * that moment has come. Whether the descriptor is ready. */
+/* [webhook] Waits until a descriptor (-1: none) is ready for these events, somebody wakes the
+ * thread, or that moment has come. True if the descriptor is ready. Waits an hour at most, so that
+ * the difference always fits an int; callers loop. */
 static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t until)
 {
     struct pollfd waits[2] = {{.fd = hook->wake, .events = POLLIN}, {.fd = fd, .events = events}};
@@ -11922,14 +12076,14 @@ static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t unt
     return n > 0 && waits[1].revents;
 }
 
-/* The moment at which a line's time is up: its own, or that of a stop. */
+/* [webhook] The moment at which a request's time is up: its own, or that of a stop. */
 static int64_t webhook_conn_end(const struct webhook_conn *conn)
 {
     int64_t stop_by = atomic_load(&conn->hook->stop_by);
     return stop_by && stop_by < conn->deadline ? stop_by : conn->deadline;
 }
 
-/* Waits for a line's socket, or another descriptor; false when its time is up. */
+/* [webhook] Waits for a request's socket, or another descriptor; false when its time is up. */
 static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
 {
     for (;;) {
@@ -11940,7 +12094,8 @@ static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
 }
 
 /* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
- * Mbed TLS too, moves bytes: here each ends with the line's time, also if it never has to wait. */
+ * Mbed TLS too, moves bytes: here each ends with the request's time, also if it never has to
+ * wait. */
 static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int wait)
 {
     if (n > 0 && clock_mono_ms() >= webhook_conn_end(conn)) return MBEDTLS_ERR_SSL_TIMEOUT;
@@ -11949,7 +12104,7 @@ static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int w
     return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
 }
 
-/* Sends bytes as far as the socket takes them. */
+/* Mbed TLS's f_send: sends bytes as far as the socket takes them. */
 static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
 {
     const struct webhook_conn *conn = context;
@@ -11957,14 +12112,15 @@ static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
     return webhook_conn_result(conn, n, MBEDTLS_ERR_SSL_WANT_WRITE);
 }
 
-/* Receives what is there. */
+/* Mbed TLS's f_recv: receives what is there. */
 static int webhook_conn_receive(void *context, unsigned char *out, size_t size)
 {
     const struct webhook_conn *conn = context;
     return webhook_conn_result(conn, recv(conn->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
 }
 
-/* After a call that returned a negative code: waits for what it wants. False if it is an error. */
+/* [webhook] After a call that returned a negative code: waits for what it wants. False if it is an
+ * error, or the time is up. */
 static bool webhook_conn_again(struct webhook_conn *conn, int code)
 {
     if (code == MBEDTLS_ERR_SSL_WANT_READ) return webhook_conn_wait(conn, conn->fd, POLLIN);
@@ -11978,7 +12134,7 @@ static bool webhook_conn_again(struct webhook_conn *conn, int code)
     return webhook_fail(conn->why, "%s", text);
 }
 
-/* Writes all bytes. */
+/* [webhook] Writes all bytes; false, with the reason said, if it cannot. */
 static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
 {
     while (text.len) {
@@ -11993,7 +12149,9 @@ static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
     return true;
 }
 
-/* Reads what comes next: how many bytes, 0 at the end, -1 when it failed. */
+/* [webhook] Reads what comes next: how many bytes, 0 at the end, -1 when it failed. An end without
+ * close_notify is an end too: only the head of the answer counts, and that is whole or the request
+ * has failed. */
 static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t size)
 {
     for (;;) {
@@ -12006,7 +12164,8 @@ static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t si
     }
 }
 
-/* Connects to the first of the addresses that answers; each gets its share of the time. */
+/* [webhook] Connects to the first of the addresses that answers; each gets its share of the time,
+ * so that a dead IPv6 address before a good IPv4 one does not use it up. */
 static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinfo *addresses)
 {
     int64_t deadline = conn->deadline;
@@ -12031,7 +12190,7 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
 }
 
-/* One owner less of a look-up. */
+/* [webhook, resolver] One owner less of a look-up; the last one frees it. NULL is fine. */
 static void lookup_drop(struct webhook_lookup *lookup)
 {
     if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
@@ -12040,7 +12199,8 @@ static void lookup_drop(struct webhook_lookup *lookup)
     free(lookup);
 }
 
-/* The thread of a look-up. */
+/* [resolver] The thread of a look-up. `done` is stored behind what it tells of: sequentially
+ * consistent, so who sees it sees that. */
 static void *lookup_run(void *argument)
 {
     struct webhook_lookup *lookup = argument;
@@ -12055,7 +12215,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* Begins to look a name up; NULL with errno if the machine has no descriptor or thread for it. */
+/* [webhook] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
+ * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
+ * it. */
 static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
 {
     struct webhook_lookup *lookup = mem_new(sizeof *lookup);
@@ -12079,8 +12241,9 @@ static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
     return NULL;
 }
 
-/* Finds the addresses of the host, within the line's time. They are in the look-up, which is the
- * webhook's; NULL when there are none. */
+/* [webhook] Finds the addresses of the host, within the request's time. They are in the look-up,
+ * which is the webhook's; NULL when there are none. A look-up that was given up is taken up again;
+ * one that ended meanwhile is old, and made anew: names move. */
 static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
 {
     struct webhook *hook = conn->hook;
@@ -12106,7 +12269,7 @@ static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
     return NULL;
 }
 
-/* Finds the host and connects to it. */
+/* [webhook] Finds the host and connects to it. */
 static bool webhook_conn_open(struct webhook_conn *conn)
 {
     const struct webhook_url *url = &conn->hook->url;
@@ -12125,7 +12288,8 @@ static bool webhook_conn_open(struct webhook_conn *conn)
     return good;
 }
 
-/* Whether a certificate is for this IP address, by its subjectAltName. */
+/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
+ * 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -12141,8 +12305,8 @@ static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
     return false;
 }
 
-/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is an
- * address there is none to send or compare (RFC 6066 section 3), so that is done here. */
+/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
+ * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
 static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
 {
     const struct webhook_url *url = context;
@@ -12151,7 +12315,9 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
     return 0;
 }
 
-/* Reads whom to trust; false with the reason in why. What Mbed TLS does not know is passed over. */
+/* Reads whom to trust, anew for each request: an updated file counts without a restart. False with
+ * the reason in why. What Mbed TLS does not know in the file is passed over, as in every system's
+ * list there are kinds of keys it has not. */
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
     static const char option[] = "webhook-ca-file";
@@ -12168,7 +12334,8 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
     return webhook_fail(why, "%s", err);
 }
 
-/* Prepares a context for a line; 0, or what Mbed TLS says against it. */
+/* Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS 1.2, the
+ * certificate is verified and cannot be told not to be. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
     static const uint16_t old_signatures[] = {
@@ -12200,8 +12367,8 @@ static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
     return error;
 }
 
-/* Shakes hands, and is sure of whom it talks to. The rest of the line is TLS after it; *tls is to
- * be freed in any case. */
+/* [webhook] Shakes hands, and is sure of whom it talks to. The rest of the request is TLS after
+ * it; *tls is to be freed in any case. */
 static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
 {
     char text[128];
@@ -12229,7 +12396,7 @@ static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *t
     return true;
 }
 
-/* Frees what webhook_conn_secure made. */
+/* Frees what webhook_conn_secure made, also where it failed half way. */
 static void webhook_tls_free(struct webhook_tls *tls)
 {
     mbedtls_ssl_free(&tls->ssl);
@@ -12237,9 +12404,10 @@ static void webhook_tls_free(struct webhook_tls *tls)
     mbedtls_x509_crt_free(&tls->roots);
 }
 
-/* Opens a line, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of RSA-PSS,
- * which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at once, for TLS
- * 1.2 without them, and so from now on until that fails. *tls is to be freed if it is true. */
+/* [webhook] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of
+ * RSA-PSS, which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at
+ * once, for TLS 1.2 without them, and so from now on until that fails. *tls is to be freed if it
+ * is true. */
 static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tls)
 {
     struct webhook *hook = conn->hook;
@@ -12255,7 +12423,8 @@ static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tl
     }
 }
 
-/* Reads the head of the answer into a buffer, passing over interim ones; false without one. */
+/* [webhook] Reads the head of the answer into a buffer, passing over interim ones (RFC 9110
+ * section 15.2); false without one. */
 static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
                                    struct response_head *head)
 {
@@ -12276,8 +12445,9 @@ static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
     }
 }
 
-/* Reads the body and throws it away, so that the other side can write it: as far as it is known to
- * go, for a second, and not more than WEBHOOK_BODY_MAX. How it goes does not matter. */
+/* [webhook] Reads the body and throws it away, so that the other side can write it and does not
+ * see a reset: as far as it is known to go, for a second, and not more than WEBHOOK_BODY_MAX. How
+ * it goes does not matter: the status has been said. */
 static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffer *in,
                                    const struct response_head *head)
 {
@@ -12291,7 +12461,9 @@ static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffe
         if ((n = webhook_conn_read(conn, bytes, sizeof bytes)) < 0) return;
 }
 
-/* Sends a request and reads the status of the answer; 0 when there is none. */
+/* [webhook] Sends a request and reads the status of the answer; 0 when there is none, with the
+ * reason said. Connection: close: there may be hours between two, and a kept connection would be
+ * stale. */
 static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 {
     struct response_head head = {0};
@@ -12312,10 +12484,17 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
 }
 
 /* ==== 33. Webhooks: delivery ==================================================================
- * The thread that takes batches from the outbox and posts them until they are taken. */
+ * The thread that takes batches from the outbox and posts them until they are taken: in order,
+ * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
+ * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
+ * remove it.
+ *
+ * So a batch comes at least once: a server that dies between the answer and that transaction posts
+ * it again, under the same X-Presence-Delivery and with the same text. */
 
-/* The position of the first change of a batch, which names the delivery: the same for every attempt,
- * so that the receiver knows a batch that it has taken already. "" if the store's text is damaged. */
+/* The position of the first change of a batch, which names the delivery: the same for every
+ * attempt, so that the receiver knows a batch that it has taken already. "" if the store's text is
+ * damaged. */
 static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
 {
     struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
@@ -12326,7 +12505,8 @@ static const char *outbox_batch_position(const struct outbox_batch *batch, char 
     return out;
 }
 
-/* Makes the request that delivers a batch. */
+/* [webhook] Makes the request that delivers a batch: the time and the signature are of this
+ * attempt, the events are the store's text. */
 static void webhook_write(struct webhook *hook, const struct outbox_batch *batch,
                           struct buffer *out)
 {
@@ -12354,7 +12534,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     buffer_free(&body);
 }
 
-/* Delivers a batch, or says why not. */
+/* [webhook] Delivers a batch, or says why not. */
 static enum webhook_result webhook_post(struct webhook *hook, const struct outbox_batch *batch,
                                         char why[WEBHOOK_WHY])
 {
@@ -12371,7 +12551,8 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct outbo
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
 
-/* Says that a batch is done with, and has it removed. */
+/* [webhook] Says that a batch is done with, delivered or given up, and wakes the hub to have it
+ * removed. */
 static void webhook_finish(struct webhook *hook, const struct outbox_batch *batch,
                            _Atomic uint64_t *counter)
 {
@@ -12380,7 +12561,7 @@ static void webhook_finish(struct webhook *hook, const struct outbox_batch *batc
     loop_wake(hook->hub);
 }
 
-/* Notes a request that went well, and says so if the one before did not. */
+/* [webhook] Remembers a request that went well, and logs it if the one before did not. */
 static void webhook_record_success(struct webhook *hook, int64_t failing_since)
 {
     if (failing_since)
@@ -12392,7 +12573,8 @@ static void webhook_record_success(struct webhook *hook, int64_t failing_since)
     lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
-/* Notes a request that failed, and says so if the one before did not. */
+/* [webhook] Remembers a request that failed, and logs it if the one before did not: a receiver
+ * that is down for a day is two lines, not a thousand. */
 static void webhook_record_failure(struct webhook *hook, bool first, bool gone, const char *why)
 {
     count_one(&hook->counters->webhook_failures);
@@ -12411,8 +12593,9 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
     lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
-/* Waits for the next batch and takes it once it is final; false when the thread is to end. The
- * batch is the caller's to free, and spared until the caller says so. */
+/* [webhook] Waits for the next batch and takes it once it is final; false when the thread is to
+ * end. The batch is the caller's to free, and pinned in the store until the caller says so:
+ * otherwise it could be given up for want of room while it is delivered, and counted as both. */
 static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
 {
     while (!webhook_stopping(hook)) {
@@ -12428,7 +12611,8 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
     return false;
 }
 
-/* Waits after so many failures in a row, or until the thread is to end. */
+/* [webhook] Waits after so many failures in a row, or until the thread is to end. The outbox's
+ * clock runs meanwhile: this is time in which delivery was tried. */
 static void webhook_back_off(struct webhook *hook, unsigned failures)
 {
     uint16_t random;
@@ -12438,7 +12622,11 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
     while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
 }
 
-/* The thread: delivers batch after batch until it is told to stop, or was told to go away. */
+/* [webhook] The thread: delivers batch after batch until it is told to stop, or was answered 410.
+ *
+ * A batch is given up when it was tried in vain for --webhook-give-up, measured by the outbox's
+ * clock, which runs only while the receiver fails: neither a server that was off for a week nor a
+ * queue that is long makes changes old. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -12476,8 +12664,8 @@ static void *webhook_run(void *argument)
     return NULL;
 }
 
-/* Reads the secret, and has it used from now on; wait as secret_read has it. False with one line in
- * why and the old one in use. */
+/* [main] Reads the secret, and has it used from the next request on; wait as secret_read has it.
+ * False with one line in err and the old one in use. */
 static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
 {
     const char *path = hook->options->webhook_secret_file;
@@ -12499,14 +12687,15 @@ static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
     return good;
 }
 
-/* Whether there is somebody to tell. */
+/* [any] True if there is somebody to tell. */
 static bool webhook_wanted(const struct webhook *hook)
 {
     return *hook->options->webhook_url;
 }
 
-/* Sets a webhook up as the options say, but for what it is connected to; false with one line in
- * err if they are not good. */
+/* [main] Sets a webhook up as the options say, but for what it is connected to; false with one
+ * line in err if they are not good. The file of roots is read to find a wrong one now, not at the
+ * first change. */
 static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
     mbedtls_x509_crt roots;
@@ -12528,7 +12717,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
     return good;
 }
 
-/* Asks the thread to end, and not to begin anything; see webhook_wait. */
+/* [main] Asks the thread to end, and not to begin anything; see webhook_wait. */
 static void webhook_stop(struct webhook *hook)
 {
     if (!hook->running) return;
@@ -12536,7 +12725,8 @@ static void webhook_stop(struct webhook *hook)
     webhook_wake(hook);
 }
 
-/* Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS away. */
+/* [main] Waits for the end of a thread that was asked for it, which is at most WEBHOOK_STOP_MS
+ * away. */
 static void webhook_wait(struct webhook *hook)
 {
     if (!hook->running) return;
@@ -12544,8 +12734,8 @@ static void webhook_wait(struct webhook *hook)
     hook->running = false;
 }
 
-/* Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is left to
- * its own thread: then the process ends. */
+/* [main] Frees what webhook_init and the thread, which has ended, took. A look-up that hangs is
+ * left to its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
     lookup_drop(hook->lookup);
@@ -12598,19 +12788,20 @@ struct agent {
  *                    \--> close
  *
  * - The listener has it in every HTTP state but two. In HANDSHAKE it is a handshake worker's from
- *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from seam_submit
- *   to http_conn_served. The mutexes on these ways order the memory of both sides.
+ *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from
+ *   seam_submit to http_conn_served. The mutexes on these ways order the memory of both sides.
  * - Meanwhile nobody else can end it: one that has to give way to a newer one of its address
  *   (listener_displace) is only marked http->given_up, which the listener acts on when it is back.
- *   The list of its address, http->entry and http->held are under address_lock, whoever has it.
+ *   The list of its address, http->address and http->held are under address_lock, whoever has it.
  * - A worker gives it to the listener (loop_submit, loop_park), to the hub (http_conn_hand_over) or
- *   ends it. A socket is in one epoll set at a time, and silent while a worker has it (EPOLLONESHOT).
+ *   ends it. A socket is in one epoll set at a time, and silent while a worker has it
+ *   (EPOLLONESHOT).
  * - The hub has it for good. It drops `http` as it takes the connection over; `ext` stands in the
  *   same place. Fields marked * it changes under table_lock, or they are atomic or constant, since
  *   workers read them for lists of sessions.
  *
- * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before the
- * upgrade only hangs off one pointer, and what most do without off another. */
+ * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before
+ * the upgrade only hangs off one pointer, and what most do without off another. */
 struct connection {
     struct session_conn session; /* * first: the table's view; address, state */
     struct timer timer;          /* the deadline of the state, or silence */
@@ -12703,9 +12894,9 @@ struct http_conn {
  * Made when first needed (connection_ext), freed when nothing of it is needed (connection_settle).
  */
 struct conn_ext {
-    struct watcher watcher; /* first: hub_fill_broadcast finds the connection by it */
-    struct connection *c;   /* whose it is */
-    struct id_list *may;    /* whom its token lets it follow, or NULL: nobody, or all */
+    struct watcher watcher;
+    struct connection *c; /* whose it is */
+    struct id_list *may;  /* whom its token lets it follow, or NULL: nobody, or all */
 
     /* Output. While blocked nothing but `out` is sent, and no change is told. */
     struct buffer out; /* bytes the socket did not take yet */
@@ -12755,23 +12946,29 @@ enum {
     HUB_AGENTS = 64,   /* agents remembered for sharing */
     HUB_NAP_MS = 1000, /* the longest sleep while a user is cached; see hub_wake */
 
-    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for when
-     * everybody asks for everything; sockets have the largest, as they cannot be told to wait. While
-     * they have more, what is for many (watches, snapshots, broadcast) is cut to the least that still
-     * goes on. */
+    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for
+     * when everybody asks for everything; sockets have the largest, as they cannot be told to wait.
+     * While they have more, what is for many (watches, snapshots, broadcast) is cut to the least
+     * that still goes on. */
     HUB_JOBS_US = 500,
     HUB_INPUT_US = 1500,
     HUB_TIMERS_US = 250,
     HUB_WORK_US = 500,       /* each of: put off messages, watches that waited, telling, freeing */
     HUB_WORK_LEAST_US = 150, /* in its place while sockets have more */
 
+    /* Each of: ending what has run out, filling a batch for the store, taking one that is written.
+     * After a restart a million users can be due at once; of these so many at a time are looked at
+     * under the table's lock. */
+    HUB_TABLE_US = 500,
+    TABLE_SHARE = 64,
+
     /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
      * pieces as long as the longest message of the default --max-message. */
     HUB_READ_SIZE = 20 * 1024,
     HUB_READ_PLAIN = 4096,
 
-    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from it,
-     * so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
+    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from
+     * it, so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
     OUT_READ_MAX = 32 * 1024,
     HUB_OUT_MAX = 256 * 1024,
 
@@ -12785,9 +12982,9 @@ enum {
     MESSAGE_SHORT = 512,
     EVENTS_FEW = 8,
 
-    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet, or
-     * to be freed, over all, above which watches wait as text. So a crowd that comes back and asks
-     * for everything costs memory for its messages, not for what they ask for. */
+    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet,
+     * or to be freed, over all, above which watches wait as text. So a crowd that comes back and
+     * asks for everything costs memory for its messages, not for what they ask for. */
     WATCH_AT_ONCE = 256,
     WATCH_BACKLOG_MAX = 100000,
     WATCH_SPREAD = 8192, /* watches of users who changed looked at in one turn */
@@ -12853,8 +13050,8 @@ struct crowd {
     char id[USER_ID_MAX];
 };
 
-/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop and
- * reader, which take work; stop_event. */
+/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop
+ * and reader, which take work; stop_event. */
 struct hub {
     struct loop loop;
     struct wheel wheel; /* connections */
@@ -12882,19 +13079,20 @@ struct hub {
     struct feed feeds[FEED_COUNT];
     struct buffer event;        /* the one being made */
     struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to a watcher */
+    struct buffer outgoing;     /* the message being made; kept, so that few allocate */
     struct broadcast broadcast; /* what watchers are told */
     int64_t spread_at;          /* mono: not before this changes are told again */
 
-    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time. */
+    /* The store. A batch is in flight from store_submit to hub_batch_done, one at a time. */
     struct job_queue reader;  /* reads of the store: the hub never waits for a disk */
     int64_t sample_at;        /* mono: when the next minute begins */
     struct store_batch batch; /* in flight while batch_under_way */
     struct job batch_done;
-    bool batch_under_way;
-    int64_t sync_at;    /* mono: not before this is the next batch due */
-    int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
-    uint64_t delivered; /* store.outbox_done that the writer knows, or will soon */
+    bool batch_filling;   /* and is not with the writer yet */
+    bool batch_under_way; /* with the writer, or its users are still in flight */
+    int64_t sync_at;      /* mono: not before this is the next batch due */
+    int64_t sign_at;      /* mono: the store hears that we live, see server_sign_ms */
+    uint64_t delivered;   /* store.outbox_done that the writer knows, or will soon */
 
     /* The end. */
     bool running; /* the thread was started; main's */
@@ -12918,12 +13116,11 @@ struct listen_socket {
 };
 
 /* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
- * have a lane of their own, and never all workers: what is soon answered, /healthz say,
- * does not stand behind them. */
-enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
-/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
- * have a lane of their own, and never all workers: what is soon answered, /healthz say, does not
- * stand behind them. The listener's but for the atomics, which a worker changes when it is done. */
+ * have a lane of their own, and never all workers: what is soon answered does not stand behind
+ * them. Probes have one because they are answered from the first moment; all others wait until the
+ * table has the users of the store, see server_restore. */
+enum lane_kind { LANE_PROBE, LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+/* One of them. The listener's but for the atomics, which a worker changes when it is done. */
 struct lane {
     struct http_conn_list ready; /* whole requests for which no worker was free */
     int most;                    /* with the workers at a time */
@@ -12965,10 +13162,10 @@ struct secrets {
  *
  * The locks. Each is held for microseconds, and never while something waits for a client, a disk or
  * another thread; enum lock_rank has their order.
- *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never to
- *                 read; workers take it to read. So what the hub changes is seen whole, and the hub
- *                 itself reads for nothing. Fields that move with every byte (last_seen, heard_at)
- *                 are atomic in place of that. While it is held only memory is touched.
+ *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never
+ *                 to read; workers take it to read. So what the hub changes is seen whole, and the
+ *                 hub itself reads for nothing. Fields that move with every byte (last_seen,
+ *                 heard_at) are atomic in place of that. While it is held only memory is touched.
  *   loop.lock     An inbox. Taken under nothing; loop_park makes a system call under it.
  *   address_lock  The entries of addresses: the listener counts, workers count, and whoever has a
  *                 connection changes its list and its bytes in there.
@@ -12990,6 +13187,8 @@ struct server {
     uint32_t epoch;               /* of positions: random for each start */
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
+    _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
+    int64_t stop_by;              /* [main] mono: the end of a stop, set before others hear of it */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -13073,7 +13272,7 @@ static struct position server_position(const struct server *server)
     return (struct position){server->epoch, server->presence.sequence};
 }
 
-/* [worker] Takes a place among the connections; who ends one gives it back. Counting first and
+/* [worker] Takes a place among the connections; whoever ends one gives it back. Counting first and
  * taking back what was too much needs no lock: for a moment the count may be above the limit, never
  * what is granted. */
 static enum error server_reserve(struct server *server)
@@ -13110,7 +13309,8 @@ static void server_count_refusal(struct server *server, enum error error, const 
 }
 
 /* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
- * each start, so a number names one connection also across restarts. */
+ * each start, so a number names one connection also across restarts; relaxed, since only the hub
+ * adds. */
 static uint64_t server_number(struct server *server)
 {
     return atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
@@ -13170,7 +13370,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     lock_take(&server->table_lock, RANK_TABLE);
     presence_disconnect(&server->presence, now, &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
-    count_one(&server->counters.closes); /* not who was opened only to be told why not */
+    count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
 
 /* [hub] A stream gets no more events; its socket may live a little longer. What the feed keeps is
@@ -13457,21 +13657,30 @@ static void hub_reply_text(struct hub *hub, const char *text)
 /* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    struct buffer text = {0};
-    buffer_print(&text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"",
-                 ERRORS[error].code, ERRORS[error].text);
-    named_write(&text, &hub->named);
+    struct buffer *text = &hub->outgoing;
+    text->len = 0;
+    buffer_print(text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"", ERRORS[error].code,
+                 ERRORS[error].text);
+    named_write(text, &hub->named);
     hub->named.count = 0;
-    buffer_text(&text, "}");
-    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text.at, text.len});
-    buffer_free(&text);
+    buffer_text(text, "}");
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
 /* ==== 36. WebSocket messages ==================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
- * hub's but the reads of the store. Whatever a client sends has a bounded cost in one turn: frames
- * have a pace, long messages and large watches wait their turn (hub.late, hub.held), one of each
- * connection after the other. */
+ * hub's but the reads of the store. The way of a message, and where it may have to wait:
+ *
+ *     socket -> connection_readable -> connection_frame -> connection_message -> MESSAGES
+ *                                             |                    |                |
+ *                                  too fast: closed            hub.late         hub.held
+ *                                                             (hub_look)       (hub_work)
+ *
+ * Whatever a client sends has a bounded cost in one turn. Frames have a pace. A long message waits
+ * in hub.late while others' bytes wait; a watch waits in hub.held while there is too much to tell.
+ * Both serve one message of each connection in turn, and keep messages as the text they came as,
+ * whose memory counts against --max-message: a connection that fills it is not read from any more,
+ * and TCP stops the client. */
 
 /* [hub] {"type":"ping"}: answered with the time of the server. */
 static enum error message_ping(struct server *server, struct connection *c, struct instant now,
@@ -13525,9 +13734,10 @@ static enum error message_manual(struct server *server, struct connection *c, st
     return ERROR_NONE;
 }
 
-/* [hub] {"type":"status","status":"away"}: what this connection says of its user. Members that only
- * mean something when a status is set by hand are refused without "manual":true: a client that
- * forgot it would otherwise believe that it had set one. */
+/* [hub] {"type":"status","status":"away"}: what this connection says of its user; of several
+ * connections the most available wins. Members that only mean something when a status is set by
+ * hand are refused without "manual":true: a client that forgot it would otherwise believe that it
+ * had set one. "offline" is not among the statuses: a connection is a presence. */
 static enum error message_status(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
@@ -13549,7 +13759,8 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Users of whom the store is asked, because they are followed and not in the table. */
+/* Targets of whom the store is asked, since they are followed and not in the table. The hub's, but
+ * the reader's from job_queue_add until the job is back in the hub's inbox. */
 struct watch_read {
     struct job job;
     size_t count;
@@ -13561,11 +13772,11 @@ struct watch_read {
 
 static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed); /* it asks */
 
-/* [hub] The store has answered; who waited for that goes on. A user may have come, and gone, since
- * the store was read: as somebody whom the graph knows they are still in the table, which counts. */
+/* [hub] The store has answered; watchers that wait for that go on. A user may have come, and gone,
+ * since the store was read: as a target of the graph they are still in the table, which counts. */
 static void hub_watch_found(struct server *server, struct job *job)
 {
-    struct watch_read *read = (struct watch_read *)job;
+    struct watch_read *read = container_of(job, struct watch_read, job);
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
@@ -13588,13 +13799,14 @@ static void hub_watch_found(struct server *server, struct job *job)
     free(read);
 }
 
-/* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
- * nobody. */
+/* [reader] Asks the store for targets that are not in the table, in short transactions: one that is
+ * open keeps the writer from using pages again. A read that failed, which is logged, finds nobody.
+ */
 static void reader_find_watched(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
     enum { CHUNK = 64 };
-    struct watch_read *read = (struct watch_read *)job;
+    struct watch_read *read = container_of(job, struct watch_read, job);
     struct store *st = server->store;
     for (size_t at = 0; at < read->count; at += CHUNK) {
         MDB_txn *txn = store_begin_read(st);
@@ -13611,7 +13823,7 @@ static void reader_find_watched(struct server *server, struct job *job)
     loop_submit(&server->hub.loop, &read->job);
 }
 
-/* A read of at most so many users, none yet. */
+/* [hub] A read of at most so many targets, none yet. */
 static struct watch_read *watch_read_new(size_t most)
 {
     struct watch_read *read = mem_new(sizeof *read);
@@ -13621,7 +13833,7 @@ static struct watch_read *watch_read_new(size_t most)
     return read;
 }
 
-/* Adds a user to a read, who is needed until it is done. */
+/* [hub] Adds a target to a read. It stays in the graph until the read is done. */
 static void watch_read_add(struct watch_read *read, struct watch_target *e)
 {
     e->reading = true;
@@ -13629,8 +13841,10 @@ static void watch_read_add(struct watch_read *read, struct watch_target *e)
     read->users[read->count++] = e;
 }
 
-/* [hub] Has the users of a snapshot resolved: those in the table are pinned there, of the others
- * the store is asked unless it was already. */
+/* [hub] Has the users of a snapshot resolved, which is written when all of them are. Those in the
+ * table are pinned there, so that what the watcher is told of them stays at hand while they are
+ * followed. Of the others the store is asked, once for all watchers of one: they are offline, and
+ * have a last_seen. */
 static void hub_resolve(struct server *server, struct snapshot *snapshot)
 {
     struct watch_read *read = NULL;
@@ -13778,7 +13992,9 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     return ERROR_NONE;
 }
 
-/* [hub] {"type":"watch","users":["bob"]}: follow these too. Wrong ones are refused at once. */
+/* [hub] {"type":"watch","users":["bob"]}: follow these too. The order matters: what is wrong is
+ * refused at once and costs none of the pace; what is right counts, also when it has to wait, since
+ * otherwise waiting would be a way around the pace. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
                                 struct json_value message)
 {
@@ -13795,7 +14011,8 @@ static enum error message_watch(struct server *server, struct connection *c, str
     return ERROR_NONE;
 }
 
-/* [hub] Has a connection follow these users no longer, or nobody when `all`. */
+/* [hub] Has a connection follow these users no longer, or nobody when `all`. Ids that it does not
+ * follow are no error: two tabs of a page may let the same one go. */
 static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
                           bool all)
 {
@@ -13855,7 +14072,8 @@ static enum error connection_take_held(struct server *server, struct connection 
 }
 
 /* [hub] Acts on watches that waited, one of each connection in turn, while there is time and room.
- */
+ * A connection goes back to the end of the row if it has more, or out of it while its own socket is
+ * full. */
 static void hub_work(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13947,7 +14165,9 @@ static void connection_too_fast(struct server *server, struct connection *c, str
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
 }
 
-/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time. */
+/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time.
+ * The text is copied out of the buffer, as acting on it may end the connection or keep more behind
+ * it. */
 static void hub_look(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -13986,7 +14206,8 @@ static void connection_closed_by_client(struct server *server, struct connection
     c->session.state = CONNECTION_FINISHING;
 }
 
-/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too. */
+/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too: each costs
+ * us a system call for the answer. A close does not count, nor what is an end anyway. */
 static void connection_frame(struct server *server, struct connection *c, struct instant now,
                              const struct ws_event *event)
 {
@@ -14004,7 +14225,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
         if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
         else if (error) hub_reply_error(hub, error);
         return;
-    /* Nothing here is binary: who sends it does not speak this protocol. */
+    /* Nothing here is binary: a client that sends it does not speak this protocol. */
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
@@ -14074,7 +14295,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 
 /* [hub] Reads once from a socket that has something; level-triggered epoll brings the rest in the
  * next turn. Plain sockets are read in small pieces so that others get theirs; TLS must have room
- * for a record. */
+ * for a record. The end is looked for behind the bytes: a client may send its last words and close.
+ */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
     size_t most = c->transport.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
@@ -14092,13 +14314,20 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 }
 
 /* ==== 37. Streams =============================================================================
- * Who reads the events of /admin/events and /api/events, as fast as each can. An event is made text
- * once, in the ring of its feed; a stream is a place in that ring. The hub's. A stream that is too
- * far behind is dropped, and comes back with the id of its last event. */
+ * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
+ * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
+ * that ring, so a thousand streams cost no copy. What is sent to all is:
+ *
+ *     head, "retry:" | reset, or events since Last-Event-ID | events ... | ":" in silence
+ *
+ * A stream that is more than --max-stream-buffer behind is dropped, and comes back with the id of
+ * its last event; if that is not in the ring any more it is told to begin again (reset). */
 
 enum { EVENTS_KEEP_MS = 3600000 }; /* without a stream events are kept this much longer */
 
-/* [hub] Says that a stream is over; the socket lives until the client has closed it too. */
+/* [hub] Says that a stream is over; the socket lives until the client has closed it too. There is
+ * no word for the end in Server-Sent Events: a client comes back when the answer ends, and is told
+ * then. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
     struct connection *c = s->c;
@@ -14256,7 +14485,14 @@ static void hub_take_transitions(struct server *server, struct instant now)
 /* ==== 38. Broadcast ===========================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
- * a time. The hub alone decides what each is told and what came of it. */
+ * a time:
+ *
+ *     hub   fill 32 | fill 32 | fill 32 | ... | send what is left | what came of each
+ *     io            send 32 | send 32 | ...
+ *
+ * The hub alone decides what each is told and what came of it; io threads see bytes and sockets.
+ * While they send the hub touches no connection that has a write, since it does nothing but fill:
+ * of one watcher there is at most one write at a time. */
 
 /* [io threads, hub] Sends the writes of a batch. */
 static void io_batch_run(struct server *server, struct job *job)
@@ -14361,8 +14597,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over.
- */
+/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over. A
+ * watcher leaves the row here; hub_written puts it back if there is more for it. */
 static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14370,7 +14606,7 @@ static void hub_fill_broadcast(struct server *server, struct instant now)
     struct watcher *watcher;
     bool over = false;
     while (!over && broadcast_has_room(broadcast) && (watcher = watch_graph_next(&hub->graph))) {
-        struct connection *c = ((struct conn_ext *)watcher)->c;
+        struct connection *c = container_of(watcher, struct conn_ext, watcher)->c;
         size_t at = broadcast->text.len;
         watcher_list(NULL, watcher);
         if (watcher_write(server, c, now, &broadcast->text)) broadcast_fill(broadcast, c, at);
@@ -14408,7 +14644,8 @@ static void hub_watch(struct server *server, struct instant now)
     if (due || !STAILQ_EMPTY(&w->spreading))
         watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
-    /* Those who wait now are served in this turn, each once; who comes meanwhile is behind them. */
+    /* Those who wait now are served in this turn, each once; those who come meanwhile are behind
+     * them. */
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
         hub_fill_broadcast(server, now);
@@ -14461,9 +14698,14 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 }
 
 /* ==== 39. Signs of life =======================================================================
- * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. A timer is
- * not moved by bytes: it looks at heard_at when it fires, so that a message costs no list
- * operation. */
+ * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
+ *
+ *     heard --(--ping-interval)--> ping --(--pong-timeout)--> dropped, its user has --grace
+ *
+ * Any byte is a sign of life and ends this. A timer is not moved by bytes: it looks at heard_at
+ * when it fires, so that a message costs no list operation. A client that is slow is not a client
+ * that is gone: where bytes are ahead of the ping, what its TCP acknowledges counts in place of the
+ * answer. */
 
 /* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
 struct tcp_facts {
@@ -14501,9 +14743,10 @@ static void connection_ping_sent(struct connection *c)
     ext->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
-/* [hub] When one who was behind at the last ping was last known to live, by what its TCP took of
- * the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing.
- * What others see of last_seen does not move by it: a kernel that acknowledges is not a user. */
+/* [hub] When a client that was behind at the last ping was last known to live, by what its TCP took
+ * of the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says
+ * nothing. What others see of last_seen does not move by it: a kernel that acknowledges is not a
+ * user. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -14530,7 +14773,8 @@ static void connection_forget_acked(struct server *server, struct connection *c)
 
 /* [hub] A connection stayed silent too long, and is dropped, unless it takes what is ahead of its
  * ping: then the time runs anew from the last byte that it took. If it was the server that stood
- * still (a stopped process, a paused machine), the answer waits in the socket: that is read first.
+ * still (a stopped process, a paused machine), the answer waits in the socket: that is read first,
+ * and judged in the next turn. Dropped means a broken line: its user is not offline before --grace.
  */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
@@ -14550,7 +14794,8 @@ static void connection_drop_silent(struct server *server, struct connection *c, 
     connection_flush(server, c, now);
 }
 
-/* [hub] Looks how long a connection has been silent, and sets the timer for the next look. */
+/* [hub] Looks how long a connection has been silent, and sets the timer for the next look: pings
+ * it, waits for the answer, or drops it. */
 static void connection_silence(struct server *server, struct connection *c, struct instant now)
 {
     const struct options *options = &server->options;
@@ -14610,23 +14855,24 @@ static int64_t server_spread_ms(const struct server *server)
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
-    struct buffer text = {0};
+    struct buffer *text = &server->hub.outgoing;
     char number[17];
-    buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
-    json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+    text->len = 0;
+    buffer_text(text, "{\"type\":\"hello\",\"user_id\":");
+    json_write_string(text, id);
+    buffer_print(text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
                  connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
-    buffer_print(&text,
+    buffer_print(text,
                  ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
                  ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                  ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
                  options->max_message, options->max_rate, options->max_watch,
                  server_spread_ms(server));
-    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text.at, text.len});
-    buffer_free(&text);
+    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
-/* [hub] Tells the connections of one user over which time to come back; returns how many. */
+/* [hub] Tells the connections of one user over which time to come back; returns how many. Sending
+ * may be the end of one, so the next is taken first. */
 static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14645,8 +14891,9 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 
 /* [hub] When the connections became more than CROWD_FEW, and each time they doubled, all are told
  * over which time to come back; some at a time, for the sake of others. On the way down nobody is
- * told: who waits too long does no harm, and a hello says it anew. A level counts as left only at
- * half of it, so that who connects and leaves at its border makes no storm of messages. */
+ * told: a client that waits too long does no harm, and the next hello says it anew. A level counts
+ * as left only at half of it, so that a client that comes and goes at its border makes no storm of
+ * messages. */
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
@@ -14665,7 +14912,7 @@ static void hub_crowd(struct server *server, struct instant now)
     struct user *user = NULL;
     for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
         size_t conns = hub_tell_crowd(server, user, now);
-        told += conns ? conns : 1; /* who has none costs a look */
+        told += conns ? conns : 1; /* a user without any costs a look */
         crowd->id_len = user->id_len;
         memcpy(crowd->id, user->id, user->id_len);
     }
@@ -14674,12 +14921,15 @@ static void hub_crowd(struct server *server, struct instant now)
 
 /* ==== 40. Handoff =============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
- * is the same object: what was HTTP's hangs off it as `http` and is freed here. */
+ * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
+ * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
+ * server.connections, or in server.refused if it is only opened to be told why not; connection_end
+ * gives that back. */
 
 enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
 
-/* [hub] Why a new WebSocket is closed at once, if it is. The worker that let it in had looked at its
- * user's connections, but others may have come since: such a refusal is counted here. */
+/* [hub] Why a new WebSocket is closed at once, if it is. The worker that granted it has looked at
+ * its user's connections, but others may have come since: such a refusal is counted here. */
 static enum error hub_refusal(struct server *server, const struct connection *c,
                               const struct grant *grant, struct instant now)
 {
@@ -14707,8 +14957,8 @@ static struct http_conn *hub_take_over(struct connection *c, struct instant now)
     return p;
 }
 
-/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out in
- * one write, and bytes that came behind the request are its first. */
+/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out
+ * in one write, and bytes that came behind the request are its first. */
 static void hub_adopt(struct server *server, struct job *job)
 {
     ASSERT_THREAD(HUB);
@@ -14756,7 +15006,8 @@ static void hub_adopt(struct server *server, struct job *job)
 }
 
 /* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
- * to read the lists anew. `retry` stands in the block of the first event: some clients deliver a
+ * to read the lists anew: its position is that of the table at this moment, so lists that are read
+ * after it miss nothing. `retry` stands in the block of the first event: some clients deliver a
  * block of its own as an empty event. */
 static void stream_begin(struct server *server, struct stream *s, const struct grant *a)
 {
@@ -14861,7 +15112,7 @@ static void hub_ask(struct server *server, struct hub_ask *ask,
 /* Question: an HTTP heartbeat of a user. */
 static void hub_heartbeat(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
     presence_heartbeat(&server->presence, now, ask->id, ask->address);
@@ -14869,8 +15120,8 @@ static void hub_heartbeat(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
-/* [hub] Sets a user's status by hand and answers; a user who is not in the table was never seen,
- * or the store could not be read. */
+/* [hub] Sets a user's status by hand and answers the worker that asked; the user is in the table
+ * now. A user who is not was never seen, or the store could not be read (ask->failed). */
 static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed)
 {
     struct instant now = server_now(server);
@@ -14889,7 +15140,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
 /* [hub] Question: set a user's status by hand, who may be in the store alone. */
 static void hub_set_manual(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     if (presence_find(&server->presence, ask->id)) hub_ask_found(server, ask, false);
     else hub_find_user(server, ask->id, ask);
 }
@@ -14898,7 +15149,7 @@ static void hub_set_manual(struct server *server, struct job *job)
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
@@ -14926,7 +15177,7 @@ static void hub_kick(struct server *server, struct job *job)
  * clients whose session is good come back, and miss nothing. */
 static void hub_log_out(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     for (struct stream *s = LIST_FIRST(&server->hub.feeds[FEED_ADMIN].streams), *next; s;
          s = next) {
@@ -14936,32 +15187,57 @@ static void hub_log_out(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
+/* [hub] Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
 /* [writer] The batch is in the store. */
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
     if (batch->changes) webhook_wake(&server->webhook);
+    buffer_free(&batch->ops); /* here, since a hundred megabytes take the kernel 10 ms */
     loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
-/* The hub's part of it: users who owe nothing any more and are offline leave the table. */
+/* [hub] The hub's part of it, a slice at a time: it posts itself again behind what came meanwhile. */
 static void hub_batch_done(struct server *server, struct job *job)
 {
-    (void)job;
     struct hub *hub = &server->hub;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_committed(&server->presence, server_now(server));
-    lock_give(&server->table_lock, RANK_TABLE);
-    buffer_free(&hub->batch.ops);
-    hub->batch_under_way = false;
+    struct instant now = server_now(server);
+    bool done = false;
+    hub_begin_part(hub, HUB_TABLE_US);
+    for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        done = presence_committed(&server->presence, now, TABLE_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    hub->batch_under_way = !done;
+    if (!done) loop_submit(&hub->loop, job);
 }
 
 /* How often the store hears that the server lives, while somebody is online: often enough for the
- * next server to tell by the threshold who left with this one. */
+ * next server to tell by the threshold which users left together with this one. */
 static int64_t server_sign_ms(const struct options *options)
 {
     int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
     return often > options->sync_interval ? often : options->sync_interval;
+}
+
+/* [hub] Fills the batch, as far as there is time; true when it is whole. */
+static bool hub_fill_batch(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    bool done = false;
+    hub_begin_part(hub, hub->quitting ? INT32_MAX : HUB_TABLE_US);
+    for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        done = presence_collect(&server->presence, now, hub->quitting, TABLE_SHARE, &hub->batch);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    return done;
 }
 
 /* [hub] Hands the writer what the store must hear, at most one batch a sync interval and one at a
@@ -14971,24 +15247,40 @@ static void hub_sync(struct server *server, struct instant now)
 {
     ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
     /* What the webhook delivered leaves the outbox in the same transaction as changes come in. */
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    const struct presence *p = &server->presence;
-    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
     /* One batch at a time: users in flight keep their state until it is written, and a slow disk
      * makes batches larger, not more. */
-    if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
-    if (now.mono < hub->sync_at && !hub->quitting) return;
-    hub->sync_at = now.mono + server->options.sync_interval;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_collect(&server->presence, now, hub->quitting, &hub->batch);
-    lock_give(&server->table_lock, RANK_TABLE);
+    if (hub->batch_under_way) return;
+    if (!hub->batch_filling) {
+        if (!presence_is_dirty(p) && !sign) return;
+        if (now.mono < hub->sync_at && !hub->quitting) return;
+        hub->sync_at = now.mono + server->options.sync_interval;
+    }
+    hub->batch_filling = !hub_fill_batch(server, now);
+    if (hub->batch_filling) return;
+    hub->batch.last = hub->quitting; /* one commit less, where each may take seconds */
     if (!hub->batch.ops.len && !sign) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
+}
+
+/* [hub] Ends what has run out, and tells of it, as far as there is time. */
+static void hub_expire(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    hub_begin_part(hub, HUB_TABLE_US);
+    for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        over = presence_tick(&server->presence, now, TABLE_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+        hub_take_transitions(server, now);
+    }
 }
 
 /* [hub] Tells every client to come back later, each at another time, and closes. The users stay
@@ -15001,7 +15293,7 @@ static void hub_stop(struct server *server, struct job *job)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    /* Nobody can come back any more: the next start judges who is still online. */
+    /* Nobody can come back any more: the next start judges which users are still online. */
     p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
@@ -15021,12 +15313,12 @@ static void hub_stop(struct server *server, struct job *job)
 }
 
 /* [hub] The last job: what is left to tell the store goes out in one more batch, then the hub ends.
- */
+ * A batch that is under way comes first, for as long as the stop may take. */
 static void hub_quit(struct server *server, struct job *job)
 {
     (void)job;
     server->hub.quitting = true;
-    server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
+    server->hub.stop_by = server->stop_by;
 }
 
 /* [hub] Counts users and connections once a minute, for the history. A minute that was slept
@@ -15044,42 +15336,35 @@ static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
     return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || !TAILQ_EMPTY(&hub->late) ||
-           !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
-           w->unreferenced_count ||
+           hub->batch_filling || !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) ||
+           LIST_FIRST(&w->serving) || w->unreferenced_count ||
            (!TAILQ_EMPTY(&hub->held) && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
+/* Makes a wait end at a moment, unless it ends before; -1 is for ever. */
+static void wait_until(int64_t *wait, int64_t at, int64_t now)
+{
+    int64_t ms = at > now ? at - now : 0;
+    if (*wait < 0 || ms < *wait) *wait = ms;
+}
+
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
- */
+ * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    if (hub_has_work(hub)) return 0;
     const struct presence *p = &server->presence;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
-    if (p->live + p->cached && !hub->batch_under_way) {
-        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
-        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
-    }
-    if (hub->crowd.telling) wait = 0;
-    if (!STAILQ_EMPTY(&hub->graph.changed)) {
-        other = hub->spread_at > now ? hub->spread_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if (!hub->stopping) {
-        other = hub->sample_at > now ? hub->sample_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if (!hub->batch_under_way && presence_is_dirty(&server->presence)) {
-        other = hub->sync_at > now && !hub->quitting ? hub->sync_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if ((hub->stopping && !hub->stopped) || hub->quitting) {
-        other = hub->stop_by > now ? hub->stop_by - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
+    if (hub_has_work(hub) || hub->crowd.telling) return 0;
+    int64_t wait = wheel_wait(&hub->wheel, now), rules = presence_wait(p, now);
+    int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
+    if (rules >= 0) wait_until(&wait, now + rules, now);
+    if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
+    if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
+    if (!hub->stopping) wait_until(&wait, hub->sample_at, now);
+    if (!hub->batch_under_way && presence_is_dirty(p))
+        wait_until(&wait, hub->quitting ? now : hub->sync_at, now);
+    if ((hub->stopping && !hub->stopped) || hub->quitting) wait_until(&wait, hub->stop_by, now);
     return wait;
 }
 
@@ -15093,12 +15378,6 @@ static void hub_report_stop(struct server *server, struct instant now)
     uint64_t one = 1;
     if (write(hub->stop_event, &one, sizeof one) != sizeof one)
         fatal("an eventfd takes no wake-up");
-}
-
-/* [hub] Begins a part of a turn, which is to take so long. */
-static void hub_begin_part(struct hub *hub, int64_t us)
-{
-    hub->until = clock_work_us() + us;
 }
 
 /* [hub] Acts on what happened at one socket. Writing comes first: it may free what is kept, and so
@@ -15152,21 +15431,22 @@ static void hub_wake(struct server *server, int64_t wait)
  * - Events are fetched only when those of the last turn are used up: nobody is passed over, and the
  *   dead can be freed at a moment when no event of them is left.
  * - hub_wake before anything judges by time: if the process stood still, users are given that time.
- * - Jobs before sockets. New connections are there when their first bytes are looked at, and a worker
- *   that waits for an answer holds a thread. Their moment is read before that of the sockets, so
- *   what is heard in this turn never moves a last_seen back.
- * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard before
- *   a timer takes its connection for silent. hub_free_closed waits for the end, as events may be left.
- * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they are
- *   long, and pings are not to wait for them. With input left they get the least.
- * - presence_tick behind all that was heard: who came back within the grace is not let go. It makes
- *   transitions, so does everything above it;
+ * - Jobs before sockets. New connections are there when their first bytes are looked at, and a
+ *   worker that waits for an answer holds a thread. Their moment is read before that of the
+ *   sockets, so what is heard in this turn never moves a last_seen back.
+ * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard
+ *   before a timer takes its connection for silent. hub_free_closed waits for the end, as events
+ *   may be left.
+ * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they
+ *   are long, and pings are not to wait for them. With input left they get the least.
+ * - presence_tick behind all that was heard: a user who came back within the grace is not let go.
+ *   It makes transitions, so does everything above it;
  * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
  *   streams and webhook see each of them once, and an event is never told before those before it.
- * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be older
- *   than what a stream was told. What ends in there is taken there.
- * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the store
- *   is as it was between two of them.
+ * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be
+ *   older than what a stream was told. What ends in there is taken there.
+ * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the
+ *   store is as it was between two of them.
  * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
  *
  * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
@@ -15199,11 +15479,8 @@ static void hub_turn(struct server *server)
     hub_look(server, now);
     hub_begin_part(hub, share);
     hub_work(server, now);
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_tick(&server->presence, now);
-    lock_give(&server->table_lock, RANK_TABLE);
     hub_crowd(server, now);
-    hub_take_transitions(server, now);
+    hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
     hub_sample(server, now);
@@ -15227,7 +15504,8 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* [main] Sets the hub up; its thread is started later. False with errno set. */
+/* [main] Sets the hub up; its thread is started later. False with errno set, and what was opened
+ * left to hub_free. */
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -15247,7 +15525,8 @@ static bool hub_init(struct server *server, struct instant now)
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
 
-/* [main, the hub has ended] Frees the hub, with the connections that had no time to close. */
+/* [main, the hub has ended] Frees the hub, with the connections that had no time to close: all have
+ * an armed timer, so the wheel has them all. */
 static void hub_free(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -15275,10 +15554,10 @@ static void hub_free(struct server *server)
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
  * client that does not read its answer, the next request, the end. Every wait has one absolute
- * deadline that bytes do not renew: who sends a byte a second is gone with who sends none. Ten
- * thousand silent clients cost memory, never a thread; what they hold is counted where it changes
- * (http_conn_hold) and bounded over all and for one address. See struct connection for who owns
- * what, when. */
+ * deadline that bytes do not renew: a client that drips a byte a second has no more time than a
+ * silent one. Ten thousand silent clients cost memory, never a thread; what they hold is counted
+ * where it changes (http_conn_hold) and bounded over all and for one address. See struct connection
+ * for its owners. */
 
 /* The listener's bounds; what an operator may want to set is an option. */
 enum {
@@ -15297,11 +15576,11 @@ enum {
     LISTENER_BODY_FREE = 4096,
     LISTENER_BODY_OPEN = 32 * 1024,
 
-    /* Who holds no more than this has the last eighth of the memory as well: bodies cannot keep out
-     * what is small. */
+    /* A connection that holds no more than this has the last eighth of the memory as well: bodies
+     * cannot keep out what is small. */
     LISTENER_SMALL = 16 * 1024,
 
-    HANDSHAKE_NICE = 10, /* who is connected comes before who wants to be */
+    HANDSHAKE_NICE = 10, /* clients that are connected come before those that want to be */
     QUIET_MS = 60000,    /* the same trouble is logged once in this time */
 };
 
@@ -15326,8 +15605,9 @@ static void http_conn_unlist(struct server *server, struct http_conn *p)
 
 /* [address_lock] Counts `bytes` as what a connection holds, in place of what was counted. False,
  * with nothing changed, when it would be more than before and too much: over all, or for one
- * address. Who holds little is let in where much is not, so that bodies do not keep everybody out.
- * `must` counts without asking: the memory is there already, or an answer has to be given. */
+ * address. The last eighth is for connections that hold little, so that bodies do not keep
+ * everybody out. `must` counts without asking: the memory is there already, or an answer has to be
+ * given. */
 static bool http_conn_count(struct server *server, struct http_conn *p, size_t bytes, bool must)
 {
     ASSERT_HELD(ADDRESS);
@@ -15379,9 +15659,10 @@ static void http_conn_leave(struct http_conn *p)
 }
 
 /* [address_lock] The connection of an address that gives way to p, the newest: the oldest that is
- * ready where these are more than half, else the oldest that only waits or shakes hands. So who
- * floods with requests does not keep a client out that has not asked yet, nor who floods with
- * silence one that has. Only where workers have them all it is one of theirs. */
+ * ready where these are more than half, else the oldest that only waits or shakes hands. So a
+ * client that floods with requests does not keep out one that has not asked yet, and one that
+ * floods with silence does not keep out one that has. Only where workers have them all it is one of
+ * theirs. */
 static struct http_conn *http_conn_choose(const struct address_entry *entry,
                                           const struct http_conn *p)
 {
@@ -15472,9 +15753,9 @@ static void http_conn_begin(struct http_conn *p, enum connection_state state, in
     timer_arm(&p->server->listener.wheel, &p->c->timer, deadline);
 }
 
-/* [listener] Says that the answer is complete, and waits for the client's end. A socket that was
- * closed with unread bytes would answer with a reset, and the client lose our last words (RFC 9112
- * section 9.6). */
+/* [listener] Says that the answer is complete, and waits for the client's end, at most
+ * CLOSE_WAIT_MS. A socket that was closed with unread bytes would answer with a reset, and the
+ * client lose our last words (RFC 9112 section 9.6). */
 static void listener_linger(struct server *server, struct http_conn *p, int64_t now)
 {
     (void)server;
@@ -15492,7 +15773,8 @@ static void listener_drain(struct server *server, struct http_conn *p)
 }
 
 /* [listener] Sends what is left of an answer. Then: the next request, which may be here already and
- * is taken up in a turn of its own; or waiting for one; or the end. */
+ * is taken up by a job, so that a client which sends thousands at once waits its turn; or waiting
+ * for one; or the end. */
 static void listener_flush(struct server *server, struct http_conn *p, int64_t now)
 {
     ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
@@ -15609,7 +15891,8 @@ static int listener_drop_reset(struct server *server, struct http_conn **ready, 
     return left;
 }
 
-/* [listener] Gives whole requests of a lane to the workers, as many as they may have. */
+/* [listener] Gives whole requests of a lane to the workers, as many as they may have. The rest
+ * stays here, where a client that goes away or is displaced can still be taken out. */
 static void lane_serve(struct server *server, struct lane *lane)
 {
     ASSERT_THREAD(LISTENER);
@@ -15635,17 +15918,40 @@ static void lane_serve(struct server *server, struct lane *lane)
     }
 }
 
+/* [listener] Closes the connections of a lane: the start failed before they could be served. */
+static void lane_close(struct server *server, struct lane *lane)
+{
+    for (struct http_conn *p; (p = TAILQ_FIRST(&lane->ready));) {
+        TAILQ_REMOVE(&lane->ready, p, entry);
+        if (p->address) p->address->ready--;
+        p->place = PLACE_LISTENER;
+        listener_close(server, p);
+    }
+}
+
 /* ==== 43. Listener: requests ==================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
- * given half a request, so it never waits for a client. Who would send a large body is looked at by
- * its head first (listener_vet): a stranger's megabyte is refused before it is read. */
+ * given half a request, so it never waits for a client.
+ *
+ *     REQUEST --whole--> lane --> worker --answered--> IDLE    kept alive, all sent
+ *        ^  \--body is long, head alone--> worker --may--> REQUEST
+ *        |                                      |----> FLUSH   the client has not taken all
+ *        |                                      |----> LINGER  the last answer; its end is awaited
+ *        |                                      \----> hub     an upgrade, a stream
+ *        \-- next request, from IDLE or FLUSH
+ *
+ * With TLS the states HELLO and HANDSHAKE come first, in turns, until the handshake is done. A
+ * sender of a long body is looked at by the head first (listener_vet): a stranger's megabyte is
+ * refused before it is read. */
 
-/* [listener] Looks for the head of a request. False when the request was refused. */
+/* [listener] Looks for the head of a request, from where it looked last: a head that drips is
+ * scanned once. Empty lines before a request are skipped (RFC 9112 section 2.2). False when the
+ * request was refused. */
 static bool listener_find_head(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
     const struct options *options = &server->options;
-    size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
+    size_t blank = 0;
     const char *text = item->bytes;
     while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
     item->len -= blank;
@@ -15694,12 +16000,13 @@ static void listener_make_ready(struct server *server, struct http_conn *p)
     /* A head that is vetted is never costly, whatever it asks for: only who sends it is looked
      * at. */
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
-    p->lane = costly ? LANE_COSTLY : LANE_QUICK;
+    bool probe = http_is_probe(p->item.bytes, p->head);
+    p->lane = probe ? LANE_PROBE : costly ? LANE_COSTLY : LANE_QUICK;
     TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
-/* [listener] Has a worker look at the head of a request alone; a copy, as CivetWeb changes what it
- * reads. */
+/* [listener] Has a worker look at the head of a request alone. A copy, as CivetWeb changes what it
+ * reads and the request will be read again; what has come of the body waits in `aside`. */
 static void listener_vet(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15716,8 +16023,8 @@ static void listener_vet(struct server *server, struct http_conn *p, int64_t now
     listener_make_ready(server, p);
 }
 
-/* [listener] True if it is to be seen who sends the body before more of it is waited for. Without
- * keys or a password there is nobody to be told from others. */
+/* [listener] True if the sender's token is to be looked at before more of the body is waited for.
+ * Without keys or a password there is nothing to look at. */
 static bool listener_wants_vet(const struct server *server, const struct http_conn *p)
 {
     const struct options *options = &server->options;
@@ -15727,7 +16034,8 @@ static bool listener_wants_vet(const struct server *server, const struct http_co
     return body > LISTENER_BODY_FREE;
 }
 
-/* [listener] Looks whether a whole request is there, and acts on it. */
+/* [listener] Looks whether a whole request is there, and acts on it; otherwise waits for more. Ends
+ * with the connection given on, closed, or watched. */
 static void listener_advance(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15766,7 +16074,7 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     ssize_t n = transport_read(&p->c->transport, scratch, LISTENER_READ_SIZE);
     /* TLS that went wrong was told so by an alert, which the client is to read. */
     if (n == TRANSPORT_BROKEN && transport_ended(&p->c->transport)) {
-        listener_linger(server, p, now); /* so that the client reads the alert */
+        listener_linger(server, p, now);
         return;
     }
     if (n <= 0 && n != TRANSPORT_AGAIN) {
@@ -15848,7 +16156,6 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
         listener_cut_hello(server, p);
         return;
     }
-    /* There is room: a handshake worker has taken all whole records, and less than one is left. */
     n = transport_receive(p->c->transport.fd, server->listener.scratch,
                           LISTENER_HELLO_MAX - tls->in.len);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) {
@@ -15870,11 +16177,12 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
     }
 }
 
-/* [listener] A handshake worker gave a connection back. */
+/* [listener] A handshake worker gave a connection back. What came meanwhile is read at once: the
+ * request mostly follows the handshake's last record. */
 static void listener_handshake_done(struct server *server, struct job *job)
 {
     ASSERT_THREAD(LISTENER);
-    struct http_conn *p = (struct http_conn *)job;
+    struct http_conn *p = container_of(job, struct http_conn, job);
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     server->listener.handshaking--;
@@ -15908,7 +16216,8 @@ static void handshake_run(struct server *server, struct job *job)
     loop_submit(&server->listener.loop, &p->job);
 }
 
-/* [listener] The deadline of a state has come. A client that has begun a request is told so. */
+/* [listener] The deadline of a state has come. A client that has begun a request is told so (408);
+ * in any other state there is nothing to answer. */
 static void listener_expire(struct server *server, struct http_conn *p, int64_t now)
 {
     if (p->c->session.state <= CONNECTION_REQUEST) count_one(&server->counters.request_timeouts);
@@ -15926,11 +16235,12 @@ static void listener_give_up(struct server *server, struct http_conn *p)
     TAILQ_INSERT_TAIL(&server->listener.gone, p, entry);
 }
 
-/* [listener] A worker gave a connection back, in the state it set. */
+/* [listener] A worker gave a connection back, in the state it set. Its deadline begins now: the
+ * time with workers was the server's. */
 static void listener_take_back(struct server *server, struct job *job)
 {
     ASSERT_THREAD(LISTENER);
-    struct http_conn *p = (struct http_conn *)job;
+    struct http_conn *p = container_of(job, struct http_conn, job);
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
@@ -15947,7 +16257,7 @@ static void listener_take_back(struct server *server, struct job *job)
         return;
     case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
-        /* A vetted request keeps the deadline that it had: being asked who one is gives no time. */
+        /* A vetted request keeps its deadline: being asked for a token gives no time. */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
@@ -15967,7 +16277,8 @@ static void http_conn_hand_over(struct server *server, struct http_conn *p)
     loop_submit(&server->hub.loop, &p->job);
 }
 
-/* [worker] Takes the served request off the front; what is behind it is the next one. */
+/* [worker] Takes the served request off the front; what is behind it is the next one, and keeps no
+ * more memory than it needs. A connection between requests holds no buffer at all. */
 static void http_conn_next_request(struct http_conn *p)
 {
     struct seam_item *item = &p->item;
@@ -15989,7 +16300,8 @@ static void http_conn_next_request(struct http_conn *p)
     item->bytes = mem_resize(item->bytes, item->size);
 }
 
-/* [worker] Who sends a body may: the request goes on being waited for. */
+/* [worker] The sender of a body may send it: the request goes on being waited for, from its own
+ * bytes. The copy that CivetWeb has changed is freed. */
 static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -16005,8 +16317,9 @@ static void http_conn_go_on(struct http_conn *p)
 }
 
 /* [worker] Sends the answer as far as the socket takes it, without waiting, and passes the
- * connection on: to the listener when something remains to be waited for, or to its end. An unread
- * rest of the request keeps the socket open for a moment, see listener_linger. */
+ * connection on: to the listener when something remains to be waited for, or to its end. Writing
+ * here and not in the listener saves it a wake-up for nearly every answer. An unread rest of the
+ * request keeps the socket open for a moment, see listener_linger. */
 static void http_conn_send(struct server *server, struct http_conn *p)
 {
     struct loop *loop = &server->listener.loop;
@@ -16026,7 +16339,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     p->job.run = listener_take_back;
     if (p->keep_alive) http_conn_next_request(p);
     else http_conn_forget_request(p);
-    buffer_free(&p->aside); /* what it had of a body that nobody wants */
+    buffer_free(&p->aside);
     http_conn_hold(p, 0, true);
     /* The state says what the listener is to do; it takes it from there (listener_take_back). */
     p->c->session.state = (uint8_t)(!sent            ? CONNECTION_FLUSH
@@ -16075,7 +16388,9 @@ static void listener_displace(struct server *server, struct http_conn *p)
 
 /* ==== 44. Listener: accept ====================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
- * server: without descriptors it rests and tries again. */
+ * server: without descriptors it rests and tries again, while what is connected goes on being
+ * served. There is no limit of HTTP connections over all but that of descriptors; each address has
+ * one (--max-pending-per-address), at which the newest displaces another. */
 
 /* [listener] Lets a new connection in. It may displace an older one of its address: until it is on
  * the list its place is ELSEWHERE, so it is not chosen itself. */
@@ -16265,7 +16580,11 @@ static void listener_run(void *context)
         }
         for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&listener->wheel, now));)
             listener_timer(server, timer, now);
-        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
+        lane_serve(server, &listener->lanes[LANE_PROBE]);
+        for (int i = LANE_PROBE + 1; i < LANE_COUNT; i++) {
+            if (atomic_load(&server->restored)) lane_serve(server, &listener->lanes[i]);
+            else if (listener->quitting) lane_close(server, &listener->lanes[i]);
+        }
     }
     loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
@@ -16273,7 +16592,8 @@ static void listener_run(void *context)
         listener_close(server, connection_of_timer(timer)->http);
 }
 
-/* Opens one listening socket; false with errno set. */
+/* Opens one listening socket; false with errno set. TCP_NODELAY is inherited by what it accepts:
+ * every write here is a whole message, and Nagle's algorithm would hold the second of two back. */
 static bool listen_socket_open(struct listen_socket *listening, const char *text)
 {
     socklen_t len;
@@ -16321,6 +16641,7 @@ static bool listener_init(struct server *server, struct instant now)
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
+    listener->lanes[LANE_PROBE].most = LISTENER_QUEUE;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
     /* One worker is always free for what is quick. */
     listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
@@ -16333,8 +16654,10 @@ static bool listener_init(struct server *server, struct instant now)
 }
 
 /* ==== 45. Assets ==============================================================================
- * The files of web/, compiled in by the build with their type, hash and gzip form. */
+ * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
+ * table is generated (build/gen/assets.inc), never committed. */
 
+/* A file, with the path it has in a URL. */
 struct asset {
     const char *path, *type, *etag;
     const unsigned char *data;
@@ -16345,7 +16668,7 @@ struct asset {
 
 #include "assets.inc"
 
-/* The asset at a path, or NULL. */
+/* The asset at a path, or NULL. /admin/ is its index; there is no other directory. */
 static const struct asset *asset_find(const char *path)
 {
     if (!strcmp(path, "/admin/")) path = "/admin/index.html";
@@ -16355,10 +16678,16 @@ static const struct asset *asset_find(const char *path)
 }
 
 /* ==== 46. API: users ==========================================================================
- * Request to response, on a worker's thread and free of CivetWeb's types but the parsed request.
- * Reads the table under its lock for microseconds, the store in short transactions, and asks the
- * hub to change things. Asking creates nobody. */
+ * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
+ * CivetWeb's types but the parsed request. What is here promises to all handlers (see Routes):
+ *
+ * - A handler fills a response and returns an error of the table, or ERROR_NONE. It owns nothing
+ * behind that; http_response says who frees what. - The table is read under its lock for
+ * microseconds: API_CHUNK users a hold, copied. JSON is made without it. The store is read in
+ * short transactions. Only the hub changes anything: handlers that want a change ask it, and wait.
+ * - Asking creates nobody. */
 
+/* A request as handlers see it: parsed, its sender found out and let pass. */
 struct http_request {
     const struct seam_request *raw;
     const struct token *token; /* of who asks; NULL: the gate is open */
@@ -16377,7 +16706,7 @@ struct http_request {
     size_t id_len;
 };
 
-/* Whose page sent a request. */
+/* Whose page sent a request, by its Origin header (RFC 6454). */
 enum origin {
     ORIGIN_NONE, /* none: no browser, or a plain GET of one */
     ORIGIN_OWN,
@@ -16385,8 +16714,8 @@ enum origin {
     ORIGIN_FOREIGN,
 };
 
-/* Seconds from now until a token ends, at least one; a token that is good only by the skew has that
- * too. */
+/* Seconds from now until a token ends, at least one; a token that is good only by the skew between
+ * two clocks has that skew too. By it a connection ends with its token. */
 static uint32_t request_expires(const struct token *token, struct instant now)
 {
     int64_t wall = now.mono + now.offset, end = token->expires_ms;
@@ -16395,7 +16724,9 @@ static uint32_t request_expires(const struct token *token, struct instant now)
     return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
 }
 
-/* How many headers of a name there are; *value is the last one's. */
+/* How many headers of a name there are; *value is the last one's, and as it was without one. Who
+ * needs exactly one asks for 1: of two that differ a proxy before us may have believed the
+ * other. */
 static int request_header(const struct seam_request *request, const char *name, const char **value)
 {
     int count = 0;
@@ -16407,7 +16738,7 @@ static int request_header(const struct seam_request *request, const char *name, 
     return count;
 }
 
-/* [any; table_lock] Copies a user out of the table, the message into texts; false if they are not
+/* [worker; table_lock] Copies a user out of the table, the message into texts; false if it is not
  * there. */
 static bool api_copy(struct server *server, struct span id, struct instant now,
                      struct user_view *view, struct view_texts **texts)
@@ -16419,7 +16750,8 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
     return true;
 }
 
-/* Fills a view with what is stored of a user who is not in the table, perhaps nothing. */
+/* Fills a view with what the store has of a user who is not in the table, perhaps nothing: then
+ * the view is not known, and its last_seen null. */
 static void api_view_stored(struct user_view *view, struct span id,
                             const struct stored_user *stored, struct instant now)
 {
@@ -16451,7 +16783,7 @@ static bool api_look_up(struct server *server, struct span id, struct instant no
     return true;
 }
 
-/* Begins a JSON answer. */
+/* Begins a JSON answer; returns where its text goes. */
 static struct buffer *api_json(struct http_response *response)
 {
     response->status = 200;
@@ -16469,8 +16801,8 @@ static int api_limit(const struct http_request *request)
     return n >= 1 && n <= PAGE_MAX ? (int)n : -1;
 }
 
-/* Appends the cursor behind an id, its bytes in hexadecimal; null for none. Clients are told to take
- * it as it is: this way it needs no escapes in a query, and cannot be mistaken for an id. */
+/* Appends the cursor behind an id, its bytes in hexadecimal; null for none. Clients are told to
+ * take it as it is: this way it needs no escapes in a query, and cannot be mistaken for an id. */
 static void api_write_next(struct buffer *out, struct span id)
 {
     char text[2 * USER_ID_MAX + 1];
@@ -16484,7 +16816,8 @@ static bool api_parse_id(struct span text, char id[USER_ID_MAX], size_t *len)
     return *len <= USER_ID_MAX && hex_parse(text, id) && user_id_valid((struct span){id, *len});
 }
 
-/* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. */
+/* Reads ?cursor= back into an id; *len is 0 without one. False when it is none of ours. A cursor
+ * is a place, not a user: it stays good when the user is gone, and across restarts. */
 static bool api_cursor(const struct http_request *request, char id[USER_ID_MAX], size_t *len)
 {
     char text[2 * USER_ID_MAX + 1];
@@ -16526,7 +16859,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
     return user != NULL;
 }
 
-/* GET /api/presence/{userId}: one user; 404 when never seen. */
+/* GET /api/presence/{userId}: one user as everybody may see them; 404 when never seen. */
 static enum error api_get_user(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -16588,7 +16921,8 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return read;
 }
 
-/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token. */
+/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token, sorted:
+ * a token with 950 ids would otherwise be looked through for each of 1,000. */
 static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
                                  struct json_value users, struct user_view *views, size_t *count)
 {
@@ -16608,7 +16942,8 @@ static enum error api_read_batch(const struct http_request *request, const struc
     return ERROR_NONE;
 }
 
-/* Names those of a refused batch whom the token does not let its bearer see. */
+/* Names those of a refused batch whom the token does not let its bearer see, at most NAMED_MAX: so
+ * a client can leave them out and ask again. */
 static void api_name_forbidden(const struct http_request *request, const struct id_list *may,
                                struct json_value users, struct http_response *response)
 {
@@ -16623,8 +16958,9 @@ static void api_name_forbidden(const struct http_request *request, const struct 
     }
 }
 
-/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked; null last_seen for
- * one never seen. Every change up to the position is in the answer. */
+/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked, each as often as
+ * asked; null last_seen for one never seen. The position is read before the users are: every
+ * change up to it is in the answer, perhaps later ones too. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -16665,7 +17001,8 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     return error;
 }
 
-/* POST /api/presence/{userId}/heartbeat: online for the threshold, without a socket. 204. */
+/* POST /api/presence/{userId}/heartbeat: online for --online-threshold, without a socket. 204,
+ * once the hub has it. */
 static enum error api_post_heartbeat(struct server *server, const struct http_request *request,
                                      struct http_response *response)
 {
@@ -16675,8 +17012,8 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
     return ERROR_NONE;
 }
 
-/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they see
- * themselves. */
+/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they
+ * see themselves: with what others are not shown. */
 static enum error api_put_status(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -16703,7 +17040,9 @@ static enum error api_put_status(struct server *server, const struct http_reques
     return ERROR_NONE;
 }
 
-/* GET /admin/online-users?limit=&cursor=: everyone online, by id. */
+/* GET /admin/online-users?limit=&cursor=: everyone online, by id. The counts are of all, of the
+ * moment of the position; a page is read in chunks behind it, and who comes or goes meanwhile may
+ * be on it. */
 static enum error api_online_users(struct server *server, const struct http_request *request,
                                    struct http_response *response)
 {
@@ -16745,17 +17084,26 @@ static enum error api_online_users(struct server *server, const struct http_requ
 }
 
 /* ==== 47. API: lists for admins ===============================================================
- * Pages of all users, one user with connections, sessions, kicks. */
+ * Pages of all users, one user with every connection, sessions, kicks. These are the costly
+ * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
+ * users.
+ *
+ * A page of all users has two sources. The table has who is online, or was so until the store had
+ * it; the store has everybody whom it has written. Of the same user the table's word counts, and
+ * the table is read first: who leaves it in between is in the store by then, so nobody is
+ * missed. */
 
 enum {
     API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
 };
 
+/* The values of ?sort=, in this order. */
 enum page_sort { SORT_ID, SORT_SEEN, SORT_SEEN_DOWN };
 static const char *const PAGE_SORTS[] = {"user_id", "last_seen", "-last_seen"};
 
-/* By last_seen: who is online was seen now, whatever the stamp says, and comes in the order of ids;
- * the others in that of the store's index `seen`, which has nobody who is online. */
+/* The parts of a page by last_seen. Who is online was seen now, whatever their stamp says, and
+ * comes in the order of ids; the others in that of the store's index `seen`, which has nobody who
+ * is online. */
 enum page_part { PART_ONLINE, PART_STORED };
 
 /* A page of /admin/users while it is being made. */
@@ -16774,7 +17122,8 @@ struct user_page {
     struct user_view last; /* how far the page has come; known once it is anywhere */
 };
 
-/* Some users behind a place, in order, and how far all of them are known. */
+/* Some users behind a place, in order of ids, and how far all of them are known: to `reach`, or to
+ * the end. */
 struct page_chunk {
     struct instant now;
     struct user_view users[API_CHUNK];
@@ -16783,14 +17132,13 @@ struct page_chunk {
     bool more; /* behind reach; otherwise it reaches to the end */
 };
 
-/* Whether a user's id begins as those of the page do. */
 static bool page_has_prefix(const struct user_page *page, const struct user_view *view)
 {
     size_t len = strlen(page->prefix);
     return view->id_len >= len && !memcmp(view->id, page->prefix, len);
 }
 
-/* Whether a user belongs on the page. ?status=online means every status of those online. */
+/* True if a user belongs on the page. ?status=online means every status of those online. */
 static bool page_wants(const struct user_page *page, const struct user_view *view)
 {
     bool any_online = page->status == STATUS_ONLINE && view->status != STATUS_OFFLINE;
@@ -16799,8 +17147,9 @@ static bool page_wants(const struct user_page *page, const struct user_view *vie
     return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
 }
 
-/* Puts a user on the page if it belongs there; false when it does and the page is full: then there
- * is a next one. */
+/* Puts a user on the page if they belong there, and moves the page's place to them; false when
+ * they do and the page is full. By that one more is known to be there, and only then there is a
+ * next page. */
 static bool page_add(struct user_page *page, const struct user_view *view)
 {
     bool wanted = page_wants(page, view);
@@ -16813,7 +17162,7 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     return true;
 }
 
-/* Store's visitor: keeps a user for the page. */
+/* The store's visitor: keeps a user for the page. */
 static bool page_chunk_keep(void *context, struct span id, const struct user_record *record)
 {
     struct page_chunk *chunk = context;
@@ -16823,14 +17172,14 @@ static bool page_chunk_keep(void *context, struct span id, const struct user_rec
     return true;
 }
 
-/* Orders two users by their ids. */
 static int view_compare(const struct user_view *a, const struct user_view *b)
 {
     return bytes_compare(a->id, a->id_len, b->id, b->id_len);
 }
 
 /* Puts the users of the table and of the store on the page, as far as both are known; of the same
- * one the table's word counts. False when the page is full or there is nothing behind. */
+ * one the table's word counts. Behind the nearer of the two reaches the other source may have
+ * users whom this one has not named yet. False when the page is full or there is nothing behind. */
 static bool page_merge(struct user_page *page, const struct page_chunk *table,
                        const struct page_chunk *stored)
 {
@@ -16852,8 +17201,9 @@ static bool page_merge(struct user_page *page, const struct page_chunk *table,
     return bound != NULL;
 }
 
-/* Moves a page that stands before the ids with its prefix to the first of them, which is the prefix
- * itself. False when the store failed. */
+/* Moves a page that stands before the ids with its prefix to the first of them, which is the
+ * prefix itself. Places are behind an id, never at one, so that one is looked up here. False when
+ * the store failed. */
 static bool page_enter_prefix(struct server *server, struct user_page *page)
 {
     struct user_view view;
@@ -16865,9 +17215,10 @@ static bool page_enter_prefix(struct server *server, struct user_page *page)
     return true;
 }
 
-/* Makes the page, piece by piece: first of the table, then of the store. So who leaves the table in
- * between, for the store, is seen at least once. *end tells that there is nothing behind the page.
- * False when the store failed. */
+/* Makes the page, chunk by chunk: first of the table, then of the store. So who leaves the table
+ * in between, for the store, is seen at least once. *end is true when there is nothing behind the
+ * page; it is not when the page is full, or API_SCAN_MAX users were looked at. False when the
+ * store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
     struct page_chunk table = {.now = page->now}, stored = table;
@@ -16892,14 +17243,14 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
     return true;
 }
 
-/* Puts users on the page that the table has online, behind the place of the page or from the first.
- * False when the page is full, or enough were looked at for it. */
+/* Puts users on the page that the table has online, behind the place of the page or from the
+ * first. False when the page is full, or enough were looked at for it. */
 static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
     struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
     size_t count;
     bool more = true;
-    for (int looked = 0; more && looked < API_SCAN_MAX; looked += API_CHUNK) {
+    for (int looked = 0; more && looked < API_SCAN_MAX; looked += API_LOOK) {
         more = api_copy_users(server, page->now, false, &after, views, &count, page->texts);
         for (size_t i = 0; i < count; i++) {
             if (!page_add(page, &views[i])) return false;
@@ -16912,24 +17263,25 @@ static bool page_add_online(struct server *server, struct user_page *page, bool 
     return !more;
 }
 
-/* Makes views of users in the index: by the table's word if they are there, otherwise by the
- * store's. A user who is online by now has no id in their view: they belong to the other part. */
+/* Makes views of users in the index: by the table's word if they are there, as who is followed or
+ * has a status set by hand is, otherwise by the store's. Who is online by now gets no id in the
+ * view: they belong to the other part. */
 static void page_view_places(struct server *server, const struct user_page *page,
                              const struct seen_place *places, int count, struct user_view *views)
 {
     lock_take(&server->table_lock, RANK_TABLE);
     for (int i = 0; i < count; i++) {
-        struct span id = {places[i].id, places[i].id_len};
         struct user_record record = {.last_seen = places[i].last_seen};
-        if (!api_copy(server, id, page->now, &views[i], page->texts))
-            view_record(&views[i], id, &record, page->now);
+        if (!api_copy(server, id_of(&places[i]), page->now, &views[i], page->texts))
+            view_record(&views[i], id_of(&places[i]), &record, page->now);
         else if (views[i].state != USER_OFFLINE) views[i].id_len = 0;
     }
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
 /* Puts users on the page from the index `seen`, behind the place of the page or from the first.
- * False when the page is full, enough were looked at for it, or the store failed. */
+ * False when the page is full, enough were looked at for it, or the store failed, which
+ * page->failed says. */
 static bool page_add_stored(struct server *server, struct user_page *page, bool from_first)
 {
     struct seen_place places[STORE_CHUNK], after = {.last_seen = page->last.last_seen};
@@ -16958,8 +17310,9 @@ static bool page_add_stored(struct server *server, struct user_page *page, bool 
     return true;
 }
 
-/* Makes a page sorted by last_seen. Who comes or goes while somebody reads page after page changes
- * part, and may be missed or shown twice. *end as page_make; false when the store failed. */
+/* Makes a page sorted by last_seen: both parts, in the order of the sort. Places move as users do:
+ * who comes or goes while somebody reads page after page changes part, and may be missed or shown
+ * twice; no cursor could prevent that. *end as page_make; false when the store failed. */
 static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
 {
     bool down = page->sort == SORT_SEEN_DOWN, over = true;
@@ -16975,8 +17328,12 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
     return !page->failed;
 }
 
-/* Appends where a page goes on that is sorted by last_seen: `o` and the id of one who is online, or
- * `s`, the stamp and the id of one in the index. None of them is a cursor of the other order. */
+/* Appends where a page goes on that is sorted by last_seen:
+ *
+ *     o ID           behind this user, among who is online
+ *     s STAMP ID     behind this place in the index: ms since 1970 in 16 digits
+ *
+ * ID in hexadecimal. None of them is a cursor of the order by ids, nor one of those here. */
 static void page_write_next(const struct user_page *page, bool end)
 {
     struct span id = {page->last.id, end ? 0 : page->last.id_len};
@@ -16991,7 +17348,8 @@ static void page_write_next(const struct user_page *page, bool end)
     json_text(page->out, "next", text);
 }
 
-/* Reads such a cursor; false when it is none of ours. */
+/* Reads what page_write_next wrote; false when it is none of ours. That the place has a user is
+ * not looked at: it is good however long it was kept. */
 static bool page_read_cursor(struct user_page *page, const struct http_request *request)
 {
     char text[2 * USER_ID_MAX + 18], stamp[8] = {0};
@@ -17010,7 +17368,8 @@ static bool page_read_cursor(struct user_page *page, const struct http_request *
     return last->last_seen >= 0;
 }
 
-/* Reads the parameters of /admin/users. */
+/* Reads the parameters of /admin/users. Any that says nothing is refused: a page that was filtered
+ * by less than was asked for would look right. */
 static enum error page_read(struct user_page *page, const struct http_request *request)
 {
     char text[16];
@@ -17079,7 +17438,7 @@ struct connection_view {
     char agent[AGENT_MAX + 1];
 };
 
-/* Copies a connection; the table's lock is held. */
+/* [worker; table_lock] Copies a connection. */
 static void api_view_connection(struct connection_view *view, const struct connection *c)
 {
     *view = (struct connection_view){
@@ -17094,7 +17453,6 @@ static void api_view_connection(struct connection_view *view, const struct conne
     if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
 }
 
-/* Appends one connection. */
 static void api_write_connection(struct buffer *out, const struct connection_view *c,
                                  struct instant now)
 {
@@ -17113,7 +17471,8 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
- * moment. False when the user is not there. */
+ * moment. False when the user is not there. Memory is never taken under the lock, so it is looked
+ * first how much is needed, and again whether that is still enough. */
 static bool api_copy_user(struct server *server, struct span id, struct instant now,
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
@@ -17140,8 +17499,8 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     return user != NULL;
 }
 
-/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline at
- * the position, whatever the store has heard since. */
+/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline
+ * at the position, whatever the store has heard since. */
 static enum error api_admin_user(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17173,7 +17532,8 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     return error;
 }
 
-/* Appends one session of a user; a running one has no end yet. */
+/* Appends one session of a user; a running one has no end yet. A reason that this version does not
+ * know is one of a later version's store. */
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
@@ -17188,7 +17548,7 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     json_close(out, '}');
 }
 
-/* The stay that a user is in, if any. */
+/* The session that a user is in, if any; it is in the store only when it has ended. */
 static bool api_running_session(struct server *server, struct span id, struct instant now,
                                 struct session_record *session)
 {
@@ -17240,7 +17600,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
 
-/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. */
+/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. What
+ * keeps them from coming back is the application's: a token that it does not give. */
 static enum error api_kick(struct server *server, const struct http_request *request,
                            struct http_response *response)
 {
@@ -17258,7 +17619,8 @@ static enum error api_kick(struct server *server, const struct http_request *req
     return ERROR_NONE;
 }
 
-/* Bytes of this process: resident, and of those anonymous. Zeros when the kernel does not tell. */
+/* Bytes of this process (proc(5), statm): resident, and of those anonymous. Zeros when the kernel
+ * does not tell, as in a sandbox without /proc. */
 static void api_memory(int64_t *resident, int64_t *anonymous)
 {
     long total = 0, pages = 0, shared = 0, size = sysconf(_SC_PAGESIZE);
@@ -17302,7 +17664,7 @@ struct totals {
     struct store_stats store;
 };
 
-/* Gathers the totals. */
+/* Gathers the totals, each under its own lock: only the first three are of one moment. */
 static void api_totals(struct server *server, struct instant now, struct totals *t)
 {
     *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
@@ -17324,7 +17686,8 @@ static void api_totals(struct server *server, struct instant now, struct totals 
 }
 
 /* ==== 48. API: state of the server ============================================================
- * /admin/stats, /metrics, streams of events, history, health, and the files of web/. */
+ * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
+ * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
 /* Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
@@ -17343,7 +17706,8 @@ static void stats_write_store(struct buffer *out, const struct store_stats *stor
     json_close(out, '}');
 }
 
-/* Appends the member "limits" of the stats: every option that is a number. */
+/* Appends the member "limits" of the stats: every option that is a number, so that none is
+ * forgotten. */
 static void stats_write_limits(struct buffer *out, const struct options *options)
 {
     json_open(out, "limits", '{');
@@ -17467,8 +17831,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* Where a stream is to go on: header Last-Event-ID or ?last_event_id=. False if it is not said, is
- * no position, or is one of another run of the server. */
+/* Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or ?last_event_id=,
+ * for clients that cannot set it. False if it is not said, is no position, or is one of another
+ * run of the server: then the stream begins with a reset. */
 static bool events_wanted(const struct server *server, const struct http_request *request,
                           uint64_t *sequence)
 {
@@ -17484,7 +17849,7 @@ static bool events_wanted(const struct server *server, const struct http_request
 }
 
 /* Answers with a stream of Server-Sent Events. The answer is only its head; the connection goes to
- * the hub, which sends the rest. */
+ * the hub, which sends the rest. A HEAD request takes no place. */
 static enum error stream_answer(struct server *server, const struct http_request *request,
                                 struct http_response *response)
 {
@@ -17517,7 +17882,9 @@ static enum error api_events(struct server *server, const struct http_request *r
     return stream_answer(server, request, response);
 }
 
-/* GET /admin/history?hours=: how many users and connections there were, minute by minute. */
+/* GET /admin/history?hours=: how many users and connections there were, minute by minute. Read in
+ * chunks: a month is 43,200 samples, and a read transaction that is long keeps old pages of the
+ * store. */
 static enum error api_history(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17551,7 +17918,8 @@ static enum error api_history(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* GET /healthz: the process answers. */
+/* GET /healthz: the process answers. It reads nothing, so that a store that hangs does not get a
+ * server restarted which serves who is connected. */
 static enum error api_healthz(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17568,20 +17936,24 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
+    bool stopping = atomic_load(&server->stopping), starting = !atomic_load(&server->restored);
+    if (!stopping && !starting && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
     response->status = 503;
-    bool stopping = atomic_load(&server->stopping);
     json_begin(out);
-    json_text(out, "status", stopping ? "stopping" : "degraded");
-    json_text(out, "reason", stopping ? "the server is stopping" : store.problem);
+    json_text(out, "status", stopping ? "stopping" : starting ? "starting" : "degraded");
+    json_text(out, "reason",
+              stopping   ? "the server is stopping"
+              : starting ? "the users of the store are being read"
+                         : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
 }
 
-/* GET /admin: its page is one segment further, so that what it names beside itself is found. */
+/* GET /admin: its page is one segment further, so that what it names beside itself is found. The
+ * Location is relative: a proxy may have it behind a path of its own. */
 static enum error api_admin(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17594,7 +17966,7 @@ static enum error api_admin(struct server *server, const struct http_request *re
 
 enum { ASSET_TAG_MAX = 64 };
 
-/* Whether a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
+/* True if a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
  * If-None-Match has it, weak or strong, or is `*`. */
 static bool request_knows(const struct seam_request *request, const char *tag)
 {
@@ -17610,8 +17982,9 @@ static bool request_knows(const struct seam_request *request, const char *tag)
     return false;
 }
 
-/* A bundled file, with its hash as ETag. At the root it is the demo where anyone may do everything,
- * else a page that says only what this is. */
+/* A bundled file, with its hash as ETag; the gzip form has another, since it is not the same bytes
+ * (RFC 9110 section 8.8.3.3). At the root it is the demo where anyone may do everything, else a
+ * page that says only what this is. */
 static enum error api_asset(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17646,7 +18019,8 @@ static enum error api_asset(struct server *server, const struct http_request *re
 }
 
 /* Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section 15.4.9), on
- * the host that was asked for. */
+ * the host that was asked for, which has to be one that a browser can write: nothing else of a
+ * stranger's goes into a Location. */
 static enum error api_redirect(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -17672,7 +18046,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* Whom a path is for, where tokens are asked for. */
+/* Whom a path is for, where tokens are asked for; auth_allows has the rules. */
 enum access {
     ACCESS_ANYONE,
     ACCESS_USER,    /* the user in the path */
@@ -17684,9 +18058,18 @@ enum access {
 };
 
 /* ==== 49. API: who may ========================================================================
- * Tokens, passwords and logins of admins: who may send a request. */
+ * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
+ * (enum access), and api_answer or upgrade_request ask here before anything else is done.
+ *
+ * Three things prove something: a token signed with one of the operator's keys, an admin's
+ * session, and nothing at all, where the configuration asks for nothing. A cookie is sent by a
+ * browser whatever page asks it to, so it counts only where no other site's page can have sent the
+ * request (request_is_own, request_is_crossed).
+ *
+ * Secrets are compared in constant time (Passwords, Tokens), and wiped where they were copied. */
 
-/* The secrets in use, to be given back with secrets_drop. */
+/* [any] The secrets in use, to be given back with secrets_drop. main replaces them as a whole when
+ * keys are read again, so who has them sees one set to the end. */
 static struct secrets *secrets_take(struct server *server)
 {
     lock_take(&server->secrets_lock, RANK_SECRETS);
@@ -17696,7 +18079,7 @@ static struct secrets *secrets_take(struct server *server)
     return secrets;
 }
 
-/* Gives secrets back; the last to do so frees them. NULL is fine. */
+/* [any] Gives secrets back; the last to do so frees them. NULL is fine. */
 static void secrets_drop(struct secrets *secrets)
 {
     if (!secrets || atomic_fetch_sub(&secrets->refs, 1) > 1) return;
@@ -17704,8 +18087,9 @@ static void secrets_drop(struct secrets *secrets)
     free(secrets);
 }
 
-/* Whether another site's page made a browser send this without saying whose page it is: then what
- * the browser adds by itself, a cookie or its place past authentication, proves nothing. */
+/* True if another site's page made a browser send this without saying whose page it is
+ * (Sec-Fetch-Site without Origin: a link, an image, a form by GET): then what the browser adds by
+ * itself, a cookie or its place past authentication, proves nothing. */
 static bool request_is_crossed(const struct seam_request *raw)
 {
     const char *value = "";
@@ -17713,7 +18097,8 @@ static bool request_is_crossed(const struct seam_request *raw)
     return request_header(raw, "Sec-Fetch-Site", &value) && !strcasecmp(value, "cross-site");
 }
 
-/* The token among the offered subprotocols: `presence.v1, token.JWT`. */
+/* The token among the offered subprotocols: `presence.v1, token.JWT`. A browser's WebSocket can
+ * send no header of its own, and what is in a URL is logged by every proxy. */
 static struct span subprotocol_token(const char *offered)
 {
     static const char prefix[] = "token.";
@@ -17730,7 +18115,8 @@ static struct span subprotocol_token(const char *offered)
 /* The token of a request, empty if there is none. An admin's comes in the header only: no page of
  * somebody else's can make a browser send that. The first place that has one counts: header
  * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
- * not where another site's page may have had it sent with a request that changes something. */
+ * not where another site's page may have had it sent with a request that changes something. A
+ * place that has something else than a token is refused, not passed over. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -17758,8 +18144,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     return n == -2 ? none : n > 0 ? (struct span){room, (size_t)n} : found;
 }
 
-/* Whether a cookie may speak for an admin: not from another site's page (RFC 9110 has no word for
- * it; Fetch standard, Sec-Fetch-Site). */
+/* True if a cookie may speak for an admin: not from another site's page (Fetch standard,
+ * Sec-Fetch-Site), nor from another subdomain of ours, which SameSite would let pass. */
 static bool request_is_own(const struct http_request *request)
 {
     const char *site = "none";
@@ -17768,8 +18154,8 @@ static bool request_is_own(const struct http_request *request)
            (!strcmp(site, "same-origin") || !strcmp(site, "none"));
 }
 
-/* The session of a request, as text in room: in the header Authorization, or where cookies count in
- * the cookie presence_admin. Empty if there is none. */
+/* The session of a request, as text in room: in the header Authorization, or where cookies count
+ * in the cookie presence_admin. Empty if there is none. */
 static struct span request_session(const struct http_request *request, bool cookies,
                                    char room[TOKEN_MAX + 2])
 {
@@ -17782,7 +18168,7 @@ static struct span request_session(const struct http_request *request, bool cook
     return (struct span){room, n > 0 ? (size_t)n : 0};
 }
 
-/* Whether the text is an admin's session; the token then says what it may and how long. */
+/* True if the text is an admin's session; the token then says what it may and how long. */
 static bool session_opens(struct server *server, struct span text, int64_t wall_ms,
                           struct token *token)
 {
@@ -17793,7 +18179,7 @@ static bool session_opens(struct server *server, struct span text, int64_t wall_
     return good;
 }
 
-/* What a good token may on a route for these. */
+/* What a good token may on a route for these: ERROR_NONE or ERROR_FORBIDDEN. */
 static enum error auth_allows(enum access access, const struct http_request *request,
                               const struct token *token)
 {
@@ -17807,7 +18193,7 @@ static enum error auth_allows(enum access access, const struct http_request *req
     return good ? ERROR_NONE : ERROR_FORBIDDEN;
 }
 
-/* Whether somebody is asked who they are on a route for these. */
+/* True if this route requires authentication in this configuration. */
 static bool auth_required(const struct server *server, enum access access,
                           const struct http_request *request)
 {
@@ -17817,7 +18203,9 @@ static bool auth_required(const struct server *server, enum access access,
 }
 
 /* Whether a request may pass: anybody's where none is required, else who has a token or a session
- * that allows it. The token is the caller's to free, whatever the result. */
+ * that allows it. The token is the caller's to free, whatever the result; request->token is it, or
+ * NULL where nobody was asked. A session is tried first: its text cannot be a JWT, which has two
+ * dots. */
 static enum error auth_check(struct server *server, enum access access,
                              struct http_request *request, struct http_response *response,
                              struct token *token)
@@ -17845,7 +18233,8 @@ static enum error auth_check(struct server *server, enum access access,
     return error;
 }
 
-/* GET /admin/login: whether the caller is an admin, and how long. */
+/* GET /admin/login: whether the caller is an admin, and how long. Always 200: the admin page asks
+ * it before it shows a login. */
 static enum error api_login_state(struct server *server, const struct http_request *request,
                                   struct http_response *response)
 {
@@ -17862,7 +18251,8 @@ static enum error api_login_state(struct server *server, const struct http_reque
     return ERROR_NONE;
 }
 
-/* Reads the password out of a login's body, JSON or a form; its length, or an error. */
+/* Reads the password out of a login's body, JSON or a form, as curl --data sends it; its length,
+ * or an error. */
 static enum error login_password(const struct http_request *request, char out[PASSWORD_MAX + 1],
                                  size_t *len, struct http_response *response)
 {
@@ -17890,7 +18280,9 @@ static enum error login_password(const struct http_request *request, char out[PA
     return ERROR_NONE;
 }
 
-/* Waits for the turn of an address, as far as it may; whether it has it, and *wait otherwise. */
+/* [worker] Waits for the turn of an address, as far as it may; true if it has it, otherwise *wait
+ * is set. One password is hashed at a time, since that takes a core for a while; who may come
+ * next, and who has to come back later, is login_ask's (Logins). */
 static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
 {
     struct login_queue *queue = &server->logins;
@@ -17911,7 +18303,7 @@ static bool login_begin(struct server *server, const uint8_t key[16], int64_t no
     return turn != LOGIN_LATER;
 }
 
-/* The turn is the next one's; this one took so many ms. */
+/* [worker] The turn is the next one's; this one took so many ms. The mean is for Retry-After. */
 static void login_end(struct server *server, int64_t took)
 {
     lock_take(&server->login_lock, RANK_LOGIN);
@@ -17921,7 +18313,8 @@ static void login_end(struct server *server, int64_t took)
     lock_give(&server->login_lock, RANK_LOGIN);
 }
 
-/* Tries a password for an address, when it is its turn. *wait gets the ms until it surely is. */
+/* [worker] Tries a password for an address, when it is its turn. *wait gets the ms until it surely
+ * is. */
 static enum error login_try(struct server *server, const uint8_t address[16], int64_t now,
                             const struct password *right, struct span password, int64_t *wait)
 {
@@ -17940,7 +18333,8 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
-/* Sets the cookie of a session, or with a lifetime of 0 takes it away. */
+/* Sets the cookie of a session (RFC 6265bis), or with a lifetime of 0 takes it away. HttpOnly: no
+ * script can read it; Strict: no other site's page has it sent. */
 static void login_set_cookie(struct http_response *response, const struct http_request *request,
                              struct span session, int64_t lifetime_ms)
 {
@@ -17965,7 +18359,8 @@ static enum error login_open(struct server *server, int64_t wall_ms, const struc
     return same ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
-/* POST /admin/login: a session for the admin's password. */
+/* POST /admin/login: a session for the admin's password, as cookie for the page and as token for
+ * programs. */
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -18012,7 +18407,8 @@ static enum error api_login(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Ends what sessions that are gone have opened. */
+/* [worker] Has the hub end the streams that an admin's session opened which is gone; counted
+ * before, so that a stream that is just being opened sees it too. */
 static void sessions_ended(struct server *server)
 {
     struct hub_ask ask = {0};
@@ -18020,7 +18416,8 @@ static void sessions_ended(struct server *server)
     hub_ask(server, &ask, hub_log_out);
 }
 
-/* POST /admin/logout: ends the session that the request has, here and in the browser. */
+/* POST /admin/logout: ends the session that the request has, here and in the browser. 204 also
+ * without one. */
 static enum error api_logout(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -18054,13 +18451,15 @@ static enum error api_options(struct server *server, const struct http_request *
 }
 
 /* ==== 50. Routes ==============================================================================
- * Every path, and the way of a request from it to its answer. */
+ * Every path, and the way of a request from it to its answer: find the route, ask who it is, call
+ * the handler, make its error an answer, count. The manual's list is checked against ROUTES by a
+ * test. */
 
 enum method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "GET"};
 
-/* Every path. {id} is one segment, a user id percent-encoded. An upgrade has no handler here: it is
- * upgrade_request's. */
+/* A path and method. {id} is one segment, a user id percent-encoded. An upgrade has no handler
+ * here: it is upgrade_request's. */
 static const struct route {
     enum method method;
     enum access access;
@@ -18092,7 +18491,8 @@ static const struct route {
 };
 enum { ROUTE_COUNT = sizeof ROUTES / sizeof *ROUTES };
 
-/* Whether a path as sent matches a pattern; *id becomes the segment that stands for {id}. */
+/* True if a path as sent matches a pattern; *id becomes the segment that stands for {id}, still
+ * encoded: so an encoded slash is a part of the id. */
 static bool route_matches(const char *pattern, const char *path, struct span *id)
 {
     while (*pattern && *pattern != '{') {
@@ -18103,8 +18503,8 @@ static bool route_matches(const char *pattern, const char *path, struct span *id
     return !strcmp(pattern + strlen("{id}"), path + id->len);
 }
 
-/* Finds the route of a request and decodes its user id. On an error that concerns the method, the
- * Allow header is set. */
+/* Finds the route of a request and decodes its user id. On an error that concerns the method the
+ * Allow header is set (RFC 9110 section 10.2.1). HEAD is GET without the body. */
 static enum error route_find(struct http_request *request, struct http_response *response,
                              const struct route **found)
 {
@@ -18139,7 +18539,7 @@ static enum error route_find(struct http_request *request, struct http_response 
     return ERROR_METHOD_NOT_ALLOWED;
 }
 
-/* See auth_check; who is turned away is counted. */
+/* As auth_check; who is turned away is counted. */
 static enum error auth_pass(struct server *server, const struct route *route,
                             struct http_request *request, struct http_response *response,
                             struct token *token)
@@ -18149,7 +18549,7 @@ static enum error auth_pass(struct server *server, const struct route *route,
     return error;
 }
 
-/* Answers a request that is no upgrade. */
+/* [worker] Answers a request that is no upgrade. */
 static void api_answer(struct server *server, const struct route *route, enum error error,
                        struct http_request *request, struct http_response *response)
 {
@@ -18166,7 +18566,13 @@ static void api_answer(struct server *server, const struct route *route, enum er
 /* ==== 51. CivetWeb ============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
- * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. */
+ * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
+ * request:
+ *
+ *     seam_request  admit (host, origin) -> route -> [vet] -> upgrade_request or api_answer
+ *     seam_error    in place of it, where CivetWeb cannot parse the request
+ *     seam_output   the 101 of an upgrade, which CivetWeb computes
+ *     seam_finished where the connection goes next (http_conn_served) */
 
 enum { REFUSED_MAX = 256 }; /* WebSockets open only to be closed with the reason */
 
@@ -18196,7 +18602,9 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
-/* [worker] Takes a place among those of an address; see server_release_address. */
+/* [worker] Takes a place among those of an address, and one of its upgrades a second; see
+ * server_release_address. The pace is checked behind the count, so that a refusal for the count
+ * uses none of it. */
 static enum error upgrade_reserve_address(struct server *server, const struct http_request *request)
 {
     const struct options *options = &server->options;
@@ -18220,7 +18628,8 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
 }
 
 /* [worker] Checks the limits of an upgrade, and takes a place among the connections if they allow
- * it. That of the user is checked again by the hub: of two at once both may pass here. */
+ * it. That of the user is checked again by the hub: of two at once both may pass here. Places are
+ * taken last, so that a refusal has nothing to give back but what it took. */
 static enum error upgrade_reserve(struct server *server, const struct http_request *request)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
@@ -18269,8 +18678,9 @@ static void upgrade_count_refusal(struct server *server, const struct http_reque
     server_count_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* [worker] Grants an upgrade or refuses it. Who could not see why it failed is upgraded even when a
- * limit speaks against it, and closed at once with the reason; not when REFUSED_MAX are. */
+/* [worker] Grants an upgrade or refuses it. A client that could not see why it failed is upgraded
+ * even when a limit speaks against it, and closed at once with the reason; not when REFUSED_MAX
+ * are. */
 static enum error upgrade_request(struct server *server, struct http_conn *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -18351,7 +18761,9 @@ static void request_find_client(const struct server *server, const struct http_c
     if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
-/* [worker] Whose page sent a request: none, our own, one of --allow-origin, or foreign. */
+/* [worker] Whose page sent a request: none, our own (the Origin is that of the Host), one of
+ * --allow-origin, or foreign. Two Origins, or one that is none, are foreign. Below /admin/ no other
+ * origin is ever listed. */
 static enum origin request_find_origin(const struct server *server, struct http_request *request)
 {
     static const char admin[] = "/admin/";
@@ -18373,7 +18785,8 @@ static enum origin request_find_origin(const struct server *server, struct http_
 
 /* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
  * machine, so that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is
- * not the page of somebody else that wants to do more than read. */
+ * not the page of somebody else that wants to do more than read. Without keys there is no token
+ * that a foreign page would lack: there its origin is all that keeps it out. */
 static enum error request_admit(struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
@@ -18421,8 +18834,8 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     count_one(&server->counters.request_errors);
 }
 
-/* [worker] Looks at the head of a request alone: whether who sends it may send its body. Returns
- * what it is to be refused with. */
+/* [worker] Looks at the head of a request alone: may its sender send the body? Returns what the
+ * request is to be refused with. */
 static enum error request_vet(struct server *server, const struct http_conn *p,
                               const struct route *route, struct http_request *request,
                               struct http_response *response)
@@ -18964,8 +19377,10 @@ static struct evidence server_evidence(const struct server *server)
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
     struct server *server = context;
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_restore(&server->presence, server->started, id, record->status, record->online_since,
                      record->last_seen, server_evidence(server));
+    lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
 
@@ -18974,7 +19389,27 @@ static void server_restore_manual(void *context, struct span id, const struct us
                                   const struct manual_record *manual)
 {
     struct server *server = context;
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_restore_manual(&server->presence, server->started, id, record, manual);
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
+/* [main] Fills the table from the store: a second or two for a million users. Meanwhile the listener
+ * takes connections, workers answer probes, and all other requests wait: nobody may be shown, or
+ * come, before it is known whether they are online and whether they are invisible. The hub does not
+ * run yet. Users who were online have the time that this took on top. False if the store cannot be
+ * read; then the requests that wait are never served. */
+static bool server_restore(struct server *server)
+{
+    if (!store_each_open(server->store, server_restore_user, server) ||
+        !store_each_manual(server->store, server_restore_manual, server))
+        return false;
+    struct instant now = server_now(server);
+    int64_t took = now.mono - server->started.mono;
+    if (took >= PAUSE_MS) presence_resume(&server->presence, now, took);
+    atomic_store(&server->restored, true);
+    loop_wake(&server->listener.loop);
+    return true;
 }
 
 /* How many io threads are worth having: the hub has a processor of its own. */
@@ -19063,16 +19498,10 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server) ||
-        !store_each_manual(server->store, server_restore_manual, server))
-        return fail(why, "--data: cannot read who was online in %s; run --check-store",
-                    options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
-    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
-    if (!server->hub.running) return server_lacks_thread(why, "hub");
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
     if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
         return server_lacks_thread(why, "reader of the store");
@@ -19081,11 +19510,16 @@ static bool server_start(struct server *server, struct why why)
     size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
-    int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
+    int queue = 0;
+    for (int i = 0; i < LANE_COUNT; i++) queue += server->listener.lanes[i].most;
     server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
     if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
-    return true;
+    if (!server_restore(server))
+        return fail(why, "--data: cannot read who was online in %s; run --check-store",
+                    options->data);
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    return server->hub.running || server_lacks_thread(why, "hub");
 }
 
 /* [signal handler] A second signal: no more patience. What is in the store stays; the last
@@ -19201,18 +19635,23 @@ static void server_wait_for_hub(struct server *server)
  *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
  *    far it came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
- * 6. What they used: table, store, sockets. */
+ * 6. What they used: table, store, sockets.
+ *
+ * One deadline holds for all of it: what the clients leave of the five seconds is the disk's. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
     struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
+    server->stop_by = clock_mono_ms() + STOP_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
         loop_submit(&server->listener.loop, &shut);
-        loop_submit(&server->hub.loop, &stop);
-        server_wait_for_hub(server);
+        if (server->hub.running) {
+            loop_submit(&server->hub.loop, &stop);
+            server_wait_for_hub(server);
+        }
         loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }
@@ -19224,7 +19663,7 @@ static bool server_stop(struct server *server)
         pthread_join(server->hub.thread, NULL);
     }
     if (server->store) {
-        written = store_stop_writer(server->store, STOP_WRITE_MS);
+        written = store_stop_writer(server->store, server->stop_by);
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
         presence_free(&server->presence);

@@ -14,6 +14,13 @@ build_fuzzers() {
     build_program fuzz test/fuzz/fuzz.c build/fuzzers
 }
 
+# Builds a program that counts which of its lines run: $1 source, $2 name, then further flags.
+build_coverage() {
+    local data=$PWD/build/coverage/$2
+    build_program coverage "$1" "build/$2-coverage" \
+        "-DCOVERAGE_DIR=\"$data\"" test/coverage.c -lgcov "${@:3}"
+}
+
 # Prints the names of the fuzzers.
 fuzzers() {
     local file
@@ -319,4 +326,55 @@ queue_step() {
         queue "$name" "build/test/$name/$(basename "$file").log" \
             $run "build/$program" "$variant" "$file" "$TEST_TIMEOUT"
     done < <(longest_first "${files[@]}")
+}
+
+# ==== Coverage ====================================================================================
+
+# Adds up what the processes of a program counted, and prints it line by line as gcov does: $1 its
+# name. A process that was killed left an empty file, or half of one; it counts for nothing.
+coverage_of() {
+    local dir=build/coverage/$1 sum=build/coverage/$1/sum one first=yes
+    for one in "$dir"/*-*; do
+        [ -s "$one/program.gcda" ] || continue
+        if [ $first = yes ]; then
+            first=no
+            cp -r "$one" "$sum"
+        elif gcov-tool merge "$sum" "$one" -o "$sum.new" 2>/dev/null; then
+            rm -r "$sum"
+            mv "$sum.new" "$sum"
+        fi
+    done
+    cp "build/obj/$1-coverage.gcno" "$sum/program.gcno"
+    gcov --stdout "$sum/program.gcda" 2>/dev/null
+}
+
+# Prints how much of presence.c was reached by any of the programs, and writes what was not.
+report_coverage() {
+    local all never
+    { coverage_of unit && coverage_of presence; } | awk -F : -v source="$SOURCE" '
+        $2 + 0 == 0 { if ($3 == "Source") ours = $4 ~ "(^|/)" source "$"; next }
+        !ours || $1 ~ /-$/ { next }
+        { line = $2 + 0; code[line]; if ($1 !~ /[#=]$/) reached[line] }
+        END { for (line in code) print line, line in reached }' |
+        sort -n >build/coverage/lines
+    awk -v source="$SOURCE" '
+        NR == FNR { never[$1] = !$2; next }
+        never[FNR] { print source ":" FNR ": " $0 }' build/coverage/lines "$SOURCE" \
+        >build/coverage/never-reached.txt
+    functions | awk -F '\t' -v source="$SOURCE" '
+        NR == FNR { split($0, l, " "); at[l[1]] = l[2] + 1; next }
+        {
+            code = reached = 0
+            for (i = $1; i < $1 + $2; i++) { code += i in at; reached += at[i] > 1 }
+            if (code && !reached) print source ":" $1 ": " $4
+        }' build/coverage/lines - >build/coverage/never-called.txt
+    all=$(wc -l <build/coverage/lines)
+    never=$(wc -l <build/coverage/never-reached.txt)
+    awk -v source="$SOURCE" -v all="$all" -v never="$never" 'BEGIN {
+        printf "%s: %.1f %% of %d lines are reached\n", source, (all - never) * 100 / all, all
+    }'
+    echo "the others: build/coverage/never-reached.txt ($never), never-called.txt" \
+        "($(wc -l <build/coverage/never-called.txt) functions)"
+    [ $(((all - never) * 100)) -ge $((all * MIN_COVERAGE)) ] ||
+        die "tests reach less than $MIN_COVERAGE % of $SOURCE"
 }

@@ -62,6 +62,12 @@ variant() {
         CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=thread"
         LDFLAGS="-fsanitize=thread"
         ;;
+    coverage)
+        CC=gcc
+        CFLAGS="-O1 -g"
+        OURS="-O0 --coverage -fprofile-update=atomic -fprofile-info-section=gcov_info"
+        LDFLAGS=
+        ;;
     fuzz)
         CC=clang
         CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address"

@@ -10,12 +10,12 @@
  * waits for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
  * stopPresence(), 4403 or giveUp.
  *
- * At most one socket counts: the one of #try. What an older one still says is not heard. Nothing is
- * kept outside the instance (no storage, no channel), so a duplicated tab is a client of its own.
+ * At most one socket counts, that of #try; an older one is not heard. Nothing is kept outside the
+ * instance (no storage, no channel), so a duplicated tab is a client of its own.
  *
  * Whatever comes in (a call, a message, a timer, an event of the page) is a step. Steps run one
- * behind the other, even when a callback calls in; events are told behind a step, in order. So no
- * callback sees half a step, or changes what a step has looked at.
+ * behind the other, even when a callback calls in; events are told behind a step, in order: no
+ * callback sees half a step.
  *
  * #watched has an entry for each user that somebody here watches. A connection begins with nobody
  * followed; #follow() then makes up the difference between that and the entries, a message at a
@@ -107,7 +107,7 @@ const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
   }
 });
 
-/** What was thrown, in words. Never throws. */
+/** What was thrown, in words. */
 function words(thrown, member = 'message', other = thrown) {
   try {
     return String(thrown?.[member] ?? other);
@@ -116,7 +116,6 @@ function words(thrown, member = 'message', other = thrown) {
   }
 }
 
-/** How many bytes a text has in UTF-8. */
 const bytesOf = (text) => encodeURIComponent(text).replace(/%../g, '.').length;
 
 /** A number that a server sent, if it is one above `least`. */
@@ -466,7 +465,7 @@ export class PresenceService extends Target {
     }
     if (type === 'error') {
       const [code, text] = [words(message.code, ''), words(message.message, '')];
-      if (!this.#refuse(code, text)) this.#error(code, text);
+      if (!this.#refuse(code, text, users)) this.#error(code, text);
     }
   }
 
@@ -731,24 +730,26 @@ export class PresenceService extends Target {
     }
   }
 
-  /** The answer to a watch was an error. The server takes all of a message or nothing, so half as
-   *  many are asked for at a time until it is known which one it refuses; when it follows as many
-   *  as it will, that is true of all who wait. Returns false when the error is to be told. */
-  #refuse(code, message) {
+  /** A watch was refused as a whole. Whom the error names is left out; if nobody, half as many are
+   *  asked for until it is clear who is meant. When the server follows as many as it will, that is
+   *  true of all who wait. False when the error is to be told. */
+  #refuse(code, message, users) {
     const asked = this.#asked;
     if (!asked || !WATCH_ERRORS.includes(code)) return false;
     this.#answeredWatch();
+    const named = new Set([users].flat().filter((id) => asked.has(id)));
+    const unclear = !named.size && asked.size > 1;
     for (const [id, entry] of this.#watched) {
       if (asked.has(id)) entry.followed = false;
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
-      entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
-      if (asked.size > 1) continue;
+      if (unclear) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
+      if (unclear || (named.size && !named.has(id))) continue;
       entry.user = null;
       entry.error = { code, message, userId: id };
       for (const watch of entry.watches) this.#deny(entry, watch);
     }
     this.#follow();
-    return asked.size > 1;
+    return unclear;
   }
 
   /** Tells a watch why a user is not followed, once; false when it was told before. */

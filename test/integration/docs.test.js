@@ -287,6 +287,27 @@ const CHECKS = {
       .concat(named.filter((task) => !known.includes(task)).map((task) => `does not exist: ${task}`));
   },
 
+  'HISTORY in presence.1 begins with this version, its protocol and its schema': ({ source, manual }) => {
+    const [, version] = /#define PRESENCE_VERSION "(.*)"/.exec(source);
+    const [, schema] = /\bSTORE_SCHEMA = (\d+)/.exec(source);
+    const [, first, text] = /\n\.It (\S+)\n([^]*?)\n\.(?:It|El)\b/.exec(section(manual, 'HISTORY'));
+    const flat = text.replaceAll('\n', ' ');
+    return [[first, version], [/protocol \.Li (presence\.v\d+)/.exec(flat)?.[1], /"(presence\.v\d+)"/.exec(source)[1]],
+      [/store schema (\d+)/.exec(flat)?.[1], schema]].filter(([said, real]) => said !== real).map(([said, real]) => `${said}, not ${real}`);
+  },
+
+  'what the README names for who works on it is there': ({ source, readme, tasks }) => {
+    const text = readme.slice(readme.indexOf('\n## Working on it\n'));
+    const named = [...text.matchAll(/`([^`\n]+)`/g)].map((match) => match[1]);
+    const words = named.flatMap((name) => /^(?:\w+\()?&?(?:struct |enum )?([A-Za-z]+_[A-Za-z_]+|[A-Z]{4,}|table_lock)\b(?!.*KIND)/.exec(name)?.[1] ?? []);
+    const files = named.filter((name) => /^(?:man|web|test|\.ci)\/|\.test\.js$/.test(name));
+    const folders = ['', 'test/integration/'];
+    return words.filter((word) => !new RegExp(`\\b${word}\\b`).test(source))
+      .concat(files.filter((name) => !folders.some((folder) => fs.existsSync(path.join(root, folder + name)))))
+      .concat(words.length > 10 && files.length > 8 && tasks ? [] : ['hardly anything is named'])
+      .map((name) => `is not there: ${name}`);
+  },
+
   'the manual pages are of this version': ({ source, protocol, readme }) => {
     const [, version] = /#define PRESENCE_VERSION "(.*)"/.exec(source);
     return [protocol, readme].flatMap((page) => [...page.matchAll(/"server":"presence\/([^"]*)"/g)])
@@ -339,6 +360,11 @@ const BREAKS = [
   ['the JSON in the pages is JSON', 'protocol', '"sessions":0,', '"sessions":0'],
   ['the JSON in the pages is JSON', 'protocol', '.Li {"type":"status",', '.Li {"type":status",'],
   ['the tasks in the README are those of build.sh', 'readme', './build.sh bench', './build.sh measure'],
+  ['HISTORY in presence.1 begins with this version, its protocol and its schema', 'source', 'STORE_SCHEMA = ', 'STORE_SCHEMA = 9'],
+  ['HISTORY in presence.1 begins with this version, its protocol and its schema', 'manual', '.It 0.', '.It 9.'],
+  ['what the README names for who works on it is there', 'readme', '`OPTION_NEEDS`', '`OPTION_WISHES`'],
+  ['what the README names for who works on it is there', 'readme', '`man/presence.1`, `--dump`', '`man/presence.9`, `--dump`'],
+  ['what the README names for who works on it is there', 'source', 'api_kick', 'api_eject'],
   ['the tasks in the README are those of build.sh', 'tasks', '\n  run ', '\n  start '],
   ['the manual pages are of this version', 'source', 'PRESENCE_VERSION "', 'PRESENCE_VERSION "9.'],
 ];

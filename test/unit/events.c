@@ -342,8 +342,8 @@ static void connections_are_told_to_readers_only(void **unused)
     struct store_batch batch = {0};
     table_begin(&t);
     presence_connect(&t.table, t.now, span_of("alice"), &t.a);
-    presence_collect(&t.table, t.now, true, &batch);
-    presence_committed(&t.table, t.now);
+    presence_collect(&t.table, t.now, true, SIZE_MAX, &batch);
+    presence_committed(&t.table, t.now, SIZE_MAX);
     buffer_free(&batch.ops);
     presence_connect(&t.table, t.now, span_of("alice"), &t.b);
     assert_int_equal(t.table.sequence, 2);

@@ -168,8 +168,8 @@ static void hub_sets_for_who_is_stored(void **unused)
             hub_take_transitions(server, now);
             presence_disconnect(p, now, &conn, END_CLEAN);
             hub_take_transitions(server, now);
-            presence_collect(p, now, true, &batch);
-            presence_committed(p, now);
+            presence_collect(p, now, true, SIZE_MAX, &batch);
+            presence_committed(p, now, SIZE_MAX);
             buffer_free(&batch.ops);
         }
         hub_watch_found(server, &read->job);
@@ -182,12 +182,12 @@ static void hub_sets_for_who_is_stored(void **unused)
         presence_set_manual(p, now, user, &(struct manual_update){.status = STATUS_AUTOMATIC});
         hub_take_transitions(server, now);
         struct store_batch batch = {0};
-        presence_collect(p, now, true, &batch);
-        presence_committed(p, now);
+        presence_collect(p, now, true, SIZE_MAX, &batch);
+        presence_committed(p, now, SIZE_MAX);
         buffer_free(&batch.ops);
         watch_graph_spread(&server->hub.graph, p, now, 10);
         watch_graph_sweep(&server->hub.graph, p, now, 10);
-        presence_committed(p, now);
+        presence_committed(p, now, SIZE_MAX);
         now.mono++;
         sem_destroy(&ask.done);
     }

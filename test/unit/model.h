@@ -28,13 +28,13 @@ struct model {
     struct presence table;
     struct session_conn conns[MODEL_USERS][MODEL_LINKS];
     struct store_batch batch;
-    bool in_flight;
+    bool in_flight, filling; /* the batch is whole; it is not */
     struct instant now;
     int64_t grace, threshold;
     int64_t alive;    /* wall: when the store was last written */
     int64_t judge_at; /* mono: nobody is judged before it */
     uint64_t seed;
-    size_t restarts, leaves, pauses, spared, kept;
+    size_t restarts, leaves, pauses, spared, kept, filled;
 };
 
 /* The id of a user; lengths and bytes vary. */
@@ -191,7 +191,7 @@ static void model_tick(struct model *m)
         struct model_user *u = &m->users[i];
         if (u->state == USER_CACHED && u->until <= m->now.mono) model_leave(m, u, u->reason);
     }
-    presence_tick(&m->table, m->now);
+    while (!presence_tick(&m->table, m->now, 1 + below64(&m->seed, 3))) continue;
 }
 
 /* Step: time goes on, by a little or by a lot. */
@@ -205,7 +205,7 @@ static void model_advance(struct model *m)
 static void model_commit(struct model *m)
 {
     if (!m->in_flight) return;
-    m->in_flight = false;
+    m->in_flight = m->filling = false;
     for (size_t at = 0; at < m->batch.ops.len;) {
         struct store_op op;
         memcpy(&op, m->batch.ops.at + at, sizeof op);
@@ -229,16 +229,18 @@ static void model_commit(struct model *m)
         u->stored_status = op.as.user.status;
     }
     m->alive = m->now.mono + m->now.offset;
-    presence_committed(&m->table, m->now);
+    while (!presence_committed(&m->table, m->now, 1 + below64(&m->seed, 3))) continue;
     buffer_free(&m->batch.ops);
 }
 
-/* Step: what is owed goes into a batch. */
+/* Step: what is dirty goes into a batch, perhaps not all of it yet. */
 static void model_collect(struct model *m, bool all)
 {
     if (m->in_flight) return;
-    presence_collect(&m->table, m->now, all, &m->batch);
-    m->in_flight = true;
+    size_t most = all ? SIZE_MAX : below64(&m->seed, 4);
+    m->in_flight = presence_collect(&m->table, m->now, all, most, &m->batch);
+    m->filled += m->filling && m->in_flight;
+    m->filling = !m->in_flight;
 }
 
 /* Another grace and threshold, each the longer one at times. */

@@ -112,7 +112,8 @@ static void model_restart(struct model *m, bool clean)
         model_commit(m);
     }
     buffer_free(&m->batch.ops);
-    m->in_flight = false;
+    m->batch = (struct store_batch){0};
+    m->in_flight = m->filling = false;
     presence_free(&m->table);
     int64_t killed = m->now.mono + m->now.offset;
     m->now.mono += 16 * (int64_t)below64(&m->seed, 8000);
@@ -175,7 +176,7 @@ static void table_equals_model(void **unused)
         case 24:
             if (!below64(&m.seed, 4)) model_pause(&m);
             break;
-        case 19: model_collect(&m, below64(&m.seed, 2)); break;
+        case 19: model_collect(&m, !below64(&m.seed, 8)); break;
         case 20:
         case 21: model_commit(&m); break;
         case 22: /* UTC is stepped, by hours, either way */
@@ -189,7 +190,7 @@ static void table_equals_model(void **unused)
         model_check(&m);
     }
     assert_true(m.restarts > 100 && m.leaves > 5000);
-    assert_true(m.pauses > 1000 && m.spared > 500 && m.kept > 500);
+    assert_true(m.pauses > 1000 && m.spared > 500 && m.kept > 500 && m.filled > 500);
     while (m.table.live) {
         for (int i = 0; i < MODEL_USERS; i++) model_disconnect(&m, i, END_CLEAN);
     }
@@ -202,7 +203,7 @@ static void table_equals_model(void **unused)
 static size_t table_pass(struct bench_table *t, int64_t ms)
 {
     t->now.mono += ms;
-    presence_tick(&t->table, t->now);
+    presence_tick(&t->table, t->now, SIZE_MAX);
     size_t count = 0;
     for (size_t i = 0; i < t->table.transition_count; i++)
         count += t->table.transitions[i].kind != TRANSITION_CONNECTIONS;
@@ -393,18 +394,87 @@ static void table_heartbeats_are_coalesced(void **unused)
     struct store_batch batch = {0};
     table_begin(&t);
     presence_connect(&t.table, t.now, ALICE, &t.a);
-    presence_collect(&t.table, t.now, true, &batch);
-    presence_committed(&t.table, t.now);
+    presence_collect(&t.table, t.now, true, SIZE_MAX, &batch);
+    presence_committed(&t.table, t.now, SIZE_MAX);
     size_t written = 0;
     for (int second = 0; second < 60; second++) {
         buffer_free(&batch.ops);
         t.now.mono += 1000;
         presence_heard(&t.table, t.now, t.a.user);
-        presence_collect(&t.table, t.now, false, &batch);
+        presence_collect(&t.table, t.now, false, SIZE_MAX, &batch);
         written += batch.users;
-        presence_committed(&t.table, t.now);
+        presence_committed(&t.table, t.now, SIZE_MAX);
     }
     assert_in_range(written, 3, 5);
+    buffer_free(&batch.ops);
+    presence_free(&t.table);
+}
+
+/* However many are due, collected or written at once: each call does no more than it is told to, and
+ * all is done in the end. */
+static void table_works_in_slices(void **unused)
+{
+    (void)unused;
+    enum { USERS = 1000, SLICE = 64, CALLS = (USERS + SLICE - 1) / SLICE };
+    struct bench_table t;
+    struct store_batch batch = {0};
+    table_begin(&t);
+    for (int i = 0; i < USERS; i++) {
+        char id[16];
+        int len = snprintf(id, sizeof id, "user%d", i);
+        presence_restore(&t.table, t.now, (struct span){id, (size_t)len}, STATUS_ONLINE, 0, 0,
+                         (struct evidence){0});
+    }
+    t.now.mono += 200000;
+    int calls = 1;
+    for (; !presence_tick(&t.table, t.now, SLICE); calls++) {
+        assert_int_equal(t.table.cached, USERS - calls * SLICE);
+        assert_int_equal(presence_wait(&t.table, t.now.mono), 0);
+    }
+    assert_int_equal(calls, CALLS);
+    assert_int_equal(t.table.cached, 0);
+    presence_clear_transitions(&t.table);
+    for (calls = 1; !presence_collect(&t.table, t.now, false, SLICE, &batch); calls++)
+        assert_int_equal(batch.users, calls * SLICE);
+    assert_int_equal(calls, CALLS);
+    assert_int_equal(batch.users, USERS);
+    assert_int_equal(batch.sessions, USERS);
+    for (calls = 1; !presence_committed(&t.table, t.now, SLICE); calls++) {
+        size_t left = 0;
+        struct presence_walk walk = {0};
+        while (presence_walk_next(&t.table, &walk)) left++;
+        assert_int_equal(left, USERS - calls * SLICE);
+    }
+    assert_int_equal(calls, CALLS);
+    assert_int_equal(t.table.directory.count, 0);
+    buffer_free(&batch.ops);
+    presence_free(&t.table);
+}
+
+/* Who changes while a batch is being filled is in it as they are when it is whole. */
+static void table_collects_the_latest(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    struct store_batch batch = {0};
+    table_begin(&t);
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    presence_connect(&t.table, t.now, (struct span){"bob", 3}, &t.b);
+    assert_false(presence_collect(&t.table, t.now, false, 1, &batch));
+    presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+    presence_disconnect(&t.table, t.now, &t.b, END_CLEAN);
+    while (!presence_collect(&t.table, t.now, false, 1, &batch)) continue;
+    assert_int_equal(batch.sessions, 2);
+    bool open[2] = {true, true};
+    for (size_t at = 0; at < batch.ops.len;) {
+        struct store_op op;
+        memcpy(&op, batch.ops.at + at, sizeof op);
+        at += sizeof op;
+        if (op.kind == STORE_USER) open[batch.ops.at[at] == 'b'] = op.as.user.open;
+        at += op.id_len;
+    }
+    assert_false(open[0] || open[1]);
+    presence_committed(&t.table, t.now, SIZE_MAX);
     buffer_free(&batch.ops);
     presence_free(&t.table);
 }
@@ -424,14 +494,14 @@ static void table_fast_stays_stay_in_order(void **unused)
         assert_true(since > before);
         before = since;
         presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
-        presence_collect(&t.table, t.now, true, &batch);
-        presence_committed(&t.table, t.now);
+        presence_collect(&t.table, t.now, true, SIZE_MAX, &batch);
+        presence_committed(&t.table, t.now, SIZE_MAX);
         buffer_free(&batch.ops);
         presence_clear_transitions(&t.table);
     }
     t.now.mono += 10; /* the clock has caught up */
-    presence_collect(&t.table, t.now, true, &batch);
-    presence_committed(&t.table, t.now);
+    presence_collect(&t.table, t.now, true, SIZE_MAX, &batch);
+    presence_committed(&t.table, t.now, SIZE_MAX);
     buffer_free(&batch.ops);
     assert_null(presence_find(&t.table, ALICE));
     presence_free(&t.table);
@@ -501,10 +571,10 @@ static void manual_goes_before_connections(void **unused)
     presence_set_manual(&p, now, user, &update); /* only its end moves: nobody is told */
     assert_int_equal(p.transition_count, 0);
     now.mono += 4900;
-    presence_tick(&p, now);
+    presence_tick(&p, now, SIZE_MAX);
     assert_int_equal(user->status, STATUS_BUSY);
     now.mono += 200;
-    presence_tick(&p, now);
+    presence_tick(&p, now, SIZE_MAX);
     assert_int_equal(user->status, STATUS_BUSY); /* of b, again */
     assert_null(user_manual(user));
     assert_int_equal(p.transition_count, 1);
@@ -515,8 +585,8 @@ static void manual_goes_before_connections(void **unused)
 static void commit_all(struct presence *p, struct instant now)
 {
     struct store_batch batch = {0};
-    presence_collect(p, now, true, &batch);
-    presence_committed(p, now);
+    presence_collect(p, now, true, SIZE_MAX, &batch);
+    presence_committed(p, now, SIZE_MAX);
     presence_clear_transitions(p);
     buffer_free(&batch.ops);
 }
@@ -551,7 +621,7 @@ static void manual_keeps_its_user(void **unused)
     assert_int_equal(presence_find(&p, bob)->state, USER_OFFLINE);
     assert_true(user_invisible(presence_find(&p, eve)));
     now.mono += 60016;
-    presence_tick(&p, now);
+    presence_tick(&p, now, SIZE_MAX);
     assert_int_equal(p.transition_count, 1); /* for those who follow */
     assert_int_equal(p.transitions[0].kind, TRANSITION_QUIET);
     commit_all(&p, now);
@@ -604,6 +674,8 @@ static const struct CMUnitTest RULES_TESTS[] = {
     cmocka_unit_test(table_heartbeat_shortens_no_grace),
     cmocka_unit_test(table_crash_loop_keeps_no_ghost),
     cmocka_unit_test(table_heartbeats_are_coalesced),
+    cmocka_unit_test(table_works_in_slices),
+    cmocka_unit_test(table_collects_the_latest),
     cmocka_unit_test(table_fast_stays_stay_in_order),
     cmocka_unit_test(note_rules),
     cmocka_unit_test(manual_goes_before_connections),

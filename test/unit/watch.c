@@ -149,9 +149,9 @@ static void watch_move(struct watch_model *m)
 /* Step: the store takes what it is owed; those offline whom nobody follows leave the table. */
 static void watch_commit(struct watch_model *m)
 {
-    struct store_batch batch;
-    presence_collect(&m->table, m->now, true, &batch);
-    presence_committed(&m->table, m->now);
+    struct store_batch batch = {0};
+    presence_collect(&m->table, m->now, true, SIZE_MAX, &batch);
+    presence_committed(&m->table, m->now, SIZE_MAX);
     buffer_free(&batch.ops);
 }
 
@@ -298,7 +298,7 @@ static void watch_graph_keep_to_the_bound(void **unused)
         changes += kind == WATCHER_CHANGES;
         if (kind != WATCHER_SNAPSHOT || more) continue;
         now.mono += 100000; /* all leave: the longest change */
-        presence_tick(&table, now);
+        presence_tick(&table, now, SIZE_MAX);
         for (size_t i = 0; i < table.transition_count; i++) {
             const struct user *user = table.transitions[i].user;
             watch_graph_changed(&graph, (struct span){user->id, user->id_len});

@@ -1379,6 +1379,35 @@ describe('following', () => {
     assert.deepEqual(errors.slice(3).map(({ userId }) => userId).sort(), ['u8', 'u9']);
   });
 
+  test('forbidden: those the server names are left out, the rest is asked for once more', async () => {
+    const forbidden = Array.from({ length: 12 }, (_, i) => `u${3 * i}`);
+    const { world, client } = await follower({ forbidden, names: 10 });
+    const ids = Array.from({ length: 40 }, (_, i) => `u${i}`);
+    const { log, errors } = watching(client, ids);
+    await world.clock.advance(10 * SECOND);
+    assert.equal(log.length, 28);
+    assert.deepEqual(errors.map(({ userId }) => userId).sort(), [...forbidden].sort());
+    const rest = (left) => ids.filter((id) => !left.includes(id));
+    assert.deepEqual(asked(world.last), [
+      ['watch', ids], ['watch', rest(forbidden.slice(0, 10))], ['watch', rest(forbidden)],
+    ]);
+    assert.deepEqual([...world.last.follows], rest(forbidden));
+    assert.deepEqual(
+      world.told('error'),
+      Array(2).fill({ code: 'forbidden', message: 'it is forbidden', final: false }),
+    );
+  });
+
+  test('forbidden: names that were not asked for, or are none, name nobody', async () => {
+    const { world, client } = await follower({ hold: true });
+    const { log, errors } = watching(client, ['a', 'b']);
+    await world.clock.advance(SECOND);
+    world.last.message(JSON.stringify({ type: 'error', code: 'forbidden', message: 'x', users: ['z', 7, null] }));
+    await world.clock.advance(SECOND);
+    assert.deepEqual(asked(world.last), [['watch', ['a', 'b']], ['watch', ['a']]]);
+    assert.deepEqual([log, errors], [[], []]);
+  });
+
   test('a refused id that nobody watches any more is forgotten', async () => {
     const { server, world, client } = await follower({ forbidden: ['bob'] });
     const first = watching(client, 'bob');

@@ -254,18 +254,20 @@ const SERVERS = {
  *  and tells the followers. Options: `max`, how many a connection may follow; `forbidden`, ids;
  *  `hold`, no watch is answered until it is false and release() was called; `bytes` of a message and
  *  `rate` of them a second, at most; `tells`, its hello says so, and ids cost, while all that may be
- *  watched passes at once. */
+ *  watched passes at once; `names`, so many of the forbidden are named in an error. */
 function followable({
-  max = 1000, forbidden = [], hold = false, bytes = 4096, rate = 20, tells = false,
+  max = 1000, forbidden = [], hold = false, bytes = 4096, rate = 20, tells = false, names = 0,
 } = {}) {
   const users = new Map();
   const held = [];
   const show = (id) => ({ user_id: id, online: false, status: 'offline', ...users.get(id) });
-  const refuse = (socket, code) => {
-    socket.message(JSON.stringify({ type: 'error', code, message: `it is ${code}` }));
+  const refuse = (socket, code, ids = []) => {
+    const named = ids.length ? { users: ids.slice(0, names) } : {};
+    socket.message(JSON.stringify({ type: 'error', code, message: `it is ${code}`, ...named }));
   };
   const watch = (socket, ids) => {
-    if (ids.some((id) => server.forbidden.includes(id))) return refuse(socket, 'forbidden');
+    const refused = ids.filter((id) => server.forbidden.includes(id));
+    if (refused.length) return refuse(socket, 'forbidden', refused);
     const all = new Set([...socket.follows, ...ids]);
     if (all.size > max) return refuse(socket, 'too_many_watched');
     socket.follows = all;
