@@ -360,6 +360,7 @@ struct named {
 #define X(name, code, status, close_code, text) ERROR_##name,
 enum error { ERROR_TABLE(X) ERROR_COUNT };
 #undef X
+/* A row as code reads it; the index is enum error. */
 static const struct error_row {
     const char *code;
     int status;
@@ -442,6 +443,8 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(webhook_failures, "webhook_failures_total", "requests to --webhook-url that failed")         \
     X(webhook_dead, "webhook_dead_total", "changes given up, never delivered to --webhook-url")    \
     X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
+/* [any] The counters themselves, one atomic each: field names are those of /admin/stats, metric
+ * names begin with presence_ in /metrics. */
 struct counters {
 #define X(field, metric, help) _Atomic uint64_t field;
     COUNTER_TABLE(X)
@@ -874,6 +877,7 @@ static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_le
     return order ? order : (a_len > b_len) - (a_len < b_len);
 }
 
+/* One SipRound, as the paper has it (figure 2.1). */
 static void sip_round(uint64_t v[4])
 {
     v[0] += v[1];
@@ -2519,6 +2523,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
 #define X(name, flag, argument, help) COMMAND_##name,
 enum command { COMMAND_TABLE(X) COMMAND_COUNT };
 #undef X
+/* A row as code reads it; the index is enum command. */
 static const struct command_row {
     const char *name, *argument, *help;
 } COMMANDS[] = {
@@ -3005,6 +3010,8 @@ static void help_print(FILE *out, const char *name, const char *argument, const 
     }
 }
 
+/* Prints the help: what the program is, the options by group with their defaults, --config, which
+ * is no option of the table as it cannot be in a file, and the commands. */
 static void options_print_help(FILE *out)
 {
     fprintf(out, "presence " PRESENCE_VERSION ": who is online, and when each was last seen\n\n"
@@ -3207,6 +3214,8 @@ static int base64url_decode(struct span in, void *out, size_t size)
     return (int)n;
 }
 
+/* Appends bytes as base64url without padding, as JWS wants it (RFC 7515 section 2). The last group
+ * of one or two bytes gives two or three digits; buffer_add takes n + 1 of the four. */
 static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -8211,7 +8220,7 @@ static void presence_restore(struct presence *p, struct instant now, struct span
                              enum status status, int64_t online_since_wall, int64_t last_seen_wall,
                              struct evidence before)
 {
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     if (last_seen_wall > wall) last_seen_wall = wall;
     int64_t there = last_seen_wall + before.silence;
     if (there > before.alive) there = before.alive;
@@ -8306,7 +8315,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 {
     struct user *user = presence_find(p, id);
     if (user) return user;
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     int64_t seen = record->last_seen < wall ? record->last_seen : wall;
     user = presence_make(p, id);
     user->reason = record->reason;
@@ -8320,7 +8329,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_restore_manual(struct presence *p, struct instant now, struct span id,
                                     const struct user_record *record, const struct manual_record *m)
 {
-    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
+    int64_t wall = wall_of(now), hidden = m->head.hidden < wall ? m->head.hidden : wall;
     struct user *user = presence_recall(p, now, id, record);
     if (m->head.until && m->head.until <= wall) {
         user->manual_dirty = true;
@@ -8541,7 +8550,7 @@ static void view_hide(struct user_view *view)
 static void view_record(struct user_view *view, struct span id, const struct user_record *record,
                         struct instant now)
 {
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     *view = (struct user_view){
         .known = true,
         .status = STATUS_OFFLINE,
@@ -10733,7 +10742,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
  * - [listener] reads bytes of the handshake into `in`, looks at them with tls_hello_look and
  *   queues the connection. From then on it leaves all of it alone, also on a timeout: it only says
  *   that nobody wants the result.
- * - [handshake worker] sets the context up, takes the handshake as far as the whole records in
+ * - [handshake] sets the context up, takes the handshake as far as the whole records in
  *   `in` bring it, writes what there is to say to the socket, and queues the connection back.
  * - [listener] again: waits for more, or reads the request once the handshake is done. With a
  *   request the connection goes to a CivetWeb worker and comes back with the answer, or goes to
@@ -10911,10 +10920,14 @@ static struct tls_records tls_whole_records(const char *at, size_t len)
     return found;
 }
 
-/* True if the records at the front hold the first handshake message, as far as it is worth waiting
- * for: whole, or so much of it that a handshake worker is to take it, or something that Mbed TLS is
- * to refuse. Until then a client has neither a context nor a worker's time: whoever opens a
- * connection and sends half a hello costs its bytes, HELD_MAX at most. */
+/* [listener] True if the records at the front hold the first handshake message, as far as it is
+ * worth waiting for: whole, or so much of it that a handshake worker is to take it, or something
+ * that Mbed TLS is to refuse. Until then a client has neither a context nor a worker's time:
+ * whoever opens a connection and sends half a hello costs its bytes, HELD_MAX at most.
+ *
+ * A message may come in several records (RFC 8446 section 5.1), so its head, type and length, is
+ * put together in hello->head; `got` counts what came of the message, `scanned` the bytes of whole
+ * records. A record that is no handshake, or an empty one, is for Mbed TLS to refuse. */
 static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
     enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshake worker */ };
@@ -10988,7 +11001,7 @@ static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
     return false;
 }
 
-/* [handshake worker] Offers a certificate to the handshake, with the key that is this thread's: two
+/* [handshake] Offers a certificate to the handshake, with the key that is this thread's: two
  * threads never wait for each other to sign. A thread gets its number when it first offers. Should
  * there be more threads than keys, two have one, and Mbed TLS's mutex in it keeps them apart. 0, or
  * Mbed TLS's error: no memory. */
@@ -11000,13 +11013,16 @@ static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct
     return mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->keys[key]);
 }
 
-/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that
+/* [handshake] Mbed TLS has read a ClientHello and asks for certificates. It gets all that
  * fit the name which the client wants (RFC 6066 section 3) and takes the first whose kind of key
  * the client knows. If none of ours fits, it gets the first one and others for its first name, so
  * that a client by address or without SNI still has the choice between RSA and ECDSA; whether to go
  * on with a name that is not its own is for the client to say.
  *
- * The callback has no context: `own` is a member of the tls_config that tls_config_make made. */
+ * mbedtls_ssl_conf_cert_cb and not conf_sni: the latter is called only for a client that sends a
+ * name, and keys of the configuration, which all threads share, would be used for the others. The
+ * callback has no context: `own` is a member of the tls_config that tls_config_make made. After a
+ * HelloRetryRequest it is called again and appends again, which does no harm. */
 static int tls_choose(mbedtls_ssl_context *ssl)
 {
     const mbedtls_ssl_config *own = mbedtls_ssl_context_get_config(ssl);
@@ -11030,7 +11046,7 @@ static int tls_choose(mbedtls_ssl_context *ssl)
     return error;
 }
 
-/* [handshake worker] Reads a ticket that a client offers, and notes what it holds, see
+/* [handshake] Reads a ticket that a client offers, and notes what it holds, see
  * seam_tls_ticket_is. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
@@ -11041,7 +11057,7 @@ static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigne
     return error;
 }
 
-/* [handshake worker] Makes a ticket. Its keys are in memory only and change by themselves: after a
+/* [handshake] Makes a ticket. Its keys are in memory only and change by themselves: after a
  * restart each client makes one full handshake. */
 static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, unsigned char *at,
                             const unsigned char *end, size_t *len, uint32_t *lifetime)
@@ -11073,9 +11089,10 @@ static bool tls_file_readable(const char *option, const char *path, struct why w
     return good;
 }
 
-/* Reads a certificate with its key, and checks that they belong together. False with the reason in
- * why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is not
- * understood is refused whole: clients would miss a link that the operator believes to be there. */
+/* [main] Reads a certificate with its key, and checks that they belong together. False with the
+ * reason in why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is
+ * not understood is refused whole: clients would miss a link that the operator believes to be
+ * there. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
 {
     static const char option[] = "tls-cert";
@@ -11102,9 +11119,9 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
     return true;
 }
 
-/* Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0, or Mbed
- * TLS's error. Called once, before the pair is used: afterwards threads hold pointers to the keys.
- */
+/* [main] Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0,
+ * or Mbed TLS's error. Called once, before the pair is used: afterwards threads hold pointers to
+ * the keys. The copies are some 2 KB each, with 64 threads 128 KB a certificate. */
 static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
 {
     if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA || count < 2) return 0;
@@ -11172,9 +11189,9 @@ static int tls_trial_receive(void *context, unsigned char *out, size_t size)
     return (int)n;
 }
 
-/* What client and server agree on in any case, and the trial, too; 0, or Mbed TLS's error. TLS 1.2
- * and 1.3; X25519 first, which browsers prefer and vendor/mbedtls_curve.c makes fast. The suites
- * are in vendor/mbedtls_config.h. */
+/* [main] What client and server agree on in any case, and the trial, too; 0, or Mbed TLS's error.
+ * TLS 1.2 and 1.3; X25519 first, which browsers prefer and vendor/mbedtls_curve.c makes fast. The
+ * suites are in vendor/mbedtls_config.h. */
 static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
 {
     static const uint16_t groups[] = {
@@ -11211,9 +11228,10 @@ static void tls_trial_free(struct tls_trial *end)
     buffer_free(&end->in);
 }
 
-/* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
- * pair, or Mbed TLS's error. It finds what no look at the file does: a chain that is too long for a
- * message, a certificate that is for something else, a kind of key that has no cipher suite. */
+/* [main] Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with
+ * the pair, or Mbed TLS's error. It finds what no look at the file does: a chain that is too long
+ * for a message, a certificate that is for something else, a kind of key that has no cipher suite.
+ */
 static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
 {
     enum { TURNS = 8 /* more than any handshake takes */ };
@@ -11237,8 +11255,9 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     return ours ? ours : theirs;
 }
 
-/* True if a handshake of each version works with a pair; false with the reason in why, the likely
- * cause if one of those known holds. */
+/* [main] True if a handshake of each version works with a pair; false with the reason in why, the
+ * likely cause if one of those known holds. A client of one version only would otherwise be the
+ * first to find out. */
 static bool tls_pair_works(struct tls_pair *pair, struct why why)
 {
     static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
@@ -11333,7 +11352,7 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
     return count;
 }
 
-/* [main; takes tls.lock] Makes `config` the one for new connections, and gives the old one's
+/* [main; tls.lock] Makes `config` the one for new connections, and gives the old one's
  * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
@@ -11344,7 +11363,7 @@ static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
     tls_config_drop(old);
 }
 
-/* [any; takes tls.lock] The current configuration, to be given back with tls_config_drop. The
+/* [any; tls.lock] The current configuration, to be given back with tls_config_drop. The
  * reference is counted under the lock, or main could free it in between. */
 static struct tls_config *tls_config_take(struct tls_shared *shared)
 {
@@ -11355,7 +11374,7 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     return config;
 }
 
-/* [any; takes tls.lock] How many certificates in use are outside their time; 0 without TLS. */
+/* [any; tls.lock] How many certificates in use are outside their time; 0 without TLS. */
 static size_t tls_untimely(struct tls_shared *shared)
 {
     const struct tls_pair *first;
@@ -11377,8 +11396,8 @@ static int64_t tls_wall_time(const mbedtls_x509_time *t)
     return (int64_t)timegm(&tm) * 1000;
 }
 
-/* Appends the names that a certificate is for, as JSON strings with commas between: DNS names and
- * addresses, as a browser goes by them; other kinds are left out. */
+/* [worker] Appends the names that a certificate is for, as JSON strings with commas between: DNS
+ * names and addresses, as a browser goes by them; other kinds are left out. */
 static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
 {
     enum { TAG = 0x1f, DNS_NAME = 2, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -11460,10 +11479,11 @@ static void tls_time_text(int days, char out[16])
     strftime(out, 16, "%Y%m%d%H%M%S", gmtime_r(&when, &t));
 }
 
-/* Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's error.
- * Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept (397
- * days). The serial number is positive and of 16 bytes, random, so that a new certificate is not
- * taken for an old one of the same issuer. */
+/* [main] Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's
+ * error. Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept
+ * (397 days). The serial number is positive and of 16 bytes, random, so that a new certificate is
+ * not taken for an old one of the same issuer. It is no CA: a browser that was told to trust it
+ * trusts nothing else by that. */
 static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
                          size_t count, char *out, size_t size)
 {
@@ -11505,8 +11525,8 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
     return error;
 }
 
-/* True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then: whoever
- * told a browser to trust it is not asked again with each start. */
+/* [main] True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then:
+ * whoever told a browser to trust it is not asked again with each start. */
 static bool tls_self_good(const char *cert, const char *key)
 {
     struct tls_pair pair;
@@ -11819,7 +11839,7 @@ static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
     return true;
 }
 
-/* [handshake worker] Takes the handshake as far as the whole records in tls->in bring it, and sends
+/* [handshake] Takes the handshake as far as the whole records in tls->in bring it, and sends
  * what it has to say: at its end an alert, if it failed. This is the slow part of TLS, arithmetic
  * that anybody may ask for: so it is never done by the listener or the hub. */
 static enum handshake transport_handshake(struct transport *transport, struct tls_shared *shared)
@@ -13689,7 +13709,7 @@ static enum error message_ping(struct server *server, struct connection *c, stru
     (void)c, (void)message;
     char when[TIME_TEXT], text[80];
     snprintf(text, sizeof text, "{\"type\":\"pong\",\"time\":\"%s\"}",
-             time_text(now.mono + now.offset, when));
+             time_text(wall_of(now), when));
     hub_reply_text(&server->hub, text);
     return ERROR_NONE;
 }
@@ -14420,7 +14440,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     }
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, now, false);
-    store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
+    store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
 }
 
 /* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
@@ -15023,7 +15043,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
         buffer_print(&s->own,
                      "event: reset\nid: %s\ndata: {\"position\":\"%s\","
                      "\"generated_at\":\"%s\"}\n\n",
-                     position, position, time_text(now.mono + now.offset, when));
+                     position, position, time_text(wall_of(now), when));
         s->at = feed->events.end;
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
@@ -15325,7 +15345,7 @@ static void hub_quit(struct server *server, struct job *job)
  * through, or that is stepped over, is not counted. */
 static void hub_sample(struct server *server, struct instant now)
 {
-    int64_t wall = now.mono + now.offset, minute = wall - wall % SAMPLE_MS;
+    int64_t wall = wall_of(now), minute = wall - wall % SAMPLE_MS;
     if (now.mono < server->hub.sample_at || server->hub.stopping) return;
     presence_sample(&server->presence, minute);
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
@@ -15509,7 +15529,7 @@ static void *hub_run(void *argument)
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     wheel_init(&hub->wheel, now.mono);
     for (int k = 0; k < FEED_COUNT; k++)
         hub->feeds[k].events =
@@ -16203,7 +16223,7 @@ static void listener_handshake_done(struct server *server, struct job *job)
     else listener_read_hello(server, p, now);
 }
 
-/* [handshake worker] Takes a handshake a step further and gives the connection back. Does no work
+/* [handshake] Takes a handshake a step further and gives the connection back. Does no work
  * any more once the server stops. */
 static void handshake_run(struct server *server, struct job *job)
 {
@@ -16718,7 +16738,7 @@ enum origin {
  * two clocks has that skew too. By it a connection ends with its token. */
 static uint32_t request_expires(const struct token *token, struct instant now)
 {
-    int64_t wall = now.mono + now.offset, end = token->expires_ms;
+    int64_t wall = wall_of(now), end = token->expires_ms;
     if (end <= wall) end += TOKEN_SKEW_MS;
     int64_t left = (end - wall + 999) / 1000;
     return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
@@ -16989,7 +17009,7 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         struct buffer *out = api_json(response);
         json_begin(out);
         position_write(out, position);
-        json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+        json_time(out, "generated_at", wall_of(request->now), true);
         json_open(out, "users", '[');
         for (size_t i = 0; i < count; i++) {
             view_hide(&views[i]);
@@ -17061,7 +17081,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     json_begin(out);
     position_write(out, position);
     json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
-    json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+    json_time(out, "generated_at", wall_of(request->now), true);
     json_uint(out, "count", users);
     json_uint(out, "connections", connections);
     json_open(out, "users", '[');
@@ -17415,7 +17435,7 @@ static enum error api_users(struct server *server, const struct http_request *re
     lock_give(&server->table_lock, RANK_TABLE);
     json_begin(page.out);
     position_write(page.out, position);
-    json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
+    json_time(page.out, "generated_at", wall_of(page.now), true);
     json_open(page.out, "users", '[');
     bool end = false;
     bool by_id = page.sort == SORT_ID;
@@ -17891,7 +17911,7 @@ static enum error api_history(struct server *server, const struct http_request *
     enum { CHUNK = 512 }; /* samples read in one transaction */
     char text[16];
     struct sample samples[CHUNK];
-    int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
+    int64_t wall = wall_of(request->now), hours = HISTORY_HOURS_DEFAULT;
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
     if (len != -1) hours = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
     if (hours < 1 || hours > HISTORY_HOURS_MAX) {
@@ -18212,7 +18232,7 @@ static enum error auth_check(struct server *server, enum access access,
 {
     *token = (struct token){0};
     if (!auth_required(server, access, request)) return ERROR_NONE;
-    int64_t wall_ms = request->now.mono + request->now.offset;
+    int64_t wall_ms = wall_of(request->now);
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, access == ACCESS_ADMIN, room);
     enum token_problem problem = TOKEN_NONE;
@@ -18378,9 +18398,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
                       (struct span){password, len}, &wait);
-    if (!error)
-        error = login_open(server, request->now.mono + request->now.offset, secrets, &session,
-                           &expires);
+    if (!error) error = login_open(server, wall_of(request->now), secrets, &session, &expires);
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
@@ -18424,7 +18442,7 @@ static enum error api_logout(struct server *server, const struct http_request *r
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, true, room);
     lock_take(&server->session_lock, RANK_SESSION);
-    bool ended = session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
+    bool ended = session_revoke(&server->sessions, text, wall_of(request->now));
     lock_give(&server->session_lock, RANK_SESSION);
     mbedtls_platform_zeroize(room, sizeof room);
     if (ended) sessions_ended(server);
@@ -19017,9 +19035,12 @@ enum {
     LANDLOCK_NET_PORT = 2,            /* the kind of a rule */
     LANDLOCK_SCOPE = 1 << 0 | 1 << 1, /* abstract sockets of others, signals to others */
 };
+/* The kernel's struct landlock_ruleset_attr. Versions 1 to 3 know the first member, 4 and 5 the
+ * first two: its size, given with it, says which are meant. */
 struct landlock_rules {
     uint64_t files, net, scope;
 };
+/* The kernel's struct landlock_path_beneath_attr, packed as there. */
 struct landlock_rule {
     uint64_t files;
     int32_t fd;
@@ -19054,9 +19075,9 @@ static void sandbox_allow_port(int ruleset, uint16_t port)
     syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
 }
 
-/* Allows what a webhook needs: its port, the file of certificates and, to find a host by its name,
- * the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there, and
- * is no link to another directory, is read by the next start. */
+/* [main] Allows what a webhook needs: its port, the file of certificates and, to find a host by its
+ * name, the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there,
+ * and is no link to another directory, is read by the next start. */
 static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
 {
     enum { DNS = 53 };
@@ -19148,10 +19169,10 @@ __attribute__((format(printf, 2, 3))) static int complain(int status, const char
     return status;
 }
 
-/* Takes all descriptors that the system gives, and works out how many connections that allows. The
- * server works out a limit that it can keep: at the limit a client gets an answer, while without
- * descriptors accept fails and nobody does. A few are kept back for the store, the log and HTTP.
- * False with the reason in why if --max-connections asks for more. */
+/* [main] Takes all descriptors that the system gives, and works out how many connections that
+ * allows. At a limit of its own the server answers with 503 or 1013; without descriptors accept
+ * fails, and nobody gets an answer. A few are kept back for the store, the log and HTTP. False with
+ * the reason in why if --max-connections asks for more. */
 static bool server_set_limits(struct server *server, struct why why)
 {
     struct rlimit limit;
@@ -19189,9 +19210,9 @@ static const struct option_list *listen_list(const struct options *options,
     return (const struct option_list *)((const char *)options + row->offset);
 }
 
-/* Refuses to serve more than this machine without keys for tokens: anybody could then be any user,
- * and an admin. True, too, if --insecure says that it is meant. The metrics and redirect listeners
- * show and change nothing of users. */
+/* [main] Refuses to serve more than this machine without keys for tokens: anybody could then be any
+ * user, and an admin. True, too, if --insecure says that it is meant. The metrics and redirect
+ * listeners show and change nothing of users. */
 static bool server_check_addresses(const struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -19249,11 +19270,12 @@ static bool server_read_certificates(struct server *server, struct why why)
     return true;
 }
 
-/* [main; takes secrets_lock, then session_lock, not both] Reads the keys of tokens and the admin's
+/* [main; secrets_lock; session_lock] Reads the keys of tokens and the admin's
  * password and has them used from now on; wait as in secret_read. All or nothing: false with the
- * reason in why, and the old ones in use. With a new password all sessions of the admin end, as
- * whoever changed it may have been robbed of the old one; the hub is told, which closes their
- * streams. */
+ * reason in why, and the old ones in use. A request that has the old ones goes on with them: they
+ * are counted, and the last to use them frees them. With a new password all sessions of the admin
+ * end, as whoever changed it may have been robbed of the old one; the hub is told, which closes
+ * their streams. */
 static bool server_read_secrets(struct server *server, bool wait, struct why why)
 {
     const struct option_list *secret = &server->options.jwt_secret_file;
@@ -19720,7 +19742,8 @@ static int command_restore(const char *dir, const char *path)
     return status;
 }
 
-/* Runs --mint-token; returns the exit status. */
+/* [main] Runs --mint-token; returns the exit status. All secrets are read though only the first
+ * signs, so that a bad file is noticed here and not by the server. */
 static int command_mint(const struct options *options, const char *user)
 {
     struct token_keys keys = {0};
@@ -19765,8 +19788,8 @@ static void terminal_hide(void)
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
 }
 
-/* Runs --hash-password: one line of stdin, which a terminal does not show; returns the exit status.
- * The password is cleared, so that no core and no swap has it for longer than needed. */
+/* [main] Runs --hash-password: one line of stdin, which a terminal does not show; returns the exit
+ * status. The password is cleared, so that no core and no swap has it for longer than needed. */
 static int command_hash_password(void)
 {
     char line[PASSWORD_MAX + 2] = "";
@@ -19796,10 +19819,10 @@ static int command_hash_password(void)
     return 0;
 }
 
-/* Does what the command line asks for; returns the exit status. Up to the switch are commands that
- * need nothing but options and the store; behind it what a server needs is read and checked, for
- * --check-config, too, which so finds all that would keep a server from starting but a taken
- * address. Memory of Mbed TLS is set up before its first call. */
+/* [main] Does what the command line asks for; returns the exit status. Up to the switch are
+ * commands that need nothing but options and the store; behind it what a server needs is read and
+ * checked, for --check-config, too, which so finds all that would keep a server from starting but a
+ * taken address. Mbed TLS's memory is set up before its first call. */
 static int run_command(struct server *server, const struct command_line *line)
 {
     char err[WHY_MAX];
@@ -19843,10 +19866,10 @@ static int run_command(struct server *server, const struct command_line *line)
     return status;
 }
 
-/* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
- * would get one of them, and what is meant for stdout or stderr would be written into it. To read
- * stdin or to write stdout fails then, so that --dump does not say that it has written what nobody
- * has got; what is said on stderr is lost, as was asked for. The first thing in main. */
+/* [main] Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the
+ * store would get one of them, and what is meant for stdout or stderr would be written into it. To
+ * read stdin or to write stdout fails then, so that --dump does not say that it has written what
+ * nobody has got; what is said on stderr is lost, as was asked for. The first thing in main. */
 static int main_take_descriptors(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {
@@ -19861,8 +19884,9 @@ static int main_take_descriptors(void)
     return 0;
 }
 
-/* Reads the options, then runs. The locks are made before anything can use them; `server` is
- * static, as it is zero then and too large for a stack. */
+/* [main] Reads the options, then runs. The locks are made before anything can use them; `server` is
+ * static, as it is zero then and too large for a stack. What stdout did not take is an error, too:
+ * a --dump to a full disk must not end with 0. */
 int main(int argc, char **argv)
 {
     static struct server server;
