@@ -613,6 +613,7 @@ __attribute__((format(printf, 2, 3))) static void buffer_print(struct buffer *b,
     va_copy(again, args);
     size_t room = b->size - b->len > GUESS ? b->size - b->len : GUESS;
     int n = vsnprintf(buffer_room(b, room), room, format, args);
+    /* A va_list is used up by one call: the second goes over a copy. */
     if (n >= (int)room) vsnprintf(buffer_room(b, (size_t)n + 1), (size_t)n + 1, format, again);
     if (n > 0) b->len += (size_t)n;
     va_end(again);
@@ -707,6 +708,7 @@ static void random_bytes(void *out, size_t n)
 {
     for (size_t done = 0; done < n;) {
         ssize_t got = getrandom((char *)out + done, n - done, 0);
+        /* More than 256 bytes may come in parts, and a signal may interrupt. */
         if (got < 0 && errno != EINTR) { /* a kernel before 3.17, or a filter of system calls */
             last_words("presence: the kernel gives no random numbers: getrandom(2) fails\n");
             _exit(1);
@@ -726,6 +728,8 @@ static size_t utf8_step(const char *text, size_t left, uint32_t *point)
     *point = at[0];
     if (at[0] < 0x80) return 1;
     size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    /* 0xc0 and 0xc1 begin overlong forms only; 0x80 to 0xbf begin nothing; from 0xf5 on it is too
+     * large. */
     if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
     uint32_t c = at[0] & (0x7fU >> n);
     for (size_t i = 1; i < n; i++) {
@@ -904,6 +908,7 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
         uint64_t word = 0;
         size_t n = len - done < 8 ? len - done : 8;
         for (size_t i = 0; i < n; i++) word |= (uint64_t)in[done + i] << (8 * i);
+        /* The last word has the length in its top byte, so that texts of zeros differ. */
         if (n < 8) word |= (uint64_t)len << 56;
         v[3] ^= word;
         sip_round(v);
@@ -1037,6 +1042,7 @@ static size_t log_escape(const char *text, char *out, size_t size)
     while (left && n + 8 < size) {
         uint32_t point;
         size_t len = utf8_step(text, left, &point);
+        /* The replacement character: bytes that are no UTF-8 would make the line no JSON. */
         if (!len) point = 0xfffd;
         if (point == '"' || point == '\\') {
             out[n++] = '\\';
@@ -1066,6 +1072,8 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
+    /* One call for the whole text, with what a client sent in it: no caller can forget to escape.
+     */
     log_escape(message, safe, sizeof safe);
     int n = snprintf(line, sizeof line,
                      log->json ? "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":\"%s\"}\n"
@@ -2637,6 +2645,7 @@ static bool option_set(struct options *options, const struct option_row *row, co
         *(char **)field = mem_copy_text(value, strlen(value));
         return true;
     }
+    /* What to write instead, by type; lists and texts were dealt with above. */
     static const char *const remedies[] = {
         [OPTION_FLAG] = "write yes, no, or the option alone",
         [OPTION_DURATION] = "write a number with ms, s, m, h or d",
@@ -2715,6 +2724,7 @@ static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_le
             int least = above[j - 1] + (a[i - 1] != b[j - 1]);
             if (above[j] + 1 < least) least = above[j] + 1;
             if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            /* A swap of neighbours counts once, as it is one slip of the fingers. */
             if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
                 two[j - 2] + 1 < least)
                 least = two[j - 2] + 1;
@@ -2853,6 +2863,7 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     if (!row)
         return fail(why, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
                     name_hint(line, name_len, false, hint));
+    /* Before the escapes: a value that really has quotes is written with \x22. */
     if (config_quoted(value))
         return fail(why,
                     "--%s: %.200s has quotes around it, which would be a part of it;"
@@ -2926,6 +2937,7 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
         return fail(why, "--%.*s is no option;%s --help lists them", (int)len, name,
                     name_hint(name, len, true, hint));
     }
+    /* Flags take a value only behind '=': --insecure no would be a flag and a stray word. */
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
     if (takes && !value) {
         if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2))
@@ -2941,6 +2953,7 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     if (config) return !config_pass || options_from_file(options, value, why);
     if (config_pass) return true;
     if (row) return option_apply(options, row, value ? value : "yes", seen, why);
+    /* Two commands: which of them is meant is not guessed. One named twice is. */
     if (out->command != COMMAND_SERVE && out->command != command)
         return fail(why, "--%s and --%s exclude each other; give one", COMMANDS[out->command].name,
                     COMMANDS[command].name);
@@ -3125,6 +3138,7 @@ static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
         bool file = known_len == len + 5 && !memcmp(known, name, len) &&
                     !strcmp(known + len, "_FILE"); /* the secret itself, where its file is named */
         if (file) mistakes = 1;
+        /* The prefix is the same in all names, so it does not count as right. */
         if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
         best = mistakes;
         strcpy(meant, known);
@@ -3322,6 +3336,7 @@ static bool secret_read(const char *option, const char *path, bool wait, size_t 
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | (wait ? 0 : O_NONBLOCK));
     ssize_t got = fd < 0 ? -1 : 1;
+    /* A buffer that grew would leave copies of the secret in freed memory. */
     buffer_room(out, max + 2); /* one byte too many shows in len; one is for a NUL */
     while (got > 0 && out->len <= max) {
         do got = read(fd, out->at + out->len, max + 1 - out->len);
@@ -3415,6 +3430,7 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
         return "holds a private key, which belongs to the issuer alone; take its public half:"
                " openssl pkey -pubout";
     if (!first) return "is not PEM; convert it: openssl pkey -pubin -inform DER";
+    /* A certificate's chain may follow it; of bare keys there must be one only. */
     bool certified = !strncmp(first, certificate, sizeof certificate - 1);
     if (!certified && strstr(first + 1, begin))
         return "holds several keys; give each a file and an option of its own";
@@ -3577,6 +3593,8 @@ static bool token_split(struct span text, struct token_parts *out)
                                  sizeof out->bytes - used);
         if (n < 0) return false;
         *parts[i] = (struct span){out->bytes + used, (size_t)n};
+        /* The signature covers the text as it was sent, header and payload with the dot between
+         * (RFC 7515 section 5.2); nothing is encoded again. */
         if (i == 1) out->covered = (struct span){text.at, (size_t)(dot - text.at)};
         used += (size_t)n;
         at = dot + (i < 2);
@@ -3662,6 +3680,7 @@ static enum token_problem token_check_signature(const struct token_keys *keys,
     for (size_t i = 0; i < keys->count; i++) known = known || token_key_named(&keys->at[i], header);
     for (size_t i = 0; i < keys->count; i++) {
         struct token_key *key = &keys->at[i];
+        /* A kid that no key has: the issuer names keys, this server's operator does not. */
         if (header->has_kid && (known ? !token_key_named(key, header) : *key->kid)) continue;
         if (key->kind == header->kind) {
             if (token_key_fits(key, parts)) return TOKEN_NONE;
@@ -3750,6 +3769,7 @@ static enum token_problem token_read_claims(struct span text, int64_t wall_ms, c
     int n = json_member(claims, "sub", &value) ? token_read_id(value, out->user) : -1;
     if (n < 0) return TOKEN_SUBJECT;
     out->user_len = (size_t)n;
+    /* Only behind a good signature, as everything in this function. */
     out->admin = json_member(claims, "admin", &value) && value.kind == JSON_TRUE;
     if (json_member(claims, "watch", &value) && !token_read_watch(value, out)) return TOKEN_CLAIMS;
     return TOKEN_NONE;
@@ -3852,6 +3872,8 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     buffer_text(&json, "}");
     base64url_encode(out, json.at, json.len);
     json.len = 0;
+    /* The text is written up to its end before it is known to be good; on failure it is cut off
+     * again. */
     bool good =
         token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, why);
     buffer_text(out, ".");
@@ -4024,6 +4046,7 @@ static bool session_check(const struct session_keys *keys, struct span text, int
 {
     uint8_t payload[SESSION_PAYLOAD];
     if (!session_read(keys, text, payload)) return false;
+    /* Only what this process signed comes here, so the expiry is one that session_mint wrote. */
     int64_t end = (int64_t)get_be64(payload);
     if (wall_ms >= end) return false;
     for (size_t i = 0; i < keys->revoked_count; i++)
@@ -4045,6 +4068,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
     keys->revoked_count = kept;
     if (!session_check(keys, text, wall_ms, &expires)) return false;
     keys->revoked = mem_resize(keys->revoked, (kept + 1) * SESSION_PAYLOAD);
+    /* The payload, not the text: it is what session_check compares, and half as long. */
     keys->revoked_count += session_read(keys, text, keys->revoked[kept]);
     return true;
 }
@@ -10914,6 +10938,7 @@ static struct tls_records tls_whole_records(const char *at, size_t len)
         const unsigned char *head = (const unsigned char *)at + found.whole;
         size_t content = (size_t)head[3] << 8 | head[4];
         found.alert = tls_head_alert(head);
+        /* An alert is for what is behind the whole records: these are acted on first. */
         if (found.alert || len - found.whole < TLS_HEAD + content) break;
         found.whole += TLS_HEAD + content;
     }
@@ -10941,6 +10966,7 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
             hello->head[hello->got + i] = at[TLS_HEAD + i];
         hello->got += len;
         hello->scanned += TLS_HEAD + len;
+        /* RFC 8446 section 4: one byte of type, three of length. */
         size_t need = (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
         if (hello->got >= sizeof hello->head &&
             (hello->got - sizeof hello->head >= need || need > MESSAGE_MAX))
@@ -10959,6 +10985,8 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
                                       uint8_t *alert)
 {
     bool ready = tls->set_up || tls_hello_ready(hello, &tls->in);
+    /* Whole records of a first message are in front until it is whole; behind them comes what is
+     * new. */
     size_t known = tls->set_up ? 0 : hello->scanned;
     struct tls_records next = {0};
     if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
@@ -11245,6 +11273,7 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
     if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
     if (!error) error = mbedtls_ssl_set_hostname(&client.ssl, NULL);
+    /* Both ends take turns until neither waits for the other. */
     int ours = error ? error : MBEDTLS_ERR_SSL_WANT_READ, theirs = ours;
     for (int i = 0; i < TURNS && (ours || theirs); i++) {
         if (theirs == MBEDTLS_ERR_SSL_WANT_READ) theirs = mbedtls_ssl_handshake(&client.ssl);
@@ -11267,6 +11296,7 @@ static bool tls_pair_works(struct tls_pair *pair, struct why why)
     const char *version = error ? "1.3" : "1.2";
     if (!error) error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_2);
     if (!error) return true;
+    /* It does not. Mbed TLS's error says little, so the usual causes are looked for. */
     size_t len = 0;
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
@@ -11325,6 +11355,8 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     config->shared = shared;
     config->pairs = mem_new(count * sizeof *config->pairs);
     mbedtls_ssl_config_init(&config->ssl);
+    /* count is raised before a pair is read: tls_config_drop frees one that was read in part, too.
+     */
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
@@ -11531,6 +11563,7 @@ static bool tls_self_good(const char *cert, const char *key)
 {
     struct tls_pair pair;
     char err[WHY_MAX];
+    /* A renewal in time, for a server that is restarted once a month. */
     time_t soon = (time_t)(clock_wall_ms() / 1000) + TLS_RENEW_DAYS * 86400;
     struct tm t;
     gmtime_r(&soon, &t);
@@ -11559,6 +11592,7 @@ static bool tls_self_make(const char *cert, const char *key,
     if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
     if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", why);
+    /* Both as files that only the owner may read. */
     bool good = tls_write_file(key, key_text) && tls_write_file(cert, cert_text);
     mbedtls_platform_zeroize(key_text, sizeof key_text);
     if (!good) fail(why, "--tls-self-signed: cannot write %.200s: %s", cert, strerror(errno));
@@ -19016,6 +19050,7 @@ static bool server_become_user(const struct options *options, struct why why)
     uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
     gid_t gid = user ? user->pw_gid : getegid();
     if (geteuid() == uid) return true;
+    /* EEXIST and all other errors are store_open's to tell, which says more of them. */
     if (!mkdir(options->data, 0700) && chown(options->data, uid, gid))
         return fail(why, "--user: cannot give %.200s to %.200s: %s", options->data, options->user,
                     strerror(errno));
@@ -19110,6 +19145,8 @@ static void server_enter_sandbox(struct server *server)
         offsetof(struct options, jwt_secret_file),
         offsetof(struct options, jwt_public_key_file),
     };
+    /* By version of Landlock: all rights on files that it knows (2: refer, 3: truncate, 5: ioctl).
+     */
     static const uint64_t rights[] = {0, 0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff};
     const struct options *options = &server->options;
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_ABI_QUERY);
@@ -19126,6 +19163,7 @@ static void server_enter_sandbox(struct server *server)
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, known, 0);
     if (ruleset < 0) return;
     sandbox_allow(ruleset, options->data, rules.files & LANDLOCK_FILES_DATA);
+    /* For /metrics: the memory of the process. */
     sandbox_allow(ruleset, "/proc/self", LANDLOCK_FILES_READ);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         const struct option_list *list = (const void *)((const char *)options + lists[i]);
@@ -19179,6 +19217,7 @@ static bool server_set_limits(struct server *server, struct why why)
     if (getrlimit(RLIMIT_NOFILE, &limit)) limit.rlim_cur = limit.rlim_max = 1024;
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit)) getrlimit(RLIMIT_NOFILE, &limit);
+    /* The largest value of --max-connections, too. */
     int64_t most = limit.rlim_cur > 10000000 ? 10000000 : (int64_t)limit.rlim_cur;
     most -= most > 4 * DESCRIPTOR_RESERVE ? DESCRIPTOR_RESERVE : most / 4;
     int64_t asked = server->options.max_connections;
@@ -19260,6 +19299,7 @@ static bool server_read_certificates(struct server *server, struct why why)
     const struct tls_pair *untimely = NULL, *old = NULL;
     if (tls_config_untimely(config, &untimely)) {
         tls_pair_untimely_text(untimely, why);
+        /* Only main writes tls.config, so it may read it without the lock. */
         if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
             tls_config_drop(config);
             return false;
@@ -19332,6 +19372,7 @@ static bool server_check_tls(struct server *server, struct why why)
         problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
     else if (certs->count && options->tls_self_signed)
         problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
+    /* Without certificates there is nothing to read yet: --tls-self-signed makes one later. */
     if (problem) fail(why, "%s", problem);
     return !problem && (!certs->count || server_read_certificates(server, why));
 }
@@ -19481,8 +19522,9 @@ static bool server_lacks_thread(struct why why, const char *what)
                 what, strerror(errno));
 }
 
-/* [main] Opens store, sockets and threads. False with the reason in why; what was opened is left to
- * server_stop, which knows what there is. The order is by what each step needs or takes away:
+/* [main] Opens store, sockets and threads, and fills the presence table. False with the reason in
+ * why; what was opened is left to server_stop, which knows what there is. The order is by what each
+ * step needs or takes away:
  *
  * 1. With --user the sockets first, as only root can bind ports below 1024; then root is given up,
  *    so that the files of the store belong to the user. Without --user the store comes first: its
@@ -19491,12 +19533,15 @@ static bool server_lacks_thread(struct why why, const char *what)
  *    directory.
  * 3. The sandbox: all files that are named are open or allowed by then, and no thread runs yet
  *    that would be outside of it.
- * 4. The presence table, from the store, before any thread could see it half filled.
- * 5. The writer, then the hub, which gives it batches; then those whom the hub asks or tells:
- *    webhook, reader, io threads.
- * 6. Handshake workers and CivetWeb's workers last: with seam_run the first client is served, and
- *    by then everything behind it is there. Clients that came earlier wait in the kernel's queue
- *    of the socket. */
+ * 4. The writer, and the descriptors of hub and listener, so that nobody can submit to a loop that
+ *    is not there. Then those who work for the two: webhook, reader, io threads, handshake
+ *    workers.
+ * 5. CivetWeb's workers and, with seam_run, the listener. From now on probes are answered; all
+ *    other requests wait for step 6. Clients that came earlier wait in the kernel's queue of the
+ *    socket.
+ * 6. The presence table, from the store. It may take a second, in which a load balancer is to see
+ *    that the server lives; hence behind step 5.
+ * 7. The hub, the only one to change that table, when it is whole. */
 static bool server_start(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -19506,6 +19551,8 @@ static bool server_start(struct server *server, struct why why)
                                   .outbox_max = (size_t)options->webhook_outbox};
     size_t tenth = store.outbox_max / 10, batch = (size_t)options->webhook_batch;
     store.outbox_batch_max = batch < tenth ? batch : tenth; /* batches are given up whole */
+    /* Numbers of connections and positions of events begin anew in each process, at a random place:
+     * what a client remembers of the last one is never taken for one of this. */
     uint32_t boot;
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
@@ -19520,6 +19567,7 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
+    /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
@@ -19532,6 +19580,7 @@ static bool server_start(struct server *server, struct why why)
     size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
+    /* What the listener keeps under way at most: seam_submit never waits for room. */
     int queue = 0;
     for (int i = 0; i < LANE_COUNT; i++) queue += server->listener.lanes[i].most;
     server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
@@ -19628,6 +19677,8 @@ static void server_wait(struct server *server, const sigset_t *signals)
         used = stamp;
         server_reload(server, signal == SIGHUP);
     }
+    /* From here on a second signal is not waited for: the operator has seen the first and is not
+     * content. */
     struct sigaction action = {.sa_handler = stop_now};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
@@ -19657,9 +19708,7 @@ static void server_wait_for_hub(struct server *server)
  *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
  *    far it came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
- * 6. What they used: table, store, sockets.
- *
- * One deadline holds for all of it: what the clients leave of the five seconds is the disk's. */
+ * 6. What they used: table, store, sockets. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
@@ -19798,6 +19847,7 @@ static int command_hash_password(void)
         fputs("Password: ", stderr);
         terminal_hide();
     }
+    /* getchar and no fgets: a NUL among the bytes must be seen. */
     size_t len = 0;
     for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
     if (typed) {
@@ -19840,6 +19890,8 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_HELP: options_print_help(stdout); return 0;
     default: break;
     }
+    /* Before anything slow: SIGHUP may come from the first moment on, and must not end the process.
+     */
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     seam_mem_use();
     bool good = psa_crypto_init() == PSA_SUCCESS;
