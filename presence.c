@@ -16,7 +16,7 @@
  *
  *   1. Limits, types, errors           tables of errors, reasons, close codes; bounds
  *   2. Counters                        one table: field, metric, help
- *   3. Util                            memory, buffers, clocks, random numbers; hashing
+ *   3. Util                            failing, memory, clocks, random numbers; base64url, hashing
  *   4. Log                             one line a record, never blocks
  *   5. Ids and text                    UTF-8, user ids, percent-encoding, numbers; pure
  *   6. Hosts and addresses             names of hosts, origins, addresses, ranges; pure
@@ -465,7 +465,7 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
 
 /* ==== 3. Util =================================================================================
  * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
- * times, UTF-8, hashing. No state, and nothing here logs, for the log stands on it.
+ * times, UTF-8, base64url, hashing. No state, and nothing here logs, for the log stands on it.
  *
  * Out of memory ends the process with one line on stderr. What was committed is in the store, a
  * supervisor starts the server again, and clients come back: that is tested, while a path for every
@@ -879,6 +879,65 @@ static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_le
     size_t len = a_len < b_len ? a_len : b_len;
     int order = len ? memcmp(a, b, len) : 0; /* an empty span may be NULL */
     return order ? order : (a_len > b_len) - (a_len < b_len);
+}
+
+/* The value of a base64url digit (RFC 4648 section 5), or -1. */
+static int base64url_value(char c)
+{
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '-' ? 62 : c == '_' ? 63 : -1;
+}
+
+/* Decodes base64url without padding (RFC 4648 section 5); returns how many bytes went to out. -1
+ * for any other character, for a length that nothing has, for spare bits that are not zero, or when
+ * it does not fit. The spare bits matter: a token or session must have one spelling only, or one
+ * that was revoked would come back in another. */
+static int base64url_decode(struct span in, void *out, size_t size)
+{
+    uint8_t *to = out;
+    uint32_t bits = 0;
+    size_t n = 0, rest = in.len % 4;
+    if (rest == 1) return -1;
+    for (size_t i = 0; i < in.len; i++) {
+        int digit = base64url_value(in.at[i]);
+        if (digit < 0) return -1;
+        bits = bits << 6 | (uint32_t)digit;
+        if (i % 4 == 0) continue;
+        if (n == size) return -1;
+        to[n++] = (uint8_t)(bits >> (6 - i % 4 * 2));
+    }
+    if (rest && (bits & (rest == 2 ? 15 : 3))) return -1;
+    return (int)n;
+}
+
+/* Appends bytes as base64url without padding, as JWS wants it (RFC 7515 section 2). The last group
+ * of one or two bytes gives two or three digits; buffer_add takes n + 1 of the four. */
+static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const uint8_t *in = bytes;
+    for (size_t i = 0; i < len; i += 3) {
+        size_t n = len - i < 3 ? len - i : 3;
+        uint32_t bits = (uint32_t)in[i] << 16;
+        if (n > 1) bits |= (uint32_t)in[i + 1] << 8;
+        if (n > 2) bits |= in[i + 2];
+        char four[4];
+        for (int k = 0; k < 4; k++) four[k] = digits[bits >> (18 - 6 * k) & 63];
+        buffer_add(b, four, n + 1);
+    }
+}
+
+/* True if two runs of bytes are equal, in a time that depends on their length only. With memcmp,
+ * which stops at the first difference, a client could find a right HMAC byte by byte. volatile
+ * keeps the compiler from stopping early, too; a unit test measures it. */
+static bool bytes_equal_constant(const void *a, const void *b, size_t len)
+{
+    const volatile uint8_t *left = a, *right = b;
+    volatile uint8_t difference = 0;
+    for (size_t i = 0; i < len; i++) difference |= left[i] ^ right[i];
+    return !difference;
 }
 
 /* One SipRound, as the paper has it (figure 2.1). */
@@ -3196,65 +3255,6 @@ enum {
 /* The latest time a token may name, in seconds: the last of the year 9999. A claim in milliseconds
  * is later than this and refused, where it would otherwise be a token that never ends. */
 #define TOKEN_TIME_MAX 253402300799.0
-
-/* The value of a base64url digit (RFC 4648 section 5), or -1. */
-static int base64url_value(char c)
-{
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    return c == '-' ? 62 : c == '_' ? 63 : -1;
-}
-
-/* Decodes base64url without padding (RFC 4648 section 5); returns how many bytes went to out. -1
- * for any other character, for a length that nothing has, for spare bits that are not zero, or when
- * it does not fit. The spare bits matter: a token or session must have one spelling only, or one
- * that was revoked would come back in another. */
-static int base64url_decode(struct span in, void *out, size_t size)
-{
-    uint8_t *to = out;
-    uint32_t bits = 0;
-    size_t n = 0, rest = in.len % 4;
-    if (rest == 1) return -1;
-    for (size_t i = 0; i < in.len; i++) {
-        int digit = base64url_value(in.at[i]);
-        if (digit < 0) return -1;
-        bits = bits << 6 | (uint32_t)digit;
-        if (i % 4 == 0) continue;
-        if (n == size) return -1;
-        to[n++] = (uint8_t)(bits >> (6 - i % 4 * 2));
-    }
-    if (rest && (bits & (rest == 2 ? 15 : 3))) return -1;
-    return (int)n;
-}
-
-/* Appends bytes as base64url without padding, as JWS wants it (RFC 7515 section 2). The last group
- * of one or two bytes gives two or three digits; buffer_add takes n + 1 of the four. */
-static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const uint8_t *in = bytes;
-    for (size_t i = 0; i < len; i += 3) {
-        size_t n = len - i < 3 ? len - i : 3;
-        uint32_t bits = (uint32_t)in[i] << 16;
-        if (n > 1) bits |= (uint32_t)in[i + 1] << 8;
-        if (n > 2) bits |= in[i + 2];
-        char four[4];
-        for (int k = 0; k < 4; k++) four[k] = digits[bits >> (18 - 6 * k) & 63];
-        buffer_add(b, four, n + 1);
-    }
-}
-
-/* True if two runs of bytes are equal, in a time that depends on their length only. With memcmp,
- * which stops at the first difference, a client could find a right HMAC byte by byte. volatile
- * keeps the compiler from stopping early, too; a unit test measures it. */
-static bool bytes_equal_constant(const void *a, const void *b, size_t len)
-{
-    const volatile uint8_t *left = a, *right = b;
-    volatile uint8_t difference = 0;
-    for (size_t i = 0; i < len; i++) difference |= left[i] ^ right[i];
-    return !difference;
-}
 
 /* HMAC-SHA256 (RFC 2104). It can fail for want of memory only, which ends the process. */
 static void hmac_sha256(struct span key, struct span text, uint8_t out[SHA256_SIZE])
