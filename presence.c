@@ -16,7 +16,7 @@
  *
  *   1. Limits, types, errors           tables of errors, reasons, close codes; bounds
  *   2. Counters                        one table: field, metric, help
- *   3. Util                            memory, buffers, clocks, random numbers; hashing
+ *   3. Util                            failing, memory, clocks, random numbers; base64url, hashing
  *   4. Log                             one line a record, never blocks
  *   5. Ids and text                    UTF-8, user ids, percent-encoding, numbers; pure
  *   6. Hosts and addresses             names of hosts, origins, addresses, ranges; pure
@@ -360,6 +360,7 @@ struct named {
 #define X(name, code, status, close_code, text) ERROR_##name,
 enum error { ERROR_TABLE(X) ERROR_COUNT };
 #undef X
+/* A row as code reads it; the index is enum error. */
 static const struct error_row {
     const char *code;
     int status;
@@ -442,6 +443,8 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(webhook_failures, "webhook_failures_total", "requests to --webhook-url that failed")         \
     X(webhook_dead, "webhook_dead_total", "changes given up, never delivered to --webhook-url")    \
     X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
+/* [any] The counters themselves, one atomic each: field names are those of /admin/stats, metric
+ * names begin with presence_ in /metrics. */
 struct counters {
 #define X(field, metric, help) _Atomic uint64_t field;
     COUNTER_TABLE(X)
@@ -462,7 +465,7 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
 
 /* ==== 3. Util =================================================================================
  * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
- * times, UTF-8, hashing. No state, and nothing here logs, for the log stands on it.
+ * times, UTF-8, base64url, hashing. No state, and nothing here logs, for the log stands on it.
  *
  * Out of memory ends the process with one line on stderr. What was committed is in the store, a
  * supervisor starts the server again, and clients come back: that is tested, while a path for every
@@ -610,6 +613,7 @@ __attribute__((format(printf, 2, 3))) static void buffer_print(struct buffer *b,
     va_copy(again, args);
     size_t room = b->size - b->len > GUESS ? b->size - b->len : GUESS;
     int n = vsnprintf(buffer_room(b, room), room, format, args);
+    /* A va_list is used up by one call: the second goes over a copy. */
     if (n >= (int)room) vsnprintf(buffer_room(b, (size_t)n + 1), (size_t)n + 1, format, again);
     if (n > 0) b->len += (size_t)n;
     va_end(again);
@@ -704,6 +708,7 @@ static void random_bytes(void *out, size_t n)
 {
     for (size_t done = 0; done < n;) {
         ssize_t got = getrandom((char *)out + done, n - done, 0);
+        /* More than 256 bytes may come in parts, and a signal may interrupt. */
         if (got < 0 && errno != EINTR) { /* a kernel before 3.17, or a filter of system calls */
             last_words("presence: the kernel gives no random numbers: getrandom(2) fails\n");
             _exit(1);
@@ -723,6 +728,8 @@ static size_t utf8_step(const char *text, size_t left, uint32_t *point)
     *point = at[0];
     if (at[0] < 0x80) return 1;
     size_t n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    /* 0xc0 and 0xc1 begin overlong forms only; 0x80 to 0xbf begin nothing; from 0xf5 on it is too
+     * large. */
     if (at[0] < 0xc2 || at[0] > 0xf4 || left < n) return 0;
     uint32_t c = at[0] & (0x7fU >> n);
     for (size_t i = 1; i < n; i++) {
@@ -874,6 +881,66 @@ static int bytes_compare(const void *a, size_t a_len, const void *b, size_t b_le
     return order ? order : (a_len > b_len) - (a_len < b_len);
 }
 
+/* The value of a base64url digit (RFC 4648 section 5), or -1. */
+static int base64url_value(char c)
+{
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (c >= '0' && c <= '9') return c - '0' + 52;
+    return c == '-' ? 62 : c == '_' ? 63 : -1;
+}
+
+/* Decodes base64url without padding (RFC 4648 section 5); returns how many bytes went to out. -1
+ * for any other character, for a length that nothing has, for spare bits that are not zero, or when
+ * it does not fit. The spare bits matter: a token or session must have one spelling only, or one
+ * that was revoked would come back in another. */
+static int base64url_decode(struct span in, void *out, size_t size)
+{
+    uint8_t *to = out;
+    uint32_t bits = 0;
+    size_t n = 0, rest = in.len % 4;
+    if (rest == 1) return -1;
+    for (size_t i = 0; i < in.len; i++) {
+        int digit = base64url_value(in.at[i]);
+        if (digit < 0) return -1;
+        bits = bits << 6 | (uint32_t)digit;
+        if (i % 4 == 0) continue;
+        if (n == size) return -1;
+        to[n++] = (uint8_t)(bits >> (6 - i % 4 * 2));
+    }
+    if (rest && (bits & (rest == 2 ? 15 : 3))) return -1;
+    return (int)n;
+}
+
+/* Appends bytes as base64url without padding, as JWS wants it (RFC 7515 section 2). The last group
+ * of one or two bytes gives two or three digits; buffer_add takes n + 1 of the four. */
+static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const uint8_t *in = bytes;
+    for (size_t i = 0; i < len; i += 3) {
+        size_t n = len - i < 3 ? len - i : 3;
+        uint32_t bits = (uint32_t)in[i] << 16;
+        if (n > 1) bits |= (uint32_t)in[i + 1] << 8;
+        if (n > 2) bits |= in[i + 2];
+        char four[4];
+        for (int k = 0; k < 4; k++) four[k] = digits[bits >> (18 - 6 * k) & 63];
+        buffer_add(b, four, n + 1);
+    }
+}
+
+/* True if two runs of bytes are equal, in a time that depends on their length only. With memcmp,
+ * which stops at the first difference, a client could find a right HMAC byte by byte. volatile
+ * keeps the compiler from stopping early, too; a unit test measures it. */
+static bool bytes_equal_constant(const void *a, const void *b, size_t len)
+{
+    const volatile uint8_t *left = a, *right = b;
+    volatile uint8_t difference = 0;
+    for (size_t i = 0; i < len; i++) difference |= left[i] ^ right[i];
+    return !difference;
+}
+
+/* One SipRound, as the paper has it (figure 2.1). */
 static void sip_round(uint64_t v[4])
 {
     v[0] += v[1];
@@ -900,6 +967,7 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
         uint64_t word = 0;
         size_t n = len - done < 8 ? len - done : 8;
         for (size_t i = 0; i < n; i++) word |= (uint64_t)in[done + i] << (8 * i);
+        /* The last word has the length in its top byte, so that texts of zeros differ. */
         if (n < 8) word |= (uint64_t)len << 56;
         v[3] ^= word;
         sip_round(v);
@@ -1033,6 +1101,7 @@ static size_t log_escape(const char *text, char *out, size_t size)
     while (left && n + 8 < size) {
         uint32_t point;
         size_t len = utf8_step(text, left, &point);
+        /* The replacement character: bytes that are no UTF-8 would make the line no JSON. */
         if (!len) point = 0xfffd;
         if (point == '"' || point == '\\') {
             out[n++] = '\\';
@@ -1062,6 +1131,8 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
+    /* One call for the whole text, with what a client sent in it: no caller can forget to escape.
+     */
     log_escape(message, safe, sizeof safe);
     int n = snprintf(line, sizeof line,
                      log->json ? "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":\"%s\"}\n"
@@ -2519,6 +2590,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
 #define X(name, flag, argument, help) COMMAND_##name,
 enum command { COMMAND_TABLE(X) COMMAND_COUNT };
 #undef X
+/* A row as code reads it; the index is enum command. */
 static const struct command_row {
     const char *name, *argument, *help;
 } COMMANDS[] = {
@@ -2632,6 +2704,7 @@ static bool option_set(struct options *options, const struct option_row *row, co
         *(char **)field = mem_copy_text(value, strlen(value));
         return true;
     }
+    /* What to write instead, by type; lists and texts were dealt with above. */
     static const char *const remedies[] = {
         [OPTION_FLAG] = "write yes, no, or the option alone",
         [OPTION_DURATION] = "write a number with ms, s, m, h or d",
@@ -2710,6 +2783,7 @@ static int name_mistakes(const char *a, size_t a_len, const char *b, size_t b_le
             int least = above[j - 1] + (a[i - 1] != b[j - 1]);
             if (above[j] + 1 < least) least = above[j] + 1;
             if (row[j - 1] + 1 < least) least = row[j - 1] + 1;
+            /* A swap of neighbours counts once, as it is one slip of the fingers. */
             if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
                 two[j - 2] + 1 < least)
                 least = two[j - 2] + 1;
@@ -2848,6 +2922,7 @@ static bool options_from_line(struct options *options, char *line, uint64_t *see
     if (!row)
         return fail(why, "'%.*s' is no option;%s --help lists them", (int)name_len, line,
                     name_hint(line, name_len, false, hint));
+    /* Before the escapes: a value that really has quotes is written with \x22. */
     if (config_quoted(value))
         return fail(why,
                     "--%s: %.200s has quotes around it, which would be a part of it;"
@@ -2921,6 +2996,7 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
         return fail(why, "--%.*s is no option;%s --help lists them", (int)len, name,
                     name_hint(name, len, true, hint));
     }
+    /* Flags take a value only behind '=': --insecure no would be a flag and a stray word. */
     bool takes = config || (row ? row->type != OPTION_FLAG : *COMMANDS[command].argument != 0);
     if (takes && !value) {
         if (*i + 1 >= argc || !strncmp(argv[*i + 1], "--", 2))
@@ -2936,6 +3012,7 @@ static bool options_take(struct options *options, int argc, char **argv, int *i,
     if (config) return !config_pass || options_from_file(options, value, why);
     if (config_pass) return true;
     if (row) return option_apply(options, row, value ? value : "yes", seen, why);
+    /* Two commands: which of them is meant is not guessed. One named twice is. */
     if (out->command != COMMAND_SERVE && out->command != command)
         return fail(why, "--%s and --%s exclude each other; give one", COMMANDS[out->command].name,
                     COMMANDS[command].name);
@@ -3005,6 +3082,8 @@ static void help_print(FILE *out, const char *name, const char *argument, const 
     }
 }
 
+/* Prints the help: what the program is, the options by group with their defaults, --config, which
+ * is no option of the table as it cannot be in a file, and the commands. */
 static void options_print_help(FILE *out)
 {
     fprintf(out, "presence " PRESENCE_VERSION ": who is online, and when each was last seen\n\n"
@@ -3118,6 +3197,7 @@ static bool env_is_mistyped(const char *variable, char name[64], char meant[64])
         bool file = known_len == len + 5 && !memcmp(known, name, len) &&
                     !strcmp(known + len, "_FILE"); /* the secret itself, where its file is named */
         if (file) mistakes = 1;
+        /* The prefix is the same in all names, so it does not count as right. */
         if (mistakes >= best || 2 * mistakes > (int)(known_len - (sizeof prefix - 1))) continue;
         best = mistakes;
         strcpy(meant, known);
@@ -3175,63 +3255,6 @@ enum {
 /* The latest time a token may name, in seconds: the last of the year 9999. A claim in milliseconds
  * is later than this and refused, where it would otherwise be a token that never ends. */
 #define TOKEN_TIME_MAX 253402300799.0
-
-/* The value of a base64url digit (RFC 4648 section 5), or -1. */
-static int base64url_value(char c)
-{
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    return c == '-' ? 62 : c == '_' ? 63 : -1;
-}
-
-/* Decodes base64url without padding (RFC 4648 section 5); returns how many bytes went to out. -1
- * for any other character, for a length that nothing has, for spare bits that are not zero, or when
- * it does not fit. The spare bits matter: a token or session must have one spelling only, or one
- * that was revoked would come back in another. */
-static int base64url_decode(struct span in, void *out, size_t size)
-{
-    uint8_t *to = out;
-    uint32_t bits = 0;
-    size_t n = 0, rest = in.len % 4;
-    if (rest == 1) return -1;
-    for (size_t i = 0; i < in.len; i++) {
-        int digit = base64url_value(in.at[i]);
-        if (digit < 0) return -1;
-        bits = bits << 6 | (uint32_t)digit;
-        if (i % 4 == 0) continue;
-        if (n == size) return -1;
-        to[n++] = (uint8_t)(bits >> (6 - i % 4 * 2));
-    }
-    if (rest && (bits & (rest == 2 ? 15 : 3))) return -1;
-    return (int)n;
-}
-
-static void base64url_encode(struct buffer *b, const void *bytes, size_t len)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const uint8_t *in = bytes;
-    for (size_t i = 0; i < len; i += 3) {
-        size_t n = len - i < 3 ? len - i : 3;
-        uint32_t bits = (uint32_t)in[i] << 16;
-        if (n > 1) bits |= (uint32_t)in[i + 1] << 8;
-        if (n > 2) bits |= in[i + 2];
-        char four[4];
-        for (int k = 0; k < 4; k++) four[k] = digits[bits >> (18 - 6 * k) & 63];
-        buffer_add(b, four, n + 1);
-    }
-}
-
-/* True if two runs of bytes are equal, in a time that depends on their length only. With memcmp,
- * which stops at the first difference, a client could find a right HMAC byte by byte. volatile
- * keeps the compiler from stopping early, too; a unit test measures it. */
-static bool bytes_equal_constant(const void *a, const void *b, size_t len)
-{
-    const volatile uint8_t *left = a, *right = b;
-    volatile uint8_t difference = 0;
-    for (size_t i = 0; i < len; i++) difference |= left[i] ^ right[i];
-    return !difference;
-}
 
 /* HMAC-SHA256 (RFC 2104). It can fail for want of memory only, which ends the process. */
 static void hmac_sha256(struct span key, struct span text, uint8_t out[SHA256_SIZE])
@@ -3313,6 +3336,7 @@ static bool secret_read(const char *option, const char *path, bool wait, size_t 
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | (wait ? 0 : O_NONBLOCK));
     ssize_t got = fd < 0 ? -1 : 1;
+    /* A buffer that grew would leave copies of the secret in freed memory. */
     buffer_room(out, max + 2); /* one byte too many shows in len; one is for a NUL */
     while (got > 0 && out->len <= max) {
         do got = read(fd, out->at + out->len, max + 1 - out->len);
@@ -3406,6 +3430,7 @@ static const char *token_key_parse(struct token_key *key, const struct buffer *p
         return "holds a private key, which belongs to the issuer alone; take its public half:"
                " openssl pkey -pubout";
     if (!first) return "is not PEM; convert it: openssl pkey -pubin -inform DER";
+    /* A certificate's chain may follow it; of bare keys there must be one only. */
     bool certified = !strncmp(first, certificate, sizeof certificate - 1);
     if (!certified && strstr(first + 1, begin))
         return "holds several keys; give each a file and an option of its own";
@@ -3568,6 +3593,8 @@ static bool token_split(struct span text, struct token_parts *out)
                                  sizeof out->bytes - used);
         if (n < 0) return false;
         *parts[i] = (struct span){out->bytes + used, (size_t)n};
+        /* The signature covers the text as it was sent, header and payload with the dot between
+         * (RFC 7515 section 5.2); nothing is encoded again. */
         if (i == 1) out->covered = (struct span){text.at, (size_t)(dot - text.at)};
         used += (size_t)n;
         at = dot + (i < 2);
@@ -3653,6 +3680,7 @@ static enum token_problem token_check_signature(const struct token_keys *keys,
     for (size_t i = 0; i < keys->count; i++) known = known || token_key_named(&keys->at[i], header);
     for (size_t i = 0; i < keys->count; i++) {
         struct token_key *key = &keys->at[i];
+        /* A kid that no key has: the issuer names keys, this server's operator does not. */
         if (header->has_kid && (known ? !token_key_named(key, header) : *key->kid)) continue;
         if (key->kind == header->kind) {
             if (token_key_fits(key, parts)) return TOKEN_NONE;
@@ -3741,6 +3769,7 @@ static enum token_problem token_read_claims(struct span text, int64_t wall_ms, c
     int n = json_member(claims, "sub", &value) ? token_read_id(value, out->user) : -1;
     if (n < 0) return TOKEN_SUBJECT;
     out->user_len = (size_t)n;
+    /* Only behind a good signature, as everything in this function. */
     out->admin = json_member(claims, "admin", &value) && value.kind == JSON_TRUE;
     if (json_member(claims, "watch", &value) && !token_read_watch(value, out)) return TOKEN_CLAIMS;
     return TOKEN_NONE;
@@ -3843,6 +3872,8 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     buffer_text(&json, "}");
     base64url_encode(out, json.at, json.len);
     json.len = 0;
+    /* The text is written up to its end before it is known to be good; on failure it is cut off
+     * again. */
     bool good =
         token_write_claims(&json, user, wall_ms, lifetime_ms, watch, admin, issuer, audience, why);
     buffer_text(out, ".");
@@ -4015,6 +4046,7 @@ static bool session_check(const struct session_keys *keys, struct span text, int
 {
     uint8_t payload[SESSION_PAYLOAD];
     if (!session_read(keys, text, payload)) return false;
+    /* Only what this process signed comes here, so the expiry is one that session_mint wrote. */
     int64_t end = (int64_t)get_be64(payload);
     if (wall_ms >= end) return false;
     for (size_t i = 0; i < keys->revoked_count; i++)
@@ -4036,6 +4068,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
     keys->revoked_count = kept;
     if (!session_check(keys, text, wall_ms, &expires)) return false;
     keys->revoked = mem_resize(keys->revoked, (kept + 1) * SESSION_PAYLOAD);
+    /* The payload, not the text: it is what session_check compares, and half as long. */
     keys->revoked_count += session_read(keys, text, keys->revoked[kept]);
     return true;
 }
@@ -8211,7 +8244,7 @@ static void presence_restore(struct presence *p, struct instant now, struct span
                              enum status status, int64_t online_since_wall, int64_t last_seen_wall,
                              struct evidence before)
 {
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     if (last_seen_wall > wall) last_seen_wall = wall;
     int64_t there = last_seen_wall + before.silence;
     if (there > before.alive) there = before.alive;
@@ -8306,7 +8339,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 {
     struct user *user = presence_find(p, id);
     if (user) return user;
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     int64_t seen = record->last_seen < wall ? record->last_seen : wall;
     user = presence_make(p, id);
     user->reason = record->reason;
@@ -8320,7 +8353,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_restore_manual(struct presence *p, struct instant now, struct span id,
                                     const struct user_record *record, const struct manual_record *m)
 {
-    int64_t wall = now.mono + now.offset, hidden = m->head.hidden < wall ? m->head.hidden : wall;
+    int64_t wall = wall_of(now), hidden = m->head.hidden < wall ? m->head.hidden : wall;
     struct user *user = presence_recall(p, now, id, record);
     if (m->head.until && m->head.until <= wall) {
         user->manual_dirty = true;
@@ -8541,7 +8574,7 @@ static void view_hide(struct user_view *view)
 static void view_record(struct user_view *view, struct span id, const struct user_record *record,
                         struct instant now)
 {
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     *view = (struct user_view){
         .known = true,
         .status = STATUS_OFFLINE,
@@ -10733,7 +10766,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
  * - [listener] reads bytes of the handshake into `in`, looks at them with tls_hello_look and
  *   queues the connection. From then on it leaves all of it alone, also on a timeout: it only says
  *   that nobody wants the result.
- * - [handshake worker] sets the context up, takes the handshake as far as the whole records in
+ * - [handshake] sets the context up, takes the handshake as far as the whole records in
  *   `in` bring it, writes what there is to say to the socket, and queues the connection back.
  * - [listener] again: waits for more, or reads the request once the handshake is done. With a
  *   request the connection goes to a CivetWeb worker and comes back with the answer, or goes to
@@ -10905,16 +10938,21 @@ static struct tls_records tls_whole_records(const char *at, size_t len)
         const unsigned char *head = (const unsigned char *)at + found.whole;
         size_t content = (size_t)head[3] << 8 | head[4];
         found.alert = tls_head_alert(head);
+        /* An alert is for what is behind the whole records: these are acted on first. */
         if (found.alert || len - found.whole < TLS_HEAD + content) break;
         found.whole += TLS_HEAD + content;
     }
     return found;
 }
 
-/* True if the records at the front hold the first handshake message, as far as it is worth waiting
- * for: whole, or so much of it that a handshake worker is to take it, or something that Mbed TLS is
- * to refuse. Until then a client has neither a context nor a worker's time: whoever opens a
- * connection and sends half a hello costs its bytes, HELD_MAX at most. */
+/* [listener] True if the records at the front hold the first handshake message, as far as it is
+ * worth waiting for: whole, or so much of it that a handshake worker is to take it, or something
+ * that Mbed TLS is to refuse. Until then a client has neither a context nor a worker's time:
+ * whoever opens a connection and sends half a hello costs its bytes, HELD_MAX at most.
+ *
+ * A message may come in several records (RFC 8446 section 5.1), so its head, type and length, is
+ * put together in hello->head; `got` counts what came of the message, `scanned` the bytes of whole
+ * records. A record that is no handshake, or an empty one, is for Mbed TLS to refuse. */
 static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
 {
     enum { HANDSHAKE = 22, MESSAGE_MAX = 16384, HELD_MAX = 8192 /* without a handshake worker */ };
@@ -10928,6 +10966,7 @@ static bool tls_hello_ready(struct tls_hello *hello, const struct buffer *in)
             hello->head[hello->got + i] = at[TLS_HEAD + i];
         hello->got += len;
         hello->scanned += TLS_HEAD + len;
+        /* RFC 8446 section 4: one byte of type, three of length. */
         size_t need = (size_t)head[1] << 16 | (size_t)head[2] << 8 | head[3];
         if (hello->got >= sizeof hello->head &&
             (hello->got - sizeof hello->head >= need || need > MESSAGE_MAX))
@@ -10946,6 +10985,8 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
                                       uint8_t *alert)
 {
     bool ready = tls->set_up || tls_hello_ready(hello, &tls->in);
+    /* Whole records of a first message are in front until it is whole; behind them comes what is
+     * new. */
     size_t known = tls->set_up ? 0 : hello->scanned;
     struct tls_records next = {0};
     if (tls->in.len) next = tls_whole_records(tls->in.at + known, tls->in.len - known);
@@ -10988,7 +11029,7 @@ static bool tls_pair_is_for(const struct tls_pair *pair, struct span host)
     return false;
 }
 
-/* [handshake worker] Offers a certificate to the handshake, with the key that is this thread's: two
+/* [handshake] Offers a certificate to the handshake, with the key that is this thread's: two
  * threads never wait for each other to sign. A thread gets its number when it first offers. Should
  * there be more threads than keys, two have one, and Mbed TLS's mutex in it keeps them apart. 0, or
  * Mbed TLS's error: no memory. */
@@ -11000,13 +11041,16 @@ static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct
     return mbedtls_ssl_set_hs_own_cert(ssl, &pair->chain, &pair->keys[key]);
 }
 
-/* [handshake worker] Mbed TLS has read a ClientHello and asks for certificates. It gets all that
+/* [handshake] Mbed TLS has read a ClientHello and asks for certificates. It gets all that
  * fit the name which the client wants (RFC 6066 section 3) and takes the first whose kind of key
  * the client knows. If none of ours fits, it gets the first one and others for its first name, so
  * that a client by address or without SNI still has the choice between RSA and ECDSA; whether to go
  * on with a name that is not its own is for the client to say.
  *
- * The callback has no context: `own` is a member of the tls_config that tls_config_make made. */
+ * mbedtls_ssl_conf_cert_cb and not conf_sni: the latter is called only for a client that sends a
+ * name, and keys of the configuration, which all threads share, would be used for the others. The
+ * callback has no context: `own` is a member of the tls_config that tls_config_make made. After a
+ * HelloRetryRequest it is called again and appends again, which does no harm. */
 static int tls_choose(mbedtls_ssl_context *ssl)
 {
     const mbedtls_ssl_config *own = mbedtls_ssl_context_get_config(ssl);
@@ -11030,7 +11074,7 @@ static int tls_choose(mbedtls_ssl_context *ssl)
     return error;
 }
 
-/* [handshake worker] Reads a ticket that a client offers, and notes what it holds, see
+/* [handshake] Reads a ticket that a client offers, and notes what it holds, see
  * seam_tls_ticket_is. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
@@ -11041,7 +11085,7 @@ static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigne
     return error;
 }
 
-/* [handshake worker] Makes a ticket. Its keys are in memory only and change by themselves: after a
+/* [handshake] Makes a ticket. Its keys are in memory only and change by themselves: after a
  * restart each client makes one full handshake. */
 static int tls_write_ticket(void *context, const mbedtls_ssl_session *session, unsigned char *at,
                             const unsigned char *end, size_t *len, uint32_t *lifetime)
@@ -11073,9 +11117,10 @@ static bool tls_file_readable(const char *option, const char *path, struct why w
     return good;
 }
 
-/* Reads a certificate with its key, and checks that they belong together. False with the reason in
- * why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is not
- * understood is refused whole: clients would miss a link that the operator believes to be there. */
+/* [main] Reads a certificate with its key, and checks that they belong together. False with the
+ * reason in why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is
+ * not understood is refused whole: clients would miss a link that the operator believes to be
+ * there. */
 static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
 {
     static const char option[] = "tls-cert";
@@ -11102,9 +11147,9 @@ static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *k
     return true;
 }
 
-/* Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0, or Mbed
- * TLS's error. Called once, before the pair is used: afterwards threads hold pointers to the keys.
- */
+/* [main] Makes as many keys of an RSA key as threads sign with it; an EC key is left as it is. 0,
+ * or Mbed TLS's error. Called once, before the pair is used: afterwards threads hold pointers to
+ * the keys. The copies are some 2 KB each, with 64 threads 128 KB a certificate. */
 static int tls_pair_copy_key(struct tls_pair *pair, size_t count)
 {
     if (mbedtls_pk_get_type(pair->keys) != MBEDTLS_PK_RSA || count < 2) return 0;
@@ -11172,9 +11217,9 @@ static int tls_trial_receive(void *context, unsigned char *out, size_t size)
     return (int)n;
 }
 
-/* What client and server agree on in any case, and the trial, too; 0, or Mbed TLS's error. TLS 1.2
- * and 1.3; X25519 first, which browsers prefer and vendor/mbedtls_curve.c makes fast. The suites
- * are in vendor/mbedtls_config.h. */
+/* [main] What client and server agree on in any case, and the trial, too; 0, or Mbed TLS's error.
+ * TLS 1.2 and 1.3; X25519 first, which browsers prefer and vendor/mbedtls_curve.c makes fast. The
+ * suites are in vendor/mbedtls_config.h. */
 static int tls_config_base(mbedtls_ssl_config *ssl, int endpoint)
 {
     static const uint16_t groups[] = {
@@ -11211,9 +11256,10 @@ static void tls_trial_free(struct tls_trial *end)
     buffer_free(&end->in);
 }
 
-/* Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with the
- * pair, or Mbed TLS's error. It finds what no look at the file does: a chain that is too long for a
- * message, a certificate that is for something else, a kind of key that has no cipher suite. */
+/* [main] Shakes hands with oneself, in memory: 0 if a client of this version gets a connection with
+ * the pair, or Mbed TLS's error. It finds what no look at the file does: a chain that is too long
+ * for a message, a certificate that is for something else, a kind of key that has no cipher suite.
+ */
 static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version version)
 {
     enum { TURNS = 8 /* more than any handshake takes */ };
@@ -11227,6 +11273,7 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     if (!error) error = mbedtls_ssl_setup(&client.ssl, &client.config);
     if (!error) error = mbedtls_ssl_setup(&server.ssl, &server.config);
     if (!error) error = mbedtls_ssl_set_hostname(&client.ssl, NULL);
+    /* Both ends take turns until neither waits for the other. */
     int ours = error ? error : MBEDTLS_ERR_SSL_WANT_READ, theirs = ours;
     for (int i = 0; i < TURNS && (ours || theirs); i++) {
         if (theirs == MBEDTLS_ERR_SSL_WANT_READ) theirs = mbedtls_ssl_handshake(&client.ssl);
@@ -11237,8 +11284,9 @@ static int tls_pair_try(struct tls_pair *pair, mbedtls_ssl_protocol_version vers
     return ours ? ours : theirs;
 }
 
-/* True if a handshake of each version works with a pair; false with the reason in why, the likely
- * cause if one of those known holds. */
+/* [main] True if a handshake of each version works with a pair; false with the reason in why, the
+ * likely cause if one of those known holds. A client of one version only would otherwise be the
+ * first to find out. */
 static bool tls_pair_works(struct tls_pair *pair, struct why why)
 {
     static const char auth[] = MBEDTLS_OID_SERVER_AUTH;
@@ -11248,6 +11296,7 @@ static bool tls_pair_works(struct tls_pair *pair, struct why why)
     const char *version = error ? "1.3" : "1.2";
     if (!error) error = tls_pair_try(pair, MBEDTLS_SSL_VERSION_TLS1_2);
     if (!error) return true;
+    /* It does not. Mbed TLS's error says little, so the usual causes are looked for. */
     size_t len = 0;
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
@@ -11306,6 +11355,8 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     config->shared = shared;
     config->pairs = mem_new(count * sizeof *config->pairs);
     mbedtls_ssl_config_init(&config->ssl);
+    /* count is raised before a pair is read: tls_config_drop frees one that was read in part, too.
+     */
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
@@ -11333,7 +11384,7 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
     return count;
 }
 
-/* [main; takes tls.lock] Makes `config` the one for new connections, and gives the old one's
+/* [main; tls.lock] Makes `config` the one for new connections, and gives the old one's
  * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
@@ -11344,7 +11395,7 @@ static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
     tls_config_drop(old);
 }
 
-/* [any; takes tls.lock] The current configuration, to be given back with tls_config_drop. The
+/* [any; tls.lock] The current configuration, to be given back with tls_config_drop. The
  * reference is counted under the lock, or main could free it in between. */
 static struct tls_config *tls_config_take(struct tls_shared *shared)
 {
@@ -11355,7 +11406,7 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     return config;
 }
 
-/* [any; takes tls.lock] How many certificates in use are outside their time; 0 without TLS. */
+/* [any; tls.lock] How many certificates in use are outside their time; 0 without TLS. */
 static size_t tls_untimely(struct tls_shared *shared)
 {
     const struct tls_pair *first;
@@ -11377,8 +11428,8 @@ static int64_t tls_wall_time(const mbedtls_x509_time *t)
     return (int64_t)timegm(&tm) * 1000;
 }
 
-/* Appends the names that a certificate is for, as JSON strings with commas between: DNS names and
- * addresses, as a browser goes by them; other kinds are left out. */
+/* [worker] Appends the names that a certificate is for, as JSON strings with commas between: DNS
+ * names and addresses, as a browser goes by them; other kinds are left out. */
 static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
 {
     enum { TAG = 0x1f, DNS_NAME = 2, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -11460,10 +11511,11 @@ static void tls_time_text(int days, char out[16])
     strftime(out, 16, "%Y%m%d%H%M%S", gmtime_r(&when, &t));
 }
 
-/* Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's error.
- * Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept (397
- * days). The serial number is positive and of 16 bytes, random, so that a new certificate is not
- * taken for an old one of the same issuer. */
+/* [main] Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's
+ * error. Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept
+ * (397 days). The serial number is positive and of 16 bytes, random, so that a new certificate is
+ * not taken for an old one of the same issuer. It is no CA: a browser that was told to trust it
+ * trusts nothing else by that. */
 static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
                          size_t count, char *out, size_t size)
 {
@@ -11505,12 +11557,13 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
     return error;
 }
 
-/* True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then: whoever
- * told a browser to trust it is not asked again with each start. */
+/* [main] True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then:
+ * whoever told a browser to trust it is not asked again with each start. */
 static bool tls_self_good(const char *cert, const char *key)
 {
     struct tls_pair pair;
     char err[WHY_MAX];
+    /* A renewal in time, for a server that is restarted once a month. */
     time_t soon = (time_t)(clock_wall_ms() / 1000) + TLS_RENEW_DAYS * 86400;
     struct tm t;
     gmtime_r(&soon, &t);
@@ -11539,6 +11592,7 @@ static bool tls_self_make(const char *cert, const char *key,
     if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
     if (error) return tls_file_problem("tls-self-signed", cert, error, "use --tls-cert", why);
+    /* Both as files that only the owner may read. */
     bool good = tls_write_file(key, key_text) && tls_write_file(cert, cert_text);
     mbedtls_platform_zeroize(key_text, sizeof key_text);
     if (!good) fail(why, "--tls-self-signed: cannot write %.200s: %s", cert, strerror(errno));
@@ -11825,7 +11879,7 @@ static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
     return true;
 }
 
-/* [handshake worker] Takes the handshake as far as the whole records in tls->in bring it, and sends
+/* [handshake] Takes the handshake as far as the whole records in tls->in bring it, and sends
  * what it has to say: at its end an alert, if it failed. This is the slow part of TLS, arithmetic
  * that anybody may ask for: so it is never done by the listener or the hub. */
 static enum handshake transport_handshake(struct transport *transport, struct tls_shared *shared)
@@ -13695,7 +13749,7 @@ static enum error message_ping(struct server *server, struct connection *c, stru
     (void)c, (void)message;
     char when[TIME_TEXT], text[80];
     snprintf(text, sizeof text, "{\"type\":\"pong\",\"time\":\"%s\"}",
-             time_text(now.mono + now.offset, when));
+             time_text(wall_of(now), when));
     hub_reply_text(&server->hub, text);
     return ERROR_NONE;
 }
@@ -14432,7 +14486,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     }
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, now, false);
-    store_batch_change(batch, now.mono + now.offset, (struct span){event->at, event->len});
+    store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
 }
 
 /* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
@@ -15035,7 +15089,7 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
         buffer_print(&s->own,
                      "event: reset\nid: %s\ndata: {\"position\":\"%s\","
                      "\"generated_at\":\"%s\"}\n\n",
-                     position, position, time_text(now.mono + now.offset, when));
+                     position, position, time_text(wall_of(now), when));
         s->at = feed->events.end;
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
@@ -15341,7 +15395,7 @@ static void hub_quit(struct server *server, struct job *job)
  * through, or that is stepped over, is not counted. */
 static void hub_sample(struct server *server, struct instant now)
 {
-    int64_t wall = now.mono + now.offset, minute = wall - wall % SAMPLE_MS;
+    int64_t wall = wall_of(now), minute = wall - wall % SAMPLE_MS;
     if (now.mono < server->hub.sample_at || server->hub.stopping) return;
     presence_sample(&server->presence, minute);
     server->hub.sample_at = now.mono + (minute + SAMPLE_MS - wall);
@@ -15525,7 +15579,7 @@ static void *hub_run(void *argument)
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     wheel_init(&hub->wheel, now.mono);
     for (int k = 0; k < FEED_COUNT; k++)
         hub->feeds[k].events =
@@ -16219,7 +16273,7 @@ static void listener_handshake_done(struct server *server, struct job *job)
     else listener_read_hello(server, p, now);
 }
 
-/* [handshake worker] Takes a handshake a step further and gives the connection back. Does no work
+/* [handshake] Takes a handshake a step further and gives the connection back. Does no work
  * any more once the server stops. */
 static void handshake_run(struct server *server, struct job *job)
 {
@@ -16734,7 +16788,7 @@ enum origin {
  * two clocks has that skew too. By it a connection ends with its token. */
 static uint32_t request_expires(const struct token *token, struct instant now)
 {
-    int64_t wall = now.mono + now.offset, end = token->expires_ms;
+    int64_t wall = wall_of(now), end = token->expires_ms;
     if (end <= wall) end += TOKEN_SKEW_MS;
     int64_t left = (end - wall + 999) / 1000;
     return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
@@ -17005,7 +17059,7 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         struct buffer *out = api_json(response);
         json_begin(out);
         position_write(out, position);
-        json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+        json_time(out, "generated_at", wall_of(request->now), true);
         json_open(out, "users", '[');
         for (size_t i = 0; i < count; i++) {
             view_hide(&views[i]);
@@ -17077,7 +17131,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     json_begin(out);
     position_write(out, position);
     json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
-    json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+    json_time(out, "generated_at", wall_of(request->now), true);
     json_uint(out, "count", users);
     json_uint(out, "connections", connections);
     json_open(out, "users", '[');
@@ -17431,7 +17485,7 @@ static enum error api_users(struct server *server, const struct http_request *re
     lock_give(&server->table_lock, RANK_TABLE);
     json_begin(page.out);
     position_write(page.out, position);
-    json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
+    json_time(page.out, "generated_at", wall_of(page.now), true);
     json_open(page.out, "users", '[');
     bool end = false;
     bool by_id = page.sort == SORT_ID;
@@ -17907,7 +17961,7 @@ static enum error api_history(struct server *server, const struct http_request *
     enum { CHUNK = 512 }; /* samples read in one transaction */
     char text[16];
     struct sample samples[CHUNK];
-    int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
+    int64_t wall = wall_of(request->now), hours = HISTORY_HOURS_DEFAULT;
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
     if (len != -1) hours = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
     if (hours < 1 || hours > HISTORY_HOURS_MAX) {
@@ -18228,7 +18282,7 @@ static enum error auth_check(struct server *server, enum access access,
 {
     *token = (struct token){0};
     if (!auth_required(server, access, request)) return ERROR_NONE;
-    int64_t wall_ms = request->now.mono + request->now.offset;
+    int64_t wall_ms = wall_of(request->now);
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, access == ACCESS_ADMIN, room);
     enum token_problem problem = TOKEN_NONE;
@@ -18394,9 +18448,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
                       (struct span){password, len}, &wait);
-    if (!error)
-        error = login_open(server, request->now.mono + request->now.offset, secrets, &session,
-                           &expires);
+    if (!error) error = login_open(server, wall_of(request->now), secrets, &session, &expires);
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
@@ -18440,7 +18492,7 @@ static enum error api_logout(struct server *server, const struct http_request *r
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, true, room);
     lock_take(&server->session_lock, RANK_SESSION);
-    bool ended = session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
+    bool ended = session_revoke(&server->sessions, text, wall_of(request->now));
     lock_give(&server->session_lock, RANK_SESSION);
     mbedtls_platform_zeroize(room, sizeof room);
     if (ended) sessions_ended(server);
@@ -19027,6 +19079,7 @@ static bool server_become_user(const struct options *options, struct why why)
     uid_t uid = user ? user->pw_uid : geteuid(); /* it was there: server_check_user */
     gid_t gid = user ? user->pw_gid : getegid();
     if (geteuid() == uid) return true;
+    /* EEXIST and all other errors are store_open's to tell, which says more of them. */
     if (!mkdir(options->data, 0700) && chown(options->data, uid, gid))
         return fail(why, "--user: cannot give %.200s to %.200s: %s", options->data, options->user,
                     strerror(errno));
@@ -19046,9 +19099,12 @@ enum {
     LANDLOCK_NET_PORT = 2,            /* the kind of a rule */
     LANDLOCK_SCOPE = 1 << 0 | 1 << 1, /* abstract sockets of others, signals to others */
 };
+/* The kernel's struct landlock_ruleset_attr. Versions 1 to 3 know the first member, 4 and 5 the
+ * first two: its size, given with it, says which are meant. */
 struct landlock_rules {
     uint64_t files, net, scope;
 };
+/* The kernel's struct landlock_path_beneath_attr, packed as there. */
 struct landlock_rule {
     uint64_t files;
     int32_t fd;
@@ -19083,9 +19139,9 @@ static void sandbox_allow_port(int ruleset, uint16_t port)
     syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
 }
 
-/* Allows what a webhook needs: its port, the file of certificates and, to find a host by its name,
- * the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there, and
- * is no link to another directory, is read by the next start. */
+/* [main] Allows what a webhook needs: its port, the file of certificates and, to find a host by its
+ * name, the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there,
+ * and is no link to another directory, is read by the next start. */
 static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
 {
     enum { DNS = 53 };
@@ -19118,6 +19174,8 @@ static void server_enter_sandbox(struct server *server)
         offsetof(struct options, jwt_secret_file),
         offsetof(struct options, jwt_public_key_file),
     };
+    /* By version of Landlock: all rights on files that it knows (2: refer, 3: truncate, 5: ioctl).
+     */
     static const uint64_t rights[] = {0, 0x1fff, 0x3fff, 0x7fff, 0x7fff, 0xffff};
     const struct options *options = &server->options;
     long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_ABI_QUERY);
@@ -19134,6 +19192,7 @@ static void server_enter_sandbox(struct server *server)
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, known, 0);
     if (ruleset < 0) return;
     sandbox_allow(ruleset, options->data, rules.files & LANDLOCK_FILES_DATA);
+    /* For /metrics: the memory of the process. */
     sandbox_allow(ruleset, "/proc/self", LANDLOCK_FILES_READ);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         const struct option_list *list = (const void *)((const char *)options + lists[i]);
@@ -19177,16 +19236,17 @@ __attribute__((format(printf, 2, 3))) static int complain(int status, const char
     return status;
 }
 
-/* Takes all descriptors that the system gives, and works out how many connections that allows. The
- * server works out a limit that it can keep: at the limit a client gets an answer, while without
- * descriptors accept fails and nobody does. A few are kept back for the store, the log and HTTP.
- * False with the reason in why if --max-connections asks for more. */
+/* [main] Takes all descriptors that the system gives, and works out how many connections that
+ * allows. At a limit of its own the server answers with 503 or 1013; without descriptors accept
+ * fails, and nobody gets an answer. A few are kept back for the store, the log and HTTP. False with
+ * the reason in why if --max-connections asks for more. */
 static bool server_set_limits(struct server *server, struct why why)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit)) limit.rlim_cur = limit.rlim_max = 1024;
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit)) getrlimit(RLIMIT_NOFILE, &limit);
+    /* The largest value of --max-connections, too. */
     int64_t most = limit.rlim_cur > 10000000 ? 10000000 : (int64_t)limit.rlim_cur;
     most -= most > 4 * DESCRIPTOR_RESERVE ? DESCRIPTOR_RESERVE : most / 4;
     int64_t asked = server->options.max_connections;
@@ -19218,9 +19278,9 @@ static const struct option_list *listen_list(const struct options *options,
     return (const struct option_list *)((const char *)options + row->offset);
 }
 
-/* Refuses to serve more than this machine without keys for tokens: anybody could then be any user,
- * and an admin. True, too, if --insecure says that it is meant. The metrics and redirect listeners
- * show and change nothing of users. */
+/* [main] Refuses to serve more than this machine without keys for tokens: anybody could then be any
+ * user, and an admin. True, too, if --insecure says that it is meant. The metrics and redirect
+ * listeners show and change nothing of users. */
 static bool server_check_addresses(const struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -19268,6 +19328,7 @@ static bool server_read_certificates(struct server *server, struct why why)
     const struct tls_pair *untimely = NULL, *old = NULL;
     if (tls_config_untimely(config, &untimely)) {
         tls_pair_untimely_text(untimely, why);
+        /* Only main writes tls.config, so it may read it without the lock. */
         if (server->tls.config && !tls_config_untimely(server->tls.config, &old)) {
             tls_config_drop(config);
             return false;
@@ -19278,11 +19339,12 @@ static bool server_read_certificates(struct server *server, struct why why)
     return true;
 }
 
-/* [main; takes secrets_lock, then session_lock, not both] Reads the keys of tokens and the admin's
+/* [main; secrets_lock; session_lock] Reads the keys of tokens and the admin's
  * password and has them used from now on; wait as in secret_read. All or nothing: false with the
- * reason in why, and the old ones in use. With a new password all sessions of the admin end, as
- * whoever changed it may have been robbed of the old one; the hub is told, which closes their
- * streams. */
+ * reason in why, and the old ones in use. A request that has the old ones goes on with them: they
+ * are counted, and the last to use them frees them. With a new password all sessions of the admin
+ * end, as whoever changed it may have been robbed of the old one; the hub is told, which closes
+ * their streams. */
 static bool server_read_secrets(struct server *server, bool wait, struct why why)
 {
     const struct option_list *secret = &server->options.jwt_secret_file;
@@ -19339,6 +19401,7 @@ static bool server_check_tls(struct server *server, struct why why)
         problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
     else if (certs->count && options->tls_self_signed)
         problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
+    /* Without certificates there is nothing to read yet: --tls-self-signed makes one later. */
     if (problem) fail(why, "%s", problem);
     return !problem && (!certs->count || server_read_certificates(server, why));
 }
@@ -19488,8 +19551,9 @@ static bool server_lacks_thread(struct why why, const char *what)
                 what, strerror(errno));
 }
 
-/* [main] Opens store, sockets and threads. False with the reason in why; what was opened is left to
- * server_stop, which knows what there is. The order is by what each step needs or takes away:
+/* [main] Opens store, sockets and threads, and fills the presence table. False with the reason in
+ * why; what was opened is left to server_stop, which knows what there is. The order is by what each
+ * step needs or takes away:
  *
  * 1. With --user the sockets first, as only root can bind ports below 1024; then root is given up,
  *    so that the files of the store belong to the user. Without --user the store comes first: its
@@ -19498,12 +19562,15 @@ static bool server_lacks_thread(struct why why, const char *what)
  *    directory.
  * 3. The sandbox: all files that are named are open or allowed by then, and no thread runs yet
  *    that would be outside of it.
- * 4. The presence table, from the store, before any thread could see it half filled.
- * 5. The writer, then the hub, which gives it batches; then those whom the hub asks or tells:
- *    webhook, reader, io threads.
- * 6. Handshake workers and CivetWeb's workers last: with seam_run the first client is served, and
- *    by then everything behind it is there. Clients that came earlier wait in the kernel's queue
- *    of the socket. */
+ * 4. The writer, and the descriptors of hub and listener, so that nobody can submit to a loop that
+ *    is not there. Then those who work for the two: webhook, reader, io threads, handshake
+ *    workers.
+ * 5. CivetWeb's workers and, with seam_run, the listener. From now on probes are answered; all
+ *    other requests wait for step 6. Clients that came earlier wait in the kernel's queue of the
+ *    socket.
+ * 6. The presence table, from the store. It may take a second, in which a load balancer is to see
+ *    that the server lives; hence behind step 5.
+ * 7. The hub, the only one to change that table, when it is whole. */
 static bool server_start(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
@@ -19513,6 +19580,8 @@ static bool server_start(struct server *server, struct why why)
                                   .outbox_max = (size_t)options->webhook_outbox};
     size_t tenth = store.outbox_max / 10, batch = (size_t)options->webhook_batch;
     store.outbox_batch_max = batch < tenth ? batch : tenth; /* batches are given up whole */
+    /* Numbers of connections and positions of events begin anew in each process, at a random place:
+     * what a client remembers of the last one is never taken for one of this. */
     uint32_t boot;
     random_bytes(&boot, sizeof boot);
     server->last_number = (uint64_t)boot << 32;
@@ -19527,6 +19596,7 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
+    /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
@@ -19539,6 +19609,7 @@ static bool server_start(struct server *server, struct why why)
     size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
+    /* What the listener keeps under way at most: seam_submit never waits for room. */
     int queue = 0;
     for (int i = 0; i < LANE_COUNT; i++) queue += server->listener.lanes[i].most;
     server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
@@ -19635,6 +19706,8 @@ static void server_wait(struct server *server, const sigset_t *signals)
         used = stamp;
         server_reload(server, signal == SIGHUP);
     }
+    /* From here on a second signal is not waited for: the operator has seen the first and is not
+     * content. */
     struct sigaction action = {.sa_handler = stop_now};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
@@ -19664,9 +19737,7 @@ static void server_wait_for_hub(struct server *server)
  *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
  *    far it came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
- * 6. What they used: table, store, sockets.
- *
- * One deadline holds for all of it: what the clients leave of the five seconds is the disk's. */
+ * 6. What they used: table, store, sockets. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
@@ -19749,7 +19820,8 @@ static int command_restore(const char *dir, const char *path)
     return status;
 }
 
-/* Runs --mint-token; returns the exit status. */
+/* [main] Runs --mint-token; returns the exit status. All secrets are read though only the first
+ * signs, so that a bad file is noticed here and not by the server. */
 static int command_mint(const struct options *options, const char *user)
 {
     struct token_keys keys = {0};
@@ -19794,8 +19866,8 @@ static void terminal_hide(void)
     tcsetattr(STDIN_FILENO, TCSAFLUSH, &hidden);
 }
 
-/* Runs --hash-password: one line of stdin, which a terminal does not show; returns the exit status.
- * The password is cleared, so that no core and no swap has it for longer than needed. */
+/* [main] Runs --hash-password: one line of stdin, which a terminal does not show; returns the exit
+ * status. The password is cleared, so that no core and no swap has it for longer than needed. */
 static int command_hash_password(void)
 {
     char line[PASSWORD_MAX + 2] = "";
@@ -19804,6 +19876,7 @@ static int command_hash_password(void)
         fputs("Password: ", stderr);
         terminal_hide();
     }
+    /* getchar and no fgets: a NUL among the bytes must be seen. */
     size_t len = 0;
     for (int c; len < sizeof line && (c = getchar()) != EOF && c != '\n';) line[len++] = (char)c;
     if (typed) {
@@ -19825,10 +19898,10 @@ static int command_hash_password(void)
     return 0;
 }
 
-/* Does what the command line asks for; returns the exit status. Up to the switch are commands that
- * need nothing but options and the store; behind it what a server needs is read and checked, for
- * --check-config, too, which so finds all that would keep a server from starting but a taken
- * address. Memory of Mbed TLS is set up before its first call. */
+/* [main] Does what the command line asks for; returns the exit status. Up to the switch are
+ * commands that need nothing but options and the store; behind it what a server needs is read and
+ * checked, for --check-config, too, which so finds all that would keep a server from starting but a
+ * taken address. Mbed TLS's memory is set up before its first call. */
 static int run_command(struct server *server, const struct command_line *line)
 {
     char err[WHY_MAX];
@@ -19846,6 +19919,8 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_HELP: options_print_help(stdout); return 0;
     default: break;
     }
+    /* Before anything slow: SIGHUP may come from the first moment on, and must not end the process.
+     */
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
     seam_mem_use();
     bool good = psa_crypto_init() == PSA_SUCCESS;
@@ -19872,10 +19947,10 @@ static int run_command(struct server *server, const struct command_line *line)
     return status;
 }
 
-/* Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the store
- * would get one of them, and what is meant for stdout or stderr would be written into it. To read
- * stdin or to write stdout fails then, so that --dump does not say that it has written what nobody
- * has got; what is said on stderr is lost, as was asked for. The first thing in main. */
+/* [main] Takes the descriptors 0 to 2 where whoever started us has closed them: else a file of the
+ * store would get one of them, and what is meant for stdout or stderr would be written into it. To
+ * read stdin or to write stdout fails then, so that --dump does not say that it has written what
+ * nobody has got; what is said on stderr is lost, as was asked for. The first thing in main. */
 static int main_take_descriptors(void)
 {
     for (int fd = 0; fd <= STDERR_FILENO; fd++) {
@@ -19890,8 +19965,9 @@ static int main_take_descriptors(void)
     return 0;
 }
 
-/* Reads the options, then runs. The locks are made before anything can use them; `server` is
- * static, as it is zero then and too large for a stack. */
+/* [main] Reads the options, then runs. The locks are made before anything can use them; `server` is
+ * static, as it is zero then and too large for a stack. What stdout did not take is an error, too:
+ * a --dump to a full disk must not end with 0. */
 int main(int argc, char **argv)
 {
     static struct server server;

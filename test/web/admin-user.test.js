@@ -67,7 +67,7 @@ test('a long timeline comes in pieces and keeps them', async (t) => {
 test('kick: only after the question, and the user is shown offline', async (t) => {
   const { server, page } = await admin(t, { users: three() }, { hash: '#/user/alice' });
   await page.click('#kick');
-  assert.match(await text(page, 'kick-dialog'), /^Kick alice\?\s+Closes 2 connections and ends the stay/);
+  assert.match(await text(page, 'kick-dialog'), /^Kick alice\?\s+Closes 2 connections and ends the session/);
   assert.equal(await page.evaluate(() => document.activeElement.innerText), 'Cancel');
   await checkAxe(page);
   await page.keyboard.press('Escape');

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// One user: connections, timeline of stays, kick.
+// One user: connections, timeline of sessions, kick.
 
 import { atServer, request, steady, userPath } from './api.js';
 import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
@@ -68,7 +68,7 @@ async function attempt(prefix, work) {
   }
 }
 
-/** Asks for the user and the newest stays. */
+/** Asks for the user and the newest sessions. */
 function refresh() {
   due = steady() + EVERY;
   asking?.abort();
@@ -91,7 +91,7 @@ function refresh() {
   });
 }
 
-/** Loads the stays before those shown. */
+/** Loads the sessions before those shown. */
 function earlier() {
   const cursor = next;
   return attempt('Not loaded', async (still) => {
@@ -118,7 +118,7 @@ function draw() {
     ...[['Online since', user.connected_at, lasting], ['Last seen', user.last_seen, ago],
       ['First seen', user.first_seen, ago]]
       .filter(([, at]) => at).map(([label, at, words]) => [label, ...moment(at, words)]),
-    ['Ended stays', count(user.sessions)],
+    ['Ended sessions', count(user.sessions)],
   ]));
   byId('kick').hidden = !user.online;
   const none = user.online ? 'None: between two connections, or by heartbeats only.' : 'None.';
@@ -153,7 +153,7 @@ function drawStays() {
 /** Asks whether the user is really to be kicked. */
 function askKick() {
   byId('kick-name').replaceChildren(foreign(id));
-  setText(byId('kick-what'), `Closes ${plural(user.connections, 'connection')} and ends the stay. `
+  setText(byId('kick-what'), `Closes ${plural(user.connections, 'connection')} and ends the session. `
     + 'The user may come back if your application lets them.');
   const dialog = byId('kick-dialog');
   dialog.returnValue = '';

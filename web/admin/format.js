@@ -8,7 +8,7 @@ const seconds = format({ timeStyle: 'medium' });
 const day = format({ day: 'numeric', month: 'short' });
 const year = format({ dateStyle: 'medium' });
 
-/** Why a stay ended, in plain words. */
+/** Why a session ended, in plain words. */
 const REASONS = new Map([
   ['closed', 'left or signed out'],
   ['dropped', 'connection lost'],
@@ -64,7 +64,7 @@ export const clock = (at, now) => `${dayText(at, now)} ${time.format(at)}`.trim(
 /** The time of day with seconds. */
 export const clockSeconds = (at) => seconds.format(at);
 
-/** A stay: "13:20 to 14:02, connection lost", "since 14:05, still online". */
+/** A session: "13:20 to 14:02, connection lost", "since 14:05, still online". */
 export function stayText(stay, now) {
   const from = Date.parse(stay.from);
   if (stay.to === null) return `since ${clock(from, now)}, still online`;
@@ -75,7 +75,7 @@ export function stayText(stay, now) {
 
 /**
  * When a user was last heard from. The server tells changes, not heartbeats: while the stream is
- * current, who is online was heard within `bound` ms, or the end of the stay would have been told.
+ * current, who is online was heard within `bound` ms, or the end of the session would have been told.
  */
 export function lastSeenText(row, now, bound, current) {
   if (!row.seen) return 'never';

@@ -26,7 +26,7 @@ export function drawServer({ store, memory, connections, version, started_at: st
       ['State', store.writable ? state('good', 'takes writes')
         : state('bad', `cannot be written: ${visible(store.problem ?? '')}`)],
       ['Known users', count(store.users)],
-      ['Ended stays', count(store.sessions)],
+      ['Ended sessions', count(store.sessions)],
       ['File', `${bytes(store.file_bytes)}, ${bytes(store.used_bytes)} in use`],
       ['Last write', written ? ticker((at) => ago(Math.max(0, at - written))) : 'never'],
     ],
