@@ -1,5 +1,8 @@
 /* presence - tells an application which of its users are online, and when each was last seen.
  *
+ * SPDX-License-Identifier: MIT
+ * Copyright the presence authors. README.md has the licence.
+ *
  * One process, one static binary, one directory. Clients hold a WebSocket at /ws/presence/{userId};
  * connected means online. Backends and admins ask over HTTP. The store is inside (LMDB), HTTP and
  * the upgrade are CivetWeb's, everything else is here.
@@ -38,7 +41,7 @@
  *  25. Watch graph                     who follows whom, what is to be told; pure
  *  26. WebSocket codec                 bytes to frames, frames to bytes; pure
  *  27. HTTP messages                   where a request ends, the text of an answer; pure
- *  28. Event loop                      epoll and an inbox
+ *  28. Event loop                      jobs for other threads: an inbox with epoll, a queue
  *  29. TLS: connections                what a connection has of TLS
  *  30. TLS: certificates               which one a client gets; reading, trying, signing
  *  31. Transport                       a socket that never waits, plain or TLS
@@ -50,7 +53,7 @@
  *  37. Streams                         those who read /admin/events and /api/events
  *  38. Broadcast                       watchers are told, by several threads
  *  39. Signs of life                   pings, silence, what TCP knows
- *  40. Handoff                         from a worker to the hub
+ *  40. Handoff                         a connection becomes the hub's
  *  41. Hub                             the loop that owns all WebSockets; the table's only writer
  *  42. Listener: connections           every connection that is not a WebSocket
  *  43. Listener: requests              whole requests to workers, answers back
@@ -79,7 +82,8 @@
  *   a limit                      the enum at the top of its section, or Options
  *
  * Words:
- *   connection   a WebSocket or a stream, the hub's; before that it is an HTTP connection
+ *   connection   a client's socket from accept to close: first HTTP, then perhaps a WebSocket or a
+ *                stream; what it has for HTTP is its HTTP part (struct http_conn)
  *   session      of a user: from online to offline. An admin's is a login session, TLS has its own
  *   heartbeat    a sign of life: any byte on a WebSocket, or POST .../heartbeat
  *   cached       online without a connection: waiting for --grace, or by heartbeats over HTTP
@@ -90,7 +94,8 @@
  *   dirty        not in the store yet; in flight: in the batch that is being written
  *   batch        changes for one transaction of the store; of the outbox: for one POST
  *   outbox       changes in the store that the webhook has not taken yet
- *   handoff      what a worker gives the hub when it has granted an upgrade
+ *   grant        what a worker allowed: the hub is to make a WebSocket or a stream of a connection
+ *   job          a piece of work on its way to another thread, part of what it is about
  *   lane         requests of one cost, waiting for a worker
  *   refs         how many hold something; the last one frees it
  *   mono, wall   ms of a clock that only goes forward; ms since 1970, which may be stepped
@@ -98,28 +103,30 @@
  * Threads, and what each may touch:
  *   main               starts the others, waits for a signal, stops them in order; reads keys again
  *   listener           CivetWeb's master thread: every connection that is not being served
- *   handshake workers  (--tls-threads) handshakes of TLS, niced: who is connected comes first
+ *   handshake workers  (--tls-threads) handshakes of TLS, niced: the connected come first
  *   workers            CivetWeb's pool (--workers): one whole request at a time; they never wait
  *                      for a client, hold no WebSocket, and wait for the hub only when they ask it
  *                      to change something
  *   hub                every WebSocket and stream; the only one to change the presence table
  *   io threads         (one less than processors, at most three) help the hub to send what many
- *                      follow: the connection of a job is theirs from broadcast_fill to
+ *                      follow: the transports of a batch are theirs from broadcast_fill to
  *                      broadcast_deliver, nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
  *   webhook            (--webhook-url) reads the outbox in the store and posts it
  *   resolver           (--webhook-url) finds the webhook's host by its name; at most one
- * One owner a datum; hand-over is a call in the owner's inbox (Event loop). Shared is only: the
+ * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
+ * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
  * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
- * Locks, each held alone but for the order given: table_lock; loop.lock; store.turn, store.lock;
- * tls.lock; secrets_lock; session_lock; refusal_lock; webhook.lock; the lock
- * of each job_queue; login_lock; address_lock; log.lock, which may be taken while any of
- * them is held.
+ * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
+ * loop.lock; store.turn; store.lock; tls.lock; secrets_lock; session_lock; refusal_lock;
+ * webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any of them is
+ * held, log.lock. struct server says what each guards. Threads and order are asserted in the builds
+ * with a sanitizer (enum thread, enum lock_rank).
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a broken
@@ -133,7 +140,7 @@
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
  *     too long or too many wait; those are counted.
- *   - Who follows a user has every change of hers behind the snapshot, or the latest state; what
+ *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
  *     once; a stream that comes back misses none, or is told to begin again.
@@ -906,9 +913,9 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
  * after they have ended, and whoever has no name here. */
 enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
 
-/* The locks in the order in which they may be taken: while a thread holds one it may take those that
- * stand below it. In fact nearly all are held alone, and log.lock is the one that is taken under
- * others. What each guards stands where it is declared. */
+/* The locks in the order in which they may be taken: while a thread holds one it may take those
+ * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
+ * under others. What each guards stands where it is declared. */
 enum lock_rank {
     RANK_TABLE,
     RANK_LOOP,
@@ -925,8 +932,8 @@ enum lock_rank {
     RANK_LOG,
 };
 
-/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these are
- * nothing. */
+/* Owners and order are asserted in the builds with a sanitizer, where tests run; in others these
+ * are nothing. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 static _Thread_local struct {
     enum thread thread;
@@ -1058,12 +1065,12 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
                      log->json ? "{\"time\":\"%s\",\"level\":\"%s\",\"msg\":\"%s\"}\n"
                                : "%s level=%s msg=\"%s\"\n",
                      time_text(clock_wall_ms(), when), LOG_LEVELS[level], safe);
-    pthread_mutex_lock(&log->lock);
+    lock_take(&log->lock, RANK_LOG);
     /* A pipe that polls writable takes PIPE_BUF bytes, more than a line, without blocking. */
     struct pollfd ready = {.fd = STDERR_FILENO, .events = POLLOUT};
     bool written = poll(&ready, 1, 0) == 1 && (ready.revents & POLLOUT) &&
                    write(STDERR_FILENO, line, (size_t)n) == n;
-    pthread_mutex_unlock(&log->lock);
+    lock_give(&log->lock, RANK_LOG);
     if (!written && log->counters) count_one(&log->counters->log_dropped);
 }
 
@@ -2504,7 +2511,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
     X(HASH_PASSWORD, "hash-password", "", "read a password, print it for --admin-password-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
-    X(LICENSES, "licenses", "", "print the licences of what is embedded")                          \
+    X(LICENSES, "licenses", "", "print its licence and those of what is embedded")                 \
     X(VERSION, "version", "", "print versions")                                                    \
     X(HELP, "help", "", "print this help")
 #define X(name, flag, argument, help) COMMAND_##name,
@@ -4748,10 +4755,10 @@ static int store_map(struct store *st)
 static void store_log_read(struct store *st, int rc)
 {
     int64_t now = clock_mono_ms();
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     bool quiet = st->read_failed_at && now - st->read_failed_at < STORE_QUIET_MS;
     if (!quiet) st->read_failed_at = now;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     log_line(st->log, quiet ? LOG_DEBUG : LOG_ERROR, "store: cannot read %s/data.mdb: %s", st->dir,
              mdb_strerror(rc));
 }
@@ -4765,9 +4772,9 @@ static int store_try_read(struct store *st, MDB_txn **txn)
         *txn = st->snapshot;
         return 0;
     }
-    pthread_mutex_lock(&st->turn);
+    lock_take(&st->turn, RANK_STORE_TURN);
     pthread_rwlock_rdlock(&st->map_lock);
-    pthread_mutex_unlock(&st->turn);
+    lock_give(&st->turn, RANK_STORE_TURN);
     int rc = st->env ? store_begin(st, txn) : MDB_PANIC;
     if (rc) pthread_rwlock_unlock(&st->map_lock);
     return rc;
@@ -5090,9 +5097,9 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     put_be64(bytes, atomic_load(&st->outbox_done) + 1);
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     uint64_t closed = st->outbox_closed;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     int rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (!rc) {
         struct stored_change change;
@@ -5126,29 +5133,29 @@ static void store_close_outbox(struct store *st)
  * while a transaction is under way: ask again soon. */
 static bool store_outbox_close(struct store *st)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     bool closed = !st->writing || st->outbox_close == OUTBOX_CLOSE_GIVEN;
     if (!st->writing) store_close_outbox(st);
     st->outbox_close = closed ? OUTBOX_CLOSE_NONE : OUTBOX_CLOSE_ASKED;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return closed;
 }
 
 /* Keeps batches up to that number from being given up for want of room. */
 static void store_outbox_pin(struct store *st, uint64_t number)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->outbox_pinned = number;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
 static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     outbox_clock_run(&st->outbox_clock, now, until);
     int64_t shows = st->outbox_clock.sum;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return shows;
 }
 
@@ -5195,7 +5202,7 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     unsigned count = lmdb_slots(st->env);
     if (count > st->reader_count) {
         st->readers = mem_resize(st->readers, count * sizeof *st->readers);
@@ -5209,7 +5216,7 @@ static int64_t store_look_at_readers(struct store *st)
             *r = (struct store_slot){is, now};
         if (is.id && r->since < oldest) oldest = r->since;
     }
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return now - oldest;
 }
 
@@ -5251,11 +5258,11 @@ static void store_stats(struct store *st, struct store_stats *out)
     }
     if (rc) store_log_read(st, rc);
     out->readable = !rc;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     out->writable = st->writable;
     out->last_commit_wall = st->last_commit;
     memcpy(out->problem, st->problem, sizeof out->problem);
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     if (out->displaced) { /* writes go well, but nowhere */
         out->writable = false;
         store_say_displaced(st, out->displaced, out->problem);
@@ -5389,6 +5396,24 @@ static void store_batch_manual(struct store_batch *b, struct span id,
 static size_t store_batch_count(const struct store_batch *b)
 {
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
+}
+
+/* Moves all of one batch behind another; `from` is empty after it. */
+static void store_batch_move(struct store_batch *to, struct store_batch *from)
+{
+    if (to->ops.len) {
+        buffer_add(&to->ops, from->ops.at, from->ops.len);
+        to->users += from->users;
+        to->sessions += from->sessions;
+        to->samples += from->samples;
+        to->changes += from->changes;
+        to->manuals += from->manuals;
+        buffer_free(&from->ops);
+    } else {
+        buffer_free(&to->ops);
+        *to = *from;
+    }
+    *from = (struct store_batch){0};
 }
 
 /* Empties a batch that is not under way; its memory stays for the next. */
@@ -5709,9 +5734,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
 /* Waits until no read transaction is open and keeps new ones waiting, until store_let_readers. */
 static void store_stop_readers(struct store *st)
 {
-    pthread_mutex_lock(&st->turn);
+    lock_take(&st->turn, RANK_STORE_TURN);
     pthread_rwlock_wrlock(&st->map_lock);
-    pthread_mutex_unlock(&st->turn);
+    lock_give(&st->turn, RANK_STORE_TURN);
 }
 
 /* See store_stop_readers. */
@@ -5779,26 +5804,26 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
 /* Notes that a transaction begins. */
 static void store_write_begins(struct store *st)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->writing = true;
     uint64_t done = atomic_load(&st->outbox_done);
     st->outbox_keep = st->outbox_pinned > done ? st->outbox_pinned : done;
     st->outbox_tried = outbox_clock_read(&st->outbox_clock, clock_mono_ms());
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Notes that a transaction has ended, with 0 or an error, and what it made of the outbox; then
  * answers who waited for that, see store_outbox_close. */
 static void store_write_ended(struct store *st, int rc)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->writing = false;
     if (!rc) st->outbox_end = st->outbox_now;
     if (st->outbox_close != OUTBOX_CLOSE_NONE) {
         store_close_outbox(st);
         st->outbox_close = OUTBOX_CLOSE_GIVEN;
     }
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Writes a batch (or none) and the signs of life, and counts it. */
@@ -6165,10 +6190,10 @@ static void store_look_at_files(struct store *st)
 {
     char problem[STORE_PROBLEM];
     const char *name = st->env ? store_displaced(st) : NULL;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     bool changed = !st->displaced != !name || store_is_lost(st->displaced) != store_is_lost(name);
     st->displaced = name;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     if (!changed) return;
     if (name) store_say_displaced(st, name, problem);
     if (store_is_lost(name))
@@ -6189,29 +6214,29 @@ static void *store_writer(void *context)
 {
     struct store *st = context;
     prctl(PR_SET_NAME, "writer");
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     for (;;) {
         while (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
-            pthread_mutex_unlock(&st->lock);
+            lock_give(&st->lock, RANK_STORE);
             store_look_after_readers(st);
             store_look_at_files(st);
-            pthread_mutex_lock(&st->lock);
+            lock_take(&st->lock, RANK_STORE);
         }
         struct store_batch *batch = st->batch;
-        pthread_mutex_unlock(&st->lock);
+        lock_give(&st->lock, RANK_STORE);
         int rc = store_write(st, batch, !batch);
         if (st->env) store_look_at_readers(st);
         store_look_after_readers(st);
         store_look_at_files(st);
         if (!rc && batch) {
-            pthread_mutex_lock(&st->lock);
+            lock_take(&st->lock, RANK_STORE);
             store_commit_success(st);
             st->batch = NULL;
-            pthread_mutex_unlock(&st->lock);
+            lock_give(&st->lock, RANK_STORE);
             st->done(st->context, batch);
         }
-        pthread_mutex_lock(&st->lock);
+        lock_take(&st->lock, RANK_STORE);
         if (rc) store_commit_failure(st, rc);
         st->all_written = !rc && !batch && !store_is_lost(st->displaced);
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
@@ -6220,7 +6245,7 @@ static void *store_writer(void *context)
     }
     st->ended = true;
     pthread_cond_broadcast(&st->changed);
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     return NULL;
 }
 
@@ -6243,11 +6268,11 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
 /* Hands a batch to the writer and never waits for the disk. The one before must be done. */
 static void store_submit(struct store *st, struct store_batch *batch)
 {
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     assert(!st->batch && !st->stopping);
     st->batch = batch;
     pthread_cond_broadcast(&st->changed);
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
 }
 
 /* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
@@ -6256,7 +6281,7 @@ static void store_submit(struct store *st, struct store_batch *batch)
 static bool store_stop_writer(struct store *st, int64_t patience_ms)
 {
     if (!st->running) return true;
-    pthread_mutex_lock(&st->lock);
+    lock_take(&st->lock, RANK_STORE);
     st->stopping = true;
     st->give_up_at = clock_mono_ms() + patience_ms;
     pthread_cond_broadcast(&st->changed);
@@ -6264,7 +6289,7 @@ static bool store_stop_writer(struct store *st, int64_t patience_ms)
     while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
         store_wait(st, st->give_up_at + 250 - clock_mono_ms());
     bool ended = st->ended, written = st->all_written;
-    pthread_mutex_unlock(&st->lock);
+    lock_give(&st->lock, RANK_STORE);
     if (ended) pthread_join(st->writer, NULL);
     if (ended) st->running = false;
     return ended && written;
@@ -7594,9 +7619,11 @@ struct presence {
     struct user_list changed;          /* DIRTY_STATE */
     struct user_list in_flight;        /* DIRTY_IN_FLIGHT: in the batch that is being written */
     struct user_list seen[SEEN_RINGS]; /* DIRTY_SEEN, by the second in which they became so */
+    struct user_list due;              /* DIRTY_SEEN: a ring that is being collected */
     size_t seen_ring;                  /* where to add */
     size_t seen_count;
     int64_t seen_turn;         /* mono: when the rings move on */
+    bool collecting;           /* a batch is being filled, see presence_collect */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped; /* sessions given up: more than that were in `ended` */
 };
@@ -7866,7 +7893,9 @@ static void user_mark_dirty(struct user_list *list, struct user *user, enum user
 static void presence_mark_dirty(struct presence *p, struct user *user, enum user_dirty dirty)
 {
     if (user->dirty == DIRTY_IN_FLIGHT) {
-        if (user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
+        bool again = p->collecting && dirty == DIRTY_STATE; /* into this batch once more */
+        if (!again && user->dirty_again < dirty) user->dirty_again = (unsigned)dirty & 15u;
+        if (again) user_mark_dirty(&p->changed, user, dirty);
         return;
     }
     if (user->dirty >= dirty) return;
@@ -8285,19 +8314,25 @@ static void presence_restore_manual(struct presence *p, struct instant now, stru
     user->was_invisible = user_invisible(user);
 }
 
-/* Ends the stays whose time is over, and what was set by hand for a time. */
-static void presence_tick(struct presence *p, struct instant now)
+/* Ends the sessions whose time is over, and what was set by hand for a time, of at most so many
+ * users: after a restart a million can be due at once. False when that many were; then it is to be
+ * called again soon, and presence_wait says so too. */
+static bool presence_tick(struct presence *p, struct instant now, size_t most)
 {
     struct timer *timer;
-    while (now.mono >= p->judge_at && (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
+    while (now.mono >= p->judge_at && most &&
+           (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
         struct user *user = container_of(timer, struct user, timer);
         user_leave(p, now, user, user->reason, user_address(user));
+        most--;
     }
-    while ((timer = wheel_pop(&p->manuals, now.mono))) {
+    while (most && (timer = wheel_pop(&p->manuals, now.mono))) {
         struct user *user = container_of(timer, struct manual, timer)->user;
         user_take_manual(p, user);
         user_tell_manual(p, user);
+        most--;
     }
+    return most;
 }
 
 /* Keeps how many users and connections there are, as those of the minute that began at `at`. */
@@ -8336,23 +8371,35 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
     user_mark_dirty(&p->in_flight, user, DIRTY_IN_FLIGHT);
 }
 
-/* Fills an empty batch with what the store must hear now: changed users, ended sessions, and the
- * users whose last_seen moved long enough ago (all of them if asked). Until presence_committed they
- * are in flight; there is one batch at a time. */
-static void presence_collect(struct presence *p, struct instant now, bool all,
+/* Adds at most so many users to a batch: those that changed, and those whose last_seen moved long
+ * enough ago (all of them if asked). Returns whether that was all; otherwise the next call goes on.
+ * Until presence_committed they are in flight; there is one batch at a time.
+ *
+ * A batch is one transaction, so it must not have the end of a session without the user's state
+ * after it. Sessions end, and users change again, between two calls: therefore each call takes the
+ * sessions that ended since, a user in flight who changes is collected once more, and the batch is
+ * whole only when nobody is left who changed. The caller collects faster than users change: see
+ * hub_turn for the time that each has. */
+static bool presence_collect(struct presence *p, struct instant now, bool all, size_t most,
                              struct store_batch *batch)
 {
-    *batch = p->ended; /* the sessions, with their memory */
-    p->ended = (struct store_batch){0};
     struct user *user;
-    while ((user = LIST_FIRST(&p->changed))) presence_collect_user(p, now, user, batch);
-    for (int turn = 0; turn < SEEN_RINGS && (all || p->seen_turn <= now.mono); turn++) {
+    store_batch_move(batch, &p->ended);
+    p->collecting = true;
+    for (;;) {
+        while (most && ((user = LIST_FIRST(&p->changed)) || (user = LIST_FIRST(&p->due)))) {
+            presence_collect_user(p, now, user, batch);
+            most--;
+        }
+        if (!most) return false;
+        if (all ? !p->seen_count : p->seen_turn > now.mono) break;
+        if (p->seen_turn < now.mono - SEEN_FLUSH_MS) p->seen_turn = now.mono - SEEN_FLUSH_MS;
         p->seen_turn += 1000;
         p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
-        while ((user = LIST_FIRST(&p->seen[p->seen_ring])))
-            presence_collect_user(p, now, user, batch);
+        LIST_SWAP(&p->due, &p->seen[p->seen_ring], user, list);
     }
-    if (p->seen_turn <= now.mono) p->seen_turn = now.mono + 1000;
+    p->collecting = false;
+    return true;
 }
 
 /* Takes a user out of the table who is offline, if nobody watches, nothing is set by hand and the
@@ -8373,13 +8420,14 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
     presence_forget(p, user);
 }
 
-/* The batch in flight is in the store: users who changed meanwhile owe again, those offline are
- * forgotten. One who came and went so fast that the last session's begin is ahead of the clock
- * is kept for another round: a next stay must begin later still. */
-static void presence_committed(struct presence *p, struct instant now)
+/* The batch in flight is in the store: of its users, at most so many at a time, those who changed
+ * meanwhile are dirty again, and those offline are forgotten. One who came and went so fast that
+ * the last session's begin is ahead of the clock is kept for another round: a next session must
+ * begin later still. Returns whether those were all. */
+static bool presence_committed(struct presence *p, struct instant now, size_t most)
 {
     struct user *user;
-    while ((user = LIST_FIRST(&p->in_flight))) {
+    while (most-- && (user = LIST_FIRST(&p->in_flight))) {
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
@@ -8389,6 +8437,7 @@ static void presence_committed(struct presence *p, struct instant now)
             presence_forget(p, user);
         }
     }
+    return !LIST_FIRST(&p->in_flight);
 }
 
 /* ==== 24. Views and events ====================================================================
@@ -10153,6 +10202,17 @@ static bool http_is_costly(const char *at, size_t len)
     return false;
 }
 
+/* True if a request asks how the server is, which needs to know nothing of any user. */
+static bool http_is_probe(const char *at, size_t len)
+{
+    static const char *const probes[] = {"/healthz ", "/healthz?", "/readyz ",
+                                         "/readyz?",  "/metrics ", "/metrics?"};
+    struct span target = http_target(at, len);
+    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++)
+        if (span_begins(target, probes[i])) return true;
+    return false;
+}
+
 /* Copies the value of a header out of a head that may be cut or wrong, as text; false when no
  * whole line has it, more than one has, or it does not fit. For what is said of a request that
  * nobody could parse. */
@@ -10444,7 +10504,8 @@ static void job_queue_run_first(struct job_queue *queue)
     if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
 }
 
-/* A thread of the queue, until it is told to end and nothing waits any more. */
+/* A thread of the queue, until it is told to end and nothing waits any more: whoever waits for a
+ * job always gets it back. */
 static void *job_queue_thread(void *argument)
 {
     thread_is(THREAD_JOB);
@@ -10530,8 +10591,8 @@ struct loop {
 /* [main] Makes an empty loop; false with errno set.
  *
  * The three modes of epoll, and why. The eventfd is edge-triggered: each write wakes the loop once
- * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded piece
- * of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
+ * and nobody spends a read(2) on it. The hub's sockets are level-triggered: it reads a bounded
+ * piece of each a turn, and epoll brings the rest again without any bookkeeping. The listener's are
  * oneshot: after an event the socket may go to a worker, and must be silent until whoever has it
  * then asks for the next event (http_conn_poll); that is also the moment the listener owns it. */
 static bool loop_init(struct loop *loop)
@@ -10554,7 +10615,8 @@ static void loop_close(struct loop *loop)
     pthread_mutex_destroy(&loop->lock);
 }
 
-/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is poll_data's. */
+/* [any] Adds or changes what a descriptor is watched for; false with errno set. data is
+ * poll_data's. */
 static bool loop_poll(struct loop *loop, int operation, int fd, uint32_t events, uint64_t data)
 {
     struct epoll_event event = {.events = events, .data.u64 = data};
@@ -10581,10 +10643,10 @@ static void loop_submit(struct loop *loop, struct job *job)
 }
 
 /* [any] Adds a job to the inbox and has a descriptor watched, without waking the loop: it runs the
- * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts on
- * events: so the job always runs before the descriptor's first event, which may free what the job is
- * part of. False with errno set when the descriptor cannot be watched; the job is in the inbox all
- * the same. */
+ * job when it next wakes. Both are done under the lock, and a loop takes its inbox before it acts
+ * on events: so the job always runs before the descriptor's first event, which may free what the
+ * job is part of. False with errno set when the descriptor cannot be watched; the job is in the
+ * inbox all the same. */
 static bool loop_park(struct loop *loop, struct job *job, int operation, int fd, uint32_t events,
                       uint64_t data)
 {
@@ -11257,10 +11319,10 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
  * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
-    pthread_mutex_lock(&shared->lock);
+    lock_take(&shared->lock, RANK_TLS);
     struct tls_config *old = shared->config;
     shared->config = config;
-    pthread_mutex_unlock(&shared->lock);
+    lock_give(&shared->lock, RANK_TLS);
     tls_config_drop(old);
 }
 
@@ -11268,10 +11330,10 @@ static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
  * reference is counted under the lock, or main could free it in between. */
 static struct tls_config *tls_config_take(struct tls_shared *shared)
 {
-    pthread_mutex_lock(&shared->lock);
+    lock_take(&shared->lock, RANK_TLS);
     struct tls_config *config = shared->config;
     atomic_fetch_add(&config->refs, 1);
-    pthread_mutex_unlock(&shared->lock);
+    lock_give(&shared->lock, RANK_TLS);
     return config;
 }
 
@@ -11279,9 +11341,9 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
 static size_t tls_untimely(struct tls_shared *shared)
 {
     const struct tls_pair *first;
-    pthread_mutex_lock(&shared->lock);
+    lock_take(&shared->lock, RANK_TLS);
     size_t count = tls_config_untimely(shared->config, &first);
-    pthread_mutex_unlock(&shared->lock);
+    lock_give(&shared->lock, RANK_TLS);
     return count;
 }
 
@@ -12439,10 +12501,10 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     json_open(&body, "events", '[');
     buffer_add(&body, batch->text.at, batch->text.len); /* objects, commas between them */
     buffer_text(&body, "]}");
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     webhook_sign((struct span){hook->secret.at, hook->secret.len}, wall / 1000,
                  (struct span){body.at, body.len}, signature);
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
     buffer_print(out,
                  "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
@@ -12487,10 +12549,10 @@ static void webhook_record_success(struct webhook *hook, int64_t failing_since)
     if (failing_since)
         log_line(hook->log, LOG_WARN, "webhook: %s takes changes again, after %" PRId64 " s",
                  hook->url.origin, (clock_mono_ms() - failing_since) / 1000);
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     hook->last_success = clock_wall_ms();
     *hook->last_error = 0;
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
 /* [webhook] Remembers a request that failed, and logs it if the one before did not: a receiver
@@ -12508,9 +12570,9 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
                  "webhook: cannot deliver to %s: %s; changes wait in the"
                  " store",
                  hook->url.origin, why);
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     snprintf(hook->last_error, sizeof hook->last_error, "%s", why);
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
 /* [webhook] Waits for the next batch and takes it once it is final; false when the thread is to
@@ -12599,10 +12661,10 @@ static bool webhook_read_secret(struct webhook *hook, bool wait, struct why why)
                     " openssl rand -hex 32",
                     path, secret.len, WEBHOOK_SECRET_MIN, WEBHOOK_SECRET_MAX);
     }
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     old = good ? hook->secret : secret;
     if (good) hook->secret = secret;
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
     secret_free(&old);
     return good;
 }
@@ -12708,19 +12770,20 @@ struct agent {
  *                    \--> close
  *
  * - The listener has it in every HTTP state but two. In HANDSHAKE it is a handshake worker's from
- *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from seam_submit
- *   to http_conn_served. The mutexes on these ways order the memory of both sides.
+ *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from
+ *   seam_submit to http_conn_served. The mutexes on these ways order the memory of both sides.
  * - Meanwhile nobody else can end it: one that has to give way to a newer one of its address
  *   (listener_displace) is only marked http->given_up, which the listener acts on when it is back.
- *   The list of its address, http->entry and http->held are under address_lock, whoever has it.
+ *   The list of its address, http->address and http->held are under address_lock, whoever has it.
  * - A worker gives it to the listener (loop_submit, loop_park), to the hub (http_conn_hand_over) or
- *   ends it. A socket is in one epoll set at a time, and silent while a worker has it (EPOLLONESHOT).
+ *   ends it. A socket is in one epoll set at a time, and silent while a worker has it
+ *   (EPOLLONESHOT).
  * - The hub has it for good. It drops `http` as it takes the connection over; `ext` stands in the
  *   same place. Fields marked * it changes under table_lock, or they are atomic or constant, since
  *   workers read them for lists of sessions.
  *
- * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before the
- * upgrade only hangs off one pointer, and what most do without off another. */
+ * 200,000 idle users are 200,000 of these and nothing else on the heap: so what is needed before
+ * the upgrade only hangs off one pointer, and what most do without off another. */
 struct connection {
     struct session_conn session; /* * first: the table's view; address, state */
     struct timer timer;          /* the deadline of the state, or silence */
@@ -12813,9 +12876,9 @@ struct http_conn {
  * Made when first needed (connection_ext), freed when nothing of it is needed (connection_settle).
  */
 struct conn_ext {
-    struct watcher watcher; /* first: hub_fill_broadcast finds the connection by it */
-    struct connection *c;   /* whose it is */
-    struct id_list *may;    /* whom its token lets it follow, or NULL: nobody, or all */
+    struct watcher watcher;
+    struct connection *c; /* whose it is */
+    struct id_list *may;  /* whom its token lets it follow, or NULL: nobody, or all */
 
     /* Output. While blocked nothing but `out` is sent, and no change is told. */
     struct buffer out; /* bytes the socket did not take yet */
@@ -12865,23 +12928,29 @@ enum {
     HUB_AGENTS = 64,   /* agents remembered for sharing */
     HUB_NAP_MS = 1000, /* the longest sleep while a user is cached; see hub_wake */
 
-    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for when
-     * everybody asks for everything; sockets have the largest, as they cannot be told to wait. While
-     * they have more, what is for many (watches, snapshots, broadcast) is cut to the least that still
-     * goes on. */
+    /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for
+     * when everybody asks for everything; sockets have the largest, as they cannot be told to wait.
+     * While they have more, what is for many (watches, snapshots, broadcast) is cut to the least
+     * that still goes on. */
     HUB_JOBS_US = 500,
     HUB_INPUT_US = 1500,
     HUB_TIMERS_US = 250,
     HUB_WORK_US = 500,       /* each of: put off messages, watches that waited, telling, freeing */
     HUB_WORK_LEAST_US = 150, /* in its place while sockets have more */
 
+    /* Each of: ending what has run out, filling a batch for the store, taking one that is written.
+     * After a restart a million users can be due at once; of these so many at a time are looked at
+     * under the table's lock. */
+    HUB_TABLE_US = 500,
+    TABLE_SHARE = 64,
+
     /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read in
      * pieces as long as the longest message of the default --max-message. */
     HUB_READ_SIZE = 20 * 1024,
     HUB_READ_PLAIN = 4096,
 
-    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from it,
-     * so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
+    /* What is kept for a client that does not read. Above OUT_READ_MAX nothing more is read from
+     * it, so it cannot ask for more; above HUB_OUT_MAX it is dropped. */
     OUT_READ_MAX = 32 * 1024,
     HUB_OUT_MAX = 256 * 1024,
 
@@ -12895,9 +12964,9 @@ enum {
     MESSAGE_SHORT = 512,
     EVENTS_FEW = 8,
 
-    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet, or
-     * to be freed, over all, above which watches wait as text. So a crowd that comes back and asks
-     * for everything costs memory for its messages, not for what they ask for. */
+    /* Watches: ids acted on in one turn as they are read, and users in snapshots not written yet,
+     * or to be freed, over all, above which watches wait as text. So a crowd that comes back and
+     * asks for everything costs memory for its messages, not for what they ask for. */
     WATCH_AT_ONCE = 256,
     WATCH_BACKLOG_MAX = 100000,
     WATCH_SPREAD = 8192, /* watches of users who changed looked at in one turn */
@@ -12963,8 +13032,8 @@ struct crowd {
     char id[USER_ID_MAX];
 };
 
-/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop and
- * reader, which take work; stop_event. */
+/* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop
+ * and reader, which take work; stop_event. */
 struct hub {
     struct loop loop;
     struct wheel wheel; /* connections */
@@ -12992,19 +13061,20 @@ struct hub {
     struct feed feeds[FEED_COUNT];
     struct buffer event;        /* the one being made */
     struct watch_graph graph;   /* who follows whom */
-    struct buffer outgoing;     /* a message to a watcher */
+    struct buffer outgoing;     /* the message being made; kept, so that few allocate */
     struct broadcast broadcast; /* what watchers are told */
     int64_t spread_at;          /* mono: not before this changes are told again */
 
-    /* The store. A batch is in flight from store_submit to hub_batch_done; there is one at a time. */
+    /* The store. A batch is in flight from store_submit to hub_batch_done, one at a time. */
     struct job_queue reader;  /* reads of the store: the hub never waits for a disk */
     int64_t sample_at;        /* mono: when the next minute begins */
     struct store_batch batch; /* in flight while batch_under_way */
     struct job batch_done;
-    bool batch_under_way;
-    int64_t sync_at;    /* mono: not before this is the next batch due */
-    int64_t sign_at;    /* mono: the store hears that we live, see server_sign_ms */
-    uint64_t delivered; /* store.outbox_done that the writer knows, or will soon */
+    bool batch_filling;   /* and is not with the writer yet */
+    bool batch_under_way; /* with the writer, or its users are still in flight */
+    int64_t sync_at;      /* mono: not before this is the next batch due */
+    int64_t sign_at;      /* mono: the store hears that we live, see server_sign_ms */
+    uint64_t delivered;   /* store.outbox_done that the writer knows, or will soon */
 
     /* The end. */
     bool running; /* the thread was started; main's */
@@ -13028,12 +13098,11 @@ struct listen_socket {
 };
 
 /* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
- * have a lane of their own, and never all workers: what is soon answered, /healthz say,
- * does not stand behind them. */
-enum lane_kind { LANE_QUICK, LANE_COSTLY, LANE_COUNT };
-/* Requests of one kind on their way to the workers. Those that can take long (lists, histories)
- * have a lane of their own, and never all workers: what is soon answered, /healthz say, does not
- * stand behind them. The listener's but for the atomics, which a worker changes when it is done. */
+ * have a lane of their own, and never all workers: what is soon answered does not stand behind
+ * them. Probes have one because they are answered from the first moment; all others wait until the
+ * table has the users of the store, see server_restore. */
+enum lane_kind { LANE_PROBE, LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+/* One of them. The listener's but for the atomics, which a worker changes when it is done. */
 struct lane {
     struct http_conn_list ready; /* whole requests for which no worker was free */
     int most;                    /* with the workers at a time */
@@ -13075,10 +13144,10 @@ struct secrets {
  *
  * The locks. Each is held for microseconds, and never while something waits for a client, a disk or
  * another thread; enum lock_rank has their order.
- *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never to
- *                 read; workers take it to read. So what the hub changes is seen whole, and the hub
- *                 itself reads for nothing. Fields that move with every byte (last_seen, heard_at)
- *                 are atomic in place of that. While it is held only memory is touched.
+ *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never
+ *                 to read; workers take it to read. So what the hub changes is seen whole, and the
+ *                 hub itself reads for nothing. Fields that move with every byte (last_seen,
+ *                 heard_at) are atomic in place of that. While it is held only memory is touched.
  *   loop.lock     An inbox. Taken under nothing; loop_park makes a system call under it.
  *   address_lock  The entries of addresses: the listener counts, workers count, and whoever has a
  *                 connection changes its list and its bytes in there.
@@ -13100,6 +13169,7 @@ struct server {
     uint32_t epoch;               /* of positions: random for each start */
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
+    _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -13183,7 +13253,7 @@ static struct position server_position(const struct server *server)
     return (struct position){server->epoch, server->presence.sequence};
 }
 
-/* [worker] Takes a place among the connections; who ends one gives it back. Counting first and
+/* [worker] Takes a place among the connections; whoever ends one gives it back. Counting first and
  * taking back what was too much needs no lock: for a moment the count may be above the limit, never
  * what is granted. */
 static enum error server_reserve(struct server *server)
@@ -13220,7 +13290,8 @@ static void server_count_refusal(struct server *server, enum error error, const 
 }
 
 /* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
- * each start, so a number names one connection also across restarts. */
+ * each start, so a number names one connection also across restarts; relaxed, since only the hub
+ * adds. */
 static uint64_t server_number(struct server *server)
 {
     return atomic_fetch_add_explicit(&server->last_number, 1, memory_order_relaxed) + 1;
@@ -13280,7 +13351,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
     lock_take(&server->table_lock, RANK_TABLE);
     presence_disconnect(&server->presence, now, &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
-    count_one(&server->counters.closes); /* not who was opened only to be told why not */
+    count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
 
 /* [hub] A stream gets no more events; its socket may live a little longer. What the feed keeps is
@@ -13567,21 +13638,30 @@ static void hub_reply_text(struct hub *hub, const char *text)
 /* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    struct buffer text = {0};
-    buffer_print(&text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"",
-                 ERRORS[error].code, ERRORS[error].text);
-    named_write(&text, &hub->named);
+    struct buffer *text = &hub->outgoing;
+    text->len = 0;
+    buffer_print(text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"", ERRORS[error].code,
+                 ERRORS[error].text);
+    named_write(text, &hub->named);
     hub->named.count = 0;
-    buffer_text(&text, "}");
-    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text.at, text.len});
-    buffer_free(&text);
+    buffer_text(text, "}");
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
 /* ==== 36. WebSocket messages ==================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
- * hub's but the reads of the store. Whatever a client sends has a bounded cost in one turn: frames
- * have a pace, long messages and large watches wait their turn (hub.late, hub.held), one of each
- * connection after the other. */
+ * hub's but the reads of the store. The way of a message, and where it may have to wait:
+ *
+ *     socket -> connection_readable -> connection_frame -> connection_message -> MESSAGES
+ *                                             |                    |                |
+ *                                  too fast: closed            hub.late         hub.held
+ *                                                             (hub_look)       (hub_work)
+ *
+ * Whatever a client sends has a bounded cost in one turn. Frames have a pace. A long message waits
+ * in hub.late while others' bytes wait; a watch waits in hub.held while there is too much to tell.
+ * Both serve one message of each connection in turn, and keep messages as the text they came as,
+ * whose memory counts against --max-message: a connection that fills it is not read from any more,
+ * and TCP stops the client. */
 
 /* [hub] {"type":"ping"}: answered with the time of the server. */
 static enum error message_ping(struct server *server, struct connection *c, struct instant now,
@@ -13635,9 +13715,10 @@ static enum error message_manual(struct server *server, struct connection *c, st
     return ERROR_NONE;
 }
 
-/* [hub] {"type":"status","status":"away"}: what this connection says of its user. Members that only
- * mean something when a status is set by hand are refused without "manual":true: a client that
- * forgot it would otherwise believe that it had set one. */
+/* [hub] {"type":"status","status":"away"}: what this connection says of its user; of several
+ * connections the most available wins. Members that only mean something when a status is set by
+ * hand are refused without "manual":true: a client that forgot it would otherwise believe that it
+ * had set one. "offline" is not among the statuses: a connection is a presence. */
 static enum error message_status(struct server *server, struct connection *c, struct instant now,
                                  struct json_value message)
 {
@@ -13659,7 +13740,8 @@ static enum error message_status(struct server *server, struct connection *c, st
     return ERROR_INVALID_STATUS;
 }
 
-/* Users of whom the store is asked, because they are followed and not in the table. */
+/* Targets of whom the store is asked, since they are followed and not in the table. The hub's, but
+ * the reader's from job_queue_add until the job is back in the hub's inbox. */
 struct watch_read {
     struct job job;
     size_t count;
@@ -13671,11 +13753,11 @@ struct watch_read {
 
 static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed); /* it asks */
 
-/* [hub] The store has answered; who waited for that goes on. A user may have come, and gone, since
- * the store was read: as somebody whom the graph knows they are still in the table, which counts. */
+/* [hub] The store has answered; watchers that wait for that go on. A user may have come, and gone,
+ * since the store was read: as a target of the graph they are still in the table, which counts. */
 static void hub_watch_found(struct server *server, struct job *job)
 {
-    struct watch_read *read = (struct watch_read *)job;
+    struct watch_read *read = container_of(job, struct watch_read, job);
     struct watch_graph *w = &server->hub.graph;
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
@@ -13698,13 +13780,14 @@ static void hub_watch_found(struct server *server, struct job *job)
     free(read);
 }
 
-/* The reader's: asks the store, in short transactions. A read that failed, which is logged, finds
- * nobody. */
+/* [reader] Asks the store for targets that are not in the table, in short transactions: one that is
+ * open keeps the writer from using pages again. A read that failed, which is logged, finds nobody.
+ */
 static void reader_find_watched(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
     enum { CHUNK = 64 };
-    struct watch_read *read = (struct watch_read *)job;
+    struct watch_read *read = container_of(job, struct watch_read, job);
     struct store *st = server->store;
     for (size_t at = 0; at < read->count; at += CHUNK) {
         MDB_txn *txn = store_begin_read(st);
@@ -13721,7 +13804,7 @@ static void reader_find_watched(struct server *server, struct job *job)
     loop_submit(&server->hub.loop, &read->job);
 }
 
-/* A read of at most so many users, none yet. */
+/* [hub] A read of at most so many targets, none yet. */
 static struct watch_read *watch_read_new(size_t most)
 {
     struct watch_read *read = mem_new(sizeof *read);
@@ -13731,7 +13814,7 @@ static struct watch_read *watch_read_new(size_t most)
     return read;
 }
 
-/* Adds a user to a read, who is needed until it is done. */
+/* [hub] Adds a target to a read. It stays in the graph until the read is done. */
 static void watch_read_add(struct watch_read *read, struct watch_target *e)
 {
     e->reading = true;
@@ -13739,8 +13822,10 @@ static void watch_read_add(struct watch_read *read, struct watch_target *e)
     read->users[read->count++] = e;
 }
 
-/* [hub] Has the users of a snapshot resolved: those in the table are pinned there, of the others
- * the store is asked unless it was already. */
+/* [hub] Has the users of a snapshot resolved, which is written when all of them are. Those in the
+ * table are pinned there, so that what the watcher is told of them stays at hand while they are
+ * followed. Of the others the store is asked, once for all watchers of one: they are offline, and
+ * have a last_seen. */
 static void hub_resolve(struct server *server, struct snapshot *snapshot)
 {
     struct watch_read *read = NULL;
@@ -13888,7 +13973,9 @@ static enum error watch_users(struct server *server, struct connection *c, struc
     return ERROR_NONE;
 }
 
-/* [hub] {"type":"watch","users":["bob"]}: follow these too. Wrong ones are refused at once. */
+/* [hub] {"type":"watch","users":["bob"]}: follow these too. The order matters: what is wrong is
+ * refused at once and costs none of the pace; what is right counts, also when it has to wait, since
+ * otherwise waiting would be a way around the pace. */
 static enum error message_watch(struct server *server, struct connection *c, struct instant now,
                                 struct json_value message)
 {
@@ -13905,7 +13992,8 @@ static enum error message_watch(struct server *server, struct connection *c, str
     return ERROR_NONE;
 }
 
-/* [hub] Has a connection follow these users no longer, or nobody when `all`. */
+/* [hub] Has a connection follow these users no longer, or nobody when `all`. Ids that it does not
+ * follow are no error: two tabs of a page may let the same one go. */
 static void unwatch_users(struct server *server, struct connection *c, struct json_value users,
                           bool all)
 {
@@ -13965,7 +14053,8 @@ static enum error connection_take_held(struct server *server, struct connection 
 }
 
 /* [hub] Acts on watches that waited, one of each connection in turn, while there is time and room.
- */
+ * A connection goes back to the end of the row if it has more, or out of it while its own socket is
+ * full. */
 static void hub_work(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14057,7 +14146,9 @@ static void connection_too_fast(struct server *server, struct connection *c, str
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
 }
 
-/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time. */
+/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time.
+ * The text is copied out of the buffer, as acting on it may end the connection or keep more behind
+ * it. */
 static void hub_look(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14096,7 +14187,8 @@ static void connection_closed_by_client(struct server *server, struct connection
     c->session.state = CONNECTION_FINISHING;
 }
 
-/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too. */
+/* [hub] Acts on one decoded event of the codec. The pace counts every frame, pings too: each costs
+ * us a system call for the answer. A close does not count, nor what is an end anyway. */
 static void connection_frame(struct server *server, struct connection *c, struct instant now,
                              const struct ws_event *event)
 {
@@ -14114,7 +14206,7 @@ static void connection_frame(struct server *server, struct connection *c, struct
         if (error == ERROR_TOO_FAST) connection_too_fast(server, c, now);
         else if (error) hub_reply_error(hub, error);
         return;
-    /* Nothing here is binary: who sends it does not speak this protocol. */
+    /* Nothing here is binary: a client that sends it does not speak this protocol. */
     case WS_BINARY:
         connection_close_error(server, c, now, ERROR_PROTOCOL_MISUSE, END_DROPPED);
         return;
@@ -14184,7 +14276,8 @@ static void connection_take(struct server *server, struct connection *c, struct 
 
 /* [hub] Reads once from a socket that has something; level-triggered epoll brings the rest in the
  * next turn. Plain sockets are read in small pieces so that others get theirs; TLS must have room
- * for a record. */
+ * for a record. The end is looked for behind the bytes: a client may send its last words and close.
+ */
 static void connection_readable(struct server *server, struct connection *c, struct instant now)
 {
     size_t most = c->transport.tls ? HUB_READ_SIZE : HUB_READ_PLAIN;
@@ -14202,13 +14295,20 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
 }
 
 /* ==== 37. Streams =============================================================================
- * Who reads the events of /admin/events and /api/events, as fast as each can. An event is made text
- * once, in the ring of its feed; a stream is a place in that ring. The hub's. A stream that is too
- * far behind is dropped, and comes back with the id of its last event. */
+ * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
+ * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
+ * that ring, so a thousand streams cost no copy. What is sent to all is:
+ *
+ *     head, "retry:" | reset, or events since Last-Event-ID | events ... | ":" in silence
+ *
+ * A stream that is more than --max-stream-buffer behind is dropped, and comes back with the id of
+ * its last event; if that is not in the ring any more it is told to begin again (reset). */
 
 enum { EVENTS_KEEP_MS = 3600000 }; /* without a stream events are kept this much longer */
 
-/* [hub] Says that a stream is over; the socket lives until the client has closed it too. */
+/* [hub] Says that a stream is over; the socket lives until the client has closed it too. There is
+ * no word for the end in Server-Sent Events: a client comes back when the answer ends, and is told
+ * then. */
 static void stream_finish(struct server *server, struct stream *s, struct instant now)
 {
     struct connection *c = s->c;
@@ -14366,7 +14466,14 @@ static void hub_take_transitions(struct server *server, struct instant now)
 /* ==== 38. Broadcast ===========================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
- * a time. The hub alone decides what each is told and what came of it. */
+ * a time:
+ *
+ *     hub   fill 32 | fill 32 | fill 32 | ... | send what is left | what came of each
+ *     io            send 32 | send 32 | ...
+ *
+ * The hub alone decides what each is told and what came of it; io threads see bytes and sockets.
+ * While they send the hub touches no connection that has a write, since it does nothing but fill:
+ * of one watcher there is at most one write at a time. */
 
 /* [io threads, hub] Sends the writes of a batch. */
 static void io_batch_run(struct server *server, struct job *job)
@@ -14471,8 +14578,8 @@ static void watcher_send(struct server *server, struct connection *c, struct ins
     }
 }
 
-/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over.
- */
+/* [hub] Fills writes for those whose turn it is, until the time of this part of the turn is over. A
+ * watcher leaves the row here; hub_written puts it back if there is more for it. */
 static void hub_fill_broadcast(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14480,7 +14587,7 @@ static void hub_fill_broadcast(struct server *server, struct instant now)
     struct watcher *watcher;
     bool over = false;
     while (!over && broadcast_has_room(broadcast) && (watcher = watch_graph_next(&hub->graph))) {
-        struct connection *c = ((struct conn_ext *)watcher)->c;
+        struct connection *c = container_of(watcher, struct conn_ext, watcher)->c;
         size_t at = broadcast->text.len;
         watcher_list(NULL, watcher);
         if (watcher_write(server, c, now, &broadcast->text)) broadcast_fill(broadcast, c, at);
@@ -14518,7 +14625,8 @@ static void hub_watch(struct server *server, struct instant now)
     if (due || !STAILQ_EMPTY(&w->spreading))
         watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
     bool over = !watch_graph_next(w);
-    /* Those who wait now are served in this turn, each once; who comes meanwhile is behind them. */
+    /* Those who wait now are served in this turn, each once; those who come meanwhile are behind
+     * them. */
     if (!over) watch_graph_begin_turn(w);
     while (!over) {
         hub_fill_broadcast(server, now);
@@ -14571,9 +14679,14 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 }
 
 /* ==== 39. Signs of life =======================================================================
- * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's. A timer is
- * not moved by bytes: it looks at heard_at when it fires, so that a message costs no list
- * operation. */
+ * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
+ *
+ *     heard --(--ping-interval)--> ping --(--pong-timeout)--> dropped, its user has --grace
+ *
+ * Any byte is a sign of life and ends this. A timer is not moved by bytes: it looks at heard_at
+ * when it fires, so that a message costs no list operation. A client that is slow is not a client
+ * that is gone: where bytes are ahead of the ping, what its TCP acknowledges counts in place of the
+ * answer. */
 
 /* The kernel's struct tcp_info as far as it is read here (Linux 4.6); not every libc has it all. */
 struct tcp_facts {
@@ -14611,9 +14724,10 @@ static void connection_ping_sent(struct connection *c)
     ext->acked_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
 }
 
-/* [hub] When one who was behind at the last ping was last known to live, by what its TCP took of
- * the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says nothing.
- * What others see of last_seen does not move by it: a kernel that acknowledges is not a user. */
+/* [hub] When a client that was behind at the last ping was last known to live, by what its TCP took
+ * of the bytes that wait for it: only as many as it reads are acknowledged. 0 when that says
+ * nothing. What others see of last_seen does not move by it: a kernel that acknowledges is not a
+ * user. */
 static int64_t connection_lives(const struct connection *c, struct instant now)
 {
     struct conn_ext *ext = c->ext;
@@ -14640,7 +14754,8 @@ static void connection_forget_acked(struct server *server, struct connection *c)
 
 /* [hub] A connection stayed silent too long, and is dropped, unless it takes what is ahead of its
  * ping: then the time runs anew from the last byte that it took. If it was the server that stood
- * still (a stopped process, a paused machine), the answer waits in the socket: that is read first.
+ * still (a stopped process, a paused machine), the answer waits in the socket: that is read first,
+ * and judged in the next turn. Dropped means a broken line: its user is not offline before --grace.
  */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
@@ -14660,7 +14775,8 @@ static void connection_drop_silent(struct server *server, struct connection *c, 
     connection_flush(server, c, now);
 }
 
-/* [hub] Looks how long a connection has been silent, and sets the timer for the next look. */
+/* [hub] Looks how long a connection has been silent, and sets the timer for the next look: pings
+ * it, waits for the answer, or drops it. */
 static void connection_silence(struct server *server, struct connection *c, struct instant now)
 {
     const struct options *options = &server->options;
@@ -14720,23 +14836,24 @@ static int64_t server_spread_ms(const struct server *server)
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
-    struct buffer text = {0};
+    struct buffer *text = &server->hub.outgoing;
     char number[17];
-    buffer_text(&text, "{\"type\":\"hello\",\"user_id\":");
-    json_write_string(&text, id);
-    buffer_print(&text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
+    text->len = 0;
+    buffer_text(text, "{\"type\":\"hello\",\"user_id\":");
+    json_write_string(text, id);
+    buffer_print(text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
                  connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
-    buffer_print(&text,
+    buffer_print(text,
                  ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
                  ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
                  ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
                  options->max_message, options->max_rate, options->max_watch,
                  server_spread_ms(server));
-    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text.at, text.len});
-    buffer_free(&text);
+    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text->at, text->len});
 }
 
-/* [hub] Tells the connections of one user over which time to come back; returns how many. */
+/* [hub] Tells the connections of one user over which time to come back; returns how many. Sending
+ * may be the end of one, so the next is taken first. */
 static size_t hub_tell_crowd(struct server *server, struct user *user, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -14755,8 +14872,9 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 
 /* [hub] When the connections became more than CROWD_FEW, and each time they doubled, all are told
  * over which time to come back; some at a time, for the sake of others. On the way down nobody is
- * told: who waits too long does no harm, and a hello says it anew. A level counts as left only at
- * half of it, so that who connects and leaves at its border makes no storm of messages. */
+ * told: a client that waits too long does no harm, and the next hello says it anew. A level counts
+ * as left only at half of it, so that a client that comes and goes at its border makes no storm of
+ * messages. */
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
@@ -14775,7 +14893,7 @@ static void hub_crowd(struct server *server, struct instant now)
     struct user *user = NULL;
     for (size_t told = 0; told < CROWD_TURN && (user = presence_walk_next(p, &walk));) {
         size_t conns = hub_tell_crowd(server, user, now);
-        told += conns ? conns : 1; /* who has none costs a look */
+        told += conns ? conns : 1; /* a user without any costs a look */
         crowd->id_len = user->id_len;
         memcpy(crowd->id, user->id, user->id_len);
     }
@@ -14784,12 +14902,15 @@ static void hub_crowd(struct server *server, struct instant now)
 
 /* ==== 40. Handoff =============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
- * is the same object: what was HTTP's hangs off it as `http` and is freed here. */
+ * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
+ * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
+ * server.connections, or in server.refused if it is only opened to be told why not; connection_end
+ * gives that back. */
 
 enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
 
-/* [hub] Why a new WebSocket is closed at once, if it is. The worker that let it in had looked at its
- * user's connections, but others may have come since: such a refusal is counted here. */
+/* [hub] Why a new WebSocket is closed at once, if it is. The worker that granted it has looked at
+ * its user's connections, but others may have come since: such a refusal is counted here. */
 static enum error hub_refusal(struct server *server, const struct connection *c,
                               const struct grant *grant, struct instant now)
 {
@@ -14817,8 +14938,8 @@ static struct http_conn *hub_take_over(struct connection *c, struct instant now)
     return p;
 }
 
-/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out in
- * one write, and bytes that came behind the request are its first. */
+/* [hub] Makes a WebSocket of a connection: in the table, watched, timed. Its 101 and hello go out
+ * in one write, and bytes that came behind the request are its first. */
 static void hub_adopt(struct server *server, struct job *job)
 {
     ASSERT_THREAD(HUB);
@@ -14866,7 +14987,8 @@ static void hub_adopt(struct server *server, struct job *job)
 }
 
 /* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
- * to read the lists anew. `retry` stands in the block of the first event: some clients deliver a
+ * to read the lists anew: its position is that of the table at this moment, so lists that are read
+ * after it miss nothing. `retry` stands in the block of the first event: some clients deliver a
  * block of its own as an empty event. */
 static void stream_begin(struct server *server, struct stream *s, const struct grant *a)
 {
@@ -14971,7 +15093,7 @@ static void hub_ask(struct server *server, struct hub_ask *ask,
 /* Question: an HTTP heartbeat of a user. */
 static void hub_heartbeat(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
     presence_heartbeat(&server->presence, now, ask->id, ask->address);
@@ -14979,8 +15101,8 @@ static void hub_heartbeat(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
-/* [hub] Sets a user's status by hand and answers; a user who is not in the table was never seen,
- * or the store could not be read. */
+/* [hub] Sets a user's status by hand and answers the worker that asked; the user is in the table
+ * now. A user who is not was never seen, or the store could not be read (ask->failed). */
 static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed)
 {
     struct instant now = server_now(server);
@@ -14999,7 +15121,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
 /* [hub] Question: set a user's status by hand, who may be in the store alone. */
 static void hub_set_manual(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     if (presence_find(&server->presence, ask->id)) hub_ask_found(server, ask, false);
     else hub_find_user(server, ask->id, ask);
 }
@@ -15008,7 +15130,7 @@ static void hub_set_manual(struct server *server, struct job *job)
  * thousands some in each turn: it posts itself again behind what came meanwhile. */
 static void hub_kick(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
@@ -15036,7 +15158,7 @@ static void hub_kick(struct server *server, struct job *job)
  * clients whose session is good come back, and miss nothing. */
 static void hub_log_out(struct server *server, struct job *job)
 {
-    struct hub_ask *ask = (struct hub_ask *)job;
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     for (struct stream *s = LIST_FIRST(&server->hub.feeds[FEED_ADMIN].streams), *next; s;
          s = next) {
@@ -15046,32 +15168,57 @@ static void hub_log_out(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
+/* [hub] Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
 /* [writer] The batch is in the store. */
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
     struct server *server = context;
     if (batch->changes) webhook_wake(&server->webhook);
+    buffer_free(&batch->ops); /* here, since a hundred megabytes take the kernel 10 ms */
     loop_submit(&server->hub.loop, &server->hub.batch_done);
 }
 
-/* The hub's part of it: users who owe nothing any more and are offline leave the table. */
+/* [hub] The hub's part of it, a slice at a time: it posts itself again behind what came meanwhile. */
 static void hub_batch_done(struct server *server, struct job *job)
 {
-    (void)job;
     struct hub *hub = &server->hub;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_committed(&server->presence, server_now(server));
-    lock_give(&server->table_lock, RANK_TABLE);
-    buffer_free(&hub->batch.ops);
-    hub->batch_under_way = false;
+    struct instant now = server_now(server);
+    bool done = false;
+    hub_begin_part(hub, HUB_TABLE_US);
+    for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        done = presence_committed(&server->presence, now, TABLE_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    hub->batch_under_way = !done;
+    if (!done) loop_submit(&hub->loop, job);
 }
 
 /* How often the store hears that the server lives, while somebody is online: often enough for the
- * next server to tell by the threshold who left with this one. */
+ * next server to tell by the threshold which users left together with this one. */
 static int64_t server_sign_ms(const struct options *options)
 {
     int64_t often = options->threshold / 4 < SEEN_FLUSH_MS ? options->threshold / 4 : SEEN_FLUSH_MS;
     return often > options->sync_interval ? often : options->sync_interval;
+}
+
+/* [hub] Fills the batch, as far as there is time; true when it is whole. */
+static bool hub_fill_batch(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    bool done = false;
+    hub_begin_part(hub, hub->quitting ? INT32_MAX : HUB_TABLE_US);
+    for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        done = presence_collect(&server->presence, now, hub->quitting, TABLE_SHARE, &hub->batch);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
+    return done;
 }
 
 /* [hub] Hands the writer what the store must hear, at most one batch a sync interval and one at a
@@ -15081,24 +15228,38 @@ static void hub_sync(struct server *server, struct instant now)
 {
     ASSERT_THREAD(HUB);
     struct hub *hub = &server->hub;
+    const struct presence *p = &server->presence;
+    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
     /* What the webhook delivered leaves the outbox in the same transaction as changes come in. */
     uint64_t delivered = atomic_load(&server->store->outbox_done);
     if (delivered > hub->delivered) store_batch_delivered(&server->presence.ended, delivered);
     hub->delivered = delivered;
-    const struct presence *p = &server->presence;
-    bool sign = p->live + p->cached && now.mono >= hub->sign_at;
     /* One batch at a time: users in flight keep their state until it is written, and a slow disk
      * makes batches larger, not more. */
-    if (hub->batch_under_way || (!presence_is_dirty(p) && !sign)) return;
-    if (now.mono < hub->sync_at && !hub->quitting) return;
-    hub->sync_at = now.mono + server->options.sync_interval;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_collect(&server->presence, now, hub->quitting, &hub->batch);
-    lock_give(&server->table_lock, RANK_TABLE);
-    if (!hub->batch.ops.len && !sign) return;
+    if (hub->batch_under_way) return;
+    if (!hub->batch_filling) {
+        if (!presence_is_dirty(p) && !sign) return;
+        if (now.mono < hub->sync_at && !hub->quitting) return;
+        hub->sync_at = now.mono + server->options.sync_interval;
+    }
+    hub->batch_filling = !hub_fill_batch(server, now);
+    if (hub->batch_filling || (!hub->batch.ops.len && !sign)) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
+}
+
+/* [hub] Ends what has run out, and tells of it, as far as there is time. */
+static void hub_expire(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    hub_begin_part(hub, HUB_TABLE_US);
+    for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        over = presence_tick(&server->presence, now, TABLE_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+        hub_take_transitions(server, now);
+    }
 }
 
 /* [hub] Tells every client to come back later, each at another time, and closes. The users stay
@@ -15111,7 +15272,7 @@ static void hub_stop(struct server *server, struct job *job)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    /* Nobody can come back any more: the next start judges who is still online. */
+    /* Nobody can come back any more: the next start judges which users are still online. */
     p->judge_at = INT64_MAX; /* nobody can come back any more: the next start judges */
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
@@ -15154,42 +15315,35 @@ static bool hub_has_work(const struct hub *hub)
 {
     const struct watch_graph *w = &hub->graph;
     return !TAILQ_EMPTY(&hub->loop.taken) || hub->dead || !TAILQ_EMPTY(&hub->late) ||
-           !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) || LIST_FIRST(&w->serving) ||
-           w->unreferenced_count ||
+           hub->batch_filling || !STAILQ_EMPTY(&w->spreading) || LIST_FIRST(&w->busy) ||
+           LIST_FIRST(&w->serving) || w->unreferenced_count ||
            (!TAILQ_EMPTY(&hub->held) && w->backlog + w->unreferenced_count < WATCH_BACKLOG_MAX);
 }
 
+/* Makes a wait end at a moment, unless it ends before; -1 is for ever. */
+static void wait_until(int64_t *wait, int64_t at, int64_t now)
+{
+    int64_t ms = at > now ? at - now : 0;
+    if (*wait < 0 || ms < *wait) *wait = ms;
+}
+
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
- */
+ * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
 static int64_t hub_wait(const struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    if (hub_has_work(hub)) return 0;
     const struct presence *p = &server->presence;
-    int64_t wait = wheel_wait(&hub->wheel, now), other = presence_wait(p, now);
-    if (wait < 0 || (other >= 0 && other < wait)) wait = other;
-    if (p->cached && (wait < 0 || wait > HUB_NAP_MS)) wait = HUB_NAP_MS; /* see hub_wake */
-    if (p->live + p->cached && !hub->batch_under_way) {
-        other = hub->sign_at > hub->sync_at ? hub->sign_at - now : hub->sync_at - now;
-        if (other < wait || wait < 0) wait = other > 0 ? other : 0;
-    }
-    if (hub->crowd.telling) wait = 0;
-    if (!STAILQ_EMPTY(&hub->graph.changed)) {
-        other = hub->spread_at > now ? hub->spread_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if (!hub->stopping) {
-        other = hub->sample_at > now ? hub->sample_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if (!hub->batch_under_way && presence_is_dirty(&server->presence)) {
-        other = hub->sync_at > now && !hub->quitting ? hub->sync_at - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
-    if ((hub->stopping && !hub->stopped) || hub->quitting) {
-        other = hub->stop_by > now ? hub->stop_by - now : 0;
-        if (wait < 0 || other < wait) wait = other;
-    }
+    if (hub_has_work(hub) || hub->crowd.telling) return 0;
+    int64_t wait = wheel_wait(&hub->wheel, now), rules = presence_wait(p, now);
+    int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
+    if (rules >= 0) wait_until(&wait, now + rules, now);
+    if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
+    if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
+    if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
+    if (!hub->stopping) wait_until(&wait, hub->sample_at, now);
+    if (!hub->batch_under_way && presence_is_dirty(p))
+        wait_until(&wait, hub->quitting ? now : hub->sync_at, now);
+    if ((hub->stopping && !hub->stopped) || hub->quitting) wait_until(&wait, hub->stop_by, now);
     return wait;
 }
 
@@ -15203,12 +15357,6 @@ static void hub_report_stop(struct server *server, struct instant now)
     uint64_t one = 1;
     if (write(hub->stop_event, &one, sizeof one) != sizeof one)
         fatal("an eventfd takes no wake-up");
-}
-
-/* [hub] Begins a part of a turn, which is to take so long. */
-static void hub_begin_part(struct hub *hub, int64_t us)
-{
-    hub->until = clock_work_us() + us;
 }
 
 /* [hub] Acts on what happened at one socket. Writing comes first: it may free what is kept, and so
@@ -15262,21 +15410,22 @@ static void hub_wake(struct server *server, int64_t wait)
  * - Events are fetched only when those of the last turn are used up: nobody is passed over, and the
  *   dead can be freed at a moment when no event of them is left.
  * - hub_wake before anything judges by time: if the process stood still, users are given that time.
- * - Jobs before sockets. New connections are there when their first bytes are looked at, and a worker
- *   that waits for an answer holds a thread. Their moment is read before that of the sockets, so
- *   what is heard in this turn never moves a last_seen back.
- * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard before
- *   a timer takes its connection for silent. hub_free_closed waits for the end, as events may be left.
- * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they are
- *   long, and pings are not to wait for them. With input left they get the least.
- * - presence_tick behind all that was heard: who came back within the grace is not let go. It makes
- *   transitions, so does everything above it;
+ * - Jobs before sockets. New connections are there when their first bytes are looked at, and a
+ *   worker that waits for an answer holds a thread. Their moment is read before that of the
+ *   sockets, so what is heard in this turn never moves a last_seen back.
+ * - Sockets before timers: a byte that waits in a socket is a sign of life, and must be heard
+ *   before a timer takes its connection for silent. hub_free_closed waits for the end, as events
+ *   may be left.
+ * - Messages that were put off (hub_look), then watches (hub_work), behind all fresh bytes: they
+ *   are long, and pings are not to wait for them. With input left they get the least.
+ * - presence_tick behind all that was heard: a user who came back within the grace is not let go.
+ *   It makes transitions, so does everything above it;
  * - hub_take_transitions takes them all at once, in the order in which the table changed: counters,
  *   streams and webhook see each of them once, and an event is never told before those before it.
- * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be older
- *   than what a stream was told. What ends in there is taken there.
- * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the store
- *   is as it was between two of them.
+ * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be
+ *   older than what a stream was told. What ends in there is taken there.
+ * - hub_sync behind everything that changes users: a batch holds whole turns, so after a crash the
+ *   store is as it was between two of them.
  * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
  *
  * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
@@ -15309,11 +15458,8 @@ static void hub_turn(struct server *server)
     hub_look(server, now);
     hub_begin_part(hub, share);
     hub_work(server, now);
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_tick(&server->presence, now);
-    lock_give(&server->table_lock, RANK_TABLE);
     hub_crowd(server, now);
-    hub_take_transitions(server, now);
+    hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
     hub_sample(server, now);
@@ -15337,7 +15483,8 @@ static void *hub_run(void *argument)
     return NULL;
 }
 
-/* [main] Sets the hub up; its thread is started later. False with errno set. */
+/* [main] Sets the hub up; its thread is started later. False with errno set, and what was opened
+ * left to hub_free. */
 static bool hub_init(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -15357,7 +15504,8 @@ static bool hub_init(struct server *server, struct instant now)
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
 
-/* [main, the hub has ended] Frees the hub, with the connections that had no time to close. */
+/* [main, the hub has ended] Frees the hub, with the connections that had no time to close: all have
+ * an armed timer, so the wheel has them all. */
 static void hub_free(struct server *server)
 {
     struct hub *hub = &server->hub;
@@ -15385,10 +15533,10 @@ static void hub_free(struct server *server)
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
  * client that does not read its answer, the next request, the end. Every wait has one absolute
- * deadline that bytes do not renew: who sends a byte a second is gone with who sends none. Ten
- * thousand silent clients cost memory, never a thread; what they hold is counted where it changes
- * (http_conn_hold) and bounded over all and for one address. See struct connection for who owns
- * what, when. */
+ * deadline that bytes do not renew: a client that drips a byte a second has no more time than a
+ * silent one. Ten thousand silent clients cost memory, never a thread; what they hold is counted
+ * where it changes (http_conn_hold) and bounded over all and for one address. See struct connection
+ * for its owners. */
 
 /* The listener's bounds; what an operator may want to set is an option. */
 enum {
@@ -15407,11 +15555,11 @@ enum {
     LISTENER_BODY_FREE = 4096,
     LISTENER_BODY_OPEN = 32 * 1024,
 
-    /* Who holds no more than this has the last eighth of the memory as well: bodies cannot keep out
-     * what is small. */
+    /* A connection that holds no more than this has the last eighth of the memory as well: bodies
+     * cannot keep out what is small. */
     LISTENER_SMALL = 16 * 1024,
 
-    HANDSHAKE_NICE = 10, /* who is connected comes before who wants to be */
+    HANDSHAKE_NICE = 10, /* clients that are connected come before those that want to be */
     QUIET_MS = 60000,    /* the same trouble is logged once in this time */
 };
 
@@ -15436,8 +15584,9 @@ static void http_conn_unlist(struct server *server, struct http_conn *p)
 
 /* [address_lock] Counts `bytes` as what a connection holds, in place of what was counted. False,
  * with nothing changed, when it would be more than before and too much: over all, or for one
- * address. Who holds little is let in where much is not, so that bodies do not keep everybody out.
- * `must` counts without asking: the memory is there already, or an answer has to be given. */
+ * address. The last eighth is for connections that hold little, so that bodies do not keep
+ * everybody out. `must` counts without asking: the memory is there already, or an answer has to be
+ * given. */
 static bool http_conn_count(struct server *server, struct http_conn *p, size_t bytes, bool must)
 {
     ASSERT_HELD(ADDRESS);
@@ -15489,9 +15638,10 @@ static void http_conn_leave(struct http_conn *p)
 }
 
 /* [address_lock] The connection of an address that gives way to p, the newest: the oldest that is
- * ready where these are more than half, else the oldest that only waits or shakes hands. So who
- * floods with requests does not keep a client out that has not asked yet, nor who floods with
- * silence one that has. Only where workers have them all it is one of theirs. */
+ * ready where these are more than half, else the oldest that only waits or shakes hands. So a
+ * client that floods with requests does not keep out one that has not asked yet, and one that
+ * floods with silence does not keep out one that has. Only where workers have them all it is one of
+ * theirs. */
 static struct http_conn *http_conn_choose(const struct address_entry *entry,
                                           const struct http_conn *p)
 {
@@ -15582,9 +15732,9 @@ static void http_conn_begin(struct http_conn *p, enum connection_state state, in
     timer_arm(&p->server->listener.wheel, &p->c->timer, deadline);
 }
 
-/* [listener] Says that the answer is complete, and waits for the client's end. A socket that was
- * closed with unread bytes would answer with a reset, and the client lose our last words (RFC 9112
- * section 9.6). */
+/* [listener] Says that the answer is complete, and waits for the client's end, at most
+ * CLOSE_WAIT_MS. A socket that was closed with unread bytes would answer with a reset, and the
+ * client lose our last words (RFC 9112 section 9.6). */
 static void listener_linger(struct server *server, struct http_conn *p, int64_t now)
 {
     (void)server;
@@ -15602,7 +15752,8 @@ static void listener_drain(struct server *server, struct http_conn *p)
 }
 
 /* [listener] Sends what is left of an answer. Then: the next request, which may be here already and
- * is taken up in a turn of its own; or waiting for one; or the end. */
+ * is taken up by a job, so that a client which sends thousands at once waits its turn; or waiting
+ * for one; or the end. */
 static void listener_flush(struct server *server, struct http_conn *p, int64_t now)
 {
     ssize_t n = transport_write(&p->c->transport, p->out.at, p->out.len);
@@ -15719,7 +15870,8 @@ static int listener_drop_reset(struct server *server, struct http_conn **ready, 
     return left;
 }
 
-/* [listener] Gives whole requests of a lane to the workers, as many as they may have. */
+/* [listener] Gives whole requests of a lane to the workers, as many as they may have. The rest
+ * stays here, where a client that goes away or is displaced can still be taken out. */
 static void lane_serve(struct server *server, struct lane *lane)
 {
     ASSERT_THREAD(LISTENER);
@@ -15745,17 +15897,40 @@ static void lane_serve(struct server *server, struct lane *lane)
     }
 }
 
+/* [listener] Closes the connections of a lane: the start failed before they could be served. */
+static void lane_close(struct server *server, struct lane *lane)
+{
+    for (struct http_conn *p; (p = TAILQ_FIRST(&lane->ready));) {
+        TAILQ_REMOVE(&lane->ready, p, entry);
+        if (p->address) p->address->ready--;
+        p->place = PLACE_LISTENER;
+        listener_close(server, p);
+    }
+}
+
 /* ==== 43. Listener: requests ==================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
- * given half a request, so it never waits for a client. Who would send a large body is looked at by
- * its head first (listener_vet): a stranger's megabyte is refused before it is read. */
+ * given half a request, so it never waits for a client.
+ *
+ *     REQUEST --whole--> lane --> worker --answered--> IDLE    kept alive, all sent
+ *        ^  \--body is long, head alone--> worker --may--> REQUEST
+ *        |                                      |----> FLUSH   the client has not taken all
+ *        |                                      |----> LINGER  the last answer; its end is awaited
+ *        |                                      \----> hub     an upgrade, a stream
+ *        \-- next request, from IDLE or FLUSH
+ *
+ * With TLS the states HELLO and HANDSHAKE come first, in turns, until the handshake is done. A
+ * sender of a long body is looked at by the head first (listener_vet): a stranger's megabyte is
+ * refused before it is read. */
 
-/* [listener] Looks for the head of a request. False when the request was refused. */
+/* [listener] Looks for the head of a request, from where it looked last: a head that drips is
+ * scanned once. Empty lines before a request are skipped (RFC 9112 section 2.2). False when the
+ * request was refused. */
 static bool listener_find_head(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
     const struct options *options = &server->options;
-    size_t blank = 0; /* RFC 9112 section 2.2: empty lines before a request are skipped */
+    size_t blank = 0;
     const char *text = item->bytes;
     while (blank < item->len && (text[blank] == '\r' || text[blank] == '\n')) blank++;
     item->len -= blank;
@@ -15804,12 +15979,13 @@ static void listener_make_ready(struct server *server, struct http_conn *p)
     /* A head that is vetted is never costly, whatever it asks for: only who sends it is looked
      * at. */
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
-    p->lane = costly ? LANE_COSTLY : LANE_QUICK;
+    bool probe = http_is_probe(p->item.bytes, p->head);
+    p->lane = probe ? LANE_PROBE : costly ? LANE_COSTLY : LANE_QUICK;
     TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
-/* [listener] Has a worker look at the head of a request alone; a copy, as CivetWeb changes what it
- * reads. */
+/* [listener] Has a worker look at the head of a request alone. A copy, as CivetWeb changes what it
+ * reads and the request will be read again; what has come of the body waits in `aside`. */
 static void listener_vet(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15826,8 +16002,8 @@ static void listener_vet(struct server *server, struct http_conn *p, int64_t now
     listener_make_ready(server, p);
 }
 
-/* [listener] True if it is to be seen who sends the body before more of it is waited for. Without
- * keys or a password there is nobody to be told from others. */
+/* [listener] True if the sender's token is to be looked at before more of the body is waited for.
+ * Without keys or a password there is nothing to look at. */
 static bool listener_wants_vet(const struct server *server, const struct http_conn *p)
 {
     const struct options *options = &server->options;
@@ -15837,7 +16013,8 @@ static bool listener_wants_vet(const struct server *server, const struct http_co
     return body > LISTENER_BODY_FREE;
 }
 
-/* [listener] Looks whether a whole request is there, and acts on it. */
+/* [listener] Looks whether a whole request is there, and acts on it; otherwise waits for more. Ends
+ * with the connection given on, closed, or watched. */
 static void listener_advance(struct server *server, struct http_conn *p, int64_t now)
 {
     struct seam_item *item = &p->item;
@@ -15876,7 +16053,7 @@ static void listener_read(struct server *server, struct http_conn *p, int64_t no
     ssize_t n = transport_read(&p->c->transport, scratch, LISTENER_READ_SIZE);
     /* TLS that went wrong was told so by an alert, which the client is to read. */
     if (n == TRANSPORT_BROKEN && transport_ended(&p->c->transport)) {
-        listener_linger(server, p, now); /* so that the client reads the alert */
+        listener_linger(server, p, now);
         return;
     }
     if (n <= 0 && n != TRANSPORT_AGAIN) {
@@ -15958,7 +16135,6 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
         listener_cut_hello(server, p);
         return;
     }
-    /* There is room: a handshake worker has taken all whole records, and less than one is left. */
     n = transport_receive(p->c->transport.fd, server->listener.scratch,
                           LISTENER_HELLO_MAX - tls->in.len);
     if (n == TRANSPORT_END || n == TRANSPORT_BROKEN) {
@@ -15980,11 +16156,12 @@ static void listener_read_hello(struct server *server, struct http_conn *p, int6
     }
 }
 
-/* [listener] A handshake worker gave a connection back. */
+/* [listener] A handshake worker gave a connection back. What came meanwhile is read at once: the
+ * request mostly follows the handshake's last record. */
 static void listener_handshake_done(struct server *server, struct job *job)
 {
     ASSERT_THREAD(LISTENER);
-    struct http_conn *p = (struct http_conn *)job;
+    struct http_conn *p = container_of(job, struct http_conn, job);
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     server->listener.handshaking--;
@@ -16018,7 +16195,8 @@ static void handshake_run(struct server *server, struct job *job)
     loop_submit(&server->listener.loop, &p->job);
 }
 
-/* [listener] The deadline of a state has come. A client that has begun a request is told so. */
+/* [listener] The deadline of a state has come. A client that has begun a request is told so (408);
+ * in any other state there is nothing to answer. */
 static void listener_expire(struct server *server, struct http_conn *p, int64_t now)
 {
     if (p->c->session.state <= CONNECTION_REQUEST) count_one(&server->counters.request_timeouts);
@@ -16036,11 +16214,12 @@ static void listener_give_up(struct server *server, struct http_conn *p)
     TAILQ_INSERT_TAIL(&server->listener.gone, p, entry);
 }
 
-/* [listener] A worker gave a connection back, in the state it set. */
+/* [listener] A worker gave a connection back, in the state it set. Its deadline begins now: the
+ * time with workers was the server's. */
 static void listener_take_back(struct server *server, struct job *job)
 {
     ASSERT_THREAD(LISTENER);
-    struct http_conn *p = (struct http_conn *)job;
+    struct http_conn *p = container_of(job, struct http_conn, job);
     int64_t now = clock_mono_ms();
     p->place = PLACE_LISTENER;
     if (p->given_up) { /* and it may have an event in this turn */
@@ -16057,7 +16236,7 @@ static void listener_take_back(struct server *server, struct job *job)
         return;
     case CONNECTION_LINGER: listener_linger(server, p, now); return;
     default:
-        /* A vetted request keeps the deadline that it had: being asked who one is gives no time. */
+        /* A vetted request keeps its deadline: being asked for a token gives no time. */
         if (p->vet == VET_NONE) p->deadline = now + server->options.request_timeout;
         http_conn_begin(p, CONNECTION_REQUEST, p->deadline);
         listener_advance(server, p, now);
@@ -16077,7 +16256,8 @@ static void http_conn_hand_over(struct server *server, struct http_conn *p)
     loop_submit(&server->hub.loop, &p->job);
 }
 
-/* [worker] Takes the served request off the front; what is behind it is the next one. */
+/* [worker] Takes the served request off the front; what is behind it is the next one, and keeps no
+ * more memory than it needs. A connection between requests holds no buffer at all. */
 static void http_conn_next_request(struct http_conn *p)
 {
     struct seam_item *item = &p->item;
@@ -16099,7 +16279,8 @@ static void http_conn_next_request(struct http_conn *p)
     item->bytes = mem_resize(item->bytes, item->size);
 }
 
-/* [worker] Who sends a body may: the request goes on being waited for. */
+/* [worker] The sender of a body may send it: the request goes on being waited for, from its own
+ * bytes. The copy that CivetWeb has changed is freed. */
 static void http_conn_go_on(struct http_conn *p)
 {
     free(p->item.bytes);
@@ -16115,8 +16296,9 @@ static void http_conn_go_on(struct http_conn *p)
 }
 
 /* [worker] Sends the answer as far as the socket takes it, without waiting, and passes the
- * connection on: to the listener when something remains to be waited for, or to its end. An unread
- * rest of the request keeps the socket open for a moment, see listener_linger. */
+ * connection on: to the listener when something remains to be waited for, or to its end. Writing
+ * here and not in the listener saves it a wake-up for nearly every answer. An unread rest of the
+ * request keeps the socket open for a moment, see listener_linger. */
 static void http_conn_send(struct server *server, struct http_conn *p)
 {
     struct loop *loop = &server->listener.loop;
@@ -16136,7 +16318,7 @@ static void http_conn_send(struct server *server, struct http_conn *p)
     p->job.run = listener_take_back;
     if (p->keep_alive) http_conn_next_request(p);
     else http_conn_forget_request(p);
-    buffer_free(&p->aside); /* what it had of a body that nobody wants */
+    buffer_free(&p->aside);
     http_conn_hold(p, 0, true);
     /* The state says what the listener is to do; it takes it from there (listener_take_back). */
     p->c->session.state = (uint8_t)(!sent            ? CONNECTION_FLUSH
@@ -16185,7 +16367,9 @@ static void listener_displace(struct server *server, struct http_conn *p)
 
 /* ==== 44. Listener: accept ====================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
- * server: without descriptors it rests and tries again. */
+ * server: without descriptors it rests and tries again, while what is connected goes on being
+ * served. There is no limit of HTTP connections over all but that of descriptors; each address has
+ * one (--max-pending-per-address), at which the newest displaces another. */
 
 /* [listener] Lets a new connection in. It may displace an older one of its address: until it is on
  * the list its place is ELSEWHERE, so it is not chosen itself. */
@@ -16375,7 +16559,11 @@ static void listener_run(void *context)
         }
         for (struct timer *timer; now >= judge_at && (timer = wheel_pop(&listener->wheel, now));)
             listener_timer(server, timer, now);
-        for (int i = 0; i < LANE_COUNT; i++) lane_serve(server, &listener->lanes[i]);
+        lane_serve(server, &listener->lanes[LANE_PROBE]);
+        for (int i = LANE_PROBE + 1; i < LANE_COUNT; i++) {
+            if (atomic_load(&server->restored)) lane_serve(server, &listener->lanes[i]);
+            else if (listener->quitting) lane_close(server, &listener->lanes[i]);
+        }
     }
     loop_run_jobs(&listener->loop, server);
     timer_disarm(&listener->wheel, &listener->pause);
@@ -16383,7 +16571,8 @@ static void listener_run(void *context)
         listener_close(server, connection_of_timer(timer)->http);
 }
 
-/* Opens one listening socket; false with errno set. */
+/* Opens one listening socket; false with errno set. TCP_NODELAY is inherited by what it accepts:
+ * every write here is a whole message, and Nagle's algorithm would hold the second of two back. */
 static bool listen_socket_open(struct listen_socket *listening, const char *text)
 {
     socklen_t len;
@@ -16431,6 +16620,7 @@ static bool listener_init(struct server *server, struct instant now)
     listener->memory = 4 * (size_t)(options->max_head + options->max_body + 2 * LISTENER_READ_SIZE);
     if (listener->memory < (size_t)options->request_memory)
         listener->memory = (size_t)options->request_memory;
+    listener->lanes[LANE_PROBE].most = LISTENER_QUEUE;
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
     /* One worker is always free for what is quick. */
     listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
@@ -16561,9 +16751,9 @@ static bool api_look_up(struct server *server, struct span id, struct instant no
     struct stored_user stored;
     bool here = false;
     for (int look = 0; look < 2; look++) {
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         here = api_copy(server, id, now, view, texts);
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         if (here) return true;
         if (look) break; /* not even after the store was read: its word counts */
         if (!store_get_stored(server->store, id, &stored)) return false;
@@ -16627,7 +16817,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
                            struct view_texts **texts)
 {
     *count = 0;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     struct presence_walk walk =
         presence_walk_after(&server->presence, (struct span){after->id, after->id_len});
     const struct user *user = NULL, *last = NULL;
@@ -16643,7 +16833,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         view_user(after, last, now);
         after->message = (struct span){0}; /* the table's */
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     sched_yield(); /* a long list is made in the time that the hub leaves */
     return user != NULL;
 }
@@ -16669,13 +16859,13 @@ static size_t api_copy_many(struct server *server, struct instant now, struct us
 {
     size_t missing = 0;
     for (size_t at = 0; at < count; at += API_CHUNK) {
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
         for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
             struct span id = {views[i].id, views[i].id_len};
             if (views[i].state != USER_NOT_HERE) continue;
             missing += !api_copy(server, id, now, &views[i], texts);
         }
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
     }
     return missing;
 }
@@ -16769,9 +16959,9 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         fail(WHY(response->detail), "ask for at most %d users at once", BATCH_MAX);
     if (error == ERROR_FORBIDDEN) api_name_forbidden(request, may, users, response);
     free(may);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     struct position position = server_position(server);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     if (!error && !api_look_up_many(server, request->now, views, count, &response->texts))
         error = ERROR_INTERNAL;
     if (!error) {
@@ -16842,11 +17032,11 @@ static enum error api_online_users(struct server *server, const struct http_requ
     if (!api_cursor(request, after.id, &after_len)) return ERROR_INVALID_CURSOR;
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     json_begin(out);
     position_write(out, position);
     json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
@@ -17058,14 +17248,14 @@ static bool page_add_online(struct server *server, struct user_page *page, bool 
 static void page_view_places(struct server *server, const struct user_page *page,
                              const struct seen_place *places, int count, struct user_view *views)
 {
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     for (int i = 0; i < count; i++) {
         struct user_record record = {.last_seen = places[i].last_seen};
         if (!api_copy(server, id_of(&places[i]), page->now, &views[i], page->texts))
             view_record(&views[i], id_of(&places[i]), &record, page->now);
         else if (views[i].state != USER_OFFLINE) views[i].id_len = 0;
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
 }
 
 /* Puts users on the page from the index `seen`, behind the place of the page or from the first.
@@ -17199,9 +17389,9 @@ static enum error api_users(struct server *server, const struct http_request *re
              " or -last_seen, q and prefix are at most %d bytes",
              PAGE_MAX, USER_ID_MAX);
     if (error) return error;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     struct position position = server_position(server); /* before anything is read */
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     json_begin(page.out);
     position_write(page.out, position);
     json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
@@ -17269,20 +17459,20 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     struct connection_view *list = NULL;
     const struct user *user;
     size_t room = 0, count = 0;
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     while ((user = presence_find(&server->presence, id)) && user->connections > room) {
         room = user->connections;
-        pthread_mutex_unlock(&server->table_lock);
+        lock_give(&server->table_lock, RANK_TABLE);
         free(list);
         list = mem_new(room * sizeof *list);
-        pthread_mutex_lock(&server->table_lock);
+        lock_take(&server->table_lock, RANK_TABLE);
     }
     *position = server_position(server);
     if (user) view_user(view, user, now);
     if (user) view_keep(view, texts);
     for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
         api_view_connection(&list[count++], (const struct connection *)conn);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
     free(list);
     return user != NULL;
@@ -17341,14 +17531,14 @@ static void api_write_session(struct buffer *out, const struct session_record *s
 static bool api_running_session(struct server *server, struct span id, struct instant now,
                                 struct session_record *session)
 {
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     const struct user *user = presence_find(&server->presence, id);
     bool online = user && user->state != USER_OFFLINE;
     if (online) {
         *session = (struct session_record){.from = user->online_since + now.offset};
         if (user_address(user)) memcpy(session->address, user_address(user), 16);
     }
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     return online;
 }
 
@@ -17436,10 +17626,10 @@ static void stats_write_webhook(struct buffer *out, struct server *server, uint6
     json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
     json_uint(out, "failures", atomic_load(&counters->webhook_failures));
     json_uint(out, "dead", atomic_load(&counters->webhook_dead));
-    pthread_mutex_lock(&hook->lock);
+    lock_take(&hook->lock, RANK_WEBHOOK);
     int64_t success = hook->last_success;
     memcpy(error, hook->last_error, sizeof error);
-    pthread_mutex_unlock(&hook->lock);
+    lock_give(&hook->lock, RANK_WEBHOOK);
     json_text_or_null(out, "last_error", error);
     json_time(out, "last_success", success, success > 0);
     json_close(out, '}');
@@ -17457,19 +17647,19 @@ struct totals {
 static void api_totals(struct server *server, struct instant now, struct totals *t)
 {
     *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
-    pthread_mutex_lock(&server->table_lock);
+    lock_take(&server->table_lock, RANK_TABLE);
     t->live = server->presence.live;
     t->cached = server->presence.cached;
     t->connections = server->presence.connections;
     t->position = server_position(server);
-    pthread_mutex_unlock(&server->table_lock);
+    lock_give(&server->table_lock, RANK_TABLE);
     t->sockets = atomic_load(&server->connections);
     t->streams = atomic_load(&server->streams);
     t->watching = atomic_load(&server->watching);
     t->pending = atomic_load(&server->listener.count);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     t->held = (int64_t)server->listener.held;
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     api_memory(&t->resident, &t->anonymous);
     store_stats(server->store, &t->store);
 }
@@ -17724,15 +17914,18 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct store_stats store;
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
-    if (!atomic_load(&server->stopping) && store.writable && store.readable) {
+    bool stopping = atomic_load(&server->stopping), starting = !atomic_load(&server->restored);
+    if (!stopping && !starting && store.writable && store.readable) {
         buffer_text(out, "{\"status\":\"ready\"}\n");
         return ERROR_NONE;
     }
     response->status = 503;
-    bool stopping = atomic_load(&server->stopping);
     json_begin(out);
-    json_text(out, "status", stopping ? "stopping" : "degraded");
-    json_text(out, "reason", stopping ? "the server is stopping" : store.problem);
+    json_text(out, "status", stopping ? "stopping" : starting ? "starting" : "degraded");
+    json_text(out, "reason",
+              stopping   ? "the server is stopping"
+              : starting ? "the users of the store are being read"
+                         : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
 }
@@ -17857,10 +18050,10 @@ enum access {
  * keys are read again, so who has them sees one set to the end. */
 static struct secrets *secrets_take(struct server *server)
 {
-    pthread_mutex_lock(&server->secrets_lock);
+    lock_take(&server->secrets_lock, RANK_SECRETS);
     struct secrets *secrets = server->secrets;
     atomic_fetch_add(&secrets->refs, 1);
-    pthread_mutex_unlock(&server->secrets_lock);
+    lock_give(&server->secrets_lock, RANK_SECRETS);
     return secrets;
 }
 
@@ -17957,9 +18150,9 @@ static struct span request_session(const struct http_request *request, bool cook
 static bool session_opens(struct server *server, struct span text, int64_t wall_ms,
                           struct token *token)
 {
-    pthread_mutex_lock(&server->session_lock);
+    lock_take(&server->session_lock, RANK_SESSION);
     bool good = session_check(&server->sessions, text, wall_ms, &token->expires_ms);
-    pthread_mutex_unlock(&server->session_lock);
+    lock_give(&server->session_lock, RANK_SESSION);
     token->admin = good;
     return good;
 }
@@ -18071,12 +18264,12 @@ static enum error login_password(const struct http_request *request, char out[PA
 static bool login_begin(struct server *server, const uint8_t key[16], int64_t now, int64_t *wait)
 {
     struct login_queue *queue = &server->logins;
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     const struct address_entry *known = address_find(&server->addresses, key);
     int64_t blocked = known ? address_blocked(known, now) : 0;
     bool guessed = known && address_has_failed(known, now);
-    pthread_mutex_unlock(&server->address_lock);
-    pthread_mutex_lock(&server->login_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
+    lock_take(&server->login_lock, RANK_LOGIN);
     enum login_turn turn = login_ask(queue, key, guessed, blocked, now, wait);
     if (turn == LOGIN_NEXT) {
         queue->waiting++;
@@ -18084,18 +18277,18 @@ static bool login_begin(struct server *server, const uint8_t key[16], int64_t no
         queue->waiting--;
     }
     if (turn != LOGIN_LATER) queue->busy = true;
-    pthread_mutex_unlock(&server->login_lock);
+    lock_give(&server->login_lock, RANK_LOGIN);
     return turn != LOGIN_LATER;
 }
 
 /* [worker] The turn is the next one's; this one took so many ms. The mean is for Retry-After. */
 static void login_end(struct server *server, int64_t took)
 {
-    pthread_mutex_lock(&server->login_lock);
+    lock_take(&server->login_lock, RANK_LOGIN);
     server->logins.busy = false;
     server->logins.took = (3 * server->logins.took + took) / 4;
     pthread_cond_signal(&server->login_done);
-    pthread_mutex_unlock(&server->login_lock);
+    lock_give(&server->login_lock, RANK_LOGIN);
 }
 
 /* [worker] Tries a password for an address, when it is its turn. *wait gets the ms until it surely
@@ -18108,12 +18301,12 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
     int64_t start = clock_mono_ms();
     bool good = password_check(right, password);
-    pthread_mutex_lock(&server->address_lock);
+    lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(&server->addresses, key);
     if (good) address_clear_failures(entry);
     else address_count_failure(entry, clock_mono_ms());
     address_settle(&server->addresses, entry, clock_mono_ms());
-    pthread_mutex_unlock(&server->address_lock);
+    lock_give(&server->address_lock, RANK_ADDRESS);
     login_end(server, clock_mono_ms() - start);
     return good ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
@@ -18135,9 +18328,9 @@ static void login_set_cookie(struct http_response *response, const struct http_r
 static enum error login_open(struct server *server, int64_t wall_ms, const struct secrets *known,
                              struct buffer *session, int64_t *expires)
 {
-    pthread_mutex_lock(&server->session_lock);
+    lock_take(&server->session_lock, RANK_SESSION);
     session_mint(&server->sessions, wall_ms, server->options.admin_session, session, expires);
-    pthread_mutex_unlock(&server->session_lock);
+    lock_give(&server->session_lock, RANK_SESSION);
     struct secrets *used = secrets_take(server); /* looked at last: a later change ends it */
     bool same = !memcmp(&used->password, &known->password, sizeof used->password);
     secrets_drop(used);
@@ -18208,9 +18401,9 @@ static enum error api_logout(struct server *server, const struct http_request *r
 {
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, true, room);
-    pthread_mutex_lock(&server->session_lock);
+    lock_take(&server->session_lock, RANK_SESSION);
     bool ended = session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
-    pthread_mutex_unlock(&server->session_lock);
+    lock_give(&server->session_lock, RANK_SESSION);
     mbedtls_platform_zeroize(room, sizeof room);
     if (ended) sessions_ended(server);
     login_set_cookie(response, request, (struct span){"", 0}, 0);
@@ -18351,7 +18544,13 @@ static void api_answer(struct server *server, const struct route *route, enum er
 /* ==== 51. CivetWeb ============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
- * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. */
+ * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
+ * request:
+ *
+ *     seam_request  admit (host, origin) -> route -> [vet] -> upgrade_request or api_answer
+ *     seam_error    in place of it, where CivetWeb cannot parse the request
+ *     seam_output   the 101 of an upgrade, which CivetWeb computes
+ *     seam_finished where the connection goes next (http_conn_served) */
 
 enum { REFUSED_MAX = 256 }; /* WebSockets open only to be closed with the reason */
 
@@ -18381,7 +18580,9 @@ static enum error upgrade_check(const struct seam_request *request)
     return ERROR_NONE;
 }
 
-/* [worker] Takes a place among those of an address; see server_release_address. */
+/* [worker] Takes a place among those of an address, and one of its upgrades a second; see
+ * server_release_address. The pace is checked behind the count, so that a refusal for the count
+ * uses none of it. */
 static enum error upgrade_reserve_address(struct server *server, const struct http_request *request)
 {
     const struct options *options = &server->options;
@@ -18405,7 +18606,8 @@ static enum error upgrade_reserve_address(struct server *server, const struct ht
 }
 
 /* [worker] Checks the limits of an upgrade, and takes a place among the connections if they allow
- * it. That of the user is checked again by the hub: of two at once both may pass here. */
+ * it. That of the user is checked again by the hub: of two at once both may pass here. Places are
+ * taken last, so that a refusal has nothing to give back but what it took. */
 static enum error upgrade_reserve(struct server *server, const struct http_request *request)
 {
     if (atomic_load(&server->stopping)) return ERROR_STOPPING;
@@ -18454,8 +18656,9 @@ static void upgrade_count_refusal(struct server *server, const struct http_reque
     server_count_refusal(server, error, request->address, request->now.mono, detail, origin, host);
 }
 
-/* [worker] Grants an upgrade or refuses it. Who could not see why it failed is upgraded even when a
- * limit speaks against it, and closed at once with the reason; not when REFUSED_MAX are. */
+/* [worker] Grants an upgrade or refuses it. A client that could not see why it failed is upgraded
+ * even when a limit speaks against it, and closed at once with the reason; not when REFUSED_MAX
+ * are. */
 static enum error upgrade_request(struct server *server, struct http_conn *p,
                                   const struct route *route, struct http_request *request,
                                   struct http_response *response, struct seam_request *raw)
@@ -18536,7 +18739,9 @@ static void request_find_client(const struct server *server, const struct http_c
     if (scheme) request->secure = forwarded_secure(scheme, request->secure);
 }
 
-/* [worker] Whose page sent a request: none, our own, one of --allow-origin, or foreign. */
+/* [worker] Whose page sent a request: none, our own (the Origin is that of the Host), one of
+ * --allow-origin, or foreign. Two Origins, or one that is none, are foreign. Below /admin/ no other
+ * origin is ever listed. */
 static enum origin request_find_origin(const struct server *server, struct http_request *request)
 {
     static const char admin[] = "/admin/";
@@ -18558,7 +18763,8 @@ static enum origin request_find_origin(const struct server *server, struct http_
 
 /* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
  * machine, so that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is
- * not the page of somebody else that wants to do more than read. */
+ * not the page of somebody else that wants to do more than read. Without keys there is no token
+ * that a foreign page would lack: there its origin is all that keeps it out. */
 static enum error request_admit(struct server *server, const struct http_conn *p,
                                 struct http_request *request)
 {
@@ -18606,8 +18812,8 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
     count_one(&server->counters.request_errors);
 }
 
-/* [worker] Looks at the head of a request alone: whether who sends it may send its body. Returns
- * what it is to be refused with. */
+/* [worker] Looks at the head of a request alone: may its sender send the body? Returns what the
+ * request is to be refused with. */
 static enum error request_vet(struct server *server, const struct http_conn *p,
                               const struct route *route, struct http_request *request,
                               struct http_response *response)
@@ -19040,17 +19246,17 @@ static bool server_read_secrets(struct server *server, bool wait, struct why why
     if (good && *server->options.admin_password_file)
         good = password_load(server->options.admin_password_file, wait, &secrets->password, why);
     if (good) {
-        pthread_mutex_lock(&server->secrets_lock);
+        lock_take(&server->secrets_lock, RANK_SECRETS);
         unused = server->secrets;
         changed = !unused || memcmp(&unused->password, &secrets->password, sizeof unused->password);
         server->secrets = secrets;
-        pthread_mutex_unlock(&server->secrets_lock);
+        lock_give(&server->secrets_lock, RANK_SECRETS);
     }
     if (changed) { /* what the old password opened ends with it */
-        pthread_mutex_lock(&server->session_lock);
+        lock_take(&server->session_lock, RANK_SESSION);
         session_keys_free(&server->sessions);
         session_keys_init(&server->sessions);
-        pthread_mutex_unlock(&server->session_lock);
+        lock_give(&server->session_lock, RANK_SESSION);
         if (server->hub.running) sessions_ended(server);
     }
     secrets_drop(unused);
@@ -19149,8 +19355,10 @@ static struct evidence server_evidence(const struct server *server)
 static bool server_restore_user(void *context, struct span id, const struct user_record *record)
 {
     struct server *server = context;
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_restore(&server->presence, server->started, id, record->status, record->online_since,
                      record->last_seen, server_evidence(server));
+    lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
 
@@ -19159,7 +19367,27 @@ static void server_restore_manual(void *context, struct span id, const struct us
                                   const struct manual_record *manual)
 {
     struct server *server = context;
+    lock_take(&server->table_lock, RANK_TABLE);
     presence_restore_manual(&server->presence, server->started, id, record, manual);
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
+/* [main] Fills the table from the store: a second or two for a million users. Meanwhile the listener
+ * takes connections, workers answer probes, and all other requests wait: nobody may be shown, or
+ * come, before it is known whether they are online and whether they are invisible. The hub does not
+ * run yet. Users who were online have the time that this took on top. False if the store cannot be
+ * read; then the requests that wait are never served. */
+static bool server_restore(struct server *server)
+{
+    if (!store_each_open(server->store, server_restore_user, server) ||
+        !store_each_manual(server->store, server_restore_manual, server))
+        return false;
+    struct instant now = server_now(server);
+    int64_t took = now.mono - server->started.mono;
+    if (took >= PAUSE_MS) presence_resume(&server->presence, now, took);
+    atomic_store(&server->restored, true);
+    loop_wake(&server->listener.loop);
+    return true;
 }
 
 /* How many io threads are worth having: the hub has a processor of its own. */
@@ -19248,16 +19476,10 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
-    if (!store_each_open(server->store, server_restore_user, server) ||
-        !store_each_manual(server->store, server_restore_manual, server))
-        return fail(why, "--data: cannot read who was online in %s; run --check-store",
-                    options->data);
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
-    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
-    if (!server->hub.running) return server_lacks_thread(why, "hub");
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
     if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
         return server_lacks_thread(why, "reader of the store");
@@ -19266,11 +19488,16 @@ static bool server_start(struct server *server, struct why why)
     size_t handshakers = options->tls_listen.count ? (size_t)options->tls_threads : 0;
     if (!job_queue_start(&server->listener.handshakes, "handshake", HANDSHAKE_NICE, handshakers))
         return server_lacks_thread(why, "threads of --tls-threads");
-    int queue = server->listener.lanes[LANE_QUICK].most + server->listener.lanes[LANE_COSTLY].most;
+    int queue = 0;
+    for (int i = 0; i < LANE_COUNT; i++) queue += server->listener.lanes[i].most;
     server->seam = seam_start(&SEAM_OPS, server, server_workers(options), queue);
     if (!server->seam) return server_lacks_thread(why, "threads of --workers");
     seam_run(server->seam);
-    return true;
+    if (!server_restore(server))
+        return fail(why, "--data: cannot read who was online in %s; run --check-store",
+                    options->data);
+    server->hub.running = thread_start(&server->hub.thread, hub_run, server);
+    return server->hub.running || server_lacks_thread(why, "hub");
 }
 
 /* [signal handler] A second signal: no more patience. What is in the store stays; the last
@@ -19396,8 +19623,10 @@ static bool server_stop(struct server *server)
     webhook_stop(&server->webhook);
     if (server->seam) {
         loop_submit(&server->listener.loop, &shut);
-        loop_submit(&server->hub.loop, &stop);
-        server_wait_for_hub(server);
+        if (server->hub.running) {
+            loop_submit(&server->hub.loop, &stop);
+            server_wait_for_hub(server);
+        }
         loop_submit(&server->listener.loop, &quit);
         seam_stop(server->seam);
     }

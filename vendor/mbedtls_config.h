@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_config.h - what is compiled of Mbed TLS (MBEDTLS_CONFIG_FILE).
  *
  * A TLS 1.2 and 1.3 server and client for the web of today: ECDHE, RSA and ECDSA certificates,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_seam.c - the one file that knows Mbed TLS from the inside, see mbedtls_seam.h; and where
  * its random numbers come from.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_seam.h - what a connection has of TLS while nobody works on it, and what its peer's bytes
  * can make of it.
  *

@@ -4,7 +4,7 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, sideBySide, run, start, refusedConfig, tempDir, tokenKey, passwordFile, Authority } = require('./lib');
+const { test, dice, sideBySide, run, start, refusedConfig, tempDir, tokenKey, passwordFile, Authority } = require('./lib');
 
 const WARNED = /level=warn msg="(.*)"$/;
 const check = async (args, options) => {
@@ -92,11 +92,7 @@ sideBySide(() => {
   test('what --print-config prints is read by --config as the same, whatever the values', async (t) => {
     const dir = tempDir(t);
     const file = path.join(dir, 'config');
-    let seed = 20;
-    const random = (n) => {
-      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      return Math.floor((seed / 2 ** 32) * n);
-    };
+    const random = dice(20); // the same every time
     const letters = ['=', ' ', '\t', '"', "'", '#', '\\', '\n', '\r', 'x', 'x20', 'ä', '\u{1f600}', ',', '-', ' = ', '\\n', '""', '\u00a0', '\x01', '%'];
     const value = () => Array.from({ length: 1 + random(6) }, () => letters[random(letters.length)]).join('');
     for (let round = 0; round < 60; round++) {

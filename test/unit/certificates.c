@@ -1,4 +1,5 @@
-/* Unit tests of the sections TLS: keys and memory of the threads that sign. */
+/* TLS, certificates: keys, and who uses them when. */
+#include "unit.h"
 
 enum { TLS_SIGNERS = 3 };
 
@@ -26,13 +27,14 @@ static void *tls_sign_run(void *argument)
 {
     struct tls_signing *signing = argument;
     for (int i = 0; i < 5; i++) {
-        unsigned char hash[SHA256_SIZE] = {(unsigned char)i}, signature[MBEDTLS_PK_SIGNATURE_MAX_SIZE];
+        unsigned char hash[SHA256_SIZE] = {(unsigned char)i},
+                      signature[MBEDTLS_PK_SIGNATURE_MAX_SIZE];
         size_t len;
         int error = mbedtls_pk_sign(signing->key, MBEDTLS_MD_SHA256, hash, sizeof hash, signature,
                                     sizeof signature, &len, token_random, NULL);
         if (!error)
-            error = mbedtls_pk_verify(signing->check, MBEDTLS_MD_SHA256, hash, sizeof hash, signature,
-                                      len);
+            error = mbedtls_pk_verify(signing->check, MBEDTLS_MD_SHA256, hash, sizeof hash,
+                                      signature, len);
         signing->failed += error != 0;
     }
     return NULL;
@@ -56,9 +58,8 @@ static void tls_rsa_keys_are_one_a_thread(void **unused)
     assert_int_equal(ec.key_count, 1);
     for (int i = 0; i < TLS_SIGNERS; i++) {
         signing[i] = (struct tls_signing){&rsa.keys[i], &rsa.keys[i], 0};
-        assert_int_equal(mbedtls_pk_check_pair(&signer.pairs[TOKEN_RS256], &rsa.keys[i],
-                                               token_random, NULL),
-                         0);
+        assert_int_equal(
+            mbedtls_pk_check_pair(&signer.pairs[TOKEN_RS256], &rsa.keys[i], token_random, NULL), 0);
     }
     for (int i = 0; i < TLS_SIGNERS; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, tls_sign_run, &signing[i]), 0);
@@ -139,12 +140,12 @@ static void *tls_exchange_run(void *argument)
     struct tls_exchange *exchange = argument;
     uint32_t seed = exchange->seed++;
     for (int i = 0; i < 20000; i++) {
-        uint32_t size = 4 + (uint32_t)pure_below(&seed, SEAM_TLS_BLOCK_MAX + 200), place;
+        uint32_t size = 4 + (uint32_t)below32(&seed, SEAM_TLS_BLOCK_MAX + 200), place;
         unsigned char *mine = seam_tls_calloc(1, size), *theirs;
         for (uint32_t j = 0; j < size; j++) exchange->bad += mine[j] != 0;
         memset(mine, (int)(size & 0xff), size);
         memcpy(mine, &size, sizeof size);
-        place = (uint32_t)pure_below(&seed, 64);
+        place = (uint32_t)below32(&seed, 64);
         pthread_mutex_lock(&exchange->lock);
         theirs = exchange->at[place];
         exchange->at[place] = mine;
@@ -170,9 +171,9 @@ static void tls_blocks_change_threads(void **unused)
     assert_int_equal(exchange.bad, 0);
 }
 
-static const struct CMUnitTest TLS_TESTS[] = {
+static const struct CMUnitTest CERTIFICATES_TESTS[] = {
+    crossing_test(tls_rsa_keys_are_one_a_thread),
     cmocka_unit_test(tls_blocks_are_zero),
-    cmocka_unit_test(tls_lists_are_bounded),
-    cmocka_unit_test(tls_blocks_change_threads),
-    cmocka_unit_test(tls_rsa_keys_are_one_a_thread),
+    crossing_test(tls_lists_are_bounded),
+    crossing_test(tls_blocks_change_threads),
 };
