@@ -2316,13 +2316,6 @@ static void named_write(struct buffer *b, const struct named *named)
     json_close(b, ']');
 }
 
-/* json_key for the sections that still write their values by hand: no second comma. */
-static void json_write_key(struct buffer *b, const char *name)
-{
-    if (b->len && b->at[b->len - 1] == ',') b->len--;
-    json_key(b, name);
-}
-
 /* ==== 8. Options ==============================================================================
  * All options and commands, one table each. A row of OPTION_TABLE is: field, type, name, default,
  * least and most, argument, group, help. It makes the struct, and drives the command line, the
@@ -3770,8 +3763,7 @@ static bool token_write_watch(struct buffer *b, const char *watch, struct why wh
 {
     bool all = !strcmp(watch, "*");
     if (!*watch) return true;
-    json_write_key(b, "watch");
-    if (!all) buffer_text(b, "[");
+    if (!all) json_open(b, "watch", '[');
     for (const char *at = watch, *next; at; at = next) {
         struct span id = {at, strcspn(at, ",")};
         next = at[id.len] ? at + id.len + 1 : NULL;
@@ -3780,10 +3772,9 @@ static bool token_write_watch(struct buffer *b, const char *watch, struct why wh
                         "--token-watch: '%.128s' is not \"*\" or user ids with commas"
                         " between; write alice,bob",
                         watch);
-        if (at > watch) buffer_text(b, ",");
-        json_write_string(b, id);
+        json_span(b, all ? "watch" : NULL, id);
     }
-    if (!all) buffer_text(b, "]");
+    if (!all) json_close(b, ']');
     return true;
 }
 
@@ -3799,21 +3790,15 @@ static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_
     if (lifetime_ms <= 0 || __builtin_add_overflow(wall_ms, lifetime_ms, &expires) ||
         expires > (int64_t)TOKEN_TIME_MAX * 1000)
         return fail(why, "--token-lifetime: is out of bounds; write 1h or 365d");
-    buffer_text(b, "{\"sub\":");
-    json_write_string(b, user);
-    buffer_print(b, ",\"iat\":%" PRId64 ",\"exp\":%" PRId64, wall_ms / 1000,
-                 expires / 1000 + (expires % 1000 > 0));
-    if (*issuer) {
-        json_write_key(b, "iss");
-        json_write_string(b, span_of(issuer));
-    }
-    if (*audience) {
-        json_write_key(b, "aud");
-        json_write_string(b, span_of(audience));
-    }
-    if (admin) buffer_text(b, ",\"admin\":true");
+    json_begin(b);
+    json_span(b, "sub", user);
+    json_int(b, "iat", wall_ms / 1000);
+    json_int(b, "exp", expires / 1000 + (expires % 1000 > 0));
+    if (*issuer) json_text(b, "iss", issuer);
+    if (*audience) json_text(b, "aud", audience);
+    if (admin) json_bool(b, "admin", true);
     if (!token_write_watch(b, watch, why)) return false;
-    buffer_text(b, "}");
+    json_close(b, '}');
     return true;
 }
 
@@ -3833,12 +3818,11 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     const struct token_key *key = &keys->at[i];
     struct buffer json = {0};
     uint8_t mac[SHA256_SIZE];
-    buffer_text(&json, "{\"alg\":\"HS256\",\"typ\":\"JWT\"");
-    if (*key->kid) {
-        json_write_key(&json, "kid");
-        json_write_string(&json, span_of(key->kid));
-    }
-    buffer_text(&json, "}");
+    json_begin(&json);
+    json_text(&json, "alg", "HS256");
+    json_text(&json, "typ", "JWT");
+    if (*key->kid) json_text(&json, "kid", key->kid);
+    json_close(&json, '}');
     base64url_encode(out, json.at, json.len);
     json.len = 0;
     bool good =
@@ -6488,26 +6472,22 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
 /* A text that needs no escape, or null. */
 static void field_dump_text(struct buffer *b, const char *name, const char *text)
 {
-    json_write_key(b, name);
-    buffer_print(b, text ? "\"%s\"" : "null", text);
+    json_text_or_null(b, name, text ? text : "");
 }
 
 static void field_dump_time(struct buffer *b, const char *name, int64_t ms)
 {
-    char text[TIME_TEXT];
-    field_dump_text(b, name, ms ? time_text(ms, text) : NULL);
+    json_time(b, name, ms, ms != 0);
 }
 
 static void field_dump_count(struct buffer *b, const char *name, uint32_t count)
 {
-    json_write_key(b, name);
-    buffer_print(b, "%" PRIu32, count);
+    json_uint(b, name, count);
 }
 
 static void field_dump_flag(struct buffer *b, const char *name, bool flag)
 {
-    json_write_key(b, name);
-    buffer_text(b, flag ? "true" : "false");
+    json_bool(b, name, flag);
 }
 
 static void field_dump_status(struct buffer *b, const char *name, uint8_t status)
@@ -6625,8 +6605,8 @@ static bool field_restore_address(struct json_value line, const char *name, fiel
 /* Begins a line with the id of its user. */
 static void dump_begin(struct buffer *b, const char *name, struct span id)
 {
-    buffer_print(b, "{\"%s\":", name);
-    json_write_string(b, id);
+    json_begin(b);
+    json_span(b, name, id);
 }
 
 static bool dump_user(struct buffer *b, MDB_val key, MDB_val value)
@@ -6652,9 +6632,9 @@ static bool dump_session(struct buffer *b, MDB_val key, MDB_val value)
 static bool dump_sample(struct buffer *b, MDB_val key, MDB_val value)
 {
     struct sample record;
-    char when[TIME_TEXT];
     if (!store_read_sample(key, value, &record)) return false;
-    buffer_print(b, "{\"sample\":\"%s\"", time_text(record.at, when));
+    json_begin(b);
+    json_time(b, "sample", record.at, true);
     SAMPLE_FIELDS(FIELD_DUMP)
     return true;
 }
@@ -6666,8 +6646,7 @@ static bool dump_manual(struct buffer *b, MDB_val key, MDB_val value)
     const struct manual_head record = manual.head;
     dump_begin(b, "manual", (struct span){key.mv_data, key.mv_size});
     MANUAL_FIELDS(FIELD_DUMP)
-    json_write_key(b, "message");
-    json_write_string(b, (struct span){manual.message, manual.len});
+    json_span(b, "message", (struct span){manual.message, manual.len});
     return true;
 }
 
@@ -6759,11 +6738,12 @@ static int store_command_dump(const char *dir, FILE *out, FILE *err)
     struct buffer end = {0};
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    buffer_text(&end, "{\"end\":\"presence\"");
+    json_begin(&end);
+    json_text(&end, "end", "presence");
     for (size_t i = 0; !rc && i < DUMP_COUNT; i++) {
         int64_t count = 0;
         rc = dump_records(st, &DUMP_KINDS[i], out, &count);
-        buffer_print(&end, ",\"%s\":%" PRId64, DUMP_KINDS[i].count, count);
+        json_int(&end, DUMP_KINDS[i].count, count);
     }
     store_close(st);
     buffer_text(&end, "}\n");
@@ -9283,9 +9263,10 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         e->digest = view_digest(w, &view);
     }
     if (e->is_changed) e->digest = 0;
+    json_key(out, NULL);
     buffer_add(out, w->text.at + e->text_at, e->text_len);
-    if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
-    buffer_text(out, "}");
+    if (is_change && e->reason) json_text(out, "reason", REASON_NAMES[e->reason]);
+    json_close(out, '}');
 }
 
 /* Whether the first snapshot to come can be written: the store was asked for all its users. */
@@ -9311,12 +9292,11 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
                                    struct instant now, struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
-    const char *between = "";
-    buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+    json_begin(out);
+    json_text(out, "type", "snapshot");
+    json_open(out, "users", '[');
     while (snapshot->written < snapshot->count && out->len < w->full) {
         struct watch_target *e = snapshot->users[snapshot->written++];
-        buffer_text(out, between);
-        between = ",";
         target_write(w, p, now, e, false, out);
         struct watch *watch = watcher_find(watcher, e);
         if (watch) watch->sent->version = e->version;
@@ -9324,7 +9304,9 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
         target_unreference(w, e);
     }
     bool more = snapshot->written < snapshot->count;
-    buffer_text(out, more ? "],\"more\":true}" : "]}");
+    json_close(out, ']');
+    if (more) json_bool(out, "more", true);
+    json_close(out, '}');
     if (!more) watcher_drop_snapshot(w, watcher);
     return more;
 }
@@ -9333,13 +9315,12 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
 static void watcher_write_changes(struct watch_graph *w, const struct presence *p,
                                   struct instant now, struct watcher *watcher, struct buffer *out)
 {
-    const char *between = "";
-    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    json_begin(out);
+    json_text(out, "type", "presence");
+    json_open(out, "users", '[');
     while (watcher->queued && out->len < w->full) {
         struct watch *watch = watcher_pop(watcher);
         if (!watch || watch->sent->version == watch->to->version) continue;
-        buffer_text(out, between);
-        between = ",";
         target_write(w, p, now, watch->to, true, out);
         watch->sent->version = watch->to->version;
     }
@@ -11365,7 +11346,6 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
 {
     enum { TAG = 0x1f, DNS_NAME = 2, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
     const mbedtls_x509_sequence *name = &cert->subject_alt_names;
-    bool first = true;
     for (; name && name->buf.p; name = name->next) {
         char text[INET6_ADDRSTRLEN];
         struct span shown = {(const char *)name->buf.p, name->buf.len};
@@ -11376,9 +11356,7 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
         } else if (kind != DNS_NAME) {
             continue;
         }
-        if (!first) buffer_text(out, ",");
-        first = false;
-        json_write_string(out, shown);
+        json_span(out, NULL, shown);
     }
 }
 
@@ -11386,14 +11364,15 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
  */
 static void tls_write_certificates(struct buffer *out, struct tls_shared *shared)
 {
-    char when[TIME_TEXT];
     struct tls_config *config = tls_config_take(shared);
     for (size_t i = 0; i < config->count; i++) {
         const mbedtls_x509_crt *cert = &config->pairs[i].chain;
-        buffer_text(out, i ? ",{\"names\":[" : "{\"names\":[");
+        json_open(out, NULL, '{');
+        json_open(out, "names", '[');
         tls_write_names(out, cert);
-        buffer_print(out, "],\"not_after\":\"%s\"}",
-                     time_text(tls_wall_time(&cert->valid_to), when));
+        json_close(out, ']');
+        json_time(out, "not_after", tls_wall_time(&cert->valid_to), true);
+        json_close(out, '}');
     }
     tls_config_drop(config);
 }
@@ -13635,17 +13614,32 @@ static void hub_reply_text(struct hub *hub, const char *text)
     ws_encode(&hub->reply, WS_OP_TEXT, span_of(text));
 }
 
+/* [hub] Begins a JSON message of this type; returns where its members go, hub_reply_end adds it to
+ * the reply. */
+static struct buffer *hub_reply_begin(struct hub *hub, const char *type)
+{
+    hub->outgoing.len = 0;
+    json_begin(&hub->outgoing);
+    json_text(&hub->outgoing, "type", type);
+    return &hub->outgoing;
+}
+
+/* [hub] See hub_reply_begin. */
+static void hub_reply_end(struct hub *hub)
+{
+    json_close(&hub->outgoing, '}');
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){hub->outgoing.at, hub->outgoing.len});
+}
+
 /* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    struct buffer *text = &hub->outgoing;
-    text->len = 0;
-    buffer_print(text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"", ERRORS[error].code,
-                 ERRORS[error].text);
+    struct buffer *text = hub_reply_begin(hub, "error");
+    json_text(text, "code", ERRORS[error].code);
+    json_text(text, "message", ERRORS[error].text);
     named_write(text, &hub->named);
     hub->named.count = 0;
-    buffer_text(text, "}");
-    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text->at, text->len});
+    hub_reply_end(hub);
 }
 
 /* ==== 36. WebSocket messages ==================================================================
@@ -13668,10 +13662,8 @@ static enum error message_ping(struct server *server, struct connection *c, stru
                                struct json_value message)
 {
     (void)c, (void)message;
-    char when[TIME_TEXT], text[80];
-    snprintf(text, sizeof text, "{\"type\":\"pong\",\"time\":\"%s\"}",
-             time_text(now.mono + now.offset, when));
-    hub_reply_text(&server->hub, text);
+    json_time(hub_reply_begin(&server->hub, "pong"), "time", now.mono + now.offset, true);
+    hub_reply_end(&server->hub);
     return ERROR_NONE;
 }
 
@@ -14836,20 +14828,17 @@ static int64_t server_spread_ms(const struct server *server)
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
-    struct buffer *text = &server->hub.outgoing;
+    struct buffer *text = hub_reply_begin(&server->hub, "hello");
     char number[17];
-    text->len = 0;
-    buffer_text(text, "{\"type\":\"hello\",\"user_id\":");
-    json_write_string(text, id);
-    buffer_print(text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
-                 connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
-    buffer_print(text,
-                 ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
-                 ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
-                 ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
-                 options->max_message, options->max_rate, options->max_watch,
-                 server_spread_ms(server));
-    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text->at, text->len});
+    json_span(text, "user_id", id);
+    json_text(text, "connection_id", connection_id_text(c->number, number));
+    json_int(text, "heartbeat_seconds", (options->ping_interval + 999) / 1000);
+    json_int(text, "max_message", options->max_message);
+    json_int(text, "max_messages_per_second", options->max_rate);
+    json_int(text, "max_watch", options->max_watch);
+    json_int(text, "spread_ms", server_spread_ms(server));
+    json_text(text, "server", "presence/" PRESENCE_VERSION);
+    hub_reply_end(&server->hub);
 }
 
 /* [hub] Tells the connections of one user over which time to come back; returns how many. Sending
@@ -14861,10 +14850,8 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
     for (struct session_conn *conn = user->conns, *next; conn; conn = next, count++) {
         struct connection *c = (struct connection *)conn;
         next = conn->next; /* sending may be the end of this one */
-        char text[64];
-        snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
-                 hub->crowd.spread_ms);
-        hub_reply_text(hub, text);
+        json_int(hub_reply_begin(hub, "spread"), "spread_ms", hub->crowd.spread_ms);
+        hub_reply_end(hub);
         connection_flush(server, c, now);
     }
     return count;
@@ -14994,17 +14981,18 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
-    char when[TIME_TEXT], position[POSITION_TEXT];
+    char position[POSITION_TEXT];
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     /* What a client comes back for may be gone, or be of a server before this one. */
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
-        buffer_print(&s->own,
-                     "event: reset\nid: %s\ndata: {\"position\":\"%s\","
-                     "\"generated_at\":\"%s\"}\n\n",
-                     position, position, time_text(now.mono + now.offset, when));
+        buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
+        json_begin(&s->own);
+        json_text(&s->own, "position", position);
+        json_time(&s->own, "generated_at", now.mono + now.offset, true);
+        buffer_text(&s->own, "}\n\n");
         s->at = feed->events.end;
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
