@@ -241,6 +241,8 @@ enum {
     AGENT_MAX = 120,         /* bytes kept of a User-Agent */
     CLOSE_WAIT_MS = 2000,    /* from our close frame or last byte to the end of the socket */
     HISTORY_HOURS_MAX = 720, /* of one GET /admin/history */
+    STOP_MS = 4500,          /* all of a stop: what is not written by then is given up, and */
+    STOP_END_MS = 250,       /* so much later a disk that holds the writer; README: 5 s */
     HISTORY_HOURS_DEFAULT = 24,
     STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
     STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
@@ -266,7 +268,7 @@ static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
 /* Why a session ended: name, number, text in the API, meaning. The numbers are in the store, and
  * the texts are in the history that admins have kept: add, never renumber or rename. */
 #define REASON_TABLE(X)                                                                            \
-    X(NONE, 0, "none", "the stay has not ended")                                                   \
+    X(NONE, 0, "none", "the session has not ended")                                                \
     X(CLOSED, 1, "closed", "the client closed the connection, or left the page and stayed away")   \
     X(DROPPED, 2, "dropped", "the connection broke without a close frame")                         \
     X(TIMEOUT, 3, "timeout", "nothing was heard for too long")                                     \
@@ -324,7 +326,7 @@ struct named {
       "without keys for tokens this server answers to localhost and addresses only")               \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
-      "too many wrong passwords, or others are logging in: who waits for Retry-After gets in")     \
+      "too many wrong passwords, or other logins are under way: try again after Retry-After")      \
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
@@ -411,7 +413,7 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(admin_logins, "admin_logins_total", "logins of the admin")                                   \
     X(admin_login_failures, "admin_login_failures_total", "wrong passwords of the admin")          \
     X(pending_displaced, "pending_displaced_total",                                                \
-      "connections closed in the door at --max-pending-per-address")                               \
+      "HTTP connections closed at --max-pending-per-address")                                      \
     X(memory_refused, "memory_refused_total",                                                      \
       "requests answered with 503, or cut, at --max-request-memory")                               \
     X(upgrades, "upgrades_total", "WebSocket connections opened")                                  \
@@ -911,7 +913,7 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
 
 /* The kinds of threads that code here can ask for. ANY is main, before the others are started and
  * after they have ended, and whoever has no name here. */
-enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB };
+enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB, THREAD_WRITER };
 
 /* The locks in the order in which they may be taken: while a thread holds one it may take those
  * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
@@ -2354,7 +2356,7 @@ static void named_write(struct buffer *b, const struct named *named)
       " the file of its certificate")                                                              \
     X(tls_self_signed, FLAG, "tls-self-signed", "no", 0, 1, "", "TLS",                             \
       "make a certificate in --data, to try it out: no client trusts it unasked")                  \
-    X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads that shake hands")       \
+    X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads for TLS handshakes")     \
     X(redirect_listen, LIST, "redirect-listen", "", 0, 0, "ADDR:PORT", "TLS",                      \
       "address whose plain HTTP is sent on to the first --tls-listen; may repeat")                 \
     X(jwt_secret_file, FILES, "jwt-secret-file", "", 0, 0, "[KID=]FILE", "Tokens",                 \
@@ -2367,7 +2369,7 @@ static void named_write(struct buffer *b, const struct named *named)
     X(token_lifetime, DURATION, "token-lifetime", "1h", 1000, 315360000000, "TIME", "Tokens",      \
       "for --mint-token: how long the token is valid")                                             \
     X(token_watch, TEXT, "token-watch", "", 0, 0, "IDS", "Tokens",                                 \
-      "for --mint-token: whom its user may see; ids with commas between, or *")                    \
+      "for --mint-token: users that its user may watch; ids with commas between, or *")            \
     X(token_admin, FLAG, "token-admin", "no", 0, 1, "", "Tokens",                                  \
       "for --mint-token: its user is an admin")                                                    \
     X(admin_password_file, TEXT, "admin-password-file", "", 0, 0, "FILE", "Admin",                 \
@@ -2379,7 +2381,7 @@ static void named_write(struct buffer *b, const struct named *named)
     X(webhook_secret_file, TEXT, "webhook-secret-file", "", 0, 0, "FILE", "Webhooks",              \
       "secret that what is posted is signed with, 16 to 4096 bytes")                               \
     X(webhook_ca_file, TEXT, "webhook-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0,        \
-      "FILE", "Webhooks", "whom to trust at an https:// --webhook-url, PEM")                       \
+      "FILE", "Webhooks", "certificates of the CAs to trust for an https:// --webhook-url, PEM")   \
     X(webhook_batch, COUNT, "webhook-batch", "100", 1, 1000, "N", "Webhooks",                      \
       "changes in one request, at most")                                                           \
     X(webhook_timeout, DURATION, "webhook-timeout", "10s", 100, 300000, "TIME", "Webhooks",        \
@@ -2402,7 +2404,7 @@ static void named_write(struct buffer *b, const struct named *named)
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
     X(history, DURATION, "history", "30d", 0, 3153600000000, "TIME", "Store",                      \
-      "ended stays and samples are kept this long; 0: for ever")                                   \
+      "ended sessions and samples are kept this long; 0: for ever")                                \
     X(map_size, SIZE, "map-size", "64m", 65536, INT64_C(1) << 44, "BYTES", "Store",                \
       "address space first given to the store; it doubles by itself when full")                    \
     X(max_connections, COUNT, "max-connections", "0", 0, 10000000, "N", "Limits",                  \
@@ -5277,6 +5279,7 @@ enum {
 struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
+    bool last; /* of a server that stops in order: it carries the sign of that */
 };
 
 /* One piece of it; id_len bytes follow, and then text_len. */
@@ -5404,6 +5407,7 @@ static void store_batch_move(struct store_batch *to, struct store_batch *from)
 static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
+    b->last = false;
 }
 
 /* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
@@ -5813,6 +5817,7 @@ static void store_write_ended(struct store *st, int rc)
 /* Writes a batch (or none) and the signs of life, and counts it. */
 static int store_write(struct store *st, const struct store_batch *batch, bool clean)
 {
+    ASSERT_THREAD(WRITER);
     struct store_commit commit = {.batch = batch, .clean = clean};
     store_write_begins(st);
     int rc = store_transact(st, store_apply, &commit);
@@ -6193,39 +6198,52 @@ static void store_look_at_files(struct store *st)
     else log_line(st->log, LOG_WARN, "store: the files in %s are back in their place", st->dir);
 }
 
-/* The writer: takes batches until it is told to stop and has none, or has to give up. */
+/* [writer] One attempt to write a batch, or the sign of a clean stop alone (NULL), and what follows
+ * from it. When the batch is on the disk it is the hub's again, before this returns. True if it
+ * was. */
+static bool store_write_one(struct store *st, struct store_batch *batch)
+{
+    bool clean = !batch || batch->last;
+    int rc = store_write(st, batch, clean);
+    if (st->env) store_look_at_readers(st);
+    store_look_after_readers(st);
+    store_look_at_files(st);
+    lock_take(&st->lock, RANK_STORE);
+    if (rc) store_commit_failure(st, rc);
+    else store_commit_success(st);
+    if (!rc) st->batch = NULL;
+    st->all_written = !rc && clean && !store_is_lost(st->displaced);
+    lock_give(&st->lock, RANK_STORE);
+    if (!rc && batch) st->done(st->context, batch);
+    return !rc;
+}
+
+/* The writer's thread: takes batches until it is told to stop and everything is written, or until
+ * there is no time left to try again. A batch that fails is tried again every STORE_RETRY_MS, before
+ * any other: their order is that of what happened. */
 static void *store_writer(void *context)
 {
     struct store *st = context;
     prctl(PR_SET_NAME, "writer");
+    thread_is(THREAD_WRITER);
     lock_take(&st->lock, RANK_STORE);
-    for (;;) {
-        while (!st->batch && !st->stopping) {
+    while (st->batch || !st->stopping || !st->all_written) {
+        if (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
             lock_give(&st->lock, RANK_STORE);
             store_look_after_readers(st);
             store_look_at_files(st);
             lock_take(&st->lock, RANK_STORE);
+            continue;
         }
         struct store_batch *batch = st->batch;
         lock_give(&st->lock, RANK_STORE);
-        int rc = store_write(st, batch, !batch);
-        if (st->env) store_look_at_readers(st);
-        store_look_after_readers(st);
-        store_look_at_files(st);
-        if (!rc && batch) {
-            lock_take(&st->lock, RANK_STORE);
-            store_commit_success(st);
-            st->batch = NULL;
-            lock_give(&st->lock, RANK_STORE);
-            st->done(st->context, batch);
-        }
+        bool written = store_write_one(st, batch);
         lock_take(&st->lock, RANK_STORE);
-        if (rc) store_commit_failure(st, rc);
-        st->all_written = !rc && !batch && !store_is_lost(st->displaced);
+        if (written && !batch) break; /* also when the file was removed: there is no more to do */
         int64_t left = st->stopping ? st->give_up_at - clock_mono_ms() : STORE_RETRY_MS;
-        if ((!rc && !batch) || (rc && left <= 0)) break;
-        if (rc) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
+        if (!written && left <= 0) break;
+        if (!written) store_wait(st, left < STORE_RETRY_MS ? left : STORE_RETRY_MS);
     }
     st->ended = true;
     pthread_cond_broadcast(&st->changed);
@@ -6259,19 +6277,19 @@ static void store_submit(struct store *st, struct store_batch *batch)
     lock_give(&st->lock, RANK_STORE);
 }
 
-/* Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
- * False when that could not be in patience_ms: what was submitted is lost, and done does not give
- * its batch back. */
-static bool store_stop_writer(struct store *st, int64_t patience_ms)
+/* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
+ * False when that could not be by give_up_at (mono): what was submitted is lost, and done does not
+ * give its batch back. A writer that can act gives up by itself then. One that the disk holds in a
+ * system call is left where it is STOP_END_MS later; it ends with the process. */
+static bool store_stop_writer(struct store *st, int64_t give_up_at)
 {
     if (!st->running) return true;
     lock_take(&st->lock, RANK_STORE);
     st->stopping = true;
-    st->give_up_at = clock_mono_ms() + patience_ms;
+    st->give_up_at = give_up_at;
     pthread_cond_broadcast(&st->changed);
-    /* The writer gives up by itself, unless the disk holds it; then this does, a little later. */
-    while (!st->ended && clock_mono_ms() < st->give_up_at + 250)
-        store_wait(st, st->give_up_at + 250 - clock_mono_ms());
+    for (int64_t left; !st->ended && (left = give_up_at + STOP_END_MS - clock_mono_ms()) > 0;)
+        store_wait(st, left);
     bool ended = st->ended, written = st->all_written;
     lock_give(&st->lock, RANK_STORE);
     if (ended) pthread_join(st->writer, NULL);
@@ -10687,7 +10705,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
 /* ==== 29. TLS: connections ====================================================================
  * What one connection has of TLS (RFC 8446, RFC 5246). Mbed TLS does the work, on bytes that are in
  * memory already: nothing here waits or touches a socket. A connection keeps no record buffers; the
- * thread that works on it lends it a pair of its own, see vendor/mbedtls_seam.h, so an idle user
+ * thread that works on it attaches a pair of its own, see vendor/mbedtls_seam.h, so an idle user
  * costs 3 KB and not 36.
  *
  * Who may touch a struct tls: whoever has its connection, one thread at a time, and no lock guards
@@ -10751,10 +10769,10 @@ struct tls_shared {
 };
 
 /* The buffers of one thread, 34 KB, made when it first works on a TLS connection and freed when it
- * ends. Between a tls_lend and its tls_take_back they belong to one connection. */
+ * ends. Between a tls_attach and its tls_detach they belong to one connection. */
 struct tls_buffers {
-    struct seam_tls_loan loan; /* must be first, see tls_send */
-    struct buffer output;      /* records to send */
+    struct seam_tls_buffers seam; /* must be first, see tls_send */
+    struct buffer output;         /* records to send */
     size_t signer; /* which of the keys this thread signs with, from 1; 0: not yet said */
 };
 
@@ -10762,7 +10780,7 @@ struct tls_buffers {
  */
 struct tls {
     mbedtls_ssl_context ssl;
-    struct seam_tls_kept kept;
+    struct seam_tls_idle idle;
     struct tls_config *config;
     struct buffer in;   /* the beginning of a record that has not come whole yet */
     struct buffer out;  /* records that the socket did not take yet */
@@ -10794,9 +10812,9 @@ static int tls_random(void *unused, unsigned char *out, size_t n)
 
 /* Mbed TLS has bytes to send. They are collected and written after the call, so that a handshake's
  * answer is one segment, and no call into Mbed TLS ends half way because a socket is full. */
-static void tls_send(struct seam_tls_loan *loan, const unsigned char *at, size_t len)
+static void tls_send(struct seam_tls_buffers *seam, const unsigned char *at, size_t len)
 {
-    buffer_add(&((struct tls_buffers *)loan)->output, at, len);
+    buffer_add(&((struct tls_buffers *)seam)->output, at, len);
 }
 
 /* A thread ends: clears its buffers, which had plain text and keys in them, and frees them. */
@@ -10825,28 +10843,28 @@ static struct tls_buffers *tls_buffers_get(void)
     struct tls_buffers *buffers = pthread_getspecific(tls_buffers_key);
     if (!buffers) {
         buffers = mem_new(sizeof *buffers);
-        buffers->loan.send = tls_send;
+        buffers->seam.send = tls_send;
         if (pthread_setspecific(tls_buffers_key, buffers)) mem_die();
     }
     return buffers;
 }
 
-/* Lends the buffers of this thread to a connection, with whole records that it may read. Every
- * tls_lend has its tls_take_back in the same function: a thread has one pair. */
-static struct tls_buffers *tls_lend(struct tls *tls, struct span input)
+/* Attaches the buffers of this thread to a connection, with whole records that it may read. Every
+ * tls_attach has its tls_detach in the same function: a thread has one pair. */
+static struct tls_buffers *tls_attach(struct tls *tls, struct span input)
 {
     struct tls_buffers *buffers = tls_buffers_get();
-    buffers->loan.feed = input.at;
-    buffers->loan.feed_len = input.len;
-    seam_tls_lend(&tls->ssl, &tls->kept, &buffers->loan);
+    buffers->seam.input = input.at;
+    buffers->seam.input_len = input.len;
+    seam_tls_attach(&tls->ssl, &tls->idle, &buffers->seam);
     return buffers;
 }
 
-/* Ends what tls_lend began; what is in the output is still to be sent. The seam says that there is
- * no memory only when malloc did, never for what a peer sent. */
-static void tls_take_back(struct tls *tls)
+/* Ends what tls_attach began; what is in the output is still to be sent. The seam says that there
+ * is no memory only when malloc did, never for what a peer sent. */
+static void tls_detach(struct tls *tls)
 {
-    if (seam_tls_take_back(&tls->ssl, &tls->kept) == SEAM_TLS_NO_MEMORY) mem_die();
+    if (seam_tls_detach(&tls->ssl, &tls->idle) == SEAM_TLS_NO_MEMORY) mem_die();
 }
 
 /* The alert for bytes that cannot be the head of a record (RFC 8446 section 5.1); 0: they can. The
@@ -10994,13 +11012,13 @@ static int tls_choose(mbedtls_ssl_context *ssl)
 }
 
 /* [handshake worker] Reads a ticket that a client offers, and notes what it holds, see
- * seam_tls_ticket_has. */
+ * seam_tls_ticket_is. */
 static int tls_parse_ticket(void *context, mbedtls_ssl_session *session, unsigned char *at,
                             size_t len)
 {
     struct tls_shared *shared = context;
     int error = mbedtls_ssl_ticket_parse(&shared->tickets, session, at, len);
-    if (!error) seam_tls_ticket_has(&tls_buffers_get()->loan, session);
+    if (!error) seam_tls_ticket_is(&tls_buffers_get()->seam, session);
     return error;
 }
 
@@ -11594,9 +11612,9 @@ static void transport_refuse_tls(struct transport *transport, uint8_t alert)
     struct tls *tls = transport->tls;
     const uint8_t plain[] = {21, 3, 3, 0, 2, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert};
     if (tls->set_up && !tls->broken) {
-        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        seam_tls_refuse(&tls->ssl, &tls->kept, alert);
-        tls_take_back(tls);
+        struct tls_buffers *buffers = tls_attach(tls, (struct span){0});
+        seam_tls_alert(&tls->ssl, &tls->idle, alert);
+        tls_detach(tls);
         transport_send_output(transport, buffers);
     } else if (!tls->broken) {
         transport_transmit(transport->fd, plain,
@@ -11611,16 +11629,16 @@ static void transport_refuse_tls(struct transport *transport, uint8_t alert)
 static size_t transport_decipher(struct transport *transport, char *at, size_t whole, size_t size)
 {
     struct tls *tls = transport->tls;
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){at, whole});
+    struct tls_buffers *buffers = tls_attach(tls, (struct span){at, whole});
     enum seam_tls_result result = SEAM_TLS_DONE;
     size_t made = 0, n = 0;
     while (result == SEAM_TLS_DONE && made < size) {
-        result = seam_tls_read(&tls->ssl, &tls->kept, (unsigned char *)at + made, size - made, &n);
+        result = seam_tls_read(&tls->ssl, &tls->idle, (unsigned char *)at + made, size - made, &n);
         if (result == SEAM_TLS_DONE) made += n;
     }
     if (result == SEAM_TLS_CLOSED) tls->ended = true;
     else if (result == SEAM_TLS_FAILED) tls->broken = true;
-    tls_take_back(tls);
+    tls_detach(tls);
     if (!transport_send_output(transport, buffers)) tls->broken = true;
     return made;
 }
@@ -11678,11 +11696,11 @@ static ssize_t transport_write_tls(struct transport *transport, const char *at, 
     if (!transport_send_waiting(transport, &result)) return result;
     while (done < len && !tls->out.len) {
         size_t chunk = len - done < TLS_CHUNK ? len - done : TLS_CHUNK;
-        struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-        if (seam_tls_write(&tls->ssl, &tls->kept, (const unsigned char *)at + done, chunk) !=
+        struct tls_buffers *buffers = tls_attach(tls, (struct span){0});
+        if (seam_tls_write(&tls->ssl, &tls->idle, (const unsigned char *)at + done, chunk) !=
             SEAM_TLS_DONE)
             tls->broken = true;
-        tls_take_back(tls);
+        tls_detach(tls);
         if (!transport_send_output(transport, buffers) || tls->broken) return TRANSPORT_BROKEN;
         done += chunk;
     }
@@ -11724,9 +11742,9 @@ static void transport_notify(struct transport *transport)
 {
     struct tls *tls = transport->tls;
     if (!tls || !tls->open || tls->broken || tls->out.len) return;
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){0});
-    seam_tls_goodbye(&tls->ssl, &tls->kept);
-    tls_take_back(tls);
+    struct tls_buffers *buffers = tls_attach(tls, (struct span){0});
+    seam_tls_close_notify(&tls->ssl, &tls->idle);
+    tls_detach(tls);
     transport_send_output(transport, buffers);
     tls->open = false;
 }
@@ -11758,7 +11776,7 @@ static void transport_forget_tls(struct transport *transport)
     struct tls *tls = transport->tls;
     transport->tls = NULL;
     if (!tls) return;
-    seam_tls_forget(&tls->ssl, &tls->kept);
+    seam_tls_free(&tls->ssl, &tls->idle);
     mbedtls_ssl_free(&tls->ssl);
     tls_config_drop(tls->config);
     buffer_free(&tls->in);
@@ -11775,7 +11793,7 @@ static bool transport_set_up_tls(struct tls *tls, struct tls_shared *shared)
 {
     tls->config = tls_config_take(shared);
     if (mbedtls_ssl_setup(&tls->ssl, &tls->config->ssl)) return false;
-    seam_tls_strip(&tls->ssl, &tls->kept);
+    seam_tls_drop_buffers(&tls->ssl, &tls->idle);
     tls->set_up = true;
     return true;
 }
@@ -11788,10 +11806,10 @@ static enum handshake transport_handshake(struct transport *transport, struct tl
     struct tls *tls = transport->tls;
     struct tls_records records = tls_whole_records(tls->in.at, tls->in.len);
     if (!tls->set_up && !transport_set_up_tls(tls, shared)) return HANDSHAKE_FAILED;
-    struct tls_buffers *buffers = tls_lend(tls, (struct span){tls->in.at, records.whole});
-    enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->kept);
-    size_t read = records.whole - buffers->loan.feed_len;
-    tls_take_back(tls);
+    struct tls_buffers *buffers = tls_attach(tls, (struct span){tls->in.at, records.whole});
+    enum seam_tls_result result = seam_tls_handshake(&tls->ssl, &tls->idle);
+    size_t read = records.whole - buffers->seam.input_len;
+    tls_detach(tls);
     bool sent = transport_send_output(transport, buffers);
     buffer_drop(&tls->in, read);
     if (!tls->in.len) buffer_free(&tls->in);
@@ -11801,8 +11819,8 @@ static enum handshake transport_handshake(struct transport *transport, struct tl
     if (tls->broken) return HANDSHAKE_FAILED;
     if (result == SEAM_TLS_WAIT) return HANDSHAKE_MORE;
     tls->open = true;
-    if (tls->kept.resumed) count_one(&shared->counters->tls_resumed);
-    seam_tls_settle(&tls->ssl, &tls->kept);
+    if (tls->idle.resumed) count_one(&shared->counters->tls_resumed);
+    seam_tls_end_handshake(&tls->ssl, &tls->idle);
     return HANDSHAKE_DONE;
 }
 
@@ -13149,6 +13167,7 @@ struct server {
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
+    int64_t stop_by;              /* [main] mono: the end of a stop, set before others hear of it */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -15231,7 +15250,9 @@ static void hub_sync(struct server *server, struct instant now)
         hub->sync_at = now.mono + server->options.sync_interval;
     }
     hub->batch_filling = !hub_fill_batch(server, now);
-    if (hub->batch_filling || (!hub->batch.ops.len && !sign)) return;
+    if (hub->batch_filling) return;
+    hub->batch.last = hub->quitting; /* one commit less, where each may take seconds */
+    if (!hub->batch.ops.len && !sign) return;
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
@@ -15280,12 +15301,12 @@ static void hub_stop(struct server *server, struct job *job)
 }
 
 /* [hub] The last job: what is left to tell the store goes out in one more batch, then the hub ends.
- */
+ * A batch that is under way comes first, for as long as the stop may take. */
 static void hub_quit(struct server *server, struct job *job)
 {
     (void)job;
     server->hub.quitting = true;
-    server->hub.stop_by = clock_mono_ms() + STOP_WRITE_MS;
+    server->hub.stop_by = server->stop_by;
 }
 
 /* [hub] Counts users and connections once a minute, for the history. A minute that was slept
@@ -17768,7 +17789,8 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "watching", "users followed, over all connections", t.watching);
     metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
                   server->max_connections);
-    metrics_gauge(out, "connections_pending", "connections in the door", t.pending);
+    metrics_gauge(out, "connections_pending", "HTTP connections, those in a handshake among them",
+                  t.pending);
     metrics_gauge(out, "request_memory_bytes", "bytes held for requests under way", t.held);
     metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
     metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
@@ -19085,7 +19107,7 @@ static void server_enter_sandbox(struct server *server)
     if (done) server->landlock = abi;
     close(ruleset);
     log_line(&server->log, LOG_DEBUG,
-             done ? "walled off by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
+             done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
 /* ==== 53. Start ===============================================================================
@@ -19601,12 +19623,15 @@ static void server_wait_for_hub(struct server *server)
  *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
  *    far it came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
- * 6. What they used: table, store, sockets. */
+ * 6. What they used: table, store, sockets.
+ *
+ * One deadline holds for all of it: what the clients leave of the five seconds is the disk's. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};
     struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
+    server->stop_by = clock_mono_ms() + STOP_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
@@ -19626,7 +19651,7 @@ static bool server_stop(struct server *server)
         pthread_join(server->hub.thread, NULL);
     }
     if (server->store) {
-        written = store_stop_writer(server->store, STOP_WRITE_MS);
+        written = store_stop_writer(server->store, server->stop_by);
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
         presence_free(&server->presence);
@@ -19781,7 +19806,7 @@ static int run_command(struct server *server, const struct command_line *line)
     default: break;
     }
     if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
-    seam_tls_memory();
+    seam_mem_use();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good &&
            tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);

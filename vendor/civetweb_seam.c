@@ -3,9 +3,9 @@
  *
  * CivetWeb's source is included, not linked, so that its internals are in reach without a patch:
  * its socket calls are renamed away, its listening sockets never exist, its master thread runs the
- * door, and its workers get requests that have already been read. */
+ * listener, and its workers get requests that have already been read. */
 
-#define NO_SSL            /* the door does TLS, before CivetWeb sees a byte */
+#define NO_SSL            /* the listener does TLS, before CivetWeb sees a byte */
 #define NO_CGI
 #define NO_FILES
 #define NO_CACHING
@@ -114,7 +114,7 @@ static ssize_t seam_send(const void *bytes, size_t len)
 	return (ssize_t)len;
 }
 
-/* The master thread runs the door, and then waits for mg_stop, which sets the flag at once. */
+/* The master thread runs the listener, and then waits for mg_stop, which sets the flag at once. */
 static void *seam_init_thread(const struct mg_context *ctx, int thread_type)
 {
 	if (thread_type == 0) {
@@ -205,7 +205,7 @@ static int seam_take_headers(const struct mg_request_info *ri, const char *host,
 static int seam_begin_request(struct mg_connection *conn)
 {
 	const struct mg_request_info *ri = &conn->request_info;
-	_Static_assert(SEAM_HEADERS_MAX == MG_MAX_HEADERS, "what the door lets through is all seen");
+	_Static_assert(SEAM_HEADERS_MAX == MG_MAX_HEADERS, "what the listener lets through is all seen");
 	struct seam_header headers[MG_MAX_HEADERS + 1];
 	int upgrades = seam_list_has(ri, "Connection", "upgrade") &&
 	               seam_list_has(ri, "Upgrade", "websocket");
@@ -266,7 +266,7 @@ static int seam_log_message(const struct mg_connection *conn, const char *messag
 	return 1;
 }
 
-/* Runs in place of the door where the start has failed. */
+/* Runs in place of the listener where the start has failed. */
 static void seam_run_nothing(void *context)
 {
 	(void)context;

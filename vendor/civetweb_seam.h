@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* civetweb_seam.h - the few calls through which presence uses CivetWeb.
  *
- * CivetWeb never sees a socket. The listener (presence.c) reads and decrypts a whole request, the seam
- * lets one of CivetWeb's worker threads parse it and act on it, and everything CivetWeb writes
+ * CivetWeb never sees a socket. The listener (presence.c) reads and decrypts a whole request, the
+ * seam lets one of CivetWeb's worker threads parse it and act on it, and everything CivetWeb writes
  * comes back as bytes. Nothing here waits for a client.
  *
  *   listener --seam_submit(item)--> worker: parse --ops.request--> answer, or 0 for the upgrade

@@ -19,7 +19,7 @@
 #define MBEDTLS_HAVE_TIME
 #define MBEDTLS_HAVE_TIME_DATE
 #define MBEDTLS_PLATFORM_C
-#define MBEDTLS_PLATFORM_MEMORY /* for seam_tls_memory, see mbedtls_seam.h */
+#define MBEDTLS_PLATFORM_MEMORY /* for seam_mem_use, see mbedtls_seam.h */
 #define MBEDTLS_FS_IO
 #define MBEDTLS_THREADING_C
 #define MBEDTLS_THREADING_PTHREAD
@@ -121,8 +121,8 @@
 #define MBEDTLS_SSL_SERVER_NAME_INDICATION
 #define MBEDTLS_SSL_ALPN
 
-/* A browser may send records of full length. Ours are short (SEAM_TLS_PIECE), but for a handshake
- * message: Mbed TLS sends each in one record, and a chain of certificates may be long. */
+/* A browser may send records of full length. Ours are short (SEAM_TLS_WRITE_MAX), but for a
+ * handshake message: Mbed TLS sends each in one record, and a chain of certificates may be long. */
 #define MBEDTLS_SSL_IN_CONTENT_LEN 16384
 #define MBEDTLS_SSL_OUT_CONTENT_LEN 16384
 #define MBEDTLS_SSL_ALL_ALERT_MESSAGES /* one for a bad MAC, too */

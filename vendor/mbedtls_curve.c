@@ -5,7 +5,7 @@
  * prefers: 440 us each with Mbed TLS's numbers of any size. Its archive carries another way, the
  * verified code of Project Everest (3rdparty/everest), which needs 37 us; but its own switch for it
  * reaches only one of the two in TLS 1.3, and puts everest's headers into the public ones. So it is
- * put in here, at the one door through which all the library goes to multiply a point.
+ * put in here, at the one function through which all the library multiplies a point.
  */
 
 /* What ecp.c calls by these names itself stays as it was: it is not part of a handshake. */

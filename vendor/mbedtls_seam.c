@@ -26,7 +26,7 @@
 
 _Static_assert(SEAM_TLS_IN_SIZE >= MBEDTLS_SSL_IN_BUFFER_LEN, "room for the largest record");
 _Static_assert(SEAM_TLS_OUT_SIZE >= MBEDTLS_SSL_OUT_BUFFER_LEN, "room for the largest record");
-_Static_assert(MBEDTLS_SSL_SEQUENCE_NUMBER_LEN == 8, "what is kept of an inbound buffer");
+_Static_assert(MBEDTLS_SSL_SEQUENCE_NUMBER_LEN == 8, "what is idle of an inbound buffer");
 
 enum {
 	SEAM_MESSAGE = 13,       /* offset of a handshake message: counter, head of a record */
@@ -77,99 +77,99 @@ static void seam_tls_rebase(mbedtls_ssl_context *ssl, unsigned char *to)
 	if (ssl->in_offt) ssl->in_offt = to + (ssl->in_offt - from);
 }
 
-/* Mbed TLS wants bytes: those of the feed, then it must wait. Also while the length of the message
+/* Mbed TLS wants bytes: those of the input, then it must wait. Also while the length of the message
  * that comes in pieces is not known but could be, see seam_join. */
 static int seam_receive(void *context, unsigned char *out, size_t size)
 {
-	struct seam_tls_kept *kept = context;
-	struct seam_tls_loan *loan = kept->loan;
-	mbedtls_ssl_context *ssl = loan->ssl;
-	if (kept->joining && ssl->badmac_seen_or_in_hsfraglen >= SEAM_MESSAGE_HEAD)
+	struct seam_tls_idle *idle = context;
+	struct seam_tls_buffers *buffers = idle->buffers;
+	mbedtls_ssl_context *ssl = buffers->ssl;
+	if (idle->reassembling && ssl->badmac_seen_or_in_hsfraglen >= SEAM_MESSAGE_HEAD)
 		return MBEDTLS_ERR_SSL_WANT_READ;
-	size_t n = loan->feed_len < size ? loan->feed_len : size;
+	size_t n = buffers->input_len < size ? buffers->input_len : size;
 	if (!n) return MBEDTLS_ERR_SSL_WANT_READ;
 	/* Each renegotiation that is asked for is answered with a warning, which the peer may let us
 	 * keep for it: few are. */
-	if (kept->alerts > SEAM_RENEGOTIATIONS) return MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
-	if (!ssl->in_left && n == sizeof loan->head) {
-		memcpy(loan->head, loan->feed, n);
+	if (idle->alerts > SEAM_RENEGOTIATIONS) return MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
+	if (!ssl->in_left && n == sizeof buffers->head) {
+		memcpy(buffers->head, buffers->input, n);
 		/* RFC 8446 section 5: not before the first hello, nor behind the peer's Finished. */
 		bool early = ssl->state <= MBEDTLS_SSL_CLIENT_HELLO && ssl->handshake &&
 		             !ssl->handshake->hello_retry_request_flag;
 		bool late = mbedtls_ssl_is_handshake_over(ssl) &&
 		            ssl->tls_version == MBEDTLS_SSL_VERSION_TLS1_3;
-		if (loan->head[0] == MBEDTLS_SSL_MSG_CHANGE_CIPHER_SPEC && (early || late))
+		if (buffers->head[0] == MBEDTLS_SSL_MSG_CHANGE_CIPHER_SPEC && (early || late))
 			return MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
 	}
-	memcpy(out, loan->feed, n);
-	loan->feed += n;
-	loan->feed_len -= n;
+	memcpy(out, buffers->input, n);
+	buffers->input += n;
+	buffers->input_len -= n;
 	return (int)n;
 }
 
 /* Mbed TLS has records to send. */
 static int seam_send(void *context, const unsigned char *at, size_t len)
 {
-	struct seam_tls_kept *kept = context;
+	struct seam_tls_idle *idle = context;
 	for (size_t i = 0; i + 5 <= len; i += 5 + ((size_t)at[i + 3] << 8 | at[i + 4])) {
-		kept->loan->alerted = at[i] == MBEDTLS_SSL_MSG_ALERT;
-		if (kept->loan->alerted && kept->alerts <= SEAM_RENEGOTIATIONS) kept->alerts++;
+		idle->buffers->alerted = at[i] == MBEDTLS_SSL_MSG_ALERT;
+		if (idle->buffers->alerted && idle->alerts <= SEAM_RENEGOTIATIONS) idle->alerts++;
 	}
-	kept->loan->send(kept->loan, at, len);
+	idle->buffers->send(idle->buffers, at, len);
 	return (int)len;
 }
 
-void seam_tls_strip(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+void seam_tls_drop_buffers(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
-	memset(kept, 0, sizeof *kept);
+	memset(idle, 0, sizeof *idle);
 	free(ssl->in_buf);
 	free(ssl->out_buf);
 	ssl->in_buf = ssl->out_buf = NULL;
-	mbedtls_ssl_set_bio(ssl, kept, seam_send, seam_receive, NULL);
+	mbedtls_ssl_set_bio(ssl, idle, seam_send, seam_receive, NULL);
 }
 
-void seam_tls_lend(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept,
-                   struct seam_tls_loan *loan)
+void seam_tls_attach(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle,
+                   struct seam_tls_buffers *buffers)
 {
-	kept->loan = loan;
-	loan->ssl = ssl;
-	loan->alerted = false;
-	loan->ticket_suite = 0;
-	memset(loan->head, 0, sizeof loan->head);
-	if (kept->in) {
-		memcpy(loan->in, kept->in, kept->in_len);
-		seam_tls_rebase(ssl, loan->in);
-		mbedtls_zeroize_and_free(kept->in, kept->in_len);
-		kept->in = NULL;
+	idle->buffers = buffers;
+	buffers->ssl = ssl;
+	buffers->alerted = false;
+	buffers->ticket_suite = 0;
+	memset(buffers->head, 0, sizeof buffers->head);
+	if (idle->in) {
+		memcpy(buffers->in, idle->in, idle->in_len);
+		seam_tls_rebase(ssl, buffers->in);
+		mbedtls_zeroize_and_free(idle->in, idle->in_len);
+		idle->in = NULL;
 	} else {
-		ssl->in_buf = loan->in;
-		memcpy(loan->in, kept->counter, sizeof kept->counter);
+		ssl->in_buf = buffers->in;
+		memcpy(buffers->in, idle->counter, sizeof idle->counter);
 		mbedtls_ssl_reset_in_pointers(ssl);
 	}
-	ssl->out_buf = loan->out;
+	ssl->out_buf = buffers->out;
 	mbedtls_ssl_reset_out_pointers(ssl);
 	mbedtls_ssl_update_out_pointers(ssl, ssl->transform_out);
 }
 
-enum seam_tls_result seam_tls_take_back(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+enum seam_tls_result seam_tls_detach(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
 	enum seam_tls_result result = SEAM_TLS_DONE;
 	(void)mbedtls_ssl_flush_output(ssl); /* seam_send takes all: nothing is left in the buffer */
 	if (seam_tls_clean(ssl)) {
-		memcpy(kept->counter, ssl->in_buf, sizeof kept->counter);
+		memcpy(idle->counter, ssl->in_buf, sizeof idle->counter);
 		ssl->in_buf = NULL;
 	} else {
-		kept->in_len = seam_tls_used(ssl);
-		if ((kept->in = malloc(kept->in_len))) {
-			memcpy(kept->in, ssl->in_buf, kept->in_len);
-			seam_tls_rebase(ssl, kept->in);
+		idle->in_len = seam_tls_used(ssl);
+		if ((idle->in = malloc(idle->in_len))) {
+			memcpy(idle->in, ssl->in_buf, idle->in_len);
+			seam_tls_rebase(ssl, idle->in);
 		} else {
 			ssl->in_buf = NULL;
 			result = SEAM_TLS_NO_MEMORY;
 		}
 	}
 	ssl->out_buf = NULL;
-	kept->loan = NULL;
+	idle->buffers = NULL;
 	return result;
 }
 
@@ -177,10 +177,10 @@ enum seam_tls_result seam_tls_take_back(mbedtls_ssl_context *ssl, struct seam_tl
  * up: as for any other message in pieces it is made to put the next record behind this one, and
  * told the length as soon as the head is there. True when the call that returned `error` is to be
  * made again. */
-static bool seam_join(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, int error)
+static bool seam_join(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle, int error)
 {
 	unsigned char *message = ssl->in_buf + SEAM_MESSAGE;
-	if (error == MBEDTLS_ERR_SSL_INVALID_RECORD && !kept->joining &&
+	if (error == MBEDTLS_ERR_SSL_INVALID_RECORD && !idle->reassembling &&
 	    ssl->in_msgtype == MBEDTLS_SSL_MSG_HANDSHAKE && !ssl->badmac_seen_or_in_hsfraglen &&
 	    ssl->in_msglen && ssl->in_msglen < SEAM_MESSAGE_HEAD) {
 		memmove(message, ssl->in_msg, ssl->in_msglen);
@@ -189,17 +189,17 @@ static bool seam_join(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, int 
 		ssl->in_hdr = message + ssl->in_msglen;
 		ssl->in_msglen = 0;
 		mbedtls_ssl_update_in_pointers(ssl);
-		kept->joining = true;
+		idle->reassembling = true;
 		return true;
 	}
-	if (error == MBEDTLS_ERR_SSL_WANT_READ && kept->joining &&
+	if (error == MBEDTLS_ERR_SSL_WANT_READ && idle->reassembling &&
 	    ssl->badmac_seen_or_in_hsfraglen >= SEAM_MESSAGE_HEAD) {
 		ssl->in_hslen = SEAM_MESSAGE_HEAD + MBEDTLS_GET_UINT24_BE(message, 1);
 		ssl->in_msg = message + 1; /* as if all but the first byte had just come in a record */
 		ssl->in_msglen = ssl->badmac_seen_or_in_hsfraglen - 1;
 		ssl->in_msgtype = MBEDTLS_SSL_MSG_HANDSHAKE;
 		ssl->badmac_seen_or_in_hsfraglen = 1;
-		kept->joining = false;
+		idle->reassembling = false;
 		return true;
 	}
 	return false;
@@ -207,10 +207,10 @@ static bool seam_join(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, int 
 
 /* What an error means while a message is being received that is longer than one may be: Mbed TLS
  * would wait until its buffer is full, and then call it a fault of its own. */
-static int seam_too_long(const mbedtls_ssl_context *ssl, const struct seam_tls_kept *kept,
+static int seam_too_long(const mbedtls_ssl_context *ssl, const struct seam_tls_idle *idle,
                          int error)
 {
-	bool too_long = ssl->badmac_seen_or_in_hsfraglen && !kept->joining &&
+	bool too_long = ssl->badmac_seen_or_in_hsfraglen && !idle->reassembling &&
 	                ssl->in_hslen > MBEDTLS_SSL_IN_CONTENT_LEN;
 	return error && too_long ? MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER : error;
 }
@@ -257,9 +257,9 @@ static unsigned char seam_alert_for(const mbedtls_ssl_context *ssl, const unsign
 	}
 }
 
-void seam_tls_refuse(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, unsigned char alert)
+void seam_tls_alert(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle, unsigned char alert)
 {
-	(void)kept;
+	(void)idle;
 	if (!ssl->transform_out) {
 		ssl->out_left = 0;
 		mbedtls_ssl_reset_out_pointers(ssl);
@@ -271,33 +271,34 @@ void seam_tls_refuse(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept, unsig
 /* Ends a connection by an error of Mbed TLS, and sees to it that an alert has been sent. Those in
  * TLS 1.3 cannot be told from data by looking: there it was sent if it was pending, or for a bad
  * MAC, which ssl_msg.c tells at once. */
-static enum seam_tls_result seam_fail(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept,
+static enum seam_tls_result seam_fail(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle,
                                       int error)
 {
 	bool hidden = ssl->transform_out &&
 	              ssl->transform_out->tls_version == MBEDTLS_SSL_VERSION_TLS1_3;
-	bool alerted = kept->loan->alerted ||
+	bool alerted = idle->buffers->alerted ||
 	               (hidden && (error == MBEDTLS_ERR_SSL_INVALID_MAC ||
 	                           (ssl->alert_type && ssl->alert_reason == error)));
 	if (!alerted && error != MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE &&
 	    error != MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
-		seam_tls_refuse(ssl, kept, seam_alert_for(ssl, kept->loan->head, error));
+		seam_tls_alert(ssl, idle, seam_alert_for(ssl, idle->buffers->head, error));
 	return SEAM_TLS_FAILED;
 }
 
-void seam_tls_ticket_has(struct seam_tls_loan *loan, const mbedtls_ssl_session *session)
+void seam_tls_ticket_is(struct seam_tls_buffers *buffers, const mbedtls_ssl_session *session)
 {
-	if (session->tls_version == MBEDTLS_SSL_VERSION_TLS1_2) loan->ticket_suite = session->ciphersuite;
+	if (session->tls_version == MBEDTLS_SSL_VERSION_TLS1_2)
+		buffers->ticket_suite = session->ciphersuite;
 }
 
 /* Mbed TLS takes a session of TLS 1.2 up with whatever suite it would choose now. Where that is not
  * the session's own (RFC 5246 section 7.4.1.3), as after a change of certificates, the handshake is
  * made a full one before its answer is written. */
-static void seam_check_ticket(mbedtls_ssl_context *ssl, const struct seam_tls_loan *loan)
+static void seam_check_ticket(mbedtls_ssl_context *ssl, const struct seam_tls_buffers *buffers)
 {
-	if (ssl->state != MBEDTLS_SSL_SERVER_HELLO || !loan->ticket_suite ||
+	if (ssl->state != MBEDTLS_SSL_SERVER_HELLO || !buffers->ticket_suite ||
 	    ssl->tls_version != MBEDTLS_SSL_VERSION_TLS1_2 || !ssl->handshake->resume ||
-	    ssl->session_negotiate->ciphersuite == loan->ticket_suite)
+	    ssl->session_negotiate->ciphersuite == buffers->ticket_suite)
 		return;
 	ssl->handshake->resume = 0;
 	ssl->handshake->new_session_ticket = 1;
@@ -313,17 +314,17 @@ static void seam_change_keys(mbedtls_ssl_context *ssl)
 		mbedtls_ssl_set_outbound_transform(ssl, ssl->transform_application);
 }
 
-enum seam_tls_result seam_tls_handshake(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+enum seam_tls_result seam_tls_handshake(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
 	while (ssl->state != MBEDTLS_SSL_HANDSHAKE_OVER) {
-		seam_check_ticket(ssl, kept->loan);
+		seam_check_ticket(ssl, idle->buffers);
 		seam_change_keys(ssl);
-		kept->resumed = ssl->handshake && ssl->handshake->resume;
+		idle->resumed = ssl->handshake && ssl->handshake->resume;
 		int error = mbedtls_ssl_handshake_step(ssl);
-		if (!error || seam_join(ssl, kept, error)) continue;
-		error = seam_too_long(ssl, kept, error);
+		if (!error || seam_join(ssl, idle, error)) continue;
+		error = seam_too_long(ssl, idle, error);
 		if (error == MBEDTLS_ERR_SSL_WANT_READ) return SEAM_TLS_WAIT;
-		return seam_fail(ssl, kept, error);
+		return seam_fail(ssl, idle, error);
 	}
 	return SEAM_TLS_DONE;
 }
@@ -355,69 +356,69 @@ static int seam_next_keys(const mbedtls_ssl_ciphersuite_t *suite, unsigned char 
 
 /* Follows a KeyUpdate that was just read (RFC 8446 section 4.6.3). What it asks of us is done
  * before the next write: many from a peer who does not read cost no memory. 0, or an error. */
-static int seam_follow_update(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+static int seam_follow_update(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
 	/* No message may stand behind it in its record, and so many in a row are an attack. */
-	if (!kept->secrets || ssl->in_hslen != SEAM_MESSAGE_HEAD + 1 || ssl->in_msglen != ssl->in_hslen ||
-	    kept->updates > SEAM_UPDATES * SEAM_UPDATE_COST)
+	if (!idle->secrets || ssl->in_hslen != SEAM_MESSAGE_HEAD + 1 || ssl->in_msglen != ssl->in_hslen ||
+	    idle->updates > SEAM_UPDATES * SEAM_UPDATE_COST)
 		return MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
 	if (ssl->in_msg[SEAM_MESSAGE_HEAD] > 1) return MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER;
-	if (ssl->in_msg[SEAM_MESSAGE_HEAD]) kept->update_owed = true;
-	kept->updates += SEAM_UPDATE_COST;
+	if (ssl->in_msg[SEAM_MESSAGE_HEAD]) idle->update_pending = true;
+	idle->updates += SEAM_UPDATE_COST;
 	memset(ssl->in_ctr, 0, MBEDTLS_SSL_SEQUENCE_NUMBER_LEN);
-	return seam_next_keys(kept->secrets->suite, kept->secrets->in,
+	return seam_next_keys(idle->secrets->suite, idle->secrets->in,
 	                      &ssl->transform_in->cipher_ctx_dec, MBEDTLS_DECRYPT,
 	                      ssl->transform_in->iv_dec);
 }
 
-/* Sends the KeyUpdate that is owed, and goes on with new keys. 0, or an error. */
-static int seam_send_update(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+/* Sends the KeyUpdate that the peer asked for, and goes on with new keys. 0, or an error. */
+static int seam_send_update(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
 	static const unsigned char update[] = {SEAM_KEY_UPDATE, 0, 0, 1, 0 /* nothing asked */};
-	kept->update_owed = false;
+	idle->update_pending = false;
 	ssl->out_msgtype = MBEDTLS_SSL_MSG_HANDSHAKE;
 	ssl->out_msglen = sizeof update;
 	memcpy(ssl->out_msg, update, sizeof update);
 	int error = mbedtls_ssl_write_record(ssl, 1);
 	if (error) return error;
 	memset(ssl->cur_out_ctr, 0, sizeof ssl->cur_out_ctr);
-	return seam_next_keys(kept->secrets->suite, kept->secrets->out,
+	return seam_next_keys(idle->secrets->suite, idle->secrets->out,
 	                      &ssl->transform_out->cipher_ctx_enc, MBEDTLS_ENCRYPT,
 	                      ssl->transform_out->iv_enc);
 }
 
-enum seam_tls_result seam_tls_read(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept,
+enum seam_tls_result seam_tls_read(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle,
                                    unsigned char *out, size_t size, size_t *n)
 {
-	struct seam_tls_loan *loan = kept->loan;
+	struct seam_tls_buffers *buffers = idle->buffers;
 	for (;;) {
 		int got = mbedtls_ssl_read(ssl, out, size);
 		if (got > 0) {
-			if (kept->updates) kept->updates--;
+			if (idle->updates) idle->updates--;
 			*n = (size_t)got;
 			return SEAM_TLS_DONE;
 		}
-		if (seam_join(ssl, kept, got)) continue;
+		if (seam_join(ssl, idle, got)) continue;
 		if (got == MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE &&
 		    ssl->tls_version == MBEDTLS_SSL_VERSION_TLS1_3 &&
 		    ssl->in_msgtype == MBEDTLS_SSL_MSG_HANDSHAKE && ssl->in_msg[0] == SEAM_KEY_UPDATE)
-			got = seam_follow_update(ssl, kept);
-		got = seam_too_long(ssl, kept, got);
+			got = seam_follow_update(ssl, idle);
+		got = seam_too_long(ssl, idle, got);
 		if (!got) continue; /* a KeyUpdate, or two records without data */
-		if (got == MBEDTLS_ERR_SSL_WANT_READ && loan->feed_len) continue;
+		if (got == MBEDTLS_ERR_SSL_WANT_READ && buffers->input_len) continue;
 		if (got == MBEDTLS_ERR_SSL_WANT_READ) return SEAM_TLS_WAIT;
 		if (got == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY) return SEAM_TLS_CLOSED;
-		loan->alerted = got == MBEDTLS_ERR_SSL_INVALID_MAC; /* else it was no_renegotiation */
-		return seam_fail(ssl, kept, got);
+		buffers->alerted = got == MBEDTLS_ERR_SSL_INVALID_MAC; /* else it was no_renegotiation */
+		return seam_fail(ssl, idle, got);
 	}
 }
 
-enum seam_tls_result seam_tls_write(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept,
+enum seam_tls_result seam_tls_write(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle,
                                     const unsigned char *at, size_t len)
 {
-	if (kept->update_owed && seam_send_update(ssl, kept)) return SEAM_TLS_FAILED;
+	if (idle->update_pending && seam_send_update(ssl, idle)) return SEAM_TLS_FAILED;
 	while (len) {
-		int n = mbedtls_ssl_write(ssl, at, len < SEAM_TLS_PIECE ? len : SEAM_TLS_PIECE);
+		int n = mbedtls_ssl_write(ssl, at, len < SEAM_TLS_WRITE_MAX ? len : SEAM_TLS_WRITE_MAX);
 		if (n <= 0) return SEAM_TLS_FAILED; /* what seam_send takes can fail by itself only */
 		at += n;
 		len -= (size_t)n;
@@ -425,23 +426,23 @@ enum seam_tls_result seam_tls_write(mbedtls_ssl_context *ssl, struct seam_tls_ke
 	return SEAM_TLS_DONE;
 }
 
-void seam_tls_goodbye(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+void seam_tls_close_notify(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
-	(void)kept;
+	(void)idle;
 	(void)mbedtls_ssl_close_notify(ssl); /* seam_send takes all */
 }
 
-void seam_tls_settle(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+void seam_tls_end_handshake(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
 	if (ssl->tls_version == MBEDTLS_SSL_VERSION_TLS1_3 && ssl->session &&
-	    (kept->secrets = malloc(sizeof *kept->secrets))) { /* without: KeyUpdate is refused */
+	    (idle->secrets = malloc(sizeof *idle->secrets))) { /* without: KeyUpdate is refused */
 		const mbedtls_ssl_tls13_application_secrets *from = &ssl->session->app_secrets;
 		bool server = ssl->conf->endpoint == MBEDTLS_SSL_IS_SERVER;
 		const unsigned char *client = from->client_application_traffic_secret_N;
 		const unsigned char *own = from->server_application_traffic_secret_N;
-		kept->secrets->suite = mbedtls_ssl_ciphersuite_from_id(ssl->session->ciphersuite);
-		memcpy(kept->secrets->in, server ? client : own, sizeof kept->secrets->in);
-		memcpy(kept->secrets->out, server ? own : client, sizeof kept->secrets->out);
+		idle->secrets->suite = mbedtls_ssl_ciphersuite_from_id(ssl->session->ciphersuite);
+		memcpy(idle->secrets->in, server ? client : own, sizeof idle->secrets->in);
+		memcpy(idle->secrets->out, server ? own : client, sizeof idle->secrets->out);
 	}
 	if (ssl->handshake) {
 		mbedtls_ssl_handshake_free(ssl);
@@ -456,12 +457,12 @@ void seam_tls_settle(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
 	ssl->session = ssl->session_in = ssl->session_out = NULL;
 }
 
-void seam_tls_forget(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
+void seam_tls_free(mbedtls_ssl_context *ssl, struct seam_tls_idle *idle)
 {
-	if (kept->in) mbedtls_zeroize_and_free(kept->in, kept->in_len);
-	if (kept->secrets) mbedtls_zeroize_and_free(kept->secrets, sizeof *kept->secrets);
-	kept->secrets = NULL;
-	kept->in = ssl->in_buf = ssl->out_buf = NULL;
+	if (idle->in) mbedtls_zeroize_and_free(idle->in, idle->in_len);
+	if (idle->secrets) mbedtls_zeroize_and_free(idle->secrets, sizeof *idle->secrets);
+	idle->secrets = NULL;
+	idle->in = ssl->in_buf = ssl->out_buf = NULL;
 }
 
 /* A free block on a list. */
@@ -474,14 +475,14 @@ enum {
 	 * would take the next slot, and an idle connection more memory. */
 	SEAM_CLASS = 16,
 	SEAM_SLOT = 4,
-	SEAM_CLASSES = (SEAM_TLS_BLOCK_MAX + SEAM_SLOT) / SEAM_CLASS,
+	SEAM_CLASSES = (SEAM_MEM_BLOCK_MAX + SEAM_SLOT) / SEAM_CLASS,
 };
 
 /* The free blocks of a thread, by class. */
 struct seam_lists {
 	struct seam_block *first[SEAM_CLASSES + 1];
 	size_t bytes;
-	bool open; /* its end is known, see seam_lists_end; only then is anything kept */
+	bool open; /* its end is known, see seam_lists_end; only then is anything idle */
 };
 
 static _Thread_local struct seam_lists seam_lists;
@@ -517,11 +518,11 @@ static bool seam_lists_open(void)
 	return seam_lists.open;
 }
 
-void *seam_tls_calloc(size_t n, size_t size)
+void *seam_mem_calloc(size_t n, size_t size)
 {
 	size_t bytes;
 	if (__builtin_mul_overflow(n, size, &bytes)) return NULL;
-	if (bytes > SEAM_TLS_BLOCK_MAX) return calloc(1, bytes);
+	if (bytes > SEAM_MEM_BLOCK_MAX) return calloc(1, bytes);
 	size_t class = (bytes + SEAM_SLOT + SEAM_CLASS - 1) / SEAM_CLASS;
 	size_t room = class * SEAM_CLASS - SEAM_SLOT;
 	struct seam_block *block = seam_lists.first[class];
@@ -531,12 +532,12 @@ void *seam_tls_calloc(size_t n, size_t size)
 	return memset(block, 0, room);
 }
 
-void seam_tls_free(void *at)
+void seam_mem_free(void *at)
 {
 	if (!at) return;
-	/* Rounded down: a block that something else took from malloc may be kept, too. */
+	/* Rounded down: a block that something else took from malloc may be idle, too. */
 	size_t class = (malloc_usable_size(at) + SEAM_SLOT) / SEAM_CLASS;
-	if (!class || class > SEAM_CLASSES || seam_lists.bytes + class * SEAM_CLASS > SEAM_TLS_LIST_MAX ||
+	if (!class || class > SEAM_CLASSES || seam_lists.bytes + class * SEAM_CLASS > SEAM_MEM_LIST_MAX ||
 	    !seam_lists_open()) {
 		free(at);
 		return;
@@ -547,12 +548,12 @@ void seam_tls_free(void *at)
 	seam_lists.bytes += class * SEAM_CLASS;
 }
 
-size_t seam_tls_listed(void)
+size_t seam_mem_listed(void)
 {
 	return seam_lists.bytes;
 }
 
-void seam_tls_memory(void)
+void seam_mem_use(void)
 {
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -560,7 +561,7 @@ void seam_tls_memory(void)
 #endif
 #endif
 #ifndef __SANITIZE_ADDRESS__
-	(void)mbedtls_platform_set_calloc_free(seam_tls_calloc, seam_tls_free); /* cannot fail */
+	(void)mbedtls_platform_set_calloc_free(seam_mem_calloc, seam_mem_free); /* cannot fail */
 #endif
 }
 

@@ -97,7 +97,7 @@ test('Landlock: a file outside the directories that were named cannot be read, n
   fs.writeFileSync(named, hashPassword('first'));
   fs.writeFileSync(outside, hashPassword('second'));
   const server = await startSecure(t, { authority, args: ['--admin-password-file', named, '--log-level', 'debug'], allow: [/./] });
-  if (!server.lines.some((line) => /walled off by Landlock/.test(line))) return t.skip('this kernel has no Landlock');
+  if (!server.lines.some((line) => /sandboxed by Landlock/.test(line))) return t.skip('this kernel has no Landlock');
   fs.writeFileSync(`${named}.new`, hashPassword('third'));
   fs.renameSync(`${named}.new`, named);
   server.signal('SIGHUP');

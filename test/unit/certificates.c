@@ -79,17 +79,17 @@ static void tls_blocks_are_zero(void **unused)
 {
     (void)unused;
     for (int round = 0; round < 2; round++)
-        for (size_t n = 0; n < SEAM_TLS_BLOCK_MAX + 100; n++) {
-            unsigned char *at = seam_tls_calloc(1, n), *other = seam_tls_calloc(n, 1);
+        for (size_t n = 0; n < SEAM_MEM_BLOCK_MAX + 100; n++) {
+            unsigned char *at = seam_mem_calloc(1, n), *other = seam_mem_calloc(n, 1);
             assert_true(at && other && at != other);
             for (size_t i = 0; i < n; i++) assert_true(!at[i] && !other[i]);
             memset(at, 0xff, n);
             memset(other, 0xff, n);
-            seam_tls_free(at);
-            seam_tls_free(other);
+            seam_mem_free(at);
+            seam_mem_free(other);
         }
-    seam_tls_free(NULL);
-    assert_null(seam_tls_calloc(SIZE_MAX / 2, 3));
+    seam_mem_free(NULL);
+    assert_null(seam_mem_calloc(SIZE_MAX / 2, 3));
 }
 
 /* What a thread keeps is bounded, whatever it frees and whoever made it; a large block is not kept;
@@ -98,24 +98,24 @@ static void *tls_lists_are_bounded_run(void *argument)
 {
     enum { COUNT = 1000 };
     void *blocks[COUNT];
-    assert_int_equal(seam_tls_listed(), 0); /* of a new thread */
+    assert_int_equal(seam_mem_listed(), 0); /* of a new thread */
     for (size_t size = 1; size < 2000; size += 97) {
         for (int i = 0; i < COUNT; i++)
-            blocks[i] = i % 2 ? seam_tls_calloc(1, size) : malloc(size); /* as another's would be */
+            blocks[i] = i % 2 ? seam_mem_calloc(1, size) : malloc(size); /* as another's would be */
         for (int i = 0; i < COUNT; i++) {
-            size_t before = seam_tls_listed();
-            seam_tls_free(blocks[i]);
-            assert_true(seam_tls_listed() <= SEAM_TLS_LIST_MAX);
-            if (size > SEAM_TLS_BLOCK_MAX + 64) assert_int_equal(seam_tls_listed(), before);
+            size_t before = seam_mem_listed();
+            seam_mem_free(blocks[i]);
+            assert_true(seam_mem_listed() <= SEAM_MEM_LIST_MAX);
+            if (size > SEAM_MEM_BLOCK_MAX + 64) assert_int_equal(seam_mem_listed(), before);
         }
     }
-    void *last = seam_tls_calloc(1, 1); /* the list of the smallest was filled first */
-    size_t kept = seam_tls_listed();
-    seam_tls_free(last);
-    assert_true(seam_tls_listed() > kept);
-    assert_ptr_equal(seam_tls_calloc(1, 1), last);
-    assert_int_equal(seam_tls_listed(), kept);
-    seam_tls_free(last);
+    void *last = seam_mem_calloc(1, 1); /* the list of the smallest was filled first */
+    size_t kept = seam_mem_listed();
+    seam_mem_free(last);
+    assert_true(seam_mem_listed() > kept);
+    assert_ptr_equal(seam_mem_calloc(1, 1), last);
+    assert_int_equal(seam_mem_listed(), kept);
+    seam_mem_free(last);
     return argument;
 }
 
@@ -140,8 +140,8 @@ static void *tls_exchange_run(void *argument)
     struct tls_exchange *exchange = argument;
     uint32_t seed = exchange->seed++;
     for (int i = 0; i < 20000; i++) {
-        uint32_t size = 4 + (uint32_t)below32(&seed, SEAM_TLS_BLOCK_MAX + 200), place;
-        unsigned char *mine = seam_tls_calloc(1, size), *theirs;
+        uint32_t size = 4 + (uint32_t)below32(&seed, SEAM_MEM_BLOCK_MAX + 200), place;
+        unsigned char *mine = seam_mem_calloc(1, size), *theirs;
         for (uint32_t j = 0; j < size; j++) exchange->bad += mine[j] != 0;
         memset(mine, (int)(size & 0xff), size);
         memcpy(mine, &size, sizeof size);
@@ -153,7 +153,7 @@ static void *tls_exchange_run(void *argument)
         if (!theirs) continue;
         memcpy(&size, theirs, sizeof size);
         for (uint32_t j = sizeof size; j < size; j++) exchange->bad += theirs[j] != (size & 0xff);
-        seam_tls_free(theirs);
+        seam_mem_free(theirs);
     }
     return NULL;
 }
@@ -167,7 +167,7 @@ static void tls_blocks_change_threads(void **unused)
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, tls_exchange_run, &exchange), 0);
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
-    for (int i = 0; i < 64; i++) seam_tls_free(exchange.at[i]);
+    for (int i = 0; i < 64; i++) seam_mem_free(exchange.at[i]);
     assert_int_equal(exchange.bad, 0);
 }
 

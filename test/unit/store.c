@@ -248,7 +248,7 @@ static void store_grows_its_map(void **state)
     assert_int_equal(stats.users, 50000);
     assert_int_equal(stats.open, 25000);
     assert_true(stats.map_size > 65536 && stats.map_size >= stats.used_bytes);
-    assert_true(store_stop_writer(st, 5000));
+    assert_true(store_stop_writer(st, clock_mono_ms() + 5000));
     store_close(st);
     st = open_with(p.dir, 65536, err); /* the data is larger than the map that is asked for */
     assert_non_null(st);
@@ -338,7 +338,7 @@ static void full_disk(void *context)
     store_submit(st, &b);
     CHILD_CHECK(wait_writable(st, false));
     int64_t before = clock_mono_ms();
-    CHILD_CHECK(!store_stop_writer(st, 700));
+    CHILD_CHECK(!store_stop_writer(st, clock_mono_ms() + 700));
     int64_t took = clock_mono_ms() - before; /* the thread sanitizer is slow beside other tests */
     CHILD_CHECK(took >= 690 && took < (ONLY_THREADS ? 15000 : 1500));
     store_close(st);
@@ -426,7 +426,7 @@ static void meta_write_fails(void *context)
     struct user_record r;
     CHILD_CHECK(store_get_user(st, span_of("bob"), &r) == 1);
     CHILD_CHECK(atomic_load(&test_counters.store_failures) >= 1);
-    CHILD_CHECK(store_stop_writer(st, 5000));
+    CHILD_CHECK(store_stop_writer(st, clock_mono_ms() + 5000));
     store_close(st);
     st = open_with(p->dir, 1 << 20, err);
     CHILD_CHECK(st && store_get_user(st, span_of("bob"), &r) == 1);
@@ -604,7 +604,7 @@ static void store_stops_cleanly(void **state)
     store_batch_user(&b, span_of("bob"), true, STATUS_ONLINE, 1, 2, REASON_NONE);
     store_submit(st, &b);
     int64_t before = clock_wall_ms();
-    assert_true(store_stop_writer(st, 5000)); /* writes what was submitted */
+    assert_true(store_stop_writer(st, clock_mono_ms() + 5000)); /* writes what was submitted */
     assert_int_equal(sem_trywait(&d.sem), 0);
     store_close(st);
     st = open_good(p.dir);
@@ -612,7 +612,7 @@ static void store_stops_cleanly(void **state)
     assert_in_range(st->was_alive, before, clock_wall_ms());
     assert_int_equal(st->boots, 2);
     assert_int_equal(store_get_user(st, span_of("bob"), &r), 1);
-    assert_true(store_stop_writer(st, 0)); /* none was started */
+    assert_true(store_stop_writer(st, clock_mono_ms())); /* none was started */
     store_close(st);
     st = open_good(p.dir);
     assert_false(st->was_clean);
@@ -694,7 +694,7 @@ static void store_reads_during_commits(void **state)
     store_stats(st, &stats);
     assert_int_equal(stats.sessions, 10000);
     assert_true(stats.map_size > 65536);
-    assert_true(store_stop_writer(st, 5000));
+    assert_true(store_stop_writer(st, clock_mono_ms() + 5000));
     store_close(st);
     buffer_free(&b.ops);
     place_remove(&p);
