@@ -1592,6 +1592,7 @@ static bool host_is_web(const char *host)
     if (host[end - 1] == '.') end--;
     size_t start = end;
     while (start && host[start - 1] != '.') start--;
+    /* 0x7f000001 is 127.0.0.1 to a browser: none sends it as a name. */
     const char *label = host + start;
     bool hex = end - start > 1 && label[0] == '0' && label[1] == 'x';
     size_t digits = hex ? 2 + strspn(label + 2, "0123456789abcdef") : strspn(label, "0123456789");
@@ -1796,6 +1797,7 @@ static bool forwarded_client(const char *const *values, int count, const struct 
 {
     memcpy(client, peer, 16);
     if (!ranges_have(ranges, range_count, peer)) return false;
+    /* Each turn looks at the element that the last trusted hop has added. */
     ptrdiff_t end = -1; /* of what was not looked at in values[count]; -1: all of it was */
     for (int hop = 0; hop < FORWARDED_MAX && ranges_have(ranges, range_count, client); hop++) {
         if (end < 0 && count <= 0) break;
@@ -2147,9 +2149,19 @@ static bool json_number(struct json_value value, int64_t *out)
     return true;
 }
 
-/* ---- The writer: members and items appended to a buffer, commas by itself. It keeps no state: the
- * last byte written says whether a comma is due. Every function takes the name of a member, or
- * NULL for an item of an array; names are ours and need no escapes. ---- */
+/* ---- The writer: members and items appended to a buffer, commas by itself. ----
+ *
+ *     json_begin(b);                        {
+ *     json_text(b, "type", "presence");     "type":"presence"
+ *     json_open(b, "users", '[');           ,"users":[
+ *     json_span(b, NULL, alice);            "alice"
+ *     json_span(b, NULL, bob);              ,"bob"
+ *     json_close(b, ']');                   ]
+ *     json_close(b, '}');                   }
+ *
+ * It keeps no state: the last byte written says if a comma is due. Every function takes the name of
+ * a member, or NULL for an item of an array; names are ours and need no escapes. No blanks are
+ * written: clients are promised the members and their order, and what is short is sent sooner. */
 
 /* Appends what a JSON string needs in place of the character c (a quote, a backslash or a control
  * character). */
@@ -8770,7 +8782,7 @@ static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
     return true;
 }
 
-/* The bytes from a place on that lie in one piece; empty at the end. */
+/* The bytes from a place on that lie side by side; empty at the end. */
 static struct span events_span(const struct events *e, uint64_t at)
 {
     if (at == e->end) return (struct span){"", 0};
@@ -9375,11 +9387,16 @@ static void watcher_free(struct watcher *watcher)
 /* ==== 26. WebSocket codec =====================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
  *
- * A frame that is whole in the input is handed out from the input, unmasked in place; only what is
- * half received takes memory, in a ws_partial of its own, so a connection that is idle costs none.
- * Every byte is judged as soon as it is there and in its order, so that what a client is told does
- * not depend on how the network cut its bytes, and nobody can make us keep what is wrong
- * already. */
+ *     byte 0    FIN, three reserved bits, opcode      ws_fault_first
+ *     byte 1    MASK, length: 0 to 125, 126, 127      ws_fault_second
+ *     2 or 8    the length if it was 126 or 127       ws_fault_length
+ *     4         the mask: clients always have one
+ *     payload   unmasked in place                     ws_take_payload
+ *
+ * A frame that is whole in the input is handed out from the input; only what is half received
+ * takes memory, in a ws_partial of its own, so a connection that is idle costs none. Every byte is
+ * judged as soon as it is there and in its order, so that what a client is told does not depend on
+ * how the network cut its bytes, and nobody can make us keep what is wrong already. */
 
 enum {
     WS_OP_CONTINUE = 0,
@@ -9637,7 +9654,11 @@ static enum ws_fault ws_check_text(struct ws_partial *p)
 }
 
 /* Takes the payload of the frame, unmasked: from the input if all of it is there, otherwise by way
- * of what is kept. False if it is not complete, or if *fault says what is wrong with what came. */
+ * of what is kept. False if it is not complete, or if *fault says what is wrong with what came.
+ *
+ * The payload of data goes behind what the message has so far, that of a control frame into
+ * partial->bytes: it may come between two fragments (RFC 6455 section 5.4), and has at most 125
+ * bytes. */
 static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, struct ws_head *frame,
                             struct span *payload, enum ws_fault *fault)
 {
@@ -9723,6 +9744,8 @@ static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limit
     struct ws_input input = {in, len};
     struct ws_event event = {.kind = WS_MORE};
     enum ws_fault fault = WS_FAULT_NONE;
+    /* What the call before handed out is over. Then frame by frame, until one makes an event: a
+     * fragment makes none. */
     ws_partial_settle(kept);
     while (event.kind == WS_MORE && !fault) {
         struct ws_head frame;
@@ -9786,7 +9809,13 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
  * CivetWeb parses requests, but the listener has to know where one ends without blocking a worker,
  * and two readers of the same bytes are how requests are smuggled. So whatever the two could see
  * differently is refused or made plain here: CivetWeb is given one request, without transfer
- * codings, with every header line looked at. */
+ * codings, with every header line looked at.
+ *
+ *     http_head_end      is the head all there?
+ *     http_frame_read    its length, and what it must not have; makes it plain
+ *     http_chunks_read   a body in chunks becomes one with a length, where it lies
+ *
+ * An error found here ends the connection: where the next request begins nobody can say. */
 
 /* What the head of a request says about its own length, read before CivetWeb sees it. */
 struct http_frame {
@@ -9960,6 +9989,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
                                          size_t max_body)
 {
     struct http_frame frame = {.head = http_head_end(at, len, scanned)};
+    /* Also without an end: who sends no empty line is cut off here, not by memory. */
     if ((frame.head ? frame.head : len) > max_head) frame.error = ERROR_HEAD_TOO_LARGE;
     if (len && (unsigned char)*at < ' ' && *at != '\r' && *at != '\n') /* TLS, say: not awaited */
         frame.error = ERROR_INVALID_REQUEST;
@@ -9982,6 +10012,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
     if (old && seen.coding && !frame.error)
         frame.error = ERROR_LENGTH_REQUIRED; /* nor chunks: RFC 9112 section 6.1 */
     frame.chunked = seen.coding && !frame.error;
+    /* Behind the lines, whose ends they may be: a bare CR is found by what follows it. */
     for (size_t i = 0; i < frame.head; i++) {
         unsigned char c = (unsigned char)at[i];
         if (c >= 0x20 && c != 0x7f) continue;
@@ -10142,8 +10173,13 @@ static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t 
 
 /* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The
  * data is moved together, the rest thrown away: afterwards *len is what there is of the body, and
- * once it is DONE also what was sent behind it. Extensions and trailers may have max_beside bytes
- * in all: without a bound a client could send them for ever, and no body would grow. */
+ * once it is DONE also what was sent behind it.
+ *
+ *     before   body so far | 5 CR LF h e l l o CR LF 3 ...      *len: all of it
+ *     after    body so far h e l l o | 3 ...                    made: 5 more
+ *
+ * Extensions and trailers may have max_beside bytes in all: without a bound a client could send
+ * them for ever, and no body would grow. */
 static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t *len,
                                    size_t max_body, size_t max_beside)
 {
@@ -10363,7 +10399,7 @@ static void http_write_head(struct buffer *out, const struct http_response *resp
     buffer_text(out, "\r\n");
 }
 
-/* Whether the buffer of a body becomes that of the whole answer. */
+/* True if the buffer of a body becomes that of the whole answer; see http_write. */
 static bool http_moves_body(const struct http_response *response)
 {
     return !response->fixed.at && response->body.len >= HTTP_BODY_MOVED;
@@ -11837,6 +11873,13 @@ static void transport_close(struct transport *transport)
  * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
  * which nobody waits.
  *
+ *     webhook_conn_find       the resolver, in a thread of its own      --webhook-timeout
+ *     webhook_conn_connect    each address a share of what is left            |
+ *     webhook_conn_secure     TLS, if it is https                             |
+ *     webhook_conn_write      the request                                     |
+ *     webhook_conn_read_head  1xx are passed over                             v
+ *     webhook_conn_skip_body  at most WEBHOOK_BODY_MS
+ *
  * A request has one absolute deadline. It is looked at before every wait and, since who sends
  * without end is never waited for, whenever bytes are taken from the socket: neither a receiver
  * that drips nor one that floods can hold the thread. What went wrong becomes a text for the log
@@ -12186,6 +12229,7 @@ static void *lookup_run(void *argument)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     uint64_t one = 1;
     prctl(PR_SET_NAME, "resolver");
+    /* This may take minutes; nothing of the webhook's is touched until it is over. */
     lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
     if (lookup->error) lookup->addresses = NULL;
     atomic_store(&lookup->done, true);
@@ -12448,8 +12492,9 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     struct response_head head = {0};
     struct buffer in = {0};
     if (!webhook_conn_begin(conn, &conn->tls)) return 0;
-    webhook_conn_write(
-        conn, request); /* who refuses a request may answer before it has come, and close */
+    /* Who refuses a request may answer before it has come, and close: so if it could not be written
+     * the answer is looked for all the same. */
+    webhook_conn_write(conn, request);
     bool good = webhook_conn_read_head(conn, &in, &head);
     if (good) webhook_conn_skip_body(conn, &in, &head);
     if (conn->ssl) {
@@ -12468,8 +12513,14 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
  * remove it.
  *
+ *     POST /presence HTTP/1.1
+ *     X-Presence-Delivery: 5939c933-1042         the first position: the same for every attempt
+ *     X-Presence-Signature: t=SECONDS,v1=HMAC    of this attempt
+ *
+ *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
+ *
  * So a batch comes at least once: a server that dies between the answer and that transaction posts
- * it again, under the same X-Presence-Delivery and with the same text. */
+ * it again, under the same name and with the same events. */
 
 /* The position of the first change of a batch, which names the delivery: the same for every
  * attempt, so that the receiver knows a batch that it has taken already. "" if the store's text is
@@ -12605,7 +12656,9 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
  *
  * A batch is given up when it was tried in vain for --webhook-give-up, measured by the outbox's
  * clock, which runs only while the receiver fails: neither a server that was off for a week nor a
- * queue that is long makes changes old. */
+ * queue that is long makes changes old. So the clock is let run for the length of an attempt at
+ * most where the one before failed, and stands behind each; and the first batch after a success is
+ * posted however old it is. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -16667,18 +16720,24 @@ static const struct asset *asset_find(const char *path)
 
 /* ==== 46. API: users ==========================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
- * CivetWeb's types but the parsed request. What is here promises to all handlers (see Routes):
+ * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
+ * too):
  *
- * - A handler fills a response and returns an error of the table, or ERROR_NONE. It owns nothing
- * behind that; http_response says who frees what. - The table is read under its lock for
- * microseconds: API_CHUNK users a hold, copied. JSON is made without it. The store is read in
- * short transactions. Only the hub changes anything: handlers that want a change ask it, and wait.
- * - Asking creates nobody. */
+ * A handler fills a response and returns ERROR_NONE, or an error of the table, whose text and
+ * status then replace what it has filled. It keeps nothing; struct http_response says who frees
+ * what.
+ *
+ * The table is read under its lock for microseconds, API_CHUNK users a hold, and copied: JSON is
+ * made without it, since the hub waits for that lock. The store is read in short transactions,
+ * since a long one keeps old pages. Only the hub changes anything: a handler that wants a change
+ * asks it (hub_ask), and waits until it is made.
+ *
+ * Asking creates nobody: a user who was never seen is not known for having been asked about. */
 
 /* A request as handlers see it: parsed, its sender found out and let pass. */
 struct http_request {
     const struct seam_request *raw;
-    const struct token *token; /* of who asks; NULL: the gate is open */
+    const struct token *token; /* of who asks; NULL: nobody was asked */
     struct instant now;
     uint8_t address[16];      /* of the client */
     uint16_t port;            /* 0: it came by a proxy */
@@ -16960,6 +17019,7 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         fail(WHY(response->detail), "the body is {\"users\":[\"id\", ...]}");
         return ERROR_INVALID_PARAMETER;
     }
+    /* The ids are read first, all of them: a batch is answered as a whole or not at all. */
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
     struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
@@ -17078,8 +17138,13 @@ static enum error api_online_users(struct server *server, const struct http_requ
  *
  * A page of all users has two sources. The table has who is online, or was so until the store had
  * it; the store has everybody whom it has written. Of the same user the table's word counts, and
- * the table is read first: who leaves it in between is in the store by then, so nobody is
- * missed. */
+ * the table is read first: who leaves it in between is in the store by then, so nobody is missed.
+ *
+ *     by id          table and store in step, merged       page_make, page_merge
+ *     -last_seen     online by id | store, latest first    page_make_seen
+ *     last_seen      store, oldest first | online by id
+ *
+ * A cursor is a place behind a user, not the user: it is good when they are gone. */
 
 enum {
     API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
@@ -17171,6 +17236,7 @@ static int view_compare(const struct user_view *a, const struct user_view *b)
 static bool page_merge(struct user_page *page, const struct page_chunk *table,
                        const struct page_chunk *stored)
 {
+    /* Up to the nearer reach both sources are known; NULL: to the end. */
     const struct user_view *bound = NULL;
     if (table->more) bound = &table->reach;
     if (stored->more && (!bound || view_compare(&stored->reach, bound) < 0)) bound = &stored->reach;
@@ -17441,6 +17507,8 @@ static void api_view_connection(struct connection_view *view, const struct conne
     if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
 }
 
+/* Appends one connection of a user, an item of a list. round_trip_ms is null until a ping was
+ * answered. */
 static void api_write_connection(struct buffer *out, const struct connection_view *c,
                                  struct instant now)
 {
@@ -17459,8 +17527,9 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
 }
 
 /* Copies a user out of the table, with the position and the JSON of the connections, all of one
- * moment. False when the user is not there. Memory is never taken under the lock, so it is looked
- * first how much is needed, and again whether that is still enough. */
+ * moment. False when the user is not there. The room for connections is taken without the lock,
+ * since it may be megabytes; so it is looked first how much is needed, and again whether that is
+ * still enough. */
 static bool api_copy_user(struct server *server, struct span id, struct instant now,
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
@@ -18190,10 +18259,10 @@ static bool auth_required(const struct server *server, enum access access,
     return options_have_keys(options) || (access == ACCESS_ADMIN && *options->admin_password_file);
 }
 
-/* Whether a request may pass: anybody's where none is required, else who has a token or a session
- * that allows it. The token is the caller's to free, whatever the result; request->token is it, or
- * NULL where nobody was asked. A session is tried first: its text cannot be a JWT, which has two
- * dots. */
+/* ERROR_NONE if a request may pass: anybody's where none is required, else who has a token or a
+ * session that allows it. The token is the caller's to free, whatever the result; request->token
+ * is it, or NULL where nobody was asked. A session is tried first: its text cannot be a JWT, which
+ * has two dots. */
 static enum error auth_check(struct server *server, enum access access,
                              struct http_request *request, struct http_response *response,
                              struct token *token)
@@ -18205,6 +18274,7 @@ static enum error auth_check(struct server *server, enum access access,
     struct span text = request_session(request, access == ACCESS_ADMIN, room);
     enum token_problem problem = TOKEN_NONE;
     if (!session_opens(server, text, wall_ms, token)) {
+        /* Read anew: a token may come in more places than a session. */
         struct secrets *secrets = secrets_take(server);
         text = request_token(request->raw, access == ACCESS_ADMIN, room);
         problem = token_verify(&secrets->keys, text, wall_ms, server->options.jwt_issuer,
@@ -18221,8 +18291,8 @@ static enum error auth_check(struct server *server, enum access access,
     return error;
 }
 
-/* GET /admin/login: whether the caller is an admin, and how long. Always 200: the admin page asks
- * it before it shows a login. */
+/* GET /admin/login: if the caller is an admin, and how long. Always 200: the admin page asks it
+ * before it shows a login, and an error would be one in the console of each visitor. */
 static enum error api_login_state(struct server *server, const struct http_request *request,
                                   struct http_response *response)
 {
@@ -18296,7 +18366,7 @@ static void login_end(struct server *server, int64_t took)
 {
     lock_take(&server->login_lock, RANK_LOGIN);
     server->logins.busy = false;
-    server->logins.took = (3 * server->logins.took + took) / 4;
+    server->logins.took = (3 * server->logins.took + took) / 4; /* a mean that forgets */
     pthread_cond_signal(&server->login_done);
     lock_give(&server->login_lock, RANK_LOGIN);
 }
@@ -18310,6 +18380,7 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     address_group(address, key);
     if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
     int64_t start = clock_mono_ms();
+    /* The slow part: without any lock, but one at a time, see login_begin. */
     bool good = password_check(right, password);
     lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(&server->addresses, key);
@@ -18439,9 +18510,26 @@ static enum error api_options(struct server *server, const struct http_request *
 }
 
 /* ==== 50. Routes ==============================================================================
- * Every path, and the way of a request from it to its answer: find the route, ask who it is, call
- * the handler, make its error an answer, count. The manual's list is checked against ROUTES by a
- * test. */
+ * Every path, and the way of a request from it to its answer:
+ *
+ *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
+ *       route_find                  path and method -> a row of ROUTES; the id in it
+ *       upgrade_request             an upgrade: auth_pass, limits, then the hub
+ *       api_answer
+ *         auth_pass                 who asks, and may they
+ *         route->handle             fills the response
+ *         http_set_error            if one of these failed
+ *
+ *     Whom a route is for (enum access)      who passes, where tokens are asked for
+ *       ANYONE                               everybody, without a token
+ *       USER                                 a token of the user in the path
+ *       OWNER                                that, or an admin's
+ *       WATCHER                              a token that may see the user in the path
+ *       READER                               any good token; the handler looks at each user
+ *       ALL                                  a token that may see everybody, or an admin's
+ *       ADMIN                                an admin's token or session
+ *
+ * The manual's list of routes is checked against ROUTES by a test. */
 
 enum method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "GET"};
