@@ -1370,6 +1370,7 @@ static void address_pack(const struct sockaddr_storage *address, uint8_t out[16]
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
     memset(out, 0, 16);
     *port = 0;
+    /* IPv4 that came in over an IPv6 socket is v4-mapped already, and the same. */
     if (address->ss_family == AF_INET) {
         memcpy(out, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
         memcpy(out + 12, &in4->sin_addr, 4);
@@ -1518,6 +1519,7 @@ static bool ws_key_valid(const char *key)
  * would never be equal. Returns out. */
 static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
 {
+    /* A single zero group is not shortened (RFC 5952 section 4.2.2). */
     enum { GROUPS = 8 };
     int zeros = 1, first = GROUPS; /* the run to shorten: its length and where it begins */
     for (int i = 0, run = 0; i < GROUPS; i++) {
@@ -9552,6 +9554,7 @@ static enum ws_fault ws_fault_first(const struct ws_partial *p, const struct ws_
                                     uint8_t first)
 {
     int opcode = first & 0x0f;
+    /* Control frames may come between fragments; data may only continue the open message. */
     bool final = first & 0x80, open = p && p->opcode;
     if (first & 0x70) return WS_FAULT_RESERVED;
     if (opcode > WS_OP_PONG || (opcode > WS_OP_BINARY && opcode < WS_OP_CLOSE))
@@ -9669,6 +9672,7 @@ static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, st
     ws_unmask(input->at, n, frame->mask, got);
     input->at += n;
     input->left -= n;
+    /* Half a payload has to be kept: what is in the input is the caller's to use again. */
     frame->stored = n < frame->len && frame->opcode < WS_OP_CLOSE;
     if (n < frame->len) {
         p = ws_partial_get(kept);
@@ -9713,6 +9717,7 @@ static enum ws_fault ws_finish_data(struct ws_partial **kept, const struct ws_he
         if (!frame->final) return opcode == WS_OP_TEXT ? ws_check_text(p) : WS_FAULT_NONE;
         data = (struct span){p->message.len ? p->message.at : "", p->message.len};
     }
+    /* The event points into the partial, so it stays until the caller is done. */
     if (p) p->opcode = 0; /* the next call frees it */
     if (opcode == WS_OP_TEXT && !utf8_valid(data)) return WS_FAULT_TEXT_UTF8;
     *event = (struct ws_event){.kind = opcode == WS_OP_TEXT ? WS_TEXT : WS_BINARY, .data = data};
@@ -10009,6 +10014,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         from = to + 1;
     }
     if (old) frame.expects = false; /* it knows no 100: RFC 9110 section 10.1.1 */
+    /* A proxy of HTTP/1.0 passes the chunks on as a body without a length. */
     if (old && seen.coding && !frame.error)
         frame.error = ERROR_LENGTH_REQUIRED; /* nor chunks: RFC 9112 section 6.1 */
     frame.chunked = seen.coding && !frame.error;
@@ -11930,12 +11936,14 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     if (!origin_of_host(out->secure, authority, out->origin)) return false;
     text += len;
     if (strlen(text) > WEBHOOK_URL_MAX) return false;
+    /* No blank or control character: it would end the request line, or begin another header. */
     for (const char *c = text; *c; c++)
         if (*c <= ' ' || *c >= 0x7f || strchr("#\"<>\\^`{|}", *c)) return false;
     snprintf(out->target, sizeof out->target, "%s%s", *text == '/' ? "" : "/", text);
     out->authority = strstr(out->origin, "://") + 3;
     out->port = (uint16_t)(port > 0 ? port : out->secure ? 443 : 80);
     out->is_address = host_is_address(out->host);
+    /* getaddrinfo wants an IPv6 address without brackets. */
     if (*out->host == '[') { /* whose end is a bracket */
         size_t inside = strlen(out->host) - 2;
         memmove(out->host, out->host + 1, inside);
@@ -12194,6 +12202,7 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     int count = 0, error = 0;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
+        /* What an address before this one failed for is forgotten: the last one's reason is told. */
         int64_t now = clock_mono_ms();
         socklen_t len = sizeof error;
         *conn->why = 0;
@@ -12361,6 +12370,7 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
  * certificate is verified and cannot be told not to be. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
+    /* What is left without RSA-PSS; see webhook_conn_begin. */
     static const uint16_t old_signatures[] = {
         MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
         MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
@@ -12402,6 +12412,7 @@ static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *t
     int error = webhook_tls_set(tls, conn);
     if (error) return webhook_conn_again(conn, error);
     while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
+        /* What is wrong with the certificate says more than the alert that follows from it. */
         uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
         bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
         if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
@@ -12409,6 +12420,7 @@ static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *t
             text[strcspn(text, "\n")] = 0;
             return webhook_fail(conn->why, "its certificate is not accepted: %s", text);
         }
+        /* The one fault that a second try without those signatures can mend. */
         conn->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
                           mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
         if (error == MBEDTLS_ERR_SSL_CONN_EOF)
@@ -12476,6 +12488,7 @@ static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffe
 {
     char bytes[4096];
     int64_t soon = clock_mono_ms() + WEBHOOK_BODY_MS;
+    /* Without a length it goes to the end of the connection, or to the bound. */
     size_t read = in->len - head->size, most = WEBHOOK_BODY_MAX;
     if (head->length >= 0 && head->length < WEBHOOK_BODY_MAX) most = (size_t)head->length;
     if (head->status == 204 || head->status == 304) most = 0;
@@ -12635,6 +12648,8 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
         if (found > 0) return true;
         buffer_free(&batch->text);
         *batch = (struct outbox_batch){0};
+        /* A transaction under way ends soon; a store that cannot be read is tried again; otherwise
+         * there is nothing to do until somebody wakes the thread. */
         int64_t wait = !closed ? WEBHOOK_CLOSE_MS : found < 0 ? STORE_RETRY_MS : 3600000;
         webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
     }
@@ -12734,6 +12749,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
     char said[WEBHOOK_WHY] = "";
     hook->options = options;
     hook->wake = -1;
+    /* The lock is there in any case: /admin/stats takes it. */
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
     if (!webhook_url_parse(options->webhook_url, &hook->url))
@@ -16926,6 +16942,7 @@ static size_t api_copy_many(struct server *server, struct instant now, struct us
                             size_t count, struct view_texts **texts)
 {
     size_t missing = 0;
+    /* A hold of the lock a chunk: the hub waits for 64 users, not for 1,000. */
     for (size_t at = 0; at < count; at += API_CHUNK) {
         lock_take(&server->table_lock, RANK_TABLE);
         for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
@@ -17102,6 +17119,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
     lock_take(&server->table_lock, RANK_TABLE);
+    /* Before any user is read: who comes later is in a later event. */
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
@@ -17301,6 +17319,8 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
  * first. False when the page is full, or enough were looked at for it. */
 static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
+    /* The table has the order of ids itself, so a page costs what it looks at, whatever is behind
+     * it. */
     struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
     size_t count;
     bool more = true;
@@ -17432,6 +17452,7 @@ static enum error page_read(struct user_page *page, const struct http_request *r
     page->limit = api_limit(request);
     page->status = -1;
     int n = query_get(query, "status", text, sizeof text), sort = -1;
+    /* -1 stays for every status; a name that is none is refused below. */
     for (int i = 0; n > 0 && i <= STATUS_OFFLINE; i++)
         if (!strcmp(text, STATUS_NAMES[i])) page->status = i;
     if (page->limit < 0 || (n != -1 && page->status < 0)) return ERROR_INVALID_PARAMETER;
@@ -17648,6 +17669,7 @@ static enum error api_sessions(struct server *server, const struct http_request 
     json_open(out, "sessions", '[');
     for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
     json_close(out, ']');
+    /* The place behind the last one shown; see above for the one behind a running session. */
     int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
     char next[24] = "";
     if (count > limit) snprintf(next, sizeof next, "%" PRId64, from);
@@ -17666,6 +17688,7 @@ static enum error api_kick(struct server *server, const struct http_request *req
     struct span id = {request->id, request->id_len};
     if (!api_look_up(server, id, request->now, &view, &response->texts)) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
+    /* Somebody who is known and has no connection: none is closed, and that is no error. */
     struct hub_ask ask = {.id = id};
     hub_ask(server, &ask, hub_kick);
     struct buffer *out = api_json(response);
@@ -17910,6 +17933,8 @@ static bool events_wanted(const struct server *server, const struct http_request
 static enum error stream_answer(struct server *server, const struct http_request *request,
                                 struct http_response *response)
 {
+    /* The place among the connections is taken now: once the head is sent the stream cannot be
+     * refused any more. */
     enum error error = request->head_only ? ERROR_NONE : server_reserve(server);
     if (error) return error;
     response->status = 200;
@@ -17960,6 +17985,7 @@ static enum error api_history(struct server *server, const struct http_request *
     json_time(out, "generated_at", wall, true);
     json_int(out, "interval_seconds", SAMPLE_MS / 1000);
     json_open(out, "samples", '[');
+    /* A chunk that is not full was the last one. */
     for (int64_t from = wall - hours * 3600000; count == CHUNK; from = samples[CHUNK - 1].at + 1) {
         count = store_samples(server->store, from, wall, samples, CHUNK);
         if (count < 0) return ERROR_INTERNAL;
@@ -18059,6 +18085,9 @@ static enum error api_asset(struct server *server, const struct http_request *re
     char tag[ASSET_TAG_MAX]; /* both forms have one: they are not the same bytes */
     snprintf(tag, sizeof tag, "%.*s%s\"", (int)strlen(asset->etag) - 1, asset->etag,
              gzip ? "-gzip" : "");
+    /* no-cache means: ask each time, by the tag. The policy lets a page load nothing from
+     * elsewhere, run no script that is written into it, and be in no frame, where another site
+     * could have an admin click. */
     response->cacheable = true;
     http_add_header(response,
                     "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
@@ -18066,6 +18095,7 @@ static enum error api_asset(struct server *server, const struct http_request *re
                     " frame-ancestors 'none'\r\n",
                     tag);
     response->status = 304;
+    /* With the headers that it would have with 200 (RFC 9110 section 15.4.5). */
     if (request_knows(request->raw, tag)) return ERROR_NONE;
     response->status = 200;
     response->type = asset->type;
@@ -18193,6 +18223,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
+    /* The cookie is last, since a browser adds it to whatever asks; an upgrade changes something,
+     * for it makes its user online. */
     bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
     if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
@@ -18255,6 +18287,7 @@ static bool auth_required(const struct server *server, enum access access,
                           const struct http_request *request)
 {
     const struct options *options = &server->options;
+    /* Without keys everybody may do everything, but what the password guards. */
     if (access == ACCESS_ANYONE || request->open) return false;
     return options_have_keys(options) || (access == ACCESS_ADMIN && *options->admin_password_file);
 }
@@ -18321,6 +18354,7 @@ static enum error login_password(const struct http_request *request, char out[PA
     int n = -1;
     fail(WHY(response->detail),
          "the body is {\"password\":\"...\"}, of at most %d bytes, or a form", PASSWORD_MAX);
+    /* The type counts for a form only: JSON is read whatever it is called. */
     bool posted = request_header(request->raw, "Content-Type", &type) == 1 &&
                   !strncasecmp(type, form, sizeof form - 1);
     if (posted && body.len && *body.at != '{') { /* curl --data says that JSON is a form */
@@ -18423,6 +18457,7 @@ static enum error login_open(struct server *server, int64_t wall_ms, const struc
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
+    /* Before the body is looked at: there is nothing to guess. */
     if (!*server->options.admin_password_file) {
         fail(WHY(response->detail), "there is no --admin-password-file to log in with");
         return ERROR_NOT_FOUND;
@@ -18443,6 +18478,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
+    /* In whole seconds, rounded up: who comes back then is not too early. */
     if (error == ERROR_TOO_MANY_FAILURES)
         http_add_header(response, "Retry-After: %" PRId64 "\r\n", (wait + 999) / 1000);
     if (error == ERROR_WRONG_PASSWORD) {
@@ -18591,6 +18627,7 @@ static enum error route_find(struct http_request *request, struct http_response 
     request->head_only = !strcmp(method, "HEAD");
     if (request->head_only) method = "GET";
     *found = NULL;
+    /* All rows are looked at, also behind the one that fits: Allow names every method of the path. */
     for (int i = 0; i < ROUTE_COUNT; i++) {
         struct span id = {0};
         const struct route *route = &ROUTES[i];
@@ -18603,6 +18640,7 @@ static enum error route_find(struct http_request *request, struct http_response 
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
+    /* OPTIONS *, about the server (RFC 9110 section 9.3.7); see http_frame_first. */
     if (!strcmp(path, "*")) strcpy(allow, "GET, HEAD, POST, PUT, DELETE, OPTIONS");
     if (!*allow && asset_find(path)) {
         strcpy(allow, "GET, HEAD");
