@@ -1405,6 +1405,7 @@ static bool address_is_loopback(const struct sockaddr_storage *address)
     return !memcmp(bytes, &in6addr_loopback, sizeof bytes);
 }
 
+/* Units, the largest first: duration_text takes the first that fits. */
 static const struct duration_unit {
     const char *name;
     int64_t ms;
@@ -8535,7 +8536,7 @@ static void view_hide(struct user_view *view)
 static void view_record(struct user_view *view, struct span id, const struct user_record *record,
                         struct instant now)
 {
-    int64_t wall = now.mono + now.offset;
+    int64_t wall = wall_of(now);
     *view = (struct user_view){
         .known = true,
         .status = STATUS_OFFLINE,
@@ -9431,6 +9432,7 @@ enum { WS_CONTROL_MAX = 125, WS_REASON_MAX = 123 };
 /* Each fault is a row of WS_FAULT_TABLE; 0 is none. */
 enum ws_fault { WS_FAULT_TABLE(X) };
 #undef X
+/* The row of each fault: the close code to send, and the reason in it. */
 static const struct ws_fault_row {
     uint16_t code;
     const char *text;
@@ -9479,6 +9481,7 @@ struct ws_partial {
     uint8_t bytes[WS_CONTROL_MAX]; /* that head, or the payload of a control frame */
 };
 
+/* Input that was not taken yet; what was is behind it, unmasked. */
 struct ws_input {
     uint8_t *at;
     size_t left;
@@ -10100,9 +10103,10 @@ static enum error http_chunk_expect(struct http_chunks *chunks, char byte, char 
     return byte == wanted ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
-/* Reads one byte of an extension (RFC 9112 section 7.1.1), which means nothing to us. Its grammar is
- * held to all the same: in a quoted string that has no end, a proxy before us may take the end of
- * the line for a part of it, and see another request than we do. */
+/* Reads one byte of an extension (RFC 9112 section 7.1.1), which means nothing to us. Its grammar
+ * is held to all the same: in a quoted string that has no end, a proxy before us may take the end
+ * of the line for a part of it, and see another request than we do. A bare `;` is let pass: some
+ * send it. */
 static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
 {
     bool blank = byte == ' ' || byte == '\t', token = http_is_token(byte);
@@ -10133,7 +10137,7 @@ static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
     }
     bool ends = state == CHUNK_EXT_NAME || state == CHUNK_EXT_TOKEN || state == CHUNK_EXT_END;
     if (byte == ';' && (ends || state == CHUNK_EXT_EQUALS)) next = CHUNK_EXT;
-    if (byte == '\r' && (ends || state == CHUNK_EXT)) next = CHUNK_SIZE_LF; /* a bare `;` is sent */
+    if (byte == '\r' && (ends || state == CHUNK_EXT)) next = CHUNK_SIZE_LF;
     chunks->state = (uint8_t)next;
     return next == CHUNK_DONE ? ERROR_INVALID_REQUEST : ERROR_NONE;
 }
@@ -11918,8 +11922,9 @@ struct webhook_url {
     char target[WEBHOOK_URL_MAX + 2]; /* path and query */
 };
 
-/* Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or has a
- * fragment or a character that a URL cannot have: the target is written into a request as it is. */
+/* [main] Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or
+ * has a fragment or a character that a URL cannot have: the target is written into a request as it
+ * is. */
 static bool webhook_url_parse(const char *text, struct webhook_url *out)
 {
     static const char http[] = "http://", https[] = "https://";
@@ -11952,9 +11957,9 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     return true;
 }
 
-/* The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 over
- * SECONDS, a dot and the body. The second is signed too, so that a receiver can refuse what
- * somebody recorded and sends again. Returns out. */
+/* [webhook] The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is
+ * HMAC-SHA256 over SECONDS, a dot and the body. The second is signed too, so that a receiver can
+ * refuse what somebody recorded and sends again. Returns out. */
 static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
                                 char out[WEBHOOK_SIGNATURE])
 {
@@ -11987,9 +11992,9 @@ struct response_head {
     int64_t length; /* Content-Length; -1 when it is not said, or badly */
 };
 
-/* Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not all there
- * yet; -1 when what stands there is none, or too long. Of a Content-Length that is no number
- * nothing is believed. */
+/* [webhook] Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not
+ * all there yet; -1 when what stands there is none, or too long. Of a Content-Length that is no
+ * number nothing is believed. */
 static int response_head_read(const char *at, size_t len, struct response_head *out)
 {
     static const char version[] = "HTTP/1.";
@@ -12202,7 +12207,7 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     int count = 0, error = 0;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
-        /* What an address before this one failed for is forgotten: the last one's reason is told. */
+        /* What an address before this one failed for is forgotten: the last reason is told. */
         int64_t now = clock_mono_ms();
         socklen_t len = sizeof error;
         *conn->why = 0;
@@ -12320,7 +12325,7 @@ static bool webhook_conn_open(struct webhook_conn *conn)
     return good;
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
+/* [webhook] True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
  * 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
@@ -12347,9 +12352,9 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
     return 0;
 }
 
-/* Reads whom to trust, anew for each request: an updated file counts without a restart. False with
- * the reason in why. What Mbed TLS does not know in the file is passed over, as in every system's
- * list there are kinds of keys it has not. */
+/* [main, webhook] Reads whom to trust, anew for each request: an updated file counts without a
+ * restart. False with the reason in why. What Mbed TLS does not know in the file is passed over,
+ * as in every system's list there are kinds of keys it has not. */
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
     static const char option[] = "webhook-ca-file";
@@ -12366,8 +12371,8 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
     return webhook_fail(why, "%s", err);
 }
 
-/* Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS 1.2, the
- * certificate is verified and cannot be told not to be. */
+/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS
+ * 1.2, the certificate is verified and cannot be told not to be. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
     /* What is left without RSA-PSS; see webhook_conn_begin. */
@@ -16781,7 +16786,7 @@ enum origin {
  * two clocks has that skew too. By it a connection ends with its token. */
 static uint32_t request_expires(const struct token *token, struct instant now)
 {
-    int64_t wall = now.mono + now.offset, end = token->expires_ms;
+    int64_t wall = wall_of(now), end = token->expires_ms;
     if (end <= wall) end += TOKEN_SKEW_MS;
     int64_t left = (end - wall + 999) / 1000;
     return left < 1 ? 1 : left > UINT32_MAX ? UINT32_MAX : (uint32_t)left;
@@ -16826,9 +16831,9 @@ static void api_view_stored(struct user_view *view, struct span id,
     view_record(view, id, &stored->record, now);
 }
 
-/* Looks one user up; view->known tells whether they were ever seen. The table is asked again after
- * the store: one who came meanwhile may be invisible by now, and then the last_seen that the store
- * has is nobody's business. False when the store failed. */
+/* [worker] Looks one user up; view->known tells whether they were ever seen. The table is asked
+ * again after the store: one who came meanwhile may be invisible by now, and then the last_seen
+ * that the store has is nobody's business. False when the store failed. */
 static bool api_look_up(struct server *server, struct span id, struct instant now,
                         struct user_view *view, struct view_texts **texts)
 {
@@ -16894,8 +16899,8 @@ enum {
     API_LOOK = 512, /* users passed over at most meanwhile */
 };
 
-/* Copies the next API_CHUNK users of the table behind an id, those gone offline only if wanted;
- * *after becomes how far it looked, and false means that the end was reached. */
+/* [worker] Copies the next API_CHUNK users of the table behind an id, those gone offline only if
+ * wanted; *after becomes how far it looked, and false means that the end was reached. */
 static bool api_copy_users(struct server *server, struct instant now, bool offline_too,
                            struct user_view *after, struct user_view *views, size_t *count,
                            struct view_texts **texts)
@@ -16936,8 +16941,8 @@ static enum error api_get_user(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* Fills those views, which have their ids, whose users are in the table and that have nothing yet:
- * one hold of its lock a chunk. How many are still without. */
+/* [worker] Fills those views, which have their ids, whose users are in the table and that have
+ * nothing yet: one hold of its lock a chunk. How many are still without. */
 static size_t api_copy_many(struct server *server, struct instant now, struct user_view *views,
                             size_t count, struct view_texts **texts)
 {
@@ -16955,9 +16960,9 @@ static size_t api_copy_many(struct server *server, struct instant now, struct us
     return missing;
 }
 
-/* Fills views, which have their ids, with what the table knows and, of the others, with what the
- * store has, in one transaction: who leaves the table is in the store. See api_look_up for why the
- * table is asked twice. False when the store failed. */
+/* [worker] Fills views, which have their ids, with what the table knows and, of the others, with
+ * what the store has, in one transaction: who leaves the table is in the store. See api_look_up
+ * for why the table is asked twice. False when the store failed. */
 static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
                              size_t count, struct view_texts **texts)
 {
@@ -16985,8 +16990,8 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return read;
 }
 
-/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token, sorted:
- * a token with 950 ids would otherwise be looked through for each of 1,000. */
+/* [worker] Reads the ids of a batch into views; *count is how many. `may` is the list of the
+ * token, sorted: a token with 950 ids would otherwise be looked through for each of 1,000. */
 static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
                                  struct json_value users, struct user_view *views, size_t *count)
 {
@@ -17006,8 +17011,8 @@ static enum error api_read_batch(const struct http_request *request, const struc
     return ERROR_NONE;
 }
 
-/* Names those of a refused batch whom the token does not let its bearer see, at most NAMED_MAX: so
- * a client can leave them out and ask again. */
+/* [worker] Names those of a refused batch whom the token does not let its bearer see, at most
+ * NAMED_MAX: so a client can leave them out and ask again. */
 static void api_name_forbidden(const struct http_request *request, const struct id_list *may,
                                struct json_value users, struct http_response *response)
 {
@@ -17022,9 +17027,9 @@ static void api_name_forbidden(const struct http_request *request, const struct 
     }
 }
 
-/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked, each as often as
- * asked; null last_seen for one never seen. The position is read before the users are: every
- * change up to it is in the answer, perhaps later ones too. */
+/* [worker] POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked, each as
+ * often as asked; null last_seen for one never seen. The position is read before the users are:
+ * every change up to it is in the answer, perhaps later ones too. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17054,7 +17059,7 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         struct buffer *out = api_json(response);
         json_begin(out);
         position_write(out, position);
-        json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+        json_time(out, "generated_at", wall_of(request->now), true);
         json_open(out, "users", '[');
         for (size_t i = 0; i < count; i++) {
             view_hide(&views[i]);
@@ -17077,8 +17082,8 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
     return ERROR_NONE;
 }
 
-/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they
- * see themselves: with what others are not shown. */
+/* [worker] PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user
+ * as they see themselves: with what others are not shown. */
 static enum error api_put_status(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17105,9 +17110,9 @@ static enum error api_put_status(struct server *server, const struct http_reques
     return ERROR_NONE;
 }
 
-/* GET /admin/online-users?limit=&cursor=: everyone online, by id. The counts are of all, of the
- * moment of the position; a page is read in chunks behind it, and who comes or goes meanwhile may
- * be on it. */
+/* [worker] GET /admin/online-users?limit=&cursor=: everyone online, by id. The counts are of all,
+ * of the moment of the position; a page is read in chunks behind it, and who comes or goes
+ * meanwhile may be on it. */
 static enum error api_online_users(struct server *server, const struct http_request *request,
                                    struct http_response *response)
 {
@@ -17127,7 +17132,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     json_begin(out);
     position_write(out, position);
     json_int(out, "online_threshold_seconds", server->options.threshold / 1000);
-    json_time(out, "generated_at", request->now.mono + request->now.offset, true);
+    json_time(out, "generated_at", wall_of(request->now), true);
     json_uint(out, "count", users);
     json_uint(out, "connections", connections);
     json_open(out, "users", '[');
@@ -17248,9 +17253,10 @@ static int view_compare(const struct user_view *a, const struct user_view *b)
     return bytes_compare(a->id, a->id_len, b->id, b->id_len);
 }
 
-/* Puts the users of the table and of the store on the page, as far as both are known; of the same
- * one the table's word counts. Behind the nearer of the two reaches the other source may have
- * users whom this one has not named yet. False when the page is full or there is nothing behind. */
+/* [worker] Puts the users of the table and of the store on the page, as far as both are known; of
+ * the same one the table's word counts. Behind the nearer of the two reaches the other source may
+ * have users whom this one has not named yet. False when the page is full or there is nothing
+ * behind. */
 static bool page_merge(struct user_page *page, const struct page_chunk *table,
                        const struct page_chunk *stored)
 {
@@ -17287,10 +17293,10 @@ static bool page_enter_prefix(struct server *server, struct user_page *page)
     return true;
 }
 
-/* Makes the page, chunk by chunk: first of the table, then of the store. So who leaves the table
- * in between, for the store, is seen at least once. *end is true when there is nothing behind the
- * page; it is not when the page is full, or API_SCAN_MAX users were looked at. False when the
- * store failed. */
+/* [worker] Makes the page, chunk by chunk: first of the table, then of the store. So who leaves
+ * the table in between, for the store, is seen at least once. *end is true when there is nothing
+ * behind the page; it is not when the page is full, or API_SCAN_MAX users were looked at. False
+ * when the store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
     struct page_chunk table = {.now = page->now}, stored = table;
@@ -17315,8 +17321,8 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
     return true;
 }
 
-/* Puts users on the page that the table has online, behind the place of the page or from the
- * first. False when the page is full, or enough were looked at for it. */
+/* [worker] Puts users on the page that the table has online, behind the place of the page or from
+ * the first. False when the page is full, or enough were looked at for it. */
 static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
     /* The table has the order of ids itself, so a page costs what it looks at, whatever is behind
@@ -17353,8 +17359,8 @@ static void page_view_places(struct server *server, const struct user_page *page
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* Puts users on the page from the index `seen`, behind the place of the page or from the first.
- * False when the page is full, enough were looked at for it, or the store failed, which
+/* [worker] Puts users on the page from the index `seen`, behind the place of the page or from the
+ * first. False when the page is full, enough were looked at for it, or the store failed, which
  * page->failed says. */
 static bool page_add_stored(struct server *server, struct user_page *page, bool from_first)
 {
@@ -17384,9 +17390,9 @@ static bool page_add_stored(struct server *server, struct user_page *page, bool 
     return true;
 }
 
-/* Makes a page sorted by last_seen: both parts, in the order of the sort. Places move as users do:
- * who comes or goes while somebody reads page after page changes part, and may be missed or shown
- * twice; no cursor could prevent that. *end as page_make; false when the store failed. */
+/* [worker] Makes a page sorted by last_seen: both parts, in the order of the sort. Places move as
+ * users do: who comes or goes while somebody reads page after page changes part, and may be missed
+ * or shown twice; no cursor could prevent that. *end as page_make; false when the store failed. */
 static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
 {
     bool down = page->sort == SORT_SEEN_DOWN, over = true;
@@ -17402,7 +17408,7 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
     return !page->failed;
 }
 
-/* Appends where a page goes on that is sorted by last_seen:
+/* [worker] Appends where a page goes on that is sorted by last_seen:
  *
  *     o ID           behind this user, among who is online
  *     s STAMP ID     behind this place in the index: ms since 1970 in 16 digits
@@ -17422,8 +17428,8 @@ static void page_write_next(const struct user_page *page, bool end)
     json_text(page->out, "next", text);
 }
 
-/* Reads what page_write_next wrote; false when it is none of ours. That the place has a user is
- * not looked at: it is good however long it was kept. */
+/* [worker] Reads what page_write_next wrote; false when it is none of ours. That the place has a
+ * user is not looked at: it is good however long it was kept. */
 static bool page_read_cursor(struct user_page *page, const struct http_request *request)
 {
     char text[2 * USER_ID_MAX + 18], stamp[8] = {0};
@@ -17442,8 +17448,8 @@ static bool page_read_cursor(struct user_page *page, const struct http_request *
     return last->last_seen >= 0;
 }
 
-/* Reads the parameters of /admin/users. Any that says nothing is refused: a page that was filtered
- * by less than was asked for would look right. */
+/* [worker] Reads the parameters of /admin/users. Any that says nothing is refused: a page that was
+ * filtered by less than was asked for would look right. */
 static enum error page_read(struct user_page *page, const struct http_request *request)
 {
     char text[16];
@@ -17471,8 +17477,9 @@ static enum error page_read(struct user_page *page, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may hold fewer
- * users than asked for, even none, and still have a next one: only so many are looked at for it. */
+/* [worker] GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may
+ * hold fewer users than asked for, even none, and still have a next one: only so many are looked
+ * at for it. */
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17490,7 +17497,7 @@ static enum error api_users(struct server *server, const struct http_request *re
     lock_give(&server->table_lock, RANK_TABLE);
     json_begin(page.out);
     position_write(page.out, position);
-    json_time(page.out, "generated_at", page.now.mono + page.now.offset, true);
+    json_time(page.out, "generated_at", wall_of(page.now), true);
     json_open(page.out, "users", '[');
     bool end = false;
     bool by_id = page.sort == SORT_ID;
@@ -17528,8 +17535,8 @@ static void api_view_connection(struct connection_view *view, const struct conne
     if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
 }
 
-/* Appends one connection of a user, an item of a list. round_trip_ms is null until a ping was
- * answered. */
+/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
+ * was answered. */
 static void api_write_connection(struct buffer *out, const struct connection_view *c,
                                  struct instant now)
 {
@@ -17547,10 +17554,10 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
     json_close(out, '}');
 }
 
-/* Copies a user out of the table, with the position and the JSON of the connections, all of one
- * moment. False when the user is not there. The room for connections is taken without the lock,
- * since it may be megabytes; so it is looked first how much is needed, and again whether that is
- * still enough. */
+/* [worker] Copies a user out of the table, with the position and the JSON of the connections, all
+ * of one moment. False when the user is not there. The room for connections is taken without the
+ * lock, since it may be megabytes; so it is looked first how much is needed, and again whether
+ * that is still enough. */
 static bool api_copy_user(struct server *server, struct span id, struct instant now,
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
@@ -17577,8 +17584,8 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     return user != NULL;
 }
 
-/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline
- * at the position, whatever the store has heard since. */
+/* [worker] GET /admin/users/{userId}: one user with every connection. Who is not in the table was
+ * offline at the position, whatever the store has heard since. */
 static enum error api_admin_user(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17610,8 +17617,8 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     return error;
 }
 
-/* Appends one session of a user; a running one has no end yet. A reason that this version does not
- * know is one of a later version's store. */
+/* [worker] Appends one session of a user; a running one has no end yet. A reason that this version
+ * does not know is one of a later version's store. */
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
@@ -17626,7 +17633,7 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     json_close(out, '}');
 }
 
-/* The session that a user is in, if any; it is in the store only when it has ended. */
+/* [worker] The session that a user is in, if any; it is in the store only when it has ended. */
 static bool api_running_session(struct server *server, struct span id, struct instant now,
                                 struct session_record *session)
 {
@@ -17641,10 +17648,10 @@ static bool api_running_session(struct server *server, struct span id, struct in
     return online;
 }
 
-/* GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the first page
- * begins with the running session. The cursor is the start of the last session shown; behind the
- * running one it is just above the first stored, which may have begun later if UTC was stepped
- * back. */
+/* [worker] GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the
+ * first page begins with the running session. The cursor is the start of the last session shown;
+ * behind the running one it is just above the first stored, which may have begun later if UTC was
+ * stepped back. */
 static enum error api_sessions(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -17679,8 +17686,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
 
-/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. What
- * keeps them from coming back is the application's: a token that it does not give. */
+/* [worker] DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is
+ * offline. What keeps them from coming back is the application's: a token that it does not give. */
 static enum error api_kick(struct server *server, const struct http_request *request,
                            struct http_response *response)
 {
@@ -17711,7 +17718,7 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
     *anonymous = (int64_t)(pages - shared) * size;
 }
 
-/* Appends the member "webhook" of the stats, or that there is none. */
+/* [worker] Appends the member "webhook" of the stats, or that there is none. */
 static void stats_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
 {
     struct webhook *hook = &server->webhook;
@@ -17744,7 +17751,7 @@ struct totals {
     struct store_stats store;
 };
 
-/* Gathers the totals, each under its own lock: only the first three are of one moment. */
+/* [worker] Gathers the totals, each under its own lock: only the first three are of one moment. */
 static void api_totals(struct server *server, struct instant now, struct totals *t)
 {
     *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
@@ -17769,7 +17776,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
-/* Appends the member "store" of the stats. */
+/* [worker] Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
 {
     json_open(out, "store", '{');
@@ -17799,7 +17806,7 @@ static void stats_write_limits(struct buffer *out, const struct options *options
     json_close(out, '}');
 }
 
-/* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
+/* [worker] GET /admin/stats: totals, limits, memory, store, uptime, counters. */
 static enum error api_stats(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17864,7 +17871,7 @@ static void metrics_refusals(struct buffer *out, const struct server *server)
     }
 }
 
-/* GET /metrics: Prometheus text format 0.0.4. */
+/* [worker] GET /metrics: Prometheus text format 0.0.4. */
 static enum error api_metrics(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17911,9 +17918,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or ?last_event_id=,
- * for clients that cannot set it. False if it is not said, is no position, or is one of another
- * run of the server: then the stream begins with a reset. */
+/* [worker] Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or
+ * ?last_event_id=, for clients that cannot set it. False if it is not said, is no position, or is
+ * one of another run of the server: then the stream begins with a reset. */
 static bool events_wanted(const struct server *server, const struct http_request *request,
                           uint64_t *sequence)
 {
@@ -17928,8 +17935,8 @@ static bool events_wanted(const struct server *server, const struct http_request
     return position.epoch == server->epoch;
 }
 
-/* Answers with a stream of Server-Sent Events. The answer is only its head; the connection goes to
- * the hub, which sends the rest. A HEAD request takes no place. */
+/* [worker] Answers with a stream of Server-Sent Events. The answer is only its head; the
+ * connection goes to the hub, which sends the rest. A HEAD request takes no place. */
 static enum error stream_answer(struct server *server, const struct http_request *request,
                                 struct http_response *response)
 {
@@ -17964,16 +17971,16 @@ static enum error api_events(struct server *server, const struct http_request *r
     return stream_answer(server, request, response);
 }
 
-/* GET /admin/history?hours=: how many users and connections there were, minute by minute. Read in
- * chunks: a month is 43,200 samples, and a read transaction that is long keeps old pages of the
- * store. */
+/* [worker] GET /admin/history?hours=: how many users and connections there were, minute by minute.
+ * Read in chunks: a month is 43,200 samples, and a read transaction that is long keeps old pages
+ * of the store. */
 static enum error api_history(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
     enum { CHUNK = 512 }; /* samples read in one transaction */
     char text[16];
     struct sample samples[CHUNK];
-    int64_t wall = request->now.mono + request->now.offset, hours = HISTORY_HOURS_DEFAULT;
+    int64_t wall = wall_of(request->now), hours = HISTORY_HOURS_DEFAULT;
     int len = query_get(request->raw->query, "hours", text, sizeof text), count = CHUNK;
     if (len != -1) hours = len > 0 ? http_length((struct span){text, (size_t)len}) : -1;
     if (hours < 1 || hours > HISTORY_HOURS_MAX) {
@@ -18011,7 +18018,7 @@ static enum error api_healthz(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* GET /readyz: 200 when everything works, 503 with the reason when not. */
+/* [worker] GET /readyz: 200 when everything works, 503 with the reason when not. */
 static enum error api_readyz(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -18049,8 +18056,8 @@ static enum error api_admin(struct server *server, const struct http_request *re
 
 enum { ASSET_TAG_MAX = 64 };
 
-/* True if a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
- * If-None-Match has it, weak or strong, or is `*`. */
+/* [worker] True if a client has the version with this tag already (RFC 9110 section 13.1.2): one
+ * of its If-None-Match has it, weak or strong, or is `*`. */
 static bool request_knows(const struct seam_request *request, const char *tag)
 {
     char weak[ASSET_TAG_MAX + 2];
@@ -18065,9 +18072,9 @@ static bool request_knows(const struct seam_request *request, const char *tag)
     return false;
 }
 
-/* A bundled file, with its hash as ETag; the gzip form has another, since it is not the same bytes
- * (RFC 9110 section 8.8.3.3). At the root it is the demo where anyone may do everything, else a
- * page that says only what this is. */
+/* [worker] A bundled file, with its hash as ETag; the gzip form has another, since it is not the
+ * same bytes (RFC 9110 section 8.8.3.3). At the root it is the demo where anyone may do
+ * everything, else a page that says only what this is. */
 static enum error api_asset(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -18105,9 +18112,9 @@ static enum error api_asset(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section 15.4.9), on
- * the host that was asked for, which has to be one that a browser can write: nothing else of a
- * stranger's goes into a Location. */
+/* [worker] Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section
+ * 15.4.9), on the host that was asked for, which has to be one that a browser can write: nothing
+ * else of a stranger's goes into a Location. */
 static enum error api_redirect(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -18199,11 +18206,11 @@ static struct span subprotocol_token(const char *offered)
     return (struct span){0};
 }
 
-/* The token of a request, empty if there is none. An admin's comes in the header only: no page of
- * somebody else's can make a browser send that. The first place that has one counts: header
- * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
- * not where another site's page may have had it sent with a request that changes something. A
- * place that has something else than a token is refused, not passed over. */
+/* [worker] The token of a request, empty if there is none. An admin's comes in the header only: no
+ * page of somebody else's can make a browser send that. The first place that has one counts:
+ * header Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the
+ * cookie not where another site's page may have had it sent with a request that changes something.
+ * A place that has something else than a token is refused, not passed over. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -18292,17 +18299,17 @@ static bool auth_required(const struct server *server, enum access access,
     return options_have_keys(options) || (access == ACCESS_ADMIN && *options->admin_password_file);
 }
 
-/* ERROR_NONE if a request may pass: anybody's where none is required, else who has a token or a
- * session that allows it. The token is the caller's to free, whatever the result; request->token
- * is it, or NULL where nobody was asked. A session is tried first: its text cannot be a JWT, which
- * has two dots. */
+/* [worker] ERROR_NONE if a request may pass: anybody's where none is required, else who has a
+ * token or a session that allows it. The token is the caller's to free, whatever the result;
+ * request->token is it, or NULL where nobody was asked. A session is tried first: its text cannot
+ * be a JWT, which has two dots. */
 static enum error auth_check(struct server *server, enum access access,
                              struct http_request *request, struct http_response *response,
                              struct token *token)
 {
     *token = (struct token){0};
     if (!auth_required(server, access, request)) return ERROR_NONE;
-    int64_t wall_ms = request->now.mono + request->now.offset;
+    int64_t wall_ms = wall_of(request->now);
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, access == ACCESS_ADMIN, room);
     enum token_problem problem = TOKEN_NONE;
@@ -18324,8 +18331,8 @@ static enum error auth_check(struct server *server, enum access access,
     return error;
 }
 
-/* GET /admin/login: if the caller is an admin, and how long. Always 200: the admin page asks it
- * before it shows a login, and an error would be one in the console of each visitor. */
+/* [worker] GET /admin/login: if the caller is an admin, and how long. Always 200: the admin page
+ * asks it before it shows a login, and an error would be one in the console of each visitor. */
 static enum error api_login_state(struct server *server, const struct http_request *request,
                                   struct http_response *response)
 {
@@ -18342,8 +18349,8 @@ static enum error api_login_state(struct server *server, const struct http_reque
     return ERROR_NONE;
 }
 
-/* Reads the password out of a login's body, JSON or a form, as curl --data sends it; its length,
- * or an error. */
+/* [worker] Reads the password out of a login's body, JSON or a form, as curl --data sends it; its
+ * length, or an error. */
 static enum error login_password(const struct http_request *request, char out[PASSWORD_MAX + 1],
                                  size_t *len, struct http_response *response)
 {
@@ -18452,8 +18459,8 @@ static enum error login_open(struct server *server, int64_t wall_ms, const struc
     return same ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
-/* POST /admin/login: a session for the admin's password, as cookie for the page and as token for
- * programs. */
+/* [worker] POST /admin/login: a session for the admin's password, as cookie for the page and as
+ * token for programs. */
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -18472,9 +18479,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     struct secrets *secrets = secrets_take(server);
     error = login_try(server, request->address, request->now.mono, &secrets->password,
                       (struct span){password, len}, &wait);
-    if (!error)
-        error = login_open(server, request->now.mono + request->now.offset, secrets, &session,
-                           &expires);
+    if (!error) error = login_open(server, wall_of(request->now), secrets, &session, &expires);
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
@@ -18511,15 +18516,15 @@ static void sessions_ended(struct server *server)
     hub_ask(server, &ask, hub_log_out);
 }
 
-/* POST /admin/logout: ends the session that the request has, here and in the browser. 204 also
- * without one. */
+/* [worker] POST /admin/logout: ends the session that the request has, here and in the browser. 204
+ * also without one. */
 static enum error api_logout(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
     char room[TOKEN_MAX + 2];
     struct span text = request_session(request, true, room);
     lock_take(&server->session_lock, RANK_SESSION);
-    bool ended = session_revoke(&server->sessions, text, request->now.mono + request->now.offset);
+    bool ended = session_revoke(&server->sessions, text, wall_of(request->now));
     lock_give(&server->session_lock, RANK_SESSION);
     mbedtls_platform_zeroize(room, sizeof room);
     if (ended) sessions_ended(server);
@@ -18528,8 +18533,8 @@ static enum error api_logout(struct server *server, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* OPTIONS: what a path takes (RFC 9110 section 9.3.7), and the preflight by which a browser asks
- * whether a page of --allow-origin may do it (Fetch standard, CORS protocol). */
+/* [worker] OPTIONS: what a path takes (RFC 9110 section 9.3.7), and the preflight by which a
+ * browser asks whether a page of --allow-origin may do it (Fetch standard, CORS protocol). */
 static enum error api_options(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -18615,8 +18620,8 @@ static bool route_matches(const char *pattern, const char *path, struct span *id
     return !strcmp(pattern + strlen("{id}"), path + id->len);
 }
 
-/* Finds the route of a request and decodes its user id. On an error that concerns the method the
- * Allow header is set (RFC 9110 section 10.2.1). HEAD is GET without the body. */
+/* [worker] Finds the route of a request and decodes its user id. On an error that concerns the
+ * method the Allow header is set (RFC 9110 section 10.2.1). HEAD is GET without the body. */
 static enum error route_find(struct http_request *request, struct http_response *response,
                              const struct route **found)
 {
@@ -18627,7 +18632,7 @@ static enum error route_find(struct http_request *request, struct http_response 
     request->head_only = !strcmp(method, "HEAD");
     if (request->head_only) method = "GET";
     *found = NULL;
-    /* All rows are looked at, also behind the one that fits: Allow names every method of the path. */
+    /* All rows are looked at, also behind the one that fits: Allow names all methods of a path. */
     for (int i = 0; i < ROUTE_COUNT; i++) {
         struct span id = {0};
         const struct route *route = &ROUTES[i];
