@@ -1441,6 +1441,7 @@ static void address_pack(const struct sockaddr_storage *address, uint8_t out[16]
     const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
     memset(out, 0, 16);
     *port = 0;
+    /* IPv4 that came in over an IPv6 socket is v4-mapped already, and the same. */
     if (address->ss_family == AF_INET) {
         memcpy(out, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
         memcpy(out + 12, &in4->sin_addr, 4);
@@ -1475,6 +1476,7 @@ static bool address_is_loopback(const struct sockaddr_storage *address)
     return !memcmp(bytes, &in6addr_loopback, sizeof bytes);
 }
 
+/* Units, the largest first: duration_text takes the first that fits. */
 static const struct duration_unit {
     const char *name;
     int64_t ms;
@@ -1589,6 +1591,7 @@ static bool ws_key_valid(const char *key)
  * would never be equal. Returns out. */
 static const char *ipv6_text(const uint8_t in[16], char out[INET6_ADDRSTRLEN])
 {
+    /* A single zero group is not shortened (RFC 5952 section 4.2.2). */
     enum { GROUPS = 8 };
     int zeros = 1, first = GROUPS; /* the run to shorten: its length and where it begins */
     for (int i = 0, run = 0; i < GROUPS; i++) {
@@ -1663,6 +1666,7 @@ static bool host_is_web(const char *host)
     if (host[end - 1] == '.') end--;
     size_t start = end;
     while (start && host[start - 1] != '.') start--;
+    /* 0x7f000001 is 127.0.0.1 to a browser: none sends it as a name. */
     const char *label = host + start;
     bool hex = end - start > 1 && label[0] == '0' && label[1] == 'x';
     size_t digits = hex ? 2 + strspn(label + 2, "0123456789abcdef") : strspn(label, "0123456789");
@@ -1867,6 +1871,7 @@ static bool forwarded_client(const char *const *values, int count, const struct 
 {
     memcpy(client, peer, 16);
     if (!ranges_have(ranges, range_count, peer)) return false;
+    /* Each turn looks at the element that the last trusted hop has added. */
     ptrdiff_t end = -1; /* of what was not looked at in values[count]; -1: all of it was */
     for (int hop = 0; hop < FORWARDED_MAX && ranges_have(ranges, range_count, client); hop++) {
         if (end < 0 && count <= 0) break;
@@ -2218,9 +2223,19 @@ static bool json_number(struct json_value value, int64_t *out)
     return true;
 }
 
-/* ---- The writer: members and items appended to a buffer, commas by itself. It keeps no state: the
- * last byte written says whether a comma is due. Every function takes the name of a member, or
- * NULL for an item of an array; names are ours and need no escapes. ---- */
+/* ---- The writer: members and items appended to a buffer, commas by itself. ----
+ *
+ *     json_begin(b);                        {
+ *     json_text(b, "type", "presence");     "type":"presence"
+ *     json_open(b, "users", '[');           ,"users":[
+ *     json_span(b, NULL, alice);            "alice"
+ *     json_span(b, NULL, bob);              ,"bob"
+ *     json_close(b, ']');                   ]
+ *     json_close(b, '}');                   }
+ *
+ * It keeps no state: the last byte written says if a comma is due. Every function takes the name of
+ * a member, or NULL for an item of an array; names are ours and need no escapes. No blanks are
+ * written: clients are promised the members and their order, and what is short is sent sooner. */
 
 /* Appends what a JSON string needs in place of the character c (a quote, a backslash or a control
  * character). */
@@ -2387,13 +2402,6 @@ static void named_write(struct buffer *b, const struct named *named)
     for (size_t i = 0; i < named->count; i++)
         json_span(b, NULL, (struct span){named->ids[i], named->lens[i]});
     json_close(b, ']');
-}
-
-/* json_key for the sections that still write their values by hand: no second comma. */
-static void json_write_key(struct buffer *b, const char *name)
-{
-    if (b->len && b->at[b->len - 1] == ',') b->len--;
-    json_key(b, name);
 }
 
 /* ==== 8. Options ==============================================================================
@@ -3801,8 +3809,7 @@ static bool token_write_watch(struct buffer *b, const char *watch, struct why wh
 {
     bool all = !strcmp(watch, "*");
     if (!*watch) return true;
-    json_write_key(b, "watch");
-    if (!all) buffer_text(b, "[");
+    if (!all) json_open(b, "watch", '[');
     for (const char *at = watch, *next; at; at = next) {
         struct span id = {at, strcspn(at, ",")};
         next = at[id.len] ? at + id.len + 1 : NULL;
@@ -3811,10 +3818,9 @@ static bool token_write_watch(struct buffer *b, const char *watch, struct why wh
                         "--token-watch: '%.128s' is not \"*\" or user ids with commas"
                         " between; write alice,bob",
                         watch);
-        if (at > watch) buffer_text(b, ",");
-        json_write_string(b, id);
+        json_span(b, all ? "watch" : NULL, id);
     }
-    if (!all) buffer_text(b, "]");
+    if (!all) json_close(b, ']');
     return true;
 }
 
@@ -3830,21 +3836,15 @@ static bool token_write_claims(struct buffer *b, struct span user, int64_t wall_
     if (lifetime_ms <= 0 || __builtin_add_overflow(wall_ms, lifetime_ms, &expires) ||
         expires > (int64_t)TOKEN_TIME_MAX * 1000)
         return fail(why, "--token-lifetime: is out of bounds; write 1h or 365d");
-    buffer_text(b, "{\"sub\":");
-    json_write_string(b, user);
-    buffer_print(b, ",\"iat\":%" PRId64 ",\"exp\":%" PRId64, wall_ms / 1000,
-                 expires / 1000 + (expires % 1000 > 0));
-    if (*issuer) {
-        json_write_key(b, "iss");
-        json_write_string(b, span_of(issuer));
-    }
-    if (*audience) {
-        json_write_key(b, "aud");
-        json_write_string(b, span_of(audience));
-    }
-    if (admin) buffer_text(b, ",\"admin\":true");
+    json_begin(b);
+    json_span(b, "sub", user);
+    json_int(b, "iat", wall_ms / 1000);
+    json_int(b, "exp", expires / 1000 + (expires % 1000 > 0));
+    if (*issuer) json_text(b, "iss", issuer);
+    if (*audience) json_text(b, "aud", audience);
+    if (admin) json_bool(b, "admin", true);
     if (!token_write_watch(b, watch, why)) return false;
-    buffer_text(b, "}");
+    json_close(b, '}');
     return true;
 }
 
@@ -3864,12 +3864,11 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     const struct token_key *key = &keys->at[i];
     struct buffer json = {0};
     uint8_t mac[SHA256_SIZE];
-    buffer_text(&json, "{\"alg\":\"HS256\",\"typ\":\"JWT\"");
-    if (*key->kid) {
-        json_write_key(&json, "kid");
-        json_write_string(&json, span_of(key->kid));
-    }
-    buffer_text(&json, "}");
+    json_begin(&json);
+    json_text(&json, "alg", "HS256");
+    json_text(&json, "typ", "JWT");
+    if (*key->kid) json_text(&json, "kid", key->kid);
+    json_close(&json, '}');
     base64url_encode(out, json.at, json.len);
     json.len = 0;
     /* The text is written up to its end before it is known to be good; on failure it is cut off
@@ -6539,26 +6538,22 @@ static int store_command_check(const char *dir, FILE *out, FILE *err)
 /* A text that needs no escape, or null. */
 static void field_dump_text(struct buffer *b, const char *name, const char *text)
 {
-    json_write_key(b, name);
-    buffer_print(b, text ? "\"%s\"" : "null", text);
+    json_text_or_null(b, name, text ? text : "");
 }
 
 static void field_dump_time(struct buffer *b, const char *name, int64_t ms)
 {
-    char text[TIME_TEXT];
-    field_dump_text(b, name, ms ? time_text(ms, text) : NULL);
+    json_time(b, name, ms, ms != 0);
 }
 
 static void field_dump_count(struct buffer *b, const char *name, uint32_t count)
 {
-    json_write_key(b, name);
-    buffer_print(b, "%" PRIu32, count);
+    json_uint(b, name, count);
 }
 
 static void field_dump_flag(struct buffer *b, const char *name, bool flag)
 {
-    json_write_key(b, name);
-    buffer_text(b, flag ? "true" : "false");
+    json_bool(b, name, flag);
 }
 
 static void field_dump_status(struct buffer *b, const char *name, uint8_t status)
@@ -6676,8 +6671,8 @@ static bool field_restore_address(struct json_value line, const char *name, fiel
 /* Begins a line with the id of its user. */
 static void dump_begin(struct buffer *b, const char *name, struct span id)
 {
-    buffer_print(b, "{\"%s\":", name);
-    json_write_string(b, id);
+    json_begin(b);
+    json_span(b, name, id);
 }
 
 static bool dump_user(struct buffer *b, MDB_val key, MDB_val value)
@@ -6703,9 +6698,9 @@ static bool dump_session(struct buffer *b, MDB_val key, MDB_val value)
 static bool dump_sample(struct buffer *b, MDB_val key, MDB_val value)
 {
     struct sample record;
-    char when[TIME_TEXT];
     if (!store_read_sample(key, value, &record)) return false;
-    buffer_print(b, "{\"sample\":\"%s\"", time_text(record.at, when));
+    json_begin(b);
+    json_time(b, "sample", record.at, true);
     SAMPLE_FIELDS(FIELD_DUMP)
     return true;
 }
@@ -6717,8 +6712,7 @@ static bool dump_manual(struct buffer *b, MDB_val key, MDB_val value)
     const struct manual_head record = manual.head;
     dump_begin(b, "manual", (struct span){key.mv_data, key.mv_size});
     MANUAL_FIELDS(FIELD_DUMP)
-    json_write_key(b, "message");
-    json_write_string(b, (struct span){manual.message, manual.len});
+    json_span(b, "message", (struct span){manual.message, manual.len});
     return true;
 }
 
@@ -6810,11 +6804,12 @@ static int store_command_dump(const char *dir, FILE *out, FILE *err)
     struct buffer end = {0};
     struct store *st = store_command_open(dir, &log, &counters, err);
     if (!st) return 1;
-    buffer_text(&end, "{\"end\":\"presence\"");
+    json_begin(&end);
+    json_text(&end, "end", "presence");
     for (size_t i = 0; !rc && i < DUMP_COUNT; i++) {
         int64_t count = 0;
         rc = dump_records(st, &DUMP_KINDS[i], out, &count);
-        buffer_print(&end, ",\"%s\":%" PRId64, DUMP_KINDS[i].count, count);
+        json_int(&end, DUMP_KINDS[i].count, count);
     }
     store_close(st);
     buffer_text(&end, "}\n");
@@ -8823,7 +8818,7 @@ static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
     return true;
 }
 
-/* The bytes from a place on that lie in one piece; empty at the end. */
+/* The bytes from a place on that lie side by side; empty at the end. */
 static struct span events_span(const struct events *e, uint64_t at)
 {
     if (at == e->end) return (struct span){"", 0};
@@ -9334,9 +9329,10 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         e->digest = view_digest(w, &view);
     }
     if (e->is_changed) e->digest = 0;
+    json_key(out, NULL);
     buffer_add(out, w->text.at + e->text_at, e->text_len);
-    if (is_change && e->reason) buffer_print(out, ",\"reason\":\"%s\"", REASON_NAMES[e->reason]);
-    buffer_text(out, "}");
+    if (is_change && e->reason) json_text(out, "reason", REASON_NAMES[e->reason]);
+    json_close(out, '}');
 }
 
 /* Whether the first snapshot to come can be written: the store was asked for all its users. */
@@ -9362,12 +9358,11 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
                                    struct instant now, struct watcher *watcher, struct buffer *out)
 {
     struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
-    const char *between = "";
-    buffer_text(out, "{\"type\":\"snapshot\",\"users\":[");
+    json_begin(out);
+    json_text(out, "type", "snapshot");
+    json_open(out, "users", '[');
     while (snapshot->written < snapshot->count && out->len < w->full) {
         struct watch_target *e = snapshot->users[snapshot->written++];
-        buffer_text(out, between);
-        between = ",";
         target_write(w, p, now, e, false, out);
         struct watch *watch = watcher_find(watcher, e);
         if (watch) watch->sent->version = e->version;
@@ -9375,7 +9370,9 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
         target_unreference(w, e);
     }
     bool more = snapshot->written < snapshot->count;
-    buffer_text(out, more ? "],\"more\":true}" : "]}");
+    json_close(out, ']');
+    if (more) json_bool(out, "more", true);
+    json_close(out, '}');
     if (!more) watcher_drop_snapshot(w, watcher);
     return more;
 }
@@ -9384,13 +9381,12 @@ static bool watcher_write_snapshot(struct watch_graph *w, const struct presence 
 static void watcher_write_changes(struct watch_graph *w, const struct presence *p,
                                   struct instant now, struct watcher *watcher, struct buffer *out)
 {
-    const char *between = "";
-    buffer_text(out, "{\"type\":\"presence\",\"users\":[");
+    json_begin(out);
+    json_text(out, "type", "presence");
+    json_open(out, "users", '[');
     while (watcher->queued && out->len < w->full) {
         struct watch *watch = watcher_pop(watcher);
         if (!watch || watch->sent->version == watch->to->version) continue;
-        buffer_text(out, between);
-        between = ",";
         target_write(w, p, now, watch->to, true, out);
         watch->sent->version = watch->to->version;
     }
@@ -9427,11 +9423,16 @@ static void watcher_free(struct watcher *watcher)
 /* ==== 26. WebSocket codec =====================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
  *
- * A frame that is whole in the input is handed out from the input, unmasked in place; only what is
- * half received takes memory, in a ws_partial of its own, so a connection that is idle costs none.
- * Every byte is judged as soon as it is there and in its order, so that what a client is told does
- * not depend on how the network cut its bytes, and nobody can make us keep what is wrong
- * already. */
+ *     byte 0    FIN, three reserved bits, opcode      ws_fault_first
+ *     byte 1    MASK, length: 0 to 125, 126, 127      ws_fault_second
+ *     2 or 8    the length if it was 126 or 127       ws_fault_length
+ *     4         the mask: clients always have one
+ *     payload   unmasked in place                     ws_take_payload
+ *
+ * A frame that is whole in the input is handed out from the input; only what is half received
+ * takes memory, in a ws_partial of its own, so a connection that is idle costs none. Every byte is
+ * judged as soon as it is there and in its order, so that what a client is told does not depend on
+ * how the network cut its bytes, and nobody can make us keep what is wrong already. */
 
 enum {
     WS_OP_CONTINUE = 0,
@@ -9464,6 +9465,7 @@ enum { WS_CONTROL_MAX = 125, WS_REASON_MAX = 123 };
 /* Each fault is a row of WS_FAULT_TABLE; 0 is none. */
 enum ws_fault { WS_FAULT_TABLE(X) };
 #undef X
+/* The row of each fault: the close code to send, and the reason in it. */
 static const struct ws_fault_row {
     uint16_t code;
     const char *text;
@@ -9512,6 +9514,7 @@ struct ws_partial {
     uint8_t bytes[WS_CONTROL_MAX]; /* that head, or the payload of a control frame */
 };
 
+/* Input that was not taken yet; what was is behind it, unmasked. */
 struct ws_input {
     uint8_t *at;
     size_t left;
@@ -9587,6 +9590,7 @@ static enum ws_fault ws_fault_first(const struct ws_partial *p, const struct ws_
                                     uint8_t first)
 {
     int opcode = first & 0x0f;
+    /* Control frames may come between fragments; data may only continue the open message. */
     bool final = first & 0x80, open = p && p->opcode;
     if (first & 0x70) return WS_FAULT_RESERVED;
     if (opcode > WS_OP_PONG || (opcode > WS_OP_BINARY && opcode < WS_OP_CLOSE))
@@ -9689,7 +9693,11 @@ static enum ws_fault ws_check_text(struct ws_partial *p)
 }
 
 /* Takes the payload of the frame, unmasked: from the input if all of it is there, otherwise by way
- * of what is kept. False if it is not complete, or if *fault says what is wrong with what came. */
+ * of what is kept. False if it is not complete, or if *fault says what is wrong with what came.
+ *
+ * The payload of data goes behind what the message has so far, that of a control frame into
+ * partial->bytes: it may come between two fragments (RFC 6455 section 5.4), and has at most 125
+ * bytes. */
 static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, struct ws_head *frame,
                             struct span *payload, enum ws_fault *fault)
 {
@@ -9700,6 +9708,7 @@ static bool ws_take_payload(struct ws_partial **kept, struct ws_input *input, st
     ws_unmask(input->at, n, frame->mask, got);
     input->at += n;
     input->left -= n;
+    /* Half a payload has to be kept: what is in the input is the caller's to use again. */
     frame->stored = n < frame->len && frame->opcode < WS_OP_CLOSE;
     if (n < frame->len) {
         p = ws_partial_get(kept);
@@ -9744,6 +9753,7 @@ static enum ws_fault ws_finish_data(struct ws_partial **kept, const struct ws_he
         if (!frame->final) return opcode == WS_OP_TEXT ? ws_check_text(p) : WS_FAULT_NONE;
         data = (struct span){p->message.len ? p->message.at : "", p->message.len};
     }
+    /* The event points into the partial, so it stays until the caller is done. */
     if (p) p->opcode = 0; /* the next call frees it */
     if (opcode == WS_OP_TEXT && !utf8_valid(data)) return WS_FAULT_TEXT_UTF8;
     *event = (struct ws_event){.kind = opcode == WS_OP_TEXT ? WS_TEXT : WS_BINARY, .data = data};
@@ -9775,6 +9785,8 @@ static struct ws_event ws_decode(struct ws_partial **kept, const struct ws_limit
     struct ws_input input = {in, len};
     struct ws_event event = {.kind = WS_MORE};
     enum ws_fault fault = WS_FAULT_NONE;
+    /* What the call before handed out is over. Then frame by frame, until one makes an event: a
+     * fragment makes none. */
     ws_partial_settle(kept);
     while (event.kind == WS_MORE && !fault) {
         struct ws_head frame;
@@ -9838,7 +9850,13 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
  * CivetWeb parses requests, but the listener has to know where one ends without blocking a worker,
  * and two readers of the same bytes are how requests are smuggled. So whatever the two could see
  * differently is refused or made plain here: CivetWeb is given one request, without transfer
- * codings, with every header line looked at. */
+ * codings, with every header line looked at.
+ *
+ *     http_head_end      is the head all there?
+ *     http_frame_read    its length, and what it must not have; makes it plain
+ *     http_chunks_read   a body in chunks becomes one with a length, where it lies
+ *
+ * An error found here ends the connection: where the next request begins nobody can say. */
 
 /* What the head of a request says about its own length, read before CivetWeb sees it. */
 struct http_frame {
@@ -10012,6 +10030,7 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
                                          size_t max_body)
 {
     struct http_frame frame = {.head = http_head_end(at, len, scanned)};
+    /* Also without an end: who sends no empty line is cut off here, not by memory. */
     if ((frame.head ? frame.head : len) > max_head) frame.error = ERROR_HEAD_TOO_LARGE;
     if (len && (unsigned char)*at < ' ' && *at != '\r' && *at != '\n') /* TLS, say: not awaited */
         frame.error = ERROR_INVALID_REQUEST;
@@ -10031,9 +10050,11 @@ static struct http_frame http_frame_read(char *at, size_t len, size_t scanned, s
         from = to + 1;
     }
     if (old) frame.expects = false; /* it knows no 100: RFC 9110 section 10.1.1 */
+    /* A proxy of HTTP/1.0 passes the chunks on as a body without a length. */
     if (old && seen.coding && !frame.error)
         frame.error = ERROR_LENGTH_REQUIRED; /* nor chunks: RFC 9112 section 6.1 */
     frame.chunked = seen.coding && !frame.error;
+    /* Behind the lines, whose ends they may be: a bare CR is found by what follows it. */
     for (size_t i = 0; i < frame.head; i++) {
         unsigned char c = (unsigned char)at[i];
         if (c >= 0x20 && c != 0x7f) continue;
@@ -10115,9 +10136,10 @@ static enum error http_chunk_expect(struct http_chunks *chunks, char byte, char 
     return byte == wanted ? ERROR_NONE : ERROR_INVALID_REQUEST;
 }
 
-/* Reads one byte of an extension (RFC 9112 section 7.1.1), which means nothing to us. Its grammar is
- * held to all the same: in a quoted string that has no end, a proxy before us may take the end of
- * the line for a part of it, and see another request than we do. */
+/* Reads one byte of an extension (RFC 9112 section 7.1.1), which means nothing to us. Its grammar
+ * is held to all the same: in a quoted string that has no end, a proxy before us may take the end
+ * of the line for a part of it, and see another request than we do. A bare `;` is let pass: some
+ * send it. */
 static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
 {
     bool blank = byte == ' ' || byte == '\t', token = http_is_token(byte);
@@ -10148,7 +10170,7 @@ static enum error http_chunk_extension(struct http_chunks *chunks, char byte)
     }
     bool ends = state == CHUNK_EXT_NAME || state == CHUNK_EXT_TOKEN || state == CHUNK_EXT_END;
     if (byte == ';' && (ends || state == CHUNK_EXT_EQUALS)) next = CHUNK_EXT;
-    if (byte == '\r' && (ends || state == CHUNK_EXT)) next = CHUNK_SIZE_LF; /* a bare `;` is sent */
+    if (byte == '\r' && (ends || state == CHUNK_EXT)) next = CHUNK_SIZE_LF;
     chunks->state = (uint8_t)next;
     return next == CHUNK_DONE ? ERROR_INVALID_REQUEST : ERROR_NONE;
 }
@@ -10194,8 +10216,13 @@ static enum error http_chunk_byte(struct http_chunks *chunks, char byte, size_t 
 
 /* Reads on in a body of chunks: behind its `made` bytes at `at` stand what has come since. The
  * data is moved together, the rest thrown away: afterwards *len is what there is of the body, and
- * once it is DONE also what was sent behind it. Extensions and trailers may have max_beside bytes
- * in all: without a bound a client could send them for ever, and no body would grow. */
+ * once it is DONE also what was sent behind it.
+ *
+ *     before   body so far | 5 CR LF h e l l o CR LF 3 ...      *len: all of it
+ *     after    body so far h e l l o | 3 ...                    made: 5 more
+ *
+ * Extensions and trailers may have max_beside bytes in all: without a bound a client could send
+ * them for ever, and no body would grow. */
 static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t *len,
                                    size_t max_body, size_t max_beside)
 {
@@ -10415,7 +10442,7 @@ static void http_write_head(struct buffer *out, const struct http_response *resp
     buffer_text(out, "\r\n");
 }
 
-/* Whether the buffer of a body becomes that of the whole answer. */
+/* True if the buffer of a body becomes that of the whole answer; see http_write. */
 static bool http_moves_body(const struct http_response *response)
 {
     return !response->fixed.at && response->body.len >= HTTP_BODY_MOVED;
@@ -11434,7 +11461,6 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
 {
     enum { TAG = 0x1f, DNS_NAME = 2, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
     const mbedtls_x509_sequence *name = &cert->subject_alt_names;
-    bool first = true;
     for (; name && name->buf.p; name = name->next) {
         char text[INET6_ADDRSTRLEN];
         struct span shown = {(const char *)name->buf.p, name->buf.len};
@@ -11445,9 +11471,7 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
         } else if (kind != DNS_NAME) {
             continue;
         }
-        if (!first) buffer_text(out, ",");
-        first = false;
-        json_write_string(out, shown);
+        json_span(out, NULL, shown);
     }
 }
 
@@ -11455,14 +11479,15 @@ static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
  */
 static void tls_write_certificates(struct buffer *out, struct tls_shared *shared)
 {
-    char when[TIME_TEXT];
     struct tls_config *config = tls_config_take(shared);
     for (size_t i = 0; i < config->count; i++) {
         const mbedtls_x509_crt *cert = &config->pairs[i].chain;
-        buffer_text(out, i ? ",{\"names\":[" : "{\"names\":[");
+        json_open(out, NULL, '{');
+        json_open(out, "names", '[');
         tls_write_names(out, cert);
-        buffer_print(out, "],\"not_after\":\"%s\"}",
-                     time_text(tls_wall_time(&cert->valid_to), when));
+        json_close(out, ']');
+        json_time(out, "not_after", tls_wall_time(&cert->valid_to), true);
+        json_close(out, '}');
     }
     tls_config_drop(config);
 }
@@ -11918,6 +11943,13 @@ static void transport_close(struct transport *transport)
  * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
  * which nobody waits.
  *
+ *     webhook_conn_find       the resolver, in a thread of its own      --webhook-timeout
+ *     webhook_conn_connect    each address a share of what is left            |
+ *     webhook_conn_secure     TLS, if it is https                             |
+ *     webhook_conn_write      the request                                     |
+ *     webhook_conn_read_head  1xx are passed over                             v
+ *     webhook_conn_skip_body  at most WEBHOOK_BODY_MS
+ *
  * A request has one absolute deadline. It is looked at before every wait and, since who sends
  * without end is never waited for, whenever bytes are taken from the socket: neither a receiver
  * that drips nor one that floods can hold the thread. What went wrong becomes a text for the log
@@ -11950,8 +11982,9 @@ struct webhook_url {
     char target[WEBHOOK_URL_MAX + 2]; /* path and query */
 };
 
-/* Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or has a
- * fragment or a character that a URL cannot have: the target is written into a request as it is. */
+/* [main] Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or
+ * has a fragment or a character that a URL cannot have: the target is written into a request as it
+ * is. */
 static bool webhook_url_parse(const char *text, struct webhook_url *out)
 {
     static const char http[] = "http://", https[] = "https://";
@@ -11968,12 +12001,14 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     if (!origin_of_host(out->secure, authority, out->origin)) return false;
     text += len;
     if (strlen(text) > WEBHOOK_URL_MAX) return false;
+    /* No blank or control character: it would end the request line, or begin another header. */
     for (const char *c = text; *c; c++)
         if (*c <= ' ' || *c >= 0x7f || strchr("#\"<>\\^`{|}", *c)) return false;
     snprintf(out->target, sizeof out->target, "%s%s", *text == '/' ? "" : "/", text);
     out->authority = strstr(out->origin, "://") + 3;
     out->port = (uint16_t)(port > 0 ? port : out->secure ? 443 : 80);
     out->is_address = host_is_address(out->host);
+    /* getaddrinfo wants an IPv6 address without brackets. */
     if (*out->host == '[') { /* whose end is a bracket */
         size_t inside = strlen(out->host) - 2;
         memmove(out->host, out->host + 1, inside);
@@ -11982,9 +12017,9 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     return true;
 }
 
-/* The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 over
- * SECONDS, a dot and the body. The second is signed too, so that a receiver can refuse what
- * somebody recorded and sends again. Returns out. */
+/* [webhook] The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is
+ * HMAC-SHA256 over SECONDS, a dot and the body. The second is signed too, so that a receiver can
+ * refuse what somebody recorded and sends again. Returns out. */
 static const char *webhook_sign(struct span secret, int64_t seconds, struct span body,
                                 char out[WEBHOOK_SIGNATURE])
 {
@@ -12017,9 +12052,9 @@ struct response_head {
     int64_t length; /* Content-Length; -1 when it is not said, or badly */
 };
 
-/* Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not all there
- * yet; -1 when what stands there is none, or too long. Of a Content-Length that is no number
- * nothing is believed. */
+/* [webhook] Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not
+ * all there yet; -1 when what stands there is none, or too long. Of a Content-Length that is no
+ * number nothing is believed. */
 static int response_head_read(const char *at, size_t len, struct response_head *out)
 {
     static const char version[] = "HTTP/1.";
@@ -12232,6 +12267,7 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     int count = 0, error = 0;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
     for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
+        /* What an address before this one failed for is forgotten: the last reason is told. */
         int64_t now = clock_mono_ms();
         socklen_t len = sizeof error;
         *conn->why = 0;
@@ -12267,6 +12303,7 @@ static void *lookup_run(void *argument)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     uint64_t one = 1;
     prctl(PR_SET_NAME, "resolver");
+    /* This may take minutes; nothing of the webhook's is touched until it is over. */
     lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
     if (lookup->error) lookup->addresses = NULL;
     atomic_store(&lookup->done, true);
@@ -12348,7 +12385,7 @@ static bool webhook_conn_open(struct webhook_conn *conn)
     return good;
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
+/* [webhook] True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
  * 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
@@ -12375,9 +12412,9 @@ static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint
     return 0;
 }
 
-/* Reads whom to trust, anew for each request: an updated file counts without a restart. False with
- * the reason in why. What Mbed TLS does not know in the file is passed over, as in every system's
- * list there are kinds of keys it has not. */
+/* [main, webhook] Reads whom to trust, anew for each request: an updated file counts without a
+ * restart. False with the reason in why. What Mbed TLS does not know in the file is passed over,
+ * as in every system's list there are kinds of keys it has not. */
 static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
 {
     static const char option[] = "webhook-ca-file";
@@ -12394,10 +12431,11 @@ static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *
     return webhook_fail(why, "%s", err);
 }
 
-/* Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS 1.2, the
- * certificate is verified and cannot be told not to be. */
+/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS
+ * 1.2, the certificate is verified and cannot be told not to be. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
+    /* What is left without RSA-PSS; see webhook_conn_begin. */
     static const uint16_t old_signatures[] = {
         MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
         MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
@@ -12439,6 +12477,7 @@ static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *t
     int error = webhook_tls_set(tls, conn);
     if (error) return webhook_conn_again(conn, error);
     while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
+        /* What is wrong with the certificate says more than the alert that follows from it. */
         uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
         bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
         if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
@@ -12446,6 +12485,7 @@ static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *t
             text[strcspn(text, "\n")] = 0;
             return webhook_fail(conn->why, "its certificate is not accepted: %s", text);
         }
+        /* The one fault that a second try without those signatures can mend. */
         conn->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
                           mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
         if (error == MBEDTLS_ERR_SSL_CONN_EOF)
@@ -12513,6 +12553,7 @@ static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffe
 {
     char bytes[4096];
     int64_t soon = clock_mono_ms() + WEBHOOK_BODY_MS;
+    /* Without a length it goes to the end of the connection, or to the bound. */
     size_t read = in->len - head->size, most = WEBHOOK_BODY_MAX;
     if (head->length >= 0 && head->length < WEBHOOK_BODY_MAX) most = (size_t)head->length;
     if (head->status == 204 || head->status == 304) most = 0;
@@ -12529,8 +12570,9 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     struct response_head head = {0};
     struct buffer in = {0};
     if (!webhook_conn_begin(conn, &conn->tls)) return 0;
-    webhook_conn_write(
-        conn, request); /* who refuses a request may answer before it has come, and close */
+    /* Who refuses a request may answer before it has come, and close: so if it could not be written
+     * the answer is looked for all the same. */
+    webhook_conn_write(conn, request);
     bool good = webhook_conn_read_head(conn, &in, &head);
     if (good) webhook_conn_skip_body(conn, &in, &head);
     if (conn->ssl) {
@@ -12549,8 +12591,14 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
  * remove it.
  *
+ *     POST /presence HTTP/1.1
+ *     X-Presence-Delivery: 5939c933-1042         the first position: the same for every attempt
+ *     X-Presence-Signature: t=SECONDS,v1=HMAC    of this attempt
+ *
+ *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
+ *
  * So a batch comes at least once: a server that dies between the answer and that transaction posts
- * it again, under the same X-Presence-Delivery and with the same text. */
+ * it again, under the same name and with the same events. */
 
 /* The position of the first change of a batch, which names the delivery: the same for every
  * attempt, so that the receiver knows a batch that it has taken already. "" if the store's text is
@@ -12665,6 +12713,8 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
         if (found > 0) return true;
         buffer_free(&batch->text);
         *batch = (struct outbox_batch){0};
+        /* A transaction under way ends soon; a store that cannot be read is tried again; otherwise
+         * there is nothing to do until somebody wakes the thread. */
         int64_t wait = !closed ? WEBHOOK_CLOSE_MS : found < 0 ? STORE_RETRY_MS : 3600000;
         webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
     }
@@ -12686,7 +12736,9 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
  *
  * A batch is given up when it was tried in vain for --webhook-give-up, measured by the outbox's
  * clock, which runs only while the receiver fails: neither a server that was off for a week nor a
- * queue that is long makes changes old. */
+ * queue that is long makes changes old. So the clock is let run for the length of an attempt at
+ * most where the one before failed, and stands behind each; and the first batch after a success is
+ * posted however old it is. */
 static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
@@ -12762,6 +12814,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
     char said[WEBHOOK_WHY] = "";
     hook->options = options;
     hook->wake = -1;
+    /* The lock is there in any case: /admin/stats takes it. */
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
     if (!webhook_url_parse(options->webhook_url, &hook->url))
@@ -13714,17 +13767,32 @@ static void hub_reply_text(struct hub *hub, const char *text)
     ws_encode(&hub->reply, WS_OP_TEXT, span_of(text));
 }
 
+/* [hub] Begins a JSON message of this type; returns where its members go, hub_reply_end adds it to
+ * the reply. */
+static struct buffer *hub_reply_begin(struct hub *hub, const char *type)
+{
+    hub->outgoing.len = 0;
+    json_begin(&hub->outgoing);
+    json_text(&hub->outgoing, "type", type);
+    return &hub->outgoing;
+}
+
+/* [hub] See hub_reply_begin. */
+static void hub_reply_end(struct hub *hub)
+{
+    json_close(&hub->outgoing, '}');
+    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){hub->outgoing.at, hub->outgoing.len});
+}
+
 /* [hub] Adds an error message: why the client was refused, and for whom (hub.named). */
 static void hub_reply_error(struct hub *hub, enum error error)
 {
-    struct buffer *text = &hub->outgoing;
-    text->len = 0;
-    buffer_print(text, "{\"type\":\"error\",\"code\":\"%s\",\"message\":\"%s\"", ERRORS[error].code,
-                 ERRORS[error].text);
+    struct buffer *text = hub_reply_begin(hub, "error");
+    json_text(text, "code", ERRORS[error].code);
+    json_text(text, "message", ERRORS[error].text);
     named_write(text, &hub->named);
     hub->named.count = 0;
-    buffer_text(text, "}");
-    ws_encode(&hub->reply, WS_OP_TEXT, (struct span){text->at, text->len});
+    hub_reply_end(hub);
 }
 
 /* ==== 36. WebSocket messages ==================================================================
@@ -13747,10 +13815,8 @@ static enum error message_ping(struct server *server, struct connection *c, stru
                                struct json_value message)
 {
     (void)c, (void)message;
-    char when[TIME_TEXT], text[80];
-    snprintf(text, sizeof text, "{\"type\":\"pong\",\"time\":\"%s\"}",
-             time_text(wall_of(now), when));
-    hub_reply_text(&server->hub, text);
+    json_time(hub_reply_begin(&server->hub, "pong"), "time", wall_of(now), true);
+    hub_reply_end(&server->hub);
     return ERROR_NONE;
 }
 
@@ -14921,20 +14987,17 @@ static int64_t server_spread_ms(const struct server *server)
 static void hub_reply_hello(struct server *server, const struct connection *c, struct span id)
 {
     const struct options *options = &server->options;
-    struct buffer *text = &server->hub.outgoing;
+    struct buffer *text = hub_reply_begin(&server->hub, "hello");
     char number[17];
-    text->len = 0;
-    buffer_text(text, "{\"type\":\"hello\",\"user_id\":");
-    json_write_string(text, id);
-    buffer_print(text, ",\"connection_id\":\"%s\",\"heartbeat_seconds\":%" PRId64,
-                 connection_id_text(c->number, number), (options->ping_interval + 999) / 1000);
-    buffer_print(text,
-                 ",\"max_message\":%" PRId64 ",\"max_messages_per_second\":%" PRId64
-                 ",\"max_watch\":%" PRId64 ",\"spread_ms\":%" PRId64
-                 ",\"server\":\"presence/" PRESENCE_VERSION "\"}",
-                 options->max_message, options->max_rate, options->max_watch,
-                 server_spread_ms(server));
-    ws_encode(&server->hub.reply, WS_OP_TEXT, (struct span){text->at, text->len});
+    json_span(text, "user_id", id);
+    json_text(text, "connection_id", connection_id_text(c->number, number));
+    json_int(text, "heartbeat_seconds", (options->ping_interval + 999) / 1000);
+    json_int(text, "max_message", options->max_message);
+    json_int(text, "max_messages_per_second", options->max_rate);
+    json_int(text, "max_watch", options->max_watch);
+    json_int(text, "spread_ms", server_spread_ms(server));
+    json_text(text, "server", "presence/" PRESENCE_VERSION);
+    hub_reply_end(&server->hub);
 }
 
 /* [hub] Tells the connections of one user over which time to come back; returns how many. Sending
@@ -14946,10 +15009,8 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
     for (struct session_conn *conn = user->conns, *next; conn; conn = next, count++) {
         struct connection *c = (struct connection *)conn;
         next = conn->next; /* sending may be the end of this one */
-        char text[64];
-        snprintf(text, sizeof text, "{\"type\":\"spread\",\"spread_ms\":%" PRId64 "}",
-                 hub->crowd.spread_ms);
-        hub_reply_text(hub, text);
+        json_int(hub_reply_begin(hub, "spread"), "spread_ms", hub->crowd.spread_ms);
+        hub_reply_end(hub);
         connection_flush(server, c, now);
     }
     return count;
@@ -15079,17 +15140,18 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
-    char when[TIME_TEXT], position[POSITION_TEXT];
+    char position[POSITION_TEXT];
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     /* What a client comes back for may be gone, or be of a server before this one. */
     if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
         position_text(server_position(server), position);
-        buffer_print(&s->own,
-                     "event: reset\nid: %s\ndata: {\"position\":\"%s\","
-                     "\"generated_at\":\"%s\"}\n\n",
-                     position, position, time_text(wall_of(now), when));
+        buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
+        json_begin(&s->own);
+        json_text(&s->own, "position", position);
+        json_time(&s->own, "generated_at", wall_of(now), true);
+        buffer_text(&s->own, "}\n\n");
         s->at = feed->events.end;
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
@@ -16749,18 +16811,24 @@ static const struct asset *asset_find(const char *path)
 
 /* ==== 46. API: users ==========================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
- * CivetWeb's types but the parsed request. What is here promises to all handlers (see Routes):
+ * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
+ * too):
  *
- * - A handler fills a response and returns an error of the table, or ERROR_NONE. It owns nothing
- * behind that; http_response says who frees what. - The table is read under its lock for
- * microseconds: API_CHUNK users a hold, copied. JSON is made without it. The store is read in
- * short transactions. Only the hub changes anything: handlers that want a change ask it, and wait.
- * - Asking creates nobody. */
+ * A handler fills a response and returns ERROR_NONE, or an error of the table, whose text and
+ * status then replace what it has filled. It keeps nothing; struct http_response says who frees
+ * what.
+ *
+ * The table is read under its lock for microseconds, API_CHUNK users a hold, and copied: JSON is
+ * made without it, since the hub waits for that lock. The store is read in short transactions,
+ * since a long one keeps old pages. Only the hub changes anything: a handler that wants a change
+ * asks it (hub_ask), and waits until it is made.
+ *
+ * Asking creates nobody: a user who was never seen is not known for having been asked about. */
 
 /* A request as handlers see it: parsed, its sender found out and let pass. */
 struct http_request {
     const struct seam_request *raw;
-    const struct token *token; /* of who asks; NULL: the gate is open */
+    const struct token *token; /* of who asks; NULL: nobody was asked */
     struct instant now;
     uint8_t address[16];      /* of the client */
     uint16_t port;            /* 0: it came by a proxy */
@@ -16833,9 +16901,9 @@ static void api_view_stored(struct user_view *view, struct span id,
     view_record(view, id, &stored->record, now);
 }
 
-/* Looks one user up; view->known tells whether they were ever seen. The table is asked again after
- * the store: one who came meanwhile may be invisible by now, and then the last_seen that the store
- * has is nobody's business. False when the store failed. */
+/* [worker] Looks one user up; view->known tells whether they were ever seen. The table is asked
+ * again after the store: one who came meanwhile may be invisible by now, and then the last_seen
+ * that the store has is nobody's business. False when the store failed. */
 static bool api_look_up(struct server *server, struct span id, struct instant now,
                         struct user_view *view, struct view_texts **texts)
 {
@@ -16901,8 +16969,8 @@ enum {
     API_LOOK = 512, /* users passed over at most meanwhile */
 };
 
-/* Copies the next API_CHUNK users of the table behind an id, those gone offline only if wanted;
- * *after becomes how far it looked, and false means that the end was reached. */
+/* [worker] Copies the next API_CHUNK users of the table behind an id, those gone offline only if
+ * wanted; *after becomes how far it looked, and false means that the end was reached. */
 static bool api_copy_users(struct server *server, struct instant now, bool offline_too,
                            struct user_view *after, struct user_view *views, size_t *count,
                            struct view_texts **texts)
@@ -16943,12 +17011,13 @@ static enum error api_get_user(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* Fills those views, which have their ids, whose users are in the table and that have nothing yet:
- * one hold of its lock a chunk. How many are still without. */
+/* [worker] Fills those views, which have their ids, whose users are in the table and that have
+ * nothing yet: one hold of its lock a chunk. How many are still without. */
 static size_t api_copy_many(struct server *server, struct instant now, struct user_view *views,
                             size_t count, struct view_texts **texts)
 {
     size_t missing = 0;
+    /* A hold of the lock a chunk: the hub waits for 64 users, not for 1,000. */
     for (size_t at = 0; at < count; at += API_CHUNK) {
         lock_take(&server->table_lock, RANK_TABLE);
         for (size_t i = at; i < count && i < at + API_CHUNK; i++) {
@@ -16961,9 +17030,9 @@ static size_t api_copy_many(struct server *server, struct instant now, struct us
     return missing;
 }
 
-/* Fills views, which have their ids, with what the table knows and, of the others, with what the
- * store has, in one transaction: who leaves the table is in the store. See api_look_up for why the
- * table is asked twice. False when the store failed. */
+/* [worker] Fills views, which have their ids, with what the table knows and, of the others, with
+ * what the store has, in one transaction: who leaves the table is in the store. See api_look_up
+ * for why the table is asked twice. False when the store failed. */
 static bool api_look_up_many(struct server *server, struct instant now, struct user_view *views,
                              size_t count, struct view_texts **texts)
 {
@@ -16991,8 +17060,8 @@ static bool api_look_up_many(struct server *server, struct instant now, struct u
     return read;
 }
 
-/* Reads the ids of a batch into views; *count is how many. `may` is the list of the token, sorted:
- * a token with 950 ids would otherwise be looked through for each of 1,000. */
+/* [worker] Reads the ids of a batch into views; *count is how many. `may` is the list of the
+ * token, sorted: a token with 950 ids would otherwise be looked through for each of 1,000. */
 static enum error api_read_batch(const struct http_request *request, const struct id_list *may,
                                  struct json_value users, struct user_view *views, size_t *count)
 {
@@ -17012,8 +17081,8 @@ static enum error api_read_batch(const struct http_request *request, const struc
     return ERROR_NONE;
 }
 
-/* Names those of a refused batch whom the token does not let its bearer see, at most NAMED_MAX: so
- * a client can leave them out and ask again. */
+/* [worker] Names those of a refused batch whom the token does not let its bearer see, at most
+ * NAMED_MAX: so a client can leave them out and ask again. */
 static void api_name_forbidden(const struct http_request *request, const struct id_list *may,
                                struct json_value users, struct http_response *response)
 {
@@ -17028,9 +17097,9 @@ static void api_name_forbidden(const struct http_request *request, const struct 
     }
 }
 
-/* POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked, each as often as
- * asked; null last_seen for one never seen. The position is read before the users are: every
- * change up to it is in the answer, perhaps later ones too. */
+/* [worker] POST /api/presence {"users":[...]}: up to BATCH_MAX users in the order asked, each as
+ * often as asked; null last_seen for one never seen. The position is read before the users are:
+ * every change up to it is in the answer, perhaps later ones too. */
 static enum error api_post_batch(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17042,6 +17111,7 @@ static enum error api_post_batch(struct server *server, const struct http_reques
         fail(WHY(response->detail), "the body is {\"users\":[\"id\", ...]}");
         return ERROR_INVALID_PARAMETER;
     }
+    /* The ids are read first, all of them: a batch is answered as a whole or not at all. */
     struct user_view *views = mem_new(BATCH_MAX * sizeof *views);
     struct id_list *may = request->token ? id_list_of_token(request->token) : NULL;
     size_t count;
@@ -17082,8 +17152,8 @@ static enum error api_post_heartbeat(struct server *server, const struct http_re
     return ERROR_NONE;
 }
 
-/* PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user as they
- * see themselves: with what others are not shown. */
+/* [worker] PUT /api/presence/{userId}/status: what the user sets by hand. The answer is the user
+ * as they see themselves: with what others are not shown. */
 static enum error api_put_status(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17110,9 +17180,9 @@ static enum error api_put_status(struct server *server, const struct http_reques
     return ERROR_NONE;
 }
 
-/* GET /admin/online-users?limit=&cursor=: everyone online, by id. The counts are of all, of the
- * moment of the position; a page is read in chunks behind it, and who comes or goes meanwhile may
- * be on it. */
+/* [worker] GET /admin/online-users?limit=&cursor=: everyone online, by id. The counts are of all,
+ * of the moment of the position; a page is read in chunks behind it, and who comes or goes
+ * meanwhile may be on it. */
 static enum error api_online_users(struct server *server, const struct http_request *request,
                                    struct http_response *response)
 {
@@ -17124,6 +17194,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     after.id_len = (uint8_t)after_len;
     struct buffer *out = api_json(response);
     lock_take(&server->table_lock, RANK_TABLE);
+    /* Before any user is read: who comes later is in a later event. */
     size_t users = server->presence.live + server->presence.cached;
     size_t connections = server->presence.connections;
     struct position position = server_position(server); /* before the users are read */
@@ -17160,8 +17231,13 @@ static enum error api_online_users(struct server *server, const struct http_requ
  *
  * A page of all users has two sources. The table has who is online, or was so until the store had
  * it; the store has everybody whom it has written. Of the same user the table's word counts, and
- * the table is read first: who leaves it in between is in the store by then, so nobody is
- * missed. */
+ * the table is read first: who leaves it in between is in the store by then, so nobody is missed.
+ *
+ *     by id          table and store in step, merged       page_make, page_merge
+ *     -last_seen     online by id | store, latest first    page_make_seen
+ *     last_seen      store, oldest first | online by id
+ *
+ * A cursor is a place behind a user, not the user: it is good when they are gone. */
 
 enum {
     API_SCAN_MAX = 20000, /* stored users looked at for one page: a filter may find few */
@@ -17247,12 +17323,14 @@ static int view_compare(const struct user_view *a, const struct user_view *b)
     return bytes_compare(a->id, a->id_len, b->id, b->id_len);
 }
 
-/* Puts the users of the table and of the store on the page, as far as both are known; of the same
- * one the table's word counts. Behind the nearer of the two reaches the other source may have
- * users whom this one has not named yet. False when the page is full or there is nothing behind. */
+/* [worker] Puts the users of the table and of the store on the page, as far as both are known; of
+ * the same one the table's word counts. Behind the nearer of the two reaches the other source may
+ * have users whom this one has not named yet. False when the page is full or there is nothing
+ * behind. */
 static bool page_merge(struct user_page *page, const struct page_chunk *table,
                        const struct page_chunk *stored)
 {
+    /* Up to the nearer reach both sources are known; NULL: to the end. */
     const struct user_view *bound = NULL;
     if (table->more) bound = &table->reach;
     if (stored->more && (!bound || view_compare(&stored->reach, bound) < 0)) bound = &stored->reach;
@@ -17285,10 +17363,10 @@ static bool page_enter_prefix(struct server *server, struct user_page *page)
     return true;
 }
 
-/* Makes the page, chunk by chunk: first of the table, then of the store. So who leaves the table
- * in between, for the store, is seen at least once. *end is true when there is nothing behind the
- * page; it is not when the page is full, or API_SCAN_MAX users were looked at. False when the
- * store failed. */
+/* [worker] Makes the page, chunk by chunk: first of the table, then of the store. So who leaves
+ * the table in between, for the store, is seen at least once. *end is true when there is nothing
+ * behind the page; it is not when the page is full, or API_SCAN_MAX users were looked at. False
+ * when the store failed. */
 static bool page_make(struct server *server, struct user_page *page, bool *end)
 {
     struct page_chunk table = {.now = page->now}, stored = table;
@@ -17313,10 +17391,12 @@ static bool page_make(struct server *server, struct user_page *page, bool *end)
     return true;
 }
 
-/* Puts users on the page that the table has online, behind the place of the page or from the
- * first. False when the page is full, or enough were looked at for it. */
+/* [worker] Puts users on the page that the table has online, behind the place of the page or from
+ * the first. False when the page is full, or enough were looked at for it. */
 static bool page_add_online(struct server *server, struct user_page *page, bool from_first)
 {
+    /* The table has the order of ids itself, so a page costs what it looks at, whatever is behind
+     * it. */
     struct user_view after = from_first ? (struct user_view){0} : page->last, views[API_CHUNK];
     size_t count;
     bool more = true;
@@ -17349,8 +17429,8 @@ static void page_view_places(struct server *server, const struct user_page *page
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* Puts users on the page from the index `seen`, behind the place of the page or from the first.
- * False when the page is full, enough were looked at for it, or the store failed, which
+/* [worker] Puts users on the page from the index `seen`, behind the place of the page or from the
+ * first. False when the page is full, enough were looked at for it, or the store failed, which
  * page->failed says. */
 static bool page_add_stored(struct server *server, struct user_page *page, bool from_first)
 {
@@ -17380,9 +17460,9 @@ static bool page_add_stored(struct server *server, struct user_page *page, bool 
     return true;
 }
 
-/* Makes a page sorted by last_seen: both parts, in the order of the sort. Places move as users do:
- * who comes or goes while somebody reads page after page changes part, and may be missed or shown
- * twice; no cursor could prevent that. *end as page_make; false when the store failed. */
+/* [worker] Makes a page sorted by last_seen: both parts, in the order of the sort. Places move as
+ * users do: who comes or goes while somebody reads page after page changes part, and may be missed
+ * or shown twice; no cursor could prevent that. *end as page_make; false when the store failed. */
 static bool page_make_seen(struct server *server, struct user_page *page, bool *end)
 {
     bool down = page->sort == SORT_SEEN_DOWN, over = true;
@@ -17398,7 +17478,7 @@ static bool page_make_seen(struct server *server, struct user_page *page, bool *
     return !page->failed;
 }
 
-/* Appends where a page goes on that is sorted by last_seen:
+/* [worker] Appends where a page goes on that is sorted by last_seen:
  *
  *     o ID           behind this user, among who is online
  *     s STAMP ID     behind this place in the index: ms since 1970 in 16 digits
@@ -17418,8 +17498,8 @@ static void page_write_next(const struct user_page *page, bool end)
     json_text(page->out, "next", text);
 }
 
-/* Reads what page_write_next wrote; false when it is none of ours. That the place has a user is
- * not looked at: it is good however long it was kept. */
+/* [worker] Reads what page_write_next wrote; false when it is none of ours. That the place has a
+ * user is not looked at: it is good however long it was kept. */
 static bool page_read_cursor(struct user_page *page, const struct http_request *request)
 {
     char text[2 * USER_ID_MAX + 18], stamp[8] = {0};
@@ -17438,8 +17518,8 @@ static bool page_read_cursor(struct user_page *page, const struct http_request *
     return last->last_seen >= 0;
 }
 
-/* Reads the parameters of /admin/users. Any that says nothing is refused: a page that was filtered
- * by less than was asked for would look right. */
+/* [worker] Reads the parameters of /admin/users. Any that says nothing is refused: a page that was
+ * filtered by less than was asked for would look right. */
 static enum error page_read(struct user_page *page, const struct http_request *request)
 {
     char text[16];
@@ -17448,6 +17528,7 @@ static enum error page_read(struct user_page *page, const struct http_request *r
     page->limit = api_limit(request);
     page->status = -1;
     int n = query_get(query, "status", text, sizeof text), sort = -1;
+    /* -1 stays for every status; a name that is none is refused below. */
     for (int i = 0; n > 0 && i <= STATUS_OFFLINE; i++)
         if (!strcmp(text, STATUS_NAMES[i])) page->status = i;
     if (page->limit < 0 || (n != -1 && page->status < 0)) return ERROR_INVALID_PARAMETER;
@@ -17466,8 +17547,9 @@ static enum error page_read(struct user_page *page, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may hold fewer
- * users than asked for, even none, and still have a next one: only so many are looked at for it. */
+/* [worker] GET /admin/users?q=&prefix=&status=&sort=&limit=&cursor=: everyone known. A page may
+ * hold fewer users than asked for, even none, and still have a next one: only so many are looked
+ * at for it. */
 static enum error api_users(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17523,6 +17605,8 @@ static void api_view_connection(struct connection_view *view, const struct conne
     if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
 }
 
+/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
+ * was answered. */
 static void api_write_connection(struct buffer *out, const struct connection_view *c,
                                  struct instant now)
 {
@@ -17540,9 +17624,10 @@ static void api_write_connection(struct buffer *out, const struct connection_vie
     json_close(out, '}');
 }
 
-/* Copies a user out of the table, with the position and the JSON of the connections, all of one
- * moment. False when the user is not there. Memory is never taken under the lock, so it is looked
- * first how much is needed, and again whether that is still enough. */
+/* [worker] Copies a user out of the table, with the position and the JSON of the connections, all
+ * of one moment. False when the user is not there. The room for connections is taken without the
+ * lock, since it may be megabytes; so it is looked first how much is needed, and again whether
+ * that is still enough. */
 static bool api_copy_user(struct server *server, struct span id, struct instant now,
                           struct user_view *view, struct position *position,
                           struct buffer *connections, struct view_texts **texts)
@@ -17569,8 +17654,8 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     return user != NULL;
 }
 
-/* GET /admin/users/{userId}: one user with every connection. Who is not in the table was offline
- * at the position, whatever the store has heard since. */
+/* [worker] GET /admin/users/{userId}: one user with every connection. Who is not in the table was
+ * offline at the position, whatever the store has heard since. */
 static enum error api_admin_user(struct server *server, const struct http_request *request,
                                  struct http_response *response)
 {
@@ -17602,8 +17687,8 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     return error;
 }
 
-/* Appends one session of a user; a running one has no end yet. A reason that this version does not
- * know is one of a later version's store. */
+/* [worker] Appends one session of a user; a running one has no end yet. A reason that this version
+ * does not know is one of a later version's store. */
 static void api_write_session(struct buffer *out, const struct session_record *session,
                               bool running)
 {
@@ -17618,7 +17703,7 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     json_close(out, '}');
 }
 
-/* The session that a user is in, if any; it is in the store only when it has ended. */
+/* [worker] The session that a user is in, if any; it is in the store only when it has ended. */
 static bool api_running_session(struct server *server, struct span id, struct instant now,
                                 struct session_record *session)
 {
@@ -17633,10 +17718,10 @@ static bool api_running_session(struct server *server, struct span id, struct in
     return online;
 }
 
-/* GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the first page
- * begins with the running session. The cursor is the start of the last session shown; behind the
- * running one it is just above the first stored, which may have begun later if UTC was stepped
- * back. */
+/* [worker] GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the
+ * first page begins with the running session. The cursor is the start of the last session shown;
+ * behind the running one it is just above the first stored, which may have begun later if UTC was
+ * stepped back. */
 static enum error api_sessions(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -17661,6 +17746,7 @@ static enum error api_sessions(struct server *server, const struct http_request 
     json_open(out, "sessions", '[');
     for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
     json_close(out, ']');
+    /* The place behind the last one shown; see above for the one behind a running session. */
     int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
     char next[24] = "";
     if (count > limit) snprintf(next, sizeof next, "%" PRId64, from);
@@ -17670,8 +17756,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
     return stored < 0 ? ERROR_INTERNAL : ERROR_NONE;
 }
 
-/* DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is offline. What
- * keeps them from coming back is the application's: a token that it does not give. */
+/* [worker] DELETE /admin/users/{userId}/connections: closes them all with 4403; the user is
+ * offline. What keeps them from coming back is the application's: a token that it does not give. */
 static enum error api_kick(struct server *server, const struct http_request *request,
                            struct http_response *response)
 {
@@ -17679,6 +17765,7 @@ static enum error api_kick(struct server *server, const struct http_request *req
     struct span id = {request->id, request->id_len};
     if (!api_look_up(server, id, request->now, &view, &response->texts)) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
+    /* Somebody who is known and has no connection: none is closed, and that is no error. */
     struct hub_ask ask = {.id = id};
     hub_ask(server, &ask, hub_kick);
     struct buffer *out = api_json(response);
@@ -17701,7 +17788,7 @@ static void api_memory(int64_t *resident, int64_t *anonymous)
     *anonymous = (int64_t)(pages - shared) * size;
 }
 
-/* Appends the member "webhook" of the stats, or that there is none. */
+/* [worker] Appends the member "webhook" of the stats, or that there is none. */
 static void stats_write_webhook(struct buffer *out, struct server *server, uint64_t pending)
 {
     struct webhook *hook = &server->webhook;
@@ -17734,7 +17821,7 @@ struct totals {
     struct store_stats store;
 };
 
-/* Gathers the totals, each under its own lock: only the first three are of one moment. */
+/* [worker] Gathers the totals, each under its own lock: only the first three are of one moment. */
 static void api_totals(struct server *server, struct instant now, struct totals *t)
 {
     *t = (struct totals){.uptime_ms = now.mono - server->started.mono};
@@ -17759,7 +17846,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
-/* Appends the member "store" of the stats. */
+/* [worker] Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
 {
     json_open(out, "store", '{');
@@ -17789,7 +17876,7 @@ static void stats_write_limits(struct buffer *out, const struct options *options
     json_close(out, '}');
 }
 
-/* GET /admin/stats: totals, limits, memory, store, uptime, counters. */
+/* [worker] GET /admin/stats: totals, limits, memory, store, uptime, counters. */
 static enum error api_stats(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -17854,7 +17941,7 @@ static void metrics_refusals(struct buffer *out, const struct server *server)
     }
 }
 
-/* GET /metrics: Prometheus text format 0.0.4. */
+/* [worker] GET /metrics: Prometheus text format 0.0.4. */
 static enum error api_metrics(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17901,9 +17988,9 @@ static enum error api_metrics(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or ?last_event_id=,
- * for clients that cannot set it. False if it is not said, is no position, or is one of another
- * run of the server: then the stream begins with a reset. */
+/* [worker] Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or
+ * ?last_event_id=, for clients that cannot set it. False if it is not said, is no position, or is
+ * one of another run of the server: then the stream begins with a reset. */
 static bool events_wanted(const struct server *server, const struct http_request *request,
                           uint64_t *sequence)
 {
@@ -17918,11 +18005,13 @@ static bool events_wanted(const struct server *server, const struct http_request
     return position.epoch == server->epoch;
 }
 
-/* Answers with a stream of Server-Sent Events. The answer is only its head; the connection goes to
- * the hub, which sends the rest. A HEAD request takes no place. */
+/* [worker] Answers with a stream of Server-Sent Events. The answer is only its head; the
+ * connection goes to the hub, which sends the rest. A HEAD request takes no place. */
 static enum error stream_answer(struct server *server, const struct http_request *request,
                                 struct http_response *response)
 {
+    /* The place among the connections is taken now: once the head is sent the stream cannot be
+     * refused any more. */
     enum error error = request->head_only ? ERROR_NONE : server_reserve(server);
     if (error) return error;
     response->status = 200;
@@ -17952,9 +18041,9 @@ static enum error api_events(struct server *server, const struct http_request *r
     return stream_answer(server, request, response);
 }
 
-/* GET /admin/history?hours=: how many users and connections there were, minute by minute. Read in
- * chunks: a month is 43,200 samples, and a read transaction that is long keeps old pages of the
- * store. */
+/* [worker] GET /admin/history?hours=: how many users and connections there were, minute by minute.
+ * Read in chunks: a month is 43,200 samples, and a read transaction that is long keeps old pages
+ * of the store. */
 static enum error api_history(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -17973,6 +18062,7 @@ static enum error api_history(struct server *server, const struct http_request *
     json_time(out, "generated_at", wall, true);
     json_int(out, "interval_seconds", SAMPLE_MS / 1000);
     json_open(out, "samples", '[');
+    /* A chunk that is not full was the last one. */
     for (int64_t from = wall - hours * 3600000; count == CHUNK; from = samples[CHUNK - 1].at + 1) {
         count = store_samples(server->store, from, wall, samples, CHUNK);
         if (count < 0) return ERROR_INTERNAL;
@@ -17998,7 +18088,7 @@ static enum error api_healthz(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* GET /readyz: 200 when everything works, 503 with the reason when not. */
+/* [worker] GET /readyz: 200 when everything works, 503 with the reason when not. */
 static enum error api_readyz(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -18036,8 +18126,8 @@ static enum error api_admin(struct server *server, const struct http_request *re
 
 enum { ASSET_TAG_MAX = 64 };
 
-/* True if a client has the version with this tag already (RFC 9110 section 13.1.2): one of its
- * If-None-Match has it, weak or strong, or is `*`. */
+/* [worker] True if a client has the version with this tag already (RFC 9110 section 13.1.2): one
+ * of its If-None-Match has it, weak or strong, or is `*`. */
 static bool request_knows(const struct seam_request *request, const char *tag)
 {
     char weak[ASSET_TAG_MAX + 2];
@@ -18052,9 +18142,9 @@ static bool request_knows(const struct seam_request *request, const char *tag)
     return false;
 }
 
-/* A bundled file, with its hash as ETag; the gzip form has another, since it is not the same bytes
- * (RFC 9110 section 8.8.3.3). At the root it is the demo where anyone may do everything, else a
- * page that says only what this is. */
+/* [worker] A bundled file, with its hash as ETag; the gzip form has another, since it is not the
+ * same bytes (RFC 9110 section 8.8.3.3). At the root it is the demo where anyone may do
+ * everything, else a page that says only what this is. */
 static enum error api_asset(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
@@ -18072,6 +18162,9 @@ static enum error api_asset(struct server *server, const struct http_request *re
     char tag[ASSET_TAG_MAX]; /* both forms have one: they are not the same bytes */
     snprintf(tag, sizeof tag, "%.*s%s\"", (int)strlen(asset->etag) - 1, asset->etag,
              gzip ? "-gzip" : "");
+    /* no-cache means: ask each time, by the tag. The policy lets a page load nothing from
+     * elsewhere, run no script that is written into it, and be in no frame, where another site
+     * could have an admin click. */
     response->cacheable = true;
     http_add_header(response,
                     "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
@@ -18079,6 +18172,7 @@ static enum error api_asset(struct server *server, const struct http_request *re
                     " frame-ancestors 'none'\r\n",
                     tag);
     response->status = 304;
+    /* With the headers that it would have with 200 (RFC 9110 section 15.4.5). */
     if (request_knows(request->raw, tag)) return ERROR_NONE;
     response->status = 200;
     response->type = asset->type;
@@ -18088,9 +18182,9 @@ static enum error api_asset(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section 15.4.9), on
- * the host that was asked for, which has to be one that a browser can write: nothing else of a
- * stranger's goes into a Location. */
+/* [worker] Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section
+ * 15.4.9), on the host that was asked for, which has to be one that a browser can write: nothing
+ * else of a stranger's goes into a Location. */
 static enum error api_redirect(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -18182,11 +18276,11 @@ static struct span subprotocol_token(const char *offered)
     return (struct span){0};
 }
 
-/* The token of a request, empty if there is none. An admin's comes in the header only: no page of
- * somebody else's can make a browser send that. The first place that has one counts: header
- * Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the cookie
- * not where another site's page may have had it sent with a request that changes something. A
- * place that has something else than a token is refused, not passed over. */
+/* [worker] The token of a request, empty if there is none. An admin's comes in the header only: no
+ * page of somebody else's can make a browser send that. The first place that has one counts:
+ * header Authorization (RFC 6750 section 2.1), subprotocol, `?token=`, cookie presence_token; the
+ * cookie not where another site's page may have had it sent with a request that changes something.
+ * A place that has something else than a token is refused, not passed over. */
 static struct span request_token(const struct seam_request *raw, bool header_only,
                                  char room[TOKEN_MAX + 2])
 {
@@ -18206,6 +18300,8 @@ static struct span request_token(const struct seam_request *raw, bool header_onl
     int n = query_get(raw->query, "token", room, TOKEN_MAX + 2);
     if (n == -2) return none; /* too long, or no text */
     if (n > 0) return (struct span){room, (size_t)n};
+    /* The cookie is last, since a browser adds it to whatever asks; an upgrade changes something,
+     * for it makes its user online. */
     bool reads = !strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD");
     if ((raw->wants_upgrade || !reads) && request_is_crossed(raw)) return found;
     n = request_header(raw, "Cookie", &value)
@@ -18268,14 +18364,15 @@ static bool auth_required(const struct server *server, enum access access,
                           const struct http_request *request)
 {
     const struct options *options = &server->options;
+    /* Without keys everybody may do everything, but what the password guards. */
     if (access == ACCESS_ANYONE || request->open) return false;
     return options_have_keys(options) || (access == ACCESS_ADMIN && *options->admin_password_file);
 }
 
-/* Whether a request may pass: anybody's where none is required, else who has a token or a session
- * that allows it. The token is the caller's to free, whatever the result; request->token is it, or
- * NULL where nobody was asked. A session is tried first: its text cannot be a JWT, which has two
- * dots. */
+/* [worker] ERROR_NONE if a request may pass: anybody's where none is required, else who has a
+ * token or a session that allows it. The token is the caller's to free, whatever the result;
+ * request->token is it, or NULL where nobody was asked. A session is tried first: its text cannot
+ * be a JWT, which has two dots. */
 static enum error auth_check(struct server *server, enum access access,
                              struct http_request *request, struct http_response *response,
                              struct token *token)
@@ -18287,6 +18384,7 @@ static enum error auth_check(struct server *server, enum access access,
     struct span text = request_session(request, access == ACCESS_ADMIN, room);
     enum token_problem problem = TOKEN_NONE;
     if (!session_opens(server, text, wall_ms, token)) {
+        /* Read anew: a token may come in more places than a session. */
         struct secrets *secrets = secrets_take(server);
         text = request_token(request->raw, access == ACCESS_ADMIN, room);
         problem = token_verify(&secrets->keys, text, wall_ms, server->options.jwt_issuer,
@@ -18303,8 +18401,8 @@ static enum error auth_check(struct server *server, enum access access,
     return error;
 }
 
-/* GET /admin/login: whether the caller is an admin, and how long. Always 200: the admin page asks
- * it before it shows a login. */
+/* [worker] GET /admin/login: if the caller is an admin, and how long. Always 200: the admin page
+ * asks it before it shows a login, and an error would be one in the console of each visitor. */
 static enum error api_login_state(struct server *server, const struct http_request *request,
                                   struct http_response *response)
 {
@@ -18321,8 +18419,8 @@ static enum error api_login_state(struct server *server, const struct http_reque
     return ERROR_NONE;
 }
 
-/* Reads the password out of a login's body, JSON or a form, as curl --data sends it; its length,
- * or an error. */
+/* [worker] Reads the password out of a login's body, JSON or a form, as curl --data sends it; its
+ * length, or an error. */
 static enum error login_password(const struct http_request *request, char out[PASSWORD_MAX + 1],
                                  size_t *len, struct http_response *response)
 {
@@ -18333,6 +18431,7 @@ static enum error login_password(const struct http_request *request, char out[PA
     int n = -1;
     fail(WHY(response->detail),
          "the body is {\"password\":\"...\"}, of at most %d bytes, or a form", PASSWORD_MAX);
+    /* The type counts for a form only: JSON is read whatever it is called. */
     bool posted = request_header(request->raw, "Content-Type", &type) == 1 &&
                   !strncasecmp(type, form, sizeof form - 1);
     if (posted && body.len && *body.at != '{') { /* curl --data says that JSON is a form */
@@ -18378,7 +18477,7 @@ static void login_end(struct server *server, int64_t took)
 {
     lock_take(&server->login_lock, RANK_LOGIN);
     server->logins.busy = false;
-    server->logins.took = (3 * server->logins.took + took) / 4;
+    server->logins.took = (3 * server->logins.took + took) / 4; /* a mean that forgets */
     pthread_cond_signal(&server->login_done);
     lock_give(&server->login_lock, RANK_LOGIN);
 }
@@ -18392,6 +18491,7 @@ static enum error login_try(struct server *server, const uint8_t address[16], in
     address_group(address, key);
     if (!login_begin(server, key, now, wait)) return ERROR_TOO_MANY_FAILURES;
     int64_t start = clock_mono_ms();
+    /* The slow part: without any lock, but one at a time, see login_begin. */
     bool good = password_check(right, password);
     lock_take(&server->address_lock, RANK_ADDRESS);
     struct address_entry *entry = address_make(&server->addresses, key);
@@ -18429,11 +18529,12 @@ static enum error login_open(struct server *server, int64_t wall_ms, const struc
     return same ? ERROR_NONE : ERROR_WRONG_PASSWORD;
 }
 
-/* POST /admin/login: a session for the admin's password, as cookie for the page and as token for
- * programs. */
+/* [worker] POST /admin/login: a session for the admin's password, as cookie for the page and as
+ * token for programs. */
 static enum error api_login(struct server *server, const struct http_request *request,
                             struct http_response *response)
 {
+    /* Before the body is looked at: there is nothing to guess. */
     if (!*server->options.admin_password_file) {
         fail(WHY(response->detail), "there is no --admin-password-file to log in with");
         return ERROR_NOT_FOUND;
@@ -18452,6 +18553,7 @@ static enum error api_login(struct server *server, const struct http_request *re
     secrets_drop(secrets);
     mbedtls_platform_zeroize(password, sizeof password);
     address_unpack_text(request->address, address, sizeof address);
+    /* In whole seconds, rounded up: who comes back then is not too early. */
     if (error == ERROR_TOO_MANY_FAILURES)
         http_add_header(response, "Retry-After: %" PRId64 "\r\n", (wait + 999) / 1000);
     if (error == ERROR_WRONG_PASSWORD) {
@@ -18484,8 +18586,8 @@ static void sessions_ended(struct server *server)
     hub_ask(server, &ask, hub_log_out);
 }
 
-/* POST /admin/logout: ends the session that the request has, here and in the browser. 204 also
- * without one. */
+/* [worker] POST /admin/logout: ends the session that the request has, here and in the browser. 204
+ * also without one. */
 static enum error api_logout(struct server *server, const struct http_request *request,
                              struct http_response *response)
 {
@@ -18501,8 +18603,8 @@ static enum error api_logout(struct server *server, const struct http_request *r
     return ERROR_NONE;
 }
 
-/* OPTIONS: what a path takes (RFC 9110 section 9.3.7), and the preflight by which a browser asks
- * whether a page of --allow-origin may do it (Fetch standard, CORS protocol). */
+/* [worker] OPTIONS: what a path takes (RFC 9110 section 9.3.7), and the preflight by which a
+ * browser asks whether a page of --allow-origin may do it (Fetch standard, CORS protocol). */
 static enum error api_options(struct server *server, const struct http_request *request,
                               struct http_response *response)
 {
@@ -18519,9 +18621,26 @@ static enum error api_options(struct server *server, const struct http_request *
 }
 
 /* ==== 50. Routes ==============================================================================
- * Every path, and the way of a request from it to its answer: find the route, ask who it is, call
- * the handler, make its error an answer, count. The manual's list is checked against ROUTES by a
- * test. */
+ * Every path, and the way of a request from it to its answer:
+ *
+ *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
+ *       route_find                  path and method -> a row of ROUTES; the id in it
+ *       upgrade_request             an upgrade: auth_pass, limits, then the hub
+ *       api_answer
+ *         auth_pass                 who asks, and may they
+ *         route->handle             fills the response
+ *         http_set_error            if one of these failed
+ *
+ *     Whom a route is for (enum access)      who passes, where tokens are asked for
+ *       ANYONE                               everybody, without a token
+ *       USER                                 a token of the user in the path
+ *       OWNER                                that, or an admin's
+ *       WATCHER                              a token that may see the user in the path
+ *       READER                               any good token; the handler looks at each user
+ *       ALL                                  a token that may see everybody, or an admin's
+ *       ADMIN                                an admin's token or session
+ *
+ * The manual's list of routes is checked against ROUTES by a test. */
 
 enum method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_OPTIONS, METHOD_UPGRADE };
 static const char *const METHODS[] = {"GET", "POST", "PUT", "DELETE", "OPTIONS", "GET"};
@@ -18571,8 +18690,8 @@ static bool route_matches(const char *pattern, const char *path, struct span *id
     return !strcmp(pattern + strlen("{id}"), path + id->len);
 }
 
-/* Finds the route of a request and decodes its user id. On an error that concerns the method the
- * Allow header is set (RFC 9110 section 10.2.1). HEAD is GET without the body. */
+/* [worker] Finds the route of a request and decodes its user id. On an error that concerns the
+ * method the Allow header is set (RFC 9110 section 10.2.1). HEAD is GET without the body. */
 static enum error route_find(struct http_request *request, struct http_response *response,
                              const struct route **found)
 {
@@ -18583,6 +18702,7 @@ static enum error route_find(struct http_request *request, struct http_response 
     request->head_only = !strcmp(method, "HEAD");
     if (request->head_only) method = "GET";
     *found = NULL;
+    /* All rows are looked at, also behind the one that fits: Allow names all methods of a path. */
     for (int i = 0; i < ROUTE_COUNT; i++) {
         struct span id = {0};
         const struct route *route = &ROUTES[i];
@@ -18595,6 +18715,7 @@ static enum error route_find(struct http_request *request, struct http_response 
         *found = route;
         if (id.at && !uri_user_id(id, request->id, &request->id_len)) return ERROR_INVALID_USER_ID;
     }
+    /* OPTIONS *, about the server (RFC 9110 section 9.3.7); see http_frame_first. */
     if (!strcmp(path, "*")) strcpy(allow, "GET, HEAD, POST, PUT, DELETE, OPTIONS");
     if (!*allow && asset_find(path)) {
         strcpy(allow, "GET, HEAD");

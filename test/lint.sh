@@ -129,7 +129,7 @@ STRICT=${STRICT:-no}
 # The first section that knows threads: a comment of a longer function there says who may call it,
 # in brackets: "[hub]", "[hub; table_lock]", "[listener, worker]".
 FIRST_THREADED='Event loop'
-TAGS='hub|worker|writer|listener|reader|main|any|webhook|handshake|io'
+TAGS='hub|worker|writer|listener|reader|main|any|webhook|resolver|handshake|io'
 # A section is to have some 650 lines, and not more than these.
 SECTION_LINES=720
 

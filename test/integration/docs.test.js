@@ -269,7 +269,7 @@ const CHECKS = {
     const [, known] = /\} MESSAGES\[\] = \{\n([^;]*)\};/.exec(source);
     return differ(names('.Ss From the client', '.Ss From the server'), [...known.matchAll(/\{"(\w+)"/g)].map((match) => match[1]))
       .concat(differ(names('.Ss From the server', '.Ss Heartbeats'),
-        [...new Set([...source.matchAll(/\{\\"type\\":\\"(\w+)\\"/g)].map((match) => match[1]))]));
+        [...new Set([...source.matchAll(/(?:hub_reply_begin\([^,]+, |json_text\(out, "type", )"(\w+)"/g)].map((match) => match[1]))]));
   },
 
   'the limits in presence-protocol.7 are those of the program': ({ source, protocol }) => Object.entries(CONSTANTS).flatMap(([name, [pattern, unit]]) => {

@@ -358,8 +358,8 @@ static void http_errors_are_json(void **unused)
     }
 }
 
-/* A large body becomes the answer without a copy, to the same bytes as a small one; not behind bytes
- * that wait, and not for HEAD. */
+/* A large body becomes the answer without a copy, to the same bytes as a small one; not behind
+ * bytes that wait, and not for HEAD. */
 static void http_bodies_are_moved(void **unused)
 {
     (void)unused;

@@ -426,17 +426,8 @@ static void test_json_writes(void **state)
     }
     b.len = 0;
     json_write_string(&b, (struct span){NULL, 0});
-    buffer_text(&b, ",{");
-    json_write_key(&b, "a");
-    buffer_text(&b, "1");
-    json_write_key(&b, "b");
-    buffer_text(&b, "{");
-    json_write_key(&b, "c");
-    buffer_text(&b, "[],");
-    json_write_key(&b, "d");
-    buffer_text(&b, "2}}");
     buffer_add(&b, "", 1);
-    assert_string_equal(b.at, "\"\",{\"a\":1,\"b\":{\"c\":[],\"d\":2}}");
+    assert_string_equal(b.at, "\"\"");
     buffer_free(&b);
 }
 
