@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Every task of this project: ./build.sh help lists them. Quiet when all is well.
 # What they use is in vendor/build.sh, test/run.sh and test/lint.sh.
 #
@@ -8,6 +9,7 @@
 #   gen/                                     generated C: bundled files, licences
 #   vendor/                                  the embedded sources, and what was compiled from them
 #   test/, fuzz/, dist/                      logs, findings, the archive to ship
+#   coverage/, compile_commands.json         what no test reaches; what clangd reads
 #
 # Settings, all from the environment:
 #   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
@@ -36,6 +38,7 @@ SRC=build/vendor/src
 GEN=build/gen
 MAX_BINARY=2000000
 MAX_FILE=300000
+MIN_COVERAGE=90 # of a hundred lines of presence.c
 
 # shellcheck source=vendor/build.sh
 . vendor/build.sh
@@ -164,7 +167,7 @@ build_program() {
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
-        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/*.[ch] test/fuzz/*.c {,vendor/}build.sh
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/{,unit/,fuzz/}*.[ch] {,vendor/}build.sh
     } | hash_stdin)
     if [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ]; then
         rm -f "$object.key"
@@ -195,6 +198,26 @@ thousands() {
     sed -e ':a' -e 's/\([0-9]\)\([0-9]\{3\}\)\($\|,\)/\1,\2\3/; ta' <<<"$1"
 }
 
+# Prints what clangd and other tools ask for, a JSON list: how each C file of ours is compiled.
+compile_commands() {
+    local file flags comma='['
+    for file in "$SOURCE" $(test_programs) vendor/*_seam.c vendor/mbedtls_curve.c; do
+        flags="$CFLAGS $INCLUDES"
+        case $file in
+        vendor/*) flags+=" $CIVETWEB $EVEREST -I$SRC/mbedtls/library -w" ;;
+        test/*) flags+=" $TEST_WARNINGS -I. $TEST_INCLUDES" ;;
+        *) flags+=" $WARNINGS" ;;
+        esac
+        # shellcheck disable=SC2086
+        printf '%s{"directory": "%s", "file": "%s", "arguments": ["%s"' "$comma" "$PWD" "$file" $CC
+        # shellcheck disable=SC2086
+        printf ', "%s"' $flags -c "$file"
+        echo ']}'
+        comma=,
+    done
+    echo ']'
+}
+
 # Builds the program under a sanitizer, asan or tsan.
 build_sanitized() {
     build_program "$1" "$SOURCE" "build/presence-$1"
@@ -216,16 +239,18 @@ task_build() {
     build_release
 }
 
-## test [STEP ...]   unit, fuzz and integration tests, plain and under sanitizers; or only the
-##                   steps unit, unit-asan, unit-tsan, fuzz, web, integration, integration-asan,
-##                   integration-tsan; or long, the files of test/full: what takes longer, and what
-##                   needs other programs than the rest
-## test full         all of these and long
+## test              the tests that CI wants: unit tests plain and under sanitizers, fuzzers, the
+##                   web files, and each file of test/integration in the variants it is for
+## test STEP ...     all of a step: unit, unit-asan, unit-tsan, fuzz, web, integration (the released
+##                   program), integration-asan, integration-tsan, long (the files of test/full:
+##                   what takes longer, and what needs other programs than the rest)
+## test full         all of all steps
 task_test() {
-    local name variant start=$SECONDS wanted=" $* " all
+    local name variant start=$SECONDS wanted=" $* " chosen=false all
     all=" unit unit-asan unit-tsan fuzz web integration integration-asan integration-tsan "
-    [ $# -gt 0 ] || wanted=$all
+    [ $# -gt 0 ] || wanted=$all chosen=true
     [[ $wanted != *" full "* ]] || wanted="$all long "
+    $chosen || export PRESENCE_THOROUGH=1
     need test
     [[ $wanted != *" long "* ]] || need long
     mkdir -p build/test
@@ -241,12 +266,12 @@ task_test() {
     [[ ! $wanted =~ " web "|" integration "|" long " ]] || queue_build presence build_release
     [[ ! $wanted =~ " web "|" integration"|" long " ]] || queue_build node_modules npm_install
     run_queue "$JOBS" count_build
-    for name in web unit-tsan unit-asan unit fuzz integration-tsan integration-asan integration; do
-        [[ $wanted != *" $name "* ]] || queue_step $name
+    for name in web unit-asan unit-tsan integration-tsan integration-asan integration fuzz unit; do
+        [[ $wanted != *" $name "* ]] || queue_step $name $chosen
     done
     run_queue "$TEST_JOBS" count_tests
     if [[ $wanted == *" long "* ]]; then # alone: most of them use the processors themselves
-        queue_step long
+        queue_step long $chosen
         run_queue "$JOBS" count_tests
     fi
     printf '%-28s %31d s\n' total $((SECONDS - start))
@@ -276,6 +301,7 @@ task_lint() {
         check_later "sections of more than $SECTION_LINES lines" check_section_lines
     fi
     check "lines" check_lines
+    check "licence" check_licence
     check "layout" check_layout
     check "places" check_places
     [ "$PROBLEMS" = 0 ] || die "lint: $PROBLEMS checks found something"
@@ -291,6 +317,32 @@ task_asan() {
 task_tsan() {
     need build
     build_sanitized tsan
+}
+
+## coverage          how many lines of presence.c unit and integration tests reach; the others are
+##                   listed in build/coverage
+task_coverage() {
+    need test
+    rm -rf build/coverage
+    mkdir -p build/test build/coverage/{unit,presence}
+    queue_build presence-coverage build_coverage "$SOURCE" presence
+    queue_build unit-coverage build_coverage test/unit.c unit -lcmocka
+    queue_build node_modules npm_install
+    run_queue "$JOBS" count_build
+    queue_step unit-coverage false
+    queue_step integration-coverage false
+    run_queue "$TEST_JOBS" count_tests
+    report_coverage
+}
+
+## compdb            build/compile_commands.json, for clangd
+task_compdb() {
+    need build
+    lock vendor
+    prepare
+    unlock
+    variant plain
+    compile_commands >build/compile_commands.json
 }
 
 ## fuzz [SECONDS [NAME ...]]
@@ -368,7 +420,8 @@ task_help() {
 task=${1:-help}
 [ $# = 0 ] || shift
 case $task in
-run | build | test | lint | asan | tsan | fuzz | bench | hostile | dist | clean)
+run | build | test | lint | asan | tsan | coverage | compdb | fuzz | bench | hostile | dist | \
+    clean)
     "task_$task" "$@"
     ;;
 help | -h | --help) task_help ;;

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: MIT
 # The test programs, the queue of jobs that runs tests side by side, and what counts their results.
 # Sourced by build.sh; does nothing by itself. Which steps run is decided in task_test there.
 
@@ -11,6 +12,13 @@ build_unit() {
 # Builds the program that has all fuzzers.
 build_fuzzers() {
     build_program fuzz test/fuzz/fuzz.c build/fuzzers
+}
+
+# Builds a program that counts which of its lines run: $1 source, $2 name, then further flags.
+build_coverage() {
+    local data=$PWD/build/coverage/$2
+    build_program coverage "$1" "build/$2-coverage" \
+        "-DCOVERAGE_DIR=\"$data\"" test/coverage.c -lgcov "${@:3}"
 }
 
 # Prints the names of the fuzzers.
@@ -253,9 +261,43 @@ npm_install() {
     return 1
 }
 
-# Queues a step of tests, unless what it needs could not be built: $1 its name.
+# Prints those of some files ($2...) that run in a variant ($1) when no step is named. A file says
+# so in a line "// Variants: release asan tsan"; without such a line it runs under asan. Each check
+# is made once: under asan, which sees most; in the released program where its bytes, descriptors,
+# system calls or time are counted, or the C library is part of it; under tsan where threads cross.
+chosen_files() {
+    local variant=$1 file line
+    shift
+    for file; do
+        line=" $(sed -n 's|^// Variants: ||p' "$file") "
+        [[ $line =~ ^" "(" "|((release|asan|tsan)" ")+)$ ]] || die "$file: Variants:$line"
+        [[ $line != "  " ]] || line=" asan "
+        [[ $line != *" $variant "* ]] || echo "$file"
+    done
+}
+
+# Those that took longest when they were measured, which begin first.
+LONGEST="web/react18 web/react19 web/admin-browser web/client-browser web/demo-browser web/package
+    web/admin-streams web/admin-user web/admin-crowd web/chaos integration/webhook
+    integration/counters integration/stalled-server integration/positions integration/crash
+    integration/tls-certificates integration/watch-property integration/watch-slow
+    integration/admin-search integration/slow-watcher"
+
+# Prints some files ($@), the longest first: those of LONGEST, then the largest.
+longest_first() {
+    local name
+    {
+        for name in $LONGEST; do
+            [[ " $* " != *" test/$name.test.js "* ]] || echo "test/$name.test.js"
+        done
+        ls -S "$@"
+    } | awk '!seen[$0]++'
+}
+
+# Queues a step of tests, unless what it needs could not be built: $1 its name, $2 whether only what
+# runs by default is wanted of it.
 queue_step() {
-    local name=$1 variant=${1#*-} program file files run=run_javascript
+    local name=$1 chosen=$2 variant=${1#*-} program file files run=run_javascript
     case $name in
     unit*)
         ! built "$name" || queue "$name" "build/test/$name.log" run_unit "$name"
@@ -275,10 +317,64 @@ queue_step() {
     program=presence-$variant
     [ "$variant" != "$name" ] || program=presence variant=release
     built "$program" && built node_modules || return 0
+    if $chosen && [[ $name = integration* ]]; then
+        mapfile -t files < <(chosen_files "$variant" "${files[@]}")
+    fi
     rm -rf "build/test/$name"
     mkdir -p "build/test/$name"
-    while read -r file; do # the largest first: they take longest
+    while read -r file; do
         queue "$name" "build/test/$name/$(basename "$file").log" \
             $run "build/$program" "$variant" "$file" "$TEST_TIMEOUT"
-    done < <(ls -S "${files[@]}")
+    done < <(longest_first "${files[@]}")
+}
+
+# ==== Coverage ====================================================================================
+
+# Adds up what the processes of a program counted, and prints it line by line as gcov does: $1 its
+# name. A process that was killed left an empty file, or half of one; it counts for nothing.
+coverage_of() {
+    local dir=build/coverage/$1 sum=build/coverage/$1/sum one first=yes
+    for one in "$dir"/*-*; do
+        [ -s "$one/program.gcda" ] || continue
+        if [ $first = yes ]; then
+            first=no
+            cp -r "$one" "$sum"
+        elif gcov-tool merge "$sum" "$one" -o "$sum.new" 2>/dev/null; then
+            rm -r "$sum"
+            mv "$sum.new" "$sum"
+        fi
+    done
+    cp "build/obj/$1-coverage.gcno" "$sum/program.gcno"
+    gcov --stdout "$sum/program.gcda" 2>/dev/null
+}
+
+# Prints how much of presence.c was reached by any of the programs, and writes what was not.
+report_coverage() {
+    local all never
+    { coverage_of unit && coverage_of presence; } | awk -F : -v source="$SOURCE" '
+        $2 + 0 == 0 { if ($3 == "Source") ours = $4 ~ "(^|/)" source "$"; next }
+        !ours || $1 ~ /-$/ { next }
+        { line = $2 + 0; code[line]; if ($1 !~ /[#=]$/) reached[line] }
+        END { for (line in code) print line, line in reached }' |
+        sort -n >build/coverage/lines
+    awk -v source="$SOURCE" '
+        NR == FNR { never[$1] = !$2; next }
+        never[FNR] { print source ":" FNR ": " $0 }' build/coverage/lines "$SOURCE" \
+        >build/coverage/never-reached.txt
+    functions | awk -F '\t' -v source="$SOURCE" '
+        NR == FNR { split($0, l, " "); at[l[1]] = l[2] + 1; next }
+        {
+            code = reached = 0
+            for (i = $1; i < $1 + $2; i++) { code += i in at; reached += at[i] > 1 }
+            if (code && !reached) print source ":" $1 ": " $4
+        }' build/coverage/lines - >build/coverage/never-called.txt
+    all=$(wc -l <build/coverage/lines)
+    never=$(wc -l <build/coverage/never-reached.txt)
+    awk -v source="$SOURCE" -v all="$all" -v never="$never" 'BEGIN {
+        printf "%s: %.1f %% of %d lines are reached\n", source, (all - never) * 100 / all, all
+    }'
+    echo "the others: build/coverage/never-reached.txt ($never), never-called.txt" \
+        "($(wc -l <build/coverage/never-called.txt) functions)"
+    [ $(((all - never) * 100)) -ge $((all * MIN_COVERAGE)) ] ||
+        die "tests reach less than $MIN_COVERAGE % of $SOURCE"
 }

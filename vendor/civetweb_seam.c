@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* civetweb_seam.c - the one file that knows CivetWeb from the inside; see civetweb_seam.h.
  *
  * CivetWeb's source is included, not linked, so that its internals are in reach without a patch:

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* civetweb_seam.h - the few calls through which presence uses CivetWeb.
  *
  * CivetWeb never sees a socket. The listener (presence.c) reads and decrypts a whole request, the seam

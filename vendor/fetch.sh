@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Finds the archives that vendor/lock names, checks their SHA-256, and unpacks them, patched, under
 # build/vendor/src/NAME. Does nothing when that is already done for this lock.
 #

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* lmdb_check.c - see lmdb_check.h. Included by lmdb_seam.c behind LMDB itself, whose structs and
  * names for what is in a page are private to mdb.c.
  *

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* lmdb_check.h - whether a file is a sound LMDB environment, found out before LMDB maps it.
  *
  * LMDB believes what it reads from its map: a page that contradicts itself is a crash, a page that

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* lmdb_seam.c - LMDB with a few additions; see lmdb_seam.h. Its source is included, not changed. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* lmdb_seam.h - what presence needs of LMDB beyond <lmdb.h>. */
 #ifndef LMDB_SEAM_H
 #define LMDB_SEAM_H

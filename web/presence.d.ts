@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /** Types and reference of presence.js, the browser client of presence. */
 
 /** What a connection can say of its user. */

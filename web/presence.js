@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
  * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
  *
@@ -252,7 +253,6 @@ export class PresenceService extends Target {
     Object.assign(this.#options, checkOptions(options));
   }
 
-  /** Makes the user online, and keeps them so. */
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
@@ -326,7 +326,6 @@ export class PresenceService extends Target {
     return this.#lastClose;
   }
 
-  /** Follows users; gives what ends that. */
   watch(ids, callback, onError) {
     const all = new Set(typeof ids === 'string' ? [ids] : [...ids]);
     for (const id of all) encodeUserId(id);
@@ -352,13 +351,11 @@ export class PresenceService extends Target {
     };
   }
 
-  /** What is known of a user who is watched, or null. */
   getUser(id) {
     const entry = this.#watched.get(id);
     return entry?.watches.size ? entry.user : null;
   }
 
-  /** Listens to an event; gives what ends that. */
   on(type, listener) {
     if (typeof listener !== 'function') throw new TypeError('presence: on needs a listener');
     const heard = (event) => listener(event.detail);

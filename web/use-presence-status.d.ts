@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /** Types and reference of use-presence-status.js, the React hooks of presence. */
 
 import type { PresenceService, PresenceSnapshot, PresenceUser } from './presence.js';

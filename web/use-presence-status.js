@@ -1,4 +1,5 @@
 'use client';
+// SPDX-License-Identifier: MIT
 /* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
  * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
  * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */

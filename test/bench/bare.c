@@ -1,16 +1,19 @@
 /* bare.c - the floor of the benchmark: the least that a WebSocket server with named users can cost.
  *
- *   gcc -std=c11 -O2 -Wall -Wextra -static -o bare bare.c;  ./bare [PORT]
+ *   gcc -std=c11 -O2 -Wall -Wextra -static -pthread -o bare bare.c;  ./bare [PORT]
  *
  * One thread, one epoll, 64 bytes a connection, indexed by descriptor. It shakes hands, says hello,
- * answers pings of all three kinds, and answers any other GET with a fixed user. It is a yardstick
- * and not a server: it checks nothing, keeps no timers and no table of users, and closes a
- * connection whose request or frame arrives in two pieces. PORT 0 or none: any free port.
+ * answers pings of all three kinds, and answers any other GET with a fixed user. A status is told
+ * to everybody who follows anybody: a bare loop of send(), half of it in a second thread. It is a
+ * yardstick and not a server: it checks nothing, keeps no timers and no table of users, and closes
+ * a connection whose request or frame arrives in two pieces. PORT 0 or none: any free port.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,8 +30,8 @@ enum { EVENTS = 512, ACCEPTS = 64, INPUT_SIZE = 16384 };
 /* What one connection costs here. */
 struct connection {
     uint32_t last_seen;
-    uint8_t upgraded, id_size;
-    char id[58];
+    uint8_t upgraded, follows, id_size;
+    char id[57];
 };
 _Static_assert(sizeof(struct connection) == 64, "the floor keeps 64 bytes a connection");
 
@@ -38,6 +41,13 @@ static const char user[] =
     "{\"user_id\":\"user123\",\"online\":true,\"status\":\"online\",\"source\":\"live\","
     "\"connections\":1,"
     "\"connected_at\":\"2026-11-25T09:00:00.000Z\",\"last_seen\":\"2026-11-25T09:04:31.120Z\"}";
+/* What ours says, in as many bytes: a frame of them has two more in its head. */
+static const char snapshot[] = "{\"type\":\"snapshot\",\"users\":[]}";
+static const char changed[] =
+    "\x81\x7e\x00\xc0"
+    "{\"type\":\"presence\",\"users\":[{\"user_id\":\"user0\",\"online\":true,\"status\":\"busy\","
+    "\"source\":\"live\",\"connections\":1,\"connected_at\":\"2026-11-25T09:00:00.000Z\","
+    "\"last_seen\":\"2026-11-25T09:04:31.120Z\"}]}";
 static const char pong[] = "{\"type\":\"pong\",\"time\":\"2026-11-25T09:04:31.120Z\"}";
 
 /* Rotates to the left. */
@@ -147,6 +157,44 @@ static int on_request(int fd, struct connection *c, char *p, size_t size)
     return send(fd, answer, (size_t)length, MSG_NOSIGNAL) == length && !once ? 0 : -1;
 }
 
+/* Those to whom a change is told, by descriptor; the second thread is woken and waited for. */
+static struct connection *everybody;
+static rlim_t everybody_end;
+static sem_t second_begins, second_is_done;
+
+/* Sends a change to every second one who follows. Who does not take it at once misses it. */
+static void tell_half(rlim_t fd)
+{
+    for (; fd < everybody_end; fd += 2)
+        if (everybody[fd].follows)
+            send((int)fd, changed, sizeof changed - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/* The second thread. */
+static void *tell_second(void *nothing)
+{
+    for (;;) {
+        while (sem_wait(&second_begins)) continue;
+        tell_half(1);
+        sem_post(&second_is_done);
+    }
+    return nothing;
+}
+
+/* Tells a change to all who follow, in two threads. */
+static void tell(void)
+{
+    sem_post(&second_begins);
+    tell_half(0);
+    while (sem_wait(&second_is_done)) continue;
+}
+
+/* True when a text begins with another. */
+static int begins(const unsigned char *text, size_t size, const char *with)
+{
+    return size >= strlen(with) && !memcmp(text, with, strlen(with));
+}
+
 /* Frames of a client, whole ones. -1: close. */
 static int on_frames(int fd, struct connection *c, unsigned char *p, size_t size)
 {
@@ -160,6 +208,11 @@ static int on_frames(int fd, struct connection *c, unsigned char *p, size_t size
             sent = send_frame(fd, 10, (char *)p + 6, length);
         else if (opcode == 1 && length == 4)
             sent = send_frame(fd, 1, "pong", 4);
+        else if (opcode == 1 && begins(p + 6, length, "{\"type\":\"watch\"")) {
+            c->follows = 1;
+            sent = send_frame(fd, 1, snapshot, sizeof snapshot - 1);
+        } else if (opcode == 1 && begins(p + 6, length, "{\"type\":\"status\""))
+            tell();
         else if (opcode == 1)
             sent = send_frame(fd, 1, pong, sizeof pong - 1);
         if (sent) return -1;
@@ -181,6 +234,7 @@ static void on_listener(int listener, int epoll, struct connection *all, rlim_t 
             continue;
         }
         memset(&all[fd], 0, sizeof all[fd]);
+        if ((rlim_t)fd >= everybody_end) everybody_end = (rlim_t)fd + 1;
     }
 }
 
@@ -191,8 +245,10 @@ static void on_connection(int fd, struct connection *c)
     ssize_t got = recv(fd, input, sizeof input - 1, 0);
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0 || (c->upgraded ? on_frames(fd, c, (unsigned char *)input, (size_t)got)
-                                 : on_request(fd, c, input, (size_t)got)))
+                                 : on_request(fd, c, input, (size_t)got))) {
+        c->follows = 0;
         close(fd);
+    }
 }
 
 /* Binds to the loopback and says where; ends the program if it cannot. */
@@ -225,6 +281,11 @@ int main(int argc, char **argv)
                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     int listener = make_listener(argc > 1 ? atoi(argv[1]) : 0), epoll = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
+    pthread_t second;
+    everybody = all;
+    sem_init(&second_begins, 0, 0);
+    sem_init(&second_is_done, 0, 0);
+    if (pthread_create(&second, NULL, tell_second, NULL)) return 1;
     if (all == MAP_FAILED || epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &event))
         return 1;
     for (;;) {

@@ -6,6 +6,7 @@
 const assert = require('node:assert/strict');
 const test = require('node:test');
 const { World, SERVERS, pong } = require('../web/lib/world');
+const { dice } = require('../integration/lib/random');
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
@@ -13,17 +14,6 @@ const SECONDS = Number(process.env.CLIENT_SECONDS || 60);
 const STEPS = 80;
 const USERS = ['alice', 'bob', 'a/b ü'];
 const CODES = [1000, 1001, 1002, 1006, 1007, 1009, 1011, 1012, 1013, 4400, 4401, 4408, 4429, 4999];
-
-/** Random numbers that a seed decides (mulberry32). */
-function dice(seed) {
-  let n = seed >>> 0;
-  return (below) => {
-    n = (n + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(n ^ (n >>> 15), n | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
 
 /** Every way in which a server can be. */
 function servers(random) {

@@ -20,8 +20,8 @@ const options = { skip: !asan && 'needs ./build.sh asan', timeout: 300000 };
 /** A server whose clock can be stepped: server.step(seconds). */
 async function startStepped(t, args, allow = []) {
   const dir = tempDir(t);
-  const [preload, file] = [path.join(dir, 'step_clock.so'), path.join(dir, 'step')];
-  execFileSync('gcc', ['-shared', '-fPIC', '-o', preload, path.join(__dirname, '../integration/lib/step_clock.c')]);
+  const [preload, file] = [path.join(dir, 'clock.so'), path.join(dir, 'step')];
+  execFileSync('gcc', ['-shared', '-fPIC', '-o', preload, path.join(__dirname, '../integration/lib/clock.c')]);
   fs.writeFileSync(file, '0');
   const server = await start(t, {
     args,

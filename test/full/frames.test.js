@@ -8,20 +8,10 @@ const net = require('node:net');
 const nodeTest = require('node:test');
 const { Receiver } = require('ws');
 const { start, upgrade, within, OP, frame } = require('../integration/lib');
+const { dice } = require('../integration/lib/random');
 
 const SECONDS = Number(process.env.FRAMES_SECONDS || 40);
 const MAX_MESSAGE = 4096;
-
-/** Random numbers that a seed decides (mulberry32). */
-function dice(seed) {
-  let n = seed >>> 0;
-  return (below) => {
-    n = (n + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(n ^ (n >>> 15), n | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
 
 // the edges of UTF-8 (RFC 3629), right and wrong
 const UTF8 = ['7f', 'c280', 'dfbf', 'e0a080', 'efbfbf', 'ed9fbf', 'ee8080', 'f0908080', 'f48fbfbf', 'efbfbd',

@@ -52,7 +52,7 @@ function plant() {
   fs.rmSync(COPY, { recursive: true, force: true });
   fs.mkdirSync(path.join(COPY, 'build'), { recursive: true });
   const without = /(^|\/)(node_modules|integration|web\/.*|full|bench)$/;
-  for (const name of ['build.sh', 'vendor', 'test', 'web']) {
+  for (const name of ['build.sh', 'README.md', 'vendor', 'test', 'web']) {
     fs.cpSync(path.join(ROOT, name), path.join(COPY, name), {
       recursive: true,
       filter: (file) => name === 'web' || !without.test(path.relative(ROOT, file)),

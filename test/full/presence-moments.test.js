@@ -5,22 +5,17 @@
 // left; and at the end nobody stays. SEED and SECONDS choose another run.
 
 const assert = require('node:assert/strict');
-const { test, start, tempDir, connect, heartbeat, sessions, onlineUsers, delay, until, settled, slow } =
+const { test, start, tempDir, connect, heartbeat, sessions, onlineUsers, delay, until, settled, slow, dice: seeded } =
   require('../integration/lib');
 
 const USERS = 40;
 const SECONDS = Number(process.env.SECONDS || 20);
 const MARGIN = 300 * slow; // what a busy machine takes between two lines of this file
 
-/** Random numbers that a seed repeats. */
+/** Numbers and choices that a seed repeats. */
 function chance(seed) {
-  let state = Math.imul(seed, 2654435761) >>> 0;
-  const next = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-  for (let i = 0; i < 10; i++) next(); // seeds that are neighbours begin alike
-  return { below: (n) => Math.floor(next() * n), pick: (list) => list[Math.floor(next() * list.length)] };
+  const below = seeded(seed);
+  return { below, pick: (list) => list[below(list.length)] };
 }
 
 /** What a client can be sure of: until when its user has to be online, and how often it may have left. */

@@ -26,11 +26,11 @@ size_t __sanitizer_get_current_allocated_bytes(void);
 
 static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 
-#include "../pure_extra.c"
+#include "../unit/pure.h"
 
 #include "fuzz_frame.c"
-#include "fuzz_gate.c"
 #include "fuzz_head.c"
+#include "fuzz_hosts.c"
 #include "fuzz_json.c"
 #include "fuzz_response.c"
 #include "fuzz_server.c"
@@ -38,7 +38,7 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 #include "fuzz_token.c"
 #include "fuzz_uri.c"
 
-#define FUZZERS(X) X(frame) X(gate) X(head) X(json) X(response) X(server) X(tls) X(token) X(uri)
+#define FUZZERS(X) X(frame) X(head) X(hosts) X(json) X(response) X(server) X(tls) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
 

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // What one address may take: connections, upgrades a second, places in the door.
 const assert = require('node:assert/strict');
 const { test, sideBySide, start, startSecure, connect, refusal, rawConnect, tcp, upgrade, get, stats, until, slow } = require('./lib');

@@ -127,14 +127,19 @@ test('over a million stored users every page looks at few of them', { timeout: 1
       assert.deepEqual(found.users.map((user) => user.online), [true, true]);
     }
     const top = await page(server, 'sort=-last_seen&limit=3');
-    assert.deepEqual([...top.ids.slice(0, 2)].sort(), [idOf(12345), 'user-0012345x']);
-    assert.equal(top.ids[2], idOf(atPlace(USERS - 1)));
+    assert.deepEqual(top.ids, [idOf(12345), 'user-0012345x', idOf(atPlace(USERS - 1))], 'who is online first, by id');
+    const first = await page(server, 'sort=-last_seen&limit=1');
+    const second = await page(server, `sort=-last_seen&limit=1&cursor=${first.next}`);
+    assert.deepEqual([first.ids, second.ids], [[idOf(12345)], ['user-0012345x']]);
+    const third = await page(server, `sort=-last_seen&limit=1&cursor=${second.next}`);
+    assert.deepEqual(third.ids, [idOf(atPlace(USERS - 1))]);
     const place = `s${(seenOf(12345) - 1).toString(16).padStart(16, '0')}${Buffer.from('v').toString('hex')}`;
     const around = await page(server, `sort=last_seen&limit=2&cursor=${place}`);
     assert.ok(!around.ids.includes(idOf(12345)), 'not where the store had it');
     await client.close();
     await until('the store to know', async () => (await page(server, 'sort=-last_seen&limit=2&status=offline')).ids[0] === idOf(12345));
     await other.close();
+    await until('and of the other', async () => (await page(server, 'sort=-last_seen&limit=1&status=offline')).ids[0] === 'user-0012345x');
     const offline = await page(server, 'sort=-last_seen&limit=3');
     assert.deepEqual(offline.ids, ['user-0012345x', idOf(12345), idOf(atPlace(USERS - 1))]);
     assert.ok(offline.looked <= 3 + CHUNK);
@@ -149,20 +154,25 @@ test('sorted by last_seen, everybody is shown once, page by page, in any size', 
   await here.connect();
   const cached = ['cached-1', 'cached-2'];
   for (const id of cached) await heartbeat(server, id);
-  const all = [...gone, ...Array.from({ length: 400 }, (_, i) => `here-${i}`), ...cached].sort();
+  const online = [...Array.from({ length: 400 }, (_, i) => `here-${i}`), ...cached].sort();
+  const all = [...gone, ...online].sort();
+  await until('the store to know', async () => (await json(server, '/admin/users?sort=last_seen&status=offline&limit=1000')).users.length === gone.length);
   for (const limit of [1000, 97, 1]) {
     for (const sort of ['last_seen', '-last_seen']) {
       if (limit === 1 && sort === 'last_seen') continue;
       const { users, ids } = await everything(server, `sort=${sort}&limit=${limit}`);
       assert.deepEqual([...ids].sort(), all, `${sort}, ${limit}`);
-      const stamps = users.map((user) => user.last_seen);
+      const [here, away] = [users.filter((user) => user.online), users.filter((user) => !user.online)];
+      assert.deepEqual(users, sort === 'last_seen' ? [...away, ...here] : [...here, ...away], 'in two parts');
+      assert.deepEqual(here.map((user) => user.user_id), online, `${sort}, ${limit}: who is online by id`);
+      const stamps = away.map((user) => user.last_seen);
       const sorted = [...stamps].sort();
       assert.deepEqual(stamps, sort === 'last_seen' ? sorted : sorted.reverse(), `${sort}, ${limit}`);
     }
   }
-  const online = await everything(server, 'sort=last_seen&status=online&limit=50');
-  assert.equal(online.ids.length, 402);
-  assert.equal(online.most, 0, 'the store has none of them');
+  const only = await everything(server, 'sort=last_seen&status=online&limit=50');
+  assert.deepEqual(only.ids, online);
+  assert.equal(only.most, 0, 'the store has none of them');
   const offline = await everything(server, 'sort=last_seen&status=offline&limit=50');
   assert.deepEqual([...offline.ids].sort(), [...gone].sort());
   assert.deepEqual((await everything(server, 'sort=-last_seen&prefix=here-1&q=9&limit=3')).ids.sort(),
@@ -173,7 +183,8 @@ test('parameters that mean nothing are refused', async (t) => {
   const server = await start(t);
   for (const id of ['a', 'b', 'c']) await heartbeat(server, id);
   const { next: byId } = await json(server, '/admin/users?limit=1');
-  const { next: bySeen } = await json(server, '/admin/users?limit=1&sort=last_seen');
+  const { next: online } = await json(server, '/admin/users?limit=1&sort=last_seen');
+  const stored = 's000001a2122f635461'; // as this server makes them, and those before it made
   const long = 'x'.repeat(129);
   for (const [query, code] of [
     ['sort=seen', 'invalid_parameter'],
@@ -181,11 +192,18 @@ test('parameters that mean nothing are refused', async (t) => {
     ['sort=--last_seen', 'invalid_parameter'],
     [`prefix=${long}`, 'invalid_parameter'],
     ['prefix=%00', 'invalid_parameter'],
-    [`cursor=${bySeen}`, 'invalid_cursor'],
+    [`cursor=${online}`, 'invalid_cursor'],
+    [`cursor=${stored}`, 'invalid_cursor'],
     [`sort=last_seen&cursor=${byId}`, 'invalid_cursor'],
-    [`sort=-last_seen&cursor=${bySeen.slice(0, -1)}`, 'invalid_cursor'],
-    [`sort=-last_seen&cursor=${bySeen.slice(0, 17)}`, 'invalid_cursor'],
-    [`sort=-last_seen&cursor=${bySeen}zz`, 'invalid_cursor'],
+    ['sort=last_seen&cursor=', 'invalid_cursor'],
+    ['sort=last_seen&cursor=o', 'invalid_cursor'],
+    [`sort=last_seen&cursor=${online}6`, 'invalid_cursor'],
+    [`sort=last_seen&cursor=${online}zz`, 'invalid_cursor'],
+    ['sort=last_seen&cursor=o1f', 'invalid_cursor'],
+    [`sort=last_seen&cursor=o${'61'.repeat(129)}`, 'invalid_cursor'],
+    [`sort=-last_seen&cursor=${stored.slice(0, -1)}`, 'invalid_cursor'],
+    [`sort=-last_seen&cursor=${stored.slice(0, 17)}`, 'invalid_cursor'],
+    [`sort=-last_seen&cursor=${stored}zz`, 'invalid_cursor'],
     ['sort=last_seen&cursor=sffffffffffffffff61', 'invalid_cursor'],
     [`sort=last_seen&cursor=s000001a2122f6354${'61'.repeat(129)}`, 'invalid_cursor'],
     ['sort=last_seen&limit=0', 'invalid_parameter'],
@@ -193,6 +211,10 @@ test('parameters that mean nothing are refused', async (t) => {
     const answer = await get(server, `/admin/users?${query}`);
     assert.deepEqual([answer.status, answer.json.error.code], [400, code], query);
   }
+  const after = async (query) => (await json(server, `/admin/users?${query}`)).users.map((user) => user.user_id);
+  assert.deepEqual(await after(`sort=last_seen&cursor=${online}`), ['b', 'c']);
+  assert.deepEqual(await after(`sort=last_seen&cursor=${stored}`), ['a', 'b', 'c'], 'the stored ones come first');
+  assert.deepEqual(await after(`sort=-last_seen&cursor=${stored}`), [], 'the stored ones come last');
   assert.deepEqual((await json(server, `/admin/users?prefix=${'x'.repeat(128)}`)).users, []);
   assert.equal((await json(server, '/admin/users?prefix=')).users.length, 3);
 });

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Guessing passwords is slowed down by address, and slows nobody else.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release
 // A real browser connects by wss to a certificate that it trusts, and is told what it may not do.
 const assert = require('node:assert/strict');
 const { test: anyTest, release, startSecure, startBrowser, Authority, tempDir, tokenKey, passwordFile, presence, bearer, json } = require('./lib');

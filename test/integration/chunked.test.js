@@ -53,6 +53,7 @@ const BAD = {
   'data that is longer': `2\r\n{}{}\r\n${END}`,
   'data that is shorter': `4\r\n{}\r\n${END}\r\n`,
   'a control character in an extension': `2;a\x01\r\n{}\r\n${END}`,
+  'a quoted value without an end': `2;a="\r\n{}\r\n${END}`,
   'LF alone at the end': `2\r\n{}\r\n0\r\n\n`,
   'a trailer without a colon': `2\r\n{}\r\n0\r\nnonsense\r\n\r\n`,
   'a trailer with a blank before the colon': `2\r\n{}\r\n0\r\nA : b\r\n\r\n`,

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Some supervisors start a program with stdin, stdout or stderr closed. Then the first files it
 // opens get the descriptors 0 to 2, and what it says is written into them.
 const assert = require('node:assert/strict');

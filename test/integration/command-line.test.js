@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
@@ -101,6 +102,20 @@ test('--check-config says so and touches nothing', async (t) => {
   const result = await run(['--check-config', '--data', dir, '--grace', '1500ms']);
   assert.deepEqual([result.code, result.stdout, result.stderr], [0, 'configuration ok\n', '']);
   assert.equal(fs.existsSync(dir), false);
+});
+
+test('--licenses begins with the licence in the README, and has those of what is embedded', async () => {
+  const { code, stdout, stderr } = await run(['--licenses']);
+  assert.deepEqual([code, stderr], [0, '']);
+  const readme = fs.readFileSync(path.join(__dirname, '../../README.md'), 'utf8');
+  const [, block] = /^## Licence\n\n((?: {4}.*\n|\n)+)/m.exec(readme);
+  const own = block.trimEnd().replace(/^ {4}/gm, '');
+  assert.match(own, /^MIT License\n\nCopyright \(c\) 2026 the presence authors\n\nPermission is hereby granted[^]*SOFTWARE\.$/);
+  assert.ok(stdout.startsWith(`${own}\n\n`), stdout.slice(0, 200));
+  const parts = [...stdout.matchAll(/^={8} (.*) ={8}$/gm)].map(([, name]) => name.split(/[ :]/)[0]);
+  assert.deepEqual([...new Set(parts)], ['CivetWeb', 'LMDB', 'Mbed', 'musl']);
+  for (const text of ['The CivetWeb developers', 'The OpenLDAP Public License', 'Apache License', 'Rich Felker'])
+    assert.ok(stdout.includes(text), text);
 });
 
 test('--version, --help and --print-config go to stdout with exit 0', async () => {

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // kill -9 at random moments under load. The client side keeps a log of what
 // the server acknowledged and when; after every restart each user must be in a
 // state that this log allows.

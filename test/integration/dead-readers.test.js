@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan tsan
 // Commands that end in the middle, beside a running server: what they read stays in the file only
 // as long as they do.
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release
 // The pages say what the program does, and nothing else: every option, command, route, message,
 // code, reason and metric, with its default, bounds and text, in both directions.
 //
@@ -48,7 +49,7 @@ const commands = (source) => table(source, 'COMMAND_TABLE').filter(([, name]) =>
 function routes(source) {
   const methods = { UPGRADE: 'GET' };
   const [, body] = /\} ROUTES\[\] = \{\n([^;]*)\};/.exec(source);
-  return [...body.matchAll(/\{METHOD_(\w+), WHO_\w+, "([^"]+)"/g)]
+  return [...body.matchAll(/\{METHOD_(\w+), ACCESS_\w+, "([^"]+)"/g)]
     .map(([, method, at]) => `${methods[method] || method} ${at.replace('{id}', '{userId}')}`);
 }
 
@@ -129,7 +130,7 @@ const CONSTANTS = {
   API_SCAN_MAX: [/At most ([\d,]+) stored users are looked at/, 1],
   HUB_OUT_MAX: [/when (\d+) KiB wait for it/, 1024],
   OUT_READ_MAX: [/While more than (\d+) KiB wait nothing is read/, 1024],
-  WATCH_OWED_MAX: [/owed to a connection, ([\d,]+) to all that read/, 1],
+  WATCH_BACKLOG_MAX: [/owed to a connection, ([\d,]+) to all that read/, 1],
   IDS_A_MESSAGE: [/Every (\d+) ids to follow or not count as one message more/, 1],
   CLOSE_WAIT_MS: [/is cut after (\d+) seconds/, 1000],
   HISTORY_HOURS_MAX: [/1 to (\d+), \d+ when it is absent. A minute/, 1],
@@ -214,8 +215,8 @@ const CHECKS = {
       .filter((name) => !['PRESENCE_NAME', ...extra, ...names].includes(name)).map((name) => `does not exist: ${name}`));
   },
 
-  'every diagnostic is a text of the program': ({ source, checker, manual }) => {
-    const text = (source + checker).replace(/"\s*PRI\w+\s*"/g, '').replace(/"\s*\n\s*"/g, '');
+  'every diagnostic is a text of the program': ({ source, seams, manual }) => {
+    const text = (source + seams).replace(/"\s*PRI\w+\s*"/g, '').replace(/"\s*\n\s*"/g, '');
     const found = [...section(manual, 'DIAGNOSTICS').matchAll(/^\.It Sy "(.*)"$/gm)].map((match) => match[1]);
     return found.flatMap((line) => line.split(JOINTS).map((part) => part.trim()).filter((part) => part.length > 3)
       .filter((part) => !text.includes(part)).map((part) => `${part} | ${line}`)).concat(found.length < 15 ? ['too few'] : []);
@@ -286,6 +287,27 @@ const CHECKS = {
       .concat(named.filter((task) => !known.includes(task)).map((task) => `does not exist: ${task}`));
   },
 
+  'HISTORY in presence.1 begins with this version, its protocol and its schema': ({ source, manual }) => {
+    const [, version] = /#define PRESENCE_VERSION "(.*)"/.exec(source);
+    const [, schema] = /\bSTORE_SCHEMA = (\d+)/.exec(source);
+    const [, first, text] = /\n\.It (\S+)\n([^]*?)\n\.(?:It|El)\b/.exec(section(manual, 'HISTORY'));
+    const flat = text.replaceAll('\n', ' ');
+    return [[first, version], [/protocol \.Li (presence\.v\d+)/.exec(flat)?.[1], /"(presence\.v\d+)"/.exec(source)[1]],
+      [/store schema (\d+)/.exec(flat)?.[1], schema]].filter(([said, real]) => said !== real).map(([said, real]) => `${said}, not ${real}`);
+  },
+
+  'what the README names for who works on it is there': ({ source, readme, tasks }) => {
+    const text = readme.slice(readme.indexOf('\n## Working on it\n'));
+    const named = [...text.matchAll(/`([^`\n]+)`/g)].map((match) => match[1]);
+    const words = named.flatMap((name) => /^(?:\w+\()?&?(?:struct |enum )?([A-Za-z]+_[A-Za-z_]+|[A-Z]{4,}|table_lock)\b(?!.*KIND)/.exec(name)?.[1] ?? []);
+    const files = named.filter((name) => /^(?:man|web|test|\.ci)\/|\.test\.js$/.test(name));
+    const folders = ['', 'test/integration/'];
+    return words.filter((word) => !new RegExp(`\\b${word}\\b`).test(source))
+      .concat(files.filter((name) => !folders.some((folder) => fs.existsSync(path.join(root, folder + name)))))
+      .concat(words.length > 10 && files.length > 8 && tasks ? [] : ['hardly anything is named'])
+      .map((name) => `is not there: ${name}`);
+  },
+
   'the manual pages are of this version': ({ source, protocol, readme }) => {
     const [, version] = /#define PRESENCE_VERSION "(.*)"/.exec(source);
     return [protocol, readme].flatMap((page) => [...page.matchAll(/"server":"presence\/([^"]*)"/g)])
@@ -295,8 +317,8 @@ const CHECKS = {
 
 // A change that each check must notice: check, text, what is replaced, by what.
 const BREAKS = [
-  ['the list of sections in presence.c is its banners', 'source', '==== 11. Timers', '==== 10. Clocks'],
-  ['the list of sections in presence.c is its banners', 'source', ' *  11. Timers', ' *  10. Clocks'],
+  ['the list of sections in presence.c is its banners', 'source', '. Timers ==', '. Clocks =='],
+  ['the list of sections in presence.c is its banners', 'source', '. Timers  ', '. Clocks  '],
   ['every option is in --help with its default', 'help', '--grace', '--patience'],
   ['every option is in --help with its default', 'help', '[5s]', '[6s]'],
   ['--help names nothing else', 'help', '\nStore', '\n  --colour\n\nStore'],
@@ -338,6 +360,11 @@ const BREAKS = [
   ['the JSON in the pages is JSON', 'protocol', '"sessions":0,', '"sessions":0'],
   ['the JSON in the pages is JSON', 'protocol', '.Li {"type":"status",', '.Li {"type":status",'],
   ['the tasks in the README are those of build.sh', 'readme', './build.sh bench', './build.sh measure'],
+  ['HISTORY in presence.1 begins with this version, its protocol and its schema', 'source', 'STORE_SCHEMA = ', 'STORE_SCHEMA = 9'],
+  ['HISTORY in presence.1 begins with this version, its protocol and its schema', 'manual', '.It 0.', '.It 9.'],
+  ['what the README names for who works on it is there', 'readme', '`OPTION_NEEDS`', '`OPTION_WISHES`'],
+  ['what the README names for who works on it is there', 'readme', '`man/presence.1`, `--dump`', '`man/presence.9`, `--dump`'],
+  ['what the README names for who works on it is there', 'source', 'api_kick', 'api_eject'],
   ['the tasks in the README are those of build.sh', 'tasks', '\n  run ', '\n  start '],
   ['the manual pages are of this version', 'source', 'PRESENCE_VERSION "', 'PRESENCE_VERSION "9.'],
 ];
@@ -347,7 +374,7 @@ async function readTexts() {
   assert.deepEqual([help.code, help.stderr], [0, '']);
   return {
     source: read('presence.c'),
-    checker: read('vendor/lmdb_check.c'),
+    seams: read('vendor/lmdb_check.c'),
     readme: read('README.md'),
     manual: read('man/presence.1'),
     protocol: read('man/presence-protocol.7'),

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // /admin/events: every change once, in order, and what a stream is told when it comes back.
 const fs = require('node:fs');
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // accept(2) fails for a reason that nobody thought of (a security module, a filter, a sick kernel).
 const assert = require('node:assert/strict');
 const { execFileSync } = require('node:child_process');

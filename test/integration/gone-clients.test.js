@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Who is gone is not worked for, and who floods has no more than --max-pending-per-address places,
 // whatever state their connections are in. Counted; test/full/gone-clients.test.js times it.
 const assert = require('node:assert/strict');

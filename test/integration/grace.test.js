@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 const assert = require('node:assert/strict');
 const {
   test,

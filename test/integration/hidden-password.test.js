@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // --hash-password at a terminal: what is typed is hidden, and shown again however it ends.
 const assert = require('node:assert/strict');
 const { execFileSync, spawn } = require('node:child_process');

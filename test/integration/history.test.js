@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // /admin/history: samples of each minute, kept in the store, pruned after --history.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release
 const assert = require('node:assert/strict');
 const { test, start, connect, presence, until } = require('./lib');
 

@@ -4,7 +4,7 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, sideBySide, run, start, refusedConfig, tempDir, tokenKey, passwordFile, Authority } = require('./lib');
+const { test, dice, sideBySide, run, start, refusedConfig, tempDir, tokenKey, passwordFile, Authority } = require('./lib');
 
 const WARNED = /level=warn msg="(.*)"$/;
 const check = async (args, options) => {
@@ -73,6 +73,9 @@ sideBySide(() => {
       [['--webhook-give-up', '3h'], 'without --webhook-url', hook],
       [['--webhook-ca-file', cert], 'without --webhook-url', hook],
       [['--admin-session', '1h'], 'without --admin-password-file', passwordFile(t, 'secret').args],
+      [['--token-watch', '*'], 'without --mint-token', null],
+      [['--token-lifetime', '2h'], 'without --mint-token', null],
+      [['--token-admin'], 'without --mint-token', null],
       [[...keys, '--insecure'], 'beside a key for tokens', null],
     ];
     for (const [args, lack, cure] of rows) {
@@ -89,11 +92,7 @@ sideBySide(() => {
   test('what --print-config prints is read by --config as the same, whatever the values', async (t) => {
     const dir = tempDir(t);
     const file = path.join(dir, 'config');
-    let seed = 20;
-    const random = (n) => {
-      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      return Math.floor((seed / 2 ** 32) * n);
-    };
+    const random = dice(20); // the same every time
     const letters = ['=', ' ', '\t', '"', "'", '#', '\\', '\n', '\r', 'x', 'x20', 'ä', '\u{1f600}', ',', '-', ' = ', '\\n', '""', '\u00a0', '\x01', '%'];
     const value = () => Array.from({ length: 1 + random(6) }, () => letters[random(letters.length)]).join('');
     for (let round = 0; round < 60; round++) {

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // The property behind positions: whatever happens, a page that reads a list and takes the changes
 // behind its position knows what the server knows. No change is missed, none doubled, and they come
 // in order (EventStream checks that the numbers have no gap).
@@ -19,16 +20,8 @@ const {
   until,
   heavy,
   slow,
+  dice: seeded,
 } = require('./lib');
-
-/** Numbers from a seed, so that a failure can be repeated: SEED=1234. */
-function random(seed) {
-  let state = seed;
-  return (below) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * below);
-  };
-}
 
 /** A page: its stream is cut now and then, and comes back where it was; after a reset it reads the
  *  list again, in pages, while everything goes on. */
@@ -188,7 +181,7 @@ for (const [what, args, starter] of [
       timeout: 120000 * slow,
     },
     async (t) => {
-      const dice = random(SEED);
+      const dice = seeded(SEED);
       const plain = await starter(t, {
         args: ['--grace', '60ms', '--online-threshold', '1s', ...args],
       });
@@ -241,7 +234,7 @@ test(
     timeout: 120000 * slow,
   },
   async (t) => {
-    const dice = random(SEED);
+    const dice = seeded(SEED);
     const server = await start(t, { args: ['--grace', '30ms', '--sync-interval', '10ms'] });
     const stream = await openEvents(server);
     await stream.next();

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // --user: after binding, root is given up for good.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release
 // The samples of README.md, played to a real server: each answer, message and event there has the
 // members of the real one, in their order.
 const assert = require('node:assert/strict');

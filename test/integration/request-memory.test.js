@@ -1,8 +1,9 @@
 'use strict';
+// Variants: release asan
 // What is held for requests under way is counted and bounded, over all and by address; and a
 // stranger's body is not waited for.
 const assert = require('node:assert/strict');
-const { test, variant, start, startSecure, tcp, tokenKey, passwordFile, heartbeats, get, until, proc, slow } = require('./lib');
+const { test, dice, variant, start, startSecure, tcp, tokenKey, passwordFile, heartbeats, get, until, proc, slow } = require('./lib');
 
 const KB = 1024;
 const MB = 1024 * KB;
@@ -148,15 +149,6 @@ test('answers that nobody reads count too', async (t) => {
   await until('nothing to be held', async () => (await metric(server, 'request_memory_bytes')) < 4 * KB, { within: 10000 * slow });
 });
 
-/** Numbers that look random and are the same in every run. */
-function random(seed) {
-  let state = seed;
-  return (below) => {
-    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
-    return (state >>> 8) % below;
-  };
-}
-
 test('whatever a client does, the count of memory comes back to nothing', async (t) => {
   const key = tokenKey(t);
   const server = await startSecure(t, {
@@ -165,7 +157,7 @@ test('whatever a client does, the count of memory comes back to nothing', async 
   });
   const metrics = { ...server, ...server.of('metrics')[0], sockets: server.sockets };
   const token = `Authorization: Bearer ${await key.admin({ sub: 'u', watch: '*' })}\r\n`;
-  const pick = random(20261128);
+  const pick = dice(20261128);
   const batch = JSON.stringify({ users: ['a', 'b'] });
   const acts = [
     (raw) => raw.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n'.repeat(1 + pick(5))),

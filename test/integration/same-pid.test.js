@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Containers that share a data directory: processes in different pid namespaces, with the same pid.
 const assert = require('node:assert/strict');
 const { spawn, execFileSync } = require('node:child_process');

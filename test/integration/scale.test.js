@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 const assert = require('node:assert/strict');
 const {
   test,

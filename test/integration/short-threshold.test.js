@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // --online-threshold may be any time: what the store says of the server's life counts after a crash,
 // and the longer one of grace and threshold after a broken connection.
 

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Every signal has the effect that presence.1 says, or none; after each the store is whole.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

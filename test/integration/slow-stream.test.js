@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // A reader of events that stops reading is dropped when --max-stream-buffer waits for it; it costs
 // no memory of its own, disturbs nobody, and goes on where it was when it comes back.
 const assert = require('node:assert/strict');

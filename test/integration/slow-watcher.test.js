@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // One who reads more slowly than it is told things: it is heard all the same, it lives as long as it
 // takes what is sent, and what it asks for meanwhile does not pile up.
 

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // What must not be started is not: open to the world without a key, with keys that are none.
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');

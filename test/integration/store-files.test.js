@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // What an operator, or a script of theirs, may do to the files of the store while it is in use.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release
 // Where memory or threads are too few, the start ends with a line, or everything is served; it never
 // listens and serves nobody.
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan tsan
 // T03: many handshakes side by side, all kinds, under sanitizers too.
 const assert = require('node:assert/strict');
 const { test, startSecure, Authority, tempDir, shake, sessionOf, connect, stats, until, heavy, slow, json } = require('./lib');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // T02: clients that say nothing, or too little, at the TLS port cost memory until an absolute
 // deadline, and never a thread.
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // How TLS connections end, what comes with the upgrade request, and the wrong kind of client at
 // either port.
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Handshakes are the dearest thing a stranger can ask for. One address that begins them faster than
 // they are made has --max-pending-per-address of them, in the handshakers' queue too.
 const assert = require('node:assert/strict');

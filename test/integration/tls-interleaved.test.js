@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // Many TLS connections at once, each stopped in the middle of something while the others go on:
 // what is half there of one must never meet what is there of another.
 const assert = require('node:assert/strict');

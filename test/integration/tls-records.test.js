@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Records of any size are joined; what is no record, or none that may come now, is told by an alert
 // (RFC 8446 sections 5 and 6, RFC 5246 section 6).
 const assert = require('node:assert/strict');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // T04: a new certificate is taken without a stop, a broken one is not taken at all.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

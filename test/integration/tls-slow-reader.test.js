@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Long answers over TLS to a client that reads slowly are the bytes that plain HTTP gives.
 const assert = require('node:assert/strict');
 const crypto = require('node:crypto');

@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // Certificates that cannot be used are told at the start, with the option and the file.
 const assert = require('node:assert/strict');
 const fs = require('node:fs');

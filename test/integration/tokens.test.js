@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // Who may do what, by the token: every place it may come in, every algorithm, every permission.
 const assert = require('node:assert/strict');
 const { test, start, startSecure, tokenKey, bearer, connect, refusal, get, post, request, json, presence, heartbeat, batch, tcp,

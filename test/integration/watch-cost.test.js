@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // What messages may cost: the pace counts ids, a turn of the hub has an end, memory has a bound.
 
 const assert = require('node:assert/strict');

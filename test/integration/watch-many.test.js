@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan tsan
 // Many who follow one user, plain and by wss: the hub and its io threads send side by side.
 
 const assert = require('node:assert/strict');

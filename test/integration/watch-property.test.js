@@ -1,27 +1,15 @@
 'use strict';
+// Variants: asan tsan
 // Random users, followers, drops, manual statuses and restarts: after quiet, what every follower
 // was told is what the API answers. PROPERTY_SEED repeats a run, PROPERTY_SECONDS makes it longer.
 
-const { test, start, connect, Follower, heartbeat, del, putStatus, slow, heavy } = require('./lib');
+const { test, dice, start, connect, Follower, heartbeat, del, putStatus, slow, heavy } = require('./lib');
 
 const FOLLOWING_USER = 'u0'; // is not kicked: she follows others herself
 const USERS = Array.from({ length: 8 }, (_, i) => `u${i}`);
 const FOLLOWERS = ['f0', 'f1', 'f2', 'f3', FOLLOWING_USER];
 const longer = process.env.PROPERTY_SECONDS;
 const SECONDS = Number(longer || 20); // fewer rounds where more do not fit in these
-
-/** A small generator: numbers from 0 to n - 1. */
-function dice(seed) {
-  let state = seed >>> 0 || 1;
-  return (n) => {
-    state ^= state << 13;
-    state >>>= 0;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    state >>>= 0;
-    return state % n;
-  };
-}
 
 class World {
   constructor(t, seed, interval) {

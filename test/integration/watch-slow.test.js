@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan tsan
 // Followers that do not read, vanish in the middle, or all come at once.
 
 const assert = require('node:assert/strict');

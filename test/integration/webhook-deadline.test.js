@@ -1,4 +1,5 @@
 'use strict';
+// Variants: release asan
 // --webhook-timeout holds for the whole request: for finding the host, and against a receiver that
 // sends without end, which is never waited for.
 const assert = require('node:assert/strict');
@@ -7,7 +8,7 @@ const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const tls = require('node:tls');
-const { test, sideBySide, start, startReceiver, heartbeat, stats, until, cleanup, cannotMount, tempDir, Authority, slow } = require('./lib');
+const { test, dice, sideBySide, start, startReceiver, heartbeat, stats, until, cleanup, cannotMount, tempDir, Authority, slow } = require('./lib');
 const { threads } = require('./lib/proc');
 
 const FAILS = /level=warn msg="webhook: cannot deliver to [^"]*; changes wait in the store"$/;
@@ -82,11 +83,7 @@ sideBySide(() => {
     fs.writeFileSync(secret, '0123456789abcdef');
     const authority = new Authority(dir);
     const issued = authority.issue('127.0.0.1', { hosts: ['127.0.0.1'] });
-    let seed = 11;
-    const random = (n) => {
-      seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-      return Math.floor((seed / 2 ** 32) * n);
-    };
+    const random = dice(11); // the same every time
     const bytes = (n) => Buffer.from(Array.from({ length: n }, () => random(256)));
     const record = () => Buffer.concat([Buffer.from([20 + random(5), 3, random(5), 0, 0]), bytes(random(40))]);
     const pieces = {

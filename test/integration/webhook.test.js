@@ -1,4 +1,5 @@
 'use strict';
+// Variants: asan tsan
 // --webhook-url: every change reaches the receiver, in order and signed, whatever happens to either
 // side; and whatever the receiver does, users do not feel it.
 const assert = require('node:assert/strict');
@@ -6,7 +7,7 @@ const dgram = require('node:dgram');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
-const { test, sideBySide, start, startReceiver, connect, heartbeat, openEvents, presence, get, del, stats, json, until, cleanup, tempDir,
+const { test, dice, sideBySide, start, startReceiver, connect, heartbeat, openEvents, presence, get, del, stats, json, until, cleanup, tempDir,
   refusedConfig, acceptedConfig, cannotMount, Authority, DAY, run, heavy, hurried, slow } = require('./lib');
 
 const FAILS = /level=warn msg="webhook: cannot deliver to [^"]*; changes wait in the store"$/;
@@ -213,11 +214,7 @@ test('a stop in order leaves nothing to tell twice, and nothing is lost over man
 
 test('many lives, ended at random, and a receiver that fails at random: all is told, in order', { timeout: 120000 * slow }, async (t) => {
   const receiver = await startReceiver(t);
-  let seed = 20261125;
-  const random = (n) => { // Numerical Recipes' generator: the same lives every time
-    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-    return Math.floor((seed / 2 ** 32) * n);
-  };
+  const random = dice(20261125); // the same every time
   const data = tempDir(t);
   const said = [];
   for (let life = 0; life < heavy(40, 12); life++) {

@@ -1,17 +1,17 @@
 'use strict';
-// Half an hour in a bad place: five tabs in a real Chromium, whose clocks run fast, while the
-// network is cut and swallows what is sent, the server is stopped and killed, and tabs are hidden,
-// frozen, reloaded, logged out and in. At the end the clients, the API and the admin page agree.
-// What happens is random; the seed is told, CHAOS_SEED repeats it, and CHAOS_MINUTES
-// makes it longer.
+// Half an hour in a bad place, or ten minutes where no step was asked for: five tabs in a real
+// Chromium, whose clocks run fast, while the network is cut and swallows what is sent, the server is
+// stopped and killed, and tabs are hidden, frozen, reloaded, logged out and in. At the end the
+// clients, the API and the admin page agree. What happens is random; the seed is told, CHAOS_SEED
+// repeats it, and CHAOS_MINUTES makes it longer.
 
 const assert = require('node:assert/strict');
-const { test: anyTest, release, start, startProxy, json, until, tempDir } = require('../integration/lib');
+const { test: anyTest, release, start, startProxy, json, until, tempDir, dice: seeded } = require('../integration/lib');
 const { startChromium, servePages } = require('./lib/chromium');
 
 const test = (name, body) => anyTest(name, { skip: !release && 'for the released program only', timeout: 150000 * Math.max(1, MINUTES / 30) }, body);
 
-const MINUTES = Number(process.env.CHAOS_MINUTES || 30);
+const MINUTES = Number(process.env.CHAOS_MINUTES || (process.env.PRESENCE_THOROUGH ? 30 : 10));
 const CALM = 200; // ms
 const STEP = 3000; // ms of the tabs' time between two looks at what is to happen
 const USERS = ['ann', 'ann', 'bob', '__proto__', 'a/b ü'];
@@ -35,17 +35,6 @@ const PAGE = `<!doctype html><title>tab</title><script type="module">
   log(!location.hash);
 </script>`;
 
-/** Random numbers that a seed decides (mulberry32). */
-function random(seed) {
-  let n = seed >>> 0;
-  return (below) => {
-    n = (n + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(n ^ (n >>> 15), n | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
-
 /** The server, the network in front of it, and what can happen to both. */
 async function startWorld(t, site) {
   const options = { data: tempDir(t), args: [...ARGS, '--allow-origin', site.origin], allow: [/level=(info|warn)/] };
@@ -64,10 +53,10 @@ async function startWorld(t, site) {
   return world;
 }
 
-test('chaos: half an hour of cuts, restarts, hidden tabs and reloads; then all agree', async (t) => {
+test(`chaos: ${MINUTES} minutes of cuts, restarts, hidden tabs and reloads; then all agree`, async (t) => {
   const seed = Number(process.env.CHAOS_SEED || Date.now() % 1e9);
   t.diagnostic(`CHAOS_SEED=${seed}`);
-  const below = random(seed);
+  const below = seeded(seed);
   const site = await servePages(t, { '/': PAGE });
   const world = await startWorld(t, site);
   const context = await startChromium(t);

@@ -6,6 +6,7 @@
 const test = require('node:test');
 const assert = require('node:assert/strict');
 const { World, LATENCY, settle, pong, followable } = require('./lib/world');
+const { dice } = require('../integration/lib/random');
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
@@ -69,17 +70,6 @@ const VALUES = [
   ['a thenable that throws', () => ({ then() { throw new Error('mine'); } })],
   ['a frozen object', () => Object.freeze({})],
 ];
-
-/** Random numbers that a seed decides (mulberry32). */
-function randomOf(seed) {
-  let n = seed >>> 0;
-  return (below) => {
-    n = (n + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(n ^ (n >>> 15), n | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
 
 /** Keeps what would end the process: errors of listeners and promises nobody waits for. */
 function uncaught(t) {
@@ -400,7 +390,7 @@ test('at random: callbacks that call in, sockets that misbehave, servers that do
   const stray = uncaught(t);
   const seed = Number(process.env.HOSTILE_SEED || Date.now() % 1e9);
   t.diagnostic(`HOSTILE_SEED=${seed}`);
-  const below = randomOf(seed);
+  const below = dice(seed);
   const value = () => VALUES[below(VALUES.length)][1]();
   for (let round = 0; round < 120; round++) {
     const world = new World();

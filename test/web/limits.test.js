@@ -6,20 +6,10 @@ const test = require('node:test');
 const assert = require('node:assert/strict');
 const { setMaxListeners } = require('node:events');
 const { World, LATENCY, followable } = require('./lib/world');
+const { dice } = require('../integration/lib/random');
 
 const SECOND = 1000;
 const MINUTE = 60 * SECOND;
-
-/** Random numbers that a seed decides (mulberry32). */
-function randomOf(seed) {
-  let n = seed >>> 0;
-  return (below) => {
-    n = (n + 0x6d2b79f5) >>> 0;
-    let x = Math.imul(n ^ (n >>> 15), n | 1);
-    x ^= x + Math.imul(x ^ (x >>> 7), x | 61);
-    return ((x ^ (x >>> 14)) >>> 0) % below;
-  };
-}
 
 const idsOf = (count, length = 8) => (
   Array.from({ length: count }, (_, i) => `u${String(i).padStart(length - 1, '0')}`));
@@ -124,7 +114,7 @@ test('whom the server refuses takes no place from who can be followed', async ()
 test('at random: whatever the limits are, they are kept, and what can be followed is', async (t) => {
   const seed = Number(process.env.LIMITS_SEED || Date.now() % 1e9);
   t.diagnostic(`LIMITS_SEED=${seed}`);
-  const below = randomOf(seed);
+  const below = dice(seed);
   for (let round = 0; round < 60; round++) {
     const name = `seed ${seed}, round ${round}`;
     const rate = [0, 1, 2, 3, 5, 10, 20, 100][below(8)];
@@ -189,7 +179,7 @@ test('a network that holds messages back and lets them go at once: no 4429', asy
 
 /** 200 clients of one server that dies: when each tries first, in ms after that. */
 async function comeBack(greeting, { spread, code = 1006 } = {}) {
-  const below = randomOf(5);
+  const below = dice(5);
   const world = new World();
   setMaxListeners(0, world.page);
   world.greeting = greeting;

@@ -166,6 +166,14 @@ test('npm pack holds what is shipped, installs into an empty project, and can be
   );
 });
 
+test('it says its licence, in package.json and in every file', () => {
+  assert.equal(JSON.parse(fs.readFileSync(path.join(WEB, 'package.json'))).license, 'MIT');
+  for (const name of SHIPPED.filter((one) => /\.(js|ts)$/.test(one))) {
+    const first = fs.readFileSync(path.join(WEB, name), 'utf8').split('\n').slice(0, 2);
+    assert.ok(first.includes('// SPDX-License-Identifier: MIT'), name);
+  }
+});
+
 test("the version is the program's", () => {
   const source = fs.readFileSync(path.join(WEB, '../presence.c'), 'utf8');
   const [, version] = /^#define PRESENCE_VERSION "(.*)"$/m.exec(source);

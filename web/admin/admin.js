@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The admin page: puts the parts together.
 
 import { atServer, openStream, request, steady } from './api.js';
@@ -271,7 +272,6 @@ async function moreStored() {
 
 // ---- Signing in and out ----
 
-/** Shows one of the parts of the page. */
 function show(part) {
   for (const id of ['starting', 'login', 'main']) byId(id).hidden = id !== part;
   byId('bar').hidden = part !== 'main';
@@ -338,7 +338,6 @@ async function login(event) {
   setTimeout(() => { byId('login-button').disabled = false; }, wait * 1000);
 }
 
-/** Ends the session. */
 async function logout() {
   try {
     await request('logout', { method: 'POST' });

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Requests to the server. Paths are relative to the page, so that it works below a prefix too.
 
 const DEADLINE = 15000; // ms that an answer may take

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Online users over the last 24 hours, drawn as SVG, with a summary in words.
 
 import { request } from './api.js';

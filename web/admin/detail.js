@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // One user: connections, timeline of stays, kick.
 
 import { atServer, request, steady, userPath } from './api.js';
@@ -48,7 +49,6 @@ export function showUser(other) {
   refresh();
 }
 
-/** Tells how something went. */
 const say = (text) => setText(byId('detail-note'), text);
 
 /** A change of the user shown was told: asks again soon. */
@@ -111,7 +111,6 @@ const since = (iso, words) => ticker((now) => words(Math.max(0, now - Date.parse
 const moment = (iso, words) =>
   [`${clock(Date.parse(iso), atServer())} `, since(iso, (ms) => `(${words(ms)})`)];
 
-/** Draws everything of the user. */
 function draw() {
   setBadge(status, user.status);
   setBadge(source, user.source);
@@ -141,7 +140,6 @@ function draw() {
   byId('detail-body').hidden = false;
 }
 
-/** Draws the timeline. */
 function drawStays() {
   byId('timeline').replaceChildren(...stays.map(({ from, to, reason, address }) => element('li',
     { 'data-reason': reason ?? 'open' }, stayText({ from, to, reason }, atServer()),

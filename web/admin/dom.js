@@ -1,9 +1,9 @@
+// SPDX-License-Identifier: MIT
 // Small helpers around the DOM. Text goes in as text only; nothing here takes markup.
 
 import { atServer } from './api.js';
 import { visible } from './format.js';
 
-/** The element with this id. */
 export const byId = (id) => document.getElementById(id);
 
 /** Has `work` done at every event of a kind on the element with this id. */
@@ -16,12 +16,10 @@ function dress(made, attributes, children) {
   return made;
 }
 
-/** A new element. */
 export function element(name, attributes = {}, ...children) {
   return dress(document.createElement(name), attributes, children);
 }
 
-/** A new SVG element. */
 export function svg(name, attributes = {}, ...children) {
   return dress(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
 }
@@ -48,7 +46,6 @@ const LINES = {
   broken: 'M3.8 3.8l8.4 8.4m0-8.4l-8.4 8.4',
 };
 
-/** Makes a drawing show another shape. */
 export function setIcon(drawing, name) {
   if (drawing.dataset.icon === name) return;
   drawing.dataset.icon = name;
@@ -75,7 +72,6 @@ export function badge(value = 'offline') {
   return made;
 }
 
-/** Makes a badge show another value. */
 export function setBadge(made, value) {
   if (made.dataset.value === value) return;
   made.dataset.value = value;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Words for the page: times, sizes, reasons, ids made visible, CSV. Pure: `now` is a parameter.
 
 const numbers = new Intl.NumberFormat('en');

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The list of users: a table with one page of the view. Only cells that differ are touched.
 
 import { badge, byId, element, foreign, inSlices, on, setBadge, setText } from './dom.js';
@@ -42,7 +43,6 @@ export function startList(theModel, theFacts, whenChanged) {
   }
 }
 
-/** Shows another page. */
 function go(number) {
   page = Math.max(0, number);
   drawList();
@@ -97,7 +97,6 @@ export function drawList() {
   drawTimes();
 }
 
-/** A new line of the table. */
 function makeSlot() {
   const link = element('a');
   const status = badge();
@@ -111,7 +110,6 @@ function makeSlot() {
   return { tr, link, status, why, source, devices, since, seen, row: null };
 }
 
-/** Draws a user into a line. */
 function fill(slot, row) {
   if (slot.row === row) return;
   if (slot.row?.id !== row.id) {
@@ -126,7 +124,6 @@ function fill(slot, row) {
   setText(slot.devices, count(row.connections));
 }
 
-/** Brings the times on the page up to date. */
 export function drawTimes() {
   const { now, bounds, current } = facts();
   for (const { row, since, seen } of slots) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Who is known to the page, and the sorted, filtered view of them. Pure. Long work is a generator,
 // run in slices by its caller.
 
@@ -49,7 +50,6 @@ export class Model {
   query = { text: '', filter: 'online', sort: 'id', descending: false };
   compare = comparator('id', false);
 
-  /** Nobody known. */
   constructor() {
     this.clear();
   }

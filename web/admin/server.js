@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The panel about the server itself, from /admin/stats.
 
 import { atServer } from './api.js';
@@ -8,7 +9,6 @@ import { ago, bytes, certificateText, clock, count, lasting, limitText, visible 
 /** A text that says how good it is. */
 const state = (how, text) => element('span', { class: 'state', 'data-state': how }, text);
 
-/** Draws everything of the panel. */
 export function drawServer({ store, memory, connections, version, started_at: startedAt,
   certificates = [], limits = {}, counters = {} }) {
   const now = atServer();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The stream of changes (Server-Sent Events, WHATWG HTML 9.2), read with fetch: unlike EventSource
 // that shows a refusal and the comments of a silent stream, and can stop reading for a while.
 

@@ -50,5 +50,6 @@ module.exports = {
   ...require('./watchers'),
   ...require('./tools'),
   ...require('./clock'),
+  ...require('./random'),
   proc: require('./proc'),
 };

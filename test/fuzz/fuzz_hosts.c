@@ -1,5 +1,5 @@
-/* Fuzzes what stands in the headers and options that guard the gate: origins, hosts, ranges,
- * X-Forwarded-For, cookies. What was accepted once is accepted again and stays as it is. */
+/* Fuzzes what headers and options say of hosts and addresses: origins, hosts, ranges,
+ * X-Forwarded-For, and cookies. What was accepted once is accepted again and stays as it is. */
 
 /* The text in memory of exactly its size. */
 static char *fuzz_copy(const char *text)
@@ -123,7 +123,7 @@ static void fuzz_cookie(const char *text)
     if (cookie_get(header, "q", again, sizeof again) != n || strcmp(again, out)) abort();
 }
 
-static void fuzz_gate(const uint8_t *data, size_t len)
+static void fuzz_hosts(const uint8_t *data, size_t len)
 {
     char *text = malloc(len + 1);
     if (len) memcpy(text, data, len);

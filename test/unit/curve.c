@@ -1,4 +1,5 @@
-/* Unit tests of vendor/mbedtls_curve.c: X25519 by another way than Mbed TLS's own. */
+/* vendor/mbedtls_curve.c: X25519 by another way than Mbed TLS's own. */
+#include "unit.h"
 
 #include <psa/crypto.h>
 

@@ -1,5 +1,6 @@
 'use strict';
-// The React hook and the worked example with real React, 18 and 19: in Chromium, and on a server.
+// The tests of the React hook and the worked example with a real React: in Chromium, and on a server.
+// react18.test.js and react19.test.js run them.
 
 const assert = require('node:assert/strict');
 const path = require('node:path');
@@ -14,10 +15,10 @@ const {
   unique,
   tokenKey,
   bearer,
-} = require('../integration/lib');
-const { startChromium, servePages } = require('./lib/chromium');
-const { bundle } = require('./lib/bundle');
-const { makeBackend } = require('./example/server');
+} = require('../../integration/lib');
+const { startChromium, servePages } = require('./chromium');
+const { bundle } = require('./bundle');
+const { makeBackend } = require('../example/server');
 
 const test = (name, body) =>
   anyTest(name, { skip: !release && 'for the released program only' }, body);
@@ -139,7 +140,8 @@ const BROWSER = `${STATUS}
 
 const IDLE = 'idle false 0 null object';
 
-for (const react of ['react18', 'react19']) {
+/** Names the tests for one React: its package's name in test/. */
+function testReact(react) {
   /** A page in Chromium with the component, `html` in its root. */
   const openPage = async (t, html = '') => {
     const script = await bundle(path.join(__dirname, 'status.jsx'), { react, source: BROWSER });
@@ -529,3 +531,5 @@ for (const react of ['react18', 'react19']) {
     assert.match(await page.textContent('[role=status]'), /: connection lost, try \d+, since /);
   });
 }
+
+module.exports = { testReact };

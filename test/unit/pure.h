@@ -1,4 +1,7 @@
-/* What only tests need of the pure sections: included behind presence.c. */
+/* What only tests need of the pure sections, for unit tests and fuzzers: included behind
+ * presence.c. */
+#ifndef UNIT_PURE_H
+#define UNIT_PURE_H
 
 /* Whether json_parse takes the text. */
 static bool json_valid(struct span text, int max_depth)
@@ -25,3 +28,5 @@ static size_t ws_partial_size(const struct ws_partial *kept)
 {
     return kept ? sizeof *kept + kept->message.size : 0;
 }
+
+#endif

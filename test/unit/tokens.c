@@ -1,12 +1,85 @@
-/* Unit tests of tokens, the admin's password and sessions. Included by unit.c behind presence.c and
- * token_extra.c. Every token is copied to memory of exactly its size, so that a sanitizer sees a
- * read past the end. */
+/* Tokens: every row of a table, every bit changed, keys, rights, minting. Each token is copied to
+ * memory of exactly its size, so that a sanitizer sees a read past the end. */
+#include "unit.h"
 
-#include <sys/ptrace.h>
-#include <sys/wait.h>
+#include <mbedtls/ecdsa.h>
+#include <sys/mman.h>
 
-#define TOKEN_WALL INT64_C(1700000000000)
-#define TOKEN_ROWS(rows) (sizeof(rows) / sizeof *(rows))
+/* The signer's secret as a span. */
+static struct span token_signer_secret(const struct token_signer *signer)
+{
+    return (struct span){signer->secret.at, signer->secret.len};
+}
+
+/* The file's bytes as keys are given to the program: adds them under the kid, "" for none. */
+static bool token_keys_add_bytes(struct token_keys *keys, bool is_public, const char *kid,
+                                 struct span bytes, struct why why)
+{
+    char value[128];
+    int fd = memfd_create("key", MFD_CLOEXEC);
+    must(fd >= 0 && write(fd, bytes.at, bytes.len) == (ssize_t)bytes.len);
+    snprintf(value, sizeof value, "%s%s/proc/self/fd/%d", kid, *kid ? "=" : "", fd);
+    bool good = is_public ? token_keys_add_public(keys, value, true, why)
+                          : token_keys_add_secret(keys, value, true, why);
+    close(fd);
+    return good;
+}
+
+/* The public half of a pair as PEM, NUL-terminated. */
+static void token_public_pem(mbedtls_pk_context *pair, char out[1024])
+{
+    must(!mbedtls_pk_write_pubkey_pem(pair, (unsigned char *)out, 1024));
+}
+
+/* Adds the signer's key of that kind under the kid. */
+static void token_keys_add_signer(struct token_keys *keys, struct token_signer *signer,
+                                  enum token_kind kind, const char *kid)
+{
+    char err[WHY_MAX], pem[1024];
+    struct span bytes = token_signer_secret(signer);
+    if (kind != TOKEN_HS256) {
+        token_public_pem(&signer->pairs[kind], pem);
+        bytes = (struct span){pem, strlen(pem)};
+    }
+    must(token_keys_add_bytes(keys, kind != TOKEN_HS256, kid, bytes, WHY(err)));
+}
+
+/* Signs what b holds and appends a dot and the HMAC. */
+static void token_seal_secret(struct buffer *b, struct span secret)
+{
+    uint8_t mac[SHA256_SIZE];
+    hmac_sha256(secret, (struct span){b->at, b->len}, mac);
+    buffer_text(b, ".");
+    base64url_encode(b, mac, sizeof mac);
+}
+
+/* Signs what b holds and appends a dot and the signature. */
+static void token_seal(struct buffer *b, struct token_signer *signer, enum token_kind kind)
+{
+    uint8_t hash[SHA256_SIZE], signature[512];
+    size_t len;
+    if (kind == TOKEN_HS256) {
+        token_seal_secret(b, token_signer_secret(signer));
+        return;
+    }
+    must(
+        !mbedtls_md(mbedtls_md_info_from_type(MBEDTLS_MD_SHA256), (uint8_t *)b->at, b->len, hash) &&
+        !mbedtls_pk_sign(&signer->pairs[kind], MBEDTLS_MD_SHA256, hash, sizeof hash, signature,
+                         sizeof signature, &len, token_random, NULL));
+    if (kind == TOKEN_ES256)
+        must(!mbedtls_ecdsa_der_to_raw(256, signature, len, signature, sizeof signature, &len));
+    buffer_text(b, ".");
+    base64url_encode(b, signature, len);
+}
+
+/* Makes b the token of this header and these claims but for the signature. */
+static void token_write(struct buffer *b, struct span header, struct span claims)
+{
+    b->len = 0;
+    base64url_encode(b, header.at, header.len);
+    buffer_text(b, ".");
+    base64url_encode(b, claims.at, claims.len);
+}
 
 /* What most tests need: the signer, and its three public halves as keys without kid. */
 static struct token_world {
@@ -31,12 +104,6 @@ static int token_teardown(void **unused)
     return 0;
 }
 
-/* A C string as a span. */
-static struct span token_span(const char *text)
-{
-    return (struct span){text, strlen(text)};
-}
-
 /* Makes b a signed token; a header of NULL is the shortest of that kind. */
 static void token_make(struct buffer *b, enum token_kind kind, const char *header,
                        const char *claims)
@@ -51,154 +118,21 @@ static void token_make(struct buffer *b, enum token_kind kind, const char *heade
 static enum token_problem token_try(const struct token_keys *keys, const char *at, size_t len,
                                     int64_t wall_ms, struct token *out)
 {
-    struct span copy = pure_copy(at, len);
+    struct span copy = exact_copy(at, len);
     enum token_problem problem = token_verify(keys, copy, wall_ms, "", "", out);
-    pure_free(copy);
+    exact_free(copy);
     if (problem) assert_true(!out->user_len && !out->admin && !out->watches_all && !out->watch.at);
     return problem;
 }
 
-/* The problem of a token, at TOKEN_WALL with the keys of TOKEN_WORLD. */
+/* The problem of a token, at TEST_WALL with the keys of TOKEN_WORLD. */
 static enum token_problem token_judge(const char *at, size_t len)
 {
     struct token token;
-    enum token_problem problem = token_try(&TOKEN_WORLD.keys, at, len, TOKEN_WALL, &token);
+    enum token_problem problem = token_try(&TOKEN_WORLD.keys, at, len, TEST_WALL, &token);
     token_free(&token);
     return problem;
 }
-
-/* ---- base64url, comparison ------------------------------------------------------------------- */
-
-/* RFC 4648 section 10, and what strictness refuses; out NULL: refused. */
-static void base64url_rows(void **unused)
-{
-    (void)unused;
-    static const struct {
-        const char *text, *out;
-    } rows[] = {
-        {"", ""}, {"Zg", "f"}, {"Zm8", "fo"}, {"Zm9v", "foo"}, {"Zm9vYg", "foob"},
-        {"Zm9vYmE", "fooba"}, {"Zm9vYmFy", "foobar"}, {"_-8", "\xff\xef"}, {"Z", NULL},
-        {"Zm9vY", NULL}, {"Zg==", NULL}, {"Zg=", NULL}, {"Zm8=", NULL}, {"Zh", NULL},
-        {"Zm9", NULL}, {"Zm9vYh", NULL}, {"/+8", NULL}, {"Zm 8", NULL}, {" Zm8", NULL},
-        {"Zm8\n", NULL}, {"Zm9v\n", NULL}, {"Zm9.", NULL}, {"Zm\xc3\xa9", NULL},
-    };
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
-        char out[8];
-        struct span text = pure_copy(rows[i].text, strlen(rows[i].text));
-        int n = base64url_decode(text, out, sizeof out);
-        size_t want = rows[i].out ? strlen(rows[i].out) : 0;
-        if (n != (rows[i].out ? (int)want : -1)) fail_msg("%s: %d", rows[i].text, n);
-        if (n > 0) assert_memory_equal(out, rows[i].out, want);
-        if (n > 0) assert_int_equal(base64url_decode(text, out, want), want);
-        if (n > 0) assert_int_equal(base64url_decode(text, out, want - 1), -1);
-        pure_free(text);
-    }
-}
-
-/* Of all texts of two characters and of those of three that begin with one, exactly those are taken
- * that encoding gives back. */
-static void base64url_has_one_text_a_value(void **unused)
-{
-    (void)unused;
-    int taken = 0;
-    struct buffer b = {0};
-    for (int len = 2; len <= 3; len++) {
-        for (unsigned c = 0; c < 65536; c++) {
-            char text[3] = {(char)(c >> 8), (char)c, 0}, out[2];
-            if (len == 3) memcpy(text, (char[]){'A', (char)(c >> 8), (char)c}, 3);
-            int n = base64url_decode((struct span){text, (size_t)len}, out, sizeof out);
-            if (n < 0) continue;
-            b.len = 0;
-            base64url_encode(&b, out, (size_t)n);
-            assert_int_equal(b.len, len);
-            assert_memory_equal(b.at, text, len);
-            taken++;
-        }
-    }
-    assert_int_equal(taken, 256 + 64 * 16);
-    buffer_free(&b);
-}
-
-/* Random bytes of any length come back. */
-static void base64url_comes_back(void **unused)
-{
-    (void)unused;
-    uint32_t seed = 7;
-    for (int round = 0; round < 2000; round++) {
-        uint8_t bytes[70], back[70];
-        size_t len = pure_below(&seed, sizeof bytes);
-        struct buffer b = {0};
-        for (size_t i = 0; i < len; i++) bytes[i] = (uint8_t)pure_random(&seed);
-        base64url_encode(&b, bytes, len);
-        assert_int_equal(base64url_decode((struct span){b.at, b.len}, back, len), len);
-        assert_memory_equal(back, bytes, len);
-        buffer_free(&b);
-    }
-}
-
-/* Whatever bit differs, it is seen. */
-static void bytes_equal_sees_every_bit(void **unused)
-{
-    (void)unused;
-    uint8_t a[40], b[40];
-    for (size_t i = 0; i < sizeof a; i++) a[i] = b[i] = (uint8_t)(i * 37);
-    for (size_t len = 0; len <= sizeof a; len++) {
-        assert_true(bytes_equal_constant(a, b, len));
-        for (size_t bit = 0; bit < sizeof a * 8; bit++) {
-            b[bit / 8] ^= (uint8_t)(1 << bit % 8);
-            assert_int_equal(bytes_equal_constant(a, b, len), bit / 8 >= len);
-            b[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        }
-    }
-}
-
-/* The instructions a process of its own runs to compare two runs of bytes, counted one by one;
- * -1 where that is not allowed. */
-static long token_count_steps(const uint8_t *a, const uint8_t *b, size_t len)
-{
-    int status;
-    pid_t child = fork();
-    if (!child) {
-        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(9);
-        raise(SIGSTOP);
-        _exit(bytes_equal_constant(a, b, len) ? 1 : 2);
-    }
-    assert_true(child > 0 && waitpid(child, &status, 0) == child);
-    if (!WIFSTOPPED(status)) return -1;
-    long steps = 0;
-    for (; WIFSTOPPED(status); steps++) {
-        if (ptrace(PTRACE_SINGLESTEP, child, NULL, NULL)) {
-            kill(child, SIGKILL);
-            steps = -2;
-        }
-        assert_int_equal(waitpid(child, &status, 0), child);
-    }
-    return steps;
-}
-
-/* Comparing takes the same work wherever the first difference is, and where there is none. */
-static void bytes_equal_is_constant(void **unused)
-{
-    (void)unused;
-#ifdef __SANITIZE_THREAD__
-    skip(); /* its runtime, called for every byte, takes as many instructions as it likes */
-#endif
-    enum { LEN = 32 };
-    static const size_t places[] = {0, 1, 7, 8, 15, 16, 30, 31};
-    uint8_t a[LEN] = {0}, b[LEN] = {0};
-    long want = token_count_steps(a, b, LEN);
-    if (want < 0) skip();
-    assert_true(want > LEN);
-    for (size_t i = 0; i < TOKEN_ROWS(places); i++) {
-        b[places[i]] = 0xff;
-        assert_int_equal(token_count_steps(a, b, LEN), want);
-        b[places[i]] = 0;
-    }
-    memset(b, 0xff, sizeof b);
-    assert_int_equal(token_count_steps(a, b, LEN), want);
-}
-
-/* ---- Keys ------------------------------------------------------------------------------------ */
 
 #define PEM_RSA_1024                                                                               \
     "-----BEGIN PUBLIC KEY-----\n"                                                                 \
@@ -207,6 +141,7 @@ static void bytes_equal_is_constant(void **unused)
     "h2T6F2YptvhOk+cifO+5MIAkoOClEbtGdXyXKhuK7aaZhwnulfe4rkTCidbBlgnV\n"                           \
     "eFKLtHX2jq0MF7jSFQIDAQAB\n"                                                                   \
     "-----END PUBLIC KEY-----\n"
+
 #define PEM_RSA_PKCS1                                                                              \
     "-----BEGIN RSA PUBLIC KEY-----\n"                                                             \
     "MIIBCgKCAQEAofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd/wWJcyQoTbji9k0l8W2\n"                           \
@@ -216,36 +151,43 @@ static void bytes_equal_is_constant(void **unused)
     "b3qCo5ZwKh9kG4LT6/I5IhlJH7aGhyxXFvUK+DWNmoudF8NAco9/h9iaGNj8q2et\n"                           \
     "hFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQIDAQAB\n"                                                   \
     "-----END RSA PUBLIC KEY-----\n"
+
 #define PEM_P384                                                                                   \
     "-----BEGIN PUBLIC KEY-----\n"                                                                 \
     "MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEJbmNvVZKOUNcYH5NWEzEXRKCb1JDcd1h\n"                           \
     "jeFSkc0pP8FEknd6PQX3bXBNVnvHgv/8AVSpJ2j+Z4a5v2FqMxL3VUbH4Kxo6iEI\n"                           \
     "0vQbKVHmex0tXNY5tB37QdB/dUXYVyjD\n"                                                           \
     "-----END PUBLIC KEY-----\n"
+
 #define PEM_SECP256K1                                                                              \
     "-----BEGIN PUBLIC KEY-----\n"                                                                 \
     "MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAEyq3+ckMpCgWHzhECkK5MFtRGiqW/Icen\n"                           \
     "jGJ5DV0fNOPByGgsOfi7fNpECXBP711m3iOyGRm0TNnttadj4kQU4g==\n"                                   \
     "-----END PUBLIC KEY-----\n"
+
 #define PEM_ED25519                                                                                \
     "-----BEGIN PUBLIC KEY-----\n"                                                                 \
     "MCowBQYDK2VwAyEAzF4OvxmUG38tatarRVIabTjHos/i2uzISdai0W0bmM4=\n"                               \
     "-----END PUBLIC KEY-----\n"
+
 #define PEM_P256                                                                                   \
     "-----BEGIN PUBLIC KEY-----\n"                                                                 \
     "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vub9tLe1gHMzV7\n"                           \
     "6e8Tus9uPHvRVEXH8UTNG72bfocs3+257rn0s2ldbqkLJK2KRiMohYjlrQ==\n"                               \
     "-----END PUBLIC KEY-----\n"
+
 #define PEM_OFF_CURVE /* the last bit of y is the other one */                                     \
     "-----BEGIN PUBLIC KEY-----\n"                                                                 \
     "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vub9tLe1gHMzV7\n"                           \
     "6e8Tus9uPHvRVEXH8UTNG72bfocs3+257rn0s2ldbqkLJK2KRiMohYjlrA==\n"                               \
     "-----END PUBLIC KEY-----\n"
+
 #define PEM_P256_CRLF                                                                              \
     "-----BEGIN PUBLIC KEY-----\r\n"                                                               \
     "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEf83OJ3D2xF1Bg8vub9tLe1gHMzV7\r\n"                         \
     "6e8Tus9uPHvRVEXH8UTNG72bfocs3+257rn0s2ldbqkLJK2KRiMohYjlrQ==\r\n"                             \
     "-----END PUBLIC KEY-----\r\n"
+
 #define SECRET_32 "0123456789abcdef0123456789abcdef"
 
 /* What may be a key file; says: a part of the error line, or NULL where the key is taken. */
@@ -289,11 +231,12 @@ static const struct token_file_row {
 static void token_files_are_read(void **unused)
 {
     (void)unused;
-    for (size_t i = 0; i < TOKEN_ROWS(TOKEN_FILES); i++) {
+    for (size_t i = 0; i < COUNT_OF(TOKEN_FILES); i++) {
         const struct token_file_row *row = &TOKEN_FILES[i];
         char err[WHY_MAX] = "";
         struct token_keys keys = {0};
-        bool good = token_keys_add_bytes(&keys, row->is_public, "", token_span(row->text), WHY(err));
+        bool good =
+            token_keys_add_bytes(&keys, row->is_public, "", token_span(row->text), WHY(err));
         if (good != !row->says || keys.count != good || (good && keys.at[0].kind != row->kind))
             fail_msg("file %zu: %s", i, err);
         const char *option = row->is_public ? "--jwt-public-key-file: /proc/self/fd/"
@@ -323,7 +266,8 @@ static void token_files_have_limits(void **unused)
     bytes[4097] = '\n';
     assert_true(token_keys_add_bytes(&keys, false, "", (struct span){bytes, 4098}, WHY(err)));
     assert_int_equal(keys.at[1].secret.len, 4096);
-    assert_false(token_keys_add_bytes(&keys, true, "", (struct span){bytes, sizeof bytes}, WHY(err)));
+    assert_false(
+        token_keys_add_bytes(&keys, true, "", (struct span){bytes, sizeof bytes}, WHY(err)));
     assert_non_null(strstr(err, "is too long"));
     assert_false(token_keys_add_secret(&keys, "/nonexistent", true, WHY(err)));
     assert_string_equal(err, "--jwt-secret-file: cannot read /nonexistent: No such file or"
@@ -358,12 +302,12 @@ static void token_files_of_pairs(void **unused)
         assert_int_equal(mbedtls_x509write_crt_set_serial_raw(&cert, (uint8_t *)"\1", 1), 0);
         assert_int_equal(
             mbedtls_x509write_crt_set_validity(&cert, "20200101000000", "20210101000000"), 0);
-        assert_int_equal(mbedtls_x509write_crt_pem(&cert, (uint8_t *)pem, sizeof pem, token_random,
-                                                   NULL), 0);
+        assert_int_equal(
+            mbedtls_x509write_crt_pem(&cert, (uint8_t *)pem, sizeof pem, token_random, NULL), 0);
         assert_true(token_keys_add_bytes(&keys, true, "", token_span(pem), WHY(err)));
         assert_int_equal(keys.at[0].kind, kind);
         token_make(&b, kind, NULL, "{\"sub\":\"alice\",\"exp\":1700000060}");
-        assert_int_equal(token_try(&keys, b.at, b.len, TOKEN_WALL, &token), TOKEN_NONE);
+        assert_int_equal(token_try(&keys, b.at, b.len, TEST_WALL, &token), TOKEN_NONE);
         token_free(&token);
         size_t len = strlen(pem);
         assert_int_equal(mbedtls_pk_write_key_pem(pair, (uint8_t *)pem + len, sizeof pem - len), 0);
@@ -398,14 +342,12 @@ static void token_paths_are_split(void **unused)
         {SECRET_32 SECRET_32 "0=file", "", SECRET_32 SECRET_32 "0=file"},
         {"", "", ""},
     };
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
         char kid[TOKEN_KID_MAX + 1];
         assert_string_equal(token_key_path(rows[i].value, kid), rows[i].path);
         assert_string_equal(kid, rows[i].kid);
     }
 }
-
-/* ---- Verification ---------------------------------------------------------------------------- */
 
 /* The examples of RFC 7515 appendix A. Their claims have no sub, which shows only when the
  * signature is right; 1300819380 is when they expire. */
@@ -413,14 +355,16 @@ static void token_vectors(void **unused)
 {
     (void)unused;
 #define CLAIMS                                                                                     \
-    ".eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVl"\
+    ".eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnV" \
+    "l"                                                                                            \
     "fQ."
     static const struct {
         const char *token;
         enum token_problem problem;
     } rows[] = {
         {"eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9" CLAIMS
-         "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", TOKEN_SUBJECT},
+         "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk",
+         TOKEN_SUBJECT},
         {"eyJhbGciOiJSUzI1NiJ9" CLAIMS
          "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W"
          "2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkS"
@@ -437,7 +381,7 @@ static void token_vectors(void **unused)
         {"eyJhbGciOiJub25lIn0" CLAIMS, TOKEN_ALGORITHM},
     };
 #undef CLAIMS
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
         struct token token;
         const char *text = rows[i].token;
         int64_t wall = INT64_C(1300819380000);
@@ -450,11 +394,16 @@ static void token_vectors(void **unused)
     }
 }
 
-#define ALICE "{\"sub\":\"alice\",\"exp\":1700000060}"
+#define TOKEN_ALICE "{\"sub\":\"alice\",\"exp\":1700000060}"
+
 #define ALICE_AND(more) "{\"sub\":\"alice\",\"exp\":1700000060," more "}"
+
 #define EXP(exp) "{\"sub\":\"alice\",\"exp\":" exp "}"
+
 #define SUB(sub) "{\"sub\":" sub ",\"exp\":1700000060}"
+
 #define HS(more) "{\"alg\":\"HS256\"," more "}"
+
 #define TEN "0123456789"
 #define ID_128 TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN TEN "01234567"
 #define DEEP_15 "[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]"
@@ -525,7 +474,7 @@ static const struct token_row {
     {NULL, "[]", .problem = TOKEN_MALFORMED},
     {NULL, "\"alice\"", .problem = TOKEN_MALFORMED},
     {NULL, "null", .problem = TOKEN_MALFORMED},
-    {NULL, ALICE "x", .problem = TOKEN_MALFORMED},
+    {NULL, TOKEN_ALICE "x", .problem = TOKEN_MALFORMED},
     {NULL, ALICE_AND("\"x\":" DEEP_15), .problem = TOKEN_NONE},
     {NULL, ALICE_AND("\"x\":[" DEEP_15 "]"), .problem = TOKEN_MALFORMED},
 
@@ -581,7 +530,7 @@ static const struct token_row {
     {NULL, SUB("\"" ID_128 "9\""), .problem = TOKEN_SUBJECT},
     {NULL, SUB("\"\\ud83d\""), .problem = TOKEN_MALFORMED},
 
-    {NULL, ALICE, TOKEN_ISSUER, "joe", ""},
+    {NULL, TOKEN_ALICE, TOKEN_ISSUER, "joe", ""},
     {NULL, ALICE_AND("\"iss\":\"joe\""), TOKEN_NONE, "joe", ""},
     {NULL, ALICE_AND("\"iss\":\"j\\u006fe\""), TOKEN_NONE, "joe", ""},
     {NULL, ALICE_AND("\"iss\":\"Joe\""), TOKEN_ISSUER, "joe", ""},
@@ -591,7 +540,7 @@ static const struct token_row {
     {NULL, ALICE_AND("\"iss\":[\"joe\"]"), TOKEN_ISSUER, "joe", ""},
     {NULL, ALICE_AND("\"iss\":\"joe\",\"iss\":\"eve\""), TOKEN_ISSUER, "joe", ""},
     {NULL, ALICE_AND("\"iss\":\"anybody\""), TOKEN_NONE, "", ""},
-    {NULL, ALICE, TOKEN_AUDIENCE, "", "me"},
+    {NULL, TOKEN_ALICE, TOKEN_AUDIENCE, "", "me"},
     {NULL, ALICE_AND("\"aud\":\"me\""), TOKEN_NONE, "", "me"},
     {NULL, ALICE_AND("\"aud\":[\"me\"]"), TOKEN_NONE, "", "me"},
     {NULL, ALICE_AND("\"aud\":[1,\"you\",\"me\"]"), TOKEN_NONE, "", "me"},
@@ -621,22 +570,22 @@ static const struct token_row {
 static void token_table(void **unused)
 {
     (void)unused;
-    for (size_t i = 0; i < TOKEN_ROWS(TOKEN_TABLE); i++) {
+    for (size_t i = 0; i < COUNT_OF(TOKEN_TABLE); i++) {
         const struct token_row *row = &TOKEN_TABLE[i];
         struct buffer b = {0};
         struct token token;
-        token_make(&b, TOKEN_HS256, row->header, row->claims ? row->claims : ALICE);
-        struct span copy = pure_copy(b.at, b.len);
+        token_make(&b, TOKEN_HS256, row->header, row->claims ? row->claims : TOKEN_ALICE);
+        struct span copy = exact_copy(b.at, b.len);
         enum token_problem problem =
-            token_verify(&TOKEN_WORLD.keys, copy, TOKEN_WALL, row->issuer ? row->issuer : "",
+            token_verify(&TOKEN_WORLD.keys, copy, TEST_WALL, row->issuer ? row->issuer : "",
                          row->audience ? row->audience : "", &token);
-        pure_free(copy);
+        exact_free(copy);
         if (problem != row->problem)
             fail_msg("%s %s: %s", row->header, row->claims, TOKEN_PROBLEMS[problem]);
         if (!problem) {
             assert_int_equal(strlen(token.user), token.user_len);
             if (!row->claims) assert_string_equal(token.user, "alice");
-            if (!row->claims) assert_int_equal(token.expires_ms, TOKEN_WALL + 60000);
+            if (!row->claims) assert_int_equal(token.expires_ms, TEST_WALL + 60000);
         }
         token_free(&token);
         buffer_free(&b);
@@ -658,14 +607,14 @@ static void token_forms(void **unused)
 {
     (void)unused;
     struct buffer b = {0}, c = {0};
-    token_make(&b, TOKEN_HS256, NULL, ALICE);
+    token_make(&b, TOKEN_HS256, NULL, TOKEN_ALICE);
     assert_int_equal(token_judge(b.at, b.len), TOKEN_NONE);
     assert_int_equal(token_judge("", 0), TOKEN_MISSING);
     assert_int_equal(token_judge(".", 1), TOKEN_MALFORMED);
     assert_int_equal(token_judge("..", 2), TOKEN_MALFORMED);
     assert_int_equal(token_judge("...", 3), TOKEN_MALFORMED);
     static const char *const tails[] = {".", "=", "==", "\n", " ", ".e30", "A", "AA", "\xc3\xa9"};
-    for (size_t i = 0; i < TOKEN_ROWS(tails); i++) {
+    for (size_t i = 0; i < COUNT_OF(tails); i++) {
         c.len = 0;
         buffer_add(&c, b.at, b.len);
         buffer_text(&c, tails[i]);
@@ -697,7 +646,7 @@ static void token_changes_are_seen(void **unused)
     (void)unused;
     for (int kind = 0; kind < TOKEN_KIND_COUNT; kind++) {
         struct buffer b = {0};
-        token_make(&b, kind, NULL, ALICE);
+        token_make(&b, kind, NULL, TOKEN_ALICE);
         assert_int_equal(token_judge(b.at, b.len), TOKEN_NONE);
         for (size_t i = 0; i < b.len; i++) {
             for (size_t bit = 0; bit < 8; bit++) {
@@ -728,18 +677,18 @@ static void token_algorithms_are_not_confused(void **unused)
         token_keys_add_signer(&keys, &TOKEN_WORLD.signer, kind, "");
         token_public_pem(&TOKEN_WORLD.signer.pairs[kind], pem);
         for (size_t cut = 0; cut < 2; cut++) { /* with and without the last line end */
-            token_write(&b, token_span("{\"alg\":\"HS256\"}"), token_span(ALICE));
+            token_write(&b, token_span("{\"alg\":\"HS256\"}"), token_span(TOKEN_ALICE));
             token_seal_secret(&b, (struct span){pem, strlen(pem) - cut});
-            assert_int_equal(token_try(&keys, b.at, b.len, TOKEN_WALL, &token), TOKEN_ALGORITHM);
+            assert_int_equal(token_try(&keys, b.at, b.len, TEST_WALL, &token), TOKEN_ALGORITHM);
             assert_int_equal(token_judge(b.at, b.len), TOKEN_SIGNATURE);
         }
         for (int other = 0; other < TOKEN_KIND_COUNT; other++) {
             char header[32];
             snprintf(header, sizeof header, "{\"alg\":\"%s\"}", TOKEN_ALGORITHMS[other]);
-            token_make(&b, kind, header, ALICE);
+            token_make(&b, kind, header, TOKEN_ALICE);
             assert_int_equal(token_judge(b.at, b.len),
                              other == kind ? TOKEN_NONE : TOKEN_SIGNATURE);
-            assert_int_equal(token_try(&keys, b.at, b.len, TOKEN_WALL, &token),
+            assert_int_equal(token_try(&keys, b.at, b.len, TEST_WALL, &token),
                              other == kind ? TOKEN_NONE : TOKEN_ALGORITHM);
             token_free(&token);
         }
@@ -752,28 +701,29 @@ static void token_algorithms_are_not_confused(void **unused)
 static void token_signatures_have_a_form(void **unused)
 {
     (void)unused;
-    static const uint8_t order[32] = {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff,
-                                      0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad, 0xa7,
-                                      0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25,
-                                      0x51}, zero[32], one[32] = {[31] = 1};
+    static const uint8_t order[32] = {0xff, 0xff, 0xff, 0xff, 0,    0,    0,    0,
+                                      0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+                                      0xbc, 0xe6, 0xfa, 0xad, 0xa7, 0x17, 0x9e, 0x84,
+                                      0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51},
+                         zero[32], one[32] = {[31] = 1};
     const uint8_t *const numbers[] = {zero, order, one};
     struct buffer b = {0};
     for (int i = 0; i < 9; i++) {
         uint8_t signature[64];
         memcpy(signature, numbers[i / 3], 32);
         memcpy(signature + 32, numbers[i % 3], 32);
-        token_write(&b, token_span("{\"alg\":\"ES256\"}"), token_span(ALICE));
+        token_write(&b, token_span("{\"alg\":\"ES256\"}"), token_span(TOKEN_ALICE));
         buffer_text(&b, ".");
         base64url_encode(&b, signature, sizeof signature);
         assert_int_equal(token_judge(b.at, b.len), TOKEN_SIGNATURE);
     }
     for (int kind = 0; kind < TOKEN_KIND_COUNT; kind++) {
         static const size_t lengths[] = {0, 1, 31, 32, 33, 63, 64, 65, 70, 255, 256, 257, 1000};
-        for (size_t i = 0; i < TOKEN_ROWS(lengths); i++) {
+        for (size_t i = 0; i < COUNT_OF(lengths); i++) {
             static const uint8_t bytes[1000];
             char header[32];
             snprintf(header, sizeof header, "{\"alg\":\"%s\"}", TOKEN_ALGORITHMS[kind]);
-            token_write(&b, token_span(header), token_span(ALICE));
+            token_write(&b, token_span(header), token_span(TOKEN_ALICE));
             buffer_text(&b, ".");
             base64url_encode(&b, bytes, lengths[i]);
             assert_int_equal(token_judge(b.at, b.len), TOKEN_SIGNATURE);
@@ -788,7 +738,7 @@ static void token_skew(void **unused)
     (void)unused;
     static const struct {
         const char *claims;
-        int64_t after; /* TOKEN_WALL */
+        int64_t after; /* TEST_WALL */
         enum token_problem problem;
     } rows[] = {
         {EXP("1700000000"), 29999, TOKEN_NONE},
@@ -803,17 +753,17 @@ static void token_skew(void **unused)
         {ALICE_AND("\"nbf\":1700000000"), -30001, TOKEN_NOT_YET},
         {ALICE_AND("\"nbf\":1700000000.5"), -29500, TOKEN_NONE},
         {ALICE_AND("\"nbf\":1700000000.5"), -29501, TOKEN_NOT_YET},
-        {EXP("253402300799"), INT64_MAX - TOKEN_WALL, TOKEN_EXPIRED},
-        {EXP("0"), -TOKEN_WALL, TOKEN_NONE},
+        {EXP("253402300799"), INT64_MAX - TEST_WALL, TOKEN_EXPIRED},
+        {EXP("0"), -TEST_WALL, TOKEN_NONE},
         {EXP("0"), INT64_MIN, TOKEN_NONE},
         {ALICE_AND("\"nbf\":0"), INT64_MIN, TOKEN_NOT_YET},
     };
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
         struct buffer b = {0};
         struct token token;
         token_make(&b, TOKEN_HS256, NULL, rows[i].claims);
         enum token_problem problem =
-            token_try(&TOKEN_WORLD.keys, b.at, b.len, TOKEN_WALL + rows[i].after, &token);
+            token_try(&TOKEN_WORLD.keys, b.at, b.len, TEST_WALL + rows[i].after, &token);
         if (problem != rows[i].problem)
             fail_msg("%s at %" PRId64 ": %s", rows[i].claims, rows[i].after,
                      TOKEN_PROBLEMS[problem]);
@@ -856,26 +806,26 @@ static void token_keys_rotate(void **unused)
     struct token token;
     struct buffer b = {0};
     char err[WHY_MAX], secret[32];
-    for (size_t i = 0; i < TOKEN_ROWS(keys_of); i++) {
+    for (size_t i = 0; i < COUNT_OF(keys_of); i++) {
         memset(secret, *keys_of[i].secret, sizeof secret);
         struct span bytes = {secret, sizeof secret};
         assert_true(token_keys_add_bytes(&keys, false, keys_of[i].kid, bytes, WHY(err)));
         if (!*keys_of[i].kid) continue;
         assert_true(token_keys_add_bytes(&named, false, keys_of[i].kid, bytes, WHY(err)));
     }
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
-        token_write(&b, token_span(rows[i].header), token_span(ALICE));
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        token_write(&b, token_span(rows[i].header), token_span(TOKEN_ALICE));
         memset(secret, *rows[i].secret, sizeof secret);
         token_seal_secret(&b, (struct span){secret, sizeof secret});
-        enum token_problem problem = token_try(&keys, b.at, b.len, TOKEN_WALL, &token);
+        enum token_problem problem = token_try(&keys, b.at, b.len, TEST_WALL, &token);
         token_free(&token);
         if (problem != rows[i].problem)
             fail_msg("%s signed by %s: %s", rows[i].header, rows[i].secret,
                      TOKEN_PROBLEMS[problem]);
-        assert_int_equal(token_try(&none, b.at, b.len, TOKEN_WALL, &token), TOKEN_UNKNOWN_KEY);
+        assert_int_equal(token_try(&none, b.at, b.len, TEST_WALL, &token), TOKEN_UNKNOWN_KEY);
     }
-    token_make(&b, TOKEN_HS256, HS("\"kid\":\"other\""), ALICE);
-    assert_int_equal(token_try(&named, b.at, b.len, TOKEN_WALL, &token), TOKEN_UNKNOWN_KEY);
+    token_make(&b, TOKEN_HS256, HS("\"kid\":\"other\""), TOKEN_ALICE);
+    assert_int_equal(token_try(&named, b.at, b.len, TEST_WALL, &token), TOKEN_UNKNOWN_KEY);
     buffer_free(&b);
     token_keys_free(&keys);
     token_keys_free(&named);
@@ -900,10 +850,10 @@ static void token_rights(void **unused)
         bool admin;
         const char *sees, *sees_not;
     } rows[] = {
-        {ALICE, false, "alice", "bob"},
-        {ALICE, false, "alice", "alic"},
-        {ALICE, false, "alice", "alicea"},
-        {ALICE, false, "alice", "*"},
+        {TOKEN_ALICE, false, "alice", "bob"},
+        {TOKEN_ALICE, false, "alice", "alic"},
+        {TOKEN_ALICE, false, "alice", "alicea"},
+        {TOKEN_ALICE, false, "alice", "*"},
         {ALICE_AND("\"watch\":\"*\""), false, "bob", NULL},
         {ALICE_AND("\"watch\":[\"*\"]"), false, "*", "bob"},
         {ALICE_AND("\"watch\":[]"), false, "alice", "bob"},
@@ -923,11 +873,11 @@ static void token_rights(void **unused)
         {ALICE_AND("\"Admin\":true"), false, "alice", "bob"},
         {"{\"sub\":\"eve\",\"sub\":\"alice\",\"exp\":1700000060}", false, "alice", "eve"},
     };
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
         struct buffer b = {0};
         struct token token;
         token_make(&b, TOKEN_HS256, NULL, rows[i].claims);
-        assert_int_equal(token_try(&TOKEN_WORLD.keys, b.at, b.len, TOKEN_WALL, &token), TOKEN_NONE);
+        assert_int_equal(token_try(&TOKEN_WORLD.keys, b.at, b.len, TEST_WALL, &token), TOKEN_NONE);
         assert_int_equal(token.admin, rows[i].admin);
         if (!token_sees(&token, token_span(rows[i].sees)) ||
             (rows[i].sees_not && token_sees(&token, token_span(rows[i].sees_not))))
@@ -954,8 +904,8 @@ static void *token_crowd_run(void *argument)
         char copy[1024];
         memcpy(copy, b->at, b->len);
         if (broken) copy[b->len - 10] = copy[b->len - 10] == 'A' ? 'B' : 'A';
-        enum token_problem problem = token_verify(
-            &TOKEN_WORLD.keys, (struct span){copy, b->len}, TOKEN_WALL, "", "", &token);
+        enum token_problem problem =
+            token_verify(&TOKEN_WORLD.keys, (struct span){copy, b->len}, TEST_WALL, "", "", &token);
         if (problem != (broken ? TOKEN_SIGNATURE : TOKEN_NONE)) crowd->bad++;
         token_free(&token);
     }
@@ -971,7 +921,7 @@ static void token_threads_share_keys(void **unused)
     token_teardown(NULL); /* so that no number of the RSA key has been computed */
     TOKEN_WORLD = (struct token_world){0};
     token_setup(NULL);
-    for (int i = 0; i < TOKEN_KIND_COUNT; i++) token_make(&crowd.tokens[i], i, NULL, ALICE);
+    for (int i = 0; i < TOKEN_KIND_COUNT; i++) token_make(&crowd.tokens[i], i, NULL, TOKEN_ALICE);
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, token_crowd_run, &crowd), 0);
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
@@ -979,15 +929,13 @@ static void token_threads_share_keys(void **unused)
     for (int i = 0; i < TOKEN_KIND_COUNT; i++) buffer_free(&crowd.tokens[i]);
 }
 
-/* ---- Minting --------------------------------------------------------------------------------- */
-
 /* A random valid id of up to 128 bytes, controls, quotes and all planes considered. */
 static size_t token_random_id(uint32_t *seed, char out[USER_ID_MAX + 1])
 {
-    size_t len = 0, want = 1 + pure_below(seed, USER_ID_MAX);
+    size_t len = 0, want = 1 + below32(seed, USER_ID_MAX);
     while (len < want && len + 4 <= USER_ID_MAX) {
         static const uint32_t ends[] = {0x80, 0x80, 0x800, 0xd800, 0x110000};
-        uint32_t c = (uint32_t)pure_below(seed, ends[pure_below(seed, 5)]);
+        uint32_t c = (uint32_t)below32(seed, ends[below32(seed, 5)]);
         size_t n = utf8_put(c, out + len);
         if (user_id_valid((struct span){out + len, n}) && c != ',') len += n;
     }
@@ -1008,17 +956,19 @@ static void token_mint_round_trip(void **unused)
         struct buffer b = {0};
         size_t len = token_random_id(&seed, user);
         size_t a_len = token_random_id(&seed, a), c_len = token_random_id(&seed, c);
-        bool admin = pure_below(&seed, 2);
-        int kind = (int)pure_below(&seed, 3);
-        int64_t wall = TOKEN_WALL + (int64_t)pure_below(&seed, 100000);
-        int64_t lifetime = 1 + (int64_t)pure_below(&seed, 10000000), end = wall + lifetime;
+        bool admin = below32(&seed, 2);
+        int kind = (int)below32(&seed, 3);
+        int64_t wall = TEST_WALL + (int64_t)below32(&seed, 100000);
+        int64_t lifetime = 1 + (int64_t)below32(&seed, 10000000), end = wall + lifetime;
         token_keys_add_signer(&keys, &TOKEN_WORLD.signer, TOKEN_ES256, "first");
         token_keys_add_signer(&keys, &TOKEN_WORLD.signer, TOKEN_HS256, round % 2 ? "k\"1" : "");
         snprintf(watch, sizeof watch, "%s,%s", a, c);
         buffer_text(&b, "Bearer ");
         assert_true(token_mint(&keys, (struct span){user, len}, wall, lifetime,
-                               kind == 0 ? "" : kind == 1 ? "*" : watch, admin, "joe \"x\"", "me",
-                               &b, WHY(err)));
+                               kind == 0   ? ""
+                               : kind == 1 ? "*"
+                                           : watch,
+                               admin, "joe \"x\"", "me", &b, WHY(err)));
         assert_memory_equal(b.at, "Bearer ", 7);
         struct span text = {b.at + 7, b.len - 7};
         assert_int_equal(token_verify(&keys, text, wall, "joe \"x\"", "me", &token), TOKEN_NONE);
@@ -1055,13 +1005,13 @@ static void token_mint_text(void **unused)
     struct token_parts parts;
     struct buffer b = {0};
     token_keys_add_signer(&keys, &TOKEN_WORLD.signer, TOKEN_HS256, "k1");
-    assert_true(token_mint(&keys, token_span("alice"), TOKEN_WALL + 1, 3600000, "bob,carol", true,
+    assert_true(token_mint(&keys, token_span("alice"), TEST_WALL + 1, 3600000, "bob,carol", true,
                            "joe", "me", &b, WHY(err)));
     assert_true(token_split((struct span){b.at, b.len}, &parts));
     assert_memory_equal(parts.header.at, want, sizeof want - 1);
     b.len = 0;
-    assert_true(token_mint(&keys, token_span("alice"), TOKEN_WALL, 1000, "", false, "", "", &b,
-                           WHY(err)));
+    assert_true(
+        token_mint(&keys, token_span("alice"), TEST_WALL, 1000, "", false, "", "", &b, WHY(err)));
     assert_true(token_split((struct span){b.at, b.len}, &parts));
     static const char least[] = "{\"sub\":\"alice\",\"iat\":1700000000,\"exp\":1700000001}";
     assert_int_equal(parts.payload.len, sizeof least - 1);
@@ -1102,14 +1052,14 @@ static void token_mint_refusals(void **unused)
     token_keys_add_signer(&keys, &TOKEN_WORLD.signer, TOKEN_HS256, "");
     token_keys_add_signer(&none, &TOKEN_WORLD.signer, TOKEN_RS256, "");
     buffer_text(&b, "before");
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
-        bool good = token_mint(&keys, token_span(rows[i].user), TOKEN_WALL, rows[i].lifetime,
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        bool good = token_mint(&keys, token_span(rows[i].user), TEST_WALL, rows[i].lifetime,
                                rows[i].watch, false, "", "", &b, WHY(err));
         if (good || strncmp(err, rows[i].says, strlen(rows[i].says)) || b.len != 6)
             fail_msg("row %zu: %s", i, err);
     }
-    assert_false(token_mint(&none, token_span("alice"), TOKEN_WALL, 1000, "", false, "", "", &b,
-                            WHY(err)));
+    assert_false(
+        token_mint(&none, token_span("alice"), TEST_WALL, 1000, "", false, "", "", &b, WHY(err)));
     assert_string_equal(err, "--mint-token: there is no secret to sign with; give it one with"
                              " --jwt-secret-file");
     buffer_free(&b);
@@ -1117,225 +1067,7 @@ static void token_mint_refusals(void **unused)
     token_keys_free(&none);
 }
 
-/* ---- Password -------------------------------------------------------------------------------- */
-
-#define SALT "AAECAwQFBgcICQoLDA0ODw"
-#define HASH "ECEiF3rHxiQNn3eIhD3_rQu7JgNUuHNkEwXr67HsHXA"
-
-/* Reads a password file that holds this text. */
-static bool password_try(const char *text, struct password *out, char *err)
-{
-    char path[64];
-    int fd = memfd_create("password", MFD_CLOEXEC);
-    token_must(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    bool good = password_load(path, true, out, (struct why){err, WHY_MAX});
-    close(fd);
-    return good;
-}
-
-/* A hash that another implementation made (Python's hashlib) is the password's and no other's. */
-static void password_vector(void **unused)
-{
-    (void)unused;
-    static const char *const wrong[] = {"",  "correct hors",  "correct horse ", "Correct horse",
-                                        " correct horse", "correct horse\n", HASH};
-    char err[WHY_MAX];
-    struct password p;
-    assert_true(password_try("pbkdf2-sha512:10000:" SALT ":" HASH "\r\n", &p, err));
-    assert_int_equal(p.iterations, 10000);
-    assert_true(password_check(&p, token_span("correct horse")));
-    for (size_t i = 0; i < TOKEN_ROWS(wrong); i++)
-        assert_false(password_check(&p, token_span(wrong[i])));
-    p.hash[31] ^= 1;
-    assert_false(password_check(&p, token_span("correct horse")));
-    p.hash[31] ^= 1;
-    p.iterations++;
-    assert_false(password_check(&p, token_span("correct horse")));
-}
-
-/* What password_hash prints is loaded and checked; no two are alike. */
-static void password_round_trip(void **unused)
-{
-    (void)unused;
-    struct buffer b = {0};
-    struct password p;
-    char err[WHY_MAX];
-    password_hash("\xc3\xa9\0x", 4, &b);
-    buffer_add(&b, "", 1);
-    assert_true(password_try(b.at, &p, err));
-    assert_int_equal(p.iterations, 210000);
-    assert_memory_equal(b.at, "pbkdf2-sha512:210000:", 21);
-    assert_true(password_check(&p, (struct span){"\xc3\xa9\0x", 4}));
-    assert_false(password_check(&p, (struct span){"\xc3\xa9\0y", 4}));
-    struct password before = p;
-    b.len = 0;
-    password_hash("\xc3\xa9\0x", 4, &b);
-    buffer_add(&b, "", 1);
-    assert_true(password_try(b.at, &p, err));
-    assert_memory_not_equal(p.salt, before.salt, sizeof p.salt);
-    assert_memory_not_equal(p.hash, before.hash, sizeof p.hash);
-    buffer_free(&b);
-}
-
-/* Lines that are no password; err names option, file and remedy, and out stays as it was. */
-static void password_files_are_read(void **unused)
-{
-    (void)unused;
-    static const struct {
-        const char *text;
-        bool good;
-    } rows[] = {
-        {"pbkdf2-sha512:10000:" SALT ":" HASH, true},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH "\n", true},
-        {"pbkdf2-sha512:10000000:" SALT ":" HASH "\n", true},
-        {"pbkdf2-sha512:9999:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512:10000001:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512:99999999999999999999:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512:-10000:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512::" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512:10000:" SALT "\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":\n", false},
-        {"pbkdf2-sha512:10000::" HASH "\n", false},
-        {"pbkdf2-sha512:10000:" HASH ":" SALT "\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH ":\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH "=\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH "A\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH " \n", false},
-        {" pbkdf2-sha512:10000:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH "\n\n", false},
-        {"pbkdf2-sha512:10000:" SALT ":" HASH "\nmore\n", false},
-        {"pbkdf2-sha256:10000:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha5120:10000:" SALT ":" HASH "\n", false},
-        {"pbkdf2-sha512", false},
-        {"secret\n", false},
-        {"\n", false},
-        {"", false},
-    };
-    for (size_t i = 0; i < TOKEN_ROWS(rows); i++) {
-        char err[WHY_MAX] = "";
-        struct password p = {.iterations = 7};
-        if (password_try(rows[i].text, &p, err) != rows[i].good) fail_msg("row %zu: %s", i, err);
-        if (rows[i].good) continue;
-        assert_int_equal(p.iterations, 7);
-        assert_ptr_equal(strstr(err, "--admin-password-file: /proc/self/fd/"), err);
-        assert_non_null(strstr(err, "--hash-password"));
-        assert_null(strstr(err, SALT));
-    }
-    char err[WHY_MAX], text[300] = "";
-    struct password p;
-    memset(text, 'a', 257);
-    assert_false(password_try(text, &p, err));
-    assert_non_null(strstr(err, "is too long"));
-    assert_false(password_load("/nonexistent", true, &p, WHY(err)));
-    assert_string_equal(err, "--admin-password-file: cannot read /nonexistent: No such file or"
-                             " directory; name a readable file");
-}
-
-/* ---- Sessions -------------------------------------------------------------------------------- */
-
-/* A session holds until its end, to the millisecond, in the process that made it. */
-static void sessions_end(void **unused)
-{
-    (void)unused;
-    struct session_keys keys, other;
-    struct buffer b = {0}, c = {0};
-    int64_t expires = 0, end = 5;
-    session_keys_init(&keys);
-    session_keys_init(&other);
-    session_mint(&keys, TOKEN_WALL, 1000, &b, &expires);
-    assert_int_equal(expires, TOKEN_WALL + 1000);
-    assert_int_equal(b.len, 76);
-    struct span text = pure_copy(b.at, b.len);
-    assert_true(session_check(&keys, text, TOKEN_WALL, &end));
-    assert_int_equal(end, expires);
-    assert_true(session_check(&keys, text, TOKEN_WALL + 999, &end));
-    assert_true(session_check(&keys, text, 0, &end));
-    end = 5;
-    assert_false(session_check(&keys, text, TOKEN_WALL + 1000, &end));
-    assert_false(session_check(&keys, text, INT64_MAX, &end));
-    assert_false(session_check(&other, text, TOKEN_WALL, &end));
-    assert_false(session_check(&keys, (struct span){NULL, 0}, TOKEN_WALL, &end));
-    assert_int_equal(end, 5);
-    session_mint(&keys, TOKEN_WALL, 1000, &c, &expires);
-    assert_memory_not_equal(b.at, c.at, b.len);
-    assert_memory_not_equal(keys.secret, other.secret, sizeof keys.secret);
-    pure_free(text);
-    buffer_free(&b);
-    buffer_free(&c);
-    session_keys_free(&keys);
-    session_keys_free(&other);
-}
-
-/* No session with one character changed, added or taken away is one. */
-static void sessions_cannot_be_changed(void **unused)
-{
-    (void)unused;
-    struct session_keys keys;
-    struct buffer b = {0};
-    int64_t expires;
-    session_keys_init(&keys);
-    session_mint(&keys, TOKEN_WALL, 1000, &b, &expires);
-    for (size_t i = 0; i < b.len; i++) {
-        char right = b.at[i];
-        for (int c = 0; c < 256; c++) {
-            b.at[i] = (char)c;
-            bool good = session_check(&keys, (struct span){b.at, b.len}, TOKEN_WALL, &expires);
-            if (good != (right == (char)c)) fail_msg("character %zu made %d", i, c);
-        }
-        b.at[i] = right;
-    }
-    for (size_t i = 0; i < b.len; i++) {
-        struct span text = pure_copy(b.at, i);
-        assert_false(session_check(&keys, text, TOKEN_WALL, &expires));
-        pure_free(text);
-    }
-    buffer_text(&b, "A");
-    assert_false(session_check(&keys, (struct span){b.at, b.len}, TOKEN_WALL, &expires));
-    buffer_free(&b);
-    session_keys_free(&keys);
-}
-
-/* A revoked session ends, the others go on; the list keeps none that has run out anyway. */
-static void sessions_are_revoked(void **unused)
-{
-    (void)unused;
-    enum { COUNT = 50 };
-    struct session_keys keys;
-    struct buffer b[COUNT] = {0};
-    struct span text[COUNT];
-    int64_t expires;
-    session_keys_init(&keys);
-    for (int i = 0; i < COUNT; i++) {
-        session_mint(&keys, TOKEN_WALL, 1000 + 100 * i, &b[i], &expires);
-        text[i] = (struct span){b[i].at, b[i].len};
-    }
-    for (int i = 0; i < COUNT; i += 2) {
-        session_revoke(&keys, text[i], TOKEN_WALL);
-        session_revoke(&keys, text[i], TOKEN_WALL); /* again: nothing more */
-        assert_int_equal(keys.revoked_count, i / 2 + 1);
-    }
-    session_revoke(&keys, token_span("nothing"), TOKEN_WALL);
-    session_revoke(&keys, text[1], TOKEN_WALL + 1100); /* has just run out; [0] is forgotten */
-    assert_int_equal(keys.revoked_count, COUNT / 2 - 1);
-    for (int at = 2; at <= COUNT; at++) {
-        int64_t wall = TOKEN_WALL + 1000 + 100 * at - 1;
-        session_revoke(&keys, token_span(""), wall);
-        assert_int_equal(keys.revoked_count, (COUNT - at) / 2);
-        for (int i = at; i < COUNT; i++)
-            assert_int_equal(session_check(&keys, text[i], wall, &expires), i % 2);
-    }
-    assert_int_equal(keys.revoked_count, 0);
-    for (int i = 0; i < COUNT; i++) buffer_free(&b[i]);
-    session_keys_free(&keys);
-}
-
-static const struct CMUnitTest TOKEN_TESTS[] = {
-    cmocka_unit_test(base64url_rows),
-    cmocka_unit_test(base64url_has_one_text_a_value),
-    cmocka_unit_test(base64url_comes_back),
-    cmocka_unit_test(bytes_equal_sees_every_bit),
-    cmocka_unit_test(bytes_equal_is_constant),
+static const struct CMUnitTest TOKENS_TESTS[] = {
     cmocka_unit_test(token_files_are_read),
     cmocka_unit_test(token_files_have_limits),
     cmocka_unit_test(token_files_of_pairs),
@@ -1350,14 +1082,8 @@ static const struct CMUnitTest TOKEN_TESTS[] = {
     cmocka_unit_test(token_skew),
     cmocka_unit_test(token_keys_rotate),
     cmocka_unit_test(token_rights),
-    cmocka_unit_test(token_threads_share_keys),
+    crossing_test(token_threads_share_keys),
     cmocka_unit_test(token_mint_round_trip),
     cmocka_unit_test(token_mint_text),
     cmocka_unit_test(token_mint_refusals),
-    cmocka_unit_test(password_vector),
-    cmocka_unit_test(password_round_trip),
-    cmocka_unit_test(password_files_are_read),
-    cmocka_unit_test(sessions_end),
-    cmocka_unit_test(sessions_cannot_be_changed),
-    cmocka_unit_test(sessions_are_revoked),
 };

@@ -1,0 +1,2 @@
+'use strict';
+require('./lib/react').testReact('react18');
