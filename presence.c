@@ -6112,9 +6112,9 @@ static bool store_open_server(struct store *st, const char *path, struct why why
     return fail(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
-/* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
- * until store_close; log and counters must live longer. NULL, with the reason in why that names the
- * path, the reason and the way out, if it cannot be used; its data is then as it was. */
+/* [main] Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns
+ * it until store_close; log and counters must live longer. NULL if it cannot be used: `why` names
+ * the path, the reason and the way out, and its data is as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
                                 struct counters *counters, struct why why)
 {
