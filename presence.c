@@ -241,8 +241,6 @@ enum {
     AGENT_MAX = 120,         /* bytes kept of a User-Agent */
     CLOSE_WAIT_MS = 2000,    /* from our close frame or last byte to the end of the socket */
     HISTORY_HOURS_MAX = 720, /* of one GET /admin/history */
-    STOP_MS = 4500,          /* all of a stop: what is not written by then is given up, and */
-    STOP_END_MS = 250,       /* so much later a disk that holds the writer; README: 5 s */
     HISTORY_HOURS_DEFAULT = 24,
     STREAM_RETRY_MS = 2000,       /* a client of a stream waits this long before it comes back */
     STREAM_SILENCE_MS = 15000,    /* a comment is sent when a stream was silent this long */
@@ -4128,7 +4126,7 @@ static uint64_t store_take_le(const uint8_t *in, int n)
     X(manual, uint8_t, 1, STATUS_AUTOMATIC) /* enum status, set by hand */                         \
     X(reason, uint8_t, 1, REASON_COUNT - 1)
 
-/* Of each kind: its type, its bytes, and how a field of it is put and taken; false if it is damaged. */
+/* Of each kind: its type, its bytes, how a field is put, and how it is taken: false if damaged. */
 #define X(kind, type, bytes, last)                                                                 \
     typedef type field_##kind;                                                                     \
     enum { FIELD_BYTES_##kind = bytes };                                                           \
@@ -4238,19 +4236,20 @@ struct stored_change {
     struct span text; /* a JSON object, in the value that was read */
 };
 
-/* store_encode_NAME fills the fixed part of a value. store_decode_NAME reads it; false, with the
- * record undefined, if the bytes are none of this version, or more than tail_max follow them. */
+/* store_encode_NAME fills the fixed part of a value, `size` bytes. store_decode_NAME reads it;
+ * false, with the record undefined, if the bytes are none of this version, or more than tail_max
+ * follow them. */
 #define RECORD(name, type, version, size, tail_max, FIELDS)                                        \
-    static void store_encode_##name(const struct type *record, uint8_t out[size])                  \
+    static void store_encode_##name(const struct type *record, uint8_t *out)                       \
     {                                                                                              \
-        out[0] = version;                                                                          \
+        *out = version;                                                                            \
         FIELDS(FIELD_PUT)                                                                          \
     }                                                                                              \
     static bool store_decode_##name(MDB_val value, struct type *record)                            \
     {                                                                                              \
         const uint8_t *in = value.mv_data;                                                         \
         return value.mv_size >= (size) && value.mv_size - (size) <= (tail_max) &&                  \
-               in[0] == (version)FIELDS(FIELD_TAKE);                                               \
+               *in == (version)FIELDS(FIELD_TAKE);                                                 \
     }
 RECORD(user, user_record, 1, STORE_USER_BYTES, 0, USER_FIELDS)
 RECORD(session, session_record, 1, STORE_SESSION_BYTES, 0, SESSION_FIELDS)
@@ -4354,6 +4353,7 @@ enum {
     STORE_CHECK_MS = 20,       /* a server's start looks this long for damage in large trees */
     STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
     STORE_CHUNK = 64,          /* records that one read transaction copies out */
+    STORE_HELD_MS = 250,       /* so long after the end of a stop a disk may hold the writer */
     STORE_PATH = PATH_MAX + 64,
     STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
 };
@@ -4392,8 +4392,9 @@ struct store_options {
 };
 
 /* The outbox is a queue of changes in the store, cut into batches. A batch is what one POST of the
- * webhook carries, and is always made of the same changes: a receiver that gets one again, after
- * a restart too, can tell by its first position. The cuts are therefore stored (`first` of a change).
+ * webhook carries, and is always made of the same changes: a receiver that gets one again, after a
+ * restart too, can tell by its first position. The cuts are therefore stored (`first` of a
+ * change).
  *
  *     number   1 ... 40 | 41 ... 90 | 91 ... 120 | 121 ... 130 | next
  *     batch    gone     | pinned    | closed     | open        |
@@ -4402,13 +4403,13 @@ struct store_options {
  *
  *     open     the writer adds changes to it, until it is full, a minute old, or closed
  *     closed   final: the next change begins another batch (store_outbox_close)
- *     pinned   being delivered: not given up, however full the outbox is (store_outbox_pin). Between
- *              close and pin all batches are, as it is not known yet which will be taken
+ *     pinned   being delivered: not given up, however full the outbox is (store_outbox_pin).
+ *              Between close and pin all batches are, as it is not known yet which will be taken
  *     gone     delivered, or given up by --webhook-give-up; the next commit of the hub removes it
  *
- * Beyond --webhook-outbox changes the oldest batches that are not pinned are removed whole. A batch
- * is closed only between transactions: one under way may still put a change into it, and whether
- * that will be committed is not known before its end. */
+ * Beyond --webhook-outbox changes the oldest batches that are not pinned are removed whole. A
+ * batch is closed only between transactions: one under way may still put a change into it, and
+ * whether that will be committed is not known before its end. */
 
 /* Where the outbox ends. */
 struct outbox_end {
@@ -4477,8 +4478,8 @@ struct store {
 #undef X
     MDB_txn *snapshot; /* commands: the transaction of all their reads */
 
-    /* Changes up to this number were delivered or given up: the webhook writes it, the hub and the
-     * writer read it. Sequentially consistent, as it also says that the hub has been woken. */
+    /* Changes up to this number were delivered or given up. The webhook writes it, once a POST; the
+     * hub, the writer and whoever asks for the figures read it. It publishes nothing but itself. */
     _Atomic uint64_t outbox_done;
 
     /* [writer] Nobody else looks at these. */
@@ -4536,10 +4537,10 @@ static bool store_check_file(const char *path, size_t transaction, int64_t budge
 }
 
 /* ==== 14. Store: files ========================================================================
- * The directory, its locks, the map of the file, and what to do when somebody else moves one of
- * them. */
+ * The directory, its locks, the map of the file, and what is done when somebody else moves, removes
+ * or overwrites one of them. A second server is kept out by locks of the kernel, which end with the
+ * process, never by a file that is there. Opening calls this; the writer looks after the files. */
 
-/* Makes the directory unless it is there. */
 static bool store_make_directory(const char *dir, struct why why)
 {
     struct stat s;
@@ -4549,8 +4550,9 @@ static bool store_make_directory(const char *dir, struct why why)
     return S_ISDIR(s.st_mode) || fail(why, "%s is not a directory; choose another --data", dir);
 }
 
-/* Takes the lock that one server, or one command that writes, holds on the directory for its life;
- * the kernel gives it back however the process ends. */
+/* [main] Takes the lock that one server, or one command that writes, holds on the directory for
+ * its life; the kernel gives it back however the process ends. The pid inside is for people: of a
+ * process in another container it is the number that it has there. */
 static bool store_take_lock(struct store *st, struct why why)
 {
     char path[STORE_PATH], pid[16] = "";
@@ -4562,7 +4564,7 @@ static bool store_take_lock(struct store *st, struct why why)
     if (flock(st->lock_fd, LOCK_EX | LOCK_NB)) {
         if (errno != EWOULDBLOCK) return fail(why, "cannot lock %s: %s", path, strerror(errno));
         if (pread(st->lock_fd, pid, sizeof pid - 1, 0) < 0) pid[0] = 0;
-        /* our own pid is what it has in a namespace of its own */
+        /* A pid that is our own can only be that of a process in another namespace. */
         const char *where = atoi(pid) == getpid() ? " of another container" : "";
         return fail(why, "%s is in use by process %d%s; stop it or choose another --data", st->dir,
                     atoi(pid), where);
@@ -4574,9 +4576,10 @@ static bool store_take_lock(struct store *st, struct why why)
            fail(why, "cannot write %s: %s", path, strerror(errno));
 }
 
-/* Gives that many bytes of lock.mdb, which LMDB writes through a map, their place on the disk: a
- * full disk is an error here and not a SIGBUS later. The file only grows, so it may be in use. Not
- * while this process has it mapped: the close would drop its locks. */
+/* [main, writer] Gives that many bytes of lock.mdb, which LMDB writes through a map, their place
+ * on the disk: a full disk is an error here and not a SIGBUS later. An errno code. The file only
+ * grows, so it may be in use. Not while this process has it mapped: closing a descriptor of a file
+ * drops all locks that the process has on it (fcntl(2)). */
 static int store_reserve_lock(const char *dir, size_t size)
 {
     char path[STORE_PATH], zeros[STORE_LOCK_SERVER] = {0};
@@ -4594,7 +4597,8 @@ static int store_reserve_lock(const char *dir, size_t size)
     return rc;
 }
 
-/* What LMDB calls before it ends the process: it has found pages that contradict each other. */
+/* [any] What LMDB calls in place of abort(3) when it finds pages that contradict each other. There
+ * is nothing to return to: the process ends, and what was committed stays. */
 static void store_on_assert(MDB_env *env, const char *text)
 {
     struct store *st = mdb_env_get_userctx(env);
@@ -4603,7 +4607,8 @@ static void store_on_assert(MDB_env *env, const char *text)
     _exit(1);
 }
 
-/* Opens the trees in a transaction; the handles are good for others when it was committed. */
+/* Opens the trees in a transaction, with flags 0 or MDB_CREATE; once it was committed the handles
+ * are good for all others. MDB_NOTFOUND if one is missing. */
 static int store_open_trees(struct store *st, MDB_txn *txn, unsigned flags)
 {
     int rc = 0;
@@ -4614,16 +4619,18 @@ static int store_open_trees(struct store *st, MDB_txn *txn, unsigned flags)
     return rc;
 }
 
-/* What a signal that ends the process finds here, as its handler has no argument. Only one store is
- * open at a time. */
+/* What a signal's handler finds here, as it has no argument: a global is the only way. Only one
+ * store is open at a time. The pointers are atomic because the handler may run at any moment, on
+ * any thread. */
 static struct {
     MDB_env *_Atomic env;           /* the environment with its maps and slots, or NULL */
     const char *_Atomic unfinished; /* a file that a command has begun and not named, or NULL */
     char overwritten[STORE_PATH + 160], fault[STORE_PATH + 160]; /* said of SIGBUS and SIGSEGV */
 } store_held;
 
-/* Handler of SIGBUS and SIGSEGV. A file that somebody else cuts short or writes to under the maps
- * is no error that LMDB could return: the access fails, and all that is left is to say which. */
+/* Handler of SIGBUS and SIGSEGV, on any thread; it may call what is async-signal-safe only. A file
+ * that somebody else cuts short or writes to under the maps is no error that LMDB could return:
+ * the access fails, and all that is left is to say which file it was. */
 static void store_faulted(int number, siginfo_t *info, void *context)
 {
     (void)context;
@@ -4637,7 +4644,8 @@ static void store_faulted(int number, siginfo_t *info, void *context)
     raise(number); /* to its usual end, when this returns */
 }
 
-/* Has the handler above called for the store in that directory. */
+/* [main] Has that handler called for the store in that directory. The texts are made here, as a
+ * handler may not print. */
 static void store_guard(const char *dir)
 {
     struct sigaction action = {.sa_sigaction = store_faulted, .sa_flags = SA_SIGINFO};
@@ -4656,7 +4664,8 @@ static void store_guard(const char *dir)
 #endif
 }
 
-/* Whether the name leads to that open file still; also where that cannot be told. */
+/* True if the name still leads to that open file; also where that cannot be told, as a directory
+ * that cannot be searched for a moment is no reason for an alarm. */
 static bool store_is_in_place(const char *dir, const char *name, int fd)
 {
     char path[STORE_PATH];
@@ -4666,9 +4675,10 @@ static bool store_is_in_place(const char *dir, const char *name, int fd)
     return named.st_dev == open.st_dev && named.st_ino == open.st_ino;
 }
 
-/* The name of a file of the store that was removed or replaced since it was opened, or NULL. What
- * is written then is gone when the process ends; a command beside it would read something else, and
- * a second server could start. st->env is open and stays so. Any thread. */
+/* [any] The name of a file of the store that was removed or replaced since it was opened, or NULL.
+ * What is written then is gone when the process ends, a command beside it would read something
+ * else, and a second server could start. The caller holds map_lock or is the writer: st->env is
+ * open and stays so. */
 static const char *store_displaced(struct store *st)
 {
     int data = -1;
@@ -4679,20 +4689,19 @@ static const char *store_displaced(struct store *st)
                                                                             : NULL;
 }
 
-/* Whether with that file all that is written since is gone; without the others only those who come
- * do not see that the store is in use. */
+/* True if with that file all that is written since is gone. Without one of the others only those
+ * who come do not see that the store is in use. */
 static bool store_is_lost(const char *displaced)
 {
     return displaced && !strcmp(displaced, "data.mdb");
 }
 
-/* What is said of such a file. */
 static void store_say_displaced(struct store *st, const char *name, char out[STORE_PROBLEM])
 {
     snprintf(out, STORE_PROBLEM, "%s/%s was removed or replaced", st->dir, name);
 }
 
-/* Forgets the map; nobody may be reading. */
+/* [main, writer] Forgets the map; nobody may be reading. */
 static void store_unmap(struct store *st)
 {
     atomic_store(&store_held.env, NULL);
@@ -4703,7 +4712,10 @@ static void store_unmap(struct store *st)
     st->last_txn = 0;
 }
 
-/* Sets up an environment at path; an LMDB or errno code, with st->env NULL unless it is 0. */
+/* [main, writer] Sets up an environment at path; an LMDB or errno code, with st->env NULL unless
+ * it is 0. A command on a read-only file system does without room in lock.mdb. MDB_NOTLS: a slot
+ * for readers belongs to a transaction and not to a thread, which may have two: a backup copies in
+ * one of its own, beside the snapshot. */
 static int store_map_path(struct store *st, const char *path, unsigned flags)
 {
     size_t lock_size = st->options.read_only ? STORE_LOCK_BYTES : STORE_LOCK_SERVER;
@@ -4722,8 +4734,8 @@ static int store_map_path(struct store *st, const char *path, unsigned flags)
     return rc;
 }
 
-/* Ends the process if somebody has overwritten lock.mdb, whose locks nobody would get any more. The
- * next start makes a new one of it. */
+/* [any] Ends the process if somebody has overwritten lock.mdb, whose locks nobody would get any
+ * more: each thread would wait for ever. The next start makes a new one of it. */
 static void store_check_lock(MDB_env *env)
 {
     if (lmdb_lock_is_sound(env)) return;
@@ -4731,7 +4743,6 @@ static void store_check_lock(MDB_env *env)
     _exit(1);
 }
 
-/* The number of the last transaction by data.mdb itself. */
 static size_t store_last_txn(MDB_env *env)
 {
     MDB_envinfo info;
@@ -4739,9 +4750,9 @@ static size_t store_last_txn(MDB_env *env)
     return info.me_last_txnid;
 }
 
-/* Ends the process if data.mdb says that another transaction was the last than the one that this
- * process committed last: somebody has copied another file over it. What would be written now would
- * be a mixture of both. */
+/* [writer] Ends the process if data.mdb says that another transaction was the last than the one
+ * that this process committed last: somebody has copied another file over it. What would be
+ * written now would be a mixture of both. */
 static void store_check_data(const struct store *st)
 {
     if (!st->last_txn || store_last_txn(st->env) == st->last_txn) return;
@@ -4749,8 +4760,9 @@ static void store_check_data(const struct store *st)
     _exit(1);
 }
 
-/* Begins a read transaction, also when another process has let the file outgrow the map, or when
- * processes that died have left no slot free. */
+/* [any] Begins a read transaction, also when another process has let the file outgrow the map, or
+ * when processes that died have left no slot free. An LMDB code. Only a command may move its map
+ * here, as nobody else reads in it; in a server that is the writer's. */
 static int store_begin(struct store *st, MDB_txn **txn)
 {
     store_check_lock(st->env);
@@ -4762,8 +4774,8 @@ static int store_begin(struct store *st, MDB_txn **txn)
     return rc ? rc : mdb_txn_begin(st->env, NULL, MDB_RDONLY, txn);
 }
 
-/* Locks the data file itself, too: presence.lock may have been taken for a left-over and removed
- * under the server that holds it. EWOULDBLOCK if another one has the file. */
+/* [main, writer] Locks the data file itself, too: presence.lock may have been taken for a left-
+ * over and removed under the server that holds it. EWOULDBLOCK if another one has the file. */
 static int store_lock_data(struct store *st)
 {
     int fd, rc = mdb_env_get_fd(st->env, &fd);
@@ -4783,9 +4795,12 @@ static int store_map(struct store *st)
 }
 
 /* ==== 15. Store: reads ========================================================================
- * Each call is one short transaction; everything is copied out. Any thread. */
+ * [any] Each call is one short transaction, and everything is copied out before it ends: as long
+ * as one is open LMDB can use no page again that was freed since, and the map cannot grow. A read
+ * that fails is logged and told apart from one that finds nothing: who could not be read is never
+ * shown as offline. Workers call this, the reader of the hub, the webhook, and the commands. */
 
-/* Logs that a read failed, once in a while: strangers decide how often something is read. */
+/* Logs that a read failed, once in STORE_QUIET_MS: strangers decide how often something is read. */
 static void store_log_read(struct store *st, int rc)
 {
     int64_t now = clock_mono_ms();
@@ -4797,8 +4812,8 @@ static void store_log_read(struct store *st, int rc)
              mdb_strerror(rc));
 }
 
-/* Opens a read transaction, or takes the command's snapshot: 0, and store_end_read follows, or what
- * went wrong. */
+/* Opens a read transaction, or takes the command's snapshot: 0, and store_end_read follows, which
+ * gives map_lock back; or what went wrong, and nothing is held. */
 static int store_try_read(struct store *st, MDB_txn **txn)
 {
     *txn = NULL;
@@ -4831,7 +4846,18 @@ static void store_end_read(struct store *st, MDB_txn *txn)
     pthread_rwlock_unlock(&st->map_lock);
 }
 
-/* Reads one user in a transaction: 0, MDB_NOTFOUND or what went wrong. */
+/* The same, where rc is how the reads went: false, and logged, if that is neither 0 nor
+ * MDB_NOTFOUND. */
+static bool store_finish_read(struct store *st, MDB_txn *txn, int rc)
+{
+    store_end_read(st, txn);
+    if (!rc || rc == MDB_NOTFOUND) return true;
+    store_log_read(st, rc);
+    return false;
+}
+
+/* Reads one user in a transaction: 0, MDB_NOTFOUND or what went wrong. The transaction may be one
+ * that writes. */
 static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struct user_record *out)
 {
     MDB_val key = {id.len, (void *)(uintptr_t)id.at}, value;
@@ -4841,7 +4867,7 @@ static int store_find_user(struct store *st, MDB_txn *txn, struct span id, struc
     return rc;
 }
 
-/* What the store has of a user: known is false, and the record undefined, for one never seen. */
+/* A user with what they set by hand. */
 struct stored_user {
     bool known;
     struct user_record record;
@@ -4862,9 +4888,7 @@ static bool store_get_stored(struct store *st, struct span id, struct stored_use
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return false;
     int rc = store_find_stored(st, txn, id, out);
-    store_end_read(st, txn);
-    if (rc) store_log_read(st, rc);
-    return !rc;
+    return store_finish_read(st, txn, rc);
 }
 
 /* One user copied out of a transaction. */
@@ -4874,8 +4898,9 @@ struct store_found {
     char id[USER_ID_MAX];
 };
 
-/* Copies up to max users behind `after` from the users or, index set, from those in `open`; an id
- * without a record is passed over. *count is how many, *at_end that there are no more. */
+/* Copies up to max users behind `after` from the users or, index set, from those in `open`, where
+ * an id without a record is passed over. *count is how many, *at_end that there are no more. 0 or
+ * what went wrong. */
 static int store_copy_users(struct store *st, MDB_txn *txn, bool index, struct span after, int max,
                             struct store_found *out, int *count, bool *at_end)
 {
@@ -4902,9 +4927,10 @@ static int store_copy_users(struct store *st, MDB_txn *txn, bool index, struct s
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Visits users behind `after` in byte order, STORE_CHUNK a transaction and none while visit runs:
- * all that are not older than their transaction. Stops when visit says so (false), after scan of
- * them, or at the end, and only then *at_end. False if a read failed, which is logged. */
+/* Visits users behind `after` in byte order, STORE_CHUNK a transaction and none while visit runs,
+ * as visit may take its time. So what it sees is of several moments, each user as of a moment
+ * after the call. Stops when visit says so (false), after scan of them, or at the end, and only
+ * then *at_end. False if a read failed. */
 static bool store_visit_users(struct store *st, bool index, struct span after, size_t scan,
                               bool (*visit)(void *, struct span, const struct user_record *),
                               void *context, bool *at_end)
@@ -4917,9 +4943,7 @@ static bool store_visit_users(struct store *st, bool index, struct span after, s
         MDB_txn *txn = store_begin_read(st);
         if (!txn) return false;
         int rc = store_copy_users(st, txn, index, after, max, found, &count, at_end);
-        store_end_read(st, txn);
-        if (rc) store_log_read(st, rc);
-        if (rc) return false;
+        if (!store_finish_read(st, txn, rc)) return false;
         for (int i = 0; i < count; i++) {
             if (visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record))
                 continue;
@@ -4935,7 +4959,7 @@ static bool store_visit_users(struct store *st, bool index, struct span after, s
 }
 
 /* Visits every user whose session is open, in byte order, until visit returns false. What it costs
- * depends on their number, not on that of all users. False if a read failed, which is logged. */
+ * depends on their number, not on that of all users. False if a read failed. */
 static bool store_each_open(struct store *st,
                             bool (*visit)(void *, struct span id, const struct user_record *),
                             void *context)
@@ -4944,9 +4968,9 @@ static bool store_each_open(struct store *st,
     return store_visit_users(st, true, (struct span){0}, SIZE_MAX, visit, context, &at_end);
 }
 
-/* Visits the users with an id greater than `after` (empty: all), in byte order, until visit returns
- * false or scan of them were visited; *at_end tells that there are no more. The last id visited is
- * the place to go on from. False if a read failed, which is logged. */
+/* Visits the users with an id greater than `after` (empty: all), in byte order, until visit
+ * returns false or scan of them were visited; *at_end tells that there are no more. The last id
+ * visited is the place to go on from. False if a read failed. */
 static bool store_each_user(struct store *st, struct span after, size_t scan,
                             bool (*visit)(void *, struct span id, const struct user_record *),
                             void *context, bool *at_end)
@@ -4991,7 +5015,7 @@ static int store_copy_manuals(struct store *st, MDB_txn *txn, struct span after,
 }
 
 /* [main] Visits every status that was set by hand, in byte order of the ids, STORE_CHUNK a
- * transaction. False if a read failed, which is logged. */
+ * transaction. False if a read failed. */
 static bool store_each_manual(struct store *st,
                               void (*visit)(void *, struct span id, const struct user_record *,
                                             const struct manual_record *),
@@ -5019,7 +5043,7 @@ static bool store_each_manual(struct store *st,
 }
 
 /* Copies up to max sessions of a user that began before that wall time, the newest first. Their
- * number; -1 if the read failed, which is logged. */
+ * number; -1 if the read failed. */
 static int store_sessions(struct store *st, struct span id, int64_t before,
                           struct session_record *out, int max)
 {
@@ -5042,14 +5066,11 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
         }
         mdb_cursor_close(cursor);
     }
-    store_end_read(st, txn);
-    if (!rc || rc == MDB_NOTFOUND) return n;
-    store_log_read(st, rc);
-    return -1;
+    return store_finish_read(st, txn, rc) ? n : -1;
 }
 
 /* Copies up to max samples of the wall times from `from` to `to`, the oldest first. Their number;
- * -1 if the read failed, which is logged. */
+ * -1 if the read failed. */
 static int store_samples(struct store *st, int64_t from, int64_t to, struct sample *out, int max)
 {
     uint8_t bytes[8];
@@ -5068,15 +5089,12 @@ static int store_samples(struct store *st, int64_t from, int64_t to, struct samp
         }
         mdb_cursor_close(cursor);
     }
-    store_end_read(st, txn);
-    if (!rc || rc == MDB_NOTFOUND) return n;
-    store_log_read(st, rc);
-    return -1;
+    return store_finish_read(st, txn, rc) ? n : -1;
 }
 
 /* Copies up to max places of the users who are not online behind a place (NULL: from the end), the
  * oldest last_seen first or, down set, the latest. Their number, fewer than max when there are no
- * more; -1 if the read failed, which is logged. */
+ * more; -1 if the read failed. The place itself need not be there any more. */
 static int store_seen(struct store *st, const struct seen_place *after, bool down,
                       struct seen_place *out, int max)
 {
@@ -5107,10 +5125,7 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
         }
         mdb_cursor_close(cursor);
     }
-    store_end_read(st, txn);
-    if (!rc || rc == MDB_NOTFOUND) return n;
-    store_log_read(st, rc);
-    return -1;
+    return store_finish_read(st, txn, rc) ? n : -1;
 }
 
 /* What is delivered together. */
@@ -5121,8 +5136,8 @@ struct outbox_batch {
     struct buffer text; /* the changes, with commas between; its owner frees it */
 };
 
-/* Copies the first batch that is not done with into an empty one: 1, or 0 if there is none that
- * store_outbox_close made final; -1 if the read failed, which is logged. */
+/* [webhook] Copies the first batch that is not done with into an empty one: 1, or 0 if there is
+ * none that is closed; -1 if the read failed. */
 static int store_outbox_next(struct store *st, struct outbox_batch *out)
 {
     uint8_t bytes[8];
@@ -5148,13 +5163,11 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
         }
         mdb_cursor_close(cursor);
     }
-    store_end_read(st, txn);
-    if (!rc || rc == MDB_NOTFOUND) return out->count ? 1 : 0;
-    store_log_read(st, rc);
-    return -1;
+    if (!store_finish_read(st, txn, rc)) return -1;
+    return out->count ? 1 : 0;
 }
 
-/* See store_outbox_close; no transaction is under way, st->lock is held. */
+/* Closes the last batch; no transaction is under way, st->lock is held. */
 static void store_close_outbox(struct store *st)
 {
     st->outbox_end.count = 0;
@@ -5162,9 +5175,10 @@ static void store_close_outbox(struct store *st)
     st->outbox_pinned = UINT64_MAX;
 }
 
-/* Makes the batches that are in the outbox final: a later change begins a new one. From here on
- * none of them is given up for want of room, until store_outbox_pin says which may be. False
- * while a transaction is under way: ask again soon. */
+/* [webhook] Closes the batches that are in the outbox: a later change begins a new one. From here
+ * on all of them are pinned, until store_outbox_pin says which is. False while a transaction is
+ * under way: the writer will close them at its end, and whoever asks again then is told so, once.
+ */
 static bool store_outbox_close(struct store *st)
 {
     lock_take(&st->lock, RANK_STORE);
@@ -5175,7 +5189,7 @@ static bool store_outbox_close(struct store *st)
     return closed;
 }
 
-/* Keeps batches up to that number from being given up for want of room. */
+/* [webhook] Pins the batches up to that number, and no others; 0: none. */
 static void store_outbox_pin(struct store *st, uint64_t number)
 {
     lock_take(&st->lock, RANK_STORE);
@@ -5183,7 +5197,8 @@ static void store_outbox_pin(struct store *st, uint64_t number)
     lock_give(&st->lock, RANK_STORE);
 }
 
-/* Lets outbox_clock run until then, at most; with until = now it stands. What it shows now. */
+/* [webhook] Lets outbox_clock run until then, at most; with until = now it stands. What it shows
+ * now. */
 static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
 {
     lock_take(&st->lock, RANK_STORE);
@@ -5193,7 +5208,7 @@ static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
     return shows;
 }
 
-/* How the store is. Wall times in ms; 0 is never. */
+/* Fills *out; what cannot be read stays 0, and readable is false. */
 struct store_stats {
     uint64_t users, sessions, open;
     uint64_t outbox; /* changes in it that are not done with */
@@ -5211,7 +5226,7 @@ struct store_stats {
 };
 
 /* Counts the changes in the outbox that are not done with: those that are, and were not removed
- * yet, are few. */
+ * yet, are few, so they are counted one by one. 0 or what went wrong. */
 static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 {
     MDB_stat stat;
@@ -5231,8 +5246,9 @@ static int store_count_outbox(struct store *st, MDB_txn *txn, uint64_t *count)
 }
 
 /* Looks through the slots of readers in other processes; for how many ms the oldest of their
- * transactions has been seen, 0 if there is none. What a transaction reads, and all that was
- * written since, stays in the file until it ends. st->env is open and stays so. Any thread. */
+ * transactions has been seen, 0 if there is none. Slots have no time, so it is that of our first
+ * look at this transaction. The caller holds map_lock or is the writer: st->env is open and stays
+ * so. */
 static int64_t store_look_at_readers(struct store *st)
 {
     int64_t now = clock_mono_ms(), oldest = now;
@@ -5254,7 +5270,7 @@ static int64_t store_look_at_readers(struct store *st)
     return now - oldest;
 }
 
-/* Fills the part of the figures that LMDB knows. */
+/* Fills the part of the figures that the file has; 0 or what went wrong. */
 static int store_read_stats(struct store *st, MDB_txn *txn, struct store_stats *out)
 {
     MDB_stat users, sessions, open;
@@ -5307,9 +5323,10 @@ static void store_stats(struct store *st, struct store_stats *out)
 }
 
 /* ==== 16. Store: changes ======================================================================
- * One thread is the only one that writes: a batch is one transaction, on the disk when `done` is
- * called. A full map grows; a disk that fails stops the writing, not the program, and the same
- * batch is tried again every second. Opening, which writes too, and the commands stand here too. */
+ * A batch is what the hub has to tell the store: operations one behind the other in a buffer. It
+ * is built by the hub without a lock, handed over, and written by the writer in one transaction. A
+ * full map grows; a disk that fails stops the writing, not the program. A transaction is all or
+ * nothing, so each operation may be applied again when the whole is tried again. */
 
 enum {
     STORE_RETRY_MS = 1000,
@@ -5322,15 +5339,16 @@ enum {
     STORE_DUMP_LINE = 2048,      /* longest line of a dump */
 };
 
-/* One transaction's worth of work: built by the hub, the store's from store_submit until done, then
- * the hub's again. Zeroed is empty; buffer_free(&ops) ends it. */
+/* One transaction's worth of work: built by the hub, the store's from store_submit until done,
+ * then the hub's again. Zeroed is empty; buffer_free(&ops) ends it. */
 struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
     bool last; /* of a server that stops in order: it carries the sign of that */
 };
 
-/* One piece of it; id_len bytes follow, and then text_len. */
+/* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
+ * there, so it is copied out. */
 struct store_op {
     enum {
         STORE_USER,
@@ -5354,7 +5372,6 @@ struct store_op {
     } as;
 };
 
-/* Appends a piece. */
 static void store_batch_add(struct store_batch *b, struct span id, struct store_op *op)
 {
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
@@ -5365,9 +5382,8 @@ static void store_batch_add(struct store_batch *b, struct span id, struct store_
     else b->sessions++;
 }
 
-/* Adds the state of a user. While open, online_since counts; at the end of a session (open
- * before, not now) reason does, and last_seen becomes offline_since. first_seen is kept, or
- * begins. */
+/* Adds the state of a user. While open, online_since counts; at the end of a session (open before,
+ * not now) reason does, and last_seen becomes offline_since. first_seen is kept, or begins. */
 static void store_batch_user(struct store_batch *b, struct span id, bool open, enum status status,
                              int64_t online_since, int64_t last_seen, enum reason reason)
 {
@@ -5380,7 +5396,7 @@ static void store_batch_user(struct store_batch *b, struct span id, bool open, e
     store_batch_add(b, id, &op);
 }
 
-/* Adds an ended stay, by which the user's `stays` grows. */
+/* Adds a session that has ended, by which the user's `sessions` grow. */
 static void store_batch_session(struct store_batch *b, struct span id,
                                 const struct session_record *session)
 {
@@ -5427,7 +5443,6 @@ static void store_batch_manual(struct store_batch *b, struct span id,
     b->manuals++;
 }
 
-/* How many records it has. */
 static size_t store_batch_count(const struct store_batch *b)
 {
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
@@ -5458,9 +5473,9 @@ static void store_batch_clear(struct store_batch *b)
     b->last = false;
 }
 
-/* ---- Work inside a transaction: 0, or the LMDB or errno code that ends it ---- */
+/* ---- Work inside a transaction: [writer; main before it runs] 0, or the LMDB or errno code that
+ * ends the transaction, of which nothing remains then ---- */
 
-/* Puts a number of n bytes into meta. */
 static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
                             int n)
 {
@@ -5483,7 +5498,8 @@ static int store_get_number(struct store *st, MDB_txn *txn, const char *name, in
     return 0;
 }
 
-/* Keeps `seen` in step with a user record; old is the one before, or NULL. */
+/* Keeps `seen` in step with a user record; old is the one before, or NULL. A user who was offline
+ * with the same last_seen, of whom something else has changed, is there already. */
 static int store_put_seen(struct store *st, MDB_txn *txn, struct span id,
                           const struct user_record *r, const struct user_record *old)
 {
@@ -5502,8 +5518,8 @@ static int store_put_seen(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->seen, &key, &none, 0);
 }
 
-/* Puts a user record and keeps `open` and `seen` in step with it; old is the one before, or
- * NULL. */
+/* Puts a user record and keeps `open` and `seen` in step with it; old is the one before, or NULL.
+ */
 static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
                           const struct user_record *r, const struct user_record *old)
 {
@@ -5519,7 +5535,8 @@ static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Merges the state of a user into what is stored. */
+/* Merges the state of a user into what is stored: the hub knows the running session, the store
+ * what was before it. */
 static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
                             const struct user_record *now)
 {
@@ -5540,7 +5557,6 @@ static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
     return store_put_user(st, txn, id, &r, known ? &old : NULL);
 }
 
-/* Puts a session; flags as mdb_put takes them. */
 static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
                              const struct session_record *session, unsigned flags)
 {
@@ -5567,7 +5583,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     old = r;
     r.sessions++;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
-    /* UTC may have been stepped back: no stay replaces another that began at the same time. */
+    /* UTC may have been stepped back: no session replaces another that began at the same time. */
     struct session_record s = *session;
     while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
         if (s.to <= s.from++) s.to = s.from;
@@ -5576,7 +5592,6 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     return rc;
 }
 
-/* Puts a sample. */
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
 {
     uint8_t at[8], bytes[STORE_SAMPLE_BYTES];
@@ -5586,7 +5601,9 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
     return mdb_put(txn, st->samples, &key, &value, 0);
 }
 
-/* Puts a change at the end of the outbox, in the last batch or in a new one. */
+/* Puts a change at the end of the outbox: in the last batch or, if that is full, STORE_BATCH_MS
+ * old, closed or of a time that is still to come, in a new one. MDB_APPEND, as numbers only grow.
+ */
 static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
 {
     struct outbox_end *end = &st->outbox_now;
@@ -5603,7 +5620,7 @@ static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct s
     return mdb_put(txn, st->outbox, &key, &value, MDB_APPEND);
 }
 
-/* Removes the changes up to that number. */
+/* Removes the changes up to that number, which are the first ones. */
 static int store_remove_changes(struct store *st, MDB_txn *txn, uint64_t through)
 {
     MDB_cursor *cursor;
@@ -5619,7 +5636,8 @@ static int store_remove_changes(struct store *st, MDB_txn *txn, uint64_t through
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Removes the oldest batches, but those being delivered, until the outbox has room again. */
+/* Removes the oldest batches that are not pinned, whole, until the outbox has room again: what a
+ * receiver gets late must be the same batches as before. */
 static int store_trim_outbox(struct store *st, MDB_txn *txn)
 {
     uint8_t number[8];
@@ -5645,7 +5663,8 @@ static int store_trim_outbox(struct store *st, MDB_txn *txn)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Work: finds out where the outbox ends. */
+/* Finds out where the outbox ends. The next change begins a new batch: the last one of the server
+ * before may be under delivery already. */
 static int store_find_outbox_end(struct store *st, MDB_txn *txn)
 {
     MDB_cursor *cursor;
@@ -5659,7 +5678,7 @@ static int store_find_outbox_end(struct store *st, MDB_txn *txn)
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Puts what a user set by hand, or takes it away. */
+/* Puts what a user set by hand, or removes it. */
 static int store_put_manual(struct store *st, MDB_txn *txn, struct span id,
                             const struct manual_head *head, struct span message)
 {
@@ -5675,7 +5694,7 @@ static int store_put_manual(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->manual, &key, &value, 0);
 }
 
-/* Applies one piece of a batch; the text is what follows the id. */
+/* Applies one operation; the text is what follows the id. */
 static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op *op, struct span id,
                           struct span text)
 {
@@ -5692,7 +5711,9 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     return EINVAL;
 }
 
-/* Removes sessions that ended before that wall time, among the next `count`. */
+/* Removes sessions that ended before that wall time, among the next `count`, and keeps the place
+ * to go on from. A commit looks at a bounded number of them, so a million old ones delay nobody;
+ * in the end it comes by all. */
 static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t count)
 {
     MDB_cursor *cursor;
@@ -5737,7 +5758,9 @@ struct store_commit {
     bool clean;                      /* the last one of a clean stop */
 };
 
-/* Applies a commit. */
+/* Applies a commit: the batch, the room in the outbox, a piece of the sweep, and the signs of
+ * life, which tell the next server until when this one lived (see server_evidence). Begins with
+ * the outbox as it was committed last, as it may be a second try. */
 static int store_apply(struct store *st, MDB_txn *txn, void *context)
 {
     struct store_commit *commit = context;
@@ -5765,9 +5788,10 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     return rc ? rc : store_put_number(st, txn, "clean", commit->clean, 1);
 }
 
-/* ---- Transactions ---- */
+/* ---- Transactions: [writer; main before it runs] ---- */
 
-/* Waits until no read transaction is open and keeps new ones waiting, until store_let_readers. */
+/* Waits until no read transaction is open and keeps new ones waiting, until store_let_readers. See
+ * struct store for why there are two locks. */
 static void store_stop_readers(struct store *st)
 {
     lock_take(&st->turn, RANK_STORE_TURN);
@@ -5775,13 +5799,14 @@ static void store_stop_readers(struct store *st)
     lock_give(&st->turn, RANK_STORE_TURN);
 }
 
-/* See store_stop_readers. */
 static void store_let_readers(struct store *st)
 {
     pthread_rwlock_unlock(&st->map_lock);
 }
 
-/* Doubles the map. Without address space for it the process ends; what is committed stays. */
+/* Doubles the map. Without address space for that the old one is taken again, and the write fails;
+ * if not even that can be had nothing could be read any more, and the process ends: what is
+ * committed stays. */
 static int store_grow(struct store *st)
 {
     MDB_envinfo info;
@@ -5796,7 +5821,8 @@ static int store_grow(struct store *st)
     return rc;
 }
 
-/* [writer] Maps the file anew: LMDB refuses everything after a meta page could not be written. */
+/* Maps the file anew: LMDB refuses everything after a meta page could not be written. An LMDB or
+ * errno code; then there is no map, reads fail, and the next write tries this again. */
 static int store_reopen(struct store *st)
 {
     MDB_txn *txn;
@@ -5837,7 +5863,8 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
     }
 }
 
-/* Notes that a transaction begins. */
+/* Notes that a transaction begins, and what holds for the outbox in it: a batch that is closed or
+ * pinned later is no matter of this transaction. */
 static void store_write_begins(struct store *st)
 {
     lock_take(&st->lock, RANK_STORE);
@@ -5862,7 +5889,7 @@ static void store_write_ended(struct store *st, int rc)
     lock_give(&st->lock, RANK_STORE);
 }
 
-/* Writes a batch (or none) and the signs of life, and counts it. */
+/* Writes a batch (or none) and the signs of life, and counts it. 0 or what went wrong. */
 static int store_write(struct store *st, const struct store_batch *batch, bool clean)
 {
     ASSERT_THREAD(WRITER);
@@ -5891,10 +5918,12 @@ static const char *store_remedy(const char *dir, int *rc)
 }
 
 /* ==== 17. Store: opening, the writer thread ===================================================
- * A store is opened by a server, a command that reads, or a restore. The writer is the only thread
- * that changes it: it takes batches from the hub and commits each as one transaction. */
+ * A store is opened by a server, a command that reads, or a restore; what cannot be used is
+ * refused with one line and left as it was. From then on the writer is the only thread that
+ * changes the file: it takes batches from the hub, one at a time, and commits each as one
+ * transaction. Main opens, starts, stops and closes; the hub submits. */
 
-/* A store that owns no file yet. */
+/* [main] A store that owns no file yet; store_close frees it. */
 static struct store *store_new(const struct store_options *options, struct log *log,
                                struct counters *counters)
 {
@@ -5916,8 +5945,9 @@ static struct store *store_new(const struct store_options *options, struct log *
     return st;
 }
 
-/* Closes the store and frees it; no other call may be under way. If store_stop_writer said false
- * because the disk hangs, the writer still uses it: then nothing happens; the process ends soon. */
+/* [main] Closes the store and frees it; no other call may be under way. If store_stop_writer said
+ * false because the disk hangs, the writer still uses it: then nothing happens; the process ends
+ * soon. */
 static void store_close(struct store *st)
 {
     if (!st || st->running) return;
@@ -5933,7 +5963,8 @@ static void store_close(struct store *st)
     free(st);
 }
 
-/* Makes the names in a directory durable; an errno code. */
+/* Makes the names in a directory durable; an errno code. A file whose name is not on the disk is
+ * not there after a power cut, however often it was synced. */
 static int store_sync_directory(const char *dir)
 {
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -5943,7 +5974,7 @@ static int store_sync_directory(const char *dir)
     return rc;
 }
 
-/* Work: what every store has. */
+/* Work: what every store has from the beginning. */
 static int store_found_meta(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
@@ -5952,8 +5983,9 @@ static int store_found_meta(struct store *st, MDB_txn *txn, void *context)
     return rc ? rc : store_put_number(st, txn, "schema", STORE_SCHEMA, 4);
 }
 
-/* Begins a new data file under another name, mapped in st; store_finish_file gives it its own. So
- * data.mdb is whole from its first moment, and an empty one was never left by us. */
+/* [main] Begins a new data file under another name, mapped in st; store_finish_file gives it its
+ * own. So data.mdb is whole from its first moment, and an empty one was never left by us. It is
+ * synced once, at the end. */
 static bool store_begin_file(struct store *st, struct why why)
 {
     char path[STORE_PATH];
@@ -5967,7 +5999,8 @@ static bool store_begin_file(struct store *st, struct why why)
     return fail(why, "cannot create %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
-/* Makes the file that store_begin_file began durable and names it data.mdb; st has no map after. */
+/* [main] Makes the file that store_begin_file began durable and names it data.mdb; st has no map
+ * after. */
 static bool store_finish_file(struct store *st, struct why why)
 {
     char from[STORE_PATH], to[STORE_PATH];
@@ -5983,7 +6016,8 @@ static bool store_finish_file(struct store *st, struct why why)
                 st->dir);
 }
 
-/* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. */
+/* Copies the environment to an open file, also when a writer lets it outgrow the map meanwhile. An
+ * LMDB or errno code. */
 static int store_copy(struct store *st, int fd, unsigned flags)
 {
     for (bool cleared = false;;) {
@@ -6002,8 +6036,9 @@ static int store_copy(struct store *st, int fd, unsigned flags)
     }
 }
 
-/* Opens a file that a signal which ends the command removes, and locks it; -1 with errno. A signal
- * that comes in between waits: the file would be there and nobody know of it. */
+/* [main] Opens a file that a signal which ends the command removes, and locks it, so that two
+ * backups do not write to one; -1 with errno. A signal that comes in between waits: the file would
+ * be there and nobody know of it. */
 static int store_open_unfinished(const char *file)
 {
     sigset_t all, before;
@@ -6018,7 +6053,8 @@ static int store_open_unfinished(const char *file)
     return error ? -1 : fd;
 }
 
-/* Copies the environment, compacted, to a file that has its name only once it is whole. */
+/* [main] Copies the environment, compacted, to a file that has its name only once it is whole and
+ * on the disk. */
 static bool store_copy_file(struct store *st, const char *file, struct why why)
 {
     char temporary[STORE_PATH];
@@ -6064,8 +6100,8 @@ static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
     return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
-/* Work: one more server has opened the store, and did not stop yet. What meta says of the one before
- * is kept in st. Only "boots" is there from the beginning. */
+/* Work: one more server has opened the store, and did not stop yet. What meta says of the one
+ * before is kept in st. Only "boots" is there from the beginning. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
@@ -6115,7 +6151,8 @@ static bool store_open_snapshot(struct store *st, const char *path, struct why w
     return store_begin_snapshot(st, path, why) && store_open_schema(st, st->snapshot, why);
 }
 
-/* Opens a server's store: made if there is none, checked, counted. */
+/* Opens a server's store: made if there is none, checked, counted. The check comes before the map
+ * and behind the lock: nobody else writes meanwhile. */
 static bool store_open_server(struct store *st, const char *path, struct why why)
 {
     MDB_txn *txn;
@@ -6144,9 +6181,9 @@ static bool store_open_server(struct store *st, const char *path, struct why why
     return fail(why, "cannot write %s: %s; %s %s", path, mdb_strerror(rc), remedy, st->dir);
 }
 
-/* Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns it
- * until store_close; log and counters must live longer. NULL, with the reason in why that names the
- * path, the reason and the way out, if it cannot be used; its data is then as it was. */
+/* [main] Opens the store in options->dir, which is made with mode 0700 if missing. The caller owns
+ * it until store_close; log and counters must live longer. NULL if it cannot be used: `why` names
+ * the path, the reason and the way out, and its data is as it was. */
 static struct store *store_open(const struct store_options *options, struct log *log,
                                 struct counters *counters, struct why why)
 {
@@ -6166,7 +6203,7 @@ static struct store *store_open(const struct store_options *options, struct log 
 
 /* ---- The thread ---- */
 
-/* Waits until something changed, at most that long; st->lock is held. */
+/* Waits until something changed, at most that long; st->lock is held. It may return early. */
 static void store_wait(struct store *st, int64_t ms)
 {
     struct timespec until;
@@ -6179,7 +6216,7 @@ static void store_wait(struct store *st, int64_t ms)
     pthread_cond_timedwait(&st->changed, &st->lock, &until);
 }
 
-/* Notes that a commit went well, and says so if the one before did not; st->lock is held. */
+/* [writer; lock] Notes that a commit went well, and says so if the one before did not. */
 static void store_commit_success(struct store *st)
 {
     st->last_commit = clock_wall_ms();
@@ -6192,7 +6229,8 @@ static void store_commit_success(struct store *st)
     st->problem[0] = 0;
 }
 
-/* Notes that a commit failed, and says so if the one before did not; st->lock is held. */
+/* [writer; lock] Notes that a commit failed, and says so if the one before did not: one line when
+ * it begins and one when it ends, not one a second. */
 static void store_commit_failure(struct store *st, int rc)
 {
     const char *remedy = store_remedy(st->dir, &rc);
@@ -6206,8 +6244,8 @@ static void store_commit_failure(struct store *st, int rc)
     st->writable = false;
 }
 
-/* Writer: gives back the slots of commands that died while they read, by which they would keep the
- * file growing and, when there are enough, all others from reading; once in STORE_LOOK_MS. */
+/* [writer] Gives back the slots of commands that died while they read, by which they would keep
+ * the file growing and, when there are enough, all others from reading; once in STORE_LOOK_MS. */
 static void store_look_after_readers(struct store *st)
 {
     int dead = 0, rc;
@@ -6222,7 +6260,7 @@ static void store_look_after_readers(struct store *st)
     store_look_at_readers(st);
 }
 
-/* Writer: looks whether the files of the store are where they were, and says when that changes. */
+/* [writer] Looks whether the files of the store are where they were, and says when that changes. */
 static void store_look_at_files(struct store *st)
 {
     char problem[STORE_PROBLEM];
@@ -6267,8 +6305,8 @@ static bool store_write_one(struct store *st, struct store_batch *batch)
 }
 
 /* The writer's thread: takes batches until it is told to stop and everything is written, or until
- * there is no time left to try again. A batch that fails is tried again every STORE_RETRY_MS, before
- * any other: their order is that of what happened. */
+ * there is no time left to try again. A batch that fails is tried again every STORE_RETRY_MS,
+ * before any other: their order is that of what happened. */
 static void *store_writer(void *context)
 {
     struct store *st = context;
@@ -6299,8 +6337,8 @@ static void *store_writer(void *context)
     return NULL;
 }
 
-/* Starts the writer; it calls done(context, batch) on its own thread when a batch is on the disk.
- * False with errno set if there is no thread to be had. */
+/* [main] Starts the writer; it calls done(context, batch) on its own thread when a batch is on the
+ * disk. False with errno set if there is no thread to be had. */
 static bool store_start_writer(struct store *st, void (*done)(void *context, struct store_batch *),
                                void *context)
 {
@@ -6315,7 +6353,8 @@ static bool store_start_writer(struct store *st, void (*done)(void *context, str
     return st->running;
 }
 
-/* Hands a batch to the writer and never waits for the disk. The one before must be done. */
+/* [hub] Hands a batch to the writer and never waits for the disk. The one before must be done: so
+ * there is one batch in memory at a time, and a slow disk makes it larger, not the queue longer. */
 static void store_submit(struct store *st, struct store_batch *batch)
 {
     lock_take(&st->lock, RANK_STORE);
@@ -6325,10 +6364,10 @@ static void store_submit(struct store *st, struct store_batch *batch)
     lock_give(&st->lock, RANK_STORE);
 }
 
-/* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk: true.
- * False when that could not be by give_up_at (mono): what was submitted is lost, and done does not
- * give its batch back. A writer that can act gives up by itself then. One that the disk holds in a
- * system call is left where it is STOP_END_MS later; it ends with the process. */
+/* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk:
+ * true. False when that could not be by give_up_at (mono): what was submitted is lost, and done
+ * does not give its batch back. A writer that can act gives up by itself then. One that the disk
+ * holds in a system call is left where it is STORE_HELD_MS later; it ends with the process. */
 static bool store_stop_writer(struct store *st, int64_t give_up_at)
 {
     if (!st->running) return true;
@@ -6336,7 +6375,7 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
     st->stopping = true;
     st->give_up_at = give_up_at;
     pthread_cond_broadcast(&st->changed);
-    for (int64_t left; !st->ended && (left = give_up_at + STOP_END_MS - clock_mono_ms()) > 0;)
+    for (int64_t left; !st->ended && (left = give_up_at + STORE_HELD_MS - clock_mono_ms()) > 0;)
         store_wait(st, left);
     bool ended = st->ended, written = st->all_written;
     lock_give(&st->lock, RANK_STORE);
@@ -6425,6 +6464,7 @@ struct store_tally {
 /* Looks at one record; what is wrong with it, or NULL. */
 typedef const char *tally_look(struct store_tally *n, MDB_val key, MDB_val value);
 
+/* A user, and their place in `open` or `seen`. */
 static const char *tally_user(struct store_tally *n, MDB_val key, MDB_val value)
 {
     uint8_t bytes[STORE_KEY_MAX];
@@ -15207,8 +15247,7 @@ static void hub_adopt_stream(struct server *server, struct job *job)
  * for: each part of it has its time. */
 
 enum {
-    STOP_WRITE_MS = 1000, /* at a stop: for a batch under way, and then for the last one */
-    SAMPLE_MS = 60000,    /* how often users and connections are counted for history */
+    SAMPLE_MS = 60000, /* how often users and connections are counted for history */
 };
 
 /* A question of a worker, which lives on its stack while it waits; the hub always answers within a
@@ -19342,6 +19381,7 @@ static void server_enter_sandbox(struct server *server)
 enum {
     DESCRIPTOR_RESERVE = 64, /* for the store, the log, and clients that speak HTTP */
     FILES_LOOK_S = 5,        /* how often the files of certificates are looked at */
+    STOP_MS = 4500,          /* of a stop: what is not written then is given up; README: 5 s */
 };
 
 /* Prints one line on stderr and returns the status to exit with, so that a command can fail in one
@@ -19858,7 +19898,9 @@ static void server_wait_for_hub(struct server *server)
  *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
  *    far it came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
- * 6. What they used: table, store, sockets. */
+ * 6. What they used: table, store, sockets.
+ *
+ * One deadline holds for all of it: what the clients leave of the five seconds is the disk's. */
 static bool server_stop(struct server *server)
 {
     struct job shut = {.run = listener_shut}, quit = {.run = listener_quit};

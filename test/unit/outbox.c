@@ -4,7 +4,7 @@
 
 enum { OUTBOX_MODEL_MAX = 400000 };
 
-/* What the outbox should hold: the serial numbers of changes, and how they have been in parcels. */
+/* What the outbox should hold: the serial numbers of changes, and how they have been in batches. */
 struct outbox_model {
     int first, next; /* serials of the oldest and of the next change */
     int given_up;    /* that the store said it gave up */
@@ -12,7 +12,7 @@ struct outbox_model {
     int64_t wall;
 };
 
-/* Whether a taken begins at a change, as far as parcels have been taken that say so. */
+/* True if a batch that was taken begins at a change, as far as batches were taken that say so. */
 enum { PLACE_UNKNOWN, PLACE_BEGINS, PLACE_FOLLOWS };
 
 /* Notes whether a taken begins at a change; it does so for ever. */
@@ -211,7 +211,7 @@ static void outbox_seals_after_a_transaction(void **state)
     store_write_ended(st, 0);
     store_batch_clear(&batch);
     outbox_add(&batch, &m);
-    write_now(st, &batch); /* not to be put to what was sealed */
+    write_now(st, &batch); /* not to be added to what was closed */
     assert_true(store_outbox_close(st));
     assert_int_equal(store_outbox_next(st, &taken), 1);
     assert_int_equal(taken.count, 1);
@@ -221,7 +221,7 @@ static void outbox_seals_after_a_transaction(void **state)
     place_remove(&p);
 }
 
-/* What is taken is the same when it is taken again, however a transaction lies to the seal: what
+/* What is taken is the same when it is taken again, however a transaction lies to the close: what
  * came behind that may still get company. */
 static void outbox_takes_only_what_is_sealed(void **state)
 {

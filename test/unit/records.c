@@ -197,7 +197,7 @@ static void store_merges_users(void **state)
 
     store_batch_user(&b, span_of("eve"), false, STATUS_OFFLINE, 0, 77, REASON_CLOSED);
     s = (struct session_record){.from = 5, .to = 6, .reason = REASON_DROPPED};
-    store_batch_session(&b, span_of("mallory"), &s); /* a stay of an unknown user */
+    store_batch_session(&b, span_of("mallory"), &s); /* a session of an unknown user */
     write_now(st, &b);
     assert_int_equal(store_get_user(st, span_of("eve"), &r), 1);
     assert_true(r.first_seen == 77 && r.offline_since == 77 && r.reason == REASON_CLOSED);
