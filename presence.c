@@ -19647,11 +19647,11 @@ static void server_restore_manual(void *context, struct span id, const struct us
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* [main] Fills the table from the store: a second or two for a million users. Meanwhile the listener
- * takes connections, workers answer probes, and all other requests wait: nobody may be shown, or
- * come, before it is known whether they are online and whether they are invisible. The hub does not
- * run yet. Users who were online have the time that this took on top. False if the store cannot be
- * read; then the requests that wait are never served. */
+/* [main] Fills the table from the store: a second or two for a million users. Meanwhile the
+ * listener takes connections, workers answer probes, and all other requests wait: nobody may be
+ * shown, or come, before it is known whether they are online and whether they are invisible. The
+ * hub does not run yet. Users who were online have the time that this took on top. False if the
+ * store cannot be read; then the requests that wait are never served. */
 static bool server_restore(struct server *server)
 {
     if (!store_each_open(server->store, server_restore_user, server) ||

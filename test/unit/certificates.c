@@ -72,9 +72,10 @@ static void tls_rsa_keys_are_one_a_thread(void **unused)
     token_signer_free(&signer);
 }
 
-/* ---- Mbed TLS's memory: free lists of each thread --------------------------------------------- */
+/* ---- Mbed TLS's memory: free lists of each thread ---- */
 
-/* A block is as long as was asked for and zero, new or used before; sizes that overflow have none. */
+/* A block is as long as was asked for and zero, new or used before; sizes that overflow have
+ * none. */
 static void tls_blocks_are_zero(void **unused)
 {
     (void)unused;

@@ -141,8 +141,8 @@ static void hub_hears_in_order(void **unused)
     hub_of_tests_free(server);
 }
 
-/* A status is set by hand for a user whom only the store knows: what they do while the store is asked
- * counts, not what it had. */
+/* A status is set by hand for a user whom only the store knows: what they do while the store is
+ * asked counts, not what it had. */
 static void hub_sets_for_who_is_stored(void **unused)
 {
     (void)unused;

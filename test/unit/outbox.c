@@ -76,8 +76,10 @@ static int outbox_take(struct store *st, struct outbox_model *m, size_t most, ui
 static struct store *outbox_open(const struct test_place *p, size_t max, size_t outbox_batch_max)
 {
     char err[512];
-    struct store_options options = {
-        .dir = p->dir, .map_size = 1 << 20, .outbox_max = max, .outbox_batch_max = outbox_batch_max};
+    struct store_options options = {.dir = p->dir,
+                                    .map_size = 1 << 20,
+                                    .outbox_max = max,
+                                    .outbox_batch_max = outbox_batch_max};
     struct store *st = store_open(&options, &test_log, &test_counters, WHY(err));
     if (!st) fail_msg("%s", err);
     return st;

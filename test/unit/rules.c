@@ -410,8 +410,8 @@ static void table_heartbeats_are_coalesced(void **unused)
     presence_free(&t.table);
 }
 
-/* However many are due, collected or written at once: each call does no more than it is told to, and
- * all is done in the end. */
+/* However many are due, collected or written at once: each call does no more than it is told to,
+ * and all is done in the end. */
 static void table_works_in_slices(void **unused)
 {
     (void)unused;
@@ -591,8 +591,8 @@ static void commit_all(struct presence *p, struct instant now)
     buffer_free(&batch.ops);
 }
 
-/* Who set something by hand stays in the table for as long as that lasts, offline too: nobody has to
- * ask the store for it. */
+/* Who set something by hand stays in the table for as long as that lasts, offline too: nobody
+ * has to ask the store for it. */
 static void manual_keeps_its_user(void **unused)
 {
     (void)unused;
@@ -633,8 +633,8 @@ static void manual_keeps_its_user(void **unused)
     presence_free(&p);
 }
 
-/* A hidden last_seen that the store has from a clock that was ahead is not shown as to come: neither
- * of one who was online, nor of one who was not. */
+/* A hidden last_seen that the store has from a clock that was ahead is not shown as to come:
+ * neither of one who was online, nor of one who was not. */
 static void manual_hidden_is_never_to_come(void **unused)
 {
     (void)unused;
