@@ -160,6 +160,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
+#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -964,7 +965,8 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     for (size_t done = 0; done <= len; done += 8) {
         uint64_t word = 0;
         size_t n = len - done < 8 ? len - done : 8;
-        for (size_t i = 0; i < n; i++) word |= (uint64_t)in[done + i] << (8 * i);
+        memcpy(&word, in + done, n);
+        word = le64toh(word);
         /* The last word has the length in its top byte, so that texts of zeros differ. */
         if (n < 8) word |= (uint64_t)len << 56;
         v[3] ^= word;
@@ -975,6 +977,106 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     v[2] ^= 0xff;
     for (int i = 0; i < 4; i++) sip_round(v);
     return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* A hash map whose elements are embedded, by linear hashing (Litwin, 1980): chains in slots that come
+ * and go one at a time, so no call has to move all elements, however many there are. A table that
+ * doubles would stand still for 100 ms with a million watched users, under the hub. The array of
+ * slots does double, but that is one realloc, which moves pages and not elements. Keys come from
+ * strangers, hence SipHash with a key that nobody knows.
+ *
+ * It costs 16 bytes in an element and 8 to 16 beside it. Not so the watches of a watcher, see
+ * watcher_seek: those tables are many and small, and 16 bytes more a watch is what they cost in
+ * all. */
+enum { MAP_SLOTS_MIN = 16 }; /* a power of two */
+struct map_node {
+    struct map_node *next; /* in the same slot */
+    uint64_t hash;
+};
+struct map {
+    uint64_t key[2]; /* of hash_keyed */
+    struct map_node **slots;
+    size_t used, size; /* slots; size is a power of two, used above or at half of it */
+    size_t count;      /* elements */
+};
+
+/* A map without elements, owned by the caller until map_free. */
+static void map_init(struct map *map)
+{
+    *map = (struct map){.used = MAP_SLOTS_MIN, .size = MAP_SLOTS_MIN};
+    map->slots = mem_new(map->size * sizeof *map->slots);
+    random_bytes(map->key, sizeof map->key);
+}
+
+/* Hands every element over to be freed; the map can be used no more. */
+static void map_free(struct map *map, void (*free_node)(struct map_node *))
+{
+    for (size_t i = 0; i < map->used; i++) {
+        for (struct map_node *node = map->slots[i], *next; node; node = next) {
+            next = node->next;
+            free_node(node);
+        }
+    }
+    free(map->slots);
+    *map = (struct map){0};
+}
+
+/* The slot of a hash: its low bits, one bit less where that slot is not in use yet. The elements of
+ * a key are among those behind it with the same hash. */
+static struct map_node **map_slot(const struct map *map, uint64_t hash)
+{
+    size_t slot = (size_t)hash & (map->size - 1);
+    return &map->slots[slot < map->used ? slot : slot - map->size / 2];
+}
+
+/* One more slot: the elements of the one it was part of are shared out between both. */
+static void map_split(struct map *map)
+{
+    if (map->used == map->size) {
+        map->size *= 2;
+        map->slots = mem_resize(map->slots, map->size * sizeof *map->slots);
+    }
+    struct map_node **low = &map->slots[map->used - map->size / 2], *node = *low;
+    *low = map->slots[map->used++] = NULL;
+    while (node) {
+        struct map_node *next = node->next, **slot = map_slot(map, node->hash);
+        node->next = *slot;
+        *slot = node;
+        node = next;
+    }
+}
+
+/* One slot less: its elements go back to the one it was split from. */
+static void map_join(struct map *map)
+{
+    if (map->used == map->size / 2) {
+        map->size /= 2;
+        map->slots = mem_resize(map->slots, map->size * sizeof *map->slots);
+    }
+    struct map_node *high = map->slots[--map->used];
+    struct map_node **tail = &map->slots[map->used - map->size / 2];
+    while (*tail) tail = &(*tail)->next;
+    *tail = high;
+}
+
+/* Adds an element whose key is not there. */
+static void map_add(struct map *map, struct map_node *node, uint64_t hash)
+{
+    if (++map->count > map->used) map_split(map);
+    struct map_node **slot = map_slot(map, hash);
+    *node = (struct map_node){*slot, hash};
+    *slot = node;
+}
+
+/* Removes an element, which the caller still owns. Slots go at half as many elements, and not one by
+ * one with them, so that one who comes and goes moves nothing. */
+static void map_remove(struct map *map, struct map_node *node)
+{
+    struct map_node **place = map_slot(map, node->hash);
+    while (*place != node) place = &(*place)->next;
+    *place = node->next;
+    map->count--;
+    while (map->used > MAP_SLOTS_MIN && map->used > map->count * 2) map_join(map);
 }
 
 /* The kinds of threads that code here can ask for. ANY is main, before the others are started and
@@ -7133,7 +7235,6 @@ enum {
     ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
     ADDRESS_EXPIRING_MAX = ADDRESS_ENTRIES_MAX / 2, /* on one of the two lists */
     ADDRESS_SWEEP_MAX = 256,                        /* taken off a list by one address_sweep */
-    ADDRESS_SLOTS_MIN = 16,                         /* a power of two */
     ADDRESS_FREE_FAILURES = 3,                      /* wrong passwords before there is a wait */
     ADDRESS_WAIT_MAX_MS = 60000,                    /* after many of them */
     ADDRESS_FAILURE_MS = 600000,                    /* after the last all are forgotten */
@@ -7145,8 +7246,8 @@ enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = E
 
 /* What is known of one address. Those who count change it and then call address_settle. */
 struct address_entry {
+    struct map_node node;
     uint8_t key[16];
-    struct address_entry *next;       /* in the same slot */
     TAILQ_ENTRY(address_entry) list;  /* of those that wait for its expiry */
     uint8_t expiry;                   /* enum address_expiry */
     uint32_t connections;             /* WebSockets */
@@ -7165,124 +7266,42 @@ struct address_list {
     size_t count;
 };
 
-/* Entries by key: chains in slots that come and go one at a time (linear hashing), so no call has
- * to move them all. */
 struct address_table {
-    uint64_t seed[2]; /* of the hash */
-    struct address_entry **slots;
-    size_t used, size; /* slots; size is a power of two, used above or at half of it */
-    size_t count;      /* entries */
+    struct map map; /* by key */
     struct address_list expiring[EXPIRY_COUNT];
 };
 
 /* A table without entries, owned by the caller until address_table_free. */
 static void address_table_init(struct address_table *table)
 {
-    *table = (struct address_table){.used = ADDRESS_SLOTS_MIN, .size = ADDRESS_SLOTS_MIN};
-    table->slots = mem_new(table->size * sizeof *table->slots);
-    for (int i = 0; i < EXPIRY_COUNT; i++) TAILQ_INIT(&table->expiring[i].entries);
-    random_bytes(table->seed, sizeof table->seed);
+    map_init(&table->map);
+    for (int i = 0; i < EXPIRY_COUNT; i++) {
+        TAILQ_INIT(&table->expiring[i].entries);
+        table->expiring[i].count = 0;
+    }
+}
+
+/* map_free's: frees an entry. */
+static void address_free(struct map_node *node)
+{
+    free(container_of(node, struct address_entry, node));
 }
 
 /* Frees all entries; the table can be used no more. */
 static void address_table_free(struct address_table *table)
 {
-    for (size_t i = 0; i < table->used; i++) {
-        for (struct address_entry *entry = table->slots[i], *next; entry; entry = next) {
-            next = entry->next;
-            free(entry);
-        }
-    }
-    free(table->slots);
-    *table = (struct address_table){0};
-}
-
-/* The bits of n moved left, those that fall out coming in at the right. */
-static uint64_t rotate_left(uint64_t n, int bits)
-{
-    return n << bits | n >> (64 - bits);
-}
-
-/* One round of SipHash. */
-static void siphash_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = rotate_left(v[1], 13) ^ v[0];
-    v[3] = rotate_left(v[3], 16) ^ v[2];
-    v[0] = rotate_left(v[0], 32) + v[3];
-    v[2] += v[1];
-    v[3] = rotate_left(v[3], 21) ^ v[0];
-    v[1] = rotate_left(v[1], 17) ^ v[2];
-    v[2] = rotate_left(v[2], 32);
-}
-
-/* SipHash-1-3 of a key (Aumasson and Bernstein; the words in the machine's order). Who does not
- * know the seed cannot choose addresses that meet in one slot, also not by measuring. */
-static uint64_t address_hash(const uint64_t seed[2], const uint8_t key[16])
-{
-    uint64_t v[4] = {
-        seed[0] ^ UINT64_C(0x736f6d6570736575),
-        seed[1] ^ UINT64_C(0x646f72616e646f6d),
-        seed[0] ^ UINT64_C(0x6c7967656e657261),
-        seed[1] ^ UINT64_C(0x7465646279746573),
-    };
-    uint64_t words[3] = {0, 0, UINT64_C(16) << 56};
-    memcpy(words, key, 16);
-    for (int i = 0; i < 3; i++) {
-        v[3] ^= words[i];
-        siphash_round(v);
-        v[0] ^= words[i];
-    }
-    v[2] ^= 0xff;
-    for (int i = 0; i < 3; i++) siphash_round(v);
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
-}
-
-/* The slot of a key: the low bits of its hash, one less where that slot is not in use yet. */
-static struct address_entry **address_slot(const struct address_table *table, const uint8_t key[16])
-{
-    size_t slot = (size_t)address_hash(table->seed, key) & (table->size - 1);
-    return &table->slots[slot < table->used ? slot : slot - table->size / 2];
-}
-
-/* One more slot: the entries of the one it was part of are shared out between both. */
-static void address_split(struct address_table *table)
-{
-    if (table->used == table->size) {
-        table->size *= 2;
-        table->slots = mem_resize(table->slots, table->size * sizeof *table->slots);
-    }
-    struct address_entry **low = &table->slots[table->used - table->size / 2];
-    struct address_entry *entry = *low;
-    *low = table->slots[table->used++] = NULL;
-    while (entry) {
-        struct address_entry *next = entry->next, **slot = address_slot(table, entry->key);
-        entry->next = *slot;
-        *slot = entry;
-        entry = next;
-    }
-}
-
-/* One slot less: its entries go back to the one it was split from. */
-static void address_join(struct address_table *table)
-{
-    if (table->used == table->size / 2) {
-        table->size /= 2;
-        table->slots = mem_resize(table->slots, table->size * sizeof *table->slots);
-    }
-    struct address_entry *high = table->slots[--table->used];
-    struct address_entry **tail = &table->slots[table->used - table->size / 2];
-    while (*tail) tail = &(*tail)->next;
-    *tail = high;
+    map_free(&table->map, address_free);
 }
 
 /* The entry of this key, or NULL. */
 static struct address_entry *address_find(const struct address_table *table, const uint8_t key[16])
 {
-    struct address_entry *entry = *address_slot(table, key);
-    while (entry && memcmp(entry->key, key, sizeof entry->key)) entry = entry->next;
-    return entry;
+    uint64_t hash = hash_keyed(table->map.key, key, 16);
+    for (struct map_node *node = *map_slot(&table->map, hash); node; node = node->next) {
+        struct address_entry *entry = container_of(node, struct address_entry, node);
+        if (node->hash == hash && !memcmp(entry->key, key, sizeof entry->key)) return entry;
+    }
+    return NULL;
 }
 
 /* The entry of this key, made if it is not there; never NULL. It is the table's, and valid until
@@ -7292,14 +7311,12 @@ static struct address_entry *address_make(struct address_table *table, const uin
 {
     struct address_entry *entry = address_find(table, key);
     if (entry) return entry;
-    if (++table->count > table->used) address_split(table);
-    struct address_entry **slot = address_slot(table, key);
     entry = mem_new(sizeof *entry);
     memcpy(entry->key, key, sizeof entry->key);
     entry->expiry = EXPIRY_NONE;
     TAILQ_INIT(&entry->conns);
-    entry->next = *slot;
-    return *slot = entry;
+    map_add(&table->map, &entry->node, hash_keyed(table->map.key, key, sizeof entry->key));
+    return entry;
 }
 
 /* Takes an entry off the list it is on, if any. */
@@ -7315,13 +7332,9 @@ static void address_wake(struct address_table *table, struct address_entry *entr
 /* Takes an entry out of the table and frees it; slots that became too many go. */
 static void address_drop(struct address_table *table, struct address_entry *entry)
 {
-    struct address_entry **slot = address_slot(table, entry->key);
-    while (*slot != entry) slot = &(*slot)->next;
-    *slot = entry->next;
+    map_remove(&table->map, &entry->node);
     address_wake(table, entry);
     free(entry);
-    table->count--;
-    while (table->used > ADDRESS_SLOTS_MIN && table->used > table->count * 2) address_join(table);
 }
 
 /* Whether something of the entry is open, so that no time makes it go. */
@@ -7551,7 +7564,8 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
 {
     uint8_t key[16];
     address_group(address, key);
-    uint64_t hash = address_hash(seed, key) ^ (what + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash =
+        hash_keyed(seed, key, sizeof key) ^ (what + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
     struct refusal_slot *slot = &log->slots[(hash ^ hash >> 32) % REFUSAL_SLOTS];
     if (!log->count || now - log->since >= REFUSAL_MS) {
         log->since = now;
@@ -8891,11 +8905,10 @@ enum { WATCH_BYTES = sizeof(struct watch) + sizeof(struct watch_sent) }; /* 44: 
 
 /* Somebody whom others follow. */
 struct watch_target {
-    struct watch_target *next; /* in the same slot */
+    struct map_node node;
     LIST_HEAD(, watch) watches;
     STAILQ_ENTRY(watch_target) changed;      /* while is_changed: of those that changed */
     STAILQ_ENTRY(watch_target) unreferenced; /* while is_unreferenced: perhaps nobody needs it */
-    uint64_t hash;
     uint64_t digest;       /* of what all have been told, see view_digest; 0: not the same */
     uint32_t version : 31; /* grows with each change */
     uint32_t is_changed : 1;
@@ -8935,19 +8948,8 @@ struct watcher {
 
 LIST_HEAD(watchers, watcher);
 
-/* A part of the table of the target. There are many, each grows by itself: a whole table of a
- * million would keep everybody waiting while it moves. */
-struct watch_shard {
-    struct watch_target **slots;
-    size_t size, count;
-};
-
-enum { WATCH_SHARDS = 256, WATCH_SHARD_MIN = 4 /* slots */ };
-
 struct watch_graph {
-    uint64_t key[2];
-    struct watch_shard shards[WATCH_SHARDS];
-    size_t count;                  /* of all shards */
+    struct map targets;
     struct target_queue changed;   /* since the last spread began */
     struct target_queue spreading; /* of those before it, whose watchers have still to know */
     struct target_queue unreferenced;
@@ -8975,63 +8977,32 @@ static void watch_graph_init(struct watch_graph *w)
     STAILQ_INIT(&w->changed);
     STAILQ_INIT(&w->spreading);
     STAILQ_INIT(&w->unreferenced);
-    random_bytes(w->key, sizeof w->key);
+    map_init(&w->targets);
 }
 
-/* Frees the table, with those that are left in it; no watcher is left. */
+/* map_free's: frees a target. */
+static void target_free(struct map_node *node)
+{
+    free(container_of(node, struct watch_target, node));
+}
+
+/* Frees the graph, with the targets that are left in it; no watcher is left. */
 static void watch_graph_free(struct watch_graph *w)
 {
-    for (struct watch_shard *shard = w->shards; shard < w->shards + WATCH_SHARDS; shard++) {
-        for (size_t i = 0; i < shard->size; i++) {
-            for (struct watch_target *e = shard->slots[i], *next; e; e = next) {
-                next = e->next;
-                free(e);
-            }
-        }
-        free(shard->slots);
-    }
+    map_free(&w->targets, target_free);
     buffer_free(&w->text);
 }
 
-/* The shard of a hash. */
-static struct watch_shard *watch_graph_shard(struct watch_graph *w, uint64_t hash)
-{
-    return &w->shards[hash >> 56];
-}
-
-/* The slot that a watched with this hash is in. */
-static struct watch_target **watch_shard_slot(const struct watch_shard *shard, uint64_t hash)
-{
-    return &shard->slots[hash & (shard->size - 1)];
-}
-
-/* Gives a shard another number of slots, a power of two. */
-static void watch_shard_resize(struct watch_shard *shard, size_t size)
-{
-    struct watch_target **old = shard->slots;
-    size_t count = shard->size;
-    shard->slots = mem_new(size * sizeof *shard->slots);
-    shard->size = size;
-    for (size_t i = 0; i < count; i++) {
-        for (struct watch_target *e = old[i], *next; e; e = next) {
-            struct watch_target **slot = watch_shard_slot(shard, e->hash);
-            next = e->next;
-            e->next = *slot;
-            *slot = e;
-        }
-    }
-    free(old);
-}
-
-/* Who has this id, or NULL when nobody follows her. */
+/* The target with this id, or NULL when nobody follows them. Where nobody is followed at all this
+ * costs nothing: it is asked for every change of every user. */
 static struct watch_target *watch_graph_find(const struct watch_graph *w, struct span id)
 {
-    if (!w->count) return NULL;
-    uint64_t hash = hash_keyed(w->key, id.at, id.len);
-    const struct watch_shard *shard = &w->shards[hash >> 56];
-    if (!shard->count) return NULL;
-    for (struct watch_target *e = *watch_shard_slot(shard, hash); e; e = e->next)
-        if (e->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
+    if (!w->targets.count) return NULL;
+    uint64_t hash = hash_keyed(w->targets.key, id.at, id.len);
+    for (struct map_node *node = *map_slot(&w->targets, hash); node; node = node->next) {
+        struct watch_target *e = container_of(node, struct watch_target, node);
+        if (node->hash == hash && !bytes_compare(e->id, e->id_len, id.at, id.len)) return e;
+    }
     return NULL;
 }
 
@@ -9049,35 +9020,12 @@ static struct watch_target *watch_graph_make(struct watch_graph *w, struct span 
 {
     struct watch_target *e = watch_graph_find(w, id);
     if (e) return e;
-    uint64_t hash = hash_keyed(w->key, id.at, id.len);
-    struct watch_shard *shard = watch_graph_shard(w, hash);
-    if (shard->count >= shard->size)
-        watch_shard_resize(shard, shard->size ? shard->size * 2 : WATCH_SHARD_MIN);
     e = mem_new(sizeof *e + id.len);
-    e->hash = hash;
     e->id_len = (uint8_t)id.len;
     memcpy(e->id, id.at, id.len);
-    struct watch_target **slot = watch_shard_slot(shard, hash);
-    e->next = *slot;
-    *slot = e;
-    shard->count++;
-    w->count++;
+    map_add(&w->targets, &e->node, hash_keyed(w->targets.key, id.at, id.len));
     target_unreference(w, e);
     return e;
-}
-
-/* Takes a watched out of the table and frees it. */
-static void watch_graph_remove(struct watch_graph *w, struct watch_target *e)
-{
-    struct watch_shard *shard = watch_graph_shard(w, e->hash);
-    struct watch_target **place = watch_shard_slot(shard, e->hash);
-    while (*place != e) place = &(*place)->next;
-    *place = e->next;
-    free(e);
-    w->count--;
-    shard->count--;
-    if (shard->size > WATCH_SHARD_MIN && shard->count < shard->size / 8)
-        watch_shard_resize(shard, shard->size / 2);
 }
 
 /* Frees the target that nobody needs, of at most so many that it looks at; their users may leave
@@ -9093,7 +9041,8 @@ static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct 
         if (LIST_FIRST(&e->watches) || e->needs || e->is_changed) continue;
         struct user *user = presence_find(p, (struct span){e->id, e->id_len});
         if (user && user->pinned) presence_unpin(p, now, user);
-        watch_graph_remove(w, e);
+        map_remove(&w->targets, &e->node);
+        free(e);
     }
 }
 
@@ -9301,8 +9250,8 @@ static uint64_t view_digest(const struct watch_graph *w, const struct user_view 
              view->status,
              view->connections,
              view->state == USER_OFFLINE ? view->last_seen : view->connected_at,
-             hash_keyed(w->key, view->message.at, view->message.len)};
-    return hash_keyed(w->key, &all, sizeof all);
+             hash_keyed(w->targets.key, view->message.at, view->message.len)};
+    return hash_keyed(w->targets.key, &all, sizeof all);
 }
 
 /* Makes those who follow the changed ones busy, with the watches that are due in their queues.
@@ -13448,7 +13397,7 @@ static void server_count_refusal(struct server *server, enum error error, const 
     count_one(&server->refusals[error]);
     lock_take(&server->refusal_lock, RANK_REFUSAL);
     bool tell =
-        refusal_tells(&server->refusal_log, server->addresses.seed, error, address, now, &last);
+        refusal_tells(&server->refusal_log, server->addresses.map.key, error, address, now, &last);
     lock_give(&server->refusal_lock, RANK_REFUSAL);
     if (!tell) return;
     log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
@@ -14643,7 +14592,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
             log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", TRANSITION_NAMES[t->kind],
                      t->user->id_len, t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
-        if (hub->graph.count) hub_mark_targets(server, t->user);
+        if (hub->graph.targets.count) hub_mark_targets(server, t->user);
         if (t->kind == TRANSITION_QUIET) continue;
         for (int k = 0; k < FEED_COUNT; k++) feed_add(server, &hub->feeds[k], t, now);
         hub_tell_webhook(server, t, now);

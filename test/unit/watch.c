@@ -187,7 +187,7 @@ static void watch_check_quiet(struct watch_model *m)
         for (; watch; watch = LIST_NEXT(watch, list)) found++;
     }
     assert_int_equal(found, watches);
-    assert_int_equal(m->graph.count, needed);
+    assert_int_equal(m->graph.targets.count, needed);
 }
 
 /* Step: a watcher ends, with whatever it has; another begins in its place. */
@@ -250,7 +250,7 @@ static void watch_graph_equal_model(void **unused)
     while (!STAILQ_EMPTY(&m.graph.spreading) || !STAILQ_EMPTY(&m.graph.changed))
         watch_graph_spread(&m.graph, &m.table, m.now, SIZE_MAX);
     watch_graph_sweep(&m.graph, &m.table, m.now, SIZE_MAX);
-    assert_int_equal(m.graph.count, 0);
+    assert_int_equal(m.graph.targets.count, 0);
     watch_graph_free(&m.graph);
     presence_free(&m.table);
 }
