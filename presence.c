@@ -979,10 +979,10 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* A hash map whose elements are embedded, by linear hashing (Litwin, 1980): chains in slots that come
- * and go one at a time, so no call has to move all elements, however many there are. A table that
- * doubles would stand still for 100 ms with a million watched users, under the hub. The array of
- * slots does double, but that is one realloc, which moves pages and not elements. Keys come from
+/* A hash map whose elements are embedded, by linear hashing (Litwin, 1980): chains in slots that
+ * come and go one at a time, so no call has to move all elements, however many there are. A table
+ * that doubles would stand still for 100 ms with a million watched users, under the hub. The array
+ * of slots does double, but that is one realloc, which moves pages and not elements. Keys come from
  * strangers, hence SipHash with a key that nobody knows.
  *
  * It costs 16 bytes in an element and 8 to 16 beside it. Not so the watches of a watcher, see
@@ -7064,37 +7064,48 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
 }
 
 /* ==== 19. Timers ==============================================================================
- * A hierarchical wheel over a `now` that the caller passes: arm, disarm and expiry cost the same
- * for one timer and for a million. A timer never fires early, and at most one tick late. */
+ * A hierarchical timing wheel (Varghese and Lauck, 1987) over a `now` that the caller passes, and
+ * the rule by which a silent peer is pinged and given up. Arming, disarming and expiry cost the
+ * same for one timer and for a million, and none allocates: a heap would cost log n for each
+ * connection that opens, and nearly all timers here are disarmed or moved before they fire.
+ *
+ * A timer never fires early, and at most one tick late. The wheel owns no timer: they are members
+ * of what they are for, which disarms them before it is freed. Pure; a wheel belongs to one thread
+ * or to whoever holds the lock of what it is in. */
 
 enum {
-    WHEEL_TICK_SHIFT = 4, /* a tick is 16 ms */
+    WHEEL_TICK_SHIFT = 4, /* a tick is 16 ms: no rule here is finer than a tenth of a second */
     WHEEL_SLOT_BITS = 6,
     WHEEL_SLOTS = 1 << WHEEL_SLOT_BITS,
-    WHEEL_LEVELS = 5, /* 2^30 ticks: half a year */
+    WHEEL_LEVELS = 5, /* 2^30 ticks are half a year; beyond that see wheel_slot */
 };
 
-/* One timer, embedded in what it is for. Zeroed is disarmed. */
+/* A member of what it is for, found again with container_of. Zeroed is disarmed. 24 bytes, of which
+ * each connection and each user has one. */
 struct timer {
     LIST_ENTRY(timer) list; /* linked while armed */
     int64_t due;            /* in ticks */
 };
 LIST_HEAD(timer_list, timer);
 
+/* Level 0 has a slot for each of the next 64 ticks, level 1 for each of the next 64 times 64, and
+ * so on. A timer stands where its distance fits, and moves down a level when the wheel comes to the
+ * begin of its slot: at most WHEEL_LEVELS - 1 times in its life. */
 struct wheel {
-    int64_t tick; /* all timers due before it have fired */
-    size_t armed; /* timers in the wheel */
-    struct timer_list expired;
+    int64_t tick;              /* all timers due before it are in `expired`, or have fired */
+    size_t armed;              /* timers in all lists */
+    struct timer_list expired; /* due, and not yet taken: wheel_pop gives them out one by one */
     struct timer_list slots[WHEEL_LEVELS][WHEEL_SLOTS];
 };
 
-/* An empty wheel that starts at now. */
 static void wheel_init(struct wheel *wheel, int64_t now_ms)
 {
     *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
 }
 
-/* The list a due tick belongs to, seen from the wheel's present tick. */
+/* The list that a due tick belongs to, seen from the wheel's present tick. Beyond the horizon that
+ * is the slot of the top level which comes last: when the wheel is there, the timer is placed
+ * anew. */
 static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
 {
     int64_t ahead = due - wheel->tick;
@@ -7104,11 +7115,11 @@ static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
         if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
             return &wheel->slots[level][(due >> shift) & (WHEEL_SLOTS - 1)];
     }
-    int shift = (WHEEL_LEVELS - 1) * WHEEL_SLOT_BITS; /* beyond the horizon: as far as it goes */
+    int shift = (WHEEL_LEVELS - 1) * WHEEL_SLOT_BITS;
     return &wheel->slots[WHEEL_LEVELS - 1][((wheel->tick >> shift) - 1) & (WHEEL_SLOTS - 1)];
 }
 
-/* Stops a timer; harmless when it is not armed. */
+/* Harmless when it is not armed, and then it does not need the right wheel either. */
 static void timer_disarm(struct wheel *wheel, struct timer *timer)
 {
     if (!LIST_LINKED(timer, list)) return;
@@ -7116,7 +7127,7 @@ static void timer_disarm(struct wheel *wheel, struct timer *timer)
     wheel->armed--;
 }
 
-/* The tick at which a timer fires that is due at due_ms. */
+/* The tick at whose end a timer fires that is due at due_ms: rounded up, so that none is early. */
 static int64_t timer_tick(int64_t due_ms)
 {
     return (due_ms + (1 << WHEEL_TICK_SHIFT) - 1) >> WHEEL_TICK_SHIFT;
@@ -7131,7 +7142,8 @@ static void timer_arm(struct wheel *wheel, struct timer *timer, int64_t due_ms)
     wheel->armed++;
 }
 
-/* Moves every timer of a list to where it belongs now. */
+/* Moves every timer of a list to where it belongs now, which may be that list again: so it is
+ * emptied first. */
 static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 {
     struct timer_list moving = {0};
@@ -7144,7 +7156,8 @@ static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 }
 
 /* Moves the wheel past one tick: what was due in it expires, and slots of the coarser levels that
- * begin there are spread over the finer ones. */
+ * begin there are spread over the finer ones. One step can move all timers of a slot, a million
+ * after a restart: that costs 10 ns each, no allocation and no call. */
 static void wheel_step(struct wheel *wheel)
 {
     int64_t tick = wheel->tick++;
@@ -7156,8 +7169,10 @@ static void wheel_step(struct wheel *wheel)
     }
 }
 
-/* Takes one timer that is due at now_ms, disarmed; NULL when none is left. A `now` that went back
- * changes nothing. */
+/* Takes one timer that is due at now_ms, disarmed; NULL when none is left. One at a time, so that
+ * the caller can stop when its turn is over, and so that what a timer does may arm and disarm
+ * others, also ones that are due. A `now` that went back changes nothing. An empty wheel jumps to
+ * now. */
 static struct timer *wheel_pop(struct wheel *wheel, int64_t now_ms)
 {
     int64_t now = now_ms >> WHEEL_TICK_SHIFT;
@@ -7183,7 +7198,8 @@ static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
     return wait > 0 ? wait : 0;
 }
 
-/* Takes any armed timer, disarmed, due or not; NULL when none is left. For the end of things. */
+/* Takes any armed timer, disarmed, due or not; NULL when none is left: how the owner of a wheel
+ * finds everything that has a timer in it when it ends. */
 static struct timer *wheel_take(struct wheel *wheel)
 {
     struct timer *timer = LIST_FIRST(&wheel->expired);
@@ -7193,15 +7209,19 @@ static struct timer *wheel_take(struct wheel *wheel)
     return timer;
 }
 
-/* What a look at the silence of a peer finds. */
+/* What a look at a peer's silence finds: it is short, a ping is due now, the answer to a ping is
+ * awaited, it has lasted too long. */
 enum silence { SILENCE_SHORT, SILENCE_PING, SILENCE_WAITS, SILENCE_OVER };
 
 /* Judges how long a peer has been silent: a ping is due `interval` after the last byte, the end
- * `timeout` after a ping that nothing followed. *pinged is the low half of the time of the last
- * ping until something was heard, else 0. *due is when to look again if it is not OVER; bytes need
- * not move it. While an answer is awaited that is after `interval` at the latest, since whatever
- * comes in between makes the next ping due that much later: so a peer that dies is found within
- * `interval` + `timeout` of its last byte, whichever is longer. */
+ * `timeout` after a ping that nothing followed. All times are ms of one clock.
+ *
+ * *pinged is the low half of the time of the last ping until something was heard, else 0: 4 bytes a
+ * connection instead of 8. *due is when to look again unless it is OVER. Bytes need not move it, so
+ * a heartbeat costs no timer: a look that comes too early finds SHORT and arms the next. While an
+ * answer is awaited the next look is after `interval` at the latest, since whatever comes in
+ * between makes the next ping due that much later: so a peer that dies is found within `interval` +
+ * `timeout` of its last byte, whichever of the two is longer. */
 static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t heard, int64_t now,
                                   uint32_t *pinged, int64_t *due)
 {
@@ -7222,14 +7242,17 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
 /* ==== 20. Limits by address ===================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
  * the listener and what they hold, upgrades in the last second, passwords that were wrong. Keys are
- * what address_group makes. Pure: no I/O, no clock, no lock; whoever owns a table keeps others out
- * of it.
+ * what address_group makes: an IPv4 address, or the 64 bits of IPv6 that one household has.
  *
- * An entry with connections or pending stays. One that only waits for time to pass is on a list and
- * goes by itself (address_sweep). Of either list the table keeps ADDRESS_EXPIRING_MAX, the latest:
- * whoever has more addresses than that makes it forget the first of them early, and gets for each
- * of them no more than a fresh address has anyway: a second's worth of upgrades, or
- * ADDRESS_FREE_FAILURES passwords. */
+ * The table owns its entries. One with connections stays. One that only waits for time to pass is
+ * on a list and goes by itself (address_sweep), so nothing is left of strangers. Of either list the
+ * table keeps ADDRESS_EXPIRING_MAX, the latest: whoever has more addresses than that makes it
+ * forget the first of them early, and gets for each of them no more than a fresh address has
+ * anyway: a second's worth of upgrades, or ADDRESS_FREE_FAILURES passwords. So no flood costs more
+ * than 65,536 entries, some 10 MB.
+ *
+ * Pure: no I/O, no clock, no lock. Called by the listener, by workers and by the hub, with
+ * address_lock held. */
 
 enum {
     ADDRESS_ENTRIES_MAX = 65536, /* addresses remembered of which nothing is open */
@@ -7241,10 +7264,12 @@ enum {
 };
 
 /* What an entry waits for that is not in use: the end of its pace, a second at most, or that its
- * failures are forgotten. */
+ * failures are forgotten, ten minutes. Two lists, since one list would make those of a second stand
+ * behind those of ten minutes, and a sweep looks at the front only. */
 enum address_expiry { EXPIRY_PACE, EXPIRY_FAILURE, EXPIRY_COUNT, EXPIRY_NONE = EXPIRY_COUNT };
 
-/* What is known of one address. Those who count change it and then call address_settle. */
+/* What is known of one address. Those who count change it and then call address_settle, which may
+ * free it. */
 struct address_entry {
     struct map_node node;
     uint8_t key[16];
@@ -7260,18 +7285,18 @@ struct address_entry {
     int64_t failed_at, blocked_until; /* mono ms: of the last failure; 0 */
 };
 
-/* Entries that rest, the one that has rested longest first. */
+/* Entries that wait for time to pass, the one that was settled first at the front. */
 struct address_list {
     TAILQ_HEAD(, address_entry) entries;
     size_t count;
 };
 
+/* Zero is no valid state: address_table_init. */
 struct address_table {
-    struct map map; /* by key */
+    struct map map; /* by key; its hash is keyed, so strangers cannot choose who shares a slot */
     struct address_list expiring[EXPIRY_COUNT];
 };
 
-/* A table without entries, owned by the caller until address_table_free. */
 static void address_table_init(struct address_table *table)
 {
     map_init(&table->map);
@@ -7281,19 +7306,16 @@ static void address_table_init(struct address_table *table)
     }
 }
 
-/* map_free's: frees an entry. */
 static void address_free(struct map_node *node)
 {
     free(container_of(node, struct address_entry, node));
 }
 
-/* Frees all entries; the table can be used no more. */
 static void address_table_free(struct address_table *table)
 {
     map_free(&table->map, address_free);
 }
 
-/* The entry of this key, or NULL. */
 static struct address_entry *address_find(const struct address_table *table, const uint8_t key[16])
 {
     uint64_t hash = hash_keyed(table->map.key, key, 16);
@@ -7305,8 +7327,8 @@ static struct address_entry *address_find(const struct address_table *table, con
 }
 
 /* The entry of this key, made if it is not there; never NULL. It is the table's, and valid until
- * address_settle of this or another entry or address_sweep; beyond them only while it has
- * connections or pending. A new one stays until it is settled. */
+ * the next address_settle, of whichever entry, or address_sweep: either may free it. Only one with
+ * connections may be kept for longer. A new one stays until it is settled. */
 static struct address_entry *address_make(struct address_table *table, const uint8_t key[16])
 {
     struct address_entry *entry = address_find(table, key);
@@ -7319,7 +7341,6 @@ static struct address_entry *address_make(struct address_table *table, const uin
     return entry;
 }
 
-/* Takes an entry off the list it is on, if any. */
 static void address_wake(struct address_table *table, struct address_entry *entry)
 {
     if (entry->expiry == EXPIRY_NONE) return;
@@ -7329,7 +7350,6 @@ static void address_wake(struct address_table *table, struct address_entry *entr
     list->count--;
 }
 
-/* Takes an entry out of the table and frees it; slots that became too many go. */
 static void address_drop(struct address_table *table, struct address_entry *entry)
 {
     map_remove(&table->map, &entry->node);
@@ -7337,25 +7357,27 @@ static void address_drop(struct address_table *table, struct address_entry *entr
     free(entry);
 }
 
-/* Whether something of the entry is open, so that no time makes it go. */
+/* True if something of the entry is open, so that no time makes it go. */
 static bool address_in_use(const struct address_entry *entry)
 {
     return entry->connections || entry->http_conns;
 }
 
-/* Whether at now (mono ms) the entry's failures are still held against it. */
+/* True if at now (mono ms) the entry's wrong passwords are still held against it. */
 static bool address_has_failed(const struct address_entry *entry, int64_t now)
 {
     return entry->failures && now - entry->failed_at < ADDRESS_FAILURE_MS;
 }
 
-/* Whether at now (mono ms) an entry that is not in use still differs from a new one. */
+/* True if at now (mono ms) an entry that is not in use still differs from a new one: else it can
+ * go, and nobody can tell. */
 static bool address_differs(const struct address_entry *entry, int64_t now)
 {
     return address_has_failed(entry, now) || entry->upgrades_until_us > now * 1000;
 }
 
-/* Takes the entry that has rested longest off a list, and drops it unless it is in use again. */
+/* Takes the front entry off a list, and frees it unless it is in use again. Entries that come into
+ * use are not taken off at once: address_settle does that, which their end calls. */
 static void address_evict(struct address_table *table, struct address_list *list)
 {
     struct address_entry *oldest = TAILQ_FIRST(&list->entries);
@@ -7364,8 +7386,9 @@ static void address_evict(struct address_table *table, struct address_list *list
 }
 
 /* Ends a change of an entry: one that is not in use is freed, or as long as it differs from a new
- * one put on the list of what it waits for; where that gets too long the one that has rested
- * longest is dropped. now is mono ms. */
+ * one put on the list of what it waits for. Where that list gets too long its front is dropped,
+ * which is this entry only if there is no other: the caller's pointer is not to be used after it.
+ * now is mono ms. */
 static void address_settle(struct address_table *table, struct address_entry *entry, int64_t now)
 {
     address_wake(table, entry);
@@ -7380,9 +7403,10 @@ static void address_settle(struct address_table *table, struct address_entry *en
     if (++list->count > ADDRESS_EXPIRING_MAX) address_evict(table, list);
 }
 
-/* Drops entries that time has made like new ones, at most ADDRESS_SWEEP_MAX of either list. The
- * sweep of a list ends at the first that still waits; what stands behind it may wait for less, but
- * not longer than ADDRESS_FAILURE_MS, or a second, after it was settled. now is mono ms. */
+/* Drops entries that time has made like new ones, at most ADDRESS_SWEEP_MAX of either list: who
+ * calls holds a lock that every new connection takes. The sweep of a list ends at the first that
+ * still waits. What stands behind it may wait for less, but no longer than ADDRESS_FAILURE_MS, or a
+ * second, after it was settled. now is mono ms. */
 static void address_sweep(struct address_table *table, int64_t now)
 {
     for (int rest = 0; rest < EXPIRY_COUNT; rest++) {
@@ -7395,8 +7419,11 @@ static void address_sweep(struct address_table *table, int64_t now)
     }
 }
 
-/* Whether the address may open one more WebSocket, at most `rate` in a second (0: as many as it
- * likes); a second's worth may come at once. One that is refused does not count. now_us is mono. */
+/* True if the address may open one more WebSocket, at most `rate` in a second (0: as many as it
+ * likes). This is a leaky bucket kept as one number (GCRA): upgrades_until_us is when the bucket is
+ * empty, each upgrade moves it 1/rate on, and a second's worth may come at once, as the pages of
+ * one office do. One that is refused does not count: who keeps trying gets their rate. now_us is
+ * mono. */
 static bool address_take_upgrade(struct address_entry *entry, int64_t now_us, int64_t rate)
 {
     if (!rate) return true;
@@ -7414,8 +7441,9 @@ static int64_t address_blocked(const struct address_entry *entry, int64_t now)
 }
 
 /* Counts a wrong password. Returns the ms to wait before the next may be tried: nothing after the
- * first and second, a second after the third (ADDRESS_FREE_FAILURES), twice as long after each
- * further one, at most ADDRESS_WAIT_MAX_MS. Ten minutes after the last it starts anew. */
+ * first and second, which people mistype, a second after the third (ADDRESS_FREE_FAILURES), twice
+ * as long after each further one, at most ADDRESS_WAIT_MAX_MS: 1,440 guesses a day and address. Ten
+ * minutes after the last wrong one it starts anew. */
 static int64_t address_count_failure(struct address_entry *entry, int64_t now)
 {
     if (!address_has_failed(entry, now)) entry->failures = 0;
@@ -7429,7 +7457,6 @@ static int64_t address_count_failure(struct address_entry *entry, int64_t now)
     return wait;
 }
 
-/* The password was right: nothing is held against the address any more. */
 static void address_clear_failures(struct address_entry *entry)
 {
     entry->failures = 0;
@@ -7437,15 +7464,21 @@ static void address_clear_failures(struct address_entry *entry)
 }
 
 /* ==== 21. Logins ==============================================================================
- * Wrong passwords slow an address down, a queue keeps hashing from all workers; pure. */
-
-/* Who may try a password next. Only one is hashed at a time, so guessers from many addresses could
- * keep the right one out for ever. Who finds another at it, or has to wait after wrong ones, is
- * told when to come back and has a place then: LOGIN_STEP_MS apart from others not known to have
+ * Who may try the admin's password next, and which refusals the log is told of. A password is slow
+ * to check by design (a tenth of a second of a processor), and only one is hashed at a time, so
+ * that guessing does not take the processors from those who are connected. Therefore guessers from
+ * many addresses could keep the right password out for ever; the queue here keeps them from that.
+ *
+ * Who finds another at it, or has to wait after wrong passwords, is told when to come back
+ * (Retry-After) and has a place at that time: LOGIN_STEP_MS apart from others not known to have
  * guessed, and LOGIN_STEPS_LATER times that among those who have. Who comes in time gets in, behind
- * the one under way and the few who were told about the same; so a worker waits for some hashes,
- * never for a client. Each of the two kinds has its own places: guessers cannot take those of
- * others once they have guessed wrong. Pure: no clock, no lock. */
+ * the one under way and the few who were told about the same. So a worker waits for some hashes,
+ * never for a client. The two kinds have places of their own: guessers cannot take those of others
+ * once they have guessed wrong.
+ *
+ * Pure: no clock, no lock. Workers call it, the queue with login_lock held, refusals with
+ * refusal_lock. Wrong passwords are counted in the table above. */
+
 enum {
     LOGIN_PLACES = 128,  /* of each kind; beyond there is only a time, and no place */
     LOGIN_STEP_MS = 500, /* at least; twice what a hash takes where that is more */
@@ -7456,6 +7489,7 @@ enum {
     LOGIN_LATE_MAX = 2,
 };
 
+/* The answer to one who wants to try a password. */
 enum login_turn {
     LOGIN_NOW,   /* nobody is at it */
     LOGIN_NEXT,  /* when the one under way is done */
@@ -7468,6 +7502,8 @@ struct login_place {
     int64_t at; /* mono ms */
 };
 
+/* Fixed tables, as these places are a promise and not a need: where they are all taken one is told
+ * a time without a place, and has as good a chance as others then. */
 struct login_queue {
     struct login_place places[2][LOGIN_PLACES]; /* of those who guessed: [1] */
     int count[2];
@@ -7476,13 +7512,12 @@ struct login_queue {
     int64_t took; /* about how long one takes, ms */
 };
 
-/* Takes a place away. */
 static void login_leave(struct login_queue *queue, int kind, int i)
 {
     queue->places[kind][i] = queue->places[kind][--queue->count[kind]];
 }
 
-/* Ends places that nobody came for; the one of this address, if it has one: its kind, and *i. */
+/* Ends places that nobody came for, then finds the one of this address: its kind and *i, or -1. */
 static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t now, int *i)
 {
     int found = -1;
@@ -7500,8 +7535,9 @@ static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t 
     return found;
 }
 
-/* Gives an address the first place that is free, not before `least` ms; how long until then. One
- * that comes late for a place it had need not find a free one. */
+/* Gives an address the first place that is free, not before `least` ms from now; returns how long
+ * it is until then. One that comes late for the place it had need not find a free one again: it
+ * would otherwise never get in where all places are always taken. */
 static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
                            bool late, int64_t now, int64_t least)
 {
@@ -7524,8 +7560,10 @@ static int64_t login_place(struct login_queue *queue, const uint8_t key[16], boo
     return wait;
 }
 
-/* Whether an address may try a password now, which has to wait `blocked` ms for its own wrong ones
- * (0: not). With LOGIN_LATER *wait is how long until it surely may. */
+/* Tells an address whether it may try a password now; it has to wait `blocked` ms for its own wrong
+ * ones (0: not at all). With LOGIN_LATER *wait is how long until it surely may. One who asks before
+ * its time is told the same time again, so asking often gains nothing. LOGIN_NOW and LOGIN_NEXT use
+ * the place up: who asks again meanwhile is a new one. */
 static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16], bool guessed,
                                  int64_t blocked, int64_t now, int64_t *wait)
 {
@@ -7544,9 +7582,9 @@ static enum login_turn login_ask(struct login_queue *queue, const uint8_t key[16
     return LOGIN_LATER;
 }
 
-/* Which refusals are told in the log: of each kind and address one a minute, and of all
- * REFUSALS_MAX, so that strangers fill no disk. It remembers by a hash, the latest where two meet:
- * the worst that follows is a line too many. Pure. */
+/* Which refusals are told in the log: of each kind and address one a minute, and REFUSALS_MAX of
+ * all, so that strangers fill no disk. It remembers by a hash, the latest where two meet: the worst
+ * that follows is a line too many. */
 enum { REFUSAL_SLOTS = 1024, REFUSALS_MAX = 100, REFUSAL_MS = 60000 };
 struct refusal_log {
     struct refusal_slot {
@@ -7557,8 +7595,8 @@ struct refusal_log {
     int count;     /* told in it */
 };
 
-/* Whether to tell of one: what, at now (mono ms, above 0), from the address. *last becomes whether
- * no other is told in this minute. */
+/* True if a refusal, of kind `what`, at now (mono ms, above 0) from this address, is to be told.
+ * Then *last says that it is the last in this minute. */
 static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsigned what,
                           const uint8_t address[16], int64_t now, bool *last)
 {
@@ -7579,22 +7617,26 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
 }
 
 /* ==== 22. Users ===============================================================================
- * Who is online, why, and since when. Pure: no I/O, no clock, no lock; every call takes `now` and
- * leaves its transitions in a list. One thread changes it (the hub); others may look while the hub
- * is kept out by the lock that the server holds around it.
+ * The presence table: who is known at this moment, in the order of their ids. Here are its structs
+ * and how users are found; the rules are in the next section.
  *
  * A user is in the table while online, and after that until the store has the last state: so a
  * reader that finds nobody here may believe the store. Offline users stay as well while a watcher
  * follows them (pinned), and while they have a status set by hand: so nobody has to ask the store
  * whether a user who comes is invisible. That costs some 270 bytes a status, of which a map beside
- * the table would save two thirds, and it needs no second copy of these rules.
+ * the table would save two thirds; but then an offline user's status would end, be told and be
+ * written by a second copy of these rules.
  *
  * Times inside are monotonic ms; they become wall times with the offset of the moment they are
  * shown, so a stepped clock bends no age. Only the ends of sessions without a connection go by a
  * clock of their own, which stands still while the process does: nobody leaves for a silence that
- * was the server's. */
+ * was the server's.
+ *
+ * Pure: no I/O, no clock, no lock. [hub] changes it with table_lock held; the hub reads it without,
+ * others with table_lock. The table owns its users; connections are the hub's. */
 
-/* The table's view of one connection; the hub's struct connection begins with it. */
+/* The table's view of one connection; the hub's struct connection begins with it. Some bits are the
+ * hub's alone: they are here because there is room, and a connection has 140 bytes. */
 struct session_conn {
     struct user *user;         /* NULL when not in the table */
     struct session_conn *next; /* of the same user */
@@ -7607,19 +7649,23 @@ struct session_conn {
     uint32_t expires;        /* s after its start at which its token ends; 0: never */
 };
 
-/* How a connection ended; what follows for the user stands in presence_disconnect. */
+/* How a connection ended; what follows for the user stands in presence_disconnect: a close frame
+ * with 1000, one with 1001, no close frame, silence, an admin, the end of the token, the server's
+ * stop. */
 enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXPIRED, END_STOP };
 
+/* Live has connections; cached has none, and is online all the same. */
 enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE, USER_NOT_HERE /* only in views */ };
 
-/* A text that several hold on to; who has the last hold frees it. The hub's only. */
+/* [hub] A text that a manual status and transitions share; the last holder frees it. */
 struct status_text {
     uint32_t holds;
     uint16_t len;
     char text[];
 };
 
-/* What a user set by hand: it goes before what the connections say. */
+/* What a user set by hand: it goes before what the connections say. While there is one, its user is
+ * in the table. */
 struct manual {
     struct timer timer;          /* armed when it ends by itself */
     struct user *user;           /* whose it is */
@@ -7629,8 +7675,8 @@ struct manual {
     uint8_t status;              /* enum status: OFFLINE is invisible, AUTOMATIC only the message */
 };
 
-/* What a user with connections, without HTTP heartbeats, who set nothing by hand, does without:
- * most do. */
+/* What a user who has connections, no HTTP heartbeats and nothing set by hand does without: most
+ * do, so it is not in struct user. */
 struct user_ext {
     uint8_t address[16];     /* where the user was last heard from, v4-mapped; zero: not known */
     int64_t heartbeat_until; /* HTTP heartbeats keep the user online until then, by
@@ -7638,9 +7684,11 @@ struct user_ext {
     struct manual *manual;   /* or NULL */
 };
 
-/* What of a user the store does not know yet. */
+/* What of a user the store does not know yet, in the order of how soon it must. SEEN is a last_seen
+ * that moved, written within SEEN_FLUSH_MS; STATE goes into the next batch. */
 enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
+/* A user in the table: 80 bytes and the id. Each is one allocation, and its address is constant. */
 struct user {
     struct timer timer;         /* while cached: the end of the session */
     LIST_ENTRY(user) list;      /* of those equally dirty; in none when not dirty */
@@ -7654,7 +7702,7 @@ struct user {
     uint8_t automatic : 4;     /* enum status: of the connections, merged */
     uint8_t reason;            /* enum reason: of the last end, or of the one to come */
     uint8_t dirty : 4;         /* enum user_dirty */
-    uint8_t dirty_again : 4;   /* changed while in flight: the debt after it */
+    uint8_t dirty_again : 4;   /* changed while in flight: dirty as this after it */
     uint8_t pinned : 1;        /* stays in the table when offline: somebody watches */
     uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
     uint8_t was_invisible : 1; /* as of the last transition */
@@ -7662,11 +7710,13 @@ struct user {
     char id[]; /* not NUL-terminated */
 };
 
-/* One change of a user, in order, and how the user stood after it. The user stays valid until the
- * transitions are cleared. While online, a change of the status, or of what was set by hand, is
- * STATUS whatever else changed with it; CONNECTIONS is another number of them, or live to cached
- * and back. QUIET is what a user set by hand while offline: it has no number and is no event, but
- * who watches is told. */
+/* One change of a user: what counters, streams, watchers and the webhook are told of. A value, not
+ * a reference to the user, who may have changed again by the time that it is told; only the id is
+ * read from the user, who stays in the table until the transitions are cleared.
+ *
+ * While online, a change of the status, or of what was set by hand, is STATUS whatever else changed
+ * with it; CONNECTIONS is another number of them, or live to cached and back. QUIET is what a user
+ * set by hand while offline: it has no number and is no event, but who watches is told. */
 enum transition_kind {
     TRANSITION_JOIN,
     TRANSITION_LEAVE,
@@ -7688,7 +7738,10 @@ struct transition {
 
 LIST_HEAD(user_list, user);
 
-/* Users in byte order of their ids: sorted runs of pointers, each run one allocation. */
+/* Users in byte order of their ids, as lists and pages need them: sorted runs of pointers, each run
+ * one allocation of 1 KB, and a sorted array of runs. Two binary searches find a user, an insertion
+ * moves half a run at most, and a walk goes on behind any id, also one that is gone. It costs 8 to
+ * 16 bytes a user, a tree 16 to 32. A million users are 8,000 to 16,000 runs. */
 enum { RUN_MAX = 126 };
 struct run {
     size_t count;
@@ -7704,6 +7757,8 @@ enum {
     SEEN_RINGS = SEEN_FLUSH_MS / 1000,
 };
 
+/* The whole table. The dirty lists and the wheels link users who are in the directory;
+ * presence_free frees them by that alone. */
 struct presence {
     int64_t grace, threshold; /* ms */
     int64_t stood_still;      /* ms that presence_clock is behind mono */
@@ -7737,8 +7792,8 @@ static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full,
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
 static const size_t CHANGES_MAX = 100000;        /* the same, for the webhook */
 
-/* The index of the first run that may hold an id >= this one, and the place in it. Returns whether
- * the id itself is there. */
+/* Finds an id: *run and *at become its place, or where it would be inserted. Returns whether it is
+ * there. Every lookup of a user is this: some 20 comparisons of ids, no allocation. */
 static bool directory_seek(const struct directory *d, struct span id, size_t *run, size_t *at)
 {
     size_t low = 0, high = d->count;
@@ -7768,7 +7823,6 @@ static bool directory_seek(const struct directory *d, struct span id, size_t *ru
     return false;
 }
 
-/* Puts an empty run at an index. */
 static struct run *directory_add_run(struct directory *d, size_t index)
 {
     if (d->count == d->size) {
@@ -7781,7 +7835,8 @@ static struct run *directory_add_run(struct directory *d, size_t index)
 }
 
 /* Adds a user whose id is not there yet. A full run is cut in two; at the very end a new one begins
- * instead, so that ids that come in order fill their runs. */
+ * instead, so that ids that come in order, as they do from the store at the start, fill their
+ * runs. */
 static void directory_insert(struct directory *d, struct user *user)
 {
     size_t run, at;
@@ -7804,7 +7859,8 @@ static void directory_insert(struct directory *d, struct user *user)
     r->count++;
 }
 
-/* Removes a user that is there; a run that got small joins its neighbour. */
+/* Removes a user who is there. A run joins its neighbour where both are a half of one together, not
+ * sooner: so one who comes and goes at the border does not cut and join for ever. */
 static void directory_remove(struct directory *d, const struct user *user)
 {
     size_t run, at;
@@ -7827,19 +7883,20 @@ static void directory_remove(struct directory *d, const struct user *user)
     memmove(d->runs + run, d->runs + run + 1, (d->count - run) * sizeof *d->runs);
 }
 
-/* The user with this id, or NULL. May be one who went offline and is not in the store yet. */
+/* [hub, or table_lock] The user with this id, or NULL. May be offline, see the top of the
+ * section. */
 static struct user *presence_find(const struct presence *p, struct span id)
 {
     size_t run, at;
     return directory_seek(&p->directory, id, &run, &at) ? p->directory.runs[run]->users[at] : NULL;
 }
 
-/* Where a walk in byte order stands. */
 struct presence_walk {
     size_t run, at;
 };
 
-/* A walk that begins behind this id; an empty id begins at the first. */
+/* A walk in byte order that begins behind this id; an empty id begins at the first. It is a place
+ * and not a pointer: who gives the lock up begins the next walk at the last id that was seen. */
 static struct presence_walk presence_walk_after(const struct presence *p, struct span id)
 {
     struct presence_walk walk;
@@ -7860,9 +7917,30 @@ static struct user *presence_walk_next(const struct presence *p, struct presence
 }
 
 /* ==== 23. Presence rules ======================================================================
- * When a user is online, and what every sign of life, end and moment changes. */
+ * When a user is online, and what every sign of life, end and moment changes.
+ *
+ *   - With a connection a user is online (live).
+ *   - When the last connection ends, it depends on how:
+ *       on purpose (close code 1000, a kick, an expired token)   offline at once
+ *       after a silence that was too long                        offline at once: it was longer
+ *                                                                than the grace already
+ *       a page that is left (1001), a broken line                online (cached) for --grace: a
+ *                                                                reload or a tunnel is no event
+ *   - An HTTP heartbeat makes a user online (cached) for --online-threshold, and outlasts the end of
+ *     a connection that was not on purpose.
+ *   - After a restart of the server, users who were online are cached, until --online-threshold
+ *     after the last evidence of them, see presence_restore: a restart is no event for those who
+ *     come back.
+ *   - last_seen is when something was heard from the user, never when silence was noticed.
+ *   - What the user set by hand goes before what the connections say, and is kept while offline.
+ *     Invisible is shown as offline to all but admins.
+ *
+ * A session lasts from online to offline. Each change becomes a transition in a list, which the hub
+ * acts on and clears within the same turn, and makes its user dirty, until a batch with the new
+ * state is in the store.
+ *
+ * All is [hub; table_lock], or a test. Pure: every call takes `now`. Nothing fails. */
 
-/* A table without users. */
 static void presence_init(struct presence *p, int64_t grace, int64_t threshold, struct instant now)
 {
     *p = (struct presence){.grace = grace, .threshold = threshold};
@@ -7871,14 +7949,14 @@ static void presence_init(struct presence *p, int64_t grace, int64_t threshold, 
     wheel_init(&p->manuals, now.mono);
 }
 
-/* The clock by which stays without a connection end. */
+/* The clock by which sessions without a connection end. It stands still while the process does. */
 static int64_t presence_clock(const struct presence *p, struct instant now)
 {
     return now.mono - p->stood_still;
 }
 
-/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or
- * machine, a starved processor). What clients sent meanwhile waits in sockets, perhaps before
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
+ * a starved processor, a long start). What clients sent meanwhile waits in sockets, perhaps before
  * the listener: each has as much time left as before, and nobody is judged until that is read. */
 static void presence_resume(struct presence *p, struct instant now, int64_t gap)
 {
@@ -7896,7 +7974,7 @@ static int64_t presence_wait(const struct presence *p, int64_t now_ms)
     return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
-/* A message, held once; NULL for an empty text. */
+/* A text, held once by the caller; NULL for an empty one. */
 static struct status_text *status_text_new(struct span text)
 {
     if (!text.len) return NULL;
@@ -7907,39 +7985,33 @@ static struct status_text *status_text_new(struct span text)
     return message;
 }
 
-/* One more hold on a message; returns it. NULL is fine. */
 static struct status_text *status_text_hold(struct status_text *message)
 {
     if (message) message->holds++;
     return message;
 }
 
-/* Gives a hold back; NULL is fine. */
 static void status_text_drop(struct status_text *message)
 {
     if (message && !--message->holds) free(message);
 }
 
-/* The text of a message; empty for NULL. */
 static struct span status_text_span(const struct status_text *message)
 {
     return message ? (struct span){message->text, message->len} : (struct span){"", 0};
 }
 
-/* What a user set by hand, or NULL. */
 static struct manual *user_manual(const struct user *user)
 {
     return user->ext ? user->ext->manual : NULL;
 }
 
-/* Whether others are to see the user as offline. */
 static bool user_invisible(const struct user *user)
 {
     const struct manual *manual = user_manual(user);
     return manual && manual->status == STATUS_OFFLINE;
 }
 
-/* Frees what a user set by hand; NULL is fine. */
 static void manual_free(struct presence *p, struct manual *manual)
 {
     if (!manual) return;
@@ -7948,7 +8020,8 @@ static void manual_free(struct presence *p, struct manual *manual)
     free(manual);
 }
 
-/* Forgets where a user was heard from and the heartbeats; what was set by hand stays. */
+/* Forgets where a user was heard from and the heartbeats, when a session ends or a connection knows
+ * better; what was set by hand stays, and with it the memory. */
 static void user_clear_ext(struct user *user)
 {
     if (!user->ext) return;
@@ -7959,7 +8032,6 @@ static void user_clear_ext(struct user *user)
     user->ext = NULL;
 }
 
-/* Frees a user who is in no list any more. */
 static void user_free(struct presence *p, struct user *user)
 {
     if (user->ext) manual_free(p, user->ext->manual);
@@ -7967,7 +8039,8 @@ static void user_free(struct presence *p, struct user *user)
     free(user);
 }
 
-/* Frees everything. Links of users still there are not touched: they are the hub's. */
+/* Frees the table and its users. Connections that are still linked to them are the hub's, and must
+ * not be used as such after it. */
 static void presence_free(struct presence *p)
 {
     for (size_t i = 0; i < p->directory.count; i++) {
@@ -7989,7 +8062,13 @@ static void user_mark_dirty(struct user_list *list, struct user *user, enum user
     user->dirty = (unsigned)dirty & 15u;
 }
 
-/* Notes that the store must hear of a user: of a new state, or only of a later last_seen. */
+/* Notes that the store must hear of a user: of a new state, or only of a later last_seen. Nothing
+ * is lost between two batches, whatever the order:
+ *
+ *   NONE -> SEEN -> STATE -> IN_FLIGHT -> NONE       collected, and committed
+ *                              |     \
+ *                              |      dirty_again -> SEEN or STATE when committed
+ *                              STATE, if the batch is still being filled, see presence_collect */
 static void presence_mark_dirty(struct presence *p, struct user *user, enum user_dirty dirty)
 {
     if (user->dirty == DIRTY_IN_FLIGHT) {
@@ -8008,8 +8087,8 @@ static void presence_mark_dirty(struct presence *p, struct user *user, enum user
     }
 }
 
-/* Adds a transition to the list; the store has to hear of it, but for connections, which it does
- * not know. A quiet one has the number of the last. */
+/* Adds a transition to the list, with the state as it is now; the store has to hear of it, but for
+ * the number of connections, which it does not know. A quiet one has the number of the last. */
 static void presence_record(struct presence *p, struct user *user, enum transition_kind kind)
 {
     if (p->transition_count == p->transition_size) {
@@ -8034,7 +8113,8 @@ static void presence_record(struct presence *p, struct user *user, enum transiti
     if (kind != TRANSITION_CONNECTIONS) presence_mark_dirty(p, user, DIRTY_STATE);
 }
 
-/* Forgets the transitions, after the caller has acted on them. */
+/* Forgets the transitions, after the caller has acted on them. The memory stays for the next turn,
+ * unless a crowd made it large. */
 static void presence_clear_transitions(struct presence *p)
 {
     for (size_t i = 0; i < p->transition_count; i++) status_text_drop(p->transitions[i].message);
@@ -8046,7 +8126,9 @@ static void presence_clear_transitions(struct presence *p)
     }
 }
 
-/* Notes that the user was heard. Allocates nothing, takes constant time. */
+/* Notes that the user was heard: what every message, ping and pong costs. It allocates nothing,
+ * takes constant time and, of all that changes a user, no lock: relaxed, since a reader that sees
+ * the moment before is right too, and nothing else is published by it. */
 static void presence_heard(struct presence *p, struct instant now, struct user *user)
 {
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
@@ -8054,7 +8136,8 @@ static void presence_heard(struct presence *p, struct instant now, struct user *
         presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
-/* The user with this id, made if it is not there: offline, in no list. */
+/* The user with this id, made if they are not there: offline, in no list. The caller makes
+ * something of that in the same call, else nobody would take them out again. */
 static struct user *presence_make(struct presence *p, struct span id)
 {
     struct user *user = presence_find(p, id);
@@ -8068,7 +8151,8 @@ static struct user *presence_make(struct presence *p, struct span id)
     return user;
 }
 
-/* The status of a user's connections taken together: the most available one. */
+/* The status of a user's connections taken together: the most available one, so that the phone in
+ * the pocket does not make away of who sits at the desk. */
 static enum status user_merge_status(const struct user *user)
 {
     enum status best = STATUS_AWAY; /* nothing is above online: of thousands one is looked at */
@@ -8078,8 +8162,8 @@ static enum status user_merge_status(const struct user *user)
     return best;
 }
 
-/* Takes what the connections say; the status that counts is the one set by hand, if there is one.
- * Returns whether it changed. */
+/* Takes what the connections say; the status that counts is the one set by hand, if there is one
+ * and the user is online. Returns whether that changed. */
 static bool user_set_automatic(struct user *user, enum status automatic)
 {
     const struct manual *manual = user_manual(user);
@@ -8091,7 +8175,8 @@ static bool user_set_automatic(struct user *user, enum status automatic)
     return status != before;
 }
 
-/* Moves a user between live, cached and offline, and keeps the totals. */
+/* The only place that moves a user between live, cached and offline, as it keeps the totals. Who is
+ * no longer cached has no end to wait for. */
 static void user_set_state(struct presence *p, struct user *user, enum user_state state)
 {
     p->live += (state == USER_LIVE) - (user->state == USER_LIVE);
@@ -8100,7 +8185,8 @@ static void user_set_state(struct presence *p, struct user *user, enum user_stat
     if (state != USER_CACHED) timer_disarm(&p->wheel, &user->timer);
 }
 
-/* Begins a session if the user is offline, and makes the user live or cached. */
+/* Begins a session if the user is offline, and makes the user live or cached. At most one
+ * transition follows: a join says all of what it begins with. */
 static void user_enter(struct presence *p, struct instant now, struct user *user,
                        enum user_state state, enum status automatic)
 {
@@ -8115,7 +8201,6 @@ static void user_enter(struct presence *p, struct instant now, struct user *user
     }
 }
 
-/* The note of a user, made if there is none. */
 static struct user_ext *user_make_ext(struct user *user)
 {
     if (!user->ext) user->ext = mem_new(sizeof *user->ext);
@@ -8137,8 +8222,10 @@ static const uint8_t *user_address(const struct user *user)
     return user->ext ? user->ext->address : NULL;
 }
 
-/* Ends a session: offline, with a session for the store. The address may be the note's own; NULL
- * when it is not known. */
+/* Ends a session: the user is offline, and the store gets a record of it. It ends when the user was
+ * last heard, not now. The address may be the user's own; NULL when it is not known. While the disk
+ * is full records pile up to ENDED_SESSIONS_MAX, further ones are dropped and counted: the state of
+ * users goes before their history. */
 static void user_leave(struct presence *p, struct instant now, struct user *user,
                        enum reason reason, const uint8_t *address)
 {
@@ -8168,8 +8255,9 @@ static void user_cache(struct presence *p, struct user *user, int64_t until, enu
     timer_arm(&p->wheel, &user->timer, until);
 }
 
-/* A connection of a user opened. The link is the caller's; it must be given back with
- * presence_disconnect. link->status counts. */
+/* A connection of a user opened. It is the caller's, who must end it with presence_disconnect
+ * before it is freed. conn->status and conn->address count from now on. A user who was cached is
+ * live again, and nobody hears of the gap but as another number of connections. */
 static void presence_connect(struct presence *p, struct instant now, struct span id,
                              struct session_conn *conn)
 {
@@ -8180,7 +8268,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     user->connections++;
     p->connections++;
     if (user->ext && user->ext->heartbeat_until <= presence_clock(p, now))
-        user_clear_ext(user); /* what it told the link tells */
+        user_clear_ext(user); /* the connection knows better */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     uint64_t before = p->sequence;
     user_enter(p, now, user, USER_LIVE, user_merge_status(user));
@@ -8188,7 +8276,8 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
-/* Takes a link out of its user's list. */
+/* Takes a connection out of its user's list: singly linked, 8 bytes less each, and a user has
+ * few. */
 static void user_remove_conn(struct presence *p, struct user *user, struct session_conn *conn)
 {
     struct session_conn **place = &user->conns;
@@ -8200,12 +8289,14 @@ static void user_remove_conn(struct presence *p, struct user *user, struct sessi
     p->connections--;
 }
 
-/* A connection ended. Only the last one of a user matters, and how it ended:
- * a clean goodbye, a kick, an expired token: offline at once. A silence: offline at once too, it
- * has been longer than the grace already. A page that is left, a broken connection: online, cached,
- * for the grace time. HTTP heartbeats within the threshold keep the user cached except after a
- * clean goodbye, a kick or an expired token. END_STOP is the server's own, for all connections of a
- * user: the session goes on with the status that they had together, and nobody is told. */
+/* A connection ended. Of the user's last one it matters how, see the top of the section:
+ *
+ *   grace   online for --grace, since they may be back at once
+ *   final   HTTP heartbeats count no more, since the user, or an admin, said so
+ *
+ * Without either, a timeout: offline at once, unless HTTP heartbeats keep them. END_STOP is the
+ * server's own, for all connections of a user: the session goes on in the store with the status
+ * that they had together, for the next server, and nobody is told. */
 static void presence_disconnect(struct presence *p, struct instant now, struct session_conn *conn,
                                 enum ending ending)
 {
@@ -8246,7 +8337,6 @@ static void presence_disconnect(struct presence *p, struct instant now, struct s
     }
 }
 
-/* This connection's status. At most one transition follows; a user does not leave and come back. */
 static void presence_set_status(struct presence *p, struct instant now, struct session_conn *conn,
                                 enum status status)
 {
@@ -8255,7 +8345,8 @@ static void presence_set_status(struct presence *p, struct instant now, struct s
 }
 
 /* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
- * grace when that is longer: a sign of life shortens nothing. */
+ * grace when that is longer: a sign of life shortens nothing. With connections it only notes until
+ * when it will count. */
 static void presence_heartbeat(struct presence *p, struct instant now, struct span id,
                                const uint8_t address[16])
 {
@@ -8284,11 +8375,17 @@ struct evidence {
 };
 
 /* A user whom the store says to be online, at the start of the server: cached until the threshold
- * after the last sign of life. That is not last_seen alone, which moves by pings and comes late to
- * the store: who was not known to have left while the server lived was there as long as it did.
- * But for no longer than a silence can last: servers that die one after the other, before anybody
- * comes back, keep no ghosts. Stamps from the future count as now. No transition: nothing has
- * changed. */
+ * after the last evidence that they were there.
+ *
+ * That is not the stored last_seen alone, which reaches the store up to SEEN_FLUSH_MS late and
+ * moves only with every ping. Who was not known to have left while the server lived was there as
+ * long as it did: so a server that comes back after an hour starts with nobody, and one that comes
+ * back within the threshold with everybody. But for no longer than a silence can last
+ * (before.silence): servers that die one after the other, before anybody comes back, would each be
+ * evidence for the next, and keep ghosts.
+ *
+ * Stamps from the future, of a clock that has been put back since, count as now. No transition:
+ * nothing has changed. */
 static void presence_restore(struct presence *p, struct instant now, struct span id,
                              enum status status, int64_t online_since_wall, int64_t last_seen_wall,
                              struct evidence before)
@@ -8315,7 +8412,8 @@ struct manual_update {
     char message[STATUS_TEXT_MAX];
 };
 
-/* Gives a user what was set by hand, in place of what there was; says nothing of it to anybody. */
+/* Gives a user what was set by hand, in place of what there was. The caller tells of it, or not.
+ * until and hidden are mono. */
 static void user_put_manual(struct presence *p, struct user *user, enum status status,
                             int64_t until, int64_t hidden, struct span message)
 {
@@ -8331,7 +8429,7 @@ static void user_put_manual(struct presence *p, struct user *user, enum status s
     user_set_automatic(user, user->automatic);
 }
 
-/* Takes away what was set by hand, if there is something; says nothing of it to anybody. */
+/* Takes away what was set by hand, if there is something. The caller tells of it, or not. */
 static void user_take_manual(struct presence *p, struct user *user)
 {
     if (!user_manual(user)) return;
@@ -8342,7 +8440,7 @@ static void user_take_manual(struct presence *p, struct user *user)
     user_set_automatic(user, user->automatic);
 }
 
-/* Tells that what a user set by hand changed: the store, and all others. */
+/* Tells the store and all others that what a user set by hand has changed. */
 static void user_tell_manual(struct presence *p, struct user *user)
 {
     user->manual_dirty = true;
@@ -8351,7 +8449,8 @@ static void user_tell_manual(struct presence *p, struct user *user)
 
 /* Sets by hand what the user wishes, or goes back to what the connections say. At most one
  * transition follows, none if all stays as it was. Who becomes invisible seems to leave now, last
- * heard when she was: what others saw of her last_seen does not go back when she shows again. */
+ * heard when they were: what others saw of their last_seen stands still from then on, and does not
+ * go back when they show again. */
 static void presence_set_manual(struct presence *p, struct instant now, struct user *user,
                                 const struct manual_update *update)
 {
@@ -8435,20 +8534,21 @@ static bool presence_tick(struct presence *p, struct instant now, size_t most)
     return most;
 }
 
-/* Keeps how many users and connections there are, as those of the minute that began at `at`. */
+/* Keeps how many users and connections there are, as those of the minute that began at `at` (wall).
+ * While the disk is full, up to SAMPLES_MAX. */
 static void presence_sample(struct presence *p, int64_t at)
 {
     struct sample sample = {at, (uint32_t)(p->live + p->cached), (uint32_t)p->connections};
     if (p->ended.samples < SAMPLES_MAX) store_batch_sample(&p->ended, &sample);
 }
 
-/* Whether the store has to be told something: at once, or when the rings move on. */
+/* True if the store has to be told something: at once, or when the rings move on. */
 static bool presence_is_dirty(const struct presence *p)
 {
     return LIST_FIRST(&p->changed) || p->seen_count || p->ended.ops.len;
 }
 
-/* Adds one user's state to a batch and moves it to those in flight. */
+/* Adds one user's state to a batch, as it is now, and moves the user to those in flight. */
 static void presence_collect_user(struct presence *p, struct instant now, struct user *user,
                                   struct store_batch *batch)
 {
@@ -8511,7 +8611,7 @@ static void presence_forget(struct presence *p, struct user *user)
     user_free(p, user);
 }
 
-/* Nobody watches this user any more. */
+/* Nobody watches this user any more; they may be freed by it. */
 static void presence_unpin(struct presence *p, struct instant now, struct user *user)
 {
     user->pinned = false;
@@ -8541,14 +8641,21 @@ static bool presence_committed(struct presence *p, struct instant now, size_t mo
 }
 
 /* ==== 24. Views and events ====================================================================
- * A user as others see one, as JSON, and the ring of events: transitions as text, each made once
- * and kept for all who read them. */
+ * A user as others see one, as JSON, and the rings of events: transitions as text, each made once
+ * and kept for all who read them.
+ *
+ * A view is a copy, so that answers are written without the table's lock. It is the truth, which is
+ * for admins; what goes to anybody else passes view_hide first. The same holds for events: each
+ * feed has a ring of its own, the admins' with the truth, the other with what everybody may see.
+ *
+ * Pure. [any] makes views, of the table with table_lock held; rings are the hub's. */
 
-/* A user as it is shown, copied out of the table or the store: the truth, which is for admins,
- * until view_hide. Times are wall ms. */
+/* A user as shown, copied out of the table or the store: the truth until view_hide. Times are wall
+ * ms, and none is later than the moment of the copy: a clock that went back since shows no
+ * future. */
 struct user_view {
     bool known;
-    bool invisible; /* others see her as offline since hidden */
+    bool invisible; /* others see the user as offline, last seen at `hidden` */
     uint8_t state, status;
     uint8_t reason; /* enum reason: of the last end; only of users of the table */
     uint16_t connections;
@@ -8558,13 +8665,14 @@ struct user_view {
     char id[USER_ID_MAX];
 };
 
-/* Messages copied for views, as long as those are used. Zeroed is empty. */
+/* Messages copied for views, freed together with the answer that they are for. Zeroed is empty. */
 struct view_texts {
     struct view_texts *next;
     char text[];
 };
 
-/* Moves a view's message to memory of its own, which view_texts_free frees. */
+/* Copies a view's message, which is the table's until then, before the lock is given up;
+ * view_texts_free frees the copy. */
 static void view_keep(struct user_view *view, struct view_texts **texts)
 {
     if (!view->message.len) return;
@@ -8575,7 +8683,6 @@ static void view_keep(struct user_view *view, struct view_texts **texts)
     *texts = copy;
 }
 
-/* Frees what view_keep has made. */
 static void view_texts_free(struct view_texts **texts)
 {
     while (*texts) {
@@ -8585,7 +8692,7 @@ static void view_texts_free(struct view_texts **texts)
     }
 }
 
-/* Copies a user of the table; its lock is held, or this is the hub. The message is not copied. */
+/* [hub, or table_lock] Copies a user of the table. The message is not copied: see view_keep. */
 static void view_user(struct user_view *view, const struct user *user, struct instant now)
 {
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
@@ -8606,7 +8713,8 @@ static void view_user(struct user_view *view, const struct user *user, struct in
     memcpy(view->id, user->id, user->id_len);
 }
 
-/* Makes of the truth what others may see. */
+/* Makes of the truth what everybody may see: an invisible user is offline, as one who closed the
+ * last connection at `hidden`. The message stays, as it does for who is really offline. */
 static void view_hide(struct user_view *view)
 {
     if (!view->invisible) return;
@@ -8618,8 +8726,9 @@ static void view_hide(struct user_view *view)
     view->last_seen = view->hidden;
 }
 
-/* Fills a view from the store, for someone who is not in the table: offline, whatever the store's
- * open flag says. */
+/* Fills a view from the store, for a user who is not in the table: offline, whatever the store's
+ * open flag says, since all that are open were put into the table at the start. Nothing is set by
+ * hand, for the same reason. */
 static void view_record(struct user_view *view, struct span id, const struct user_record *record,
                         struct instant now)
 {
@@ -8633,7 +8742,7 @@ static void view_record(struct user_view *view, struct span id, const struct use
     memcpy(view->id, id.at, id.len);
 }
 
-/* Fills a view with how a user stood after a transition, told now. */
+/* Fills a view with how a user stood after a transition, told now: later changes are not in it. */
 static void view_transition(struct user_view *view, const struct transition *t, struct instant now)
 {
     int64_t seen = t->last_seen < now.mono ? t->last_seen : now.mono;
@@ -8679,26 +8788,28 @@ static void view_write_user(struct buffer *out, const char *name, const struct u
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
 enum {
-    POSITION_TEXT = 32,
-    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
-    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
+    POSITION_TEXT = 32, /* 8 hexadecimal digits, a dash, 20 decimal ones, and the NUL fit */
+    EVENT_HEAD = 64,    /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536,   /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
 
-/* A place in the order of transitions: which run of the server, and which of its transitions. */
+/* A place in the order of transitions: which run of the server (random), and which of its
+ * transitions. A client that comes back with one of another run is told to begin again, as what
+ * happened in between is not known. */
 struct position {
     uint32_t epoch;
     uint64_t sequence;
 };
 
-/* The text of a position; returns out. */
 static const char *position_text(struct position position, char out[POSITION_TEXT])
 {
     snprintf(out, POSITION_TEXT, "%08" PRIx32 "-%" PRIu64, position.epoch, position.sequence);
     return out;
 }
 
-/* Reads what position_text wrote; false, with *out undefined, if it is anything else. */
+/* Reads what position_text wrote; false, with *out undefined, if it is anything else. It comes from
+ * clients (Last-Event-ID): only the one spelling counts. */
 static bool position_parse(struct span text, struct position *out)
 {
     enum { EPOCH_DIGITS = 8 };
@@ -8712,7 +8823,7 @@ static bool position_parse(struct span text, struct position *out)
         if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
         else out->sequence = out->sequence * 10 + (uint64_t)digit;
     }
-    position_text(*out, again); /* leading zeros, jobs, too many digits: not the same again */
+    position_text(*out, again); /* leading zeros, overflow, too many digits: not the same again */
     return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
@@ -8723,8 +8834,13 @@ static void position_write(struct buffer *out, struct position position)
     json_text(out, "position", position_text(position, text));
 }
 
-/* What a transition is to those who do not see who is invisible: who becomes so seems to leave, and
- * to come back. False if it is nothing to them. */
+/* What a transition is to those who do not see who is invisible. False if it is nothing to them:
+ *
+ *   becomes invisible while online   a leave
+ *   shows again while online         a join
+ *   either while offline             nothing
+ *   anything while invisible         nothing
+ *   anything else                    what it is */
 static bool transition_shows(const struct transition *t, enum transition_kind *kind)
 {
     bool moves = t->was_invisible != t->invisible;
@@ -8734,8 +8850,8 @@ static bool transition_shows(const struct transition *t, enum transition_kind *k
     return true;
 }
 
-/* Appends a transition as a JSON object: the truth, which is for admins, or what everybody may see.
- * Of what is nothing to everybody it appends nothing. */
+/* Appends a transition as a JSON object of at most EVENT_MAX bytes: the truth, which is for admins,
+ * or what everybody may see. Of what is nothing to everybody it appends nothing. */
 static void event_write(struct buffer *out, uint32_t epoch, const struct transition *t,
                         struct instant now, bool truth)
 {
@@ -8757,9 +8873,10 @@ static void event_write(struct buffer *out, uint32_t epoch, const struct transit
     json_close(out, '}');
 }
 
-/* The last events as text. All readers share it: each has only a place in it. Bytes are counted
- * from the first one ever added; byte n is at n & (size - 1), and an event begins at
- * starts[sequence & (slots - 1)]. Both grow as they fill. */
+/* The last events as text. All readers share it: each has only a place in it, so a thousand streams
+ * cost no more memory than one. Bytes are counted from the first one ever added; byte n is at
+ * n & (size - 1), and an event begins at starts[sequence & (slots - 1)]. Both grow as they fill, to
+ * what the limit and the slowest reader need, and are never shrunk but by events_drop. [hub] */
 struct events {
     size_t limit;         /* events kept although nobody is behind them */
     bool kept;            /* otherwise events are only counted */
@@ -8771,13 +8888,13 @@ struct events {
     size_t slots;
 };
 
-/* Where an event begins that is kept, or the one to come. */
 static uint64_t events_start(const struct events *e, uint64_t sequence)
 {
     return sequence == e->next ? e->end : e->starts[sequence & (e->slots - 1)];
 }
 
-/* Forgets all events and gives the memory back; from now on they are only counted. */
+/* Forgets all events and gives the memory back; from now on they are only counted. Where nobody
+ * reads a stream no text is made for one. */
 static void events_drop(struct events *e)
 {
     free(e->bytes);
@@ -8785,13 +8902,13 @@ static void events_drop(struct events *e)
     *e = (struct events){.limit = e->limit, .first = e->next, .next = e->next, .end = e->end};
 }
 
-/* Keeps events from the next one on. */
 static void events_keep(struct events *e)
 {
     e->kept = true;
 }
 
-/* Copies what is kept, byte by byte of the whole count, to where it belongs in a larger ring. */
+/* Copies what is kept to where it belongs in a ring that has room for `need` bytes more: in pieces,
+ * as the borders of both rings fall differently. */
 static void events_grow_bytes(struct events *e, size_t need)
 {
     uint64_t from = events_start(e, e->first);
@@ -8857,14 +8974,15 @@ static void events_add(struct events *e, uint32_t epoch, struct span json)
     events_put(e, (struct span){"\n\n", 2});
 }
 
-/* Forgets the oldest events beyond the limit, as far as they end at or before this byte. */
+/* Forgets the oldest events beyond the limit, as far as they end at or before this byte, which is
+ * where the slowest reader is: nobody's next byte is taken away. */
 static void events_trim(struct events *e, uint64_t behind)
 {
     while (e->next - e->first > e->limit && events_start(e, e->first + 1) <= behind) e->first++;
 }
 
 /* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or
- * if it has not come yet. */
+ * if it has not come yet: then the client has to begin again. */
 static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
 {
     if (sequence >= e->next || sequence + 1 < e->first) return false;
@@ -8872,7 +8990,8 @@ static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
     return true;
 }
 
-/* The bytes from a place on that lie side by side; empty at the end. */
+/* The bytes from a place on that lie in one piece; empty at the end. Valid until the next
+ * events_add or events_trim. */
 static struct span events_span(const struct events *e, uint64_t at)
 {
     if (at == e->end) return (struct span){"", 0};
@@ -8882,17 +9001,36 @@ static struct span events_span(const struct events *e, uint64_t at)
 }
 
 /* ==== 25. Watch graph =========================================================================
- * Who follows whom, and what is to be told. The hub's alone.
+ * Who follows whom, and what is to be told.
  *
- * A watched id may be anybody's, also of one never seen. Between it and each watcher is a watch.
- * A change gives the target a new version; a watch whose `told` is another one is due. Due watches
- * wait in the watcher's queue, each at most once, as long as it cannot be sent: what it is told
- * then is the state of that moment. A snapshot is written the same way, part by part, and brings
- * its watches up to date. So memory does not grow with changes, however slowly somebody reads. */
+ * A target is a followed user id, anybody's, also one never seen. Between it and each watcher is a
+ * watch. A change gives the target a new version; a watch that has sent another one is due. Due
+ * watches wait in their watcher's queue, each at most once, for as long as it cannot be sent: what
+ * it is told then is the state of that moment. A snapshot is written the same way, part by part,
+ * and brings its watches up to date. So memory does not grow with changes, however slowly somebody
+ * reads, and nobody is told an old state behind a newer one.
+ *
+ * Each target has a digest of what its watchers were told last. A change that others do not see (a
+ * heartbeat, two changes that cancel out, anything of an invisible user) gives the same digest, and
+ * is passed over without a look at the watches. That is right only while all of them were told the
+ * same. A snapshot or a change that is written between a change and its spread tells one watcher
+ * more than the others: if the digest stayed, and the next change went back to what the others
+ * know, it would be passed over, and that one watcher would be left with the state in between. So
+ * target_write clears the digest of a target that has changed and was not spread: 0 is the digest
+ * of nothing, and the next spread looks at all watches.
+ *
+ * Targets are freed when nobody needs them any more: no watch, no snapshot to come, no read of the
+ * store, no change to be spread. That is looked at later, some at a time (watch_graph_sweep), since
+ * a watcher of thousands may go in one call, and a page that is reloaded comes back for the same.
+ *
+ * [hub] only. Pure but for the table of users, which it reads, and pins and unpins users in. It
+ * owns targets, watches and snapshots; watchers are members of connections. */
 
-/* One follows another. */
+/* A watcher follows a target: 44 bytes. It is in the target's list and in the watcher's slots. One
+ * that ends while it is in the queue stays there without a target, and is freed when its turn
+ * comes: to take it out of a list with one link would cost a walk. */
 struct watch {
-    struct watch_target *to; /* NULL: let go while in the queue, which frees it */
+    struct watch_target *to; /* NULL: ended while in the queue, which frees it */
     struct watcher *of;
     LIST_ENTRY(watch) list;  /* of to's */
     STAILQ_ENTRY(watch) due; /* of's queue */
@@ -8903,7 +9041,8 @@ struct watch {
 };
 enum { WATCH_BYTES = sizeof(struct watch) + sizeof(struct watch_sent) }; /* 44: musl's slot of 48 */
 
-/* Somebody whom others follow. */
+/* A user id that somebody follows, or a snapshot or a read has to do with. While it is there, its
+ * user, if ever seen, is pinned in the table, once it is resolved. */
 struct watch_target {
     struct map_node node;
     LIST_HEAD(, watch) watches;
@@ -8917,7 +9056,7 @@ struct watch_target {
     uint32_t made, made_version; /* the turn and version of its text */
     uint32_t text_at, text_len;  /* in watches.text, without the closing brace */
     uint8_t reason;              /* of the text: enum reason, NONE while online */
-    bool resolved : 1;           /* the table has her, or nobody has ever seen her */
+    bool resolved : 1;           /* the table has the user, or nobody has ever seen them */
     bool reading : 1;            /* the store is being asked */
     bool is_unreferenced : 1;
     uint8_t id_len;
@@ -8925,7 +9064,8 @@ struct watch_target {
 };
 STAILQ_HEAD(target_queue, watch_target);
 
-/* An answer to come: these users, in this order. */
+/* An answer to come: these users, in this order, each of which needs its target until it is
+ * written. It begins when all of them are resolved, and may be cut into several messages. */
 struct snapshot {
     STAILQ_ENTRY(snapshot) list;
     size_t count, checked, written; /* users; those known to be resolved; those written */
@@ -8934,7 +9074,8 @@ struct snapshot {
 
 enum watcher_message { WATCHER_NOTHING, WATCHER_SNAPSHOT, WATCHER_CHANGES };
 
-/* Somebody who follows. */
+/* A connection's part in the graph, in its conn_ext. It is in a list of the graph while there may
+ * be something to tell it. */
 struct watcher {
     LIST_ENTRY(watcher) list; /* busy, serving or waiting of the graph, or none */
     struct watch **slots;     /* by what they lead to; open addressing, `size` of them */
@@ -8943,7 +9084,7 @@ struct watcher {
     size_t queued;            /* how many those are */
     STAILQ_HEAD(, snapshot) snapshots;
     size_t backlog; /* users in snapshots */
-    bool stalled;   /* its socket is full: what it is owed is not in watches.owed */
+    bool stalled;   /* its socket is full: its backlog is not in the graph's */
 };
 
 LIST_HEAD(watchers, watcher);
@@ -8970,7 +9111,6 @@ enum {
     WATCH_TEXT_KEPT = 256 * 1024,                    /* memory that the texts may keep */
 };
 
-/* An empty table. */
 static void watch_graph_init(struct watch_graph *w)
 {
     *w = (struct watch_graph){.turn = 1, .full = WATCH_FULL};
@@ -8980,7 +9120,6 @@ static void watch_graph_init(struct watch_graph *w)
     map_init(&w->targets);
 }
 
-/* map_free's: frees a target. */
 static void target_free(struct map_node *node)
 {
     free(container_of(node, struct watch_target, node));
@@ -9006,7 +9145,8 @@ static struct watch_target *watch_graph_find(const struct watch_graph *w, struct
     return NULL;
 }
 
-/* Notes that perhaps nobody needs this one any more; watch_graph_sweep looks. */
+/* Notes that perhaps nobody needs this one any more; watch_graph_sweep looks. Called wherever the
+ * last need may have gone. */
 static void target_unreference(struct watch_graph *w, struct watch_target *e)
 {
     if (LIST_FIRST(&e->watches) || e->needs || e->is_changed || e->is_unreferenced) return;
@@ -9028,8 +9168,8 @@ static struct watch_target *watch_graph_make(struct watch_graph *w, struct span 
     return e;
 }
 
-/* Frees the target that nobody needs, of at most so many that it looks at; their users may leave
- * the table of users, whose lock is held. */
+/* [hub; table_lock] Frees the targets that nobody needs, of at most so many that it looks at; their
+ * users may leave the table. One that is needed again by now stays. */
 static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct instant now,
                               size_t most)
 {
@@ -9046,7 +9186,6 @@ static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct 
     }
 }
 
-/* A watcher who follows nobody. */
 static void watcher_init(struct watcher *watcher)
 {
     *watcher = (struct watcher){0};
@@ -9061,13 +9200,18 @@ static void watcher_list(struct watchers *list, struct watcher *watcher)
     if (list) LIST_INSERT_HEAD(list, watcher, list);
 }
 
-/* Whether a watcher has nothing: nobody to follow, nothing to be told. */
+/* True if a watcher has nothing: nobody to follow, nothing to be told. Then it may be freed. */
 static bool watcher_idle(const struct watcher *watcher)
 {
     return !watcher->count && !watcher->queued && STAILQ_EMPTY(&watcher->snapshots);
 }
 
-/* Where in a watcher's slots a watch is, or has its place. There must be a free one. */
+/* Where in a watcher's slots the watch of a target is, or has its place. There must be a free one.
+ *
+ * Open addressing by the target's address, 8 bytes a slot, at most three quarters full: most
+ * watchers have few watches, and a map of linked nodes (see struct map) would add 16 bytes to the
+ * 44 of each. It moves all at once when it grows, which --max-watch bounds. The hash needs no key:
+ * where a target stands in memory is nothing that a client can choose. */
 static size_t watcher_seek(const struct watcher *watcher, const struct watch_target *to)
 {
     size_t at = (size_t)(((uintptr_t)to >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 20);
@@ -9077,7 +9221,6 @@ static size_t watcher_seek(const struct watcher *watcher, const struct watch_tar
     }
 }
 
-/* The watch from a watcher, or NULL when it does not follow this one. */
 static struct watch *watcher_find(const struct watcher *watcher, const struct watch_target *to)
 {
     return watcher->count ? watcher->slots[watcher_seek(watcher, to)] : NULL;
@@ -9095,7 +9238,8 @@ static void watcher_resize(struct watcher *watcher, size_t size)
     free(old);
 }
 
-/* Has a watcher follow one whom it does not follow yet. A snapshot of her has to come. */
+/* Has a watcher follow a target that it does not follow yet. It counts as told: the caller owes a
+ * snapshot with this target, which says all there is. */
 static void watcher_follow(struct watcher *watcher, struct watch_target *to)
 {
     if ((watcher->count + 1) * 4 > watcher->size * 3)
@@ -9109,7 +9253,8 @@ static void watcher_follow(struct watcher *watcher, struct watch_target *to)
     watcher->count++;
 }
 
-/* Takes a watch away from the target; its watcher's slots must not have it any more. */
+/* Takes a watch away from its target, and frees it unless the queue has to; its watcher's slots
+ * must not have it any more. */
 static void watch_end(struct watch_graph *w, struct watch *watch)
 {
     struct watch_target *to = watch->to;
@@ -9119,7 +9264,9 @@ static void watch_end(struct watch_graph *w, struct watch *watch)
     if (!watch->sent->queued) free(watch);
 }
 
-/* Has a watcher follow one no longer; nothing if it does not. What was to be told is not. */
+/* Has a watcher follow a target no longer; nothing if it does not. What was to be told is not.
+ * Slots behind the hole are placed anew until a free one: open addressing without marks for the
+ * deleted. */
 static void watcher_let_go(struct watch_graph *w, struct watcher *watcher,
                            const struct watch_target *to)
 {
@@ -9138,7 +9285,7 @@ static void watcher_let_go(struct watch_graph *w, struct watcher *watcher,
         watcher_resize(watcher, watcher->size / 2);
 }
 
-/* Has a watcher follow nobody; snapshots to come are still owed. */
+/* Has a watcher follow nobody; snapshots that were asked for still come. */
 static void watcher_let_all_go(struct watch_graph *w, struct watcher *watcher)
 {
     for (size_t i = 0; i < watcher->size; i++)
@@ -9148,7 +9295,7 @@ static void watcher_let_all_go(struct watch_graph *w, struct watcher *watcher)
     watcher->size = watcher->count = 0;
 }
 
-/* Frees the first snapshot to come. */
+/* Frees the first snapshot to come, written or not. */
 static void watcher_drop_snapshot(struct watch_graph *w, struct watcher *watcher)
 {
     struct snapshot *snapshot = STAILQ_FIRST(&watcher->snapshots);
@@ -9171,7 +9318,7 @@ static void watcher_push(struct watcher *watcher, struct watch *watch)
     watcher->queued++;
 }
 
-/* Takes the first watch out of the queue; NULL if it was let go, and is freed. */
+/* Takes the first watch out of the queue; NULL if it had ended, and is freed. */
 static struct watch *watcher_pop(struct watcher *watcher)
 {
     struct watch *watch = STAILQ_FIRST(&watcher->due);
@@ -9183,7 +9330,7 @@ static struct watch *watcher_pop(struct watcher *watcher)
     return NULL;
 }
 
-/* Ends all that a watcher has, in no list after it. */
+/* Ends all that a watcher has, which is idle and in no list after it. */
 static void watcher_end(struct watch_graph *w, struct watcher *watcher)
 {
     watcher_list(NULL, watcher);
@@ -9192,7 +9339,7 @@ static void watcher_end(struct watch_graph *w, struct watcher *watcher)
     while (!STAILQ_EMPTY(&watcher->snapshots)) watcher_drop_snapshot(w, watcher);
 }
 
-/* Owes a watcher a snapshot of users whom somebody needs until then; takes the snapshot over. */
+/* Puts a snapshot behind those that a watcher waits for; takes it over. Its targets are needed. */
 static void watcher_add_snapshot(struct watch_graph *w, struct watcher *watcher,
                                  struct snapshot *snapshot)
 {
@@ -9202,8 +9349,9 @@ static void watcher_add_snapshot(struct watch_graph *w, struct watcher *watcher,
     STAILQ_INSERT_TAIL(&watcher->snapshots, snapshot, list);
 }
 
-/* Notes that a watcher's socket is full, or no longer. What such a one is owed is not in the sum:
- * those who do not read must not keep the others from asking. */
+/* Notes that a watcher's socket is full, or no longer. What such a one waits for is not in the
+ * graph's sum, by which watch messages are put off: those who do not read must not keep others from
+ * asking. */
 static void watcher_stall(struct watch_graph *w, struct watcher *watcher, bool stalled)
 {
     if (stalled == watcher->stalled) return;
@@ -9212,7 +9360,8 @@ static void watcher_stall(struct watch_graph *w, struct watcher *watcher, bool s
     else w->backlog += watcher->backlog;
 }
 
-/* Notes that the user with this id has changed; the target, or NULL when nobody follows her. */
+/* Notes that the user with this id has changed: a new version, to be spread later, together with
+ * what else changes until then. Returns the target, or NULL when nobody follows them. */
 static struct watch_target *watch_graph_changed(struct watch_graph *w, struct span id)
 {
     struct watch_target *e = watch_graph_find(w, id);
@@ -9223,7 +9372,7 @@ static struct watch_target *watch_graph_changed(struct watch_graph *w, struct sp
     return e;
 }
 
-/* How a watched stands, for others to see. */
+/* How a target's user stands, as others may see. */
 static void target_view(const struct presence *p, struct instant now, const struct watch_target *e,
                         struct user_view *view)
 {
@@ -9239,7 +9388,8 @@ static void target_view(const struct presence *p, struct instant now, const stru
 }
 
 /* A number that differs when others see a user change: in all that is shown but the last_seen of
- * one who is online. */
+ * one who is online, which moves with every ping. 64 bits of SipHash: two states of a user that
+ * meet are a matter of 2^-64, and nobody can look for them. */
 static uint64_t view_digest(const struct watch_graph *w, const struct user_view *view)
 {
     struct {
@@ -9254,9 +9404,10 @@ static uint64_t view_digest(const struct watch_graph *w, const struct user_view 
     return hash_keyed(w->targets.key, &all, sizeof all);
 }
 
-/* Makes those who follow the changed ones busy, with the watches that are due in their queues.
- * Who has changed in nothing that others see is passed over. Stops after so many watches, at the
- * end of a user's: then `spreading` is not empty, and the next call goes on. */
+/* Puts the watches of changed targets into their watchers' queues, and those watchers among the
+ * busy. A target in which others see no change is passed over, see the top of the section. Stops
+ * after so many watches, at the end of a target's: then `spreading` is not empty, and the next call
+ * goes on. What changes meanwhile waits for the round after. */
 static void watch_graph_spread(struct watch_graph *w, const struct presence *p, struct instant now,
                                size_t most)
 {
@@ -9282,15 +9433,16 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
     }
 }
 
-/* Whose turn it is to be told something, or NULL. Who becomes busy meanwhile is behind all who are
- * busy now: nobody waits longer than one round, however often others ask. */
+/* The watcher whose turn it is to be told something, or NULL. Who becomes busy meanwhile is behind
+ * all who are busy now: nobody waits longer than one round, however often others ask. */
 static struct watcher *watch_graph_next(struct watch_graph *w)
 {
     if (!LIST_FIRST(&w->serving)) LIST_SWAP(&w->serving, &w->busy, watcher, list);
     return LIST_FIRST(&w->serving);
 }
 
-/* Begins a turn in which texts of users are made: none is older. */
+/* Begins a turn in which texts of users are made: those of the last are not used any more, since a
+ * text has a last_seen. What a crowd made large is given back. */
 static void watch_graph_begin_turn(struct watch_graph *w)
 {
     w->turn++;
@@ -9298,9 +9450,10 @@ static void watch_graph_begin_turn(struct watch_graph *w)
     if (w->text.size > WATCH_TEXT_KEPT) buffer_free(&w->text);
 }
 
-/* Appends a watched as JSON, made once a turn and version, however many are told; with the reason
- * where she is offline and it is a change. Who is told between two spreads knows more than the
- * others: then the next one must not compare with the last. */
+/* Appends a target's user as JSON, made once a turn and version, however many are told; with the
+ * reason where the user is offline and this is a change, not a snapshot. Who is told between a
+ * change and its spread knows more than the others: then the digest is cleared, see the top of the
+ * section. */
 static void target_write(struct watch_graph *w, const struct presence *p, struct instant now,
                          struct watch_target *e, bool is_change, struct buffer *out)
 {
@@ -9324,7 +9477,8 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
     json_close(out, '}');
 }
 
-/* Whether the first snapshot to come can be written: the store was asked for all its users. */
+/* True if the first snapshot to come can be written: the store was asked for all its users. It is
+ * looked at again and again while the reader works, so it goes on where it stopped. */
 static bool snapshot_ready(struct snapshot *snapshot)
 {
     while (snapshot->checked < snapshot->count && snapshot->users[snapshot->checked]->resolved)
@@ -9332,7 +9486,8 @@ static bool snapshot_ready(struct snapshot *snapshot)
     return snapshot->checked == snapshot->count;
 }
 
-/* Takes the watches at the front of the queue away that are not due any more. */
+/* Takes the watches at the front of the queue away that are not due any more: ended, or told by a
+ * snapshot meanwhile. After it the queue is empty, or there is something to tell. */
 static void watcher_skip(struct watcher *watcher)
 {
     struct watch *first;
@@ -9402,7 +9557,7 @@ static enum watcher_message watcher_fill(struct watch_graph *w, const struct pre
     return WATCHER_CHANGES;
 }
 
-/* Frees what an idle watcher has kept. */
+/* Frees what an idle watcher has kept, before its connection goes. */
 static void watcher_free(struct watcher *watcher)
 {
     watcher_list(NULL, watcher);
