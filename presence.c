@@ -669,6 +669,13 @@ static inline int64_t wall_of(struct instant now)
     return now.mono + now.offset;
 }
 
+/* The earlier of a stored time and now, both wall ms: the clock may have been put back since it was
+ * stored, and nobody is to be shown a time to come. */
+static int64_t wall_not_later(struct instant now, int64_t stored)
+{
+    return stored < wall_of(now) ? stored : wall_of(now);
+}
+
 enum { TIME_TEXT = 32 };
 
 /* Writes n as so many decimal digits, and a mark behind them; returns where the text goes on. */
@@ -1068,8 +1075,8 @@ static void map_add(struct map *map, struct map_node *node, uint64_t hash)
     *slot = node;
 }
 
-/* Removes an element, which the caller still owns. Slots go at half as many elements, and not one by
- * one with them, so that one who comes and goes moves nothing. */
+/* Removes an element, which the caller still owns. Slots go at half as many elements, and not
+ * one by one with them, so that one who comes and goes moves nothing. */
 static void map_remove(struct map *map, struct map_node *node)
 {
     struct map_node **place = map_slot(map, node->hash);
@@ -7792,6 +7799,11 @@ static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full,
 static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
 static const size_t CHANGES_MAX = 100000;        /* the same, for the webhook */
 
+static struct span user_id(const struct user *user)
+{
+    return (struct span){user->id, user->id_len};
+}
+
 /* Finds an id: *run and *at become its place, or where it would be inserted. Returns whether it is
  * there. Every lookup of a user is this: some 20 comparisons of ids, no allocation. */
 static bool directory_seek(const struct directory *d, struct span id, size_t *run, size_t *at)
@@ -7840,7 +7852,7 @@ static struct run *directory_add_run(struct directory *d, size_t index)
 static void directory_insert(struct directory *d, struct user *user)
 {
     size_t run, at;
-    directory_seek(d, (struct span){user->id, user->id_len}, &run, &at);
+    directory_seek(d, user_id(user), &run, &at);
     struct run *r = d->count ? d->runs[run] : directory_add_run(d, 0);
     if (r->count == RUN_MAX) {
         struct run *right = directory_add_run(d, run + 1);
@@ -7864,8 +7876,7 @@ static void directory_insert(struct directory *d, struct user *user)
 static void directory_remove(struct directory *d, const struct user *user)
 {
     size_t run, at;
-    if (!directory_seek(d, (struct span){user->id, user->id_len}, &run, &at))
-        fatal("a user is not in the directory");
+    if (!directory_seek(d, user_id(user), &run, &at)) fatal("a user is not in the directory");
     struct run *r = d->runs[run];
     r->count--;
     memmove(r->users + at, r->users + at + 1, (r->count - at) * sizeof *r->users);
@@ -8237,7 +8248,7 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
     if (p->ended.sessions < ENDED_SESSIONS_MAX)
-        store_batch_session(&p->ended, (struct span){user->id, user->id_len}, &session);
+        store_batch_session(&p->ended, user_id(user), &session);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user_set_automatic(user, STATUS_OFFLINE);
@@ -8487,11 +8498,10 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 {
     struct user *user = presence_find(p, id);
     if (user) return user;
-    int64_t wall = wall_of(now);
-    int64_t seen = record->last_seen < wall ? record->last_seen : wall;
     user = presence_make(p, id);
     user->reason = record->reason;
-    atomic_store_explicit(&user->last_seen, seen - now.offset, memory_order_relaxed);
+    atomic_store_explicit(&user->last_seen, wall_not_later(now, record->last_seen) - now.offset,
+                          memory_order_relaxed);
     return user;
 }
 
@@ -8501,7 +8511,7 @@ static struct user *presence_recall(struct presence *p, struct instant now, stru
 static void presence_restore_manual(struct presence *p, struct instant now, struct span id,
                                     const struct user_record *record, const struct manual_record *m)
 {
-    int64_t wall = wall_of(now), hidden = m->head.hidden < wall ? m->head.hidden : wall;
+    int64_t wall = wall_of(now), hidden = wall_not_later(now, m->head.hidden);
     struct user *user = presence_recall(p, now, id, record);
     if (m->head.until && m->head.until <= wall) {
         user->manual_dirty = true;
@@ -8554,7 +8564,7 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
 {
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;
     bool online = user->state != USER_OFFLINE;
-    struct span id = {user->id, user->id_len};
+    struct span id = user_id(user);
     store_batch_user(batch, id, online, user->automatic, user->online_since + now.offset, seen,
                      user->reason);
     if (user->manual_dirty) {
@@ -8732,11 +8742,10 @@ static void view_hide(struct user_view *view)
 static void view_record(struct user_view *view, struct span id, const struct user_record *record,
                         struct instant now)
 {
-    int64_t wall = wall_of(now);
     *view = (struct user_view){
         .known = true,
         .status = STATUS_OFFLINE,
-        .last_seen = record->last_seen < wall ? record->last_seen : wall,
+        .last_seen = wall_not_later(now, record->last_seen),
         .id_len = (uint8_t)id.len,
     };
     memcpy(view->id, id.at, id.len);
@@ -9111,6 +9120,11 @@ enum {
     WATCH_TEXT_KEPT = 256 * 1024,                    /* memory that the texts may keep */
 };
 
+static struct span target_id(const struct watch_target *target)
+{
+    return (struct span){target->id, target->id_len};
+}
+
 static void watch_graph_init(struct watch_graph *w)
 {
     *w = (struct watch_graph){.turn = 1, .full = WATCH_FULL};
@@ -9179,7 +9193,7 @@ static void watch_graph_sweep(struct watch_graph *w, struct presence *p, struct 
         w->unreferenced_count--;
         e->is_unreferenced = false;
         if (LIST_FIRST(&e->watches) || e->needs || e->is_changed) continue;
-        struct user *user = presence_find(p, (struct span){e->id, e->id_len});
+        struct user *user = presence_find(p, target_id(e));
         if (user && user->pinned) presence_unpin(p, now, user);
         map_remove(&w->targets, &e->node);
         free(e);
@@ -9376,7 +9390,7 @@ static struct watch_target *watch_graph_changed(struct watch_graph *w, struct sp
 static void target_view(const struct presence *p, struct instant now, const struct watch_target *e,
                         struct user_view *view)
 {
-    struct span id = {e->id, e->id_len};
+    struct span id = target_id(e);
     const struct user *user = presence_find(p, id);
     if (user) {
         view_user(view, user, now);
@@ -14041,7 +14055,8 @@ struct watch_read {
     bool failed;         /* some could not be read: they count as never seen */
 };
 
-static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed); /* it asks */
+/* A cycle: who asks has the reader look first, and what the reader found answers who asked. */
+static void hub_ask_found(struct server *server, struct hub_ask *ask, bool failed);
 
 /* [hub] The store has answered; watchers that wait for that go on. A user may have come, and gone,
  * since the store was read: as a target of the graph they are still in the table, which counts. */
@@ -17819,7 +17834,7 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
         json_begin(out);
         view_write_members(out, &view);
-        json_time(out, "first_seen", first, true);
+        json_time(out, "first_seen", wall_not_later(request->now, first), true);
         json_uint(out, "sessions", stored.known ? stored.record.sessions : 0);
         position_write(out, position);
         json_open(out, "connection_list", '[');
@@ -17832,14 +17847,14 @@ static enum error api_admin_user(struct server *server, const struct http_reques
 
 /* [worker] Appends one session of a user; a running one has no end yet. A reason that this version
  * does not know is one of a later version's store. */
-static void api_write_session(struct buffer *out, const struct session_record *session,
-                              bool running)
+static void api_write_session(struct buffer *out, struct instant now,
+                              const struct session_record *session, bool running)
 {
     char address[64];
     const char *reason = session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown";
     json_open(out, NULL, '{');
-    json_time(out, "from", session->from, true);
-    json_time(out, "to", session->to, !running);
+    json_time(out, "from", wall_not_later(now, session->from), true);
+    json_time(out, "to", wall_not_later(now, session->to), !running);
     json_text_or_null(out, "reason", running ? "" : reason);
     json_text_or_null(out, "address",
                       address_unpack_text(session->address, address, sizeof address));
@@ -17887,7 +17902,8 @@ static enum error api_sessions(struct server *server, const struct http_request 
     json_begin(out);
     json_span(out, "user_id", id);
     json_open(out, "sessions", '[');
-    for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
+    for (int i = 0; i < shown; i++)
+        api_write_session(out, request->now, &sessions[i], running && !i);
     json_close(out, ']');
     /* The place behind the last one shown; see above for the one behind a running session. */
     int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
