@@ -27,10 +27,10 @@ const PLANTS = [
     'input->left >= 2 && input->left >= ws_head_size(head)',
     "input->left >= 2 && input->left + planted('0') >= ws_head_size(head)"],
   ['a connection that breaks is freed at once, and used again',
-    '    if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);\n}',
-    `    if (c->number && !c->link.is_stream) server_release_address(server, c->link.address);
+    'if (c->number && !c->session.is_stream) server_release_address(server, c->session.address);\n}',
+    `if (c->number && !c->session.is_stream) server_release_address(server, c->session.address);
     if (planted('1') && ending == END_DROPPED) {
-        server->hub.dead = (struct connection *)c->link.next;
+        server->hub.dead = (struct connection *)c->session.next;
         free(c);
     }
 }`],
@@ -38,13 +38,13 @@ const PLANTS = [
     '    user->connections--;\n    p->connections--;\n',
     "    user->connections--;\n    if (!planted('2') || user->connections != 2) p->connections--;\n"],
   ['followers are not told when one of two connections ends',
-    '        presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);\n        return;',
+    '        presence_record(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);\n        return;',
     `        if (!planted('3') || changes)
-            presence_note(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
+            presence_record(p, user, changes ? TRANSITION_STATUS : TRANSITION_CONNECTIONS);
         return;`],
   ['who ends still follows',
-    '        connection_unwatch(server, c);\n    }\n    c->link.next',
-    "        if (!planted('4')) connection_unwatch(server, c);\n    }\n    c->link.next"],
+    '        connection_unwatch(server, c);\n        hub_drop_agent(c->agent);',
+    "        if (!planted('4')) connection_unwatch(server, c);\n        hub_drop_agent(c->agent);"],
 ];
 
 /** A checkout of its own, with the faults in it. */

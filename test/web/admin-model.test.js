@@ -186,7 +186,7 @@ test('a long random life: the view always equals a fresh sort of what is known',
 
 test('offline users are kept up to a bound, the longest gone are forgotten', async () => {
   const { KEEP_OFFLINE } = await load('model.js');
-  const model = await loaded(user('stays'));
+  const model = await loaded(user('remains'));
   for (let i = 0; i < KEEP_OFFLINE + 5; i++) model.change(change(11 + i, offline(`u${i}`), 'closed'));
   assert.equal(model.rows.size, KEEP_OFFLINE + 1);
   assert.equal(model.rows.has('u4'), false);
@@ -348,7 +348,7 @@ test('the connection is connected, behind or broken, and says why', async () => 
 });
 
 test('times in words', async () => {
-  const { ago, lasting, clock, stayText, lastSeenText } = await load('format.js');
+  const { ago, lasting, clock, sessionText, lastSeenText } = await load('format.js');
   for (const [ms, words] of [[0, 'just now'], [1999, 'just now'], [2000, '2 s ago'],
     [59999, '59 s ago'], [60000, '1 min ago'], [3599999, '59 min ago'], [3600000, '1 h ago'],
     [5400000, '1 h ago'], [86400000, '1 day ago'], [200000000, '2 days ago']]) {
@@ -362,13 +362,13 @@ test('times in words', async () => {
   assert.equal(clock(Date.parse('2026-11-25T14:02:10Z'), now), '14:02');
   assert.equal(clock(Date.parse('2026-11-24T14:02:10Z'), now), '24 Nov 14:02');
   assert.equal(clock(Date.parse('2025-11-24T14:02:10Z'), now), '24 Nov 2025 14:02');
-  const stay = (from, to, reason) => stayText({ from: `2026-11-${from}:00Z`,
+  const session = (from, to, reason) => sessionText({ from: `2026-11-${from}:00Z`,
     to: to && `2026-11-${to}:00Z`, reason }, now);
-  assert.equal(stay('25T13:20', '25T14:02', 'dropped'), '13:20 to 14:02, connection lost');
-  assert.equal(stay('24T13:20', '24T14:02', 'timeout'), '24 Nov 13:20 to 14:02, went silent');
-  assert.equal(stay('24T23:20', '25T00:10', 'kicked'), '24 Nov 23:20 to 00:10, kicked by an admin');
-  assert.equal(stay('25T14:05', null, null), 'since 14:05, still online');
-  assert.equal(stay('25T13:20', '25T14:02', 'new\u202e'), '13:20 to 14:02, new<U+202E>');
+  assert.equal(session('25T13:20', '25T14:02', 'dropped'), '13:20 to 14:02, connection lost');
+  assert.equal(session('24T13:20', '24T14:02', 'timeout'), '24 Nov 13:20 to 14:02, went silent');
+  assert.equal(session('24T23:20', '25T00:10', 'kicked'), '24 Nov 23:20 to 00:10, kicked by an admin');
+  assert.equal(session('25T14:05', null, null), 'since 14:05, still online');
+  assert.equal(session('25T13:20', '25T14:02', 'new\u202e'), '13:20 to 14:02, new<U+202E>');
   const row = { online: true, seen: now - 300000 };
   assert.equal(lastSeenText(row, now, 35000, true), 'under 35 s ago');
   assert.equal(lastSeenText(row, now, 35000, false), '5 min ago', 'not while the stream is broken');

@@ -47,10 +47,10 @@ test('a user in detail: connections, timeline in words, link, back, keyboard', a
 });
 
 test('a long timeline comes in pieces and keeps them', async (t) => {
-  const stays = Array.from({ length: 120 }, (_, i) => ({ reason: 'closed', address: '192.0.2.1',
+  const sessions = Array.from({ length: 120 }, (_, i) => ({ reason: 'closed', address: '192.0.2.1',
     from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
     to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() }));
-  const { server, page } = await admin(t, { users: { u: { stays } } }, { hash: '#/user/u' });
+  const { server, page } = await admin(t, { users: { u: { sessions } } }, { hash: '#/user/u' });
   const length = (n) => page.waitForFunction((wanted) =>
     document.querySelectorAll('#timeline li').length === wanted, n);
   await length(50);
@@ -84,12 +84,12 @@ test('kick: only after the question, and the user is shown offline', async (t) =
   await untilUsers(page, ['bob', 'carol']);
 });
 
-test('a timeline that grows loses no stay, and has no hole in it', async (t) => {
-  const stay = (i) => ({ reason: 'closed', address: '192.0.2.1',
+test('a timeline that grows loses no session, and has no hole in it', async (t) => {
+  const session = (i) => ({ reason: 'closed', address: '192.0.2.1',
     from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
     to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() });
-  const stays = Array.from({ length: 120 }, (_, i) => stay(i));
-  const { server, page } = await admin(t, { users: { u: { stays } } }, { hash: '#/user/u' });
+  const sessions = Array.from({ length: 120 }, (_, i) => session(i));
+  const { server, page } = await admin(t, { users: { u: { sessions } } }, { hash: '#/user/u' });
   const length = (n) => page.waitForFunction((wanted) =>
     document.querySelectorAll('#timeline li').length === wanted, n);
   await length(50);
@@ -99,7 +99,7 @@ test('a timeline that grows loses no stay, and has no hole in it', async (t) => 
   server.join('u');
   await untilText(page, 'timeline', /under 1 s, from 127/);
   await length(101);
-  for (let i = 0; i < 60; i++) stays.unshift(stay(-2 - i / 100));
+  for (let i = 0; i < 60; i++) sessions.unshift(session(-2 - i / 100));
   server.change('u', { status: 'away' });
   await page.waitForSelector('#detail-state [data-value="away"]');
   await length(50);

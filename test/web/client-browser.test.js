@@ -370,7 +370,7 @@ test('whom the token does not allow, and too many: the others are followed', asy
     assert.deepEqual(await seen(page, id), id in refused ? [] : ['offline'], id);
   }
   assert.deepEqual((await told(page, 'error')).map((one) => one.code).sort(),
-    ['forbidden', 'forbidden', 'too_many_watched']);
+    ['forbidden', 'too_many_watched'], 'one for each refusal, which names whom it is about');
 });
 
 test('4401: the token runs out, getToken gives a new one, the user stays online', async (t) => {

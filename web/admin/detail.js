@@ -3,9 +3,9 @@
 
 import { atServer, request, steady, userPath } from './api.js';
 import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
-import { ago, clock, count, lasting, plural, stayText, visible } from './format.js';
+import { ago, clock, count, lasting, plural, sessionText, visible } from './format.js';
 
-const STAYS = 50; // stays asked for at a time
+const PAGE = 50; // sessions asked for at a time
 const EVERY = 10000; // the open user is asked for this often, in ms
 const AFTER_CHANGE = 300; // and this soon after a change
 
@@ -14,8 +14,8 @@ const source = badge();
 let refused; // called when the session has ended
 let id = null; // the user shown
 let user = null;
-let stays = []; // newest first
-let next = null; // cursor of the stays before
+let sessions = []; // newest first
+let next = null; // cursor of the next page
 let due = 0; // when to ask again
 let asking = null; // ends the question under way
 
@@ -37,7 +37,7 @@ export function startDetail(close, whenRefused) {
 /** Shows a user, or nobody for null. */
 export function showUser(other) {
   if (id === other) return;
-  [id, user, stays, next] = [other, null, [], null];
+  [id, user, sessions, next] = [other, null, [], null];
   asking?.abort();
   byId('detail').hidden = id === null;
   document.body.classList.toggle('has-detail', id !== null);
@@ -76,14 +76,14 @@ function refresh() {
   return attempt('Not shown', async () => {
     try {
       const [found, newest] = await Promise.all([request(userPath(id), { signal }),
-        request(userPath(id, `/sessions?limit=${STAYS}`), { signal })]);
+        request(userPath(id, `/sessions?limit=${PAGE}`), { signal })]);
       if (signal.aborted) return;
       if (/^Not shown/.test(byId('detail-note').textContent)) say('');
       user = found;
       const last = newest.sessions.at(-1)?.from; // older ones stay, if no hole is before them
-      const older = stays[0]?.from >= last ? stays.filter(({ from }) => from < last) : [];
+      const older = sessions[0]?.from >= last ? sessions.filter(({ from }) => from < last) : [];
       if (!older.length) next = newest.next;
-      stays = newest.sessions.concat(older);
+      sessions = newest.sessions.concat(older);
       draw();
     } catch (error) {
       if (!signal.aborted) throw error;
@@ -95,10 +95,10 @@ function refresh() {
 function earlier() {
   const cursor = next;
   return attempt('Not loaded', async (still) => {
-    const path = userPath(id, `/sessions?limit=${STAYS}&cursor=${encodeURIComponent(cursor)}`);
+    const path = userPath(id, `/sessions?limit=${PAGE}&cursor=${encodeURIComponent(cursor)}`);
     const page = await request(path);
     if (!still() || next !== cursor) return;
-    stays.push(...page.sessions);
+    sessions.push(...page.sessions);
     next = page.next;
     drawStays();
   });
@@ -141,12 +141,12 @@ function draw() {
 }
 
 function drawStays() {
-  byId('timeline').replaceChildren(...stays.map(({ from, to, reason, address }) => element('li',
-    { 'data-reason': reason ?? 'open' }, stayText({ from, to, reason }, atServer()),
+  byId('timeline').replaceChildren(...sessions.map(({ from, to, reason, address }) => element('li',
+    { 'data-reason': reason ?? 'open' }, sessionText({ from, to, reason }, atServer()),
     element('span', { class: 'muted' },
       to === null ? since(from, lasting) : lasting(Date.parse(to) - Date.parse(from)),
       address ? `, from ${visible(address)}` : ''))));
-  byId('no-stays').hidden = stays.length > 0;
+  byId('no-sessions').hidden = sessions.length > 0;
   byId('detail-more').hidden = !next;
 }
 

@@ -65,12 +65,12 @@ export const clock = (at, now) => `${dayText(at, now)} ${time.format(at)}`.trim(
 export const clockSeconds = (at) => seconds.format(at);
 
 /** A session: "13:20 to 14:02, connection lost", "since 14:05, still online". */
-export function stayText(stay, now) {
-  const from = Date.parse(stay.from);
-  if (stay.to === null) return `since ${clock(from, now)}, still online`;
-  const to = Date.parse(stay.to);
+export function sessionText(session, now) {
+  const from = Date.parse(session.from);
+  if (session.to === null) return `since ${clock(from, now)}, still online`;
+  const to = Date.parse(session.to);
   const end = day.format(from) === day.format(to) ? time.format(to) : clock(to, now);
-  return `${clock(from, now)} to ${end}, ${reasonText(stay.reason)}`;
+  return `${clock(from, now)} to ${end}, ${reasonText(session.reason)}`;
 }
 
 /**

@@ -45,7 +45,7 @@ const untilText = (page, id, pattern) => page.waitForFunction(([name, source]) =
   new RegExp(source).test(document.getElementById(name).innerText), [id, pattern.source]);
 
 const three = (now = Date.now()) => ({
-  alice: { connections: 2, since: now - 42 * MINUTE, seen: now - 4000, first: now - 9e8, stays: [
+  alice: { connections: 2, since: now - 42 * MINUTE, seen: now - 4000, first: now - 9e8, sessions: [
     { from: '2026-11-24T12:20:00.000Z', to: '2026-11-24T13:02:00.000Z', reason: 'dropped',
       address: '192.0.2.10' },
     { from: '2026-11-24T08:00:00.000Z', to: '2026-11-24T08:01:00.000Z', reason: 'closed',

@@ -470,7 +470,7 @@ function testReact(react) {
       await page.fill('[name=name]', name);
       await page.fill('[name=password]', password);
     };
-    const stays = async () => (await json(server, `/admin/users/${user}/sessions`, admin)).sessions;
+    const sessions = async () => (await json(server, `/admin/users/${user}/sessions`, admin)).sessions;
 
     await page.goto(site.origin);
     await page.waitForSelector('form');
@@ -508,8 +508,8 @@ function testReact(react) {
     await page.waitForSelector('form');
     await state('stopped');
     await until('offline at once', async () => !(await presence(server, user, admin)).online);
-    await until('on record', async () => (await stays())[0]?.reason === 'closed');
-    assert.equal((await stays()).length, 1);
+    await until('on record', async () => (await sessions())[0]?.reason === 'closed');
+    assert.equal((await sessions()).length, 1);
     await page.reload();
     await page.waitForSelector('form');
     await state('idle');

@@ -65,11 +65,11 @@ class Standin {
 
   /** Makes a user known, without a change. */
   set(id, { online = true, status = 'online', source = 'live', connections = 1, since = Date.now(),
-    seen = Date.now(), first = since, stays = [], list } = {}) {
+    seen = Date.now(), first = since, sessions = [], list } = {}) {
     this.users.set(id, online
-      ? { id, online, status, source, connections, since, seen, first, stays, list }
+      ? { id, online, status, source, connections, since, seen, first, sessions, list }
       : { id, online, status: 'offline', source: 'stored', connections: 0, since: 0, seen, first,
-        stays, list: [] });
+        sessions, list: [] });
   }
 
   /** The same, and puts it where the lists have it. */
@@ -111,15 +111,15 @@ class Standin {
   /** A user comes online. */
   join(id, facts = {}) {
     const old = this.users.get(id);
-    this.add(id, { first: old?.first, stays: old?.stays, ...facts });
+    this.add(id, { first: old?.first, sessions: old?.sessions, ...facts });
     this.tell(id, 'join');
   }
 
   /** A user goes offline. */
   leave(id, reason = 'closed') {
-    const { since, seen, first, stays } = this.users.get(id);
-    stays.unshift({ from: iso(since), to: iso(seen), reason, address: '127.0.0.1' });
-    this.set(id, { online: false, seen, first, stays });
+    const { since, seen, first, sessions } = this.users.get(id);
+    sessions.unshift({ from: iso(since), to: iso(seen), reason, address: '127.0.0.1' });
+    this.set(id, { online: false, seen, first, sessions });
     this.tell(id, 'leave', reason);
   }
 
@@ -289,7 +289,7 @@ class Standin {
     setTimeout(() => this.send(response, 200, answer), this.hold);
   }
 
-  /** One user, the stays, or a kick. */
+  /** One user, the sessions, or a kick. */
   user(response, method, id, rest, url) {
     const user = this.users.get(id);
     if (!user) return this.refuse(response, 404, 'unknown_user');
@@ -301,7 +301,7 @@ class Standin {
     if (rest === '/sessions') {
       const open = user.online ? [{ from: iso(user.since), to: null, reason: null,
         address: '127.0.0.1' }] : [];
-      const all = [...open, ...user.stays];
+      const all = [...open, ...user.sessions];
       const limit = Number(url.searchParams.get('limit') ?? 100);
       const from = Number(url.searchParams.get('cursor') ?? 0);
       const next = from + limit < all.length ? String(from + limit) : null;
@@ -313,7 +313,7 @@ class Standin {
       round_trip_ms: i ? null : 23,
     }));
     return this.send(response, 200, { ...this.json(user), first_seen: iso(user.first),
-      sessions: user.stays.length, position: this.position,
+      sessions: user.sessions.length, position: this.position,
       connection_list: list.map((one, i) => ({ connection_id: `5939c9390000000${i}`, ...one })) });
   }
 
