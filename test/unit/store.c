@@ -341,7 +341,7 @@ static void full_disk(void *context)
     CHILD_CHECK(!store_stop_writer(st, clock_mono_ms() + 700));
     int64_t took = clock_mono_ms() - before; /* the thread sanitizer is slow beside other tests */
     CHILD_CHECK(took >= 690 && took < (ONLY_THREADS ? 15000 : 1500));
-    if (st->running) { /* an attempt that outlasts the patience, as on a slow machine, is its last */
+    if (st->running) { /* an attempt that outlasts the patience is its last: a slow machine */
         pthread_join(st->writer, NULL);
         st->running = false;
     }
