@@ -7937,8 +7937,8 @@ static struct user *presence_walk_next(const struct presence *p, struct presence
  *                                                                than the grace already
  *       a page that is left (1001), a broken line                online (cached) for --grace: a
  *                                                                reload or a tunnel is no event
- *   - An HTTP heartbeat makes a user online (cached) for --online-threshold, and outlasts the end of
- *     a connection that was not on purpose.
+ *   - An HTTP heartbeat makes a user online (cached) for --online-threshold, and outlasts the end
+ *     of a connection that was not on purpose.
  *   - After a restart of the server, users who were online are cached, until --online-threshold
  *     after the last evidence of them, see presence_restore: a restart is no event for those who
  *     come back.

@@ -5,6 +5,11 @@ const assert = require('node:assert/strict');
 const { test, admin, connection, untilUsers, text, untilText, three } = require('./lib/admin');
 const { checkAxe } = require('./lib/pages');
 
+/** A session that ended so many hours and two ago, after a minute. */
+const session = (i) => ({ reason: 'closed', address: '192.0.2.1',
+  from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
+  to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() });
+
 test('a user in detail: connections, timeline in words, link, back, keyboard', async (t) => {
   const { server, page } = await admin(t, { users: three() }, { allow: [/status of 404/] });
   await connection(page, 'connected');
@@ -47,9 +52,7 @@ test('a user in detail: connections, timeline in words, link, back, keyboard', a
 });
 
 test('a long timeline comes in pieces and keeps them', async (t) => {
-  const sessions = Array.from({ length: 120 }, (_, i) => ({ reason: 'closed', address: '192.0.2.1',
-    from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
-    to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() }));
+  const sessions = Array.from({ length: 120 }, (_, i) => session(i));
   const { server, page } = await admin(t, { users: { u: { sessions } } }, { hash: '#/user/u' });
   const length = (n) => page.waitForFunction((wanted) =>
     document.querySelectorAll('#timeline li').length === wanted, n);
@@ -85,9 +88,6 @@ test('kick: only after the question, and the user is shown offline', async (t) =
 });
 
 test('a timeline that grows loses no session, and has no hole in it', async (t) => {
-  const session = (i) => ({ reason: 'closed', address: '192.0.2.1',
-    from: new Date(Date.now() - (i + 2) * 3600000).toISOString(),
-    to: new Date(Date.now() - (i + 2) * 3600000 + 60000).toISOString() });
   const sessions = Array.from({ length: 120 }, (_, i) => session(i));
   const { server, page } = await admin(t, { users: { u: { sessions } } }, { hash: '#/user/u' });
   const length = (n) => page.waitForFunction((wanted) =>

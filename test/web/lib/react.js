@@ -142,6 +142,18 @@ const IDLE = 'idle false 0 null object';
 
 /** Names the tests for one React: its package's name in test/. */
 function testReact(react) {
+  /** What a module exports that Node loads, as a server that renders pages does. */
+  const onServer = async (source) => {
+    const code = await bundle(path.join(__dirname, 'server.jsx'), { react, source, node: true });
+    const module = { exports: {} };
+    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(
+      module,
+      module.exports,
+      require,
+    );
+    return module.exports;
+  };
+
   /** A page in Chromium with the component, `html` in its root. */
   const openPage = async (t, html = '') => {
     const script = await bundle(path.join(__dirname, 'status.jsx'), { react, source: BROWSER });
@@ -389,16 +401,10 @@ function testReact(react) {
       import { renderToString } from 'react-dom/server';
       export const html = () => renderToString(others(['bob']));
       export const map = () => count.map;`;
-    const code = await bundle(path.join(__dirname, 'server.jsx'), { react, source, node: true });
-    const module = { exports: {} };
-    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(
-      module,
-      module.exports,
-      require,
-    );
-    const html = module.exports.html();
+    const server = await onServer(source);
+    const html = server.html();
     assert.equal(html, '<p>nobody</p>');
-    assert.equal(module.exports.map().size, 0);
+    assert.equal(server.map().size, 0);
     const { page, found } = await openPage(t, html);
     await page.evaluate(async () => {
       await begin('alice');
@@ -426,16 +432,10 @@ function testReact(react) {
         service.stopPresence();
         return rendered;
       };`;
-    const code = await bundle(path.join(__dirname, 'server.jsx'), { react, source, node: true });
-    const module = { exports: {} };
-    vm.runInThisContext(`(function (module, exports, require) {${code}\n})`)(
-      module,
-      module.exports,
-      require,
-    );
-    const html = module.exports.html();
+    const server = await onServer(source);
+    const html = server.html();
     assert.equal(html, `<p>${IDLE}</p>`);
-    assert.equal(module.exports.busy(), html, "a server never shows anybody's presence");
+    assert.equal(server.busy(), html, "a server never shows anybody's presence");
 
     const { page, found } = await openPage(t, html);
     assert.equal(await page.evaluate(() => window.text()), IDLE);
