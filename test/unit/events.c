@@ -364,7 +364,8 @@ static void times_to_come_are_shown_as_now(void **unused)
     const struct instant now = {1000000, 1795597471120 - 1000000};
     const int64_t wall = wall_of(now);
     struct user_view view;
-    view_record(&view, (struct span){"bob", 3}, &(struct user_record){.last_seen = wall + HOUR}, now);
+    view_record(&view, (struct span){"bob", 3}, &(struct user_record){.last_seen = wall + HOUR},
+                now);
     assert_int_equal(view.last_seen, wall);
     const struct session_record session = {.from = wall - HOUR, .to = wall + HOUR};
     struct buffer out = {0};
