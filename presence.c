@@ -972,7 +972,7 @@ static uint64_t hash_keyed(const uint64_t key[2], const void *at, size_t len)
     for (size_t done = 0; done <= len; done += 8) {
         uint64_t word = 0;
         size_t n = len - done < 8 ? len - done : 8;
-        memcpy(&word, in + done, n);
+        if (n) memcpy(&word, in + done, n); /* an empty text may be NULL */
         word = le64toh(word);
         /* The last word has the length in its top byte, so that texts of zeros differ. */
         if (n < 8) word |= (uint64_t)len << 56;
