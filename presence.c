@@ -17845,16 +17845,18 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     return error;
 }
 
-/* [worker] Appends one session of a user; a running one has no end yet. A reason that this version
- * does not know is one of a later version's store. */
-static void api_write_session(struct buffer *out, struct instant now,
-                              const struct session_record *session, bool running)
+/* [worker] Appends one session of a user; a running one has no end yet. Times are as stored, also
+ * those of a clock that was ahead: a session's start is its key, which must not change with the
+ * moment that it is asked for. A reason that this version does not know is one of a later version's
+ * store. */
+static void api_write_session(struct buffer *out, const struct session_record *session,
+                              bool running)
 {
     char address[64];
     const char *reason = session->reason < REASON_COUNT ? REASON_NAMES[session->reason] : "unknown";
     json_open(out, NULL, '{');
-    json_time(out, "from", wall_not_later(now, session->from), true);
-    json_time(out, "to", wall_not_later(now, session->to), !running);
+    json_time(out, "from", session->from, true);
+    json_time(out, "to", session->to, !running);
     json_text_or_null(out, "reason", running ? "" : reason);
     json_text_or_null(out, "address",
                       address_unpack_text(session->address, address, sizeof address));
@@ -17902,8 +17904,7 @@ static enum error api_sessions(struct server *server, const struct http_request 
     json_begin(out);
     json_span(out, "user_id", id);
     json_open(out, "sessions", '[');
-    for (int i = 0; i < shown; i++)
-        api_write_session(out, request->now, &sessions[i], running && !i);
+    for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
     json_close(out, ']');
     /* The place behind the last one shown; see above for the one behind a running session. */
     int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;

@@ -150,7 +150,7 @@ test('the timeline is paged, newest first', async (t) => {
   }
 });
 
-test('pages of stays miss none that began later than the running one, when UTC was stepped back', async (t) => {
+test('pages of sessions miss none that began later than the running one, when UTC was stepped back', async (t) => {
   const dir = tempDir(t);
   const [data, dump] = [path.join(dir, 'data'), path.join(dir, 'dump')];
   const ahead = [1, 2, 3].map((n) => `2130-01-01T00:00:0${n}.000Z`);
