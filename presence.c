@@ -6054,12 +6054,10 @@ static struct store *store_new(const struct store_options *options, struct log *
     return st;
 }
 
-/* [main] Closes the store and frees it; no other call may be under way. If store_stop_writer said
- * false because the disk hangs, the writer still uses it: then nothing happens; the process ends
- * soon. */
+/* [main] Closes the store and frees it; no other call may be under way, and no writer run. */
 static void store_close(struct store *st)
 {
-    if (!st || st->running) return;
+    if (!st) return;
     store_unmap(st);
     if (st->lock_fd >= 0) close(st->lock_fd);
     pthread_rwlock_destroy(&st->map_lock);
@@ -6476,7 +6474,8 @@ static void store_submit(struct store *st, struct store_batch *batch)
 /* [main] Stops the writer when what was submitted and the sign of a clean stop are on the disk:
  * true. False when that could not be by give_up_at (mono): what was submitted is lost, and done
  * does not give its batch back. A writer that can act gives up by itself then. One that the disk
- * holds in a system call is left where it is STORE_HELD_MS later; it ends with the process. */
+ * holds in a system call is left where it is STORE_HELD_MS later: st->running stays true, and what
+ * the writer uses must stay until the process ends. */
 static bool store_stop_writer(struct store *st, int64_t give_up_at)
 {
     if (!st->running) return true;
@@ -8266,6 +8265,15 @@ static void user_cache(struct presence *p, struct user *user, int64_t until, enu
     timer_arm(&p->wheel, &user->timer, until);
 }
 
+/* How soon the store must hear of a sign of life. Of the first one behind a restart with the next
+ * batch: servers that die one after the other, each before its first last_seen is written, would
+ * leave each other nothing but what the first of them knew, see presence_restore. */
+static enum user_dirty user_heard_dirty(const struct user *user)
+{
+    bool back = user->state == USER_CACHED && user->reason == REASON_RESTART;
+    return back ? DIRTY_STATE : DIRTY_SEEN;
+}
+
 /* A connection of a user opened. It is the caller's, who must end it with presence_disconnect
  * before it is freed. conn->status and conn->address count from now on. A user who was cached is
  * live again, and nobody hears of the gap but as another number of connections. */
@@ -8281,10 +8289,10 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     if (user->ext && user->ext->heartbeat_until <= presence_clock(p, now))
         user_clear_ext(user); /* the connection knows better */
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
+    presence_mark_dirty(p, user, user_heard_dirty(user));
     uint64_t before = p->sequence;
     user_enter(p, now, user, USER_LIVE, user_merge_status(user));
     if (p->sequence == before) presence_record(p, user, TRANSITION_CONNECTIONS);
-    presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
 /* Takes a connection out of its user's list: singly linked, 8 bytes less each, and a user has
@@ -8367,9 +8375,9 @@ static void presence_heartbeat(struct presence *p, struct instant now, struct sp
                  user->timer.due > timer_tick(until);
     user_heard_at(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
+    presence_mark_dirty(p, user, user_heard_dirty(user));
     if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
     if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
-    presence_mark_dirty(p, user, DIRTY_SEEN);
 }
 
 /* Ends the session of a user without connections at once; nothing when not cached. */
@@ -20048,6 +20056,9 @@ static bool server_stop(struct server *server)
     }
     if (server->store) {
         written = store_stop_writer(server->store, server->stop_by);
+        /* A writer that the disk holds still uses its batch, the store and the hub's loop. All of
+         * it stays where it is until the process ends, which is at once. */
+        if (server->store->running) return written;
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
         presence_free(&server->presence);

@@ -22,7 +22,7 @@ sideBySide(() => {
     const { last_seen: seen } = await presence(server, 'u7');
     await throughout(1.5 * threshold, async () => assert.equal((await presence(server, 'u7')).last_seen, seen));
     await until('gone to be offline', async () => !(await presence(server, 'gone')).online);
-    await delay(200 * window); // its end is in the store
+    await settled(server); // its end is in the store
     await server.kill();
 
     server = await start(t, options);

@@ -16,6 +16,7 @@ const {
   heavy,
   release,
   slow,
+  settled,
 } = require('./lib');
 
 const FAST = ['--max-messages-per-second', '0', '--watch-interval', '0', '--max-message', '1m'];
@@ -172,6 +173,7 @@ test('P08 everybody follows everybody through a restart: nobody is told offline'
     }
   };
   await Promise.all(users.map(join));
+  await settled(server); // a login is told before it is on the disk
   await server.kill();
   server = await start(t, { ...options, data: server.data });
   const before = await anonymous(server);

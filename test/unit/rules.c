@@ -386,6 +386,37 @@ static void table_crash_loop_keeps_no_ghost(void **unused)
     assert_in_range(last, 51000 + 90000 - 5000, 51000 + 90000);
 }
 
+/* Servers that die one after the other forget nobody who comes back to each of them, by a
+ * connection or a heartbeat, though none lives until its first last_seen is written. */
+static void table_crash_loop_keeps_who_comes_back(void **unused)
+{
+    (void)unused;
+    for (int by_http = 0; by_http < 2; by_http++) {
+        struct bench_table t;
+        struct store_batch batch = {0};
+        struct store_op op;
+        table_begin(&t);
+        int64_t since = t.now.mono + t.now.offset, seen = since;
+        for (int start = 0; start < 100; start++) {
+            struct evidence before = {t.now.mono + t.now.offset, 51000};
+            presence_init(&t.table, 3000, 90000, t.now);
+            presence_restore(&t.table, t.now, ALICE, STATUS_ONLINE, since, seen, before);
+            assert_int_equal(table_pass(&t, 1000), 0);
+            assert_int_equal(t.table.cached, 1);
+            if (by_http) presence_heartbeat(&t.table, t.now, ALICE, t.a.address);
+            else presence_connect(&t.table, t.now, ALICE, &t.a);
+            presence_collect(&t.table, t.now, false, SIZE_MAX, &batch);
+            assert_int_equal(batch.users, 1);
+            memcpy(&op, batch.ops.at, sizeof op);
+            seen = op.as.user.last_seen;
+            assert_int_equal(op.as.user.online_since, since);
+            buffer_free(&batch.ops);
+            batch = (struct store_batch){0};
+            presence_free(&t.table);
+        }
+    }
+}
+
 /* A heartbeat over a connection allocates nothing and makes the store owe one write in 15 s. */
 static void table_heartbeats_are_coalesced(void **unused)
 {
@@ -673,6 +704,7 @@ static const struct CMUnitTest RULES_TESTS[] = {
     cmocka_unit_test(table_restores_future_stamp),
     cmocka_unit_test(table_heartbeat_shortens_no_grace),
     cmocka_unit_test(table_crash_loop_keeps_no_ghost),
+    cmocka_unit_test(table_crash_loop_keeps_who_comes_back),
     cmocka_unit_test(table_heartbeats_are_coalesced),
     cmocka_unit_test(table_works_in_slices),
     cmocka_unit_test(table_collects_the_latest),
