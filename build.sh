@@ -296,9 +296,9 @@ task_lint() {
         check "sections" check_sections
         check "functions" check_functions
         check "format" check_format 3>&2
-        check_later "functions that do not say who may call them" check_tags
-        check_later "structs without a comment" check_structs
-        check_later "sections of more than $SECTION_LINES lines" check_section_lines
+        check "functions that do not say who may call them" check_tags
+        check "structs without a comment" check_structs
+        check "sections of more than $SECTION_LINES lines" check_section_lines
     fi
     check "lines" check_lines
     check "licence" check_licence

@@ -4315,30 +4315,36 @@ enum {
     STORE_CHANGE_BYTES = 1 CHANGE_FIELDS(FIELD_BYTES),
 };
 
+/* The decoded records: a value's fixed part, and what the key adds. Times are wall ms. */
 struct user_record {
     USER_FIELDS(FIELD_MEMBER)
 };
 
+/* One stay online that has ended. */
 struct session_record {
     int64_t from; /* in the key */
     SESSION_FIELDS(FIELD_MEMBER)
 };
 
+/* How many were online at a moment, for the chart of a day. */
 struct sample {
     int64_t at; /* in the key */
     SAMPLE_FIELDS(FIELD_MEMBER)
 };
 
+/* What a user set by hand, without the message. */
 struct manual_head {
     bool there; /* false: nothing is set, and the rest is of no meaning */
     MANUAL_FIELDS(FIELD_MEMBER)
 };
+/* The same with its message, which is the value's tail. */
 struct manual_record {
     struct manual_head head;
     uint16_t len;
     char message[STATUS_TEXT_MAX];
 };
 
+/* One transition in the outbox. */
 struct stored_change {
     uint64_t number; /* in the key */
     CHANGE_FIELDS(FIELD_MEMBER)
@@ -4491,6 +4497,7 @@ enum { TREE_COUNT = sizeof TREE_NAMES / sizeof *TREE_NAMES };
 static const struct lmdb_check_trees STORE_TREES = {
     .names = TREE_NAMES, .count = TREE_COUNT, .required = 4, .whole = 2};
 
+/* What store_open is asked for. */
 struct store_options {
     const char *dir;
     size_t map_size;         /* to begin with; 0: as the file says */
@@ -7755,7 +7762,8 @@ struct run {
 };
 struct directory {
     struct run **runs;
-    size_t count, size;
+    size_t count, size; /* of runs */
+    size_t users;
 };
 
 enum {
@@ -7794,9 +7802,10 @@ enum {
     PAUSE_READ_MS = 1000, /* see presence_resume */
 };
 
-static const size_t ENDED_SESSIONS_MAX = 100000; /* kept while the disk is full, then dropped */
-static const size_t SAMPLES_MAX = 1440;          /* the same: a day of them */
-static const size_t CHANGES_MAX = 100000;        /* the same, for the webhook */
+/* What waits while the disk takes nothing; more is dropped and counted, see presence_may_wait. */
+static const size_t ENDED_SESSIONS_MAX = 100000;
+static const size_t CHANGES_MAX = 100000; /* for the webhook */
+static const size_t SAMPLES_MAX = 1440;   /* a day of them */
 
 static struct span user_id(const struct user *user)
 {
@@ -7868,6 +7877,7 @@ static void directory_insert(struct directory *d, struct user *user)
     memmove(r->users + at + 1, r->users + at, (r->count - at) * sizeof *r->users);
     r->users[at] = user;
     r->count++;
+    d->users++;
 }
 
 /* Removes a user who is there. A run joins its neighbour where both are a half of one together, not
@@ -7878,6 +7888,7 @@ static void directory_remove(struct directory *d, const struct user *user)
     if (!directory_seek(d, user_id(user), &run, &at)) fatal("a user is not in the directory");
     struct run *r = d->runs[run];
     r->count--;
+    d->users--;
     memmove(r->users + at, r->users + at + 1, (r->count - at) * sizeof *r->users);
     size_t left = run && run + 1 == d->count ? run - 1 : run;
     if (left + 1 < d->count && d->runs[left]->count + d->runs[left + 1]->count <= RUN_MAX / 2) {
@@ -7901,6 +7912,7 @@ static struct user *presence_find(const struct presence *p, struct span id)
     return directory_seek(&p->directory, id, &run, &at) ? p->directory.runs[run]->users[at] : NULL;
 }
 
+/* A place in the directory, see presence_walk_after; {0} is the first user. */
 struct presence_walk {
     size_t run, at;
 };
@@ -7924,64 +7936,6 @@ static struct user *presence_walk_next(const struct presence *p, struct presence
         walk->at = 0;
     }
     return NULL;
-}
-
-/* ==== 23. Presence rules ======================================================================
- * When a user is online, and what every sign of life, end and moment changes.
- *
- *   - With a connection a user is online (live).
- *   - When the last connection ends, it depends on how:
- *       on purpose (close code 1000, a kick, an expired token)   offline at once
- *       after a silence that was too long                        offline at once: it was longer
- *                                                                than the grace already
- *       a page that is left (1001), a broken line                online (cached) for --grace: a
- *                                                                reload or a tunnel is no event
- *   - An HTTP heartbeat makes a user online (cached) for --online-threshold, and outlasts the end
- *     of a connection that was not on purpose.
- *   - After a restart of the server, users who were online are cached, until --online-threshold
- *     after the last evidence of them, see presence_restore: a restart is no event for those who
- *     come back.
- *   - last_seen is when something was heard from the user, never when silence was noticed.
- *   - What the user set by hand goes before what the connections say, and is kept while offline.
- *     Invisible is shown as offline to all but admins.
- *
- * A session lasts from online to offline. Each change becomes a transition in a list, which the hub
- * acts on and clears within the same turn, and makes its user dirty, until a batch with the new
- * state is in the store.
- *
- * All is [hub; table_lock], or a test. Pure: every call takes `now`. Nothing fails. */
-
-static void presence_init(struct presence *p, int64_t grace, int64_t threshold, struct instant now)
-{
-    *p = (struct presence){.grace = grace, .threshold = threshold};
-    p->seen_turn = now.mono + 1000;
-    wheel_init(&p->wheel, now.mono);
-    wheel_init(&p->manuals, now.mono);
-}
-
-/* The clock by which sessions without a connection end. It stands still while the process does. */
-static int64_t presence_clock(const struct presence *p, struct instant now)
-{
-    return now.mono - p->stood_still;
-}
-
-/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
- * a starved processor, a long start). What clients sent meanwhile waits in sockets, perhaps before
- * the listener: each has as much time left as before, and nobody is judged until that is read. */
-static void presence_resume(struct presence *p, struct instant now, int64_t gap)
-{
-    p->stood_still += gap;
-    if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
-}
-
-/* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
- * without a change. */
-static int64_t presence_wait(const struct presence *p, int64_t now_ms)
-{
-    int64_t wait = wheel_wait(&p->wheel, now_ms - p->stood_still);
-    int64_t manual = wheel_wait(&p->manuals, now_ms);
-    if (wait >= 0 && wait < p->judge_at - now_ms) wait = p->judge_at - now_ms;
-    return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
 /* A text, held once by the caller; NULL for an empty one. */
@@ -8062,6 +8016,64 @@ static void presence_free(struct presence *p)
     for (size_t i = 0; i < p->transition_count; i++) status_text_drop(p->transitions[i].message);
     free(p->transitions);
     buffer_free(&p->ended.ops);
+}
+
+/* ==== 23. Presence rules ======================================================================
+ * When a user is online, and what every sign of life, end and moment changes.
+ *
+ *   - With a connection a user is online (live).
+ *   - When the last connection ends, it depends on how:
+ *       on purpose (close code 1000, a kick, an expired token)   offline at once
+ *       after a silence that was too long                        offline at once: it was longer
+ *                                                                than the grace already
+ *       a page that is left (1001), a broken line                online (cached) for --grace: a
+ *                                                                reload or a tunnel is no event
+ *   - An HTTP heartbeat makes a user online (cached) for --online-threshold, and outlasts the end
+ *     of a connection that was not on purpose.
+ *   - After a restart of the server, users who were online are cached, until --online-threshold
+ *     after the last evidence of them, see presence_restore: a restart is no event for those who
+ *     come back.
+ *   - last_seen is when something was heard from the user, never when silence was noticed.
+ *   - What the user set by hand goes before what the connections say, and is kept while offline.
+ *     Invisible is shown as offline to all but admins.
+ *
+ * A session lasts from online to offline. Each change becomes a transition in a list, which the hub
+ * acts on and clears within the same turn, and makes its user dirty, until a batch with the new
+ * state is in the store.
+ *
+ * All is [hub; table_lock], or a test. Pure: every call takes `now`. Nothing fails. */
+
+static void presence_init(struct presence *p, int64_t grace, int64_t threshold, struct instant now)
+{
+    *p = (struct presence){.grace = grace, .threshold = threshold};
+    p->seen_turn = now.mono + 1000;
+    wheel_init(&p->wheel, now.mono);
+    wheel_init(&p->manuals, now.mono);
+}
+
+/* The clock by which sessions without a connection end. It stands still while the process does. */
+static int64_t presence_clock(const struct presence *p, struct instant now)
+{
+    return now.mono - p->stood_still;
+}
+
+/* The process has stood still for `gap` ms and goes on now (SIGSTOP, a paused container or machine,
+ * a starved processor, a long start). What clients sent meanwhile waits in sockets, perhaps before
+ * the listener: each has as much time left as before, and nobody is judged until that is read. */
+static void presence_resume(struct presence *p, struct instant now, int64_t gap)
+{
+    p->stood_still += gap;
+    if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
+}
+
+/* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
+ * without a change. */
+static int64_t presence_wait(const struct presence *p, int64_t now_ms)
+{
+    int64_t wait = wheel_wait(&p->wheel, now_ms - p->stood_still);
+    int64_t manual = wheel_wait(&p->manuals, now_ms);
+    if (wait >= 0 && wait < p->judge_at - now_ms) wait = p->judge_at - now_ms;
+    return wait < 0 || (manual >= 0 && manual < wait) ? manual : wait;
 }
 
 /* Moves a user to the list of those equally dirty; NULL is none. */
@@ -8232,10 +8244,16 @@ static const uint8_t *user_address(const struct user *user)
     return user->ext ? user->ext->address : NULL;
 }
 
+/* True if one more record may wait for the store where `count` do. While the disk takes nothing
+ * that is up to a limit: the state of users goes before their history. But each user in the table
+ * may have one: behind a restart a million can end while the first batch is written. */
+static bool presence_may_wait(const struct presence *p, size_t count, size_t limit)
+{
+    return count < limit || count < p->directory.users;
+}
+
 /* Ends a session: the user is offline, and the store gets a record of it. It ends when the user was
- * last heard, not now. The address may be the user's own; NULL when it is not known. While the disk
- * is full records pile up to ENDED_SESSIONS_MAX, further ones are dropped and counted: the state of
- * users goes before their history. */
+ * last heard, not now. The address may be the user's own; NULL when it is not known. */
 static void user_leave(struct presence *p, struct instant now, struct user *user,
                        enum reason reason, const uint8_t *address)
 {
@@ -8246,7 +8264,7 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     };
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
-    if (p->ended.sessions < ENDED_SESSIONS_MAX)
+    if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
         store_batch_session(&p->ended, user_id(user), &session);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
@@ -9106,6 +9124,8 @@ struct watcher {
 
 LIST_HEAD(watchers, watcher);
 
+/* All watches, and in which order watchers are served. A target is in one of the three queues at
+ * most, a busy watcher in one of the lists. */
 struct watch_graph {
     struct map targets;
     struct target_queue changed;   /* since the last spread began */
@@ -10652,6 +10672,7 @@ static void http_write(struct buffer *out, struct http_response *response, bool 
 
 struct server;
 
+/* Work for another thread, embedded in what it is about; container_of leads back. */
 struct job {
     TAILQ_ENTRY(job) entry;                     /* of one list at a time */
     void (*run)(struct server *, struct job *); /* may free the job, or hand it on */
@@ -10748,8 +10769,8 @@ static void job_queue_run_first(struct job_queue *queue)
     if (!--queue->running && !queue->waiting) pthread_cond_signal(&queue->done);
 }
 
-/* A thread of the queue, until it is told to end and nothing waits any more: whoever waits for a
- * job always gets it back. */
+/* [handshake, reader, io] A thread of the queue, until it is told to end and nothing waits any
+ * more: whoever waits for a job always gets it back. */
 static void *job_queue_thread(void *argument)
 {
     thread_is(THREAD_JOB);
@@ -11122,8 +11143,8 @@ static uint8_t tls_head_alert(const unsigned char head[TLS_HEAD])
     return content > TLS_CONTENT_MAX ? MBEDTLS_SSL_ALERT_MSG_RECORD_OVERFLOW : 0;
 }
 
-/* Looks how many bytes at the front are whole records. Only these are given to Mbed TLS, which then
- * never asks for bytes that are not there yet. */
+/* [owner] Looks how many bytes at the front are whole records. Only these are given to Mbed TLS,
+ * which then never asks for bytes that are not there yet. */
 static struct tls_records tls_whole_records(const char *at, size_t len)
 {
     struct tls_records found = {0};
@@ -11841,9 +11862,9 @@ static bool transport_unsent(const struct transport *transport)
     return transport->tls && transport->tls->out.len;
 }
 
-/* Sends the records that Mbed TLS has just made in the thread's output buffer. What the socket does
- * not take moves to tls->out, behind what waits there: records must not change places, since each
- * is enciphered with the number of its turn. False if the connection is broken. */
+/* [owner] Sends the records that Mbed TLS has just made in the thread's output buffer. What the
+ * socket does not take moves to tls->out, behind what waits there: records must not change places,
+ * since each is enciphered with the number of its turn. False if the connection is broken. */
 static bool transport_send_output(struct transport *transport, struct tls_buffers *buffers)
 {
     enum { OUTPUT_KEPT = 64 * 1024 /* memory that a thread's output may keep */ };
@@ -11874,9 +11895,9 @@ static bool transport_send_waiting(struct transport *transport, ssize_t *result)
     return false;
 }
 
-/* Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it. Before
- * there is a context the alert is written by hand, in clear: the client has not agreed on keys yet.
- */
+/* [owner] Ends TLS with an alert that says why (RFC 8446 section 6), as far as the socket takes it.
+ * Before there is a context the alert is written by hand, in clear: the client has not agreed on
+ * keys yet. */
 static void transport_refuse_tls(struct transport *transport, uint8_t alert)
 {
     struct tls *tls = transport->tls;
@@ -11893,8 +11914,8 @@ static void transport_refuse_tls(struct transport *transport, uint8_t alert)
     tls->broken = true;
 }
 
-/* Deciphers the whole records at the front of `at` in place: content is always shorter than its
- * record. Returns the bytes of content. A close_notify or a failure ends up in tls->ended or
+/* [owner] Deciphers the whole records at the front of `at` in place: content is always shorter than
+ * its record. Returns the bytes of content. A close_notify or a failure ends up in tls->ended or
  * tls->broken. Mbed TLS may answer (a key update, an alert): that is sent here. */
 static size_t transport_decipher(struct transport *transport, char *at, size_t whole, size_t size)
 {
@@ -11922,9 +11943,9 @@ static bool transport_lacks_record(const struct tls *tls, size_t more)
            tls->in.len + more < TLS_HEAD + ((size_t)head[3] << 8 | head[4]);
 }
 
-/* transport_read for TLS. Old and new bytes are gathered in `out`, the whole records are deciphered
- * there, and only the rest, less than a record, is kept in tls->in. So an idle connection holds no
- * buffer, and `out` is the only copy. */
+/* [owner] transport_read for TLS. Old and new bytes are gathered in `out`, the whole records are
+ * deciphered there, and only the rest, less than a record, is kept in tls->in. So an idle
+ * connection holds no buffer, and `out` is the only copy. */
 static ssize_t transport_read_tls(struct transport *transport, char *out, size_t size)
 {
     struct tls *tls = transport->tls;
@@ -11954,9 +11975,9 @@ static ssize_t transport_read_tls(struct transport *transport, char *out, size_t
     return tls->ended || n == TRANSPORT_END ? TRANSPORT_END : TRANSPORT_AGAIN;
 }
 
-/* transport_write for TLS: enciphers and sends TLS_CHUNK at a time, and stops at the first chunk of
- * which the socket left something. So at most one chunk of a client that does not read is kept
- * enciphered; the rest stays with the caller, who knows when to give up. */
+/* [owner] transport_write for TLS: enciphers and sends TLS_CHUNK at a time, and stops at the first
+ * chunk of which the socket left something. So at most one chunk of a client that does not read is
+ * kept enciphered; the rest stays with the caller, who knows when to give up. */
 static ssize_t transport_write_tls(struct transport *transport, const char *at, size_t len)
 {
     struct tls *tls = transport->tls;
@@ -13388,6 +13409,7 @@ TAILQ_HEAD(http_conn_list, http_conn);
 /* What a listening socket is for. */
 enum listen_kind { LISTEN_HTTP, LISTEN_TLS, LISTEN_REDIRECT, LISTEN_METRICS };
 
+/* One address of --listen, --tls-listen, --redirect-listen or --metrics-listen. */
 struct listen_socket {
     int fd;
     enum listen_kind kind;
@@ -13986,8 +14008,8 @@ static enum error message_ping(struct server *server, struct connection *c, stru
     return ERROR_NONE;
 }
 
-/* Reads what a user wishes to set by hand, from the members of a message or body; pure. An expiry
- * is kept as a duration: the caller's clock says from when. */
+/* [hub, worker] Reads what a user wishes to set by hand, from the members of a message or body. An
+ * expiry is kept as a duration: the caller's clock says from when. */
 static enum error manual_parse(struct json_value object, struct manual_update *update)
 {
     struct json_value value;
@@ -14705,15 +14727,15 @@ static void streams_feed(struct server *server, struct feed *feed, struct instan
 
 /* [hub] Has a change kept for the webhook, as everybody may see it, in the batch that also tells
  * the store of its user: both are committed in one transaction, so no change is lost or told before
- * it is true. hub.event is empty, or has the text already. While the disk takes nothing, those
- * above CHANGES_MAX are given up and counted. */
+ * it is true. hub.event is empty, or has the text already. What may not wait is given up and
+ * counted. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
     enum transition_kind kind;
     if (!webhook_wanted(&server->webhook) || !transition_shows(t, &kind)) return;
     if (kind == TRANSITION_CONNECTIONS) return;
-    if (batch->changes >= CHANGES_MAX) {
+    if (!presence_may_wait(&server->presence, batch->changes, CHANGES_MAX)) {
         count_one(&server->counters.webhook_dead);
         return;
     }
@@ -15823,7 +15845,7 @@ static bool hub_init(struct server *server, struct instant now)
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
 
-/* [main, the hub has ended] Frees the hub, with the connections that had no time to close: all have
+/* [main] Frees the hub, which has ended, with the connections that had no time to close: all have
  * an armed timer, so the wheel has them all. */
 static void hub_free(struct server *server)
 {
@@ -15901,8 +15923,8 @@ static void http_conn_unlist(struct server *server, struct http_conn *p)
     address_settle(&server->addresses, entry, clock_mono_ms());
 }
 
-/* [address_lock] Counts `bytes` as what a connection holds, in place of what was counted. False,
- * with nothing changed, when it would be more than before and too much: over all, or for one
+/* [owner; address_lock] Counts `bytes` as what a connection holds, in place of what was counted.
+ * False, with nothing changed, when it would be more than before and too much: over all, or for one
  * address. The last eighth is for connections that hold little, so that bodies do not keep
  * everybody out. `must` counts without asking: the memory is there already, or an answer has to be
  * given. */
@@ -15921,7 +15943,7 @@ static bool http_conn_count(struct server *server, struct http_conn *p, size_t b
     return true;
 }
 
-/* [whoever has it] Counts what a connection holds, and `more` that it is about to; see
+/* [owner] Counts what a connection holds, and `more` that it is about to; see
  * http_conn_count. A refusal is counted, and logged once in QUIET_MS: whoever wins the exchange
  * writes the line. */
 static bool http_conn_hold(struct http_conn *p, size_t more, bool must)
@@ -15956,9 +15978,9 @@ static void http_conn_leave(struct http_conn *p)
     atomic_fetch_sub(&server->listener.count, 1);
 }
 
-/* [address_lock] The connection of an address that gives way to p, the newest: the oldest that is
- * ready where these are more than half, else the oldest that only waits or shakes hands. So a
- * client that floods with requests does not keep out one that has not asked yet, and one that
+/* [listener; address_lock] The connection of an address that gives way to p, the newest: the oldest
+ * that is ready where these are more than half, else the oldest that only waits or shakes hands. So
+ * a client that floods with requests does not keep out one that has not asked yet, and one that
  * floods with silence does not keep out one that has. Only where workers have them all it is one of
  * theirs. */
 static struct http_conn *http_conn_choose(const struct address_entry *entry,
@@ -16838,7 +16860,8 @@ static bool listener_is_busy(struct listener *listener)
     return busy;
 }
 
-/* The listener's thread, until listener_quit. When it ends it has closed every connection it owned.
+/* [listener] The listener's thread, until listener_quit. When it ends it has closed every
+ * connection it owned.
  *
  * A turn: jobs first, since they give connections back whose events may have been fetched
  * (loop_park relies on it); then events; then those that gave way are closed, when no event can be
@@ -16890,8 +16913,9 @@ static void listener_run(void *context)
         listener_close(server, connection_of_timer(timer)->http);
 }
 
-/* Opens one listening socket; false with errno set. TCP_NODELAY is inherited by what it accepts:
- * every write here is a whole message, and Nagle's algorithm would hold the second of two back. */
+/* [main] Opens one listening socket; false with errno set. TCP_NODELAY is inherited by what it
+ * accepts: every write here is a whole message, and Nagle's algorithm would hold the second of two
+ * back. */
 static bool listen_socket_open(struct listen_socket *listening, const char *text)
 {
     socklen_t len;
@@ -19218,8 +19242,9 @@ static enum error request_vet(struct server *server, const struct http_conn *p,
     return error;
 }
 
-/* seam_ops.request: one parsed request. From the general to the particular: host and origin, route,
- * who is asking, what they ask. Returns the status, or 0 to have CivetWeb write its 101. */
+/* [worker] seam_ops.request: one parsed request. From the general to the particular: host and
+ * origin, route, who is asking, what they ask. Returns the status, or 0 to have CivetWeb write its
+ * 101. */
 static int seam_request(void *context, struct seam_item *item, struct seam_request *raw)
 {
     thread_is(THREAD_WORKER);
@@ -19295,8 +19320,8 @@ static void seam_output(void *context, struct seam_item *item, const char *at, s
     buffer_add(&p->out, at, len);
 }
 
-/* seam_ops.finished: nothing more will come from the worker. A grant that CivetWeb did not follow
- * up with its 101 gives its places back here. */
+/* [worker] seam_ops.finished: nothing more will come from the worker. A grant that CivetWeb did not
+ * follow up with its 101 gives its places back here. */
 static void seam_finished(void *context, struct seam_item *item)
 {
     thread_is(THREAD_WORKER);

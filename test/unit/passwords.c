@@ -4,24 +4,6 @@
 
 #include <sys/mman.h>
 
-/* A01: what a client sends cannot forge a line, close a quote or colour a terminal. */
-/* While the disk is full so many ended sessions wait, and no more. */
-static void sessions_beyond_the_most_are_counted(void **unused)
-{
-    (void)unused;
-    struct bench_table t;
-    table_begin(&t);
-    for (size_t i = 0; i < ENDED_SESSIONS_MAX + 7; i++) {
-        t.a = (struct session_conn){0};
-        presence_connect(&t.table, t.now, ALICE, &t.a);
-        presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
-        presence_clear_transitions(&t.table);
-    }
-    assert_int_equal(t.table.ended.sessions, ENDED_SESSIONS_MAX);
-    assert_int_equal(t.table.sessions_dropped, 7);
-    presence_free(&t.table);
-}
-
 #define SALT "AAECAwQFBgcICQoLDA0ODw"
 #define HASH "ECEiF3rHxiQNn3eIhD3_rQu7JgNUuHNkEwXr67HsHXA"
 
@@ -233,7 +215,6 @@ static void sessions_are_revoked(void **unused)
 }
 
 static const struct CMUnitTest PASSWORDS_TESTS[] = {
-    cmocka_unit_test(sessions_beyond_the_most_are_counted),
     cmocka_unit_test(password_vector),
     cmocka_unit_test(password_round_trip),
     cmocka_unit_test(password_files_are_read),

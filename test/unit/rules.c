@@ -417,6 +417,43 @@ static void table_crash_loop_keeps_who_comes_back(void **unused)
     }
 }
 
+/* While the disk is full so many ended sessions wait, and no more. */
+static void sessions_beyond_the_most_are_counted(void **unused)
+{
+    (void)unused;
+    struct bench_table t;
+    table_begin(&t);
+    for (size_t i = 0; i < ENDED_SESSIONS_MAX + 7; i++) {
+        t.a = (struct session_conn){0};
+        presence_connect(&t.table, t.now, ALICE, &t.a);
+        presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+        presence_clear_transitions(&t.table);
+    }
+    assert_int_equal(t.table.ended.sessions, ENDED_SESSIONS_MAX);
+    assert_int_equal(t.table.sessions_dropped, 7);
+    presence_free(&t.table);
+}
+
+/* However many end at once while the store is busy, each leaves a record. */
+static void everybody_may_end_at_once(void **unused)
+{
+    (void)unused;
+    enum { USERS = 130000 };
+    struct bench_table t;
+    char id[16];
+    table_begin(&t);
+    assert_true(USERS > ENDED_SESSIONS_MAX);
+    for (int i = 0; i < USERS; i++) {
+        size_t len = (size_t)snprintf(id, sizeof id, "u%d", i);
+        presence_restore(&t.table, t.now, (struct span){id, len}, STATUS_ONLINE, 0, 0,
+                         (struct evidence){0});
+    }
+    assert_int_equal(table_pass(&t, 1000), USERS);
+    assert_int_equal(t.table.ended.sessions, USERS);
+    assert_int_equal(t.table.sessions_dropped, 0);
+    presence_free(&t.table);
+}
+
 /* A heartbeat over a connection allocates nothing and makes the store owe one write in 15 s. */
 static void table_heartbeats_are_coalesced(void **unused)
 {
@@ -705,6 +742,8 @@ static const struct CMUnitTest RULES_TESTS[] = {
     cmocka_unit_test(table_heartbeat_shortens_no_grace),
     cmocka_unit_test(table_crash_loop_keeps_no_ghost),
     cmocka_unit_test(table_crash_loop_keeps_who_comes_back),
+    cmocka_unit_test(sessions_beyond_the_most_are_counted),
+    cmocka_unit_test(everybody_may_end_at_once),
     cmocka_unit_test(table_heartbeats_are_coalesced),
     cmocka_unit_test(table_works_in_slices),
     cmocka_unit_test(table_collects_the_latest),
