@@ -9,10 +9,10 @@ const { ahead } = require('./http');
 const { tempDir } = require('./server');
 const { release, variant } = require('./variant');
 
-/** The environment that preloads lib/clock.c, compiled for this test. */
-function preload(t) {
-  const file = path.join(tempDir(t), 'clock.so');
-  execFileSync('gcc', ['-shared', '-fPIC', '-O1', '-o', file, path.join(__dirname, 'clock.c')]);
+/** The environment that preloads a file of lib/, compiled for this test: in the sanitizer builds. */
+function preload(t, source) {
+  const file = path.join(tempDir(t), `${source}.so`);
+  execFileSync('gcc', ['-shared', '-fPIC', '-O1', '-o', file, path.join(__dirname, source)]);
   return {
     LD_PRELOAD: file,
     ...(variant === 'asan' && { ASAN_OPTIONS: `${process.env.ASAN_OPTIONS ?? ''}:verify_asan_link_order=0` }),
@@ -27,7 +27,7 @@ function steppable(t) {
     fs.renameSync(`${step}.new`, step);
   };
   set(0);
-  return { env: { ...preload(t), STEP_CLOCK: step }, set };
+  return { env: { ...preload(t, 'clock.c'), STEP_CLOCK: step }, set };
 }
 
 /** The environment of a server for which time goes `times` as fast from its start; UTC only if asked,
@@ -36,7 +36,7 @@ function hurried(t, times, { utc = false } = {}) {
   if (release) return {};
   ahead.ms = 10; // the program's UTC goes with its monotonic clock until they are 10 ms apart
   const files = { CLOCK_CALM: path.join(tempDir(t), 'calm'), ...(utc && { CLOCK_UTC: '1' }) };
-  return { ...preload(t), CLOCK_SPEED: String(times), ...files };
+  return { ...preload(t, 'clock.c'), CLOCK_SPEED: String(times), ...files };
 }
 
 /** Lets the time of a server that was started with this environment go as ours from now on. */
@@ -44,4 +44,4 @@ function calm(env) {
   if (env.CLOCK_CALM) fs.writeFileSync(env.CLOCK_CALM, '');
 }
 
-module.exports = { steppable, hurried, calm };
+module.exports = { preload, steppable, hurried, calm };
