@@ -4937,6 +4937,8 @@ static int store_try_read(struct store *st, MDB_txn **txn)
         *txn = st->snapshot;
         return 0;
     }
+    /* Through `turn`, so that a writer who wants the map for itself is not passed by readers who
+     * come later; musl's rwlock prefers them. */
     lock_take(&st->turn, RANK_STORE_TURN);
     pthread_rwlock_rdlock(&st->map_lock);
     lock_give(&st->turn, RANK_STORE_TURN);
@@ -5063,6 +5065,7 @@ static bool store_visit_users(struct store *st, bool index, struct span after, s
         for (int i = 0; i < count; i++) {
             if (visit(context, (struct span){found[i].id, found[i].id_len}, &found[i].record))
                 continue;
+            /* It had enough; who asks for a page wants to know whether that was the last one. */
             *at_end = *at_end && i == count - 1;
             return true;
         }
@@ -5172,6 +5175,8 @@ static int store_sessions(struct store *st, struct span id, int64_t before,
     int n = 0, rc = mdb_cursor_open(txn, st->sessions, &cursor);
     if (!rc) {
         struct span owner;
+        /* LMDB finds the first key that is not below, and the newest wanted is the one before it:
+         * the very last of all users where there is none. */
         rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
         else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
@@ -5228,6 +5233,8 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
                 bytes};
             from = key;
             rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+            /* The user at that place may be online by now and gone from here, so the walk goes on
+             * beside it, from what is there. */
             bool same = !rc && !bytes_compare(key.mv_data, key.mv_size, from.mv_data, from.mv_size);
             if (rc == MDB_NOTFOUND && down) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
             else if (!rc && (down || same)) rc = mdb_cursor_get(cursor, &key, &value, step);
@@ -5439,10 +5446,15 @@ static void store_stats(struct store *st, struct store_stats *out)
 }
 
 /* ==== 16. Store: changes ======================================================================
- * A batch is what the hub has to tell the store: operations one behind the other in a buffer. It
- * is built by the hub without a lock, handed over, and written by the writer in one transaction. A
- * full map grows; a disk that fails stops the writing, not the program. A transaction is all or
- * nothing, so each operation may be applied again when the whole is tried again. */
+ * A batch is what the hub has to tell the store: operations one behind the other in a buffer, which
+ * is one allocation however many they are. It is built by the hub without a lock, handed over, and
+ * written by the writer in one transaction. Operations are absolute ("the user is so now"), and a
+ * transaction is all or nothing: so the whole may be tried again as often as the disk asks for.
+ *
+ * A full map grows; a disk that fails stops the writing, not the program. Beside `users` there are
+ * two indexes, so that no question costs what all known users would: `open` has the ids of those
+ * who are online, for the next start, and `seen` the others by last_seen, for lists. Every record
+ * of a user is in exactly one of them, and both change in the transaction of the record. */
 
 enum {
     STORE_RETRY_MS = 1000,
@@ -5622,7 +5634,7 @@ static int store_put_seen(struct store *st, MDB_txn *txn, struct span id,
     uint8_t bytes[STORE_KEY_MAX];
     MDB_val key = {0, bytes}, none = {0, NULL};
     bool was = old && !old->open, is = !r->open;
-    if (was && is && old->last_seen == r->last_seen) return 0;
+    if (was && is && old->last_seen == r->last_seen) return 0; /* the common case costs nothing */
     int rc = 0;
     if (was) {
         key.mv_size = store_seen_key(id, old->last_seen, bytes);
@@ -5648,6 +5660,7 @@ static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
     if (!rc) rc = store_put_seen(st, txn, id, r, old);
     if (rc || r->open == was_open) return rc;
     rc = r->open ? mdb_put(txn, st->open, &key, &none, 0) : mdb_del(txn, st->open, &key, NULL);
+    /* An index that lacks what is to go is as it should be; --check-store tells of it. */
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
@@ -5660,6 +5673,7 @@ static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
     int rc = store_find_user(st, txn, id, &r);
     bool known = !rc;
     if (rc == MDB_NOTFOUND)
+        /* A first session may have ended before the first batch: last_seen is all there is then. */
         r = (struct user_record){.first_seen =
                                      now->online_since ? now->online_since : now->last_seen};
     else if (rc) return rc;
@@ -5724,6 +5738,7 @@ static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct s
 {
     struct outbox_end *end = &st->outbox_now;
     uint8_t number[8], bytes[STORE_CHANGE_MAX];
+    /* UTC may have been put back: what seems to come before the batch began is not added to it. */
     bool apart = at < end->since || at - end->since >= STORE_BATCH_MS;
     bool first = !end->count || end->count >= st->options.outbox_batch_max || apart;
     if (first) end->since = at;
@@ -5763,13 +5778,15 @@ static int store_trim_outbox(struct store *st, MDB_txn *txn)
     struct stored_change change;
     int rc = mdb_stat(txn, st->outbox, &stat);
     if (rc || stat.ms_entries <= st->options.outbox_max || st->outbox_keep == UINT64_MAX) return rc;
+    /* From the first that is not pinned: a batch under delivery goes only when it was delivered. */
     rc = mdb_cursor_open(txn, st->outbox, &cursor);
     if (rc) return rc;
     put_be64(number, st->outbox_keep + 1);
     rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
     for (size_t left = stat.ms_entries; !rc; left--) {
         if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
-        if (rc || (left <= st->options.outbox_max && change.first)) break;
+        if (rc || (left <= st->options.outbox_max && change.first))
+            break; /* between batches only */
         rc = mdb_cursor_del(cursor, 0);
         st->outbox_trimmed++;
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
@@ -5844,7 +5861,7 @@ static int store_sweep(struct store *st, MDB_txn *txn, int64_t before, size_t co
         else if (r.to < before) rc = mdb_cursor_del(cursor, 0);
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
-    st->sweep.len = 0;
+    st->sweep.len = 0; /* at the end: the next commit begins anew */
     if (!rc) buffer_add(&st->sweep, key.mv_data, key.mv_size);
     mdb_cursor_close(cursor);
     return rc == MDB_NOTFOUND ? 0 : rc;
@@ -5883,7 +5900,7 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     const struct buffer *ops = commit->batch ? &commit->batch->ops : &(struct buffer){0};
     int64_t now = clock_wall_ms(), history = st->options.history_ms;
     int rc = 0;
-    st->outbox_now = st->outbox_end;
+    st->outbox_now = st->outbox_end; /* becomes outbox_end when this is committed */
     st->outbox_trimmed = 0;
     for (size_t at = 0; !rc && at < ops->len;) {
         struct store_op op;
@@ -5929,6 +5946,7 @@ static int store_grow(struct store *st)
     int rc = mdb_env_info(st->env, &info);
     if (rc) return rc;
     if (info.me_mapsize > SIZE_MAX / 2) return MDB_MAP_FULL;
+    /* The file is mapped elsewhere from here on: no reader may hold an address of the old map. */
     store_stop_readers(st);
     rc = mdb_env_set_mapsize(st->env, info.me_mapsize * 2);
     if (rc && mdb_env_set_mapsize(st->env, info.me_mapsize)) mem_die();
@@ -5963,6 +5981,7 @@ static int store_transact(struct store *st, int (*work)(struct store *, MDB_txn 
 {
     for (;;) {
         MDB_txn *txn;
+        /* Each time: an operator may take the files away while the server runs. */
         if (st->env) store_check_lock(st->env);
         if (st->env) store_check_data(st);
         int rc = st->env ? mdb_txn_begin(st->env, NULL, 0, &txn) : MDB_PANIC;
@@ -6013,7 +6032,7 @@ static int store_write(struct store *st, const struct store_batch *batch, bool c
     store_write_begins(st);
     int rc = store_transact(st, store_apply, &commit);
     store_write_ended(st, rc);
-    if (st->env) lmdb_release_pages(st->env);
+    if (st->env) lmdb_release_pages(st->env); /* a large batch's, which LMDB would keep for ever */
     if (rc) {
         count_one(&st->counters->store_failures);
     } else {
@@ -6502,8 +6521,14 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
 /* ==== 18. Store: commands =====================================================================
  * [main] --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. The
  * first three read one snapshot, which a running server does not disturb, and change nothing;
- * --restore makes a new file, and refuses a directory that has one. A dump is lines of JSON, one a
- * record; the last one counts them, so that half a dump is not taken for a whole one. */
+ * --restore makes a new file, and refuses a directory that has one: it never decides which of two
+ * states is the better one.
+ *
+ * A dump is lines of JSON, one a record, for other programs, other machines and other versions of
+ * this one: names in place of numbers, times as everywhere in the API. The fields are those of the
+ * records (USER_FIELDS and so on), so a new field is in the dump and in --restore by itself. The
+ * last line counts the others, so that half a dump is not taken for a whole one. What is not in a
+ * dump: the outbox, which only means something to the server that made it. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)
@@ -6519,7 +6544,7 @@ static void store_command_ended(int number)
 {
     MDB_env *env = atomic_load(&store_held.env);
     const char *file = atomic_load(&store_held.unfinished);
-    if (file) unlink(file);
+    if (file) unlink(file); /* nothing here but what may be called in a signal handler */
     if (env) lmdb_forget_own(env);
     raise(number); /* SA_RESETHAND: to its usual end, when this returns */
 }
@@ -6587,6 +6612,7 @@ static const char *tally_user(struct store_tally *n, MDB_val key, MDB_val value)
     struct user_record user;
     MDB_val none;
     if (!user_id_valid(id) || !store_decode_user(value, &user)) return "a user record is damaged";
+    /* From the record to the index; tally_indexes counts the other way. */
     n->users++;
     n->open += user.open;
     if (user.open)
@@ -6812,6 +6838,7 @@ static bool field_restore_address(struct json_value line, const char *name, fiel
     if (!json_member(line, name, &value)) return false;
     if (value.kind == JSON_NULL) return true;
     if (json_string(value, text, sizeof text) < 0) return false;
+    /* An IPv4 address is kept as ::ffff:a.b.c.d, as everywhere. */
     memcpy(*address, ADDRESS_V4_MAPPED, sizeof ADDRESS_V4_MAPPED);
     return inet_pton(AF_INET, text, *address + 12) == 1 || inet_pton(AF_INET6, text, *address) == 1;
 }
@@ -7002,7 +7029,7 @@ static bool restore_line(struct store_restore *r, struct span text)
     char id[USER_ID_MAX + 1];
     struct json_value line, value, name = {0};
     size_t kind = DUMP_COUNT;
-    if (r->ended || !json_parse(text, 1, &line)) return false;
+    if (r->ended || !json_parse(text, 1, &line)) return false; /* nothing stands behind the end */
     if (json_member(line, "end", &value)) {
         r->ended = restore_end(r, line);
         return r->ended;
@@ -7023,7 +7050,7 @@ static bool restore_line(struct store_restore *r, struct span text)
 /* Writes what the batch holds. */
 static bool restore_write(struct store_restore *r, struct why why)
 {
-    int rc = store_write(r->st, &r->batch, true);
+    int rc = store_write(r->st, &r->batch, true); /* "clean": no server has died in this file */
     store_batch_clear(&r->batch);
     if (!rc) return true;
     const char *remedy = store_remedy(r->st->dir, &rc);
@@ -7061,6 +7088,7 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     if (strlen(dir) >= PATH_MAX) return store_command_fail(err, "the path of --data is too long");
     struct store_restore r = {.st = store_new(&options, &log, &counters)};
     store_path(dir, "data.mdb", path);
+    /* The lock goes before the look: a server may be about to make the file. */
     bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
     if (ok && (!access(path, F_OK) || errno != ENOENT))
         ok = fail(why, "%s exists; restore into an empty --data", path);
