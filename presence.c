@@ -72,25 +72,34 @@
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
  *   a route                      Routes: a row of ROUTES, a handler in an API section
+ *   a command (--dump)           Options: a row of COMMAND_TABLE; Main: run_command
  *   a WebSocket message          WebSocket messages: a row of MESSAGES; presence-protocol(7)
  *   who may do what              Routes: the access of a row; API: who may: auth_allows
- *   when a user is offline       Presence rules: presence_disconnect, presence_tick
+ *   when a user is offline       Presence rules: presence_disconnect, presence_tick; and when a
+ *                                connection is silent: Signs of life, silence_judge
  *   a stored field               Store: records: a row of the record's FIELDS
- *   a counter                    Counters: a row of COUNTER_TABLE
+ *   a counter                    Counters: a row of COUNTER_TABLE; presence-protocol(7)
+ *   a gauge                      API: state of the server: api_metrics
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
  *   a limit                      the enum at the top of its section, or Options
+ *   what browsers load           web/presence.js and its tests in test/web
  *
  * Words:
+ *   live         online with a connection
  *   connection   a client's socket from accept to close: first HTTP, then perhaps a WebSocket or a
  *                stream; what it has for HTTP is its HTTP part (struct http_conn)
  *   session      of a user: from online to offline. An admin's is a login session, TLS has its own
  *   heartbeat    a sign of life: any byte on a WebSocket, or POST .../heartbeat
  *   cached       online without a connection: waiting for --grace, or by heartbeats over HTTP
- *   transition   one change of a user, with its position in the order of all
+ *   transition   one change of a user; its position: an epoch, random for each start of the server,
+ *                and its number in the order of all
  *   view         a user as somebody else sees one
  *   watcher      a connection that follows users; target: a user it follows; watch: the pair
  *   snapshot     the state of all targets, the answer to a watch message
+ *   feed         the events of streams: one for admins, one for all
+ *   pinned       of a user: kept in the table while offline; of a batch: not to be cut any more
+ *   turn         what a thread does between two waits; the hub's has parts, each with its time
  *   dirty        not in the store yet; in flight: in the batch that is being written
  *   batch        changes for one transaction of the store; of the outbox: for one POST
  *   outbox       changes in the store that the webhook has not taken yet
@@ -98,6 +107,8 @@
  *   job          a piece of work on its way to another thread, part of what it is about
  *   lane         requests of one cost, waiting for a worker
  *   refs         how many hold something; the last one frees it
+ *   extension    (ext) what few of many have, off a pointer: of a user, of a connection
+ *   seam         our thin layer around an embedded library, in vendor/
  *   mono, wall   ms of a clock that only goes forward; ms since 1970, which may be stepped
  *
  * Threads, and what each may touch:
@@ -109,8 +120,8 @@
  *                      to change something
  *   hub                every WebSocket and stream; the only one to change the presence table
  *   io threads         (one less than processors, at most three) help the hub to send what many
- *                      follow: the transports of a batch are theirs from broadcast_fill to
- *                      broadcast_deliver, nothing else
+ *                      follow: the transports of a batch are theirs while it is queued,
+ *                      nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
  *   webhook            (--webhook-url) reads the outbox in the store and posts it
@@ -122,24 +133,29 @@
  * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
  * error, each under its lock; counters and totals, atomic; options, constant.
  *
+ * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
+ * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
+ *
  * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
- * loop.lock; store.turn; store.lock; tls.lock; secrets_lock; session_lock; refusal_lock;
- * webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any of them is
- * held, log.lock. struct server says what each guards. Threads and order are asserted in the builds
- * with a sanitizer (enum thread, enum lock_rank).
+ * loop.lock; store.turn; store.map_lock; store.lock; tls.lock; secrets_lock; session_lock;
+ * refusal_lock; webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any
+ * of them is held, log.lock. struct server, struct store and the struct that has a lock say what it
+ * guards. Threads and order are asserted in the builds with a sanitizer (enum thread, enum
+ * lock_rank), but for map_lock, which is a rwlock.
  *
  * What it promises:
- *   - A user with an open connection is online. The last clean close is offline at once; a broken
- *     line is noticed within --ping-interval + --pong-timeout, and forgiven for --grace.
+ *   - A user with an open connection is online. The last clean close is offline at once; a line
+ *     that breaks is forgiven for --grace; one that falls silent is noticed within --ping-interval
+ *     + --pong-timeout, and its user is offline then.
  *   - last_seen is when the user was last heard from, never when silence was noticed.
- *   - What was committed survives kill -9; a power cut costs at most one --sync-interval; nothing
- *     ever needs repair.
+ *   - What was committed survives kill -9 and power cuts; what changed since, in one
+ *     --sync-interval at most, does not. Nothing ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - No byte of a client, of a receiver of webhooks or of another process ends the process: only
  *     malloc's NULL leads to mem_die. A client's work is cut into turns, so others do not wait.
  *   - A heartbeat allocates nothing.
- *   - A webhook is told of every change in order, at least once, unless it was tried in vain for
- *     too long or too many wait; those are counted.
+ *   - A webhook is told of every change that was committed, in order, at least once, unless it was
+ *     tried in vain for too long or too many wait; those are counted.
  *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
@@ -154,7 +170,7 @@
  *   anything wrong                        -> {"type":"error","code":"...","message":"..."}
  *   WebSocket pings are sent after 25 s of silence; any byte in answer is a sign of life.
  *   Close codes: 1000 and 1001 as usual, 1012 restart with retry_after=MS, 4400 misuse, 4401 get
- *   a new token, 4403 kicked or not allowed, 4408 silent, 4429 too fast.
+ *   a new token, 4403 kicked or not allowed, 4408 silent, 4429 too fast; all are in CLOSE_TABLE.
  */
 
 #include <arpa/inet.h>
@@ -292,6 +308,31 @@ struct named {
     char ids[NAMED_MAX][USER_ID_MAX];
 };
 
+/* Close codes that the server sends: those of RFC 6455 section 7.4.1, and from the range for
+ * applications, 4000 to 4999. The client library decides by them whether to come back, and with
+ * which token: 4403 is final, 4401 wants a new token, after all others it tries again, later each
+ * time. A new one is a row here, the row of an error that closes with it, and what web/presence.js
+ * makes of it. */
+#define CLOSE_TABLE(X)                                                                             \
+    X(NORMAL, 1000, "answer to a clean close")                                                     \
+    X(GOING_AWAY, 1001, "answer to a page that is left")                                           \
+    X(PROTOCOL, 1002, "the frame breaks RFC 6455")                                                 \
+    X(BAD_UTF8, 1007, "a text message or close reason is not UTF-8")                               \
+    X(TOO_BIG, 1009, "the message is larger than --max-message")                                   \
+    X(FAILED, 1011, "the server failed; its log says why")                                         \
+    X(RESTART, 1012, "the server stops; reason retry_after=MS says when to come back")             \
+    X(OVERLOADED, 1013, "the server is full; try later")                                           \
+    X(MISUSE, 4400, "the message breaks the presence protocol")                                    \
+    X(TOKEN, 4401, "the token is missing, wrong or has expired: get a new one")                    \
+    X(KICKED, 4403, "kicked, or not allowed: stay away")                                           \
+    X(TIMEOUT, 4408, "heartbeat timeout")                                                          \
+    X(TOO_FAST, 4429, "too many messages or connections")
+#define X(name, code, meaning) CLOSE_##name = code,
+/* Two that the server never sends: what a client's close without a code counts as, and what a page
+ * sends in place of 1001, which browsers do not let it say. */
+enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
+#undef X
+
 /* Everything a client can be refused for: code, HTTP status, WebSocket close code, text. A close
  * code of 0: on a WebSocket this error is a message, and the connection stays open, as the next
  * message may be right.
@@ -315,10 +356,10 @@ struct named {
       "HTTP/1.0 knows no chunks: send the body with a Content-Length")                             \
     X(BODY_TOO_LARGE, "body_too_large", 413, 0, "the body is larger than --max-body")              \
     X(EXPECTATION_FAILED, "expectation_failed", 417, 0, "only Expect: 100-continue is known")      \
-    X(TOKEN_MISSING, "token_missing", 401, 4401, "a token is needed here")                         \
-    X(TOKEN_INVALID, "token_invalid", 401, 4401, "the token is not accepted")                      \
-    X(TOKEN_EXPIRED, "token_expired", 401, 4401, "the token has run out: get a new one")           \
-    X(FORBIDDEN, "forbidden", 403, 4403, "the token does not allow this")                          \
+    X(TOKEN_MISSING, "token_missing", 401, CLOSE_TOKEN, "a token is needed here")                  \
+    X(TOKEN_INVALID, "token_invalid", 401, CLOSE_TOKEN, "the token is not accepted")               \
+    X(TOKEN_EXPIRED, "token_expired", 401, CLOSE_TOKEN, "the token has run out: get a new one")    \
+    X(FORBIDDEN, "forbidden", 403, CLOSE_KICKED, "the token does not allow this")                  \
     X(FORBIDDEN_ORIGIN, "forbidden_origin", 403, 0,                                                \
       "pages of this origin may not do this; see --allow-origin")                                  \
     X(MISDIRECTED_HOST, "misdirected_host", 421, 0,                                                \
@@ -329,17 +370,18 @@ struct named {
     X(TLS_REQUIRED, "tls_required", 400, 0, "this port speaks TLS: use https:// or wss://")        \
     X(UPGRADE_REQUIRED, "upgrade_required", 426, 0,                                                \
       "this path speaks WebSocket version 13 (RFC 6455)")                                          \
-    X(TOO_MANY_CONNECTIONS, "too_many_connections", 429, 4429,                                     \
+    X(TOO_MANY_CONNECTIONS, "too_many_connections", 429, CLOSE_TOO_FAST,                           \
       "this user has --max-connections-per-user connections already")                              \
-    X(TOO_MANY_FROM_ADDRESS, "too_many_from_address", 429, 4429,                                   \
+    X(TOO_MANY_FROM_ADDRESS, "too_many_from_address", 429, CLOSE_TOO_FAST,                         \
       "this address has --max-connections-per-address connections already")                        \
-    X(TOO_MANY_UPGRADES, "too_many_upgrades", 429, 4429,                                           \
+    X(TOO_MANY_UPGRADES, "too_many_upgrades", 429, CLOSE_TOO_FAST,                                 \
       "this address opens more than --max-upgrades-per-second connections")                        \
     X(HEAD_TOO_LARGE, "head_too_large", 431, 0,                                                    \
       "the request head is larger than --max-head, or has more than 64 header lines")              \
-    X(INTERNAL, "internal", 500, 1011, "the server failed; its log says why")                      \
-    X(OVERLOADED, "overloaded", 503, 1013, "the server holds --max-connections connections")       \
-    X(STOPPING, "stopping", 503, 1012, "the server is stopping")                                   \
+    X(INTERNAL, "internal", 500, CLOSE_FAILED, "the server failed; its log says why")              \
+    X(OVERLOADED, "overloaded", 503, CLOSE_OVERLOADED,                                             \
+      "the server holds --max-connections connections")                                            \
+    X(STOPPING, "stopping", 503, CLOSE_RESTART, "the server is stopping")                          \
     X(NOT_IMPLEMENTED, "not_implemented", 501, 0,                                                  \
       "this method, or this transfer coding, is not known here")                                   \
     X(REQUEST_MEMORY, "request_memory", 503, 0,                                                    \
@@ -352,10 +394,10 @@ struct named {
     X(TOO_MANY_WATCHED, "too_many_watched", 429, 0,                                                \
       "a connection follows at most --max-watch users")                                            \
     X(IDENTITY_MISMATCH, "identity_mismatch", 403, 0, "a connection speaks for its own user only") \
-    X(PROTOCOL_MISUSE, "protocol_misuse", 400, 4400, "only text messages are understood")          \
-    X(KICKED, "kicked", 403, 4403, "an admin closed this connection; stay away")                   \
-    X(HEARTBEAT_TIMEOUT, "heartbeat_timeout", 408, 4408, "nothing was heard in time")              \
-    X(TOO_FAST, "too_fast", 429, 4429, "more than --max-messages-per-second")
+    X(PROTOCOL_MISUSE, "protocol_misuse", 400, CLOSE_MISUSE, "only text messages are understood")  \
+    X(KICKED, "kicked", 403, CLOSE_KICKED, "an admin closed this connection; stay away")           \
+    X(HEARTBEAT_TIMEOUT, "heartbeat_timeout", 408, CLOSE_TIMEOUT, "nothing was heard in time")     \
+    X(TOO_FAST, "too_fast", 429, CLOSE_TOO_FAST, "more than --max-messages-per-second")
 #define X(name, code, status, close_code, text) ERROR_##name,
 enum error { ERROR_TABLE(X) ERROR_COUNT };
 #undef X
@@ -370,28 +412,6 @@ static const struct error_row {
     ERROR_TABLE(X)
 #undef X
 };
-
-/* Close codes that the server sends: those of RFC 6455 section 7.4.1, and from the range for
- * applications, 4000 to 4999. The client library decides by them whether to come back, and with
- * which token: 4403 is final, 4401 wants a new token, after all others it tries again, later each
- * time. */
-#define CLOSE_TABLE(X)                                                                             \
-    X(NORMAL, 1000, "answer to a clean close")                                                     \
-    X(GOING_AWAY, 1001, "answer to a page that is left")                                           \
-    X(PROTOCOL, 1002, "the frame breaks RFC 6455")                                                 \
-    X(BAD_UTF8, 1007, "a text message or close reason is not UTF-8")                               \
-    X(TOO_BIG, 1009, "the message is larger than --max-message")                                   \
-    X(FAILED, 1011, "the server failed; its log says why")                                         \
-    X(RESTART, 1012, "the server stops; reason retry_after=MS says when to come back")             \
-    X(OVERLOADED, 1013, "the server is full; try later")                                           \
-    X(MISUSE, 4400, "the message breaks the presence protocol")                                    \
-    X(TOKEN, 4401, "the token is missing, wrong or has expired: get a new one")                    \
-    X(KICKED, 4403, "kicked, or not allowed: stay away")                                           \
-    X(TIMEOUT, 4408, "heartbeat timeout")                                                          \
-    X(TOO_FAST, 4429, "too many messages or connections")
-#define X(name, code, meaning) CLOSE_##name = code,
-enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
-#undef X
 
 /* ==== 2. Counters =============================================================================
  * What the server counts since its start. Any thread adds, without a lock; /metrics and
@@ -2515,7 +2535,9 @@ static void named_write(struct buffer *b, const struct named *named)
  * All options and commands, one table each. A row of OPTION_TABLE is: field, type, name, default,
  * least and most, argument, group, help. It makes the struct, and drives the command line, the
  * environment (PRESENCE_ and the name in capitals), --config, --print-config, --help and the check
- * of the manual page: a new option is one row here and its text in presence(1).
+ * of the manual page: a new option is one row here and its text in presence(1). One that has no
+ * effect without another has a row in OPTION_NEEDS, too; what depends on the machine is checked at
+ * the start (server_start).
  *
  * Options are constant once read. Where several sources name one, the stronger wins: the file is
  * the weakest, then the environment, then the command line. */
@@ -4198,11 +4220,11 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
- * 1970. Each value begins with the version of its record, in one byte.
+ * 1970. Each value that has FIELDS begins with the version of its record, in one byte.
  *
- * To add a field: a row at the end of the table and the record's next version, or, if the field
- * changes what other trees hold, the next STORE_SCHEMA. Nothing is migrated: a store of another
- * schema is refused, and a dump carries the data over. */
+ * To add a field: a row at the end of its table, the record's next version (its RECORD below) and
+ * the next STORE_SCHEMA, by which a store of before is refused with a sentence and not taken for
+ * damaged. Nothing is migrated: a dump carries the data over. */
 
 enum {
     STORE_SCHEMA = 2,        /* of all that is in the file */
@@ -5106,7 +5128,8 @@ struct store_found_manual {
 };
 
 /* Copies up to max manual statuses behind `after`, and who set them; one whose user has no record
- * is passed over. *count is how many; MDB_NOTFOUND after the last. */
+ * is passed over: no batch of ours leaves one, but there would be nobody to show. *count is how
+ * many; MDB_NOTFOUND after the last. */
 static int store_copy_manuals(struct store *st, MDB_txn *txn, struct span after, int max,
                               struct store_found_manual *out, int *count)
 {
@@ -7553,6 +7576,7 @@ struct login_queue {
     int64_t took; /* about how long one takes, ms */
 };
 
+/* Ends a place. The last one takes its index, so who walks over them goes backwards. */
 static void login_leave(struct login_queue *queue, int kind, int i)
 {
     queue->places[kind][i] = queue->places[kind][--queue->count[kind]];
@@ -8051,10 +8075,11 @@ static void presence_free(struct presence *p)
  *
  *   - With a connection a user is online (live).
  *   - When the last connection ends, it depends on how:
- *       on purpose (close code 1000, a kick, an expired token)   offline at once
- *       after a silence that was too long                        offline at once: it was longer
- *                                                                than the grace already
- *       a page that is left (1001), a broken line                online (cached) for --grace: a
+ *       on purpose: 1000, no code, one of an application,        offline at once
+ *       a kick, an expired token
+ *       after a silence that was too long                        offline at once: that was the time
+ *                                                                to come back
+ *       a page that is left (1001, 4001), a broken line          online (cached) for --grace: a
  *                                                                reload or a tunnel is no event
  *   - An HTTP heartbeat makes a user online (cached) for --online-threshold, and outlasts the end
  *     of a connection that was not on purpose.
@@ -8069,7 +8094,10 @@ static void presence_free(struct presence *p)
  * acts on and clears within the same turn, and makes its user dirty, until a batch with the new
  * state is in the store.
  *
- * All is [hub; table_lock], or a test. Pure: every call takes `now`. Nothing fails. */
+ * All is the hub's, and main's before it runs. What workers read (state, status, reason,
+ * connections, times, ext) changes under table_lock; what only the hub reads, such as dirty and
+ * pinned, and last_seen, which is atomic, does not need it. Pure: every call takes `now`. Nothing
+ * fails. */
 
 static void presence_init(struct presence *p, int64_t grace, int64_t threshold, struct instant now)
 {
@@ -8494,7 +8522,8 @@ static void user_put_manual(struct presence *p, struct user *user, enum status s
     user_set_automatic(user, user->automatic);
 }
 
-/* Takes away what was set by hand, if there is something. The caller tells of it, or not. */
+/* Takes away what was set by hand, if there is something; the rest of ext stays with whom it is
+ * still for. The caller tells of it (user_tell_manual), unless it tells of more. */
 static void user_take_manual(struct presence *p, struct user *user)
 {
     if (!user_manual(user)) return;
@@ -13109,11 +13138,24 @@ struct agent {
  * Who owns it, and so is the only one to read or write it:
  *
  *     accept -> LISTENER <----job----> handshake worker        HELLO, HANDSHAKE
- *                  ^  |
+ *      close <-/   ^  |
  *                 job seam_submit
  *                  |  v
  *                 worker --job--> HUB -> close                  OPEN, CLOSING, FINISHING
  *                    \--> close
+ *
+ * The way of a request, by functions:
+ *
+ *     listener   listener_accept, listener_read, (handshake_run on a handshake worker, and back,)
+ *                listener_advance until it is whole, listener_make_ready, lane_serve, seam_submit
+ *     worker     seam_request, api_answer, a handler of ROUTES; seam_finished, http_conn_served,
+ *                http_conn_send; or, granted, http_conn_hand_over
+ *     listener   listener_take_back: what the socket did not take, the next request, the end
+ *     hub        hub_adopt: a WebSocket or a stream from here on
+ *
+ * Who frees it: whoever owns it when it ends. The listener and workers at once (http_conn_end). The
+ * hub marks it DEAD (connection_end) and frees it at the end of a turn (hub_free_closed), since
+ * events that were fetched may be of it; at the server's end hub_free.
  *
  * - The listener has it in every HTTP state but two. In HANDSHAKE it is a handshake worker's from
  *   job_queue_add until its job is back in the listener's inbox, in BUSY a worker's from
@@ -13138,7 +13180,7 @@ struct connection {
     int64_t connected_at;        /* * mono: when the hub got it */
     _Atomic int64_t heard_at;    /* * mono: last byte; of a stream: when something was last sent */
     uint32_t pinged;             /* low half of mono at the last ping; 0: answered, or none */
-    uint32_t paced;              /* us that the messages so far are ahead of --max-messages */
+    uint32_t paced;              /* us that the messages so far are ahead of the pace */
     struct agent *agent;         /* * or NULL */
     union {
         struct ws_partial *partial; /* a frame or message half received, or NULL */
@@ -13357,8 +13399,8 @@ struct io_batch {
 
 /* What many connections are told. The time goes to the system's send(), so the hub and its io
  * threads call it side by side. All here is the hub's; from the moment a batch is queued until
- * broadcast_deliver returns, its writes, their connections' transports and the text are read by
- * whoever has the batch, who also sets the results. No memory is had for a message. */
+ * broadcast_deliver returns, its writes and their connections' transports are whoever's who has the
+ * batch, who sends from the text and sets the results. No memory is had for a message. */
 struct broadcast {
     struct job_queue queue; /* of batches */
     size_t filled;          /* writes */
@@ -13491,10 +13533,11 @@ struct secrets {
  *
  * The locks. Each is held for microseconds, and never while something waits for a client, a disk or
  * another thread; enum lock_rank has their order.
- *   table_lock    The presence table. The hub alone changes it, and takes the lock to do so, never
- *                 to read; workers take it to read. So what the hub changes is seen whole, and the
- *                 hub itself reads for nothing. Fields that move with every byte (last_seen,
- *                 heard_at) are atomic in place of that. While it is held only memory is touched.
+ *   table_lock    The presence table. The hub alone changes it, and takes the lock to change what
+ *                 workers read, never to read; workers take it to read. So what the hub changes is
+ *                 seen whole, and the hub itself reads for nothing. Fields that move with every
+ *                 byte (last_seen, heard_at) are atomic in place of that. While it is held only
+ *                 memory is touched.
  *   loop.lock     An inbox. Taken under nothing; loop_park makes a system call under it.
  *   address_lock  The entries of addresses: the listener counts, workers count, and whoever has a
  *                 connection changes its list and its bytes in there.
@@ -13726,7 +13769,7 @@ static struct conn_ext *connection_ext(struct connection *c)
     return c->ext;
 }
 
-/* [hub, whoever has its batch] True if bytes wait for its socket. */
+/* [hub] True if bytes wait for its socket. */
 static bool connection_blocked(const struct connection *c)
 {
     return c->ext && c->ext->blocked;
@@ -14438,7 +14481,7 @@ static void hub_work(struct server *server, struct instant now)
 
 /* What a client may say: a type and who acts on it. A handler checks everything before it changes
  * anything; its error goes back as an error message and the WebSocket stays open, but for TOO_FAST.
- */
+ * One that calls connection_hold is acted on by connection_take_held, which has to know it. */
 static const struct message_row {
     const char *type;
     enum error (*handle)(struct server *, struct connection *, struct instant, struct json_value);
@@ -15049,7 +15092,7 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 /* ==== 39. Signs of life =======================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
- *     heard --(--ping-interval)--> ping --(--pong-timeout)--> dropped, its user has --grace
+ *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
  *
  * Any byte is a sign of life and ends this. A timer is not moved by bytes: it looks at heard_at
  * when it fires, so that a message costs no list operation. A client that is slow is not a client
@@ -15123,8 +15166,7 @@ static void connection_forget_acked(struct server *server, struct connection *c)
 /* [hub] A connection stayed silent too long, and is dropped, unless it takes what is ahead of its
  * ping: then the time runs anew from the last byte that it took. If it was the server that stood
  * still (a stopped process, a paused machine), the answer waits in the socket: that is read first,
- * and judged in the next turn. Dropped means a broken line: its user is not offline before --grace.
- */
+ * and judged in the next turn. There is no --grace behind a silence: that was the time. */
 static void connection_drop_silent(struct server *server, struct connection *c, struct instant now)
 {
     if (connection_reads(c) && transport_has_bytes(&c->transport)) {
@@ -15791,11 +15833,14 @@ static void hub_wake(struct server *server, int64_t wait)
  *   ends with hub_take_transitions, which takes what the table did in the whole turn, in that
  *   order: counters, streams and webhook see each change once, and never one before those before
  *   it.
+ * - hub_crowd behind this turn's connects, which it counts.
  * - hub_watch behind it: it tells watchers the state of the table, and what it tells must not be
- *   older than what a stream was told. What ends in there is taken there.
+ *   older than what a stream was told. A watcher whose socket turns out to be broken ends in there,
+ *   and hub_watch takes that transition itself, see hub_written.
  * - hub_sync behind everything that changes users and tells of it: what the webhook is to be told
  *   is in the batch of the user's new state, and a session's end never without it.
- * - hub_free_closed last: until here anybody may hold a pointer to a connection that ended.
+ * - hub_free_closed behind all of these: until here anybody may hold a pointer to a connection that
+ *   ended. hub_report_stop only counts what is left.
  *
  * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
  * that nobody waits long for an answer whatever others ask for. */
@@ -16112,7 +16157,8 @@ static void listener_linger(struct server *server, struct http_conn *p, int64_t 
     http_conn_poll(p, EPOLLIN);
 }
 
-/* [listener] Reads on and throws away, until the client ends. */
+/* [listener] Reads on and throws away, until the client ends: a close with bytes unread would reset
+ * the connection, and the client lose its answer. */
 static void listener_drain(struct server *server, struct http_conn *p)
 {
     ssize_t n = transport_drain(&p->c->transport);

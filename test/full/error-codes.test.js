@@ -12,8 +12,9 @@ const { start, startSecure, connect, upgrade, frame, request, tokenKey, password
 const ROOT = path.join(__dirname, '../..');
 const source = fs.readFileSync(path.join(ROOT, 'presence.c'), 'utf8');
 const table = source.slice(source.indexOf('#define ERROR_TABLE(X)')).split('\n\n')[0];
-const ROWS = new Map([...table.replaceAll('\\\n', ' ').matchAll(/X\([A-Z_]+, "(\w+)", *(\d+), (\d+),/g)]
-  .map(([, code, status, close]) => [code, { status: Number(status), close: Number(close) }]));
+const CODES = Object.fromEntries([...source.matchAll(/^ {4}X\(([A-Z0-9_]+), (\d{4}), "/gm)].map(([, name, code]) => [`CLOSE_${name}`, Number(code)]));
+const ROWS = new Map([...table.replaceAll('\\\n', ' ').matchAll(/X\([A-Z_]+, "(\w+)", *(\d+), (\w+),/g)]
+  .map(([, code, status, close]) => [code, { status: Number(status), close: CODES[close] ?? Number(close) }]));
 
 /** Where a code that is not asked for here has its test. */
 const ELSEWHERE = {

@@ -33,6 +33,10 @@ function table(source, name) {
   return rows;
 }
 
+/** The close code of an error's row: a name of CLOSE_TABLE, or 0. */
+const closeCode = (source, name) => (name === '0' ? 0
+  : table(source, 'CLOSE_TABLE').find(([short]) => `CLOSE_${short}` === name)?.[1] ?? assert.fail(name));
+
 /** A C number: digits, or INT64_C(n)<<n. */
 function number(text) {
   const shifted = /^INT64_C\((\d+)\)<<(\d+)$/.exec(text);
@@ -237,7 +241,7 @@ const CHECKS = {
     items(section(protocol, 'ERROR CODES'), /^\.It Cm (\w+) , (\d+)(?: , (\d+))?$/gm)
       .map(([match, text]) => `${match[1]} ${match[2]} ${match[3] || 0}: ${text.trim().split('\n')[0]}`),
     table(source, 'ERROR_TABLE').filter(([name]) => name !== 'NONE')
-      .map(([, code, status, close, text]) => `${code} ${status} ${close}: ${text}`),
+      .map(([, code, status, close, text]) => `${code} ${status} ${closeCode(source, close)}: ${text}`),
   ),
 
   'every close code is in presence-protocol.7': ({ source, protocol }) => differ(
@@ -342,7 +346,7 @@ const BREAKS = [
   ['every route is in the README with its method', 'readme', '`/healthz`, `/readyz` |', '`/healthz` |'],
   ['every error is in presence-protocol.7 with status, close code and text', 'protocol', 'unknown_user , 404', 'unknown_user , 410'],
   ['every error is in presence-protocol.7 with status, close code and text', 'protocol', '\nnothing was heard in time\n', '\nnothing was said in time\n'],
-  ['every error is in presence-protocol.7 with status, close code and text', 'source', '"kicked", 403, 4403', '"kicked", 403, 4404'],
+  ['every error is in presence-protocol.7 with status, close code and text', 'source', '"kicked", 403, CLOSE_KICKED', '"kicked", 403, CLOSE_TOKEN'],
   ['every close code is in presence-protocol.7', 'protocol', '.It 4408 Ta', '.It 4409 Ta'],
   ['every close code is in the README', 'readme', '\n| 4408 |', '\n| 4409 |'],
   ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],
