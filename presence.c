@@ -53,7 +53,7 @@
  *  37. Streams                         those who read /admin/events and /api/events
  *  38. Broadcast                       watchers are told, by several threads
  *  39. Signs of life                   pings, silence, what TCP knows
- *  40. Handoff                         a connection becomes the hub's
+ *  40. Handoff                         a connection becomes the hub's; when crowds come back
  *  41. Hub                             the loop that owns all WebSockets; the table's only writer
  *  42. Listener: connections           every connection that is not a WebSocket
  *  43. Listener: requests              whole requests to workers, answers back
@@ -14796,6 +14796,40 @@ static void streams_feed(struct server *server, struct feed *feed, struct instan
     feed->fed = events->end;
 }
 
+/* [hub] Something happened at a stream's socket: it takes more, or the client has ended. What a
+ * client sends is read and thrown away. */
+static void stream_event(struct server *server, struct stream *s, struct instant now)
+{
+    struct connection *c = s->c;
+    if (s->blocked) {
+        stream_send(server, s, now);
+        return;
+    }
+    ssize_t n = transport_read(&c->transport, server->hub.scratch, HUB_READ_SIZE);
+    if (n == TRANSPORT_END || n == TRANSPORT_BROKEN || transport_ended(&c->transport))
+        connection_end(server, c, now, END_DROPPED);
+}
+
+/* [hub] A stream's timer: ends one whose token has run out, and sends a comment where nothing else
+ * was sent, so that proxies do not take it for dead. */
+static void stream_timer(struct server *server, struct stream *s, struct instant now)
+{
+    struct connection *c = s->c;
+    if (c->session.expires && now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
+        stream_finish(server, s, now);
+        return;
+    }
+    int64_t sent = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
+    if (!s->blocked && now.mono >= sent + STREAM_SILENCE_MS) {
+        buffer_text(&s->own, ":\n"); /* all events are sent: between two of them */
+        stream_send(server, s, now);
+        sent = now.mono;
+    }
+    if (c->session.state != CONNECTION_OPEN) return;
+    if (s->blocked) sent = now.mono;
+    connection_arm(server, c, sent + STREAM_SILENCE_MS);
+}
+
 /* [hub] Has a change kept for the webhook, as everybody may see it, in the batch that also tells
  * the store of its user: both are committed in one transaction, so no change is lost or told before
  * it is true. hub.event is empty, or has the text already. What may not wait is given up and
@@ -15055,40 +15089,6 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* [hub] Something happened at a stream's socket: it takes more, or the client has ended. What a
- * client sends is read and thrown away. */
-static void stream_event(struct server *server, struct stream *s, struct instant now)
-{
-    struct connection *c = s->c;
-    if (s->blocked) {
-        stream_send(server, s, now);
-        return;
-    }
-    ssize_t n = transport_read(&c->transport, server->hub.scratch, HUB_READ_SIZE);
-    if (n == TRANSPORT_END || n == TRANSPORT_BROKEN || transport_ended(&c->transport))
-        connection_end(server, c, now, END_DROPPED);
-}
-
-/* [hub] A stream's timer: ends one whose token has run out, and sends a comment where nothing else
- * was sent, so that proxies do not take it for dead. */
-static void stream_timer(struct server *server, struct stream *s, struct instant now)
-{
-    struct connection *c = s->c;
-    if (c->session.expires && now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
-        stream_finish(server, s, now);
-        return;
-    }
-    int64_t sent = atomic_load_explicit(&c->heard_at, memory_order_relaxed);
-    if (!s->blocked && now.mono >= sent + STREAM_SILENCE_MS) {
-        buffer_text(&s->own, ":\n"); /* all events are sent: between two of them */
-        stream_send(server, s, now);
-        sent = now.mono;
-    }
-    if (c->session.state != CONNECTION_OPEN) return;
-    if (s->blocked) sent = now.mono;
-    connection_arm(server, c, sent + STREAM_SILENCE_MS);
-}
-
 /* ==== 39. Signs of life =======================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
@@ -15223,6 +15223,15 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
+/* ==== 40. Handoff =============================================================================
+ * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
+ * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
+ * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
+ * server.connections, or in server.refused if it is only opened to be told why not; connection_end
+ * gives that back. */
+
+enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
+
 /* The text of a connection's number, as the protocol and the admin API show it. */
 static const char *connection_id_text(uint64_t number, char out[17])
 {
@@ -15304,15 +15313,6 @@ static void hub_crowd(struct server *server, struct instant now)
     }
     crowd->telling = user && !server->hub.stopping;
 }
-
-/* ==== 40. Handoff =============================================================================
- * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
- * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
- * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
- * server.connections, or in server.refused if it is only opened to be told why not; connection_end
- * gives that back. */
-
-enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
 
 /* [hub] Why a new WebSocket is closed at once, if it is. The worker that granted it has looked at
  * its user's connections, but others may have come since: such a refusal is counted here. */
