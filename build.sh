@@ -198,26 +198,6 @@ thousands() {
     sed -e ':a' -e 's/\([0-9]\)\([0-9]\{3\}\)\($\|,\)/\1,\2\3/; ta' <<<"$1"
 }
 
-# Prints what clangd and other tools ask for, a JSON list: how each C file of ours is compiled.
-compile_commands() {
-    local file flags comma='['
-    for file in "$SOURCE" $(test_programs) vendor/*_seam.c vendor/mbedtls_curve.c; do
-        flags="$CFLAGS $INCLUDES"
-        case $file in
-        vendor/*) flags+=" $CIVETWEB $EVEREST -I$SRC/mbedtls/library -w" ;;
-        test/*) flags+=" $TEST_WARNINGS -I. $TEST_INCLUDES" ;;
-        *) flags+=" $WARNINGS" ;;
-        esac
-        # shellcheck disable=SC2086
-        printf '%s{"directory": "%s", "file": "%s", "arguments": ["%s"' "$comma" "$PWD" "$file" $CC
-        # shellcheck disable=SC2086
-        printf ', "%s"' $flags -c "$file"
-        echo ']}'
-        comma=,
-    done
-    echo ']'
-}
-
 # Builds the program under a sanitizer, asan or tsan.
 build_sanitized() {
     build_program "$1" "$SOURCE" "build/presence-$1"
@@ -285,25 +265,7 @@ task_lint() {
     lock vendor
     prepare
     unlock
-    check "gcc" check_compiler gcc
-    check "clang" check_compiler clang
-    check "cppcheck" check_cppcheck
-    check "shellcheck" shellcheck -x -a build.sh vendor/fetch.sh .ci/run
-    check "manual pages" check_manual
-    check "JavaScript" check_javascript
-    if [ -f "$SOURCE" ]; then
-        check "prototypes" check_prototypes
-        check "sections" check_sections
-        check "functions" check_functions
-        check "format" check_format 3>&2
-        check "functions that do not say who may call them" check_tags
-        check "structs without a comment" check_structs
-        check "sections of more than $SECTION_LINES lines" check_section_lines
-    fi
-    check "lines" check_lines
-    check "licence" check_licence
-    check "layout" check_layout
-    check "places" check_places
+    check_all
     [ "$PROBLEMS" = 0 ] || die "lint: $PROBLEMS checks found something"
 }
 

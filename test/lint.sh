@@ -222,3 +222,26 @@ check_places() {
     our_texts 'package-lock\.json$' | xargs -0 -r grep -nH '"resolved"'
     return 0
 }
+
+# All of it.
+check_all() {
+    check "gcc" check_compiler gcc
+    check "clang" check_compiler clang
+    check "cppcheck" check_cppcheck
+    check "shellcheck" shellcheck -x -a build.sh vendor/fetch.sh .ci/run
+    check "manual pages" check_manual
+    check "JavaScript" check_javascript
+    if [ -f "$SOURCE" ]; then
+        check "prototypes" check_prototypes
+        check "sections" check_sections
+        check "functions" check_functions
+        check "format" check_format 3>&2
+        check "functions that do not say who may call them" check_tags
+        check "structs without a comment" check_structs
+        check "sections of more than $SECTION_LINES lines" check_section_lines
+    fi
+    check "lines" check_lines
+    check "licence" check_licence
+    check "layout" check_layout
+    check "places" check_places
+}

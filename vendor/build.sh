@@ -292,3 +292,23 @@ prepare() {
     generate_licenses >$GEN/licenses.tmp
     mv $GEN/licenses.tmp $GEN/licenses.inc
 }
+
+# Prints what clangd and other tools ask for, a JSON list: how each C file of ours is compiled.
+compile_commands() {
+    local file flags comma='['
+    for file in "$SOURCE" $(test_programs) vendor/*_seam.c vendor/mbedtls_curve.c; do
+        flags="$CFLAGS $INCLUDES"
+        case $file in
+        vendor/*) flags+=" $CIVETWEB $EVEREST -I$SRC/mbedtls/library -w" ;;
+        test/*) flags+=" $TEST_WARNINGS -I. $TEST_INCLUDES" ;;
+        *) flags+=" $WARNINGS" ;;
+        esac
+        # shellcheck disable=SC2086
+        printf '%s{"directory": "%s", "file": "%s", "arguments": ["%s"' "$comma" "$PWD" "$file" $CC
+        # shellcheck disable=SC2086
+        printf ', "%s"' $flags -c "$file"
+        echo ']}'
+        comma=,
+    done
+    echo ']'
+}
