@@ -140,10 +140,11 @@ static void *tls_exchange_run(void *argument)
 {
     struct tls_exchange *exchange = argument;
     uint32_t seed = exchange->seed++;
+    int bad = 0;
     for (int i = 0; i < 20000; i++) {
         uint32_t size = 4 + (uint32_t)below32(&seed, SEAM_MEM_BLOCK_MAX + 200), place;
         unsigned char *mine = seam_mem_calloc(1, size), *theirs;
-        for (uint32_t j = 0; j < size; j++) exchange->bad += mine[j] != 0;
+        for (uint32_t j = 0; j < size; j++) bad += mine[j] != 0;
         memset(mine, (int)(size & 0xff), size);
         memcpy(mine, &size, sizeof size);
         place = (uint32_t)below32(&seed, 64);
@@ -153,9 +154,10 @@ static void *tls_exchange_run(void *argument)
         pthread_mutex_unlock(&exchange->lock);
         if (!theirs) continue;
         memcpy(&size, theirs, sizeof size);
-        for (uint32_t j = sizeof size; j < size; j++) exchange->bad += theirs[j] != (size & 0xff);
+        for (uint32_t j = sizeof size; j < size; j++) bad += theirs[j] != (size & 0xff);
         seam_mem_free(theirs);
     }
+    exchange->bad += bad;
     return NULL;
 }
 
