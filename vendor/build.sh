@@ -53,13 +53,13 @@ variant() {
         ;;
     asan)
         CC=gcc
-        CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address"
+        CFLAGS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address"
         OURS=$OURS_UBSAN
         LDFLAGS="-fsanitize=address,undefined"
         ;;
     tsan)
         CC=gcc
-        CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=thread"
+        CFLAGS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=thread"
         LDFLAGS="-fsanitize=thread"
         ;;
     coverage)
@@ -70,7 +70,7 @@ variant() {
         ;;
     fuzz)
         CC=clang
-        CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address"
+        CFLAGS="-O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address"
         OURS=$OURS_UBSAN
         LDFLAGS="-fsanitize=fuzzer,address,undefined"
         ;;
