@@ -4342,7 +4342,7 @@ struct user_record {
     USER_FIELDS(FIELD_MEMBER)
 };
 
-/* One stay online that has ended. */
+/* A session that has ended. */
 struct session_record {
     int64_t from; /* in the key */
     SESSION_FIELDS(FIELD_MEMBER)
