@@ -40,7 +40,7 @@ static long token_count_steps(const uint8_t *a, const uint8_t *b, size_t len)
     if (!child) {
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(9);
         raise(SIGSTOP);
-        _exit(bytes_equal_constant(a, b, len) ? 1 : 2);
+        _exit(1 + bytes_equal_constant(a, b, len)); /* no branch on what it says */
     }
     assert_true(child > 0 && waitpid(child, &status, 0) == child);
     if (!WIFSTOPPED(status)) return -1;
