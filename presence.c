@@ -149,7 +149,7 @@
  *     + --pong-timeout, and its user is offline then.
  *   - last_seen is when the user was last heard from, never when silence was noticed.
  *   - What was committed survives kill -9 and power cuts; what changed since, in one
- *     --sync-interval at most, does not. Nothing ever needs repair.
+ *     --sync-interval and the time of a commit, does not. Nothing ever needs repair.
  *   - A slow, silent or hostile client costs memory within limits, never a thread.
  *   - No byte of a client, of a receiver of webhooks or of another process ends the process: only
  *     malloc's NULL leads to mem_die. A client's work is cut into turns, so others do not wait.
@@ -4643,7 +4643,7 @@ struct store {
     bool stopping, ended, all_written;  /* asked to stop; the writer has ended; and wrote all */
     int64_t give_up_at;                 /* monotonic ms; counts once stopping */
     struct store_batch *batch;          /* under way, or NULL */
-    bool writable;                      /* the last commit went well */
+    _Atomic bool writable;              /* the last commit went well; the hub looks without lock */
     int64_t failing_since, last_commit; /* monotonic, wall ms */
     char problem[STORE_PROBLEM];        /* why not writable, or "" */
     const char *displaced;        /* what store_displaced found last, and was logged; or NULL */
@@ -4959,8 +4959,7 @@ static int store_try_read(struct store *st, MDB_txn **txn)
         *txn = st->snapshot;
         return 0;
     }
-    /* Through `turn`, so that a writer who wants the map for itself is not passed by readers who
-     * come later; musl's rwlock prefers them. */
+    /* Through `turn`, see struct store. */
     lock_take(&st->turn, RANK_STORE_TURN);
     pthread_rwlock_rdlock(&st->map_lock);
     lock_give(&st->turn, RANK_STORE_TURN);
@@ -7847,6 +7846,7 @@ struct presence {
     bool collecting;           /* a batch is being filled, see presence_collect */
     struct store_batch ended;  /* sessions that ended, samples: not in a batch yet */
     uint64_t sessions_dropped; /* sessions given up: more than that were in `ended` */
+    bool disk_fails;           /* the last batch could not be written, see presence_may_wait */
 };
 
 enum {
@@ -8301,11 +8301,11 @@ static const uint8_t *user_address(const struct user *user)
 }
 
 /* True if one more record may wait for the store where `count` do. While the disk takes nothing
- * that is up to a limit: the state of users goes before their history. But each user in the table
- * may have one: behind a restart a million can end while the first batch is written. */
+ * that is up to a limit: the state of users goes before their history. While it is only busy each
+ * user in the table may have one: behind a restart a million can end during the first batch. */
 static bool presence_may_wait(const struct presence *p, size_t count, size_t limit)
 {
-    return count < limit || count < p->directory.users;
+    return count < limit || (!p->disk_fails && count < p->directory.users);
 }
 
 /* Ends a session: the user is offline, and the store gets a record of it. It ends when the user was
@@ -15664,6 +15664,7 @@ static void hub_sync(struct server *server, struct instant now)
 static void hub_expire(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
+    server->presence.disk_fails = !atomic_load(&server->store->writable);
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
