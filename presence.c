@@ -289,7 +289,8 @@ static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
     X(TIMEOUT, 3, "timeout", "nothing was heard for too long")                                     \
     X(KICKED, 4, "kicked", "an admin closed the user's connections")                               \
     X(EXPIRED, 5, "expired", "the token ran out")                                                  \
-    X(RESTART, 6, "restart", "the server restarted and the user did not come back")
+    X(RESTART, 6, "restart", "the server restarted and the user did not come back")                \
+    X(NODE_LOST, 7, "node_lost", "the node of the cluster that held the connection was lost")
 #define X(name, number, text, meaning) REASON_##name = number,
 enum reason { REASON_TABLE(X) REASON_COUNT };
 #undef X
@@ -7718,6 +7719,18 @@ struct session_conn {
  * stop. */
 enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXPIRED, END_STOP };
 
+/* What one incarnation of a node says of a user, as the log has it; see Cluster: table. 32 bytes. */
+struct said {
+    struct said *next; /* of the same user */
+    int64_t last_seen; /* wall */
+    uint16_t connections;
+    uint16_t holder; /* the incarnation: its place in replica.incarnations */
+    uint8_t state;   /* enum user_state: CACHED or LIVE */
+    uint8_t status;  /* enum status: of its connections, merged */
+    uint8_t reason;  /* enum reason: of the end to come, while cached */
+    bool evicted;    /* cached, since its node was lost: others end it */
+};
+
 /* Live has connections; cached has none, and is online all the same. */
 enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE, USER_NOT_HERE /* only in views */ };
 
@@ -7754,12 +7767,15 @@ enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
 /* A user in the table: 80 bytes and the id. Each is one allocation, and its address is constant. */
 struct user {
-    struct timer timer;         /* while cached: the end of the session */
-    LIST_ENTRY(user) list;      /* of those equally dirty; in none when not dirty */
-    struct session_conn *conns; /* its connections */
-    int64_t online_since;       /* mono */
-    _Atomic int64_t last_seen;  /* mono; read by others without the lock */
-    struct user_ext *ext;       /* while cached, heard by HTTP, or manual; otherwise NULL */
+    struct timer timer;    /* while cached: the end of the session */
+    LIST_ENTRY(user) list; /* of those equally dirty; in none when not dirty */
+    union {
+        struct session_conn *conns; /* its connections, */
+        struct said *said;          /* or, in a SHARED table, what nodes say of it */
+    };
+    int64_t online_since;      /* mono */
+    _Atomic int64_t last_seen; /* mono; read by others without the lock */
+    struct user_ext *ext;      /* while cached, heard by HTTP, or manual; otherwise NULL */
     uint16_t connections;
     uint8_t state;             /* enum user_state */
     uint8_t status : 4;        /* enum status: the manual one, else the automatic one */
@@ -7770,6 +7786,7 @@ struct user {
     uint8_t pinned : 1;        /* stays in the table when offline: somebody watches */
     uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
     uint8_t was_invisible : 1; /* as of the last transition */
+    uint8_t final : 1;         /* in an OWN table, offline: this end ends what others have cached */
     uint8_t id_len;
     char id[]; /* not NUL-terminated */
 };
@@ -7822,9 +7839,22 @@ enum {
     SEEN_RINGS = SEEN_FLUSH_MS / 1000,
 };
 
+/* Whose changes a table has. On one machine it is ALONE: those of its connections, which it shows.
+ * In a cluster a node has two, whose times are the engine's wall ms, with an offset of 0:
+ *
+ *   OWN      of its own connections. Whoever changes is dirty until the log has it; it has no
+ *            transitions, no stays and nothing set by hand
+ *   SHARED   what the log makes of what all nodes say. Its users have `said` in place of `conns`
+ */
+enum presence_kind { PRESENCE_ALONE, PRESENCE_OWN, PRESENCE_SHARED };
+
 /* The whole table. The dirty lists and the wheels link users who are in the directory;
  * presence_free frees them by that alone. */
 struct presence {
+    enum presence_kind kind;
+    bool silent;              /* SHARED, and not shown yet: it has no transitions and no stays */
+    bool quiet;               /* SHARED: what changes now is told to those who watch alone, */
+    bool stayless;            /* and its end is in the store already */
     int64_t grace, threshold; /* ms */
     int64_t stood_still;      /* ms that presence_clock is behind mono */
     int64_t judge_at;         /* mono: before it no session ends for want of a sign of life;
@@ -8048,8 +8078,15 @@ static void user_clear_ext(struct user *user)
     user->ext = NULL;
 }
 
+/* Frees what nodes said of a user of a SHARED table. */
+static void user_drop_said(struct user *user)
+{
+    for (struct said *said; (said = user->said); free(said)) user->said = said->next;
+}
+
 static void user_free(struct presence *p, struct user *user)
 {
+    if (p->kind == PRESENCE_SHARED) user_drop_said(user);
     if (user->ext) manual_free(p, user->ext->manual);
     free(user->ext);
     free(user);
@@ -8122,6 +8159,15 @@ static void presence_resume(struct presence *p, struct instant now, int64_t gap)
     if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
 }
 
+/* The clock of a cluster's tables, which is the engine's, was stepped by so many ms: what is measured
+ * by it goes on as before. */
+static void presence_step_clock(struct presence *p, int64_t step)
+{
+    p->stood_still += step;
+    p->seen_turn += step;
+    if (p->judge_at != INT64_MAX) p->judge_at += step;
+}
+
 /* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
  * without a change. */
 static int64_t presence_wait(const struct presence *p, int64_t now_ms)
@@ -8169,6 +8215,13 @@ static void presence_mark_dirty(struct presence *p, struct user *user, enum user
  * the number of connections, which it does not know. A quiet one has the number of the last. */
 static void presence_record(struct presence *p, struct user *user, enum transition_kind kind)
 {
+    if (p->silent) return;
+    if (p->kind == PRESENCE_OWN) {
+        p->sequence++;
+        presence_mark_dirty(p, user, DIRTY_STATE);
+        return;
+    }
+    if (p->quiet) kind = TRANSITION_QUIET;
     if (p->transition_count == p->transition_size) {
         p->transition_size = p->transition_size ? p->transition_size * 2 : 64;
         p->transitions = mem_resize(p->transitions, p->transition_size * sizeof *p->transitions);
@@ -8263,16 +8316,17 @@ static void user_set_state(struct presence *p, struct user *user, enum user_stat
     if (state != USER_CACHED) timer_disarm(&p->wheel, &user->timer);
 }
 
-/* Begins a session if the user is offline, and makes the user live or cached. At most one
- * transition follows: a join says all of what it begins with. */
-static void user_enter(struct presence *p, struct instant now, struct user *user,
-                       enum user_state state, enum status automatic)
+/* Begins a session if the user is offline, at `since`, and makes the user live or cached. At most
+ * one transition follows: a join says all of what it begins with. */
+static void user_enter(struct presence *p, int64_t since, struct user *user, enum user_state state,
+                       enum status automatic)
 {
     bool joins = user->state == USER_OFFLINE;
     bool changes = user_set_automatic(user, automatic) && !joins;
     user_set_state(p, user, state);
     if (joins) { /* a session begins later than the one before it: they are told apart by that */
-        user->online_since = now.mono > user->online_since ? now.mono : user->online_since + 1;
+        user->online_since = since > user->online_since ? since : user->online_since + 1;
+        user->final = false;
         presence_record(p, user, TRANSITION_JOIN);
     } else if (changes) {
         presence_record(p, user, TRANSITION_STATUS);
@@ -8320,12 +8374,14 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     };
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
-    if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
+    if (p->kind == PRESENCE_OWN || p->silent || p->stayless) user->final = false;
+    else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
         store_batch_session(&p->ended, user_id(user), &session);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user_set_automatic(user, STATUS_OFFLINE);
     user_clear_ext(user);
+    if (p->kind == PRESENCE_OWN && address) user_heard_at(user, session.address); /* is said, too */
     user_set_state(p, user, USER_OFFLINE);
     presence_record(p, user, TRANSITION_LEAVE);
 }
@@ -8365,7 +8421,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     presence_mark_dirty(p, user, user_heard_dirty(user));
     uint64_t before = p->sequence;
-    user_enter(p, now, user, USER_LIVE, user_merge_status(user));
+    user_enter(p, now.mono, user, USER_LIVE, user_merge_status(user));
     if (p->sequence == before) presence_record(p, user, TRANSITION_CONNECTIONS);
 }
 
@@ -8427,6 +8483,7 @@ static void presence_disconnect(struct presence *p, struct instant now, struct s
         if (ending != END_STOP) presence_record(p, user, TRANSITION_CONNECTIONS);
     } else {
         user_leave(p, now, user, reason, conn->address);
+        user->final = endings[ending].final;
     }
 }
 
@@ -8434,7 +8491,7 @@ static void presence_set_status(struct presence *p, struct instant now, struct s
                                 enum status status)
 {
     conn->status = (uint8_t)status;
-    user_enter(p, now, conn->user, USER_LIVE, user_merge_status(conn->user));
+    user_enter(p, now.mono, conn->user, USER_LIVE, user_merge_status(conn->user));
 }
 
 /* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
@@ -8450,7 +8507,7 @@ static void presence_heartbeat(struct presence *p, struct instant now, struct sp
     user_heard_at(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     presence_mark_dirty(p, user, user_heard_dirty(user));
-    if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
+    if (user->state == USER_OFFLINE) user_enter(p, now.mono, user, USER_CACHED, STATUS_ONLINE);
     if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
 }
 
@@ -13099,6 +13156,2411 @@ static void webhook_free(struct webhook *hook)
     if (hook->wake >= 0) close(hook->wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
+}
+
+/* ==== 34. Cluster: engine and node ============================================================
+ * What the hub, which decides, and the engine's thread, which only carries, say to each other. The
+ * engine is the Valkey or Redis of --cluster; in it are
+ *
+ *     {PREFIX}:meta               a hash: "epoch", "count" (of records), "run" (the engine's run_id
+ *                                 when the epoch began), and of each incarnation its last n
+ *     {PREFIX}:log                a stream of entries: "e" epoch, "b" base, "d" bytes
+ *     {PREFIX}:snapshot:REQUEST   a stream of pieces: "d" bytes; it expires in 60 s
+ */
+
+/* The id of an element of a stream in the engine. */
+struct stream_id {
+    uint64_t ms, sequence;
+};
+
+/* What the hub asks of the engine's thread, in this order. The thread frees it. */
+enum engine_ask_kind {
+    ENGINE_APPEND, /* text is the entry with this n of this incarnation, of so many records, for this
+                    * epoch. It is sent again until the engine is known to have it */
+    ENGINE_FORGET, /* what is not known to be there is not sent any more: its incarnation is over */
+    ENGINE_RENEW,  /* `epoch` ends (0: there was none), `next` begins */
+    ENGINE_FOLLOW, /* go on: report entries behind `after`, and send what is to be appended. Until
+                    * this was asked for behind an ENGINE_UP or ENGINE_EPOCH, neither is done */
+    ENGINE_PIECE,  /* text is the next piece of the snapshot `request` */
+    ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
+                    * the stream that was read is removed */
+};
+struct engine_ask {
+    struct job job;
+    enum engine_ask_kind kind;
+    uint32_t epoch, next, records;
+    uint64_t incarnation, n, request;
+    struct stream_id after;
+    struct buffer text;
+};
+
+/* What the engine's thread tells the hub, which frees it. */
+enum engine_tell_kind {
+    ENGINE_UP,       /* connected, or again: epoch (0: none), same_run, last_read, last, offset */
+    ENGINE_DOWN,     /* no answer for ENGINE_AWAY_MS, or no connection for as long: text says why */
+    ENGINE_ENTRIES,  /* text is a row of entries, each behind a struct engine_entry */
+    ENGINE_APPENDED, /* the log has all entries of this incarnation up to n */
+    ENGINE_REFUSED, /* an append was for another epoch than the engine's, which is `epoch`; 0: none */
+    ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged */
+    ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now */
+    ENGINE_CAME,    /* text is a piece of the snapshot `request` */
+    ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS */
+};
+struct engine_tell {
+    struct job job;
+    enum engine_tell_kind kind;
+    uint32_t epoch;
+    bool same_run; /* the engine is the process in which the epoch began, as far as it is known */
+    enum {
+        LAST_READ_THERE,   /* the entry read last is still in the log, or none was read */
+        LAST_READ_TRIMMED, /* it is not, and older ones are not either */
+        LAST_READ_LOST     /* it is not, though older ones are, or the log is shorter than it was */
+    } last_read;
+    struct stream_id last; /* of the log's last entry */
+    uint64_t incarnation, n, request;
+    int64_t offset; /* the engine's wall ms minus clock_mono_ms */
+    struct buffer text;
+};
+
+/* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
+struct engine_entry {
+    struct stream_id id;
+    uint64_t base;
+    uint32_t epoch, len;
+};
+
+/* ==== 36. Cluster: entries ====================================================================
+ * What nodes write into the log, byte by byte. An entry is a head and records; each record names at
+ * most one user, so that it causes at most one transition, and its place in the log is that
+ * transition's position. Numbers are LEB128; times are ms since the entry's own, zigzag.
+ *
+ *     head       version (1), flags (1), node (8), incarnation (8), n, read, time (8), records
+ *     record     kind (1), then the members of its kind, see struct record
+ *
+ * Pure. An entry may be of a newer program, or written by whoever else may write to the engine: so
+ * nothing in it is believed, and the reader ends with ENTRY_DAMAGED or ENTRY_NEWER. */
+
+enum {
+    ENTRY_VERSION = 1,   /* the newest that this program reads, and the one that it writes */
+    ENTRY_USERS = 200,   /* most contributions in one, */
+    ENTRY_BYTES = 12288, /* and the size at which the next begins */
+    ENTRY_STATED = 1000, /* the same for what states all users again, */
+    ENTRY_STATED_BYTES = 65536,
+    ENTRY_RECORDS = 4096, /* most records of any that is believed */
+    NODE_NAME_MAX = 64,
+    RECORD_MAX = 1024, /* bytes of one record at most */
+};
+
+/* Kinds of records, with what they have beside `about` (an incarnation) and `id` (a user). The
+ * numbers are in the log of a cluster whose nodes are of several versions: add, never renumber. */
+#define RECORD_TABLE(X)                                                                            \
+    X(HELLO, 1)    /* the node begins to write: its name, whether it has a whole table */          \
+    X(SAYS, 2)     /* a contribution of the writer */                                              \
+    X(SEEN, 3)     /* its user's last_seen alone */                                                \
+    X(STATED, 4)   /* all users of the writer have been said */                                    \
+    X(SETTLED, 5)  /* what the log says is whole: it is shown from here on */                      \
+    X(BEAT, 6)     /* the writer lives; its table had this checksum behind the beat at `number` */ \
+    X(EVICT, 7)    /* nothing that `about` writes counts from here on */                           \
+    X(CACHED, 8)   /* a user of `about`, which was evicted, is cached */                           \
+    X(ENDED, 9)    /* and has not come back in time */                                             \
+    X(ABSENT, 10)  /* `about`, of another node, has not come into this epoch: as if evicted */     \
+    X(LEAVING, 11) /* the writer stops in order: as if evicted */                                  \
+    X(MANUAL, 12)  /* what a user set by hand */                                                   \
+    X(KICK, 13)    /* all contributions of a user end */                                           \
+    X(DELIVERED, 14) /* the webhook has the changes up to `number` */                              \
+    X(WANT, 15)      /* something be sent to the snapshot `number` */
+#define X(name, number) RECORD_##name = number,
+enum record_kind { RECORD_TABLE(X) };
+#undef X
+
+/* What a WANT asks for. */
+enum record_want { WANT_SNAPSHOT, WANT_CONNECTIONS };
+
+/* One record, as read or to be written. Spans point into the entry. */
+struct record {
+    enum record_kind kind;
+    struct span id;   /* SAYS, SEEN, CACHED, ENDED, MANUAL, KICK, WANT of connections */
+    uint64_t about;   /* EVICT, CACHED, ENDED, ABSENT: an incarnation; WANT: a node not asked */
+    uint64_t node;    /* ABSENT: whose */
+    struct span name; /* HELLO: of the node */
+    bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end */
+    enum record_want want;
+    uint64_t number;        /* BEAT, DELIVERED, WANT */
+    uint64_t checksum;      /* BEAT */
+    uint64_t users;         /* BEAT: of the table */
+    enum user_state state;  /* SAYS: OFFLINE is nothing */
+    enum status status;     /* SAYS, CACHED, MANUAL */
+    enum reason reason;     /* SAYS, ENDED, MANUAL */
+    uint16_t connections;   /* SAYS */
+    int64_t since;          /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted */
+    int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
+    int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
+    bool there;             /* MANUAL: false is nothing any more */
+    struct span message;    /* MANUAL */
+    const uint8_t *address; /* SAYS: of the connection that ended last; or NULL */
+};
+
+/* The head of an entry. */
+struct entry {
+    uint64_t node, incarnation, n;
+    uint64_t read; /* records of the log that the writer had read */
+    int64_t time;  /* wall */
+    uint64_t records;
+};
+
+static void put_number(struct buffer *out, uint64_t number)
+{
+    char bytes[10];
+    size_t n = 0;
+    for (; number >= 0x80; number >>= 7) bytes[n++] = (char)(number | 0x80);
+    bytes[n++] = (char)number;
+    buffer_add(out, bytes, n);
+}
+
+static void put_fixed(struct buffer *out, uint64_t number)
+{
+    uint8_t bytes[8];
+    store_put_le(bytes, number, 8);
+    buffer_add(out, bytes, 8);
+}
+
+static void put_byte(struct buffer *out, unsigned byte)
+{
+    buffer_add(out, &(char){(char)byte}, 1);
+}
+
+static void put_bytes(struct buffer *out, struct span bytes)
+{
+    put_number(out, bytes.len);
+    buffer_add(out, bytes.at, bytes.len);
+}
+
+/* A moment, as the distance from another; INT64_MIN apart never happens with times after 1970. */
+static void put_time(struct buffer *out, int64_t base, int64_t time)
+{
+    int64_t apart = (int64_t)((uint64_t)time - (uint64_t)base);
+    put_number(out, ((uint64_t)apart << 1) ^ (uint64_t)(apart >> 63));
+}
+
+/* Bytes that are being read. Whoever takes beyond the end, or what cannot be, makes it bad, and gets
+ * zeros from then on: so a record is read to its end, and asked once whether it was good. */
+struct taker {
+    const uint8_t *at, *end;
+    bool bad;
+};
+
+static const uint8_t *take_raw(struct taker *in, size_t n)
+{
+    if (in->bad || (size_t)(in->end - in->at) < n) {
+        in->bad = true;
+        return NULL;
+    }
+    in->at += n;
+    return in->at - n;
+}
+
+static unsigned take_byte(struct taker *in)
+{
+    const uint8_t *at = take_raw(in, 1);
+    return at ? *at : 0;
+}
+
+/* A byte that is at most `most`. */
+static unsigned take_choice(struct taker *in, unsigned most)
+{
+    unsigned byte = take_byte(in);
+    if (byte > most) in->bad = true;
+    return byte > most ? 0 : byte;
+}
+
+static uint64_t take_fixed(struct taker *in)
+{
+    const uint8_t *at = take_raw(in, 8);
+    return at ? store_take_le(at, 8) : 0;
+}
+
+static uint64_t take_number(struct taker *in)
+{
+    uint64_t number = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        unsigned byte = take_byte(in);
+        if (shift == 63 && byte > 1) break;
+        number |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) return in->bad ? 0 : number;
+    }
+    in->bad = true;
+    return 0;
+}
+
+static uint64_t take_limited(struct taker *in, uint64_t most)
+{
+    uint64_t number = take_number(in);
+    if (number > most) in->bad = true;
+    return number > most ? 0 : number;
+}
+
+static struct span take_bytes(struct taker *in, size_t least, size_t most)
+{
+    size_t len = (size_t)take_limited(in, most);
+    const uint8_t *at = take_raw(in, len);
+    if (len < least) in->bad = true;
+    return in->bad ? (struct span){"", 0} : (struct span){(const char *)at, len};
+}
+
+/* A moment; one before 1970, or so far ahead that sums would overflow, is none. */
+static int64_t take_time(struct taker *in, int64_t base)
+{
+    uint64_t zigzag = take_number(in);
+    int64_t apart = (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
+    int64_t time = (int64_t)((uint64_t)base + (uint64_t)apart);
+    if (time < 0 || time > INT64_MAX / 4) in->bad = true;
+    return in->bad ? 0 : time;
+}
+
+static struct span take_id(struct taker *in)
+{
+    struct span id = take_bytes(in, 1, USER_ID_MAX);
+    if (!in->bad && !user_id_valid(id)) in->bad = true;
+    return id;
+}
+
+/* Appends a record; `time` is that of its entry. */
+static void record_write(struct buffer *out, int64_t time, const struct record *r)
+{
+    put_byte(out, r->kind);
+    switch (r->kind) {
+    case RECORD_HELLO:
+        put_bytes(out, r->name);
+        put_byte(out, r->whole);
+        break;
+    case RECORD_SAYS:
+        put_bytes(out, r->id);
+        put_byte(out, (unsigned)r->state | (unsigned)r->status << 2 | (unsigned)r->whole << 5 |
+                          (r->address ? 1u : 0u) << 6);
+        put_byte(out, r->reason);
+        put_time(out, time, r->last_seen);
+        if (r->state) put_time(out, time, r->since);
+        if (r->state == USER_LIVE) put_number(out, r->connections);
+        if (r->address) buffer_add(out, r->address, 16);
+        break;
+    case RECORD_SEEN:
+        put_bytes(out, r->id);
+        put_time(out, time, r->last_seen);
+        break;
+    case RECORD_STATED:
+    case RECORD_SETTLED:
+    case RECORD_LEAVING: break;
+    case RECORD_BEAT:
+        put_byte(out, r->whole);
+        put_number(out, r->number);
+        put_fixed(out, r->checksum);
+        put_number(out, r->users);
+        break;
+    case RECORD_EVICT: put_fixed(out, r->about); break;
+    case RECORD_CACHED:
+        put_fixed(out, r->about);
+        put_bytes(out, r->id);
+        put_byte(out, r->status);
+        put_time(out, time, r->since);
+        put_time(out, time, r->last_seen);
+        break;
+    case RECORD_ENDED:
+        put_fixed(out, r->about);
+        put_bytes(out, r->id);
+        put_byte(out, r->reason);
+        break;
+    case RECORD_ABSENT:
+        put_fixed(out, r->about);
+        put_fixed(out, r->node);
+        break;
+    case RECORD_MANUAL:
+        put_bytes(out, r->id);
+        put_byte(out, r->there);
+        put_byte(out, r->status);
+        put_byte(out, r->reason);
+        put_time(out, time, r->last_seen);
+        put_time(out, time, r->until);
+        put_time(out, time, r->hidden);
+        put_bytes(out, r->message);
+        break;
+    case RECORD_KICK: put_bytes(out, r->id); break;
+    case RECORD_DELIVERED: put_number(out, r->number); break;
+    case RECORD_WANT:
+        put_byte(out, r->want);
+        put_number(out, r->number);
+        put_fixed(out, r->about);
+        put_time(out, time, r->since);
+        put_bytes(out, r->id);
+        break;
+    }
+}
+
+/* Reads a record of an entry of that time; in->bad is set where it is damaged. */
+static void record_read(struct taker *in, int64_t time, struct record *r)
+{
+    unsigned byte;
+    *r = (struct record){.kind = (enum record_kind)take_byte(in)};
+    switch (r->kind) {
+    case RECORD_HELLO:
+        r->name = take_bytes(in, 1, NODE_NAME_MAX);
+        if (!utf8_valid(r->name)) in->bad = true;
+        r->whole = take_choice(in, 1);
+        break;
+    case RECORD_SAYS:
+        r->id = take_id(in);
+        byte = take_choice(in, 0x7f);
+        r->state = (enum user_state)(byte & 3);
+        r->status = (enum status)(byte >> 2 & 7);
+        r->whole = byte >> 5 & 1;
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        r->last_seen = take_time(in, time);
+        if (r->state) r->since = take_time(in, time);
+        if (r->state == USER_LIVE) r->connections = (uint16_t)take_limited(in, UINT16_MAX);
+        if (byte >> 6 & 1) r->address = take_raw(in, 16);
+        if (r->state > USER_LIVE || r->status > STATUS_OFFLINE) in->bad = true;
+        if (r->state && r->status == STATUS_OFFLINE) in->bad = true;
+        break;
+    case RECORD_SEEN:
+        r->id = take_id(in);
+        r->last_seen = take_time(in, time);
+        break;
+    case RECORD_STATED:
+    case RECORD_SETTLED:
+    case RECORD_LEAVING: break;
+    case RECORD_BEAT:
+        r->whole = take_choice(in, 1);
+        r->number = take_number(in);
+        r->checksum = take_fixed(in);
+        r->users = take_number(in);
+        break;
+    case RECORD_EVICT: r->about = take_fixed(in); break;
+    case RECORD_CACHED:
+        r->about = take_fixed(in);
+        r->id = take_id(in);
+        r->status = (enum status)take_choice(in, STATUS_OFFLINE - 1);
+        r->since = take_time(in, time);
+        r->last_seen = take_time(in, time);
+        break;
+    case RECORD_ENDED:
+        r->about = take_fixed(in);
+        r->id = take_id(in);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        break;
+    case RECORD_ABSENT:
+        r->about = take_fixed(in);
+        r->node = take_fixed(in);
+        break;
+    case RECORD_MANUAL:
+        r->id = take_id(in);
+        r->there = take_choice(in, 1);
+        r->status = (enum status)take_choice(in, STATUS_AUTOMATIC);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        r->last_seen = take_time(in, time);
+        r->until = take_time(in, time);
+        r->hidden = take_time(in, time);
+        r->message = take_bytes(in, 0, STATUS_TEXT_MAX);
+        if (!in->bad && !status_text_valid(r->message)) in->bad = true;
+        break;
+    case RECORD_KICK: r->id = take_id(in); break;
+    case RECORD_DELIVERED: r->number = take_number(in); break;
+    case RECORD_WANT:
+        r->want = (enum record_want)take_choice(in, WANT_CONNECTIONS);
+        r->number = take_number(in);
+        r->about = take_fixed(in);
+        r->since = take_time(in, time);
+        r->id = take_bytes(in, 0, USER_ID_MAX);
+        if (r->id.len && !user_id_valid(r->id)) in->bad = true;
+        break;
+    default: in->bad = true;
+    }
+}
+
+/* Appends a head; its records follow. */
+static void entry_write(struct buffer *out, const struct entry *e)
+{
+    put_byte(out, ENTRY_VERSION);
+    put_byte(out, 0);
+    put_fixed(out, e->node);
+    put_fixed(out, e->incarnation);
+    put_number(out, e->n);
+    put_number(out, e->read);
+    put_fixed(out, (uint64_t)e->time);
+    put_number(out, e->records);
+}
+
+/* How the reading of an entry ends. NEWER: a program that knows more wrote it. */
+enum entry_read { ENTRY_GOOD, ENTRY_DAMAGED, ENTRY_NEWER };
+
+/* Reads a head; the records are what is left in *in. */
+static enum entry_read entry_read(struct taker *in, struct entry *e)
+{
+    unsigned version = take_byte(in);
+    if (!in->bad && version > ENTRY_VERSION) return ENTRY_NEWER;
+    take_choice(in, 0);
+    e->node = take_fixed(in);
+    e->incarnation = take_fixed(in);
+    e->n = take_number(in);
+    e->read = take_number(in);
+    e->time = (int64_t)take_fixed(in);
+    e->records = take_limited(in, ENTRY_RECORDS);
+    bool good =
+        !in->bad && version && e->n && e->incarnation && e->time >= 0 && e->time <= INT64_MAX / 4;
+    return good ? ENTRY_GOOD : ENTRY_DAMAGED;
+}
+
+/* ==== 37. Cluster: table ======================================================================
+ * What the records of the log make of a table: who says what of whom, and the user as all see them.
+ * Every node applies the same records in the same order by this code, so all have the same users,
+ * the same transitions, and each of them at the same position. Pure.
+ *
+ *   - A user is live if an incarnation says so, cached if one says that, else offline. Connections
+ *     are added; of those that are equally online the most available status counts; last_seen is
+ *     the latest; a session begins with the earliest since.
+ *   - A final end of the last live connection, and a kick, end what is cached elsewhere, too.
+ *   - What an evicted incarnation said is cached, until its user comes back anywhere, or a node
+ *     says that the time is over.
+ *   - What is set by hand is the user's; the last one in the log counts. */
+
+/* One who writes, or wrote, in this epoch. */
+struct incarnation {
+    uint64_t id, node;
+    uint64_t n;         /* of its last entry */
+    uint64_t read;      /* records that it had read when it wrote that */
+    uint64_t beats;     /* of our own that had come back by then */
+    int64_t heard;      /* wall: its last entry, by the engine's clock as it knew it */
+    size_t users, live; /* whom it says something of; those not cached by its eviction */
+    bool whole;         /* it has a whole table: it may coordinate, and give copies */
+    bool stated;
+    bool evicted;
+    bool asked, walked; /* by us: its eviction, and that its users are cached */
+    char name[NODE_NAME_MAX + 1];
+};
+
+/* A user who was kicked: what is said by who had not read of it does not count. */
+struct kick {
+    STAILQ_ENTRY(kick) entry;
+    uint64_t position;
+    uint8_t id_len;
+    char id[];
+};
+
+/* What the copy of another's table has of users up to this id: all records before `number`. */
+struct copied {
+    uint64_t number;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+enum {
+    INCARNATION_SELF,   /* the first place is one's own, */
+    INCARNATION_STORED, /* the second is for users of whom the store alone knows */
+    INCARNATIONS_FIXED,
+    REPLICA_MARKS = 64, /* checksums remembered: of the last beats */
+};
+
+/* The table of one epoch of the log, with all that the log says of its writers. */
+struct replica {
+    struct presence *table; /* SHARED */
+    uint32_t epoch;
+    uint64_t next;  /* records read: the base of the next entry */
+    uint64_t beats; /* of our own that came back */
+    uint64_t node;  /* our own */
+    bool settled;
+    uint64_t checksum; /* of all that is said */
+    size_t users;      /* who are online */
+    struct incarnation **incarnations;
+    size_t count;
+    STAILQ_HEAD(, kick) kicks;
+    struct copied *copied; /* in the order of ids, while a copy is being caught up with */
+    size_t copied_count;
+    uint64_t delivered; /* the webhook has all changes up to this number */
+    struct {
+        uint64_t position, checksum;
+    } marks[REPLICA_MARKS];
+    size_t mark;
+    uint64_t differences; /* of checksums */
+};
+
+static struct incarnation *replica_add(struct replica *r, uint64_t id, uint64_t node)
+{
+    r->incarnations = mem_resize(r->incarnations, (r->count + 1) * sizeof *r->incarnations);
+    struct incarnation *inc = r->incarnations[r->count++] = mem_new(sizeof *inc);
+    inc->id = id;
+    inc->node = node;
+    inc->beats = r->beats;
+    return inc;
+}
+
+/* The place of an incarnation, from the end, where those are that still write; or 0 for one that is
+ * not known and not our own. */
+static size_t replica_find(const struct replica *r, uint64_t id)
+{
+    size_t i = r->count;
+    while (i > INCARNATIONS_FIXED && r->incarnations[i - 1]->id != id) i--;
+    return i > INCARNATIONS_FIXED ? i - 1 : INCARNATION_SELF;
+}
+
+static bool replica_knows(const struct replica *r, uint64_t id, size_t *at)
+{
+    *at = replica_find(r, id);
+    return r->incarnations[*at]->id == id;
+}
+
+static void replica_free(struct replica *r)
+{
+    for (size_t i = 0; i < r->count; i++) free(r->incarnations[i]);
+    free(r->incarnations);
+    free(r->copied);
+    for (struct kick *kick; (kick = STAILQ_FIRST(&r->kicks)); free(kick))
+        STAILQ_REMOVE_HEAD(&r->kicks, entry);
+}
+
+/* Begins an epoch, or our part in one, with nothing read. The table is the caller's, and empty. */
+static void replica_init(struct replica *r, struct presence *table, uint32_t epoch, uint64_t node,
+                         uint64_t self)
+{
+    *r = (struct replica){.table = table, .epoch = epoch, .node = node};
+    STAILQ_INIT(&r->kicks);
+    replica_add(r, self, node);
+    replica_add(r, 0, 0)->evicted = true;
+}
+
+/* What one incarnation says of a user, as a number: all of them, xored, tell whether two tables are
+ * the same. Without last_seen, of which a node knows its own users' better than others. */
+static uint64_t said_hash(const struct replica *r, const struct user *user, const struct said *said)
+{
+    const uint64_t key[2] = {r->epoch, 0};
+    uint64_t h = hash_keyed(key, user->id, user->id_len);
+    h ^= r->incarnations[said->holder]->id * 0x9e3779b97f4a7c15u;
+    h += (uint64_t)said->connections << 16 | (uint64_t)said->state << 8 | said->status;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+    return h ^ h >> 32;
+}
+
+/* The place of what an incarnation says in its user's list; *place is NULL if it says nothing. */
+static struct said **user_said(struct user *user, size_t holder)
+{
+    struct said **place = &user->said;
+    while (*place && (*place)->holder != holder) place = &(*place)->next;
+    return place;
+}
+
+/* Takes back what is said at that place. */
+static void replica_unsay(struct replica *r, struct user *user, struct said **place)
+{
+    struct said *said = *place;
+    struct incarnation *inc = r->incarnations[said->holder];
+    r->checksum ^= said_hash(r, user, said);
+    inc->users--;
+    inc->live -= !said->evicted;
+    *place = said->next;
+    free(said);
+}
+
+/* What is said at that place, which is added if nothing was; the caller fills it, and calls
+ * replica_said behind it. */
+static struct said *replica_say(struct replica *r, struct user *user, struct said **place,
+                                size_t holder)
+{
+    if (*place) {
+        r->checksum ^= said_hash(r, user, *place);
+        return *place;
+    }
+    struct said *said = mem_new(sizeof *said);
+    said->holder = (uint16_t)holder;
+    said->next = user->said;
+    user->said = said;
+    r->incarnations[holder]->users++;
+    r->incarnations[holder]->live++;
+    return said;
+}
+
+static void replica_said(struct replica *r, const struct user *user, const struct said *said)
+{
+    r->checksum ^= said_hash(r, user, said);
+}
+
+/* Marks what is said as an evicted incarnation's: cached, without connections. */
+static void replica_cache(struct replica *r, struct said *said)
+{
+    if (!said->evicted) r->incarnations[said->holder]->live--;
+    said->evicted = true;
+    said->state = USER_CACHED;
+    said->connections = 0;
+    said->reason = REASON_NODE_LOST;
+}
+
+/* Has the table's wheel look at a user when the first of what evicted incarnations said is over. */
+static void user_arm_evicted(struct presence *p, struct instant now, struct user *user)
+{
+    int64_t first = INT64_MAX;
+    for (const struct said *said = user->said; said; said = said->next)
+        if (said->evicted && said->last_seen < first) first = said->last_seen;
+    if (first == INT64_MAX || p->silent) {
+        timer_disarm(&p->wheel, &user->timer);
+        return;
+    }
+    int64_t left = first + p->threshold - now.mono;
+    timer_arm(&p->wheel, &user->timer, presence_clock(p, now) + (left > 0 ? left : 0));
+}
+
+/* Makes of what is said of a user what all see: at most one transition. Who comes online does so at
+ * `since`; who goes offline, for that reason, seen last from that address if it is known. */
+static void replica_merge(struct replica *r, struct instant now, struct user *user, int64_t since,
+                          enum reason reason, const uint8_t *address)
+{
+    struct presence *p = r->table;
+    enum user_state state = USER_OFFLINE;
+    enum status status = STATUS_AWAY;
+    uint64_t connections = 0, before = p->sequence;
+    for (const struct said *said = user->said; said; said = said->next) {
+        if (said->state > state) status = (enum status)said->status;
+        else if (said->state == state && said->status < status) status = (enum status)said->status;
+        if (said->state > state) state = (enum user_state)said->state;
+        if (said->state == USER_CACHED) user->reason = said->reason;
+        connections += said->connections;
+    }
+    if (connections > UINT16_MAX) connections = UINT16_MAX;
+    bool moved = connections != user->connections || state != user->state;
+    r->users += (state != USER_OFFLINE) - (user->state != USER_OFFLINE);
+    p->connections += connections - user->connections;
+    user->connections = (uint16_t)connections;
+    if (!state) {
+        if (user->state) user_leave(p, now, user, reason, address);
+        if (p->silent) presence_forget(p, user);
+        return;
+    }
+    if (!user->state) user->online_since = 0; /* `since` as it is: the same on every node */
+    else if (since > 0 && since < user->online_since) user->online_since = since;
+    user_enter(p, since, user, state, status);
+    if (p->sequence == before && moved) presence_record(p, user, TRANSITION_CONNECTIONS);
+    user_arm_evicted(p, now, user);
+}
+
+/* Takes a last_seen that is later than the one known. */
+static void replica_seen(struct replica *r, struct user *user, int64_t last_seen)
+{
+    if (last_seen <= atomic_load_explicit(&user->last_seen, memory_order_relaxed)) return;
+    atomic_store_explicit(&user->last_seen, last_seen, memory_order_relaxed);
+    if (r->table->silent) return;
+    if (user->dirty == DIRTY_NONE || user->dirty == DIRTY_IN_FLIGHT)
+        presence_mark_dirty(r->table, user, DIRTY_SEEN);
+}
+
+/* Takes back all that is said of a user which is cached; all there is, if asked. */
+static void replica_unsay_cached(struct replica *r, struct user *user, bool evicted_only)
+{
+    for (struct said **place = &user->said; *place;) {
+        if ((*place)->state == USER_LIVE || (evicted_only && !(*place)->evicted))
+            place = &(*place)->next;
+        else replica_unsay(r, user, place);
+    }
+}
+
+static bool user_said_live(const struct user *user)
+{
+    for (const struct said *said = user->said; said; said = said->next)
+        if (said->state == USER_LIVE) return true;
+    return false;
+}
+
+/* A contribution of an incarnation, absolute. */
+static void replica_hear(struct replica *r, struct instant now, size_t holder,
+                         const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    if (!user && !record->state) return;
+    if (!user) user = presence_make(p, record->id);
+    struct said **place = user_said(user, holder);
+    if (record->state) {
+        struct said *said = replica_say(r, user, place, holder);
+        if (said->evicted) r->incarnations[holder]->live++;
+        said->evicted = false;
+        said->state = (uint8_t)record->state;
+        said->status = (uint8_t)record->status;
+        said->reason = (uint8_t)record->reason;
+        said->connections = record->connections;
+        said->last_seen = record->last_seen;
+        replica_said(r, user, said);
+    } else if (*place) {
+        replica_unsay(r, user, place);
+    }
+    /* Who is there needs nobody who waits for them. */
+    if (record->state == USER_LIVE) replica_unsay_cached(r, user, true);
+    if (!record->state && record->whole && !user_said_live(user))
+        replica_unsay_cached(r, user, false);
+    replica_seen(r, user, record->last_seen);
+    replica_merge(r, now, user, record->since, record->reason, record->address);
+}
+
+/* True if a kick counts more than what an incarnation says that had read so many records. */
+static bool replica_kicked(const struct replica *r, struct span id, uint64_t read)
+{
+    const struct kick *kick;
+    for (kick = STAILQ_FIRST(&r->kicks); kick; kick = STAILQ_NEXT(kick, entry))
+        if (kick->position >= read && !bytes_compare(kick->id, kick->id_len, id.at, id.len))
+            return true;
+    return false;
+}
+
+/* Forgets kicks that everybody has read who still writes. */
+static void replica_forget_kicks(struct replica *r)
+{
+    uint64_t read = r->next;
+    if (!STAILQ_FIRST(&r->kicks)) return;
+    for (size_t i = 0; i < r->count; i++)
+        if (!r->incarnations[i]->evicted && r->incarnations[i]->n &&
+            r->incarnations[i]->read < read)
+            read = r->incarnations[i]->read;
+    for (struct kick *kick; (kick = STAILQ_FIRST(&r->kicks)) && kick->position < read; free(kick))
+        STAILQ_REMOVE_HEAD(&r->kicks, entry);
+}
+
+/* Ends all contributions of a user. */
+static void replica_kick(struct replica *r, struct instant now, uint64_t position, struct span id)
+{
+    struct kick *kick = mem_new(sizeof *kick + id.len);
+    kick->position = position;
+    kick->id_len = (uint8_t)id.len;
+    memcpy(kick->id, id.at, id.len);
+    STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+    struct user *user = presence_find(r->table, id);
+    if (!user || !user->state) return;
+    /* The end of the session is what the log knows, the same for all nodes. */
+    while (user->said) replica_unsay(r, user, &user->said);
+    replica_merge(r, now, user, 0, REASON_KICKED, NULL);
+}
+
+/* What a user set by hand. */
+static void replica_manual(struct replica *r, const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    if (!user && !record->there) return;
+    if (!user) {
+        user = presence_make(p, record->id);
+        user->reason = (uint8_t)record->reason;
+    }
+    if (!user->state) replica_seen(r, user, record->last_seen);
+    if (record->there)
+        user_put_manual(p, user, record->status, record->until, record->hidden, record->message);
+    else if (user_manual(user)) user_take_manual(p, user);
+    else return;
+    if (p->silent) presence_forget(p, user);
+    else user_tell_manual(p, user);
+}
+
+/* A user of an evicted incarnation is cached. One that was not here when this epoch began has users
+ * only by this, and only until the epoch is settled: later they could come back from nowhere. */
+static void replica_cached(struct replica *r, struct instant now, const struct record *record)
+{
+    size_t holder;
+    struct user *user = presence_find(r->table, record->id);
+    if (!replica_knows(r, record->about, &holder) || !r->incarnations[holder]->evicted) return;
+    bool absent = !r->incarnations[holder]->n && !r->settled;
+    if (!user && absent) user = presence_make(r->table, record->id);
+    if (!user) return;
+    struct said **place = user_said(user, holder), *said = *place;
+    if (!said && absent) {
+        said = replica_say(r, user, place, holder);
+        said->status = (uint8_t)record->status;
+        said->last_seen = record->last_seen;
+        replica_seen(r, user, record->last_seen);
+    } else if (said && !said->evicted) {
+        r->checksum ^= said_hash(r, user, said);
+    } else {
+        return;
+    }
+    replica_cache(r, said);
+    replica_said(r, user, said);
+    replica_merge(r, now, user, record->since, REASON_NODE_LOST, NULL);
+}
+
+/* The time of a user of an evicted incarnation is over. */
+static void replica_ended(struct replica *r, struct instant now, const struct record *record)
+{
+    size_t holder;
+    struct user *user = presence_find(r->table, record->id);
+    if (!user || !replica_knows(r, record->about, &holder)) return;
+    struct said **place = user_said(user, holder);
+    if (!*place || !(*place)->evicted) return;
+    replica_unsay(r, user, place);
+    replica_merge(r, now, user, 0, record->reason, NULL);
+}
+
+/* An incarnation says hello: another one of the same node is over by that. */
+static void replica_hello(struct replica *r, size_t holder, const struct record *record)
+{
+    struct incarnation *inc = r->incarnations[holder];
+    inc->whole = record->whole;
+    memcpy(inc->name, record->name.at, record->name.len);
+    inc->name[record->name.len] = 0;
+    for (size_t i = 0; i < r->count; i++)
+        if (i != holder && r->incarnations[i]->node == inc->node && r->incarnations[i]->n)
+            r->incarnations[i]->evicted = true;
+}
+
+/* A beat: one more of our own has come back, and what its writer had is compared with what we had
+ * at the same place. */
+static void replica_beat(struct replica *r, size_t holder, uint64_t position,
+                         const struct record *record)
+{
+    r->incarnations[holder]->whole = record->whole;
+    if (holder == INCARNATION_SELF) r->beats++;
+    for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
+        if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
+            r->differences++;
+    r->mark = (r->mark + 1) % REPLICA_MARKS;
+    r->marks[r->mark].position = position + 1;
+    r->marks[r->mark].checksum = r->checksum;
+}
+
+/* True if the copy that this table was begun with has this record's effect on its user already. */
+static bool replica_has_copied(const struct replica *r, struct span id, uint64_t position)
+{
+    size_t low = 0, high = r->copied_count;
+    while (low < high) { /* the first that ends at this id or behind it */
+        size_t mid = (low + high) / 2;
+        const struct copied *c = &r->copied[mid];
+        if (bytes_compare(c->id, c->id_len, id.at, id.len) < 0) low = mid + 1;
+        else high = mid;
+    }
+    return low < r->copied_count && position < r->copied[low].number;
+}
+
+/* Applies one record of an incarnation that is not evicted. */
+static void replica_apply(struct replica *r, struct instant now, size_t holder, uint64_t read,
+                          uint64_t position, const struct record *record)
+{
+    size_t about;
+    struct incarnation *inc = r->incarnations[holder];
+    if (!r->table->silent) r->table->sequence = position;
+    if (r->copied_count && record->id.len && replica_has_copied(r, record->id, position)) return;
+    switch (record->kind) {
+    case RECORD_HELLO: replica_hello(r, holder, record); break;
+    case RECORD_SAYS:
+        if (!replica_kicked(r, record->id, read)) replica_hear(r, now, holder, record);
+        break;
+    case RECORD_SEEN: {
+        struct user *user = presence_find(r->table, record->id);
+        struct said *said = user ? *user_said(user, holder) : NULL;
+        if (!said) break;
+        if (said->last_seen < record->last_seen) said->last_seen = record->last_seen;
+        replica_seen(r, user, record->last_seen);
+        break;
+    }
+    case RECORD_STATED: inc->stated = true; break;
+    case RECORD_SETTLED: r->settled = true; break;
+    case RECORD_BEAT: replica_beat(r, holder, position, record); break;
+    case RECORD_EVICT:
+        if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
+        break;
+    case RECORD_LEAVING: inc->evicted = true; break;
+    case RECORD_ABSENT:
+        if (!r->settled && !replica_knows(r, record->about, &about))
+            replica_add(r, record->about, record->node)->evicted = true;
+        break;
+    case RECORD_CACHED: replica_cached(r, now, record); break;
+    case RECORD_ENDED: replica_ended(r, now, record); break;
+    case RECORD_MANUAL: replica_manual(r, record); break;
+    case RECORD_KICK: replica_kick(r, now, position, record->id); break;
+    case RECORD_DELIVERED:
+        if (record->number > r->delivered) r->delivered = record->number;
+        break;
+    case RECORD_WANT: break;
+    }
+}
+
+/* What an entry is to this table. */
+enum replica_admits {
+    REPLICA_TAKES,   /* its records are to be applied, in order */
+    REPLICA_PASSES,  /* they do not count: a repeat, or an evicted writer */
+    REPLICA_JUMPED,  /* entries before it were trimmed before they were read */
+    REPLICA_BACK,    /* the log is shorter than it was */
+    REPLICA_HOLE,    /* an entry that was acknowledged is gone */
+    REPLICA_DAMAGED, /* it cannot be read, */
+    REPLICA_NEWER,   /* as a newer program wrote it */
+};
+
+/* Reads the head of an entry whose first record has this number, and says what is to be done with
+ * it. TAKES: *holder is the writer, and what is left in *in are the records. */
+static enum replica_admits replica_admit(struct replica *r, uint64_t base, struct taker *in,
+                                         struct entry *e, size_t *holder)
+{
+    enum entry_read read = entry_read(in, e);
+    if (read != ENTRY_GOOD) return read == ENTRY_NEWER ? REPLICA_NEWER : REPLICA_DAMAGED;
+    if (base > r->next) return REPLICA_JUMPED;
+    if (base < r->next) return REPLICA_BACK;
+    bool known = replica_knows(r, e->incarnation, holder);
+    struct incarnation *inc = known ? r->incarnations[*holder] : NULL;
+    if (inc && (inc->evicted || e->n <= inc->n)) {
+        r->next += e->records;
+        return REPLICA_PASSES;
+    }
+    if (e->n > (inc ? inc->n : 0) + 1) return REPLICA_HOLE;
+    if (!inc) {
+        *holder = r->count;
+        if (r->count >= UINT16_MAX) return REPLICA_HOLE; /* a new epoch has room again */
+        inc = replica_add(r, e->incarnation, e->node);
+    }
+    inc->node = e->node; /* one that came with a copy before its hello is not known yet */
+    inc->n = e->n;
+    inc->read = e->read;
+    inc->heard = e->time;
+    return REPLICA_TAKES;
+}
+
+/* Ends an entry that was applied. */
+static void replica_admitted(struct replica *r, size_t holder, const struct entry *e)
+{
+    r->incarnations[holder]->beats = r->beats;
+    r->next += e->records;
+    if (!r->table->silent) r->table->sequence = r->next;
+    replica_forget_kicks(r);
+    if (r->copied_count) {
+        uint64_t most = 0;
+        for (size_t i = 0; i < r->copied_count; i++)
+            if (r->copied[i].number > most) most = r->copied[i].number;
+        if (r->next < most) return;
+        free(r->copied);
+        r->copied = NULL;
+        r->copied_count = 0;
+    }
+}
+
+/* ==== 38. Cluster: node =======================================================================
+ * What a node does with what the engine tells it: when it may show the log's table, when it begins
+ * anew, what it writes. Pure: time is passed in, what is asked of the engine goes to node.ask, and
+ * the hub calls. [hub]
+ *
+ *     AWAY ----up----> READING ----settled, and all is read----> INSTALLING ----> SETTLED
+ *      ^                 |  ^                                         ^              |
+ *      |                 |  +---- a new epoch -------------------------------------- +
+ *      |   it was settled before us                                   |              |
+ *      |                 v                                            |              |
+ *      +--down-------- JOINING ---- a copy, and the log behind it ----+              |
+ *                        ^                                                           |
+ *                        +---- we were too slow, or taken for dead ------------------+
+ *
+ * In all states but SETTLED the table that is shown goes on by itself (alone): own contributions go
+ * into it directly, what other nodes said is cached, and positions are of an epoch of its own. What
+ * the log says goes into `next`, which takes its place when it is whole. */
+
+enum {
+    NODE_BEAT_MS = 2000,
+    NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
+    NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
+    NODE_PIECE_MS = 5000,   /* without a piece of a copy another node is asked */
+    NODE_QUIET_MS = 10000,  /* a log whose last entry is so old has no living writers */
+    NODE_DIFFER_MS = 60000, /* an epoch is ended for a difference of tables once in this time */
+    NODE_RETRY_MS = 2000,   /* an end that was said and has not come back is said again */
+    NODE_ATTEMPTS = 3,      /* copies asked for in vain: then an epoch is ended for it */
+    NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
+    NODE_WRITES = 64,       /* entries of contributions under way */
+    PIECE_BYTES = 65536,
+};
+
+enum node_state {
+    NODE_AWAY,       /* the engine does not answer, or did not yet */
+    NODE_READING,    /* an epoch from its begin: not settled yet */
+    NODE_JOINING,    /* an epoch that was settled without us: waiting for a copy */
+    NODE_INSTALLING, /* the next table takes the place of the one that is shown */
+    NODE_SETTLED     /* the log's table is shown */
+};
+static const char *const NODE_STATES[] = {"alone", "alone", "joining", "joining", "settled"};
+
+/* Another node's wish for a copy of the table, and how far it was written. */
+struct donation {
+    STAILQ_ENTRY(donation) entry;
+    uint64_t request;
+    int64_t since; /* wall: of leavers */
+    bool begun, walked;
+    uint8_t id_len; /* the walk goes on behind this user */
+    char id[USER_ID_MAX];
+};
+
+/* An entry that came before the copy that it belongs behind. */
+struct kept_entry {
+    STAILQ_ENTRY(kept_entry) entry;
+    uint64_t base;
+    size_t len;
+    char bytes[];
+};
+
+/* Who goes into which state, and why, for the log and the metrics. */
+enum node_cause {
+    CAUSE_UP,
+    CAUSE_DOWN,
+    CAUSE_EPOCH_GONE,
+    CAUSE_OTHER_RUN,
+    CAUSE_OTHER_EPOCH,
+    CAUSE_BACK,
+    CAUSE_HOLE,
+    CAUSE_LOST,
+    CAUSE_JUMPED,
+    CAUSE_EVICTED,
+    CAUSE_DIFFERENT,
+    CAUSE_NOBODY,
+    CAUSE_DAMAGED,
+    CAUSE_NEWER,
+    CAUSE_SETTLED
+};
+
+struct node {
+    /* Set at the start. */
+    uint64_t id;
+    char name[NODE_NAME_MAX + 1];
+    void (*ask)(void *context, struct engine_ask *);
+    void (*tell)(void *context, enum node_cause); /* of a change of state; or NULL */
+    void *context;
+    struct presence *shown; /* SHARED */
+    uint32_t (*random)(void *context);
+
+    enum node_state state;
+    struct presence own;    /* OWN */
+    struct presence next;   /* SHARED, silent; in use from READING to INSTALLING */
+    struct replica replica; /* of `shown` or `next`: what the log says */
+    struct replica before;  /* of `shown`, while `replica` is of `next` */
+    uint32_t epoch;         /* of the positions that are shown */
+    bool patient;           /* the store was of a cluster: others may know more than we do */
+    bool had_view;          /* `shown` has been the log's since the start */
+
+    /* What we write. */
+    uint64_t incarnation, n;
+    uint64_t batch_n; /* the last entry of the contributions under way; 0: none are */
+    bool committing;  /* they have come back */
+    bool said_hello, said_stated;
+    uint64_t beat_n;             /* the beat under way; 0: none */
+    int64_t beat_at;             /* mono */
+    int64_t began_at;            /* mono: of this epoch, or of the wish for a copy */
+    bool settling, said_settled; /* as coordinator of a new epoch */
+    uint32_t renewing;           /* the epoch that we have asked to end; 0: none */
+    bool renews;
+    uint64_t generation;   /* of what is followed: entries of another are of before */
+    struct stream_id last; /* of the entry read last */
+    uint64_t absent;       /* in whose name we state the users of the absent */
+    struct buffer entry;   /* records being collected */
+    uint64_t entry_records;
+
+    /* Walks of the table that is shown, a slice a turn. */
+    bool aging;       /* what others said becomes cached, as we are alone */
+    size_t caching;   /* the evicted incarnation whose users are being said to be cached; or 0 */
+    uint8_t walk_len; /* they go on behind this user, */
+    char walk[USER_ID_MAX];
+    uint8_t settle_len; /* as does what the absent are stated by, */
+    char settle[USER_ID_MAX];
+    uint8_t install_len; /* and the installation */
+    char install[USER_ID_MAX];
+    bool install_stays; /* who left has a stay: nobody else tells the store of it */
+
+    /* A copy. */
+    uint64_t request;     /* ours; 0: none */
+    uint64_t excluded;    /* a node that did not answer one */
+    int64_t piece_at;     /* mono: of the last piece, or the wish */
+    int attempts;         /* in vain, one behind the other */
+    bool wanted, copied;  /* our wish came back in the log; the copy is whole */
+    uint64_t copied_next; /* where its donor was when it ended */
+    bool whole_beats;     /* somebody who has a whole table beats */
+    int64_t since;        /* wall: when we last knew all */
+    STAILQ_HEAD(, kept_entry) kept;
+    size_t kept_bytes;
+    STAILQ_HEAD(, donation) donations;
+
+    struct buffer kicked; /* for the hub: ids, each behind its length */
+    int64_t differ_at;    /* mono: the last epoch ended for a difference */
+    bool taken_over;      /* a second process says hello as this node */
+    struct {
+        uint64_t entries, epochs, evictions, snapshots, joins, differences, alone_ms;
+    } count;
+    int64_t alone_since; /* mono; 0: not alone */
+};
+
+static struct engine_ask *engine_ask_new(enum engine_ask_kind kind)
+{
+    struct engine_ask *ask = mem_new(sizeof *ask);
+    ask->kind = kind;
+    return ask;
+}
+
+static uint64_t node_random(struct node *node)
+{
+    uint64_t high = node->random(node->context);
+    return high << 32 | node->random(node->context) | 1;
+}
+
+static void node_told(struct node *node, enum node_cause cause)
+{
+    if (node->tell) node->tell(node->context, cause);
+}
+
+/* True if what the log says is not what is shown. */
+static bool node_alone(const struct node *node)
+{
+    return node->state != NODE_SETTLED;
+}
+
+/* ---- What we write ---- */
+
+/* Sends the records collected so far, if there are some, as one entry. */
+static void node_send(struct node *node, struct instant now)
+{
+    if (!node->entry_records) return;
+    struct engine_ask *ask = engine_ask_new(ENGINE_APPEND);
+    struct entry head = {.node = node->id,
+                         .incarnation = node->incarnation,
+                         .n = ++node->n,
+                         .read = node->replica.next,
+                         .time = now.mono,
+                         .records = node->entry_records};
+    ask->epoch = node->replica.epoch;
+    ask->incarnation = node->incarnation;
+    ask->n = node->n;
+    ask->records = (uint32_t)node->entry_records;
+    entry_write(&ask->text, &head);
+    buffer_add(&ask->text, node->entry.at, node->entry.len);
+    node->entry.len = 0;
+    node->entry_records = 0;
+    node->count.entries++;
+    node->ask(node->context, ask);
+}
+
+/* Adds a record to the entry being collected. Its time is `now`, which must be that of node_send. */
+static void node_add(struct node *node, struct instant now, const struct record *record)
+{
+    record_write(&node->entry, now.mono, record);
+    node->entry_records++;
+}
+
+/* Writes one record as an entry of its own. */
+static void node_say(struct node *node, struct instant now, const struct record *record)
+{
+    node_send(node, now);
+    node_add(node, now, record);
+    node_send(node, now);
+}
+
+/* The contribution of a user of one's own. */
+static struct record node_contribution(const struct user *user)
+{
+    struct record r = {
+        .kind = RECORD_SAYS,
+        .id = user_id(user),
+        .state = (enum user_state)user->state,
+        .status = (enum status)user->automatic,
+        .reason = (enum reason)user->reason,
+        .connections = user->connections,
+        .since = user->online_since,
+        .last_seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed),
+        .whole = user->state == USER_OFFLINE && user->final,
+    };
+    if (!user->state && user->ext) r.address = user->ext->address;
+    return r;
+}
+
+/* Applies a contribution of our own to the table that goes on by itself. */
+static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
+{
+    replica_hear(&node->before, now, INCARNATION_SELF, record);
+}
+
+/* Notes that a user is in the batch under way. */
+static void node_collected(struct node *node, struct user *user)
+{
+    if (user->dirty == DIRTY_SEEN) node->own.seen_count--;
+    user->dirty_again = DIRTY_NONE;
+    user_mark_dirty(&node->own.in_flight, user, DIRTY_IN_FLIGHT);
+}
+
+/* Moves the rings of users of whom only last_seen moved, as presence_collect does. */
+static void node_turn_rings(struct node *node, struct instant now)
+{
+    struct presence *p = &node->own;
+    if (p->seen_turn > now.mono || LIST_FIRST(&p->due)) return;
+    if (p->seen_turn < now.mono - SEEN_FLUSH_MS) p->seen_turn = now.mono - SEEN_FLUSH_MS;
+    p->seen_turn += 1000;
+    p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
+    LIST_SWAP(&p->due, &p->seen[p->seen_ring], user, list);
+}
+
+/* True if contributions may be written now. */
+static bool node_writes(const struct node *node)
+{
+    return node->said_hello && !node->batch_n && node->state != NODE_AWAY;
+}
+
+/* Writes what changed of our own users, of at most so many; true if none is left. While we are
+ * alone it goes into the table that is shown, too, and while the engine is away only there. */
+static bool node_collect(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = &node->own;
+    bool away = node->state == NODE_AWAY;
+    uint64_t first = node->n;
+    struct user *user;
+    if (node->committing || node->state == NODE_INSTALLING) return true;
+    if (!away && !node_writes(node)) return true;
+    size_t users = node->said_stated ? ENTRY_USERS : ENTRY_STATED;
+    size_t bytes = node->said_stated ? ENTRY_BYTES : ENTRY_STATED_BYTES;
+    node_send(node, now);
+    node_turn_rings(node, now);
+    while (most-- && node->n - first < NODE_WRITES &&
+           ((user = LIST_FIRST(&p->changed)) || (user = LIST_FIRST(&p->due)))) {
+        struct record record = node_contribution(user);
+        if (user->dirty == DIRTY_SEEN) record.kind = RECORD_SEEN;
+        node_collected(node, user);
+        if (node_alone(node)) {
+            if (record.kind == RECORD_SAYS) node_apply_alone(node, now, &record);
+            else {
+                struct user *shown = presence_find(node->shown, record.id);
+                if (shown) replica_seen(&node->before, shown, record.last_seen);
+            }
+        }
+        if (away) continue;
+        node_add(node, now, &record);
+        if (node->entry_records >= users || node->entry.len >= bytes) node_send(node, now);
+    }
+    node_send(node, now);
+    bool all = !LIST_FIRST(&p->changed) && !LIST_FIRST(&p->due);
+    if (away) node->committing = LIST_FIRST(&p->in_flight) != NULL;
+    else if (node->n != first) node->batch_n = node->n;
+    if (!away && all && node->said_hello && !node->said_stated) {
+        node->said_stated = true;
+        node_say(node, now, &(struct record){.kind = RECORD_STATED});
+    }
+    return all;
+}
+
+/* Users whose contributions have come back are not dirty any more, of at most so many; true if none
+ * is left. */
+static bool node_commit(struct node *node, struct instant now, size_t most)
+{
+    if (!node->committing) return true;
+    if (!presence_committed(&node->own, now, most)) return false;
+    node->committing = false;
+    node->batch_n = 0;
+    return true;
+}
+
+/* A new incarnation has said nothing yet: all users of our own are dirty, and those who are offline
+ * need not be said at all. */
+static void node_restate(struct node *node)
+{
+    struct presence *p = &node->own;
+    struct user *user;
+    node->committing = false;
+    node->batch_n = 0;
+    node->said_hello = node->said_stated = false;
+    while ((user = LIST_FIRST(&p->in_flight))) {
+        user_mark_dirty(NULL, user, DIRTY_NONE);
+        if (user->state == USER_OFFLINE) presence_mark_dirty(p, user, DIRTY_STATE);
+    }
+    struct presence_walk walk = {0};
+    while ((user = presence_walk_next(p, &walk)))
+        if (user->state != USER_OFFLINE) presence_mark_dirty(p, user, DIRTY_STATE);
+}
+
+/* Begins to write as somebody new; what was written and has not come back is dropped. */
+static void node_be_new(struct node *node)
+{
+    node->incarnation = node_random(node);
+    node->n = node->beat_n = 0;
+    node->entry.len = 0;
+    node->entry_records = 0;
+    node->ask(node->context, engine_ask_new(ENGINE_FORGET));
+    node_restate(node);
+}
+
+static void node_hello(struct node *node, struct instant now, int64_t mono)
+{
+    struct record hello = {.kind = RECORD_HELLO,
+                           .name = span_of(node->name),
+                           .whole = node->had_view && node->state == NODE_READING};
+    node_say(node, now, &hello);
+    node->said_hello = true;
+    node->beat_at = mono;
+}
+
+/* ---- States ---- */
+
+static void node_drop_next(struct node *node)
+{
+    replica_free(&node->replica);
+    presence_free(&node->next);
+    node->replica = (struct replica){0};
+    node->next = (struct presence){0};
+}
+
+static void node_drop_copy(struct node *node)
+{
+    if (node->request) node->ask(node->context, engine_ask_new(ENGINE_PIECES));
+    for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept)); free(kept))
+        STAILQ_REMOVE_HEAD(&node->kept, entry);
+    node->kept_bytes = 0;
+    node->request = 0;
+    node->wanted = node->copied = false;
+}
+
+static void node_drop_donations(struct node *node)
+{
+    for (struct donation *d; (d = STAILQ_FIRST(&node->donations)); free(d))
+        STAILQ_REMOVE_HEAD(&node->donations, entry);
+}
+
+/* What is shown goes on by itself from here on, under an epoch of its own: what others said is
+ * cached, a slice of it a turn (node_age). */
+static void node_leave_log(struct node *node, struct instant now, int64_t mono)
+{
+    if (node->state == NODE_SETTLED) {
+        node->before = node->replica;
+        node->replica = (struct replica){0};
+        node->aging = true;
+        node->walk_len = 0;
+        node->since = now.mono;
+        node->alone_since = mono;
+        node->epoch = node->random(node->context);
+        node->shown->sequence = 0;
+    } else {
+        node_drop_next(node);
+    }
+    node->caching = 0;
+    node->settling = node->said_settled = false;
+    node_drop_copy(node);
+    node_drop_donations(node);
+}
+
+/* Makes room for what the log says, of an epoch from its begin or of a copy of it. */
+static void node_begin(struct node *node, struct instant now, int64_t mono, uint32_t epoch,
+                       enum node_state state)
+{
+    node_leave_log(node, now, mono);
+    node->state = state;
+    node_be_new(node);
+    presence_init(&node->next, node->shown->grace, node->shown->threshold, now);
+    node->next.kind = PRESENCE_SHARED;
+    node->next.silent = true;
+    replica_init(&node->replica, &node->next, epoch, node->id, node->incarnation);
+    node->began_at = node->piece_at = mono;
+    node->settle_len = 0;
+}
+
+static void node_follow(struct node *node, struct stream_id after)
+{
+    struct engine_ask *ask = engine_ask_new(ENGINE_FOLLOW);
+    ask->after = node->last = after;
+    ask->request = ++node->generation;
+    node->ask(node->context, ask);
+}
+
+/* Reads an epoch from its begin, and states our users in it. */
+static void node_read_epoch(struct node *node, struct instant now, int64_t mono, uint32_t epoch)
+{
+    node_begin(node, now, mono, epoch, NODE_READING);
+    node_follow(node, (struct stream_id){0});
+    node_hello(node, now, mono);
+    node->count.epochs++;
+}
+
+/* Asks for a copy of the table, of any node but the excluded one. */
+static void node_want(struct node *node, struct instant now, int64_t mono)
+{
+    node_drop_copy(node);
+    node->request = node_random(node);
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    pieces->request = node->request;
+    node->ask(node->context, pieces);
+    node->piece_at = mono;
+    node->whole_beats = false;
+    node_say(node, now,
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_SNAPSHOT,
+                              .number = node->request,
+                              .about = node->excluded,
+                              .since = node->since});
+}
+
+/* Joins an epoch that goes on without us: with a copy, and the log from here on. */
+static void node_join(struct node *node, struct instant now, int64_t mono, uint32_t epoch,
+                      uint64_t excluded)
+{
+    struct stream_id after = node->last;
+    node_begin(node, now, mono, epoch, NODE_JOINING);
+    node_follow(node, after);
+    node->excluded = excluded;
+    node_hello(node, now, mono);
+    node_want(node, now, mono);
+    node->count.joins++;
+}
+
+/* Ends this epoch for all, if nobody has before us; the answer begins the next. */
+static void node_renew(struct node *node, uint32_t epoch)
+{
+    if (node->renews && node->renewing == epoch) return;
+    node->renews = true;
+    node->renewing = epoch;
+    struct engine_ask *ask = engine_ask_new(ENGINE_RENEW);
+    ask->epoch = epoch;
+    do ask->next = node->random(node->context);
+    while (!ask->next || ask->next == epoch);
+    node->ask(node->context, ask);
+}
+
+/* The engine does not answer: we are alone. */
+static void node_down(struct node *node, struct instant now, int64_t mono)
+{
+    if (node->state == NODE_AWAY) return;
+    node_leave_log(node, now, mono);
+    node->state = NODE_AWAY;
+    node->renews = false;
+    node_be_new(node);
+    node_told(node, CAUSE_DOWN);
+}
+
+/* The engine answers, or does so again. */
+static void node_up(struct node *node, struct instant now, int64_t mono,
+                    const struct engine_tell *tell)
+{
+    bool reads = node->state != NODE_AWAY, knows = node->had_view || reads;
+    bool same = node->replica.epoch == tell->epoch || node->before.epoch == tell->epoch;
+    bool quiet = now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
+    node->renews = false;
+    node_told(node, CAUSE_UP);
+    if (!tell->epoch) {
+        node_told(node, CAUSE_EPOCH_GONE);
+        node_renew(node, 0);
+    } else if (!tell->same_run) {
+        node_told(node, CAUSE_OTHER_RUN);
+        node_renew(node, tell->epoch);
+    } else if (reads && node->replica.epoch != tell->epoch) {
+        node_told(node, CAUSE_OTHER_EPOCH);
+        node_read_epoch(node, now, mono, tell->epoch);
+    } else if (reads && tell->last_read == LAST_READ_LOST) {
+        node_told(node, CAUSE_LOST);
+        node_renew(node, tell->epoch);
+    } else if (reads) {
+        node_follow(node, node->last);
+    } else if (quiet) {
+        node_told(node, CAUSE_NOBODY);
+        node_renew(node, tell->epoch);
+    } else if (knows && same) {
+        node->last = tell->last;
+        node_join(node, now, mono, tell->epoch, 0);
+    } else {
+        node_read_epoch(node, now, mono, tell->epoch);
+    }
+}
+
+/* ---- Coordination: the living node with the lowest id that has a whole table ---- */
+
+static bool incarnation_lives(const struct replica *r, const struct incarnation *inc)
+{
+    return inc->n && !inc->evicted && r->beats - inc->beats < NODE_BEATS;
+}
+
+/* The living node with the lowest id, of those who have a whole table if there are any, but these
+ * two; 0 if there is none. */
+static uint64_t replica_first(const struct replica *r, uint64_t but, uint64_t and_but, bool whole)
+{
+    uint64_t first = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (!incarnation_lives(r, inc) || inc->node == but || inc->node == and_but) continue;
+        if (whole && !inc->whole) continue;
+        if (!first || inc->node < first) first = inc->node;
+    }
+    return first;
+}
+
+static bool node_coordinates(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED && node->state != NODE_READING) return false;
+    uint64_t first = replica_first(r, 0, 0, true);
+    if (!first && node->state == NODE_READING) first = replica_first(r, 0, 0, false);
+    return first == node->id;
+}
+
+/* Has the dead evicted. */
+static void node_evict(struct node *node, struct instant now)
+{
+    struct replica *r = &node->replica;
+    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++) {
+        struct incarnation *inc = r->incarnations[i];
+        if (inc->asked || !inc->n || inc->evicted || incarnation_lives(r, inc)) continue;
+        inc->asked = true;
+        node->count.evictions++;
+        node_say(node, now, &(struct record){.kind = RECORD_EVICT, .about = inc->id});
+    }
+}
+
+/* Says of at most so many users of an evicted incarnation that they are cached; true if there is no
+ * more to say. */
+static bool node_cache(struct node *node, struct instant now, size_t most)
+{
+    struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED) return true;
+    if (!node->caching) {
+        for (size_t i = INCARNATIONS_FIXED; i < r->count && !node->caching; i++)
+            if (r->incarnations[i]->evicted && r->incarnations[i]->live &&
+                !r->incarnations[i]->walked)
+                node->caching = i;
+        node->walk_len = 0;
+        if (!node->caching || !node_coordinates(node)) {
+            node->caching = 0;
+            return true;
+        }
+    }
+    struct presence_walk walk =
+        presence_walk_after(r->table, (struct span){node->walk, node->walk_len});
+    struct user *user = NULL;
+    struct incarnation *inc = r->incarnations[node->caching];
+    node_send(node, now);
+    while (most-- && (user = presence_walk_next(r->table, &walk))) {
+        const struct said *said = *user_said(user, node->caching);
+        node->walk_len = user->id_len;
+        memcpy(node->walk, user->id, user->id_len);
+        if (!said || said->evicted) continue;
+        node_add(node, now,
+                 &(struct record){.kind = RECORD_CACHED,
+                                  .about = inc->id,
+                                  .id = user_id(user),
+                                  .status = (enum status)said->status,
+                                  .since = user->online_since,
+                                  .last_seen = said->last_seen});
+        if (node->entry_records >= ENTRY_STATED || node->entry.len >= ENTRY_STATED_BYTES)
+            node_send(node, now);
+    }
+    node_send(node, now);
+    if (user) return false;
+    inc->walked = true;
+    node->caching = 0;
+    return false;
+}
+
+/* A user's contribution of nodes that are lost is over: the coordinator says so, and while we are
+ * alone it is so. */
+static void node_end_user(struct node *node, struct instant now, struct user *user, bool says)
+{
+    struct replica *r = node->state == NODE_SETTLED ? &node->replica : &node->before;
+    for (struct said **place = &user->said; *place;) {
+        struct said *said = *place;
+        bool over = said->evicted && said->last_seen + r->table->threshold <= now.mono;
+        enum reason reason = (enum reason)said->reason;
+        if (over && node_alone(node)) {
+            bool last = !user->said->next;
+            replica_unsay(r, user, place);
+            if (last) {
+                replica_merge(r, now, user, 0, reason, NULL);
+                return;
+            }
+            continue;
+        }
+        if (over && says)
+            node_add(node, now,
+                     &(struct record){.kind = RECORD_ENDED,
+                                      .about = r->incarnations[said->holder]->id,
+                                      .id = user_id(user),
+                                      .reason = reason});
+        place = &said->next;
+    }
+    if (node_alone(node)) {
+        replica_merge(r, now, user, 0, REASON_NODE_LOST, NULL);
+        return;
+    }
+    /* Once more, in case that it does not come back. */
+    timer_arm(&r->table->wheel, &user->timer, presence_clock(r->table, now) + NODE_RETRY_MS);
+}
+
+/* What a user set by hand has run out: for all if the log says so. */
+static void node_end_manual(struct node *node, struct instant now, struct manual *manual, bool says)
+{
+    struct presence *p = node->shown;
+    struct user *user = manual->user;
+    if (node_alone(node)) {
+        user_take_manual(p, user);
+        user_tell_manual(p, user);
+        return;
+    }
+    if (says)
+        node_add(node, now,
+                 &(struct record){.kind = RECORD_MANUAL,
+                                  .id = user_id(user),
+                                  .status = STATUS_AUTOMATIC,
+                                  .last_seen =
+                                      atomic_load_explicit(&user->last_seen, memory_order_relaxed),
+                                  .reason = (enum reason)user->reason});
+    timer_arm(&p->manuals, &manual->timer, now.mono + NODE_RETRY_MS);
+}
+
+/* Ends what has run out in the table that is shown, of at most so many users; false when that many
+ * were. presence_tick does so for the table of our own connections. */
+static bool node_tick(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = node->shown;
+    struct timer *timer;
+    bool says = node->state == NODE_SETTLED && node_coordinates(node);
+    if (node->state == NODE_INSTALLING) return true;
+    node_send(node, now);
+    while (now.mono >= p->judge_at && most &&
+           (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
+        node_end_user(node, now, container_of(timer, struct user, timer), says);
+        most--;
+        if (node->entry_records >= ENTRY_STATED) node_send(node, now);
+    }
+    while (most && (timer = wheel_pop(&p->manuals, now.mono))) {
+        node_end_manual(node, now, container_of(timer, struct manual, timer), says);
+        most--;
+    }
+    node_send(node, now);
+    return most;
+}
+
+/* What other nodes said becomes cached, as we are alone, of at most so many users; true if none is
+ * left. */
+static bool node_age(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = node->shown;
+    struct user *user = NULL;
+    if (!node->aging) return true;
+    struct replica *r = &node->before;
+    struct presence_walk walk = presence_walk_after(p, (struct span){node->walk, node->walk_len});
+    while (most-- && (user = presence_walk_next(p, &walk))) {
+        bool others = false;
+        node->walk_len = user->id_len;
+        memcpy(node->walk, user->id, user->id_len);
+        for (struct said *said = user->said; said; said = said->next) {
+            if (said->holder == INCARNATION_SELF || said->evicted) continue;
+            r->checksum ^= said_hash(r, user, said);
+            replica_cache(r, said);
+            r->checksum ^= said_hash(r, user, said);
+            others = true;
+        }
+        if (others) replica_merge(r, now, user, 0, REASON_NODE_LOST, NULL);
+    }
+    node->aging = user != NULL;
+    return !user;
+}
+
+/* ---- A new epoch is settled ---- */
+
+/* True if a node that we knew has not come into the new epoch. */
+static bool node_misses(const struct node *node, uint64_t id)
+{
+    const struct replica *r = &node->replica;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (inc->node == id && inc->n && (inc->stated || !incarnation_lives(r, inc))) return false;
+    }
+    return true;
+}
+
+/* True if all who said hello in this epoch have stated their users, and all who were living before
+ * it have come. */
+static bool node_is_complete(const struct node *node)
+{
+    const struct replica *r = &node->replica, *b = &node->before;
+    if (!node->had_view && node->patient && r->beats < NODE_PATIENCE) return false;
+    for (size_t i = 0; i < r->count; i++)
+        if (incarnation_lives(r, r->incarnations[i]) && !r->incarnations[i]->stated) return false;
+    for (size_t i = INCARNATIONS_FIXED; i < b->count && node->had_view; i++)
+        if (incarnation_lives(b, b->incarnations[i]) && node_misses(node, b->incarnations[i]->node))
+            return false;
+    return true;
+}
+
+/* States in the name of the absent who is shown and whom nobody has stated, of at most so many; and
+ * what is set by hand. True if none is left. */
+static bool node_state_absent(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = node->shown;
+    struct user *user = NULL;
+    struct presence_walk walk =
+        presence_walk_after(p, (struct span){node->settle, node->settle_len});
+    node_send(node, now);
+    if (!node->absent) {
+        node->absent = node_random(node);
+        node_say(node, now, &(struct record){.kind = RECORD_ABSENT, .about = node->absent});
+    }
+    while (most-- && (user = presence_walk_next(p, &walk))) {
+        const struct manual *manual = user_manual(user);
+        const struct user *stated = presence_find(&node->next, user_id(user));
+        const struct said *lost = NULL;
+        int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+        node->settle_len = user->id_len;
+        memcpy(node->settle, user->id, user->id_len);
+        for (const struct said *said = user->said; said; said = said->next) {
+            const struct incarnation *inc = node->before.incarnations[said->holder];
+            bool gone = said->holder == INCARNATION_STORED || node_misses(node, inc->node) ||
+                        (said->evicted && !incarnation_lives(&node->before, inc));
+            if (said->holder != INCARNATION_SELF && gone) lost = said;
+        }
+        if (lost && !(stated && stated->state))
+            node_add(node, now,
+                     &(struct record){.kind = RECORD_CACHED,
+                                      .about = node->absent,
+                                      .id = user_id(user),
+                                      .status = (enum status)lost->status,
+                                      .since = user->online_since,
+                                      .last_seen = lost->last_seen});
+        if (manual)
+            node_add(node, now,
+                     &(struct record){.kind = RECORD_MANUAL,
+                                      .id = user_id(user),
+                                      .there = true,
+                                      .status = (enum status)manual->status,
+                                      .reason = (enum reason)user->reason,
+                                      .last_seen = seen,
+                                      .until = manual->until,
+                                      .hidden = manual->hidden,
+                                      .message = status_text_span(manual->message)});
+        if (node->entry_records >= ENTRY_STATED || node->entry.len >= ENTRY_STATED_BYTES)
+            node_send(node, now);
+    }
+    node_send(node, now);
+    return !user;
+}
+
+/* As coordinator of an epoch that is not settled: settles it when all are there, or the time is
+ * over. */
+static void node_settle(struct node *node, struct instant now, int64_t mono, size_t most)
+{
+    if (node->state != NODE_READING || node->said_settled || !node->said_stated) return;
+    if (!node_coordinates(node)) {
+        node->settling = false;
+        return;
+    }
+    bool late = mono - node->began_at >= NODE_EPOCH_MS;
+    if (!node->settling && !late && !node_is_complete(node)) return;
+    if (!node->settling) node->absent = 0;
+    node->settling = true;
+    if (node->aging || !node_state_absent(node, now, most)) return;
+    node->said_settled = true;
+    node_say(node, now, &(struct record){.kind = RECORD_SETTLED});
+}
+
+/* ---- The next table takes the place of the one that is shown ---- */
+
+static bool manual_equal(const struct manual *a, const struct manual *b)
+{
+    struct span x = status_text_span(a->message), y = status_text_span(b->message);
+    return a->status == b->status && a->until == b->until && a->hidden == b->hidden &&
+           !bytes_compare(x.at, x.len, y.at, y.len);
+}
+
+/* Has a user of the shown table be as in the next one, where `from` is the same user, or NULL. */
+static void node_install_user(struct node *node, struct instant now, struct user *user,
+                              struct user *from)
+{
+    struct presence *p = node->shown;
+    struct manual *was = user_manual(user), *is = from ? user_manual(from) : NULL;
+    user_drop_said(user);
+    if (from) {
+        int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
+        user->said = from->said;
+        from->said = NULL;
+        if (seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed))
+            atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
+        if (from->state && user->state) user->online_since = from->online_since;
+        if (!from->state) user->reason = from->reason;
+    }
+    bool manual = (was != NULL) != (is != NULL) || (was && !manual_equal(was, is));
+    if (manual && is)
+        user_put_manual(p, user, (enum status)is->status, is->until, is->hidden,
+                        status_text_span(is->message));
+    else if (manual) user_take_manual(p, user);
+    struct replica shown = node->replica; /* its incarnations, on the table that is shown */
+    shown.table = p;
+    enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
+    if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
+    replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
+    if (manual) user_tell_manual(p, user);
+}
+
+/* Installs the next table, of at most so many users; true if that is done. The walk takes the users
+ * of both tables in the order of their ids. */
+static bool node_install(struct node *node, struct instant now, int64_t mono, size_t most)
+{
+    struct presence *p = node->shown;
+    if (node->state != NODE_INSTALLING) return true;
+    p->quiet = true;
+    p->stayless = !node->install_stays;
+    for (;;) {
+        struct span behind = {node->install, node->install_len};
+        struct presence_walk a = presence_walk_after(p, behind);
+        struct presence_walk b = presence_walk_after(&node->next, behind);
+        struct user *user = presence_walk_next(p, &a), *from = presence_walk_next(&node->next, &b);
+        if (!user && !from) break;
+        if (!most--) {
+            p->quiet = p->stayless = false;
+            return false;
+        }
+        int order = !user   ? 1
+                    : !from ? -1
+                            : bytes_compare(user->id, user->id_len, from->id, from->id_len);
+        if (order > 0) user = presence_make(p, user_id(from));
+        if (order < 0) from = NULL;
+        node->install_len = user->id_len;
+        memcpy(node->install, user->id, user->id_len);
+        node_install_user(node, now, user, from);
+    }
+    p->quiet = p->stayless = false;
+    replica_free(&node->before);
+    node->before = (struct replica){0};
+    presence_free(&node->next);
+    node->next = (struct presence){0};
+    node->replica.table = p;
+    node->replica.users = p->live + p->cached;
+    p->sequence = node->replica.next;
+    node->epoch = node->replica.epoch;
+    node->state = NODE_SETTLED;
+    node->had_view = true;
+    node->attempts = 0;
+    if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
+    node->alone_since = 0;
+    node->beat_at = mono; /* to say that our table is whole */
+    node_told(node, CAUSE_SETTLED);
+    return true;
+}
+
+static void node_begin_install(struct node *node, bool stays)
+{
+    node->state = NODE_INSTALLING;
+    node->install_len = 0;
+    node->install_stays = stays;
+    node->aging = false;
+    node_drop_copy(node);
+}
+
+/* ---- Copies ---- */
+
+enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_KINDS };
+
+static void node_piece(struct node *node, uint64_t request, struct buffer *text)
+{
+    struct engine_ask *ask = engine_ask_new(ENGINE_PIECE);
+    ask->request = request;
+    ask->text = *text;
+    *text = (struct buffer){0};
+    node->ask(node->context, ask);
+}
+
+/* Appends what a piece begins with: its kind, who sends it, and how much of the log its table has. */
+static void piece_begin(struct node *node, struct buffer *out, enum piece_kind kind)
+{
+    put_byte(out, ENTRY_VERSION);
+    put_byte(out, kind);
+    put_fixed(out, node->id);
+    put_number(out, node->replica.next);
+}
+
+static void piece_head(struct node *node, struct buffer *out)
+{
+    const struct replica *r = &node->replica;
+    size_t kicks = 0;
+    piece_begin(node, out, PIECE_HEAD);
+    put_number(out, r->delivered);
+    put_number(out, r->count - INCARNATIONS_FIXED + 1);
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (i == INCARNATION_STORED) continue;
+        put_fixed(out, inc->id);
+        put_fixed(out, inc->node);
+        put_number(out, inc->n);
+        put_number(out, inc->read);
+        put_byte(out,
+                 (unsigned)inc->whole | (unsigned)inc->stated << 1 | (unsigned)inc->evicted << 2);
+        put_bytes(out, span_of(inc->name));
+    }
+    const struct kick *kick;
+    for (kick = STAILQ_FIRST(&r->kicks); kick; kick = STAILQ_NEXT(kick, entry)) kicks++;
+    put_number(out, kicks);
+    for (kick = STAILQ_FIRST(&r->kicks); kick; kick = STAILQ_NEXT(kick, entry)) {
+        put_number(out, kick->position);
+        put_bytes(out, (struct span){kick->id, kick->id_len});
+    }
+}
+
+static void piece_user(struct node *node, struct buffer *out, const struct user *user)
+{
+    const struct replica *r = &node->replica;
+    const struct manual *manual = user_manual(user);
+    unsigned count = 0;
+    for (const struct said *said = user->said; said; said = said->next) count++;
+    put_bytes(out, user_id(user));
+    put_byte(out, user->reason);
+    put_time(out, 0, user->state ? user->online_since : 0);
+    put_time(out, 0, atomic_load_explicit(&user->last_seen, memory_order_relaxed));
+    put_number(out, count);
+    for (const struct said *said = user->said; said; said = said->next) {
+        put_fixed(out, r->incarnations[said->holder]->id);
+        put_byte(out, (unsigned)said->state | (unsigned)said->status << 2 |
+                          (unsigned)said->evicted << 5);
+        put_byte(out, said->reason);
+        put_number(out, said->connections);
+        put_time(out, 0, said->last_seen);
+    }
+    put_byte(out, manual != NULL);
+    if (!manual) return;
+    put_byte(out, manual->status);
+    put_time(out, 0, manual->until);
+    put_time(out, 0, manual->hidden);
+    put_bytes(out, status_text_span(manual->message));
+}
+
+/* Writes some of the copy that another node asked for first. */
+static void node_donate(struct node *node, size_t most)
+{
+    struct donation *d = STAILQ_FIRST(&node->donations);
+    struct presence *p = node->shown;
+    struct buffer out = {0};
+    struct user *user = NULL;
+    if (!d || node->state != NODE_SETTLED) return;
+    if (!d->begun) {
+        piece_head(node, &out);
+        node_piece(node, d->request, &out);
+        d->begun = true;
+        node->count.snapshots++;
+    }
+    struct presence_walk walk = presence_walk_after(p, (struct span){d->id, d->id_len});
+    piece_begin(node, &out, PIECE_USERS);
+    while (most-- && out.len < PIECE_BYTES && (user = presence_walk_next(p, &walk))) {
+        d->id_len = user->id_len;
+        memcpy(d->id, user->id, user->id_len);
+        if (user->state || user_manual(user)) piece_user(node, &out, user);
+        else continue;
+    }
+    /* The last of them, up to whom the copy is as new as this piece. */
+    struct buffer piece = {0};
+    piece_begin(node, &piece, PIECE_USERS);
+    size_t head = piece.len;
+    put_bytes(&piece, user ? (struct span){d->id, d->id_len} : (struct span){"", 0});
+    buffer_add(&piece, out.at + head, out.len - head);
+    buffer_free(&out);
+    node_piece(node, d->request, &piece);
+    if (user) return;
+    piece_begin(node, &out, PIECE_END);
+    node_piece(node, d->request, &out);
+    STAILQ_REMOVE_HEAD(&node->donations, entry);
+    free(d);
+}
+
+/* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
+static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
+{
+    if (node->state != NODE_SETTLED || e->node == node->id) return;
+    if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
+    struct donation *d = mem_new(sizeof *d);
+    d->request = record->number;
+    d->since = record->since;
+    STAILQ_INSERT_TAIL(&node->donations, d, entry);
+}
+
+static void copy_head(struct replica *r, struct taker *in)
+{
+    r->delivered = take_number(in);
+    uint64_t count = take_limited(in, UINT16_MAX);
+    while (count-- && !in->bad) {
+        uint64_t id = take_fixed(in), node = take_fixed(in);
+        size_t at;
+        struct incarnation *inc =
+            replica_knows(r, id, &at) ? r->incarnations[at] : replica_add(r, id, node);
+        inc->node = node;
+        inc->n = take_number(in);
+        inc->read = take_number(in);
+        unsigned flags = take_choice(in, 7);
+        inc->whole = flags & 1;
+        inc->stated = flags >> 1 & 1;
+        inc->evicted = flags >> 2 & 1;
+        struct span name = take_bytes(in, 0, NODE_NAME_MAX);
+        memcpy(inc->name, name.at, name.len);
+        inc->name[name.len] = 0;
+    }
+    for (count = take_limited(in, UINT32_MAX); count && !in->bad; count--) {
+        uint64_t position = take_number(in);
+        struct span id = take_id(in);
+        if (in->bad) return;
+        struct kick *kick = mem_new(sizeof *kick + id.len);
+        kick->position = position;
+        kick->id_len = (uint8_t)id.len;
+        memcpy(kick->id, id.at, id.len);
+        STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+    }
+}
+
+static void copy_user(struct replica *r, struct instant now, struct taker *in)
+{
+    struct span id = take_id(in);
+    unsigned reason = take_choice(in, REASON_COUNT - 1);
+    int64_t since = take_time(in, 0), last_seen = take_time(in, 0);
+    uint64_t count = take_limited(in, UINT16_MAX);
+    if (in->bad) return;
+    struct user *user = presence_make(r->table, id);
+    user->reason = (uint8_t)reason;
+    atomic_store_explicit(&user->last_seen, last_seen, memory_order_relaxed);
+    while (count--) {
+        uint64_t inc = take_fixed(in);
+        unsigned flags = take_choice(in, 63), why = take_choice(in, REASON_COUNT - 1);
+        uint64_t connections = take_limited(in, UINT16_MAX);
+        int64_t seen = take_time(in, 0);
+        size_t holder;
+        if (in->bad || (flags & 3) > USER_LIVE || !(flags & 3) ||
+            (flags >> 2 & 7) >= STATUS_OFFLINE) {
+            in->bad = true;
+            break;
+        }
+        if (!replica_knows(r, inc, &holder)) {
+            holder = r->count;
+            replica_add(r, inc, 0);
+        }
+        struct said *said = replica_say(r, user, user_said(user, holder), holder);
+        said->state = flags & 3;
+        said->status = flags >> 2 & 7;
+        said->reason = (uint8_t)why;
+        said->connections = (uint16_t)connections;
+        said->last_seen = seen;
+        if (flags >> 5) replica_cache(r, said);
+        replica_said(r, user, said);
+    }
+    bool manual = take_choice(in, 1) && !in->bad;
+    if (manual) {
+        enum status status = (enum status)take_choice(in, STATUS_AUTOMATIC);
+        int64_t until = take_time(in, 0), hidden = take_time(in, 0);
+        struct span message = take_bytes(in, 0, STATUS_TEXT_MAX);
+        if (!in->bad) user_put_manual(r->table, user, status, until, hidden, message);
+    }
+    replica_merge(r, now, user, since, (enum reason)reason, NULL);
+}
+
+/* Takes a piece of the copy that we asked for; false if it makes no sense. */
+static bool node_take_piece(struct node *node, struct instant now, int64_t mono, struct span text)
+{
+    struct replica *r = &node->replica;
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    if (take_byte(&in) != ENTRY_VERSION) return false;
+    enum piece_kind kind = (enum piece_kind)take_choice(&in, PIECE_KINDS - 1);
+    node->excluded = take_fixed(&in);
+    uint64_t next = take_number(&in);
+    if (in.bad) return false;
+    node->piece_at = mono;
+    if (kind == PIECE_HEAD) {
+        copy_head(r, &in);
+        r->next = next;
+    } else if (kind == PIECE_USERS) {
+        struct span last = take_bytes(&in, 0, USER_ID_MAX);
+        r->copied = mem_resize(r->copied, (r->copied_count + 1) * sizeof *r->copied);
+        struct copied *c = &r->copied[r->copied_count++];
+        *c = (struct copied){.number = next, .id_len = (uint8_t)last.len};
+        if (last.len) memcpy(c->id, last.at, last.len);
+        else memset(c->id, 0xff, c->id_len = USER_ID_MAX); /* behind all ids */
+        while (in.at < in.end && !in.bad) copy_user(r, now, &in);
+    } else {
+        node->copied = true;
+        node->copied_next = next;
+        r->settled = true;
+    }
+    return !in.bad;
+}
+
+/* ---- What is read ---- */
+
+/* Something in the log shows that it is not whole for anybody: an epoch ends by that. */
+static void node_doubt(struct node *node, enum node_cause cause)
+{
+    node_told(node, cause);
+    node_renew(node, node->replica.epoch);
+}
+
+/* What a record of another, or our own come back, is to our own table. */
+static void node_note(struct node *node, struct instant now, size_t holder, const struct entry *e,
+                      const struct record *record)
+{
+    struct presence *own = &node->own;
+    bool ours = holder == INCARNATION_SELF;
+    struct user *user;
+    switch (record->kind) {
+    case RECORD_SAYS:
+        if (ours && record->state && (user = presence_find(own, record->id)) && user->state) {
+            const struct user *merged = presence_find(node->replica.table, record->id);
+            if (merged && merged->state) user->online_since = merged->online_since;
+        }
+        if (ours || !own->cached) break;
+        user = presence_find(own, record->id);
+        if (!user || user->state != USER_CACHED) break;
+        bool beats = user->ext && user->ext->heartbeat_until > presence_clock(own, now);
+        if (record->state == USER_LIVE ? !beats : !record->state && record->whole)
+            presence_end(own, now, user, REASON_CLOSED);
+        break;
+    case RECORD_KICK: put_bytes(&node->kicked, record->id); break;
+    case RECORD_BEAT:
+        if (ours && e->n == node->beat_n) node->beat_n = 0;
+        if (!ours && record->whole) node->whole_beats = true;
+        break;
+    case RECORD_HELLO:
+        if (!ours && e->node == node->id) node->taken_over = true;
+        break;
+    case RECORD_WANT: node_wanted(node, e, record); break;
+    default: break;
+    }
+}
+
+/* Applies the records of an entry that counts. False if one of them is damaged. */
+static bool node_apply(struct node *node, struct instant now, size_t holder, const struct entry *e,
+                       struct taker *in)
+{
+    struct replica *r = &node->replica;
+    struct record record;
+    for (uint64_t i = 0; i < e->records; i++) {
+        record_read(in, e->time, &record);
+        if (in->bad) return false;
+        replica_apply(r, now, holder, e->read, r->next + i, &record);
+        node_note(node, now, holder, e, &record);
+    }
+    replica_admitted(r, holder, e);
+    if (holder == INCARNATION_SELF && node->batch_n && e->n >= node->batch_n)
+        node->committing = true;
+    return in->at == in->end;
+}
+
+/* Reads one entry, whose records begin at `base`. Whatever is wrong with it has been acted on when
+ * this returns false: what is behind it is not to be read. */
+static bool node_read(struct node *node, struct instant now, int64_t mono, uint64_t base,
+                      struct span text)
+{
+    struct replica *r = &node->replica;
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct entry e;
+    size_t holder = 0;
+    bool were = r->settled;
+    uint64_t hello = r->incarnations[INCARNATION_SELF]->n;
+    enum replica_admits admits = replica_admit(r, base, &in, &e, &holder);
+    switch (admits) {
+    case REPLICA_TAKES: break;
+    case REPLICA_PASSES: return true;
+    case REPLICA_JUMPED:
+        node_told(node, CAUSE_JUMPED);
+        node_join(node, now, mono, r->epoch, 0);
+        return false;
+    case REPLICA_BACK: node_doubt(node, CAUSE_BACK); return false;
+    case REPLICA_HOLE: node_doubt(node, CAUSE_HOLE); return false;
+    case REPLICA_DAMAGED: node_doubt(node, CAUSE_DAMAGED); return false;
+    case REPLICA_NEWER:
+        node_down(node, now, mono);
+        node_told(node, CAUSE_NEWER);
+        return false;
+    }
+    if (!node_apply(node, now, holder, &e, &in)) {
+        node_doubt(node, CAUSE_DAMAGED);
+        return false;
+    }
+    if (node->state == NODE_READING && r->settled && !were) {
+        if (hello) {
+            node_begin_install(node, true);
+        } else { /* before we said hello */
+            node_join(node, now, mono, r->epoch, 0);
+            return false;
+        }
+    }
+    if (r->incarnations[INCARNATION_SELF]->evicted) {
+        node_told(node, CAUSE_EVICTED);
+        node_join(node, now, mono, r->epoch, 0);
+        return false;
+    }
+    return true;
+}
+
+/* Keeps an entry until the copy is there that it belongs behind; from our own wish on. */
+static void node_keep(struct node *node, uint64_t base, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct entry e;
+    struct record record;
+    if (entry_read(&in, &e) != ENTRY_GOOD) return;
+    for (uint64_t i = 0; i < e.records && !in.bad; i++) {
+        record_read(&in, e.time, &record);
+        if (in.bad) break;
+        if (record.kind == RECORD_BEAT && record.whole && e.node != node->id)
+            node->whole_beats = true;
+        if (record.kind == RECORD_WANT && record.number == node->request) node->wanted = true;
+        if (record.kind == RECORD_BEAT && e.incarnation == node->incarnation && e.n == node->beat_n)
+            node->beat_n = 0;
+    }
+    if (e.incarnation == node->incarnation && node->batch_n && e.n >= node->batch_n)
+        node->committing = true;
+    if (!node->wanted) return;
+    struct kept_entry *kept = mem_new(sizeof *kept + text.len);
+    kept->base = base;
+    kept->len = text.len;
+    memcpy(kept->bytes, text.at, text.len);
+    STAILQ_INSERT_TAIL(&node->kept, kept, entry);
+    node->kept_bytes += text.len;
+}
+
+/* The copy is there: what was kept is applied behind it, and when that is as new as the copy, it is
+ * shown. */
+static void node_catch_up(struct node *node, struct instant now, int64_t mono)
+{
+    struct replica *r = &node->replica;
+    if (node->state != NODE_JOINING || !node->copied) return;
+    for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept));) {
+        STAILQ_REMOVE_HEAD(&node->kept, entry);
+        bool behind = kept->base >= r->next;
+        struct span text = {kept->bytes, kept->len};
+        bool good = !behind || node_read(node, now, mono, kept->base, text);
+        free(kept);
+        if (!good) return;
+    }
+    if (r->next < node->copied_next) return;
+    node_begin_install(node, false);
+}
+
+/* Reads a row of entries that the engine told. */
+static void node_entries(struct node *node, struct instant now, int64_t mono,
+                         const struct engine_tell *tell)
+{
+    const char *at = tell->text.at, *end = at + tell->text.len;
+    struct engine_entry head;
+    while (tell->request == node->generation && end - at >= (ptrdiff_t)sizeof head) {
+        memcpy(&head, at, sizeof head);
+        struct span text = {at + sizeof head, head.len};
+        at = text.at + text.len;
+        node->last = head.id;
+        if (head.epoch != node->replica.epoch) {
+            node_told(node, CAUSE_OTHER_EPOCH);
+            node_read_epoch(node, now, mono, head.epoch);
+            return;
+        }
+        if (node->state == NODE_JOINING) node_keep(node, head.base, text);
+        else if (!node_read(node, now, mono, head.base, text)) return;
+    }
+    node_catch_up(node, now, mono);
+}
+
+/* Acts on what the engine told. The caller frees it, and calls this only when nothing is being
+ * installed: see node_busy. */
+static void node_tell(struct node *node, struct instant now, int64_t mono,
+                      const struct engine_tell *tell)
+{
+    switch (tell->kind) {
+    case ENGINE_UP: node_up(node, now, mono, tell); break;
+    case ENGINE_DOWN: node_down(node, now, mono); break;
+    case ENGINE_ENTRIES:
+        if (node->state == NODE_AWAY || (node->renews && node->renewing == node->replica.epoch))
+            break;
+        node_entries(node, now, mono, tell);
+        break;
+    case ENGINE_APPENDED:
+    case ENGINE_CLOCK: break;
+    case ENGINE_REFUSED:
+        if (node->state == NODE_AWAY || tell->epoch == node->replica.epoch) break;
+        node_told(node, tell->epoch ? CAUSE_OTHER_EPOCH : CAUSE_EPOCH_GONE);
+        if (tell->epoch) node_read_epoch(node, now, mono, tell->epoch);
+        else node_renew(node, 0);
+        break;
+    case ENGINE_HOLE:
+        if (node->state != NODE_AWAY && tell->incarnation == node->incarnation)
+            node_doubt(node, CAUSE_HOLE);
+        break;
+    case ENGINE_EPOCH:
+        node->renews = false;
+        if (node->state == NODE_AWAY || tell->epoch != node->replica.epoch)
+            node_read_epoch(node, now, mono, tell->epoch);
+        break;
+    case ENGINE_CAME:
+        if (node->state != NODE_JOINING || tell->request != node->request || node->copied) break;
+        if (!node_take_piece(node, now, mono, (struct span){tell->text.at, tell->text.len}))
+            node_join(node, now, mono, node->replica.epoch, 0);
+        else node_catch_up(node, now, mono);
+        break;
+    }
+}
+
+/* True while what the engine tells has to wait. */
+static bool node_busy(const struct node *node)
+{
+    return node->state == NODE_INSTALLING;
+}
+
+/* ---- By itself ---- */
+
+static void node_beat(struct node *node, struct instant now, int64_t mono)
+{
+    const struct replica *r = &node->replica;
+    if (!node->said_hello || node->beat_n || mono < node->beat_at) return;
+    node->beat_at = mono + NODE_BEAT_MS;
+    node_say(node, now,
+             &(struct record){.kind = RECORD_BEAT,
+                              .whole = node->state == NODE_SETTLED,
+                              .number = r->marks[r->mark].position,
+                              .checksum = r->marks[r->mark].checksum,
+                              .users = r->users});
+    node->beat_n = node->n;
+}
+
+/* What a node does by itself, of at most so many users; false if there is more to do at once. */
+static bool node_work(struct node *node, struct instant now, int64_t mono, size_t most)
+{
+    struct replica *r = &node->replica;
+    bool done = node_commit(node, now, most);
+    if (!node_install(node, now, mono, most)) return false;
+    done = node_age(node, now, most) && done;
+    done = node_collect(node, now, most) && done;
+    if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
+    node_beat(node, now, mono);
+    if (node_coordinates(node)) node_evict(node, now);
+    node_settle(node, now, mono, most);
+    done = node_cache(node, now, most) && done;
+    node_donate(node, most);
+    if (r->differences && node->state == NODE_SETTLED) {
+        node->count.differences += r->differences;
+        r->differences = 0;
+        if (!node->differ_at || mono - node->differ_at >= NODE_DIFFER_MS) {
+            node->differ_at = mono;
+            node_doubt(node, CAUSE_DIFFERENT);
+        }
+    }
+    if (node->state == NODE_JOINING && mono - node->piece_at >= NODE_PIECE_MS) {
+        if (!node->whole_beats || ++node->attempts >= NODE_ATTEMPTS) node_doubt(node, CAUSE_NOBODY);
+        else node_join(node, now, mono, r->epoch, node->excluded);
+    }
+    return done && STAILQ_EMPTY(&node->donations);
+}
+
+/* How many ms from now until node_work or node_tick has something to do. */
+static int64_t node_wait(const struct node *node, int64_t mono)
+{
+    int64_t at = mono + NODE_BEAT_MS;
+    if (node->said_hello && !node->beat_n && node->beat_at < at) at = node->beat_at;
+    if (node->state == NODE_READING && node->began_at + NODE_EPOCH_MS > mono &&
+        node->began_at + NODE_EPOCH_MS < at)
+        at = node->began_at + NODE_EPOCH_MS;
+    return at > mono ? at - mono : 0;
+}
+
+/* Sets a node up, alone, with the table that is shown, which is empty or has users of the store. */
+static void node_init(struct node *node, struct instant now, struct presence *shown, uint64_t id)
+{
+    node->id = id;
+    node->shown = shown;
+    node->state = NODE_AWAY;
+    STAILQ_INIT(&node->kept);
+    STAILQ_INIT(&node->donations);
+    presence_init(&node->own, shown->grace, shown->threshold, now);
+    node->own.kind = PRESENCE_OWN;
+    shown->kind = PRESENCE_SHARED;
+    node->epoch = node->random(node->context);
+    node->incarnation = node_random(node);
+    replica_init(&node->before, shown, 0, id, node->incarnation);
+}
+
+static void node_free(struct node *node)
+{
+    node_drop_copy(node);
+    node_drop_donations(node);
+    replica_free(&node->replica);
+    replica_free(&node->before);
+    presence_free(&node->own);
+    presence_free(&node->next);
+    buffer_free(&node->entry);
+    buffer_free(&node->kicked);
 }
 
 /* ==== 34. Server ==============================================================================
