@@ -8965,24 +8965,43 @@ static void event_write(struct buffer *out, uint32_t epoch, const struct transit
     json_close(out, '}');
 }
 
+/* Where an event is: its number, and the first of its bytes. */
+struct event_slot {
+    uint64_t sequence, start;
+};
+
 /* The last events as text. All readers share it: each has only a place in it, so a thousand streams
  * cost no more memory than one. Bytes are counted from the first one ever added; byte n is at
- * n & (size - 1), and an event begins at starts[sequence & (slots - 1)]. Both grow as they fill, to
- * what the limit and the slowest reader need, and are never shrunk but by events_drop. [hub] */
+ * n & (size - 1). The events that are kept are counted too, and event n has slots[n & (room - 1)].
+ * Their sequences only grow, but may jump: what changes nothing has a number as well. Both rings
+ * grow as they fill, to what the limit and the slowest reader need, and are never shrunk but by
+ * events_drop. Zeroed but for its limit it has seen nothing. [hub]
+ *
+ *     event    0 ... | first ...      | epoch ...              | next
+ *              gone  | till all who   | also for those         |
+ *                    | read have them | who come back          | */
 struct events {
     size_t limit;         /* events kept although nobody is behind them */
-    bool kept;            /* otherwise events are only counted */
-    uint64_t first, next; /* sequences: of the oldest kept, and of the one to come */
+    bool kept;            /* otherwise only the number of the last one is */
+    uint64_t last;        /* sequence of the last event, also of one without text */
+    uint64_t forgotten;   /* of the last one that is gone: who has less has to begin again */
+    uint64_t first, next; /* events, counted: the oldest kept, and the one to come */
+    uint64_t epoch;       /* the first of this epoch */
     uint64_t end;         /* bytes added */
     char *bytes;
     size_t size;
-    uint64_t *starts;
-    size_t slots;
+    struct event_slot *slots;
+    size_t room;
 };
 
-static uint64_t events_start(const struct events *e, uint64_t sequence)
+static struct event_slot *events_slot(const struct events *e, uint64_t n)
 {
-    return sequence == e->next ? e->end : e->starts[sequence & (e->slots - 1)];
+    return &e->slots[n & (e->room - 1)];
+}
+
+static uint64_t events_start(const struct events *e, uint64_t n)
+{
+    return n == e->next ? e->end : events_slot(e, n)->start;
 }
 
 /* Forgets all events and gives the memory back; from now on they are only counted. Where nobody
@@ -8990,8 +9009,8 @@ static uint64_t events_start(const struct events *e, uint64_t sequence)
 static void events_drop(struct events *e)
 {
     free(e->bytes);
-    free(e->starts);
-    *e = (struct events){.limit = e->limit, .first = e->next, .next = e->next, .end = e->end};
+    free(e->slots);
+    *e = (struct events){.limit = e->limit, .last = e->last, .forgotten = e->last, .end = e->end};
 }
 
 static void events_keep(struct events *e)
@@ -9021,17 +9040,16 @@ static void events_grow_bytes(struct events *e, size_t need)
     e->size = size;
 }
 
-/* The same for the starts, with room for one more. */
-static void events_grow_starts(struct events *e)
+/* The same for the slots, with room for one more. */
+static void events_grow_slots(struct events *e)
 {
-    if (e->next - e->first < e->slots) return;
-    size_t slots = e->slots ? e->slots * 2 : 64;
-    uint64_t *starts = mem_new(slots * sizeof *starts);
-    for (uint64_t n = e->first; n < e->next; n++)
-        starts[n & (slots - 1)] = e->starts[n & (e->slots - 1)];
-    free(e->starts);
-    e->starts = starts;
+    if (e->next - e->first < e->room) return;
+    size_t room = e->room ? e->room * 2 : 64;
+    struct event_slot *slots = mem_new(room * sizeof *slots);
+    for (uint64_t n = e->first; n < e->next; n++) slots[n & (room - 1)] = *events_slot(e, n);
+    free(e->slots);
     e->slots = slots;
+    e->room = room;
 }
 
 /* Appends bytes to the ring, which has room for them. */
@@ -9044,41 +9062,68 @@ static void events_put(struct events *e, struct span text)
     }
 }
 
-/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
- * so that each stream has only a place in the ring, and no text of its own. An event that is
- * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
- * not kept that is all that is done. */
-static void events_add(struct events *e, uint32_t epoch, struct span json)
+/* Adds an event, whose sequence is greater than the last one's, in the lines of a stream (WHATWG
+ * HTML section 9.2): kept as they are sent, so that each stream has only a place in the ring, and
+ * no text of its own. An event that is nothing to the readers of this ring has no JSON: only its
+ * number counts. Where events are not kept that is all that is done. */
+static void events_add(struct events *e, struct position position, struct span json)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    char head[EVENT_HEAD], position[POSITION_TEXT];
-    position_text((struct position){epoch, e->next}, position);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
-    if (!json.len) return;
-    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    assert(position.sequence > e->last);
+    e->last = position.sequence;
+    if (!e->kept) e->forgotten = e->last;
+    if (!e->kept || !json.len) return;
+    char head[EVENT_HEAD], text[POSITION_TEXT];
+    int len =
+        snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position_text(position, text));
     events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_grow_slots(e);
+    *events_slot(e, e->next++) = (struct event_slot){position.sequence, e->end};
     events_put(e, (struct span){head, (size_t)len});
     events_put(e, json);
     events_put(e, (struct span){"\n\n", 2});
 }
 
-/* Forgets the oldest events beyond the limit, as far as they end at or before this byte, which is
- * where the slowest reader is: nobody's next byte is taken away. */
+/* Forgets the oldest events beyond the limit, and all that are of an epoch before, as far as they
+ * end at or before this byte, which is where the slowest reader is: nobody's next byte is taken
+ * away. */
 static void events_trim(struct events *e, uint64_t behind)
 {
-    while (e->next - e->first > e->limit && events_start(e, e->first + 1) <= behind) e->first++;
+    while ((e->next - e->first > e->limit || e->first < e->epoch) &&
+           events_start(e, e->first + 1) <= behind) {
+        if (e->first >= e->epoch) e->forgotten = events_slot(e, e->first)->sequence;
+        e->first++;
+    }
 }
 
-/* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or
- * if it has not come yet: then the client has to begin again. */
+/* Begins an epoch: the next event comes behind this sequence, which may be less than the last one's
+ * was, and nobody is given again what was before. Who reads now gets that to its end, as a stream
+ * may be in the middle of an event, and behind it this text, lines of a stream that tell of the
+ * epoch. */
+__attribute__((unused)) static void events_reset(struct events *e, uint64_t sequence,
+                                                 struct span text)
+{
+    if (e->kept && text.len) {
+        events_grow_bytes(e, text.len);
+        events_grow_slots(e);
+        *events_slot(e, e->next++) = (struct event_slot){sequence, e->end};
+        events_put(e, text);
+    }
+    e->last = e->forgotten = sequence;
+    e->epoch = e->next;
+}
+
+/* Where someone goes on who has all events up to a sequence: at the first with a greater one. False
+ * if some behind it are gone, or if it has not come yet: then the client has to begin again. */
 static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
 {
-    if (sequence >= e->next || sequence + 1 < e->first) return false;
-    *at = events_start(e, sequence + 1);
+    uint64_t low = e->first > e->epoch ? e->first : e->epoch, high = e->next;
+    if (sequence > e->last || sequence < e->forgotten) return false;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (events_slot(e, middle)->sequence > sequence) high = middle;
+        else low = middle + 1;
+    }
+    *at = events_start(e, low);
     return true;
 }
 
@@ -10601,7 +10646,7 @@ struct http_response {
     const char *allow_origin; /* whose pages may read it (CORS), or NULL */
     bool is_stream; /* the body has no end of its own: no length; it is the hub's to send */
     bool resumes;   /* the stream goes on behind this event */
-    uint64_t sequence;
+    struct position position;
     uint32_t logouts;         /* see struct stream */
     uint8_t feed;             /* enum feed_kind */
     uint32_t expires;         /* s from now at which the stream ends; 0: never */
@@ -13223,7 +13268,7 @@ struct grant {
     uint32_t logouts;    /* of a stream: see struct stream */
     uint8_t feed;        /* enum feed_kind */
     bool resumes;        /* it goes on behind this event: */
-    uint64_t sequence;
+    struct position position;
 };
 
 /* What a connection has until its upgrade: a request on its way in, an answer on its way out. */
@@ -13556,7 +13601,7 @@ struct server {
     _Atomic int64_t streams;      /* [hub] of them the open streams */
     _Atomic int64_t watching;     /* [hub] users followed, over all connections */
     _Atomic int64_t refused;      /* [worker +, hub -] open only to be closed; in no other count */
-    uint32_t epoch;               /* of positions: random for each start */
+    uint32_t epoch;               /* [like presence] of positions: random for each start */
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
@@ -14871,11 +14916,10 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
-    /* Positions have no holes: a stream that knows one knows what it missed. */
-    assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
+    events_add(events, (struct position){server->epoch, t->sequence},
+               (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
@@ -15403,8 +15447,10 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
-    /* What a client comes back for may be gone, or be of a server before this one. */
-    if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
+    /* What a client comes back for may be gone, or be of an epoch before this one, which may have
+     * begun since a worker granted the stream. */
+    bool resumes = a->resumes && a->position.epoch == server->epoch;
+    if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
         json_begin(&s->own);
@@ -15906,8 +15952,7 @@ static bool hub_init(struct server *server, struct instant now)
     int64_t wall = wall_of(now);
     wheel_init(&hub->wheel, now.mono);
     for (int k = 0; k < FEED_COUNT; k++)
-        hub->feeds[k].events =
-            (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
+        hub->feeds[k].events = (struct events){.limit = (size_t)server->options.events};
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
     watch_graph_init(&hub->graph);
@@ -18256,20 +18301,16 @@ static enum error api_metrics(struct server *server, const struct http_request *
 }
 
 /* [worker] Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or
- * ?last_event_id=, for clients that cannot set it. False if it is not said, is no position, or is
- * one of another run of the server: then the stream begins with a reset. */
-static bool events_wanted(const struct server *server, const struct http_request *request,
-                          uint64_t *sequence)
+ * ?last_event_id=, for clients that cannot set it. False if it is not said, or is no position: then
+ * the stream begins with a reset. */
+static bool events_wanted(const struct http_request *request, struct position *position)
 {
     char text[POSITION_TEXT];
     const char *value = text;
-    struct position position;
     if (!request_header(request->raw, "Last-Event-ID", &value) &&
         query_get(request->raw->query, "last_event_id", text, sizeof text) < 0)
         return false;
-    if (!position_parse((struct span){value, strlen(value)}, &position)) return false;
-    *sequence = position.sequence;
-    return position.epoch == server->epoch;
+    return position_parse((struct span){value, strlen(value)}, position);
 }
 
 /* [worker] Answers with a stream of Server-Sent Events. The answer is only its head; the
@@ -18285,7 +18326,7 @@ static enum error stream_answer(struct server *server, const struct http_request
     response->type = "text/event-stream; charset=utf-8";
     http_add_header(response, "X-Accel-Buffering: no\r\n"); /* for nginx: pass it on at once */
     response->is_stream = true;
-    response->resumes = events_wanted(server, request, &response->sequence);
+    response->resumes = events_wanted(request, &response->position);
     if (!request->token) return ERROR_NONE;
     response->expires = request_expires(request->token, request->now);
     response->logouts = request->token->user_len ? 0 : request->logouts; /* else a session's */
@@ -19192,7 +19233,7 @@ static void grant_stream(struct http_conn *p, const struct http_response *respon
                               .logouts = response->logouts,
                               .feed = response->feed,
                               .resumes = response->resumes,
-                              .sequence = response->sequence};
+                              .position = response->position};
 }
 
 /* True if --metrics-listen serves a route: only what tells nothing of anybody, since it asks for no
