@@ -289,7 +289,8 @@ static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
     X(TIMEOUT, 3, "timeout", "nothing was heard for too long")                                     \
     X(KICKED, 4, "kicked", "an admin closed the user's connections")                               \
     X(EXPIRED, 5, "expired", "the token ran out")                                                  \
-    X(RESTART, 6, "restart", "the server restarted and the user did not come back")
+    X(RESTART, 6, "restart", "the server restarted and the user did not come back")                \
+    X(NODE_LOST, 7, "node_lost", "the node of the cluster that held the connection was lost")
 #define X(name, number, text, meaning) REASON_##name = number,
 enum reason { REASON_TABLE(X) REASON_COUNT };
 #undef X
