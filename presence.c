@@ -5512,6 +5512,7 @@ struct store_op {
         STORE_DELIVERED
     } kind;
     uint8_t id_len;
+    bool shared; /* a session: the cluster's, see store_batch_session */
     uint16_t text_len;
     union {
         struct user_record user;
@@ -5547,11 +5548,13 @@ static void store_batch_user(struct store_batch *b, struct span id, bool open, e
     store_batch_add(b, id, &op);
 }
 
-/* Adds a session that has ended, by which the user's `sessions` grow. */
+/* Adds a session that has ended, by which the user's `sessions` grow. A shared one is known to all
+ * nodes of a cluster by its user and its begin, and may come more than once: one that is there is
+ * replaced and not counted again. */
 static void store_batch_session(struct store_batch *b, struct span id,
-                                const struct session_record *session)
+                                const struct session_record *session, bool shared)
 {
-    struct store_op op = {.kind = STORE_SESSION, .as.session = *session};
+    struct store_op op = {.kind = STORE_SESSION, .shared = shared, .as.session = *session};
     store_batch_add(b, id, &op);
 }
 
@@ -5719,12 +5722,15 @@ static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->sessions, &key, &value, flags);
 }
 
-/* Puts a session and counts it for its user, who is made if unknown. */
+/* Puts a session and counts it for its user, who is made if unknown; see store_batch_session. */
 static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
-                               const struct session_record *session)
+                               const struct session_record *session, bool shared)
 {
     struct user_record r, old;
-    int rc = store_find_user(st, txn, id, &r);
+    int rc = shared ? store_put_session(st, txn, id, session, MDB_NOOVERWRITE) : 0;
+    if (rc == MDB_KEYEXIST) return store_put_session(st, txn, id, session, 0);
+    if (rc) return rc;
+    rc = store_find_user(st, txn, id, &r);
     bool known = !rc;
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen = session->from,
@@ -5736,6 +5742,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     old = r;
     r.sessions++;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
+    if (shared) return rc;
     /* UTC may have been stepped back: no session replaces another that began at the same time. */
     struct session_record s = *session;
     while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
@@ -5856,7 +5863,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
 {
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
-    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
+    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session, op->shared);
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
@@ -8322,7 +8329,7 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
     if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
-        store_batch_session(&p->ended, user_id(user), &session);
+        store_batch_session(&p->ended, user_id(user), &session, false);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user_set_automatic(user, STATUS_OFFLINE);

@@ -45,7 +45,7 @@ static void store_keeps_its_bytes(void **state)
                      REASON_NONE);
     store_batch_user(&b, span_of("bo"), true, STATUS_ONLINE, 1, 2, REASON_NONE);
     store_batch_user(&b, span_of("bo"), false, STATUS_OFFLINE, 1, 3, REASON_KICKED);
-    store_batch_session(&b, span_of("bo"), &session);
+    store_batch_session(&b, span_of("bo"), &session, false);
     store_batch_sample(&b, &sample);
     store_batch_manual(&b, span_of("al"), &manual, span_of("h\xc3\xa9"));
     store_batch_manual(&b, span_of("bo"),
@@ -182,7 +182,7 @@ static void store_merges_users(void **state)
                 r.reason == REASON_NONE);
 
     struct session_record s = {.from = 100, .to = 200, .reason = REASON_TIMEOUT};
-    store_batch_session(&b, bob, &s); /* before its user: the order must not matter */
+    store_batch_session(&b, bob, &s, false); /* before its user: the order must not matter */
     store_batch_user(&b, bob, false, STATUS_OFFLINE, 100, 200, REASON_TIMEOUT);
     write_now(st, &b);
     assert_int_equal(store_get_user(st, bob, &r), 1);
@@ -197,7 +197,7 @@ static void store_merges_users(void **state)
 
     store_batch_user(&b, span_of("eve"), false, STATUS_OFFLINE, 0, 77, REASON_CLOSED);
     s = (struct session_record){.from = 5, .to = 6, .reason = REASON_DROPPED};
-    store_batch_session(&b, span_of("mallory"), &s); /* a session of an unknown user */
+    store_batch_session(&b, span_of("mallory"), &s, false); /* a session of an unknown user */
     write_now(st, &b);
     assert_int_equal(store_get_user(st, span_of("eve"), &r), 1);
     assert_true(r.first_seen == 77 && r.offline_since == 77 && r.reason == REASON_CLOSED);

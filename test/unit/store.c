@@ -141,7 +141,7 @@ static void store_sessions_newest_first(void **state)
     for (int i = 0; i < 4; i++)
         for (int n = 1; n <= 3; n++) {
             struct session_record s = {.from = n * 100, .to = n * 100 + i, .reason = REASON_CLOSED};
-            store_batch_session(&b, span_of(ids[i]), &s);
+            store_batch_session(&b, span_of(ids[i]), &s, false);
         }
     write_now(st, &b);
     for (int i = 0; i < 4; i++) {
@@ -167,6 +167,89 @@ static void store_sessions_newest_first(void **state)
     place_remove(&p);
 }
 
+/* Sessions of a few users as they should be, by their begins. */
+enum { STAY_USERS = 4, STAY_TIMES = 600 };
+struct stays {
+    struct session_record at[STAY_USERS][STAY_TIMES]; /* to 0: none */
+    uint32_t count[STAY_USERS];
+};
+
+/* What the naive rule makes of one more. */
+static void stays_add(struct stays *want, int user, struct session_record s, bool shared)
+{
+    bool there = want->at[user][s.from].to;
+    for (; !shared && want->at[user][s.from].to; s.from++)
+        if (s.to <= s.from) s.to = s.from + 1;
+    want->at[user][s.from] = s;
+    want->count[user] += !(shared && there);
+}
+
+/* Compares all sessions of each user, and how many they had. */
+static void stays_expect(struct store *st, const struct stays *want)
+{
+    static struct session_record got[STAY_TIMES];
+    for (int user = 0; user < STAY_USERS; user++) {
+        char id[2] = {(char)('a' + user)};
+        struct user_record r;
+        int n = store_sessions(st, span_of(id), INT64_MAX, got, STAY_TIMES), seen = 0;
+        for (int from = STAY_TIMES - 1; from >= 0; from--) {
+            struct session_record s = want->at[user][from];
+            if (!s.to) continue;
+            assert_true(seen < n);
+            assert_int_equal(got[seen].from, from);
+            assert_int_equal(got[seen].to, s.to);
+            assert_int_equal(got[seen].reason, s.reason);
+            assert_memory_equal(got[seen++].address, s.address, 16);
+        }
+        assert_int_equal(seen, n);
+        assert_int_equal(store_get_user(st, span_of(id), &r), n > 0);
+        if (n) assert_int_equal(r.sessions, want->count[user]);
+    }
+}
+
+/* A session that nodes share may be told again, in the same batch or after a restart, and is there
+ * and counted once; all others are counted, and none replaces another. */
+static void shared_sessions_are_counted_once(void **state)
+{
+    (void)state;
+    static struct stays want;
+    struct test_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_batch b = {0};
+    struct user_record r;
+    uint64_t seed = 99, again = 0;
+    struct session_record s = {.from = 5, .to = 9, .reason = REASON_NODE_LOST};
+    memset(&want, 0, sizeof want);
+    store_batch_session(&b, span_of("a"), &s, true);
+    write_now(st, &b);
+    stays_add(&want, 0, s, true);
+    stays_expect(st, &want);
+    assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+    assert_true(!r.open && r.first_seen == 5 && r.last_seen == 9 && r.reason == REASON_NODE_LOST);
+    for (int round = 0; round < 60; round++) {
+        for (size_t i = below64(&seed, 12); i; i--) {
+            int user = (int)below64(&seed, STAY_USERS);
+            bool shared = below64(&seed, 3);
+            s = (struct session_record){.from = (int64_t)below64(&seed, 200),
+                                        .reason = (uint8_t)below64(&seed, REASON_COUNT)};
+            s.to = s.from + 1 + (int64_t)below64(&seed, 3);
+            s.address[15] = (uint8_t)round;
+            again += shared && want.at[user][s.from].to;
+            stays_add(&want, user, s, shared);
+            store_batch_session(&b, (struct span){&"abcd"[user], 1}, &s, shared);
+        }
+        write_now(st, &b);
+        stays_expect(st, &want);
+        if (round % 20) continue;
+        store_close(st);
+        st = open_good(p.dir);
+    }
+    assert_true(again > 20);
+    store_close(st);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
 static void store_removes_old_sessions(void **state)
 {
     (void)state;
@@ -179,7 +262,7 @@ static void store_removes_old_sessions(void **state)
         snprintf(id, sizeof id, "s%04d", i);
         struct session_record s = {
             .from = 1, .to = i % 2 ? now : now - 100000, .reason = REASON_CLOSED};
-        store_batch_session(&b, span_of(id), &s);
+        store_batch_session(&b, span_of(id), &s, false);
     }
     write_now(st, &b);
     st->options.history_ms = 50000;
@@ -213,7 +296,7 @@ static void store_sweep_keeps_up(void **state)
             snprintf(id, sizeof id, "s%04d", i);
             struct session_record s = {
                 .from = turn + 1, .to = now - 100000, .reason = REASON_CLOSED};
-            store_batch_session(&b, span_of(id), &s);
+            store_batch_session(&b, span_of(id), &s, false);
         }
         write_now(st, &b);
         buffer_free(&b.ops);
@@ -683,7 +766,7 @@ static void store_reads_during_commits(void **state)
             snprintf(id, sizeof id, "u%d", i);
             struct session_record s = {.from = n, .to = n, .reason = REASON_CLOSED};
             store_batch_user(&b, span_of(id), true, STATUS_ONLINE, n, n, REASON_NONE);
-            store_batch_session(&b, span_of(id), &s);
+            store_batch_session(&b, span_of(id), &s, false);
         }
         store_submit(st, &b);
         assert_true(wait_done(&d));
@@ -844,7 +927,7 @@ static void seen_follows_the_users(void **state)
             store_batch_user(&batch, id, users[n].open, users[n].open ? 0 : STATUS_OFFLINE, 999999,
                              users[n].seen, REASON_CLOSED);
             struct session_record session = {.from = 1, .to = 2};
-            if (rand() % 3 == 0) store_batch_session(&batch, id, &session);
+            if (rand() % 3 == 0) store_batch_session(&batch, id, &session, false);
         }
         write_now(st, &batch);
         for (int n = 0; n < SEEN_USERS; n++)
@@ -870,6 +953,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_index_of_open),
     cmocka_unit_test(store_pages_through_users),
     cmocka_unit_test(store_sessions_newest_first),
+    cmocka_unit_test(shared_sessions_are_counted_once),
     cmocka_unit_test(store_removes_old_sessions),
     cmocka_unit_test(store_sweep_keeps_up),
     crossing_test(store_grows_its_map),

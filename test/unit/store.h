@@ -128,7 +128,7 @@ static void fill(struct store *st, int first, int end)
         struct session_record s = {.from = 1000 + i, .to = 2000 + i, .reason = REASON_CLOSED};
         store_batch_user(&b, span_of(id), i % 3 == 0, STATUS_ONLINE, 1000 + i, 3000 + i,
                          REASON_CLOSED);
-        store_batch_session(&b, span_of(id), &s);
+        store_batch_session(&b, span_of(id), &s, false);
         if (b.users == 10000 || i == end - 1) write_now(st, &b);
     }
     buffer_free(&b.ops);
@@ -224,7 +224,7 @@ static void commit_for_ever(void *context)
             struct session_record s = {
                 .from = k->number, .to = k->number + i, .reason = REASON_CLOSED};
             store_batch_user(&b, owner, i % 2, STATUS_ONLINE, k->number, k->number, REASON_CLOSED);
-            store_batch_session(&b, owner, &s);
+            store_batch_session(&b, owner, &s, false);
         }
         store_submit(st, &b);
         sem_wait(&k->done);

@@ -36,10 +36,10 @@ static void store_dump_restore_dump(void **state)
     struct session_record s = {.from = at, .to = at + 1, .reason = REASON_EXPIRED};
     inet_pton(AF_INET6, "2001:db8::1", s.address);
     store_batch_user(&b, span_of("quote\"back\\slash"), true, STATUS_AWAY, at, at + 5, REASON_NONE);
-    store_batch_session(&b, span_of("quote\"back\\slash"), &s);
+    store_batch_session(&b, span_of("quote\"back\\slash"), &s, false);
     memcpy(s.address, ADDRESS_V4_MAPPED, 12);
     memcpy(s.address + 12, "\x7f\0\0\1", 4);
-    store_batch_session(&b, span_of("\xc3\xa9mile \xf0\x9f\x98\x80"), &s);
+    store_batch_session(&b, span_of("\xc3\xa9mile \xf0\x9f\x98\x80"), &s, false);
     write_now(st, &b);
     fill(st, 0, 12000); /* more than a batch */
     store_close(st);
