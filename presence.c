@@ -4217,7 +4217,8 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *     samples         begin of minute (8)               SAMPLE_FIELDS
  *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
  *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
- *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8)
+ *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8), "node" (8),
+ *                     "position" (an epoch, 4, and a number, 8)
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
@@ -4607,6 +4608,10 @@ struct store {
     uint64_t boots;    /* servers that opened this store, this one included */
     int64_t was_alive; /* wall ms of the last commit before this opening */
     bool was_clean;    /* the server before this one stopped in order */
+    uint64_t node;     /* which node of a cluster has this store: random, made once, never 0 */
+    /* Up to where a cluster's log was in the store when it was opened; both 0: it never was. */
+    uint32_t was_position_epoch;
+    uint64_t was_position_number;
 
     /* The map, under map_lock. */
     pthread_rwlock_t map_lock;
@@ -5496,6 +5501,9 @@ struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
     bool last; /* of a server that stops in order: it carries the sign of that */
+    /* With it the store has a cluster's log up to here; both 0: it says nothing of that. */
+    uint32_t position_epoch;
+    uint64_t position_number;
 };
 
 /* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
@@ -5602,9 +5610,20 @@ static size_t store_batch_count(const struct store_batch *b)
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
 }
 
+static bool store_batch_has_position(const struct store_batch *b)
+{
+    return b->position_epoch || b->position_number;
+}
+
 /* Moves all of one batch behind another; `from` is empty after it. */
 static void store_batch_move(struct store_batch *to, struct store_batch *from)
 {
+    if (!store_batch_has_position(from)) {
+        from->position_epoch = to->position_epoch;
+        from->position_number = to->position_number;
+    }
+    to->position_epoch = from->position_epoch;
+    to->position_number = from->position_number;
     if (to->ops.len) {
         buffer_add(&to->ops, from->ops.at, from->ops.len);
         to->users += from->users;
@@ -5625,31 +5644,66 @@ static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
     b->last = false;
+    b->position_epoch = 0;
+    b->position_number = 0;
 }
 
 /* ---- Work inside a transaction: [writer; main before it runs] 0, or the LMDB or errno code that
  * ends the transaction, of which nothing remains then ---- */
+
+static int store_put_meta(struct store *st, MDB_txn *txn, const char *name, uint8_t *bytes,
+                          size_t n)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {n, bytes};
+    return mdb_put(txn, st->meta, &key, &value, 0);
+}
+
+/* Finds n bytes in meta, good while the transaction is; MDB_NOTFOUND if they are not there. */
+static int store_get_meta(struct store *st, MDB_txn *txn, const char *name, size_t n,
+                          const uint8_t **bytes)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
+    int rc = mdb_get(txn, st->meta, &key, &value);
+    if (!rc) *bytes = value.mv_data;
+    return !rc && value.mv_size != n ? MDB_CORRUPTED : rc;
+}
 
 static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
                             int n)
 {
     uint8_t bytes[8];
     store_put_le(bytes, number, n);
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {(size_t)n, bytes};
-    return mdb_put(txn, st->meta, &key, &value, 0);
+    return store_put_meta(st, txn, name, bytes, (size_t)n);
 }
 
 /* Reads a number of n bytes from meta; MDB_NOTFOUND, with *number 0, if it is not there. */
 static int store_get_number(struct store *st, MDB_txn *txn, const char *name, int n,
                             uint64_t *number)
 {
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
-    int rc = mdb_get(txn, st->meta, &key, &value);
-    *number = 0;
-    if (rc) return rc;
-    if (value.mv_size != (size_t)n) return MDB_CORRUPTED;
-    *number = store_take_le(value.mv_data, n);
-    return 0;
+    const uint8_t *bytes;
+    int rc = store_get_meta(st, txn, name, (size_t)n, &bytes);
+    *number = rc ? 0 : store_take_le(bytes, n);
+    return rc;
+}
+
+enum { STORE_POSITION_BYTES = 4 + 8 };
+
+static int store_put_position(struct store *st, MDB_txn *txn, uint32_t epoch, uint64_t number)
+{
+    uint8_t bytes[STORE_POSITION_BYTES];
+    store_put_le(bytes, epoch, 4);
+    store_put_le(bytes + 4, number, 8);
+    return store_put_meta(st, txn, "position", bytes, sizeof bytes);
+}
+
+/* Reads what store_put_position put; 0 with both 0 if it is not there. */
+static int store_get_position(struct store *st, MDB_txn *txn, uint32_t *epoch, uint64_t *number)
+{
+    const uint8_t *bytes;
+    int rc = store_get_meta(st, txn, "position", STORE_POSITION_BYTES, &bytes);
+    *epoch = rc ? 0 : (uint32_t)store_take_le(bytes, 4);
+    *number = rc ? 0 : store_take_le(bytes + 4, 8);
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
 /* Keeps `seen` in step with a user record; old is the one before, or NULL. A user who was offline
@@ -5941,6 +5995,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         at += (size_t)op.id_len + op.text_len;
     }
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
+    if (!rc && commit->batch && store_batch_has_position(commit->batch))
+        rc = store_put_position(st, txn, commit->batch->position_epoch,
+                                commit->batch->position_number);
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -6263,6 +6320,15 @@ static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
     return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
+/* Work: finds out which node the store is of, or makes it one. */
+static int store_find_node(struct store *st, MDB_txn *txn)
+{
+    int rc = store_get_number(st, txn, "node", 8, &st->node);
+    if (rc != MDB_NOTFOUND) return rc;
+    while (!st->node) random_bytes(&st->node, sizeof st->node);
+    return store_put_number(st, txn, "node", st->node, 8);
+}
+
 /* Work: one more server has opened the store, and did not stop yet. What meta says of the one
  * before is kept in st. Only "boots" is there from the beginning. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
@@ -6279,6 +6345,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "tried", 8, &tried);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_position(st, txn, &st->was_position_epoch, &st->was_position_number);
+    if (!rc) rc = store_find_node(st, txn);
+    if (rc) return rc;
     st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
@@ -6558,7 +6627,8 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
  * this one: names in place of numbers, times as everywhere in the API. The fields are those of the
  * records (USER_FIELDS and so on), so a new field is in the dump and in --restore by itself. The
  * last line counts the others, so that half a dump is not taken for a whole one. What is not in a
- * dump: the outbox, which only means something to the server that made it. */
+ * dump: the outbox, which only means something to the server that made it, and the number of a
+ * cluster's node with its position, which is this store's alone. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)

@@ -650,6 +650,7 @@ static void store_keeps_what_was_committed(void **state)
     struct test_place p = place_make();
     unsigned seed = (unsigned)getpid();
     uint32_t told = 0, whole = 0;
+    uint64_t node = 0;
     FILE *null = fopen("/dev/null", "w");
     for (int round = 0; round < 50; round++) {
         struct killed k = {.p = &p, .number = told + 1};
@@ -671,11 +672,118 @@ static void store_keeps_what_was_committed(void **state)
         assert_false(st->was_clean);
         for (uint32_t n = first; n <= told; n++, whole++) assert_true(batch_is_there(st, n));
         if (batch_is_there(st, told + 1)) told++; /* committed, but not told of any more */
+        assert_int_equal(st->was_position_number, told); /* with its batch, or not at all */
+        assert_int_equal(st->was_position_epoch, told % 7);
+        assert_true(!node || st->node == node);
+        node = st->node;
         store_close(st);
     }
     print_message("    %u batches in 50 lives\n", whole);
     fclose(null);
     place_remove(&p);
+}
+
+/* Where a cluster's log was read up to: of the batches that have one, the last counts. */
+static void positions_move_with_their_batches(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    struct store_batch a = {0}, b = {0};
+    uint64_t seed = 5, want = 0;
+    for (int step = 0; step < 20000; step++) {
+        struct store_batch *one = below64(&seed, 2) ? &a : &b, *other = one == &a ? &b : &a;
+        switch (below64(&seed, 4)) {
+        case 0: store_batch_sample(one, &(struct sample){.at = 60000}); break;
+        case 1:
+            one->position_epoch = below64(&seed, 2);
+            one->position_number = (uint64_t)step;
+            break;
+        case 2:
+            want = store_batch_has_position(other) ? other->position_number : one->position_number;
+            size_t samples = a.samples + b.samples;
+            store_batch_move(one, other);
+            assert_int_equal(one->position_number, want);
+            assert_int_equal(one->samples, samples);
+            assert_false(store_batch_has_position(other));
+            assert_int_equal(other->ops.len, 0);
+            break;
+        default:
+            store_batch_clear(one);
+            assert_false(store_batch_has_position(one));
+        }
+    }
+    store_batch_clear(&a);
+    struct store *st = open_good(p.dir);
+    assert_true(!st->was_position_epoch && !st->was_position_number && st->node);
+    uint64_t node = st->node;
+    a.position_epoch = UINT32_MAX; /* a position alone, and at the begin of its epoch */
+    write_now(st, &a);
+    store_batch_sample(&a, &(struct sample){.at = 60000});
+    write_now(st, &a); /* and a batch without one */
+    store_close(st);
+    st = open_good(p.dir);
+    assert_int_equal(st->was_position_epoch, UINT32_MAX);
+    assert_int_equal(st->was_position_number, 0);
+    assert_int_equal(st->node, node);
+    store_close(st);
+    buffer_free(&a.ops);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
+/* Puts something of the wrong size into meta. */
+static int put_short(struct store *st, MDB_txn *txn, void *name)
+{
+    return store_put_number(st, txn, name, 7, 3);
+}
+
+/* Removes a number from meta. */
+static int remove_number(struct store *st, MDB_txn *txn, void *name)
+{
+    MDB_val key = {strlen(name), name};
+    return mdb_del(txn, st->meta, &key, NULL);
+}
+
+/* A store of before has no node and gets one; a backup has that of its store. */
+static void nodes_are_made_once(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    char other[80], copy[96];
+    snprintf(other, sizeof other, "%s/other", p.root);
+    snprintf(copy, sizeof copy, "%s/data.mdb", other);
+    struct store *st = open_good(p.dir);
+    uint64_t node = st->node;
+    assert_int_equal(store_transact(st, remove_number, (void *)(uintptr_t)"node"), 0);
+    store_close(st);
+    st = open_good(p.dir);
+    assert_true(st->node && st->node != node);
+    node = st->node;
+    store_close(st);
+    assert_int_equal(mkdir(other, 0700), 0);
+    assert_int_equal(store_command_backup(p.dir, copy, stderr), 0);
+    st = open_good(other);
+    assert_int_equal(st->node, node);
+    store_close(st);
+    place_remove(&p);
+}
+
+/* One in which they are damaged is refused. */
+static void node_and_position_may_be_damaged(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"node", "position"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct test_place p = place_make();
+        char err[512];
+        struct store *st = open_good(p.dir);
+        assert_int_equal(store_transact(st, put_short, (void *)(uintptr_t)names[i]), 0);
+        store_close(st);
+        assert_null(open_with(p.dir, 1 << 20, err));
+        assert_non_null(strstr(err, p.file));
+        assert_null(strchr(err, '\n'));
+        place_remove(&p);
+    }
 }
 
 static void store_stops_cleanly(void **state)
@@ -965,6 +1073,9 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_refuses_a_second_server),
     cmocka_unit_test(store_refuses_unusable_places),
     crossing_test(store_keeps_what_was_committed),
+    cmocka_unit_test(positions_move_with_their_batches),
+    cmocka_unit_test(nodes_are_made_once),
+    cmocka_unit_test(node_and_position_may_be_damaged),
     crossing_test(store_stops_cleanly),
     crossing_test(store_reads_during_commits),
     cmocka_unit_test(samples_round_trip),

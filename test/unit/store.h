@@ -226,6 +226,8 @@ static void commit_for_ever(void *context)
             store_batch_user(&b, owner, i % 2, STATUS_ONLINE, k->number, k->number, REASON_CLOSED);
             store_batch_session(&b, owner, &s, false);
         }
+        b.position_epoch = k->number % 7;
+        b.position_number = k->number;
         store_submit(st, &b);
         sem_wait(&k->done);
         nanosleep(&(struct timespec){0, 500000}, NULL); /* on a fast disk, not too many */

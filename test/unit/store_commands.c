@@ -42,6 +42,9 @@ static void store_dump_restore_dump(void **state)
     store_batch_session(&b, span_of("\xc3\xa9mile \xf0\x9f\x98\x80"), &s, false);
     write_now(st, &b);
     fill(st, 0, 12000); /* more than a batch */
+    b.position_epoch = 7;
+    write_now(st, &b);
+    uint64_t node = st->node;
     store_close(st);
     assert_int_equal(dump_to(p.dir, one), 0);
     assert_int_equal(
@@ -69,6 +72,7 @@ static void store_dump_restore_dump(void **state)
     st = open_with(other, 65536, err); /* and a server takes it */
     assert_non_null(st);
     assert_int_equal(st->boots, 1);
+    assert_true(st->node && st->node != node && !st->was_position_epoch); /* another node */
     store_close(st);
     fclose(null);
     buffer_free(&text);
