@@ -4217,7 +4217,8 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *     samples         begin of minute (8)               SAMPLE_FIELDS
  *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
  *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
- *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8)
+ *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8), "node" (8),
+ *                     "position" (an epoch, 4, and a number, 8)
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
@@ -4607,6 +4608,10 @@ struct store {
     uint64_t boots;    /* servers that opened this store, this one included */
     int64_t was_alive; /* wall ms of the last commit before this opening */
     bool was_clean;    /* the server before this one stopped in order */
+    uint64_t node;     /* which node of a cluster has this store: random, made once, never 0 */
+    /* Up to where a cluster's log was in the store when it was opened; both 0: it never was. */
+    uint32_t was_position_epoch;
+    uint64_t was_position_number;
 
     /* The map, under map_lock. */
     pthread_rwlock_t map_lock;
@@ -5496,6 +5501,9 @@ struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
     bool last; /* of a server that stops in order: it carries the sign of that */
+    /* With it the store has a cluster's log up to here; both 0: it says nothing of that. */
+    uint32_t position_epoch;
+    uint64_t position_number;
 };
 
 /* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
@@ -5512,6 +5520,7 @@ struct store_op {
         STORE_DELIVERED
     } kind;
     uint8_t id_len;
+    bool shared; /* a session: the cluster's, see store_batch_session */
     uint16_t text_len;
     union {
         struct user_record user;
@@ -5547,11 +5556,13 @@ static void store_batch_user(struct store_batch *b, struct span id, bool open, e
     store_batch_add(b, id, &op);
 }
 
-/* Adds a session that has ended, by which the user's `sessions` grow. */
+/* Adds a session that has ended, by which the user's `sessions` grow. A shared one is known to all
+ * nodes of a cluster by its user and its begin, and may come more than once: one that is there is
+ * replaced and not counted again. */
 static void store_batch_session(struct store_batch *b, struct span id,
-                                const struct session_record *session)
+                                const struct session_record *session, bool shared)
 {
-    struct store_op op = {.kind = STORE_SESSION, .as.session = *session};
+    struct store_op op = {.kind = STORE_SESSION, .shared = shared, .as.session = *session};
     store_batch_add(b, id, &op);
 }
 
@@ -5599,9 +5610,20 @@ static size_t store_batch_count(const struct store_batch *b)
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
 }
 
+static bool store_batch_has_position(const struct store_batch *b)
+{
+    return b->position_epoch || b->position_number;
+}
+
 /* Moves all of one batch behind another; `from` is empty after it. */
 static void store_batch_move(struct store_batch *to, struct store_batch *from)
 {
+    if (!store_batch_has_position(from)) {
+        from->position_epoch = to->position_epoch;
+        from->position_number = to->position_number;
+    }
+    to->position_epoch = from->position_epoch;
+    to->position_number = from->position_number;
     if (to->ops.len) {
         buffer_add(&to->ops, from->ops.at, from->ops.len);
         to->users += from->users;
@@ -5622,31 +5644,66 @@ static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
     b->last = false;
+    b->position_epoch = 0;
+    b->position_number = 0;
 }
 
 /* ---- Work inside a transaction: [writer; main before it runs] 0, or the LMDB or errno code that
  * ends the transaction, of which nothing remains then ---- */
+
+static int store_put_meta(struct store *st, MDB_txn *txn, const char *name, uint8_t *bytes,
+                          size_t n)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {n, bytes};
+    return mdb_put(txn, st->meta, &key, &value, 0);
+}
+
+/* Finds n bytes in meta, good while the transaction is; MDB_NOTFOUND if they are not there. */
+static int store_get_meta(struct store *st, MDB_txn *txn, const char *name, size_t n,
+                          const uint8_t **bytes)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
+    int rc = mdb_get(txn, st->meta, &key, &value);
+    if (!rc) *bytes = value.mv_data;
+    return !rc && value.mv_size != n ? MDB_CORRUPTED : rc;
+}
 
 static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
                             int n)
 {
     uint8_t bytes[8];
     store_put_le(bytes, number, n);
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {(size_t)n, bytes};
-    return mdb_put(txn, st->meta, &key, &value, 0);
+    return store_put_meta(st, txn, name, bytes, (size_t)n);
 }
 
 /* Reads a number of n bytes from meta; MDB_NOTFOUND, with *number 0, if it is not there. */
 static int store_get_number(struct store *st, MDB_txn *txn, const char *name, int n,
                             uint64_t *number)
 {
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
-    int rc = mdb_get(txn, st->meta, &key, &value);
-    *number = 0;
-    if (rc) return rc;
-    if (value.mv_size != (size_t)n) return MDB_CORRUPTED;
-    *number = store_take_le(value.mv_data, n);
-    return 0;
+    const uint8_t *bytes;
+    int rc = store_get_meta(st, txn, name, (size_t)n, &bytes);
+    *number = rc ? 0 : store_take_le(bytes, n);
+    return rc;
+}
+
+enum { STORE_POSITION_BYTES = 4 + 8 };
+
+static int store_put_position(struct store *st, MDB_txn *txn, uint32_t epoch, uint64_t number)
+{
+    uint8_t bytes[STORE_POSITION_BYTES];
+    store_put_le(bytes, epoch, 4);
+    store_put_le(bytes + 4, number, 8);
+    return store_put_meta(st, txn, "position", bytes, sizeof bytes);
+}
+
+/* Reads what store_put_position put; 0 with both 0 if it is not there. */
+static int store_get_position(struct store *st, MDB_txn *txn, uint32_t *epoch, uint64_t *number)
+{
+    const uint8_t *bytes;
+    int rc = store_get_meta(st, txn, "position", STORE_POSITION_BYTES, &bytes);
+    *epoch = rc ? 0 : (uint32_t)store_take_le(bytes, 4);
+    *number = rc ? 0 : store_take_le(bytes + 4, 8);
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
 /* Keeps `seen` in step with a user record; old is the one before, or NULL. A user who was offline
@@ -5719,12 +5776,15 @@ static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->sessions, &key, &value, flags);
 }
 
-/* Puts a session and counts it for its user, who is made if unknown. */
+/* Puts a session and counts it for its user, who is made if unknown; see store_batch_session. */
 static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
-                               const struct session_record *session)
+                               const struct session_record *session, bool shared)
 {
     struct user_record r, old;
-    int rc = store_find_user(st, txn, id, &r);
+    int rc = shared ? store_put_session(st, txn, id, session, MDB_NOOVERWRITE) : 0;
+    if (rc == MDB_KEYEXIST) return store_put_session(st, txn, id, session, 0);
+    if (rc) return rc;
+    rc = store_find_user(st, txn, id, &r);
     bool known = !rc;
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen = session->from,
@@ -5736,6 +5796,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     old = r;
     r.sessions++;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
+    if (shared) return rc;
     /* UTC may have been stepped back: no session replaces another that began at the same time. */
     struct session_record s = *session;
     while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
@@ -5856,7 +5917,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
 {
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
-    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
+    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session, op->shared);
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
@@ -5934,6 +5995,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         at += (size_t)op.id_len + op.text_len;
     }
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
+    if (!rc && commit->batch && store_batch_has_position(commit->batch))
+        rc = store_put_position(st, txn, commit->batch->position_epoch,
+                                commit->batch->position_number);
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -6256,6 +6320,15 @@ static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
     return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
+/* Work: finds out which node the store is of, or makes it one. */
+static int store_find_node(struct store *st, MDB_txn *txn)
+{
+    int rc = store_get_number(st, txn, "node", 8, &st->node);
+    if (rc != MDB_NOTFOUND) return rc;
+    while (!st->node) random_bytes(&st->node, sizeof st->node);
+    return store_put_number(st, txn, "node", st->node, 8);
+}
+
 /* Work: one more server has opened the store, and did not stop yet. What meta says of the one
  * before is kept in st. Only "boots" is there from the beginning. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
@@ -6272,6 +6345,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "tried", 8, &tried);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_position(st, txn, &st->was_position_epoch, &st->was_position_number);
+    if (!rc) rc = store_find_node(st, txn);
+    if (rc) return rc;
     st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
@@ -6551,7 +6627,8 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
  * this one: names in place of numbers, times as everywhere in the API. The fields are those of the
  * records (USER_FIELDS and so on), so a new field is in the dump and in --restore by itself. The
  * last line counts the others, so that half a dump is not taken for a whole one. What is not in a
- * dump: the outbox, which only means something to the server that made it. */
+ * dump: the outbox, which only means something to the server that made it, and the number of a
+ * cluster's node with its position, which is this store's alone. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)
@@ -8376,7 +8453,7 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     if (session.to < session.from) session.to = session.from;
     if (p->kind == PRESENCE_OWN || p->silent || p->stayless) user->final = false;
     else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
-        store_batch_session(&p->ended, user_id(user), &session);
+        store_batch_session(&p->ended, user_id(user), &session, p->kind == PRESENCE_SHARED);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user_set_automatic(user, STATUS_OFFLINE);
@@ -9022,24 +9099,43 @@ static void event_write(struct buffer *out, uint32_t epoch, const struct transit
     json_close(out, '}');
 }
 
+/* Where an event is: its number, and the first of its bytes. */
+struct event_slot {
+    uint64_t sequence, start;
+};
+
 /* The last events as text. All readers share it: each has only a place in it, so a thousand streams
  * cost no more memory than one. Bytes are counted from the first one ever added; byte n is at
- * n & (size - 1), and an event begins at starts[sequence & (slots - 1)]. Both grow as they fill, to
- * what the limit and the slowest reader need, and are never shrunk but by events_drop. [hub] */
+ * n & (size - 1). The events that are kept are counted too, and event n has slots[n & (room - 1)].
+ * Their sequences only grow, but may jump: what changes nothing has a number as well. Both rings
+ * grow as they fill, to what the limit and the slowest reader need, and are never shrunk but by
+ * events_drop. Zeroed but for its limit it has seen nothing. [hub]
+ *
+ *     event    0 ... | first ...      | epoch ...              | next
+ *              gone  | till all who   | also for those         |
+ *                    | read have them | who come back          | */
 struct events {
     size_t limit;         /* events kept although nobody is behind them */
-    bool kept;            /* otherwise events are only counted */
-    uint64_t first, next; /* sequences: of the oldest kept, and of the one to come */
+    bool kept;            /* otherwise only the number of the last one is */
+    uint64_t last;        /* sequence of the last event, also of one without text */
+    uint64_t forgotten;   /* of the last one that is gone: who has less has to begin again */
+    uint64_t first, next; /* events, counted: the oldest kept, and the one to come */
+    uint64_t epoch;       /* the first of this epoch */
     uint64_t end;         /* bytes added */
     char *bytes;
     size_t size;
-    uint64_t *starts;
-    size_t slots;
+    struct event_slot *slots;
+    size_t room;
 };
 
-static uint64_t events_start(const struct events *e, uint64_t sequence)
+static struct event_slot *events_slot(const struct events *e, uint64_t n)
 {
-    return sequence == e->next ? e->end : e->starts[sequence & (e->slots - 1)];
+    return &e->slots[n & (e->room - 1)];
+}
+
+static uint64_t events_start(const struct events *e, uint64_t n)
+{
+    return n == e->next ? e->end : events_slot(e, n)->start;
 }
 
 /* Forgets all events and gives the memory back; from now on they are only counted. Where nobody
@@ -9047,8 +9143,8 @@ static uint64_t events_start(const struct events *e, uint64_t sequence)
 static void events_drop(struct events *e)
 {
     free(e->bytes);
-    free(e->starts);
-    *e = (struct events){.limit = e->limit, .first = e->next, .next = e->next, .end = e->end};
+    free(e->slots);
+    *e = (struct events){.limit = e->limit, .last = e->last, .forgotten = e->last, .end = e->end};
 }
 
 static void events_keep(struct events *e)
@@ -9078,17 +9174,16 @@ static void events_grow_bytes(struct events *e, size_t need)
     e->size = size;
 }
 
-/* The same for the starts, with room for one more. */
-static void events_grow_starts(struct events *e)
+/* The same for the slots, with room for one more. */
+static void events_grow_slots(struct events *e)
 {
-    if (e->next - e->first < e->slots) return;
-    size_t slots = e->slots ? e->slots * 2 : 64;
-    uint64_t *starts = mem_new(slots * sizeof *starts);
-    for (uint64_t n = e->first; n < e->next; n++)
-        starts[n & (slots - 1)] = e->starts[n & (e->slots - 1)];
-    free(e->starts);
-    e->starts = starts;
+    if (e->next - e->first < e->room) return;
+    size_t room = e->room ? e->room * 2 : 64;
+    struct event_slot *slots = mem_new(room * sizeof *slots);
+    for (uint64_t n = e->first; n < e->next; n++) slots[n & (room - 1)] = *events_slot(e, n);
+    free(e->slots);
     e->slots = slots;
+    e->room = room;
 }
 
 /* Appends bytes to the ring, which has room for them. */
@@ -9101,41 +9196,68 @@ static void events_put(struct events *e, struct span text)
     }
 }
 
-/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
- * so that each stream has only a place in the ring, and no text of its own. An event that is
- * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
- * not kept that is all that is done. */
-static void events_add(struct events *e, uint32_t epoch, struct span json)
+/* Adds an event, whose sequence is greater than the last one's, in the lines of a stream (WHATWG
+ * HTML section 9.2): kept as they are sent, so that each stream has only a place in the ring, and
+ * no text of its own. An event that is nothing to the readers of this ring has no JSON: only its
+ * number counts. Where events are not kept that is all that is done. */
+static void events_add(struct events *e, struct position position, struct span json)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    char head[EVENT_HEAD], position[POSITION_TEXT];
-    position_text((struct position){epoch, e->next}, position);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
-    if (!json.len) return;
-    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    assert(position.sequence > e->last);
+    e->last = position.sequence;
+    if (!e->kept) e->forgotten = e->last;
+    if (!e->kept || !json.len) return;
+    char head[EVENT_HEAD], text[POSITION_TEXT];
+    int len =
+        snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position_text(position, text));
     events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_grow_slots(e);
+    *events_slot(e, e->next++) = (struct event_slot){position.sequence, e->end};
     events_put(e, (struct span){head, (size_t)len});
     events_put(e, json);
     events_put(e, (struct span){"\n\n", 2});
 }
 
-/* Forgets the oldest events beyond the limit, as far as they end at or before this byte, which is
- * where the slowest reader is: nobody's next byte is taken away. */
+/* Forgets the oldest events beyond the limit, and all that are of an epoch before, as far as they
+ * end at or before this byte, which is where the slowest reader is: nobody's next byte is taken
+ * away. */
 static void events_trim(struct events *e, uint64_t behind)
 {
-    while (e->next - e->first > e->limit && events_start(e, e->first + 1) <= behind) e->first++;
+    while ((e->next - e->first > e->limit || e->first < e->epoch) &&
+           events_start(e, e->first + 1) <= behind) {
+        if (e->first >= e->epoch) e->forgotten = events_slot(e, e->first)->sequence;
+        e->first++;
+    }
 }
 
-/* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or
- * if it has not come yet: then the client has to begin again. */
+/* Begins an epoch: the next event comes behind this sequence, which may be less than the last one's
+ * was, and nobody is given again what was before. Who reads now gets that to its end, as a stream
+ * may be in the middle of an event, and behind it this text, lines of a stream that tell of the
+ * epoch. */
+__attribute__((unused)) static void events_reset(struct events *e, uint64_t sequence,
+                                                 struct span text)
+{
+    if (e->kept && text.len) {
+        events_grow_bytes(e, text.len);
+        events_grow_slots(e);
+        *events_slot(e, e->next++) = (struct event_slot){sequence, e->end};
+        events_put(e, text);
+    }
+    e->last = e->forgotten = sequence;
+    e->epoch = e->next;
+}
+
+/* Where someone goes on who has all events up to a sequence: at the first with a greater one. False
+ * if some behind it are gone, or if it has not come yet: then the client has to begin again. */
 static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
 {
-    if (sequence >= e->next || sequence + 1 < e->first) return false;
-    *at = events_start(e, sequence + 1);
+    uint64_t low = e->first > e->epoch ? e->first : e->epoch, high = e->next;
+    if (sequence > e->last || sequence < e->forgotten) return false;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (events_slot(e, middle)->sequence > sequence) high = middle;
+        else low = middle + 1;
+    }
+    *at = events_start(e, low);
     return true;
 }
 
@@ -10658,7 +10780,7 @@ struct http_response {
     const char *allow_origin; /* whose pages may read it (CORS), or NULL */
     bool is_stream; /* the body has no end of its own: no length; it is the hub's to send */
     bool resumes;   /* the stream goes on behind this event */
-    uint64_t sequence;
+    struct position position;
     uint32_t logouts;         /* see struct stream */
     uint8_t feed;             /* enum feed_kind */
     uint32_t expires;         /* s from now at which the stream ends; 0: never */
@@ -15685,7 +15807,7 @@ struct grant {
     uint32_t logouts;    /* of a stream: see struct stream */
     uint8_t feed;        /* enum feed_kind */
     bool resumes;        /* it goes on behind this event: */
-    uint64_t sequence;
+    struct position position;
 };
 
 /* What a connection has until its upgrade: a request on its way in, an answer on its way out. */
@@ -16018,7 +16140,7 @@ struct server {
     _Atomic int64_t streams;      /* [hub] of them the open streams */
     _Atomic int64_t watching;     /* [hub] users followed, over all connections */
     _Atomic int64_t refused;      /* [worker +, hub -] open only to be closed; in no other count */
-    uint32_t epoch;               /* of positions: random for each start */
+    uint32_t epoch;               /* [like presence] of positions: random for each start */
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
@@ -17333,11 +17455,10 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
-    /* Positions have no holes: a stream that knows one knows what it missed. */
-    assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
+    events_add(events, (struct position){server->epoch, t->sequence},
+               (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
@@ -17865,8 +17986,10 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
-    /* What a client comes back for may be gone, or be of a server before this one. */
-    if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
+    /* What a client comes back for may be gone, or be of an epoch before this one, which may have
+     * begun since a worker granted the stream. */
+    bool resumes = a->resumes && a->position.epoch == server->epoch;
+    if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
         json_begin(&s->own);
@@ -18368,8 +18491,7 @@ static bool hub_init(struct server *server, struct instant now)
     int64_t wall = wall_of(now);
     wheel_init(&hub->wheel, now.mono);
     for (int k = 0; k < FEED_COUNT; k++)
-        hub->feeds[k].events =
-            (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
+        hub->feeds[k].events = (struct events){.limit = (size_t)server->options.events};
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
     watch_graph_init(&hub->graph);
@@ -20718,20 +20840,16 @@ static enum error api_metrics(struct server *server, const struct http_request *
 }
 
 /* [worker] Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or
- * ?last_event_id=, for clients that cannot set it. False if it is not said, is no position, or is
- * one of another run of the server: then the stream begins with a reset. */
-static bool events_wanted(const struct server *server, const struct http_request *request,
-                          uint64_t *sequence)
+ * ?last_event_id=, for clients that cannot set it. False if it is not said, or is no position: then
+ * the stream begins with a reset. */
+static bool events_wanted(const struct http_request *request, struct position *position)
 {
     char text[POSITION_TEXT];
     const char *value = text;
-    struct position position;
     if (!request_header(request->raw, "Last-Event-ID", &value) &&
         query_get(request->raw->query, "last_event_id", text, sizeof text) < 0)
         return false;
-    if (!position_parse((struct span){value, strlen(value)}, &position)) return false;
-    *sequence = position.sequence;
-    return position.epoch == server->epoch;
+    return position_parse((struct span){value, strlen(value)}, position);
 }
 
 /* [worker] Answers with a stream of Server-Sent Events. The answer is only its head; the
@@ -20747,7 +20865,7 @@ static enum error stream_answer(struct server *server, const struct http_request
     response->type = "text/event-stream; charset=utf-8";
     http_add_header(response, "X-Accel-Buffering: no\r\n"); /* for nginx: pass it on at once */
     response->is_stream = true;
-    response->resumes = events_wanted(server, request, &response->sequence);
+    response->resumes = events_wanted(request, &response->position);
     if (!request->token) return ERROR_NONE;
     response->expires = request_expires(request->token, request->now);
     response->logouts = request->token->user_len ? 0 : request->logouts; /* else a session's */
@@ -21654,7 +21772,7 @@ static void grant_stream(struct http_conn *p, const struct http_response *respon
                               .logouts = response->logouts,
                               .feed = response->feed,
                               .resumes = response->resumes,
-                              .sequence = response->sequence};
+                              .position = response->position};
 }
 
 /* True if --metrics-listen serves a route: only what tells nothing of anybody, since it asks for no

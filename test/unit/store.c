@@ -141,7 +141,7 @@ static void store_sessions_newest_first(void **state)
     for (int i = 0; i < 4; i++)
         for (int n = 1; n <= 3; n++) {
             struct session_record s = {.from = n * 100, .to = n * 100 + i, .reason = REASON_CLOSED};
-            store_batch_session(&b, span_of(ids[i]), &s);
+            store_batch_session(&b, span_of(ids[i]), &s, false);
         }
     write_now(st, &b);
     for (int i = 0; i < 4; i++) {
@@ -167,6 +167,89 @@ static void store_sessions_newest_first(void **state)
     place_remove(&p);
 }
 
+/* Sessions of a few users as they should be, by their begins. */
+enum { STAY_USERS = 4, STAY_TIMES = 600 };
+struct stays {
+    struct session_record at[STAY_USERS][STAY_TIMES]; /* to 0: none */
+    uint32_t count[STAY_USERS];
+};
+
+/* What the naive rule makes of one more. */
+static void stays_add(struct stays *want, int user, struct session_record s, bool shared)
+{
+    bool there = want->at[user][s.from].to;
+    for (; !shared && want->at[user][s.from].to; s.from++)
+        if (s.to <= s.from) s.to = s.from + 1;
+    want->at[user][s.from] = s;
+    want->count[user] += !(shared && there);
+}
+
+/* Compares all sessions of each user, and how many they had. */
+static void stays_expect(struct store *st, const struct stays *want)
+{
+    static struct session_record got[STAY_TIMES];
+    for (int user = 0; user < STAY_USERS; user++) {
+        char id[2] = {(char)('a' + user)};
+        struct user_record r;
+        int n = store_sessions(st, span_of(id), INT64_MAX, got, STAY_TIMES), seen = 0;
+        for (int from = STAY_TIMES - 1; from >= 0; from--) {
+            struct session_record s = want->at[user][from];
+            if (!s.to) continue;
+            assert_true(seen < n);
+            assert_int_equal(got[seen].from, from);
+            assert_int_equal(got[seen].to, s.to);
+            assert_int_equal(got[seen].reason, s.reason);
+            assert_memory_equal(got[seen++].address, s.address, 16);
+        }
+        assert_int_equal(seen, n);
+        assert_int_equal(store_get_user(st, span_of(id), &r), n > 0);
+        if (n) assert_int_equal(r.sessions, want->count[user]);
+    }
+}
+
+/* A session that nodes share may be told again, in the same batch or after a restart, and is there
+ * and counted once; all others are counted, and none replaces another. */
+static void shared_sessions_are_counted_once(void **state)
+{
+    (void)state;
+    static struct stays want;
+    struct test_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_batch b = {0};
+    struct user_record r;
+    uint64_t seed = 99, again = 0;
+    struct session_record s = {.from = 5, .to = 9, .reason = REASON_NODE_LOST};
+    memset(&want, 0, sizeof want);
+    store_batch_session(&b, span_of("a"), &s, true);
+    write_now(st, &b);
+    stays_add(&want, 0, s, true);
+    stays_expect(st, &want);
+    assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+    assert_true(!r.open && r.first_seen == 5 && r.last_seen == 9 && r.reason == REASON_NODE_LOST);
+    for (int round = 0; round < 60; round++) {
+        for (size_t i = below64(&seed, 12); i; i--) {
+            int user = (int)below64(&seed, STAY_USERS);
+            bool shared = below64(&seed, 3);
+            s = (struct session_record){.from = (int64_t)below64(&seed, 200),
+                                        .reason = (uint8_t)below64(&seed, REASON_COUNT)};
+            s.to = s.from + 1 + (int64_t)below64(&seed, 3);
+            s.address[15] = (uint8_t)round;
+            again += shared && want.at[user][s.from].to;
+            stays_add(&want, user, s, shared);
+            store_batch_session(&b, (struct span){&"abcd"[user], 1}, &s, shared);
+        }
+        write_now(st, &b);
+        stays_expect(st, &want);
+        if (round % 20) continue;
+        store_close(st);
+        st = open_good(p.dir);
+    }
+    assert_true(again > 20);
+    store_close(st);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
 static void store_removes_old_sessions(void **state)
 {
     (void)state;
@@ -179,7 +262,7 @@ static void store_removes_old_sessions(void **state)
         snprintf(id, sizeof id, "s%04d", i);
         struct session_record s = {
             .from = 1, .to = i % 2 ? now : now - 100000, .reason = REASON_CLOSED};
-        store_batch_session(&b, span_of(id), &s);
+        store_batch_session(&b, span_of(id), &s, false);
     }
     write_now(st, &b);
     st->options.history_ms = 50000;
@@ -213,7 +296,7 @@ static void store_sweep_keeps_up(void **state)
             snprintf(id, sizeof id, "s%04d", i);
             struct session_record s = {
                 .from = turn + 1, .to = now - 100000, .reason = REASON_CLOSED};
-            store_batch_session(&b, span_of(id), &s);
+            store_batch_session(&b, span_of(id), &s, false);
         }
         write_now(st, &b);
         buffer_free(&b.ops);
@@ -567,6 +650,7 @@ static void store_keeps_what_was_committed(void **state)
     struct test_place p = place_make();
     unsigned seed = (unsigned)getpid();
     uint32_t told = 0, whole = 0;
+    uint64_t node = 0;
     FILE *null = fopen("/dev/null", "w");
     for (int round = 0; round < 50; round++) {
         struct killed k = {.p = &p, .number = told + 1};
@@ -588,11 +672,118 @@ static void store_keeps_what_was_committed(void **state)
         assert_false(st->was_clean);
         for (uint32_t n = first; n <= told; n++, whole++) assert_true(batch_is_there(st, n));
         if (batch_is_there(st, told + 1)) told++; /* committed, but not told of any more */
+        assert_int_equal(st->was_position_number, told); /* with its batch, or not at all */
+        assert_int_equal(st->was_position_epoch, told % 7);
+        assert_true(!node || st->node == node);
+        node = st->node;
         store_close(st);
     }
     print_message("    %u batches in 50 lives\n", whole);
     fclose(null);
     place_remove(&p);
+}
+
+/* Where a cluster's log was read up to: of the batches that have one, the last counts. */
+static void positions_move_with_their_batches(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    struct store_batch a = {0}, b = {0};
+    uint64_t seed = 5, want = 0;
+    for (int step = 0; step < 20000; step++) {
+        struct store_batch *one = below64(&seed, 2) ? &a : &b, *other = one == &a ? &b : &a;
+        switch (below64(&seed, 4)) {
+        case 0: store_batch_sample(one, &(struct sample){.at = 60000}); break;
+        case 1:
+            one->position_epoch = below64(&seed, 2);
+            one->position_number = (uint64_t)step;
+            break;
+        case 2:
+            want = store_batch_has_position(other) ? other->position_number : one->position_number;
+            size_t samples = a.samples + b.samples;
+            store_batch_move(one, other);
+            assert_int_equal(one->position_number, want);
+            assert_int_equal(one->samples, samples);
+            assert_false(store_batch_has_position(other));
+            assert_int_equal(other->ops.len, 0);
+            break;
+        default:
+            store_batch_clear(one);
+            assert_false(store_batch_has_position(one));
+        }
+    }
+    store_batch_clear(&a);
+    struct store *st = open_good(p.dir);
+    assert_true(!st->was_position_epoch && !st->was_position_number && st->node);
+    uint64_t node = st->node;
+    a.position_epoch = UINT32_MAX; /* a position alone, and at the begin of its epoch */
+    write_now(st, &a);
+    store_batch_sample(&a, &(struct sample){.at = 60000});
+    write_now(st, &a); /* and a batch without one */
+    store_close(st);
+    st = open_good(p.dir);
+    assert_int_equal(st->was_position_epoch, UINT32_MAX);
+    assert_int_equal(st->was_position_number, 0);
+    assert_int_equal(st->node, node);
+    store_close(st);
+    buffer_free(&a.ops);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
+/* Puts something of the wrong size into meta. */
+static int put_short(struct store *st, MDB_txn *txn, void *name)
+{
+    return store_put_number(st, txn, name, 7, 3);
+}
+
+/* Removes a number from meta. */
+static int remove_number(struct store *st, MDB_txn *txn, void *name)
+{
+    MDB_val key = {strlen(name), name};
+    return mdb_del(txn, st->meta, &key, NULL);
+}
+
+/* A store of before has no node and gets one; a backup has that of its store. */
+static void nodes_are_made_once(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    char other[80], copy[96];
+    snprintf(other, sizeof other, "%s/other", p.root);
+    snprintf(copy, sizeof copy, "%s/data.mdb", other);
+    struct store *st = open_good(p.dir);
+    uint64_t node = st->node;
+    assert_int_equal(store_transact(st, remove_number, (void *)(uintptr_t)"node"), 0);
+    store_close(st);
+    st = open_good(p.dir);
+    assert_true(st->node && st->node != node);
+    node = st->node;
+    store_close(st);
+    assert_int_equal(mkdir(other, 0700), 0);
+    assert_int_equal(store_command_backup(p.dir, copy, stderr), 0);
+    st = open_good(other);
+    assert_int_equal(st->node, node);
+    store_close(st);
+    place_remove(&p);
+}
+
+/* One in which they are damaged is refused. */
+static void node_and_position_may_be_damaged(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"node", "position"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct test_place p = place_make();
+        char err[512];
+        struct store *st = open_good(p.dir);
+        assert_int_equal(store_transact(st, put_short, (void *)(uintptr_t)names[i]), 0);
+        store_close(st);
+        assert_null(open_with(p.dir, 1 << 20, err));
+        assert_non_null(strstr(err, p.file));
+        assert_null(strchr(err, '\n'));
+        place_remove(&p);
+    }
 }
 
 static void store_stops_cleanly(void **state)
@@ -683,7 +874,7 @@ static void store_reads_during_commits(void **state)
             snprintf(id, sizeof id, "u%d", i);
             struct session_record s = {.from = n, .to = n, .reason = REASON_CLOSED};
             store_batch_user(&b, span_of(id), true, STATUS_ONLINE, n, n, REASON_NONE);
-            store_batch_session(&b, span_of(id), &s);
+            store_batch_session(&b, span_of(id), &s, false);
         }
         store_submit(st, &b);
         assert_true(wait_done(&d));
@@ -844,7 +1035,7 @@ static void seen_follows_the_users(void **state)
             store_batch_user(&batch, id, users[n].open, users[n].open ? 0 : STATUS_OFFLINE, 999999,
                              users[n].seen, REASON_CLOSED);
             struct session_record session = {.from = 1, .to = 2};
-            if (rand() % 3 == 0) store_batch_session(&batch, id, &session);
+            if (rand() % 3 == 0) store_batch_session(&batch, id, &session, false);
         }
         write_now(st, &batch);
         for (int n = 0; n < SEEN_USERS; n++)
@@ -870,6 +1061,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_index_of_open),
     cmocka_unit_test(store_pages_through_users),
     cmocka_unit_test(store_sessions_newest_first),
+    cmocka_unit_test(shared_sessions_are_counted_once),
     cmocka_unit_test(store_removes_old_sessions),
     cmocka_unit_test(store_sweep_keeps_up),
     crossing_test(store_grows_its_map),
@@ -881,6 +1073,9 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_refuses_a_second_server),
     cmocka_unit_test(store_refuses_unusable_places),
     crossing_test(store_keeps_what_was_committed),
+    cmocka_unit_test(positions_move_with_their_batches),
+    cmocka_unit_test(nodes_are_made_once),
+    cmocka_unit_test(node_and_position_may_be_damaged),
     crossing_test(store_stops_cleanly),
     crossing_test(store_reads_during_commits),
     cmocka_unit_test(samples_round_trip),
