@@ -13632,6 +13632,18 @@ static bool engine_error_number(const redisReply *reply, uint64_t max, uint64_t 
     return engine_number_read((struct span){blank + 1, reply->len - skip}, max, out);
 }
 
+/* Takes a host as an engine or a Sentinel names it, IPv6 without brackets; false if it is none. */
+static bool engine_host_take(struct span host, uint64_t port, struct engine_host *out)
+{
+    if (!host.len || host.len >= sizeof out->host || !port || memchr(host.at, 0, host.len))
+        return false;
+    snprintf(out->host, sizeof out->host, "%.*s", (int)host.len, host.at);
+    bool bare = host_is_bare_address(out->host);
+    if (!bare && !engine_host_parse(out->host, host.len, 1, out)) return false;
+    out->port = (uint16_t)port;
+    return true;
+}
+
 /* Where `MOVED SLOT HOST:PORT` or `ASK` leads; a HOST that is left out is the one that said it. */
 static bool engine_moved_to(const char *text, const struct engine_host *from,
                             struct engine_host *out)
@@ -13640,12 +13652,8 @@ static bool engine_moved_to(const char *text, const struct engine_host *from,
     const char *colon = at ? strrchr(at, ':') : NULL;
     uint64_t port;
     if (!colon || !engine_number_read(span_of(colon + 1), UINT16_MAX, &port) || !port) return false;
-    size_t len = (size_t)(colon - at - 1);
-    *out = *from;
-    if (len >= sizeof out->host) return false;
-    if (len) snprintf(out->host, sizeof out->host, "%.*s", (int)len, at + 1);
-    out->port = (uint16_t)port;
-    return true;
+    struct span host = {at + 1, (size_t)(colon - at - 1)};
+    return engine_host_take(host.len ? host : span_of(from->host), port, out);
 }
 
 /* How many entries of this mean size the log of --cluster-log bytes keeps. */
@@ -14600,16 +14608,14 @@ static void engine_is_up(struct engine *engine)
 static void engine_take_master(struct engine *engine, const redisReply *reply)
 {
     uint64_t port;
-    struct engine_host found = {0};
-    struct span host = reply_has(reply, 2) ? reply_text(reply->element[0]) : (struct span){"", 0};
-    if (!host.len || host.len >= sizeof found.host ||
-        !engine_number_read(reply_text(reply->element[1]), UINT16_MAX, &port) || !port) {
-        engine_fail(engine, "the Sentinel at %s knows no master %s", engine->target.host,
+    struct engine_host found;
+    if (!reply_has(reply, 2) ||
+        !engine_number_read(reply_text(reply->element[1]), UINT16_MAX, &port) ||
+        !engine_host_take(reply_text(reply->element[0]), port, &found)) {
+        engine_fail(engine, "the Sentinel at %.100s knows no master %s", engine->target.host,
                     engine->url.master);
         return;
     }
-    memcpy(found.host, host.at, host.len);
-    found.port = (uint16_t)port;
     engine->target = found;
     engine->sentinel = false;
     engine_close(engine);
@@ -14953,7 +14959,7 @@ static void engine_reset(struct engine *engine)
 static bool engine_read_name(struct engine *engine, struct why why)
 {
     const char *given = engine->options->node_name;
-    char host[256] = "";
+    char host[ENGINE_NAME_MAX + 1] = ""; /* Linux has no longer names of machines */
     size_t len = strlen(given);
     bool good = len <= ENGINE_NAME_MAX && utf8_valid(span_of(given));
     uint32_t point;
@@ -14967,7 +14973,7 @@ static bool engine_read_name(struct engine *engine, struct why why)
                     " characters; give it a short one",
                     ENGINE_NAME_MAX);
     if (!len && gethostname(host, sizeof host - 1)) *host = 0;
-    snprintf(engine->name, sizeof engine->name, "%s", len ? given : *host ? host : "node");
+    strcpy(engine->name, len ? given : *host ? host : "node");
     return true;
 }
 
