@@ -45,29 +45,38 @@
  *  29. TLS: connections                what a connection has of TLS
  *  30. TLS: certificates               which one a client gets; reading, trying, signing
  *  31. Transport                       a socket that never waits, plain or TLS
- *  32. Webhooks: the receiver          a connection to the operator's program
- *  33. Webhooks: delivery              batches from the outbox until they are taken
- *  34. Server                          struct server, and all that threads share
- *  35. Connections                     WebSockets and streams: made, written to, ended
- *  36. WebSocket messages              what a client says, and what follows
- *  37. Streams                         those who read /admin/events and /api/events
- *  38. Broadcast                       watchers are told, by several threads
- *  39. Signs of life                   pings, silence, what TCP knows
- *  40. Handoff                         a connection becomes the hub's; when crowds come back
- *  41. Hub                             the loop that owns all WebSockets; the table's only writer
- *  42. Listener: connections           every connection that is not a WebSocket
- *  43. Listener: requests              whole requests to workers, answers back
- *  44. Listener: accept                new connections, deadlines, the loop
- *  45. Assets                          the files of web/
- *  46. API: users                      /api/presence, /admin/online-users
- *  47. API: lists for admins           /admin/users, one user, sessions, kicks
- *  48. API: state of the server        /admin/stats, /metrics, events, history, files of web/
- *  49. API: who may                    authentication, logins
- *  50. Routes                          every path, from request to answer
- *  51. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  52. Sandbox and privileges          --user, Landlock
- *  53. Start                           limits, files, threads; signals; stop
- *  54. Main                            commands that print, main
+ *  32. Calling out                     finding a host by its name; TLS as its client
+ *  33. Webhooks: the receiver          a connection to the operator's program
+ *  34. Webhooks: delivery              batches from the outbox until they are taken
+ *  35. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
+ *  36. Cluster: the engine             two connections to it, made and lost
+ *  37. Cluster: the engine's answers   what follows from each
+ *  38. Cluster: the engine's thread    its turns; begin and end
+ *  39. Cluster: entries                what nodes write into the log, byte by byte; pure
+ *  40. Cluster: table                  what records make of a table: contributions, merged; pure
+ *  41. Cluster: node                   what a node writes, and in which state it is; pure
+ *  42. Server                          struct server, and all that threads share
+ *  43. Connections                     WebSockets and streams: made, written to, ended
+ *  44. WebSocket messages              what a client says, and what follows
+ *  45. Streams                         those who read /admin/events and /api/events
+ *  46. Broadcast                       watchers are told, by several threads
+ *  47. Signs of life                   pings, silence, what TCP knows
+ *  48. Handoff                         a connection becomes the hub's; when crowds come back
+ *  49. Cluster: hub                    what the hub does with what the engine says
+ *  50. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  51. Listener: connections           every connection that is not a WebSocket
+ *  52. Listener: requests              whole requests to workers, answers back
+ *  53. Listener: accept                new connections, deadlines, the loop
+ *  54. Assets                          the files of web/
+ *  55. API: users                      /api/presence, /admin/online-users
+ *  56. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  57. API: state of the server        /admin/stats, /metrics, events, history, files of web/
+ *  58. API: who may                    authentication, logins
+ *  59. Routes                          every path, from request to answer
+ *  60. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  61. Sandbox and privileges          --user, Landlock
+ *  62. Start                           limits, files, threads; signals; stop
+ *  63. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -125,7 +134,8 @@
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
  *   webhook            (--webhook-url) reads the outbox in the store and posts it
- *   resolver           (--webhook-url) finds the webhook's host by its name; at most one
+ *   engine             (--cluster) carries entries and answers between the hub and the engine
+ *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
  * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
  * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
@@ -234,9 +244,10 @@
 #include <psa/crypto.h>
 
 #include "civetweb_seam.h"
+#include "hiredis_seam.h"
 #include "mbedtls_seam.h"
 
-/* ==== 1. Limits, types, errors ================================================================
+/* ==== 1. Limits, types, errors ==================================================================
  * What a client can meet: the limits of the protocol, which presence-protocol(7) gives too, every
  * error and every close code. A bound of one part of the program stands at the top of that part's
  * section; one that an operator may choose is an option.
@@ -414,7 +425,7 @@ static const struct error_row {
 #undef X
 };
 
-/* ==== 2. Counters =============================================================================
+/* ==== 2. Counters ===============================================================================
  * What the server counts since its start. Any thread adds, without a lock; /metrics and
  * /admin/stats read. The table makes the struct, both answers and the check of the manual page. A
  * counter only grows: a rate is for whoever reads it to work out. */
@@ -483,7 +494,7 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-/* ==== 3. Util =================================================================================
+/* ==== 3. Util ===================================================================================
  * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
  * times, UTF-8, base64url, hashing. No state, and nothing here logs, for the log stands on it.
  *
@@ -552,6 +563,12 @@ __attribute__((format(printf, 2, 3))) static bool fail(struct why why, const cha
 static inline struct span span_of(const char *text)
 {
     return (struct span){text, strlen(text)};
+}
+
+/* True if a span is this text. */
+static inline bool span_is(struct span span, const char *text)
+{
+    return span.len == strlen(text) && !memcmp(span.at, text, span.len);
 }
 
 /* The id of anything that holds one as `id` and `id_len`: a user, a request, a cursor. The span
@@ -1109,7 +1126,15 @@ static void map_remove(struct map *map, struct map_node *node)
 
 /* The kinds of threads that code here can ask for. ANY is main, before the others are started and
  * after they have ended, and whoever has no name here. */
-enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB, THREAD_WRITER };
+enum thread {
+    THREAD_ANY,
+    THREAD_LISTENER,
+    THREAD_WORKER,
+    THREAD_HUB,
+    THREAD_JOB,
+    THREAD_WRITER,
+    THREAD_ENGINE
+};
 
 /* The locks in the order in which they may be taken: while a thread holds one it may take those
  * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
@@ -1185,7 +1210,7 @@ static inline void lock_give(pthread_mutex_t *lock, enum lock_rank rank)
     pthread_mutex_unlock(lock);
 }
 
-/* ==== 4. Log ==================================================================================
+/* ==== 4. Log ====================================================================================
  * One line a record on stderr, as logfmt or JSON; any thread writes. A line is written whole or,
  * where stderr would block, dropped and counted: a log that nobody reads must not stop the server.
  * Whatever a client sent is escaped, so that no line can be forged and no terminal driven. Nothing
@@ -1275,7 +1300,7 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
     if (!written && log->counters) count_one(&log->counters->log_dropped);
 }
 
-/* ==== 5. Ids and text =========================================================================
+/* ==== 5. Ids and text ===========================================================================
  * What may be a user id, how it travels in a path or a query, UTF-8, hexadecimal and numbers.
  * Pure: no I/O, no memory, no state; every function works on bytes that are the caller's and says
  * false or a negative number for what it does not take.
@@ -1496,7 +1521,7 @@ static bool digits_take(const char **at, int64_t *out)
     return *at > start && !digit_is(**at);
 }
 
-/* ==== 6. Hosts and addresses ==================================================================
+/* ==== 6. Hosts and addresses ====================================================================
  * Host names, origins, addresses, ranges, durations and sizes as options and headers write them.
  * Pure; no look-up of a name happens here.
  *
@@ -2057,7 +2082,7 @@ static int cookie_get(const char *header, const char *name, char *out, size_t si
     return -1;
 }
 
-/* ==== 7. JSON =================================================================================
+/* ==== 7. JSON ===================================================================================
  * A strict reader (RFC 8259) over text that stays where it is, and a writer into a buffer. Pure.
  *
  * The reader's values are spans of the text: nothing is copied or allocated before somebody asks
@@ -2532,7 +2557,7 @@ static void named_write(struct buffer *b, const struct named *named)
     json_close(b, ']');
 }
 
-/* ==== 8. Options ==============================================================================
+/* ==== 8. Options ================================================================================
  * All options and commands, one table each. A row of OPTION_TABLE is: field, type, name, default,
  * least and most, argument, group, help. It makes the struct, and drives the command line, the
  * environment (PRESENCE_ and the name in capitals), --config, --print-config, --help and the check
@@ -2616,6 +2641,19 @@ static void named_write(struct buffer *b, const struct named *named)
       "a pinged connection silent this much longer is dropped")                                    \
     X(watch_interval, DURATION, "watch-interval", "50ms", 0, 10000, "TIME", "Presence",            \
       "changes go to those who follow at most this often; 0: at once")                             \
+    X(cluster, TEXT, "cluster", "", 0, 0, "URL", "Cluster",                                        \
+      "redis://HOST:6379/PREFIX: the Valkey or Redis that the nodes of a cluster share; also"      \
+      " rediss://, redis+sentinel://HOST,HOST/PREFIX?master=NAME")                                 \
+    X(cluster_user, TEXT, "cluster-user", "", 0, 0, "NAME", "Cluster",                             \
+      "the engine's user, if it is not the default one")                                           \
+    X(cluster_password_file, TEXT, "cluster-password-file", "", 0, 0, "FILE", "Cluster",           \
+      "that user's password")                                                                      \
+    X(cluster_ca_file, TEXT, "cluster-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0,        \
+      "FILE", "Cluster", "certificates of the CAs to trust for a rediss:// --cluster, PEM")        \
+    X(node_name, TEXT, "node-name", "", 0, 0, "NAME", "Cluster",                                   \
+      "what this node is called where people look; without it the machine's name")                 \
+    X(cluster_log, SIZE, "cluster-log", "64m", 1048576, INT64_C(1) << 40, "BYTES", "Cluster",      \
+      "how much of what has changed the engine keeps")                                             \
     X(data, TEXT, "data", "./presence-data", 0, 0, "DIR", "Store", "directory of the store")       \
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
@@ -2743,7 +2781,7 @@ struct command_line {
     const char *file; /* its argument, if it takes one */
 };
 
-/* ==== 9. Options: reading =====================================================================
+/* ==== 9. Options: reading =======================================================================
  * The command line, the environment and a file become struct options; --help and --print-config;
  * warnings for options that change nothing. Runs on main before there is any other thread; but for
  * the file of --config there is no I/O. A value that is not understood is never replaced by a
@@ -3253,7 +3291,15 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD, NEED_MINT };
+enum option_need {
+    NEED_KEY,
+    NEED_NO_KEY,
+    NEED_TLS,
+    NEED_URL,
+    NEED_PASSWORD,
+    NEED_MINT,
+    NEED_CLUSTER
+};
 
 /* Options that change nothing without another option or a command. Whoever gives one believes that
  * it does: the log says otherwise, and the server starts. */
@@ -3278,6 +3324,11 @@ static const struct option_needs {
     {"webhook-timeout", NEED_URL},
     {"webhook-outbox", NEED_URL},
     {"webhook-give-up", NEED_URL},
+    {"cluster-user", NEED_CLUSTER},
+    {"cluster-password-file", NEED_CLUSTER},
+    {"cluster-ca-file", NEED_CLUSTER},
+    {"node-name", NEED_CLUSTER},
+    {"cluster-log", NEED_CLUSTER},
 };
 
 /* True if an option is other than its default. That is what can be known here, and enough: one that
@@ -3301,6 +3352,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
         [NEED_MINT] = false, /* only a server is told of this */
+        [NEED_CLUSTER] = *options->cluster,
     };
     static const char *const lacks[] = {
         [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
@@ -3309,6 +3361,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_URL] = "without --webhook-url",
         [NEED_PASSWORD] = "without --admin-password-file",
         [NEED_MINT] = "without --mint-token",
+        [NEED_CLUSTER] = "without --cluster",
     };
     return has[need] ? NULL : lacks[need];
 }
@@ -3364,7 +3417,7 @@ static void options_warn(const struct options *options, struct log *log)
     }
 }
 
-/* ==== 10. Tokens ==============================================================================
+/* ==== 10. Tokens ================================================================================
  * Who a request speaks for: users' tokens. JWT (RFC 7519) as JWS in its compact form (RFC 7515), by
  * the advice of RFC 8725: the key decides the algorithm, `none` does not exist, form and signature
  * are checked before any claim is read.
@@ -4023,7 +4076,7 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     return good;
 }
 
-/* ==== 11. Passwords and admin sessions ========================================================
+/* ==== 11. Passwords and admin sessions ==========================================================
  * The admin's password as it is kept, and what a login gives: a session, which is a signed text in
  * a cookie. Sessions need no memory in the server but for those that were ended early. Pure: time
  * is a parameter, no lock is taken and none held; the caller sees to that. */
@@ -4202,7 +4255,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
     return true;
 }
 
-/* ==== 12. Store: records ======================================================================
+/* ==== 12. Store: records ========================================================================
  * What is on the disk, byte by byte: the trees, and the fields of each record as a table. From a
  * table come the struct, its bytes, and its lines in --dump and --restore, so a field is one row.
  * Pure, and without locks: whoever has the bytes may read them.
@@ -4480,7 +4533,7 @@ static const char *manual_name(uint8_t status)
                                      : NULL;
 }
 
-/* ==== 13. Store: state ========================================================================
+/* ==== 13. Store: state ==========================================================================
  * The store is the only owner of the files in --data: data.mdb, lock.mdb (LMDB's table of readers)
  * and presence.lock (one server at a time). Here is what its sections share: struct store, the
  * outbox as the writer knows it, the check of a file. Any thread may read; only the writer changes
@@ -4680,7 +4733,7 @@ static bool store_check_file(const char *path, size_t transaction, int64_t budge
     return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.text, why.size);
 }
 
-/* ==== 14. Store: files ========================================================================
+/* ==== 14. Store: files ==========================================================================
  * The directory, its locks, the map of the file, and what is done when somebody else moves, removes
  * or overwrites one of them. A second server is kept out by locks of the kernel, which end with the
  * process, never by a file that is there. Opening calls this; the writer looks after the files. */
@@ -4938,7 +4991,7 @@ static int store_map(struct store *st)
     return rc;
 }
 
-/* ==== 15. Store: reads ========================================================================
+/* ==== 15. Store: reads ==========================================================================
  * [any] Each call is one short transaction, and everything is copied out before it ends: as long
  * as one is open LMDB can use no page again that was freed since, and the map cannot grow. A read
  * that fails is logged and told apart from one that finds nothing: who could not be read is never
@@ -5473,7 +5526,7 @@ static void store_stats(struct store *st, struct store_stats *out)
                  mdb_strerror(rc));
 }
 
-/* ==== 16. Store: changes ======================================================================
+/* ==== 16. Store: changes ========================================================================
  * A batch is what the hub has to tell the store: operations one behind the other in a buffer, which
  * is one allocation however many they are. It is built by the hub without a lock, handed over, and
  * written by the writer in one transaction. Operations are absolute ("the user is so now"), and a
@@ -6139,7 +6192,7 @@ static const char *store_remedy(const char *dir, int *rc)
     return *rc == ENOSPC || *rc == EDQUOT ? "free space in" : "check the disk under";
 }
 
-/* ==== 17. Store: opening, the writer thread ===================================================
+/* ==== 17. Store: opening, the writer thread =====================================================
  * A store is opened by a server, a command that reads, or a restore; what cannot be used is
  * refused with one line and left as it was. From then on the writer is the only thread that
  * changes the file: it takes batches from the hub, one at a time, and commits each as one
@@ -6617,7 +6670,7 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
     return ended && written;
 }
 
-/* ==== 18. Store: commands =====================================================================
+/* ==== 18. Store: commands =======================================================================
  * [main] --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. The
  * first three read one snapshot, which a running server does not disturb, and change nothing;
  * --restore makes a new file, and refuses a directory that has one: it never decides which of two
@@ -7204,7 +7257,7 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     return 1;
 }
 
-/* ==== 19. Timers ==============================================================================
+/* ==== 19. Timers ================================================================================
  * A hierarchical timing wheel (Varghese and Lauck, 1987) over a `now` that the caller passes, and
  * the rule by which a silent peer is pinged and given up. Arming, disarming and expiry cost the
  * same for one timer and for a million, and none allocates: a heap would cost log n for each
@@ -7380,7 +7433,7 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
     return found;
 }
 
-/* ==== 20. Limits by address ===================================================================
+/* ==== 20. Limits by address =====================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
  * the listener and what they hold, upgrades in the last second, passwords that were wrong. Keys are
  * what address_group makes: an IPv4 address, or the 64 bits of IPv6 that one household has.
@@ -7604,7 +7657,7 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
-/* ==== 21. Logins ==============================================================================
+/* ==== 21. Logins ================================================================================
  * Who may try the admin's password next, and which refusals the log is told of. A password is slow
  * to check by design (a tenth of a second of a processor), and only one is hashed at a time, so
  * that guessing does not take the processors from those who are connected. Therefore guessers from
@@ -7758,7 +7811,7 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
     return true;
 }
 
-/* ==== 22. Users ===============================================================================
+/* ==== 22. Users =================================================================================
  * The presence table: who is known at this moment, in the order of their ids. Here are its structs
  * and how users are found; the rules are in the next section.
  *
@@ -8184,7 +8237,7 @@ static void presence_free(struct presence *p)
     buffer_free(&p->ended.ops);
 }
 
-/* ==== 23. Presence rules ======================================================================
+/* ==== 23. Presence rules ========================================================================
  * When a user is online, and what every sign of life, end and moment changes.
  *
  *   - With a connection a user is online (live).
@@ -8867,7 +8920,7 @@ static bool presence_committed(struct presence *p, struct instant now, size_t mo
     return !LIST_FIRST(&p->in_flight);
 }
 
-/* ==== 24. Views and events ====================================================================
+/* ==== 24. Views and events ======================================================================
  * A user as others see one, as JSON, and the rings of events: transitions as text, each made once
  * and kept for all who read them.
  *
@@ -9271,7 +9324,7 @@ static struct span events_span(const struct events *e, uint64_t at)
     return (struct span){e->bytes + here, n};
 }
 
-/* ==== 25. Watch graph =========================================================================
+/* ==== 25. Watch graph ===========================================================================
  * Who follows whom, and what is to be told.
  *
  * A target is a followed user id, anybody's, also one never seen. Between it and each watcher is a
@@ -9842,7 +9895,7 @@ static void watcher_free(struct watcher *watcher)
     free(watcher->slots);
 }
 
-/* ==== 26. WebSocket codec =====================================================================
+/* ==== 26. WebSocket codec =======================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
  *
  *     byte 0    FIN, three reserved bits, opcode      ws_fault_first
@@ -10265,7 +10318,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
     ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
 }
 
-/* ==== 27. HTTP messages =======================================================================
+/* ==== 27. HTTP messages =========================================================================
  * The parts of HTTP/1.1 (RFC 9110, RFC 9112) that are ours: where a request ends, before anybody
  * parses it, and the text of an answer. Pure but for the date.
  *
@@ -10899,7 +10952,7 @@ static void http_write(struct buffer *out, struct http_response *response, bool 
     buffer_add(out, text.at, text.len);
 }
 
-/* ==== 28. Event loop ==========================================================================
+/* ==== 28. Event loop ============================================================================
  * How threads hand work to each other. A `job` is a piece of work that is part of what it is about,
  * so handing it over allocates nothing and cannot fail. It goes into the inbox of a loop, whose one
  * thread runs it between its events (the hub, the listener), or into a queue from which any of a
@@ -11204,7 +11257,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 29. TLS: connections ====================================================================
+/* ==== 29. TLS: connections ======================================================================
  * What one connection has of TLS (RFC 8446, RFC 5246). Mbed TLS does the work, on bytes that are in
  * memory already: nothing here waits or touches a socket. A connection keeps no record buffers; the
  * thread that works on it attaches a pair of its own, see vendor/mbedtls_seam.h, so an idle user
@@ -11445,7 +11498,7 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
     return ready && (known || next.whole || next.alert) ? HELLO_HANDSHAKE : HELLO_WAIT;
 }
 
-/* ==== 30. TLS: certificates ===================================================================
+/* ==== 30. TLS: certificates =====================================================================
  * Which certificate a client gets; tickets; reading certificates and trying them before they are
  * used; making one of our own. Runs on main at the start and on a reload, on handshake workers for
  * tls_choose and tickets. It promises that a certificate which no client could use is never put in
@@ -12047,7 +12100,7 @@ static bool tls_self_make(const char *cert, const char *key,
     return good;
 }
 
-/* ==== 31. Transport ===========================================================================
+/* ==== 31. Transport =============================================================================
  * A socket as the listener, the workers and the hub see it, plain or TLS: bytes in, bytes out. No
  * call here ever waits: what the socket does not take now is the caller's to offer again (plain) or
  * kept in tls->out (TLS). A transport belongs to whoever has its connection. TLS differs in two
@@ -12361,7 +12414,179 @@ static void transport_close(struct transport *transport)
     transport_forget_tls(transport);
 }
 
-/* ==== 32. Webhooks: the receiver ==============================================================
+/* ==== 32. Calling out ===========================================================================
+ * What a thread of ours needs that is a client itself, of the webhook's receiver or of the
+ * cluster's engine: the look-up of a name, which may hang and so has a thread of its own, and TLS
+ * that is sure of whom it talks to. */
+
+/* A name being looked up, in a thread of its own: getaddrinfo knows no deadline, and may hang for
+ * minutes on a dead resolver. Who asked may stop waiting; the last owner frees it. There is at
+ * most one for each who asks, since who asks again waits for the one under way. */
+struct lookup {
+    _Atomic int owners; /* who asked, and the thread */
+    int ready;          /* eventfd: readable once it is done */
+    _Atomic bool done;  /* the two below are there */
+    int error;          /* of getaddrinfo */
+    struct addrinfo *addresses;
+    char host[ORIGIN_MAX], port[8];
+};
+
+/* [webhook, engine, resolver] One owner less of a look-up; the last one frees it. NULL is fine. */
+static void lookup_drop(struct lookup *lookup)
+{
+    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
+    if (lookup->addresses) freeaddrinfo(lookup->addresses);
+    close(lookup->ready);
+    free(lookup);
+}
+
+/* [resolver] The thread of a look-up. `done` is stored behind what it tells of: sequentially
+ * consistent, so who sees it sees that. */
+static void *lookup_run(void *argument)
+{
+    struct lookup *lookup = argument;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    uint64_t one = 1;
+    prctl(PR_SET_NAME, "resolver");
+    /* This may take minutes; nothing of who asked is touched until it is over. */
+    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
+    if (lookup->error) lookup->addresses = NULL;
+    atomic_store(&lookup->done, true);
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
+    lookup_drop(lookup);
+    return NULL;
+}
+
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
+ * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
+ * it. */
+static struct lookup *lookup_begin(const char *host, uint16_t port)
+{
+    struct lookup *lookup = mem_new(sizeof *lookup);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    atomic_init(&lookup->owners, 2);
+    snprintf(lookup->host, sizeof lookup->host, "%s", host);
+    snprintf(lookup->port, sizeof lookup->port, "%u", port);
+    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
+    if (!error) {
+        pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_create(&thread, &attributes, lookup_run, lookup);
+        pthread_attr_destroy(&attributes);
+    }
+    if (!error) return lookup;
+    if (lookup->ready >= 0) close(lookup->ready);
+    free(lookup);
+    errno = error;
+    return NULL;
+}
+
+/* True if this is an IP address, as it stands in a URL but without brackets. */
+static bool host_is_bare_address(const char *host)
+{
+    return strchr(host, ':') || host_is_address(host);
+}
+
+/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
+ * 4.2.1.6). */
+static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
+{
+    enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
+    uint8_t packed[16];
+    bool v4 = !strchr(host, ':');
+    if (!address_pack_text((struct span){host, strlen(host)}, packed)) return false;
+    struct span wanted = {(const char *)packed + (v4 ? 12 : 0), v4 ? 4 : 16};
+    const mbedtls_x509_sequence *name = &cert->subject_alt_names;
+    for (; name && name->buf.p; name = name->next)
+        if ((name->buf.tag & TAG) == ADDRESS &&
+            !bytes_compare(name->buf.p, name->buf.len, wanted.at, wanted.len))
+            return true;
+    return false;
+}
+
+/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
+ * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
+static int tls_client_verify(void *host, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
+{
+    if (!depth && host_is_bare_address(host) && !cert_has_address(cert, host))
+        *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
+    return 0;
+}
+
+/* [main, webhook, engine] Reads whom to trust, anew for each connection: an updated file counts
+ * without a restart. False with the reason in why; *roots is to be freed in any case. What Mbed TLS
+ * does not know in the file is passed over, as in every system's list there are kinds of keys it
+ * has not. */
+static bool tls_client_read_roots(const char *option, const char *path, mbedtls_x509_crt *roots,
+                                  struct why why)
+{
+    mbedtls_x509_crt_init(roots);
+    if (!tls_file_readable(option, path, why)) return false;
+    int error = mbedtls_x509_crt_parse_file(roots, path);
+    if (error >= 0 && roots->version) return true;
+    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
+    return tls_file_problem(option, path, error,
+                            "name a PEM file of those who sign the other side's certificate", why);
+}
+
+/* [webhook, engine] Prepares a context for a connection to a host, whose name stays where it is; 0,
+ * or what Mbed TLS says against it. At least TLS 1.2, the certificate is verified and cannot be
+ * told not to be. tls12: not more than that, and without the signatures of RSA-PSS. For TLS 1.3 we
+ * have to offer those, and Mbed TLS cannot read them in TLS 1.2: who answers with one there, which
+ * tls_client_signs_new tells, is to be asked again so. */
+static int tls_client_set(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config,
+                          mbedtls_x509_crt *roots, const char *host, bool tls12)
+{
+    static const uint16_t old_signatures[] = {
+        MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,       MBEDTLS_TLS1_3_SIG_NONE,
+    };
+    char name[ORIGIN_MAX];
+    int error = mbedtls_ssl_config_defaults(
+        config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(config, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (tls12) {
+        mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+        mbedtls_ssl_conf_sig_algs(config, old_signatures);
+    }
+    mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
+    mbedtls_ssl_conf_ca_chain(config, roots, NULL);
+    mbedtls_ssl_conf_verify(config, tls_client_verify, (void *)host);
+    mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+    if (!error) error = mbedtls_ssl_setup(ssl, config);
+    snprintf(name, sizeof name, "%s", host);
+    size_t len = strlen(name);
+    if (len && name[len - 1] == '.') name[len - 1] = 0; /* RFC 6066: without the dot at the end */
+    if (!error) error = mbedtls_ssl_set_hostname(ssl, host_is_bare_address(host) ? NULL : name);
+    return error;
+}
+
+/* [webhook, engine] Whether a handshake failed for what a second try without the signatures of
+ * RSA-PSS can mend. */
+static bool tls_client_signs_new(const mbedtls_ssl_context *ssl, int error)
+{
+    return error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
+           mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
+}
+
+/* [webhook, engine] Writes what is wrong with the other side's certificate, if that is why a
+ * handshake failed: it says more than the alert that follows from it. */
+static bool tls_client_distrusts(const mbedtls_ssl_context *ssl, struct why why)
+{
+    uint32_t flags = mbedtls_ssl_get_verify_result(ssl);
+    char text[128];
+    if (!flags || flags == UINT32_MAX) return false; /* all bits: it did not come to that */
+    mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
+    text[strcspn(text, "\n")] = 0;
+    fail(why, "its certificate is not accepted: %s", text);
+    return true;
+}
+
+/* ==== 33. Webhooks: the receiver ================================================================
  * One request to the operator's program (--webhook-url), from the look-up of its name to the last
  * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
  * which nobody waits.
@@ -12504,18 +12729,6 @@ static int response_head_read(const char *at, size_t len, struct response_head *
 /* How a delivery went; what stands behind FAILED ends the thread. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
-/* A name being looked up, in a thread of its own: getaddrinfo knows no deadline, and may hang for
- * minutes on a dead resolver. Who asked may stop waiting; the last owner frees it. There is at
- * most one, since who asks again waits for the one under way. */
-struct webhook_lookup {
-    _Atomic int owners; /* who asked, and the thread */
-    int ready;          /* eventfd: readable once it is done */
-    _Atomic bool done;  /* the two below are there */
-    int error;          /* of getaddrinfo */
-    struct addrinfo *addresses;
-    char host[ORIGIN_MAX], port[8];
-};
-
 /* The thread and what others may know of it. */
 struct webhook {
     const struct options *options;
@@ -12524,8 +12737,8 @@ struct webhook {
     struct store *store;
     struct loop *hub; /* woken when store.outbox_done has moved */
     struct webhook_url url;
-    bool tls12;                    /* the thread's: see webhook_conn_begin */
-    struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
+    bool tls12;            /* the thread's: see webhook_conn_begin */
+    struct lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
     bool running;            /* the thread was started */
     int wake;                /* eventfd: look at the outbox again, or at stop_by */
@@ -12709,58 +12922,6 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
 }
 
-/* [webhook, resolver] One owner less of a look-up; the last one frees it. NULL is fine. */
-static void lookup_drop(struct webhook_lookup *lookup)
-{
-    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
-    if (lookup->addresses) freeaddrinfo(lookup->addresses);
-    close(lookup->ready);
-    free(lookup);
-}
-
-/* [resolver] The thread of a look-up. `done` is stored behind what it tells of: sequentially
- * consistent, so who sees it sees that. */
-static void *lookup_run(void *argument)
-{
-    struct webhook_lookup *lookup = argument;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    uint64_t one = 1;
-    prctl(PR_SET_NAME, "resolver");
-    /* This may take minutes; nothing of the webhook's is touched until it is over. */
-    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
-    if (lookup->error) lookup->addresses = NULL;
-    atomic_store(&lookup->done, true);
-    if (write(lookup->ready, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
-    lookup_drop(lookup);
-    return NULL;
-}
-
-/* [webhook] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
-static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
-{
-    struct webhook_lookup *lookup = mem_new(sizeof *lookup);
-    pthread_attr_t attributes;
-    pthread_t thread;
-    atomic_init(&lookup->owners, 2);
-    strcpy(lookup->host, url->host);
-    snprintf(lookup->port, sizeof lookup->port, "%u", url->port);
-    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
-    if (!error) {
-        pthread_attr_setstacksize(&attributes, THREAD_STACK);
-        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        error = pthread_create(&thread, &attributes, lookup_run, lookup);
-        pthread_attr_destroy(&attributes);
-    }
-    if (!error) return lookup;
-    if (lookup->ready >= 0) close(lookup->ready);
-    free(lookup);
-    errno = error;
-    return NULL;
-}
-
 /* [webhook] Finds the addresses of the host, within the request's time. They are in the look-up,
  * which is the webhook's; NULL when there are none. A look-up that was given up is taken up again;
  * one that ended meanwhile is old, and made anew: names move. */
@@ -12771,8 +12932,8 @@ static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
         lookup_drop(hook->lookup);
         hook->lookup = NULL;
     }
-    if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
-    const struct webhook_lookup *lookup = hook->lookup;
+    if (!hook->lookup) hook->lookup = lookup_begin(hook->url.host, hook->url.port);
+    const struct lookup *lookup = hook->lookup;
     if (!lookup) {
         webhook_fail(conn->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
         return NULL;
@@ -12808,82 +12969,11 @@ static bool webhook_conn_open(struct webhook_conn *conn)
     return good;
 }
 
-/* [webhook] True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
-static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
-{
-    enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
-    uint8_t packed[16];
-    bool v4 = !strchr(host, ':');
-    if (!address_pack_text((struct span){host, strlen(host)}, packed)) return false;
-    struct span wanted = {(const char *)packed + (v4 ? 12 : 0), v4 ? 4 : 16};
-    const mbedtls_x509_sequence *name = &cert->subject_alt_names;
-    for (; name && name->buf.p; name = name->next)
-        if ((name->buf.tag & TAG) == ADDRESS &&
-            !bytes_compare(name->buf.p, name->buf.len, wanted.at, wanted.len))
-            return true;
-    return false;
-}
-
-/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
- * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
-static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
-{
-    const struct webhook_url *url = context;
-    if (!depth && url->is_address && !cert_has_address(cert, url->host))
-        *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
-    return 0;
-}
-
-/* [main, webhook] Reads whom to trust, anew for each request: an updated file counts without a
- * restart. False with the reason in why. What Mbed TLS does not know in the file is passed over,
- * as in every system's list there are kinds of keys it has not. */
-static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
-{
-    static const char option[] = "webhook-ca-file";
-    char err[WHY_MAX];
-    mbedtls_x509_crt_init(roots);
-    if (!tls_file_readable(option, path, WHY(err))) return webhook_fail(why, "%s", err);
-    int error = mbedtls_x509_crt_parse_file(roots, path);
-    if (error >= 0 && roots->version) return true;
-    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
-    tls_file_problem(option, path, error,
-                     "name a PEM file of those who sign the receiver's"
-                     " certificate",
-                     WHY(err));
-    return webhook_fail(why, "%s", err);
-}
-
-/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS
- * 1.2, the certificate is verified and cannot be told not to be. */
+/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
-    /* What is left without RSA-PSS; see webhook_conn_begin. */
-    static const uint16_t old_signatures[] = {
-        MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
-        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
-        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,       MBEDTLS_TLS1_3_SIG_NONE,
-    };
-    struct webhook_url *url = &conn->hook->url;
-    mbedtls_ssl_config *config = &tls->config;
-    char host[ORIGIN_MAX];
-    int error = mbedtls_ssl_config_defaults(
-        config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
-    mbedtls_ssl_conf_rng(config, tls_random, NULL);
-    mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
-    if (conn->hook->tls12) {
-        mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
-        mbedtls_ssl_conf_sig_algs(config, old_signatures);
-    }
-    mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
-    mbedtls_ssl_conf_ca_chain(config, &tls->roots, NULL);
-    mbedtls_ssl_conf_verify(config, webhook_verify, url);
-    mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
-    if (!error) error = mbedtls_ssl_setup(&tls->ssl, config);
-    strcpy(host, url->host);
-    size_t len = strlen(host);
-    if (len && host[len - 1] == '.') host[len - 1] = 0; /* RFC 6066: without the dot at the end */
-    if (!error) error = mbedtls_ssl_set_hostname(&tls->ssl, url->is_address ? NULL : host);
+    struct webhook *hook = conn->hook;
+    int error = tls_client_set(&tls->ssl, &tls->config, &tls->roots, hook->url.host, hook->tls12);
     mbedtls_ssl_set_bio(&tls->ssl, conn, webhook_conn_send, webhook_conn_receive, NULL);
     return error;
 }
@@ -12892,25 +12982,20 @@ static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
  * it; *tls is to be freed in any case. */
 static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
 {
-    char text[128];
+    char err[WHY_MAX];
     mbedtls_ssl_init(&tls->ssl);
     mbedtls_ssl_config_init(&tls->config);
-    if (!webhook_read_roots(conn->hook->options->webhook_ca_file, &tls->roots, conn->why))
-        return false;
+    if (!tls_client_read_roots("webhook-ca-file", conn->hook->options->webhook_ca_file, &tls->roots,
+                               WHY(err)))
+        return webhook_fail(conn->why, "%s", err);
     int error = webhook_tls_set(tls, conn);
     if (error) return webhook_conn_again(conn, error);
     while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
-        /* What is wrong with the certificate says more than the alert that follows from it. */
-        uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
+        char text[WHY_MAX];
         bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
-        if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
-            mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
-            text[strcspn(text, "\n")] = 0;
-            return webhook_fail(conn->why, "its certificate is not accepted: %s", text);
-        }
-        /* The one fault that a second try without those signatures can mend. */
-        conn->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
-                          mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
+        if (!waits && tls_client_distrusts(&tls->ssl, WHY(text)))
+            return webhook_fail(conn->why, "%s", text);
+        conn->signs_new = tls_client_signs_new(&tls->ssl, error);
         if (error == MBEDTLS_ERR_SSL_CONN_EOF)
             return webhook_fail(conn->why, "it ended the TLS handshake");
         if (!webhook_conn_again(conn, error)) return false;
@@ -13008,7 +13093,7 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     return good ? head.status : 0;
 }
 
-/* ==== 33. Webhooks: delivery ==================================================================
+/* ==== 34. Webhooks: delivery ====================================================================
  * The thread that takes batches from the outbox and posts them until they are taken: in order,
  * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
  * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
@@ -13234,7 +13319,6 @@ static bool webhook_wanted(const struct webhook *hook)
 static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
     mbedtls_x509_crt roots;
-    char said[WEBHOOK_WHY] = "";
     hook->options = options;
     hook->wake = -1;
     /* The lock is there in any case: /admin/stats takes it. */
@@ -13247,9 +13331,9 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
         return fail(why, "--webhook-url: needs --webhook-secret-file, which what is posted"
                          " is signed with");
     if (!webhook_read_secret(hook, true, why)) return false;
-    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, said);
-    if (hook->url.secure) mbedtls_x509_crt_free(&roots);
-    if (!good) fail(why, "%s", said);
+    if (!hook->url.secure) return true;
+    bool good = tls_client_read_roots("webhook-ca-file", options->webhook_ca_file, &roots, why);
+    mbedtls_x509_crt_free(&roots);
     return good;
 }
 
@@ -13280,7 +13364,1899 @@ static void webhook_free(struct webhook *hook)
     pthread_mutex_destroy(&hook->lock);
 }
 
-/* ==== 36. Cluster: entries ====================================================================
+/* ==== 35. Cluster: engine and node ==============================================================
+ * What the hub, which decides, and the engine's thread, which only carries, say to each other. The
+ * engine is the Valkey or Redis of --cluster; in it are
+ *
+ *     {PREFIX}:meta               a hash: "epoch", "count" (of records), "run" (the engine's run_id
+ *                                 when the epoch began), and of each incarnation its last n
+ *     {PREFIX}:log                a stream of entries: "e" epoch, "b" base, "d" bytes
+ *     {PREFIX}:snapshot:REQUEST   a stream of pieces: "d" bytes; it expires in 60 s
+ *
+ * Here is what of it is pure: the URL, and what the engine's replies mean. Their shape is not
+ * believed: each function says whether it was the one that was asked for. */
+
+enum {
+    ENGINE_AWAY_MS = 1000,     /* without an answer, or a connection, for as long: away */
+    ENGINE_CLOCK_MS = 1000,    /* how often its clock is asked for */
+    ENGINE_CLOCK_MOVED = 10,   /* ms by which an offset is another one */
+    ENGINE_BLOCK_MS = 2000,    /* how long it may hold XREAD */
+    ENGINE_RETRY_MS = 2000,    /* a new connection comes after up to so long, at random */
+    ENGINE_TRY_MS = 3000,      /* and may take as long, from its address on */
+    ENGINE_FULL_MS = 100,      /* an engine whose memory is full is asked again after that */
+    ENGINE_UNANSWERED = 64,    /* appends */
+    ENGINE_READ_COUNT = 256,   /* entries in an answer */
+    ENGINE_TOLD = 8,           /* ENGINE_ENTRIES that the hub has not taken; then reading stops */
+    ENGINE_SNAPSHOT_S = 60,    /* a snapshot lives as long */
+    ENGINE_LOG_LEAST = 1000,   /* entries that the log keeps in any case */
+    ENGINE_HOPS = 5,           /* MOVED that are followed in a row */
+    ENGINE_NAME_MAX = 64,      /* bytes of a prefix, a node's name, a master's */
+    ENGINE_SHA = 40,           /* digits that name a script */
+    ENGINE_RUN_ID = 40,        /* digits that name a process of the engine */
+    ENGINE_PASSWORD_MAX = 512, /* bytes */
+    ENGINE_WHY = 320,          /* bytes of the text of what went wrong */
+};
+
+/* The id of an element of a stream in the engine. */
+struct stream_id {
+    uint64_t ms, sequence;
+};
+
+/* What the hub asks of the engine's thread, in this order. The thread frees it. */
+enum engine_ask_kind {
+    ENGINE_APPEND, /* text is the entry with this n of this incarnation, of so many records, for
+                    * this epoch. It is sent again until the engine is known to have it */
+    ENGINE_FORGET, /* what is not known to be there is not sent any more: its incarnation is over */
+    ENGINE_RENEW,  /* `epoch` ends (0: there was none), `next` begins */
+    ENGINE_FOLLOW, /* go on: report entries behind `after`, and send what is to be appended. Until
+                    * this was asked for behind an ENGINE_UP or ENGINE_EPOCH, neither is done */
+    ENGINE_PIECE,  /* text is the next piece of the snapshot `request`. What waits, or is under way,
+                    * when the connection breaks is lost: an ENGINE_UP is the sign of that */
+    ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
+                    * the stream that was read is removed */
+};
+/* One of them. */
+struct engine_ask {
+    struct job job;
+    enum engine_ask_kind kind;
+    uint32_t epoch, next, records;
+    uint64_t incarnation, n, request;
+    struct stream_id after;
+    struct buffer text;
+    uint32_t opened; /* engine_submit's: how many ENGINE_UP and ENGINE_EPOCH the hub had seen */
+};
+
+/* What the engine's thread tells the hub, which frees it. */
+enum engine_tell_kind {
+    ENGINE_UP,       /* connected, or again: epoch (0: none), same_run, last_read, last, offset */
+    ENGINE_DOWN,     /* no answer for ENGINE_AWAY_MS, or no connection for as long: text says why */
+    ENGINE_ENTRIES,  /* text is a row of entries, each behind a struct engine_entry */
+    ENGINE_APPENDED, /* the log has all entries of this incarnation up to n */
+    ENGINE_REFUSED, /* an append was for another epoch than the engine's, which is `epoch`; 0: none.
+                      * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
+    ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged; the same is forgotten */
+    ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
+                      * connection breaks: the next ENGINE_UP says it */
+    ENGINE_CAME,    /* text is a piece of the snapshot `request` */
+    ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
+};
+/* One of them. */
+struct engine_tell {
+    struct job job;
+    enum engine_tell_kind kind;
+    uint32_t epoch;
+    bool same_run; /* the engine is the process in which the epoch began, as far as it is known */
+    enum {
+        LAST_READ_THERE,   /* the entry read last is still in the log, or none was read */
+        LAST_READ_TRIMMED, /* it is not, and older ones are not either */
+        LAST_READ_LOST     /* it is not, though older ones are, or the log is shorter than it was */
+    } last_read;
+    struct stream_id last; /* of the log's last entry */
+    uint64_t incarnation, n, request;
+    int64_t offset; /* the engine's wall ms minus clock_mono_ms */
+    struct buffer text;
+    struct engine *engine; /* that tells it */
+};
+
+/* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
+struct engine_entry {
+    struct stream_id id;
+    uint64_t base;
+    uint32_t epoch, len;
+};
+
+/* Appends an entry if it is the next of its incarnation and of the epoch that holds: all in one
+ * step, so that base, the number of its first record in the whole log, has no gaps. XADD comes
+ * first: if it fails, as for want of memory, nothing was written. Lua's numbers are doubles: %.0f
+ * writes them as whole ones up to 2^53. */
+static const char ENGINE_SCRIPT_APPEND[] =
+    "local m = redis.pcall('HMGET', KEYS[1], 'epoch', 'count', ARGV[2])\n"
+    "if m.err then return m end\n"
+    "local count, last, n = tonumber(m[2] or 0), tonumber(m[3] or 0), tonumber(ARGV[3])\n"
+    "if m[1] ~= ARGV[1] then return redis.error_reply('EPOCH ' .. (m[1] or '0')) end\n"
+    "if n <= last then return 0 end\n"
+    "if n > last + 1 then return redis.error_reply(string.format('GAP %.0f', last)) end\n"
+    "local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'e', ARGV[1],\n"
+    "    'b', string.format('%.0f', count), 'd', ARGV[6])\n"
+    "if type(added) == 'table' and added.err then return added end\n"
+    "redis.call('HSET', KEYS[1], 'count', string.format('%.0f', count + tonumber(ARGV[4])),\n"
+    "    ARGV[2], string.format('%.0f', n))\n"
+    "return 1\n";
+
+/* Begins an epoch, if the one that is to end is still the one that holds: so of several nodes the
+ * first wins. The reply is the epoch that holds after it. */
+static const char ENGINE_SCRIPT_RENEW[] =
+    "local epoch = redis.pcall('HGET', KEYS[1], 'epoch')\n"
+    "if type(epoch) == 'table' and epoch.err then return epoch end\n"
+    "if (epoch or '0') ~= ARGV[1] then return epoch end\n"
+    "redis.call('DEL', KEYS[1], KEYS[2])\n"
+    "redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'count', '0', 'run', ARGV[3])\n"
+    "return ARGV[2]\n";
+
+/* Where an engine, or a Sentinel that knows it, listens. */
+struct engine_host {
+    char host[ORIGIN_MAX]; /* without brackets */
+    uint16_t port;
+};
+
+/* --cluster, taken apart. The hosts are the struct's own: engine_url_free. */
+struct engine_url {
+    bool secure;   /* rediss */
+    bool sentinel; /* the hosts are Sentinels, which know where `master` is */
+    struct engine_host *hosts;
+    size_t host_count;
+    char prefix[ENGINE_NAME_MAX + 1];
+    char master[ENGINE_NAME_MAX + 1];
+};
+
+static void engine_url_free(struct engine_url *url)
+{
+    free(url->hosts);
+    *url = (struct engine_url){0};
+}
+
+/* True if a text of this length is 1 to ENGINE_NAME_MAX letters, digits, '_', '.' or '-'. */
+static bool engine_name_good(const char *text, size_t len)
+{
+    static const char good[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
+}
+
+/* Reads HOST or HOST:PORT; false if it is none. */
+static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
+{
+    char copy[ORIGIN_MAX];
+    int64_t port;
+    if (len >= sizeof copy) return false;
+    memcpy(copy, text, len);
+    copy[len] = 0;
+    if (!host_parse(copy, out->host, &port) || !host_is_web(out->host) || !port) return false;
+    out->port = port > 0 ? (uint16_t)port : usual;
+    if (*out->host == '[') { /* getaddrinfo wants an IPv6 address without brackets */
+        size_t inside = strlen(out->host) - 2;
+        memmove(out->host, out->host + 1, inside);
+        out->host[inside] = 0;
+    }
+    return true;
+}
+
+/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
+ * none. */
+static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
+{
+    for (size_t at = 0; at <= len;) {
+        const char *comma = memchr(text + at, ',', len - at);
+        size_t n = comma ? (size_t)(comma - text) - at : len - at;
+        url->hosts = mem_resize(url->hosts, (url->host_count + 1) * sizeof *url->hosts);
+        if (!engine_host_parse(text + at, n, url->sentinel ? 26379 : 6379,
+                               &url->hosts[url->host_count++]))
+            return fail(why, "--cluster: '%.*s' is no host; write HOST or HOST:PORT",
+                        (int)(n > 200 ? 200 : n), text + at);
+        at += n + 1;
+    }
+    if (url->sentinel || url->host_count == 1) return true;
+    return fail(why,
+                "--cluster: names %zu hosts; write one, or redis+sentinel:// if these are"
+                " Sentinels",
+                url->host_count);
+}
+
+/* [main] Reads --cluster; false with the reason in why. *url is to be freed in any case. The URL
+ * itself is not shown where it may have a password. */
+static bool engine_url_parse(const char *text, struct engine_url *url, struct why why)
+{
+    static const char *const schemes[] = {"redis://", "rediss://", "redis+sentinel://",
+                                          "rediss+sentinel://"};
+    size_t scheme = 0, count = sizeof schemes / sizeof *schemes;
+    *url = (struct engine_url){0};
+    if (strchr(text, '@'))
+        return fail(why, "--cluster: a user or password in the URL would be shown to everybody who"
+                         " lists processes; leave it out and give --cluster-user and"
+                         " --cluster-password-file");
+    while (scheme < count && strncasecmp(text, schemes[scheme], strlen(schemes[scheme]))) scheme++;
+    if (scheme == count)
+        return fail(why,
+                    "--cluster: '%.200s' is no URL of a Valkey or Redis; write"
+                    " redis://HOST:6379/PREFIX, rediss:// for TLS, or"
+                    " redis+sentinel://HOST:26379,HOST:26379/PREFIX?master=NAME",
+                    text);
+    url->secure = scheme % 2;
+    url->sentinel = scheme >= 2;
+    text += strlen(schemes[scheme]);
+    size_t len = strcspn(text, "/?#");
+    if (!engine_url_hosts(url, text, len, why)) return false;
+    text += len + (text[len] == '/');
+    len = strcspn(text, "?");
+    if (!engine_name_good(text, len))
+        return fail(why,
+                    "--cluster: '%.*s' is no prefix; write 1 to %d letters, digits, '_', '.' or"
+                    " '-' behind the host, as in redis://HOST:6379/presence",
+                    (int)(len > 200 ? 200 : len), text, ENGINE_NAME_MAX);
+    memcpy(url->prefix, text, len);
+    text += len;
+    static const char query[] = "?master=";
+    bool named = !strncmp(text, query, sizeof query - 1);
+    const char *master = text + sizeof query - 1;
+    if (url->sentinel && (!named || !engine_name_good(master, strlen(master))))
+        return fail(why, "--cluster: does not say which of the Sentinels' masters is meant; end it"
+                         " with ?master=NAME");
+    if (!url->sentinel && *text)
+        return fail(why, "--cluster: '%.200s' behind the prefix means nothing; leave it out", text);
+    if (url->sentinel) strcpy(url->master, master);
+    return true;
+}
+
+/* Reads a decimal number without a sign; false for anything else, and above max. */
+static bool engine_number_read(struct span text, uint64_t max, uint64_t *out)
+{
+    uint64_t n = 0;
+    if (!text.len) return false;
+    for (size_t i = 0; i < text.len; i++) {
+        if (!digit_is(text.at[i]) || __builtin_mul_overflow(n, 10, &n) ||
+            __builtin_add_overflow(n, (uint64_t)(text.at[i] - '0'), &n))
+            return false;
+    }
+    *out = n;
+    return n <= max;
+}
+
+/* Reads the id of an element, MS-SEQUENCE. */
+static bool stream_id_read(struct span text, struct stream_id *out)
+{
+    const char *dash = text.len ? memchr(text.at, '-', text.len) : NULL;
+    if (!dash) return false;
+    size_t ms = (size_t)(dash - text.at);
+    return engine_number_read((struct span){text.at, ms}, UINT64_MAX, &out->ms) &&
+           engine_number_read((struct span){dash + 1, text.len - ms - 1}, UINT64_MAX,
+                              &out->sequence);
+}
+
+enum { STREAM_ID_TEXT = 48 };
+
+/* Writes an id as the engine reads it; returns out. */
+static const char *stream_id_text(struct stream_id id, char out[STREAM_ID_TEXT])
+{
+    snprintf(out, STREAM_ID_TEXT, "%" PRIu64 "-%" PRIu64, id.ms, id.sequence);
+    return out;
+}
+
+/* Less than 0, 0 or more: as memcmp has it. */
+static int stream_id_compare(struct stream_id a, struct stream_id b)
+{
+    if (a.ms != b.ms) return a.ms < b.ms ? -1 : 1;
+    return a.sequence == b.sequence ? 0 : a.sequence < b.sequence ? -1 : 1;
+}
+
+/* The text of a reply, or an empty one if it is none. */
+static struct span reply_text(const redisReply *reply)
+{
+    bool text = reply->type == REDIS_REPLY_STRING || reply->type == REDIS_REPLY_STATUS;
+    return text ? (struct span){reply->str, reply->len} : (struct span){"", 0};
+}
+
+/* True if a reply is an array of at least so many. */
+static bool reply_has(const redisReply *reply, size_t count)
+{
+    return reply->type == REDIS_REPLY_ARRAY && reply->elements >= count;
+}
+
+/* Reads an epoch: 0 when the reply is nil. */
+static bool reply_epoch(const redisReply *reply, uint32_t *out)
+{
+    uint64_t n = 0;
+    *out = 0;
+    if (reply->type == REDIS_REPLY_NIL) return true;
+    if (!engine_number_read(reply_text(reply), UINT32_MAX, &n)) return false;
+    *out = (uint32_t)n;
+    return true;
+}
+
+/* Reads the answer to TIME: wall ms. */
+static bool reply_time(const redisReply *reply, int64_t *out)
+{
+    uint64_t seconds, micros;
+    if (!reply_has(reply, 2) ||
+        !engine_number_read(reply_text(reply->element[0]), INT64_MAX / 2000, &seconds) ||
+        !engine_number_read(reply_text(reply->element[1]), 999999, &micros))
+        return false;
+    *out = (int64_t)(seconds * 1000 + micros / 1000);
+    return true;
+}
+
+/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
+ * is not there is empty. */
+static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
+                          struct span *values)
+{
+    if (!reply_has(reply, 2) || !stream_id_read(reply_text(reply->element[0]), id)) return false;
+    const redisReply *fields = reply->element[1];
+    if (!reply_has(fields, 0) || fields->elements % 2) return false;
+    for (size_t k = 0; names[k]; k++) {
+        values[k] = (struct span){"", 0};
+        for (size_t i = 0; i < fields->elements; i += 2) {
+            struct span name = reply_text(fields->element[i]);
+            if (name.len == 1 && *name.at == names[k])
+                values[k] = reply_text(fields->element[i + 1]);
+        }
+    }
+    return true;
+}
+
+/* Reads the id of the only element of an answer to XRANGE: *found is false if there is none. */
+static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id *id)
+{
+    struct span none[1];
+    *found = false;
+    *id = (struct stream_id){0};
+    if (!reply_has(reply, 0) || reply->elements > 1) return false;
+    *found = reply->elements;
+    return !*found || reply_element(reply->element[0], id, "", none);
+}
+
+/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
+ * into `out`. False, with the reason in why, if one is not as append writes them, or does not
+ * come behind the one before it. */
+static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
+                          struct why why)
+{
+    if (!reply_has(reply, 0)) return fail(why, "the answer to XREAD is none");
+    for (size_t i = 0; i < reply->elements; i++) {
+        struct engine_entry entry = {0};
+        struct span values[3];
+        uint64_t epoch;
+        char text[STREAM_ID_TEXT];
+        if (!reply_element(reply->element[i], &entry.id, "ebd", values))
+            return fail(why, "the answer to XREAD is none");
+        if (stream_id_compare(entry.id, *read) <= 0)
+            return fail(why, "its log is out of order at %s", stream_id_text(entry.id, text));
+        if (!engine_number_read(values[0], UINT32_MAX, &epoch) ||
+            !engine_number_read(values[1], UINT64_MAX, &entry.base) || values[2].len > UINT32_MAX)
+            return fail(why, "element %s of its log was written by something else",
+                        stream_id_text(entry.id, text));
+        entry.epoch = (uint32_t)epoch;
+        entry.len = (uint32_t)values[2].len;
+        buffer_add(out, &entry, sizeof entry);
+        buffer_add(out, values[2].at, values[2].len);
+        *read = entry.id;
+    }
+    return true;
+}
+
+/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+static struct span info_value(struct span info, const char *name)
+{
+    size_t len = strlen(name);
+    for (size_t at = 0; at < info.len;) {
+        const char *line = info.at + at;
+        const char *end = memchr(line, '\n', info.len - at);
+        size_t n = end ? (size_t)(end - line) : info.len - at;
+        at += n + 1;
+        if (n && line[n - 1] == '\r') n--;
+        if (n > len && line[len] == ':' && !memcmp(line, name, len))
+            return (struct span){line + len + 1, n - len - 1};
+    }
+    return (struct span){"", 0};
+}
+
+/* What an error of the engine means. The first four are said to an append, and go on from there. */
+enum engine_error {
+    ENGINE_NO_SCRIPT,   /* it does not know the script (any more) */
+    ENGINE_OTHER_EPOCH, /* EPOCH of our script */
+    ENGINE_GAP,         /* GAP of our script */
+    ENGINE_FULL,        /* no memory for it */
+    ENGINE_ELSEWHERE,   /* the keys are with another one: MOVED, ASK */
+    ENGINE_NOT_NOW,     /* loading, a replica, busy: or anything that is not known here */
+    ENGINE_NO_AUTH,     /* the password is wrong, missing, or one too many */
+    ENGINE_NO_PERMISSION,
+    ENGINE_WRONG_TYPE, /* a key is something else */
+    ENGINE_UNKNOWN,    /* it does not know the command */
+};
+
+/* What an error means, by its first word or, as engines before 7 put their own words before what a
+ * script ran into, by a word inside. */
+static enum engine_error engine_error_of(const char *text)
+{
+    static const struct {
+        const char *word;
+        enum engine_error error;
+        bool inside;
+    } known[] = {
+        {"NOSCRIPT", ENGINE_NO_SCRIPT, false},
+        {"EPOCH ", ENGINE_OTHER_EPOCH, false},
+        {"GAP ", ENGINE_GAP, false},
+        {"OOM ", ENGINE_FULL, true},
+        {"MOVED ", ENGINE_ELSEWHERE, false},
+        {"ASK ", ENGINE_ELSEWHERE, false},
+        {"WRONGPASS", ENGINE_NO_AUTH, false},
+        {"NOAUTH", ENGINE_NO_AUTH, false},
+        {"ERR invalid password", ENGINE_NO_AUTH, false},
+        {"ERR AUTH ", ENGINE_NO_AUTH, false},
+        {"ERR Client sent AUTH", ENGINE_NO_AUTH, false},
+        {"NOPERM", ENGINE_NO_PERMISSION, true},
+        {"ACL failure in script", ENGINE_NO_PERMISSION, true},
+        {"The user executing the script can't", ENGINE_NO_PERMISSION, true},
+        {"WRONGTYPE", ENGINE_WRONG_TYPE, true},
+        {"ERR unknown command", ENGINE_UNKNOWN, false},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const char *found = strstr(text, known[i].word);
+        if (found && (found == text || known[i].inside)) return known[i].error;
+    }
+    return ENGINE_NOT_NOW;
+}
+
+/* The number behind the first word of an error of our scripts. */
+static bool engine_error_number(const redisReply *reply, uint64_t max, uint64_t *out)
+{
+    const char *blank = memchr(reply->str, ' ', reply->len);
+    if (!blank) return false;
+    size_t skip = (size_t)(blank + 1 - reply->str);
+    return engine_number_read((struct span){blank + 1, reply->len - skip}, max, out);
+}
+
+/* Takes a host as an engine or a Sentinel names it, IPv6 without brackets; false if it is none. */
+static bool engine_host_take(struct span host, uint64_t port, struct engine_host *out)
+{
+    if (!host.len || host.len >= sizeof out->host || !port || memchr(host.at, 0, host.len))
+        return false;
+    snprintf(out->host, sizeof out->host, "%.*s", (int)host.len, host.at);
+    bool bare = host_is_bare_address(out->host);
+    if (!bare && !engine_host_parse(out->host, host.len, 1, out)) return false;
+    out->port = (uint16_t)port;
+    return true;
+}
+
+/* Where `MOVED SLOT HOST:PORT` or `ASK` leads; a HOST that is left out is the one that said it. */
+static bool engine_moved_to(const char *text, const struct engine_host *from,
+                            struct engine_host *out)
+{
+    const char *at = strrchr(text, ' ');
+    const char *colon = at ? strrchr(at, ':') : NULL;
+    uint64_t port;
+    if (!colon || !engine_number_read(span_of(colon + 1), UINT16_MAX, &port) || !port) return false;
+    struct span host = {at + 1, (size_t)(colon - at - 1)};
+    return engine_host_take(host.len ? host : span_of(from->host), port, out);
+}
+
+/* How many entries of this mean size the log of --cluster-log bytes keeps. */
+static uint64_t engine_log_length(int64_t bytes, uint64_t total, uint64_t count)
+{
+    uint64_t mean = count ? total / count : 0;
+    uint64_t n = (uint64_t)bytes / (mean ? mean : 1);
+    if (!count) n = ENGINE_LOG_LEAST;
+    return n > ENGINE_LOG_LEAST ? n : ENGINE_LOG_LEAST;
+}
+
+/* A node's name as CLIENT SETNAME takes it: without blanks and what is no ASCII. Returns out. */
+static const char *engine_client_name(const char *node, char out[ENGINE_NAME_MAX + 16])
+{
+    snprintf(out, ENGINE_NAME_MAX + 16, "presence-%.*s", ENGINE_NAME_MAX, node);
+    for (char *c = out; *c; c++)
+        if (*c <= ' ' || *c >= 0x7f) *c = '-';
+    return out;
+}
+
+/* ==== 36. Cluster: the engine ===================================================================
+ * The engine's thread, its two connections ("lines") and what goes over them: one appends and asks,
+ * the other waits in XREAD. It carries and decides nothing but when the engine is away.
+ *
+ *     ENGINE_REST      nothing is open; the next attempt comes at retry_at
+ *     ENGINE_FIND      the host's name is being looked up
+ *     ENGINE_ASK_LINE  the first line is made: TCP, TLS, AUTH, scripts, what holds there
+ *     ENGINE_READ_LINE the second one is made
+ *     ENGINE_IS_UP     both are there, which the hub was told
+ *
+ * With Sentinels the first line goes to one of them first, who says where the engine is. Whatever
+ * goes wrong closes both lines (engine_fail), and what was under way is sent again on the next:
+ * that an entry may so come twice is seen to in the script. */
+
+enum engine_step {
+    ENGINE_REST,
+    ENGINE_FIND,
+    ENGINE_ASK_LINE,
+    ENGINE_READ_LINE,
+    ENGINE_IS_UP,
+};
+
+/* A command whose answer is awaited, and what is to be done with that. */
+enum engine_call_kind {
+    CALL_OF_NO_MATTER, /* its answer changes nothing, unless it is an error */
+    CALL_AUTH,
+    CALL_MASTER, /* a Sentinel is asked where the master is */
+    CALL_INFO,
+    CALL_LOAD_APPEND,
+    CALL_LOAD_RENEW,
+    CALL_META,
+    CALL_THERE, /* the entry that was read last */
+    CALL_FIRST, /* the log's first entry */
+    CALL_LAST,
+    CALL_TIME,
+    CALL_TRY, /* engine_probe: wrong in a way that changes nothing; is it allowed? */
+    CALL_SETUP_DONE,
+    CALL_APPEND,
+    CALL_RENEW,
+    CALL_PIECE,
+    CALL_READ,
+};
+/* One of them. */
+struct engine_call {
+    STAILQ_ENTRY(engine_call) entry;
+    enum engine_call_kind kind;
+    int64_t at;             /* mono: when it was written into the buffer */
+    struct engine_ask *ask; /* an append's, while it is not forgotten; a renewal's */
+    uint32_t opened;        /* of CALL_READ: engine.reads as it was */
+};
+STAILQ_HEAD(engine_call_list, engine_call);
+
+enum engine_line_state { LINE_CLOSED, LINE_CONNECTING, LINE_SHAKING, LINE_OPEN };
+
+/* A connection to the engine. */
+struct engine_line {
+    enum engine_line_state state;
+    int fd;
+    uint32_t polled; /* what epoll watches it for */
+    bool secure;     /* ssl and config are set up */
+    bool unread;     /* it was not read to its end: more is there without an event */
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    struct seam_redis *redis;      /* once it is open */
+    struct engine_call_list calls; /* in the order of their answers */
+    int64_t heard;                 /* mono: when an answer came last, or it was opened */
+};
+
+/* The thread and what others may know of it. All is the thread's but what says otherwise. */
+struct engine {
+    const struct options *options; /* constant, as are all up to the loop */
+    struct log *log;
+    struct engine_url url;
+    struct buffer password;
+    char name[ENGINE_NAME_MAX + 1]; /* of the node */
+    void (*told)(struct server *, struct job *);
+    struct loop *hub;
+    struct loop loop; /* its inbox is everybody's */
+    pthread_t thread;
+    bool running;                /* main's: the thread was started */
+    _Atomic bool quitting;       /* main's */
+    _Atomic int entries_told;    /* ENGINE_ENTRIES that the hub has not taken */
+    _Atomic uint32_t hub_opened; /* the hub's: how many ENGINE_UP and ENGINE_EPOCH it has seen */
+
+    /* Where it stands. */
+    enum engine_step step;
+    bool probing; /* main is asking, see engine_probe */
+    bool down;    /* the hub was told so */
+    bool wrong; /* the last failure will not pass by itself: why has a sentence for the operator */
+    char why[WHY_MAX];
+    unsigned failures; /* since it was up */
+    int64_t good_at;   /* mono: when it was last known to be there */
+    int64_t retry_at;
+    int64_t try_by; /* an attempt ends then */
+
+    /* The attempt. */
+    struct engine_host target;
+    bool sentinel, moved; /* the target is a Sentinel; an answer named it */
+    unsigned hops;        /* since it was up */
+    size_t next_sentinel;
+    bool tls12;            /* see tls_client_set */
+    struct lookup *lookup; /* or NULL */
+    bool looking;          /* it was begun, or taken up, by this attempt */
+    struct addrinfo *number;
+    const struct addrinfo *address; /* the one that is being tried, of lookup or number */
+    mbedtls_x509_crt roots;
+    bool has_roots;
+    struct engine_line ask, read;
+
+    /* What holds in the engine. */
+    char append_sha[ENGINE_SHA + 1], renew_sha[ENGINE_SHA + 1];
+    char run_id[ENGINE_RUN_ID + 1];
+    struct engine_tell found; /* what ENGINE_UP will say */
+    bool is_there;            /* of setting up: the entry read last is in the log */
+    int64_t offset;           /* as the hub was told */
+    int64_t clock_at;         /* mono: when the clock is asked for again */
+
+    /* What is asked of it. */
+    uint32_t opened; /* ENGINE_UP and ENGINE_EPOCH so far: an ask that is older is out of date */
+    bool following;
+    bool halted;             /* entries are refused, and forgotten, until the next ENGINE_FOLLOW */
+    struct job_list appends; /* not known to be in the log */
+    struct engine_ask *unsent;         /* the first of them that is not under way, or NULL */
+    unsigned unanswered;               /* appends under way */
+    bool again;                        /* one failed: when all are answered, from the first on */
+    int64_t append_at, piece_at;       /* mono: not before then, the engine's memory is full */
+    uint64_t acked_incarnation, acked; /* to be told; 0: nothing */
+    uint64_t sent_bytes, sent_count;   /* of entries, for their mean size */
+    struct job_list pieces;            /* to be sent, one at a time */
+    bool piece_out;
+    struct stream_id after; /* the entry that was read last */
+    uint64_t request;       /* the snapshot that is read, or 0 */
+    struct stream_id request_after;
+    uint32_t reads; /* ENGINE_FOLLOW so far: an answer to an older XREAD is not told */
+};
+
+/* [main, engine] True if there is a cluster. */
+static bool engine_wanted(const struct engine *engine)
+{
+    return *engine->options->cluster;
+}
+
+/* [hub] Asks something of the thread, which frees it. */
+static void engine_submit(struct engine *engine, struct engine_ask *ask)
+{
+    ask->opened = atomic_load(&engine->hub_opened);
+    loop_submit(&engine->loop, &ask->job);
+}
+
+/* [hub] The hub has taken what an ENGINE_ENTRIES told. */
+static void engine_took(struct engine *engine)
+{
+    if (atomic_fetch_sub(&engine->entries_told, 1) == ENGINE_TOLD) loop_wake(&engine->loop);
+}
+
+/* [any] Frees what was asked, or told. */
+static void engine_ask_free(struct engine_ask *ask)
+{
+    buffer_free(&ask->text);
+    free(ask);
+}
+
+static void engine_tell_free(struct engine_tell *tell)
+{
+    buffer_free(&tell->text);
+    free(tell);
+}
+
+/* [hub] A tell arrives. What the hub asks from now on is asked in the light of it, see
+ * engine_ask.opened. */
+static void engine_tell_arrives(struct server *server, struct job *job)
+{
+    struct engine_tell *tell = container_of(job, struct engine_tell, job);
+    struct engine *engine = tell->engine;
+    if (tell->kind == ENGINE_UP || tell->kind == ENGINE_EPOCH)
+        atomic_fetch_add(&engine->hub_opened, 1);
+    engine->told(server, job);
+}
+
+/* [engine] Tells the hub; of what is in `tell` the content is the hub's from now on. */
+static void engine_tell(struct engine *engine, struct engine_tell tell)
+{
+    if (engine->probing) {
+        buffer_free(&tell.text);
+        return;
+    }
+    struct engine_tell *sent = mem_new(sizeof *sent);
+    *sent = tell;
+    sent->engine = engine;
+    sent->job = (struct job){.run = engine_tell_arrives};
+    loop_submit(engine->hub, &sent->job);
+}
+
+/* [engine] Tells how far the log is known to have this node's entries. */
+static void engine_tell_acked(struct engine *engine)
+{
+    if (!engine->acked) return;
+    engine_tell(engine, (struct engine_tell){.kind = ENGINE_APPENDED,
+                                             .incarnation = engine->acked_incarnation,
+                                             .n = engine->acked});
+    engine->acked = 0;
+}
+
+/* [engine] Closes a line; what was awaited on it never comes. */
+static void engine_line_close(struct engine *engine, struct engine_line *line)
+{
+    struct engine_call *call;
+    seam_redis_free(line->redis);
+    line->redis = NULL;
+    if (line->secure) {
+        mbedtls_ssl_free(&line->ssl);
+        mbedtls_ssl_config_free(&line->config);
+    }
+    line->secure = false;
+    if (line->state != LINE_CLOSED) close(line->fd);
+    line->state = LINE_CLOSED;
+    while ((call = STAILQ_FIRST(&line->calls))) {
+        STAILQ_REMOVE_HEAD(&line->calls, entry);
+        if (call->kind == CALL_RENEW) engine_ask_free(call->ask);
+        free(call);
+    }
+    (void)engine;
+}
+
+/* [engine] Frees a list of asks. */
+static void engine_free_asks(struct job_list *list)
+{
+    for (struct job *job; (job = TAILQ_FIRST(list));) {
+        TAILQ_REMOVE(list, job, entry);
+        engine_ask_free(container_of(job, struct engine_ask, job));
+    }
+}
+
+/* [engine] Closes what the attempt, or what came of it, has open. Entries that are not known to be
+ * in the log stay; pieces of snapshots go: whoever reads them asks for another one. */
+static void engine_close(struct engine *engine)
+{
+    engine_line_close(engine, &engine->ask);
+    engine_line_close(engine, &engine->read);
+    if (engine->lookup && atomic_load(&engine->lookup->done)) {
+        lookup_drop(engine->lookup);
+        engine->lookup = NULL;
+    }
+    if (engine->number) freeaddrinfo(engine->number);
+    engine->number = NULL;
+    engine->address = NULL;
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
+    engine->has_roots = false;
+    engine->following = engine->again = engine->piece_out = false;
+    engine->unanswered = 0;
+    engine->unsent = TAILQ_EMPTY(&engine->appends)
+                         ? NULL
+                         : container_of(TAILQ_FIRST(&engine->appends), struct engine_ask, job);
+    engine->append_at = engine->piece_at = 0;
+    engine_free_asks(&engine->pieces);
+    engine->step = ENGINE_REST;
+}
+
+/* [engine] Closes all, after something went wrong. The next attempt follows at once if it was up,
+ * or if there is another Sentinel to ask; else it waits: many nodes that lost the same engine must
+ * not come back in one moment. */
+static void engine_close_for(struct engine *engine, bool wrong)
+{
+    uint16_t random;
+    bool others = engine->url.sentinel && engine->failures + 1 < engine->url.host_count;
+    random_bytes(&random, sizeof random);
+    engine_tell_acked(engine);
+    engine->retry_at = clock_mono_ms();
+    if (engine->failures++ && !others)
+        engine->retry_at += (int64_t)ENGINE_RETRY_MS * random / UINT16_MAX;
+    engine->wrong = wrong;
+    engine->moved = false;
+    engine->hops = 0;
+    engine_close(engine);
+}
+
+/* [engine] Something went wrong: closes all, and remembers why, as printf has it. */
+__attribute__((format(printf, 2, 3))) static void engine_fail(struct engine *engine,
+                                                              const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(engine->why, sizeof engine->why, format, args);
+    va_end(args);
+    engine_close_for(engine, false);
+}
+
+/* [engine] The same for what only the operator can mend. */
+__attribute__((format(printf, 2, 3))) static void engine_fail_wrong(struct engine *engine,
+                                                                    const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(engine->why, sizeof engine->why, format, args);
+    va_end(args);
+    engine_close_for(engine, true);
+}
+
+/* [engine] Writes a command into a line's buffer, and awaits its answer. */
+static struct engine_call *engine_call(struct engine_line *line, enum engine_call_kind kind,
+                                       int count, const char **words, const size_t *lens)
+{
+    struct engine_call *call = mem_new(sizeof *call);
+    call->kind = kind;
+    call->at = clock_mono_ms();
+    if (seam_redis_add(line->redis, count, words, lens) != SEAM_REDIS_DONE) mem_die();
+    STAILQ_INSERT_TAIL(&line->calls, call, entry);
+    return call;
+}
+
+/* [engine] The same for a command of texts, given behind each other and ended by NULL. */
+static struct engine_call *engine_say(struct engine_line *line, enum engine_call_kind kind, ...)
+{
+    enum { WORDS_MAX = 16 };
+    const char *words[WORDS_MAX];
+    size_t lens[WORDS_MAX];
+    int count = 0;
+    va_list args;
+    va_start(args, kind);
+    for (const char *word; (word = va_arg(args, const char *));) {
+        if (count == WORDS_MAX) fatal("a command of too many words");
+        words[count] = word;
+        lens[count++] = strlen(word);
+    }
+    va_end(args);
+    return engine_call(line, kind, count, words, lens);
+}
+
+/* The text of a key: {PREFIX}:WHAT. Returns out. */
+enum { ENGINE_KEY = ENGINE_NAME_MAX + 48 };
+static const char *engine_key(const struct engine *engine, const char *what, char out[ENGINE_KEY])
+{
+    snprintf(out, ENGINE_KEY, "{%s}:%s", engine->url.prefix, what);
+    return out;
+}
+
+static const char *engine_snapshot_key(const struct engine *engine, uint64_t request,
+                                       char out[ENGINE_KEY])
+{
+    snprintf(out, ENGINE_KEY, "{%s}:snapshot:%016" PRIx64, engine->url.prefix, request);
+    return out;
+}
+
+/* [engine] Says who we are. */
+static void engine_say_hello(struct engine *engine, struct engine_line *line)
+{
+    char name[ENGINE_NAME_MAX + 16];
+    const char *user = engine->options->cluster_user;
+    const char *words[3] = {"AUTH", user, engine->password.at};
+    size_t lens[3] = {4, strlen(user), engine->password.len};
+    if (!words[2]) words[2] = "";
+    if (*user) engine_call(line, CALL_AUTH, 3, words, lens);
+    else if (engine->password.len) {
+        words[1] = words[2];
+        lens[1] = lens[2];
+        engine_call(line, CALL_AUTH, 2, words, lens);
+    }
+    if (!engine->sentinel)
+        engine_say(line, CALL_OF_NO_MATTER, "CLIENT", "SETNAME",
+                   engine_client_name(engine->name, name), NULL);
+}
+
+/* [engine] Asks of the engine, in ways that change nothing, whether all is allowed that will be
+ * asked: each of these commands has a word too few, or is about what is not there, and the right to
+ * it is looked at first. */
+static void engine_say_tries(struct engine *engine)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], none[ENGINE_KEY];
+    struct engine_line *line = &engine->ask;
+    engine_key(engine, "meta", meta);
+    engine_key(engine, "log", log);
+    engine_snapshot_key(engine, 0, none);
+    engine_say(line, CALL_TRY, "HSET", meta, "a", "b", "c", NULL);
+    engine_say(line, CALL_TRY, "HGET", meta, "epoch", NULL);
+    engine_say(line, CALL_TRY, "XADD", log, "no-id", "d", "", NULL);
+    engine_say(line, CALL_TRY, "XREAD", "COUNT", "1", "STREAMS", none, "0", NULL);
+    engine_say(line, CALL_TRY, "DEL", none, NULL);
+    engine_say(line, CALL_TRY, "EXPIRE", none, "60", NULL);
+    engine_say(line, CALL_TRY, "EVALSHA", "0", "0", NULL);
+}
+
+/* [engine] The first line is open: asks for all that must be known before ENGINE_UP. */
+static void engine_set_up(struct engine *engine)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], id[STREAM_ID_TEXT];
+    struct engine_line *line = &engine->ask;
+    if (engine->sentinel) {
+        engine_say(line, CALL_MASTER, "SENTINEL", "get-master-addr-by-name", engine->url.master,
+                   NULL);
+        return;
+    }
+    engine->found = (struct engine_tell){.kind = ENGINE_UP, .same_run = true};
+    engine_key(engine, "meta", meta);
+    engine_key(engine, "log", log);
+    engine_say_hello(engine, line);
+    engine_say(line, CALL_INFO, "INFO", NULL);
+    engine_say(line, CALL_META, "HMGET", meta, "epoch", "run", NULL);
+    /* In this order: were the oldest asked for first, the log could be trimmed in between. */
+    stream_id_text(engine->after, id);
+    engine_say(line, CALL_THERE, "XRANGE", log, id, id, "COUNT", "1", NULL);
+    engine_say(line, CALL_FIRST, "XRANGE", log, "-", "+", "COUNT", "1", NULL);
+    engine_say(line, CALL_LAST, "XREVRANGE", log, "+", "-", "COUNT", "1", NULL);
+    engine_say(line, CALL_LOAD_APPEND, "SCRIPT", "LOAD", ENGINE_SCRIPT_APPEND, NULL);
+    engine_say(line, CALL_LOAD_RENEW, "SCRIPT", "LOAD", ENGINE_SCRIPT_RENEW, NULL);
+    if (engine->probing) engine_say_tries(engine);
+    engine_say(line, CALL_TIME, "TIME", NULL);
+}
+
+/* [engine] Has epoll watch a line's socket for these events. */
+static void engine_line_poll(struct engine *engine, struct engine_line *line, uint32_t events)
+{
+    int operation = line->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (line->polled == events) return;
+    line->polled = events;
+    if (!loop_poll(&engine->loop, operation, line->fd, events, poll_data(POLL_CONNECTION, line)))
+        engine_fail(engine, "cannot watch its socket: %s", strerror(errno));
+}
+
+/* [engine] Begins to connect a line to the address that is being tried. A failure is a failure of
+ * the attempt, but for the first line where there is another address to try. */
+static void engine_line_open(struct engine *engine, struct engine_line *line)
+{
+    int on = 1, error = 0;
+    for (; engine->address; engine->address = engine->address->ai_next) {
+        const struct addrinfo *to = engine->address;
+        line->fd = socket(to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        error = line->fd < 0 || connect(line->fd, to->ai_addr, to->ai_addrlen) ? errno : 0;
+        if (!error || error == EINPROGRESS) {
+            setsockopt(line->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+            line->state = LINE_CONNECTING;
+            line->polled = 0;
+            line->heard = clock_mono_ms();
+            engine_line_poll(engine, line, EPOLLOUT);
+            return;
+        }
+        if (line->fd >= 0) close(line->fd);
+    }
+    engine_fail(engine, "cannot connect to %.200s port %u: %s", engine->target.host,
+                engine->target.port, strerror(error));
+}
+
+/* [engine] Looks the target's name up, or takes up the look-up that is under way: there is at most
+ * one. True once the addresses are there; a failure is the attempt's. */
+static bool engine_resolved(struct engine *engine)
+{
+    const char *host = engine->target.host;
+    char port[8];
+    snprintf(port, sizeof port, "%u", engine->target.port);
+    if (engine->lookup && !atomic_load(&engine->lookup->done)) return false;
+    struct lookup *lookup = engine->lookup;
+    if (lookup && (!engine->looking || strcmp(lookup->host, host) || strcmp(lookup->port, port))) {
+        lookup_drop(lookup); /* it is old, or was for another host */
+        engine->lookup = lookup = NULL;
+    }
+    if (!lookup) {
+        engine->lookup = lookup_begin(host, engine->target.port);
+        engine->looking = true;
+        /* Edge-triggered: it stays readable when it has been seen. */
+        if (!engine->lookup || !loop_poll(&engine->loop, EPOLL_CTL_ADD, engine->lookup->ready,
+                                          EPOLLIN | EPOLLET, poll_data(POLL_LISTEN_SOCKET, NULL)))
+            engine_fail(engine, "cannot look %.200s up: %s", host, strerror(errno));
+        return false;
+    }
+    if (lookup->error) {
+        engine_fail(engine, "cannot find %.200s: %s", host, gai_strerror(lookup->error));
+        return false;
+    }
+    engine->address = lookup->addresses;
+    return true;
+}
+
+/* [engine] Goes on with an attempt whose target's address is to be found. */
+static void engine_find(struct engine *engine)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST};
+    const char *host = engine->target.host;
+    char port[8];
+    engine->step = ENGINE_FIND;
+    if (!host_is_bare_address(host)) {
+        if (!engine_resolved(engine)) return;
+    } else {
+        snprintf(port, sizeof port, "%u", engine->target.port);
+        int error = getaddrinfo(host, port, &hints, &engine->number); /* asks nobody */
+        if (error) {
+            engine->number = NULL;
+            engine_fail(engine, "cannot find %.200s: %s", host, gai_strerror(error));
+            return;
+        }
+        engine->address = engine->number;
+    }
+    engine->step = ENGINE_ASK_LINE;
+    engine_line_open(engine, &engine->ask);
+}
+
+/* [engine] Begins an attempt. */
+static void engine_begin(struct engine *engine)
+{
+    struct engine_url *url = &engine->url;
+    char err[WHY_MAX];
+    engine->sentinel = url->sentinel;
+    engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
+    engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
+    engine->looking = false;
+    engine->has_roots = url->secure;
+    if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
+                                              &engine->roots, WHY(err)))
+        engine_fail(engine, "%s", err);
+    else engine_find(engine);
+}
+
+/* [engine] Both sides of a line are there: it speaks. */
+static void engine_line_speak(struct engine *engine, struct engine_line *line)
+{
+    line->state = LINE_OPEN;
+    line->heard = clock_mono_ms();
+    line->redis = seam_redis_new(line->fd, line->secure ? &line->ssl : NULL);
+    if (!line->redis) mem_die();
+    if (line == &engine->ask) {
+        engine_set_up(engine);
+        return;
+    }
+    engine_say_hello(engine, line);
+    engine_say(line, CALL_SETUP_DONE, "PING", NULL);
+}
+
+/* [engine] Goes on with a handshake. */
+static void engine_line_shake(struct engine *engine, struct engine_line *line)
+{
+    char err[WHY_MAX];
+    int error = mbedtls_ssl_handshake(&line->ssl);
+    if (!error) engine_line_speak(engine, line);
+    else if (error == MBEDTLS_ERR_SSL_WANT_READ) engine_line_poll(engine, line, EPOLLIN);
+    else if (error == MBEDTLS_ERR_SSL_WANT_WRITE) engine_line_poll(engine, line, EPOLLOUT);
+    else if (tls_client_distrusts(&line->ssl, WHY(err))) engine_fail(engine, "%s", err);
+    else if (error == MBEDTLS_ERR_SSL_CONN_EOF) engine_fail(engine, "it ended the TLS handshake");
+    else {
+        engine->tls12 = tls_client_signs_new(&line->ssl, error) && !engine->tls12;
+        if (error == MBEDTLS_ERR_ERROR_GENERIC_ERROR) snprintf(err, 128, "%s", strerror(errno));
+        else mbedtls_strerror(error, err, 128);
+        engine_fail(engine, "TLS with it fails: %s", err);
+    }
+}
+
+/* [engine] A line's socket may be connected by now. */
+static void engine_line_connected(struct engine *engine, struct engine_line *line)
+{
+    struct pollfd ready = {.fd = line->fd, .events = POLLOUT};
+    int error = 0;
+    socklen_t len = sizeof error;
+    bool late = clock_mono_ms() - line->heard >= ENGINE_AWAY_MS;
+    if (poll(&ready, 1, 0) <= 0 && !late) return;
+    if (!ready.revents) error = ETIMEDOUT;
+    else if (getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len)) error = errno;
+    if (error && line == &engine->ask && engine->address->ai_next) {
+        engine_line_close(engine, line);
+        engine->address = engine->address->ai_next;
+        engine_line_open(engine, line);
+    } else if (error) {
+        engine_fail(engine, "cannot connect to %.200s port %u: %s", engine->target.host,
+                    engine->target.port, strerror(error));
+    } else if (!engine->url.secure) {
+        engine_line_speak(engine, line);
+    } else {
+        mbedtls_ssl_init(&line->ssl);
+        mbedtls_ssl_config_init(&line->config);
+        line->secure = true;
+        error = tls_client_set(&line->ssl, &line->config, &engine->roots, engine->target.host,
+                               engine->tls12);
+        mbedtls_ssl_set_bio(&line->ssl, &line->fd, seam_redis_tls_send, seam_redis_tls_receive,
+                            NULL);
+        if (error) engine_fail(engine, "TLS cannot begin: error -0x%04x", (unsigned)-error);
+        else line->state = LINE_SHAKING;
+    }
+}
+
+/* ==== 37. Cluster: the engine's answers =========================================================
+ * What follows from each answer of the engine, and the engine's thread itself. */
+
+/* [engine] Forgets what was to be appended; what is under way is answered to nobody. */
+static void engine_forget(struct engine *engine)
+{
+    struct engine_call *call;
+    for (call = STAILQ_FIRST(&engine->ask.calls); call; call = STAILQ_NEXT(call, entry))
+        if (call->kind == CALL_APPEND) call->ask = NULL;
+    engine_free_asks(&engine->appends);
+    engine->unsent = NULL;
+    engine->again = false;
+}
+
+/* [engine] The hub has to decide: forgets what was to be appended, and tells it why. */
+static void engine_halt(struct engine *engine, struct engine_tell tell)
+{
+    engine_tell_acked(engine);
+    engine_forget(engine);
+    engine->halted = true;
+    engine_tell(engine, tell);
+}
+
+/* [engine] Asks for a new epoch. The ask is the call's. */
+static void engine_send_renew(struct engine *engine, struct engine_ask *ask)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], old[16], next[16];
+    snprintf(old, sizeof old, "%" PRIu32, ask->epoch);
+    snprintf(next, sizeof next, "%" PRIu32, ask->next);
+    engine_say(&engine->ask, CALL_RENEW, "EVALSHA", engine->renew_sha, "2",
+               engine_key(engine, "meta", meta), engine_key(engine, "log", log), old, next,
+               engine->run_id, NULL)
+        ->ask = ask;
+}
+
+/* [engine] The first line is set up: makes the second one, to the same address. */
+static void engine_open_read(struct engine *engine)
+{
+    engine->step = ENGINE_READ_LINE;
+    engine_line_open(engine, &engine->read);
+}
+
+/* [engine] Sends entries, as many as may be under way. */
+static void engine_send_appends(struct engine *engine)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], epoch[16], incarnation[24], n[24], records[16], max[24];
+    if (clock_mono_ms() >= engine->append_at) engine->append_at = 0;
+    if (engine->again && !engine->unanswered) {
+        struct job *first = TAILQ_FIRST(&engine->appends);
+        engine->unsent = first ? container_of(first, struct engine_ask, job) : NULL;
+        engine->again = false;
+    }
+    if (!engine->following || engine->again || engine->append_at) return;
+    engine_key(engine, "meta", meta);
+    engine_key(engine, "log", log);
+    while (engine->unsent && engine->unanswered < ENGINE_UNANSWERED) {
+        struct engine_ask *ask = engine->unsent;
+        struct job *next = TAILQ_NEXT(&ask->job, entry);
+        engine->sent_bytes += ask->text.len;
+        engine->sent_count++;
+        snprintf(epoch, sizeof epoch, "%" PRIu32, ask->epoch);
+        snprintf(incarnation, sizeof incarnation, "%016" PRIx64, ask->incarnation);
+        snprintf(n, sizeof n, "%" PRIu64, ask->n);
+        snprintf(records, sizeof records, "%" PRIu32, ask->records);
+        snprintf(max, sizeof max, "%" PRIu64,
+                 engine_log_length(engine->options->cluster_log, engine->sent_bytes,
+                                   engine->sent_count));
+        const char *words[] = {"EVALSHA",
+                               engine->append_sha,
+                               "2",
+                               meta,
+                               log,
+                               epoch,
+                               incarnation,
+                               n,
+                               records,
+                               max,
+                               ask->text.at ? ask->text.at : ""};
+        enum { COUNT = sizeof words / sizeof *words };
+        size_t lens[COUNT];
+        for (int i = 0; i < COUNT; i++) lens[i] = i < COUNT - 1 ? strlen(words[i]) : ask->text.len;
+        engine_call(&engine->ask, CALL_APPEND, COUNT, words, lens)->ask = ask;
+        engine->unanswered++;
+        engine->unsent = next ? container_of(next, struct engine_ask, job) : NULL;
+    }
+}
+
+/* [engine] Sends the next piece of a snapshot, once the one before it is there: one at a time, so
+ * that none overtakes another where the engine's memory is full. */
+static void engine_send_piece(struct engine *engine)
+{
+    char key[ENGINE_KEY], seconds[16];
+    struct job *job = TAILQ_FIRST(&engine->pieces);
+    if (clock_mono_ms() >= engine->piece_at) engine->piece_at = 0;
+    if (!job || engine->piece_out || engine->piece_at) return;
+    const struct engine_ask *ask = container_of(job, struct engine_ask, job);
+    engine_snapshot_key(engine, ask->request, key);
+    const char *words[] = {"XADD", key, "*", "d", ask->text.at ? ask->text.at : ""};
+    size_t lens[] = {4, strlen(key), 1, 1, ask->text.len};
+    engine_call(&engine->ask, CALL_PIECE, 5, words, lens);
+    snprintf(seconds, sizeof seconds, "%d", ENGINE_SNAPSHOT_S);
+    engine_say(&engine->ask, CALL_OF_NO_MATTER, "EXPIRE", key, seconds, NULL);
+    engine->piece_out = true;
+}
+
+/* [engine] Waits for what is behind the last entry, unless the hub has too much to do already. */
+static void engine_send_read(struct engine *engine)
+{
+    char log[ENGINE_KEY], snapshot[ENGINE_KEY], after[STREAM_ID_TEXT], piece[STREAM_ID_TEXT];
+    char count[16], block[16];
+    struct engine_line *line = &engine->read;
+    if (!engine->following || STAILQ_FIRST(&line->calls) ||
+        atomic_load(&engine->entries_told) >= ENGINE_TOLD)
+        return;
+    snprintf(count, sizeof count, "%d", ENGINE_READ_COUNT);
+    snprintf(block, sizeof block, "%d", ENGINE_BLOCK_MS);
+    engine_key(engine, "log", log);
+    stream_id_text(engine->after, after);
+    engine_snapshot_key(engine, engine->request, snapshot);
+    stream_id_text(engine->request_after, piece);
+    struct engine_call *call = engine->request
+                                   ? engine_say(line, CALL_READ, "XREAD", "COUNT", count, "BLOCK",
+                                                block, "STREAMS", log, snapshot, after, piece, NULL)
+                                   : engine_say(line, CALL_READ, "XREAD", "COUNT", count, "BLOCK",
+                                                block, "STREAMS", log, after, NULL);
+    call->opened = engine->reads;
+}
+
+/* [engine] The pieces of the snapshot came, or some of them. */
+static void engine_take_pieces(struct engine *engine, const redisReply *reply)
+{
+    for (size_t i = 0; i < reply->elements; i++) {
+        struct engine_tell tell = {.kind = ENGINE_CAME, .request = engine->request};
+        struct stream_id id;
+        struct span text;
+        if (!reply_element(reply->element[i], &id, "d", &text) ||
+            stream_id_compare(id, engine->request_after) <= 0) {
+            engine_fail(engine, "the answer to XREAD is none");
+            return;
+        }
+        engine->request_after = id;
+        buffer_add(&tell.text, text.at, text.len);
+        engine_tell(engine, tell);
+    }
+}
+
+/* [engine] An answer to XREAD: nil, or an array of streams, each a name and its elements. */
+static void engine_take_read(struct engine *engine, const struct engine_call *call,
+                             const redisReply *reply)
+{
+    char log[ENGINE_KEY], snapshot[ENGINE_KEY], err[WHY_MAX];
+    if (reply->type == REDIS_REPLY_NIL || call->opened != engine->reads || !engine->following)
+        return;
+    engine_key(engine, "log", log);
+    engine_snapshot_key(engine, engine->request, snapshot);
+    bool good = reply_has(reply, 0);
+    for (size_t i = 0; good && engine->step == ENGINE_IS_UP && i < reply->elements; i++) {
+        const redisReply *stream = reply->element[i];
+        good = reply_has(stream, 2) && reply_has(stream->element[1], 0);
+        struct span name = good ? reply_text(stream->element[0]) : (struct span){"", 0};
+        if (good && span_is(name, log)) {
+            struct engine_tell tell = {.kind = ENGINE_ENTRIES};
+            if (!reply_entries(stream->element[1], &engine->after, &tell.text, WHY(err))) {
+                buffer_free(&tell.text);
+                engine_fail(engine, "%s", err);
+                return;
+            }
+            if (!tell.text.len) continue;
+            atomic_fetch_add(&engine->entries_told, 1);
+            engine_tell(engine, tell);
+        } else if (good && engine->request && span_is(name, snapshot)) {
+            engine_take_pieces(engine, stream->element[1]);
+        }
+    }
+    if (!good) engine_fail(engine, "the answer to XREAD is none");
+}
+
+/* [engine] What an append that failed means; see engine_error_of. False if that is nothing an
+ * append knows of. */
+static bool engine_take_append_error(struct engine *engine, const struct engine_ask *ask,
+                                     enum engine_error error, const redisReply *reply)
+{
+    uint64_t n;
+    switch (error) {
+    case ENGINE_OTHER_EPOCH:
+        if (!engine_error_number(reply, UINT32_MAX, &n)) return false;
+        /* Those behind it are answered so, too; they are nobody's by then. */
+        if (ask)
+            engine_halt(engine, (struct engine_tell){.kind = ENGINE_REFUSED, .epoch = (uint32_t)n});
+        return true;
+    case ENGINE_GAP:
+        if (!engine_error_number(reply, UINT64_MAX, &n)) return false;
+        if (!ask) return true;
+        /* What is before the first that is kept was acknowledged. Is more than that missing, or is
+         * it one behind the first, which failed by itself a moment ago? */
+        const struct engine_ask *first =
+            container_of(TAILQ_FIRST(&engine->appends), struct engine_ask, job);
+        if (n + 1 < first->n && first->incarnation == ask->incarnation)
+            engine_halt(engine, (struct engine_tell){
+                                    .kind = ENGINE_HOLE, .incarnation = ask->incarnation, .n = n});
+        else engine->again = true;
+        return true;
+    case ENGINE_NO_SCRIPT:
+        if (!ask) return true;
+        if (!engine->again)
+            engine_say(&engine->ask, CALL_LOAD_APPEND, "SCRIPT", "LOAD", ENGINE_SCRIPT_APPEND,
+                       NULL);
+        engine->again = true;
+        return true;
+    case ENGINE_FULL:
+        engine->append_at = clock_mono_ms() + ENGINE_FULL_MS;
+        if (ask) engine->again = true;
+        return true;
+    default: return false;
+    }
+}
+
+/* [engine] An entry is in the log: now, or since it was sent before. */
+static void engine_take_append(struct engine *engine, struct engine_ask *ask,
+                               const redisReply *reply)
+{
+    if (reply->type != REDIS_REPLY_INTEGER || reply->integer < 0 || reply->integer > 1) {
+        engine_fail(engine, "it answers an append with what is neither 0 nor 1");
+        return;
+    }
+    if (!ask) return;
+    if (engine->acked_incarnation != ask->incarnation) engine_tell_acked(engine);
+    engine->acked_incarnation = ask->incarnation;
+    engine->acked = ask->n;
+    TAILQ_REMOVE(&engine->appends, &ask->job, entry);
+    engine_ask_free(ask);
+}
+
+/* [engine] The engine's name and what it can are known. */
+static void engine_take_info(struct engine *engine, const redisReply *reply)
+{
+    struct span info = reply_text(reply);
+    struct span version = info_value(info, "redis_version"), run = info_value(info, "run_id");
+    struct span policy = info_value(info, "maxmemory_policy"), role = info_value(info, "role");
+    struct span most = info_value(info, "maxmemory");
+    uint64_t major = 0, memory = 0;
+    const char *dot = version.len ? memchr(version.at, '.', version.len) : NULL;
+    size_t digits = dot ? (size_t)(dot - version.at) : version.len;
+    if (!engine_number_read((struct span){version.at, digits}, INT_MAX, &major) || !run.len ||
+        run.len > ENGINE_RUN_ID) {
+        engine_fail(engine, "the answer to INFO names no version, or no run_id");
+        return;
+    }
+    memcpy(engine->run_id, run.at, run.len);
+    engine->run_id[run.len] = 0;
+    if (major < 6)
+        engine_fail_wrong(engine,
+                          "--cluster: the engine is Redis %.*s; take one of 6.0 or later, or a"
+                          " Valkey",
+                          (int)(version.len > 32 ? 32 : version.len), version.at);
+    else if (span_is(role, "slave")) engine_fail(engine, "it is a replica");
+    else if (engine->probing && engine_number_read(most, UINT64_MAX, &memory) && memory &&
+             !span_is(policy, "noeviction"))
+        log_line(engine->log, LOG_WARN,
+                 "--cluster: the engine's maxmemory-policy is %.*s, by which it may throw away"
+                 " what the nodes share; set noeviction",
+                 (int)(policy.len > 32 ? 32 : policy.len), policy.at);
+}
+
+/* [engine] What `last_read` of ENGINE_UP is, once the log's first and last entry are known. */
+static int engine_last_read(const struct engine *engine, bool empty, struct stream_id first,
+                            struct stream_id last)
+{
+    struct stream_id none = {0};
+    if (!stream_id_compare(engine->after, none) || engine->is_there) return LAST_READ_THERE;
+    if (empty || stream_id_compare(last, engine->after) < 0) return LAST_READ_LOST;
+    return stream_id_compare(first, engine->after) < 0 ? LAST_READ_LOST : LAST_READ_TRIMMED;
+}
+
+/* [engine] All is known of the log: what ENGINE_UP will say of it. */
+static void engine_take_last(struct engine *engine, const redisReply *reply)
+{
+    bool found;
+    struct stream_id first = engine->found.last; /* CALL_FIRST left it there */
+    if (!reply_only_id(reply, &found, &engine->found.last)) {
+        engine_fail(engine, "the answer to XREVRANGE is none");
+        return;
+    }
+    engine->found.last_read = engine_last_read(engine, !found, first, engine->found.last);
+}
+
+/* [engine] The answer to TIME: its moment is the middle of the way there and back. */
+static void engine_take_time(struct engine *engine, const struct engine_call *call,
+                             const redisReply *reply)
+{
+    int64_t wall, now = clock_mono_ms();
+    if (!reply_time(reply, &wall)) {
+        engine_fail(engine, "the answer to TIME is none");
+        return;
+    }
+    int64_t offset = wall - (call->at + (now - call->at) / 2);
+    int64_t moved = offset - engine->offset;
+    engine->clock_at = now + ENGINE_CLOCK_MS;
+    if (engine->step != ENGINE_IS_UP) engine->found.offset = engine->offset = offset;
+    else if (moved >= ENGINE_CLOCK_MOVED || moved <= -ENGINE_CLOCK_MOVED) {
+        engine->offset = offset;
+        engine_tell(engine, (struct engine_tell){.kind = ENGINE_CLOCK, .offset = offset});
+    }
+}
+
+/* [engine] An answer to SCRIPT LOAD: the script's name. */
+static void engine_take_script(struct engine *engine, const redisReply *reply, char *sha)
+{
+    struct span text = reply_text(reply);
+    if (text.len != ENGINE_SHA) {
+        engine_fail(engine, "the answer to SCRIPT LOAD is none");
+        return;
+    }
+    memcpy(sha, text.at, ENGINE_SHA);
+    sha[ENGINE_SHA] = 0;
+}
+
+/* [engine] The epoch that holds after ENGINE_RENEW. Nothing of it was read yet. */
+static void engine_take_renewed(struct engine *engine, const redisReply *reply)
+{
+    uint32_t epoch;
+    if (!reply_epoch(reply, &epoch) || !epoch) {
+        engine_fail(engine, "the answer to a new epoch is none");
+        return;
+    }
+    engine_tell_acked(engine);
+    engine->following = false;
+    engine->after = (struct stream_id){0};
+    engine->opened++;
+    engine_tell(engine, (struct engine_tell){.kind = ENGINE_EPOCH, .epoch = epoch});
+}
+
+/* [engine] What meta has: the epoch, and the engine's run_id when it began. */
+static void engine_take_meta(struct engine *engine, const redisReply *reply)
+{
+    if (!reply_has(reply, 2) || !reply_epoch(reply->element[0], &engine->found.epoch)) {
+        engine_fail(engine, "{%s}:meta was written by something else", engine->url.prefix);
+        return;
+    }
+    struct span run = reply_text(reply->element[1]);
+    engine->found.same_run = !run.len || span_is(run, engine->run_id);
+}
+
+/* [engine] Both lines are there: the hub decides what is done with them. */
+static void engine_is_up(struct engine *engine)
+{
+    engine->step = ENGINE_IS_UP;
+    engine->good_at = clock_mono_ms();
+    engine->failures = engine->hops = 0;
+    engine->down = engine->wrong = false;
+    *engine->why = 0;
+    engine->opened += !engine->probing;
+    engine_tell(engine, engine->found);
+}
+
+/* [engine] A Sentinel says where the engine is: nil, or a host and a port. */
+static void engine_take_master(struct engine *engine, const redisReply *reply)
+{
+    uint64_t port;
+    struct engine_host found;
+    if (!reply_has(reply, 2) ||
+        !engine_number_read(reply_text(reply->element[1]), UINT16_MAX, &port) ||
+        !engine_host_take(reply_text(reply->element[0]), port, &found)) {
+        engine_fail(engine, "the Sentinel at %.100s knows no master %s", engine->target.host,
+                    engine->url.master);
+        return;
+    }
+    engine->target = found;
+    engine->sentinel = false;
+    engine_close(engine);
+    engine_find(engine);
+}
+
+/* [engine] An error that ends the connection: the keys are elsewhere, the engine is of no use now,
+ * or never will be before the operator has done something. */
+static void engine_take_error(struct engine *engine, const struct engine_call *call,
+                              const redisReply *reply)
+{
+    char text[200];
+    const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
+    struct engine_host to;
+    snprintf(text, sizeof text, "%s", reply->str);
+    switch (engine_error_of(reply->str)) {
+    case ENGINE_ELSEWHERE:
+        if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {
+            engine_fail(engine, "it names no place for its keys: %s", text);
+            return;
+        }
+        unsigned hops = engine->hops + 1;
+        engine_tell_acked(engine);
+        engine_close(engine);
+        engine->hops = hops;
+        engine->target = to;
+        engine_find(engine);
+        return;
+    case ENGINE_NO_AUTH:
+        if (engine->sentinel && call->kind == CALL_MASTER && engine->password.len) {
+            engine_say_hello(engine, &engine->ask);
+            engine_say(&engine->ask, CALL_MASTER, "SENTINEL", "get-master-addr-by-name",
+                       engine->url.master, NULL);
+            return;
+        }
+        if (call->kind != CALL_AUTH)
+            engine_fail_wrong(engine, "--cluster: the engine wants a password: give"
+                                      " --cluster-password-file and, unless it is the default"
+                                      " user's, --cluster-user");
+        else
+            engine_fail_wrong(engine,
+                              "--cluster-password-file: the engine does not take the password of"
+                              " %.64s: %s; give it the one that the engine has",
+                              *user ? user : "the default user", text);
+        return;
+    case ENGINE_NO_PERMISSION:
+        engine_fail_wrong(engine,
+                          "--cluster: the engine does not allow all that is needed: %.120s; give"
+                          " it ACL SETUSER %.64s ~{%s}:* +auth +client|setname +info +script|load"
+                          " +evalsha +time +ping +hget +hmget +hset +del +expire +xadd +xread"
+                          " +xrange +xrevrange",
+                          text, *user ? user : "default", prefix);
+        return;
+    case ENGINE_WRONG_TYPE:
+        engine_fail_wrong(engine,
+                          "--cluster: {%s}:meta or {%s}:log in the engine is of another type;"
+                          " remove it, or choose another PREFIX",
+                          prefix, prefix);
+        return;
+    case ENGINE_UNKNOWN:
+        engine_fail_wrong(engine,
+                          "--cluster: the engine does not know what is needed: %s; take a Redis of"
+                          " 6.0 or later, or a Valkey",
+                          text);
+        return;
+    default: engine_fail(engine, "it answers: %s", text);
+    }
+}
+
+/* [engine] An error in answer to what was asked; true if the connection goes on. */
+static bool engine_takes_error(struct engine *engine, struct engine_call *call,
+                               const redisReply *reply)
+{
+    enum engine_error error = engine_error_of(reply->str);
+    switch (call->kind) {
+    case CALL_APPEND: return engine_take_append_error(engine, call->ask, error, reply);
+    case CALL_TRY: /* what has too few words is refused for that, after it was allowed */
+        return error == ENGINE_NO_SCRIPT || (error == ENGINE_NOT_NOW && strstr(reply->str, "ERR "));
+    case CALL_RENEW:
+        if (error == ENGINE_NO_SCRIPT) {
+            engine_say(&engine->ask, CALL_LOAD_RENEW, "SCRIPT", "LOAD", ENGINE_SCRIPT_RENEW, NULL);
+            engine_send_renew(engine, call->ask);
+            call->ask = NULL;
+            return true;
+        }
+        return false;
+    case CALL_PIECE:
+        if (error != ENGINE_FULL) return false;
+        engine->piece_out = false;
+        engine->piece_at = clock_mono_ms() + ENGINE_FULL_MS;
+        return true;
+    default: return false;
+    }
+}
+
+/* [engine] The engine has a piece. */
+static void engine_take_piece(struct engine *engine)
+{
+    struct job *job = TAILQ_FIRST(&engine->pieces);
+    TAILQ_REMOVE(&engine->pieces, job, entry);
+    engine_ask_free(container_of(job, struct engine_ask, job));
+    engine->piece_out = false;
+}
+
+/* [engine] Acts on an answer that is no error. */
+static void engine_take_answer(struct engine *engine, struct engine_call *call,
+                               const redisReply *reply)
+{
+    bool found;
+    switch (call->kind) {
+    case CALL_MASTER: engine_take_master(engine, reply); return;
+    case CALL_INFO: engine_take_info(engine, reply); return;
+    case CALL_LOAD_APPEND: engine_take_script(engine, reply, engine->append_sha); return;
+    case CALL_LOAD_RENEW: engine_take_script(engine, reply, engine->renew_sha); return;
+    case CALL_META: engine_take_meta(engine, reply); return;
+    case CALL_THERE:
+    case CALL_FIRST:
+        if (!reply_only_id(reply, &found, &engine->found.last))
+            engine_fail(engine, "the answer to XRANGE is none");
+        else if (call->kind == CALL_THERE) engine->is_there = found;
+        return;
+    case CALL_LAST: engine_take_last(engine, reply); return;
+    case CALL_TIME:
+        engine_take_time(engine, call, reply);
+        if (engine->step == ENGINE_ASK_LINE) engine_open_read(engine);
+        return;
+    case CALL_SETUP_DONE: engine_is_up(engine); return;
+    case CALL_APPEND: engine_take_append(engine, call->ask, reply); return;
+    case CALL_RENEW: engine_take_renewed(engine, reply); return;
+    case CALL_PIECE: engine_take_piece(engine); return;
+    case CALL_READ: engine_take_read(engine, call, reply); return;
+    default: return;
+    }
+}
+
+/* [engine] Takes an answer that came over a line: that of the first command that waits for one. */
+static void engine_take(struct engine *engine, struct engine_line *line, const redisReply *reply)
+{
+    struct engine_call *call = STAILQ_FIRST(&line->calls);
+    if (!call) {
+        engine_fail(engine, "it answers what nobody asked");
+        return;
+    }
+    STAILQ_REMOVE_HEAD(&line->calls, entry);
+    line->heard = clock_mono_ms();
+    engine->unanswered -= call->kind == CALL_APPEND;
+    if (reply->type != REDIS_REPLY_ERROR) engine_take_answer(engine, call, reply);
+    else if (!engine_takes_error(engine, call, reply)) engine_take_error(engine, call, reply);
+    if (call->kind == CALL_RENEW && call->ask) engine_ask_free(call->ask);
+    free(call);
+}
+
+/* ==== 38. Cluster: the engine's thread ==========================================================
+ * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
+ * next turn, so that what the hub asks has its turn, too. */
+static void engine_line_read(struct engine *engine, struct engine_line *line)
+{
+    enum { READS = 256 }; /* of 16 KB */
+    enum seam_redis_result got = SEAM_REDIS_DONE, next;
+    for (int i = 0; got == SEAM_REDIS_DONE && i < READS; i++) {
+        got = seam_redis_read(line->redis);
+        if (got == SEAM_REDIS_NO_MEMORY) mem_die();
+        redisReply *reply;
+        /* What came before the end is acted on, too. */
+        while ((next = seam_redis_next(line->redis, &reply)) == SEAM_REDIS_DONE) {
+            engine_take(engine, line, reply);
+            freeReplyObject(reply);
+            if (line->state != LINE_OPEN) return;
+        }
+        if (next == SEAM_REDIS_NO_MEMORY) mem_die();
+        if (next == SEAM_REDIS_FAILED) got = next;
+    }
+    line->unread = got == SEAM_REDIS_DONE;
+    if (got == SEAM_REDIS_FAILED)
+        engine_fail(engine, "the connection broke: %s", seam_redis_why(line->redis));
+}
+
+/* [engine] Writes what an open line's socket takes. */
+static void engine_line_write(struct engine *engine, struct engine_line *line)
+{
+    if (line->state != LINE_OPEN) return;
+    enum seam_redis_result put = seam_redis_write(line->redis);
+    if (put == SEAM_REDIS_NO_MEMORY) mem_die();
+    if (put == SEAM_REDIS_FAILED)
+        engine_fail(engine, "the connection broke: %s", seam_redis_why(line->redis));
+    else engine_line_poll(engine, line, EPOLLIN | (put == SEAM_REDIS_WAIT ? EPOLLOUT : 0));
+}
+
+/* [engine] Goes on with a line as far as it goes without waiting; see engine_line_write. */
+static void engine_line_go_on(struct engine *engine, struct engine_line *line)
+{
+    if (line->state == LINE_CONNECTING) engine_line_connected(engine, line);
+    if (line->state == LINE_SHAKING) engine_line_shake(engine, line);
+    if (line->state == LINE_OPEN) engine_line_read(engine, line);
+}
+
+/* [engine] Until when a line's oldest command may wait for its answer. Each answer to one before it
+ * counts: a long row of them may take its time. */
+static int64_t engine_line_due(const struct engine_line *line)
+{
+    const struct engine_call *first = STAILQ_FIRST(&line->calls);
+    if (line->state != LINE_OPEN || !first) return INT64_MAX;
+    int64_t since = first->at > line->heard ? first->at : line->heard;
+    return since + ENGINE_AWAY_MS + (first->kind == CALL_READ ? ENGINE_BLOCK_MS : 0);
+}
+
+/* [engine] Looks at the clocks, once all that came was read: what is due is done. */
+static void engine_tick(struct engine *engine)
+{
+    int64_t now = clock_mono_ms();
+    if (now >= engine_line_due(&engine->ask) || now >= engine_line_due(&engine->read)) {
+        engine_fail(engine, "no answer for %d ms", ENGINE_AWAY_MS);
+        engine->good_at = now - ENGINE_AWAY_MS;
+    } else if (engine->step != ENGINE_IS_UP && engine->step != ENGINE_REST &&
+               now >= engine->try_by) {
+        engine_fail(engine, engine->step == ENGINE_FIND ? "the resolver does not answer in time"
+                                                        : "it does not answer in time");
+    }
+    if (engine->step == ENGINE_IS_UP) {
+        engine->good_at = now;
+        if (now < engine->clock_at) return;
+        engine->clock_at = now + ENGINE_CLOCK_MS;
+        engine_say(&engine->ask, CALL_TIME, "TIME", NULL);
+    } else if (!engine->down && now - engine->good_at >= ENGINE_AWAY_MS) {
+        struct engine_tell tell = {.kind = ENGINE_DOWN};
+        engine->down = true;
+        buffer_text(&tell.text, *engine->why ? engine->why : "it does not answer");
+        engine_tell(engine, tell);
+    }
+}
+
+/* [engine] When something is due next, mono. */
+static int64_t engine_due(const struct engine *engine)
+{
+    if (engine->ask.unread || engine->read.unread) return 0;
+    int64_t due[5] = {engine_line_due(&engine->ask), engine_line_due(&engine->read), INT64_MAX,
+                      INT64_MAX, INT64_MAX};
+    if (engine->step == ENGINE_IS_UP) {
+        due[2] = engine->clock_at;
+        if (engine->append_at) due[3] = engine->append_at;
+        if (engine->piece_at) due[4] = engine->piece_at;
+    } else {
+        due[2] = engine->step == ENGINE_REST ? engine->retry_at : engine->try_by;
+        if (!engine->down) due[3] = engine->good_at + ENGINE_AWAY_MS;
+        if (engine->ask.state == LINE_CONNECTING) due[4] = engine->ask.heard + ENGINE_AWAY_MS;
+    }
+    for (int i = 1; i < 5; i++)
+        if (due[i] < due[0]) due[0] = due[i];
+    return due[0];
+}
+
+/* [engine] Takes what the hub asks. */
+static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
+{
+    bool up = engine->step == ENGINE_IS_UP, in_time = ask->opened == engine->opened && up;
+    char key[ENGINE_KEY];
+    switch (ask->kind) {
+    case ENGINE_APPEND:
+        if (engine->halted) break;
+        TAILQ_INSERT_TAIL(&engine->appends, &ask->job, entry);
+        if (!engine->unsent && !engine->again) engine->unsent = ask;
+        return;
+    case ENGINE_FORGET: engine_forget(engine); break;
+    case ENGINE_RENEW:
+        if (!in_time) break;
+        engine_send_renew(engine, ask);
+        return;
+    case ENGINE_FOLLOW:
+        if (!in_time) break;
+        engine->following = true;
+        engine->halted = false;
+        engine->after = ask->after;
+        engine->reads++;
+        break;
+    case ENGINE_PIECE:
+        if (!up) break;
+        TAILQ_INSERT_TAIL(&engine->pieces, &ask->job, entry);
+        return;
+    case ENGINE_PIECES:
+        if (engine->request && up)
+            engine_say(&engine->ask, CALL_OF_NO_MATTER, "DEL",
+                       engine_snapshot_key(engine, engine->request, key), NULL);
+        engine->request = ask->request;
+        engine->request_after = (struct stream_id){0};
+        break;
+    }
+    engine_ask_free(ask);
+}
+
+/* [main, engine] One turn: waits, takes what is asked, reads what came, and writes what that has
+ * brought about. */
+static void engine_turn(struct engine *engine, int64_t until)
+{
+    struct epoll_event events[4]; /* which of them it is does not matter: there are three */
+    int64_t due = engine_due(engine), now = clock_mono_ms();
+    if (until < due) due = until;
+    loop_wait(&engine->loop, events, 4, due > now ? due - now : 0);
+    loop_take_jobs(&engine->loop);
+    for (struct job *job; (job = TAILQ_FIRST(&engine->loop.taken));) {
+        TAILQ_REMOVE(&engine->loop.taken, job, entry);
+        engine_take_ask(engine, container_of(job, struct engine_ask, job));
+    }
+    if (engine->step == ENGINE_REST && clock_mono_ms() >= engine->retry_at) engine_begin(engine);
+    else if (engine->step == ENGINE_FIND) engine_find(engine);
+    engine_line_go_on(engine, &engine->ask);
+    engine_line_go_on(engine, &engine->read);
+    engine_tick(engine);
+    if (engine->step == ENGINE_IS_UP) {
+        engine_send_appends(engine);
+        engine_send_piece(engine);
+        engine_send_read(engine);
+    }
+    engine_line_write(engine, &engine->ask);
+    engine_line_write(engine, &engine->read);
+    engine_tell_acked(engine);
+}
+
+/* [engine] The thread. */
+static void *engine_run(void *argument)
+{
+    struct engine *engine = argument;
+    thread_is(THREAD_ENGINE);
+    prctl(PR_SET_NAME, "engine");
+    while (!atomic_load(&engine->quitting)) engine_turn(engine, INT64_MAX);
+    engine_close(engine);
+    return NULL;
+}
+
+/* [main] Begins without a connection. */
+static void engine_reset(struct engine *engine)
+{
+    engine->good_at = engine->retry_at = clock_mono_ms();
+    engine->failures = engine->hops = 0;
+    engine->down = engine->wrong = false;
+    *engine->why = 0;
+}
+
+/* [main] Reads the node's name; false with the reason in why. */
+static bool engine_read_name(struct engine *engine, struct why why)
+{
+    const char *given = engine->options->node_name;
+    char host[ENGINE_NAME_MAX + 1] = ""; /* Linux has no longer names of machines */
+    size_t len = strlen(given);
+    bool good = len <= ENGINE_NAME_MAX && utf8_valid(span_of(given));
+    uint32_t point;
+    for (size_t at = 0; good && at < len;) {
+        at += utf8_step(given + at, len - at, &point);
+        good = !log_hides(point);
+    }
+    if (!good)
+        return fail(why,
+                    "--node-name: is no name of 1 to %d bytes of UTF-8 without control"
+                    " characters; give it a short one",
+                    ENGINE_NAME_MAX);
+    if (!len && gethostname(host, sizeof host - 1)) *host = 0;
+    strcpy(engine->name, len ? given : *host ? host : "node");
+    return true;
+}
+
+/* [main] Sets it up as the options say; false with the reason in why if they are not good. */
+static bool engine_init(struct engine *engine, const struct options *options, struct log *log,
+                        struct why why)
+{
+    mbedtls_x509_crt roots;
+    const char *file = options->cluster_password_file;
+    engine->options = options;
+    engine->log = log;
+    engine->loop.epoll = engine->loop.wake = -1;
+    TAILQ_INIT(&engine->appends);
+    TAILQ_INIT(&engine->pieces);
+    STAILQ_INIT(&engine->ask.calls);
+    STAILQ_INIT(&engine->read.calls);
+    if (!engine_read_name(engine, why)) return false;
+    if (!engine_wanted(engine)) return true;
+    if (!engine_url_parse(options->cluster, &engine->url, why)) return false;
+    if (*file && !secret_read("cluster-password-file", file, true, ENGINE_PASSWORD_MAX,
+                              &engine->password, why))
+        return false;
+    secret_trim(&engine->password);
+    if (*file && !engine->password.len)
+        return fail(why, "--cluster-password-file: %.200s is empty; write the password into it",
+                    file);
+    if (!engine->url.secure) return true;
+    bool good = tls_client_read_roots("cluster-ca-file", options->cluster_ca_file, &roots, why);
+    mbedtls_x509_crt_free(&roots);
+    return good;
+}
+
+/* What a first attempt came to. */
+enum engine_probe { ENGINE_GOOD, ENGINE_AWAY, ENGINE_WRONG };
+
+/* [main] A first attempt, before there is the thread: at most ENGINE_AWAY_MS. ENGINE_AWAY: it may
+ * come by itself, why says what is in the way. ENGINE_WRONG: only the operator can help, and why is
+ * the sentence for that. */
+static enum engine_probe engine_probe(struct engine *engine, struct why why)
+{
+    int64_t until = clock_mono_ms() + ENGINE_AWAY_MS;
+    size_t tries = engine->url.host_count;
+    if (engine->loop.epoll < 0 && !loop_init(&engine->loop)) {
+        fail(why, "cannot watch its socket: %s", strerror(errno));
+        return ENGINE_AWAY;
+    }
+    engine_reset(engine);
+    engine->probing = true;
+    while (engine->step != ENGINE_IS_UP && engine->failures < tries && !engine->wrong &&
+           clock_mono_ms() < until)
+        engine_turn(engine, until);
+    enum engine_probe result = engine->step == ENGINE_IS_UP ? ENGINE_GOOD
+                               : engine->wrong              ? ENGINE_WRONG
+                                                            : ENGINE_AWAY;
+    if (result != ENGINE_GOOD)
+        fail(why, "%s", *engine->why ? engine->why : "it does not answer in time");
+    engine_close(engine);
+    engine->probing = false;
+    return result;
+}
+
+/* [main] Starts the thread, which tells `hub`'s loop by calling `told` there; false with errno. */
+static bool engine_start(struct engine *engine, struct loop *hub,
+                         void (*told)(struct server *, struct job *))
+{
+    engine->hub = hub;
+    engine->told = told;
+    if (engine->loop.epoll < 0 && !loop_init(&engine->loop)) return false;
+    engine_reset(engine);
+    engine->running = thread_start(&engine->thread, engine_run, engine);
+    return engine->running;
+}
+
+/* [main] Ends the thread. The hub may still be told what is on its way to it, and asks go nowhere:
+ * engine_free frees them. */
+static void engine_stop(struct engine *engine)
+{
+    if (!engine->running) return;
+    atomic_store(&engine->quitting, true);
+    loop_wake(&engine->loop);
+    pthread_join(engine->thread, NULL);
+    engine->running = false;
+}
+
+/* [main] Frees what engine_init and the thread, which has ended, took, and what was asked of it. A
+ * look-up that hangs is left to its own thread: then the process ends. */
+static void engine_free(struct engine *engine)
+{
+    engine_free_asks(&engine->appends);
+    engine_free_asks(&engine->pieces);
+    if (engine->loop.epoll >= 0) {
+        loop_take_jobs(&engine->loop);
+        engine_free_asks(&engine->loop.taken);
+        loop_close(&engine->loop);
+    }
+    lookup_drop(engine->lookup);
+    secret_free(&engine->password);
+    engine_url_free(&engine->url);
+}
+
+/* ==== 39. Cluster: entries ======================================================================
  * What nodes write into the log, byte by byte. An entry is a head and records; each record names at
  * most one user, so that it causes at most one transition, and its place in the log is that
  * transition's position. Numbers are LEB128; times are ms since the entry's own, zigzag.
@@ -13659,7 +15635,7 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
     return good ? ENTRY_GOOD : ENTRY_DAMAGED;
 }
 
-/* ==== 37. Cluster: table ======================================================================
+/* ==== 40. Cluster: table ========================================================================
  * What the records of the log make of a table: who says what of whom, and the user as all see them.
  * Every node applies the same records in the same order by this code, so all have the same users,
  * the same transitions, and each of them at the same position. Pure.
@@ -14180,7 +16156,7 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
     }
 }
 
-/* ==== 38. Cluster: node =======================================================================
+/* ==== 41. Cluster: node =========================================================================
  * What a node does with what the engine tells it: when it may show the log's table, when it begins
  * anew, what it writes. Pure: time is passed in, what is asked of the engine goes to node.ask, and
  * the hub calls. [hub]
@@ -15614,7 +17590,7 @@ static void node_free(struct node *node)
     buffer_free(&node->kicked);
 }
 
-/* ==== 34. Server ==============================================================================
+/* ==== 42. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -16097,12 +18073,14 @@ struct server {
     pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
     struct address_table addresses; /* [listener, worker, hub] */
     struct webhook webhook;         /* its own thread and lock */
+    struct engine engine;           /* its own thread, see engine_submit */
+    bool misfit;                    /* [main] the start failed for what the operator has to mend */
     struct listen_socket *listen_sockets; /* [listener] the descriptors */
     size_t listen_socket_count;
     struct seam *seam;
 };
 
-/* ==== 35. Connections =========================================================================
+/* ==== 43. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -16567,7 +18545,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 36. WebSocket messages ==================================================================
+/* ==== 44. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -17218,7 +19196,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 37. Streams =============================================================================
+/* ==== 45. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -17420,7 +19398,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 38. Broadcast ===========================================================================
+/* ==== 46. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -17601,7 +19579,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 39. Signs of life =======================================================================
+/* ==== 47. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -17735,7 +19713,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 40. Handoff =============================================================================
+/* ==== 48. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -17972,7 +19950,29 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 41. Hub =================================================================================
+/* ==== 49. Cluster: hub ==========================================================================
+ * What the hub does with what the engine's thread tells it. */
+
+/* [hub] The engine's thread told something; it is the hub's to free. */
+static void hub_engine_told(struct server *server, struct job *job)
+{
+    struct engine_tell *tell = container_of(job, struct engine_tell, job);
+    struct engine_ask *ask;
+    if (tell->kind == ENGINE_ENTRIES) engine_took(&server->engine);
+    if (tell->kind == ENGINE_DOWN)
+        log_line(&server->log, LOG_WARN, "cluster: the engine is away: %.*s", (int)tell->text.len,
+                 tell->text.at);
+    if (tell->kind == ENGINE_UP) {
+        log_line(&server->log, LOG_INFO, "cluster: the engine is there");
+        ask = mem_new(sizeof *ask);
+        ask->kind = ENGINE_FOLLOW;
+        ask->after = tell->last;
+        engine_submit(&server->engine, ask);
+    }
+    engine_tell_free(tell);
+}
+
+/* ==== 50. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -18456,7 +20456,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 42. Listener: connections ===============================================================
+/* ==== 51. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -18837,7 +20837,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 43. Listener: requests ==================================================================
+/* ==== 52. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -19294,7 +21294,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 44. Listener: accept ====================================================================
+/* ==== 53. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -19563,7 +21563,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 45. Assets ==============================================================================
+/* ==== 54. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -19587,7 +21587,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 46. API: users ==========================================================================
+/* ==== 55. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -20002,7 +22002,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 47. API: lists for admins ===============================================================
+/* ==== 56. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -20622,7 +22622,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 48. API: state of the server ============================================================
+/* ==== 57. API: state of the server ==============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
@@ -20997,7 +22997,7 @@ enum access {
     ACCESS_ADMIN,
 };
 
-/* ==== 49. API: who may ========================================================================
+/* ==== 58. API: who may ==========================================================================
  * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
  * (enum access), and api_answer or upgrade_request ask here before anything else is done.
  *
@@ -21396,7 +23396,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 50. Routes ==============================================================================
+/* ==== 59. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -21528,7 +23528,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 51. CivetWeb ============================================================================
+/* ==== 60. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -21941,7 +23941,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 52. Sandbox and privileges ==============================================================
+/* ==== 61. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -22037,19 +24037,14 @@ static void sandbox_allow_port(int ruleset, uint16_t port)
     syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
 }
 
-/* [main] Allows what a webhook needs: its port, the file of certificates and, to find a host by its
- * name, the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there,
- * and is no link to another directory, is read by the next start. */
-static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
+/* [main] Allows what it takes to find a host by its name: the resolver's port and files. Of /etc
+ * nothing else is opened: a resolv.conf that is replaced there, and is no link to another
+ * directory, is read by the next start. */
+static void sandbox_allow_resolver(int ruleset)
 {
     enum { DNS = 53 };
     static const char *const files[] = {"/etc/resolv.conf", "/etc/hosts"};
     char real[PATH_MAX];
-    if (!webhook_wanted(hook)) return;
-    sandbox_allow_port(ruleset, hook->url.port);
-    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
-    sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
-    if (hook->url.is_address) return;
     sandbox_allow_port(ruleset, DNS);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         sandbox_allow(ruleset, files[i], LANDLOCK_FILES_READ);
@@ -22058,9 +24053,32 @@ static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
     }
 }
 
+/* [main] Allows what a webhook needs: its port, the file of certificates and, to find a host by its
+ * name, the resolver. */
+static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
+{
+    if (!webhook_wanted(hook)) return;
+    sandbox_allow_port(ruleset, hook->url.port);
+    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
+    sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
+    if (!hook->url.is_address) sandbox_allow_resolver(ruleset);
+}
+
+/* [main] Allows what the engine's thread needs: the file of certificates and the resolver. Its
+ * port is no use to name: where a fail-over leads is not known now, so with --cluster connections
+ * to all ports are allowed, see server_enter_sandbox. */
+static void sandbox_allow_engine(int ruleset, const struct engine *engine)
+{
+    if (!engine_wanted(engine)) return;
+    if (engine->url.secure) sandbox_allow_file(ruleset, engine->options->cluster_ca_file);
+    if (*engine->options->cluster_password_file)
+        sandbox_allow_file(ruleset, engine->options->cluster_password_file);
+    sandbox_allow_resolver(ruleset);
+}
+
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's; signals to others. A hole in a parser then reads no other file
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
  * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
  * asking for one that it does not know fails, so rights, size and fields go by its version.
  * server->landlock is what /metrics says of it. */
@@ -22083,7 +24101,8 @@ static void server_enter_sandbox(struct server *server)
     if (abi < 1) return;
     struct landlock_rules rules = {
         .files = rights[abi > 5 ? 5 : abi],
-        .net = abi < 4 ? 0 : LANDLOCK_NET,
+        .net =
+            abi < 4 ? 0 : LANDLOCK_NET & ~(engine_wanted(&server->engine) ? LANDLOCK_CONNECT : 0),
         .scope = abi < 6 ? 0 : LANDLOCK_SCOPE,
     };
     size_t known = abi < 4 ? 8 : abi < 6 ? 16 : 24;
@@ -22101,6 +24120,7 @@ static void server_enter_sandbox(struct server *server)
     }
     if (*options->admin_password_file) sandbox_allow_file(ruleset, options->admin_password_file);
     sandbox_allow_webhook(ruleset, &server->webhook);
+    sandbox_allow_engine(ruleset, &server->engine);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
     if (done) server->landlock = abi;
     close(ruleset);
@@ -22108,7 +24128,7 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 53. Start ===============================================================================
+/* ==== 62. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -22450,6 +24470,23 @@ static bool server_lacks_thread(struct why why, const char *what)
                 what, strerror(errno));
 }
 
+/* [main] Tries the engine of --cluster, if there is one. False with the reason in why if it cannot
+ * be used before the operator has done something (server.misfit). One that is away keeps no server
+ * down: it goes on alone, and the engine's thread tries again. */
+static bool server_probe_engine(struct server *server, struct why why)
+{
+    char err[WHY_MAX];
+    if (!engine_wanted(&server->engine)) return true;
+    switch (engine_probe(&server->engine, WHY(err))) {
+    case ENGINE_WRONG: server->misfit = true; return fail(why, "%s", err);
+    case ENGINE_AWAY:
+        log_line(&server->log, LOG_WARN, "--cluster: cannot reach the engine: %s; trying again",
+                 err);
+        return true;
+    default: return true;
+    }
+}
+
 /* [main] Opens store, sockets and threads, and fills the presence table. False with the reason in
  * why; what was opened is left to server_stop, which knows what there is. The order is by what each
  * step needs or takes away:
@@ -22460,10 +24497,11 @@ static bool server_lacks_thread(struct why why, const char *what)
  * 2. The certificate of our own, which needs the bound addresses and a place in the store's
  *    directory.
  * 3. The sandbox: all files that are named are open or allowed by then, and no thread runs yet
- *    that would be outside of it.
+ *    that would be outside of it. Behind it the engine of --cluster is tried, which may start a
+ *    resolver.
  * 4. The writer, and the descriptors of hub and listener, so that nobody can submit to a loop that
- *    is not there. Then those who work for the two: webhook, reader, io threads, handshake
- *    workers.
+ *    is not there. Then those who work for the two: webhook, engine, reader, io threads,
+ *    handshake workers.
  * 5. CivetWeb's workers and, with seam_run, the listener. From now on probes are answered; all
  *    other requests wait for step 6. Clients that came earlier wait in the kernel's queue of the
  *    socket.
@@ -22493,6 +24531,7 @@ static bool server_start(struct server *server, struct why why)
     if (!server->store || (!drops && !server_listen(server, why))) return false;
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
+    if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
     /* From here on there are threads: the sandbox and the user are for all of them. */
@@ -22501,6 +24540,9 @@ static bool server_start(struct server *server, struct why why)
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
+    if (engine_wanted(&server->engine) &&
+        !engine_start(&server->engine, &server->hub.loop, hub_engine_told))
+        return server_lacks_thread(why, "thread of --cluster");
     if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
         return server_lacks_thread(why, "reader of the store");
     if (!job_queue_start(&server->hub.broadcast.queue, "io", 0, server_io_threads()))
@@ -22633,8 +24675,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
- *    far it came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
+ *    has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *
@@ -22659,6 +24701,7 @@ static bool server_stop(struct server *server)
     job_queue_stop(&server->listener.handshakes);
     job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
     webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
+    engine_stop(&server->engine);        /* the hub, which it tells, still runs */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -22696,20 +24739,21 @@ static int server_serve(struct server *server)
         server_wait(server, &signals);
     }
     bool written = server_stop(server);
-    if (!started) return complain(1, "%s", err);
+    if (!started) return complain(server->misfit ? 2 : 1, "%s", err);
     if (written) return 0;
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 54. Main ================================================================================
+/* ==== 63. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 
 static void print_version(void)
 {
-    printf("presence " PRESENCE_VERSION "\nCivetWeb %s, LMDB %d.%d.%d, Mbed TLS %s\n",
-           seam_version(), MDB_VERSION_MAJOR, MDB_VERSION_MINOR, MDB_VERSION_PATCH,
-           MBEDTLS_VERSION_STRING);
+    printf("presence " PRESENCE_VERSION
+           "\nCivetWeb %s, hiredis %d.%d.%d, LMDB %d.%d.%d, Mbed TLS %s\n",
+           seam_version(), HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH, MDB_VERSION_MAJOR,
+           MDB_VERSION_MINOR, MDB_VERSION_PATCH, MBEDTLS_VERSION_STRING);
 }
 
 /* Runs --restore from a file or, for "-", stdin; returns the exit status. */
@@ -22836,12 +24880,14 @@ static int run_command(struct server *server, const struct command_line *line)
     good = server_set_limits(server, WHY(err)) && server_check_addresses(server, WHY(err)) &&
            server_read_secrets(server, true, WHY(err)) &&
            server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
-           webhook_init(&server->webhook, &server->options, WHY(err));
+           webhook_init(&server->webhook, &server->options, WHY(err)) &&
+           engine_init(&server->engine, &server->options, &server->log, WHY(err));
     int status = !good ? complain(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
+    if (server->engine.options) engine_free(&server->engine);
     secrets_drop(server->secrets);
     session_keys_free(&server->sessions);
     address_table_free(&server->addresses);
