@@ -16038,6 +16038,7 @@ static void replica_beat(struct replica *r, size_t holder, uint64_t position,
     for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
         if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
             r->differences++;
+    if (r->copied_count) return; /* the copy is ahead of the log in places */
     r->mark = (r->mark + 1) % REPLICA_MARKS;
     r->marks[r->mark].position = position + 1;
     r->marks[r->mark].checksum = r->checksum;

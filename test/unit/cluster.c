@@ -821,6 +821,7 @@ static void nodes_agree(void **unused)
         for (int i = 0; i < 16; i++) causes[i] += rig.causes[i];
         rig_free(&rig);
     }
+    if (getenv("PRESENCE_SAY")) fprintf(stderr, "hole %d damaged %d different %d\n", (int)causes[CAUSE_HOLE], (int)causes[CAUSE_DAMAGED], (int)causes[CAUSE_DIFFERENT]);
     assert_int_equal(causes[CAUSE_HOLE] + causes[CAUSE_DAMAGED] + causes[CAUSE_DIFFERENT], 0);
     assert_true(one || (causes[CAUSE_EVICTED] && causes[CAUSE_JUMPED] && causes[CAUSE_NOBODY]));
     if (getenv("PRESENCE_SAY"))
