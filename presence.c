@@ -5242,25 +5242,33 @@ static bool store_each_manual(struct store *st,
     return rc == MDB_NOTFOUND;
 }
 
+/* Moves a cursor to the newest session of a user that began before that wall time or, where there
+ * is none, to one of another user. LMDB finds the first key that is not below, and what is wanted
+ * is the one before it: the very last of all users where there is none. An LMDB code. */
+static int store_find_session(MDB_cursor *cursor, struct span id, int64_t before, MDB_val *key,
+                              MDB_val *value)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    *key = (MDB_val){store_session_key(id, before, bytes), bytes};
+    int rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+    if (rc == MDB_NOTFOUND) return mdb_cursor_get(cursor, key, value, MDB_LAST);
+    return rc ? rc : mdb_cursor_get(cursor, key, value, MDB_PREV);
+}
+
 /* Copies up to max sessions of a user that began before that wall time, the newest first. Their
  * number; -1 if the read failed. */
 static int store_sessions(struct store *st, struct span id, int64_t before,
                           struct session_record *out, int max)
 {
-    uint8_t bytes[STORE_KEY_MAX];
     MDB_cursor *cursor;
     if (!id.len || id.len > USER_ID_MAX) return 0;
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
-    MDB_val key = {store_session_key(id, before, bytes), bytes}, value;
+    MDB_val key, value;
     int n = 0, rc = mdb_cursor_open(txn, st->sessions, &cursor);
     if (!rc) {
         struct span owner;
-        /* LMDB finds the first key that is not below, and the newest wanted is the one before it:
-         * the very last of all users where there is none. */
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
-        else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+        rc = store_find_session(cursor, id, before, &key, &value);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
             if (!store_read_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
             if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
@@ -5294,34 +5302,38 @@ static int store_samples(struct store *st, int64_t from, int64_t to, struct samp
     return store_finish_read(st, txn, rc) ? n : -1;
 }
 
+/* Moves a cursor of `seen` to the first place behind one (NULL: to the end it comes from), up or
+ * down. The place itself need not be there any more: its user may be online by now and gone from
+ * here, so the walk goes on beside it, from what is there. An LMDB code. */
+static int store_find_seen(MDB_cursor *cursor, const struct seen_place *after, bool down,
+                           MDB_val *key, MDB_val *value)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    if (!after) return mdb_cursor_get(cursor, key, value, down ? MDB_LAST : MDB_FIRST);
+    struct span id = {after->id, after->id_len};
+    const MDB_val from = {store_seen_key(id, after->last_seen, bytes), bytes};
+    *key = from;
+    int rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+    bool same = !rc && !bytes_compare(key->mv_data, key->mv_size, from.mv_data, from.mv_size);
+    if (rc == MDB_NOTFOUND && down) return mdb_cursor_get(cursor, key, value, MDB_LAST);
+    if (rc || (!down && !same)) return rc;
+    return mdb_cursor_get(cursor, key, value, down ? MDB_PREV : MDB_NEXT);
+}
+
 /* Copies up to max places of the users who are not online behind a place (NULL: from the end), the
  * oldest last_seen first or, down set, the latest. Their number, fewer than max when there are no
- * more; -1 if the read failed. The place itself need not be there any more. */
+ * more; -1 if the read failed. */
 static int store_seen(struct store *st, const struct seen_place *after, bool down,
                       struct seen_place *out, int max)
 {
-    uint8_t bytes[STORE_KEY_MAX];
     MDB_cursor *cursor;
-    MDB_val key = {0, NULL}, from, value;
+    MDB_val key, value;
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     int n = 0, rc = mdb_cursor_open(txn, st->seen, &cursor);
     if (!rc) {
         const MDB_cursor_op step = down ? MDB_PREV : MDB_NEXT;
-        if (after) {
-            key = (MDB_val){
-                store_seen_key((struct span){after->id, after->id_len}, after->last_seen, bytes),
-                bytes};
-            from = key;
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-            /* The user at that place may be online by now and gone from here, so the walk goes on
-             * beside it, from what is there. */
-            bool same = !rc && !bytes_compare(key.mv_data, key.mv_size, from.mv_data, from.mv_size);
-            if (rc == MDB_NOTFOUND && down) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
-            else if (!rc && (down || same)) rc = mdb_cursor_get(cursor, &key, &value, step);
-        } else {
-            rc = mdb_cursor_get(cursor, &key, &value, down ? MDB_LAST : MDB_FIRST);
-        }
+        rc = store_find_seen(cursor, after, down, &key, &value);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, step)) {
             if (!store_read_seen(key, &out[n])) rc = MDB_CORRUPTED;
             if (rc) break;
@@ -5330,6 +5342,99 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
         mdb_cursor_close(cursor);
     }
     return store_finish_read(st, txn, rc) ? n : -1;
+}
+
+/* Is shown a user who is not online, with the stay that began last, or NULL; false: that is enough.
+ */
+typedef bool store_visit_leaver(void *context, struct span id, const struct user_record *user,
+                                const struct session_record *stay);
+
+/* A user who is not online, copied out of a transaction. */
+struct store_leaver {
+    struct seen_place place;
+    struct user_record user;
+    bool has_stay;
+    struct session_record stay; /* the one that began last */
+};
+
+/* Copies the user at a place of `seen`, with a cursor of `sessions`: 0, or what went wrong.
+ * MDB_NOTFOUND: no such user is offline. No batch of ours leaves such a place. */
+static int store_copy_leaver(struct store *st, MDB_txn *txn, MDB_cursor *sessions,
+                             const struct seen_place *place, struct store_leaver *out)
+{
+    struct span id = {place->id, place->id_len}, owner;
+    MDB_val key, value;
+    *out = (struct store_leaver){.place = *place};
+    int rc = store_find_user(st, txn, id, &out->user);
+    if (rc || out->user.open) return rc ? rc : MDB_NOTFOUND;
+    rc = store_find_session(sessions, id, INT64_MAX, &key, &value);
+    if (!rc && !store_read_session(key, value, &owner, &out->stay)) rc = MDB_CORRUPTED;
+    out->has_stay = !rc && !bytes_compare(owner.at, owner.len, id.at, id.len);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Copies the users at the next STORE_CHUNK places behind one, which becomes the last of them; a
+ * place without its user is passed over. *count is how many, *at_end that there are no more places.
+ * 0 or what went wrong. */
+static int store_copy_leavers(struct store *st, MDB_txn *txn, struct seen_place *place,
+                              struct store_leaver *out, int *count, bool *at_end)
+{
+    MDB_cursor *seen, *sessions;
+    MDB_val key, value;
+    int rc = mdb_cursor_open(txn, st->seen, &seen);
+    if (rc) return rc;
+    rc = mdb_cursor_open(txn, st->sessions, &sessions);
+    if (rc) {
+        mdb_cursor_close(seen);
+        return rc;
+    }
+    rc = store_find_seen(seen, place, false, &key, &value);
+    for (int i = 0; !rc && i < STORE_CHUNK; i++) {
+        if (!store_read_seen(key, place)) rc = MDB_CORRUPTED;
+        else rc = store_copy_leaver(st, txn, sessions, place, &out[*count]);
+        if (rc && rc != MDB_NOTFOUND) break;
+        if (!rc) ++*count;
+        rc = mdb_cursor_get(seen, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(sessions);
+    mdb_cursor_close(seen);
+    *at_end = rc == MDB_NOTFOUND;
+    return *at_end ? 0 : rc;
+}
+
+/* Visits the users who are not online, in the order of last_seen: those behind a place, which is to
+ * be {.last_seen = since} at first and is moved along, so that another call goes on there.
+ * STORE_CHUNK a transaction, and none while visit runs. Who comes and leaves again meanwhile is
+ * later in the order, so in the end nobody was missed who is not online then; they may have been
+ * visited twice. Stops when visit says so, or at the end, and only then *at_end. False if a read
+ * failed; what was visited until then was right. */
+__attribute__((unused)) static bool store_leavers(struct store *st, struct seen_place *place,
+                                                  store_visit_leaver *visit, void *context,
+                                                  bool *at_end)
+{
+    struct store_leaver *found = mem_new(STORE_CHUNK * sizeof *found);
+    bool good = true, more = true;
+    *at_end = false;
+    while (good && more && !*at_end) {
+        struct seen_place scanned = *place;
+        int count = 0, i = 0;
+        MDB_txn *txn = store_begin_read(st);
+        good = txn != NULL;
+        if (txn) {
+            int rc = store_copy_leavers(st, txn, &scanned, found, &count, at_end);
+            good = store_finish_read(st, txn, rc);
+        }
+        while (good && more && i < count) {
+            const struct store_leaver *one = &found[i++];
+            more = visit(context, (struct span){one->place.id, one->place.id_len}, &one->user,
+                         one->has_stay ? &one->stay : NULL);
+            *place = one->place;
+        }
+        if (good && more) *place = scanned; /* also behind those that were passed over */
+        *at_end = *at_end && good && i == count;
+    }
+    free(found);
+    return good;
 }
 
 /* What is delivered together. */
@@ -5570,7 +5675,8 @@ struct store_op {
         STORE_SAMPLE,
         STORE_MANUAL,
         STORE_CHANGE,
-        STORE_DELIVERED
+        STORE_DELIVERED,
+        STORE_LEAVER /* its text is a struct session_record, or empty */
     } kind;
     uint8_t id_len;
     bool shared; /* a session: the cluster's, see store_batch_session */
@@ -5656,6 +5762,27 @@ static void store_batch_manual(struct store_batch *b, struct span id,
     buffer_add(&b->ops, id.at, id.len);
     buffer_add(&b->ops, message.at, message.len);
     b->manuals++;
+}
+
+/* Adds a user who is not online as another node of a cluster has them, with the stay that began
+ * last, or NULL. The later last_seen decides which record holds, this or the stored one; of both
+ * counts the earlier first_seen, and the larger number of sessions, in which the stay is. So it
+ * does not matter how often, from how many nodes or in which order users are told. What a peer
+ * says was decoded as records are, ids were looked at. */
+__attribute__((unused)) static void store_batch_leaver(struct store_batch *b, struct span id,
+                                                       const struct user_record *user,
+                                                       const struct session_record *stay)
+{
+    struct store_op op = {.kind = STORE_LEAVER, .id_len = (uint8_t)id.len, .as.user = *user};
+    assert(id.len >= 1 && id.len <= USER_ID_MAX);
+    op.as.user.open = false;
+    op.as.user.online_since = 0;
+    op.text_len = stay ? sizeof *stay : 0;
+    buffer_add(&b->ops, &op, sizeof op);
+    buffer_add(&b->ops, id.at, id.len);
+    buffer_add(&b->ops, stay, op.text_len);
+    b->users++;
+    b->sessions += stay != NULL;
 }
 
 static size_t store_batch_count(const struct store_batch *b)
@@ -5859,6 +5986,30 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     return rc;
 }
 
+/* Merges a user as another node has them into what is stored, see store_batch_leaver. Who is online
+ * here with the same last_seen has left: the node that was told of their end had nothing later. */
+static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
+                              const struct user_record *told, struct span stay)
+{
+    struct user_record r = *told, old;
+    struct session_record session;
+    int rc = store_find_user(st, txn, id, &old);
+    bool known = !rc, later = true;
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    if (known) {
+        later = told->last_seen > old.last_seen || (told->last_seen == old.last_seen && old.open);
+        if (!later) r = old;
+        bool earlier = told->first_seen && told->first_seen < old.first_seen;
+        r.first_seen = earlier || !old.first_seen ? told->first_seen : old.first_seen;
+        r.sessions = told->sessions > old.sessions ? told->sessions : old.sessions;
+    }
+    bool moved = later || r.first_seen != old.first_seen || r.sessions != old.sessions;
+    rc = moved ? store_put_user(st, txn, id, &r, known ? &old : NULL) : 0;
+    if (rc || !stay.len) return rc;
+    memcpy(&session, stay.at, sizeof session); /* it is not aligned there */
+    return store_put_session(st, txn, id, &session, 0);
+}
+
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
 {
     uint8_t at[8], bytes[STORE_SAMPLE_BYTES];
@@ -5976,6 +6127,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
     case STORE_CHANGE: return store_put_change(st, txn, op->as.at, text);
     case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
+    case STORE_LEAVER: return store_apply_leaver(st, txn, id, &op->as.user, text);
     case STORE_MANUAL: return store_put_manual(st, txn, id, &op->as.manual, text);
     }
     return EINVAL;
