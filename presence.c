@@ -16340,6 +16340,7 @@ enum {
     NODE_BEAT_MS = 2000,
     NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
     NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
+    NODE_SILENT_MS = 3000,  /* without a beat of anybody who has a whole table, there is none */
     NODE_PIECE_MS = 5000,   /* without a piece of a copy another node is asked */
     NODE_QUIET_MS = 10000,  /* a log whose last entry is so old has no living writers */
     NODE_DIFFER_MS = 60000, /* an epoch is ended for a difference of tables once in this time */
@@ -16459,7 +16460,8 @@ struct node {
     struct buffer kicked;  /* for the hub: ids, each behind its length */
     struct buffer manuals; /* set by hand while we were alone: records */
     int64_t differ_at;     /* mono: the last epoch ended for a difference */
-    bool taken_over;       /* a second process says hello as this node */
+    bool leaving;          /* it stops, and hears nothing any more */
+    unsigned twins;        /* hellos of a second process as this node */
     struct {
         uint64_t entries, epochs, evictions, snapshots, joins, differences, alone_ms;
     } count;
@@ -16862,6 +16864,18 @@ static void node_down(struct node *node, struct instant now, int64_t mono)
     node->renews = false;
     node_be_new(node);
     node_told(node, CAUSE_DOWN);
+}
+
+/* This node stops in order: the others need not wait until they take it for dead. What it shows stays
+ * as it is, for the store. */
+static void node_leave(struct node *node, struct instant now, int64_t mono)
+{
+    if (node->said_hello && node->state != NODE_AWAY)
+        node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
+    if (node->state != NODE_AWAY) node_leave_log(node, now, mono);
+    node->state = NODE_AWAY;
+    node->leaving = true;
+    node->aging = node->said_hello = false;
 }
 
 /* The engine answers, or does so again. */
@@ -17545,7 +17559,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         if (!ours && record->whole) node->whole_beats = true;
         break;
     case RECORD_HELLO:
-        if (!ours && e->node == node->id) node->taken_over = true;
+        if (!ours && e->node == node->id) node->twins++;
         break;
     case RECORD_WANT: node_wanted(node, e, record); break;
     default: break;
@@ -17688,6 +17702,7 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
  * and calls this only when nothing is being installed: see node_busy. */
 static bool node_tell(struct node *node, struct instant now, int64_t mono, struct engine_tell *tell)
 {
+    if (node->leaving) return true;
     switch (tell->kind) {
     case ENGINE_UP: node_up(node, now, mono, tell); break;
     case ENGINE_DOWN: node_down(node, now, mono); break;
@@ -17766,10 +17781,11 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
             node_doubt(node, CAUSE_DIFFERENT);
         }
     }
-    if (node->state == NODE_JOINING && mono - node->piece_at >= NODE_PIECE_MS) {
-        if (!node->whole_beats || ++node->attempts >= NODE_ATTEMPTS) node_doubt(node, CAUSE_NOBODY);
-        else node_join(node, now, mono, r->epoch, node->excluded);
-    }
+    int64_t waited = node->state == NODE_JOINING ? mono - node->piece_at : 0;
+    if (waited >= NODE_SILENT_MS && !node->whole_beats) node_doubt(node, CAUSE_NOBODY);
+    else if (waited >= NODE_PIECE_MS && ++node->attempts >= NODE_ATTEMPTS)
+        node_doubt(node, CAUSE_NOBODY);
+    else if (waited >= NODE_PIECE_MS) node_join(node, now, mono, r->epoch, node->excluded);
     return done && STAILQ_EMPTY(&node->donations);
 }
 
@@ -18217,7 +18233,7 @@ struct hub {
     uint64_t delivered;   /* store.outbox_done that the writer knows, or will soon */
 
     /* The cluster. */
-    TAILQ_HEAD(, job) tells;     /* of the engine, in order */
+    struct job_list tells;       /* of the engine, in order */
     TAILQ_HEAD(, hub_ask) waits; /* workers whose change is on its way */
     struct ext_list greeted;     /* connections whose hello is */
     bool cluster_works;          /* the node has more to do at once */
@@ -18329,6 +18345,8 @@ struct server {
                                    * `presence` */
     struct node node;             /* [hub] of --cluster */
     _Atomic int node_state;       /* [hub] enum node_state, for others */
+    _Atomic bool twin;            /* [hub] another server has a copy of the store: this one stops */
+    _Atomic bool joined;          /* [hub] it has been settled since the start */
     _Atomic int64_t clock_apart;  /* [hub] the engine's clock minus ours, ms */
     _Atomic int64_t alone_since;  /* [hub] wall: since when the node is alone; 0: it is not */
     struct hub hub;               /* [hub] but for its loop and queues */
@@ -20304,8 +20322,10 @@ static void hub_adopt_stream(struct server *server, struct job *job)
  * and in slices, as what happens to the cluster can happen to all of its users at once. */
 
 enum {
-    CLUSTER_OFFSET_MS = 500, /* so far from the engine's a clock is worth a warning */
-    CLUSTER_SHARE = 256,     /* users looked at under the lock at a time */
+    CLUSTER_OFFSET_MS = 500,  /* so far from the engine's a clock is worth a warning */
+    CLUSTER_YOUNG_MS = 60000, /* a server that started so lately gives way to its twin, */
+    CLUSTER_TWINS = 2,        /* when that has said hello so often */
+    CLUSTER_SHARE = 256,      /* users looked at under the lock at a time */
 };
 
 /* [hub] See struct node. */
@@ -20527,8 +20547,23 @@ static void hub_cluster_publish(struct server *server, struct instant now)
     if (state == before) return;
     bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
     atomic_store(&server->node_state, state);
+    if (is) atomic_store(&server->joined, true);
     if (is) atomic_store(&server->alone_since, 0);
     else if (was) atomic_store(&server->alone_since, wall_of(now));
+}
+
+/* [hub] Two living servers with one store would take each other's place for ever: the younger one
+ * stops. */
+static void hub_cluster_twin(struct server *server, struct instant now)
+{
+    bool young = now.mono - server->started.mono < CLUSTER_YOUNG_MS;
+    if (server->node.twins < CLUSTER_TWINS || server->hub.stopping) return;
+    server->node.twins = 0;
+    log_line(&server->log, LOG_ERROR,
+             "cluster: another presence runs with a copy of the store in %s%s",
+             server->options.data, young ? "; this one stops" : "");
+    if (!young || atomic_exchange(&server->twin, true)) return;
+    kill(getpid(), SIGTERM);
 }
 
 /* [hub] The node's part of a turn. */
@@ -20546,6 +20581,7 @@ static void hub_cluster(struct server *server, struct instant now)
         hub_cluster_tell(server, now);
     }
     if (!hub_cluster_kick(server, now)) hub->cluster_works = true;
+    hub_cluster_twin(server, now);
     hub_cluster_publish(server, now);
     hub_cluster_answer(server, now);
 }
@@ -20810,6 +20846,11 @@ static void hub_stop(struct server *server, struct job *job)
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
+    if (server_clustered(server)) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        node_leave(&server->node, table_time(server, now), now.mono);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
     /* Nobody can come back any more: the next start judges which users are still online. */
     p->judge_at = server->presence.judge_at = INT64_MAX;
     hub_take_transitions(server, now);
@@ -21062,6 +21103,16 @@ static void hub_free(struct server *server)
     hub->event_at = hub->event_count;
     hub->until = INT64_MAX;
     hub_free_closed(server);
+    /* What the engine told in the end; the writer's last job is the hub's own. */
+    loop_take_jobs(&hub->loop);
+    for (struct job *job; (job = TAILQ_FIRST(&hub->loop.taken));) {
+        TAILQ_REMOVE(&hub->loop.taken, job, entry);
+        if (job->run == engine_tell_arrives) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
+    }
+    for (struct job *job; (job = TAILQ_FIRST(&hub->tells));) {
+        TAILQ_REMOVE(&hub->tells, job, entry);
+        engine_tell_free(container_of(job, struct engine_tell, job));
+    }
     job_queue_stop(&hub->broadcast.queue);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);
     buffer_free(&hub->reply);
@@ -23494,7 +23545,10 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     struct buffer *out = api_json(response);
     bool stopping = atomic_load(&server->stopping), starting = !atomic_load(&server->restored);
     int state = atomic_load(&server->node_state);
-    bool joining = server_clustered(server) && (state == NODE_JOINING || state == NODE_INSTALLING);
+    /* One that comes back keeps the users it had: were all to come back at once, a load balancer
+     * would have none. */
+    bool joining = server_clustered(server) && !atomic_load(&server->joined) &&
+                   (state == NODE_JOINING || state == NODE_INSTALLING);
     bool ready = !stopping && !starting && store.writable && store.readable && !joining;
     response->status = ready ? 200 : 503;
     json_begin(out);
@@ -25382,6 +25436,11 @@ static int server_serve(struct server *server)
     }
     bool written = server_stop(server);
     if (!started) return complain(server->misfit ? 2 : 1, "%s", err);
+    if (atomic_load(&server->twin))
+        return complain(2,
+                        "--cluster: a presence with a copy of the store in %s is in the cluster"
+                        " already; give this one an empty --data",
+                        server->options.data);
     if (written) return 0;
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
