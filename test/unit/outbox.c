@@ -27,7 +27,7 @@ static void outbox_add(struct store_batch *batch, struct outbox_model *m)
 {
     char text[64];
     int n = snprintf(text, sizeof text, "{\"position\":\"0000000a-%d\"}", m->next++);
-    store_batch_change(batch, m->wall, (struct span){text, (size_t)n});
+    store_batch_change(batch, m->wall, (struct span){text, (size_t)n}, false);
 }
 
 /* Reads the next serial of a taken's text; *at moves behind it. */
@@ -62,9 +62,9 @@ static int outbox_take(struct store *st, struct outbox_model *m, size_t most, ui
     assert_int_equal(taken.count, count);
     assert_true((size_t)count <= most);
     if (count) { /* the same text as that of its first change says */
-        char want[32], position[POSITION_TEXT];
+        char want[32], name[DELIVERY_TEXT];
         snprintf(want, sizeof want, "0000000a-%d", m->first);
-        assert_string_equal(outbox_batch_position(&taken, position), want);
+        assert_string_equal(outbox_batch_name(&taken, false, name), want);
     }
     *last = taken.last;
     buffer_free(&taken.text);
