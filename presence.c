@@ -133,15 +133,16 @@
  *                      nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
- *   webhook            (--webhook-url) reads the outbox in the store and posts it
+ *   webhook            (--webhook-url) reads the outbox in the store and posts it; in a cluster one
+ *                      of the nodes', as the hub says
  *   engine             (--cluster) carries entries and answers between the hub and the engine
  *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
  * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
  * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
- * error, each under its lock; counters and totals, atomic; options, constant.
+ * who uses them; what is counted by address, the admin's sessions, the webhook's secret, last
+ * error and how far it came in a cluster, each under its lock; counters and totals, atomic; options, constant.
  *
  * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
  * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
@@ -165,7 +166,8 @@
  *     malloc's NULL leads to mem_die. A client's work is cut into turns, so others do not wait.
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change that was committed, in order, at least once, unless it was
- *     tried in vain for too long or too many wait; those are counted.
+ *     tried in vain for too long or too many wait, or happened at a node that was alone; those are
+ *     counted.
  *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
