@@ -142,7 +142,8 @@
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
  * who uses them; what is counted by address, the admin's sessions, the webhook's secret, last
- * error and how far it came in a cluster, each under its lock; counters and totals, atomic; options, constant.
+ * error and how far it came in a cluster, each under its lock; counters and totals, atomic;
+ * options, constant.
  *
  * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
  * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
