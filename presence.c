@@ -16676,6 +16676,7 @@ struct node {
     int attempts;         /* in vain, one behind the other */
     bool wanted, copied;  /* our wish came back in the log; the copy is whole */
     uint64_t copied_next; /* where its donor was when it ended */
+    uint64_t kept_next;   /* where what was kept ends */
     bool whole_beats;     /* somebody who has a whole table beats */
     int64_t since;        /* wall: when we last knew all */
     STAILQ_HEAD(, kept_entry) kept;
@@ -17026,6 +17027,7 @@ static void node_drop_copy(struct node *node)
     node->kept_bytes = 0;
     node->request = 0;
     node->wanted = node->copied = false;
+    node->kept_next = 0;
 }
 
 static void node_drop_donations(struct node *node)
@@ -17941,6 +17943,7 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
     if (e.incarnation == node->incarnation && node->batch_n && e.n >= node->batch_n)
         node->committing = true;
     if (!node->wanted) return;
+    node->kept_next = base + e.records;
     struct kept_entry *kept = mem_new(sizeof *kept + text.len);
     kept->base = base;
     kept->len = text.len;
@@ -17950,11 +17953,13 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
 }
 
 /* The copy is there: what was kept is applied behind it, and when that is as new as the copy, it is
- * shown. */
+ * shown. Its donor may be ahead of what we have read: what we read after that must not come from
+ * before the copy, as if the log had become shorter. */
 static void node_catch_up(struct node *node, struct instant now, int64_t mono)
 {
     struct replica *r = &node->replica;
     if (node->state != NODE_JOINING || !node->copied) return;
+    if (node->kept_next < node->copied_next) return;
     for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept));) {
         STAILQ_REMOVE_HEAD(&node->kept, entry);
         bool behind = kept->base >= r->next;
