@@ -16240,7 +16240,11 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         break;
     }
     case RECORD_STATED: inc->stated = true; break;
-    case RECORD_SETTLED: r->settled = true; break;
+    case RECORD_SETTLED:
+        for (size_t i = 0; i < r->count && !r->settled; i++)
+            r->incarnations[i]->whole |= r->incarnations[i]->stated;
+        r->settled = true;
+        break;
     case RECORD_BEAT: replica_beat(r, holder, position, record); break;
     case RECORD_EVICT:
         if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
@@ -16403,6 +16407,9 @@ struct node {
     char name[NODE_NAME_MAX + 1];
     void (*ask)(void *context, struct engine_ask *);
     void (*tell)(void *context, enum node_cause); /* of a change of state; or NULL */
+    /* Somebody asks for a user's connections here, and an answer to our own question; or NULL. */
+    void (*wanted_of)(void *context, const struct record *);
+    void (*answered)(void *context, uint64_t question, uint64_t node, struct span json);
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
@@ -17279,7 +17286,11 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->attempts = 0;
     if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
-    node->beat_at = mono; /* to say that our table is whole */
+    node->beat_at = mono;              /* to say that our table is whole */
+    node->request = node->incarnation; /* answers to our questions */
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    pieces->request = node->request;
+    node->ask(node->context, pieces);
     node_say_manuals(node, now);
     node_told(node, CAUSE_SETTLED);
     return true;
@@ -17296,7 +17307,7 @@ static void node_begin_install(struct node *node, bool stays)
 
 /* ---- Copies ---- */
 
-enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_KINDS };
+enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_ANSWER, PIECE_KINDS };
 
 static void node_piece(struct node *node, uint64_t request, struct buffer *text)
 {
@@ -17407,10 +17418,39 @@ static void node_donate(struct node *node, size_t most)
     free(d);
 }
 
+/* Answers a question of another node, into the snapshot that it reads for that. */
+static void node_answer(struct node *node, const struct record *question, struct span json)
+{
+    struct buffer out = {0};
+    piece_begin(node, &out, PIECE_ANSWER);
+    put_fixed(&out, question->about);
+    put_bytes(&out, json);
+    node_piece(node, question->number, &out);
+}
+
+/* Takes an answer to a question of our own; one that makes no sense is none. */
+static void node_take_answer(struct node *node, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct json_value list;
+    bool good = take_byte(&in) == ENTRY_VERSION && take_byte(&in) == PIECE_ANSWER;
+    uint64_t from = take_fixed(&in);
+    take_number(&in);
+    uint64_t question = take_fixed(&in);
+    struct span json = take_bytes(&in, 2, text.len);
+    if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
+        return;
+    if (node->answered) node->answered(node->context, question, from, json);
+}
+
 /* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
 static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
 {
     if (node->state != NODE_SETTLED || e->node == node->id) return;
+    if (record->want == WANT_CONNECTIONS) {
+        if (node->wanted_of) node->wanted_of(node->context, record);
+        return;
+    }
     if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
     struct donation *d = mem_new(sizeof *d);
     d->request = record->number;
@@ -17728,6 +17768,8 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
             node_read_epoch(node, now, mono, tell->epoch);
         break;
     case ENGINE_CAME:
+        if (node->state == NODE_SETTLED && tell->request == node->request)
+            node_take_answer(node, (struct span){tell->text.at, tell->text.len});
         if (node->state != NODE_JOINING || tell->request != node->request || node->copied) break;
         if (!node_take_piece(node, now, mono, (struct span){tell->text.at, tell->text.len}))
             node_join(node, now, mono, node->replica.epoch, 0);
@@ -18179,6 +18221,11 @@ struct hub_ask {
     uint64_t n;                   /* our own entry with this number, or 0: what is said of `id` */
     int64_t deadline;             /* mono: it waits no longer */
     void (*finish)(struct server *, struct hub_ask *);
+    uint64_t question;      /* to other nodes, whose connections of `id` go to `out`, */
+    struct buffer *out;     /* as items of a JSON array, */
+    struct buffer *missing; /* and the names of those that did not answer in time here */
+    uint64_t *awaited;      /* nodes that have not answered yet */
+    size_t awaited_count;
     struct span id;
     const uint8_t *address;
     size_t count; /* out */
@@ -18428,6 +18475,21 @@ static struct instant table_time(const struct server *server, struct instant now
 static bool server_exempts(const struct server *server, const uint8_t address[16])
 {
     return ranges_have(server->trusted, server->trusted_count, address);
+}
+
+/* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is connected
+ * here the last sign of life is known sooner than the log has it. */
+static void server_view_user(const struct server *server, struct user_view *view,
+                             const struct user *user, struct instant now)
+{
+    struct instant time = table_time(server, now);
+    view_user(view, user, time);
+    if (!server_clustered(server)) return;
+    const struct user *own = presence_find(server->own, user_id(user));
+    if (!own) return;
+    int64_t seen = atomic_load_explicit(&own->last_seen, memory_order_relaxed);
+    if (seen > time.mono) seen = time.mono;
+    if (seen > view->last_seen) view->last_seen = seen;
 }
 
 /* [hub] Sets by hand what a user of the table that is shown wishes. */
@@ -18853,6 +18915,60 @@ static void connection_close_late(struct server *server, struct connection *c, s
     connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
+/* The text of a connection's number, as the protocol and the admin API show it. */
+static const char *connection_id_text(uint64_t number, char out[17])
+{
+    snprintf(out, 17, "%016" PRIx64, number);
+    return out;
+}
+
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* [worker; table_lock] Copies a connection. */
+static void connection_view(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
+        .port = c->session.port,
+        .status = c->session.status,
+    };
+    memcpy(view->address, c->session.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
+ * was answered. */
+static void connection_write(struct buffer *out, const struct connection_view *c,
+                             struct instant now, const char *node)
+{
+    char number[17], address[64];
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    if (node) json_text(out, "node", node);
+    json_close(out, '}');
+}
+
 /* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
@@ -18948,8 +19064,9 @@ static enum error message_manual(struct server *server, struct connection *c, st
     enum error error = manual_parse(message, &update);
     if (error) return error;
     struct user *user = c->session.user;
-    if (server_clustered(server)) user = presence_find(&server->presence, user_id(user));
-    if (user) server_set_manual(server, now, user, &update);
+    /* In a cluster others may have set something already; one who has just come is not there yet. */
+    struct user *shown = presence_find(&server->presence, user_id(user));
+    server_set_manual(server, now, shown ? shown : user, &update);
     return ERROR_NONE;
 }
 
@@ -20070,13 +20187,6 @@ enum {
     STREAM_GONE_MS = 120000
 }; /* TCP gives a client up that takes nothing for this long */
 
-/* The text of a connection's number, as the protocol and the admin API show it. */
-static const char *connection_id_text(uint64_t number, char out[17])
-{
-    snprintf(out, 17, "%016" PRIx64, number);
-    return out;
-}
-
 /* [hub] How long all clients should take to come back together, should this process end without a
  * word: what it needs to take as many in. Few come back at once, as they always did. */
 static int64_t server_spread_ms(const struct server *server)
@@ -20322,10 +20432,12 @@ static void hub_adopt_stream(struct server *server, struct job *job)
  * and in slices, as what happens to the cluster can happen to all of its users at once. */
 
 enum {
-    CLUSTER_OFFSET_MS = 500,  /* so far from the engine's a clock is worth a warning */
-    CLUSTER_YOUNG_MS = 60000, /* a server that started so lately gives way to its twin, */
-    CLUSTER_TWINS = 2,        /* when that has said hello so often */
-    CLUSTER_SHARE = 256,      /* users looked at under the lock at a time */
+    CLUSTER_OFFSET_MS = 500,   /* so far from the engine's a clock is worth a warning */
+    ANSWER_WAIT_MS = 1000,     /* for other nodes' connections of a user */
+    ANSWER_BYTES = 256 * 1024, /* of them, from one node */
+    CLUSTER_YOUNG_MS = 60000,  /* a server that started so lately gives way to its twin, */
+    CLUSTER_TWINS = 2,         /* when that has said hello so often */
+    CLUSTER_SHARE = 256,       /* users looked at under the lock at a time */
 };
 
 /* [hub] See struct node. */
@@ -20369,23 +20481,6 @@ static void hub_node_says(void *context, enum node_cause cause)
         [CAUSE_SETTLED] = {LOG_INFO, "this node has all users"},
     };
     log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
-}
-
-/* [main] Sets the node up, before there are threads. */
-static void server_begin_node(struct server *server)
-{
-    struct node *node = &server->node;
-    const char *name = server->options.node_name;
-    *node = (struct node){.ask = hub_node_asks,
-                          .tell = hub_node_says,
-                          .random = hub_node_random,
-                          .context = server,
-                          .patient = server->store->was_position_epoch != 0,
-                          .since = server->store->was_alive};
-    snprintf(node->name, sizeof node->name, "%s", name);
-    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
-    server->epoch = node->epoch;
-    atomic_store(&server->alone_since, wall_of(server->started));
 }
 
 /* [hub] The engine's thread told something: that waits for its turn. */
@@ -20515,7 +20610,9 @@ static void hub_cluster_answer(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     for (struct hub_ask *ask = TAILQ_FIRST(&hub->waits), *next; ask; ask = next) {
         next = TAILQ_NEXT(ask, waiting);
-        if (now.mono < ask->deadline && !hub_came_back(server, ask->n, ask->id)) continue;
+        bool here = ask->question ? !ask->awaited_count || node_alone(&server->node)
+                                  : hub_came_back(server, ask->n, ask->id);
+        if (now.mono < ask->deadline && !here) continue;
         TAILQ_REMOVE(&hub->waits, ask, waiting);
         ask->finish(server, ask);
     }
@@ -20536,6 +20633,84 @@ static void hub_wait_for_log(struct server *server, struct hub_ask *ask, struct 
     ask->n = n;
     ask->deadline = now.mono + CLUSTER_WAIT_MS;
     ask->finish = finish;
+    TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
+}
+
+/* [hub; table_lock] Another node asks for the connections that a user has here. */
+static void hub_node_wanted(void *context, const struct record *question)
+{
+    struct server *server = context;
+    struct buffer json = {0};
+    const struct user *user = presence_find(server->own, question->id);
+    struct instant now = server_now(server);
+    json_open(&json, NULL, '[');
+    const struct session_conn *conn;
+    for (conn = user ? user->conns : NULL; conn && json.len < ANSWER_BYTES; conn = conn->next) {
+        struct connection_view view;
+        connection_view(&view, (const struct connection *)conn);
+        connection_write(&json, &view, now, server->node.name);
+    }
+    json_close(&json, ']');
+    node_answer(&server->node, question, (struct span){json.at, json.len});
+    buffer_free(&json);
+}
+
+/* [hub; table_lock] Another node has answered. */
+static void hub_node_answered(void *context, uint64_t question, uint64_t node, struct span json)
+{
+    struct server *server = context;
+    struct hub_ask *ask = TAILQ_FIRST(&server->hub.waits);
+    while (ask && (!ask->question || ask->question != question)) ask = TAILQ_NEXT(ask, waiting);
+    for (size_t i = 0; ask && i < ask->awaited_count; i++) {
+        if (ask->awaited[i] != node) continue;
+        ask->awaited[i] = ask->awaited[--ask->awaited_count];
+        struct span items = {json.at + 1, json.len - 2};
+        if (items.len && ask->out->len) buffer_text(ask->out, ",");
+        buffer_add(ask->out, items.at, items.len);
+        break;
+    }
+}
+
+/* [hub] The worker goes on with what has come of other nodes; the rest is named. */
+static void hub_ask_answered(struct server *server, struct hub_ask *ask)
+{
+    const struct replica *r = &server->node.replica;
+    for (size_t i = 0; i < ask->awaited_count; i++) {
+        const char *name = NULL;
+        for (size_t k = 0; k < r->count; k++)
+            if (r->incarnations[k]->node == ask->awaited[i]) name = r->incarnations[k]->name;
+        if (name) json_text(ask->missing, NULL, name);
+    }
+    free(ask->awaited);
+    sem_post(&ask->done);
+}
+
+/* [hub] Question: the connections that a user has on other nodes. */
+static void hub_ask_connections(struct server *server, struct job *job)
+{
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
+    struct node *node = &server->node;
+    struct instant now = server_now(server);
+    const struct user *user = presence_find(&server->presence, ask->id);
+    const struct said *said = user && !node_alone(node) ? user->said : NULL;
+    for (; said; said = said->next) {
+        if (said->holder == INCARNATION_SELF || said->evicted || said->state != USER_LIVE) continue;
+        ask->awaited = mem_resize(ask->awaited, (ask->awaited_count + 1) * sizeof *ask->awaited);
+        ask->awaited[ask->awaited_count++] = node->replica.incarnations[said->holder]->node;
+    }
+    if (!ask->awaited_count) {
+        hub_ask_answered(server, ask);
+        return;
+    }
+    ask->question = node_random(node);
+    node_say(node, table_time(server, now),
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_CONNECTIONS,
+                              .number = node->request,
+                              .about = ask->question,
+                              .id = ask->id});
+    ask->deadline = now.mono + ANSWER_WAIT_MS;
+    ask->finish = hub_ask_answered;
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
 }
 
@@ -20592,6 +20767,25 @@ static bool hub_cluster_tick(struct server *server, struct instant now, size_t m
     struct instant time = table_time(server, now);
     bool own = presence_tick(server->own, time, most);
     return node_tick(&server->node, time, most) && own;
+}
+
+/* [main] Sets the node up, before there are threads. */
+static void server_begin_node(struct server *server)
+{
+    struct node *node = &server->node;
+    const char *name = server->options.node_name;
+    *node = (struct node){.ask = hub_node_asks,
+                          .tell = hub_node_says,
+                          .wanted_of = hub_node_wanted,
+                          .answered = hub_node_answered,
+                          .random = hub_node_random,
+                          .context = server,
+                          .patient = server->store->was_position_epoch != 0,
+                          .since = server->store->was_alive};
+    snprintf(node->name, sizeof node->name, "%s", name);
+    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
+    server->epoch = node->epoch;
+    atomic_store(&server->alone_since, wall_of(server->started));
 }
 
 /* [hub] How long the hub may sleep for what the node has to do. */
@@ -20660,7 +20854,7 @@ static void hub_ask_view(struct server *server, struct hub_ask *ask)
     const struct user *user = presence_find(&server->presence, ask->id);
     if (user) {
         lock_take(&server->table_lock, RANK_TABLE);
-        view_user(ask->view, user, table_time(server, server_now(server)));
+        server_view_user(server, ask->view, user, server_now(server));
         view_keep(ask->view, ask->texts);
         lock_give(&server->table_lock, RANK_TABLE);
     }
@@ -22331,7 +22525,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 {
     const struct user *user = presence_find(&server->presence, id);
     if (!user) return false;
-    view_user(view, user, table_time(server, now));
+    server_view_user(server, view, user, now);
     view_keep(view, texts);
     return true;
 }
@@ -22433,7 +22627,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         if (!user) break;
         last = user;
         if (!offline_too && user->state == USER_OFFLINE) continue;
-        view_user(&views[*count], user, table_time(server, now));
+        server_view_user(server, &views[*count], user, now);
         view_keep(&views[(*count)++], texts);
     }
     if (last) {
@@ -23026,52 +23220,6 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
- * made while the hub waits for the lock. */
-struct connection_view {
-    int64_t connected_at, heard_at; /* mono */
-    uint64_t number;
-    uint32_t round_trip;
-    uint8_t address[16];
-    uint16_t port;
-    uint8_t status;
-    char agent[AGENT_MAX + 1];
-};
-
-/* [worker; table_lock] Copies a connection. */
-static void api_view_connection(struct connection_view *view, const struct connection *c)
-{
-    *view = (struct connection_view){
-        .connected_at = c->connected_at,
-        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
-        .number = c->number,
-        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
-        .port = c->session.port,
-        .status = c->session.status,
-    };
-    memcpy(view->address, c->session.address, sizeof view->address);
-    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
-}
-
-/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
- * was answered. */
-static void api_write_connection(struct buffer *out, const struct connection_view *c,
-                                 struct instant now)
-{
-    char number[17], address[64];
-    json_open(out, NULL, '{');
-    json_text(out, "connection_id", connection_id_text(c->number, number));
-    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
-    json_uint(out, "port", c->port);
-    json_text(out, "agent", c->agent);
-    json_time(out, "connected_at", c->connected_at + now.offset, true);
-    json_time(out, "last_heard", c->heard_at + now.offset, true);
-    json_text(out, "status", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
-    else json_uint(out, "round_trip_ms", c->round_trip);
-    json_close(out, '}');
-}
-
 /* [worker] Copies a user out of the table, with the position and the JSON of the connections, all
  * of one moment. False when the user is not there. The room for connections is taken without the
  * lock, since it may be megabytes; so it is looked first how much is needed, and again whether
@@ -23093,12 +23241,13 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     }
     *position = server_position(server);
     user = presence_find(&server->presence, id);
-    if (user) view_user(view, user, table_time(server, now));
+    if (user) server_view_user(server, view, user, now);
     if (user) view_keep(view, texts);
     for (const struct session_conn *conn = own ? own->conns : NULL; conn; conn = conn->next)
-        api_view_connection(&list[count++], (const struct connection *)conn);
+        connection_view(&list[count++], (const struct connection *)conn);
     lock_give(&server->table_lock, RANK_TABLE);
-    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
+    const char *node = server_clustered(server) ? server->node.name : NULL;
+    for (size_t i = 0; i < count; i++) connection_write(connections, &list[i], now, node);
     free(list);
     return user != NULL;
 }
@@ -23115,6 +23264,11 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct span id = {request->id, request->id_len};
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
+    struct buffer missing = {0};
+    if (here && server_clustered(server)) {
+        struct hub_ask ask = {.id = id, .out = &connections, .missing = &missing};
+        hub_ask(server, &ask, hub_ask_connections);
+    }
     bool read = store_get_stored(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
@@ -23130,8 +23284,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         position_write(out, position);
         json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
-        buffer_text(out, "]}");
+        json_close(out, ']');
+        if (missing.len) {
+            json_open(out, "unreachable", '[');
+            buffer_add(out, missing.at, missing.len);
+            json_close(out, ']');
+        }
+        json_close(out, '}');
     }
+    buffer_free(&missing);
     buffer_free(&connections);
     return error;
 }
