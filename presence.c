@@ -17877,6 +17877,7 @@ static void node_restored(struct node *node, struct span id)
 
 static void node_free(struct node *node)
 {
+    node->request = 0; /* nobody is asked any more */
     node_drop_copy(node);
     node_drop_donations(node);
     replica_free(&node->replica);
@@ -18388,8 +18389,7 @@ struct server {
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
     struct presence presence;     /* [hub; others with table_lock, only reading] what is shown */
-    struct presence *own;         /* the same of our own connections: in a cluster node.own, else
-                                   * `presence` */
+    bool clustered;               /* by --cluster: it is one of several */
     struct node node;             /* [hub] of --cluster */
     _Atomic int node_state;       /* [hub] enum node_state, for others */
     _Atomic bool twin;            /* [hub] another server has a copy of the store: this one stops */
@@ -18458,17 +18458,18 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* [any] True if this server is one of several. */
-static bool server_clustered(const struct server *server)
+/* [hub, or table_lock] The table of the connections here, which in a cluster is not the one that is
+ * shown. */
+static struct presence *server_own(struct server *server)
 {
-    return server->own != &server->presence;
+    return server->clustered ? &server->node.own : &server->presence;
 }
 
 /* [any] A moment as the tables have it. Those of a cluster have the engine's wall times, so that a
  * time which one node wrote is the same on all. */
 static struct instant table_time(const struct server *server, struct instant now)
 {
-    return server_clustered(server) ? (struct instant){wall_of(now), 0} : now;
+    return server->clustered ? (struct instant){wall_of(now), 0} : now;
 }
 
 /* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
@@ -18479,13 +18480,13 @@ static bool server_exempts(const struct server *server, const uint8_t address[16
 
 /* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is connected
  * here the last sign of life is known sooner than the log has it. */
-static void server_view_user(const struct server *server, struct user_view *view,
-                             const struct user *user, struct instant now)
+static void server_view_user(struct server *server, struct user_view *view, const struct user *user,
+                             struct instant now)
 {
     struct instant time = table_time(server, now);
     view_user(view, user, time);
-    if (!server_clustered(server)) return;
-    const struct user *own = presence_find(server->own, user_id(user));
+    if (!server->clustered) return;
+    const struct user *own = presence_find(server_own(server), user_id(user));
     if (!own) return;
     int64_t seen = atomic_load_explicit(&own->last_seen, memory_order_relaxed);
     if (seen > time.mono) seen = time.mono;
@@ -18498,7 +18499,7 @@ static void server_set_manual(struct server *server, struct instant now, struct 
 {
     struct instant time = table_time(server, now);
     lock_take(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) node_set_manual(&server->node, time, user, update);
+    if (server->clustered) node_set_manual(&server->node, time, user, update);
     else presence_set_manual(&server->presence, time, user, update);
     lock_give(&server->table_lock, RANK_TABLE);
 }
@@ -18619,7 +18620,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
 {
     if (!c->session.user) return;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_disconnect(server->own, table_time(server, now), &c->session, ending);
+    presence_disconnect(server_own(server), table_time(server, now), &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
@@ -19088,7 +19089,7 @@ static enum error message_status(struct server *server, struct connection *c, st
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_set_status(server->own, table_time(server, now), &c->session, i);
+        presence_set_status(server_own(server), table_time(server, now), &c->session, i);
         lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
@@ -19624,7 +19625,7 @@ static void connection_take(struct server *server, struct connection *c, struct 
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     /* Atomics: workers read last_seen, and a lock for each message would stop them. */
-    presence_heard(server->own, table_time(server, now), c->session.user);
+    presence_heard(server_own(server), table_time(server, now), c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
         struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
@@ -20189,9 +20190,9 @@ enum {
 
 /* [hub] How long all clients should take to come back together, should this process end without a
  * word: what it needs to take as many in. Few come back at once, as they always did. */
-static int64_t server_spread_ms(const struct server *server)
+static int64_t server_spread_ms(struct server *server)
 {
-    int64_t count = (int64_t)server->own->connections;
+    int64_t count = (int64_t)server_own(server)->connections;
     int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
     if (count <= CROWD_FEW) return 0;
     int64_t needed = count * 1000 / rate;
@@ -20222,7 +20223,7 @@ static void hub_greet(struct server *server, struct connection *c, struct instan
                       struct span id)
 {
     struct hub *hub = &server->hub;
-    bool waits = server_clustered(server) && !node_alone(&server->node);
+    bool waits = server->clustered && !node_alone(&server->node);
     if (waits) connection_flush(server, c, now); /* the 101 does not wait */
     if (c->session.state != CONNECTION_OPEN) return;
     hub_reply_hello(server, c, id);
@@ -20258,7 +20259,7 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     int64_t count = (int64_t)p->connections, level = crowd->level;
     while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
     if (level > crowd->level) {
@@ -20343,7 +20344,7 @@ static void hub_adopt(struct server *server, struct job *job)
     } else {
         count_one(&server->counters.upgrades);
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_connect(server->own, table_time(server, now), id, &c->session);
+        presence_connect(server_own(server), table_time(server, now), id, &c->session);
         lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_greet(server, c, now, id);
@@ -20510,7 +20511,7 @@ static void hub_take_clock(struct server *server, int64_t offset)
     }
     if (!step) return;
     presence_step_clock(&server->presence, step);
-    presence_step_clock(server->own, step);
+    presence_step_clock(server_own(server), step);
 }
 
 /* [hub] Positions are of another epoch from here on: streams are told to begin again. */
@@ -20579,7 +20580,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
         struct taker in = {(const uint8_t *)node->kicked.at,
                            (const uint8_t *)node->kicked.at + node->kicked.len, false};
         struct span id = take_id(&in);
-        struct user *user = presence_find(server->own, id);
+        struct user *user = presence_find(server_own(server), id);
         while (user && user->conns) {
             struct connection *c = (struct connection *)user->conns;
             if (clock_work_us() >= server->hub.until) return false;
@@ -20587,7 +20588,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
             connection_flush(server, c, now);
         }
         lock_take(&server->table_lock, RANK_TABLE);
-        if (user) presence_end(server->own, table_time(server, now), user, REASON_KICKED);
+        if (user) presence_end(server_own(server), table_time(server, now), user, REASON_KICKED);
         lock_give(&server->table_lock, RANK_TABLE);
         buffer_drop(&node->kicked, (size_t)(in.at - (const uint8_t *)node->kicked.at));
     }
@@ -20595,12 +20596,12 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
 }
 
 /* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
-static bool hub_came_back(const struct server *server, uint64_t n, struct span id)
+static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
     if (node_alone(node)) return true;
     if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
-    const struct user *user = presence_find(server->own, id);
+    const struct user *user = presence_find(server_own(server), id);
     return !user || user->dirty < DIRTY_STATE;
 }
 
@@ -20641,7 +20642,7 @@ static void hub_node_wanted(void *context, const struct record *question)
 {
     struct server *server = context;
     struct buffer json = {0};
-    const struct user *user = presence_find(server->own, question->id);
+    const struct user *user = presence_find(server_own(server), question->id);
     struct instant now = server_now(server);
     json_open(&json, NULL, '[');
     const struct session_conn *conn;
@@ -20765,7 +20766,7 @@ static void hub_cluster(struct server *server, struct instant now)
 static bool hub_cluster_tick(struct server *server, struct instant now, size_t most)
 {
     struct instant time = table_time(server, now);
-    bool own = presence_tick(server->own, time, most);
+    bool own = presence_tick(server_own(server), time, most);
     return node_tick(&server->node, time, most) && own;
 }
 
@@ -20789,10 +20790,10 @@ static void server_begin_node(struct server *server)
 }
 
 /* [hub] How long the hub may sleep for what the node has to do. */
-static int64_t hub_cluster_wait(const struct server *server, int64_t now)
+static int64_t hub_cluster_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    const struct presence *own = server->own;
+    const struct presence *own = server_own(server);
     int64_t wall = now + atomic_load(&server->wall_offset);
     int64_t wait = node_wait(&server->node, now), at;
     if (hub->cluster_works || (TAILQ_FIRST(&hub->tells) && !node_busy(&server->node))) return 0;
@@ -20842,9 +20843,9 @@ static void hub_heartbeat(struct server *server, struct job *job)
     struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_heartbeat(server->own, table_time(server, now), ask->id, ask->address);
+    presence_heartbeat(server_own(server), table_time(server, now), ask->id, ask->address);
     lock_give(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
+    if (server->clustered) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
     else hub_ask_done(server, ask);
 }
 
@@ -20869,8 +20870,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
     struct user *user = presence_find(&server->presence, ask->id);
     ask->failed = failed && !user;
     if (user) server_set_manual(server, now, user, ask->update);
-    if (user && server_clustered(server))
-        hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
+    if (user && server->clustered) hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
     else hub_ask_view(server, ask);
 }
 
@@ -20890,7 +20890,7 @@ static void hub_kick(struct server *server, struct job *job)
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         ask->count = user ? user->connections : 0;
         lock_take(&server->table_lock, RANK_TABLE);
         if (user) node_kick(&server->node, table_time(server, now), ask->id);
@@ -21023,8 +21023,8 @@ static void hub_expire(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        over = server_clustered(server) ? hub_cluster_tick(server, now, TABLE_SHARE)
-                                        : presence_tick(&server->presence, now, TABLE_SHARE);
+        over = server->clustered ? hub_cluster_tick(server, now, TABLE_SHARE)
+                                 : presence_tick(&server->presence, now, TABLE_SHARE);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_take_transitions(server, now);
     }
@@ -21036,11 +21036,11 @@ static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         lock_take(&server->table_lock, RANK_TABLE);
         node_leave(&server->node, table_time(server, now), now.mono);
         lock_give(&server->table_lock, RANK_TABLE);
@@ -21102,16 +21102,16 @@ static void wait_until(int64_t *wait, int64_t at, int64_t now)
 
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
  * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
-static int64_t hub_wait(const struct server *server, int64_t now)
+static int64_t hub_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
     const struct presence *p = &server->presence;
     if (hub_has_work(hub) || hub->crowd.telling) return 0;
     int64_t wait = wheel_wait(&hub->wheel, now), rules = -1;
-    if (!server_clustered(server)) rules = presence_wait(p, now);
+    if (!server->clustered) rules = presence_wait(p, now);
     int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
     if (rules >= 0) wait_until(&wait, now + rules, now);
-    if (server_clustered(server)) wait_until(&wait, now + hub_cluster_wait(server, now), now);
+    if (server->clustered) wait_until(&wait, now + hub_cluster_wait(server, now), now);
     if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
     if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
     if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
@@ -21177,7 +21177,7 @@ static void hub_wake(struct server *server, int64_t wait)
     hub->turned_at = now.mono;
     if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, table_time(server, now), gap);
-    if (server_clustered(server)) presence_resume(server->own, table_time(server, now), gap);
+    if (server->clustered) presence_resume(server_own(server), table_time(server, now), gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
@@ -21238,7 +21238,7 @@ static void hub_turn(struct server *server)
     hub_begin_part(hub, share);
     hub_work(server, now);
     hub_crowd(server, now);
-    if (server_clustered(server)) hub_cluster(server, now);
+    if (server->clustered) hub_cluster(server, now);
     hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
@@ -23232,7 +23232,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     const struct user *user, *own;
     size_t room = 0, count = 0;
     lock_take(&server->table_lock, RANK_TABLE);
-    while ((own = presence_find(server->own, id)) && own->connections > room) {
+    while ((own = presence_find(server_own(server), id)) && own->connections > room) {
         room = own->connections;
         lock_give(&server->table_lock, RANK_TABLE);
         free(list);
@@ -23246,7 +23246,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     for (const struct session_conn *conn = own ? own->conns : NULL; conn; conn = conn->next)
         connection_view(&list[count++], (const struct connection *)conn);
     lock_give(&server->table_lock, RANK_TABLE);
-    const char *node = server_clustered(server) ? server->node.name : NULL;
+    const char *node = server->clustered ? server->node.name : NULL;
     for (size_t i = 0; i < count; i++) connection_write(connections, &list[i], now, node);
     free(list);
     return user != NULL;
@@ -23265,7 +23265,7 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
     struct buffer missing = {0};
-    if (here && server_clustered(server)) {
+    if (here && server->clustered) {
         struct hub_ask ask = {.id = id, .out = &connections, .missing = &missing};
         hub_ask(server, &ask, hub_ask_connections);
     }
@@ -23708,7 +23708,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     int state = atomic_load(&server->node_state);
     /* One that comes back keeps the users it had: were all to come back at once, a load balancer
      * would have none. */
-    bool joining = server_clustered(server) && !atomic_load(&server->joined) &&
+    bool joining = server->clustered && !atomic_load(&server->joined) &&
                    (state == NODE_JOINING || state == NODE_INSTALLING);
     bool ready = !stopping && !starting && store.writable && store.readable && !joining;
     response->status = ready ? 200 : 503;
@@ -23719,7 +23719,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
               : starting ? "starting"
               : joining  ? "joining"
                          : "degraded");
-    if (server_clustered(server)) {
+    if (server->clustered) {
         int64_t since = atomic_load(&server->alone_since);
         json_text(out, "cluster", NODE_STATES[state]);
         if (since) json_time(out, "since", since, true);
@@ -25241,7 +25241,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct instant now = table_time(server, server->started);
     presence_restore(&server->presence, now, id, (enum status)record->status, record->online_since,
                      record->last_seen, server_evidence(server));
-    if (server_clustered(server)) node_restored(&server->node, id);
+    if (server->clustered) node_restored(&server->node, id);
     lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
@@ -25386,10 +25386,10 @@ static bool server_start(struct server *server, struct why why)
     if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct instant started = server->started;
-    server->own = engine_wanted(&server->engine) ? &server->node.own : &server->presence;
+    server->clustered = engine_wanted(&server->engine);
     presence_init(&server->presence, options->grace, options->threshold,
                   table_time(server, started));
-    if (server_clustered(server)) server_begin_node(server);
+    if (server->clustered) server_begin_node(server);
     /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
@@ -25569,7 +25569,7 @@ static bool server_stop(struct server *server)
         if (server->store->running) return written;
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
-        if (server_clustered(server)) node_free(&server->node);
+        if (server->clustered) node_free(&server->node);
         presence_free(&server->presence);
     }
     if (server->listener.loop.epoll > 0) loop_close(&server->listener.loop);

@@ -476,12 +476,12 @@ static struct {
     pid_t pid;
     int port;
     char url[64];
-} real;
+} real_engine;
 
 /* A connection to it, which waits. */
 static int real_connect(void)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)real.port)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)real_engine.port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (!connect(fd, (struct sockaddr *)&to, sizeof to)) return fd;
@@ -511,13 +511,13 @@ static int real_start(void **state)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), waited;
     must(!bind(fd, (struct sockaddr *)&any, sizeof any) &&
          !getsockname(fd, (struct sockaddr *)&any, &len));
-    real.port = ntohs(any.sin_port);
+    real_engine.port = ntohs(any.sin_port);
     close(fd);
-    snprintf(real.url, sizeof real.url, "redis://127.0.0.1:%d/p", real.port);
-    real.pid = fork();
-    if (!real.pid) {
+    snprintf(real_engine.url, sizeof real_engine.url, "redis://127.0.0.1:%d/p", real_engine.port);
+    real_engine.pid = fork();
+    if (!real_engine.pid) {
         char port[16];
-        snprintf(port, sizeof port, "%d", real.port);
+        snprintf(port, sizeof port, "%d", real_engine.port);
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         int null = open("/dev/null", O_RDWR);
         dup2(null, 1);
@@ -535,8 +535,8 @@ static int real_start(void **state)
 static int real_stop(void **state)
 {
     (void)state;
-    kill(real.pid, SIGKILL);
-    waitpid(real.pid, NULL, 0);
+    kill(real_engine.pid, SIGKILL);
+    waitpid(real_engine.pid, NULL, 0);
     return 0;
 }
 
@@ -583,7 +583,7 @@ static void engine_carries(void **state)
 {
     (void)state;
     struct engine_side side;
-    engine_side_open(&side, real.url);
+    engine_side_open(&side, real_engine.url);
     engine_side_begin(&side, 7);
     assert_true(hub_side.last[ENGINE_UP].same_run);
     int64_t offset = hub_side.last[ENGINE_UP].offset - (clock_wall_ms() - clock_mono_ms());
@@ -643,7 +643,7 @@ static void engine_carries_through_faults(void **state)
     size_t ups = 1, faults = 0;
     struct epoll_event events[2];
     print_message("seed %" PRIu64 "\n", seed);
-    engine_side_open(&side, real.url);
+    engine_side_open(&side, real_engine.url);
     engine_side_begin(&side, 70);
     int64_t end = clock_mono_ms() + 5000, until = end + 30000;
     bool over = false;
