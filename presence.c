@@ -45,29 +45,38 @@
  *  29. TLS: connections                what a connection has of TLS
  *  30. TLS: certificates               which one a client gets; reading, trying, signing
  *  31. Transport                       a socket that never waits, plain or TLS
- *  32. Webhooks: the receiver          a connection to the operator's program
- *  33. Webhooks: delivery              batches from the outbox until they are taken
- *  34. Server                          struct server, and all that threads share
- *  35. Connections                     WebSockets and streams: made, written to, ended
- *  36. WebSocket messages              what a client says, and what follows
- *  37. Streams                         those who read /admin/events and /api/events
- *  38. Broadcast                       watchers are told, by several threads
- *  39. Signs of life                   pings, silence, what TCP knows
- *  40. Handoff                         a connection becomes the hub's; when crowds come back
- *  41. Hub                             the loop that owns all WebSockets; the table's only writer
- *  42. Listener: connections           every connection that is not a WebSocket
- *  43. Listener: requests              whole requests to workers, answers back
- *  44. Listener: accept                new connections, deadlines, the loop
- *  45. Assets                          the files of web/
- *  46. API: users                      /api/presence, /admin/online-users
- *  47. API: lists for admins           /admin/users, one user, sessions, kicks
- *  48. API: state of the server        /admin/stats, /metrics, events, history, files of web/
- *  49. API: who may                    authentication, logins
- *  50. Routes                          every path, from request to answer
- *  51. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  52. Sandbox and privileges          --user, Landlock
- *  53. Start                           limits, files, threads; signals; stop
- *  54. Main                            commands that print, main
+ *  32. Calling out                     finding a host by its name; TLS as its client
+ *  33. Webhooks: the receiver          a connection to the operator's program
+ *  34. Webhooks: delivery              batches from the outbox until they are taken
+ *  35. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
+ *  36. Cluster: the engine             two connections to it, made and lost
+ *  37. Cluster: the engine's answers   what follows from each
+ *  38. Cluster: the engine's thread    its turns; begin and end
+ *  39. Cluster: entries                what nodes write into the log, byte by byte; pure
+ *  40. Cluster: table                  what records make of a table: contributions, merged; pure
+ *  41. Cluster: node                   what a node writes, and in which state it is; pure
+ *  42. Server                          struct server, and all that threads share
+ *  43. Connections                     WebSockets and streams: made, written to, ended
+ *  44. WebSocket messages              what a client says, and what follows
+ *  45. Streams                         those who read /admin/events and /api/events
+ *  46. Broadcast                       watchers are told, by several threads
+ *  47. Signs of life                   pings, silence, what TCP knows
+ *  48. Handoff                         a connection becomes the hub's; when crowds come back
+ *  49. Cluster: hub                    what the hub does with what the engine says
+ *  50. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  51. Listener: connections           every connection that is not a WebSocket
+ *  52. Listener: requests              whole requests to workers, answers back
+ *  53. Listener: accept                new connections, deadlines, the loop
+ *  54. Assets                          the files of web/
+ *  55. API: users                      /api/presence, /admin/online-users
+ *  56. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  57. API: state of the server        /admin/stats, /metrics, events, history, files of web/
+ *  58. API: who may                    authentication, logins
+ *  59. Routes                          every path, from request to answer
+ *  60. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  61. Sandbox and privileges          --user, Landlock
+ *  62. Start                           limits, files, threads; signals; stop
+ *  63. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -125,7 +134,8 @@
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
  *   webhook            (--webhook-url) reads the outbox in the store and posts it
- *   resolver           (--webhook-url) finds the webhook's host by its name; at most one
+ *   engine             (--cluster) carries entries and answers between the hub and the engine
+ *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
  * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
  * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
@@ -234,9 +244,10 @@
 #include <psa/crypto.h>
 
 #include "civetweb_seam.h"
+#include "hiredis_seam.h"
 #include "mbedtls_seam.h"
 
-/* ==== 1. Limits, types, errors ================================================================
+/* ==== 1. Limits, types, errors ==================================================================
  * What a client can meet: the limits of the protocol, which presence-protocol(7) gives too, every
  * error and every close code. A bound of one part of the program stands at the top of that part's
  * section; one that an operator may choose is an option.
@@ -289,7 +300,8 @@ static const char *const STATUS_NAMES[] = {"online", "busy", "away", "offline"};
     X(TIMEOUT, 3, "timeout", "nothing was heard for too long")                                     \
     X(KICKED, 4, "kicked", "an admin closed the user's connections")                               \
     X(EXPIRED, 5, "expired", "the token ran out")                                                  \
-    X(RESTART, 6, "restart", "the server restarted and the user did not come back")
+    X(RESTART, 6, "restart", "the server restarted and the user did not come back")                \
+    X(NODE_LOST, 7, "node_lost", "the node of the cluster that held the connection was lost")
 #define X(name, number, text, meaning) REASON_##name = number,
 enum reason { REASON_TABLE(X) REASON_COUNT };
 #undef X
@@ -413,7 +425,7 @@ static const struct error_row {
 #undef X
 };
 
-/* ==== 2. Counters =============================================================================
+/* ==== 2. Counters ===============================================================================
  * What the server counts since its start. Any thread adds, without a lock; /metrics and
  * /admin/stats read. The table makes the struct, both answers and the check of the manual page. A
  * counter only grows: a rate is for whoever reads it to work out. */
@@ -482,7 +494,7 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
-/* ==== 3. Util =================================================================================
+/* ==== 3. Util ===================================================================================
  * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
  * times, UTF-8, base64url, hashing. No state, and nothing here logs, for the log stands on it.
  *
@@ -551,6 +563,12 @@ __attribute__((format(printf, 2, 3))) static bool fail(struct why why, const cha
 static inline struct span span_of(const char *text)
 {
     return (struct span){text, strlen(text)};
+}
+
+/* True if a span is this text. */
+static inline bool span_is(struct span span, const char *text)
+{
+    return span.len == strlen(text) && !memcmp(span.at, text, span.len);
 }
 
 /* The id of anything that holds one as `id` and `id_len`: a user, a request, a cursor. The span
@@ -1108,7 +1126,15 @@ static void map_remove(struct map *map, struct map_node *node)
 
 /* The kinds of threads that code here can ask for. ANY is main, before the others are started and
  * after they have ended, and whoever has no name here. */
-enum thread { THREAD_ANY, THREAD_LISTENER, THREAD_WORKER, THREAD_HUB, THREAD_JOB, THREAD_WRITER };
+enum thread {
+    THREAD_ANY,
+    THREAD_LISTENER,
+    THREAD_WORKER,
+    THREAD_HUB,
+    THREAD_JOB,
+    THREAD_WRITER,
+    THREAD_ENGINE
+};
 
 /* The locks in the order in which they may be taken: while a thread holds one it may take those
  * that stand below it. In fact nearly all are held alone, and log.lock is the one that is taken
@@ -1184,7 +1210,7 @@ static inline void lock_give(pthread_mutex_t *lock, enum lock_rank rank)
     pthread_mutex_unlock(lock);
 }
 
-/* ==== 4. Log ==================================================================================
+/* ==== 4. Log ====================================================================================
  * One line a record on stderr, as logfmt or JSON; any thread writes. A line is written whole or,
  * where stderr would block, dropped and counted: a log that nobody reads must not stop the server.
  * Whatever a client sent is escaped, so that no line can be forged and no terminal driven. Nothing
@@ -1274,7 +1300,7 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
     if (!written && log->counters) count_one(&log->counters->log_dropped);
 }
 
-/* ==== 5. Ids and text =========================================================================
+/* ==== 5. Ids and text ===========================================================================
  * What may be a user id, how it travels in a path or a query, UTF-8, hexadecimal and numbers.
  * Pure: no I/O, no memory, no state; every function works on bytes that are the caller's and says
  * false or a negative number for what it does not take.
@@ -1495,7 +1521,7 @@ static bool digits_take(const char **at, int64_t *out)
     return *at > start && !digit_is(**at);
 }
 
-/* ==== 6. Hosts and addresses ==================================================================
+/* ==== 6. Hosts and addresses ====================================================================
  * Host names, origins, addresses, ranges, durations and sizes as options and headers write them.
  * Pure; no look-up of a name happens here.
  *
@@ -2056,7 +2082,7 @@ static int cookie_get(const char *header, const char *name, char *out, size_t si
     return -1;
 }
 
-/* ==== 7. JSON =================================================================================
+/* ==== 7. JSON ===================================================================================
  * A strict reader (RFC 8259) over text that stays where it is, and a writer into a buffer. Pure.
  *
  * The reader's values are spans of the text: nothing is copied or allocated before somebody asks
@@ -2531,7 +2557,7 @@ static void named_write(struct buffer *b, const struct named *named)
     json_close(b, ']');
 }
 
-/* ==== 8. Options ==============================================================================
+/* ==== 8. Options ================================================================================
  * All options and commands, one table each. A row of OPTION_TABLE is: field, type, name, default,
  * least and most, argument, group, help. It makes the struct, and drives the command line, the
  * environment (PRESENCE_ and the name in capitals), --config, --print-config, --help and the check
@@ -2615,6 +2641,19 @@ static void named_write(struct buffer *b, const struct named *named)
       "a pinged connection silent this much longer is dropped")                                    \
     X(watch_interval, DURATION, "watch-interval", "50ms", 0, 10000, "TIME", "Presence",            \
       "changes go to those who follow at most this often; 0: at once")                             \
+    X(cluster, TEXT, "cluster", "", 0, 0, "URL", "Cluster",                                        \
+      "redis://HOST:6379/PREFIX: the Valkey or Redis that the nodes of a cluster share; also"      \
+      " rediss://, redis+sentinel://HOST,HOST/PREFIX?master=NAME")                                 \
+    X(cluster_user, TEXT, "cluster-user", "", 0, 0, "NAME", "Cluster",                             \
+      "the engine's user, if it is not the default one")                                           \
+    X(cluster_password_file, TEXT, "cluster-password-file", "", 0, 0, "FILE", "Cluster",           \
+      "that user's password")                                                                      \
+    X(cluster_ca_file, TEXT, "cluster-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0,        \
+      "FILE", "Cluster", "certificates of the CAs to trust for a rediss:// --cluster, PEM")        \
+    X(node_name, TEXT, "node-name", "", 0, 0, "NAME", "Cluster",                                   \
+      "what this node is called where people look; without it the machine's name")                 \
+    X(cluster_log, SIZE, "cluster-log", "64m", 1048576, INT64_C(1) << 40, "BYTES", "Cluster",      \
+      "how much of what has changed the engine keeps")                                             \
     X(data, TEXT, "data", "./presence-data", 0, 0, "DIR", "Store", "directory of the store")       \
     X(sync_interval, DURATION, "sync-interval", "1s", 10, 60000, "TIME", "Store",                  \
       "joins and leaves reach the disk within this time, in one transaction")                      \
@@ -2742,7 +2781,7 @@ struct command_line {
     const char *file; /* its argument, if it takes one */
 };
 
-/* ==== 9. Options: reading =====================================================================
+/* ==== 9. Options: reading =======================================================================
  * The command line, the environment and a file become struct options; --help and --print-config;
  * warnings for options that change nothing. Runs on main before there is any other thread; but for
  * the file of --config there is no I/O. A value that is not understood is never replaced by a
@@ -3252,7 +3291,15 @@ static bool options_have_keys(const struct options *options)
 }
 
 /* What an option needs to have an effect. */
-enum option_need { NEED_KEY, NEED_NO_KEY, NEED_TLS, NEED_URL, NEED_PASSWORD, NEED_MINT };
+enum option_need {
+    NEED_KEY,
+    NEED_NO_KEY,
+    NEED_TLS,
+    NEED_URL,
+    NEED_PASSWORD,
+    NEED_MINT,
+    NEED_CLUSTER
+};
 
 /* Options that change nothing without another option or a command. Whoever gives one believes that
  * it does: the log says otherwise, and the server starts. */
@@ -3277,6 +3324,11 @@ static const struct option_needs {
     {"webhook-timeout", NEED_URL},
     {"webhook-outbox", NEED_URL},
     {"webhook-give-up", NEED_URL},
+    {"cluster-user", NEED_CLUSTER},
+    {"cluster-password-file", NEED_CLUSTER},
+    {"cluster-ca-file", NEED_CLUSTER},
+    {"node-name", NEED_CLUSTER},
+    {"cluster-log", NEED_CLUSTER},
 };
 
 /* True if an option is other than its default. That is what can be known here, and enough: one that
@@ -3300,6 +3352,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_URL] = *options->webhook_url,
         [NEED_PASSWORD] = *options->admin_password_file,
         [NEED_MINT] = false, /* only a server is told of this */
+        [NEED_CLUSTER] = *options->cluster,
     };
     static const char *const lacks[] = {
         [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
@@ -3308,6 +3361,7 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_URL] = "without --webhook-url",
         [NEED_PASSWORD] = "without --admin-password-file",
         [NEED_MINT] = "without --mint-token",
+        [NEED_CLUSTER] = "without --cluster",
     };
     return has[need] ? NULL : lacks[need];
 }
@@ -3363,7 +3417,7 @@ static void options_warn(const struct options *options, struct log *log)
     }
 }
 
-/* ==== 10. Tokens ==============================================================================
+/* ==== 10. Tokens ================================================================================
  * Who a request speaks for: users' tokens. JWT (RFC 7519) as JWS in its compact form (RFC 7515), by
  * the advice of RFC 8725: the key decides the algorithm, `none` does not exist, form and signature
  * are checked before any claim is read.
@@ -4022,7 +4076,7 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
     return good;
 }
 
-/* ==== 11. Passwords and admin sessions ========================================================
+/* ==== 11. Passwords and admin sessions ==========================================================
  * The admin's password as it is kept, and what a login gives: a session, which is a signed text in
  * a cookie. Sessions need no memory in the server but for those that were ended early. Pure: time
  * is a parameter, no lock is taken and none held; the caller sees to that. */
@@ -4201,7 +4255,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
     return true;
 }
 
-/* ==== 12. Store: records ======================================================================
+/* ==== 12. Store: records ========================================================================
  * What is on the disk, byte by byte: the trees, and the fields of each record as a table. From a
  * table come the struct, its bytes, and its lines in --dump and --restore, so a field is one row.
  * Pure, and without locks: whoever has the bytes may read them.
@@ -4216,7 +4270,8 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *     samples         begin of minute (8)               SAMPLE_FIELDS
  *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
  *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
- *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8)
+ *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8), "node" (8),
+ *                     "position" (an epoch, 4, and a number, 8)
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
@@ -4478,7 +4533,7 @@ static const char *manual_name(uint8_t status)
                                      : NULL;
 }
 
-/* ==== 13. Store: state ========================================================================
+/* ==== 13. Store: state ==========================================================================
  * The store is the only owner of the files in --data: data.mdb, lock.mdb (LMDB's table of readers)
  * and presence.lock (one server at a time). Here is what its sections share: struct store, the
  * outbox as the writer knows it, the check of a file. Any thread may read; only the writer changes
@@ -4606,6 +4661,10 @@ struct store {
     uint64_t boots;    /* servers that opened this store, this one included */
     int64_t was_alive; /* wall ms of the last commit before this opening */
     bool was_clean;    /* the server before this one stopped in order */
+    uint64_t node;     /* which node of a cluster has this store: random, made once, never 0 */
+    /* Up to where a cluster's log was in the store when it was opened; both 0: it never was. */
+    uint32_t was_position_epoch;
+    uint64_t was_position_number;
 
     /* The map, under map_lock. */
     pthread_rwlock_t map_lock;
@@ -4674,7 +4733,7 @@ static bool store_check_file(const char *path, size_t transaction, int64_t budge
     return lmdb_check_file(path, &STORE_TREES, transaction, budget_ms, why.text, why.size);
 }
 
-/* ==== 14. Store: files ========================================================================
+/* ==== 14. Store: files ==========================================================================
  * The directory, its locks, the map of the file, and what is done when somebody else moves, removes
  * or overwrites one of them. A second server is kept out by locks of the kernel, which end with the
  * process, never by a file that is there. Opening calls this; the writer looks after the files. */
@@ -4932,7 +4991,7 @@ static int store_map(struct store *st)
     return rc;
 }
 
-/* ==== 15. Store: reads ========================================================================
+/* ==== 15. Store: reads ==========================================================================
  * [any] Each call is one short transaction, and everything is copied out before it ends: as long
  * as one is open LMDB can use no page again that was freed since, and the map cannot grow. A read
  * that fails is logged and told apart from one that finds nothing: who could not be read is never
@@ -5183,25 +5242,33 @@ static bool store_each_manual(struct store *st,
     return rc == MDB_NOTFOUND;
 }
 
+/* Moves a cursor to the newest session of a user that began before that wall time or, where there
+ * is none, to one of another user. LMDB finds the first key that is not below, and what is wanted
+ * is the one before it: the very last of all users where there is none. An LMDB code. */
+static int store_find_session(MDB_cursor *cursor, struct span id, int64_t before, MDB_val *key,
+                              MDB_val *value)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    *key = (MDB_val){store_session_key(id, before, bytes), bytes};
+    int rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+    if (rc == MDB_NOTFOUND) return mdb_cursor_get(cursor, key, value, MDB_LAST);
+    return rc ? rc : mdb_cursor_get(cursor, key, value, MDB_PREV);
+}
+
 /* Copies up to max sessions of a user that began before that wall time, the newest first. Their
  * number; -1 if the read failed. */
 static int store_sessions(struct store *st, struct span id, int64_t before,
                           struct session_record *out, int max)
 {
-    uint8_t bytes[STORE_KEY_MAX];
     MDB_cursor *cursor;
     if (!id.len || id.len > USER_ID_MAX) return 0;
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
-    MDB_val key = {store_session_key(id, before, bytes), bytes}, value;
+    MDB_val key, value;
     int n = 0, rc = mdb_cursor_open(txn, st->sessions, &cursor);
     if (!rc) {
         struct span owner;
-        /* LMDB finds the first key that is not below, and the newest wanted is the one before it:
-         * the very last of all users where there is none. */
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV);
-        else if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
+        rc = store_find_session(cursor, id, before, &key, &value);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
             if (!store_read_session(key, value, &owner, &out[n])) rc = MDB_CORRUPTED;
             if (rc || bytes_compare(owner.at, owner.len, id.at, id.len)) break;
@@ -5235,34 +5302,38 @@ static int store_samples(struct store *st, int64_t from, int64_t to, struct samp
     return store_finish_read(st, txn, rc) ? n : -1;
 }
 
+/* Moves a cursor of `seen` to the first place behind one (NULL: to the end it comes from), up or
+ * down. The place itself need not be there any more: its user may be online by now and gone from
+ * here, so the walk goes on beside it, from what is there. An LMDB code. */
+static int store_find_seen(MDB_cursor *cursor, const struct seen_place *after, bool down,
+                           MDB_val *key, MDB_val *value)
+{
+    uint8_t bytes[STORE_KEY_MAX];
+    if (!after) return mdb_cursor_get(cursor, key, value, down ? MDB_LAST : MDB_FIRST);
+    struct span id = {after->id, after->id_len};
+    const MDB_val from = {store_seen_key(id, after->last_seen, bytes), bytes};
+    *key = from;
+    int rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+    bool same = !rc && !bytes_compare(key->mv_data, key->mv_size, from.mv_data, from.mv_size);
+    if (rc == MDB_NOTFOUND && down) return mdb_cursor_get(cursor, key, value, MDB_LAST);
+    if (rc || (!down && !same)) return rc;
+    return mdb_cursor_get(cursor, key, value, down ? MDB_PREV : MDB_NEXT);
+}
+
 /* Copies up to max places of the users who are not online behind a place (NULL: from the end), the
  * oldest last_seen first or, down set, the latest. Their number, fewer than max when there are no
- * more; -1 if the read failed. The place itself need not be there any more. */
+ * more; -1 if the read failed. */
 static int store_seen(struct store *st, const struct seen_place *after, bool down,
                       struct seen_place *out, int max)
 {
-    uint8_t bytes[STORE_KEY_MAX];
     MDB_cursor *cursor;
-    MDB_val key = {0, NULL}, from, value;
+    MDB_val key, value;
     MDB_txn *txn = store_begin_read(st);
     if (!txn) return -1;
     int n = 0, rc = mdb_cursor_open(txn, st->seen, &cursor);
     if (!rc) {
         const MDB_cursor_op step = down ? MDB_PREV : MDB_NEXT;
-        if (after) {
-            key = (MDB_val){
-                store_seen_key((struct span){after->id, after->id_len}, after->last_seen, bytes),
-                bytes};
-            from = key;
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
-            /* The user at that place may be online by now and gone from here, so the walk goes on
-             * beside it, from what is there. */
-            bool same = !rc && !bytes_compare(key.mv_data, key.mv_size, from.mv_data, from.mv_size);
-            if (rc == MDB_NOTFOUND && down) rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST);
-            else if (!rc && (down || same)) rc = mdb_cursor_get(cursor, &key, &value, step);
-        } else {
-            rc = mdb_cursor_get(cursor, &key, &value, down ? MDB_LAST : MDB_FIRST);
-        }
+        rc = store_find_seen(cursor, after, down, &key, &value);
         for (; !rc && n < max; rc = mdb_cursor_get(cursor, &key, &value, step)) {
             if (!store_read_seen(key, &out[n])) rc = MDB_CORRUPTED;
             if (rc) break;
@@ -5271,6 +5342,99 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
         mdb_cursor_close(cursor);
     }
     return store_finish_read(st, txn, rc) ? n : -1;
+}
+
+/* Is shown a user who is not online, with the stay that began last, or NULL; false: that is enough.
+ */
+typedef bool store_visit_leaver(void *context, struct span id, const struct user_record *user,
+                                const struct session_record *stay);
+
+/* A user who is not online, copied out of a transaction. */
+struct store_leaver {
+    struct seen_place place;
+    struct user_record user;
+    bool has_stay;
+    struct session_record stay; /* the one that began last */
+};
+
+/* Copies the user at a place of `seen`, with a cursor of `sessions`: 0, or what went wrong.
+ * MDB_NOTFOUND: no such user is offline. No batch of ours leaves such a place. */
+static int store_copy_leaver(struct store *st, MDB_txn *txn, MDB_cursor *sessions,
+                             const struct seen_place *place, struct store_leaver *out)
+{
+    struct span id = {place->id, place->id_len}, owner;
+    MDB_val key, value;
+    *out = (struct store_leaver){.place = *place};
+    int rc = store_find_user(st, txn, id, &out->user);
+    if (rc || out->user.open) return rc ? rc : MDB_NOTFOUND;
+    rc = store_find_session(sessions, id, INT64_MAX, &key, &value);
+    if (!rc && !store_read_session(key, value, &owner, &out->stay)) rc = MDB_CORRUPTED;
+    out->has_stay = !rc && !bytes_compare(owner.at, owner.len, id.at, id.len);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Copies the users at the next STORE_CHUNK places behind one, which becomes the last of them; a
+ * place without its user is passed over. *count is how many, *at_end that there are no more places.
+ * 0 or what went wrong. */
+static int store_copy_leavers(struct store *st, MDB_txn *txn, struct seen_place *place,
+                              struct store_leaver *out, int *count, bool *at_end)
+{
+    MDB_cursor *seen, *sessions;
+    MDB_val key, value;
+    int rc = mdb_cursor_open(txn, st->seen, &seen);
+    if (rc) return rc;
+    rc = mdb_cursor_open(txn, st->sessions, &sessions);
+    if (rc) {
+        mdb_cursor_close(seen);
+        return rc;
+    }
+    rc = store_find_seen(seen, place, false, &key, &value);
+    for (int i = 0; !rc && i < STORE_CHUNK; i++) {
+        if (!store_read_seen(key, place)) rc = MDB_CORRUPTED;
+        else rc = store_copy_leaver(st, txn, sessions, place, &out[*count]);
+        if (rc && rc != MDB_NOTFOUND) break;
+        if (!rc) ++*count;
+        rc = mdb_cursor_get(seen, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(sessions);
+    mdb_cursor_close(seen);
+    *at_end = rc == MDB_NOTFOUND;
+    return *at_end ? 0 : rc;
+}
+
+/* Visits the users who are not online, in the order of last_seen: those behind a place, which is to
+ * be {.last_seen = since} at first and is moved along, so that another call goes on there.
+ * STORE_CHUNK a transaction, and none while visit runs. Who comes and leaves again meanwhile is
+ * later in the order, so in the end nobody was missed who is not online then; they may have been
+ * visited twice. Stops when visit says so, or at the end, and only then *at_end. False if a read
+ * failed; what was visited until then was right. */
+__attribute__((unused)) static bool store_leavers(struct store *st, struct seen_place *place,
+                                                  store_visit_leaver *visit, void *context,
+                                                  bool *at_end)
+{
+    struct store_leaver *found = mem_new(STORE_CHUNK * sizeof *found);
+    bool good = true, more = true;
+    *at_end = false;
+    while (good && more && !*at_end) {
+        struct seen_place scanned = *place;
+        int count = 0, i = 0;
+        MDB_txn *txn = store_begin_read(st);
+        good = txn != NULL;
+        if (txn) {
+            int rc = store_copy_leavers(st, txn, &scanned, found, &count, at_end);
+            good = store_finish_read(st, txn, rc);
+        }
+        while (good && more && i < count) {
+            const struct store_leaver *one = &found[i++];
+            more = visit(context, (struct span){one->place.id, one->place.id_len}, &one->user,
+                         one->has_stay ? &one->stay : NULL);
+            *place = one->place;
+        }
+        if (good && more) *place = scanned; /* also behind those that were passed over */
+        *at_end = *at_end && good && i == count;
+    }
+    free(found);
+    return good;
 }
 
 /* What is delivered together. */
@@ -5467,7 +5631,7 @@ static void store_stats(struct store *st, struct store_stats *out)
                  mdb_strerror(rc));
 }
 
-/* ==== 16. Store: changes ======================================================================
+/* ==== 16. Store: changes ========================================================================
  * A batch is what the hub has to tell the store: operations one behind the other in a buffer, which
  * is one allocation however many they are. It is built by the hub without a lock, handed over, and
  * written by the writer in one transaction. Operations are absolute ("the user is so now"), and a
@@ -5495,6 +5659,9 @@ struct store_batch {
     struct buffer ops;
     size_t users, sessions, samples, changes, manuals;
     bool last; /* of a server that stops in order: it carries the sign of that */
+    /* With it the store has a cluster's log up to here; both 0: it says nothing of that. */
+    uint32_t position_epoch;
+    uint64_t position_number;
 };
 
 /* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
@@ -5508,9 +5675,11 @@ struct store_op {
         STORE_SAMPLE,
         STORE_MANUAL,
         STORE_CHANGE,
-        STORE_DELIVERED
+        STORE_DELIVERED,
+        STORE_LEAVER /* its text is a struct session_record, or empty */
     } kind;
     uint8_t id_len;
+    bool shared; /* a session: the cluster's, see store_batch_session */
     uint16_t text_len;
     union {
         struct user_record user;
@@ -5546,11 +5715,13 @@ static void store_batch_user(struct store_batch *b, struct span id, bool open, e
     store_batch_add(b, id, &op);
 }
 
-/* Adds a session that has ended, by which the user's `sessions` grow. */
+/* Adds a session that has ended, by which the user's `sessions` grow. A shared one is known to all
+ * nodes of a cluster by its user and its begin, and may come more than once: one that is there is
+ * replaced and not counted again. */
 static void store_batch_session(struct store_batch *b, struct span id,
-                                const struct session_record *session)
+                                const struct session_record *session, bool shared)
 {
-    struct store_op op = {.kind = STORE_SESSION, .as.session = *session};
+    struct store_op op = {.kind = STORE_SESSION, .shared = shared, .as.session = *session};
     store_batch_add(b, id, &op);
 }
 
@@ -5593,14 +5764,46 @@ static void store_batch_manual(struct store_batch *b, struct span id,
     b->manuals++;
 }
 
+/* Adds a user who is not online as another node of a cluster has them, with the stay that began
+ * last, or NULL. The later last_seen decides which record holds, this or the stored one; of both
+ * counts the earlier first_seen, and the larger number of sessions, in which the stay is. So it
+ * does not matter how often, from how many nodes or in which order users are told. What a peer
+ * says was decoded as records are, ids were looked at. */
+__attribute__((unused)) static void store_batch_leaver(struct store_batch *b, struct span id,
+                                                       const struct user_record *user,
+                                                       const struct session_record *stay)
+{
+    struct store_op op = {.kind = STORE_LEAVER, .id_len = (uint8_t)id.len, .as.user = *user};
+    assert(id.len >= 1 && id.len <= USER_ID_MAX);
+    op.as.user.open = false;
+    op.as.user.online_since = 0;
+    op.text_len = stay ? sizeof *stay : 0;
+    buffer_add(&b->ops, &op, sizeof op);
+    buffer_add(&b->ops, id.at, id.len);
+    buffer_add(&b->ops, stay, op.text_len);
+    b->users++;
+    b->sessions += stay != NULL;
+}
+
 static size_t store_batch_count(const struct store_batch *b)
 {
     return b->users + b->sessions + b->samples + b->changes + b->manuals;
 }
 
+static bool store_batch_has_position(const struct store_batch *b)
+{
+    return b->position_epoch || b->position_number;
+}
+
 /* Moves all of one batch behind another; `from` is empty after it. */
 static void store_batch_move(struct store_batch *to, struct store_batch *from)
 {
+    if (!store_batch_has_position(from)) {
+        from->position_epoch = to->position_epoch;
+        from->position_number = to->position_number;
+    }
+    to->position_epoch = from->position_epoch;
+    to->position_number = from->position_number;
     if (to->ops.len) {
         buffer_add(&to->ops, from->ops.at, from->ops.len);
         to->users += from->users;
@@ -5621,31 +5824,66 @@ static void store_batch_clear(struct store_batch *b)
 {
     b->ops.len = b->users = b->sessions = b->samples = b->changes = b->manuals = 0;
     b->last = false;
+    b->position_epoch = 0;
+    b->position_number = 0;
 }
 
 /* ---- Work inside a transaction: [writer; main before it runs] 0, or the LMDB or errno code that
  * ends the transaction, of which nothing remains then ---- */
+
+static int store_put_meta(struct store *st, MDB_txn *txn, const char *name, uint8_t *bytes,
+                          size_t n)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {n, bytes};
+    return mdb_put(txn, st->meta, &key, &value, 0);
+}
+
+/* Finds n bytes in meta, good while the transaction is; MDB_NOTFOUND if they are not there. */
+static int store_get_meta(struct store *st, MDB_txn *txn, const char *name, size_t n,
+                          const uint8_t **bytes)
+{
+    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
+    int rc = mdb_get(txn, st->meta, &key, &value);
+    if (!rc) *bytes = value.mv_data;
+    return !rc && value.mv_size != n ? MDB_CORRUPTED : rc;
+}
 
 static int store_put_number(struct store *st, MDB_txn *txn, const char *name, uint64_t number,
                             int n)
 {
     uint8_t bytes[8];
     store_put_le(bytes, number, n);
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value = {(size_t)n, bytes};
-    return mdb_put(txn, st->meta, &key, &value, 0);
+    return store_put_meta(st, txn, name, bytes, (size_t)n);
 }
 
 /* Reads a number of n bytes from meta; MDB_NOTFOUND, with *number 0, if it is not there. */
 static int store_get_number(struct store *st, MDB_txn *txn, const char *name, int n,
                             uint64_t *number)
 {
-    MDB_val key = {strlen(name), (void *)(uintptr_t)name}, value;
-    int rc = mdb_get(txn, st->meta, &key, &value);
-    *number = 0;
-    if (rc) return rc;
-    if (value.mv_size != (size_t)n) return MDB_CORRUPTED;
-    *number = store_take_le(value.mv_data, n);
-    return 0;
+    const uint8_t *bytes;
+    int rc = store_get_meta(st, txn, name, (size_t)n, &bytes);
+    *number = rc ? 0 : store_take_le(bytes, n);
+    return rc;
+}
+
+enum { STORE_POSITION_BYTES = 4 + 8 };
+
+static int store_put_position(struct store *st, MDB_txn *txn, uint32_t epoch, uint64_t number)
+{
+    uint8_t bytes[STORE_POSITION_BYTES];
+    store_put_le(bytes, epoch, 4);
+    store_put_le(bytes + 4, number, 8);
+    return store_put_meta(st, txn, "position", bytes, sizeof bytes);
+}
+
+/* Reads what store_put_position put; 0 with both 0 if it is not there. */
+static int store_get_position(struct store *st, MDB_txn *txn, uint32_t *epoch, uint64_t *number)
+{
+    const uint8_t *bytes;
+    int rc = store_get_meta(st, txn, "position", STORE_POSITION_BYTES, &bytes);
+    *epoch = rc ? 0 : (uint32_t)store_take_le(bytes, 4);
+    *number = rc ? 0 : store_take_le(bytes + 4, 8);
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
 /* Keeps `seen` in step with a user record; old is the one before, or NULL. A user who was offline
@@ -5718,12 +5956,15 @@ static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->sessions, &key, &value, flags);
 }
 
-/* Puts a session and counts it for its user, who is made if unknown. */
+/* Puts a session and counts it for its user, who is made if unknown; see store_batch_session. */
 static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
-                               const struct session_record *session)
+                               const struct session_record *session, bool shared)
 {
     struct user_record r, old;
-    int rc = store_find_user(st, txn, id, &r);
+    int rc = shared ? store_put_session(st, txn, id, session, MDB_NOOVERWRITE) : 0;
+    if (rc == MDB_KEYEXIST) return store_put_session(st, txn, id, session, 0);
+    if (rc) return rc;
+    rc = store_find_user(st, txn, id, &r);
     bool known = !rc;
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen = session->from,
@@ -5735,6 +5976,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     old = r;
     r.sessions++;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
+    if (shared) return rc;
     /* UTC may have been stepped back: no session replaces another that began at the same time. */
     struct session_record s = *session;
     while (!rc && (rc = store_put_session(st, txn, id, &s, MDB_NOOVERWRITE)) == MDB_KEYEXIST) {
@@ -5742,6 +5984,30 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
         rc = 0;
     }
     return rc;
+}
+
+/* Merges a user as another node has them into what is stored, see store_batch_leaver. Who is online
+ * here with the same last_seen has left: the node that was told of their end had nothing later. */
+static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
+                              const struct user_record *told, struct span stay)
+{
+    struct user_record r = *told, old;
+    struct session_record session;
+    int rc = store_find_user(st, txn, id, &old);
+    bool known = !rc, later = true;
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    if (known) {
+        later = told->last_seen > old.last_seen || (told->last_seen == old.last_seen && old.open);
+        if (!later) r = old;
+        bool earlier = told->first_seen && told->first_seen < old.first_seen;
+        r.first_seen = earlier || !old.first_seen ? told->first_seen : old.first_seen;
+        r.sessions = told->sessions > old.sessions ? told->sessions : old.sessions;
+    }
+    bool moved = later || r.first_seen != old.first_seen || r.sessions != old.sessions;
+    rc = moved ? store_put_user(st, txn, id, &r, known ? &old : NULL) : 0;
+    if (rc || !stay.len) return rc;
+    memcpy(&session, stay.at, sizeof session); /* it is not aligned there */
+    return store_put_session(st, txn, id, &session, 0);
 }
 
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
@@ -5855,12 +6121,13 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
 {
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
-    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session);
+    case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session, op->shared);
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
     case STORE_CHANGE: return store_put_change(st, txn, op->as.at, text);
     case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
+    case STORE_LEAVER: return store_apply_leaver(st, txn, id, &op->as.user, text);
     case STORE_MANUAL: return store_put_manual(st, txn, id, &op->as.manual, text);
     }
     return EINVAL;
@@ -5933,6 +6200,9 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         at += (size_t)op.id_len + op.text_len;
     }
     if (!rc && commit->batch && commit->batch->changes) rc = store_trim_outbox(st, txn);
+    if (!rc && commit->batch && store_batch_has_position(commit->batch))
+        rc = store_put_position(st, txn, commit->batch->position_epoch,
+                                commit->batch->position_number);
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -6074,7 +6344,7 @@ static const char *store_remedy(const char *dir, int *rc)
     return *rc == ENOSPC || *rc == EDQUOT ? "free space in" : "check the disk under";
 }
 
-/* ==== 17. Store: opening, the writer thread ===================================================
+/* ==== 17. Store: opening, the writer thread =====================================================
  * A store is opened by a server, a command that reads, or a restore; what cannot be used is
  * refused with one line and left as it was. From then on the writer is the only thread that
  * changes the file: it takes batches from the hub, one at a time, and commits each as one
@@ -6255,6 +6525,15 @@ static bool store_open_schema(struct store *st, MDB_txn *txn, struct why why)
     return !rc || fail(why, "cannot read %s/data.mdb: %s", st->dir, mdb_strerror(rc));
 }
 
+/* Work: finds out which node the store is of, or makes it one. */
+static int store_find_node(struct store *st, MDB_txn *txn)
+{
+    int rc = store_get_number(st, txn, "node", 8, &st->node);
+    if (rc != MDB_NOTFOUND) return rc;
+    while (!st->node) random_bytes(&st->node, sizeof st->node);
+    return store_put_number(st, txn, "node", st->node, 8);
+}
+
 /* Work: one more server has opened the store, and did not stop yet. What meta says of the one
  * before is kept in st. Only "boots" is there from the beginning. */
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
@@ -6271,6 +6550,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "tried", 8, &tried);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_position(st, txn, &st->was_position_epoch, &st->was_position_number);
+    if (!rc) rc = store_find_node(st, txn);
+    if (rc) return rc;
     st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
@@ -6540,7 +6822,7 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
     return ended && written;
 }
 
-/* ==== 18. Store: commands =====================================================================
+/* ==== 18. Store: commands =======================================================================
  * [main] --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. The
  * first three read one snapshot, which a running server does not disturb, and change nothing;
  * --restore makes a new file, and refuses a directory that has one: it never decides which of two
@@ -6550,7 +6832,8 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
  * this one: names in place of numbers, times as everywhere in the API. The fields are those of the
  * records (USER_FIELDS and so on), so a new field is in the dump and in --restore by itself. The
  * last line counts the others, so that half a dump is not taken for a whole one. What is not in a
- * dump: the outbox, which only means something to the server that made it. */
+ * dump: the outbox, which only means something to the server that made it, and the number of a
+ * cluster's node with its position, which is this store's alone. */
 
 /* Says why a command failed; 1, its exit code. */
 static int store_command_fail(FILE *err, const char *why)
@@ -7126,7 +7409,7 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     return 1;
 }
 
-/* ==== 19. Timers ==============================================================================
+/* ==== 19. Timers ================================================================================
  * A hierarchical timing wheel (Varghese and Lauck, 1987) over a `now` that the caller passes, and
  * the rule by which a silent peer is pinged and given up. Arming, disarming and expiry cost the
  * same for one timer and for a million, and none allocates: a heap would cost log n for each
@@ -7302,7 +7585,7 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
     return found;
 }
 
-/* ==== 20. Limits by address ===================================================================
+/* ==== 20. Limits by address =====================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
  * the listener and what they hold, upgrades in the last second, passwords that were wrong. Keys are
  * what address_group makes: an IPv4 address, or the 64 bits of IPv6 that one household has.
@@ -7526,7 +7809,7 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
-/* ==== 21. Logins ==============================================================================
+/* ==== 21. Logins ================================================================================
  * Who may try the admin's password next, and which refusals the log is told of. A password is slow
  * to check by design (a tenth of a second of a processor), and only one is hashed at a time, so
  * that guessing does not take the processors from those who are connected. Therefore guessers from
@@ -7680,7 +7963,7 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
     return true;
 }
 
-/* ==== 22. Users ===============================================================================
+/* ==== 22. Users =================================================================================
  * The presence table: who is known at this moment, in the order of their ids. Here are its structs
  * and how users are found; the rules are in the next section.
  *
@@ -7718,6 +8001,18 @@ struct session_conn {
  * stop. */
 enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXPIRED, END_STOP };
 
+/* What one incarnation of a node says of a user, as the log has it; see Cluster: table. 32 bytes. */
+struct said {
+    struct said *next; /* of the same user */
+    int64_t last_seen; /* wall */
+    uint16_t connections;
+    uint16_t holder; /* the incarnation: its place in replica.incarnations */
+    uint8_t state;   /* enum user_state: CACHED or LIVE */
+    uint8_t status;  /* enum status: of its connections, merged */
+    uint8_t reason;  /* enum reason: of the end to come, while cached */
+    bool evicted;    /* cached, since its node was lost: others end it */
+};
+
 /* Live has connections; cached has none, and is online all the same. */
 enum user_state { USER_OFFLINE, USER_CACHED, USER_LIVE, USER_NOT_HERE /* only in views */ };
 
@@ -7754,12 +8049,15 @@ enum user_dirty { DIRTY_NONE, DIRTY_SEEN, DIRTY_STATE, DIRTY_IN_FLIGHT };
 
 /* A user in the table: 80 bytes and the id. Each is one allocation, and its address is constant. */
 struct user {
-    struct timer timer;         /* while cached: the end of the session */
-    LIST_ENTRY(user) list;      /* of those equally dirty; in none when not dirty */
-    struct session_conn *conns; /* its connections */
-    int64_t online_since;       /* mono */
-    _Atomic int64_t last_seen;  /* mono; read by others without the lock */
-    struct user_ext *ext;       /* while cached, heard by HTTP, or manual; otherwise NULL */
+    struct timer timer;    /* while cached: the end of the session */
+    LIST_ENTRY(user) list; /* of those equally dirty; in none when not dirty */
+    union {
+        struct session_conn *conns; /* its connections, */
+        struct said *said;          /* or, in a SHARED table, what nodes say of it */
+    };
+    int64_t online_since;      /* mono */
+    _Atomic int64_t last_seen; /* mono; read by others without the lock */
+    struct user_ext *ext;      /* while cached, heard by HTTP, or manual; otherwise NULL */
     uint16_t connections;
     uint8_t state;             /* enum user_state */
     uint8_t status : 4;        /* enum status: the manual one, else the automatic one */
@@ -7770,6 +8068,7 @@ struct user {
     uint8_t pinned : 1;        /* stays in the table when offline: somebody watches */
     uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
     uint8_t was_invisible : 1; /* as of the last transition */
+    uint8_t final : 1;         /* in an OWN table, offline: this end ends what others have cached */
     uint8_t id_len;
     char id[]; /* not NUL-terminated */
 };
@@ -7822,9 +8121,22 @@ enum {
     SEEN_RINGS = SEEN_FLUSH_MS / 1000,
 };
 
+/* Whose changes a table has. On one machine it is ALONE: those of its connections, which it shows.
+ * In a cluster a node has two, whose times are the engine's wall ms, with an offset of 0:
+ *
+ *   OWN      of its own connections. Whoever changes is dirty until the log has it; it has no
+ *            transitions, no stays and nothing set by hand
+ *   SHARED   what the log makes of what all nodes say. Its users have `said` in place of `conns`
+ */
+enum presence_kind { PRESENCE_ALONE, PRESENCE_OWN, PRESENCE_SHARED };
+
 /* The whole table. The dirty lists and the wheels link users who are in the directory;
  * presence_free frees them by that alone. */
 struct presence {
+    enum presence_kind kind;
+    bool silent;              /* SHARED, and not shown yet: it has no transitions and no stays */
+    bool quiet;               /* SHARED: what changes now is told to those who watch alone, */
+    bool stayless;            /* and its end is in the store already */
     int64_t grace, threshold; /* ms */
     int64_t stood_still;      /* ms that presence_clock is behind mono */
     int64_t judge_at;         /* mono: before it no session ends for want of a sign of life;
@@ -8048,8 +8360,15 @@ static void user_clear_ext(struct user *user)
     user->ext = NULL;
 }
 
+/* Frees what nodes said of a user of a SHARED table. */
+static void user_drop_said(struct user *user)
+{
+    for (struct said *said; (said = user->said); free(said)) user->said = said->next;
+}
+
 static void user_free(struct presence *p, struct user *user)
 {
+    if (p->kind == PRESENCE_SHARED) user_drop_said(user);
     if (user->ext) manual_free(p, user->ext->manual);
     free(user->ext);
     free(user);
@@ -8070,7 +8389,7 @@ static void presence_free(struct presence *p)
     buffer_free(&p->ended.ops);
 }
 
-/* ==== 23. Presence rules ======================================================================
+/* ==== 23. Presence rules ========================================================================
  * When a user is online, and what every sign of life, end and moment changes.
  *
  *   - With a connection a user is online (live).
@@ -8122,6 +8441,15 @@ static void presence_resume(struct presence *p, struct instant now, int64_t gap)
     if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
 }
 
+/* The clock of a cluster's tables, which is the engine's, was stepped by so many ms: what is measured
+ * by it goes on as before. */
+static void presence_step_clock(struct presence *p, int64_t step)
+{
+    p->stood_still += step;
+    p->seen_turn += step;
+    if (p->judge_at != INT64_MAX) p->judge_at += step;
+}
+
 /* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
  * without a change. */
 static int64_t presence_wait(const struct presence *p, int64_t now_ms)
@@ -8169,6 +8497,13 @@ static void presence_mark_dirty(struct presence *p, struct user *user, enum user
  * the number of connections, which it does not know. A quiet one has the number of the last. */
 static void presence_record(struct presence *p, struct user *user, enum transition_kind kind)
 {
+    if (p->silent) return;
+    if (p->kind == PRESENCE_OWN) {
+        p->sequence++;
+        presence_mark_dirty(p, user, DIRTY_STATE);
+        return;
+    }
+    if (p->quiet) kind = TRANSITION_QUIET;
     if (p->transition_count == p->transition_size) {
         p->transition_size = p->transition_size ? p->transition_size * 2 : 64;
         p->transitions = mem_resize(p->transitions, p->transition_size * sizeof *p->transitions);
@@ -8263,16 +8598,17 @@ static void user_set_state(struct presence *p, struct user *user, enum user_stat
     if (state != USER_CACHED) timer_disarm(&p->wheel, &user->timer);
 }
 
-/* Begins a session if the user is offline, and makes the user live or cached. At most one
- * transition follows: a join says all of what it begins with. */
-static void user_enter(struct presence *p, struct instant now, struct user *user,
-                       enum user_state state, enum status automatic)
+/* Begins a session if the user is offline, at `since`, and makes the user live or cached. At most
+ * one transition follows: a join says all of what it begins with. */
+static void user_enter(struct presence *p, int64_t since, struct user *user, enum user_state state,
+                       enum status automatic)
 {
     bool joins = user->state == USER_OFFLINE;
     bool changes = user_set_automatic(user, automatic) && !joins;
     user_set_state(p, user, state);
     if (joins) { /* a session begins later than the one before it: they are told apart by that */
-        user->online_since = now.mono > user->online_since ? now.mono : user->online_since + 1;
+        user->online_since = since > user->online_since ? since : user->online_since + 1;
+        user->final = false;
         presence_record(p, user, TRANSITION_JOIN);
     } else if (changes) {
         presence_record(p, user, TRANSITION_STATUS);
@@ -8320,12 +8656,14 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     };
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
-    if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
-        store_batch_session(&p->ended, user_id(user), &session);
+    if (p->kind == PRESENCE_OWN || p->silent || p->stayless) user->final = false;
+    else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
+        store_batch_session(&p->ended, user_id(user), &session, p->kind == PRESENCE_SHARED);
     else p->sessions_dropped++;
     user->reason = (uint8_t)reason;
     user_set_automatic(user, STATUS_OFFLINE);
     user_clear_ext(user);
+    if (p->kind == PRESENCE_OWN && address) user_heard_at(user, session.address); /* is said, too */
     user_set_state(p, user, USER_OFFLINE);
     presence_record(p, user, TRANSITION_LEAVE);
 }
@@ -8365,7 +8703,7 @@ static void presence_connect(struct presence *p, struct instant now, struct span
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     presence_mark_dirty(p, user, user_heard_dirty(user));
     uint64_t before = p->sequence;
-    user_enter(p, now, user, USER_LIVE, user_merge_status(user));
+    user_enter(p, now.mono, user, USER_LIVE, user_merge_status(user));
     if (p->sequence == before) presence_record(p, user, TRANSITION_CONNECTIONS);
 }
 
@@ -8427,6 +8765,7 @@ static void presence_disconnect(struct presence *p, struct instant now, struct s
         if (ending != END_STOP) presence_record(p, user, TRANSITION_CONNECTIONS);
     } else {
         user_leave(p, now, user, reason, conn->address);
+        user->final = endings[ending].final;
     }
 }
 
@@ -8434,7 +8773,7 @@ static void presence_set_status(struct presence *p, struct instant now, struct s
                                 enum status status)
 {
     conn->status = (uint8_t)status;
-    user_enter(p, now, conn->user, USER_LIVE, user_merge_status(conn->user));
+    user_enter(p, now.mono, conn->user, USER_LIVE, user_merge_status(conn->user));
 }
 
 /* A heartbeat by HTTP: online without a connection for the threshold, or for what is left of the
@@ -8450,7 +8789,7 @@ static void presence_heartbeat(struct presence *p, struct instant now, struct sp
     user_heard_at(user, address)->heartbeat_until = until;
     atomic_store_explicit(&user->last_seen, now.mono, memory_order_relaxed);
     presence_mark_dirty(p, user, user_heard_dirty(user));
-    if (user->state == USER_OFFLINE) user_enter(p, now, user, USER_CACHED, STATUS_ONLINE);
+    if (user->state == USER_OFFLINE) user_enter(p, now.mono, user, USER_CACHED, STATUS_ONLINE);
     if (user->state == USER_CACHED && !grace) user_cache(p, user, until, REASON_TIMEOUT);
 }
 
@@ -8733,7 +9072,7 @@ static bool presence_committed(struct presence *p, struct instant now, size_t mo
     return !LIST_FIRST(&p->in_flight);
 }
 
-/* ==== 24. Views and events ====================================================================
+/* ==== 24. Views and events ======================================================================
  * A user as others see one, as JSON, and the rings of events: transitions as text, each made once
  * and kept for all who read them.
  *
@@ -8965,24 +9304,43 @@ static void event_write(struct buffer *out, uint32_t epoch, const struct transit
     json_close(out, '}');
 }
 
+/* Where an event is: its number, and the first of its bytes. */
+struct event_slot {
+    uint64_t sequence, start;
+};
+
 /* The last events as text. All readers share it: each has only a place in it, so a thousand streams
  * cost no more memory than one. Bytes are counted from the first one ever added; byte n is at
- * n & (size - 1), and an event begins at starts[sequence & (slots - 1)]. Both grow as they fill, to
- * what the limit and the slowest reader need, and are never shrunk but by events_drop. [hub] */
+ * n & (size - 1). The events that are kept are counted too, and event n has slots[n & (room - 1)].
+ * Their sequences only grow, but may jump: what changes nothing has a number as well. Both rings
+ * grow as they fill, to what the limit and the slowest reader need, and are never shrunk but by
+ * events_drop. Zeroed but for its limit it has seen nothing. [hub]
+ *
+ *     event    0 ... | first ...      | epoch ...              | next
+ *              gone  | till all who   | also for those         |
+ *                    | read have them | who come back          | */
 struct events {
     size_t limit;         /* events kept although nobody is behind them */
-    bool kept;            /* otherwise events are only counted */
-    uint64_t first, next; /* sequences: of the oldest kept, and of the one to come */
+    bool kept;            /* otherwise only the number of the last one is */
+    uint64_t last;        /* sequence of the last event, also of one without text */
+    uint64_t forgotten;   /* of the last one that is gone: who has less has to begin again */
+    uint64_t first, next; /* events, counted: the oldest kept, and the one to come */
+    uint64_t epoch;       /* the first of this epoch */
     uint64_t end;         /* bytes added */
     char *bytes;
     size_t size;
-    uint64_t *starts;
-    size_t slots;
+    struct event_slot *slots;
+    size_t room;
 };
 
-static uint64_t events_start(const struct events *e, uint64_t sequence)
+static struct event_slot *events_slot(const struct events *e, uint64_t n)
 {
-    return sequence == e->next ? e->end : e->starts[sequence & (e->slots - 1)];
+    return &e->slots[n & (e->room - 1)];
+}
+
+static uint64_t events_start(const struct events *e, uint64_t n)
+{
+    return n == e->next ? e->end : events_slot(e, n)->start;
 }
 
 /* Forgets all events and gives the memory back; from now on they are only counted. Where nobody
@@ -8990,8 +9348,8 @@ static uint64_t events_start(const struct events *e, uint64_t sequence)
 static void events_drop(struct events *e)
 {
     free(e->bytes);
-    free(e->starts);
-    *e = (struct events){.limit = e->limit, .first = e->next, .next = e->next, .end = e->end};
+    free(e->slots);
+    *e = (struct events){.limit = e->limit, .last = e->last, .forgotten = e->last, .end = e->end};
 }
 
 static void events_keep(struct events *e)
@@ -9021,17 +9379,16 @@ static void events_grow_bytes(struct events *e, size_t need)
     e->size = size;
 }
 
-/* The same for the starts, with room for one more. */
-static void events_grow_starts(struct events *e)
+/* The same for the slots, with room for one more. */
+static void events_grow_slots(struct events *e)
 {
-    if (e->next - e->first < e->slots) return;
-    size_t slots = e->slots ? e->slots * 2 : 64;
-    uint64_t *starts = mem_new(slots * sizeof *starts);
-    for (uint64_t n = e->first; n < e->next; n++)
-        starts[n & (slots - 1)] = e->starts[n & (e->slots - 1)];
-    free(e->starts);
-    e->starts = starts;
+    if (e->next - e->first < e->room) return;
+    size_t room = e->room ? e->room * 2 : 64;
+    struct event_slot *slots = mem_new(room * sizeof *slots);
+    for (uint64_t n = e->first; n < e->next; n++) slots[n & (room - 1)] = *events_slot(e, n);
+    free(e->slots);
     e->slots = slots;
+    e->room = room;
 }
 
 /* Appends bytes to the ring, which has room for them. */
@@ -9044,41 +9401,68 @@ static void events_put(struct events *e, struct span text)
     }
 }
 
-/* Adds the next event, in the lines of a stream (WHATWG HTML section 9.2): kept as they are sent,
- * so that each stream has only a place in the ring, and no text of its own. An event that is
- * nothing to the readers of this ring has no JSON and no bytes, only its number. Where events are
- * not kept that is all that is done. */
-static void events_add(struct events *e, uint32_t epoch, struct span json)
+/* Adds an event, whose sequence is greater than the last one's, in the lines of a stream (WHATWG
+ * HTML section 9.2): kept as they are sent, so that each stream has only a place in the ring, and
+ * no text of its own. An event that is nothing to the readers of this ring has no JSON: only its
+ * number counts. Where events are not kept that is all that is done. */
+static void events_add(struct events *e, struct position position, struct span json)
 {
-    if (!e->kept) {
-        e->first = ++e->next;
-        return;
-    }
-    char head[EVENT_HEAD], position[POSITION_TEXT];
-    position_text((struct position){epoch, e->next}, position);
-    events_grow_starts(e);
-    e->starts[e->next++ & (e->slots - 1)] = e->end;
-    if (!json.len) return;
-    int len = snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position);
+    assert(position.sequence > e->last);
+    e->last = position.sequence;
+    if (!e->kept) e->forgotten = e->last;
+    if (!e->kept || !json.len) return;
+    char head[EVENT_HEAD], text[POSITION_TEXT];
+    int len =
+        snprintf(head, sizeof head, "event: change\nid: %s\ndata: ", position_text(position, text));
     events_grow_bytes(e, (size_t)len + json.len + 2);
+    events_grow_slots(e);
+    *events_slot(e, e->next++) = (struct event_slot){position.sequence, e->end};
     events_put(e, (struct span){head, (size_t)len});
     events_put(e, json);
     events_put(e, (struct span){"\n\n", 2});
 }
 
-/* Forgets the oldest events beyond the limit, as far as they end at or before this byte, which is
- * where the slowest reader is: nobody's next byte is taken away. */
+/* Forgets the oldest events beyond the limit, and all that are of an epoch before, as far as they
+ * end at or before this byte, which is where the slowest reader is: nobody's next byte is taken
+ * away. */
 static void events_trim(struct events *e, uint64_t behind)
 {
-    while (e->next - e->first > e->limit && events_start(e, e->first + 1) <= behind) e->first++;
+    while ((e->next - e->first > e->limit || e->first < e->epoch) &&
+           events_start(e, e->first + 1) <= behind) {
+        if (e->first >= e->epoch) e->forgotten = events_slot(e, e->first)->sequence;
+        e->first++;
+    }
 }
 
-/* Where someone goes on who has all events up to a sequence. False if some behind it are gone, or
- * if it has not come yet: then the client has to begin again. */
+/* Begins an epoch: the next event comes behind this sequence, which may be less than the last one's
+ * was, and nobody is given again what was before. Who reads now gets that to its end, as a stream
+ * may be in the middle of an event, and behind it this text, lines of a stream that tell of the
+ * epoch. */
+__attribute__((unused)) static void events_reset(struct events *e, uint64_t sequence,
+                                                 struct span text)
+{
+    if (e->kept && text.len) {
+        events_grow_bytes(e, text.len);
+        events_grow_slots(e);
+        *events_slot(e, e->next++) = (struct event_slot){sequence, e->end};
+        events_put(e, text);
+    }
+    e->last = e->forgotten = sequence;
+    e->epoch = e->next;
+}
+
+/* Where someone goes on who has all events up to a sequence: at the first with a greater one. False
+ * if some behind it are gone, or if it has not come yet: then the client has to begin again. */
 static bool events_find(const struct events *e, uint64_t sequence, uint64_t *at)
 {
-    if (sequence >= e->next || sequence + 1 < e->first) return false;
-    *at = events_start(e, sequence + 1);
+    uint64_t low = e->first > e->epoch ? e->first : e->epoch, high = e->next;
+    if (sequence > e->last || sequence < e->forgotten) return false;
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        if (events_slot(e, middle)->sequence > sequence) high = middle;
+        else low = middle + 1;
+    }
+    *at = events_start(e, low);
     return true;
 }
 
@@ -9092,7 +9476,7 @@ static struct span events_span(const struct events *e, uint64_t at)
     return (struct span){e->bytes + here, n};
 }
 
-/* ==== 25. Watch graph =========================================================================
+/* ==== 25. Watch graph ===========================================================================
  * Who follows whom, and what is to be told.
  *
  * A target is a followed user id, anybody's, also one never seen. Between it and each watcher is a
@@ -9663,7 +10047,7 @@ static void watcher_free(struct watcher *watcher)
     free(watcher->slots);
 }
 
-/* ==== 26. WebSocket codec =====================================================================
+/* ==== 26. WebSocket codec =======================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
  *
  *     byte 0    FIN, three reserved bits, opcode      ws_fault_first
@@ -10086,7 +10470,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
     ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
 }
 
-/* ==== 27. HTTP messages =======================================================================
+/* ==== 27. HTTP messages =========================================================================
  * The parts of HTTP/1.1 (RFC 9110, RFC 9112) that are ours: where a request ends, before anybody
  * parses it, and the text of an answer. Pure but for the date.
  *
@@ -10601,7 +10985,7 @@ struct http_response {
     const char *allow_origin; /* whose pages may read it (CORS), or NULL */
     bool is_stream; /* the body has no end of its own: no length; it is the hub's to send */
     bool resumes;   /* the stream goes on behind this event */
-    uint64_t sequence;
+    struct position position;
     uint32_t logouts;         /* see struct stream */
     uint8_t feed;             /* enum feed_kind */
     uint32_t expires;         /* s from now at which the stream ends; 0: never */
@@ -10720,7 +11104,7 @@ static void http_write(struct buffer *out, struct http_response *response, bool 
     buffer_add(out, text.at, text.len);
 }
 
-/* ==== 28. Event loop ==========================================================================
+/* ==== 28. Event loop ============================================================================
  * How threads hand work to each other. A `job` is a piece of work that is part of what it is about,
  * so handing it over allocates nothing and cannot fail. It goes into the inbox of a loop, whose one
  * thread runs it between its events (the hub, the listener), or into a queue from which any of a
@@ -11025,7 +11409,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 29. TLS: connections ====================================================================
+/* ==== 29. TLS: connections ======================================================================
  * What one connection has of TLS (RFC 8446, RFC 5246). Mbed TLS does the work, on bytes that are in
  * memory already: nothing here waits or touches a socket. A connection keeps no record buffers; the
  * thread that works on it attaches a pair of its own, see vendor/mbedtls_seam.h, so an idle user
@@ -11266,7 +11650,7 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
     return ready && (known || next.whole || next.alert) ? HELLO_HANDSHAKE : HELLO_WAIT;
 }
 
-/* ==== 30. TLS: certificates ===================================================================
+/* ==== 30. TLS: certificates =====================================================================
  * Which certificate a client gets; tickets; reading certificates and trying them before they are
  * used; making one of our own. Runs on main at the start and on a reload, on handshake workers for
  * tls_choose and tickets. It promises that a certificate which no client could use is never put in
@@ -11868,7 +12252,7 @@ static bool tls_self_make(const char *cert, const char *key,
     return good;
 }
 
-/* ==== 31. Transport ===========================================================================
+/* ==== 31. Transport =============================================================================
  * A socket as the listener, the workers and the hub see it, plain or TLS: bytes in, bytes out. No
  * call here ever waits: what the socket does not take now is the caller's to offer again (plain) or
  * kept in tls->out (TLS). A transport belongs to whoever has its connection. TLS differs in two
@@ -12182,7 +12566,179 @@ static void transport_close(struct transport *transport)
     transport_forget_tls(transport);
 }
 
-/* ==== 32. Webhooks: the receiver ==============================================================
+/* ==== 32. Calling out ===========================================================================
+ * What a thread of ours needs that is a client itself, of the webhook's receiver or of the
+ * cluster's engine: the look-up of a name, which may hang and so has a thread of its own, and TLS
+ * that is sure of whom it talks to. */
+
+/* A name being looked up, in a thread of its own: getaddrinfo knows no deadline, and may hang for
+ * minutes on a dead resolver. Who asked may stop waiting; the last owner frees it. There is at
+ * most one for each who asks, since who asks again waits for the one under way. */
+struct lookup {
+    _Atomic int owners; /* who asked, and the thread */
+    int ready;          /* eventfd: readable once it is done */
+    _Atomic bool done;  /* the two below are there */
+    int error;          /* of getaddrinfo */
+    struct addrinfo *addresses;
+    char host[ORIGIN_MAX], port[8];
+};
+
+/* [webhook, engine, resolver] One owner less of a look-up; the last one frees it. NULL is fine. */
+static void lookup_drop(struct lookup *lookup)
+{
+    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
+    if (lookup->addresses) freeaddrinfo(lookup->addresses);
+    close(lookup->ready);
+    free(lookup);
+}
+
+/* [resolver] The thread of a look-up. `done` is stored behind what it tells of: sequentially
+ * consistent, so who sees it sees that. */
+static void *lookup_run(void *argument)
+{
+    struct lookup *lookup = argument;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    uint64_t one = 1;
+    prctl(PR_SET_NAME, "resolver");
+    /* This may take minutes; nothing of who asked is touched until it is over. */
+    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
+    if (lookup->error) lookup->addresses = NULL;
+    atomic_store(&lookup->done, true);
+    if (write(lookup->ready, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
+    lookup_drop(lookup);
+    return NULL;
+}
+
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
+ * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
+ * it. */
+static struct lookup *lookup_begin(const char *host, uint16_t port)
+{
+    struct lookup *lookup = mem_new(sizeof *lookup);
+    pthread_attr_t attributes;
+    pthread_t thread;
+    atomic_init(&lookup->owners, 2);
+    snprintf(lookup->host, sizeof lookup->host, "%s", host);
+    snprintf(lookup->port, sizeof lookup->port, "%u", port);
+    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
+    if (!error) {
+        pthread_attr_setstacksize(&attributes, THREAD_STACK);
+        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_create(&thread, &attributes, lookup_run, lookup);
+        pthread_attr_destroy(&attributes);
+    }
+    if (!error) return lookup;
+    if (lookup->ready >= 0) close(lookup->ready);
+    free(lookup);
+    errno = error;
+    return NULL;
+}
+
+/* True if this is an IP address, as it stands in a URL but without brackets. */
+static bool host_is_bare_address(const char *host)
+{
+    return strchr(host, ':') || host_is_address(host);
+}
+
+/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
+ * 4.2.1.6). */
+static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
+{
+    enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
+    uint8_t packed[16];
+    bool v4 = !strchr(host, ':');
+    if (!address_pack_text((struct span){host, strlen(host)}, packed)) return false;
+    struct span wanted = {(const char *)packed + (v4 ? 12 : 0), v4 ? 4 : 16};
+    const mbedtls_x509_sequence *name = &cert->subject_alt_names;
+    for (; name && name->buf.p; name = name->next)
+        if ((name->buf.tag & TAG) == ADDRESS &&
+            !bytes_compare(name->buf.p, name->buf.len, wanted.at, wanted.len))
+            return true;
+    return false;
+}
+
+/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
+ * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
+static int tls_client_verify(void *host, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
+{
+    if (!depth && host_is_bare_address(host) && !cert_has_address(cert, host))
+        *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
+    return 0;
+}
+
+/* [main, webhook, engine] Reads whom to trust, anew for each connection: an updated file counts
+ * without a restart. False with the reason in why; *roots is to be freed in any case. What Mbed TLS
+ * does not know in the file is passed over, as in every system's list there are kinds of keys it
+ * has not. */
+static bool tls_client_read_roots(const char *option, const char *path, mbedtls_x509_crt *roots,
+                                  struct why why)
+{
+    mbedtls_x509_crt_init(roots);
+    if (!tls_file_readable(option, path, why)) return false;
+    int error = mbedtls_x509_crt_parse_file(roots, path);
+    if (error >= 0 && roots->version) return true;
+    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
+    return tls_file_problem(option, path, error,
+                            "name a PEM file of those who sign the other side's certificate", why);
+}
+
+/* [webhook, engine] Prepares a context for a connection to a host, whose name stays where it is; 0,
+ * or what Mbed TLS says against it. At least TLS 1.2, the certificate is verified and cannot be
+ * told not to be. tls12: not more than that, and without the signatures of RSA-PSS. For TLS 1.3 we
+ * have to offer those, and Mbed TLS cannot read them in TLS 1.2: who answers with one there, which
+ * tls_client_signs_new tells, is to be asked again so. */
+static int tls_client_set(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config,
+                          mbedtls_x509_crt *roots, const char *host, bool tls12)
+{
+    static const uint16_t old_signatures[] = {
+        MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
+        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,       MBEDTLS_TLS1_3_SIG_NONE,
+    };
+    char name[ORIGIN_MAX];
+    int error = mbedtls_ssl_config_defaults(
+        config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
+    mbedtls_ssl_conf_rng(config, tls_random, NULL);
+    mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+    if (tls12) {
+        mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
+        mbedtls_ssl_conf_sig_algs(config, old_signatures);
+    }
+    mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
+    mbedtls_ssl_conf_ca_chain(config, roots, NULL);
+    mbedtls_ssl_conf_verify(config, tls_client_verify, (void *)host);
+    mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+    if (!error) error = mbedtls_ssl_setup(ssl, config);
+    snprintf(name, sizeof name, "%s", host);
+    size_t len = strlen(name);
+    if (len && name[len - 1] == '.') name[len - 1] = 0; /* RFC 6066: without the dot at the end */
+    if (!error) error = mbedtls_ssl_set_hostname(ssl, host_is_bare_address(host) ? NULL : name);
+    return error;
+}
+
+/* [webhook, engine] Whether a handshake failed for what a second try without the signatures of
+ * RSA-PSS can mend. */
+static bool tls_client_signs_new(const mbedtls_ssl_context *ssl, int error)
+{
+    return error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
+           mbedtls_ssl_get_version_number(ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
+}
+
+/* [webhook, engine] Writes what is wrong with the other side's certificate, if that is why a
+ * handshake failed: it says more than the alert that follows from it. */
+static bool tls_client_distrusts(const mbedtls_ssl_context *ssl, struct why why)
+{
+    uint32_t flags = mbedtls_ssl_get_verify_result(ssl);
+    char text[128];
+    if (!flags || flags == UINT32_MAX) return false; /* all bits: it did not come to that */
+    mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
+    text[strcspn(text, "\n")] = 0;
+    fail(why, "its certificate is not accepted: %s", text);
+    return true;
+}
+
+/* ==== 33. Webhooks: the receiver ================================================================
  * One request to the operator's program (--webhook-url), from the look-up of its name to the last
  * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
  * which nobody waits.
@@ -12325,18 +12881,6 @@ static int response_head_read(const char *at, size_t len, struct response_head *
 /* How a delivery went; what stands behind FAILED ends the thread. */
 enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
 
-/* A name being looked up, in a thread of its own: getaddrinfo knows no deadline, and may hang for
- * minutes on a dead resolver. Who asked may stop waiting; the last owner frees it. There is at
- * most one, since who asks again waits for the one under way. */
-struct webhook_lookup {
-    _Atomic int owners; /* who asked, and the thread */
-    int ready;          /* eventfd: readable once it is done */
-    _Atomic bool done;  /* the two below are there */
-    int error;          /* of getaddrinfo */
-    struct addrinfo *addresses;
-    char host[ORIGIN_MAX], port[8];
-};
-
 /* The thread and what others may know of it. */
 struct webhook {
     const struct options *options;
@@ -12345,8 +12889,8 @@ struct webhook {
     struct store *store;
     struct loop *hub; /* woken when store.outbox_done has moved */
     struct webhook_url url;
-    bool tls12;                    /* the thread's: see webhook_conn_begin */
-    struct webhook_lookup *lookup; /* the thread's: one it asked for, or NULL */
+    bool tls12;            /* the thread's: see webhook_conn_begin */
+    struct lookup *lookup; /* the thread's: one it asked for, or NULL */
     pthread_t thread;
     bool running;            /* the thread was started */
     int wake;                /* eventfd: look at the outbox again, or at stop_by */
@@ -12530,58 +13074,6 @@ static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinf
     return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
 }
 
-/* [webhook, resolver] One owner less of a look-up; the last one frees it. NULL is fine. */
-static void lookup_drop(struct webhook_lookup *lookup)
-{
-    if (!lookup || atomic_fetch_sub(&lookup->owners, 1) > 1) return;
-    if (lookup->addresses) freeaddrinfo(lookup->addresses);
-    close(lookup->ready);
-    free(lookup);
-}
-
-/* [resolver] The thread of a look-up. `done` is stored behind what it tells of: sequentially
- * consistent, so who sees it sees that. */
-static void *lookup_run(void *argument)
-{
-    struct webhook_lookup *lookup = argument;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    uint64_t one = 1;
-    prctl(PR_SET_NAME, "resolver");
-    /* This may take minutes; nothing of the webhook's is touched until it is over. */
-    lookup->error = getaddrinfo(lookup->host, lookup->port, &hints, &lookup->addresses);
-    if (lookup->error) lookup->addresses = NULL;
-    atomic_store(&lookup->done, true);
-    if (write(lookup->ready, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
-    lookup_drop(lookup);
-    return NULL;
-}
-
-/* [webhook] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
-static struct webhook_lookup *lookup_begin(const struct webhook_url *url)
-{
-    struct webhook_lookup *lookup = mem_new(sizeof *lookup);
-    pthread_attr_t attributes;
-    pthread_t thread;
-    atomic_init(&lookup->owners, 2);
-    strcpy(lookup->host, url->host);
-    snprintf(lookup->port, sizeof lookup->port, "%u", url->port);
-    lookup->ready = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    int error = lookup->ready < 0 ? errno : pthread_attr_init(&attributes);
-    if (!error) {
-        pthread_attr_setstacksize(&attributes, THREAD_STACK);
-        pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-        error = pthread_create(&thread, &attributes, lookup_run, lookup);
-        pthread_attr_destroy(&attributes);
-    }
-    if (!error) return lookup;
-    if (lookup->ready >= 0) close(lookup->ready);
-    free(lookup);
-    errno = error;
-    return NULL;
-}
-
 /* [webhook] Finds the addresses of the host, within the request's time. They are in the look-up,
  * which is the webhook's; NULL when there are none. A look-up that was given up is taken up again;
  * one that ended meanwhile is old, and made anew: names move. */
@@ -12592,8 +13084,8 @@ static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
         lookup_drop(hook->lookup);
         hook->lookup = NULL;
     }
-    if (!hook->lookup) hook->lookup = lookup_begin(&hook->url);
-    const struct webhook_lookup *lookup = hook->lookup;
+    if (!hook->lookup) hook->lookup = lookup_begin(hook->url.host, hook->url.port);
+    const struct lookup *lookup = hook->lookup;
     if (!lookup) {
         webhook_fail(conn->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
         return NULL;
@@ -12629,82 +13121,11 @@ static bool webhook_conn_open(struct webhook_conn *conn)
     return good;
 }
 
-/* [webhook] True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
-static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
-{
-    enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
-    uint8_t packed[16];
-    bool v4 = !strchr(host, ':');
-    if (!address_pack_text((struct span){host, strlen(host)}, packed)) return false;
-    struct span wanted = {(const char *)packed + (v4 ? 12 : 0), v4 ? 4 : 16};
-    const mbedtls_x509_sequence *name = &cert->subject_alt_names;
-    for (; name && name->buf.p; name = name->next)
-        if ((name->buf.tag & TAG) == ADDRESS &&
-            !bytes_compare(name->buf.p, name->buf.len, wanted.at, wanted.len))
-            return true;
-    return false;
-}
-
-/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
- * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
-static int webhook_verify(void *context, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
-{
-    const struct webhook_url *url = context;
-    if (!depth && url->is_address && !cert_has_address(cert, url->host))
-        *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
-    return 0;
-}
-
-/* [main, webhook] Reads whom to trust, anew for each request: an updated file counts without a
- * restart. False with the reason in why. What Mbed TLS does not know in the file is passed over,
- * as in every system's list there are kinds of keys it has not. */
-static bool webhook_read_roots(const char *path, mbedtls_x509_crt *roots, char *why)
-{
-    static const char option[] = "webhook-ca-file";
-    char err[WHY_MAX];
-    mbedtls_x509_crt_init(roots);
-    if (!tls_file_readable(option, path, WHY(err))) return webhook_fail(why, "%s", err);
-    int error = mbedtls_x509_crt_parse_file(roots, path);
-    if (error >= 0 && roots->version) return true;
-    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
-    tls_file_problem(option, path, error,
-                     "name a PEM file of those who sign the receiver's"
-                     " certificate",
-                     WHY(err));
-    return webhook_fail(why, "%s", err);
-}
-
-/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. At least TLS
- * 1.2, the certificate is verified and cannot be told not to be. */
+/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. */
 static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
 {
-    /* What is left without RSA-PSS; see webhook_conn_begin. */
-    static const uint16_t old_signatures[] = {
-        MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
-        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA256,       MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA384,
-        MBEDTLS_TLS1_3_SIG_RSA_PKCS1_SHA512,       MBEDTLS_TLS1_3_SIG_NONE,
-    };
-    struct webhook_url *url = &conn->hook->url;
-    mbedtls_ssl_config *config = &tls->config;
-    char host[ORIGIN_MAX];
-    int error = mbedtls_ssl_config_defaults(
-        config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
-    mbedtls_ssl_conf_rng(config, tls_random, NULL);
-    mbedtls_ssl_conf_min_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
-    if (conn->hook->tls12) {
-        mbedtls_ssl_conf_max_tls_version(config, MBEDTLS_SSL_VERSION_TLS1_2);
-        mbedtls_ssl_conf_sig_algs(config, old_signatures);
-    }
-    mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
-    mbedtls_ssl_conf_ca_chain(config, &tls->roots, NULL);
-    mbedtls_ssl_conf_verify(config, webhook_verify, url);
-    mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
-    if (!error) error = mbedtls_ssl_setup(&tls->ssl, config);
-    strcpy(host, url->host);
-    size_t len = strlen(host);
-    if (len && host[len - 1] == '.') host[len - 1] = 0; /* RFC 6066: without the dot at the end */
-    if (!error) error = mbedtls_ssl_set_hostname(&tls->ssl, url->is_address ? NULL : host);
+    struct webhook *hook = conn->hook;
+    int error = tls_client_set(&tls->ssl, &tls->config, &tls->roots, hook->url.host, hook->tls12);
     mbedtls_ssl_set_bio(&tls->ssl, conn, webhook_conn_send, webhook_conn_receive, NULL);
     return error;
 }
@@ -12713,25 +13134,20 @@ static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
  * it; *tls is to be freed in any case. */
 static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
 {
-    char text[128];
+    char err[WHY_MAX];
     mbedtls_ssl_init(&tls->ssl);
     mbedtls_ssl_config_init(&tls->config);
-    if (!webhook_read_roots(conn->hook->options->webhook_ca_file, &tls->roots, conn->why))
-        return false;
+    if (!tls_client_read_roots("webhook-ca-file", conn->hook->options->webhook_ca_file, &tls->roots,
+                               WHY(err)))
+        return webhook_fail(conn->why, "%s", err);
     int error = webhook_tls_set(tls, conn);
     if (error) return webhook_conn_again(conn, error);
     while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
-        /* What is wrong with the certificate says more than the alert that follows from it. */
-        uint32_t flags = mbedtls_ssl_get_verify_result(&tls->ssl);
+        char text[WHY_MAX];
         bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
-        if (!waits && flags && flags != UINT32_MAX) { /* all bits: it did not come to that */
-            mbedtls_x509_crt_verify_info(text, sizeof text, "", flags);
-            text[strcspn(text, "\n")] = 0;
-            return webhook_fail(conn->why, "its certificate is not accepted: %s", text);
-        }
-        /* The one fault that a second try without those signatures can mend. */
-        conn->signs_new = error == MBEDTLS_ERR_SSL_ILLEGAL_PARAMETER &&
-                          mbedtls_ssl_get_version_number(&tls->ssl) == MBEDTLS_SSL_VERSION_TLS1_2;
+        if (!waits && tls_client_distrusts(&tls->ssl, WHY(text)))
+            return webhook_fail(conn->why, "%s", text);
+        conn->signs_new = tls_client_signs_new(&tls->ssl, error);
         if (error == MBEDTLS_ERR_SSL_CONN_EOF)
             return webhook_fail(conn->why, "it ended the TLS handshake");
         if (!webhook_conn_again(conn, error)) return false;
@@ -12829,7 +13245,7 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     return good ? head.status : 0;
 }
 
-/* ==== 33. Webhooks: delivery ==================================================================
+/* ==== 34. Webhooks: delivery ====================================================================
  * The thread that takes batches from the outbox and posts them until they are taken: in order,
  * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
  * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
@@ -13055,7 +13471,6 @@ static bool webhook_wanted(const struct webhook *hook)
 static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
     mbedtls_x509_crt roots;
-    char said[WEBHOOK_WHY] = "";
     hook->options = options;
     hook->wake = -1;
     /* The lock is there in any case: /admin/stats takes it. */
@@ -13068,9 +13483,9 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
         return fail(why, "--webhook-url: needs --webhook-secret-file, which what is posted"
                          " is signed with");
     if (!webhook_read_secret(hook, true, why)) return false;
-    bool good = !hook->url.secure || webhook_read_roots(options->webhook_ca_file, &roots, said);
-    if (hook->url.secure) mbedtls_x509_crt_free(&roots);
-    if (!good) fail(why, "%s", said);
+    if (!hook->url.secure) return true;
+    bool good = tls_client_read_roots("webhook-ca-file", options->webhook_ca_file, &roots, why);
+    mbedtls_x509_crt_free(&roots);
     return good;
 }
 
@@ -13101,7 +13516,4234 @@ static void webhook_free(struct webhook *hook)
     pthread_mutex_destroy(&hook->lock);
 }
 
-/* ==== 34. Server ==============================================================================
+/* ==== 35. Cluster: engine and node ==============================================================
+ * What the hub, which decides, and the engine's thread, which only carries, say to each other. The
+ * engine is the Valkey or Redis of --cluster; in it are
+ *
+ *     {PREFIX}:meta               a hash: "epoch", "count" (of records), "run" (the engine's run_id
+ *                                 when the epoch began), and of each incarnation its last n
+ *     {PREFIX}:log                a stream of entries: "e" epoch, "b" base, "d" bytes
+ *     {PREFIX}:snapshot:REQUEST   a stream of pieces: "d" bytes; it expires in 60 s
+ *
+ * Here is what of it is pure: the URL, and what the engine's replies mean. Their shape is not
+ * believed: each function says whether it was the one that was asked for. */
+
+enum {
+    ENGINE_AWAY_MS = 1000,     /* without an answer, or a connection, for as long: away */
+    ENGINE_CLOCK_MS = 1000,    /* how often its clock is asked for */
+    ENGINE_CLOCK_MOVED = 10,   /* ms by which an offset is another one */
+    ENGINE_BLOCK_MS = 2000,    /* how long it may hold XREAD */
+    ENGINE_RETRY_MS = 2000,    /* a new connection comes after up to so long, at random */
+    ENGINE_TRY_MS = 3000,      /* and may take as long, from its address on */
+    ENGINE_FULL_MS = 100,      /* an engine whose memory is full is asked again after that */
+    ENGINE_UNANSWERED = 64,    /* appends */
+    ENGINE_READ_COUNT = 256,   /* entries in an answer */
+    ENGINE_TOLD = 8,           /* ENGINE_ENTRIES that the hub has not taken; then reading stops */
+    ENGINE_SNAPSHOT_S = 60,    /* a snapshot lives as long */
+    ENGINE_LOG_LEAST = 1000,   /* entries that the log keeps in any case */
+    ENGINE_HOPS = 5,           /* MOVED that are followed in a row */
+    ENGINE_NAME_MAX = 64,      /* bytes of a prefix, a node's name, a master's */
+    ENGINE_SHA = 40,           /* digits that name a script */
+    ENGINE_RUN_ID = 40,        /* digits that name a process of the engine */
+    ENGINE_PASSWORD_MAX = 512, /* bytes */
+    ENGINE_WHY = 320,          /* bytes of the text of what went wrong */
+};
+
+/* The id of an element of a stream in the engine. */
+struct stream_id {
+    uint64_t ms, sequence;
+};
+
+/* What the hub asks of the engine's thread, in this order. The thread frees it. */
+enum engine_ask_kind {
+    ENGINE_APPEND, /* text is the entry with this n of this incarnation, of so many records, for
+                    * this epoch. It is sent again until the engine is known to have it */
+    ENGINE_FORGET, /* what is not known to be there is not sent any more: its incarnation is over */
+    ENGINE_RENEW,  /* `epoch` ends (0: there was none), `next` begins */
+    ENGINE_FOLLOW, /* go on: report entries behind `after`, and send what is to be appended. Until
+                    * this was asked for behind an ENGINE_UP or ENGINE_EPOCH, neither is done */
+    ENGINE_PIECE,  /* text is the next piece of the snapshot `request`. What waits, or is under way,
+                    * when the connection breaks is lost: an ENGINE_UP is the sign of that */
+    ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
+                    * the stream that was read is removed */
+};
+/* One of them. */
+struct engine_ask {
+    struct job job;
+    enum engine_ask_kind kind;
+    uint32_t epoch, next, records;
+    uint64_t incarnation, n, request;
+    struct stream_id after;
+    struct buffer text;
+    uint32_t opened; /* engine_submit's: how many ENGINE_UP and ENGINE_EPOCH the hub had seen */
+};
+
+/* What the engine's thread tells the hub, which frees it. */
+enum engine_tell_kind {
+    ENGINE_UP,       /* connected, or again: epoch (0: none), same_run, last_read, last, offset */
+    ENGINE_DOWN,     /* no answer for ENGINE_AWAY_MS, or no connection for as long: text says why */
+    ENGINE_ENTRIES,  /* text is a row of entries, each behind a struct engine_entry */
+    ENGINE_APPENDED, /* the log has all entries of this incarnation up to n */
+    ENGINE_REFUSED, /* an append was for another epoch than the engine's, which is `epoch`; 0: none.
+                      * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
+    ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged; the same is forgotten */
+    ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
+                      * connection breaks: the next ENGINE_UP says it */
+    ENGINE_CAME,    /* text is a piece of the snapshot `request` */
+    ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
+};
+/* One of them. */
+struct engine_tell {
+    struct job job;
+    enum engine_tell_kind kind;
+    uint32_t epoch;
+    bool same_run; /* the engine is the process in which the epoch began, as far as it is known */
+    enum {
+        LAST_READ_THERE,   /* the entry read last is still in the log, or none was read */
+        LAST_READ_TRIMMED, /* it is not, and older ones are not either */
+        LAST_READ_LOST     /* it is not, though older ones are, or the log is shorter than it was */
+    } last_read;
+    struct stream_id last; /* of the log's last entry */
+    uint64_t incarnation, n, request;
+    int64_t offset; /* the engine's wall ms minus clock_mono_ms */
+    struct buffer text;
+    struct engine *engine; /* that tells it */
+};
+
+/* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
+struct engine_entry {
+    struct stream_id id;
+    uint64_t base;
+    uint32_t epoch, len;
+};
+
+/* Appends an entry if it is the next of its incarnation and of the epoch that holds: all in one
+ * step, so that base, the number of its first record in the whole log, has no gaps. XADD comes
+ * first: if it fails, as for want of memory, nothing was written. Lua's numbers are doubles: %.0f
+ * writes them as whole ones up to 2^53. */
+static const char ENGINE_SCRIPT_APPEND[] =
+    "local m = redis.pcall('HMGET', KEYS[1], 'epoch', 'count', ARGV[2])\n"
+    "if m.err then return m end\n"
+    "local count, last, n = tonumber(m[2] or 0), tonumber(m[3] or 0), tonumber(ARGV[3])\n"
+    "if m[1] ~= ARGV[1] then return redis.error_reply('EPOCH ' .. (m[1] or '0')) end\n"
+    "if n <= last then return 0 end\n"
+    "if n > last + 1 then return redis.error_reply(string.format('GAP %.0f', last)) end\n"
+    "local added = redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'e', ARGV[1],\n"
+    "    'b', string.format('%.0f', count), 'd', ARGV[6])\n"
+    "if type(added) == 'table' and added.err then return added end\n"
+    "redis.call('HSET', KEYS[1], 'count', string.format('%.0f', count + tonumber(ARGV[4])),\n"
+    "    ARGV[2], string.format('%.0f', n))\n"
+    "return 1\n";
+
+/* Begins an epoch, if the one that is to end is still the one that holds: so of several nodes the
+ * first wins. The reply is the epoch that holds after it. */
+static const char ENGINE_SCRIPT_RENEW[] =
+    "local epoch = redis.pcall('HGET', KEYS[1], 'epoch')\n"
+    "if type(epoch) == 'table' and epoch.err then return epoch end\n"
+    "if (epoch or '0') ~= ARGV[1] then return epoch end\n"
+    "redis.call('DEL', KEYS[1], KEYS[2])\n"
+    "redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'count', '0', 'run', ARGV[3])\n"
+    "return ARGV[2]\n";
+
+/* Where an engine, or a Sentinel that knows it, listens. */
+struct engine_host {
+    char host[ORIGIN_MAX]; /* without brackets */
+    uint16_t port;
+};
+
+/* --cluster, taken apart. The hosts are the struct's own: engine_url_free. */
+struct engine_url {
+    bool secure;   /* rediss */
+    bool sentinel; /* the hosts are Sentinels, which know where `master` is */
+    struct engine_host *hosts;
+    size_t host_count;
+    char prefix[ENGINE_NAME_MAX + 1];
+    char master[ENGINE_NAME_MAX + 1];
+};
+
+static void engine_url_free(struct engine_url *url)
+{
+    free(url->hosts);
+    *url = (struct engine_url){0};
+}
+
+/* True if a text of this length is 1 to ENGINE_NAME_MAX letters, digits, '_', '.' or '-'. */
+static bool engine_name_good(const char *text, size_t len)
+{
+    static const char good[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
+}
+
+/* Reads HOST or HOST:PORT; false if it is none. */
+static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
+{
+    char copy[ORIGIN_MAX];
+    int64_t port;
+    if (len >= sizeof copy) return false;
+    memcpy(copy, text, len);
+    copy[len] = 0;
+    if (!host_parse(copy, out->host, &port) || !host_is_web(out->host) || !port) return false;
+    out->port = port > 0 ? (uint16_t)port : usual;
+    if (*out->host == '[') { /* getaddrinfo wants an IPv6 address without brackets */
+        size_t inside = strlen(out->host) - 2;
+        memmove(out->host, out->host + 1, inside);
+        out->host[inside] = 0;
+    }
+    return true;
+}
+
+/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
+ * none. */
+static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
+{
+    for (size_t at = 0; at <= len;) {
+        const char *comma = memchr(text + at, ',', len - at);
+        size_t n = comma ? (size_t)(comma - text) - at : len - at;
+        url->hosts = mem_resize(url->hosts, (url->host_count + 1) * sizeof *url->hosts);
+        if (!engine_host_parse(text + at, n, url->sentinel ? 26379 : 6379,
+                               &url->hosts[url->host_count++]))
+            return fail(why, "--cluster: '%.*s' is no host; write HOST or HOST:PORT",
+                        (int)(n > 200 ? 200 : n), text + at);
+        at += n + 1;
+    }
+    if (url->sentinel || url->host_count == 1) return true;
+    return fail(why,
+                "--cluster: names %zu hosts; write one, or redis+sentinel:// if these are"
+                " Sentinels",
+                url->host_count);
+}
+
+/* [main] Reads --cluster; false with the reason in why. *url is to be freed in any case. The URL
+ * itself is not shown where it may have a password. */
+static bool engine_url_parse(const char *text, struct engine_url *url, struct why why)
+{
+    static const char *const schemes[] = {"redis://", "rediss://", "redis+sentinel://",
+                                          "rediss+sentinel://"};
+    size_t scheme = 0, count = sizeof schemes / sizeof *schemes;
+    *url = (struct engine_url){0};
+    if (strchr(text, '@'))
+        return fail(why, "--cluster: a user or password in the URL would be shown to everybody who"
+                         " lists processes; leave it out and give --cluster-user and"
+                         " --cluster-password-file");
+    while (scheme < count && strncasecmp(text, schemes[scheme], strlen(schemes[scheme]))) scheme++;
+    if (scheme == count)
+        return fail(why,
+                    "--cluster: '%.200s' is no URL of a Valkey or Redis; write"
+                    " redis://HOST:6379/PREFIX, rediss:// for TLS, or"
+                    " redis+sentinel://HOST:26379,HOST:26379/PREFIX?master=NAME",
+                    text);
+    url->secure = scheme % 2;
+    url->sentinel = scheme >= 2;
+    text += strlen(schemes[scheme]);
+    size_t len = strcspn(text, "/?#");
+    if (!engine_url_hosts(url, text, len, why)) return false;
+    text += len + (text[len] == '/');
+    len = strcspn(text, "?");
+    if (!engine_name_good(text, len))
+        return fail(why,
+                    "--cluster: '%.*s' is no prefix; write 1 to %d letters, digits, '_', '.' or"
+                    " '-' behind the host, as in redis://HOST:6379/presence",
+                    (int)(len > 200 ? 200 : len), text, ENGINE_NAME_MAX);
+    memcpy(url->prefix, text, len);
+    text += len;
+    static const char query[] = "?master=";
+    bool named = !strncmp(text, query, sizeof query - 1);
+    const char *master = text + sizeof query - 1;
+    if (url->sentinel && (!named || !engine_name_good(master, strlen(master))))
+        return fail(why, "--cluster: does not say which of the Sentinels' masters is meant; end it"
+                         " with ?master=NAME");
+    if (!url->sentinel && *text)
+        return fail(why, "--cluster: '%.200s' behind the prefix means nothing; leave it out", text);
+    if (url->sentinel) strcpy(url->master, master);
+    return true;
+}
+
+/* Reads a decimal number without a sign; false for anything else, and above max. */
+static bool engine_number_read(struct span text, uint64_t max, uint64_t *out)
+{
+    uint64_t n = 0;
+    if (!text.len) return false;
+    for (size_t i = 0; i < text.len; i++) {
+        if (!digit_is(text.at[i]) || __builtin_mul_overflow(n, 10, &n) ||
+            __builtin_add_overflow(n, (uint64_t)(text.at[i] - '0'), &n))
+            return false;
+    }
+    *out = n;
+    return n <= max;
+}
+
+/* Reads the id of an element, MS-SEQUENCE. */
+static bool stream_id_read(struct span text, struct stream_id *out)
+{
+    const char *dash = text.len ? memchr(text.at, '-', text.len) : NULL;
+    if (!dash) return false;
+    size_t ms = (size_t)(dash - text.at);
+    return engine_number_read((struct span){text.at, ms}, UINT64_MAX, &out->ms) &&
+           engine_number_read((struct span){dash + 1, text.len - ms - 1}, UINT64_MAX,
+                              &out->sequence);
+}
+
+enum { STREAM_ID_TEXT = 48 };
+
+/* Writes an id as the engine reads it; returns out. */
+static const char *stream_id_text(struct stream_id id, char out[STREAM_ID_TEXT])
+{
+    snprintf(out, STREAM_ID_TEXT, "%" PRIu64 "-%" PRIu64, id.ms, id.sequence);
+    return out;
+}
+
+/* Less than 0, 0 or more: as memcmp has it. */
+static int stream_id_compare(struct stream_id a, struct stream_id b)
+{
+    if (a.ms != b.ms) return a.ms < b.ms ? -1 : 1;
+    return a.sequence == b.sequence ? 0 : a.sequence < b.sequence ? -1 : 1;
+}
+
+/* The text of a reply, or an empty one if it is none. */
+static struct span reply_text(const redisReply *reply)
+{
+    bool text = reply->type == REDIS_REPLY_STRING || reply->type == REDIS_REPLY_STATUS;
+    return text ? (struct span){reply->str, reply->len} : (struct span){"", 0};
+}
+
+/* True if a reply is an array of at least so many. */
+static bool reply_has(const redisReply *reply, size_t count)
+{
+    return reply->type == REDIS_REPLY_ARRAY && reply->elements >= count;
+}
+
+/* Reads an epoch: 0 when the reply is nil. */
+static bool reply_epoch(const redisReply *reply, uint32_t *out)
+{
+    uint64_t n = 0;
+    *out = 0;
+    if (reply->type == REDIS_REPLY_NIL) return true;
+    if (!engine_number_read(reply_text(reply), UINT32_MAX, &n)) return false;
+    *out = (uint32_t)n;
+    return true;
+}
+
+/* Reads the answer to TIME: wall ms. */
+static bool reply_time(const redisReply *reply, int64_t *out)
+{
+    uint64_t seconds, micros;
+    if (!reply_has(reply, 2) ||
+        !engine_number_read(reply_text(reply->element[0]), INT64_MAX / 2000, &seconds) ||
+        !engine_number_read(reply_text(reply->element[1]), 999999, &micros))
+        return false;
+    *out = (int64_t)(seconds * 1000 + micros / 1000);
+    return true;
+}
+
+/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
+ * is not there is empty. */
+static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
+                          struct span *values)
+{
+    if (!reply_has(reply, 2) || !stream_id_read(reply_text(reply->element[0]), id)) return false;
+    const redisReply *fields = reply->element[1];
+    if (!reply_has(fields, 0) || fields->elements % 2) return false;
+    for (size_t k = 0; names[k]; k++) {
+        values[k] = (struct span){"", 0};
+        for (size_t i = 0; i < fields->elements; i += 2) {
+            struct span name = reply_text(fields->element[i]);
+            if (name.len == 1 && *name.at == names[k])
+                values[k] = reply_text(fields->element[i + 1]);
+        }
+    }
+    return true;
+}
+
+/* Reads the id of the only element of an answer to XRANGE: *found is false if there is none. */
+static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id *id)
+{
+    struct span none[1];
+    *found = false;
+    *id = (struct stream_id){0};
+    if (!reply_has(reply, 0) || reply->elements > 1) return false;
+    *found = reply->elements;
+    return !*found || reply_element(reply->element[0], id, "", none);
+}
+
+/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
+ * into `out`. False, with the reason in why, if one is not as append writes them, or does not
+ * come behind the one before it. */
+static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
+                          struct why why)
+{
+    if (!reply_has(reply, 0)) return fail(why, "the answer to XREAD is none");
+    for (size_t i = 0; i < reply->elements; i++) {
+        struct engine_entry entry = {0};
+        struct span values[3];
+        uint64_t epoch;
+        char text[STREAM_ID_TEXT];
+        if (!reply_element(reply->element[i], &entry.id, "ebd", values))
+            return fail(why, "the answer to XREAD is none");
+        if (stream_id_compare(entry.id, *read) <= 0)
+            return fail(why, "its log is out of order at %s", stream_id_text(entry.id, text));
+        if (!engine_number_read(values[0], UINT32_MAX, &epoch) ||
+            !engine_number_read(values[1], UINT64_MAX, &entry.base) || values[2].len > UINT32_MAX)
+            return fail(why, "element %s of its log was written by something else",
+                        stream_id_text(entry.id, text));
+        entry.epoch = (uint32_t)epoch;
+        entry.len = (uint32_t)values[2].len;
+        buffer_add(out, &entry, sizeof entry);
+        buffer_add(out, values[2].at, values[2].len);
+        *read = entry.id;
+    }
+    return true;
+}
+
+/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+static struct span info_value(struct span info, const char *name)
+{
+    size_t len = strlen(name);
+    for (size_t at = 0; at < info.len;) {
+        const char *line = info.at + at;
+        const char *end = memchr(line, '\n', info.len - at);
+        size_t n = end ? (size_t)(end - line) : info.len - at;
+        at += n + 1;
+        if (n && line[n - 1] == '\r') n--;
+        if (n > len && line[len] == ':' && !memcmp(line, name, len))
+            return (struct span){line + len + 1, n - len - 1};
+    }
+    return (struct span){"", 0};
+}
+
+/* What an error of the engine means. The first four are said to an append, and go on from there. */
+enum engine_error {
+    ENGINE_NO_SCRIPT,   /* it does not know the script (any more) */
+    ENGINE_OTHER_EPOCH, /* EPOCH of our script */
+    ENGINE_GAP,         /* GAP of our script */
+    ENGINE_FULL,        /* no memory for it */
+    ENGINE_ELSEWHERE,   /* the keys are with another one: MOVED, ASK */
+    ENGINE_NOT_NOW,     /* loading, a replica, busy: or anything that is not known here */
+    ENGINE_NO_AUTH,     /* the password is wrong, missing, or one too many */
+    ENGINE_NO_PERMISSION,
+    ENGINE_WRONG_TYPE, /* a key is something else */
+    ENGINE_UNKNOWN,    /* it does not know the command */
+};
+
+/* What an error means, by its first word or, as engines before 7 put their own words before what a
+ * script ran into, by a word inside. */
+static enum engine_error engine_error_of(const char *text)
+{
+    static const struct {
+        const char *word;
+        enum engine_error error;
+        bool inside;
+    } known[] = {
+        {"NOSCRIPT", ENGINE_NO_SCRIPT, false},
+        {"EPOCH ", ENGINE_OTHER_EPOCH, false},
+        {"GAP ", ENGINE_GAP, false},
+        {"OOM ", ENGINE_FULL, true},
+        {"MOVED ", ENGINE_ELSEWHERE, false},
+        {"ASK ", ENGINE_ELSEWHERE, false},
+        {"WRONGPASS", ENGINE_NO_AUTH, false},
+        {"NOAUTH", ENGINE_NO_AUTH, false},
+        {"ERR invalid password", ENGINE_NO_AUTH, false},
+        {"ERR AUTH ", ENGINE_NO_AUTH, false},
+        {"ERR Client sent AUTH", ENGINE_NO_AUTH, false},
+        {"NOPERM", ENGINE_NO_PERMISSION, true},
+        {"ACL failure in script", ENGINE_NO_PERMISSION, true},
+        {"The user executing the script can't", ENGINE_NO_PERMISSION, true},
+        {"WRONGTYPE", ENGINE_WRONG_TYPE, true},
+        {"ERR unknown command", ENGINE_UNKNOWN, false},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const char *found = strstr(text, known[i].word);
+        if (found && (found == text || known[i].inside)) return known[i].error;
+    }
+    return ENGINE_NOT_NOW;
+}
+
+/* The number behind the first word of an error of our scripts. */
+static bool engine_error_number(const redisReply *reply, uint64_t max, uint64_t *out)
+{
+    const char *blank = memchr(reply->str, ' ', reply->len);
+    if (!blank) return false;
+    size_t skip = (size_t)(blank + 1 - reply->str);
+    return engine_number_read((struct span){blank + 1, reply->len - skip}, max, out);
+}
+
+/* Takes a host as an engine or a Sentinel names it, IPv6 without brackets; false if it is none. */
+static bool engine_host_take(struct span host, uint64_t port, struct engine_host *out)
+{
+    if (!host.len || host.len >= sizeof out->host || !port || memchr(host.at, 0, host.len))
+        return false;
+    snprintf(out->host, sizeof out->host, "%.*s", (int)host.len, host.at);
+    bool bare = host_is_bare_address(out->host);
+    if (!bare && !engine_host_parse(out->host, host.len, 1, out)) return false;
+    out->port = (uint16_t)port;
+    return true;
+}
+
+/* Where `MOVED SLOT HOST:PORT` or `ASK` leads; a HOST that is left out is the one that said it. */
+static bool engine_moved_to(const char *text, const struct engine_host *from,
+                            struct engine_host *out)
+{
+    const char *at = strrchr(text, ' ');
+    const char *colon = at ? strrchr(at, ':') : NULL;
+    uint64_t port;
+    if (!colon || !engine_number_read(span_of(colon + 1), UINT16_MAX, &port) || !port) return false;
+    struct span host = {at + 1, (size_t)(colon - at - 1)};
+    return engine_host_take(host.len ? host : span_of(from->host), port, out);
+}
+
+/* How many entries of this mean size the log of --cluster-log bytes keeps. */
+static uint64_t engine_log_length(int64_t bytes, uint64_t total, uint64_t count)
+{
+    uint64_t mean = count ? total / count : 0;
+    uint64_t n = (uint64_t)bytes / (mean ? mean : 1);
+    if (!count) n = ENGINE_LOG_LEAST;
+    return n > ENGINE_LOG_LEAST ? n : ENGINE_LOG_LEAST;
+}
+
+/* A node's name as CLIENT SETNAME takes it: without blanks and what is no ASCII. Returns out. */
+static const char *engine_client_name(const char *node, char out[ENGINE_NAME_MAX + 16])
+{
+    snprintf(out, ENGINE_NAME_MAX + 16, "presence-%.*s", ENGINE_NAME_MAX, node);
+    for (char *c = out; *c; c++)
+        if (*c <= ' ' || *c >= 0x7f) *c = '-';
+    return out;
+}
+
+/* ==== 36. Cluster: the engine ===================================================================
+ * The engine's thread, its two connections ("lines") and what goes over them: one appends and asks,
+ * the other waits in XREAD. It carries and decides nothing but when the engine is away.
+ *
+ *     ENGINE_REST      nothing is open; the next attempt comes at retry_at
+ *     ENGINE_FIND      the host's name is being looked up
+ *     ENGINE_ASK_LINE  the first line is made: TCP, TLS, AUTH, scripts, what holds there
+ *     ENGINE_READ_LINE the second one is made
+ *     ENGINE_IS_UP     both are there, which the hub was told
+ *
+ * With Sentinels the first line goes to one of them first, who says where the engine is. Whatever
+ * goes wrong closes both lines (engine_fail), and what was under way is sent again on the next:
+ * that an entry may so come twice is seen to in the script. */
+
+enum engine_step {
+    ENGINE_REST,
+    ENGINE_FIND,
+    ENGINE_ASK_LINE,
+    ENGINE_READ_LINE,
+    ENGINE_IS_UP,
+};
+
+/* A command whose answer is awaited, and what is to be done with that. */
+enum engine_call_kind {
+    CALL_OF_NO_MATTER, /* its answer changes nothing, unless it is an error */
+    CALL_AUTH,
+    CALL_MASTER, /* a Sentinel is asked where the master is */
+    CALL_INFO,
+    CALL_LOAD_APPEND,
+    CALL_LOAD_RENEW,
+    CALL_META,
+    CALL_THERE, /* the entry that was read last */
+    CALL_FIRST, /* the log's first entry */
+    CALL_LAST,
+    CALL_TIME,
+    CALL_TRY, /* engine_probe: wrong in a way that changes nothing; is it allowed? */
+    CALL_SETUP_DONE,
+    CALL_APPEND,
+    CALL_RENEW,
+    CALL_PIECE,
+    CALL_READ,
+};
+/* One of them. */
+struct engine_call {
+    STAILQ_ENTRY(engine_call) entry;
+    enum engine_call_kind kind;
+    int64_t at;             /* mono: when it was written into the buffer */
+    struct engine_ask *ask; /* an append's, while it is not forgotten; a renewal's */
+    uint32_t opened;        /* of CALL_READ: engine.reads as it was */
+};
+STAILQ_HEAD(engine_call_list, engine_call);
+
+enum engine_line_state { LINE_CLOSED, LINE_CONNECTING, LINE_SHAKING, LINE_OPEN };
+
+/* A connection to the engine. */
+struct engine_line {
+    enum engine_line_state state;
+    int fd;
+    uint32_t polled; /* what epoll watches it for */
+    bool secure;     /* ssl and config are set up */
+    bool unread;     /* it was not read to its end: more is there without an event */
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    struct seam_redis *redis;      /* once it is open */
+    struct engine_call_list calls; /* in the order of their answers */
+    int64_t heard;                 /* mono: when an answer came last, or it was opened */
+};
+
+/* The thread and what others may know of it. All is the thread's but what says otherwise. */
+struct engine {
+    const struct options *options; /* constant, as are all up to the loop */
+    struct log *log;
+    struct engine_url url;
+    struct buffer password;
+    char name[ENGINE_NAME_MAX + 1]; /* of the node */
+    void (*told)(struct server *, struct job *);
+    struct loop *hub;
+    struct loop loop; /* its inbox is everybody's */
+    pthread_t thread;
+    bool running;                /* main's: the thread was started */
+    _Atomic bool quitting;       /* main's */
+    _Atomic int entries_told;    /* ENGINE_ENTRIES that the hub has not taken */
+    _Atomic uint32_t hub_opened; /* the hub's: how many ENGINE_UP and ENGINE_EPOCH it has seen */
+
+    /* Where it stands. */
+    enum engine_step step;
+    bool probing; /* main is asking, see engine_probe */
+    bool down;    /* the hub was told so */
+    bool wrong; /* the last failure will not pass by itself: why has a sentence for the operator */
+    char why[WHY_MAX];
+    unsigned failures; /* since it was up */
+    int64_t good_at;   /* mono: when it was last known to be there */
+    int64_t retry_at;
+    int64_t try_by; /* an attempt ends then */
+
+    /* The attempt. */
+    struct engine_host target;
+    bool sentinel, moved; /* the target is a Sentinel; an answer named it */
+    unsigned hops;        /* since it was up */
+    size_t next_sentinel;
+    bool tls12;            /* see tls_client_set */
+    struct lookup *lookup; /* or NULL */
+    bool looking;          /* it was begun, or taken up, by this attempt */
+    struct addrinfo *number;
+    const struct addrinfo *address; /* the one that is being tried, of lookup or number */
+    mbedtls_x509_crt roots;
+    bool has_roots;
+    struct engine_line ask, read;
+
+    /* What holds in the engine. */
+    char append_sha[ENGINE_SHA + 1], renew_sha[ENGINE_SHA + 1];
+    char run_id[ENGINE_RUN_ID + 1];
+    struct engine_tell found; /* what ENGINE_UP will say */
+    bool is_there;            /* of setting up: the entry read last is in the log */
+    int64_t offset;           /* as the hub was told */
+    int64_t clock_at;         /* mono: when the clock is asked for again */
+
+    /* What is asked of it. */
+    uint32_t opened; /* ENGINE_UP and ENGINE_EPOCH so far: an ask that is older is out of date */
+    bool following;
+    bool halted;             /* entries are refused, and forgotten, until the next ENGINE_FOLLOW */
+    struct job_list appends; /* not known to be in the log */
+    struct engine_ask *unsent;         /* the first of them that is not under way, or NULL */
+    unsigned unanswered;               /* appends under way */
+    bool again;                        /* one failed: when all are answered, from the first on */
+    int64_t append_at, piece_at;       /* mono: not before then, the engine's memory is full */
+    uint64_t acked_incarnation, acked; /* to be told; 0: nothing */
+    uint64_t sent_bytes, sent_count;   /* of entries, for their mean size */
+    struct job_list pieces;            /* to be sent, one at a time */
+    bool piece_out;
+    struct stream_id after; /* the entry that was read last */
+    uint64_t request;       /* the snapshot that is read, or 0 */
+    struct stream_id request_after;
+    uint32_t reads; /* ENGINE_FOLLOW so far: an answer to an older XREAD is not told */
+};
+
+/* [main, engine] True if there is a cluster. */
+static bool engine_wanted(const struct engine *engine)
+{
+    return *engine->options->cluster;
+}
+
+/* [hub] Asks something of the thread, which frees it. */
+static void engine_submit(struct engine *engine, struct engine_ask *ask)
+{
+    ask->opened = atomic_load(&engine->hub_opened);
+    loop_submit(&engine->loop, &ask->job);
+}
+
+/* [hub] The hub has taken what an ENGINE_ENTRIES told. */
+static void engine_took(struct engine *engine)
+{
+    if (atomic_fetch_sub(&engine->entries_told, 1) == ENGINE_TOLD) loop_wake(&engine->loop);
+}
+
+/* [any] Frees what was asked, or told. */
+static void engine_ask_free(struct engine_ask *ask)
+{
+    buffer_free(&ask->text);
+    free(ask);
+}
+
+static void engine_tell_free(struct engine_tell *tell)
+{
+    buffer_free(&tell->text);
+    free(tell);
+}
+
+/* [hub] A tell arrives. What the hub asks from now on is asked in the light of it, see
+ * engine_ask.opened. */
+static void engine_tell_arrives(struct server *server, struct job *job)
+{
+    struct engine_tell *tell = container_of(job, struct engine_tell, job);
+    struct engine *engine = tell->engine;
+    if (tell->kind == ENGINE_UP || tell->kind == ENGINE_EPOCH)
+        atomic_fetch_add(&engine->hub_opened, 1);
+    engine->told(server, job);
+}
+
+/* [engine] Tells the hub; of what is in `tell` the content is the hub's from now on. */
+static void engine_tell(struct engine *engine, struct engine_tell tell)
+{
+    if (engine->probing) {
+        buffer_free(&tell.text);
+        return;
+    }
+    struct engine_tell *sent = mem_new(sizeof *sent);
+    *sent = tell;
+    sent->engine = engine;
+    sent->job = (struct job){.run = engine_tell_arrives};
+    loop_submit(engine->hub, &sent->job);
+}
+
+/* [engine] Tells how far the log is known to have this node's entries. */
+static void engine_tell_acked(struct engine *engine)
+{
+    if (!engine->acked) return;
+    engine_tell(engine, (struct engine_tell){.kind = ENGINE_APPENDED,
+                                             .incarnation = engine->acked_incarnation,
+                                             .n = engine->acked});
+    engine->acked = 0;
+}
+
+/* [engine] Closes a line; what was awaited on it never comes. */
+static void engine_line_close(struct engine *engine, struct engine_line *line)
+{
+    struct engine_call *call;
+    seam_redis_free(line->redis);
+    line->redis = NULL;
+    if (line->secure) {
+        mbedtls_ssl_free(&line->ssl);
+        mbedtls_ssl_config_free(&line->config);
+    }
+    line->secure = false;
+    if (line->state != LINE_CLOSED) close(line->fd);
+    line->state = LINE_CLOSED;
+    while ((call = STAILQ_FIRST(&line->calls))) {
+        STAILQ_REMOVE_HEAD(&line->calls, entry);
+        if (call->kind == CALL_RENEW) engine_ask_free(call->ask);
+        free(call);
+    }
+    (void)engine;
+}
+
+/* [engine] Frees a list of asks. */
+static void engine_free_asks(struct job_list *list)
+{
+    for (struct job *job; (job = TAILQ_FIRST(list));) {
+        TAILQ_REMOVE(list, job, entry);
+        engine_ask_free(container_of(job, struct engine_ask, job));
+    }
+}
+
+/* [engine] Closes what the attempt, or what came of it, has open. Entries that are not known to be
+ * in the log stay; pieces of snapshots go: whoever reads them asks for another one. */
+static void engine_close(struct engine *engine)
+{
+    engine_line_close(engine, &engine->ask);
+    engine_line_close(engine, &engine->read);
+    if (engine->lookup && atomic_load(&engine->lookup->done)) {
+        lookup_drop(engine->lookup);
+        engine->lookup = NULL;
+    }
+    if (engine->number) freeaddrinfo(engine->number);
+    engine->number = NULL;
+    engine->address = NULL;
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
+    engine->has_roots = false;
+    engine->following = engine->again = engine->piece_out = false;
+    engine->unanswered = 0;
+    engine->unsent = TAILQ_EMPTY(&engine->appends)
+                         ? NULL
+                         : container_of(TAILQ_FIRST(&engine->appends), struct engine_ask, job);
+    engine->append_at = engine->piece_at = 0;
+    engine_free_asks(&engine->pieces);
+    engine->step = ENGINE_REST;
+}
+
+/* [engine] Closes all, after something went wrong. The next attempt follows at once if it was up,
+ * or if there is another Sentinel to ask; else it waits: many nodes that lost the same engine must
+ * not come back in one moment. */
+static void engine_close_for(struct engine *engine, bool wrong)
+{
+    uint16_t random;
+    bool others = engine->url.sentinel && engine->failures + 1 < engine->url.host_count;
+    random_bytes(&random, sizeof random);
+    engine_tell_acked(engine);
+    engine->retry_at = clock_mono_ms();
+    if (engine->failures++ && !others)
+        engine->retry_at += (int64_t)ENGINE_RETRY_MS * random / UINT16_MAX;
+    engine->wrong = wrong;
+    engine->moved = false;
+    engine->hops = 0;
+    engine_close(engine);
+}
+
+/* [engine] Something went wrong: closes all, and remembers why, as printf has it. */
+__attribute__((format(printf, 2, 3))) static void engine_fail(struct engine *engine,
+                                                              const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(engine->why, sizeof engine->why, format, args);
+    va_end(args);
+    engine_close_for(engine, false);
+}
+
+/* [engine] The same for what only the operator can mend. */
+__attribute__((format(printf, 2, 3))) static void engine_fail_wrong(struct engine *engine,
+                                                                    const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(engine->why, sizeof engine->why, format, args);
+    va_end(args);
+    engine_close_for(engine, true);
+}
+
+/* [engine] Writes a command into a line's buffer, and awaits its answer. */
+static struct engine_call *engine_call(struct engine_line *line, enum engine_call_kind kind,
+                                       int count, const char **words, const size_t *lens)
+{
+    struct engine_call *call = mem_new(sizeof *call);
+    call->kind = kind;
+    call->at = clock_mono_ms();
+    if (seam_redis_add(line->redis, count, words, lens) != SEAM_REDIS_DONE) mem_die();
+    STAILQ_INSERT_TAIL(&line->calls, call, entry);
+    return call;
+}
+
+/* [engine] The same for a command of texts, given behind each other and ended by NULL. */
+static struct engine_call *engine_say(struct engine_line *line, enum engine_call_kind kind, ...)
+{
+    enum { WORDS_MAX = 16 };
+    const char *words[WORDS_MAX];
+    size_t lens[WORDS_MAX];
+    int count = 0;
+    va_list args;
+    va_start(args, kind);
+    for (const char *word; (word = va_arg(args, const char *));) {
+        if (count == WORDS_MAX) fatal("a command of too many words");
+        words[count] = word;
+        lens[count++] = strlen(word);
+    }
+    va_end(args);
+    return engine_call(line, kind, count, words, lens);
+}
+
+/* The text of a key: {PREFIX}:WHAT. Returns out. */
+enum { ENGINE_KEY = ENGINE_NAME_MAX + 48 };
+static const char *engine_key(const struct engine *engine, const char *what, char out[ENGINE_KEY])
+{
+    snprintf(out, ENGINE_KEY, "{%s}:%s", engine->url.prefix, what);
+    return out;
+}
+
+static const char *engine_snapshot_key(const struct engine *engine, uint64_t request,
+                                       char out[ENGINE_KEY])
+{
+    snprintf(out, ENGINE_KEY, "{%s}:snapshot:%016" PRIx64, engine->url.prefix, request);
+    return out;
+}
+
+/* [engine] Says who we are. */
+static void engine_say_hello(struct engine *engine, struct engine_line *line)
+{
+    char name[ENGINE_NAME_MAX + 16];
+    const char *user = engine->options->cluster_user;
+    const char *words[3] = {"AUTH", user, engine->password.at};
+    size_t lens[3] = {4, strlen(user), engine->password.len};
+    if (!words[2]) words[2] = "";
+    if (*user) engine_call(line, CALL_AUTH, 3, words, lens);
+    else if (engine->password.len) {
+        words[1] = words[2];
+        lens[1] = lens[2];
+        engine_call(line, CALL_AUTH, 2, words, lens);
+    }
+    if (!engine->sentinel)
+        engine_say(line, CALL_OF_NO_MATTER, "CLIENT", "SETNAME",
+                   engine_client_name(engine->name, name), NULL);
+}
+
+/* [engine] Asks of the engine, in ways that change nothing, whether all is allowed that will be
+ * asked: each of these commands has a word too few, or is about what is not there, and the right to
+ * it is looked at first. */
+static void engine_say_tries(struct engine *engine)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], none[ENGINE_KEY];
+    struct engine_line *line = &engine->ask;
+    engine_key(engine, "meta", meta);
+    engine_key(engine, "log", log);
+    engine_snapshot_key(engine, 0, none);
+    engine_say(line, CALL_TRY, "HSET", meta, "a", "b", "c", NULL);
+    engine_say(line, CALL_TRY, "HGET", meta, "epoch", NULL);
+    engine_say(line, CALL_TRY, "XADD", log, "no-id", "d", "", NULL);
+    engine_say(line, CALL_TRY, "XREAD", "COUNT", "1", "STREAMS", none, "0", NULL);
+    engine_say(line, CALL_TRY, "DEL", none, NULL);
+    engine_say(line, CALL_TRY, "EXPIRE", none, "60", NULL);
+    engine_say(line, CALL_TRY, "EVALSHA", "0", "0", NULL);
+}
+
+/* [engine] The first line is open: asks for all that must be known before ENGINE_UP. */
+static void engine_set_up(struct engine *engine)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], id[STREAM_ID_TEXT];
+    struct engine_line *line = &engine->ask;
+    if (engine->sentinel) {
+        engine_say(line, CALL_MASTER, "SENTINEL", "get-master-addr-by-name", engine->url.master,
+                   NULL);
+        return;
+    }
+    engine->found = (struct engine_tell){.kind = ENGINE_UP, .same_run = true};
+    engine_key(engine, "meta", meta);
+    engine_key(engine, "log", log);
+    engine_say_hello(engine, line);
+    engine_say(line, CALL_INFO, "INFO", NULL);
+    engine_say(line, CALL_META, "HMGET", meta, "epoch", "run", NULL);
+    /* In this order: were the oldest asked for first, the log could be trimmed in between. */
+    stream_id_text(engine->after, id);
+    engine_say(line, CALL_THERE, "XRANGE", log, id, id, "COUNT", "1", NULL);
+    engine_say(line, CALL_FIRST, "XRANGE", log, "-", "+", "COUNT", "1", NULL);
+    engine_say(line, CALL_LAST, "XREVRANGE", log, "+", "-", "COUNT", "1", NULL);
+    engine_say(line, CALL_LOAD_APPEND, "SCRIPT", "LOAD", ENGINE_SCRIPT_APPEND, NULL);
+    engine_say(line, CALL_LOAD_RENEW, "SCRIPT", "LOAD", ENGINE_SCRIPT_RENEW, NULL);
+    if (engine->probing) engine_say_tries(engine);
+    engine_say(line, CALL_TIME, "TIME", NULL);
+}
+
+/* [engine] Has epoll watch a line's socket for these events. */
+static void engine_line_poll(struct engine *engine, struct engine_line *line, uint32_t events)
+{
+    int operation = line->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (line->polled == events) return;
+    line->polled = events;
+    if (!loop_poll(&engine->loop, operation, line->fd, events, poll_data(POLL_CONNECTION, line)))
+        engine_fail(engine, "cannot watch its socket: %s", strerror(errno));
+}
+
+/* [engine] Begins to connect a line to the address that is being tried. A failure is a failure of
+ * the attempt, but for the first line where there is another address to try. */
+static void engine_line_open(struct engine *engine, struct engine_line *line)
+{
+    int on = 1, error = 0;
+    for (; engine->address; engine->address = engine->address->ai_next) {
+        const struct addrinfo *to = engine->address;
+        line->fd = socket(to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        error = line->fd < 0 || connect(line->fd, to->ai_addr, to->ai_addrlen) ? errno : 0;
+        if (!error || error == EINPROGRESS) {
+            setsockopt(line->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+            line->state = LINE_CONNECTING;
+            line->polled = 0;
+            line->heard = clock_mono_ms();
+            engine_line_poll(engine, line, EPOLLOUT);
+            return;
+        }
+        if (line->fd >= 0) close(line->fd);
+    }
+    engine_fail(engine, "cannot connect to %.200s port %u: %s", engine->target.host,
+                engine->target.port, strerror(error));
+}
+
+/* [engine] Looks the target's name up, or takes up the look-up that is under way: there is at most
+ * one. True once the addresses are there; a failure is the attempt's. */
+static bool engine_resolved(struct engine *engine)
+{
+    const char *host = engine->target.host;
+    char port[8];
+    snprintf(port, sizeof port, "%u", engine->target.port);
+    if (engine->lookup && !atomic_load(&engine->lookup->done)) return false;
+    struct lookup *lookup = engine->lookup;
+    if (lookup && (!engine->looking || strcmp(lookup->host, host) || strcmp(lookup->port, port))) {
+        lookup_drop(lookup); /* it is old, or was for another host */
+        engine->lookup = lookup = NULL;
+    }
+    if (!lookup) {
+        engine->lookup = lookup_begin(host, engine->target.port);
+        engine->looking = true;
+        /* Edge-triggered: it stays readable when it has been seen. */
+        if (!engine->lookup || !loop_poll(&engine->loop, EPOLL_CTL_ADD, engine->lookup->ready,
+                                          EPOLLIN | EPOLLET, poll_data(POLL_LISTEN_SOCKET, NULL)))
+            engine_fail(engine, "cannot look %.200s up: %s", host, strerror(errno));
+        return false;
+    }
+    if (lookup->error) {
+        engine_fail(engine, "cannot find %.200s: %s", host, gai_strerror(lookup->error));
+        return false;
+    }
+    engine->address = lookup->addresses;
+    return true;
+}
+
+/* [engine] Goes on with an attempt whose target's address is to be found. */
+static void engine_find(struct engine *engine)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST};
+    const char *host = engine->target.host;
+    char port[8];
+    engine->step = ENGINE_FIND;
+    if (!host_is_bare_address(host)) {
+        if (!engine_resolved(engine)) return;
+    } else {
+        snprintf(port, sizeof port, "%u", engine->target.port);
+        int error = getaddrinfo(host, port, &hints, &engine->number); /* asks nobody */
+        if (error) {
+            engine->number = NULL;
+            engine_fail(engine, "cannot find %.200s: %s", host, gai_strerror(error));
+            return;
+        }
+        engine->address = engine->number;
+    }
+    engine->step = ENGINE_ASK_LINE;
+    engine_line_open(engine, &engine->ask);
+}
+
+/* [engine] Begins an attempt. */
+static void engine_begin(struct engine *engine)
+{
+    struct engine_url *url = &engine->url;
+    char err[WHY_MAX];
+    engine->sentinel = url->sentinel;
+    engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
+    engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
+    engine->looking = false;
+    engine->has_roots = url->secure;
+    if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
+                                              &engine->roots, WHY(err)))
+        engine_fail(engine, "%s", err);
+    else engine_find(engine);
+}
+
+/* [engine] Both sides of a line are there: it speaks. */
+static void engine_line_speak(struct engine *engine, struct engine_line *line)
+{
+    line->state = LINE_OPEN;
+    line->heard = clock_mono_ms();
+    line->redis = seam_redis_new(line->fd, line->secure ? &line->ssl : NULL);
+    if (!line->redis) mem_die();
+    if (line == &engine->ask) {
+        engine_set_up(engine);
+        return;
+    }
+    engine_say_hello(engine, line);
+    engine_say(line, CALL_SETUP_DONE, "PING", NULL);
+}
+
+/* [engine] Goes on with a handshake. */
+static void engine_line_shake(struct engine *engine, struct engine_line *line)
+{
+    char err[WHY_MAX];
+    int error = mbedtls_ssl_handshake(&line->ssl);
+    if (!error) engine_line_speak(engine, line);
+    else if (error == MBEDTLS_ERR_SSL_WANT_READ) engine_line_poll(engine, line, EPOLLIN);
+    else if (error == MBEDTLS_ERR_SSL_WANT_WRITE) engine_line_poll(engine, line, EPOLLOUT);
+    else if (tls_client_distrusts(&line->ssl, WHY(err))) engine_fail(engine, "%s", err);
+    else if (error == MBEDTLS_ERR_SSL_CONN_EOF) engine_fail(engine, "it ended the TLS handshake");
+    else {
+        engine->tls12 = tls_client_signs_new(&line->ssl, error) && !engine->tls12;
+        if (error == MBEDTLS_ERR_ERROR_GENERIC_ERROR) snprintf(err, 128, "%s", strerror(errno));
+        else mbedtls_strerror(error, err, 128);
+        engine_fail(engine, "TLS with it fails: %s", err);
+    }
+}
+
+/* [engine] A line's socket may be connected by now. */
+static void engine_line_connected(struct engine *engine, struct engine_line *line)
+{
+    struct pollfd ready = {.fd = line->fd, .events = POLLOUT};
+    int error = 0;
+    socklen_t len = sizeof error;
+    bool late = clock_mono_ms() - line->heard >= ENGINE_AWAY_MS;
+    if (poll(&ready, 1, 0) <= 0 && !late) return;
+    if (!ready.revents) error = ETIMEDOUT;
+    else if (getsockopt(line->fd, SOL_SOCKET, SO_ERROR, &error, &len)) error = errno;
+    if (error && line == &engine->ask && engine->address->ai_next) {
+        engine_line_close(engine, line);
+        engine->address = engine->address->ai_next;
+        engine_line_open(engine, line);
+    } else if (error) {
+        engine_fail(engine, "cannot connect to %.200s port %u: %s", engine->target.host,
+                    engine->target.port, strerror(error));
+    } else if (!engine->url.secure) {
+        engine_line_speak(engine, line);
+    } else {
+        mbedtls_ssl_init(&line->ssl);
+        mbedtls_ssl_config_init(&line->config);
+        line->secure = true;
+        error = tls_client_set(&line->ssl, &line->config, &engine->roots, engine->target.host,
+                               engine->tls12);
+        mbedtls_ssl_set_bio(&line->ssl, &line->fd, seam_redis_tls_send, seam_redis_tls_receive,
+                            NULL);
+        if (error) engine_fail(engine, "TLS cannot begin: error -0x%04x", (unsigned)-error);
+        else line->state = LINE_SHAKING;
+    }
+}
+
+/* ==== 37. Cluster: the engine's answers =========================================================
+ * What follows from each answer of the engine, and the engine's thread itself. */
+
+/* [engine] Forgets what was to be appended; what is under way is answered to nobody. */
+static void engine_forget(struct engine *engine)
+{
+    struct engine_call *call;
+    for (call = STAILQ_FIRST(&engine->ask.calls); call; call = STAILQ_NEXT(call, entry))
+        if (call->kind == CALL_APPEND) call->ask = NULL;
+    engine_free_asks(&engine->appends);
+    engine->unsent = NULL;
+    engine->again = false;
+}
+
+/* [engine] The hub has to decide: forgets what was to be appended, and tells it why. */
+static void engine_halt(struct engine *engine, struct engine_tell tell)
+{
+    engine_tell_acked(engine);
+    engine_forget(engine);
+    engine->halted = true;
+    engine_tell(engine, tell);
+}
+
+/* [engine] Asks for a new epoch. The ask is the call's. */
+static void engine_send_renew(struct engine *engine, struct engine_ask *ask)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], old[16], next[16];
+    snprintf(old, sizeof old, "%" PRIu32, ask->epoch);
+    snprintf(next, sizeof next, "%" PRIu32, ask->next);
+    engine_say(&engine->ask, CALL_RENEW, "EVALSHA", engine->renew_sha, "2",
+               engine_key(engine, "meta", meta), engine_key(engine, "log", log), old, next,
+               engine->run_id, NULL)
+        ->ask = ask;
+}
+
+/* [engine] The first line is set up: makes the second one, to the same address. */
+static void engine_open_read(struct engine *engine)
+{
+    engine->step = ENGINE_READ_LINE;
+    engine_line_open(engine, &engine->read);
+}
+
+/* [engine] Sends entries, as many as may be under way. */
+static void engine_send_appends(struct engine *engine)
+{
+    char meta[ENGINE_KEY], log[ENGINE_KEY], epoch[16], incarnation[24], n[24], records[16], max[24];
+    if (clock_mono_ms() >= engine->append_at) engine->append_at = 0;
+    if (engine->again && !engine->unanswered) {
+        struct job *first = TAILQ_FIRST(&engine->appends);
+        engine->unsent = first ? container_of(first, struct engine_ask, job) : NULL;
+        engine->again = false;
+    }
+    if (!engine->following || engine->again || engine->append_at) return;
+    engine_key(engine, "meta", meta);
+    engine_key(engine, "log", log);
+    while (engine->unsent && engine->unanswered < ENGINE_UNANSWERED) {
+        struct engine_ask *ask = engine->unsent;
+        struct job *next = TAILQ_NEXT(&ask->job, entry);
+        engine->sent_bytes += ask->text.len;
+        engine->sent_count++;
+        snprintf(epoch, sizeof epoch, "%" PRIu32, ask->epoch);
+        snprintf(incarnation, sizeof incarnation, "%016" PRIx64, ask->incarnation);
+        snprintf(n, sizeof n, "%" PRIu64, ask->n);
+        snprintf(records, sizeof records, "%" PRIu32, ask->records);
+        snprintf(max, sizeof max, "%" PRIu64,
+                 engine_log_length(engine->options->cluster_log, engine->sent_bytes,
+                                   engine->sent_count));
+        const char *words[] = {"EVALSHA",
+                               engine->append_sha,
+                               "2",
+                               meta,
+                               log,
+                               epoch,
+                               incarnation,
+                               n,
+                               records,
+                               max,
+                               ask->text.at ? ask->text.at : ""};
+        enum { COUNT = sizeof words / sizeof *words };
+        size_t lens[COUNT];
+        for (int i = 0; i < COUNT; i++) lens[i] = i < COUNT - 1 ? strlen(words[i]) : ask->text.len;
+        engine_call(&engine->ask, CALL_APPEND, COUNT, words, lens)->ask = ask;
+        engine->unanswered++;
+        engine->unsent = next ? container_of(next, struct engine_ask, job) : NULL;
+    }
+}
+
+/* [engine] Sends the next piece of a snapshot, once the one before it is there: one at a time, so
+ * that none overtakes another where the engine's memory is full. */
+static void engine_send_piece(struct engine *engine)
+{
+    char key[ENGINE_KEY], seconds[16];
+    struct job *job = TAILQ_FIRST(&engine->pieces);
+    if (clock_mono_ms() >= engine->piece_at) engine->piece_at = 0;
+    if (!job || engine->piece_out || engine->piece_at) return;
+    const struct engine_ask *ask = container_of(job, struct engine_ask, job);
+    engine_snapshot_key(engine, ask->request, key);
+    const char *words[] = {"XADD", key, "*", "d", ask->text.at ? ask->text.at : ""};
+    size_t lens[] = {4, strlen(key), 1, 1, ask->text.len};
+    engine_call(&engine->ask, CALL_PIECE, 5, words, lens);
+    snprintf(seconds, sizeof seconds, "%d", ENGINE_SNAPSHOT_S);
+    engine_say(&engine->ask, CALL_OF_NO_MATTER, "EXPIRE", key, seconds, NULL);
+    engine->piece_out = true;
+}
+
+/* [engine] Waits for what is behind the last entry, unless the hub has too much to do already. */
+static void engine_send_read(struct engine *engine)
+{
+    char log[ENGINE_KEY], snapshot[ENGINE_KEY], after[STREAM_ID_TEXT], piece[STREAM_ID_TEXT];
+    char count[16], block[16];
+    struct engine_line *line = &engine->read;
+    if (!engine->following || STAILQ_FIRST(&line->calls) ||
+        atomic_load(&engine->entries_told) >= ENGINE_TOLD)
+        return;
+    snprintf(count, sizeof count, "%d", ENGINE_READ_COUNT);
+    snprintf(block, sizeof block, "%d", ENGINE_BLOCK_MS);
+    engine_key(engine, "log", log);
+    stream_id_text(engine->after, after);
+    engine_snapshot_key(engine, engine->request, snapshot);
+    stream_id_text(engine->request_after, piece);
+    struct engine_call *call = engine->request
+                                   ? engine_say(line, CALL_READ, "XREAD", "COUNT", count, "BLOCK",
+                                                block, "STREAMS", log, snapshot, after, piece, NULL)
+                                   : engine_say(line, CALL_READ, "XREAD", "COUNT", count, "BLOCK",
+                                                block, "STREAMS", log, after, NULL);
+    call->opened = engine->reads;
+}
+
+/* [engine] The pieces of the snapshot came, or some of them. */
+static void engine_take_pieces(struct engine *engine, const redisReply *reply)
+{
+    for (size_t i = 0; i < reply->elements; i++) {
+        struct engine_tell tell = {.kind = ENGINE_CAME, .request = engine->request};
+        struct stream_id id;
+        struct span text;
+        if (!reply_element(reply->element[i], &id, "d", &text) ||
+            stream_id_compare(id, engine->request_after) <= 0) {
+            engine_fail(engine, "the answer to XREAD is none");
+            return;
+        }
+        engine->request_after = id;
+        buffer_add(&tell.text, text.at, text.len);
+        engine_tell(engine, tell);
+    }
+}
+
+/* [engine] An answer to XREAD: nil, or an array of streams, each a name and its elements. */
+static void engine_take_read(struct engine *engine, const struct engine_call *call,
+                             const redisReply *reply)
+{
+    char log[ENGINE_KEY], snapshot[ENGINE_KEY], err[WHY_MAX];
+    if (reply->type == REDIS_REPLY_NIL || call->opened != engine->reads || !engine->following)
+        return;
+    engine_key(engine, "log", log);
+    engine_snapshot_key(engine, engine->request, snapshot);
+    bool good = reply_has(reply, 0);
+    for (size_t i = 0; good && engine->step == ENGINE_IS_UP && i < reply->elements; i++) {
+        const redisReply *stream = reply->element[i];
+        good = reply_has(stream, 2) && reply_has(stream->element[1], 0);
+        struct span name = good ? reply_text(stream->element[0]) : (struct span){"", 0};
+        if (good && span_is(name, log)) {
+            struct engine_tell tell = {.kind = ENGINE_ENTRIES};
+            if (!reply_entries(stream->element[1], &engine->after, &tell.text, WHY(err))) {
+                buffer_free(&tell.text);
+                engine_fail(engine, "%s", err);
+                return;
+            }
+            if (!tell.text.len) continue;
+            atomic_fetch_add(&engine->entries_told, 1);
+            engine_tell(engine, tell);
+        } else if (good && engine->request && span_is(name, snapshot)) {
+            engine_take_pieces(engine, stream->element[1]);
+        }
+    }
+    if (!good) engine_fail(engine, "the answer to XREAD is none");
+}
+
+/* [engine] What an append that failed means; see engine_error_of. False if that is nothing an
+ * append knows of. */
+static bool engine_take_append_error(struct engine *engine, const struct engine_ask *ask,
+                                     enum engine_error error, const redisReply *reply)
+{
+    uint64_t n;
+    switch (error) {
+    case ENGINE_OTHER_EPOCH:
+        if (!engine_error_number(reply, UINT32_MAX, &n)) return false;
+        /* Those behind it are answered so, too; they are nobody's by then. */
+        if (ask)
+            engine_halt(engine, (struct engine_tell){.kind = ENGINE_REFUSED, .epoch = (uint32_t)n});
+        return true;
+    case ENGINE_GAP:
+        if (!engine_error_number(reply, UINT64_MAX, &n)) return false;
+        if (!ask) return true;
+        /* What is before the first that is kept was acknowledged. Is more than that missing, or is
+         * it one behind the first, which failed by itself a moment ago? */
+        const struct engine_ask *first =
+            container_of(TAILQ_FIRST(&engine->appends), struct engine_ask, job);
+        if (n + 1 < first->n && first->incarnation == ask->incarnation)
+            engine_halt(engine, (struct engine_tell){
+                                    .kind = ENGINE_HOLE, .incarnation = ask->incarnation, .n = n});
+        else engine->again = true;
+        return true;
+    case ENGINE_NO_SCRIPT:
+        if (!ask) return true;
+        if (!engine->again)
+            engine_say(&engine->ask, CALL_LOAD_APPEND, "SCRIPT", "LOAD", ENGINE_SCRIPT_APPEND,
+                       NULL);
+        engine->again = true;
+        return true;
+    case ENGINE_FULL:
+        engine->append_at = clock_mono_ms() + ENGINE_FULL_MS;
+        if (ask) engine->again = true;
+        return true;
+    default: return false;
+    }
+}
+
+/* [engine] An entry is in the log: now, or since it was sent before. */
+static void engine_take_append(struct engine *engine, struct engine_ask *ask,
+                               const redisReply *reply)
+{
+    if (reply->type != REDIS_REPLY_INTEGER || reply->integer < 0 || reply->integer > 1) {
+        engine_fail(engine, "it answers an append with what is neither 0 nor 1");
+        return;
+    }
+    if (!ask) return;
+    if (engine->acked_incarnation != ask->incarnation) engine_tell_acked(engine);
+    engine->acked_incarnation = ask->incarnation;
+    engine->acked = ask->n;
+    TAILQ_REMOVE(&engine->appends, &ask->job, entry);
+    engine_ask_free(ask);
+}
+
+/* [engine] The engine's name and what it can are known. */
+static void engine_take_info(struct engine *engine, const redisReply *reply)
+{
+    struct span info = reply_text(reply);
+    struct span version = info_value(info, "redis_version"), run = info_value(info, "run_id");
+    struct span policy = info_value(info, "maxmemory_policy"), role = info_value(info, "role");
+    struct span most = info_value(info, "maxmemory");
+    uint64_t major = 0, memory = 0;
+    const char *dot = version.len ? memchr(version.at, '.', version.len) : NULL;
+    size_t digits = dot ? (size_t)(dot - version.at) : version.len;
+    if (!engine_number_read((struct span){version.at, digits}, INT_MAX, &major) || !run.len ||
+        run.len > ENGINE_RUN_ID) {
+        engine_fail(engine, "the answer to INFO names no version, or no run_id");
+        return;
+    }
+    memcpy(engine->run_id, run.at, run.len);
+    engine->run_id[run.len] = 0;
+    if (major < 6)
+        engine_fail_wrong(engine,
+                          "--cluster: the engine is Redis %.*s; take one of 6.0 or later, or a"
+                          " Valkey",
+                          (int)(version.len > 32 ? 32 : version.len), version.at);
+    else if (span_is(role, "slave")) engine_fail(engine, "it is a replica");
+    else if (engine->probing && engine_number_read(most, UINT64_MAX, &memory) && memory &&
+             !span_is(policy, "noeviction"))
+        log_line(engine->log, LOG_WARN,
+                 "--cluster: the engine's maxmemory-policy is %.*s, by which it may throw away"
+                 " what the nodes share; set noeviction",
+                 (int)(policy.len > 32 ? 32 : policy.len), policy.at);
+}
+
+/* [engine] What `last_read` of ENGINE_UP is, once the log's first and last entry are known. */
+static int engine_last_read(const struct engine *engine, bool empty, struct stream_id first,
+                            struct stream_id last)
+{
+    struct stream_id none = {0};
+    if (!stream_id_compare(engine->after, none) || engine->is_there) return LAST_READ_THERE;
+    if (empty || stream_id_compare(last, engine->after) < 0) return LAST_READ_LOST;
+    return stream_id_compare(first, engine->after) < 0 ? LAST_READ_LOST : LAST_READ_TRIMMED;
+}
+
+/* [engine] All is known of the log: what ENGINE_UP will say of it. */
+static void engine_take_last(struct engine *engine, const redisReply *reply)
+{
+    bool found;
+    struct stream_id first = engine->found.last; /* CALL_FIRST left it there */
+    if (!reply_only_id(reply, &found, &engine->found.last)) {
+        engine_fail(engine, "the answer to XREVRANGE is none");
+        return;
+    }
+    engine->found.last_read = engine_last_read(engine, !found, first, engine->found.last);
+}
+
+/* [engine] The answer to TIME: its moment is the middle of the way there and back. */
+static void engine_take_time(struct engine *engine, const struct engine_call *call,
+                             const redisReply *reply)
+{
+    int64_t wall, now = clock_mono_ms();
+    if (!reply_time(reply, &wall)) {
+        engine_fail(engine, "the answer to TIME is none");
+        return;
+    }
+    int64_t offset = wall - (call->at + (now - call->at) / 2);
+    int64_t moved = offset - engine->offset;
+    engine->clock_at = now + ENGINE_CLOCK_MS;
+    if (engine->step != ENGINE_IS_UP) engine->found.offset = engine->offset = offset;
+    else if (moved >= ENGINE_CLOCK_MOVED || moved <= -ENGINE_CLOCK_MOVED) {
+        engine->offset = offset;
+        engine_tell(engine, (struct engine_tell){.kind = ENGINE_CLOCK, .offset = offset});
+    }
+}
+
+/* [engine] An answer to SCRIPT LOAD: the script's name. */
+static void engine_take_script(struct engine *engine, const redisReply *reply, char *sha)
+{
+    struct span text = reply_text(reply);
+    if (text.len != ENGINE_SHA) {
+        engine_fail(engine, "the answer to SCRIPT LOAD is none");
+        return;
+    }
+    memcpy(sha, text.at, ENGINE_SHA);
+    sha[ENGINE_SHA] = 0;
+}
+
+/* [engine] The epoch that holds after ENGINE_RENEW. Nothing of it was read yet. */
+static void engine_take_renewed(struct engine *engine, const redisReply *reply)
+{
+    uint32_t epoch;
+    if (!reply_epoch(reply, &epoch) || !epoch) {
+        engine_fail(engine, "the answer to a new epoch is none");
+        return;
+    }
+    engine_tell_acked(engine);
+    engine->following = false;
+    engine->after = (struct stream_id){0};
+    engine->opened++;
+    engine_tell(engine, (struct engine_tell){.kind = ENGINE_EPOCH, .epoch = epoch});
+}
+
+/* [engine] What meta has: the epoch, and the engine's run_id when it began. */
+static void engine_take_meta(struct engine *engine, const redisReply *reply)
+{
+    if (!reply_has(reply, 2) || !reply_epoch(reply->element[0], &engine->found.epoch)) {
+        engine_fail(engine, "{%s}:meta was written by something else", engine->url.prefix);
+        return;
+    }
+    struct span run = reply_text(reply->element[1]);
+    engine->found.same_run = !run.len || span_is(run, engine->run_id);
+}
+
+/* [engine] Both lines are there: the hub decides what is done with them. */
+static void engine_is_up(struct engine *engine)
+{
+    engine->step = ENGINE_IS_UP;
+    engine->good_at = clock_mono_ms();
+    engine->failures = engine->hops = 0;
+    engine->down = engine->wrong = false;
+    *engine->why = 0;
+    engine->opened += !engine->probing;
+    engine_tell(engine, engine->found);
+}
+
+/* [engine] A Sentinel says where the engine is: nil, or a host and a port. */
+static void engine_take_master(struct engine *engine, const redisReply *reply)
+{
+    uint64_t port;
+    struct engine_host found;
+    if (!reply_has(reply, 2) ||
+        !engine_number_read(reply_text(reply->element[1]), UINT16_MAX, &port) ||
+        !engine_host_take(reply_text(reply->element[0]), port, &found)) {
+        engine_fail(engine, "the Sentinel at %.100s knows no master %s", engine->target.host,
+                    engine->url.master);
+        return;
+    }
+    engine->target = found;
+    engine->sentinel = false;
+    engine_close(engine);
+    engine_find(engine);
+}
+
+/* [engine] An error that ends the connection: the keys are elsewhere, the engine is of no use now,
+ * or never will be before the operator has done something. */
+static void engine_take_error(struct engine *engine, const struct engine_call *call,
+                              const redisReply *reply)
+{
+    char text[200];
+    const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
+    struct engine_host to;
+    snprintf(text, sizeof text, "%s", reply->str);
+    switch (engine_error_of(reply->str)) {
+    case ENGINE_ELSEWHERE:
+        if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {
+            engine_fail(engine, "it names no place for its keys: %s", text);
+            return;
+        }
+        unsigned hops = engine->hops + 1;
+        engine_tell_acked(engine);
+        engine_close(engine);
+        engine->hops = hops;
+        engine->target = to;
+        engine_find(engine);
+        return;
+    case ENGINE_NO_AUTH:
+        if (engine->sentinel && call->kind == CALL_MASTER && engine->password.len) {
+            engine_say_hello(engine, &engine->ask);
+            engine_say(&engine->ask, CALL_MASTER, "SENTINEL", "get-master-addr-by-name",
+                       engine->url.master, NULL);
+            return;
+        }
+        if (call->kind != CALL_AUTH)
+            engine_fail_wrong(engine, "--cluster: the engine wants a password: give"
+                                      " --cluster-password-file and, unless it is the default"
+                                      " user's, --cluster-user");
+        else
+            engine_fail_wrong(engine,
+                              "--cluster-password-file: the engine does not take the password of"
+                              " %.64s: %s; give it the one that the engine has",
+                              *user ? user : "the default user", text);
+        return;
+    case ENGINE_NO_PERMISSION:
+        engine_fail_wrong(engine,
+                          "--cluster: the engine does not allow all that is needed: %.120s; give"
+                          " it ACL SETUSER %.64s ~{%s}:* +auth +client|setname +info +script|load"
+                          " +evalsha +time +ping +hget +hmget +hset +del +expire +xadd +xread"
+                          " +xrange +xrevrange",
+                          text, *user ? user : "default", prefix);
+        return;
+    case ENGINE_WRONG_TYPE:
+        engine_fail_wrong(engine,
+                          "--cluster: {%s}:meta or {%s}:log in the engine is of another type;"
+                          " remove it, or choose another PREFIX",
+                          prefix, prefix);
+        return;
+    case ENGINE_UNKNOWN:
+        engine_fail_wrong(engine,
+                          "--cluster: the engine does not know what is needed: %s; take a Redis of"
+                          " 6.0 or later, or a Valkey",
+                          text);
+        return;
+    default: engine_fail(engine, "it answers: %s", text);
+    }
+}
+
+/* [engine] An error in answer to what was asked; true if the connection goes on. */
+static bool engine_takes_error(struct engine *engine, struct engine_call *call,
+                               const redisReply *reply)
+{
+    enum engine_error error = engine_error_of(reply->str);
+    switch (call->kind) {
+    case CALL_APPEND: return engine_take_append_error(engine, call->ask, error, reply);
+    case CALL_TRY: /* what has too few words is refused for that, after it was allowed */
+        return error == ENGINE_NO_SCRIPT || (error == ENGINE_NOT_NOW && strstr(reply->str, "ERR "));
+    case CALL_RENEW:
+        if (error == ENGINE_NO_SCRIPT) {
+            engine_say(&engine->ask, CALL_LOAD_RENEW, "SCRIPT", "LOAD", ENGINE_SCRIPT_RENEW, NULL);
+            engine_send_renew(engine, call->ask);
+            call->ask = NULL;
+            return true;
+        }
+        return false;
+    case CALL_PIECE:
+        if (error != ENGINE_FULL) return false;
+        engine->piece_out = false;
+        engine->piece_at = clock_mono_ms() + ENGINE_FULL_MS;
+        return true;
+    default: return false;
+    }
+}
+
+/* [engine] The engine has a piece. */
+static void engine_take_piece(struct engine *engine)
+{
+    struct job *job = TAILQ_FIRST(&engine->pieces);
+    TAILQ_REMOVE(&engine->pieces, job, entry);
+    engine_ask_free(container_of(job, struct engine_ask, job));
+    engine->piece_out = false;
+}
+
+/* [engine] Acts on an answer that is no error. */
+static void engine_take_answer(struct engine *engine, struct engine_call *call,
+                               const redisReply *reply)
+{
+    bool found;
+    switch (call->kind) {
+    case CALL_MASTER: engine_take_master(engine, reply); return;
+    case CALL_INFO: engine_take_info(engine, reply); return;
+    case CALL_LOAD_APPEND: engine_take_script(engine, reply, engine->append_sha); return;
+    case CALL_LOAD_RENEW: engine_take_script(engine, reply, engine->renew_sha); return;
+    case CALL_META: engine_take_meta(engine, reply); return;
+    case CALL_THERE:
+    case CALL_FIRST:
+        if (!reply_only_id(reply, &found, &engine->found.last))
+            engine_fail(engine, "the answer to XRANGE is none");
+        else if (call->kind == CALL_THERE) engine->is_there = found;
+        return;
+    case CALL_LAST: engine_take_last(engine, reply); return;
+    case CALL_TIME:
+        engine_take_time(engine, call, reply);
+        if (engine->step == ENGINE_ASK_LINE) engine_open_read(engine);
+        return;
+    case CALL_SETUP_DONE: engine_is_up(engine); return;
+    case CALL_APPEND: engine_take_append(engine, call->ask, reply); return;
+    case CALL_RENEW: engine_take_renewed(engine, reply); return;
+    case CALL_PIECE: engine_take_piece(engine); return;
+    case CALL_READ: engine_take_read(engine, call, reply); return;
+    default: return;
+    }
+}
+
+/* [engine] Takes an answer that came over a line: that of the first command that waits for one. */
+static void engine_take(struct engine *engine, struct engine_line *line, const redisReply *reply)
+{
+    struct engine_call *call = STAILQ_FIRST(&line->calls);
+    if (!call) {
+        engine_fail(engine, "it answers what nobody asked");
+        return;
+    }
+    STAILQ_REMOVE_HEAD(&line->calls, entry);
+    line->heard = clock_mono_ms();
+    engine->unanswered -= call->kind == CALL_APPEND;
+    if (reply->type != REDIS_REPLY_ERROR) engine_take_answer(engine, call, reply);
+    else if (!engine_takes_error(engine, call, reply)) engine_take_error(engine, call, reply);
+    if (call->kind == CALL_RENEW && call->ask) engine_ask_free(call->ask);
+    free(call);
+}
+
+/* ==== 38. Cluster: the engine's thread ==========================================================
+ * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
+ * next turn, so that what the hub asks has its turn, too. */
+static void engine_line_read(struct engine *engine, struct engine_line *line)
+{
+    enum { READS = 256 }; /* of 16 KB */
+    enum seam_redis_result got = SEAM_REDIS_DONE, next;
+    for (int i = 0; got == SEAM_REDIS_DONE && i < READS; i++) {
+        got = seam_redis_read(line->redis);
+        if (got == SEAM_REDIS_NO_MEMORY) mem_die();
+        redisReply *reply;
+        /* What came before the end is acted on, too. */
+        while ((next = seam_redis_next(line->redis, &reply)) == SEAM_REDIS_DONE) {
+            engine_take(engine, line, reply);
+            freeReplyObject(reply);
+            if (line->state != LINE_OPEN) return;
+        }
+        if (next == SEAM_REDIS_NO_MEMORY) mem_die();
+        if (next == SEAM_REDIS_FAILED) got = next;
+    }
+    line->unread = got == SEAM_REDIS_DONE;
+    if (got == SEAM_REDIS_FAILED)
+        engine_fail(engine, "the connection broke: %s", seam_redis_why(line->redis));
+}
+
+/* [engine] Writes what an open line's socket takes. */
+static void engine_line_write(struct engine *engine, struct engine_line *line)
+{
+    if (line->state != LINE_OPEN) return;
+    enum seam_redis_result put = seam_redis_write(line->redis);
+    if (put == SEAM_REDIS_NO_MEMORY) mem_die();
+    if (put == SEAM_REDIS_FAILED)
+        engine_fail(engine, "the connection broke: %s", seam_redis_why(line->redis));
+    else engine_line_poll(engine, line, EPOLLIN | (put == SEAM_REDIS_WAIT ? EPOLLOUT : 0));
+}
+
+/* [engine] Goes on with a line as far as it goes without waiting; see engine_line_write. */
+static void engine_line_go_on(struct engine *engine, struct engine_line *line)
+{
+    if (line->state == LINE_CONNECTING) engine_line_connected(engine, line);
+    if (line->state == LINE_SHAKING) engine_line_shake(engine, line);
+    if (line->state == LINE_OPEN) engine_line_read(engine, line);
+}
+
+/* [engine] Until when a line's oldest command may wait for its answer. Each answer to one before it
+ * counts: a long row of them may take its time. */
+static int64_t engine_line_due(const struct engine_line *line)
+{
+    const struct engine_call *first = STAILQ_FIRST(&line->calls);
+    if (line->state != LINE_OPEN || !first) return INT64_MAX;
+    int64_t since = first->at > line->heard ? first->at : line->heard;
+    return since + ENGINE_AWAY_MS + (first->kind == CALL_READ ? ENGINE_BLOCK_MS : 0);
+}
+
+/* [engine] Looks at the clocks, once all that came was read: what is due is done. */
+static void engine_tick(struct engine *engine)
+{
+    int64_t now = clock_mono_ms();
+    if (now >= engine_line_due(&engine->ask) || now >= engine_line_due(&engine->read)) {
+        engine_fail(engine, "no answer for %d ms", ENGINE_AWAY_MS);
+        engine->good_at = now - ENGINE_AWAY_MS;
+    } else if (engine->step != ENGINE_IS_UP && engine->step != ENGINE_REST &&
+               now >= engine->try_by) {
+        engine_fail(engine, engine->step == ENGINE_FIND ? "the resolver does not answer in time"
+                                                        : "it does not answer in time");
+    }
+    if (engine->step == ENGINE_IS_UP) {
+        engine->good_at = now;
+        if (now < engine->clock_at) return;
+        engine->clock_at = now + ENGINE_CLOCK_MS;
+        engine_say(&engine->ask, CALL_TIME, "TIME", NULL);
+    } else if (!engine->down && now - engine->good_at >= ENGINE_AWAY_MS) {
+        struct engine_tell tell = {.kind = ENGINE_DOWN};
+        engine->down = true;
+        buffer_text(&tell.text, *engine->why ? engine->why : "it does not answer");
+        engine_tell(engine, tell);
+    }
+}
+
+/* [engine] When something is due next, mono. */
+static int64_t engine_due(const struct engine *engine)
+{
+    if (engine->ask.unread || engine->read.unread) return 0;
+    int64_t due[5] = {engine_line_due(&engine->ask), engine_line_due(&engine->read), INT64_MAX,
+                      INT64_MAX, INT64_MAX};
+    if (engine->step == ENGINE_IS_UP) {
+        due[2] = engine->clock_at;
+        if (engine->append_at) due[3] = engine->append_at;
+        if (engine->piece_at) due[4] = engine->piece_at;
+    } else {
+        due[2] = engine->step == ENGINE_REST ? engine->retry_at : engine->try_by;
+        if (!engine->down) due[3] = engine->good_at + ENGINE_AWAY_MS;
+        if (engine->ask.state == LINE_CONNECTING) due[4] = engine->ask.heard + ENGINE_AWAY_MS;
+    }
+    for (int i = 1; i < 5; i++)
+        if (due[i] < due[0]) due[0] = due[i];
+    return due[0];
+}
+
+/* [engine] Takes what the hub asks. */
+static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
+{
+    bool up = engine->step == ENGINE_IS_UP, in_time = ask->opened == engine->opened && up;
+    char key[ENGINE_KEY];
+    switch (ask->kind) {
+    case ENGINE_APPEND:
+        if (engine->halted) break;
+        TAILQ_INSERT_TAIL(&engine->appends, &ask->job, entry);
+        if (!engine->unsent && !engine->again) engine->unsent = ask;
+        return;
+    case ENGINE_FORGET: engine_forget(engine); break;
+    case ENGINE_RENEW:
+        if (!in_time) break;
+        engine_send_renew(engine, ask);
+        return;
+    case ENGINE_FOLLOW:
+        if (!in_time) break;
+        engine->following = true;
+        engine->halted = false;
+        engine->after = ask->after;
+        engine->reads++;
+        break;
+    case ENGINE_PIECE:
+        if (!up) break;
+        TAILQ_INSERT_TAIL(&engine->pieces, &ask->job, entry);
+        return;
+    case ENGINE_PIECES:
+        if (engine->request && up)
+            engine_say(&engine->ask, CALL_OF_NO_MATTER, "DEL",
+                       engine_snapshot_key(engine, engine->request, key), NULL);
+        engine->request = ask->request;
+        engine->request_after = (struct stream_id){0};
+        break;
+    }
+    engine_ask_free(ask);
+}
+
+/* [main, engine] One turn: waits, takes what is asked, reads what came, and writes what that has
+ * brought about. */
+static void engine_turn(struct engine *engine, int64_t until)
+{
+    struct epoll_event events[4]; /* which of them it is does not matter: there are three */
+    int64_t due = engine_due(engine), now = clock_mono_ms();
+    if (until < due) due = until;
+    loop_wait(&engine->loop, events, 4, due > now ? due - now : 0);
+    loop_take_jobs(&engine->loop);
+    for (struct job *job; (job = TAILQ_FIRST(&engine->loop.taken));) {
+        TAILQ_REMOVE(&engine->loop.taken, job, entry);
+        engine_take_ask(engine, container_of(job, struct engine_ask, job));
+    }
+    if (engine->step == ENGINE_REST && clock_mono_ms() >= engine->retry_at) engine_begin(engine);
+    else if (engine->step == ENGINE_FIND) engine_find(engine);
+    engine_line_go_on(engine, &engine->ask);
+    engine_line_go_on(engine, &engine->read);
+    engine_tick(engine);
+    if (engine->step == ENGINE_IS_UP) {
+        engine_send_appends(engine);
+        engine_send_piece(engine);
+        engine_send_read(engine);
+    }
+    engine_line_write(engine, &engine->ask);
+    engine_line_write(engine, &engine->read);
+    engine_tell_acked(engine);
+}
+
+/* [engine] The thread. */
+static void *engine_run(void *argument)
+{
+    struct engine *engine = argument;
+    thread_is(THREAD_ENGINE);
+    prctl(PR_SET_NAME, "engine");
+    while (!atomic_load(&engine->quitting)) engine_turn(engine, INT64_MAX);
+    engine_close(engine);
+    return NULL;
+}
+
+/* [main] Begins without a connection. */
+static void engine_reset(struct engine *engine)
+{
+    engine->good_at = engine->retry_at = clock_mono_ms();
+    engine->failures = engine->hops = 0;
+    engine->down = engine->wrong = false;
+    *engine->why = 0;
+}
+
+/* [main] Reads the node's name; false with the reason in why. */
+static bool engine_read_name(struct engine *engine, struct why why)
+{
+    const char *given = engine->options->node_name;
+    char host[ENGINE_NAME_MAX + 1] = ""; /* Linux has no longer names of machines */
+    size_t len = strlen(given);
+    bool good = len <= ENGINE_NAME_MAX && utf8_valid(span_of(given));
+    uint32_t point;
+    for (size_t at = 0; good && at < len;) {
+        at += utf8_step(given + at, len - at, &point);
+        good = !log_hides(point);
+    }
+    if (!good)
+        return fail(why,
+                    "--node-name: is no name of 1 to %d bytes of UTF-8 without control"
+                    " characters; give it a short one",
+                    ENGINE_NAME_MAX);
+    if (!len && gethostname(host, sizeof host - 1)) *host = 0;
+    strcpy(engine->name, len ? given : *host ? host : "node");
+    return true;
+}
+
+/* [main] Sets it up as the options say; false with the reason in why if they are not good. */
+static bool engine_init(struct engine *engine, const struct options *options, struct log *log,
+                        struct why why)
+{
+    mbedtls_x509_crt roots;
+    const char *file = options->cluster_password_file;
+    engine->options = options;
+    engine->log = log;
+    engine->loop.epoll = engine->loop.wake = -1;
+    TAILQ_INIT(&engine->appends);
+    TAILQ_INIT(&engine->pieces);
+    STAILQ_INIT(&engine->ask.calls);
+    STAILQ_INIT(&engine->read.calls);
+    if (!engine_read_name(engine, why)) return false;
+    if (!engine_wanted(engine)) return true;
+    if (!engine_url_parse(options->cluster, &engine->url, why)) return false;
+    if (*file && !secret_read("cluster-password-file", file, true, ENGINE_PASSWORD_MAX,
+                              &engine->password, why))
+        return false;
+    secret_trim(&engine->password);
+    if (*file && !engine->password.len)
+        return fail(why, "--cluster-password-file: %.200s is empty; write the password into it",
+                    file);
+    if (!engine->url.secure) return true;
+    bool good = tls_client_read_roots("cluster-ca-file", options->cluster_ca_file, &roots, why);
+    mbedtls_x509_crt_free(&roots);
+    return good;
+}
+
+/* What a first attempt came to. */
+enum engine_probe { ENGINE_GOOD, ENGINE_AWAY, ENGINE_WRONG };
+
+/* [main] A first attempt, before there is the thread: at most ENGINE_AWAY_MS. ENGINE_AWAY: it may
+ * come by itself, why says what is in the way. ENGINE_WRONG: only the operator can help, and why is
+ * the sentence for that. */
+static enum engine_probe engine_probe(struct engine *engine, struct why why)
+{
+    int64_t until = clock_mono_ms() + ENGINE_AWAY_MS;
+    size_t tries = engine->url.host_count;
+    if (engine->loop.epoll < 0 && !loop_init(&engine->loop)) {
+        fail(why, "cannot watch its socket: %s", strerror(errno));
+        return ENGINE_AWAY;
+    }
+    engine_reset(engine);
+    engine->probing = true;
+    while (engine->step != ENGINE_IS_UP && engine->failures < tries && !engine->wrong &&
+           clock_mono_ms() < until)
+        engine_turn(engine, until);
+    enum engine_probe result = engine->step == ENGINE_IS_UP ? ENGINE_GOOD
+                               : engine->wrong              ? ENGINE_WRONG
+                                                            : ENGINE_AWAY;
+    if (result != ENGINE_GOOD)
+        fail(why, "%s", *engine->why ? engine->why : "it does not answer in time");
+    engine_close(engine);
+    engine->probing = false;
+    return result;
+}
+
+/* [main] Starts the thread, which tells `hub`'s loop by calling `told` there; false with errno. */
+static bool engine_start(struct engine *engine, struct loop *hub,
+                         void (*told)(struct server *, struct job *))
+{
+    engine->hub = hub;
+    engine->told = told;
+    if (engine->loop.epoll < 0 && !loop_init(&engine->loop)) return false;
+    engine_reset(engine);
+    engine->running = thread_start(&engine->thread, engine_run, engine);
+    return engine->running;
+}
+
+/* [main] Ends the thread. The hub may still be told what is on its way to it, and asks go nowhere:
+ * engine_free frees them. */
+static void engine_stop(struct engine *engine)
+{
+    if (!engine->running) return;
+    atomic_store(&engine->quitting, true);
+    loop_wake(&engine->loop);
+    pthread_join(engine->thread, NULL);
+    engine->running = false;
+}
+
+/* [main] Frees what engine_init and the thread, which has ended, took, and what was asked of it. A
+ * look-up that hangs is left to its own thread: then the process ends. */
+static void engine_free(struct engine *engine)
+{
+    engine_free_asks(&engine->appends);
+    engine_free_asks(&engine->pieces);
+    if (engine->loop.epoll >= 0) {
+        loop_take_jobs(&engine->loop);
+        engine_free_asks(&engine->loop.taken);
+        loop_close(&engine->loop);
+    }
+    lookup_drop(engine->lookup);
+    secret_free(&engine->password);
+    engine_url_free(&engine->url);
+}
+
+/* ==== 39. Cluster: entries ======================================================================
+ * What nodes write into the log, byte by byte. An entry is a head and records; each record names at
+ * most one user, so that it causes at most one transition, and its place in the log is that
+ * transition's position. Numbers are LEB128; times are ms since the entry's own, zigzag.
+ *
+ *     head       version (1), flags (1), node (8), incarnation (8), n, read, time (8), records
+ *     record     kind (1), then the members of its kind, see struct record
+ *
+ * Pure. An entry may be of a newer program, or written by whoever else may write to the engine: so
+ * nothing in it is believed, and the reader ends with ENTRY_DAMAGED or ENTRY_NEWER. */
+
+enum {
+    ENTRY_VERSION = 1,   /* the newest that this program reads, and the one that it writes */
+    ENTRY_USERS = 200,   /* most contributions in one, */
+    ENTRY_BYTES = 12288, /* and the size at which the next begins */
+    ENTRY_STATED = 1000, /* the same for what states all users again, */
+    ENTRY_STATED_BYTES = 65536,
+    ENTRY_RECORDS = 4096, /* most records of any that is believed */
+    NODE_NAME_MAX = 64,
+    RECORD_MAX = 1024, /* bytes of one record at most */
+};
+
+/* Kinds of records, with what they have beside `about` (an incarnation) and `id` (a user). The
+ * numbers are in the log of a cluster whose nodes are of several versions: add, never renumber. */
+#define RECORD_TABLE(X)                                                                            \
+    X(HELLO, 1)    /* the node begins to write: its name, whether it has a whole table */          \
+    X(SAYS, 2)     /* a contribution of the writer */                                              \
+    X(SEEN, 3)     /* its user's last_seen alone */                                                \
+    X(STATED, 4)   /* all users of the writer have been said */                                    \
+    X(SETTLED, 5)  /* what the log says is whole: it is shown from here on */                      \
+    X(BEAT, 6)     /* the writer lives; its table had this checksum behind the beat at `number` */ \
+    X(EVICT, 7)    /* nothing that `about` writes counts from here on */                           \
+    X(CACHED, 8)   /* a user of `about`, which was evicted, is cached */                           \
+    X(ENDED, 9)    /* and has not come back in time */                                             \
+    X(ABSENT, 10)  /* `about`, of another node, has not come into this epoch: as if evicted */     \
+    X(LEAVING, 11) /* the writer stops in order: as if evicted */                                  \
+    X(MANUAL, 12)  /* what a user set by hand */                                                   \
+    X(KICK, 13)    /* all contributions of a user end */                                           \
+    X(DELIVERED, 14) /* the webhook has the changes up to `number` */                              \
+    X(WANT, 15)      /* something be sent to the snapshot `number` */
+#define X(name, number) RECORD_##name = number,
+enum record_kind { RECORD_TABLE(X) };
+#undef X
+
+/* What a WANT asks for. */
+enum record_want { WANT_SNAPSHOT, WANT_CONNECTIONS };
+
+/* One record, as read or to be written. Spans point into the entry. */
+struct record {
+    enum record_kind kind;
+    struct span id;   /* SAYS, SEEN, CACHED, ENDED, MANUAL, KICK, WANT of connections */
+    uint64_t about;   /* EVICT, CACHED, ENDED, ABSENT: an incarnation; WANT: a node not asked */
+    uint64_t node;    /* ABSENT: whose */
+    struct span name; /* HELLO: of the node */
+    bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end */
+    enum record_want want;
+    uint64_t number;        /* BEAT, DELIVERED, WANT */
+    uint64_t checksum;      /* BEAT */
+    uint64_t users;         /* BEAT: of the table */
+    enum user_state state;  /* SAYS: OFFLINE is nothing */
+    enum status status;     /* SAYS, CACHED, MANUAL */
+    enum reason reason;     /* SAYS, ENDED, MANUAL */
+    uint16_t connections;   /* SAYS */
+    int64_t since;          /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted */
+    int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
+    int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
+    bool there;             /* MANUAL: false is nothing any more */
+    struct span message;    /* MANUAL */
+    const uint8_t *address; /* SAYS: of the connection that ended last; or NULL */
+};
+
+/* The head of an entry. */
+struct entry {
+    uint64_t node, incarnation, n;
+    uint64_t read; /* records of the log that the writer had read */
+    int64_t time;  /* wall */
+    uint64_t records;
+};
+
+static void put_number(struct buffer *out, uint64_t number)
+{
+    char bytes[10];
+    size_t n = 0;
+    for (; number >= 0x80; number >>= 7) bytes[n++] = (char)(number | 0x80);
+    bytes[n++] = (char)number;
+    buffer_add(out, bytes, n);
+}
+
+static void put_fixed(struct buffer *out, uint64_t number)
+{
+    uint8_t bytes[8];
+    store_put_le(bytes, number, 8);
+    buffer_add(out, bytes, 8);
+}
+
+static void put_byte(struct buffer *out, unsigned byte)
+{
+    buffer_add(out, &(char){(char)byte}, 1);
+}
+
+static void put_bytes(struct buffer *out, struct span bytes)
+{
+    put_number(out, bytes.len);
+    buffer_add(out, bytes.at, bytes.len);
+}
+
+/* A moment, as the distance from another; INT64_MIN apart never happens with times after 1970. */
+static void put_time(struct buffer *out, int64_t base, int64_t time)
+{
+    int64_t apart = (int64_t)((uint64_t)time - (uint64_t)base);
+    put_number(out, ((uint64_t)apart << 1) ^ (uint64_t)(apart >> 63));
+}
+
+/* Bytes that are being read. Whoever takes beyond the end, or what cannot be, makes it bad, and gets
+ * zeros from then on: so a record is read to its end, and asked once whether it was good. */
+struct taker {
+    const uint8_t *at, *end;
+    bool bad;
+};
+
+static const uint8_t *take_raw(struct taker *in, size_t n)
+{
+    if (in->bad || (size_t)(in->end - in->at) < n) {
+        in->bad = true;
+        return NULL;
+    }
+    in->at += n;
+    return in->at - n;
+}
+
+static unsigned take_byte(struct taker *in)
+{
+    const uint8_t *at = take_raw(in, 1);
+    return at ? *at : 0;
+}
+
+/* A byte that is at most `most`. */
+static unsigned take_choice(struct taker *in, unsigned most)
+{
+    unsigned byte = take_byte(in);
+    if (byte > most) in->bad = true;
+    return byte > most ? 0 : byte;
+}
+
+static uint64_t take_fixed(struct taker *in)
+{
+    const uint8_t *at = take_raw(in, 8);
+    return at ? store_take_le(at, 8) : 0;
+}
+
+static uint64_t take_number(struct taker *in)
+{
+    uint64_t number = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+        unsigned byte = take_byte(in);
+        if (shift == 63 && byte > 1) break;
+        number |= (uint64_t)(byte & 0x7f) << shift;
+        if (byte < 0x80) return in->bad ? 0 : number;
+    }
+    in->bad = true;
+    return 0;
+}
+
+static uint64_t take_limited(struct taker *in, uint64_t most)
+{
+    uint64_t number = take_number(in);
+    if (number > most) in->bad = true;
+    return number > most ? 0 : number;
+}
+
+static struct span take_bytes(struct taker *in, size_t least, size_t most)
+{
+    size_t len = (size_t)take_limited(in, most);
+    const uint8_t *at = take_raw(in, len);
+    if (len < least) in->bad = true;
+    return in->bad ? (struct span){"", 0} : (struct span){(const char *)at, len};
+}
+
+/* A moment; one before 1970, or so far ahead that sums would overflow, is none. */
+static int64_t take_time(struct taker *in, int64_t base)
+{
+    uint64_t zigzag = take_number(in);
+    int64_t apart = (int64_t)(zigzag >> 1) ^ -(int64_t)(zigzag & 1);
+    int64_t time = (int64_t)((uint64_t)base + (uint64_t)apart);
+    if (time < 0 || time > INT64_MAX / 4) in->bad = true;
+    return in->bad ? 0 : time;
+}
+
+static struct span take_id(struct taker *in)
+{
+    struct span id = take_bytes(in, 1, USER_ID_MAX);
+    if (!in->bad && !user_id_valid(id)) in->bad = true;
+    return id;
+}
+
+/* Appends a record; `time` is that of its entry. */
+static void record_write(struct buffer *out, int64_t time, const struct record *r)
+{
+    put_byte(out, r->kind);
+    switch (r->kind) {
+    case RECORD_HELLO:
+        put_bytes(out, r->name);
+        put_byte(out, r->whole);
+        break;
+    case RECORD_SAYS:
+        put_bytes(out, r->id);
+        put_byte(out, (unsigned)r->state | (unsigned)r->status << 2 | (unsigned)r->whole << 5 |
+                          (r->address ? 1u : 0u) << 6);
+        put_byte(out, r->reason);
+        put_time(out, time, r->last_seen);
+        if (r->state) put_time(out, time, r->since);
+        if (r->state == USER_LIVE) put_number(out, r->connections);
+        if (r->address) buffer_add(out, r->address, 16);
+        break;
+    case RECORD_SEEN:
+        put_bytes(out, r->id);
+        put_time(out, time, r->last_seen);
+        break;
+    case RECORD_STATED:
+    case RECORD_SETTLED:
+    case RECORD_LEAVING: break;
+    case RECORD_BEAT:
+        put_byte(out, r->whole);
+        put_number(out, r->number);
+        put_fixed(out, r->checksum);
+        put_number(out, r->users);
+        break;
+    case RECORD_EVICT: put_fixed(out, r->about); break;
+    case RECORD_CACHED:
+        put_fixed(out, r->about);
+        put_bytes(out, r->id);
+        put_byte(out, r->status);
+        put_time(out, time, r->since);
+        put_time(out, time, r->last_seen);
+        break;
+    case RECORD_ENDED:
+        put_fixed(out, r->about);
+        put_bytes(out, r->id);
+        put_byte(out, r->reason);
+        break;
+    case RECORD_ABSENT:
+        put_fixed(out, r->about);
+        put_fixed(out, r->node);
+        break;
+    case RECORD_MANUAL:
+        put_bytes(out, r->id);
+        put_byte(out, r->there);
+        put_byte(out, r->status);
+        put_byte(out, r->reason);
+        put_time(out, time, r->last_seen);
+        put_time(out, time, r->until);
+        put_time(out, time, r->hidden);
+        put_bytes(out, r->message);
+        break;
+    case RECORD_KICK: put_bytes(out, r->id); break;
+    case RECORD_DELIVERED: put_number(out, r->number); break;
+    case RECORD_WANT:
+        put_byte(out, r->want);
+        put_number(out, r->number);
+        put_fixed(out, r->about);
+        put_time(out, time, r->since);
+        put_bytes(out, r->id);
+        break;
+    }
+}
+
+/* Reads a record of an entry of that time; in->bad is set where it is damaged. */
+static void record_read(struct taker *in, int64_t time, struct record *r)
+{
+    unsigned byte;
+    *r = (struct record){.kind = (enum record_kind)take_byte(in)};
+    switch (r->kind) {
+    case RECORD_HELLO:
+        r->name = take_bytes(in, 1, NODE_NAME_MAX);
+        if (!utf8_valid(r->name)) in->bad = true;
+        r->whole = take_choice(in, 1);
+        break;
+    case RECORD_SAYS:
+        r->id = take_id(in);
+        byte = take_choice(in, 0x7f);
+        r->state = (enum user_state)(byte & 3);
+        r->status = (enum status)(byte >> 2 & 7);
+        r->whole = byte >> 5 & 1;
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        r->last_seen = take_time(in, time);
+        if (r->state) r->since = take_time(in, time);
+        if (r->state == USER_LIVE) r->connections = (uint16_t)take_limited(in, UINT16_MAX);
+        if (byte >> 6 & 1) r->address = take_raw(in, 16);
+        if (r->state > USER_LIVE || r->status > STATUS_OFFLINE) in->bad = true;
+        if (r->state && r->status == STATUS_OFFLINE) in->bad = true;
+        break;
+    case RECORD_SEEN:
+        r->id = take_id(in);
+        r->last_seen = take_time(in, time);
+        break;
+    case RECORD_STATED:
+    case RECORD_SETTLED:
+    case RECORD_LEAVING: break;
+    case RECORD_BEAT:
+        r->whole = take_choice(in, 1);
+        r->number = take_number(in);
+        r->checksum = take_fixed(in);
+        r->users = take_number(in);
+        break;
+    case RECORD_EVICT: r->about = take_fixed(in); break;
+    case RECORD_CACHED:
+        r->about = take_fixed(in);
+        r->id = take_id(in);
+        r->status = (enum status)take_choice(in, STATUS_OFFLINE - 1);
+        r->since = take_time(in, time);
+        r->last_seen = take_time(in, time);
+        break;
+    case RECORD_ENDED:
+        r->about = take_fixed(in);
+        r->id = take_id(in);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        break;
+    case RECORD_ABSENT:
+        r->about = take_fixed(in);
+        r->node = take_fixed(in);
+        break;
+    case RECORD_MANUAL:
+        r->id = take_id(in);
+        r->there = take_choice(in, 1);
+        r->status = (enum status)take_choice(in, STATUS_AUTOMATIC);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        r->last_seen = take_time(in, time);
+        r->until = take_time(in, time);
+        r->hidden = take_time(in, time);
+        r->message = take_bytes(in, 0, STATUS_TEXT_MAX);
+        if (!in->bad && !status_text_valid(r->message)) in->bad = true;
+        break;
+    case RECORD_KICK: r->id = take_id(in); break;
+    case RECORD_DELIVERED: r->number = take_number(in); break;
+    case RECORD_WANT:
+        r->want = (enum record_want)take_choice(in, WANT_CONNECTIONS);
+        r->number = take_number(in);
+        r->about = take_fixed(in);
+        r->since = take_time(in, time);
+        r->id = take_bytes(in, 0, USER_ID_MAX);
+        if (r->id.len && !user_id_valid(r->id)) in->bad = true;
+        break;
+    default: in->bad = true;
+    }
+}
+
+/* Appends a head; its records follow. */
+static void entry_write(struct buffer *out, const struct entry *e)
+{
+    put_byte(out, ENTRY_VERSION);
+    put_byte(out, 0);
+    put_fixed(out, e->node);
+    put_fixed(out, e->incarnation);
+    put_number(out, e->n);
+    put_number(out, e->read);
+    put_fixed(out, (uint64_t)e->time);
+    put_number(out, e->records);
+}
+
+/* How the reading of an entry ends. NEWER: a program that knows more wrote it. */
+enum entry_read { ENTRY_GOOD, ENTRY_DAMAGED, ENTRY_NEWER };
+
+/* Reads a head; the records are what is left in *in. */
+static enum entry_read entry_read(struct taker *in, struct entry *e)
+{
+    unsigned version = take_byte(in);
+    if (!in->bad && version > ENTRY_VERSION) return ENTRY_NEWER;
+    take_choice(in, 0);
+    e->node = take_fixed(in);
+    e->incarnation = take_fixed(in);
+    e->n = take_number(in);
+    e->read = take_number(in);
+    e->time = (int64_t)take_fixed(in);
+    e->records = take_limited(in, ENTRY_RECORDS);
+    bool good =
+        !in->bad && version && e->n && e->incarnation && e->time >= 0 && e->time <= INT64_MAX / 4;
+    return good ? ENTRY_GOOD : ENTRY_DAMAGED;
+}
+
+/* ==== 40. Cluster: table ========================================================================
+ * What the records of the log make of a table: who says what of whom, and the user as all see them.
+ * Every node applies the same records in the same order by this code, so all have the same users,
+ * the same transitions, and each of them at the same position. Pure.
+ *
+ *   - A user is live if an incarnation says so, cached if one says that, else offline. Connections
+ *     are added; of those that are equally online the most available status counts; last_seen is
+ *     the latest; a session begins with the earliest since.
+ *   - A final end of the last live connection, and a kick, end what is cached elsewhere, too.
+ *   - What an evicted incarnation said is cached, until its user comes back anywhere, or a node
+ *     says that the time is over.
+ *   - What is set by hand is the user's; the last one in the log counts. */
+
+/* One who writes, or wrote, in this epoch. */
+struct incarnation {
+    uint64_t id, node;
+    uint64_t n;         /* of its last entry */
+    uint64_t read;      /* records that it had read when it wrote that */
+    uint64_t beats;     /* of our own that had come back by then */
+    int64_t heard;      /* wall: its last entry, by the engine's clock as it knew it */
+    size_t users, live; /* whom it says something of; those not cached by its eviction */
+    bool whole;         /* it has a whole table: it may coordinate, and give copies */
+    bool stated;
+    bool evicted;
+    bool asked, walked; /* by us: its eviction, and that its users are cached */
+    char name[NODE_NAME_MAX + 1];
+};
+
+/* A user who was kicked: what is said by who had not read of it does not count. */
+struct kick {
+    STAILQ_ENTRY(kick) entry;
+    uint64_t position;
+    uint8_t id_len;
+    char id[];
+};
+
+/* What the copy of another's table has of users up to this id: all records before `number`. */
+struct copied {
+    uint64_t number;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
+};
+
+enum {
+    INCARNATION_SELF,   /* the first place is one's own, */
+    INCARNATION_STORED, /* the second is for users of whom the store alone knows */
+    INCARNATIONS_FIXED,
+    REPLICA_MARKS = 64, /* checksums remembered: of the last beats */
+};
+
+/* The table of one epoch of the log, with all that the log says of its writers. */
+struct replica {
+    struct presence *table; /* SHARED */
+    uint32_t epoch;
+    uint64_t next;  /* records read: the base of the next entry */
+    uint64_t beats; /* of our own that came back */
+    uint64_t node;  /* our own */
+    bool settled;
+    uint64_t checksum; /* of all that is said */
+    size_t users;      /* who are online */
+    struct incarnation **incarnations;
+    size_t count;
+    STAILQ_HEAD(, kick) kicks;
+    struct copied *copied; /* in the order of ids, while a copy is being caught up with */
+    size_t copied_count;
+    uint64_t delivered; /* the webhook has all changes up to this number */
+    struct {
+        uint64_t position, checksum;
+    } marks[REPLICA_MARKS];
+    size_t mark;
+    uint64_t differences; /* of checksums */
+};
+
+static struct incarnation *replica_add(struct replica *r, uint64_t id, uint64_t node)
+{
+    r->incarnations = mem_resize(r->incarnations, (r->count + 1) * sizeof *r->incarnations);
+    struct incarnation *inc = r->incarnations[r->count++] = mem_new(sizeof *inc);
+    inc->id = id;
+    inc->node = node;
+    inc->beats = r->beats;
+    return inc;
+}
+
+/* The place of an incarnation, from the end, where those are that still write; or 0 for one that is
+ * not known and not our own. */
+static size_t replica_find(const struct replica *r, uint64_t id)
+{
+    size_t i = r->count;
+    while (i > INCARNATIONS_FIXED && r->incarnations[i - 1]->id != id) i--;
+    return i > INCARNATIONS_FIXED ? i - 1 : INCARNATION_SELF;
+}
+
+static bool replica_knows(const struct replica *r, uint64_t id, size_t *at)
+{
+    *at = replica_find(r, id);
+    return r->incarnations[*at]->id == id;
+}
+
+static void replica_free(struct replica *r)
+{
+    for (size_t i = 0; i < r->count; i++) free(r->incarnations[i]);
+    free(r->incarnations);
+    free(r->copied);
+    for (struct kick *kick; (kick = STAILQ_FIRST(&r->kicks)); free(kick))
+        STAILQ_REMOVE_HEAD(&r->kicks, entry);
+}
+
+/* Begins an epoch, or our part in one, with nothing read. The table is the caller's, and empty. */
+static void replica_init(struct replica *r, struct presence *table, uint32_t epoch, uint64_t node,
+                         uint64_t self)
+{
+    *r = (struct replica){.table = table, .epoch = epoch, .node = node};
+    STAILQ_INIT(&r->kicks);
+    replica_add(r, self, node);
+    replica_add(r, 0, 0)->evicted = true;
+}
+
+/* What one incarnation says of a user, as a number: all of them, xored, tell whether two tables are
+ * the same. Without last_seen, of which a node knows its own users' better than others. */
+static uint64_t said_hash(const struct replica *r, const struct user *user, const struct said *said)
+{
+    const uint64_t key[2] = {r->epoch, 0};
+    uint64_t h = hash_keyed(key, user->id, user->id_len);
+    h ^= r->incarnations[said->holder]->id * 0x9e3779b97f4a7c15u;
+    h += (uint64_t)said->connections << 16 | (uint64_t)said->state << 8 | said->status;
+    h = (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+    return h ^ h >> 32;
+}
+
+/* The place of what an incarnation says in its user's list; *place is NULL if it says nothing. */
+static struct said **user_said(struct user *user, size_t holder)
+{
+    struct said **place = &user->said;
+    while (*place && (*place)->holder != holder) place = &(*place)->next;
+    return place;
+}
+
+/* Takes back what is said at that place. */
+static void replica_unsay(struct replica *r, struct user *user, struct said **place)
+{
+    struct said *said = *place;
+    struct incarnation *inc = r->incarnations[said->holder];
+    r->checksum ^= said_hash(r, user, said);
+    inc->users--;
+    inc->live -= !said->evicted;
+    *place = said->next;
+    free(said);
+}
+
+/* What is said at that place, which is added if nothing was; the caller fills it, and calls
+ * replica_said behind it. */
+static struct said *replica_say(struct replica *r, struct user *user, struct said **place,
+                                size_t holder)
+{
+    if (*place) {
+        r->checksum ^= said_hash(r, user, *place);
+        return *place;
+    }
+    struct said *said = mem_new(sizeof *said);
+    said->holder = (uint16_t)holder;
+    said->next = user->said;
+    user->said = said;
+    r->incarnations[holder]->users++;
+    r->incarnations[holder]->live++;
+    return said;
+}
+
+static void replica_said(struct replica *r, const struct user *user, const struct said *said)
+{
+    r->checksum ^= said_hash(r, user, said);
+}
+
+/* Marks what is said as an evicted incarnation's: cached, without connections. */
+static void replica_cache(struct replica *r, struct said *said)
+{
+    if (!said->evicted) r->incarnations[said->holder]->live--;
+    said->evicted = true;
+    said->state = USER_CACHED;
+    said->connections = 0;
+    said->reason = REASON_NODE_LOST;
+}
+
+/* Has the table's wheel look at a user when the first of what evicted incarnations said is over. */
+static void user_arm_evicted(struct presence *p, struct instant now, struct user *user)
+{
+    int64_t first = INT64_MAX;
+    for (const struct said *said = user->said; said; said = said->next)
+        if (said->evicted && said->last_seen < first) first = said->last_seen;
+    if (first == INT64_MAX || p->silent) {
+        timer_disarm(&p->wheel, &user->timer);
+        return;
+    }
+    int64_t left = first + p->threshold - now.mono;
+    timer_arm(&p->wheel, &user->timer, presence_clock(p, now) + (left > 0 ? left : 0));
+}
+
+/* Makes of what is said of a user what all see: at most one transition. Who comes online does so at
+ * `since`; who goes offline, for that reason, seen last from that address if it is known. */
+static void replica_merge(struct replica *r, struct instant now, struct user *user, int64_t since,
+                          enum reason reason, const uint8_t *address)
+{
+    struct presence *p = r->table;
+    enum user_state state = USER_OFFLINE;
+    enum status status = STATUS_AWAY;
+    uint64_t connections = 0, before = p->sequence;
+    for (const struct said *said = user->said; said; said = said->next) {
+        if (said->state > state) status = (enum status)said->status;
+        else if (said->state == state && said->status < status) status = (enum status)said->status;
+        if (said->state > state) state = (enum user_state)said->state;
+        if (said->state == USER_CACHED) user->reason = said->reason;
+        connections += said->connections;
+    }
+    if (connections > UINT16_MAX) connections = UINT16_MAX;
+    bool moved = connections != user->connections || state != user->state;
+    r->users += (state != USER_OFFLINE) - (user->state != USER_OFFLINE);
+    p->connections += connections - user->connections;
+    user->connections = (uint16_t)connections;
+    if (!state) {
+        if (user->state) user_leave(p, now, user, reason, address);
+        if (p->silent) presence_forget(p, user);
+        return;
+    }
+    if (!user->state) user->online_since = 0; /* `since` as it is: the same on every node */
+    else if (since > 0 && since < user->online_since) user->online_since = since;
+    user_enter(p, since, user, state, status);
+    if (p->sequence == before && moved) presence_record(p, user, TRANSITION_CONNECTIONS);
+    user_arm_evicted(p, now, user);
+}
+
+/* Takes a last_seen that is later than the one known. */
+static void replica_seen(struct replica *r, struct user *user, int64_t last_seen)
+{
+    if (last_seen <= atomic_load_explicit(&user->last_seen, memory_order_relaxed)) return;
+    atomic_store_explicit(&user->last_seen, last_seen, memory_order_relaxed);
+    if (r->table->silent) return;
+    if (user->dirty == DIRTY_NONE || user->dirty == DIRTY_IN_FLIGHT)
+        presence_mark_dirty(r->table, user, DIRTY_SEEN);
+}
+
+/* Takes back all that is said of a user which is cached; all there is, if asked. */
+static void replica_unsay_cached(struct replica *r, struct user *user, bool evicted_only)
+{
+    for (struct said **place = &user->said; *place;) {
+        if ((*place)->state == USER_LIVE || (evicted_only && !(*place)->evicted))
+            place = &(*place)->next;
+        else replica_unsay(r, user, place);
+    }
+}
+
+static bool user_said_live(const struct user *user)
+{
+    for (const struct said *said = user->said; said; said = said->next)
+        if (said->state == USER_LIVE) return true;
+    return false;
+}
+
+/* A contribution of an incarnation, absolute. */
+static void replica_hear(struct replica *r, struct instant now, size_t holder,
+                         const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    if (!user && !record->state) return;
+    if (!user) user = presence_make(p, record->id);
+    struct said **place = user_said(user, holder);
+    if (record->state) {
+        struct said *said = replica_say(r, user, place, holder);
+        if (said->evicted) r->incarnations[holder]->live++;
+        said->evicted = false;
+        said->state = (uint8_t)record->state;
+        said->status = (uint8_t)record->status;
+        said->reason = (uint8_t)record->reason;
+        said->connections = record->connections;
+        said->last_seen = record->last_seen;
+        replica_said(r, user, said);
+    } else if (*place) {
+        replica_unsay(r, user, place);
+    }
+    /* Who is there needs nobody who waits for them. */
+    if (record->state == USER_LIVE) replica_unsay_cached(r, user, true);
+    if (!record->state && record->whole && !user_said_live(user))
+        replica_unsay_cached(r, user, false);
+    replica_seen(r, user, record->last_seen);
+    replica_merge(r, now, user, record->since, record->reason, record->address);
+}
+
+/* True if a kick counts more than what an incarnation says that had read so many records. */
+static bool replica_kicked(const struct replica *r, struct span id, uint64_t read)
+{
+    const struct kick *kick;
+    for (kick = STAILQ_FIRST(&r->kicks); kick; kick = STAILQ_NEXT(kick, entry))
+        if (kick->position >= read && !bytes_compare(kick->id, kick->id_len, id.at, id.len))
+            return true;
+    return false;
+}
+
+/* Forgets kicks that everybody has read who still writes. */
+static void replica_forget_kicks(struct replica *r)
+{
+    uint64_t read = r->next;
+    if (!STAILQ_FIRST(&r->kicks)) return;
+    for (size_t i = 0; i < r->count; i++)
+        if (!r->incarnations[i]->evicted && r->incarnations[i]->n &&
+            r->incarnations[i]->read < read)
+            read = r->incarnations[i]->read;
+    for (struct kick *kick; (kick = STAILQ_FIRST(&r->kicks)) && kick->position < read; free(kick))
+        STAILQ_REMOVE_HEAD(&r->kicks, entry);
+}
+
+/* Ends all contributions of a user. */
+static void replica_kick(struct replica *r, struct instant now, uint64_t position, struct span id)
+{
+    struct kick *kick = mem_new(sizeof *kick + id.len);
+    kick->position = position;
+    kick->id_len = (uint8_t)id.len;
+    memcpy(kick->id, id.at, id.len);
+    STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+    struct user *user = presence_find(r->table, id);
+    if (!user || !user->state) return;
+    /* The end of the session is what the log knows, the same for all nodes. */
+    while (user->said) replica_unsay(r, user, &user->said);
+    replica_merge(r, now, user, 0, REASON_KICKED, NULL);
+}
+
+/* What a user set by hand. */
+static void replica_manual(struct replica *r, const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    if (!user && !record->there) return;
+    if (!user) {
+        user = presence_make(p, record->id);
+        user->reason = (uint8_t)record->reason;
+    }
+    if (!user->state) replica_seen(r, user, record->last_seen);
+    if (record->there)
+        user_put_manual(p, user, record->status, record->until, record->hidden, record->message);
+    else if (user_manual(user)) user_take_manual(p, user);
+    else return;
+    if (p->silent) presence_forget(p, user);
+    else user_tell_manual(p, user);
+}
+
+/* A user of an evicted incarnation is cached. One that was not here when this epoch began has users
+ * only by this, and only until the epoch is settled: later they could come back from nowhere. */
+static void replica_cached(struct replica *r, struct instant now, const struct record *record)
+{
+    size_t holder;
+    struct user *user = presence_find(r->table, record->id);
+    if (!replica_knows(r, record->about, &holder) || !r->incarnations[holder]->evicted) return;
+    bool absent = !r->incarnations[holder]->n && !r->settled;
+    if (!user && absent) user = presence_make(r->table, record->id);
+    if (!user) return;
+    struct said **place = user_said(user, holder), *said = *place;
+    if (!said && absent) {
+        said = replica_say(r, user, place, holder);
+        said->status = (uint8_t)record->status;
+        said->last_seen = record->last_seen;
+        replica_seen(r, user, record->last_seen);
+    } else if (said && !said->evicted) {
+        r->checksum ^= said_hash(r, user, said);
+    } else {
+        return;
+    }
+    replica_cache(r, said);
+    replica_said(r, user, said);
+    replica_merge(r, now, user, record->since, REASON_NODE_LOST, NULL);
+}
+
+/* The time of a user of an evicted incarnation is over. */
+static void replica_ended(struct replica *r, struct instant now, const struct record *record)
+{
+    size_t holder;
+    struct user *user = presence_find(r->table, record->id);
+    if (!user || !replica_knows(r, record->about, &holder)) return;
+    struct said **place = user_said(user, holder);
+    if (!*place || !(*place)->evicted) return;
+    replica_unsay(r, user, place);
+    replica_merge(r, now, user, 0, record->reason, NULL);
+}
+
+/* An incarnation says hello: another one of the same node is over by that. */
+static void replica_hello(struct replica *r, size_t holder, const struct record *record)
+{
+    struct incarnation *inc = r->incarnations[holder];
+    inc->whole = record->whole;
+    memcpy(inc->name, record->name.at, record->name.len);
+    inc->name[record->name.len] = 0;
+    for (size_t i = 0; i < r->count; i++)
+        if (i != holder && r->incarnations[i]->node == inc->node && r->incarnations[i]->n)
+            r->incarnations[i]->evicted = true;
+}
+
+/* A beat: one more of our own has come back, and what its writer had is compared with what we had
+ * at the same place. */
+static void replica_beat(struct replica *r, size_t holder, uint64_t position,
+                         const struct record *record)
+{
+    r->incarnations[holder]->whole = record->whole;
+    if (holder == INCARNATION_SELF) r->beats++;
+    for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
+        if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
+            r->differences++;
+    if (r->copied_count) return; /* the copy is ahead of the log in places */
+    r->mark = (r->mark + 1) % REPLICA_MARKS;
+    r->marks[r->mark].position = position + 1;
+    r->marks[r->mark].checksum = r->checksum;
+}
+
+/* True if the copy that this table was begun with has this record's effect on its user already. */
+static bool replica_has_copied(const struct replica *r, struct span id, uint64_t position)
+{
+    size_t low = 0, high = r->copied_count;
+    while (low < high) { /* the first that ends at this id or behind it */
+        size_t mid = (low + high) / 2;
+        const struct copied *c = &r->copied[mid];
+        if (bytes_compare(c->id, c->id_len, id.at, id.len) < 0) low = mid + 1;
+        else high = mid;
+    }
+    return low < r->copied_count && position < r->copied[low].number;
+}
+
+/* Applies one record of an incarnation that is not evicted. */
+static void replica_apply(struct replica *r, struct instant now, size_t holder, uint64_t read,
+                          uint64_t position, const struct record *record)
+{
+    size_t about;
+    struct incarnation *inc = r->incarnations[holder];
+    if (!r->table->silent) r->table->sequence = position;
+    if (r->copied_count && record->id.len && replica_has_copied(r, record->id, position)) return;
+    switch (record->kind) {
+    case RECORD_HELLO: replica_hello(r, holder, record); break;
+    case RECORD_SAYS:
+        if (!replica_kicked(r, record->id, read)) replica_hear(r, now, holder, record);
+        break;
+    case RECORD_SEEN: {
+        struct user *user = presence_find(r->table, record->id);
+        struct said *said = user ? *user_said(user, holder) : NULL;
+        if (!said) break;
+        if (said->last_seen < record->last_seen) said->last_seen = record->last_seen;
+        replica_seen(r, user, record->last_seen);
+        break;
+    }
+    case RECORD_STATED: inc->stated = true; break;
+    case RECORD_SETTLED: r->settled = true; break;
+    case RECORD_BEAT: replica_beat(r, holder, position, record); break;
+    case RECORD_EVICT:
+        if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
+        break;
+    case RECORD_LEAVING: inc->evicted = true; break;
+    case RECORD_ABSENT:
+        if (!r->settled && !replica_knows(r, record->about, &about))
+            replica_add(r, record->about, record->node)->evicted = true;
+        break;
+    case RECORD_CACHED: replica_cached(r, now, record); break;
+    case RECORD_ENDED: replica_ended(r, now, record); break;
+    case RECORD_MANUAL: replica_manual(r, record); break;
+    case RECORD_KICK: replica_kick(r, now, position, record->id); break;
+    case RECORD_DELIVERED:
+        if (record->number > r->delivered) r->delivered = record->number;
+        break;
+    case RECORD_WANT: break;
+    }
+}
+
+/* What an entry is to this table. */
+enum replica_admits {
+    REPLICA_TAKES,   /* its records are to be applied, in order */
+    REPLICA_PASSES,  /* they do not count: a repeat, or an evicted writer */
+    REPLICA_JUMPED,  /* entries before it were trimmed before they were read */
+    REPLICA_BACK,    /* the log is shorter than it was */
+    REPLICA_HOLE,    /* an entry that was acknowledged is gone */
+    REPLICA_DAMAGED, /* it cannot be read, */
+    REPLICA_NEWER,   /* as a newer program wrote it */
+};
+
+/* Reads the head of an entry whose first record has this number, and says what is to be done with
+ * it. TAKES: *holder is the writer, and what is left in *in are the records. */
+static enum replica_admits replica_admit(struct replica *r, uint64_t base, struct taker *in,
+                                         struct entry *e, size_t *holder)
+{
+    enum entry_read read = entry_read(in, e);
+    if (read != ENTRY_GOOD) return read == ENTRY_NEWER ? REPLICA_NEWER : REPLICA_DAMAGED;
+    if (base > r->next) return REPLICA_JUMPED;
+    if (base < r->next) return REPLICA_BACK;
+    bool known = replica_knows(r, e->incarnation, holder);
+    struct incarnation *inc = known ? r->incarnations[*holder] : NULL;
+    if (inc && (inc->evicted || e->n <= inc->n)) {
+        r->next += e->records;
+        return REPLICA_PASSES;
+    }
+    if (e->n > (inc ? inc->n : 0) + 1) return REPLICA_HOLE;
+    if (!inc) {
+        *holder = r->count;
+        if (r->count >= UINT16_MAX) return REPLICA_HOLE; /* a new epoch has room again */
+        inc = replica_add(r, e->incarnation, e->node);
+    }
+    inc->node = e->node; /* one that came with a copy before its hello is not known yet */
+    inc->n = e->n;
+    inc->read = e->read;
+    inc->heard = e->time;
+    return REPLICA_TAKES;
+}
+
+/* Ends an entry that was applied. */
+static void replica_admitted(struct replica *r, size_t holder, const struct entry *e)
+{
+    r->incarnations[holder]->beats = r->beats;
+    r->next += e->records;
+    if (!r->table->silent) r->table->sequence = r->next;
+    replica_forget_kicks(r);
+    if (r->copied_count) {
+        uint64_t most = 0;
+        for (size_t i = 0; i < r->copied_count; i++)
+            if (r->copied[i].number > most) most = r->copied[i].number;
+        if (r->next < most) return;
+        free(r->copied);
+        r->copied = NULL;
+        r->copied_count = 0;
+    }
+}
+
+/* ==== 41. Cluster: node =========================================================================
+ * What a node does with what the engine tells it: when it may show the log's table, when it begins
+ * anew, what it writes. Pure: time is passed in, what is asked of the engine goes to node.ask, and
+ * the hub calls. [hub]
+ *
+ *     AWAY ----up----> READING ----settled, and all is read----> INSTALLING ----> SETTLED
+ *      ^                 |  ^                                         ^              |
+ *      |                 |  +---- a new epoch -------------------------------------- +
+ *      |   it was settled before us                                   |              |
+ *      |                 v                                            |              |
+ *      +--down-------- JOINING ---- a copy, and the log behind it ----+              |
+ *                        ^                                                           |
+ *                        +---- we were too slow, or taken for dead ------------------+
+ *
+ * In all states but SETTLED the table that is shown goes on by itself (alone): own contributions go
+ * into it directly, what other nodes said is cached, and positions are of an epoch of its own. What
+ * the log says goes into `next`, which takes its place when it is whole. */
+
+enum {
+    NODE_BEAT_MS = 2000,
+    NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
+    NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
+    NODE_PIECE_MS = 5000,   /* without a piece of a copy another node is asked */
+    NODE_QUIET_MS = 10000,  /* a log whose last entry is so old has no living writers */
+    NODE_DIFFER_MS = 60000, /* an epoch is ended for a difference of tables once in this time */
+    NODE_RETRY_MS = 2000,   /* an end that was said and has not come back is said again */
+    NODE_ATTEMPTS = 3,      /* copies asked for in vain: then an epoch is ended for it */
+    NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
+    NODE_WRITES = 64,       /* entries of contributions under way */
+    PIECE_BYTES = 65536,
+};
+
+enum node_state {
+    NODE_AWAY,       /* the engine does not answer, or did not yet */
+    NODE_READING,    /* an epoch from its begin: not settled yet */
+    NODE_JOINING,    /* an epoch that was settled without us: waiting for a copy */
+    NODE_INSTALLING, /* the next table takes the place of the one that is shown */
+    NODE_SETTLED     /* the log's table is shown */
+};
+static const char *const NODE_STATES[] = {"alone", "alone", "joining", "joining", "settled"};
+
+/* Another node's wish for a copy of the table, and how far it was written. */
+struct donation {
+    STAILQ_ENTRY(donation) entry;
+    uint64_t request;
+    int64_t since; /* wall: of leavers */
+    bool begun, walked;
+    uint8_t id_len; /* the walk goes on behind this user */
+    char id[USER_ID_MAX];
+};
+
+/* An entry that came before the copy that it belongs behind. */
+struct kept_entry {
+    STAILQ_ENTRY(kept_entry) entry;
+    uint64_t base;
+    size_t len;
+    char bytes[];
+};
+
+/* Who goes into which state, and why, for the log and the metrics. */
+enum node_cause {
+    CAUSE_UP,
+    CAUSE_DOWN,
+    CAUSE_EPOCH_GONE,
+    CAUSE_OTHER_RUN,
+    CAUSE_OTHER_EPOCH,
+    CAUSE_BACK,
+    CAUSE_HOLE,
+    CAUSE_LOST,
+    CAUSE_JUMPED,
+    CAUSE_EVICTED,
+    CAUSE_DIFFERENT,
+    CAUSE_NOBODY,
+    CAUSE_DAMAGED,
+    CAUSE_NEWER,
+    CAUSE_SETTLED
+};
+
+struct node {
+    /* Set at the start. */
+    uint64_t id;
+    char name[NODE_NAME_MAX + 1];
+    void (*ask)(void *context, struct engine_ask *);
+    void (*tell)(void *context, enum node_cause); /* of a change of state; or NULL */
+    void *context;
+    struct presence *shown; /* SHARED */
+    uint32_t (*random)(void *context);
+
+    enum node_state state;
+    struct presence own;    /* OWN */
+    struct presence next;   /* SHARED, silent; in use from READING to INSTALLING */
+    struct replica replica; /* of `shown` or `next`: what the log says */
+    struct replica before;  /* of `shown`, while `replica` is of `next` */
+    uint32_t epoch;         /* of the positions that are shown */
+    bool patient;           /* the store was of a cluster: others may know more than we do */
+    bool had_view;          /* `shown` has been the log's since the start */
+
+    /* What we write. */
+    uint64_t incarnation, n;
+    uint64_t batch_n; /* the last entry of the contributions under way; 0: none are */
+    bool committing;  /* they have come back */
+    bool said_hello, said_stated;
+    uint64_t beat_n;             /* the beat under way; 0: none */
+    int64_t beat_at;             /* mono */
+    int64_t began_at;            /* mono: of this epoch, or of the wish for a copy */
+    bool settling, said_settled; /* as coordinator of a new epoch */
+    uint32_t renewing;           /* the epoch that we have asked to end; 0: none */
+    bool renews;
+    uint64_t generation;   /* of what is followed: entries of another are of before */
+    struct stream_id last; /* of the entry read last */
+    uint64_t absent;       /* in whose name we state the users of the absent */
+    struct buffer entry;   /* records being collected */
+    uint64_t entry_records;
+
+    /* Walks of the table that is shown, a slice a turn. */
+    bool aging;       /* what others said becomes cached, as we are alone */
+    size_t caching;   /* the evicted incarnation whose users are being said to be cached; or 0 */
+    uint8_t walk_len; /* they go on behind this user, */
+    char walk[USER_ID_MAX];
+    uint8_t settle_len; /* as does what the absent are stated by, */
+    char settle[USER_ID_MAX];
+    uint8_t install_len; /* and the installation */
+    char install[USER_ID_MAX];
+    bool install_stays; /* who left has a stay: nobody else tells the store of it */
+
+    /* A copy. */
+    uint64_t request;     /* ours; 0: none */
+    uint64_t excluded;    /* a node that did not answer one */
+    int64_t piece_at;     /* mono: of the last piece, or the wish */
+    int attempts;         /* in vain, one behind the other */
+    bool wanted, copied;  /* our wish came back in the log; the copy is whole */
+    uint64_t copied_next; /* where its donor was when it ended */
+    bool whole_beats;     /* somebody who has a whole table beats */
+    int64_t since;        /* wall: when we last knew all */
+    STAILQ_HEAD(, kept_entry) kept;
+    size_t kept_bytes;
+    STAILQ_HEAD(, donation) donations;
+
+    struct buffer kicked; /* for the hub: ids, each behind its length */
+    int64_t differ_at;    /* mono: the last epoch ended for a difference */
+    bool taken_over;      /* a second process says hello as this node */
+    struct {
+        uint64_t entries, epochs, evictions, snapshots, joins, differences, alone_ms;
+    } count;
+    int64_t alone_since; /* mono; 0: not alone */
+};
+
+static struct engine_ask *engine_ask_new(enum engine_ask_kind kind)
+{
+    struct engine_ask *ask = mem_new(sizeof *ask);
+    ask->kind = kind;
+    return ask;
+}
+
+static uint64_t node_random(struct node *node)
+{
+    uint64_t high = node->random(node->context);
+    return high << 32 | node->random(node->context) | 1;
+}
+
+static void node_told(struct node *node, enum node_cause cause)
+{
+    if (node->tell) node->tell(node->context, cause);
+}
+
+/* True if what the log says is not what is shown. */
+static bool node_alone(const struct node *node)
+{
+    return node->state != NODE_SETTLED;
+}
+
+/* ---- What we write ---- */
+
+/* Sends the records collected so far, if there are some, as one entry. */
+static void node_send(struct node *node, struct instant now)
+{
+    if (!node->entry_records) return;
+    struct engine_ask *ask = engine_ask_new(ENGINE_APPEND);
+    struct entry head = {.node = node->id,
+                         .incarnation = node->incarnation,
+                         .n = ++node->n,
+                         .read = node->replica.next,
+                         .time = now.mono,
+                         .records = node->entry_records};
+    ask->epoch = node->replica.epoch;
+    ask->incarnation = node->incarnation;
+    ask->n = node->n;
+    ask->records = (uint32_t)node->entry_records;
+    entry_write(&ask->text, &head);
+    buffer_add(&ask->text, node->entry.at, node->entry.len);
+    node->entry.len = 0;
+    node->entry_records = 0;
+    node->count.entries++;
+    node->ask(node->context, ask);
+}
+
+/* Adds a record to the entry being collected. Its time is `now`, which must be that of node_send. */
+static void node_add(struct node *node, struct instant now, const struct record *record)
+{
+    record_write(&node->entry, now.mono, record);
+    node->entry_records++;
+}
+
+/* Writes one record as an entry of its own. */
+static void node_say(struct node *node, struct instant now, const struct record *record)
+{
+    node_send(node, now);
+    node_add(node, now, record);
+    node_send(node, now);
+}
+
+/* The contribution of a user of one's own. */
+static struct record node_contribution(const struct user *user)
+{
+    struct record r = {
+        .kind = RECORD_SAYS,
+        .id = user_id(user),
+        .state = (enum user_state)user->state,
+        .status = (enum status)user->automatic,
+        .reason = (enum reason)user->reason,
+        .connections = user->connections,
+        .since = user->online_since,
+        .last_seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed),
+        .whole = user->state == USER_OFFLINE && user->final,
+    };
+    if (!user->state && user->ext) r.address = user->ext->address;
+    return r;
+}
+
+/* Applies a contribution of our own to the table that goes on by itself. */
+static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
+{
+    replica_hear(&node->before, now, INCARNATION_SELF, record);
+}
+
+/* Notes that a user is in the batch under way. */
+static void node_collected(struct node *node, struct user *user)
+{
+    if (user->dirty == DIRTY_SEEN) node->own.seen_count--;
+    user->dirty_again = DIRTY_NONE;
+    user_mark_dirty(&node->own.in_flight, user, DIRTY_IN_FLIGHT);
+}
+
+/* Moves the rings of users of whom only last_seen moved, as presence_collect does. */
+static void node_turn_rings(struct node *node, struct instant now)
+{
+    struct presence *p = &node->own;
+    if (p->seen_turn > now.mono || LIST_FIRST(&p->due)) return;
+    if (p->seen_turn < now.mono - SEEN_FLUSH_MS) p->seen_turn = now.mono - SEEN_FLUSH_MS;
+    p->seen_turn += 1000;
+    p->seen_ring = (p->seen_ring + 1) % SEEN_RINGS;
+    LIST_SWAP(&p->due, &p->seen[p->seen_ring], user, list);
+}
+
+/* True if contributions may be written now. */
+static bool node_writes(const struct node *node)
+{
+    return node->said_hello && !node->batch_n && node->state != NODE_AWAY;
+}
+
+/* Writes what changed of our own users, of at most so many; true if none is left. While we are
+ * alone it goes into the table that is shown, too, and while the engine is away only there. */
+static bool node_collect(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = &node->own;
+    bool away = node->state == NODE_AWAY;
+    uint64_t first = node->n;
+    struct user *user;
+    if (node->committing || node->state == NODE_INSTALLING) return true;
+    if (!away && !node_writes(node)) return true;
+    size_t users = node->said_stated ? ENTRY_USERS : ENTRY_STATED;
+    size_t bytes = node->said_stated ? ENTRY_BYTES : ENTRY_STATED_BYTES;
+    node_send(node, now);
+    node_turn_rings(node, now);
+    while (most-- && node->n - first < NODE_WRITES &&
+           ((user = LIST_FIRST(&p->changed)) || (user = LIST_FIRST(&p->due)))) {
+        struct record record = node_contribution(user);
+        if (user->dirty == DIRTY_SEEN) record.kind = RECORD_SEEN;
+        node_collected(node, user);
+        if (node_alone(node)) {
+            if (record.kind == RECORD_SAYS) node_apply_alone(node, now, &record);
+            else {
+                struct user *shown = presence_find(node->shown, record.id);
+                if (shown) replica_seen(&node->before, shown, record.last_seen);
+            }
+        }
+        if (away) continue;
+        node_add(node, now, &record);
+        if (node->entry_records >= users || node->entry.len >= bytes) node_send(node, now);
+    }
+    node_send(node, now);
+    bool all = !LIST_FIRST(&p->changed) && !LIST_FIRST(&p->due);
+    if (away) node->committing = LIST_FIRST(&p->in_flight) != NULL;
+    else if (node->n != first) node->batch_n = node->n;
+    if (!away && all && node->said_hello && !node->said_stated) {
+        node->said_stated = true;
+        node_say(node, now, &(struct record){.kind = RECORD_STATED});
+    }
+    return all;
+}
+
+/* Users whose contributions have come back are not dirty any more, of at most so many; true if none
+ * is left. */
+static bool node_commit(struct node *node, struct instant now, size_t most)
+{
+    if (!node->committing) return true;
+    if (!presence_committed(&node->own, now, most)) return false;
+    node->committing = false;
+    node->batch_n = 0;
+    return true;
+}
+
+/* A new incarnation has said nothing yet: all users of our own are dirty, and those who are offline
+ * need not be said at all. */
+static void node_restate(struct node *node)
+{
+    struct presence *p = &node->own;
+    struct user *user;
+    node->committing = false;
+    node->batch_n = 0;
+    node->said_hello = node->said_stated = false;
+    while ((user = LIST_FIRST(&p->in_flight))) {
+        user_mark_dirty(NULL, user, DIRTY_NONE);
+        if (user->state == USER_OFFLINE) presence_mark_dirty(p, user, DIRTY_STATE);
+    }
+    struct presence_walk walk = {0};
+    while ((user = presence_walk_next(p, &walk)))
+        if (user->state != USER_OFFLINE) presence_mark_dirty(p, user, DIRTY_STATE);
+}
+
+/* Begins to write as somebody new; what was written and has not come back is dropped. */
+static void node_be_new(struct node *node)
+{
+    node->incarnation = node_random(node);
+    node->n = node->beat_n = 0;
+    node->entry.len = 0;
+    node->entry_records = 0;
+    node->ask(node->context, engine_ask_new(ENGINE_FORGET));
+    node_restate(node);
+}
+
+static void node_hello(struct node *node, struct instant now, int64_t mono)
+{
+    struct record hello = {.kind = RECORD_HELLO,
+                           .name = span_of(node->name),
+                           .whole = node->had_view && node->state == NODE_READING};
+    node_say(node, now, &hello);
+    node->said_hello = true;
+    node->beat_at = mono;
+}
+
+/* ---- States ---- */
+
+static void node_drop_next(struct node *node)
+{
+    replica_free(&node->replica);
+    presence_free(&node->next);
+    node->replica = (struct replica){0};
+    node->next = (struct presence){0};
+}
+
+static void node_drop_copy(struct node *node)
+{
+    if (node->request) node->ask(node->context, engine_ask_new(ENGINE_PIECES));
+    for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept)); free(kept))
+        STAILQ_REMOVE_HEAD(&node->kept, entry);
+    node->kept_bytes = 0;
+    node->request = 0;
+    node->wanted = node->copied = false;
+}
+
+static void node_drop_donations(struct node *node)
+{
+    for (struct donation *d; (d = STAILQ_FIRST(&node->donations)); free(d))
+        STAILQ_REMOVE_HEAD(&node->donations, entry);
+}
+
+/* What is shown goes on by itself from here on, under an epoch of its own: what others said is
+ * cached, a slice of it a turn (node_age). */
+static void node_leave_log(struct node *node, struct instant now, int64_t mono)
+{
+    if (node->state == NODE_SETTLED) {
+        node->before = node->replica;
+        node->replica = (struct replica){0};
+        node->aging = true;
+        node->walk_len = 0;
+        node->since = now.mono;
+        node->alone_since = mono;
+        node->epoch = node->random(node->context);
+        node->shown->sequence = 0;
+    } else {
+        node_drop_next(node);
+    }
+    node->caching = 0;
+    node->settling = node->said_settled = false;
+    node_drop_copy(node);
+    node_drop_donations(node);
+}
+
+/* Makes room for what the log says, of an epoch from its begin or of a copy of it. */
+static void node_begin(struct node *node, struct instant now, int64_t mono, uint32_t epoch,
+                       enum node_state state)
+{
+    node_leave_log(node, now, mono);
+    node->state = state;
+    node_be_new(node);
+    presence_init(&node->next, node->shown->grace, node->shown->threshold, now);
+    node->next.kind = PRESENCE_SHARED;
+    node->next.silent = true;
+    replica_init(&node->replica, &node->next, epoch, node->id, node->incarnation);
+    node->began_at = node->piece_at = mono;
+    node->settle_len = 0;
+}
+
+static void node_follow(struct node *node, struct stream_id after)
+{
+    struct engine_ask *ask = engine_ask_new(ENGINE_FOLLOW);
+    ask->after = node->last = after;
+    ask->request = ++node->generation;
+    node->ask(node->context, ask);
+}
+
+/* Reads an epoch from its begin, and states our users in it. */
+static void node_read_epoch(struct node *node, struct instant now, int64_t mono, uint32_t epoch)
+{
+    node_begin(node, now, mono, epoch, NODE_READING);
+    node_follow(node, (struct stream_id){0});
+    node_hello(node, now, mono);
+    node->count.epochs++;
+}
+
+/* Asks for a copy of the table, of any node but the excluded one. */
+static void node_want(struct node *node, struct instant now, int64_t mono)
+{
+    node_drop_copy(node);
+    node->request = node_random(node);
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    pieces->request = node->request;
+    node->ask(node->context, pieces);
+    node->piece_at = mono;
+    node->whole_beats = false;
+    node_say(node, now,
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_SNAPSHOT,
+                              .number = node->request,
+                              .about = node->excluded,
+                              .since = node->since});
+}
+
+/* Joins an epoch that goes on without us: with a copy, and the log from here on. */
+static void node_join(struct node *node, struct instant now, int64_t mono, uint32_t epoch,
+                      uint64_t excluded)
+{
+    struct stream_id after = node->last;
+    node_begin(node, now, mono, epoch, NODE_JOINING);
+    node_follow(node, after);
+    node->excluded = excluded;
+    node_hello(node, now, mono);
+    node_want(node, now, mono);
+    node->count.joins++;
+}
+
+/* Ends this epoch for all, if nobody has before us; the answer begins the next. */
+static void node_renew(struct node *node, uint32_t epoch)
+{
+    if (node->renews && node->renewing == epoch) return;
+    node->renews = true;
+    node->renewing = epoch;
+    struct engine_ask *ask = engine_ask_new(ENGINE_RENEW);
+    ask->epoch = epoch;
+    do ask->next = node->random(node->context);
+    while (!ask->next || ask->next == epoch);
+    node->ask(node->context, ask);
+}
+
+/* The engine does not answer: we are alone. */
+static void node_down(struct node *node, struct instant now, int64_t mono)
+{
+    if (node->state == NODE_AWAY) return;
+    node_leave_log(node, now, mono);
+    node->state = NODE_AWAY;
+    node->renews = false;
+    node_be_new(node);
+    node_told(node, CAUSE_DOWN);
+}
+
+/* The engine answers, or does so again. */
+static void node_up(struct node *node, struct instant now, int64_t mono,
+                    const struct engine_tell *tell)
+{
+    bool reads = node->state != NODE_AWAY, knows = node->had_view || reads;
+    bool same = node->replica.epoch == tell->epoch || node->before.epoch == tell->epoch;
+    bool quiet = now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
+    node->renews = false;
+    node_told(node, CAUSE_UP);
+    if (!tell->epoch) {
+        node_told(node, CAUSE_EPOCH_GONE);
+        node_renew(node, 0);
+    } else if (!tell->same_run) {
+        node_told(node, CAUSE_OTHER_RUN);
+        node_renew(node, tell->epoch);
+    } else if (reads && node->replica.epoch != tell->epoch) {
+        node_told(node, CAUSE_OTHER_EPOCH);
+        node_read_epoch(node, now, mono, tell->epoch);
+    } else if (reads && tell->last_read == LAST_READ_LOST) {
+        node_told(node, CAUSE_LOST);
+        node_renew(node, tell->epoch);
+    } else if (reads) {
+        node_follow(node, node->last);
+    } else if (quiet) {
+        node_told(node, CAUSE_NOBODY);
+        node_renew(node, tell->epoch);
+    } else if (knows && same) {
+        node->last = tell->last;
+        node_join(node, now, mono, tell->epoch, 0);
+    } else {
+        node_read_epoch(node, now, mono, tell->epoch);
+    }
+}
+
+/* ---- Coordination: the living node with the lowest id that has a whole table ---- */
+
+static bool incarnation_lives(const struct replica *r, const struct incarnation *inc)
+{
+    return inc->n && !inc->evicted && r->beats - inc->beats < NODE_BEATS;
+}
+
+/* The living node with the lowest id, of those who have a whole table if there are any, but these
+ * two; 0 if there is none. */
+static uint64_t replica_first(const struct replica *r, uint64_t but, uint64_t and_but, bool whole)
+{
+    uint64_t first = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (!incarnation_lives(r, inc) || inc->node == but || inc->node == and_but) continue;
+        if (whole && !inc->whole) continue;
+        if (!first || inc->node < first) first = inc->node;
+    }
+    return first;
+}
+
+static bool node_coordinates(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED && node->state != NODE_READING) return false;
+    uint64_t first = replica_first(r, 0, 0, true);
+    if (!first && node->state == NODE_READING) first = replica_first(r, 0, 0, false);
+    return first == node->id;
+}
+
+/* Has the dead evicted. */
+static void node_evict(struct node *node, struct instant now)
+{
+    struct replica *r = &node->replica;
+    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++) {
+        struct incarnation *inc = r->incarnations[i];
+        if (inc->asked || !inc->n || inc->evicted || incarnation_lives(r, inc)) continue;
+        inc->asked = true;
+        node->count.evictions++;
+        node_say(node, now, &(struct record){.kind = RECORD_EVICT, .about = inc->id});
+    }
+}
+
+/* Says of at most so many users of an evicted incarnation that they are cached; true if there is no
+ * more to say. */
+static bool node_cache(struct node *node, struct instant now, size_t most)
+{
+    struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED) return true;
+    if (!node->caching) {
+        for (size_t i = INCARNATIONS_FIXED; i < r->count && !node->caching; i++)
+            if (r->incarnations[i]->evicted && r->incarnations[i]->live &&
+                !r->incarnations[i]->walked)
+                node->caching = i;
+        node->walk_len = 0;
+        if (!node->caching || !node_coordinates(node)) {
+            node->caching = 0;
+            return true;
+        }
+    }
+    struct presence_walk walk =
+        presence_walk_after(r->table, (struct span){node->walk, node->walk_len});
+    struct user *user = NULL;
+    struct incarnation *inc = r->incarnations[node->caching];
+    node_send(node, now);
+    while (most-- && (user = presence_walk_next(r->table, &walk))) {
+        const struct said *said = *user_said(user, node->caching);
+        node->walk_len = user->id_len;
+        memcpy(node->walk, user->id, user->id_len);
+        if (!said || said->evicted) continue;
+        node_add(node, now,
+                 &(struct record){.kind = RECORD_CACHED,
+                                  .about = inc->id,
+                                  .id = user_id(user),
+                                  .status = (enum status)said->status,
+                                  .since = user->online_since,
+                                  .last_seen = said->last_seen});
+        if (node->entry_records >= ENTRY_STATED || node->entry.len >= ENTRY_STATED_BYTES)
+            node_send(node, now);
+    }
+    node_send(node, now);
+    if (user) return false;
+    inc->walked = true;
+    node->caching = 0;
+    return false;
+}
+
+/* A user's contribution of nodes that are lost is over: the coordinator says so, and while we are
+ * alone it is so. */
+static void node_end_user(struct node *node, struct instant now, struct user *user, bool says)
+{
+    struct replica *r = node->state == NODE_SETTLED ? &node->replica : &node->before;
+    for (struct said **place = &user->said; *place;) {
+        struct said *said = *place;
+        bool over = said->evicted && said->last_seen + r->table->threshold <= now.mono;
+        enum reason reason = (enum reason)said->reason;
+        if (over && node_alone(node)) {
+            bool last = !user->said->next;
+            replica_unsay(r, user, place);
+            if (last) {
+                replica_merge(r, now, user, 0, reason, NULL);
+                return;
+            }
+            continue;
+        }
+        if (over && says)
+            node_add(node, now,
+                     &(struct record){.kind = RECORD_ENDED,
+                                      .about = r->incarnations[said->holder]->id,
+                                      .id = user_id(user),
+                                      .reason = reason});
+        place = &said->next;
+    }
+    if (node_alone(node)) {
+        replica_merge(r, now, user, 0, REASON_NODE_LOST, NULL);
+        return;
+    }
+    /* Once more, in case that it does not come back. */
+    timer_arm(&r->table->wheel, &user->timer, presence_clock(r->table, now) + NODE_RETRY_MS);
+}
+
+/* What a user set by hand has run out: for all if the log says so. */
+static void node_end_manual(struct node *node, struct instant now, struct manual *manual, bool says)
+{
+    struct presence *p = node->shown;
+    struct user *user = manual->user;
+    if (node_alone(node)) {
+        user_take_manual(p, user);
+        user_tell_manual(p, user);
+        return;
+    }
+    if (says)
+        node_add(node, now,
+                 &(struct record){.kind = RECORD_MANUAL,
+                                  .id = user_id(user),
+                                  .status = STATUS_AUTOMATIC,
+                                  .last_seen =
+                                      atomic_load_explicit(&user->last_seen, memory_order_relaxed),
+                                  .reason = (enum reason)user->reason});
+    timer_arm(&p->manuals, &manual->timer, now.mono + NODE_RETRY_MS);
+}
+
+/* Ends what has run out in the table that is shown, of at most so many users; false when that many
+ * were. presence_tick does so for the table of our own connections. */
+static bool node_tick(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = node->shown;
+    struct timer *timer;
+    bool says = node->state == NODE_SETTLED && node_coordinates(node);
+    if (node->state == NODE_INSTALLING) return true;
+    node_send(node, now);
+    while (now.mono >= p->judge_at && most &&
+           (timer = wheel_pop(&p->wheel, presence_clock(p, now)))) {
+        node_end_user(node, now, container_of(timer, struct user, timer), says);
+        most--;
+        if (node->entry_records >= ENTRY_STATED) node_send(node, now);
+    }
+    while (most && (timer = wheel_pop(&p->manuals, now.mono))) {
+        node_end_manual(node, now, container_of(timer, struct manual, timer), says);
+        most--;
+    }
+    node_send(node, now);
+    return most;
+}
+
+/* What other nodes said becomes cached, as we are alone, of at most so many users; true if none is
+ * left. */
+static bool node_age(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = node->shown;
+    struct user *user = NULL;
+    if (!node->aging) return true;
+    struct replica *r = &node->before;
+    struct presence_walk walk = presence_walk_after(p, (struct span){node->walk, node->walk_len});
+    while (most-- && (user = presence_walk_next(p, &walk))) {
+        bool others = false;
+        node->walk_len = user->id_len;
+        memcpy(node->walk, user->id, user->id_len);
+        for (struct said *said = user->said; said; said = said->next) {
+            if (said->holder == INCARNATION_SELF || said->evicted) continue;
+            r->checksum ^= said_hash(r, user, said);
+            replica_cache(r, said);
+            r->checksum ^= said_hash(r, user, said);
+            others = true;
+        }
+        if (others) replica_merge(r, now, user, 0, REASON_NODE_LOST, NULL);
+    }
+    node->aging = user != NULL;
+    return !user;
+}
+
+/* ---- A new epoch is settled ---- */
+
+/* True if a node that we knew has not come into the new epoch. */
+static bool node_misses(const struct node *node, uint64_t id)
+{
+    const struct replica *r = &node->replica;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (inc->node == id && inc->n && (inc->stated || !incarnation_lives(r, inc))) return false;
+    }
+    return true;
+}
+
+/* True if all who said hello in this epoch have stated their users, and all who were living before
+ * it have come. */
+static bool node_is_complete(const struct node *node)
+{
+    const struct replica *r = &node->replica, *b = &node->before;
+    if (!node->had_view && node->patient && r->beats < NODE_PATIENCE) return false;
+    for (size_t i = 0; i < r->count; i++)
+        if (incarnation_lives(r, r->incarnations[i]) && !r->incarnations[i]->stated) return false;
+    for (size_t i = INCARNATIONS_FIXED; i < b->count && node->had_view; i++)
+        if (incarnation_lives(b, b->incarnations[i]) && node_misses(node, b->incarnations[i]->node))
+            return false;
+    return true;
+}
+
+/* States in the name of the absent who is shown and whom nobody has stated, of at most so many; and
+ * what is set by hand. True if none is left. */
+static bool node_state_absent(struct node *node, struct instant now, size_t most)
+{
+    struct presence *p = node->shown;
+    struct user *user = NULL;
+    struct presence_walk walk =
+        presence_walk_after(p, (struct span){node->settle, node->settle_len});
+    node_send(node, now);
+    if (!node->absent) {
+        node->absent = node_random(node);
+        node_say(node, now, &(struct record){.kind = RECORD_ABSENT, .about = node->absent});
+    }
+    while (most-- && (user = presence_walk_next(p, &walk))) {
+        const struct manual *manual = user_manual(user);
+        const struct user *stated = presence_find(&node->next, user_id(user));
+        const struct said *lost = NULL;
+        int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+        node->settle_len = user->id_len;
+        memcpy(node->settle, user->id, user->id_len);
+        for (const struct said *said = user->said; said; said = said->next) {
+            const struct incarnation *inc = node->before.incarnations[said->holder];
+            bool gone = said->holder == INCARNATION_STORED || node_misses(node, inc->node) ||
+                        (said->evicted && !incarnation_lives(&node->before, inc));
+            if (said->holder != INCARNATION_SELF && gone) lost = said;
+        }
+        if (lost && !(stated && stated->state))
+            node_add(node, now,
+                     &(struct record){.kind = RECORD_CACHED,
+                                      .about = node->absent,
+                                      .id = user_id(user),
+                                      .status = (enum status)lost->status,
+                                      .since = user->online_since,
+                                      .last_seen = lost->last_seen});
+        if (manual)
+            node_add(node, now,
+                     &(struct record){.kind = RECORD_MANUAL,
+                                      .id = user_id(user),
+                                      .there = true,
+                                      .status = (enum status)manual->status,
+                                      .reason = (enum reason)user->reason,
+                                      .last_seen = seen,
+                                      .until = manual->until,
+                                      .hidden = manual->hidden,
+                                      .message = status_text_span(manual->message)});
+        if (node->entry_records >= ENTRY_STATED || node->entry.len >= ENTRY_STATED_BYTES)
+            node_send(node, now);
+    }
+    node_send(node, now);
+    return !user;
+}
+
+/* As coordinator of an epoch that is not settled: settles it when all are there, or the time is
+ * over. */
+static void node_settle(struct node *node, struct instant now, int64_t mono, size_t most)
+{
+    if (node->state != NODE_READING || node->said_settled || !node->said_stated) return;
+    if (!node_coordinates(node)) {
+        node->settling = false;
+        return;
+    }
+    bool late = mono - node->began_at >= NODE_EPOCH_MS;
+    if (!node->settling && !late && !node_is_complete(node)) return;
+    if (!node->settling) node->absent = 0;
+    node->settling = true;
+    if (node->aging || !node_state_absent(node, now, most)) return;
+    node->said_settled = true;
+    node_say(node, now, &(struct record){.kind = RECORD_SETTLED});
+}
+
+/* ---- The next table takes the place of the one that is shown ---- */
+
+static bool manual_equal(const struct manual *a, const struct manual *b)
+{
+    struct span x = status_text_span(a->message), y = status_text_span(b->message);
+    return a->status == b->status && a->until == b->until && a->hidden == b->hidden &&
+           !bytes_compare(x.at, x.len, y.at, y.len);
+}
+
+/* Has a user of the shown table be as in the next one, where `from` is the same user, or NULL. */
+static void node_install_user(struct node *node, struct instant now, struct user *user,
+                              struct user *from)
+{
+    struct presence *p = node->shown;
+    struct manual *was = user_manual(user), *is = from ? user_manual(from) : NULL;
+    user_drop_said(user);
+    if (from) {
+        int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
+        user->said = from->said;
+        from->said = NULL;
+        if (seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed))
+            atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
+        if (from->state && user->state) user->online_since = from->online_since;
+        if (!from->state) user->reason = from->reason;
+    }
+    bool manual = (was != NULL) != (is != NULL) || (was && !manual_equal(was, is));
+    if (manual && is)
+        user_put_manual(p, user, (enum status)is->status, is->until, is->hidden,
+                        status_text_span(is->message));
+    else if (manual) user_take_manual(p, user);
+    struct replica shown = node->replica; /* its incarnations, on the table that is shown */
+    shown.table = p;
+    enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
+    if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
+    replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
+    if (manual) user_tell_manual(p, user);
+}
+
+/* Installs the next table, of at most so many users; true if that is done. The walk takes the users
+ * of both tables in the order of their ids. */
+static bool node_install(struct node *node, struct instant now, int64_t mono, size_t most)
+{
+    struct presence *p = node->shown;
+    if (node->state != NODE_INSTALLING) return true;
+    p->quiet = true;
+    p->stayless = !node->install_stays;
+    for (;;) {
+        struct span behind = {node->install, node->install_len};
+        struct presence_walk a = presence_walk_after(p, behind);
+        struct presence_walk b = presence_walk_after(&node->next, behind);
+        struct user *user = presence_walk_next(p, &a), *from = presence_walk_next(&node->next, &b);
+        if (!user && !from) break;
+        if (!most--) {
+            p->quiet = p->stayless = false;
+            return false;
+        }
+        int order = !user   ? 1
+                    : !from ? -1
+                            : bytes_compare(user->id, user->id_len, from->id, from->id_len);
+        if (order > 0) user = presence_make(p, user_id(from));
+        if (order < 0) from = NULL;
+        node->install_len = user->id_len;
+        memcpy(node->install, user->id, user->id_len);
+        node_install_user(node, now, user, from);
+    }
+    p->quiet = p->stayless = false;
+    replica_free(&node->before);
+    node->before = (struct replica){0};
+    presence_free(&node->next);
+    node->next = (struct presence){0};
+    node->replica.table = p;
+    node->replica.users = p->live + p->cached;
+    p->sequence = node->replica.next;
+    node->epoch = node->replica.epoch;
+    node->state = NODE_SETTLED;
+    node->had_view = true;
+    node->attempts = 0;
+    if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
+    node->alone_since = 0;
+    node->beat_at = mono; /* to say that our table is whole */
+    node_told(node, CAUSE_SETTLED);
+    return true;
+}
+
+static void node_begin_install(struct node *node, bool stays)
+{
+    node->state = NODE_INSTALLING;
+    node->install_len = 0;
+    node->install_stays = stays;
+    node->aging = false;
+    node_drop_copy(node);
+}
+
+/* ---- Copies ---- */
+
+enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_KINDS };
+
+static void node_piece(struct node *node, uint64_t request, struct buffer *text)
+{
+    struct engine_ask *ask = engine_ask_new(ENGINE_PIECE);
+    ask->request = request;
+    ask->text = *text;
+    *text = (struct buffer){0};
+    node->ask(node->context, ask);
+}
+
+/* Appends what a piece begins with: its kind, who sends it, and how much of the log its table has. */
+static void piece_begin(struct node *node, struct buffer *out, enum piece_kind kind)
+{
+    put_byte(out, ENTRY_VERSION);
+    put_byte(out, kind);
+    put_fixed(out, node->id);
+    put_number(out, node->replica.next);
+}
+
+static void piece_head(struct node *node, struct buffer *out)
+{
+    const struct replica *r = &node->replica;
+    size_t kicks = 0;
+    piece_begin(node, out, PIECE_HEAD);
+    put_number(out, r->delivered);
+    put_number(out, r->count - INCARNATIONS_FIXED + 1);
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (i == INCARNATION_STORED) continue;
+        put_fixed(out, inc->id);
+        put_fixed(out, inc->node);
+        put_number(out, inc->n);
+        put_number(out, inc->read);
+        put_byte(out,
+                 (unsigned)inc->whole | (unsigned)inc->stated << 1 | (unsigned)inc->evicted << 2);
+        put_bytes(out, span_of(inc->name));
+    }
+    const struct kick *kick;
+    for (kick = STAILQ_FIRST(&r->kicks); kick; kick = STAILQ_NEXT(kick, entry)) kicks++;
+    put_number(out, kicks);
+    for (kick = STAILQ_FIRST(&r->kicks); kick; kick = STAILQ_NEXT(kick, entry)) {
+        put_number(out, kick->position);
+        put_bytes(out, (struct span){kick->id, kick->id_len});
+    }
+}
+
+static void piece_user(struct node *node, struct buffer *out, const struct user *user)
+{
+    const struct replica *r = &node->replica;
+    const struct manual *manual = user_manual(user);
+    unsigned count = 0;
+    for (const struct said *said = user->said; said; said = said->next) count++;
+    put_bytes(out, user_id(user));
+    put_byte(out, user->reason);
+    put_time(out, 0, user->state ? user->online_since : 0);
+    put_time(out, 0, atomic_load_explicit(&user->last_seen, memory_order_relaxed));
+    put_number(out, count);
+    for (const struct said *said = user->said; said; said = said->next) {
+        put_fixed(out, r->incarnations[said->holder]->id);
+        put_byte(out, (unsigned)said->state | (unsigned)said->status << 2 |
+                          (unsigned)said->evicted << 5);
+        put_byte(out, said->reason);
+        put_number(out, said->connections);
+        put_time(out, 0, said->last_seen);
+    }
+    put_byte(out, manual != NULL);
+    if (!manual) return;
+    put_byte(out, manual->status);
+    put_time(out, 0, manual->until);
+    put_time(out, 0, manual->hidden);
+    put_bytes(out, status_text_span(manual->message));
+}
+
+/* Writes some of the copy that another node asked for first. */
+static void node_donate(struct node *node, size_t most)
+{
+    struct donation *d = STAILQ_FIRST(&node->donations);
+    struct presence *p = node->shown;
+    struct buffer out = {0};
+    struct user *user = NULL;
+    if (!d || node->state != NODE_SETTLED) return;
+    if (!d->begun) {
+        piece_head(node, &out);
+        node_piece(node, d->request, &out);
+        d->begun = true;
+        node->count.snapshots++;
+    }
+    struct presence_walk walk = presence_walk_after(p, (struct span){d->id, d->id_len});
+    piece_begin(node, &out, PIECE_USERS);
+    while (most-- && out.len < PIECE_BYTES && (user = presence_walk_next(p, &walk))) {
+        d->id_len = user->id_len;
+        memcpy(d->id, user->id, user->id_len);
+        if (user->state || user_manual(user)) piece_user(node, &out, user);
+        else continue;
+    }
+    /* The last of them, up to whom the copy is as new as this piece. */
+    struct buffer piece = {0};
+    piece_begin(node, &piece, PIECE_USERS);
+    size_t head = piece.len;
+    put_bytes(&piece, user ? (struct span){d->id, d->id_len} : (struct span){"", 0});
+    buffer_add(&piece, out.at + head, out.len - head);
+    buffer_free(&out);
+    node_piece(node, d->request, &piece);
+    if (user) return;
+    piece_begin(node, &out, PIECE_END);
+    node_piece(node, d->request, &out);
+    STAILQ_REMOVE_HEAD(&node->donations, entry);
+    free(d);
+}
+
+/* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
+static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
+{
+    if (node->state != NODE_SETTLED || e->node == node->id) return;
+    if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
+    struct donation *d = mem_new(sizeof *d);
+    d->request = record->number;
+    d->since = record->since;
+    STAILQ_INSERT_TAIL(&node->donations, d, entry);
+}
+
+static void copy_head(struct replica *r, struct taker *in)
+{
+    r->delivered = take_number(in);
+    uint64_t count = take_limited(in, UINT16_MAX);
+    while (count-- && !in->bad) {
+        uint64_t id = take_fixed(in), node = take_fixed(in);
+        size_t at;
+        struct incarnation *inc =
+            replica_knows(r, id, &at) ? r->incarnations[at] : replica_add(r, id, node);
+        inc->node = node;
+        inc->n = take_number(in);
+        inc->read = take_number(in);
+        unsigned flags = take_choice(in, 7);
+        inc->whole = flags & 1;
+        inc->stated = flags >> 1 & 1;
+        inc->evicted = flags >> 2 & 1;
+        struct span name = take_bytes(in, 0, NODE_NAME_MAX);
+        memcpy(inc->name, name.at, name.len);
+        inc->name[name.len] = 0;
+    }
+    for (count = take_limited(in, UINT32_MAX); count && !in->bad; count--) {
+        uint64_t position = take_number(in);
+        struct span id = take_id(in);
+        if (in->bad) return;
+        struct kick *kick = mem_new(sizeof *kick + id.len);
+        kick->position = position;
+        kick->id_len = (uint8_t)id.len;
+        memcpy(kick->id, id.at, id.len);
+        STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+    }
+}
+
+static void copy_user(struct replica *r, struct instant now, struct taker *in)
+{
+    struct span id = take_id(in);
+    unsigned reason = take_choice(in, REASON_COUNT - 1);
+    int64_t since = take_time(in, 0), last_seen = take_time(in, 0);
+    uint64_t count = take_limited(in, UINT16_MAX);
+    if (in->bad) return;
+    struct user *user = presence_make(r->table, id);
+    user->reason = (uint8_t)reason;
+    atomic_store_explicit(&user->last_seen, last_seen, memory_order_relaxed);
+    while (count--) {
+        uint64_t inc = take_fixed(in);
+        unsigned flags = take_choice(in, 63), why = take_choice(in, REASON_COUNT - 1);
+        uint64_t connections = take_limited(in, UINT16_MAX);
+        int64_t seen = take_time(in, 0);
+        size_t holder;
+        if (in->bad || (flags & 3) > USER_LIVE || !(flags & 3) ||
+            (flags >> 2 & 7) >= STATUS_OFFLINE) {
+            in->bad = true;
+            break;
+        }
+        if (!replica_knows(r, inc, &holder)) {
+            holder = r->count;
+            replica_add(r, inc, 0);
+        }
+        struct said *said = replica_say(r, user, user_said(user, holder), holder);
+        said->state = flags & 3;
+        said->status = flags >> 2 & 7;
+        said->reason = (uint8_t)why;
+        said->connections = (uint16_t)connections;
+        said->last_seen = seen;
+        if (flags >> 5) replica_cache(r, said);
+        replica_said(r, user, said);
+    }
+    bool manual = take_choice(in, 1) && !in->bad;
+    if (manual) {
+        enum status status = (enum status)take_choice(in, STATUS_AUTOMATIC);
+        int64_t until = take_time(in, 0), hidden = take_time(in, 0);
+        struct span message = take_bytes(in, 0, STATUS_TEXT_MAX);
+        if (!in->bad) user_put_manual(r->table, user, status, until, hidden, message);
+    }
+    replica_merge(r, now, user, since, (enum reason)reason, NULL);
+}
+
+/* Takes a piece of the copy that we asked for; false if it makes no sense. */
+static bool node_take_piece(struct node *node, struct instant now, int64_t mono, struct span text)
+{
+    struct replica *r = &node->replica;
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    if (take_byte(&in) != ENTRY_VERSION) return false;
+    enum piece_kind kind = (enum piece_kind)take_choice(&in, PIECE_KINDS - 1);
+    node->excluded = take_fixed(&in);
+    uint64_t next = take_number(&in);
+    if (in.bad) return false;
+    node->piece_at = mono;
+    if (kind == PIECE_HEAD) {
+        copy_head(r, &in);
+        r->next = next;
+    } else if (kind == PIECE_USERS) {
+        struct span last = take_bytes(&in, 0, USER_ID_MAX);
+        r->copied = mem_resize(r->copied, (r->copied_count + 1) * sizeof *r->copied);
+        struct copied *c = &r->copied[r->copied_count++];
+        *c = (struct copied){.number = next, .id_len = (uint8_t)last.len};
+        if (last.len) memcpy(c->id, last.at, last.len);
+        else memset(c->id, 0xff, c->id_len = USER_ID_MAX); /* behind all ids */
+        while (in.at < in.end && !in.bad) copy_user(r, now, &in);
+    } else {
+        node->copied = true;
+        node->copied_next = next;
+        r->settled = true;
+    }
+    return !in.bad;
+}
+
+/* ---- What is read ---- */
+
+/* Something in the log shows that it is not whole for anybody: an epoch ends by that. */
+static void node_doubt(struct node *node, enum node_cause cause)
+{
+    node_told(node, cause);
+    node_renew(node, node->replica.epoch);
+}
+
+/* What a record of another, or our own come back, is to our own table. */
+static void node_note(struct node *node, struct instant now, size_t holder, const struct entry *e,
+                      const struct record *record)
+{
+    struct presence *own = &node->own;
+    bool ours = holder == INCARNATION_SELF;
+    struct user *user;
+    switch (record->kind) {
+    case RECORD_SAYS:
+        if (ours && record->state && (user = presence_find(own, record->id)) && user->state) {
+            const struct user *merged = presence_find(node->replica.table, record->id);
+            if (merged && merged->state) user->online_since = merged->online_since;
+        }
+        if (ours || !own->cached) break;
+        user = presence_find(own, record->id);
+        if (!user || user->state != USER_CACHED) break;
+        bool beats = user->ext && user->ext->heartbeat_until > presence_clock(own, now);
+        if (record->state == USER_LIVE ? !beats : !record->state && record->whole)
+            presence_end(own, now, user, REASON_CLOSED);
+        break;
+    case RECORD_KICK: put_bytes(&node->kicked, record->id); break;
+    case RECORD_BEAT:
+        if (ours && e->n == node->beat_n) node->beat_n = 0;
+        if (!ours && record->whole) node->whole_beats = true;
+        break;
+    case RECORD_HELLO:
+        if (!ours && e->node == node->id) node->taken_over = true;
+        break;
+    case RECORD_WANT: node_wanted(node, e, record); break;
+    default: break;
+    }
+}
+
+/* Applies the records of an entry that counts. False if one of them is damaged. */
+static bool node_apply(struct node *node, struct instant now, size_t holder, const struct entry *e,
+                       struct taker *in)
+{
+    struct replica *r = &node->replica;
+    struct record record;
+    for (uint64_t i = 0; i < e->records; i++) {
+        record_read(in, e->time, &record);
+        if (in->bad) return false;
+        replica_apply(r, now, holder, e->read, r->next + i, &record);
+        node_note(node, now, holder, e, &record);
+    }
+    replica_admitted(r, holder, e);
+    if (holder == INCARNATION_SELF && node->batch_n && e->n >= node->batch_n)
+        node->committing = true;
+    return in->at == in->end;
+}
+
+/* Reads one entry, whose records begin at `base`. Whatever is wrong with it has been acted on when
+ * this returns false: what is behind it is not to be read. */
+static bool node_read(struct node *node, struct instant now, int64_t mono, uint64_t base,
+                      struct span text)
+{
+    struct replica *r = &node->replica;
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct entry e;
+    size_t holder = 0;
+    bool were = r->settled;
+    uint64_t hello = r->incarnations[INCARNATION_SELF]->n;
+    enum replica_admits admits = replica_admit(r, base, &in, &e, &holder);
+    switch (admits) {
+    case REPLICA_TAKES: break;
+    case REPLICA_PASSES: return true;
+    case REPLICA_JUMPED:
+        node_told(node, CAUSE_JUMPED);
+        node_join(node, now, mono, r->epoch, 0);
+        return false;
+    case REPLICA_BACK: node_doubt(node, CAUSE_BACK); return false;
+    case REPLICA_HOLE: node_doubt(node, CAUSE_HOLE); return false;
+    case REPLICA_DAMAGED: node_doubt(node, CAUSE_DAMAGED); return false;
+    case REPLICA_NEWER:
+        node_down(node, now, mono);
+        node_told(node, CAUSE_NEWER);
+        return false;
+    }
+    if (!node_apply(node, now, holder, &e, &in)) {
+        node_doubt(node, CAUSE_DAMAGED);
+        return false;
+    }
+    if (node->state == NODE_READING && r->settled && !were) {
+        if (hello) {
+            node_begin_install(node, true);
+        } else { /* before we said hello */
+            node_join(node, now, mono, r->epoch, 0);
+            return false;
+        }
+    }
+    if (r->incarnations[INCARNATION_SELF]->evicted) {
+        node_told(node, CAUSE_EVICTED);
+        node_join(node, now, mono, r->epoch, 0);
+        return false;
+    }
+    return true;
+}
+
+/* Keeps an entry until the copy is there that it belongs behind; from our own wish on. */
+static void node_keep(struct node *node, uint64_t base, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct entry e;
+    struct record record;
+    if (entry_read(&in, &e) != ENTRY_GOOD) return;
+    for (uint64_t i = 0; i < e.records && !in.bad; i++) {
+        record_read(&in, e.time, &record);
+        if (in.bad) break;
+        if (record.kind == RECORD_BEAT && record.whole && e.node != node->id)
+            node->whole_beats = true;
+        if (record.kind == RECORD_WANT && record.number == node->request) node->wanted = true;
+        if (record.kind == RECORD_BEAT && e.incarnation == node->incarnation && e.n == node->beat_n)
+            node->beat_n = 0;
+    }
+    if (e.incarnation == node->incarnation && node->batch_n && e.n >= node->batch_n)
+        node->committing = true;
+    if (!node->wanted) return;
+    struct kept_entry *kept = mem_new(sizeof *kept + text.len);
+    kept->base = base;
+    kept->len = text.len;
+    memcpy(kept->bytes, text.at, text.len);
+    STAILQ_INSERT_TAIL(&node->kept, kept, entry);
+    node->kept_bytes += text.len;
+}
+
+/* The copy is there: what was kept is applied behind it, and when that is as new as the copy, it is
+ * shown. */
+static void node_catch_up(struct node *node, struct instant now, int64_t mono)
+{
+    struct replica *r = &node->replica;
+    if (node->state != NODE_JOINING || !node->copied) return;
+    for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept));) {
+        STAILQ_REMOVE_HEAD(&node->kept, entry);
+        bool behind = kept->base >= r->next;
+        struct span text = {kept->bytes, kept->len};
+        bool good = !behind || node_read(node, now, mono, kept->base, text);
+        free(kept);
+        if (!good) return;
+    }
+    if (r->next < node->copied_next) return;
+    node_begin_install(node, false);
+}
+
+/* Reads a row of entries that the engine told. */
+static void node_entries(struct node *node, struct instant now, int64_t mono,
+                         const struct engine_tell *tell)
+{
+    const char *at = tell->text.at, *end = at + tell->text.len;
+    struct engine_entry head;
+    while (tell->request == node->generation && end - at >= (ptrdiff_t)sizeof head) {
+        memcpy(&head, at, sizeof head);
+        struct span text = {at + sizeof head, head.len};
+        at = text.at + text.len;
+        node->last = head.id;
+        if (head.epoch != node->replica.epoch) {
+            node_told(node, CAUSE_OTHER_EPOCH);
+            node_read_epoch(node, now, mono, head.epoch);
+            return;
+        }
+        if (node->state == NODE_JOINING) node_keep(node, head.base, text);
+        else if (!node_read(node, now, mono, head.base, text)) return;
+    }
+    node_catch_up(node, now, mono);
+}
+
+/* Acts on what the engine told. The caller frees it, and calls this only when nothing is being
+ * installed: see node_busy. */
+static void node_tell(struct node *node, struct instant now, int64_t mono,
+                      const struct engine_tell *tell)
+{
+    switch (tell->kind) {
+    case ENGINE_UP: node_up(node, now, mono, tell); break;
+    case ENGINE_DOWN: node_down(node, now, mono); break;
+    case ENGINE_ENTRIES:
+        if (node->state == NODE_AWAY || (node->renews && node->renewing == node->replica.epoch))
+            break;
+        node_entries(node, now, mono, tell);
+        break;
+    case ENGINE_APPENDED:
+    case ENGINE_CLOCK: break;
+    case ENGINE_REFUSED:
+        if (node->state == NODE_AWAY || tell->epoch == node->replica.epoch) break;
+        node_told(node, tell->epoch ? CAUSE_OTHER_EPOCH : CAUSE_EPOCH_GONE);
+        if (tell->epoch) node_read_epoch(node, now, mono, tell->epoch);
+        else node_renew(node, 0);
+        break;
+    case ENGINE_HOLE:
+        if (node->state != NODE_AWAY && tell->incarnation == node->incarnation)
+            node_doubt(node, CAUSE_HOLE);
+        break;
+    case ENGINE_EPOCH:
+        node->renews = false;
+        if (node->state == NODE_AWAY || tell->epoch != node->replica.epoch)
+            node_read_epoch(node, now, mono, tell->epoch);
+        break;
+    case ENGINE_CAME:
+        if (node->state != NODE_JOINING || tell->request != node->request || node->copied) break;
+        if (!node_take_piece(node, now, mono, (struct span){tell->text.at, tell->text.len}))
+            node_join(node, now, mono, node->replica.epoch, 0);
+        else node_catch_up(node, now, mono);
+        break;
+    }
+}
+
+/* True while what the engine tells has to wait. */
+static bool node_busy(const struct node *node)
+{
+    return node->state == NODE_INSTALLING;
+}
+
+/* ---- By itself ---- */
+
+static void node_beat(struct node *node, struct instant now, int64_t mono)
+{
+    const struct replica *r = &node->replica;
+    if (!node->said_hello || node->beat_n || mono < node->beat_at) return;
+    node->beat_at = mono + NODE_BEAT_MS;
+    node_say(node, now,
+             &(struct record){.kind = RECORD_BEAT,
+                              .whole = node->state == NODE_SETTLED,
+                              .number = r->marks[r->mark].position,
+                              .checksum = r->marks[r->mark].checksum,
+                              .users = r->users});
+    node->beat_n = node->n;
+}
+
+/* What a node does by itself, of at most so many users; false if there is more to do at once. */
+static bool node_work(struct node *node, struct instant now, int64_t mono, size_t most)
+{
+    struct replica *r = &node->replica;
+    bool done = node_commit(node, now, most);
+    if (!node_install(node, now, mono, most)) return false;
+    done = node_age(node, now, most) && done;
+    done = node_collect(node, now, most) && done;
+    if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
+    node_beat(node, now, mono);
+    if (node_coordinates(node)) node_evict(node, now);
+    node_settle(node, now, mono, most);
+    done = node_cache(node, now, most) && done;
+    node_donate(node, most);
+    if (r->differences && node->state == NODE_SETTLED) {
+        node->count.differences += r->differences;
+        r->differences = 0;
+        if (!node->differ_at || mono - node->differ_at >= NODE_DIFFER_MS) {
+            node->differ_at = mono;
+            node_doubt(node, CAUSE_DIFFERENT);
+        }
+    }
+    if (node->state == NODE_JOINING && mono - node->piece_at >= NODE_PIECE_MS) {
+        if (!node->whole_beats || ++node->attempts >= NODE_ATTEMPTS) node_doubt(node, CAUSE_NOBODY);
+        else node_join(node, now, mono, r->epoch, node->excluded);
+    }
+    return done && STAILQ_EMPTY(&node->donations);
+}
+
+/* How many ms from now until node_work or node_tick has something to do. */
+static int64_t node_wait(const struct node *node, int64_t mono)
+{
+    int64_t at = mono + NODE_BEAT_MS;
+    if (node->said_hello && !node->beat_n && node->beat_at < at) at = node->beat_at;
+    if (node->state == NODE_READING && node->began_at + NODE_EPOCH_MS > mono &&
+        node->began_at + NODE_EPOCH_MS < at)
+        at = node->began_at + NODE_EPOCH_MS;
+    return at > mono ? at - mono : 0;
+}
+
+/* Sets a node up, alone, with the table that is shown, which is empty or has users of the store. */
+static void node_init(struct node *node, struct instant now, struct presence *shown, uint64_t id)
+{
+    node->id = id;
+    node->shown = shown;
+    node->state = NODE_AWAY;
+    STAILQ_INIT(&node->kept);
+    STAILQ_INIT(&node->donations);
+    presence_init(&node->own, shown->grace, shown->threshold, now);
+    node->own.kind = PRESENCE_OWN;
+    shown->kind = PRESENCE_SHARED;
+    node->epoch = node->random(node->context);
+    node->incarnation = node_random(node);
+    replica_init(&node->before, shown, 0, id, node->incarnation);
+}
+
+static void node_free(struct node *node)
+{
+    node_drop_copy(node);
+    node_drop_donations(node);
+    replica_free(&node->replica);
+    replica_free(&node->before);
+    presence_free(&node->own);
+    presence_free(&node->next);
+    buffer_free(&node->entry);
+    buffer_free(&node->kicked);
+}
+
+/* ==== 42. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -13223,7 +17865,7 @@ struct grant {
     uint32_t logouts;    /* of a stream: see struct stream */
     uint8_t feed;        /* enum feed_kind */
     bool resumes;        /* it goes on behind this event: */
-    uint64_t sequence;
+    struct position position;
 };
 
 /* What a connection has until its upgrade: a request on its way in, an answer on its way out. */
@@ -13556,7 +18198,7 @@ struct server {
     _Atomic int64_t streams;      /* [hub] of them the open streams */
     _Atomic int64_t watching;     /* [hub] users followed, over all connections */
     _Atomic int64_t refused;      /* [worker +, hub -] open only to be closed; in no other count */
-    uint32_t epoch;               /* of positions: random for each start */
+    uint32_t epoch;               /* [like presence] of positions: random for each start */
     _Atomic uint64_t last_number; /* [hub] of a connection; upper half random for each start */
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
@@ -13584,12 +18226,14 @@ struct server {
     pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
     struct address_table addresses; /* [listener, worker, hub] */
     struct webhook webhook;         /* its own thread and lock */
+    struct engine engine;           /* its own thread, see engine_submit */
+    bool misfit;                    /* [main] the start failed for what the operator has to mend */
     struct listen_socket *listen_sockets; /* [listener] the descriptors */
     size_t listen_socket_count;
     struct seam *seam;
 };
 
-/* ==== 35. Connections =========================================================================
+/* ==== 43. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -14054,7 +18698,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 36. WebSocket messages ==================================================================
+/* ==== 44. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -14705,7 +19349,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 37. Streams =============================================================================
+/* ==== 45. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -14871,11 +19515,10 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
-    /* Positions have no holes: a stream that knows one knows what it missed. */
-    assert(t->sequence == events->next);
     if (events->kept)
         event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
-    events_add(events, server->epoch, (struct span){hub->event.at, hub->event.len});
+    events_add(events, (struct position){server->epoch, t->sequence},
+               (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
 }
 
@@ -14908,7 +19551,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 38. Broadcast ===========================================================================
+/* ==== 46. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -15089,7 +19732,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 39. Signs of life =======================================================================
+/* ==== 47. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -15223,7 +19866,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 40. Handoff =============================================================================
+/* ==== 48. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -15403,8 +20046,10 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
-    /* What a client comes back for may be gone, or be of a server before this one. */
-    if (!a->resumes || !events_find(&feed->events, a->sequence, &s->at)) {
+    /* What a client comes back for may be gone, or be of an epoch before this one, which may have
+     * begun since a worker granted the stream. */
+    bool resumes = a->resumes && a->position.epoch == server->epoch;
+    if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
         position_text(server_position(server), position);
         buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
         json_begin(&s->own);
@@ -15458,7 +20103,29 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 41. Hub =================================================================================
+/* ==== 49. Cluster: hub ==========================================================================
+ * What the hub does with what the engine's thread tells it. */
+
+/* [hub] The engine's thread told something; it is the hub's to free. */
+static void hub_engine_told(struct server *server, struct job *job)
+{
+    struct engine_tell *tell = container_of(job, struct engine_tell, job);
+    struct engine_ask *ask;
+    if (tell->kind == ENGINE_ENTRIES) engine_took(&server->engine);
+    if (tell->kind == ENGINE_DOWN)
+        log_line(&server->log, LOG_WARN, "cluster: the engine is away: %.*s", (int)tell->text.len,
+                 tell->text.at);
+    if (tell->kind == ENGINE_UP) {
+        log_line(&server->log, LOG_INFO, "cluster: the engine is there");
+        ask = mem_new(sizeof *ask);
+        ask->kind = ENGINE_FOLLOW;
+        ask->after = tell->last;
+        engine_submit(&server->engine, ask);
+    }
+    engine_tell_free(tell);
+}
+
+/* ==== 50. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -15906,8 +20573,7 @@ static bool hub_init(struct server *server, struct instant now)
     int64_t wall = wall_of(now);
     wheel_init(&hub->wheel, now.mono);
     for (int k = 0; k < FEED_COUNT; k++)
-        hub->feeds[k].events =
-            (struct events){.limit = (size_t)server->options.events, .first = 1, .next = 1};
+        hub->feeds[k].events = (struct events){.limit = (size_t)server->options.events};
     hub->sample_at = now.mono + SAMPLE_MS - wall % SAMPLE_MS;
     hub->batch_done.run = hub_batch_done;
     watch_graph_init(&hub->graph);
@@ -15943,7 +20609,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 42. Listener: connections ===============================================================
+/* ==== 51. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -16324,7 +20990,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 43. Listener: requests ==================================================================
+/* ==== 52. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -16781,7 +21447,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 44. Listener: accept ====================================================================
+/* ==== 53. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -17050,7 +21716,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 45. Assets ==============================================================================
+/* ==== 54. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -17074,7 +21740,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 46. API: users ==========================================================================
+/* ==== 55. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -17489,7 +22155,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 47. API: lists for admins ===============================================================
+/* ==== 56. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -18109,7 +22775,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 48. API: state of the server ============================================================
+/* ==== 57. API: state of the server ==============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
@@ -18256,20 +22922,16 @@ static enum error api_metrics(struct server *server, const struct http_request *
 }
 
 /* [worker] Where a stream is to go on: header Last-Event-ID (WHATWG HTML section 9.2.4) or
- * ?last_event_id=, for clients that cannot set it. False if it is not said, is no position, or is
- * one of another run of the server: then the stream begins with a reset. */
-static bool events_wanted(const struct server *server, const struct http_request *request,
-                          uint64_t *sequence)
+ * ?last_event_id=, for clients that cannot set it. False if it is not said, or is no position: then
+ * the stream begins with a reset. */
+static bool events_wanted(const struct http_request *request, struct position *position)
 {
     char text[POSITION_TEXT];
     const char *value = text;
-    struct position position;
     if (!request_header(request->raw, "Last-Event-ID", &value) &&
         query_get(request->raw->query, "last_event_id", text, sizeof text) < 0)
         return false;
-    if (!position_parse((struct span){value, strlen(value)}, &position)) return false;
-    *sequence = position.sequence;
-    return position.epoch == server->epoch;
+    return position_parse((struct span){value, strlen(value)}, position);
 }
 
 /* [worker] Answers with a stream of Server-Sent Events. The answer is only its head; the
@@ -18285,7 +22947,7 @@ static enum error stream_answer(struct server *server, const struct http_request
     response->type = "text/event-stream; charset=utf-8";
     http_add_header(response, "X-Accel-Buffering: no\r\n"); /* for nginx: pass it on at once */
     response->is_stream = true;
-    response->resumes = events_wanted(server, request, &response->sequence);
+    response->resumes = events_wanted(request, &response->position);
     if (!request->token) return ERROR_NONE;
     response->expires = request_expires(request->token, request->now);
     response->logouts = request->token->user_len ? 0 : request->logouts; /* else a session's */
@@ -18488,7 +23150,7 @@ enum access {
     ACCESS_ADMIN,
 };
 
-/* ==== 49. API: who may ========================================================================
+/* ==== 58. API: who may ==========================================================================
  * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
  * (enum access), and api_answer or upgrade_request ask here before anything else is done.
  *
@@ -18887,7 +23549,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 50. Routes ==============================================================================
+/* ==== 59. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -19019,7 +23681,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 51. CivetWeb ============================================================================
+/* ==== 60. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -19192,7 +23854,7 @@ static void grant_stream(struct http_conn *p, const struct http_response *respon
                               .logouts = response->logouts,
                               .feed = response->feed,
                               .resumes = response->resumes,
-                              .sequence = response->sequence};
+                              .position = response->position};
 }
 
 /* True if --metrics-listen serves a route: only what tells nothing of anybody, since it asks for no
@@ -19432,7 +24094,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 52. Sandbox and privileges ==============================================================
+/* ==== 61. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -19528,19 +24190,14 @@ static void sandbox_allow_port(int ruleset, uint16_t port)
     syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_NET_PORT, &rule, 0);
 }
 
-/* [main] Allows what a webhook needs: its port, the file of certificates and, to find a host by its
- * name, the resolver's files. Of /etc nothing else is opened: a resolv.conf that is replaced there,
- * and is no link to another directory, is read by the next start. */
-static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
+/* [main] Allows what it takes to find a host by its name: the resolver's port and files. Of /etc
+ * nothing else is opened: a resolv.conf that is replaced there, and is no link to another
+ * directory, is read by the next start. */
+static void sandbox_allow_resolver(int ruleset)
 {
     enum { DNS = 53 };
     static const char *const files[] = {"/etc/resolv.conf", "/etc/hosts"};
     char real[PATH_MAX];
-    if (!webhook_wanted(hook)) return;
-    sandbox_allow_port(ruleset, hook->url.port);
-    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
-    sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
-    if (hook->url.is_address) return;
     sandbox_allow_port(ruleset, DNS);
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         sandbox_allow(ruleset, files[i], LANDLOCK_FILES_READ);
@@ -19549,9 +24206,32 @@ static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
     }
 }
 
+/* [main] Allows what a webhook needs: its port, the file of certificates and, to find a host by its
+ * name, the resolver. */
+static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
+{
+    if (!webhook_wanted(hook)) return;
+    sandbox_allow_port(ruleset, hook->url.port);
+    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
+    sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
+    if (!hook->url.is_address) sandbox_allow_resolver(ruleset);
+}
+
+/* [main] Allows what the engine's thread needs: the file of certificates and the resolver. Its
+ * port is no use to name: where a fail-over leads is not known now, so with --cluster connections
+ * to all ports are allowed, see server_enter_sandbox. */
+static void sandbox_allow_engine(int ruleset, const struct engine *engine)
+{
+    if (!engine_wanted(engine)) return;
+    if (engine->url.secure) sandbox_allow_file(ruleset, engine->options->cluster_ca_file);
+    if (*engine->options->cluster_password_file)
+        sandbox_allow_file(ruleset, engine->options->cluster_password_file);
+    sandbox_allow_resolver(ruleset);
+}
+
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's; signals to others. A hole in a parser then reads no other file
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
  * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
  * asking for one that it does not know fails, so rights, size and fields go by its version.
  * server->landlock is what /metrics says of it. */
@@ -19574,7 +24254,8 @@ static void server_enter_sandbox(struct server *server)
     if (abi < 1) return;
     struct landlock_rules rules = {
         .files = rights[abi > 5 ? 5 : abi],
-        .net = abi < 4 ? 0 : LANDLOCK_NET,
+        .net =
+            abi < 4 ? 0 : LANDLOCK_NET & ~(engine_wanted(&server->engine) ? LANDLOCK_CONNECT : 0),
         .scope = abi < 6 ? 0 : LANDLOCK_SCOPE,
     };
     size_t known = abi < 4 ? 8 : abi < 6 ? 16 : 24;
@@ -19592,6 +24273,7 @@ static void server_enter_sandbox(struct server *server)
     }
     if (*options->admin_password_file) sandbox_allow_file(ruleset, options->admin_password_file);
     sandbox_allow_webhook(ruleset, &server->webhook);
+    sandbox_allow_engine(ruleset, &server->engine);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
     if (done) server->landlock = abi;
     close(ruleset);
@@ -19599,7 +24281,7 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 53. Start ===============================================================================
+/* ==== 62. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -19941,6 +24623,23 @@ static bool server_lacks_thread(struct why why, const char *what)
                 what, strerror(errno));
 }
 
+/* [main] Tries the engine of --cluster, if there is one. False with the reason in why if it cannot
+ * be used before the operator has done something (server.misfit). One that is away keeps no server
+ * down: it goes on alone, and the engine's thread tries again. */
+static bool server_probe_engine(struct server *server, struct why why)
+{
+    char err[WHY_MAX];
+    if (!engine_wanted(&server->engine)) return true;
+    switch (engine_probe(&server->engine, WHY(err))) {
+    case ENGINE_WRONG: server->misfit = true; return fail(why, "%s", err);
+    case ENGINE_AWAY:
+        log_line(&server->log, LOG_WARN, "--cluster: cannot reach the engine: %s; trying again",
+                 err);
+        return true;
+    default: return true;
+    }
+}
+
 /* [main] Opens store, sockets and threads, and fills the presence table. False with the reason in
  * why; what was opened is left to server_stop, which knows what there is. The order is by what each
  * step needs or takes away:
@@ -19951,10 +24650,11 @@ static bool server_lacks_thread(struct why why, const char *what)
  * 2. The certificate of our own, which needs the bound addresses and a place in the store's
  *    directory.
  * 3. The sandbox: all files that are named are open or allowed by then, and no thread runs yet
- *    that would be outside of it.
+ *    that would be outside of it. Behind it the engine of --cluster is tried, which may start a
+ *    resolver.
  * 4. The writer, and the descriptors of hub and listener, so that nobody can submit to a loop that
- *    is not there. Then those who work for the two: webhook, reader, io threads, handshake
- *    workers.
+ *    is not there. Then those who work for the two: webhook, engine, reader, io threads,
+ *    handshake workers.
  * 5. CivetWeb's workers and, with seam_run, the listener. From now on probes are answered; all
  *    other requests wait for step 6. Clients that came earlier wait in the kernel's queue of the
  *    socket.
@@ -19984,6 +24684,7 @@ static bool server_start(struct server *server, struct why why)
     if (!server->store || (!drops && !server_listen(server, why))) return false;
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
+    if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     presence_init(&server->presence, options->grace, options->threshold, server->started);
     /* From here on there are threads: the sandbox and the user are for all of them. */
@@ -19992,6 +24693,9 @@ static bool server_start(struct server *server, struct why why)
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
+    if (engine_wanted(&server->engine) &&
+        !engine_start(&server->engine, &server->hub.loop, hub_engine_told))
+        return server_lacks_thread(why, "thread of --cluster");
     if (!job_queue_start(&server->hub.reader, "reader", 0, 1))
         return server_lacks_thread(why, "reader of the store");
     if (!job_queue_start(&server->hub.broadcast.queue, "io", 0, server_io_threads()))
@@ -20124,8 +24828,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook before the last batch, which has how
- *    far it came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
+ *    has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *
@@ -20150,6 +24854,7 @@ static bool server_stop(struct server *server)
     job_queue_stop(&server->listener.handshakes);
     job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
     webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
+    engine_stop(&server->engine);        /* the hub, which it tells, still runs */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -20187,20 +24892,21 @@ static int server_serve(struct server *server)
         server_wait(server, &signals);
     }
     bool written = server_stop(server);
-    if (!started) return complain(1, "%s", err);
+    if (!started) return complain(server->misfit ? 2 : 1, "%s", err);
     if (written) return 0;
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 54. Main ================================================================================
+/* ==== 63. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 
 static void print_version(void)
 {
-    printf("presence " PRESENCE_VERSION "\nCivetWeb %s, LMDB %d.%d.%d, Mbed TLS %s\n",
-           seam_version(), MDB_VERSION_MAJOR, MDB_VERSION_MINOR, MDB_VERSION_PATCH,
-           MBEDTLS_VERSION_STRING);
+    printf("presence " PRESENCE_VERSION
+           "\nCivetWeb %s, hiredis %d.%d.%d, LMDB %d.%d.%d, Mbed TLS %s\n",
+           seam_version(), HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH, MDB_VERSION_MAJOR,
+           MDB_VERSION_MINOR, MDB_VERSION_PATCH, MBEDTLS_VERSION_STRING);
 }
 
 /* Runs --restore from a file or, for "-", stdin; returns the exit status. */
@@ -20327,12 +25033,14 @@ static int run_command(struct server *server, const struct command_line *line)
     good = server_set_limits(server, WHY(err)) && server_check_addresses(server, WHY(err)) &&
            server_read_secrets(server, true, WHY(err)) &&
            server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
-           webhook_init(&server->webhook, &server->options, WHY(err));
+           webhook_init(&server->webhook, &server->options, WHY(err)) &&
+           engine_init(&server->engine, &server->options, &server->log, WHY(err));
     int status = !good ? complain(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
+    if (server->engine.options) engine_free(&server->engine);
     secrets_drop(server->secrets);
     session_keys_free(&server->sessions);
     address_table_free(&server->addresses);

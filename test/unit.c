@@ -4,8 +4,10 @@
 #include "unit/addresses.c"
 #include "unit/broadcast.c"
 #include "unit/certificates.c"
+#include "unit/cluster.c"
 #include "unit/connections.c"
 #include "unit/curve.c"
+#include "unit/engine.c"
 #include "unit/events.c"
 #include "unit/hosts.c"
 #include "unit/http.c"
@@ -65,6 +67,8 @@ static const struct {
     {"http", HTTP_TESTS, COUNT_OF(HTTP_TESTS), false, NULL, NULL},
     {"certificates", CERTIFICATES_TESTS, COUNT_OF(CERTIFICATES_TESTS), true, NULL, NULL},
     {"webhooks", WEBHOOKS_TESTS, COUNT_OF(WEBHOOKS_TESTS), true, NULL, NULL},
+    {"cluster", CLUSTER_TESTS, COUNT_OF(CLUSTER_TESTS), false, NULL, NULL},
+    {"engine", ENGINE_TESTS, COUNT_OF(ENGINE_TESTS), true, real_start, real_stop},
     {"connections", CONNECTIONS_TESTS, COUNT_OF(CONNECTIONS_TESTS), true, NULL, NULL},
     {"broadcast", BROADCAST_TESTS, COUNT_OF(BROADCAST_TESTS), true, NULL, NULL},
     {"hub", HUB_TESTS, COUNT_OF(HUB_TESTS), true, NULL, NULL},

@@ -13,7 +13,8 @@ TEST_WARNINGS="$WARNINGS -Wno-unused-function -Wno-unused-const-variable -Wno-un
     -Wno-missing-prototypes -Wno-conversion -Wno-write-strings
     -Wno-sometimes-uninitialized"
 # Our own includes, and those of the embedded libraries.
-INCLUDES="-I$GEN -Ivendor -isystem $SRC/lmdb/libraries/liblmdb -isystem $SRC/mbedtls/include"
+INCLUDES="-I$GEN -Ivendor -isystem $SRC/lmdb/libraries/liblmdb -isystem $SRC/mbedtls/include
+    -isystem $SRC"
 # What a test program includes besides: its own, and Mbed TLS's inside for fuzz_tls.c.
 TEST_INCLUDES="-Itest -isystem $SRC/mbedtls/library"
 DEFINES='-D_GNU_SOURCE -DMBEDTLS_CONFIG_FILE=<mbedtls_config.h>'
@@ -81,7 +82,7 @@ variant() {
         echo "$CC $CFLAGS $EVEREST $NUMBERS"
         uname -m
         "$CC" --version | sed -n 1p
-        cat vendor/lock vendor/{lmdb,mbedtls}_*.[ch]
+        cat vendor/lock vendor/{hiredis,lmdb,mbedtls}_*.[ch]
         dpkg-query -W musl-dev libc6-dev 2>/dev/null || true
     } | hash_stdin | cut -c 1-16)
 }
@@ -117,8 +118,8 @@ link() {
 
 # ==== Embedded libraries ==========================================================================
 
-# Compiles LMDB and Mbed TLS for the variant that is set, or takes them from the cache. LIBRARY is
-# where they are then.
+# Compiles hiredis, LMDB and Mbed TLS for the variant that is set, or takes them from the cache.
+# LIBRARY is where they are then.
 vendor_library() {
     local dir=build/vendor/objects-$KEY cached=$CACHE/objects/$KEY.a
     LIBRARY=build/vendor/vendor-$KEY.a
@@ -133,7 +134,8 @@ vendor_library() {
     rm -rf "$dir"
     mkdir -p "$dir"
     # shellcheck disable=SC2016
-    printf '%s\n' $SRC/mbedtls/library/*.c vendor/{lmdb,mbedtls}_seam.c vendor/mbedtls_curve.c \
+    printf '%s\n' $SRC/mbedtls/library/*.c vendor/{hiredis,lmdb,mbedtls}_seam.c \
+        vendor/mbedtls_curve.c $SRC/hiredis/{alloc,async,hiredis,net,read,sds}.c \
         $SRC/lmdb/libraries/liblmdb/midl.c | grep -v '/ecp\.c$' |
         CC="$CC" FLAGS="$CFLAGS $INCLUDES -I$SRC/mbedtls/library $EVEREST -w" NUMBERS="$NUMBERS" \
             DIR="$dir" xargs -P "$JOBS" -n 4 bash -c 'set -eu
@@ -247,9 +249,12 @@ own_license() {
 # Prints the licences of all that is inside the binary, ours first.
 licenses_text() {
     own_license
-    printf '\n%s\n' "presence contains CivetWeb, LMDB, Mbed TLS and musl. These are their licences."
+    printf '\n%s\n' \
+        "presence contains CivetWeb, hiredis, LMDB, Mbed TLS and musl. These are their licences."
     printf '\n======== CivetWeb ========\n\n'
     cat $SRC/civetweb/LICENSE.md
+    printf '\n======== hiredis ========\n\n'
+    cat $SRC/hiredis/COPYING
     printf '\n======== LMDB ========\n\n'
     cat $SRC/lmdb/libraries/liblmdb/{COPYRIGHT,LICENSE}
     printf '\n======== Mbed TLS (used under the Apache License) ========\n\n'

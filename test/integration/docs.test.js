@@ -259,6 +259,11 @@ const CHECKS = {
     table(source, 'REASON_TABLE').filter(([name]) => name !== 'NONE').map(([, , text, meaning]) => `${text} ${meaning}`),
   ),
 
+  'every reason has words on the admin page': ({ source, words }) => differ(
+    [...words.matchAll(/^  \['(\w+)', '[^']+'\],$/gm)].map((match) => match[1]),
+    table(source, 'REASON_TABLE').filter(([name]) => name !== 'NONE').map(([, , text]) => text),
+  ),
+
   'every counter is in presence-protocol.7': ({ source, protocol }) => differ(
     items(section(protocol, 'METRICS'), /^\.It Va presence_(\w+) Pq Va (\w+)$/gm)
       .map(([match, text]) => `${match[2]} ${match[1]}: ${text.trim().split('\n')[0]}`),
@@ -350,6 +355,7 @@ const BREAKS = [
   ['every close code is in presence-protocol.7', 'protocol', '.It 4408 Ta', '.It 4409 Ta'],
   ['every close code is in the README', 'readme', '\n| 4408 |', '\n| 4409 |'],
   ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],
+  ['every reason has words on the admin page', 'words', "['node_lost',", "['node_gone',"],
   ['every counter is in presence-protocol.7', 'protocol', 'presence_kicks_total Pq', 'presence_kicked_total Pq'],
   ['every counter is in presence-protocol.7', 'source', 'X(kicks, "kicks_total"', 'X(kicks, "kicked_total"'],
   ['every message is in presence-protocol.7', 'protocol', '.It Cm unwatch', '.It Cm unfollow'],
@@ -379,6 +385,7 @@ async function readTexts() {
     readme: read('README.md'),
     manual: read('man/presence.1'),
     protocol: read('man/presence-protocol.7'),
+    words: read('web/admin/format.js'),
     help: help.stdout,
     tasks: execFileSync('bash', [path.join(root, 'build.sh'), 'help'], { encoding: 'utf8' }),
   };

@@ -46,7 +46,7 @@ static void positions_are_texts(void **unused)
 /* A ring that has seen nothing. */
 static struct events ring_begin(size_t limit)
 {
-    return (struct events){.limit = limit, .first = 1, .next = 1};
+    return (struct events){.limit = limit};
 }
 
 /* The text of an event of the tests: its number, and as many letters as the number says. */
@@ -60,12 +60,12 @@ static struct span ring_text(uint64_t sequence, char out[512])
 }
 
 /* Reads everything from a place on, in the pieces the ring gives, and compares it with what the
- * events from `first` on must be. */
+ * events from `first` on, without gaps, must be. */
 static void ring_expect(const struct events *e, uint64_t at, uint64_t first)
 {
     char text[512];
     struct buffer want = {0}, got = {0};
-    for (uint64_t n = first; n < e->next; n++) {
+    for (uint64_t n = first; n <= e->last; n++) {
         struct span event = ring_text(n, text);
         buffer_print(&want, "event: change\nid: 000000ab-%" PRIu64 "\ndata: %.*s\n\n", n,
                      (int)event.len, event.at);
@@ -83,7 +83,8 @@ static void ring_expect(const struct events *e, uint64_t at, uint64_t first)
 static void ring_add(struct events *e)
 {
     char text[512];
-    events_add(e, 0xab, ring_text(e->next, text));
+    struct position position = {0xab, e->last + 1};
+    events_add(e, position, ring_text(position.sequence, text));
 }
 
 /* 40,000 events through a ring of 100: it wraps round and grows, and whoever comes back at any
@@ -97,19 +98,19 @@ static void events_come_back_in_order(void **unused)
         uint64_t at = 0;
         ring_add(&e);
         events_trim(&e, e.end);
-        uint64_t kept = e.next - e.first;
+        uint64_t kept = e.next - e.first, gone = e.last - kept;
         assert_int_equal(kept, i < 100 ? i + 1 : 100);
-        assert_false(events_find(&e, e.next, &at));
-        assert_true(events_find(&e, e.next - 1, &at));
+        assert_false(events_find(&e, e.last + 1, &at));
+        assert_true(events_find(&e, e.last, &at));
         assert_int_equal(at, e.end);
-        if (e.first > 1) assert_false(events_find(&e, e.first - 2, &at));
+        if (gone) assert_false(events_find(&e, gone - 1, &at));
         if (i % 97) continue;
-        for (uint64_t after = e.first - 1; after < e.next; after++) {
+        for (uint64_t after = gone; after <= e.last; after++) {
             assert_true(events_find(&e, after, &at));
             ring_expect(&e, at, after + 1);
         }
     }
-    assert_true(e.size <= 64 * 1024 && e.slots <= 256); /* 100 events of at most 306 bytes */
+    assert_true(e.size <= 64 * 1024 && e.room <= 256); /* 100 events of at most 306 bytes */
     events_drop(&e);
 }
 
@@ -121,16 +122,16 @@ static void events_wait_for_readers(void **unused)
     struct events e = ring_begin(10);
     events_keep(&e);
     for (int i = 0; i < 5; i++) ring_add(&e);
-    uint64_t third = events_start(&e, 3), reader = third + 1; /* in the middle of it */
+    uint64_t third = events_start(&e, 2), reader = third + 1; /* in the middle of it */
     for (int i = 0; i < 1000; i++) {
         ring_add(&e);
         events_trim(&e, reader);
-        assert_in_range(e.first, 1, 3);
+        assert_in_range(e.first, 0, 2);
     }
-    assert_int_equal(e.first, 3);
+    assert_int_equal(e.first, 2);
     ring_expect(&e, third, 3);
-    events_trim(&e, events_start(&e, 4)); /* read to its end */
-    assert_int_equal(e.first, 4);
+    events_trim(&e, events_start(&e, 3)); /* read to its end */
+    assert_int_equal(e.first, 3);
     events_trim(&e, e.end);
     assert_int_equal(e.next - e.first, 10);
     events_drop(&e);
@@ -148,7 +149,7 @@ static void events_are_counted_only(void **unused)
     assert_int_equal(at, 0);
     for (int i = 0; i < 20; i++) ring_add(&e);
     assert_null(e.bytes);
-    assert_int_equal(e.next, 21);
+    assert_int_equal(e.last, 20);
     assert_true(events_find(&e, 20, &at));
     assert_false(events_find(&e, 19, &at));
     assert_false(events_find(&e, 21, &at));
@@ -166,8 +167,8 @@ static void events_are_counted_only(void **unused)
         ring_add(&none);
         events_trim(&none, none.end);
         assert_int_equal(none.first, none.next);
-        assert_true(events_find(&none, none.next - 1, &at));
-        assert_false(events_find(&none, none.next - 2, &at));
+        assert_true(events_find(&none, none.last, &at));
+        assert_false(events_find(&none, none.last - 1, &at));
     }
     events_drop(&none);
 }
@@ -179,15 +180,218 @@ static void events_count_far(void **unused)
     struct events e = ring_begin(50);
     uint64_t at;
     e.first = e.next = (UINT64_C(1) << 40) - 20;
+    e.last = e.forgotten = (UINT64_C(1) << 60) - 70;
     e.end = (UINT64_C(1) << 50) - 1000;
     events_keep(&e);
     for (int i = 0; i < 200; i++) {
         ring_add(&e);
         events_trim(&e, e.end);
     }
-    assert_true(events_find(&e, e.first, &at));
-    ring_expect(&e, at, e.first + 1);
+    assert_true(events_find(&e, e.last - 50, &at));
+    ring_expect(&e, at, e.last - 49);
+    assert_false(events_find(&e, e.last - 51, &at));
     events_drop(&e);
+}
+
+/* Numbers may jump: who comes back with one that no event has, or whose event has no text, goes on
+ * at the next one with a text. */
+static void events_may_have_gaps(void **unused)
+{
+    (void)unused;
+    struct events e = ring_begin(2);
+    uint64_t at, ends[3];
+    events_keep(&e);
+    for (int i = 0; i < 3; i++) {
+        events_add(&e, (struct position){1, (uint64_t)i * 10 + 10}, span_of("{}"));
+        ends[i] = e.end;
+    }
+    events_add(&e, (struct position){1, 40}, (struct span){0});
+    assert_int_equal(e.end, ends[2]);
+    events_trim(&e, e.end);
+    static const struct {
+        uint64_t sequence;
+        int end; /* of which event he goes on; -1: begins again */
+    } rows[] = {{0, -1}, {9, -1}, {10, 0}, {11, 0}, {19, 0},  {20, 1},
+                {29, 1}, {30, 2}, {31, 2}, {40, 2}, {41, -1}, {UINT64_MAX, -1}};
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        assert_int_equal(events_find(&e, rows[i].sequence, &at), rows[i].end >= 0);
+        if (rows[i].end >= 0) assert_int_equal(at, ends[rows[i].end]);
+    }
+    events_drop(&e);
+    assert_true(events_find(&e, 40, &at));
+    assert_false(events_find(&e, 39, &at));
+}
+
+/* With a new epoch numbers may go back. Who reads has what was before to its end and then the text;
+ * who comes back is given neither. */
+static void events_begin_an_epoch(void **unused)
+{
+    (void)unused;
+    struct events e = ring_begin(10);
+    char text[64];
+    uint64_t at, first;
+    events_keep(&e);
+    for (int i = 0; i < 5; i++) ring_add(&e);
+    first = events_start(&e, 0);
+    events_reset(&e, 3, span_of("event: reset\n\n"));
+    events_trim(&e, first + 1); /* he is in the middle of the first */
+    assert_int_equal(e.first, 0);
+    for (uint64_t n = 0; n < 10; n++) assert_int_equal(events_find(&e, n, &at), n == 3);
+    assert_int_equal(at, e.end);
+    events_add(&e, (struct position){2, 7}, span_of("{}"));
+    assert_true(events_find(&e, 5, &at));
+    assert_string_equal(events_span(&e, at).len ? "more" : "", "more");
+    snprintf(text, sizeof text, "event: reset\n\nevent: change\nid: 00000002-7\ndata: {}\n\n");
+    struct span end = events_span(&e, e.end - strlen(text));
+    assert_int_equal(end.len, strlen(text));
+    assert_memory_equal(end.at, text, end.len);
+    events_trim(&e, at); /* he has read all but the last */
+    assert_int_equal(e.next - e.first, 1);
+    assert_true(events_find(&e, 3, &at));
+    assert_false(events_find(&e, 2, &at));
+    events_drop(&e);
+    events_reset(&e, 100, span_of("nobody reads this"));
+    assert_null(e.bytes);
+    assert_true(events_find(&e, 100, &at));
+    events_add(&e, (struct position){3, 101}, (struct span){0});
+    assert_false(events_find(&e, 100, &at));
+}
+
+/* A ring, told the naive way: every byte and every event there ever was. */
+struct ring_model {
+    struct events e;
+    struct buffer bytes;
+    struct {
+        uint64_t sequence, end;
+        bool gone, counts; /* cannot be given any more; is kept, as far as the limit goes */
+    } all[8000];
+    size_t count, epoch;  /* events there were; the first of this epoch */
+    uint64_t last, began; /* the last number; the one behind which the epoch's begin */
+    uint64_t readers[3];
+    uint64_t seed;
+    size_t found, refused, resets, drops;
+};
+
+/* Adds an event of the model: text as it lies in the ring, perhaps none. */
+static void ring_model_note(struct ring_model *m, uint64_t sequence, struct span text)
+{
+    buffer_add(&m->bytes, text.at, text.len);
+    assert_true(m->count < COUNT_OF(m->all));
+    m->all[m->count].sequence = sequence;
+    m->all[m->count].end = m->bytes.len;
+    m->all[m->count].counts = text.len > 0;
+    m->all[m->count].gone = !m->e.kept;
+    m->count++;
+}
+
+/* Step: an event, often behind a gap, sometimes nothing to the readers. */
+static void ring_model_add(struct ring_model *m, uint32_t epoch)
+{
+    char json[512];
+    struct buffer text = {0};
+    uint64_t sequence = m->last + 1 + (below64(&m->seed, 2) ? 0 : below64(&m->seed, 5));
+    struct span event = ring_text(sequence, json);
+    if (!m->e.kept || below64(&m->seed, 5) == 0) event.len = 0;
+    if (event.len)
+        buffer_print(&text, "event: change\nid: %08x-%" PRIu64 "\ndata: %.*s\n\n", epoch, sequence,
+                     (int)event.len, event.at);
+    events_add(&m->e, (struct position){epoch, sequence}, event);
+    ring_model_note(m, m->last = sequence, (struct span){text.at, text.len});
+    buffer_free(&text);
+}
+
+/* Step: a new epoch, which those who read are told of. */
+static void ring_model_reset(struct ring_model *m, uint32_t epoch)
+{
+    char text[64];
+    struct span told = {text, (size_t)snprintf(text, sizeof text, "reset %u\n\n", epoch)};
+    if (!m->e.kept || below64(&m->seed, 3) == 0) told.len = 0;
+    m->last = below64(&m->seed, 2) ? m->last / 2 : m->last + below64(&m->seed, 100);
+    events_reset(&m->e, m->last, told);
+    if (told.len) ring_model_note(m, 0, told);
+    m->epoch = m->count;
+    m->resets++;
+}
+
+/* Step: each reader takes some bytes, which are the next there were; then the ring is trimmed, to
+ * what the naive rule says. */
+static void ring_model_read(struct ring_model *m)
+{
+    uint64_t behind = m->bytes.len;
+    size_t kept = 0;
+    for (size_t i = 0; m->e.kept && i < COUNT_OF(m->readers); i++) {
+        uint64_t *at = &m->readers[i], most = below64(&m->seed, 1500);
+        for (struct span piece; most && (piece = events_span(&m->e, *at)).len; *at += piece.len) {
+            if (piece.len > most) piece.len = (size_t)most;
+            most -= piece.len;
+            assert_memory_equal(piece.at, m->bytes.at + *at, piece.len);
+        }
+        if (*at < behind) behind = *at;
+    }
+    for (size_t i = 0; i < m->count; i++) kept += m->all[i].counts && !m->all[i].gone;
+    for (size_t i = 0; i < m->count && m->all[i].end <= behind; i++) {
+        bool must = i < m->epoch || kept > m->e.limit;
+        if (m->all[i].gone || !m->all[i].counts) continue;
+        if (!must) break;
+        m->all[i].gone = true;
+        kept--;
+    }
+    events_trim(&m->e, behind);
+    assert_int_equal(m->e.next - m->e.first, kept);
+}
+
+/* Step: somebody comes back with a number, and is told what the naive rule says. */
+static void ring_model_find(struct ring_model *m)
+{
+    uint64_t sequence = m->last + 3 - below64(&m->seed, 60), at = 0, want = m->bytes.len;
+    bool good = sequence <= m->last && sequence >= m->began;
+    for (size_t i = m->count; i-- > m->epoch;) {
+        if (m->all[i].sequence <= sequence) break;
+        if (m->all[i].gone) good = false;
+        if (m->all[i].counts) want = i ? m->all[i - 1].end : 0;
+    }
+    assert_int_equal(events_find(&m->e, sequence, &at), good);
+    if (good) assert_int_equal(at, want);
+    m->found += good;
+    m->refused += !good;
+}
+
+/* 64,000 random steps of a ring with gaps, epochs, and readers of which some are slow: each reads
+ * exactly what was added, and comes back to exactly where the naive rule has it. */
+static void events_follow_a_model(void **unused)
+{
+    (void)unused;
+    static struct ring_model m;
+    for (uint64_t round = 1; round <= 8; round++) {
+        uint32_t epoch = 1;
+        m = (struct ring_model){.e = ring_begin(round * 7 % 30), .seed = round * 7919, .last = 5};
+        events_reset(&m.e, m.last, (struct span){0});
+        m.began = m.last;
+        for (int step = 0; step < 8000; step++) {
+            size_t what = below64(&m.seed, 1000);
+            if (what < 2) {
+                ring_model_reset(&m, ++epoch);
+                m.began = m.last;
+            } else if (what < 3 && m.e.kept) {
+                for (size_t i = 0; i < m.count; i++) m.all[i].gone = true;
+                events_drop(&m.e);
+                m.drops++;
+                for (size_t i = 0; i < COUNT_OF(m.readers); i++) m.readers[i] = m.bytes.len;
+                m.began = m.last;
+            } else if (what < 20) {
+                events_keep(&m.e);
+            } else if (what < 500) {
+                ring_model_add(&m, epoch);
+            } else if (what < 750) {
+                ring_model_read(&m);
+            } else {
+                ring_model_find(&m);
+            }
+        }
+        assert_true(m.found > 100 && m.refused > 100 && m.resets > 5 && m.drops > 1);
+        events_drop(&m.e);
+        buffer_free(&m.bytes);
+    }
 }
 
 /* The text of each kind, to the byte. */
@@ -247,8 +451,8 @@ static void events_are_bounded(void **unused)
                            .state = USER_CACHED,
                            .status = STATUS_ONLINE};
     event_write(&out, UINT32_MAX, &t, now, true);
-    struct events ring = {.next = UINT64_MAX, .first = UINT64_MAX, .kept = true};
-    events_add(&ring, UINT32_MAX, (struct span){out.at, out.len});
+    struct events ring = {.last = UINT64_MAX - 1, .kept = true};
+    events_add(&ring, (struct position){UINT32_MAX, UINT64_MAX}, (struct span){out.at, out.len});
     assert_in_range(ring.end, 500, 640);
     events_drop(&ring);
     buffer_free(&out);
@@ -375,6 +579,9 @@ static const struct CMUnitTest EVENTS_TESTS[] = {
     cmocka_unit_test(events_wait_for_readers),
     cmocka_unit_test(events_are_counted_only),
     cmocka_unit_test(events_count_far),
+    cmocka_unit_test(events_may_have_gaps),
+    cmocka_unit_test(events_begin_an_epoch),
+    cmocka_unit_test(events_follow_a_model),
     cmocka_unit_test(events_have_their_text),
     cmocka_unit_test(events_are_bounded),
     cmocka_unit_test(events_tell_everything),

@@ -45,12 +45,14 @@ static void store_keeps_its_bytes(void **state)
                      REASON_NONE);
     store_batch_user(&b, span_of("bo"), true, STATUS_ONLINE, 1, 2, REASON_NONE);
     store_batch_user(&b, span_of("bo"), false, STATUS_OFFLINE, 1, 3, REASON_KICKED);
-    store_batch_session(&b, span_of("bo"), &session);
+    store_batch_session(&b, span_of("bo"), &session, false);
     store_batch_sample(&b, &sample);
     store_batch_manual(&b, span_of("al"), &manual, span_of("h\xc3\xa9"));
     store_batch_manual(&b, span_of("bo"),
                        &(struct manual_head){.there = true, .status = STATUS_BUSY}, span_of(""));
     for (int i = 0; i < 3; i++) store_batch_change(&b, 0x5152535455565758 + i, span_of("{}"));
+    b.position_epoch = 0x61626364;
+    b.position_number = 0x7172737475767778;
     write_now(st, &b);
     struct {
         const char *tree;
@@ -82,16 +84,18 @@ static void store_keeps_its_bytes(void **state)
         if (strcmp(got.at, want[i].bytes))
             fail_msg("%s: %s\nnot: %s", want[i].tree, got.at, want[i].bytes);
     }
-    static const char *const numbers[] = {/* of meta: alive is a time */
+    static const char *const numbers[] = {/* of meta: alive is a time, node random */
                                           "626f6f7473=0100000000000000", "636c65616e=00",
                                           "736368656d61=02000000", "7472696564=4847464544434241",
-                                          "616c697665="};
+                                          "706f736974696f6e=646362617877767574737271",
+                                          "616c697665=", "6e6f6465="};
     tree_hex(st, st->meta, &got);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         if (!strstr(got.at, numbers[i])) fail_msg("meta: %s without %s", got.at, numbers[i]);
     assert_int_equal(strlen(got.at),
                      strlen("616c697665=0000000000000000 626f6f7473=0100000000000000 "
-                            "636c65616e=00 736368656d61=02000000 "
+                            "636c65616e=00 6e6f6465=0000000000000000 "
+                            "706f736974696f6e=000000000000000000000000 736368656d61=02000000 "
                             "7472696564=4847464544434241"));
     store_close(st);
     buffer_free(&got);
@@ -182,7 +186,7 @@ static void store_merges_users(void **state)
                 r.reason == REASON_NONE);
 
     struct session_record s = {.from = 100, .to = 200, .reason = REASON_TIMEOUT};
-    store_batch_session(&b, bob, &s); /* before its user: the order must not matter */
+    store_batch_session(&b, bob, &s, false); /* before its user: the order must not matter */
     store_batch_user(&b, bob, false, STATUS_OFFLINE, 100, 200, REASON_TIMEOUT);
     write_now(st, &b);
     assert_int_equal(store_get_user(st, bob, &r), 1);
@@ -197,7 +201,7 @@ static void store_merges_users(void **state)
 
     store_batch_user(&b, span_of("eve"), false, STATUS_OFFLINE, 0, 77, REASON_CLOSED);
     s = (struct session_record){.from = 5, .to = 6, .reason = REASON_DROPPED};
-    store_batch_session(&b, span_of("mallory"), &s); /* a session of an unknown user */
+    store_batch_session(&b, span_of("mallory"), &s, false); /* a session of an unknown user */
     write_now(st, &b);
     assert_int_equal(store_get_user(st, span_of("eve"), &r), 1);
     assert_true(r.first_seen == 77 && r.offline_since == 77 && r.reason == REASON_CLOSED);

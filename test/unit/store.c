@@ -141,7 +141,7 @@ static void store_sessions_newest_first(void **state)
     for (int i = 0; i < 4; i++)
         for (int n = 1; n <= 3; n++) {
             struct session_record s = {.from = n * 100, .to = n * 100 + i, .reason = REASON_CLOSED};
-            store_batch_session(&b, span_of(ids[i]), &s);
+            store_batch_session(&b, span_of(ids[i]), &s, false);
         }
     write_now(st, &b);
     for (int i = 0; i < 4; i++) {
@@ -167,6 +167,89 @@ static void store_sessions_newest_first(void **state)
     place_remove(&p);
 }
 
+/* Sessions of a few users as they should be, by their begins. */
+enum { STAY_USERS = 4, STAY_TIMES = 600 };
+struct stays {
+    struct session_record at[STAY_USERS][STAY_TIMES]; /* to 0: none */
+    uint32_t count[STAY_USERS];
+};
+
+/* What the naive rule makes of one more. */
+static void stays_add(struct stays *want, int user, struct session_record s, bool shared)
+{
+    bool there = want->at[user][s.from].to;
+    for (; !shared && want->at[user][s.from].to; s.from++)
+        if (s.to <= s.from) s.to = s.from + 1;
+    want->at[user][s.from] = s;
+    want->count[user] += !(shared && there);
+}
+
+/* Compares all sessions of each user, and how many they had. */
+static void stays_expect(struct store *st, const struct stays *want)
+{
+    static struct session_record got[STAY_TIMES];
+    for (int user = 0; user < STAY_USERS; user++) {
+        char id[2] = {(char)('a' + user)};
+        struct user_record r;
+        int n = store_sessions(st, span_of(id), INT64_MAX, got, STAY_TIMES), seen = 0;
+        for (int from = STAY_TIMES - 1; from >= 0; from--) {
+            struct session_record s = want->at[user][from];
+            if (!s.to) continue;
+            assert_true(seen < n);
+            assert_int_equal(got[seen].from, from);
+            assert_int_equal(got[seen].to, s.to);
+            assert_int_equal(got[seen].reason, s.reason);
+            assert_memory_equal(got[seen++].address, s.address, 16);
+        }
+        assert_int_equal(seen, n);
+        if (n) assert_int_equal(store_get_user(st, span_of(id), &r), 1);
+        if (n) assert_int_equal(r.sessions, want->count[user]);
+    }
+}
+
+/* A session that nodes share may be told again, in the same batch or after a restart, and is there
+ * and counted once; all others are counted, and none replaces another. */
+static void shared_sessions_are_counted_once(void **state)
+{
+    (void)state;
+    static struct stays want;
+    struct test_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_batch b = {0};
+    struct user_record r;
+    uint64_t seed = 99, again = 0;
+    struct session_record s = {.from = 5, .to = 9, .reason = REASON_NODE_LOST};
+    memset(&want, 0, sizeof want);
+    store_batch_session(&b, span_of("a"), &s, true);
+    write_now(st, &b);
+    stays_add(&want, 0, s, true);
+    stays_expect(st, &want);
+    assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+    assert_true(!r.open && r.first_seen == 5 && r.last_seen == 9 && r.reason == REASON_NODE_LOST);
+    for (int round = 0; round < 60; round++) {
+        for (size_t i = below64(&seed, 12); i; i--) {
+            int user = (int)below64(&seed, STAY_USERS);
+            bool shared = below64(&seed, 3);
+            s = (struct session_record){.from = (int64_t)below64(&seed, 200),
+                                        .reason = (uint8_t)below64(&seed, REASON_COUNT)};
+            s.to = s.from + 1 + (int64_t)below64(&seed, 3);
+            s.address[15] = (uint8_t)round;
+            again += shared && want.at[user][s.from].to;
+            stays_add(&want, user, s, shared);
+            store_batch_session(&b, (struct span){&"abcd"[user], 1}, &s, shared);
+        }
+        write_now(st, &b);
+        stays_expect(st, &want);
+        if (round % 20) continue;
+        store_close(st);
+        st = open_good(p.dir);
+    }
+    assert_true(again > 20);
+    store_close(st);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
 static void store_removes_old_sessions(void **state)
 {
     (void)state;
@@ -179,7 +262,7 @@ static void store_removes_old_sessions(void **state)
         snprintf(id, sizeof id, "s%04d", i);
         struct session_record s = {
             .from = 1, .to = i % 2 ? now : now - 100000, .reason = REASON_CLOSED};
-        store_batch_session(&b, span_of(id), &s);
+        store_batch_session(&b, span_of(id), &s, false);
     }
     write_now(st, &b);
     st->options.history_ms = 50000;
@@ -213,7 +296,7 @@ static void store_sweep_keeps_up(void **state)
             snprintf(id, sizeof id, "s%04d", i);
             struct session_record s = {
                 .from = turn + 1, .to = now - 100000, .reason = REASON_CLOSED};
-            store_batch_session(&b, span_of(id), &s);
+            store_batch_session(&b, span_of(id), &s, false);
         }
         write_now(st, &b);
         buffer_free(&b.ops);
@@ -567,6 +650,7 @@ static void store_keeps_what_was_committed(void **state)
     struct test_place p = place_make();
     unsigned seed = (unsigned)getpid();
     uint32_t told = 0, whole = 0;
+    uint64_t node = 0;
     FILE *null = fopen("/dev/null", "w");
     for (int round = 0; round < 50; round++) {
         struct killed k = {.p = &p, .number = told + 1};
@@ -588,11 +672,118 @@ static void store_keeps_what_was_committed(void **state)
         assert_false(st->was_clean);
         for (uint32_t n = first; n <= told; n++, whole++) assert_true(batch_is_there(st, n));
         if (batch_is_there(st, told + 1)) told++; /* committed, but not told of any more */
+        assert_int_equal(st->was_position_number, told); /* with its batch, or not at all */
+        assert_int_equal(st->was_position_epoch, told % 7);
+        assert_true(!node || st->node == node);
+        node = st->node;
         store_close(st);
     }
     print_message("    %u batches in 50 lives\n", whole);
     fclose(null);
     place_remove(&p);
+}
+
+/* Where a cluster's log was read up to: of the batches that have one, the last counts. */
+static void positions_move_with_their_batches(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    struct store_batch a = {0}, b = {0};
+    uint64_t seed = 5, want = 0;
+    for (int step = 0; step < 20000; step++) {
+        struct store_batch *one = below64(&seed, 2) ? &a : &b, *other = one == &a ? &b : &a;
+        switch (below64(&seed, 4)) {
+        case 0: store_batch_sample(one, &(struct sample){.at = 60000}); break;
+        case 1:
+            one->position_epoch = below64(&seed, 2);
+            one->position_number = (uint64_t)step;
+            break;
+        case 2:
+            want = store_batch_has_position(other) ? other->position_number : one->position_number;
+            size_t samples = a.samples + b.samples;
+            store_batch_move(one, other);
+            assert_int_equal(one->position_number, want);
+            assert_int_equal(one->samples, samples);
+            assert_false(store_batch_has_position(other));
+            assert_int_equal(other->ops.len, 0);
+            break;
+        default:
+            store_batch_clear(one);
+            assert_false(store_batch_has_position(one));
+        }
+    }
+    store_batch_clear(&a);
+    struct store *st = open_good(p.dir);
+    assert_true(!st->was_position_epoch && !st->was_position_number && st->node);
+    uint64_t node = st->node;
+    a.position_epoch = UINT32_MAX; /* a position alone, and at the begin of its epoch */
+    write_now(st, &a);
+    store_batch_sample(&a, &(struct sample){.at = 60000});
+    write_now(st, &a); /* and a batch without one */
+    store_close(st);
+    st = open_good(p.dir);
+    assert_int_equal(st->was_position_epoch, UINT32_MAX);
+    assert_int_equal(st->was_position_number, 0);
+    assert_int_equal(st->node, node);
+    store_close(st);
+    buffer_free(&a.ops);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
+/* Puts something of the wrong size into meta. */
+static int put_short(struct store *st, MDB_txn *txn, void *name)
+{
+    return store_put_number(st, txn, name, 7, 3);
+}
+
+/* Removes a number from meta. */
+static int remove_number(struct store *st, MDB_txn *txn, void *name)
+{
+    MDB_val key = {strlen(name), name};
+    return mdb_del(txn, st->meta, &key, NULL);
+}
+
+/* A store of before has no node and gets one; a backup has that of its store. */
+static void nodes_are_made_once(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    char other[80], copy[96];
+    snprintf(other, sizeof other, "%s/other", p.root);
+    snprintf(copy, sizeof copy, "%s/data.mdb", other);
+    struct store *st = open_good(p.dir);
+    uint64_t node = st->node;
+    assert_int_equal(store_transact(st, remove_number, (void *)(uintptr_t)"node"), 0);
+    store_close(st);
+    st = open_good(p.dir);
+    assert_true(st->node && st->node != node);
+    node = st->node;
+    store_close(st);
+    assert_int_equal(mkdir(other, 0700), 0);
+    assert_int_equal(store_command_backup(p.dir, copy, stderr), 0);
+    st = open_good(other);
+    assert_int_equal(st->node, node);
+    store_close(st);
+    place_remove(&p);
+}
+
+/* One in which they are damaged is refused. */
+static void node_and_position_may_be_damaged(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"node", "position"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct test_place p = place_make();
+        char err[512];
+        struct store *st = open_good(p.dir);
+        assert_int_equal(store_transact(st, put_short, (void *)(uintptr_t)names[i]), 0);
+        store_close(st);
+        assert_null(open_with(p.dir, 1 << 20, err));
+        assert_non_null(strstr(err, p.file));
+        assert_null(strchr(err, '\n'));
+        place_remove(&p);
+    }
 }
 
 static void store_stops_cleanly(void **state)
@@ -683,7 +874,7 @@ static void store_reads_during_commits(void **state)
             snprintf(id, sizeof id, "u%d", i);
             struct session_record s = {.from = n, .to = n, .reason = REASON_CLOSED};
             store_batch_user(&b, span_of(id), true, STATUS_ONLINE, n, n, REASON_NONE);
-            store_batch_session(&b, span_of(id), &s);
+            store_batch_session(&b, span_of(id), &s, false);
         }
         store_submit(st, &b);
         assert_true(wait_done(&d));
@@ -844,7 +1035,7 @@ static void seen_follows_the_users(void **state)
             store_batch_user(&batch, id, users[n].open, users[n].open ? 0 : STATUS_OFFLINE, 999999,
                              users[n].seen, REASON_CLOSED);
             struct session_record session = {.from = 1, .to = 2};
-            if (rand() % 3 == 0) store_batch_session(&batch, id, &session);
+            if (rand() % 3 == 0) store_batch_session(&batch, id, &session, false);
         }
         write_now(st, &batch);
         for (int n = 0; n < SEEN_USERS; n++)
@@ -866,10 +1057,378 @@ static void seen_follows_the_users(void **state)
     place_remove(&p);
 }
 
+/* A user who is not online, as a walk showed them or the store has them; by their bytes. */
+struct left {
+    uint8_t user[STORE_USER_BYTES], stay[8 + STORE_SESSION_BYTES];
+    bool has_stay;
+};
+
+static struct left left_of(const struct user_record *user, const struct session_record *stay)
+{
+    struct left left = {.has_stay = stay};
+    store_encode_user(user, left.user);
+    if (stay) put_be64(left.stay, (uint64_t)stay->from);
+    if (stay) store_encode_session(stay, left.stay + 8);
+    return left;
+}
+
+/* The same from reads of one user; false if they are online or unknown. */
+static bool left_read(struct store *st, struct span id, struct left *left, int64_t *last_seen)
+{
+    struct user_record user;
+    struct session_record stay;
+    if (store_get_user(st, id, &user) != 1 || user.open) return false;
+    int n = store_sessions(st, id, INT64_MAX, &stay, 1);
+    assert_true(n >= 0);
+    *left = left_of(&user, n ? &stay : NULL);
+    *last_seen = user.last_seen;
+    return true;
+}
+
+enum { LEAVERS = 300 };
+
+/* A walk over who is not online, what it has shown, and where else that goes. */
+struct leavers_walk {
+    struct store *st;
+    struct left seen[LEAVERS];
+    int times[LEAVERS];
+    int64_t since, at; /* the last_seen that nobody is below */
+    int left;          /* visits until it says stop */
+    struct store_batch *to;
+};
+
+static bool leavers_see(void *context, struct span id, const struct user_record *user,
+                        const struct session_record *stay)
+{
+    struct leavers_walk *w = context;
+    char text[USER_ID_MAX + 1];
+    struct left now = left_of(user, stay), read;
+    int64_t last_seen;
+    snprintf(text, sizeof text, "%.*s", (int)id.len, id.at);
+    int n = atoi(text + 1);
+    assert_in_range(n, 0, LEAVERS - 1);
+    assert_true(left_read(w->st, id, &read, &last_seen));
+    assert_memory_equal(&now, &read, sizeof now);
+    assert_true(last_seen >= w->at);
+    w->at = last_seen;
+    w->seen[n] = now;
+    w->times[n]++;
+    if (w->to) store_batch_leaver(w->to, id, user, stay);
+    return --w->left > 0;
+}
+
+/* Changes a user at a moment: comes, goes with or without a stay, or goes at once. */
+static void leavers_change(struct store_batch *b, uint64_t *seed, int64_t now)
+{
+    struct seen_place name = seen_of((int)below64(seed, LEAVERS), 0);
+    struct span id = {name.id, name.id_len};
+    struct session_record stay = {.from = now - 5, .to = now, .reason = REASON_DROPPED};
+    bool open = below64(seed, 3) == 0;
+    store_batch_user(b, id, open, open ? STATUS_BUSY : STATUS_OFFLINE, now - 5, now,
+                     REASON_DROPPED);
+    if (!open && below64(seed, 4)) store_batch_session(b, id, &stay, true);
+}
+
+/* The walk over who is not online shows each exactly as the store has them, in the order of their
+ * last_seen, wherever it is stopped and whatever is written in between: at its end nobody is
+ * missing, and all are as they are then. Where nothing is written, each comes once. What it showed,
+ * told to another node in any state before, makes that one the same. */
+static void leavers_are_all_visited(void **state)
+{
+    (void)state;
+    static struct leavers_walk w;
+    struct test_place p = place_make();
+    char other[80];
+    snprintf(other, sizeof other, "%s/other", p.root);
+    struct store *st = open_good(p.dir), *second;
+    struct store_batch b = {0}, to = {0};
+    uint64_t seed = 77, twice = 0, all = 0;
+    int64_t now = 1000;
+    for (int round = 0; round < 60; round++) {
+        bool quiet = round % 3 == 0, at_end = false;
+        for (size_t i = below64(&seed, 200); i; i--)
+            leavers_change(&b, &seed, now += (int64_t)below64(&seed, 3));
+        write_now(st, &b);
+        w = (struct leavers_walk){.st = st, .to = &to};
+        w.since = w.at = below64(&seed, 4) ? now - (int64_t)below64(&seed, 300) : 0;
+        struct seen_place place = {.last_seen = w.since};
+        while (!at_end) {
+            w.left = 1 + (int)below64(&seed, round % 2 ? 20 : 400);
+            assert_true(store_leavers(st, &place, leavers_see, &w, &at_end));
+            assert_true(at_end || !w.left);
+            for (size_t i = quiet || at_end ? 0 : below64(&seed, 8); i; i--)
+                leavers_change(&b, &seed, now += (int64_t)below64(&seed, 2));
+            write_now(st, &b);
+        }
+        assert_true(store_leavers(st, &place, leavers_see, &w, &at_end) && at_end);
+        store_close(st); /* one store is open at a time */
+        second = open_good(other);
+        write_now(second, &to);
+        store_close(second);
+        st = open_good(p.dir);
+        for (int n = 0; n < LEAVERS; n++) {
+            struct seen_place name = seen_of(n, 0);
+            struct left is;
+            int64_t last_seen = 0;
+            bool off = left_read(st, (struct span){name.id, name.id_len}, &is, &last_seen);
+            bool wanted = off && last_seen >= w.since;
+            if (wanted) assert_memory_equal(&is, &w.seen[n], sizeof is);
+            if (wanted) assert_true(w.times[n] >= 1);
+            if (quiet) assert_int_equal(w.times[n], wanted);
+            twice += w.times[n] > 1;
+            all += wanted;
+        }
+        if (w.since) continue;
+        static struct left want[LEAVERS]; /* a whole walk: the other node has all of them */
+        static bool off[LEAVERS];
+        int64_t last_seen;
+        for (int n = 0; n < LEAVERS; n++) {
+            struct seen_place name = seen_of(n, 0);
+            off[n] = left_read(st, (struct span){name.id, name.id_len}, &want[n], &last_seen);
+        }
+        store_close(st);
+        second = open_good(other);
+        for (int n = 0; n < LEAVERS; n++) {
+            struct seen_place name = seen_of(n, 0);
+            struct left is;
+            if (!off[n]) continue;
+            assert_true(left_read(second, (struct span){name.id, name.id_len}, &is, &last_seen));
+            assert_memory_equal(&is, &want[n], sizeof is);
+        }
+        store_close(second);
+        st = open_good(p.dir);
+    }
+    assert_true(twice > 20 && all > 1000);
+    store_close(st);
+    FILE *null = fopen("/dev/null", "w");
+    assert_int_equal(store_command_check(other, null, stderr), 0);
+    fclose(null);
+    buffer_free(&b.ops);
+    buffer_free(&to.ops);
+    place_remove(&p);
+}
+
+/* What the naive rule makes of a user of whom another node tells. */
+static void leaver_merge(struct user_record *is, bool *known, struct user_record told)
+{
+    struct user_record was = *is;
+    told.open = false;
+    told.online_since = 0;
+    if (!*known || told.last_seen > was.last_seen || (told.last_seen == was.last_seen && was.open))
+        *is = told;
+    if (*known) {
+        int64_t a = was.first_seen, b = told.first_seen;
+        is->first_seen = !a ? b : !b ? a : a < b ? a : b;
+        is->sessions = was.sessions > told.sessions ? was.sessions : told.sessions;
+    }
+    *known = true;
+}
+
+/* Users whom other nodes tell of, among those of this node, and their stays, which are in
+ * `sessions` already; in the end the indexes are as they should be. */
+static void leavers_merge_into_users(void **state)
+{
+    (void)state;
+    enum { COUNT = 12 };
+    struct user_record is[COUNT] = {{0}};
+    bool known[COUNT] = {0};
+    static struct stays want;
+    struct test_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_batch b = {0};
+    uint64_t seed = 3;
+    memset(&want, 0, sizeof want);
+    for (int round = 0; round < 200; round++) {
+        for (size_t i = below64(&seed, 9); i; i--) {
+            int n = (int)below64(&seed, COUNT);
+            char text[2] = {(char)('a' + n)};
+            int64_t seen = 100 + (int64_t)below64(&seed, 40);
+            struct user_record told = {.first_seen = (int64_t)below64(&seed, 50),
+                                       .last_seen = seen,
+                                       .online_since = 7,
+                                       .offline_since = seen,
+                                       .status = STATUS_OFFLINE,
+                                       .open = below64(&seed, 2),
+                                       .reason = (uint8_t)below64(&seed, REASON_COUNT),
+                                       .sessions = (uint32_t)below64(&seed, 9)};
+            struct session_record stay = {.from = (int64_t)below64(&seed, 90), .to = seen};
+            bool stays = n < STAY_USERS && below64(&seed, 2);
+            if (below64(&seed, 3)) {
+                store_batch_leaver(&b, span_of(text), &told, stays ? &stay : NULL);
+                leaver_merge(&is[n], &known[n], told);
+                if (stays) want.at[n][stay.from] = stay;
+                continue;
+            }
+            bool open = below64(&seed, 2);
+            store_batch_user(&b, span_of(text), open, STATUS_AWAY, 60, seen, REASON_KICKED);
+            if (!known[n]) is[n] = (struct user_record){.first_seen = 60};
+            is[n].open = open;
+            is[n].status = STATUS_AWAY;
+            is[n].last_seen = seen;
+            is[n].online_since = open ? 60 : 0;
+            if (!open) is[n].offline_since = seen;
+            if (!open) is[n].reason = REASON_KICKED;
+            known[n] = true;
+        }
+        write_now(st, &b);
+        for (int n = 0; n < COUNT; n++) {
+            char text[2] = {(char)('a' + n)};
+            struct user_record r;
+            assert_int_equal(store_get_user(st, span_of(text), &r), known[n]);
+            if (!known[n]) continue;
+            struct left got = left_of(&r, NULL), model = left_of(&is[n], NULL);
+            assert_memory_equal(&got, &model, sizeof got);
+            if (n < STAY_USERS) want.count[n] = is[n].sessions;
+        }
+        stays_expect(st, &want);
+    }
+    store_close(st);
+    FILE *null = fopen("/dev/null", "w");
+    assert_int_equal(store_command_check(p.dir, null, stderr), 0);
+    fclose(null);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
+/* In whatever order and however often nodes tell of users, and whether in one batch or in many, in
+ * the end all have the same. */
+static void leavers_come_in_any_order(void **state)
+{
+    (void)state;
+    enum { TOLD = 60, USERS = 10 };
+    struct user_record told[TOLD];
+    uint64_t seed = 21;
+    for (int round = 0; round < 4; round++) {
+        struct left first[USERS];
+        for (int i = 0; i < TOLD; i++)
+            told[i] = (struct user_record){.first_seen = 1 + (int64_t)below64(&seed, 90),
+                                           .last_seen = 100 + i,
+                                           .offline_since = 100 + i,
+                                           .status = STATUS_OFFLINE,
+                                           .reason = (uint8_t)below64(&seed, REASON_COUNT),
+                                           .sessions = (uint32_t)below64(&seed, 50)};
+        for (int node = 0; node < 3; node++) {
+            struct test_place p = place_make();
+            struct store *st = open_good(p.dir);
+            struct store_batch b = {0};
+            bool done[TOLD] = {0};
+            for (int left = TOLD; left;) {
+                int i = (int)below64(&seed, TOLD);
+                char text[2] = {(char)('a' + i % USERS)};
+                struct session_record stay = {.from = 50 + i, .to = 100 + i};
+                store_batch_leaver(&b, span_of(text), &told[i], &stay);
+                left -= !done[i];
+                done[i] = true;
+                if (below64(&seed, 5) == 0 || !left) write_now(st, &b);
+            }
+            for (int n = 0; n < USERS; n++) {
+                char text[2] = {(char)('a' + n)};
+                struct left is;
+                int64_t seen;
+                assert_true(left_read(st, span_of(text), &is, &seen));
+                assert_true(is.has_stay);
+                if (!node) first[n] = is;
+                else assert_memory_equal(&is, &first[n], sizeof is);
+            }
+            store_close(st);
+            buffer_free(&b.ops);
+            place_remove(&p);
+        }
+    }
+}
+
+/* What a test puts into a tree as it is. */
+struct raw_record {
+    size_t tree; /* where struct store has it */
+    struct span key, value;
+};
+
+static int put_raw(struct store *st, MDB_txn *txn, void *context)
+{
+    struct raw_record *r = context;
+    MDB_dbi tree;
+    memcpy(&tree, (char *)st + r->tree, sizeof tree);
+    MDB_val key = {r->key.len, (void *)(uintptr_t)r->key.at};
+    MDB_val value = {r->value.len, (void *)(uintptr_t)r->value.at};
+    return mdb_put(txn, tree, &key, &value, 0);
+}
+
+static bool count_leaver(void *context, struct span id, const struct user_record *user,
+                         const struct session_record *stay)
+{
+    (void)id, (void)user, (void)stay;
+    ++*(int *)context;
+    return true;
+}
+
+/* In a child, as it says on stderr what it cannot read: a walk with a record that is none. */
+struct leavers_row {
+    struct raw_record put;
+    bool good;
+    struct test_place p;
+    char log[96];
+};
+
+static void leavers_walk_damaged(void *context)
+{
+    struct leavers_row *row = context;
+    struct store *st = open_good(row->p.dir);
+    struct seen_place place = {0};
+    bool at_end;
+    int count = 0;
+    CHILD_CHECK(freopen(row->log, "w", stderr));
+    fill(st, 0, 90);
+    CHILD_CHECK(!store_transact(st, put_raw, &row->put));
+    CHILD_CHECK(store_leavers(st, &place, count_leaver, &count, &at_end) == row->good);
+    CHILD_CHECK(at_end == row->good);
+    CHILD_CHECK(!row->good || count == 60);
+    store_close(st);
+}
+
+/* A damaged record ends the walk and is logged; it is not taken for a user who is not there. A
+ * place without a user is passed over, also where there are more than one transaction looks at. */
+static void leavers_may_be_damaged(void **state)
+{
+    (void)state;
+    static struct leavers_row rows[] = {
+        {.put = {offsetof(struct store, seen), {"\0\0\0\0\0\0\7\320", 8}, {0}}},
+        {.put = {offsetof(struct store, seen), {"\200\0\0\0\0\0\0\1u", 9}, {0}}},
+        {.put = {offsetof(struct store, users), {"u000070", 7}, {"\1", 1}}},
+        {.put = {offsetof(struct store, sessions), {"u000070\0\0\0\0\0\0\0\7\7", 16}, {"?", 1}}},
+        {.put = {offsetof(struct store, seen), {"\0\0\0\0\0\0\0\1nobody", 14}, {0}}, .good = true},
+        {.put = {offsetof(struct store, seen), {"\0\0\0\0\0\0\0\1u000003", 15}, {0}}, .good = true},
+    };
+    struct seen_place place = {0};
+    bool at_end;
+    int count = 0;
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        rows[i].p = place_make();
+        snprintf(rows[i].log, sizeof rows[i].log, "%s/log", rows[i].p.root);
+        int code = in_child(leavers_walk_damaged, &rows[i]);
+        if (code) fail_msg("row %zu: exit %d", i, code);
+        assert_int_equal(file_count(rows[i].log, "store: cannot read"), !rows[i].good);
+        place_remove(&rows[i].p);
+    }
+    struct test_place p = place_make();
+    struct store *st = open_good(p.dir);
+    for (int i = 0; i < 3 * STORE_CHUNK; i++) {
+        char key[32] = "\0\0\0\0\0\0\0\1";
+        int n = snprintf(key + 8, sizeof key - 8, "x%d", i);
+        struct raw_record put = {offsetof(struct store, seen), {key, 8 + (size_t)n}, {0}};
+        assert_int_equal(store_transact(st, put_raw, &put), 0);
+    }
+    fill(st, 0, 3);
+    assert_true(store_leavers(st, &place, count_leaver, &count, &at_end) && at_end);
+    assert_int_equal(count, 2);
+    store_close(st);
+    place_remove(&p);
+}
+
 static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_index_of_open),
     cmocka_unit_test(store_pages_through_users),
     cmocka_unit_test(store_sessions_newest_first),
+    cmocka_unit_test(shared_sessions_are_counted_once),
     cmocka_unit_test(store_removes_old_sessions),
     cmocka_unit_test(store_sweep_keeps_up),
     crossing_test(store_grows_its_map),
@@ -881,10 +1440,17 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_refuses_a_second_server),
     cmocka_unit_test(store_refuses_unusable_places),
     crossing_test(store_keeps_what_was_committed),
+    cmocka_unit_test(positions_move_with_their_batches),
+    cmocka_unit_test(nodes_are_made_once),
+    cmocka_unit_test(node_and_position_may_be_damaged),
     crossing_test(store_stops_cleanly),
     crossing_test(store_reads_during_commits),
     cmocka_unit_test(samples_round_trip),
     cmocka_unit_test(samples_are_removed_in_steps),
     cmocka_unit_test(samples_may_be_damaged),
     cmocka_unit_test(seen_follows_the_users),
+    cmocka_unit_test(leavers_are_all_visited),
+    cmocka_unit_test(leavers_merge_into_users),
+    cmocka_unit_test(leavers_come_in_any_order),
+    cmocka_unit_test(leavers_may_be_damaged),
 };

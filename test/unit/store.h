@@ -128,7 +128,7 @@ static void fill(struct store *st, int first, int end)
         struct session_record s = {.from = 1000 + i, .to = 2000 + i, .reason = REASON_CLOSED};
         store_batch_user(&b, span_of(id), i % 3 == 0, STATUS_ONLINE, 1000 + i, 3000 + i,
                          REASON_CLOSED);
-        store_batch_session(&b, span_of(id), &s);
+        store_batch_session(&b, span_of(id), &s, false);
         if (b.users == 10000 || i == end - 1) write_now(st, &b);
     }
     buffer_free(&b.ops);
@@ -224,8 +224,10 @@ static void commit_for_ever(void *context)
             struct session_record s = {
                 .from = k->number, .to = k->number + i, .reason = REASON_CLOSED};
             store_batch_user(&b, owner, i % 2, STATUS_ONLINE, k->number, k->number, REASON_CLOSED);
-            store_batch_session(&b, owner, &s);
+            store_batch_session(&b, owner, &s, false);
         }
+        b.position_epoch = k->number % 7;
+        b.position_number = k->number;
         store_submit(st, &b);
         sem_wait(&k->done);
         nanosleep(&(struct timespec){0, 500000}, NULL); /* on a fast disk, not too many */

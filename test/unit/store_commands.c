@@ -36,12 +36,15 @@ static void store_dump_restore_dump(void **state)
     struct session_record s = {.from = at, .to = at + 1, .reason = REASON_EXPIRED};
     inet_pton(AF_INET6, "2001:db8::1", s.address);
     store_batch_user(&b, span_of("quote\"back\\slash"), true, STATUS_AWAY, at, at + 5, REASON_NONE);
-    store_batch_session(&b, span_of("quote\"back\\slash"), &s);
+    store_batch_session(&b, span_of("quote\"back\\slash"), &s, false);
     memcpy(s.address, ADDRESS_V4_MAPPED, 12);
     memcpy(s.address + 12, "\x7f\0\0\1", 4);
-    store_batch_session(&b, span_of("\xc3\xa9mile \xf0\x9f\x98\x80"), &s);
+    store_batch_session(&b, span_of("\xc3\xa9mile \xf0\x9f\x98\x80"), &s, false);
     write_now(st, &b);
     fill(st, 0, 12000); /* more than a batch */
+    b.position_epoch = 7;
+    write_now(st, &b);
+    uint64_t node = st->node;
     store_close(st);
     assert_int_equal(dump_to(p.dir, one), 0);
     assert_int_equal(
@@ -69,6 +72,7 @@ static void store_dump_restore_dump(void **state)
     st = open_with(other, 65536, err); /* and a server takes it */
     assert_non_null(st);
     assert_int_equal(st->boots, 1);
+    assert_true(st->node && st->node != node && !st->was_position_epoch); /* another node */
     store_close(st);
     fclose(null);
     buffer_free(&text);

@@ -16,6 +16,7 @@ const REASONS = new Map([
   ['kicked', 'kicked by an admin'],
   ['expired', 'token ran out'],
   ['restart', 'stayed away after a server restart'],
+  ['node_lost', 'stayed away after a server was lost'],
 ]);
 
 /** The reason in plain words; one this page does not know is shown as it is. */

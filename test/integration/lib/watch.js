@@ -44,7 +44,7 @@ class Follower {
       checkUser(user);
       assert.equal(user.invisible, undefined, JSON.stringify(user));
       if (!change || user.online) assert.equal(reason, undefined, JSON.stringify(user));
-      else assert.match(reason, /^(closed|dropped|timeout|kicked|expired|restart)$/);
+      else assert.match(reason, /^(closed|dropped|timeout|kicked|expired|restart|node_lost)$/);
       if (change)
         assert.ok(this.view.has(user.user_id), `${user.user_id} changed before a snapshot`);
       this.view.set(user.user_id, user);
