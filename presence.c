@@ -9434,12 +9434,18 @@ static void events_trim(struct events *e, uint64_t behind)
     }
 }
 
+/* There is nothing to tell up to this number: who has that misses nothing. */
+static void events_pass(struct events *e, uint64_t sequence)
+{
+    if (sequence > e->last) e->last = sequence;
+    if (!e->kept) e->forgotten = e->last;
+}
+
 /* Begins an epoch: the next event comes behind this sequence, which may be less than the last one's
  * was, and nobody is given again what was before. Who reads now gets that to its end, as a stream
  * may be in the middle of an event, and behind it this text, lines of a stream that tell of the
  * epoch. */
-__attribute__((unused)) static void events_reset(struct events *e, uint64_t sequence,
-                                                 struct span text)
+static void events_reset(struct events *e, uint64_t sequence, struct span text)
 {
     if (e->kept && text.len) {
         events_grow_bytes(e, text.len);
@@ -13582,7 +13588,8 @@ struct engine_ask {
 enum engine_tell_kind {
     ENGINE_UP,       /* connected, or again: epoch (0: none), same_run, last_read, last, offset */
     ENGINE_DOWN,     /* no answer for ENGINE_AWAY_MS, or no connection for as long: text says why */
-    ENGINE_ENTRIES,  /* text is a row of entries, each behind a struct engine_entry */
+    ENGINE_ENTRIES,  /* text is a row of entries, each behind a struct engine_entry; `request` is
+                      * that of the ENGINE_FOLLOW by which they are read */
     ENGINE_APPENDED, /* the log has all entries of this incarnation up to n */
     ENGINE_REFUSED, /* an append was for another epoch than the engine's, which is `epoch`; 0: none.
                       * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
@@ -14139,6 +14146,7 @@ struct engine {
     struct job_list pieces;            /* to be sent, one at a time */
     bool piece_out;
     struct stream_id after; /* the entry that was read last */
+    uint64_t generation;    /* of the last ENGINE_FOLLOW, for what is told behind it */
     uint64_t request;       /* the snapshot that is read, or 0 */
     struct stream_id request_after;
     uint32_t reads; /* ENGINE_FOLLOW so far: an answer to an older XREAD is not told */
@@ -14744,7 +14752,7 @@ static void engine_take_read(struct engine *engine, const struct engine_call *ca
         good = reply_has(stream, 2) && reply_has(stream->element[1], 0);
         struct span name = good ? reply_text(stream->element[0]) : (struct span){"", 0};
         if (good && span_is(name, log)) {
-            struct engine_tell tell = {.kind = ENGINE_ENTRIES};
+            struct engine_tell tell = {.kind = ENGINE_ENTRIES, .request = engine->generation};
             if (!reply_entries(stream->element[1], &engine->after, &tell.text, WHY(err))) {
                 buffer_free(&tell.text);
                 engine_fail(engine, "%s", err);
@@ -15224,6 +15232,7 @@ static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
         engine->following = true;
         engine->halted = false;
         engine->after = ask->after;
+        engine->generation = ask->request;
         engine->reads++;
         break;
     case ENGINE_PIECE:
@@ -16447,9 +16456,10 @@ struct node {
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
 
-    struct buffer kicked; /* for the hub: ids, each behind its length */
-    int64_t differ_at;    /* mono: the last epoch ended for a difference */
-    bool taken_over;      /* a second process says hello as this node */
+    struct buffer kicked;  /* for the hub: ids, each behind its length */
+    struct buffer manuals; /* set by hand while we were alone: records */
+    int64_t differ_at;     /* mono: the last epoch ended for a difference */
+    bool taken_over;       /* a second process says hello as this node */
     struct {
         uint64_t entries, epochs, evictions, snapshots, joins, differences, alone_ms;
     } count;
@@ -16658,6 +16668,65 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
+}
+
+/* What a user wants to set by hand, for all nodes. While we are alone it is set here, and said when
+ * we are not any more. False if all stays as it was. */
+static bool node_set_manual(struct node *node, struct instant now, struct user *user,
+                            const struct manual_update *update)
+{
+    const struct manual *old = user_manual(user);
+    struct span message = {update->message, update->len};
+    struct span before = status_text_span(old ? old->message : NULL);
+    int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    struct record r = {.kind = RECORD_MANUAL,
+                       .id = user_id(user),
+                       .there = update->status != STATUS_AUTOMATIC || update->len,
+                       .status = update->status,
+                       .reason = (enum reason)user->reason,
+                       .last_seen = seen,
+                       .until = update->lifetime ? now.mono + update->lifetime : 0,
+                       .hidden = user_invisible(user) ? old->hidden : seen,
+                       .message = message};
+    if (!r.there && !old) return false;
+    bool same = r.there && old && old->status == r.status &&
+                !bytes_compare(before.at, before.len, message.at, message.len);
+    if (same && !old->until && !update->lifetime) return false;
+    if (node_alone(node)) {
+        record_write(&node->manuals, 0, &r);
+        replica_manual(&node->before, &r);
+    } else {
+        node_say(node, now, &r);
+    }
+    return true;
+}
+
+/* Says what was set by hand while we were alone. */
+static void node_say_manuals(struct node *node, struct instant now)
+{
+    struct taker in = {(const uint8_t *)node->manuals.at,
+                       (const uint8_t *)node->manuals.at + node->manuals.len, false};
+    struct record r;
+    node_send(node, now);
+    while (in.at < in.end) {
+        record_read(&in, 0, &r);
+        if (in.bad) fatal("a record of our own is damaged");
+        node_add(node, now, &r);
+        if (node->entry_records >= ENTRY_USERS) node_send(node, now);
+    }
+    node_send(node, now);
+    buffer_free(&node->manuals);
+}
+
+/* Ends a user everywhere. While we are alone, here. */
+static void node_kick(struct node *node, struct instant now, struct span id)
+{
+    if (!node_alone(node)) {
+        node_say(node, now, &(struct record){.kind = RECORD_KICK, .id = id});
+        return;
+    }
+    replica_kick(&node->before, now, 0, id);
+    put_bytes(&node->kicked, id);
 }
 
 /* ---- States ---- */
@@ -17197,6 +17266,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
     node->beat_at = mono; /* to say that our table is whole */
+    node_say_manuals(node, now);
     node_told(node, CAUSE_SETTLED);
     return true;
 }
@@ -17592,41 +17662,39 @@ static void node_catch_up(struct node *node, struct instant now, int64_t mono)
     node_begin_install(node, false);
 }
 
-/* Reads a row of entries that the engine told. */
-static void node_entries(struct node *node, struct instant now, int64_t mono,
-                         const struct engine_tell *tell)
+/* Reads the next of a row of entries that the engine told; true if there is none left. */
+static bool node_entries(struct node *node, struct instant now, int64_t mono,
+                         struct engine_tell *tell)
 {
-    const char *at = tell->text.at, *end = at + tell->text.len;
     struct engine_entry head;
-    while (tell->request == node->generation && end - at >= (ptrdiff_t)sizeof head) {
-        memcpy(&head, at, sizeof head);
-        struct span text = {at + sizeof head, head.len};
-        at = text.at + text.len;
-        node->last = head.id;
-        if (head.epoch != node->replica.epoch) {
-            node_told(node, CAUSE_OTHER_EPOCH);
-            node_read_epoch(node, now, mono, head.epoch);
-            return;
-        }
-        if (node->state == NODE_JOINING) node_keep(node, head.base, text);
-        else if (!node_read(node, now, mono, head.base, text)) return;
+    if (tell->request != node->generation || tell->n + sizeof head > tell->text.len) return true;
+    memcpy(&head, tell->text.at + tell->n, sizeof head);
+    struct span text = {tell->text.at + tell->n + sizeof head, head.len};
+    tell->n += sizeof head + head.len;
+    node->last = head.id;
+    if (head.epoch != node->replica.epoch) {
+        node_told(node, CAUSE_OTHER_EPOCH);
+        node_read_epoch(node, now, mono, head.epoch);
+        return true;
     }
+    if (node->state == NODE_JOINING) node_keep(node, head.base, text);
+    else if (!node_read(node, now, mono, head.base, text)) return true;
+    if (tell->n < tell->text.len) return false;
     node_catch_up(node, now, mono);
+    return true;
 }
 
-/* Acts on what the engine told. The caller frees it, and calls this only when nothing is being
- * installed: see node_busy. */
-static void node_tell(struct node *node, struct instant now, int64_t mono,
-                      const struct engine_tell *tell)
+/* Acts on what the engine told; false if that is to go on with the same tell. The caller frees it,
+ * and calls this only when nothing is being installed: see node_busy. */
+static bool node_tell(struct node *node, struct instant now, int64_t mono, struct engine_tell *tell)
 {
     switch (tell->kind) {
     case ENGINE_UP: node_up(node, now, mono, tell); break;
     case ENGINE_DOWN: node_down(node, now, mono); break;
     case ENGINE_ENTRIES:
-        if (node->state == NODE_AWAY || (node->renews && node->renewing == node->replica.epoch))
-            break;
-        node_entries(node, now, mono, tell);
-        break;
+        if (node->state == NODE_AWAY) break;
+        if (node->renews && node->renewing == node->replica.epoch) break;
+        return node_entries(node, now, mono, tell);
     case ENGINE_APPENDED:
     case ENGINE_CLOCK: break;
     case ENGINE_REFUSED:
@@ -17651,6 +17719,7 @@ static void node_tell(struct node *node, struct instant now, int64_t mono,
         else node_catch_up(node, now, mono);
         break;
     }
+    return true;
 }
 
 /* True while what the engine tells has to wait. */
@@ -17731,6 +17800,23 @@ static void node_init(struct node *node, struct instant now, struct presence *sh
     replica_init(&node->before, shown, 0, id, node->incarnation);
 }
 
+/* A user whom the store says to be online, who was just restored in the table that is shown: as if
+ * an incarnation that was lost had said so. */
+static void node_restored(struct node *node, struct span id)
+{
+    struct presence *p = node->shown;
+    struct user *user = presence_find(p, id);
+    if (!user || user->state != USER_CACHED || user->said) return;
+    struct said *said = user->said = mem_new(sizeof *said);
+    said->holder = INCARNATION_STORED;
+    said->state = USER_CACHED;
+    said->status = user->automatic;
+    said->reason = REASON_RESTART;
+    said->evicted = true;
+    said->last_seen = (user->timer.due << WHEEL_TICK_SHIFT) - p->threshold;
+    node->before.incarnations[INCARNATION_STORED]->users++;
+}
+
 static void node_free(struct node *node)
 {
     node_drop_copy(node);
@@ -17741,6 +17827,7 @@ static void node_free(struct node *node)
     presence_free(&node->next);
     buffer_free(&node->entry);
     buffer_free(&node->kicked);
+    buffer_free(&node->manuals);
 }
 
 /* ==== 42. Server ================================================================================
@@ -17916,11 +18003,14 @@ struct conn_ext {
     uint32_t interest; /* what epoll watches its socket for */
 
     /* Input that waits: length (uint32_t) and bytes of each message. */
-    struct buffer held;               /* watches, see connection_hold */
-    struct buffer late;               /* messages not looked at yet, see connection_put_off */
-    TAILQ_ENTRY(conn_ext) held_entry; /* linked: in hub.held */
-    TAILQ_ENTRY(conn_ext) late_entry; /* linked: in hub.late */
-    int64_t ids, ids_at;              /* thousandths of ids ahead of the pace, as of when: mono */
+    struct buffer held;                /* watches, see connection_hold */
+    struct buffer late;                /* messages not looked at yet, see connection_put_off */
+    TAILQ_ENTRY(conn_ext) held_entry;  /* linked: in hub.held */
+    TAILQ_ENTRY(conn_ext) late_entry;  /* linked: in hub.late */
+    TAILQ_ENTRY(conn_ext) greet_entry; /* linked: in hub.greeted */
+    struct buffer greeting;            /* the hello, which waits until others see its user */
+    int64_t greet_by;                  /* mono: no longer than this */
+    int64_t ids, ids_at;               /* thousandths of ids ahead of the pace, as of when: mono */
 
     /* What its TCP takes of bytes that are ahead of a ping, see connection_lives. */
     bool behind;      /* bytes before the last ping were not acknowledged yet */
@@ -17973,6 +18063,8 @@ enum {
      * under the table's lock. */
     HUB_TABLE_US = 500,
     TABLE_SHARE = 64,
+
+    HUB_CLUSTER_US = 1000, /* each of: reading the log, and what the node does by itself */
 
     /* Read of one socket at a time. TLS must have room for a whole record; a plain socket is read
      * in pieces as long as the longest message of the default --max-message. */
@@ -18062,6 +18154,24 @@ struct crowd {
     char id[USER_ID_MAX];
 };
 
+/* A question of a worker, which lives on its stack while it waits; the hub always answers within a
+ * few turns, also while it stops: it outlives the workers. */
+struct hub_ask {
+    struct job job;
+    sem_t done;
+    TAILQ_ENTRY(hub_ask) waiting; /* in hub.waits, until the log has what was asked for: */
+    uint64_t n;                   /* our own entry with this number, or 0: what is said of `id` */
+    int64_t deadline;             /* mono: it waits no longer */
+    void (*finish)(struct server *, struct hub_ask *);
+    struct span id;
+    const uint8_t *address;
+    size_t count; /* out */
+    const struct manual_update *update;
+    bool failed;            /* out: the store could not be read */
+    struct user_view *view; /* out: the user as they see themselves; not known: never seen */
+    struct view_texts **texts;
+};
+
 /* What the hub has for itself. Nobody else touches it but for the locks and atomics inside: loop
  * and reader, which take work; stop_event. */
 struct hub {
@@ -18105,6 +18215,13 @@ struct hub {
     int64_t sync_at;      /* mono: not before this is the next batch due */
     int64_t sign_at;      /* mono: the store hears that we live, see server_sign_ms */
     uint64_t delivered;   /* store.outbox_done that the writer knows, or will soon */
+
+    /* The cluster. */
+    TAILQ_HEAD(, job) tells;     /* of the engine, in order */
+    TAILQ_HEAD(, hub_ask) waits; /* workers whose change is on its way */
+    struct ext_list greeted;     /* connections whose hello is */
+    bool cluster_works;          /* the node has more to do at once */
+    bool clock_warned;
 
     /* The end. */
     bool running; /* the thread was started; main's */
@@ -18190,8 +18307,9 @@ struct secrets {
 struct server {
     struct options options;
     struct log log;
-    struct counters counters;    /* [any] atomic */
-    _Atomic int64_t wall_offset; /* [any] UTC minus mono, ms; see server_now */
+    struct counters counters;      /* [any] atomic */
+    _Atomic int64_t wall_offset;   /* [any] UTC minus mono, ms; see server_now */
+    _Atomic bool clock_is_engines; /* [hub] that is measured by the engine's clock */
     struct instant started;
     int64_t max_connections;      /* WebSockets and streams */
     _Atomic int64_t connections;  /* [worker +, hub -] WebSockets and streams, open or closing */
@@ -18206,7 +18324,13 @@ struct server {
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
-    struct presence presence;     /* [hub; others with table_lock, only reading] */
+    struct presence presence;     /* [hub; others with table_lock, only reading] what is shown */
+    struct presence *own;         /* the same of our own connections: in a cluster node.own, else
+                                   * `presence` */
+    struct node node;             /* [hub] of --cluster */
+    _Atomic int node_state;       /* [hub] enum node_state, for others */
+    _Atomic int64_t clock_apart;  /* [hub] the engine's clock minus ours, ms */
+    _Atomic int64_t alone_since;  /* [hub] wall: since when the node is alone; 0: it is not */
     struct hub hub;               /* [hub] but for its loop and queues */
     struct listener listener;     /* [listener] but for its loop, queue, atomics, and `held` */
     struct tls_shared tls;        /* its own lock */
@@ -18245,6 +18369,12 @@ enum {
     STOP_SPREAD_MS = 2000, /* and the last one so much later, or a ms each */
 };
 
+/* [hub] Begins a part of a turn, which is to take so long. */
+static void hub_begin_part(struct hub *hub, int64_t us)
+{
+    hub->until = clock_work_us() + us;
+}
+
 /* [any] This moment. UTC is monotonic time plus an offset that only moves when UTC is stepped by
  * more than JITTER_MS: so a moment that was told once is told the same for ever, and two moments
  * keep their order. The offset is relaxed: whoever reads an old one tells a time that was right a
@@ -18255,17 +18385,42 @@ static struct instant server_now(struct server *server)
     struct instant now = {.mono = clock_mono_ms()};
     int64_t offset = clock_wall_ms() - now.mono;
     now.offset = atomic_load_explicit(&server->wall_offset, memory_order_relaxed);
-    if (offset > now.offset + JITTER_MS || offset < now.offset - JITTER_MS) {
+    bool moved = offset > now.offset + JITTER_MS || offset < now.offset - JITTER_MS;
+    if (moved && !server->clock_is_engines) {
         atomic_store_explicit(&server->wall_offset, offset, memory_order_relaxed);
         now.offset = offset;
     }
     return now;
 }
 
+/* [any] True if this server is one of several. */
+static bool server_clustered(const struct server *server)
+{
+    return server->own != &server->presence;
+}
+
+/* [any] A moment as the tables have it. Those of a cluster have the engine's wall times, so that a
+ * time which one node wrote is the same on all. */
+static struct instant table_time(const struct server *server, struct instant now)
+{
+    return server_clustered(server) ? (struct instant){wall_of(now), 0} : now;
+}
+
 /* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
 static bool server_exempts(const struct server *server, const uint8_t address[16])
 {
     return ranges_have(server->trusted, server->trusted_count, address);
+}
+
+/* [hub] Sets by hand what a user of the table that is shown wishes. */
+static void server_set_manual(struct server *server, struct instant now, struct user *user,
+                              const struct manual_update *update)
+{
+    struct instant time = table_time(server, now);
+    lock_take(&server->table_lock, RANK_TABLE);
+    if (server_clustered(server)) node_set_manual(&server->node, time, user, update);
+    else presence_set_manual(&server->presence, time, user, update);
+    lock_give(&server->table_lock, RANK_TABLE);
 }
 
 /* [any] Gives back the place of a WebSocket among those of its address; upgrade_reserve_address
@@ -18384,7 +18539,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
 {
     if (!c->session.user) return;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_disconnect(&server->presence, now, &c->session, ending);
+    presence_disconnect(server->own, table_time(server, now), &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
@@ -18442,7 +18597,7 @@ static void connection_settle(struct server *server, struct connection *c)
 {
     struct conn_ext *ext = c->ext;
     if (!ext || ext->blocked || ext->may || ext->held.len || ext->acked_at) return;
-    if (ext->late.len) return;
+    if (ext->late.len || ext->greeting.len) return;
     if (!watcher_idle(&ext->watcher)) return;
     int64_t pace = server->options.max_rate * IDS_A_MESSAGE; /* a ms, in thousandths */
     bool open = c->session.state == CONNECTION_OPEN;
@@ -18496,6 +18651,20 @@ static void connection_drop_held(struct server *server, struct connection *c)
     hub_unlist_late(&server->hub, c->ext);
     buffer_free(&c->ext->held);
     buffer_free(&c->ext->late);
+    if (TAILQ_LINKED(c->ext, greet_entry)) TAILQ_REMOVE(&server->hub.greeted, c->ext, greet_entry);
+    buffer_free(&c->ext->greeting);
+}
+
+/* [hub] The hello that waited goes before what is to be said now. */
+static void connection_greet(struct server *server, struct connection *c)
+{
+    struct buffer *reply = &server->hub.reply, behind = *reply;
+    *reply = c->ext->greeting;
+    c->ext->greeting = (struct buffer){0};
+    if (behind.len) buffer_add(reply, behind.at, behind.len);
+    buffer_free(&behind);
+    TAILQ_REMOVE(&server->hub.greeted, c->ext, greet_entry);
+    connection_settle(server, c);
 }
 
 /* [hub] A connection follows nobody any more. */
@@ -18589,6 +18758,8 @@ static void connection_written(struct server *server, struct connection *c, stru
 static void connection_flush(struct server *server, struct connection *c, struct instant now)
 {
     ASSERT_THREAD(HUB);
+    bool greets = c->ext && c->ext->greeting.len && server->hub.reply.len;
+    if (greets) connection_greet(server, c);
     struct span reply = {server->hub.reply.at, server->hub.reply.len};
     server->hub.reply.len = 0;
     if (c->session.state == CONNECTION_DEAD || !reply.len) return;
@@ -18758,9 +18929,9 @@ static enum error message_manual(struct server *server, struct connection *c, st
     struct manual_update update;
     enum error error = manual_parse(message, &update);
     if (error) return error;
-    lock_take(&server->table_lock, RANK_TABLE);
-    presence_set_manual(&server->presence, now, c->session.user, &update);
-    lock_give(&server->table_lock, RANK_TABLE);
+    struct user *user = c->session.user;
+    if (server_clustered(server)) user = presence_find(&server->presence, user_id(user));
+    if (user) server_set_manual(server, now, user, &update);
     return ERROR_NONE;
 }
 
@@ -18782,7 +18953,7 @@ static enum error message_status(struct server *server, struct connection *c, st
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_set_status(&server->presence, now, &c->session, i);
+        presence_set_status(server->own, table_time(server, now), &c->session, i);
         lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
@@ -18815,7 +18986,8 @@ static void hub_watch_found(struct server *server, struct job *job)
         struct watch_target *e = read->users[i];
         struct span id = {e->id, e->id_len};
         if (read->found[i].known)
-            presence_recall(&server->presence, now, id, &read->found[i].record)->pinned = true;
+            presence_recall(&server->presence, table_time(server, now), id, &read->found[i].record)
+                ->pinned = true;
         e->resolved = true;
         e->reading = false;
         e->needs--;
@@ -19317,7 +19489,7 @@ static void connection_take(struct server *server, struct connection *c, struct 
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     /* Atomics: workers read last_seen, and a lock for each message would stop them. */
-    presence_heard(&server->presence, now, c->session.user);
+    presence_heard(server->own, table_time(server, now), c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
         struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
@@ -19489,7 +19661,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
         return;
     }
     struct buffer *event = &server->hub.event;
-    if (!event->len) event_write(event, server->epoch, t, now, false);
+    if (!event->len) event_write(event, server->epoch, t, table_time(server, now), false);
     store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
 }
 
@@ -19516,7 +19688,8 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
     if (events->kept)
-        event_write(&hub->event, server->epoch, t, now, feed == &hub->feeds[FEED_ADMIN]);
+        event_write(&hub->event, server->epoch, t, table_time(server, now),
+                    feed == &hub->feeds[FEED_ADMIN]);
     events_add(events, (struct position){server->epoch, t->sequence},
                (struct span){hub->event.at, hub->event.len});
     if (events->end - feed->fed >= STREAM_BATCH) streams_feed(server, feed, now);
@@ -19546,6 +19719,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
         hub_tell_webhook(server, t, now);
     }
     for (int k = 0; k < FEED_COUNT; k++) streams_feed(server, &hub->feeds[k], now);
+    for (int k = 0; k < FEED_COUNT; k++) events_pass(&hub->feeds[k].events, p->sequence);
     presence_clear_transitions(p);
     count_many(&counters->sessions_dropped, p->sessions_dropped);
     p->sessions_dropped = 0;
@@ -19638,8 +19812,8 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     struct watcher *watcher = &c->ext->watcher;
     bool more;
     hub->outgoing.len = 0;
-    enum watcher_message kind =
-        watcher_fill(&hub->graph, &server->presence, now, watcher, &hub->outgoing, &more);
+    enum watcher_message kind = watcher_fill(
+        &hub->graph, &server->presence, table_time(server, now), watcher, &hub->outgoing, &more);
     if (!kind) {
         if (!STAILQ_EMPTY(&watcher->snapshots)) watcher_list(&hub->graph.waiting, watcher);
         connection_settle(server, c);
@@ -19711,7 +19885,7 @@ static void hub_watch(struct server *server, struct instant now)
     if (due && STAILQ_EMPTY(&w->spreading))
         hub->spread_at = now.mono + server->options.watch_interval;
     if (due || !STAILQ_EMPTY(&w->spreading))
-        watch_graph_spread(w, &server->presence, now, WATCH_SPREAD);
+        watch_graph_spread(w, &server->presence, table_time(server, now), WATCH_SPREAD);
     bool over = !watch_graph_next(w);
     /* Those who wait now are served in this turn, each once; those who come meanwhile are behind
      * them. */
@@ -19728,7 +19902,7 @@ static void hub_watch(struct server *server, struct instant now)
      * else holds them. */
     if (!w->unreferenced_count) return;
     lock_take(&server->table_lock, RANK_TABLE);
-    watch_graph_sweep(w, &server->presence, now, WATCH_SWEEP);
+    watch_graph_sweep(w, &server->presence, table_time(server, now), WATCH_SWEEP);
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
@@ -19873,7 +20047,10 @@ static void connection_timer(struct server *server, struct connection *c, struct
  * server.connections, or in server.refused if it is only opened to be told why not; connection_end
  * gives that back. */
 
-enum { STREAM_GONE_MS = 120000 }; /* TCP gives a client up that takes nothing for this long */
+enum {
+    CLUSTER_WAIT_MS = 250, /* what is answered waits so long for its change to come back */
+    STREAM_GONE_MS = 120000
+}; /* TCP gives a client up that takes nothing for this long */
 
 /* The text of a connection's number, as the protocol and the admin API show it. */
 static const char *connection_id_text(uint64_t number, char out[17])
@@ -19886,7 +20063,7 @@ static const char *connection_id_text(uint64_t number, char out[17])
  * word: what it needs to take as many in. Few come back at once, as they always did. */
 static int64_t server_spread_ms(const struct server *server)
 {
-    int64_t count = (int64_t)server->presence.connections;
+    int64_t count = (int64_t)server->own->connections;
     int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
     if (count <= CROWD_FEW) return 0;
     int64_t needed = count * 1000 / rate;
@@ -19909,6 +20086,24 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     json_int(text, "spread_ms", server_spread_ms(server));
     json_text(text, "server", "presence/" PRESENCE_VERSION);
     hub_reply_end(&server->hub);
+}
+
+/* [hub] Says hello. In a cluster when the log has the connection: whoever reads the hello reads on
+ * every node what it wrote. */
+static void hub_greet(struct server *server, struct connection *c, struct instant now,
+                      struct span id)
+{
+    struct hub *hub = &server->hub;
+    bool waits = server_clustered(server) && !node_alone(&server->node);
+    if (waits) connection_flush(server, c, now); /* the 101 does not wait */
+    if (c->session.state != CONNECTION_OPEN) return;
+    hub_reply_hello(server, c, id);
+    if (!waits) return;
+    struct conn_ext *ext = connection_ext(c);
+    ext->greeting = hub->reply;
+    hub->reply = (struct buffer){0};
+    ext->greet_by = now.mono + CLUSTER_WAIT_MS;
+    TAILQ_INSERT_TAIL(&hub->greeted, ext, greet_entry);
 }
 
 /* [hub] Tells the connections of one user over which time to come back; returns how many. Sending
@@ -19935,7 +20130,7 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
-    struct presence *p = &server->presence;
+    struct presence *p = server->own;
     int64_t count = (int64_t)p->connections, level = crowd->level;
     while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
     if (level > crowd->level) {
@@ -20020,10 +20215,10 @@ static void hub_adopt(struct server *server, struct job *job)
     } else {
         count_one(&server->counters.upgrades);
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_connect(&server->presence, now, id, &c->session);
+        presence_connect(server->own, table_time(server, now), id, &c->session);
         lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
-        hub_reply_hello(server, c, id);
+        hub_greet(server, c, now, id);
     }
     connection_flush(server, c, now);
     /* A client may send frames with its request. They are looked at also where the connection
@@ -20104,25 +20299,281 @@ static void hub_adopt_stream(struct server *server, struct job *job)
 }
 
 /* ==== 49. Cluster: hub ==========================================================================
- * What the hub does with what the engine's thread tells it. */
+ * What makes a node of a server: what the engine's thread tells goes to the node (Cluster: reading),
+ * what the node asks goes there, and the table that it changes is shown. All under the table's lock
+ * and in slices, as what happens to the cluster can happen to all of its users at once. */
 
-/* [hub] The engine's thread told something; it is the hub's to free. */
+enum {
+    CLUSTER_OFFSET_MS = 500, /* so far from the engine's a clock is worth a warning */
+    CLUSTER_SHARE = 256,     /* users looked at under the lock at a time */
+};
+
+/* [hub] See struct node. */
+static void hub_node_asks(void *context, struct engine_ask *ask)
+{
+    engine_submit(&((struct server *)context)->engine, ask);
+}
+
+static uint32_t hub_node_random(void *context)
+{
+    uint32_t any = 0;
+    (void)context;
+    while (!any) random_bytes(&any, sizeof any);
+    return any;
+}
+
+/* [hub] Says why a node went into another state; and counts it. */
+static void hub_node_says(void *context, enum node_cause cause)
+{
+    struct server *server = context;
+    static const struct {
+        enum log_level level;
+        const char *text;
+    } causes[] = {
+        [CAUSE_UP] = {LOG_DEBUG, "the engine answers"},
+        [CAUSE_DOWN] = {LOG_DEBUG, "alone from here on"},
+        [CAUSE_EPOCH_GONE] = {LOG_WARN, "the engine is empty: all nodes state their users again"},
+        [CAUSE_OTHER_RUN] = {LOG_WARN, "the engine was restarted, or is another one: all nodes"
+                                       " state their users again"},
+        [CAUSE_OTHER_EPOCH] = {LOG_INFO, "another epoch has begun: its users are stated again"},
+        [CAUSE_BACK] = {LOG_WARN, "the engine's log is shorter than it was: a new epoch"},
+        [CAUSE_HOLE] = {LOG_WARN, "the engine's log lacks an entry: a new epoch"},
+        [CAUSE_LOST] = {LOG_WARN, "the engine's log has lost its end: a new epoch"},
+        [CAUSE_JUMPED] = {LOG_WARN, "this node was slower than --cluster-log: it takes a copy"},
+        [CAUSE_EVICTED] = {LOG_WARN, "the others took this node for dead: it joins again"},
+        [CAUSE_DIFFERENT] = {LOG_ERROR, "the tables of two nodes differ: a new epoch"},
+        [CAUSE_NOBODY] = {LOG_INFO, "no other node has the users: a new epoch"},
+        [CAUSE_DAMAGED] = {LOG_ERROR, "an entry of the log cannot be read; does anything else"
+                                      " write to it? a new epoch"},
+        [CAUSE_NEWER] = {LOG_ERROR, "a newer presence writes to the log: upgrade this one"},
+        [CAUSE_SETTLED] = {LOG_INFO, "this node has all users"},
+    };
+    log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
+}
+
+/* [main] Sets the node up, before there are threads. */
+static void server_begin_node(struct server *server)
+{
+    struct node *node = &server->node;
+    const char *name = server->options.node_name;
+    *node = (struct node){.ask = hub_node_asks,
+                          .tell = hub_node_says,
+                          .random = hub_node_random,
+                          .context = server,
+                          .patient = server->store->was_position_epoch != 0,
+                          .since = server->store->was_alive};
+    snprintf(node->name, sizeof node->name, "%s", name);
+    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
+    server->epoch = node->epoch;
+    atomic_store(&server->alone_since, wall_of(server->started));
+}
+
+/* [hub] The engine's thread told something: that waits for its turn. */
 static void hub_engine_told(struct server *server, struct job *job)
 {
-    struct engine_tell *tell = container_of(job, struct engine_tell, job);
-    struct engine_ask *ask;
-    if (tell->kind == ENGINE_ENTRIES) engine_took(&server->engine);
-    if (tell->kind == ENGINE_DOWN)
-        log_line(&server->log, LOG_WARN, "cluster: the engine is away: %.*s", (int)tell->text.len,
-                 tell->text.at);
-    if (tell->kind == ENGINE_UP) {
-        log_line(&server->log, LOG_INFO, "cluster: the engine is there");
-        ask = mem_new(sizeof *ask);
-        ask->kind = ENGINE_FOLLOW;
-        ask->after = tell->last;
-        engine_submit(&server->engine, ask);
+    TAILQ_INSERT_TAIL(&server->hub.tells, job, entry);
+}
+
+/* [hub; table_lock] Takes the engine's clock for that of the tables; what is measured by it goes on
+ * as before. */
+static void hub_take_clock(struct server *server, int64_t offset)
+{
+    int64_t step = offset - atomic_load(&server->wall_offset);
+    int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
+    atomic_store(&server->clock_is_engines, true);
+    atomic_store(&server->wall_offset, offset);
+    atomic_store(&server->clock_apart, apart);
+    if (apart > CLUSTER_OFFSET_MS || apart < -CLUSTER_OFFSET_MS) {
+        if (!server->hub.clock_warned)
+            log_line(&server->log, LOG_WARN,
+                     "cluster: the clock of this machine is %" PRId64 " ms from the engine's, whose"
+                     " times are used; is NTP running on both?",
+                     -apart);
+        server->hub.clock_warned = true;
+    } else {
+        server->hub.clock_warned = false;
     }
-    engine_tell_free(tell);
+    if (!step) return;
+    presence_step_clock(&server->presence, step);
+    presence_step_clock(server->own, step);
+}
+
+/* [hub] Positions are of another epoch from here on: streams are told to begin again. */
+static void hub_new_epoch(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct buffer text = {0};
+    char position[POSITION_TEXT];
+    lock_take(&server->table_lock, RANK_TABLE);
+    server->epoch = server->node.epoch;
+    lock_give(&server->table_lock, RANK_TABLE);
+    position_text(server_position(server), position);
+    buffer_print(&text, "event: reset\nid: %s\ndata: ", position);
+    json_begin(&text);
+    json_text(&text, "position", position);
+    json_time(&text, "generated_at", wall_of(now), true);
+    buffer_text(&text, "}\n\n");
+    for (int k = 0; k < FEED_COUNT; k++) {
+        events_reset(&hub->feeds[k].events, server->presence.sequence,
+                     (struct span){text.at, text.len});
+        streams_feed(server, &hub->feeds[k], now);
+    }
+    buffer_free(&text);
+}
+
+/* [hub] What the node did is told, each change once and under the epoch that it is of. */
+static void hub_cluster_tell(struct server *server, struct instant now)
+{
+    const struct node *node = &server->node;
+    if (server->presence.transition_count) hub_take_transitions(server, now);
+    if (server->epoch != node->epoch) hub_new_epoch(server, now);
+}
+
+/* [hub] Reads what the engine told, as far as there is time. */
+static void hub_cluster_read(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct node *node = &server->node;
+    hub_begin_part(hub, HUB_CLUSTER_US);
+    for (struct job *job; (job = TAILQ_FIRST(&hub->tells)) && !node_busy(node);) {
+        struct engine_tell *tell = container_of(job, struct engine_tell, job);
+        lock_take(&server->table_lock, RANK_TABLE);
+        if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
+            hub_take_clock(server, tell->offset);
+        bool done = node_tell(node, table_time(server, now), now.mono, tell);
+        lock_give(&server->table_lock, RANK_TABLE);
+        hub_cluster_tell(server, now);
+        if (done) {
+            if (tell->kind == ENGINE_DOWN)
+                log_line(&server->log, LOG_WARN,
+                         "cluster: the engine is away, this node goes on alone: %.*s",
+                         (int)tell->text.len, tell->text.at);
+            if (tell->kind == ENGINE_ENTRIES) engine_took(&server->engine);
+            TAILQ_REMOVE(&hub->tells, job, entry);
+            engine_tell_free(tell);
+        }
+        if (clock_work_us() >= hub->until) break;
+    }
+}
+
+/* [hub] The connections here of users who were kicked anywhere; true if none is left. */
+static bool hub_cluster_kick(struct server *server, struct instant now)
+{
+    struct node *node = &server->node;
+    while (node->kicked.len) {
+        struct taker in = {(const uint8_t *)node->kicked.at,
+                           (const uint8_t *)node->kicked.at + node->kicked.len, false};
+        struct span id = take_id(&in);
+        struct user *user = presence_find(server->own, id);
+        while (user && user->conns) {
+            struct connection *c = (struct connection *)user->conns;
+            if (clock_work_us() >= server->hub.until) return false;
+            connection_close_error(server, c, now, ERROR_KICKED, END_KICKED);
+            connection_flush(server, c, now);
+        }
+        lock_take(&server->table_lock, RANK_TABLE);
+        if (user) presence_end(server->own, table_time(server, now), user, REASON_KICKED);
+        lock_give(&server->table_lock, RANK_TABLE);
+        buffer_drop(&node->kicked, (size_t)(in.at - (const uint8_t *)node->kicked.at));
+    }
+    return true;
+}
+
+/* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
+static bool hub_came_back(const struct server *server, uint64_t n, struct span id)
+{
+    const struct node *node = &server->node;
+    if (node_alone(node)) return true;
+    if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
+    const struct user *user = presence_find(server->own, id);
+    return !user || user->dirty < DIRTY_STATE;
+}
+
+/* [hub] Answers workers whose change has come back, or who have waited long enough. */
+static void hub_cluster_answer(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (struct hub_ask *ask = TAILQ_FIRST(&hub->waits), *next; ask; ask = next) {
+        next = TAILQ_NEXT(ask, waiting);
+        if (now.mono < ask->deadline && !hub_came_back(server, ask->n, ask->id)) continue;
+        TAILQ_REMOVE(&hub->waits, ask, waiting);
+        ask->finish(server, ask);
+    }
+    /* The oldest first: who came later waits no shorter. */
+    for (struct conn_ext *ext; (ext = TAILQ_FIRST(&hub->greeted));) {
+        struct connection *c = ext->c;
+        if (now.mono < ext->greet_by && !hub_came_back(server, 0, user_id(c->session.user))) break;
+        connection_greet(server, c);
+        connection_flush(server, c, now);
+    }
+}
+
+/* [hub] Has an answer wait until a change is in the log: that of entry n of our own, or with 0 the
+ * contribution of ask->id. */
+static void hub_wait_for_log(struct server *server, struct hub_ask *ask, struct instant now,
+                             uint64_t n, void (*finish)(struct server *, struct hub_ask *))
+{
+    ask->n = n;
+    ask->deadline = now.mono + CLUSTER_WAIT_MS;
+    ask->finish = finish;
+    TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
+}
+
+/* [hub] What is published of the node for workers. */
+static void hub_cluster_publish(struct server *server, struct instant now)
+{
+    const struct node *node = &server->node;
+    int state = (int)node->state, before = atomic_load(&server->node_state);
+    if (state == before) return;
+    bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
+    atomic_store(&server->node_state, state);
+    if (is) atomic_store(&server->alone_since, 0);
+    else if (was) atomic_store(&server->alone_since, wall_of(now));
+}
+
+/* [hub] The node's part of a turn. */
+static void hub_cluster(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    struct node *node = &server->node;
+    hub_cluster_read(server, now);
+    hub_begin_part(hub, HUB_CLUSTER_US);
+    hub->cluster_works = true;
+    while (hub->cluster_works && clock_work_us() < hub->until) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        hub->cluster_works = !node_work(node, table_time(server, now), now.mono, CLUSTER_SHARE);
+        lock_give(&server->table_lock, RANK_TABLE);
+        hub_cluster_tell(server, now);
+    }
+    if (!hub_cluster_kick(server, now)) hub->cluster_works = true;
+    hub_cluster_publish(server, now);
+    hub_cluster_answer(server, now);
+}
+
+/* [hub; table_lock] presence_tick for both tables. */
+static bool hub_cluster_tick(struct server *server, struct instant now, size_t most)
+{
+    struct instant time = table_time(server, now);
+    bool own = presence_tick(server->own, time, most);
+    return node_tick(&server->node, time, most) && own;
+}
+
+/* [hub] How long the hub may sleep for what the node has to do. */
+static int64_t hub_cluster_wait(const struct server *server, int64_t now)
+{
+    const struct hub *hub = &server->hub;
+    const struct presence *own = server->own;
+    int64_t wall = now + atomic_load(&server->wall_offset);
+    int64_t wait = node_wait(&server->node, now), at;
+    if (hub->cluster_works || (TAILQ_FIRST(&hub->tells) && !node_busy(&server->node))) return 0;
+    if ((at = presence_wait(own, wall)) >= 0 && at < wait) wait = at;
+    if ((at = presence_wait(&server->presence, wall)) >= 0 && at < wait) wait = at;
+    if (own->seen_count && own->seen_turn - wall < wait) wait = own->seen_turn - wall;
+    const struct hub_ask *ask = TAILQ_FIRST(&hub->waits);
+    const struct conn_ext *ext = TAILQ_FIRST(&hub->greeted);
+    if (ask && ask->deadline - now < wait) wait = ask->deadline - now;
+    if (ext && ext->greet_by - now < wait) wait = ext->greet_by - now;
+    return wait > 0 ? wait : 0;
 }
 
 /* ==== 50. Hub ===================================================================================
@@ -20134,20 +20585,6 @@ static void hub_engine_told(struct server *server, struct job *job)
 
 enum {
     SAMPLE_MS = 60000, /* how often users and connections are counted for history */
-};
-
-/* A question of a worker, which lives on its stack while it waits; the hub always answers within a
- * few turns, also while it stops: it outlives the workers. */
-struct hub_ask {
-    struct job job;
-    sem_t done;
-    struct span id;
-    const uint8_t *address;
-    size_t count; /* out */
-    const struct manual_update *update;
-    bool failed;            /* out: the store could not be read */
-    struct user_view *view; /* out: the user as they see themselves; not known: never seen */
-    struct view_texts **texts;
 };
 
 /* [worker] Puts a question to the hub and waits until it was acted on. */
@@ -20162,14 +20599,35 @@ static void hub_ask(struct server *server, struct hub_ask *ask,
     sem_destroy(&ask->done);
 }
 
+/* [hub] The worker that asked goes on. */
+static void hub_ask_done(struct server *server, struct hub_ask *ask)
+{
+    (void)server;
+    sem_post(&ask->done);
+}
+
 /* Question: an HTTP heartbeat of a user. */
 static void hub_heartbeat(struct server *server, struct job *job)
 {
     struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_heartbeat(&server->presence, now, ask->id, ask->address);
+    presence_heartbeat(server->own, table_time(server, now), ask->id, ask->address);
     lock_give(&server->table_lock, RANK_TABLE);
+    if (server_clustered(server)) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
+    else hub_ask_done(server, ask);
+}
+
+/* [hub] The worker that asked gets its user as they are now. */
+static void hub_ask_view(struct server *server, struct hub_ask *ask)
+{
+    const struct user *user = presence_find(&server->presence, ask->id);
+    if (user) {
+        lock_take(&server->table_lock, RANK_TABLE);
+        view_user(ask->view, user, table_time(server, server_now(server)));
+        view_keep(ask->view, ask->texts);
+        lock_give(&server->table_lock, RANK_TABLE);
+    }
     sem_post(&ask->done);
 }
 
@@ -20180,14 +20638,10 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     ask->failed = failed && !user;
-    if (user) {
-        lock_take(&server->table_lock, RANK_TABLE);
-        presence_set_manual(&server->presence, now, user, ask->update);
-        view_user(ask->view, user, now);
-        view_keep(ask->view, ask->texts);
-        lock_give(&server->table_lock, RANK_TABLE);
-    }
-    sem_post(&ask->done);
+    if (user) server_set_manual(server, now, user, ask->update);
+    if (user && server_clustered(server))
+        hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
+    else hub_ask_view(server, ask);
 }
 
 /* [hub] Question: set a user's status by hand, who may be in the store alone. */
@@ -20206,6 +20660,15 @@ static void hub_kick(struct server *server, struct job *job)
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
+    if (server_clustered(server)) {
+        ask->count = user ? user->connections : 0;
+        lock_take(&server->table_lock, RANK_TABLE);
+        if (user) node_kick(&server->node, table_time(server, now), ask->id);
+        lock_give(&server->table_lock, RANK_TABLE);
+        count_many(&server->counters.kicks, ask->count);
+        hub_wait_for_log(server, ask, now, server->node.n, hub_ask_done);
+        return;
+    }
     for (; !over && user->conns; over = clock_work_us() >= server->hub.until) {
         for (int share = KICK_SHARE; user->conns && share; share--) {
             struct connection *c = (struct connection *)user->conns;
@@ -20240,12 +20703,6 @@ static void hub_log_out(struct server *server, struct job *job)
     sem_post(&ask->done);
 }
 
-/* [hub] Begins a part of a turn, which is to take so long. */
-static void hub_begin_part(struct hub *hub, int64_t us)
-{
-    hub->until = clock_work_us() + us;
-}
-
 /* [writer] The batch is in the store. */
 static void hub_batch_written(void *context, struct store_batch *batch)
 {
@@ -20265,7 +20722,7 @@ static void hub_batch_done(struct server *server, struct job *job)
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        done = presence_committed(&server->presence, now, TABLE_SHARE);
+        done = presence_committed(&server->presence, table_time(server, now), TABLE_SHARE);
         lock_give(&server->table_lock, RANK_TABLE);
     }
     hub->batch_under_way = !done;
@@ -20289,7 +20746,8 @@ static bool hub_fill_batch(struct server *server, struct instant now)
     hub_begin_part(hub, hub->quitting ? INT32_MAX : HUB_TABLE_US);
     for (bool over = false; !done && !over; over = clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        done = presence_collect(&server->presence, now, hub->quitting, TABLE_SHARE, &hub->batch);
+        done = presence_collect(&server->presence, table_time(server, now), hub->quitting,
+                                TABLE_SHARE, &hub->batch);
         lock_give(&server->table_lock, RANK_TABLE);
     }
     return done;
@@ -20335,7 +20793,8 @@ static void hub_expire(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        over = presence_tick(&server->presence, now, TABLE_SHARE);
+        over = server_clustered(server) ? hub_cluster_tick(server, now, TABLE_SHARE)
+                                        : presence_tick(&server->presence, now, TABLE_SHARE);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_take_transitions(server, now);
     }
@@ -20347,12 +20806,12 @@ static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    struct presence *p = &server->presence;
+    struct presence *p = server->own;
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
     /* Nobody can come back any more: the next start judges which users are still online. */
-    p->judge_at = INT64_MAX;
+    p->judge_at = server->presence.judge_at = INT64_MAX;
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         for (struct stream *s; (s = LIST_FIRST(&hub->feeds[k].streams));)
@@ -20413,9 +20872,11 @@ static int64_t hub_wait(const struct server *server, int64_t now)
     const struct hub *hub = &server->hub;
     const struct presence *p = &server->presence;
     if (hub_has_work(hub) || hub->crowd.telling) return 0;
-    int64_t wait = wheel_wait(&hub->wheel, now), rules = presence_wait(p, now);
+    int64_t wait = wheel_wait(&hub->wheel, now), rules = -1;
+    if (!server_clustered(server)) rules = presence_wait(p, now);
     int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
     if (rules >= 0) wait_until(&wait, now + rules, now);
+    if (server_clustered(server)) wait_until(&wait, now + hub_cluster_wait(server, now), now);
     if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
     if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
     if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
@@ -20480,7 +20941,8 @@ static void hub_wake(struct server *server, int64_t wait)
     int64_t gap = now.mono - hub->turned_at;
     hub->turned_at = now.mono;
     if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
-    presence_resume(&server->presence, now, gap);
+    presence_resume(&server->presence, table_time(server, now), gap);
+    if (server_clustered(server)) presence_resume(server->own, table_time(server, now), gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
@@ -20541,6 +21003,7 @@ static void hub_turn(struct server *server)
     hub_begin_part(hub, share);
     hub_work(server, now);
     hub_crowd(server, now);
+    if (server_clustered(server)) hub_cluster(server, now);
     hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
@@ -20581,6 +21044,9 @@ static bool hub_init(struct server *server, struct instant now)
     job_queue_init(&hub->reader, server, 1);
     TAILQ_INIT(&hub->held);
     TAILQ_INIT(&hub->late);
+    TAILQ_INIT(&hub->tells);
+    TAILQ_INIT(&hub->waits);
+    TAILQ_INIT(&hub->greeted);
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     return loop_init(&hub->loop) && hub->stop_event >= 0;
 }
@@ -21814,7 +22280,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 {
     const struct user *user = presence_find(&server->presence, id);
     if (!user) return false;
-    view_user(view, user, now);
+    view_user(view, user, table_time(server, now));
     view_keep(view, texts);
     return true;
 }
@@ -21916,11 +22382,11 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         if (!user) break;
         last = user;
         if (!offline_too && user->state == USER_OFFLINE) continue;
-        view_user(&views[*count], user, now);
+        view_user(&views[*count], user, table_time(server, now));
         view_keep(&views[(*count)++], texts);
     }
     if (last) {
-        view_user(after, last, now);
+        view_user(after, last, table_time(server, now));
         after->message = (struct span){0}; /* the table's */
     }
     lock_give(&server->table_lock, RANK_TABLE);
@@ -22564,20 +23030,21 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
                           struct buffer *connections, struct view_texts **texts)
 {
     struct connection_view *list = NULL;
-    const struct user *user;
+    const struct user *user, *own;
     size_t room = 0, count = 0;
     lock_take(&server->table_lock, RANK_TABLE);
-    while ((user = presence_find(&server->presence, id)) && user->connections > room) {
-        room = user->connections;
+    while ((own = presence_find(server->own, id)) && own->connections > room) {
+        room = own->connections;
         lock_give(&server->table_lock, RANK_TABLE);
         free(list);
         list = mem_new(room * sizeof *list);
         lock_take(&server->table_lock, RANK_TABLE);
     }
     *position = server_position(server);
-    if (user) view_user(view, user, now);
+    user = presence_find(&server->presence, id);
+    if (user) view_user(view, user, table_time(server, now));
     if (user) view_keep(view, texts);
-    for (const struct session_conn *conn = user ? user->conns : NULL; conn; conn = conn->next)
+    for (const struct session_conn *conn = own ? own->conns : NULL; conn; conn = conn->next)
         api_view_connection(&list[count++], (const struct connection *)conn);
     lock_give(&server->table_lock, RANK_TABLE);
     for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
@@ -23026,16 +23493,30 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     store_stats(server->store, &store);
     struct buffer *out = api_json(response);
     bool stopping = atomic_load(&server->stopping), starting = !atomic_load(&server->restored);
-    if (!stopping && !starting && store.writable && store.readable) {
-        buffer_text(out, "{\"status\":\"ready\"}\n");
+    int state = atomic_load(&server->node_state);
+    bool joining = server_clustered(server) && (state == NODE_JOINING || state == NODE_INSTALLING);
+    bool ready = !stopping && !starting && store.writable && store.readable && !joining;
+    response->status = ready ? 200 : 503;
+    json_begin(out);
+    json_text(out, "status",
+              ready      ? "ready"
+              : stopping ? "stopping"
+              : starting ? "starting"
+              : joining  ? "joining"
+                         : "degraded");
+    if (server_clustered(server)) {
+        int64_t since = atomic_load(&server->alone_since);
+        json_text(out, "cluster", NODE_STATES[state]);
+        if (since) json_time(out, "since", since, true);
+    }
+    if (ready) {
+        buffer_text(out, "}\n");
         return ERROR_NONE;
     }
-    response->status = 503;
-    json_begin(out);
-    json_text(out, "status", stopping ? "stopping" : starting ? "starting" : "degraded");
     json_text(out, "reason",
               stopping   ? "the server is stopping"
               : starting ? "the users of the store are being read"
+              : joining  ? "the users of the cluster are being read"
                          : store.problem);
     buffer_text(out, "}\n");
     return ERROR_NONE;
@@ -24542,8 +25023,10 @@ static bool server_restore_user(void *context, struct span id, const struct user
 {
     struct server *server = context;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_restore(&server->presence, server->started, id, record->status, record->online_since,
+    struct instant now = table_time(server, server->started);
+    presence_restore(&server->presence, now, id, (enum status)record->status, record->online_since,
                      record->last_seen, server_evidence(server));
+    if (server_clustered(server)) node_restored(&server->node, id);
     lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
@@ -24554,7 +25037,8 @@ static void server_restore_manual(void *context, struct span id, const struct us
 {
     struct server *server = context;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_restore_manual(&server->presence, server->started, id, record, manual);
+    presence_restore_manual(&server->presence, table_time(server, server->started), id, record,
+                            manual);
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
@@ -24570,7 +25054,7 @@ static bool server_restore(struct server *server)
         return false;
     struct instant now = server_now(server);
     int64_t took = now.mono - server->started.mono;
-    if (took >= PAUSE_MS) presence_resume(&server->presence, now, took);
+    if (took >= PAUSE_MS) presence_resume(&server->presence, table_time(server, now), took);
     atomic_store(&server->restored, true);
     loop_wake(&server->listener.loop);
     return true;
@@ -24686,7 +25170,11 @@ static bool server_start(struct server *server, struct why why)
     server_enter_sandbox(server);
     if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    presence_init(&server->presence, options->grace, options->threshold, server->started);
+    struct instant started = server->started;
+    server->own = engine_wanted(&server->engine) ? &server->node.own : &server->presence;
+    presence_init(&server->presence, options->grace, options->threshold,
+                  table_time(server, started));
+    if (server_clustered(server)) server_begin_node(server);
     /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
@@ -24866,6 +25354,7 @@ static bool server_stop(struct server *server)
         if (server->store->running) return written;
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
+        if (server_clustered(server)) node_free(&server->node);
         presence_free(&server->presence);
     }
     if (server->listener.loop.epoll > 0) loop_close(&server->listener.loop);

@@ -492,12 +492,13 @@ static void rig_turn(struct rig_node *n)
     if (!n->alive || n->paused) return;
     presence_tick(&n->node.own, now, SIZE_MAX);
     for (struct rig_tell *t; !node_busy(&n->node) && (t = STAILQ_FIRST(&n->tells));) {
-        STAILQ_REMOVE_HEAD(&n->tells, entry);
-        node_tell(&n->node, now, rig->now, &t->tell);
-        buffer_free(&t->tell.text);
-        free(t);
+        if (node_tell(&n->node, now, rig->now, &t->tell)) {
+            STAILQ_REMOVE_HEAD(&n->tells, entry);
+            buffer_free(&t->tell.text);
+            free(t);
+        }
         rig_note(n);
-        if (below64(&rig->seed, 3)) break;
+        if (!below64(&rig->seed, 10)) break;
     }
     struct taker kicked = {(const uint8_t *)n->node.kicked.at,
                            (const uint8_t *)n->node.kicked.at + n->node.kicked.len, false};
