@@ -230,7 +230,7 @@ sideBySide(() => {
     const d = await all.add('d');
     assert.equal((await d.online()).length, 200, 'ready is to have all');
     assert.equal((await d.presence('u7')).status, 'busy');
-    assert.equal((await sessions(d.server, 'gone')).length, 1, 'who left before it came');
+    await until('who left before it came', async () => (await sessions(d.server, 'gone')).length === 1, AT_ONCE);
     const client = await d.connect('new');
     await all.everywhere('new', 'live', live(1), AT_ONCE);
     await client.close();
