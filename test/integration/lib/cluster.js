@@ -182,8 +182,8 @@ class EventLog {
 }
 
 class Node {
-  constructor(cluster, name, { args = [] }) {
-    Object.assign(this, { cluster, name, args, server: null, paused: false, lives: 0 });
+  constructor(cluster, name, { args = [], data }) {
+    Object.assign(this, { cluster, name, args, data, server: null, paused: false, lives: 0 });
   }
 
   /** Starts the process, the first time or again on what it had. */
@@ -290,15 +290,17 @@ class Cluster {
       await until(`${id} ${what} on ${node.name}`, async () => check(await node.presence(id)), options);
   }
 
-  /** Waits until the events of all living nodes have the same last change in the same epoch. */
+  /** Waits until the events of all living nodes are in one epoch, and none lacks the last change
+   *  of another: it was told it, or began behind it. */
   async quiet(options) {
     await until('all events to be told everywhere', () => {
-      const ends = new Set(this.living.map(({ name }) => {
-        const { problem, parts } = this.logs[name];
+      const parts = this.living.map(({ name }) => {
+        const { problem, parts: all } = this.logs[name];
         if (problem) throw problem;
-        return `${parts.at(-1)?.epoch} ${parts.at(-1)?.changes.at(-1)?.sequence}`;
-      }));
-      return ends.size === 1;
+        return all.at(-1);
+      });
+      const last = Math.max(...parts.map(({ changes }) => changes.at(-1)?.sequence ?? 0));
+      return parts.every(({ epoch, to }) => epoch === parts[0].epoch && to >= last);
     }, { within: 10000 * slow, ...options });
   }
 
@@ -317,11 +319,11 @@ class Cluster {
 }
 
 /** Starts a cluster for the test `t`. Options: nodes (how many, or their names; args of each in
- *  `each`); engine (default: a real one); args, env, allow of all of them. */
-async function startCluster(t, { nodes = 3, each = {}, engine, ...options } = {}) {
+ *  `each`, directories in `data`); engine (default: a real one); args, env, allow of all of them. */
+async function startCluster(t, { nodes = 3, each = {}, data = {}, engine, ...options } = {}) {
   const cluster = new Cluster(t, { engine: engine ?? (await startRedis(t)), ...options });
   const names = typeof nodes === 'number' ? [...'abcdefgh'].slice(0, nodes) : nodes;
-  for (const name of names) await cluster.add(name, { args: each[name] });
+  for (const name of names) await cluster.add(name, { args: each[name], data: data[name] });
   return cluster;
 }
 
