@@ -12615,9 +12615,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or
+ * thread for it. Two own it: the caller and the thread, which is detached, since nobody could wait
+ * for it. */
 static struct lookup *lookup_begin(const char *host, uint16_t port)
 {
     struct lookup *lookup = mem_new(sizeof *lookup);
@@ -12647,8 +12647,8 @@ static bool host_is_bare_address(const char *host)
     return strchr(host, ':') || host_is_address(host);
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
+/* [webhook, engine] True if a certificate is for this IP address, by its subjectAltName (RFC 5280
+ * section 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -13681,7 +13681,7 @@ static bool engine_name_good(const char *text, size_t len)
     return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
 }
 
-/* Reads HOST or HOST:PORT; false if it is none. */
+/* [any] Reads HOST or HOST:PORT; false if it is none. */
 static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
 {
     char copy[ORIGIN_MAX];
@@ -13699,8 +13699,8 @@ static bool engine_host_parse(const char *text, size_t len, uint16_t usual, stru
     return true;
 }
 
-/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
- * none. */
+/* [main] Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first
+ * that is none. */
 static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
 {
     for (size_t at = 0; at <= len;) {
@@ -13842,8 +13842,8 @@ static bool reply_time(const redisReply *reply, int64_t *out)
     return true;
 }
 
-/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
- * is not there is empty. */
+/* [any] Takes an element of a stream apart: its id, and the fields of these names in order; a
+ * field that is not there is empty. */
 static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
                           struct span *values)
 {
@@ -13872,9 +13872,9 @@ static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id
     return !*found || reply_element(reply->element[0], id, "", none);
 }
 
-/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
- * into `out`. False, with the reason in why, if one is not as append writes them, or does not
- * come behind the one before it. */
+/* [any] Reads elements of the log behind *read, which moves on: each is put behind a struct
+ * engine_entry into `out`. False, with the reason in why, if one is not as append writes them, or
+ * does not come behind the one before it. */
 static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
                           struct why why)
 {
@@ -13901,7 +13901,7 @@ static bool reply_entries(const redisReply *reply, struct stream_id *read, struc
     return true;
 }
 
-/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+/* [any] The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
 static struct span info_value(struct span info, const char *name)
 {
     size_t len = strlen(name);
@@ -13931,8 +13931,8 @@ enum engine_error {
     ENGINE_UNKNOWN,    /* it does not know the command */
 };
 
-/* What an error means, by its first word or, as engines before 7 put their own words before what a
- * script ran into, by a word inside. */
+/* [any] What an error means, by its first word or, as engines before 7 put their own words before
+ * what a script ran into, by a word inside. */
 static enum engine_error engine_error_of(const char *text)
 {
     static const struct {
@@ -15110,11 +15110,11 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 38. Cluster: the engine's thread ==========================================================
- * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+/* ==== 38. Cluster: the engine's thread ===========================================================
+ * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
-/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
- * next turn, so that what the hub asks has its turn, too. */
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
+ * the next turn, so that what the hub asks has its turn, too. */
 static void engine_line_read(struct engine *engine, struct engine_line *line)
 {
     enum { READS = 256 }; /* of 16 KB */
@@ -24766,10 +24766,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
- * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
- * asking for one that it does not know fails, so rights, size and fields go by its version.
- * server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
+ * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
+ * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
+ * version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -25370,8 +25370,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
- *    has how far they came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
+ *    which has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *

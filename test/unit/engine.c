@@ -1,5 +1,5 @@
-/* Cluster: the engine. Its URL, what its replies mean, whatever they are; and its thread with a real
- * redis-server, whose scripts, memory and connections are taken away from it. */
+/* Cluster: the engine. Its URL, what its replies mean, whatever they are; and its thread with a
+ * real redis-server, whose scripts, memory and connections are taken away from it. */
 #include "unit.h"
 
 #include <sys/wait.h>
@@ -476,12 +476,12 @@ static struct {
     pid_t pid;
     int port;
     char url[64];
-} real;
+} redis_side;
 
 /* A connection to it, which waits. */
 static int real_connect(void)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)real.port)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)redis_side.port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (!connect(fd, (struct sockaddr *)&to, sizeof to)) return fd;
@@ -511,13 +511,13 @@ static int real_start(void **state)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), waited;
     must(!bind(fd, (struct sockaddr *)&any, sizeof any) &&
          !getsockname(fd, (struct sockaddr *)&any, &len));
-    real.port = ntohs(any.sin_port);
+    redis_side.port = ntohs(any.sin_port);
     close(fd);
-    snprintf(real.url, sizeof real.url, "redis://127.0.0.1:%d/p", real.port);
-    real.pid = fork();
-    if (!real.pid) {
+    snprintf(redis_side.url, sizeof redis_side.url, "redis://127.0.0.1:%d/p", redis_side.port);
+    redis_side.pid = fork();
+    if (!redis_side.pid) {
         char port[16];
-        snprintf(port, sizeof port, "%d", real.port);
+        snprintf(port, sizeof port, "%d", redis_side.port);
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         int null = open("/dev/null", O_RDWR);
         dup2(null, 1);
@@ -535,8 +535,8 @@ static int real_start(void **state)
 static int real_stop(void **state)
 {
     (void)state;
-    kill(real.pid, SIGKILL);
-    waitpid(real.pid, NULL, 0);
+    kill(redis_side.pid, SIGKILL);
+    waitpid(redis_side.pid, NULL, 0);
     return 0;
 }
 
@@ -583,7 +583,7 @@ static void engine_carries(void **state)
 {
     (void)state;
     struct engine_side side;
-    engine_side_open(&side, real.url);
+    engine_side_open(&side, redis_side.url);
     engine_side_begin(&side, 7);
     assert_true(hub_side.last[ENGINE_UP].same_run);
     int64_t offset = hub_side.last[ENGINE_UP].offset - (clock_wall_ms() - clock_mono_ms());
@@ -639,11 +639,11 @@ static void engine_carries_through_faults(void **state)
 {
     (void)state;
     struct engine_side side;
-    uint64_t seed = (uint64_t)clock_wall_ms(), n = 0;
+    uint64_t first = (uint64_t)clock_wall_ms(), seed = first, n = 0;
     size_t ups = 1, faults = 0;
     struct epoll_event events[2];
-    print_message("seed %" PRIu64 "\n", seed);
-    engine_side_open(&side, real.url);
+    print_message("seed %" PRIu64 "\n", first);
+    engine_side_open(&side, redis_side.url);
     engine_side_begin(&side, 70);
     int64_t end = clock_mono_ms() + 5000, until = end + 30000;
     bool over = false;
@@ -652,7 +652,7 @@ static void engine_carries_through_faults(void **state)
         over = clock_mono_ms() >= end;
         if (over && !was_over) real_say("CONFIG SET maxmemory 0");
         if (clock_mono_ms() > until)
-            fail_msg("seed %" PRIu64 ": %" PRIu64 " read, %" PRIu64 " known, of %" PRIu64, seed,
+            fail_msg("seed %" PRIu64 ": %" PRIu64 " read, %" PRIu64 " known, of %" PRIu64, first,
                      hub_side.n - 1, hub_side.last[ENGINE_APPENDED].n, n);
         loop_wait(&side.hub, events, 2, 1);
         loop_run_jobs(&side.hub, NULL);

@@ -46,6 +46,7 @@ module.exports = {
   ...require('./browser'),
   ...require('./events'),
   ...require('./receiver'),
+  ...require('./engine'),
   ...require('./watch'),
   ...require('./watchers'),
   ...require('./tools'),
