@@ -7,14 +7,14 @@ const net = require('node:net');
 const path = require('node:path');
 const { test, sideBySide, start, startEngine, startSentinel, freePort, refusedConfig, refusedStart, acceptedConfig, tempDir, until, get, Authority, startProxy, cleanup, dice, slow, run } = require('./lib');
 
-const THERE = /level=info msg="cluster: the engine is there"$/;
-const AWAY = /level=warn msg="cluster: the engine is away: [^"]*"$/;
-const LATE = /level=warn msg="--cluster: cannot reach the engine: [^"]*; trying again"$/;
+const THERE = /level=debug msg="cluster: the engine answers"$/;
+const AWAY = /level=warn msg="cluster: the engine is away, this node goes on alone: .*"$/;
+const LATE = /level=warn msg="--cluster: cannot reach the engine: .*; trying again"$/;
 const EVICTS = /level=warn msg="--cluster: the engine's maxmemory-policy is /;
-const ALLOW = [THERE, AWAY, LATE];
+const ALLOW = [AWAY, LATE, /level=debug /, /level=(info|warn) msg="cluster: /]; // what a node makes of it is not looked at here
 const SOME = ['--listen', '127.0.0.1:0'];
 
-const node = (t, url, args = [], options = {}) => start(t, { args: ['--cluster', url, ...args], allow: ALLOW, ...options });
+const node = (t, url, args = [], options = {}) => start(t, { args: ['--cluster', url, '--log-level', 'debug', ...args], allow: ALLOW, ...options });
 const count = (server, pattern) => server.lines.filter((line) => pattern.test(line)).length;
 const sees = (server, pattern, times = 1) => until(`${pattern} ${times} times`,
   () => count(server, pattern) >= times, { within: 20000 * slow });
@@ -90,7 +90,8 @@ sideBySide(() => {
     await sees(server, THERE);
     await server.stop();
     assert.equal(engine.say('GET', '{a}:meta'), '1');
-    assert.equal(engine.say('DBSIZE'), '2');
+    assert.equal(engine.say('GET', '{b}:log'), '1');
+    assert.deepEqual(engine.say('KEYS', '*').split('\n').filter((key) => !key.startsWith('{c}:')).sort(), ['{a}:meta', '{b}:log']);
   });
 
   test('an engine that may throw away what is shared: a warning', async (t) => {
@@ -223,6 +224,27 @@ sentinel failover-timeout main 2000
       assert.match(server.stderr, /its certificate is not accepted/);
       await server.stop();
     }
+  });
+
+  test('rediss+sentinel: both by TLS, both with a password', async (t) => {
+    const dir = tempDir(t);
+    const authority = new Authority(dir);
+    const good = authority.issue('engine', { hosts: ['127.0.0.1'] });
+    const [port, at] = [await freePort(), await freePort()];
+    await startEngine(t, ['--tls-port', `${port}`, '--tls-cert-file', good.cert, '--tls-key-file', good.key,
+      '--tls-ca-cert-file', authority.file, '--tls-auth-clients', 'no', '--requirepass', 'sesame'], { listening: port });
+    await startSentinel(t, `tls-port ${at}
+tls-cert-file ${good.cert}
+tls-key-file ${good.key}
+tls-ca-cert-file ${authority.file}
+tls-auth-clients no
+tls-replication yes
+requirepass sesame
+sentinel monitor main 127.0.0.1 ${port} 1
+sentinel auth-pass main sesame
+`, { listening: at });
+    const args = ['--cluster-ca-file', authority.file, '--cluster-password-file', file(dir, 'password', 'sesame\n')];
+    await sees(await node(t, `rediss+sentinel://127.0.0.1:${at}/test?master=main`, args), THERE);
   });
 
   test('whatever an engine answers, the server serves and stops in order', async (t) => {

@@ -77,8 +77,9 @@ async function startEngine(t, args = [], { listening } = {}) {
 }
 
 /** The same as a Sentinel, with this configuration, which it changes. */
-async function startSentinel(t, text) {
+async function startSentinel(t, text, { listening } = {}) {
   const sentinel = new Engine(t, await freePort(), []);
+  sentinel.listening = listening;
   sentinel.conf = path.join(sentinel.dir, 'sentinel.conf');
   fs.writeFileSync(sentinel.conf, `bind 127.0.0.1\ndir ${sentinel.dir}\n${text}`);
   cleanup(t, () => sentinel.kill());
