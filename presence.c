@@ -12615,9 +12615,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or
+ * thread for it. Two own it: the caller and the thread, which is detached, since nobody could wait
+ * for it. */
 static struct lookup *lookup_begin(const char *host, uint16_t port)
 {
     struct lookup *lookup = mem_new(sizeof *lookup);
@@ -12647,8 +12647,8 @@ static bool host_is_bare_address(const char *host)
     return strchr(host, ':') || host_is_address(host);
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
+/* [webhook, engine] True if a certificate is for this IP address, by its subjectAltName (RFC 5280
+ * section 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -13595,7 +13595,7 @@ enum engine_tell_kind {
                       * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
     ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged; the same is forgotten */
     ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
-                      * connection breaks: the next ENGINE_UP says it */
+                      * connection breaks, or there is no epoch: the next ENGINE_UP says it */
     ENGINE_CAME,    /* text is a piece of the snapshot `request` */
     ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
 };
@@ -13614,7 +13614,7 @@ struct engine_tell {
     uint64_t incarnation, n, request;
     int64_t offset; /* the engine's wall ms minus clock_mono_ms */
     struct buffer text;
-    struct engine *engine; /* that tells it */
+    uint32_t opened; /* how many ENGINE_UP and ENGINE_EPOCH there were with it, see engine_hears */
 };
 
 /* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
@@ -13681,7 +13681,7 @@ static bool engine_name_good(const char *text, size_t len)
     return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
 }
 
-/* Reads HOST or HOST:PORT; false if it is none. */
+/* [any] Reads HOST or HOST:PORT; false if it is none. */
 static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
 {
     char copy[ORIGIN_MAX];
@@ -13699,8 +13699,8 @@ static bool engine_host_parse(const char *text, size_t len, uint16_t usual, stru
     return true;
 }
 
-/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
- * none. */
+/* [main] Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first
+ * that is none. */
 static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
 {
     for (size_t at = 0; at <= len;) {
@@ -13842,8 +13842,8 @@ static bool reply_time(const redisReply *reply, int64_t *out)
     return true;
 }
 
-/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
- * is not there is empty. */
+/* [any] Takes an element of a stream apart: its id, and the fields of these names in order; a
+ * field that is not there is empty. */
 static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
                           struct span *values)
 {
@@ -13872,9 +13872,9 @@ static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id
     return !*found || reply_element(reply->element[0], id, "", none);
 }
 
-/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
- * into `out`. False, with the reason in why, if one is not as append writes them, or does not
- * come behind the one before it. */
+/* [any] Reads elements of the log behind *read, which moves on: each is put behind a struct
+ * engine_entry into `out`. False, with the reason in why, if one is not as append writes them, or
+ * does not come behind the one before it. */
 static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
                           struct why why)
 {
@@ -13901,7 +13901,7 @@ static bool reply_entries(const redisReply *reply, struct stream_id *read, struc
     return true;
 }
 
-/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+/* [any] The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
 static struct span info_value(struct span info, const char *name)
 {
     size_t len = strlen(name);
@@ -13931,8 +13931,8 @@ enum engine_error {
     ENGINE_UNKNOWN,    /* it does not know the command */
 };
 
-/* What an error means, by its first word or, as engines before 7 put their own words before what a
- * script ran into, by a word inside. */
+/* [any] What an error means, by its first word or, as engines before 7 put their own words before
+ * what a script ran into, by a word inside. */
 static enum engine_error engine_error_of(const char *text)
 {
     static const struct {
@@ -13962,6 +13962,16 @@ static enum engine_error engine_error_of(const char *text)
         if (found && (found == text || known[i].inside)) return known[i].error;
     }
     return ENGINE_NOT_NOW;
+}
+
+/* What the engine said, for people: without what a terminal would act on, and cut. Returns out. */
+static const char *engine_said(struct span text, char *out, size_t size)
+{
+    size_t n = text.len < size ? text.len : size - 1;
+    for (size_t i = 0; i < n; i++)
+        out[i] = text.at[i] < ' ' || text.at[i] >= 0x7f ? '?' : text.at[i];
+    out[n] = 0;
+    return out;
 }
 
 /* The number behind the first word of an error of our scripts. */
@@ -14121,7 +14131,7 @@ struct engine {
     struct addrinfo *number;
     const struct addrinfo *address; /* the one that is being tried, of lookup or number */
     mbedtls_x509_crt roots;
-    bool has_roots;
+    bool has_roots; /* read for an attempt, and kept until the next: its host may change */
     struct engine_line ask, read;
 
     /* What holds in the engine. */
@@ -14184,15 +14194,12 @@ static void engine_tell_free(struct engine_tell *tell)
     free(tell);
 }
 
-/* [hub] A tell arrives. What the hub asks from now on is asked in the light of it, see
- * engine_ask.opened. */
-static void engine_tell_arrives(struct server *server, struct job *job)
+/* [hub] The hub acts on a tell now, which may have waited: what it asks from here on is asked in
+ * the light of it, see engine_ask.opened. An ENGINE_FOLLOW that answers an older ENGINE_UP must not
+ * have the log of a newer one read and written before the hub knows what is in it. */
+static void engine_hears(struct engine *engine, const struct engine_tell *tell)
 {
-    struct engine_tell *tell = container_of(job, struct engine_tell, job);
-    struct engine *engine = tell->engine;
-    if (tell->kind == ENGINE_UP || tell->kind == ENGINE_EPOCH)
-        atomic_fetch_add(&engine->hub_opened, 1);
-    engine->told(server, job);
+    atomic_store(&engine->hub_opened, tell->opened);
 }
 
 /* [engine] Tells the hub; of what is in `tell` the content is the hub's from now on. */
@@ -14204,8 +14211,8 @@ static void engine_tell(struct engine *engine, struct engine_tell tell)
     }
     struct engine_tell *sent = mem_new(sizeof *sent);
     *sent = tell;
-    sent->engine = engine;
-    sent->job = (struct job){.run = engine_tell_arrives};
+    sent->opened = engine->opened;
+    sent->job = (struct job){.run = engine->told};
     loop_submit(engine->hub, &sent->job);
 }
 
@@ -14262,8 +14269,6 @@ static void engine_close(struct engine *engine)
     if (engine->number) freeaddrinfo(engine->number);
     engine->number = NULL;
     engine->address = NULL;
-    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
-    engine->has_roots = false;
     engine->following = engine->again = engine->piece_out = false;
     engine->unanswered = 0;
     engine->unsent = TAILQ_EMPTY(&engine->appends)
@@ -14519,6 +14524,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     engine->has_roots = url->secure;
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
@@ -14832,6 +14838,7 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     struct span policy = info_value(info, "maxmemory_policy"), role = info_value(info, "role");
     struct span most = info_value(info, "maxmemory");
     uint64_t major = 0, memory = 0;
+    char text[32];
     const char *dot = version.len ? memchr(version.at, '.', version.len) : NULL;
     size_t digits = dot ? (size_t)(dot - version.at) : version.len;
     if (!engine_number_read((struct span){version.at, digits}, INT_MAX, &major) || !run.len ||
@@ -14843,16 +14850,16 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     engine->run_id[run.len] = 0;
     if (major < 6)
         engine_fail_wrong(engine,
-                          "--cluster: the engine is Redis %.*s; take one of 6.0 or later, or a"
+                          "--cluster: the engine is Redis %s; take one of 6.0 or later, or a"
                           " Valkey",
-                          (int)(version.len > 32 ? 32 : version.len), version.at);
+                          engine_said(version, text, sizeof text));
     else if (span_is(role, "slave")) engine_fail(engine, "it is a replica");
     else if (engine->probing && engine_number_read(most, UINT64_MAX, &memory) && memory &&
              !span_is(policy, "noeviction"))
         log_line(engine->log, LOG_WARN,
-                 "--cluster: the engine's maxmemory-policy is %.*s, by which it may throw away"
-                 " what the nodes share; set noeviction",
-                 (int)(policy.len > 32 ? 32 : policy.len), policy.at);
+                 "--cluster: the engine's maxmemory-policy is %s, by which it may throw away what"
+                 " the nodes share; set noeviction",
+                 engine_said(policy, text, sizeof text));
 }
 
 /* [engine] What `last_read` of ENGINE_UP is, once the log's first and last entry are known. */
@@ -14913,6 +14920,7 @@ static void engine_take_renewed(struct engine *engine, const redisReply *reply)
 {
     uint32_t epoch;
     if (!reply_epoch(reply, &epoch) || !epoch) {
+        /* Nil: the epoch that was to end went away by itself. The next ENGINE_UP says so. */
         engine_fail(engine, "the answer to a new epoch is none");
         return;
     }
@@ -14972,7 +14980,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     char text[200];
     const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
     struct engine_host to;
-    snprintf(text, sizeof text, "%s", reply->str);
+    engine_said((struct span){reply->str, reply->len}, text, sizeof text);
     switch (engine_error_of(reply->str)) {
     case ENGINE_ELSEWHERE:
         if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {
@@ -15110,11 +15118,11 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 38. Cluster: the engine's thread ==========================================================
- * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+/* ==== 38. Cluster: the engine's thread ===========================================================
+ * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
-/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
- * next turn, so that what the hub asks has its turn, too. */
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
+ * the next turn, so that what the hub asks has its turn, too. */
 static void engine_line_read(struct engine *engine, struct engine_line *line)
 {
     enum { READS = 256 }; /* of 16 KB */
@@ -15413,6 +15421,7 @@ static void engine_free(struct engine *engine)
         loop_close(&engine->loop);
     }
     lookup_drop(engine->lookup);
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     secret_free(&engine->password);
     engine_url_free(&engine->url);
 }
@@ -20553,6 +20562,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_CLUSTER_US);
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells)) && !node_busy(node);) {
         struct engine_tell *tell = container_of(job, struct engine_tell, job);
+        engine_hears(&server->engine, tell);
         lock_take(&server->table_lock, RANK_TABLE);
         if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
             hub_take_clock(server, tell->offset);
@@ -21301,7 +21311,7 @@ static void hub_free(struct server *server)
     loop_take_jobs(&hub->loop);
     for (struct job *job; (job = TAILQ_FIRST(&hub->loop.taken));) {
         TAILQ_REMOVE(&hub->loop.taken, job, entry);
-        if (job->run == engine_tell_arrives) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
+        if (job->run == hub_engine_told) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
     }
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells));) {
         TAILQ_REMOVE(&hub->tells, job, entry);
@@ -24927,10 +24937,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
- * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
- * asking for one that it does not know fails, so rights, size and fields go by its version.
- * server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
+ * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
+ * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
+ * version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -25531,8 +25541,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
- *    has how far they came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
+ *    which has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *
