@@ -20505,6 +20505,11 @@ static void hub_take_clock(struct server *server, int64_t offset)
 {
     int64_t step = offset - atomic_load(&server->wall_offset);
     int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
+    /* Within what a round trip hides both clocks are the same, and ours is the steadier one. */
+    if (apart <= ENGINE_CLOCK_MOVED && apart >= -ENGINE_CLOCK_MOVED) {
+        offset -= apart;
+        step -= apart;
+    }
     atomic_store(&server->clock_is_engines, true);
     atomic_store(&server->wall_offset, offset);
     atomic_store(&server->clock_apart, apart);
@@ -20784,7 +20789,7 @@ static bool hub_cluster_tick(struct server *server, struct instant now, size_t m
 static void server_begin_node(struct server *server)
 {
     struct node *node = &server->node;
-    const char *name = server->options.node_name;
+    const char *name = server->engine.name;
     *node = (struct node){.ask = hub_node_asks,
                           .tell = hub_node_says,
                           .wanted_of = hub_node_wanted,
