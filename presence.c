@@ -5779,7 +5779,7 @@ static void store_batch_leaver(struct store_batch *b, struct span id,
     op.text_len = stay ? sizeof *stay : 0;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
-    buffer_add(&b->ops, stay, op.text_len);
+    if (stay) buffer_add(&b->ops, stay, sizeof *stay);
     b->users++;
     b->sessions += stay != NULL;
 }
