@@ -9,7 +9,7 @@ const { slow } = require('./variant');
 /** One who stays: with a socket on some node, and at once on another when it breaks. */
 class Holder {
   constructor(load, id) {
-    Object.assign(this, { load, id, client: null, node: null, nodes: new Set(), missing: 0, over: false });
+    Object.assign(this, { load, id, client: null, node: null, places: [], missing: 0, over: false });
   }
 
   async begin(node) {
@@ -20,8 +20,9 @@ class Holder {
   async open(node) {
     this.client = await connect(node.server, this.id);
     this.node = node;
-    this.nodes.add(node.name);
-    this.broke = this.client.closed.then(() => { this.since = Date.now(); });
+    const place = { name: node.name, from: Date.now(), to: Infinity };
+    this.places.push(place);
+    this.broke = this.client.closed.then(() => { this.since = place.to = Date.now(); });
   }
 
   async run() {
@@ -154,7 +155,7 @@ class ClusterLoad {
 
   /** What the checker needs. Call it behind calm(). */
   truth() {
-    const held = new Map(this.holders.filter((one) => one.missing < this.threshold).map(({ id, nodes }) => [id, nodes]));
+    const held = new Map(this.holders.filter((one) => one.missing < this.threshold).map(({ id, places }) => [id, places]));
     for (const [id, { node }] of this.fragile) held.set(id, new Set([node.name]));
     const left = new Map(this.visitors.filter((one) => one.sure).map((one) => [one.id, one.left]));
     const online = new Set([...this.holders.map(({ id }) => id), ...this.fragile.keys()]);
