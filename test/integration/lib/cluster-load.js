@@ -3,6 +3,7 @@
 // was lost with a node. It is what the checker holds the nodes against.
 
 const { connect } = require('./client');
+const { cleanup } = require('./server');
 const { delay, until, within } = require('./wait');
 const { slow } = require('./variant');
 
@@ -40,7 +41,7 @@ class Holder {
 
   end() {
     this.over = true;
-    this.client.destroy();
+    this.client?.destroy();
     return this.done;
   }
 }
@@ -94,6 +95,7 @@ class ClusterLoad {
 
   /** `pace`: how long visitors stay and stay away, as a part of 0.2 to 3.2 s. */
   async begin({ holders = 100, visitors = 30, pace = 1 } = {}) {
+    cleanup(this.cluster.t, () => this.end()); // or those who stay would go on trying for ever
     this.pause = () => delay((200 + this.dice(3000)) * pace);
     this.holders = Array.from({ length: holders }, (_, i) => new Holder(this, `holder${i}`));
     this.visitors = Array.from({ length: visitors }, (_, i) => new Visitor(this, `visitor${i}`));
@@ -162,6 +164,7 @@ class ClusterLoad {
     return { held, lost: this.lost, left, online };
   }
 
+  /** Everybody goes away, and nobody comes back. */
   async end() {
     this.over = true;
     await this.done;
