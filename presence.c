@@ -5870,9 +5870,8 @@ static void store_batch_manual(struct store_batch *b, struct span id,
  * counts the earlier first_seen, and the larger number of sessions, in which the stay is. So it
  * does not matter how often, from how many nodes or in which order users are told. What a peer
  * says was decoded as records are, ids were looked at. */
-__attribute__((unused)) static void store_batch_leaver(struct store_batch *b, struct span id,
-                                                       const struct user_record *user,
-                                                       const struct session_record *stay)
+static void store_batch_leaver(struct store_batch *b, struct span id,
+                               const struct user_record *user, const struct session_record *stay)
 {
     struct store_op op = {.kind = STORE_LEAVER, .id_len = (uint8_t)id.len, .as.user = *user};
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
@@ -5881,7 +5880,7 @@ __attribute__((unused)) static void store_batch_leaver(struct store_batch *b, st
     op.text_len = stay ? sizeof *stay : 0;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
-    buffer_add(&b->ops, stay, op.text_len);
+    if (stay) buffer_add(&b->ops, stay, sizeof *stay);
     b->users++;
     b->sessions += stay != NULL;
 }
@@ -12711,9 +12710,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or
+ * thread for it. Two own it: the caller and the thread, which is detached, since nobody could wait
+ * for it. */
 static struct lookup *lookup_begin(const char *host, uint16_t port)
 {
     struct lookup *lookup = mem_new(sizeof *lookup);
@@ -12743,8 +12742,8 @@ static bool host_is_bare_address(const char *host)
     return strchr(host, ':') || host_is_address(host);
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
+/* [webhook, engine] True if a certificate is for this IP address, by its subjectAltName (RFC 5280
+ * section 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -13745,7 +13744,7 @@ enum engine_tell_kind {
                       * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
     ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged; the same is forgotten */
     ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
-                      * connection breaks: the next ENGINE_UP says it */
+                      * connection breaks, or there is no epoch: the next ENGINE_UP says it */
     ENGINE_CAME,    /* text is a piece of the snapshot `request` */
     ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
 };
@@ -13764,7 +13763,7 @@ struct engine_tell {
     uint64_t incarnation, n, request;
     int64_t offset; /* the engine's wall ms minus clock_mono_ms */
     struct buffer text;
-    struct engine *engine; /* that tells it */
+    uint32_t opened; /* how many ENGINE_UP and ENGINE_EPOCH there were with it, see engine_hears */
 };
 
 /* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
@@ -13831,7 +13830,7 @@ static bool engine_name_good(const char *text, size_t len)
     return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
 }
 
-/* Reads HOST or HOST:PORT; false if it is none. */
+/* [any] Reads HOST or HOST:PORT; false if it is none. */
 static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
 {
     char copy[ORIGIN_MAX];
@@ -13849,8 +13848,8 @@ static bool engine_host_parse(const char *text, size_t len, uint16_t usual, stru
     return true;
 }
 
-/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
- * none. */
+/* [main] Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first
+ * that is none. */
 static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
 {
     for (size_t at = 0; at <= len;) {
@@ -13992,8 +13991,8 @@ static bool reply_time(const redisReply *reply, int64_t *out)
     return true;
 }
 
-/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
- * is not there is empty. */
+/* [any] Takes an element of a stream apart: its id, and the fields of these names in order; a
+ * field that is not there is empty. */
 static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
                           struct span *values)
 {
@@ -14022,9 +14021,9 @@ static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id
     return !*found || reply_element(reply->element[0], id, "", none);
 }
 
-/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
- * into `out`. False, with the reason in why, if one is not as append writes them, or does not
- * come behind the one before it. */
+/* [any] Reads elements of the log behind *read, which moves on: each is put behind a struct
+ * engine_entry into `out`. False, with the reason in why, if one is not as append writes them, or
+ * does not come behind the one before it. */
 static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
                           struct why why)
 {
@@ -14051,7 +14050,7 @@ static bool reply_entries(const redisReply *reply, struct stream_id *read, struc
     return true;
 }
 
-/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+/* [any] The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
 static struct span info_value(struct span info, const char *name)
 {
     size_t len = strlen(name);
@@ -14081,8 +14080,8 @@ enum engine_error {
     ENGINE_UNKNOWN,    /* it does not know the command */
 };
 
-/* What an error means, by its first word or, as engines before 7 put their own words before what a
- * script ran into, by a word inside. */
+/* [any] What an error means, by its first word or, as engines before 7 put their own words before
+ * what a script ran into, by a word inside. */
 static enum engine_error engine_error_of(const char *text)
 {
     static const struct {
@@ -14112,6 +14111,16 @@ static enum engine_error engine_error_of(const char *text)
         if (found && (found == text || known[i].inside)) return known[i].error;
     }
     return ENGINE_NOT_NOW;
+}
+
+/* What the engine said, for people: without what a terminal would act on, and cut. Returns out. */
+static const char *engine_said(struct span text, char *out, size_t size)
+{
+    size_t n = text.len < size ? text.len : size - 1;
+    for (size_t i = 0; i < n; i++)
+        out[i] = text.at[i] < ' ' || text.at[i] >= 0x7f ? '?' : text.at[i];
+    out[n] = 0;
+    return out;
 }
 
 /* The number behind the first word of an error of our scripts. */
@@ -14271,7 +14280,7 @@ struct engine {
     struct addrinfo *number;
     const struct addrinfo *address; /* the one that is being tried, of lookup or number */
     mbedtls_x509_crt roots;
-    bool has_roots;
+    bool has_roots; /* read for an attempt, and kept until the next: its host may change */
     struct engine_line ask, read;
 
     /* What holds in the engine. */
@@ -14334,15 +14343,12 @@ static void engine_tell_free(struct engine_tell *tell)
     free(tell);
 }
 
-/* [hub] A tell arrives. What the hub asks from now on is asked in the light of it, see
- * engine_ask.opened. */
-static void engine_tell_arrives(struct server *server, struct job *job)
+/* [hub] The hub acts on a tell now, which may have waited: what it asks from here on is asked in
+ * the light of it, see engine_ask.opened. An ENGINE_FOLLOW that answers an older ENGINE_UP must not
+ * have the log of a newer one read and written before the hub knows what is in it. */
+static void engine_hears(struct engine *engine, const struct engine_tell *tell)
 {
-    struct engine_tell *tell = container_of(job, struct engine_tell, job);
-    struct engine *engine = tell->engine;
-    if (tell->kind == ENGINE_UP || tell->kind == ENGINE_EPOCH)
-        atomic_fetch_add(&engine->hub_opened, 1);
-    engine->told(server, job);
+    atomic_store(&engine->hub_opened, tell->opened);
 }
 
 /* [engine] Tells the hub; of what is in `tell` the content is the hub's from now on. */
@@ -14354,8 +14360,8 @@ static void engine_tell(struct engine *engine, struct engine_tell tell)
     }
     struct engine_tell *sent = mem_new(sizeof *sent);
     *sent = tell;
-    sent->engine = engine;
-    sent->job = (struct job){.run = engine_tell_arrives};
+    sent->opened = engine->opened;
+    sent->job = (struct job){.run = engine->told};
     loop_submit(engine->hub, &sent->job);
 }
 
@@ -14412,8 +14418,6 @@ static void engine_close(struct engine *engine)
     if (engine->number) freeaddrinfo(engine->number);
     engine->number = NULL;
     engine->address = NULL;
-    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
-    engine->has_roots = false;
     engine->following = engine->again = engine->piece_out = false;
     engine->unanswered = 0;
     engine->unsent = TAILQ_EMPTY(&engine->appends)
@@ -14669,6 +14673,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     engine->has_roots = url->secure;
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
@@ -14982,6 +14987,7 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     struct span policy = info_value(info, "maxmemory_policy"), role = info_value(info, "role");
     struct span most = info_value(info, "maxmemory");
     uint64_t major = 0, memory = 0;
+    char text[32];
     const char *dot = version.len ? memchr(version.at, '.', version.len) : NULL;
     size_t digits = dot ? (size_t)(dot - version.at) : version.len;
     if (!engine_number_read((struct span){version.at, digits}, INT_MAX, &major) || !run.len ||
@@ -14993,16 +14999,16 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     engine->run_id[run.len] = 0;
     if (major < 6)
         engine_fail_wrong(engine,
-                          "--cluster: the engine is Redis %.*s; take one of 6.0 or later, or a"
+                          "--cluster: the engine is Redis %s; take one of 6.0 or later, or a"
                           " Valkey",
-                          (int)(version.len > 32 ? 32 : version.len), version.at);
+                          engine_said(version, text, sizeof text));
     else if (span_is(role, "slave")) engine_fail(engine, "it is a replica");
     else if (engine->probing && engine_number_read(most, UINT64_MAX, &memory) && memory &&
              !span_is(policy, "noeviction"))
         log_line(engine->log, LOG_WARN,
-                 "--cluster: the engine's maxmemory-policy is %.*s, by which it may throw away"
-                 " what the nodes share; set noeviction",
-                 (int)(policy.len > 32 ? 32 : policy.len), policy.at);
+                 "--cluster: the engine's maxmemory-policy is %s, by which it may throw away what"
+                 " the nodes share; set noeviction",
+                 engine_said(policy, text, sizeof text));
 }
 
 /* [engine] What `last_read` of ENGINE_UP is, once the log's first and last entry are known. */
@@ -15063,6 +15069,7 @@ static void engine_take_renewed(struct engine *engine, const redisReply *reply)
 {
     uint32_t epoch;
     if (!reply_epoch(reply, &epoch) || !epoch) {
+        /* Nil: the epoch that was to end went away by itself. The next ENGINE_UP says so. */
         engine_fail(engine, "the answer to a new epoch is none");
         return;
     }
@@ -15122,7 +15129,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     char text[200];
     const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
     struct engine_host to;
-    snprintf(text, sizeof text, "%s", reply->str);
+    engine_said((struct span){reply->str, reply->len}, text, sizeof text);
     switch (engine_error_of(reply->str)) {
     case ENGINE_ELSEWHERE:
         if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {
@@ -15260,11 +15267,11 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 38. Cluster: the engine's thread ==========================================================
- * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+/* ==== 38. Cluster: the engine's thread ===========================================================
+ * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
-/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
- * next turn, so that what the hub asks has its turn, too. */
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
+ * the next turn, so that what the hub asks has its turn, too. */
 static void engine_line_read(struct engine *engine, struct engine_line *line)
 {
     enum { READS = 256 }; /* of 16 KB */
@@ -15563,6 +15570,7 @@ static void engine_free(struct engine *engine)
         loop_close(&engine->loop);
     }
     lookup_drop(engine->lookup);
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     secret_free(&engine->password);
     engine_url_free(&engine->url);
 }
@@ -15607,7 +15615,8 @@ enum {
     X(MANUAL, 12)  /* what a user set by hand */                                                   \
     X(KICK, 13)    /* all contributions of a user end */                                           \
     X(DELIVERED, 14) /* the webhook has the changes up to `number` */                              \
-    X(WANT, 15)      /* something be sent to the snapshot `number` */
+    X(WANT, 15)      /* something be sent to the snapshot `number` */                              \
+    X(STAY, 16)      /* a session of the writer that ended while it was alone */
 #define X(name, number) RECORD_##name = number,
 enum record_kind { RECORD_TABLE(X) };
 #undef X
@@ -15826,6 +15835,14 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_bytes(out, r->message);
         break;
     case RECORD_KICK: put_bytes(out, r->id); break;
+    case RECORD_STAY:
+        put_bytes(out, r->id);
+        put_byte(out, r->reason);
+        put_byte(out, r->address != NULL);
+        put_time(out, time, r->since);
+        put_time(out, time, r->last_seen);
+        if (r->address) buffer_add(out, r->address, 16);
+        break;
     case RECORD_DELIVERED: put_number(out, r->number); break;
     case RECORD_WANT:
         put_byte(out, r->want);
@@ -15909,6 +15926,14 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         if (!in->bad && !status_text_valid(r->message)) in->bad = true;
         break;
     case RECORD_KICK: r->id = take_id(in); break;
+    case RECORD_STAY:
+        r->id = take_id(in);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        byte = take_choice(in, 1);
+        r->since = take_time(in, time);
+        r->last_seen = take_time(in, time);
+        if (byte) r->address = take_raw(in, 16);
+        break;
     case RECORD_DELIVERED: r->number = take_number(in); break;
     case RECORD_WANT:
         r->want = (enum record_want)take_choice(in, WANT_CONNECTIONS);
@@ -16016,6 +16041,7 @@ enum {
 /* The table of one epoch of the log, with all that the log says of its writers. */
 struct replica {
     struct presence *table; /* SHARED */
+    struct presence *shown; /* the one whose store learns what is told of the past */
     uint32_t epoch;
     uint64_t next;  /* records read: the base of the next entry */
     uint64_t beats; /* of our own that came back */
@@ -16378,6 +16404,8 @@ static void replica_choose_poster(struct replica *r)
 static void replica_settled(struct replica *r, uint64_t position)
 {
     int64_t last = 0;
+    for (size_t i = 0; i < r->count && !r->settled; i++)
+        r->incarnations[i]->whole |= r->incarnations[i]->stated;
     r->settled = true;
     for (size_t i = 0; i < r->count; i++)
         if (r->incarnations[i]->n && r->incarnations[i]->since > last)
@@ -16387,6 +16415,45 @@ static void replica_settled(struct replica *r, uint64_t position)
         if (!inc->n || inc->kept != UINT64_MAX) continue;
         inc->kept = inc->since >= last - REPLICA_LAG_MS ? 0 : position;
     }
+}
+
+/* A session that ended while its node was alone. Here its user may still wait for the time to be
+ * over, or be gone already: then the store learns how it really ended. */
+static void replica_stay(struct replica *r, struct instant now, const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    struct session_record stay = {
+        .from = record->since, .to = record->last_seen, .reason = (uint8_t)record->reason};
+    if (stay.to < stay.from) stay.to = stay.from;
+    if (record->address) memcpy(stay.address, record->address, 16);
+    bool same = user && user->state && user->online_since == record->since;
+    if (user && user->state && (!same || user_said_live(user))) same = false;
+    if (same) {
+        replica_unsay_cached(r, user, false);
+        replica_seen(r, user, record->last_seen);
+        replica_merge(r, now, user, 0, record->reason, record->address);
+        return;
+    }
+    if (p->silent && !user) user = presence_make(p, record->id);
+    if (user && !user->state &&
+        atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
+        atomic_store_explicit(&user->last_seen, record->last_seen, memory_order_relaxed);
+        user->reason = (uint8_t)record->reason;
+        if (!p->silent) presence_mark_dirty(p, user, DIRTY_STATE);
+    }
+    if (!presence_may_wait(r->shown, r->shown->ended.sessions, ENDED_SESSIONS_MAX)) {
+        r->shown->sessions_dropped++;
+        return;
+    }
+    store_batch_session(&r->shown->ended, record->id, &stay, true);
+    if (user) return;
+    struct user_record known = {.first_seen = record->since,
+                                .last_seen = record->last_seen,
+                                .offline_since = record->last_seen,
+                                .status = STATUS_OFFLINE,
+                                .reason = (uint8_t)record->reason};
+    store_batch_leaver(&r->shown->ended, record->id, &known, NULL);
 }
 
 /* An incarnation says hello: another one of the same node is over by that. */
@@ -16477,6 +16544,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         if (record->number > r->delivered && record->number <= position)
             r->delivered = record->number;
         break;
+    case RECORD_STAY: replica_stay(r, now, record); break;
     case RECORD_WANT: break;
     }
 }
@@ -16559,18 +16627,19 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 
 enum {
     NODE_BEAT_MS = 2000,
-    NODE_BEATS = 5,           /* of our own come back since another's last entry: it is dead */
-    NODE_EPOCH_MS = 10000,    /* an epoch is settled at the latest then */
-    NODE_SILENT_MS = 3000,    /* without a beat of anybody who has a whole table, there is none */
-    NODE_PIECE_MS = 5000,     /* without a piece of a copy another node is asked */
-    NODE_QUIET_MS = 10000,    /* a log whose last entry is so old has no living writers */
-    NODE_DIFFER_MS = 60000,   /* an epoch is ended for a difference of tables once in this time */
-    NODE_RETRY_MS = 2000,     /* an end that was said and has not come back is said again */
-    NODE_ATTEMPTS = 3,        /* copies asked for in vain: then an epoch is ended for it */
-    NODE_PATIENCE = 3,        /* beats that a new node waits for those who knew more */
-    NODE_WRITES = 64,         /* entries of contributions under way */
-    NODE_LEASE_MS = 4000,     /* who posts does so for as long after a beat that came back */
-    NODE_DELIVERED_MS = 1000, /* how often the log is told how far it came */
+    NODE_BEATS = 5,             /* of our own come back since another's last entry: it is dead */
+    NODE_EPOCH_MS = 10000,      /* an epoch is settled at the latest then */
+    NODE_SILENT_MS = 3000,      /* without a beat of anybody who has a whole table, there is none */
+    NODE_PIECE_MS = 5000,       /* without a piece of a copy another node is asked */
+    NODE_QUIET_MS = 10000,      /* a log whose last entry is so old has no living writers */
+    NODE_DIFFER_MS = 60000,     /* an epoch is ended for a difference of tables once in this time */
+    NODE_RETRY_MS = 2000,       /* an end that was said and has not come back is said again */
+    NODE_ATTEMPTS = 3,          /* copies asked for in vain: then an epoch is ended for it */
+    NODE_PATIENCE = 3,          /* beats that a new node waits for those who knew more */
+    NODE_STAYS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_LEASE_MS = 4000,       /* who posts does so for as long after a beat that came back */
+    NODE_DELIVERED_MS = 1000,   /* how often the log is told how far it came */
+    NODE_WRITES = 64,           /* entries of contributions under way */
     PIECE_BYTES = 65536,
 };
 
@@ -16626,6 +16695,9 @@ struct node {
     char name[NODE_NAME_MAX + 1];
     void (*ask)(void *context, struct engine_ask *);
     void (*tell)(void *context, enum node_cause); /* of a change of state; or NULL */
+    /* Somebody asks for a user's connections here, and an answer to our own question; or NULL. */
+    void (*wanted_of)(void *context, const struct record *);
+    void (*answered)(void *context, uint64_t question, uint64_t node, struct span json);
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
@@ -16690,7 +16762,8 @@ struct node {
     int64_t delivered_at; /* mono: and said so last */
 
     struct buffer kicked;  /* for the hub: ids, each behind its length */
-    struct buffer manuals; /* set by hand while we were alone: records */
+    struct buffer manuals; /* set by hand while we were alone: records, */
+    struct buffer stays;   /* as are sessions that ended meanwhile */
     int64_t differ_at;     /* mono: the last epoch ended for a difference */
     bool leaving;          /* it stops, and hears nothing any more */
     unsigned twins;        /* hellos of a second process as this node */
@@ -16785,7 +16858,20 @@ static struct record node_contribution(const struct user *user)
 /* Applies a contribution of our own to the table that goes on by itself. */
 static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
 {
+    const struct user *user = presence_find(node->shown, record->id);
+    int64_t since = user && user->state ? user->online_since : 0;
     replica_hear(&node->before, now, INCARNATION_SELF, record);
+    user = presence_find(node->shown, record->id);
+    if (!since || record->state || (user && user->state)) return;
+    /* The others do not know how it ended; what is too much they know as node_lost. */
+    if (node->stays.len >= NODE_STAYS_BYTES) return;
+    record_write(&node->stays, 0,
+                 &(struct record){.kind = RECORD_STAY,
+                                  .id = record->id,
+                                  .reason = record->reason,
+                                  .since = since,
+                                  .last_seen = record->last_seen,
+                                  .address = record->address});
 }
 
 /* Notes that a user is in the batch under way. */
@@ -16939,11 +17025,11 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
     return true;
 }
 
-/* Says what was set by hand while we were alone. */
-static void node_say_manuals(struct node *node, struct instant now)
+/* Says what happened while we were alone: what was set by hand, or which sessions ended. */
+static void node_say_late(struct node *node, struct instant now, struct buffer *records)
 {
-    struct taker in = {(const uint8_t *)node->manuals.at,
-                       (const uint8_t *)node->manuals.at + node->manuals.len, false};
+    struct taker in = {(const uint8_t *)records->at, (const uint8_t *)records->at + records->len,
+                       false};
     struct record r;
     node_send(node, now);
     while (in.at < in.end) {
@@ -16953,7 +17039,7 @@ static void node_say_manuals(struct node *node, struct instant now)
         if (node->entry_records >= ENTRY_USERS) node_send(node, now);
     }
     node_send(node, now);
-    buffer_free(&node->manuals);
+    buffer_free(records);
 }
 
 /* Ends a user everywhere. While we are alone, here. */
@@ -17069,6 +17155,7 @@ static void node_begin(struct node *node, struct instant now, int64_t mono, uint
     node->next.kind = PRESENCE_SHARED;
     node->next.silent = true;
     replica_init(&node->replica, &node->next, epoch, node->id, node->incarnation);
+    node->replica.shown = node->shown;
     node->began_at = node->piece_at = mono;
     node->settle_len = 0;
 }
@@ -17517,6 +17604,7 @@ static void node_install_user(struct node *node, struct instant now, struct user
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
     if (manual) user_tell_manual(p, user);
+    presence_forget(p, user);
 }
 
 /* Installs the next table, of at most so many users; true if that is done. The walk takes the users
@@ -17560,8 +17648,13 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->attempts = 0;
     if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
-    node->beat_at = mono; /* to say that our table is whole */
-    node_say_manuals(node, now);
+    node->beat_at = mono;              /* to say that our table is whole */
+    node->request = node->incarnation; /* answers to our questions */
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    pieces->request = node->request;
+    node->ask(node->context, pieces);
+    node_say_late(node, now, &node->manuals);
+    node_say_late(node, now, &node->stays);
     node_told(node, CAUSE_SETTLED);
     return true;
 }
@@ -17577,7 +17670,7 @@ static void node_begin_install(struct node *node, bool stays)
 
 /* ---- Copies ---- */
 
-enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_KINDS };
+enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_ANSWER, PIECE_KINDS };
 
 static void node_piece(struct node *node, uint64_t request, struct buffer *text)
 {
@@ -17690,10 +17783,39 @@ static void node_donate(struct node *node, size_t most)
     free(d);
 }
 
+/* Answers a question of another node, into the snapshot that it reads for that. */
+static void node_answer(struct node *node, const struct record *question, struct span json)
+{
+    struct buffer out = {0};
+    piece_begin(node, &out, PIECE_ANSWER);
+    put_fixed(&out, question->about);
+    put_bytes(&out, json);
+    node_piece(node, question->number, &out);
+}
+
+/* Takes an answer to a question of our own; one that makes no sense is none. */
+static void node_take_answer(struct node *node, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct json_value list;
+    bool good = take_byte(&in) == ENTRY_VERSION && take_byte(&in) == PIECE_ANSWER;
+    uint64_t from = take_fixed(&in);
+    take_number(&in);
+    uint64_t question = take_fixed(&in);
+    struct span json = take_bytes(&in, 2, text.len);
+    if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
+        return;
+    if (node->answered) node->answered(node->context, question, from, json);
+}
+
 /* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
 static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
 {
     if (node->state != NODE_SETTLED || e->node == node->id) return;
+    if (record->want == WANT_CONNECTIONS) {
+        if (node->wanted_of) node->wanted_of(node->context, record);
+        return;
+    }
     if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
     struct donation *d = mem_new(sizeof *d);
     d->request = record->number;
@@ -18024,6 +18146,8 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
             node_read_epoch(node, now, mono, tell->epoch);
         break;
     case ENGINE_CAME:
+        if (node->state == NODE_SETTLED && tell->request == node->request)
+            node_take_answer(node, (struct span){tell->text.at, tell->text.len});
         if (node->state != NODE_JOINING || tell->request != node->request || node->copied) break;
         if (!node_take_piece(node, now, mono, (struct span){tell->text.at, tell->text.len}))
             node_join(node, now, mono, node->replica.epoch, 0);
@@ -18116,6 +18240,7 @@ static void node_init(struct node *node, struct instant now, struct presence *sh
     node->epoch = node->random(node->context);
     node->incarnation = node_random(node);
     replica_init(&node->before, shown, 0, id, node->incarnation);
+    node->before.shown = shown;
 }
 
 /* A user whom the store says to be online, who was just restored in the table that is shown: as if
@@ -18137,6 +18262,7 @@ static void node_restored(struct node *node, struct span id)
 
 static void node_free(struct node *node)
 {
+    node->request = 0; /* nobody is asked any more */
     node_drop_copy(node);
     node_drop_donations(node);
     replica_free(&node->replica);
@@ -18146,6 +18272,7 @@ static void node_free(struct node *node)
     buffer_free(&node->entry);
     buffer_free(&node->kicked);
     buffer_free(&node->manuals);
+    buffer_free(&node->stays);
 }
 
 /* ==== 42. Server ================================================================================
@@ -18481,6 +18608,11 @@ struct hub_ask {
     uint64_t n;                   /* our own entry with this number, or 0: what is said of `id` */
     int64_t deadline;             /* mono: it waits no longer */
     void (*finish)(struct server *, struct hub_ask *);
+    uint64_t question;      /* to other nodes, whose connections of `id` go to `out`, */
+    struct buffer *out;     /* as items of a JSON array, */
+    struct buffer *missing; /* and the names of those that did not answer in time here */
+    uint64_t *awaited;      /* nodes that have not answered yet */
+    size_t awaited_count;
     struct span id;
     const uint8_t *address;
     size_t count; /* out */
@@ -18644,8 +18776,7 @@ struct server {
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
     struct presence presence;     /* [hub; others with table_lock, only reading] what is shown */
-    struct presence *own;         /* the same of our own connections: in a cluster node.own, else
-                                   * `presence` */
+    bool clustered;               /* by --cluster: it is one of several */
     struct node node;             /* [hub] of --cluster */
     _Atomic int node_state;       /* [hub] enum node_state, for others */
     _Atomic bool twin;            /* [hub] another server has a copy of the store: this one stops */
@@ -18714,17 +18845,25 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* [any] True if this server is one of several. */
-static bool server_clustered(const struct server *server)
+/* [hub] The moment at which a transition is made text. A cluster's are of the log: the same on every
+ * node, whatever its clock says. */
+static struct instant event_time(const struct server *server, struct instant now)
 {
-    return server->own != &server->presence;
+    return server->clustered ? (struct instant){INT64_MAX / 4, 0} : now;
+}
+
+/* [hub, or table_lock] The table of the connections here, which in a cluster is not the one that is
+ * shown. */
+static struct presence *server_own(struct server *server)
+{
+    return server->clustered ? &server->node.own : &server->presence;
 }
 
 /* [any] A moment as the tables have it. Those of a cluster have the engine's wall times, so that a
  * time which one node wrote is the same on all. */
 static struct instant table_time(const struct server *server, struct instant now)
 {
-    return server_clustered(server) ? (struct instant){wall_of(now), 0} : now;
+    return server->clustered ? (struct instant){wall_of(now), 0} : now;
 }
 
 /* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
@@ -18733,13 +18872,28 @@ static bool server_exempts(const struct server *server, const uint8_t address[16
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
+/* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is connected
+ * here the last sign of life is known sooner than the log has it. */
+static void server_view_user(struct server *server, struct user_view *view, const struct user *user,
+                             struct instant now)
+{
+    struct instant time = table_time(server, now);
+    view_user(view, user, time);
+    if (!server->clustered) return;
+    const struct user *own = presence_find(server_own(server), user_id(user));
+    if (!own) return;
+    int64_t seen = atomic_load_explicit(&own->last_seen, memory_order_relaxed);
+    if (seen > time.mono) seen = time.mono;
+    if (seen > view->last_seen) view->last_seen = seen;
+}
+
 /* [hub] Sets by hand what a user of the table that is shown wishes. */
 static void server_set_manual(struct server *server, struct instant now, struct user *user,
                               const struct manual_update *update)
 {
     struct instant time = table_time(server, now);
     lock_take(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) node_set_manual(&server->node, time, user, update);
+    if (server->clustered) node_set_manual(&server->node, time, user, update);
     else presence_set_manual(&server->presence, time, user, update);
     lock_give(&server->table_lock, RANK_TABLE);
 }
@@ -18860,7 +19014,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
 {
     if (!c->session.user) return;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_disconnect(server->own, table_time(server, now), &c->session, ending);
+    presence_disconnect(server_own(server), table_time(server, now), &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
@@ -19156,6 +19310,60 @@ static void connection_close_late(struct server *server, struct connection *c, s
     connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
+/* The text of a connection's number, as the protocol and the admin API show it. */
+static const char *connection_id_text(uint64_t number, char out[17])
+{
+    snprintf(out, 17, "%016" PRIx64, number);
+    return out;
+}
+
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* [worker; table_lock] Copies a connection. */
+static void connection_view(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
+        .port = c->session.port,
+        .status = c->session.status,
+    };
+    memcpy(view->address, c->session.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
+ * was answered. */
+static void connection_write(struct buffer *out, const struct connection_view *c,
+                             struct instant now, const char *node)
+{
+    char number[17], address[64];
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    if (node) json_text(out, "node", node);
+    json_close(out, '}');
+}
+
 /* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
@@ -19251,8 +19459,9 @@ static enum error message_manual(struct server *server, struct connection *c, st
     enum error error = manual_parse(message, &update);
     if (error) return error;
     struct user *user = c->session.user;
-    if (server_clustered(server)) user = presence_find(&server->presence, user_id(user));
-    if (user) server_set_manual(server, now, user, &update);
+    /* In a cluster others may have set something already; one who has just come is not there yet. */
+    struct user *shown = presence_find(&server->presence, user_id(user));
+    server_set_manual(server, now, shown ? shown : user, &update);
     return ERROR_NONE;
 }
 
@@ -19274,7 +19483,7 @@ static enum error message_status(struct server *server, struct connection *c, st
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_set_status(server->own, table_time(server, now), &c->session, i);
+        presence_set_status(server_own(server), table_time(server, now), &c->session, i);
         lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
@@ -19810,7 +20019,7 @@ static void connection_take(struct server *server, struct connection *c, struct 
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     /* Atomics: workers read last_seen, and a lock for each message would stop them. */
-    presence_heard(server->own, table_time(server, now), c->session.user);
+    presence_heard(server_own(server), table_time(server, now), c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
         struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
@@ -19977,14 +20186,14 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
     enum transition_kind kind;
     if (!webhook_wanted(&server->webhook) || !transition_shows(t, &kind)) return;
     if (kind == TRANSITION_CONNECTIONS) return;
-    bool alone = server_clustered(server) && !server->hub.follows;
+    bool alone = server->clustered && !server->hub.follows;
     if (alone || !presence_may_wait(&server->presence, batch->changes, CHANGES_MAX)) {
         count_one(&server->counters.webhook_dead);
         return;
     }
     server->node.told = t->sequence;
     struct buffer *event = &server->hub.event;
-    if (!event->len) event_write(event, server->epoch, t, table_time(server, now), false);
+    if (!event->len) event_write(event, server->epoch, t, event_time(server, now), false);
     store_batch_change(batch, wall_of(now), (struct span){event->at, event->len}, false);
 }
 
@@ -20011,7 +20220,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
     if (events->kept)
-        event_write(&hub->event, server->epoch, t, table_time(server, now),
+        event_write(&hub->event, server->epoch, t, event_time(server, now),
                     feed == &hub->feeds[FEED_ADMIN]);
     events_add(events, (struct position){server->epoch, t->sequence},
                (struct span){hub->event.at, hub->event.len});
@@ -20375,18 +20584,11 @@ enum {
     STREAM_GONE_MS = 120000
 }; /* TCP gives a client up that takes nothing for this long */
 
-/* The text of a connection's number, as the protocol and the admin API show it. */
-static const char *connection_id_text(uint64_t number, char out[17])
-{
-    snprintf(out, 17, "%016" PRIx64, number);
-    return out;
-}
-
 /* [hub] How long all clients should take to come back together, should this process end without a
  * word: what it needs to take as many in. Few come back at once, as they always did. */
-static int64_t server_spread_ms(const struct server *server)
+static int64_t server_spread_ms(struct server *server)
 {
-    int64_t count = (int64_t)server->own->connections;
+    int64_t count = (int64_t)server_own(server)->connections;
     int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
     if (count <= CROWD_FEW) return 0;
     int64_t needed = count * 1000 / rate;
@@ -20417,7 +20619,7 @@ static void hub_greet(struct server *server, struct connection *c, struct instan
                       struct span id)
 {
     struct hub *hub = &server->hub;
-    bool waits = server_clustered(server) && !node_alone(&server->node);
+    bool waits = server->clustered && !node_alone(&server->node);
     if (waits) connection_flush(server, c, now); /* the 101 does not wait */
     if (c->session.state != CONNECTION_OPEN) return;
     hub_reply_hello(server, c, id);
@@ -20453,7 +20655,7 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     int64_t count = (int64_t)p->connections, level = crowd->level;
     while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
     if (level > crowd->level) {
@@ -20538,7 +20740,7 @@ static void hub_adopt(struct server *server, struct job *job)
     } else {
         count_one(&server->counters.upgrades);
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_connect(server->own, table_time(server, now), id, &c->session);
+        presence_connect(server_own(server), table_time(server, now), id, &c->session);
         lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_greet(server, c, now, id);
@@ -20627,10 +20829,12 @@ static void hub_adopt_stream(struct server *server, struct job *job)
  * and in slices, as what happens to the cluster can happen to all of its users at once. */
 
 enum {
-    CLUSTER_OFFSET_MS = 500,  /* so far from the engine's a clock is worth a warning */
-    CLUSTER_YOUNG_MS = 60000, /* a server that started so lately gives way to its twin, */
-    CLUSTER_TWINS = 2,        /* when that has said hello so often */
-    CLUSTER_SHARE = 256,      /* users looked at under the lock at a time */
+    CLUSTER_OFFSET_MS = 500,   /* so far from the engine's a clock is worth a warning */
+    ANSWER_WAIT_MS = 1000,     /* for other nodes' connections of a user */
+    ANSWER_BYTES = 256 * 1024, /* of them, from one node */
+    CLUSTER_YOUNG_MS = 60000,  /* a server that started so lately gives way to its twin, */
+    CLUSTER_TWINS = 2,         /* when that has said hello so often */
+    CLUSTER_SHARE = 256,       /* users looked at under the lock at a time */
 };
 
 /* [hub] See struct node. */
@@ -20676,24 +20880,6 @@ static void hub_node_says(void *context, enum node_cause cause)
     log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
 }
 
-/* [main] Sets the node up, before there are threads. */
-static void server_begin_node(struct server *server)
-{
-    struct node *node = &server->node;
-    const char *name = server->options.node_name;
-    *node = (struct node){.ask = hub_node_asks,
-                          .tell = hub_node_says,
-                          .random = hub_node_random,
-                          .context = server,
-                          .patient = server->store->was_position_epoch != 0,
-                          .hooks = webhook_wanted(&server->webhook),
-                          .since = server->store->was_alive};
-    snprintf(node->name, sizeof node->name, "%s", name);
-    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
-    server->epoch = node->epoch;
-    atomic_store(&server->alone_since, wall_of(server->started));
-}
-
 /* [hub] The engine's thread told something: that waits for its turn. */
 static void hub_engine_told(struct server *server, struct job *job)
 {
@@ -20706,6 +20892,11 @@ static void hub_take_clock(struct server *server, int64_t offset)
 {
     int64_t step = offset - atomic_load(&server->wall_offset);
     int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
+    /* Within what a round trip hides both clocks are the same, and ours is the steadier one. */
+    if (apart <= ENGINE_CLOCK_MOVED && apart >= -ENGINE_CLOCK_MOVED) {
+        offset -= apart;
+        step -= apart;
+    }
     atomic_store(&server->clock_is_engines, true);
     atomic_store(&server->wall_offset, offset);
     atomic_store(&server->clock_apart, apart);
@@ -20721,7 +20912,7 @@ static void hub_take_clock(struct server *server, int64_t offset)
     }
     if (!step) return;
     presence_step_clock(&server->presence, step);
-    presence_step_clock(server->own, step);
+    presence_step_clock(server_own(server), step);
 }
 
 /* [hub] The log is followed from here on, or again: the webhook is told to begin again, and what is
@@ -20809,6 +21000,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_CLUSTER_US);
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells)) && !node_busy(node);) {
         struct engine_tell *tell = container_of(job, struct engine_tell, job);
+        engine_hears(&server->engine, tell);
         lock_take(&server->table_lock, RANK_TABLE);
         if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
             hub_take_clock(server, tell->offset);
@@ -20836,7 +21028,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
         struct taker in = {(const uint8_t *)node->kicked.at,
                            (const uint8_t *)node->kicked.at + node->kicked.len, false};
         struct span id = take_id(&in);
-        struct user *user = presence_find(server->own, id);
+        struct user *user = presence_find(server_own(server), id);
         while (user && user->conns) {
             struct connection *c = (struct connection *)user->conns;
             if (clock_work_us() >= server->hub.until) return false;
@@ -20844,7 +21036,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
             connection_flush(server, c, now);
         }
         lock_take(&server->table_lock, RANK_TABLE);
-        if (user) presence_end(server->own, table_time(server, now), user, REASON_KICKED);
+        if (user) presence_end(server_own(server), table_time(server, now), user, REASON_KICKED);
         lock_give(&server->table_lock, RANK_TABLE);
         buffer_drop(&node->kicked, (size_t)(in.at - (const uint8_t *)node->kicked.at));
     }
@@ -20852,12 +21044,12 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
 }
 
 /* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
-static bool hub_came_back(const struct server *server, uint64_t n, struct span id)
+static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
     if (node_alone(node)) return true;
     if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
-    const struct user *user = presence_find(server->own, id);
+    const struct user *user = presence_find(server_own(server), id);
     return !user || user->dirty < DIRTY_STATE;
 }
 
@@ -20867,7 +21059,9 @@ static void hub_cluster_answer(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     for (struct hub_ask *ask = TAILQ_FIRST(&hub->waits), *next; ask; ask = next) {
         next = TAILQ_NEXT(ask, waiting);
-        if (now.mono < ask->deadline && !hub_came_back(server, ask->n, ask->id)) continue;
+        bool here = ask->question ? !ask->awaited_count || node_alone(&server->node)
+                                  : hub_came_back(server, ask->n, ask->id);
+        if (now.mono < ask->deadline && !here) continue;
         TAILQ_REMOVE(&hub->waits, ask, waiting);
         ask->finish(server, ask);
     }
@@ -20888,6 +21082,84 @@ static void hub_wait_for_log(struct server *server, struct hub_ask *ask, struct 
     ask->n = n;
     ask->deadline = now.mono + CLUSTER_WAIT_MS;
     ask->finish = finish;
+    TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
+}
+
+/* [hub; table_lock] Another node asks for the connections that a user has here. */
+static void hub_node_wanted(void *context, const struct record *question)
+{
+    struct server *server = context;
+    struct buffer json = {0};
+    const struct user *user = presence_find(server_own(server), question->id);
+    struct instant now = server_now(server);
+    json_open(&json, NULL, '[');
+    const struct session_conn *conn;
+    for (conn = user ? user->conns : NULL; conn && json.len < ANSWER_BYTES; conn = conn->next) {
+        struct connection_view view;
+        connection_view(&view, (const struct connection *)conn);
+        connection_write(&json, &view, now, server->node.name);
+    }
+    json_close(&json, ']');
+    node_answer(&server->node, question, (struct span){json.at, json.len});
+    buffer_free(&json);
+}
+
+/* [hub; table_lock] Another node has answered. */
+static void hub_node_answered(void *context, uint64_t question, uint64_t node, struct span json)
+{
+    struct server *server = context;
+    struct hub_ask *ask = TAILQ_FIRST(&server->hub.waits);
+    while (ask && (!ask->question || ask->question != question)) ask = TAILQ_NEXT(ask, waiting);
+    for (size_t i = 0; ask && i < ask->awaited_count; i++) {
+        if (ask->awaited[i] != node) continue;
+        ask->awaited[i] = ask->awaited[--ask->awaited_count];
+        struct span items = {json.at + 1, json.len - 2};
+        if (items.len && ask->out->len) buffer_text(ask->out, ",");
+        buffer_add(ask->out, items.at, items.len);
+        break;
+    }
+}
+
+/* [hub] The worker goes on with what has come of other nodes; the rest is named. */
+static void hub_ask_answered(struct server *server, struct hub_ask *ask)
+{
+    const struct replica *r = &server->node.replica;
+    for (size_t i = 0; i < ask->awaited_count; i++) {
+        const char *name = NULL;
+        for (size_t k = 0; k < r->count; k++)
+            if (r->incarnations[k]->node == ask->awaited[i]) name = r->incarnations[k]->name;
+        if (name) json_text(ask->missing, NULL, name);
+    }
+    free(ask->awaited);
+    sem_post(&ask->done);
+}
+
+/* [hub] Question: the connections that a user has on other nodes. */
+static void hub_ask_connections(struct server *server, struct job *job)
+{
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
+    struct node *node = &server->node;
+    struct instant now = server_now(server);
+    const struct user *user = presence_find(&server->presence, ask->id);
+    const struct said *said = user && !node_alone(node) ? user->said : NULL;
+    for (; said; said = said->next) {
+        if (said->holder == INCARNATION_SELF || said->evicted || said->state != USER_LIVE) continue;
+        ask->awaited = mem_resize(ask->awaited, (ask->awaited_count + 1) * sizeof *ask->awaited);
+        ask->awaited[ask->awaited_count++] = node->replica.incarnations[said->holder]->node;
+    }
+    if (!ask->awaited_count) {
+        hub_ask_answered(server, ask);
+        return;
+    }
+    ask->question = node_random(node);
+    node_say(node, table_time(server, now),
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_CONNECTIONS,
+                              .number = node->request,
+                              .about = ask->question,
+                              .id = ask->id});
+    ask->deadline = now.mono + ANSWER_WAIT_MS;
+    ask->finish = hub_ask_answered;
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
 }
 
@@ -20943,15 +21215,35 @@ static void hub_cluster(struct server *server, struct instant now)
 static bool hub_cluster_tick(struct server *server, struct instant now, size_t most)
 {
     struct instant time = table_time(server, now);
-    bool own = presence_tick(server->own, time, most);
+    bool own = presence_tick(server_own(server), time, most);
     return node_tick(&server->node, time, most) && own;
 }
 
+/* [main] Sets the node up, before there are threads. */
+static void server_begin_node(struct server *server)
+{
+    struct node *node = &server->node;
+    const char *name = server->engine.name;
+    *node = (struct node){.ask = hub_node_asks,
+                          .tell = hub_node_says,
+                          .wanted_of = hub_node_wanted,
+                          .answered = hub_node_answered,
+                          .random = hub_node_random,
+                          .context = server,
+                          .patient = server->store->was_position_epoch != 0,
+                          .hooks = webhook_wanted(&server->webhook),
+                          .since = server->store->was_alive};
+    snprintf(node->name, sizeof node->name, "%s", name);
+    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
+    server->epoch = node->epoch;
+    atomic_store(&server->alone_since, wall_of(server->started));
+}
+
 /* [hub] How long the hub may sleep for what the node has to do. */
-static int64_t hub_cluster_wait(const struct server *server, int64_t now)
+static int64_t hub_cluster_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    const struct presence *own = server->own;
+    const struct presence *own = server_own(server);
     int64_t wall = now + atomic_load(&server->wall_offset);
     int64_t wait = node_wait(&server->node, now), at;
     if (hub->cluster_works || (TAILQ_FIRST(&hub->tells) && !node_busy(&server->node))) return 0;
@@ -21001,9 +21293,9 @@ static void hub_heartbeat(struct server *server, struct job *job)
     struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_heartbeat(server->own, table_time(server, now), ask->id, ask->address);
+    presence_heartbeat(server_own(server), table_time(server, now), ask->id, ask->address);
     lock_give(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
+    if (server->clustered) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
     else hub_ask_done(server, ask);
 }
 
@@ -21013,7 +21305,7 @@ static void hub_ask_view(struct server *server, struct hub_ask *ask)
     const struct user *user = presence_find(&server->presence, ask->id);
     if (user) {
         lock_take(&server->table_lock, RANK_TABLE);
-        view_user(ask->view, user, table_time(server, server_now(server)));
+        server_view_user(server, ask->view, user, server_now(server));
         view_keep(ask->view, ask->texts);
         lock_give(&server->table_lock, RANK_TABLE);
     }
@@ -21028,8 +21320,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
     struct user *user = presence_find(&server->presence, ask->id);
     ask->failed = failed && !user;
     if (user) server_set_manual(server, now, user, ask->update);
-    if (user && server_clustered(server))
-        hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
+    if (user && server->clustered) hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
     else hub_ask_view(server, ask);
 }
 
@@ -21049,7 +21340,7 @@ static void hub_kick(struct server *server, struct job *job)
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         ask->count = user ? user->connections : 0;
         lock_take(&server->table_lock, RANK_TABLE);
         if (user) node_kick(&server->node, table_time(server, now), ask->id);
@@ -21182,8 +21473,8 @@ static void hub_expire(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        over = server_clustered(server) ? hub_cluster_tick(server, now, TABLE_SHARE)
-                                        : presence_tick(&server->presence, now, TABLE_SHARE);
+        over = server->clustered ? hub_cluster_tick(server, now, TABLE_SHARE)
+                                 : presence_tick(&server->presence, now, TABLE_SHARE);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_take_transitions(server, now);
     }
@@ -21195,11 +21486,11 @@ static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         lock_take(&server->table_lock, RANK_TABLE);
         node_leave(&server->node, table_time(server, now), now.mono);
         lock_give(&server->table_lock, RANK_TABLE);
@@ -21261,16 +21552,16 @@ static void wait_until(int64_t *wait, int64_t at, int64_t now)
 
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
  * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
-static int64_t hub_wait(const struct server *server, int64_t now)
+static int64_t hub_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
     const struct presence *p = &server->presence;
     if (hub_has_work(hub) || hub->crowd.telling) return 0;
     int64_t wait = wheel_wait(&hub->wheel, now), rules = -1;
-    if (!server_clustered(server)) rules = presence_wait(p, now);
+    if (!server->clustered) rules = presence_wait(p, now);
     int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
     if (rules >= 0) wait_until(&wait, now + rules, now);
-    if (server_clustered(server)) wait_until(&wait, now + hub_cluster_wait(server, now), now);
+    if (server->clustered) wait_until(&wait, now + hub_cluster_wait(server, now), now);
     if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
     if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
     if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
@@ -21336,7 +21627,7 @@ static void hub_wake(struct server *server, int64_t wait)
     hub->turned_at = now.mono;
     if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, table_time(server, now), gap);
-    if (server_clustered(server)) presence_resume(server->own, table_time(server, now), gap);
+    if (server->clustered) presence_resume(server_own(server), table_time(server, now), gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
@@ -21397,7 +21688,7 @@ static void hub_turn(struct server *server)
     hub_begin_part(hub, share);
     hub_work(server, now);
     hub_crowd(server, now);
-    if (server_clustered(server)) hub_cluster(server, now);
+    if (server->clustered) hub_cluster(server, now);
     hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
@@ -21460,7 +21751,7 @@ static void hub_free(struct server *server)
     loop_take_jobs(&hub->loop);
     for (struct job *job; (job = TAILQ_FIRST(&hub->loop.taken));) {
         TAILQ_REMOVE(&hub->loop.taken, job, entry);
-        if (job->run == engine_tell_arrives) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
+        if (job->run == hub_engine_told) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
     }
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells));) {
         TAILQ_REMOVE(&hub->tells, job, entry);
@@ -22684,7 +22975,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 {
     const struct user *user = presence_find(&server->presence, id);
     if (!user) return false;
-    view_user(view, user, table_time(server, now));
+    server_view_user(server, view, user, now);
     view_keep(view, texts);
     return true;
 }
@@ -22786,7 +23077,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         if (!user) break;
         last = user;
         if (!offline_too && user->state == USER_OFFLINE) continue;
-        view_user(&views[*count], user, table_time(server, now));
+        server_view_user(server, &views[*count], user, now);
         view_keep(&views[(*count)++], texts);
     }
     if (last) {
@@ -23379,52 +23670,6 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
- * made while the hub waits for the lock. */
-struct connection_view {
-    int64_t connected_at, heard_at; /* mono */
-    uint64_t number;
-    uint32_t round_trip;
-    uint8_t address[16];
-    uint16_t port;
-    uint8_t status;
-    char agent[AGENT_MAX + 1];
-};
-
-/* [worker; table_lock] Copies a connection. */
-static void api_view_connection(struct connection_view *view, const struct connection *c)
-{
-    *view = (struct connection_view){
-        .connected_at = c->connected_at,
-        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
-        .number = c->number,
-        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
-        .port = c->session.port,
-        .status = c->session.status,
-    };
-    memcpy(view->address, c->session.address, sizeof view->address);
-    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
-}
-
-/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
- * was answered. */
-static void api_write_connection(struct buffer *out, const struct connection_view *c,
-                                 struct instant now)
-{
-    char number[17], address[64];
-    json_open(out, NULL, '{');
-    json_text(out, "connection_id", connection_id_text(c->number, number));
-    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
-    json_uint(out, "port", c->port);
-    json_text(out, "agent", c->agent);
-    json_time(out, "connected_at", c->connected_at + now.offset, true);
-    json_time(out, "last_heard", c->heard_at + now.offset, true);
-    json_text(out, "status", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
-    else json_uint(out, "round_trip_ms", c->round_trip);
-    json_close(out, '}');
-}
-
 /* [worker] Copies a user out of the table, with the position and the JSON of the connections, all
  * of one moment. False when the user is not there. The room for connections is taken without the
  * lock, since it may be megabytes; so it is looked first how much is needed, and again whether
@@ -23437,7 +23682,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     const struct user *user, *own;
     size_t room = 0, count = 0;
     lock_take(&server->table_lock, RANK_TABLE);
-    while ((own = presence_find(server->own, id)) && own->connections > room) {
+    while ((own = presence_find(server_own(server), id)) && own->connections > room) {
         room = own->connections;
         lock_give(&server->table_lock, RANK_TABLE);
         free(list);
@@ -23446,12 +23691,13 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     }
     *position = server_position(server);
     user = presence_find(&server->presence, id);
-    if (user) view_user(view, user, table_time(server, now));
+    if (user) server_view_user(server, view, user, now);
     if (user) view_keep(view, texts);
     for (const struct session_conn *conn = own ? own->conns : NULL; conn; conn = conn->next)
-        api_view_connection(&list[count++], (const struct connection *)conn);
+        connection_view(&list[count++], (const struct connection *)conn);
     lock_give(&server->table_lock, RANK_TABLE);
-    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
+    const char *node = server->clustered ? server->node.name : NULL;
+    for (size_t i = 0; i < count; i++) connection_write(connections, &list[i], now, node);
     free(list);
     return user != NULL;
 }
@@ -23468,6 +23714,11 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct span id = {request->id, request->id_len};
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
+    struct buffer missing = {0};
+    if (here && server->clustered) {
+        struct hub_ask ask = {.id = id, .out = &connections, .missing = &missing};
+        hub_ask(server, &ask, hub_ask_connections);
+    }
     bool read = store_get_stored(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
@@ -23483,8 +23734,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         position_write(out, position);
         json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
-        buffer_text(out, "]}");
+        json_close(out, ']');
+        if (missing.len) {
+            json_open(out, "unreachable", '[');
+            buffer_add(out, missing.at, missing.len);
+            json_close(out, ']');
+        }
+        json_close(out, '}');
     }
+    buffer_free(&missing);
     buffer_free(&connections);
     return error;
 }
@@ -23900,7 +24158,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     int state = atomic_load(&server->node_state);
     /* One that comes back keeps the users it had: were all to come back at once, a load balancer
      * would have none. */
-    bool joining = server_clustered(server) && !atomic_load(&server->joined) &&
+    bool joining = server->clustered && !atomic_load(&server->joined) &&
                    (state == NODE_JOINING || state == NODE_INSTALLING);
     bool ready = !stopping && !starting && store.writable && store.readable && !joining;
     response->status = ready ? 200 : 503;
@@ -23911,7 +24169,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
               : starting ? "starting"
               : joining  ? "joining"
                          : "degraded");
-    if (server_clustered(server)) {
+    if (server->clustered) {
         int64_t since = atomic_load(&server->alone_since);
         json_text(out, "cluster", NODE_STATES[state]);
         if (since) json_time(out, "since", since, true);
@@ -25119,10 +25377,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
- * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
- * asking for one that it does not know fails, so rights, size and fields go by its version.
- * server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
+ * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
+ * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
+ * version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -25433,7 +25691,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct instant now = table_time(server, server->started);
     presence_restore(&server->presence, now, id, (enum status)record->status, record->online_since,
                      record->last_seen, server_evidence(server));
-    if (server_clustered(server)) node_restored(&server->node, id);
+    if (server->clustered) node_restored(&server->node, id);
     lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
@@ -25501,7 +25759,7 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
-    hook->clustered = server_clustered(server);
+    hook->clustered = server->clustered;
     hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }
@@ -25579,10 +25837,10 @@ static bool server_start(struct server *server, struct why why)
     if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct instant started = server->started;
-    server->own = engine_wanted(&server->engine) ? &server->node.own : &server->presence;
+    server->clustered = engine_wanted(&server->engine);
     presence_init(&server->presence, options->grace, options->threshold,
                   table_time(server, started));
-    if (server_clustered(server)) server_begin_node(server);
+    if (server->clustered) server_begin_node(server);
     /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
@@ -25724,8 +25982,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
- *    has how far they came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
+ *    which has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *
@@ -25762,7 +26020,7 @@ static bool server_stop(struct server *server)
         if (server->store->running) return written;
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
-        if (server_clustered(server)) node_free(&server->node);
+        if (server->clustered) node_free(&server->node);
         presence_free(&server->presence);
     }
     if (server->listener.loop.epoll > 0) loop_close(&server->listener.loop);

@@ -2,48 +2,19 @@
 // --webhook-url in a cluster: of three nodes one posts what happens at all of them, another goes on
 // when that one is gone, and nobody posts while nobody can know what the others do.
 const assert = require('node:assert/strict');
-const { spawn } = require('node:child_process');
-const net = require('node:net');
-const { test, start, startReceiver, connect, heartbeat, openEvents, get, stats, until, throughout, cleanup, tempDir, dice, heavy, slow } = require('./lib');
+const { test, start, startReceiver, connect, heartbeat, openEvents, get, stats, until, throughout, cleanup, dice, heavy,
+  slow } = require('./lib');
+const { startRedis } = require('./lib/engine');
 
 const LOG = [/msg="cluster: /, /webhook: cannot deliver/, /webhook: \S+ takes changes again/];
 const BEATS_MS = 10000; // five beats: a node that is silent for so long is taken for dead
-
-/** A port that nobody listens on. */
-const freePort = () => new Promise((resolve) => {
-  const server = net.createServer().listen(0, '127.0.0.1', () => {
-    const { port } = server.address();
-    server.close(() => resolve(port));
-  });
-});
-
-/** A redis-server that keeps nothing on the disk, and can be killed and started again. */
-async function startEngine(t) {
-  const engine = { port: await freePort(), dir: tempDir(t) };
-  engine.up = async () => {
-    engine.child = spawn('redis-server', ['--port', engine.port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', engine.dir],
-      { stdio: 'ignore' });
-    await until('the engine to listen', () => new Promise((resolve) => {
-      const socket = net.connect(engine.port, '127.0.0.1', () => resolve(true)).on('error', () => resolve(false));
-      socket.on('connect', () => socket.destroy());
-    }), { within: 10000 * slow });
-  };
-  engine.kill = () => new Promise((resolve) => {
-    engine.child.once('exit', resolve);
-    engine.child.kill('SIGKILL');
-  });
-  process.on('exit', () => engine.child.kill('SIGKILL'));
-  cleanup(t, () => engine.child.kill('SIGKILL'));
-  await engine.up();
-  return engine;
-}
 
 const settled = async (node) => JSON.parse((await get(node, '/readyz')).text).cluster === 'settled';
 const hook = async (node) => (await stats(node)).webhook;
 
 /** Nodes a, b, c ... of a cluster, all settled, and the receiver that they tell. */
 async function startCluster(t, { count = 3, args = [] } = {}) {
-  const engine = await startEngine(t);
+  const engine = await startRedis(t);
   const receiver = await startReceiver(t, { clustered: true });
   const options = (name) => ({ allow: LOG, args: ['--cluster', `redis://127.0.0.1:${engine.port}/test`, '--node-name', name,
     ...receiver.args.map((one) => (one === receiver.url ? `${one}?${name}` : one)), '--online-threshold', '10m', ...args] });
@@ -206,7 +177,7 @@ test('the engine is away: nothing is posted, then a reset and what comes', { tim
   const dead = (await Promise.all(nodes.map(hook))).map((one) => one.dead);
   for (let i = 0; i < 30; i++) await heartbeat(nodes[i % 3], `alone-${i}`);
   await throughout(6000, () => assert.equal(receiver.requests.length, known));
-  await engine.up();
+  await engine.begin();
   for (const node of nodes) await until(`${node.name} to settle`, () => settled(node), { within: 25000 * slow });
   await heartbeat(nodes[1], 'behind');
   await receiver.until('it', () => receiver.changes.at(-1).user?.user_id === 'behind', { within: 10000 * slow });
@@ -227,7 +198,7 @@ test('what was not taken before the engine was emptied is posted before the rese
   const waiting = places(streamed(stream));
   stream.cut();
   await engine.kill();
-  await engine.up();
+  await engine.begin();
   receiver.answer = () => 200;
   await until('all to settle', async () => (await Promise.all(nodes.map(settled))).every(Boolean), { within: 30000 * slow });
   await receiver.until('the second reset', () => receiver.changes.filter((one) => one.change === 'reset').length === 2, { within: 20000 * slow });

@@ -125,9 +125,10 @@ class Receiver {
 }
 
 /** Starts one for the test `t`. Options: port; host; tls (options of https.createServer); name (in
- *  its URL); secret; clustered. Its `close` ends it, and cuts who is connected. */
-async function startReceiver(t, { port = 0, host = '127.0.0.1', tls, name = host, secret, clustered, path: target = '/hook' } = {}) {
-  const receiver = new Receiver(secret, clustered);
+ *  its URL); secret; clustered; kind (a class that extends Receiver). Its `close` ends it, and cuts who
+ *  is connected. */
+async function startReceiver(t, { port = 0, host = '127.0.0.1', tls, name = host, secret, clustered, path: target = '/hook', kind = Receiver } = {}) {
+  const receiver = new kind(secret, clustered);
   const handle = (request, response) => receiver.handle(request, response);
   const server = tls ? https.createServer(tls, handle) : http.createServer(handle);
   server.on('tlsClientError', () => {});
