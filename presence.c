@@ -16907,7 +16907,8 @@ static bool node_collect(struct node *node, struct instant now, size_t most)
     bool away = node->state == NODE_AWAY;
     uint64_t first = node->n;
     struct user *user;
-    if (node->committing || node->state == NODE_INSTALLING) return true;
+    /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
+    if (node->committing || node->leaving || node->state == NODE_INSTALLING) return true;
     if (!away && !node_writes(node)) return true;
     size_t users = node->said_stated ? ENTRY_USERS : ENTRY_STATED;
     size_t bytes = node->said_stated ? ENTRY_BYTES : ENTRY_STATED_BYTES;

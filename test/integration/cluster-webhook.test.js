@@ -193,7 +193,10 @@ test('what was not taken before the engine was emptied is posted before the rese
   receiver.answer = () => 503;
   const stream = await openEvents(nodes[0], { gaps: true });
   for (let i = 0; i < 60; i++) await heartbeat(nodes[i % 3], `waits-${i}`);
-  await until('all to be stored', async () => (await Promise.all(nodes.map(hook))).every((one) => one.pending === 60), { within: 5000 * slow });
+  await until('all to be stored', async () => {
+    assert.deepEqual((await Promise.all(nodes.map(hook))).map((one) => one.pending), [60, 60, 60]);
+    return true;
+  }, { within: 5000 * slow });
   await until('the stream', () => streamed(stream).length === 60);
   const waiting = places(streamed(stream));
   stream.cut();
