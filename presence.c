@@ -4539,8 +4539,8 @@ static bool store_read_change(MDB_val key, MDB_val value, struct stored_change *
 }
 
 /* The position of a change, which its text begins with, as event_write makes it; all zero if that
- * says none. It is read from there, and not stored beside it: so the record is the same as without a
- * cluster, and an outbox that an older program left has positions too. */
+ * says none. It is read from there, and not stored beside it: so the record is the same as
+ * without a cluster, and an outbox that an older program left has positions too. */
 static struct position change_position(struct span text)
 {
     static const char before[] = "{\"position\":\"";
@@ -6120,8 +6120,8 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
 }
 
 /* Puts a change at the end of the outbox: in the last batch or, if that is full, STORE_BATCH_MS
- * old, closed or of a time that is still to come, in a new one; or in one of its own. MDB_APPEND, as
- * numbers only grow. */
+ * old, closed or of a time that is still to come, in a new one; or in one of its own. MDB_APPEND,
+ * as numbers only grow. */
 static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text,
                             bool alone)
 {
@@ -13381,15 +13381,15 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  * So a batch comes at least once: a server that dies between the answer and that transaction posts
  * it again, under the same name and with the same events.
  *
- * In a cluster every node has the same changes in its outbox, by position, and one posts them; which
- * one, and until when, the hub says (posts_until), as does the log how far it came (delivered). All
- * pass over that. Where batches are cut may differ between nodes, so there the name has both ends:
+ * In a cluster every node has the same changes in its outbox, by position, and one posts them;
+ * which one, and until when, the hub says (posts_until), as does the log how far it came
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the name has both ends:
  * X-Presence-Delivery: 5939c933-1042-1057. */
 
 enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
 
-/* The name of a delivery, the same for every attempt, so that the receiver knows a batch that it has
- * taken already: the position of its first change and, in a cluster, the number of its last. "" if
+/* The name of a delivery, the same for every attempt, so that the receiver knows a batch that it
+ * has taken already: the position of its first change and, in a cluster, the number of its last. "" if
  * the store's text is damaged. */
 static const char *outbox_batch_name(const struct outbox_batch *batch, bool clustered,
                                      char out[DELIVERY_TEXT])
@@ -13493,8 +13493,8 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
     lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
-/* [webhook] Passes over what the receiver has by the cluster's log, whoever posted it, and wakes the
- * hub to have it removed. What is not in the store yet wakes the thread when it is. */
+/* [webhook] Passes over what the receiver has by the cluster's log, whoever posted it, and wakes
+ * the hub to have it removed. What is not in the store yet wakes the thread when it is. */
 static void webhook_pass(struct webhook *hook)
 {
     lock_take(&hook->lock, RANK_WEBHOOK);
@@ -15637,6 +15637,7 @@ struct record {
     uint64_t number;       /* BEAT, DELIVERED, WANT */
     uint64_t checksum;     /* BEAT */
     uint64_t users;        /* BEAT: of the table */
+    unsigned feeds;        /* BEAT: a bit for each that is read at the writer's */
     enum user_state state; /* SAYS: OFFLINE is nothing */
     enum status status;    /* SAYS, CACHED, MANUAL */
     enum reason reason;    /* SAYS, ENDED, MANUAL */
@@ -15802,7 +15803,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1);
+        put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1 | r->feeds << 2);
         put_number(out, r->number);
         put_fixed(out, r->checksum);
         put_number(out, r->users);
@@ -15890,9 +15891,10 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        byte = take_choice(in, 3);
+        byte = take_choice(in, 15);
         r->whole = byte & 1;
         r->hooks = byte >> 1 & 1;
+        r->feeds = byte >> 2;
         r->number = take_number(in);
         r->checksum = take_fixed(in);
         r->users = take_number(in);
@@ -15993,8 +15995,8 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
  *     says that the time is over.
  *   - What is set by hand is the user's; the last one in the log counts.
  *   - One incarnation posts to the webhook: of those that can and have a whole table the one whose
- *     outbox reaches back to what was delivered; of several the one with the lowest node id. It goes
- *     on for as long as it can, also when a lower one comes: each change of hands may have a second
+ *     outbox reaches back to what was delivered; of several the one with the lowest node id. It
+ *     goes on for as long as it can, also when a lower one comes: each change of hands may have a second
  *     of changes posted twice. */
 
 /* One who writes, or wrote, in this epoch. */
@@ -16011,6 +16013,7 @@ struct incarnation {
     int64_t since;      /* wall: when it last knew all, before this epoch */
     bool stated;
     bool evicted;
+    unsigned feeds;     /* that are read at its node */
     bool asked, walked; /* by us: its eviction, and that its users are cached */
     char name[NODE_NAME_MAX + 1];
 };
@@ -16379,8 +16382,8 @@ static bool incarnation_posts(const struct incarnation *inc)
     return inc->n && !inc->evicted && inc->whole && inc->hooks && inc->kept != UINT64_MAX;
 }
 
-/* Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox reaches
- * back to what was delivered, the one that reaches furthest has to do: there is a reset in it where
+/* Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox
+ * reaches back to what was delivered, the one that reaches furthest has to do: there is a reset in it where
  * changes are missing. */
 static void replica_choose_poster(struct replica *r)
 {
@@ -16399,8 +16402,8 @@ static void replica_choose_poster(struct replica *r)
 }
 
 /* An epoch is settled. The outboxes of those who are here have all of it. What is left in them of
- * the epoch before is posted too, before the reset: by who knew all of that until its end, or nearly
- * so; who did not has nothing before the reset. */
+ * the epoch before is posted too, before the reset: by who knew all of that until its end, or
+ * nearly so; who did not has nothing before the reset. */
 static void replica_settled(struct replica *r, uint64_t position)
 {
     int64_t last = 0;
@@ -16478,6 +16481,7 @@ static void replica_beat(struct replica *r, size_t holder, uint64_t position,
     struct incarnation *inc = r->incarnations[holder];
     inc->whole = record->whole;
     inc->hooks = record->hooks;
+    inc->feeds = record->feeds;
     /* What it shows is the log's from here on, at the latest. */
     if (record->whole && inc->kept == UINT64_MAX) inc->kept = position;
     if (holder == INCARNATION_SELF) r->beats++;
@@ -16761,6 +16765,7 @@ struct node {
     uint64_t posted;      /* up to here we posted them, */
     int64_t delivered_at; /* mono: and said so last */
 
+    unsigned feeds;        /* that are read here, or were lately; the hub's */
     struct buffer kicked;  /* for the hub: ids, each behind its length */
     struct buffer manuals; /* set by hand while we were alone: records, */
     struct buffer stays;   /* as are sessions that ended meanwhile */
@@ -17075,8 +17080,8 @@ static uint64_t node_delivered(const struct node *node)
     return has >= node->told && !node->shown->transition_count ? r->next : has;
 }
 
-/* True if the log should be told how far we posted: it does not know yet, or there is an outbox that
- * is whole for all that was not, but does not look so. */
+/* True if the log should be told how far we posted: it does not know yet, or there is an outbox
+ * that is whole for all that was not, but does not look so. */
 static bool node_has_delivered(const struct node *node)
 {
     const struct replica *r = &node->replica;
@@ -18158,6 +18163,16 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
     return true;
 }
 
+/* The feeds that are read on any node: who reads there may come here, and miss nothing. */
+static unsigned node_feeds(const struct node *node)
+{
+    unsigned feeds = 0;
+    for (size_t i = 0; i < node->replica.count; i++)
+        if (incarnation_lives(&node->replica, node->replica.incarnations[i]))
+            feeds |= node->replica.incarnations[i]->feeds;
+    return feeds;
+}
+
 /* True while what the engine tells has to wait. */
 static bool node_busy(const struct node *node)
 {
@@ -18175,6 +18190,7 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
              &(struct record){.kind = RECORD_BEAT,
                               .whole = node->state == NODE_SETTLED,
                               .hooks = node->hooks,
+                              .feeds = node->feeds,
                               .number = r->marks[r->mark].position,
                               .checksum = r->marks[r->mark].checksum,
                               .users = r->users});
@@ -18472,6 +18488,7 @@ struct feed {
     struct events events;
     LIST_HEAD(, stream) streams; /* the open ones */
     int64_t streamless_at;       /* mono: when the last stream ended */
+    bool elsewhere;              /* it is read on another node of the cluster */
     uint64_t fed;                /* bytes of events that were offered to them */
 };
 
@@ -18483,8 +18500,10 @@ struct stream {
     struct buffer own;       /* to be sent before events: the head, a reset, a comment */
     uint64_t at;             /* of feed.events: what is to be sent next */
     uint64_t caught_up;      /* what it came back for ends here; not held against it */
-    bool blocked;            /* waits until the socket takes more */
-    uint32_t logouts;        /* an admin's session opened it when there were so many; or 0 */
+    uint64_t awaits;      /* it knows of this event from another node, and this one does not yet */
+    int64_t awaits_until; /* mono: then it begins again */
+    bool blocked;         /* waits until the socket takes more */
+    uint32_t logouts;     /* an admin's session opened it when there were so many; or 0 */
 };
 
 /* The hub's bounds. Most say how much is done for one before the others have their turn: the hub is
@@ -18672,6 +18691,7 @@ struct hub {
     bool follows;                /* what is told is the log's: positions are of its epoch */
     TAILQ_HEAD(, hub_ask) waits; /* workers whose change is on its way */
     struct ext_list greeted;     /* connections whose hello is */
+    size_t awaiting;             /* streams that know more of the log than this node */
     bool cluster_works;          /* the node has more to do at once */
     bool clock_warned;
 
@@ -19026,6 +19046,7 @@ static void stream_leave(struct server *server, struct stream *s, struct instant
 {
     if (!LIST_LINKED(s, list)) return;
     LIST_REMOVE(s, list);
+    if (s->awaits) server->hub.awaiting--;
     buffer_free(&s->own);
     atomic_fetch_sub(&server->streams, 1);
     s->feed->streamless_at = now.mono;
@@ -20085,6 +20106,7 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
 static struct span stream_next(const struct stream *s)
 {
     if (s->own.len) return (struct span){s->own.at, s->own.len};
+    if (s->awaits) return (struct span){"", 0};
     return events_span(&s->feed->events, s->at);
 }
 
@@ -20218,7 +20240,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     struct hub *hub = &server->hub;
     struct events *events = &feed->events;
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
-    if (events->kept && stale) events_drop(events);
+    if (events->kept && stale && !feed->elsewhere) events_drop(events);
     hub->event.len = 0;
     if (events->kept)
         event_write(&hub->event, server->epoch, t, event_time(server, now),
@@ -20581,7 +20603,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
  * gives that back. */
 
 enum {
-    CLUSTER_WAIT_MS = 250, /* what is answered waits so long for its change to come back */
+    CLUSTER_WAIT_MS = 250,   /* what is answered waits so long for its change to come back */
+    STREAM_AWAITS_MS = 1000, /* a stream that is ahead of this node waits so long */
     STREAM_GONE_MS = 120000
 }; /* TCP gives a client up that takes nothing for this long */
 
@@ -20755,6 +20778,38 @@ static void hub_adopt(struct server *server, struct job *job)
     http_conn_free(p);
 }
 
+/* [hub] Tells a stream to begin again, from the table as it is now. */
+static void stream_reset(struct server *server, struct stream *s, struct instant now)
+{
+    char position[POSITION_TEXT];
+    position_text(server_position(server), position);
+    buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
+    json_begin(&s->own);
+    json_text(&s->own, "position", position);
+    json_time(&s->own, "generated_at", wall_of(now), true);
+    buffer_text(&s->own, "}\n\n");
+    s->at = s->feed->events.end;
+}
+
+/* [hub] Streams that came from a node which had read more of the log go on where they were, once this
+ * one has read as much; in another epoch, or when that takes too long, they begin again. */
+static void streams_catch_up(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (int k = 0; k < FEED_COUNT && hub->awaiting; k++) {
+        struct events *events = &hub->feeds[k].events;
+        for (struct stream *s = LIST_FIRST(&hub->feeds[k].streams), *next; s; s = next) {
+            next = LIST_NEXT(s, list);
+            bool here = s->awaits && s->awaits <= events->last;
+            if (!s->awaits || (!here && now.mono < s->awaits_until)) continue;
+            if (!here || !events_find(events, s->awaits, &s->at)) stream_reset(server, s, now);
+            s->awaits = 0;
+            hub->awaiting--;
+            stream_send(server, s, now);
+        }
+    }
+}
+
 /* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
  * to read the lists anew: its position is that of the table at this moment, so lists that are read
  * after it miss nothing. `retry` stands in the block of the first event: some clients deliver a
@@ -20763,21 +20818,20 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
-    char position[POSITION_TEXT];
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     /* What a client comes back for may be gone, or be of an epoch before this one, which may have
      * begun since a worker granted the stream. */
     bool resumes = a->resumes && a->position.epoch == server->epoch;
-    if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
-        position_text(server_position(server), position);
-        buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
-        json_begin(&s->own);
-        json_text(&s->own, "position", position);
-        json_time(&s->own, "generated_at", wall_of(now), true);
-        buffer_text(&s->own, "}\n\n");
+    bool ahead = resumes && server->clustered && a->position.sequence > feed->events.last;
+    if (ahead) {
+        s->awaits = a->position.sequence;
+        s->awaits_until = now.mono + STREAM_AWAITS_MS;
         s->at = feed->events.end;
+        server->hub.awaiting++;
+    } else if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
+        stream_reset(server, s, now);
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
     s->caught_up = feed->events.end;
@@ -20976,10 +21030,13 @@ static void hub_new_epoch(struct server *server, struct instant now)
     json_time(&text, "generated_at", wall_of(now), true);
     buffer_text(&text, "}\n\n");
     for (int k = 0; k < FEED_COUNT; k++) {
+        struct stream *s;
+        for (s = LIST_FIRST(&hub->feeds[k].streams); s; s = LIST_NEXT(s, list)) s->awaits = 0;
         events_reset(&hub->feeds[k].events, server->presence.sequence,
                      (struct span){text.at, text.len});
         streams_feed(server, &hub->feeds[k], now);
     }
+    hub->awaiting = 0;
     buffer_free(&text);
     hub->follows = !node_alone(&server->node);
     if (hub->follows) hub_reset_webhook(server, now);
@@ -21169,6 +21226,15 @@ static void hub_cluster_publish(struct server *server, struct instant now)
 {
     const struct node *node = &server->node;
     int state = (int)node->state, before = atomic_load(&server->node_state);
+    unsigned feeds = node_feeds(node);
+    server->node.feeds = 0;
+    for (int k = 0; k < FEED_COUNT; k++) {
+        struct feed *feed = &server->hub.feeds[k];
+        bool lately = feed->streamless_at && now.mono - feed->streamless_at <= EVENTS_KEEP_MS;
+        if (LIST_FIRST(&feed->streams) || lately) server->node.feeds |= 1u << k;
+        feed->elsewhere = feeds >> k & 1;
+        if (feed->elsewhere) events_keep(&feed->events);
+    }
     if (state == before) return;
     bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
     atomic_store(&server->node_state, state);
@@ -21209,6 +21275,7 @@ static void hub_cluster(struct server *server, struct instant now)
     if (!hub_cluster_kick(server, now)) hub->cluster_works = true;
     hub_cluster_twin(server, now);
     hub_cluster_publish(server, now);
+    streams_catch_up(server, now);
     hub_cluster_answer(server, now);
 }
 
@@ -21251,6 +21318,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     if ((at = presence_wait(own, wall)) >= 0 && at < wait) wait = at;
     if ((at = presence_wait(&server->presence, wall)) >= 0 && at < wait) wait = at;
     if (own->seen_count && own->seen_turn - wall < wait) wait = own->seen_turn - wall;
+    if (hub->awaiting && wait > STREAM_AWAITS_MS) wait = STREAM_AWAITS_MS;
     const struct hub_ask *ask = TAILQ_FIRST(&hub->waits);
     const struct conn_ext *ext = TAILQ_FIRST(&hub->greeted);
     if (ask && ask->deadline - now < wait) wait = ask->deadline - now;
