@@ -507,7 +507,8 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
     X(snapshots_given, "cluster_snapshots_given_total", "copies that it wrote for other nodes")    \
     X(evictions, "cluster_evictions_total", "nodes that it had evicted, as they were silent")      \
     X(evicted, "cluster_evicted_total", "times that the others took it for dead")                  \
-    X(differences, "cluster_differences_total", "checksums by which another node's table differs")
+    X(differences, "cluster_differences_total", "checksums of other nodes' tables that differed")  \
+    X(alone_seconds, "cluster_alone_seconds_total", "seconds alone, or joining")
 
 struct cluster_counts {
 #define X(field, metric, help) uint64_t field;
@@ -15027,7 +15028,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     case ENGINE_NO_PERMISSION:
         engine_fail_wrong(engine,
                           "--cluster: the engine does not allow all that is needed: %.120s; give"
-                          " it ACL SETUSER %.64s ~{%s}:* +auth +client|setname +info +script|load"
+                          " it ACL SETUSER %.64s ~{%s}:* +client|setname +info +script|load"
                           " +evalsha +time +ping +hget +hmget +hset +del +expire +xadd +xread"
                           " +xrange +xrevrange",
                           text, *user ? user : "default", prefix);
@@ -23385,7 +23386,7 @@ struct node_row {
 struct cluster_stats {
     uint32_t epoch;
     size_t own_users, remote_users, own_connections, remote_connections, living;
-    int64_t delay, delay_most, alone_ms;
+    int64_t delay, delay_most;
     struct cluster_counts count;
     struct node_row *rows;
     size_t row_count;
@@ -23448,9 +23449,10 @@ static void cluster_stats(struct server *server, struct instant now, struct clus
         all->connections > own->connections ? all->connections - own->connections : 0;
     c->delay = node->delay.last;
     c->delay_most = log_delay_most(node->delay, now.mono);
-    c->alone_ms = (int64_t)node->alone_ms;
-    if (node->alone_since) c->alone_ms += now.mono - node->alone_since;
+    int64_t alone = (int64_t)node->alone_ms;
+    if (node->alone_since) alone += now.mono - node->alone_since;
     c->count = node->count;
+    c->count.alone_seconds = (uint64_t)(alone / 1000);
     cluster_list_nodes(node, c);
     lock_give(&server->table_lock, RANK_TABLE);
 }
@@ -23497,7 +23499,6 @@ static void stats_write_cluster(struct buffer *out, struct server *server, struc
 #define X(field, metric, help) json_uint(out, #field, c.count.field);
     CLUSTER_COUNTER_TABLE(X)
 #undef X
-    json_int(out, "alone_seconds", c.alone_ms / 1000);
     json_close(out, '}');
     json_close(out, '}');
     free(c.rows);
@@ -23632,8 +23633,6 @@ static void metrics_cluster(struct buffer *out, struct server *server, struct in
 #define X(field, metric, help) metrics_counter(out, metric, help, c.count.field);
     CLUSTER_COUNTER_TABLE(X)
 #undef X
-    metrics_counter(out, "cluster_alone_seconds_total", "seconds alone, or joining",
-                    (uint64_t)c.alone_ms / 1000);
     free(c.rows);
 }
 
