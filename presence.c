@@ -12637,9 +12637,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or
+ * thread for it. Two own it: the caller and the thread, which is detached, since nobody could wait
+ * for it. */
 static struct lookup *lookup_begin(const char *host, uint16_t port)
 {
     struct lookup *lookup = mem_new(sizeof *lookup);
@@ -12669,8 +12669,8 @@ static bool host_is_bare_address(const char *host)
     return strchr(host, ':') || host_is_address(host);
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
+/* [webhook, engine] True if a certificate is for this IP address, by its subjectAltName (RFC 5280
+ * section 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -13617,7 +13617,7 @@ enum engine_tell_kind {
                       * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
     ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged; the same is forgotten */
     ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
-                      * connection breaks: the next ENGINE_UP says it */
+                      * connection breaks, or there is no epoch: the next ENGINE_UP says it */
     ENGINE_CAME,    /* text is a piece of the snapshot `request` */
     ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
 };
@@ -13636,7 +13636,7 @@ struct engine_tell {
     uint64_t incarnation, n, request;
     int64_t offset; /* the engine's wall ms minus clock_mono_ms */
     struct buffer text;
-    struct engine *engine; /* that tells it */
+    uint32_t opened; /* how many ENGINE_UP and ENGINE_EPOCH there were with it, see engine_hears */
 };
 
 /* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
@@ -13703,7 +13703,7 @@ static bool engine_name_good(const char *text, size_t len)
     return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
 }
 
-/* Reads HOST or HOST:PORT; false if it is none. */
+/* [any] Reads HOST or HOST:PORT; false if it is none. */
 static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
 {
     char copy[ORIGIN_MAX];
@@ -13721,8 +13721,8 @@ static bool engine_host_parse(const char *text, size_t len, uint16_t usual, stru
     return true;
 }
 
-/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
- * none. */
+/* [main] Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first
+ * that is none. */
 static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
 {
     for (size_t at = 0; at <= len;) {
@@ -13864,8 +13864,8 @@ static bool reply_time(const redisReply *reply, int64_t *out)
     return true;
 }
 
-/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
- * is not there is empty. */
+/* [any] Takes an element of a stream apart: its id, and the fields of these names in order; a
+ * field that is not there is empty. */
 static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
                           struct span *values)
 {
@@ -13894,9 +13894,9 @@ static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id
     return !*found || reply_element(reply->element[0], id, "", none);
 }
 
-/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
- * into `out`. False, with the reason in why, if one is not as append writes them, or does not
- * come behind the one before it. */
+/* [any] Reads elements of the log behind *read, which moves on: each is put behind a struct
+ * engine_entry into `out`. False, with the reason in why, if one is not as append writes them, or
+ * does not come behind the one before it. */
 static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
                           struct why why)
 {
@@ -13923,7 +13923,7 @@ static bool reply_entries(const redisReply *reply, struct stream_id *read, struc
     return true;
 }
 
-/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+/* [any] The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
 static struct span info_value(struct span info, const char *name)
 {
     size_t len = strlen(name);
@@ -13953,8 +13953,8 @@ enum engine_error {
     ENGINE_UNKNOWN,    /* it does not know the command */
 };
 
-/* What an error means, by its first word or, as engines before 7 put their own words before what a
- * script ran into, by a word inside. */
+/* [any] What an error means, by its first word or, as engines before 7 put their own words before
+ * what a script ran into, by a word inside. */
 static enum engine_error engine_error_of(const char *text)
 {
     static const struct {
@@ -13984,6 +13984,16 @@ static enum engine_error engine_error_of(const char *text)
         if (found && (found == text || known[i].inside)) return known[i].error;
     }
     return ENGINE_NOT_NOW;
+}
+
+/* What the engine said, for people: without what a terminal would act on, and cut. Returns out. */
+static const char *engine_said(struct span text, char *out, size_t size)
+{
+    size_t n = text.len < size ? text.len : size - 1;
+    for (size_t i = 0; i < n; i++)
+        out[i] = text.at[i] < ' ' || text.at[i] >= 0x7f ? '?' : text.at[i];
+    out[n] = 0;
+    return out;
 }
 
 /* The number behind the first word of an error of our scripts. */
@@ -14143,7 +14153,7 @@ struct engine {
     struct addrinfo *number;
     const struct addrinfo *address; /* the one that is being tried, of lookup or number */
     mbedtls_x509_crt roots;
-    bool has_roots;
+    bool has_roots; /* read for an attempt, and kept until the next: its host may change */
     struct engine_line ask, read;
 
     /* What holds in the engine. */
@@ -14206,15 +14216,12 @@ static void engine_tell_free(struct engine_tell *tell)
     free(tell);
 }
 
-/* [hub] A tell arrives. What the hub asks from now on is asked in the light of it, see
- * engine_ask.opened. */
-static void engine_tell_arrives(struct server *server, struct job *job)
+/* [hub] The hub acts on a tell now, which may have waited: what it asks from here on is asked in
+ * the light of it, see engine_ask.opened. An ENGINE_FOLLOW that answers an older ENGINE_UP must not
+ * have the log of a newer one read and written before the hub knows what is in it. */
+static void engine_hears(struct engine *engine, const struct engine_tell *tell)
 {
-    struct engine_tell *tell = container_of(job, struct engine_tell, job);
-    struct engine *engine = tell->engine;
-    if (tell->kind == ENGINE_UP || tell->kind == ENGINE_EPOCH)
-        atomic_fetch_add(&engine->hub_opened, 1);
-    engine->told(server, job);
+    atomic_store(&engine->hub_opened, tell->opened);
 }
 
 /* [engine] Tells the hub; of what is in `tell` the content is the hub's from now on. */
@@ -14226,8 +14233,8 @@ static void engine_tell(struct engine *engine, struct engine_tell tell)
     }
     struct engine_tell *sent = mem_new(sizeof *sent);
     *sent = tell;
-    sent->engine = engine;
-    sent->job = (struct job){.run = engine_tell_arrives};
+    sent->opened = engine->opened;
+    sent->job = (struct job){.run = engine->told};
     loop_submit(engine->hub, &sent->job);
 }
 
@@ -14284,8 +14291,6 @@ static void engine_close(struct engine *engine)
     if (engine->number) freeaddrinfo(engine->number);
     engine->number = NULL;
     engine->address = NULL;
-    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
-    engine->has_roots = false;
     engine->following = engine->again = engine->piece_out = false;
     engine->unanswered = 0;
     engine->unsent = TAILQ_EMPTY(&engine->appends)
@@ -14541,6 +14546,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     engine->has_roots = url->secure;
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
@@ -14854,6 +14860,7 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     struct span policy = info_value(info, "maxmemory_policy"), role = info_value(info, "role");
     struct span most = info_value(info, "maxmemory");
     uint64_t major = 0, memory = 0;
+    char text[32];
     const char *dot = version.len ? memchr(version.at, '.', version.len) : NULL;
     size_t digits = dot ? (size_t)(dot - version.at) : version.len;
     if (!engine_number_read((struct span){version.at, digits}, INT_MAX, &major) || !run.len ||
@@ -14865,16 +14872,16 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     engine->run_id[run.len] = 0;
     if (major < 6)
         engine_fail_wrong(engine,
-                          "--cluster: the engine is Redis %.*s; take one of 6.0 or later, or a"
+                          "--cluster: the engine is Redis %s; take one of 6.0 or later, or a"
                           " Valkey",
-                          (int)(version.len > 32 ? 32 : version.len), version.at);
+                          engine_said(version, text, sizeof text));
     else if (span_is(role, "slave")) engine_fail(engine, "it is a replica");
     else if (engine->probing && engine_number_read(most, UINT64_MAX, &memory) && memory &&
              !span_is(policy, "noeviction"))
         log_line(engine->log, LOG_WARN,
-                 "--cluster: the engine's maxmemory-policy is %.*s, by which it may throw away"
-                 " what the nodes share; set noeviction",
-                 (int)(policy.len > 32 ? 32 : policy.len), policy.at);
+                 "--cluster: the engine's maxmemory-policy is %s, by which it may throw away what"
+                 " the nodes share; set noeviction",
+                 engine_said(policy, text, sizeof text));
 }
 
 /* [engine] What `last_read` of ENGINE_UP is, once the log's first and last entry are known. */
@@ -14935,6 +14942,7 @@ static void engine_take_renewed(struct engine *engine, const redisReply *reply)
 {
     uint32_t epoch;
     if (!reply_epoch(reply, &epoch) || !epoch) {
+        /* Nil: the epoch that was to end went away by itself. The next ENGINE_UP says so. */
         engine_fail(engine, "the answer to a new epoch is none");
         return;
     }
@@ -14994,7 +15002,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     char text[200];
     const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
     struct engine_host to;
-    snprintf(text, sizeof text, "%s", reply->str);
+    engine_said((struct span){reply->str, reply->len}, text, sizeof text);
     switch (engine_error_of(reply->str)) {
     case ENGINE_ELSEWHERE:
         if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {
@@ -15132,11 +15140,11 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 38. Cluster: the engine's thread ==========================================================
- * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+/* ==== 38. Cluster: the engine's thread ===========================================================
+ * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
-/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
- * next turn, so that what the hub asks has its turn, too. */
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
+ * the next turn, so that what the hub asks has its turn, too. */
 static void engine_line_read(struct engine *engine, struct engine_line *line)
 {
     enum { READS = 256 }; /* of 16 KB */
@@ -15435,6 +15443,7 @@ static void engine_free(struct engine *engine)
         loop_close(&engine->loop);
     }
     lookup_drop(engine->lookup);
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     secret_free(&engine->password);
     engine_url_free(&engine->url);
 }
@@ -16267,7 +16276,11 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         break;
     }
     case RECORD_STATED: inc->stated = true; break;
-    case RECORD_SETTLED: r->settled = true; break;
+    case RECORD_SETTLED:
+        for (size_t i = 0; i < r->count && !r->settled; i++)
+            r->incarnations[i]->whole |= r->incarnations[i]->stated;
+        r->settled = true;
+        break;
     case RECORD_BEAT: replica_beat(r, holder, position, record); break;
     case RECORD_EVICT:
         if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
@@ -16465,6 +16478,9 @@ struct node {
     char name[NODE_NAME_MAX + 1];
     void (*ask)(void *context, struct engine_ask *);
     void (*tell)(void *context, enum node_cause); /* of a change of state; or NULL */
+    /* Somebody asks for a user's connections here, and an answer to our own question; or NULL. */
+    void (*wanted_of)(void *context, const struct record *);
+    void (*answered)(void *context, uint64_t question, uint64_t node, struct span json);
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
@@ -17342,7 +17358,11 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->attempts = 0;
     if (node->alone_since) node->alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
-    node->beat_at = mono; /* to say that our table is whole */
+    node->beat_at = mono;              /* to say that our table is whole */
+    node->request = node->incarnation; /* answers to our questions */
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    pieces->request = node->request;
+    node->ask(node->context, pieces);
     node_say_manuals(node, now);
     node_told(node, CAUSE_SETTLED);
     return true;
@@ -17359,7 +17379,7 @@ static void node_begin_install(struct node *node, bool stays)
 
 /* ---- Copies ---- */
 
-enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_KINDS };
+enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_ANSWER, PIECE_KINDS };
 
 static void node_piece(struct node *node, uint64_t request, struct buffer *text)
 {
@@ -17470,10 +17490,39 @@ static void node_donate(struct node *node, size_t most)
     free(d);
 }
 
+/* Answers a question of another node, into the snapshot that it reads for that. */
+static void node_answer(struct node *node, const struct record *question, struct span json)
+{
+    struct buffer out = {0};
+    piece_begin(node, &out, PIECE_ANSWER);
+    put_fixed(&out, question->about);
+    put_bytes(&out, json);
+    node_piece(node, question->number, &out);
+}
+
+/* Takes an answer to a question of our own; one that makes no sense is none. */
+static void node_take_answer(struct node *node, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct json_value list;
+    bool good = take_byte(&in) == ENTRY_VERSION && take_byte(&in) == PIECE_ANSWER;
+    uint64_t from = take_fixed(&in);
+    take_number(&in);
+    uint64_t question = take_fixed(&in);
+    struct span json = take_bytes(&in, 2, text.len);
+    if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
+        return;
+    if (node->answered) node->answered(node->context, question, from, json);
+}
+
 /* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
 static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
 {
     if (node->state != NODE_SETTLED || e->node == node->id) return;
+    if (record->want == WANT_CONNECTIONS) {
+        if (node->wanted_of) node->wanted_of(node->context, record);
+        return;
+    }
     if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
     struct donation *d = mem_new(sizeof *d);
     d->request = record->number;
@@ -17799,6 +17848,8 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
             node_read_epoch(node, now, mono, tell->epoch);
         break;
     case ENGINE_CAME:
+        if (node->state == NODE_SETTLED && tell->request == node->request)
+            node_take_answer(node, (struct span){tell->text.at, tell->text.len});
         if (node->state != NODE_JOINING || tell->request != node->request || node->copied) break;
         if (!node_take_piece(node, now, mono, (struct span){tell->text.at, tell->text.len}))
             node_join(node, now, mono, node->replica.epoch, 0);
@@ -17906,6 +17957,7 @@ static void node_restored(struct node *node, struct span id)
 
 static void node_free(struct node *node)
 {
+    node->request = 0; /* nobody is asked any more */
     node_drop_copy(node);
     node_drop_donations(node);
     replica_free(&node->replica);
@@ -18250,6 +18302,11 @@ struct hub_ask {
     uint64_t n;                   /* our own entry with this number, or 0: what is said of `id` */
     int64_t deadline;             /* mono: it waits no longer */
     void (*finish)(struct server *, struct hub_ask *);
+    uint64_t question;      /* to other nodes, whose connections of `id` go to `out`, */
+    struct buffer *out;     /* as items of a JSON array, */
+    struct buffer *missing; /* and the names of those that did not answer in time here */
+    uint64_t *awaited;      /* nodes that have not answered yet */
+    size_t awaited_count;
     struct span id;
     const uint8_t *address;
     size_t count; /* out */
@@ -18412,8 +18469,7 @@ struct server {
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
     struct presence presence;     /* [hub; others with table_lock, only reading] what is shown */
-    struct presence *own;         /* the same of our own connections: in a cluster node.own, else
-                                   * `presence` */
+    bool clustered;               /* by --cluster: it is one of several */
     struct node node;             /* [hub] of --cluster */
     _Atomic int node_state;       /* [hub] enum node_state, for others */
     _Atomic bool twin;            /* [hub] another server has a copy of the store: this one stops */
@@ -18483,17 +18539,18 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* [any] True if this server is one of several. */
-static bool server_clustered(const struct server *server)
+/* [hub, or table_lock] The table of the connections here, which in a cluster is not the one that is
+ * shown. */
+static struct presence *server_own(struct server *server)
 {
-    return server->own != &server->presence;
+    return server->clustered ? &server->node.own : &server->presence;
 }
 
 /* [any] A moment as the tables have it. Those of a cluster have the engine's wall times, so that a
  * time which one node wrote is the same on all. */
 static struct instant table_time(const struct server *server, struct instant now)
 {
-    return server_clustered(server) ? (struct instant){wall_of(now), 0} : now;
+    return server->clustered ? (struct instant){wall_of(now), 0} : now;
 }
 
 /* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
@@ -18502,13 +18559,28 @@ static bool server_exempts(const struct server *server, const uint8_t address[16
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
+/* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is connected
+ * here the last sign of life is known sooner than the log has it. */
+static void server_view_user(struct server *server, struct user_view *view, const struct user *user,
+                             struct instant now)
+{
+    struct instant time = table_time(server, now);
+    view_user(view, user, time);
+    if (!server->clustered) return;
+    const struct user *own = presence_find(server_own(server), user_id(user));
+    if (!own) return;
+    int64_t seen = atomic_load_explicit(&own->last_seen, memory_order_relaxed);
+    if (seen > time.mono) seen = time.mono;
+    if (seen > view->last_seen) view->last_seen = seen;
+}
+
 /* [hub] Sets by hand what a user of the table that is shown wishes. */
 static void server_set_manual(struct server *server, struct instant now, struct user *user,
                               const struct manual_update *update)
 {
     struct instant time = table_time(server, now);
     lock_take(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) node_set_manual(&server->node, time, user, update);
+    if (server->clustered) node_set_manual(&server->node, time, user, update);
     else presence_set_manual(&server->presence, time, user, update);
     lock_give(&server->table_lock, RANK_TABLE);
 }
@@ -18629,7 +18701,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
 {
     if (!c->session.user) return;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_disconnect(server->own, table_time(server, now), &c->session, ending);
+    presence_disconnect(server_own(server), table_time(server, now), &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
@@ -18925,6 +18997,60 @@ static void connection_close_late(struct server *server, struct connection *c, s
     connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
+/* The text of a connection's number, as the protocol and the admin API show it. */
+static const char *connection_id_text(uint64_t number, char out[17])
+{
+    snprintf(out, 17, "%016" PRIx64, number);
+    return out;
+}
+
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* [worker; table_lock] Copies a connection. */
+static void connection_view(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
+        .port = c->session.port,
+        .status = c->session.status,
+    };
+    memcpy(view->address, c->session.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
+ * was answered. */
+static void connection_write(struct buffer *out, const struct connection_view *c,
+                             struct instant now, const char *node)
+{
+    char number[17], address[64];
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    if (node) json_text(out, "node", node);
+    json_close(out, '}');
+}
+
 /* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
@@ -19020,8 +19146,9 @@ static enum error message_manual(struct server *server, struct connection *c, st
     enum error error = manual_parse(message, &update);
     if (error) return error;
     struct user *user = c->session.user;
-    if (server_clustered(server)) user = presence_find(&server->presence, user_id(user));
-    if (user) server_set_manual(server, now, user, &update);
+    /* In a cluster others may have set something already; one who has just come is not there yet. */
+    struct user *shown = presence_find(&server->presence, user_id(user));
+    server_set_manual(server, now, shown ? shown : user, &update);
     return ERROR_NONE;
 }
 
@@ -19043,7 +19170,7 @@ static enum error message_status(struct server *server, struct connection *c, st
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_set_status(server->own, table_time(server, now), &c->session, i);
+        presence_set_status(server_own(server), table_time(server, now), &c->session, i);
         lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
@@ -19579,7 +19706,7 @@ static void connection_take(struct server *server, struct connection *c, struct 
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     /* Atomics: workers read last_seen, and a lock for each message would stop them. */
-    presence_heard(server->own, table_time(server, now), c->session.user);
+    presence_heard(server_own(server), table_time(server, now), c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
         struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
@@ -20142,18 +20269,11 @@ enum {
     STREAM_GONE_MS = 120000
 }; /* TCP gives a client up that takes nothing for this long */
 
-/* The text of a connection's number, as the protocol and the admin API show it. */
-static const char *connection_id_text(uint64_t number, char out[17])
-{
-    snprintf(out, 17, "%016" PRIx64, number);
-    return out;
-}
-
 /* [hub] How long all clients should take to come back together, should this process end without a
  * word: what it needs to take as many in. Few come back at once, as they always did. */
-static int64_t server_spread_ms(const struct server *server)
+static int64_t server_spread_ms(struct server *server)
 {
-    int64_t count = (int64_t)server->own->connections;
+    int64_t count = (int64_t)server_own(server)->connections;
     int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
     if (count <= CROWD_FEW) return 0;
     int64_t needed = count * 1000 / rate;
@@ -20184,7 +20304,7 @@ static void hub_greet(struct server *server, struct connection *c, struct instan
                       struct span id)
 {
     struct hub *hub = &server->hub;
-    bool waits = server_clustered(server) && !node_alone(&server->node);
+    bool waits = server->clustered && !node_alone(&server->node);
     if (waits) connection_flush(server, c, now); /* the 101 does not wait */
     if (c->session.state != CONNECTION_OPEN) return;
     hub_reply_hello(server, c, id);
@@ -20220,7 +20340,7 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     int64_t count = (int64_t)p->connections, level = crowd->level;
     while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
     if (level > crowd->level) {
@@ -20305,7 +20425,7 @@ static void hub_adopt(struct server *server, struct job *job)
     } else {
         count_one(&server->counters.upgrades);
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_connect(server->own, table_time(server, now), id, &c->session);
+        presence_connect(server_own(server), table_time(server, now), id, &c->session);
         lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_greet(server, c, now, id);
@@ -20394,10 +20514,12 @@ static void hub_adopt_stream(struct server *server, struct job *job)
  * and in slices, as what happens to the cluster can happen to all of its users at once. */
 
 enum {
-    CLUSTER_OFFSET_MS = 500,  /* so far from the engine's a clock is worth a warning */
-    CLUSTER_YOUNG_MS = 60000, /* a server that started so lately gives way to its twin, */
-    CLUSTER_TWINS = 2,        /* when that has said hello so often */
-    CLUSTER_SHARE = 256,      /* users looked at under the lock at a time */
+    CLUSTER_OFFSET_MS = 500,   /* so far from the engine's a clock is worth a warning */
+    ANSWER_WAIT_MS = 1000,     /* for other nodes' connections of a user */
+    ANSWER_BYTES = 256 * 1024, /* of them, from one node */
+    CLUSTER_YOUNG_MS = 60000,  /* a server that started so lately gives way to its twin, */
+    CLUSTER_TWINS = 2,         /* when that has said hello so often */
+    CLUSTER_SHARE = 256,       /* users looked at under the lock at a time */
 };
 
 /* [hub] See struct node. */
@@ -20443,24 +20565,6 @@ static void hub_node_says(void *context, enum node_cause cause)
     log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
 }
 
-/* [main] Sets the node up, before there are threads. */
-static void server_begin_node(struct server *server)
-{
-    struct node *node = &server->node;
-    *node = (struct node){.ask = hub_node_asks,
-                          .tell = hub_node_says,
-                          .random = hub_node_random,
-                          .context = server,
-                          .patient = server->store->was_position_epoch != 0,
-                          .since = server->store->was_alive};
-    snprintf(node->name, sizeof node->name, "%s", server->engine.name);
-    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
-    server->epoch = node->epoch;
-    node->alone_since = server->started.mono;
-    atomic_store(&server->alone_since, wall_of(server->started));
-    atomic_store(&server->state_since, wall_of(server->started));
-}
-
 /* [hub] The engine's thread told something: that waits for its turn. */
 static void hub_engine_told(struct server *server, struct job *job)
 {
@@ -20488,7 +20592,7 @@ static void hub_take_clock(struct server *server, int64_t offset)
     }
     if (!step) return;
     presence_step_clock(&server->presence, step);
-    presence_step_clock(server->own, step);
+    presence_step_clock(server_own(server), step);
 }
 
 /* [hub] Positions are of another epoch from here on: streams are told to begin again. */
@@ -20530,6 +20634,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_CLUSTER_US);
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells)) && !node_busy(node);) {
         struct engine_tell *tell = container_of(job, struct engine_tell, job);
+        engine_hears(&server->engine, tell);
         lock_take(&server->table_lock, RANK_TABLE);
         if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
             hub_take_clock(server, tell->offset);
@@ -20557,7 +20662,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
         struct taker in = {(const uint8_t *)node->kicked.at,
                            (const uint8_t *)node->kicked.at + node->kicked.len, false};
         struct span id = take_id(&in);
-        struct user *user = presence_find(server->own, id);
+        struct user *user = presence_find(server_own(server), id);
         while (user && user->conns) {
             struct connection *c = (struct connection *)user->conns;
             if (clock_work_us() >= server->hub.until) return false;
@@ -20565,7 +20670,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
             connection_flush(server, c, now);
         }
         lock_take(&server->table_lock, RANK_TABLE);
-        if (user) presence_end(server->own, table_time(server, now), user, REASON_KICKED);
+        if (user) presence_end(server_own(server), table_time(server, now), user, REASON_KICKED);
         lock_give(&server->table_lock, RANK_TABLE);
         buffer_drop(&node->kicked, (size_t)(in.at - (const uint8_t *)node->kicked.at));
     }
@@ -20573,12 +20678,12 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
 }
 
 /* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
-static bool hub_came_back(const struct server *server, uint64_t n, struct span id)
+static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
     if (node_alone(node)) return true;
     if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
-    const struct user *user = presence_find(server->own, id);
+    const struct user *user = presence_find(server_own(server), id);
     return !user || user->dirty < DIRTY_STATE;
 }
 
@@ -20588,7 +20693,9 @@ static void hub_cluster_answer(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     for (struct hub_ask *ask = TAILQ_FIRST(&hub->waits), *next; ask; ask = next) {
         next = TAILQ_NEXT(ask, waiting);
-        if (now.mono < ask->deadline && !hub_came_back(server, ask->n, ask->id)) continue;
+        bool here = ask->question ? !ask->awaited_count || node_alone(&server->node)
+                                  : hub_came_back(server, ask->n, ask->id);
+        if (now.mono < ask->deadline && !here) continue;
         TAILQ_REMOVE(&hub->waits, ask, waiting);
         ask->finish(server, ask);
     }
@@ -20609,6 +20716,84 @@ static void hub_wait_for_log(struct server *server, struct hub_ask *ask, struct 
     ask->n = n;
     ask->deadline = now.mono + CLUSTER_WAIT_MS;
     ask->finish = finish;
+    TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
+}
+
+/* [hub; table_lock] Another node asks for the connections that a user has here. */
+static void hub_node_wanted(void *context, const struct record *question)
+{
+    struct server *server = context;
+    struct buffer json = {0};
+    const struct user *user = presence_find(server_own(server), question->id);
+    struct instant now = server_now(server);
+    json_open(&json, NULL, '[');
+    const struct session_conn *conn;
+    for (conn = user ? user->conns : NULL; conn && json.len < ANSWER_BYTES; conn = conn->next) {
+        struct connection_view view;
+        connection_view(&view, (const struct connection *)conn);
+        connection_write(&json, &view, now, server->node.name);
+    }
+    json_close(&json, ']');
+    node_answer(&server->node, question, (struct span){json.at, json.len});
+    buffer_free(&json);
+}
+
+/* [hub; table_lock] Another node has answered. */
+static void hub_node_answered(void *context, uint64_t question, uint64_t node, struct span json)
+{
+    struct server *server = context;
+    struct hub_ask *ask = TAILQ_FIRST(&server->hub.waits);
+    while (ask && (!ask->question || ask->question != question)) ask = TAILQ_NEXT(ask, waiting);
+    for (size_t i = 0; ask && i < ask->awaited_count; i++) {
+        if (ask->awaited[i] != node) continue;
+        ask->awaited[i] = ask->awaited[--ask->awaited_count];
+        struct span items = {json.at + 1, json.len - 2};
+        if (items.len && ask->out->len) buffer_text(ask->out, ",");
+        buffer_add(ask->out, items.at, items.len);
+        break;
+    }
+}
+
+/* [hub] The worker goes on with what has come of other nodes; the rest is named. */
+static void hub_ask_answered(struct server *server, struct hub_ask *ask)
+{
+    const struct replica *r = &server->node.replica;
+    for (size_t i = 0; i < ask->awaited_count; i++) {
+        const char *name = NULL;
+        for (size_t k = 0; k < r->count; k++)
+            if (r->incarnations[k]->node == ask->awaited[i]) name = r->incarnations[k]->name;
+        if (name) json_text(ask->missing, NULL, name);
+    }
+    free(ask->awaited);
+    sem_post(&ask->done);
+}
+
+/* [hub] Question: the connections that a user has on other nodes. */
+static void hub_ask_connections(struct server *server, struct job *job)
+{
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
+    struct node *node = &server->node;
+    struct instant now = server_now(server);
+    const struct user *user = presence_find(&server->presence, ask->id);
+    const struct said *said = user && !node_alone(node) ? user->said : NULL;
+    for (; said; said = said->next) {
+        if (said->holder == INCARNATION_SELF || said->evicted || said->state != USER_LIVE) continue;
+        ask->awaited = mem_resize(ask->awaited, (ask->awaited_count + 1) * sizeof *ask->awaited);
+        ask->awaited[ask->awaited_count++] = node->replica.incarnations[said->holder]->node;
+    }
+    if (!ask->awaited_count) {
+        hub_ask_answered(server, ask);
+        return;
+    }
+    ask->question = node_random(node);
+    node_say(node, table_time(server, now),
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_CONNECTIONS,
+                              .number = node->request,
+                              .about = ask->question,
+                              .id = ask->id});
+    ask->deadline = now.mono + ANSWER_WAIT_MS;
+    ask->finish = hub_ask_answered;
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
 }
 
@@ -20665,15 +20850,35 @@ static void hub_cluster(struct server *server, struct instant now)
 static bool hub_cluster_tick(struct server *server, struct instant now, size_t most)
 {
     struct instant time = table_time(server, now);
-    bool own = presence_tick(server->own, time, most);
+    bool own = presence_tick(server_own(server), time, most);
     return node_tick(&server->node, time, most) && own;
 }
 
+/* [main] Sets the node up, before there are threads. */
+static void server_begin_node(struct server *server)
+{
+    struct node *node = &server->node;
+    *node = (struct node){.ask = hub_node_asks,
+                          .tell = hub_node_says,
+                          .wanted_of = hub_node_wanted,
+                          .answered = hub_node_answered,
+                          .random = hub_node_random,
+                          .context = server,
+                          .patient = server->store->was_position_epoch != 0,
+                          .since = server->store->was_alive};
+    snprintf(node->name, sizeof node->name, "%s", server->engine.name);
+    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
+    server->epoch = node->epoch;
+    node->alone_since = server->started.mono;
+    atomic_store(&server->alone_since, wall_of(server->started));
+    atomic_store(&server->state_since, wall_of(server->started));
+}
+
 /* [hub] How long the hub may sleep for what the node has to do. */
-static int64_t hub_cluster_wait(const struct server *server, int64_t now)
+static int64_t hub_cluster_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    const struct presence *own = server->own;
+    const struct presence *own = server_own(server);
     int64_t wall = now + atomic_load(&server->wall_offset);
     int64_t wait = node_wait(&server->node, now), at;
     if (hub->cluster_works || (TAILQ_FIRST(&hub->tells) && !node_busy(&server->node))) return 0;
@@ -20723,9 +20928,9 @@ static void hub_heartbeat(struct server *server, struct job *job)
     struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_heartbeat(server->own, table_time(server, now), ask->id, ask->address);
+    presence_heartbeat(server_own(server), table_time(server, now), ask->id, ask->address);
     lock_give(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
+    if (server->clustered) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
     else hub_ask_done(server, ask);
 }
 
@@ -20735,7 +20940,7 @@ static void hub_ask_view(struct server *server, struct hub_ask *ask)
     const struct user *user = presence_find(&server->presence, ask->id);
     if (user) {
         lock_take(&server->table_lock, RANK_TABLE);
-        view_user(ask->view, user, table_time(server, server_now(server)));
+        server_view_user(server, ask->view, user, server_now(server));
         view_keep(ask->view, ask->texts);
         lock_give(&server->table_lock, RANK_TABLE);
     }
@@ -20750,8 +20955,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
     struct user *user = presence_find(&server->presence, ask->id);
     ask->failed = failed && !user;
     if (user) server_set_manual(server, now, user, ask->update);
-    if (user && server_clustered(server))
-        hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
+    if (user && server->clustered) hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
     else hub_ask_view(server, ask);
 }
 
@@ -20771,7 +20975,7 @@ static void hub_kick(struct server *server, struct job *job)
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         ask->count = user ? user->connections : 0;
         lock_take(&server->table_lock, RANK_TABLE);
         if (user) node_kick(&server->node, table_time(server, now), ask->id);
@@ -20904,8 +21108,8 @@ static void hub_expire(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        over = server_clustered(server) ? hub_cluster_tick(server, now, TABLE_SHARE)
-                                        : presence_tick(&server->presence, now, TABLE_SHARE);
+        over = server->clustered ? hub_cluster_tick(server, now, TABLE_SHARE)
+                                 : presence_tick(&server->presence, now, TABLE_SHARE);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_take_transitions(server, now);
     }
@@ -20917,11 +21121,11 @@ static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         lock_take(&server->table_lock, RANK_TABLE);
         node_leave(&server->node, table_time(server, now), now.mono);
         lock_give(&server->table_lock, RANK_TABLE);
@@ -20983,16 +21187,16 @@ static void wait_until(int64_t *wait, int64_t at, int64_t now)
 
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
  * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
-static int64_t hub_wait(const struct server *server, int64_t now)
+static int64_t hub_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
     const struct presence *p = &server->presence;
     if (hub_has_work(hub) || hub->crowd.telling) return 0;
     int64_t wait = wheel_wait(&hub->wheel, now), rules = -1;
-    if (!server_clustered(server)) rules = presence_wait(p, now);
+    if (!server->clustered) rules = presence_wait(p, now);
     int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
     if (rules >= 0) wait_until(&wait, now + rules, now);
-    if (server_clustered(server)) wait_until(&wait, now + hub_cluster_wait(server, now), now);
+    if (server->clustered) wait_until(&wait, now + hub_cluster_wait(server, now), now);
     if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
     if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
     if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
@@ -21058,7 +21262,7 @@ static void hub_wake(struct server *server, int64_t wait)
     hub->turned_at = now.mono;
     if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, table_time(server, now), gap);
-    if (server_clustered(server)) presence_resume(server->own, table_time(server, now), gap);
+    if (server->clustered) presence_resume(server_own(server), table_time(server, now), gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
@@ -21119,7 +21323,7 @@ static void hub_turn(struct server *server)
     hub_begin_part(hub, share);
     hub_work(server, now);
     hub_crowd(server, now);
-    if (server_clustered(server)) hub_cluster(server, now);
+    if (server->clustered) hub_cluster(server, now);
     hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
@@ -21182,7 +21386,7 @@ static void hub_free(struct server *server)
     loop_take_jobs(&hub->loop);
     for (struct job *job; (job = TAILQ_FIRST(&hub->loop.taken));) {
         TAILQ_REMOVE(&hub->loop.taken, job, entry);
-        if (job->run == engine_tell_arrives) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
+        if (job->run == hub_engine_told) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
     }
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells));) {
         TAILQ_REMOVE(&hub->tells, job, entry);
@@ -22406,7 +22610,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 {
     const struct user *user = presence_find(&server->presence, id);
     if (!user) return false;
-    view_user(view, user, table_time(server, now));
+    server_view_user(server, view, user, now);
     view_keep(view, texts);
     return true;
 }
@@ -22508,7 +22712,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         if (!user) break;
         last = user;
         if (!offline_too && user->state == USER_OFFLINE) continue;
-        view_user(&views[*count], user, table_time(server, now));
+        server_view_user(server, &views[*count], user, now);
         view_keep(&views[(*count)++], texts);
     }
     if (last) {
@@ -23101,52 +23305,6 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
- * made while the hub waits for the lock. */
-struct connection_view {
-    int64_t connected_at, heard_at; /* mono */
-    uint64_t number;
-    uint32_t round_trip;
-    uint8_t address[16];
-    uint16_t port;
-    uint8_t status;
-    char agent[AGENT_MAX + 1];
-};
-
-/* [worker; table_lock] Copies a connection. */
-static void api_view_connection(struct connection_view *view, const struct connection *c)
-{
-    *view = (struct connection_view){
-        .connected_at = c->connected_at,
-        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
-        .number = c->number,
-        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
-        .port = c->session.port,
-        .status = c->session.status,
-    };
-    memcpy(view->address, c->session.address, sizeof view->address);
-    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
-}
-
-/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
- * was answered. */
-static void api_write_connection(struct buffer *out, const struct connection_view *c,
-                                 struct instant now)
-{
-    char number[17], address[64];
-    json_open(out, NULL, '{');
-    json_text(out, "connection_id", connection_id_text(c->number, number));
-    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
-    json_uint(out, "port", c->port);
-    json_text(out, "agent", c->agent);
-    json_time(out, "connected_at", c->connected_at + now.offset, true);
-    json_time(out, "last_heard", c->heard_at + now.offset, true);
-    json_text(out, "status", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
-    else json_uint(out, "round_trip_ms", c->round_trip);
-    json_close(out, '}');
-}
-
 /* [worker] Copies a user out of the table, with the position and the JSON of the connections, all
  * of one moment. False when the user is not there. The room for connections is taken without the
  * lock, since it may be megabytes; so it is looked first how much is needed, and again whether
@@ -23159,7 +23317,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     const struct user *user, *own;
     size_t room = 0, count = 0;
     lock_take(&server->table_lock, RANK_TABLE);
-    while ((own = presence_find(server->own, id)) && own->connections > room) {
+    while ((own = presence_find(server_own(server), id)) && own->connections > room) {
         room = own->connections;
         lock_give(&server->table_lock, RANK_TABLE);
         free(list);
@@ -23168,12 +23326,13 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     }
     *position = server_position(server);
     user = presence_find(&server->presence, id);
-    if (user) view_user(view, user, table_time(server, now));
+    if (user) server_view_user(server, view, user, now);
     if (user) view_keep(view, texts);
     for (const struct session_conn *conn = own ? own->conns : NULL; conn; conn = conn->next)
-        api_view_connection(&list[count++], (const struct connection *)conn);
+        connection_view(&list[count++], (const struct connection *)conn);
     lock_give(&server->table_lock, RANK_TABLE);
-    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
+    const char *node = server->clustered ? server->node.name : NULL;
+    for (size_t i = 0; i < count; i++) connection_write(connections, &list[i], now, node);
     free(list);
     return user != NULL;
 }
@@ -23190,6 +23349,11 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct span id = {request->id, request->id_len};
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
+    struct buffer missing = {0};
+    if (here && server->clustered) {
+        struct hub_ask ask = {.id = id, .out = &connections, .missing = &missing};
+        hub_ask(server, &ask, hub_ask_connections);
+    }
     bool read = store_get_stored(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
@@ -23205,8 +23369,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         position_write(out, position);
         json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
-        buffer_text(out, "]}");
+        json_close(out, ']');
+        if (missing.len) {
+            json_open(out, "unreachable", '[');
+            buffer_add(out, missing.at, missing.len);
+            json_close(out, ']');
+        }
+        json_close(out, '}');
     }
+    buffer_free(&missing);
     buffer_free(&connections);
     return error;
 }
@@ -23570,7 +23741,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     json_close(out, ']');
     stats_write_webhook(out, server, t.store.outbox);
-    if (server_clustered(server)) stats_write_cluster(out, server, request->now);
+    if (server->clustered) stats_write_cluster(out, server, request->now);
     stats_write_limits(out, &server->options);
     json_open(out, "counters", '{');
 #define X(field, metric, help) json_uint(out, #field, atomic_load(&server->counters.field));
@@ -23693,7 +23864,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
     COUNTER_TABLE(X)
 #undef X
     metrics_refusals(out, server);
-    if (server_clustered(server)) metrics_cluster(out, server, request->now);
+    if (server->clustered) metrics_cluster(out, server, request->now);
     return ERROR_NONE;
 }
 
@@ -23805,7 +23976,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     int state = atomic_load(&server->node_state);
     /* One that comes back keeps the users it had: were all to come back at once, a load balancer
      * would have none. */
-    bool joining = server_clustered(server) && !atomic_load(&server->joined) &&
+    bool joining = server->clustered && !atomic_load(&server->joined) &&
                    (state == NODE_JOINING || state == NODE_INSTALLING);
     bool ready = !stopping && !starting && store.writable && store.readable && !joining;
     response->status = ready ? 200 : 503;
@@ -23816,7 +23987,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
               : starting ? "starting"
               : joining  ? "joining"
                          : "degraded");
-    if (server_clustered(server)) {
+    if (server->clustered) {
         int64_t since = atomic_load(&server->alone_since);
         json_text(out, "cluster", NODE_STATES[state]);
         if (since) json_time(out, "since", since, true);
@@ -25024,10 +25195,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
- * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
- * asking for one that it does not know fails, so rights, size and fields go by its version.
- * server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
+ * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
+ * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
+ * version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -25338,7 +25509,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct instant now = table_time(server, server->started);
     presence_restore(&server->presence, now, id, (enum status)record->status, record->online_since,
                      record->last_seen, server_evidence(server));
-    if (server_clustered(server)) node_restored(&server->node, id);
+    if (server->clustered) node_restored(&server->node, id);
     lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
@@ -25483,10 +25654,10 @@ static bool server_start(struct server *server, struct why why)
     if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct instant started = server->started;
-    server->own = engine_wanted(&server->engine) ? &server->node.own : &server->presence;
+    server->clustered = engine_wanted(&server->engine);
     presence_init(&server->presence, options->grace, options->threshold,
                   table_time(server, started));
-    if (server_clustered(server)) server_begin_node(server);
+    if (server->clustered) server_begin_node(server);
     /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
@@ -25628,8 +25799,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
- *    has how far they came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
+ *    which has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *
@@ -25666,7 +25837,7 @@ static bool server_stop(struct server *server)
         if (server->store->running) return written;
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
-        if (server_clustered(server)) node_free(&server->node);
+        if (server->clustered) node_free(&server->node);
         presence_free(&server->presence);
     }
     if (server->listener.loop.epoll > 0) loop_close(&server->listener.loop);
