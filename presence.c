@@ -20786,12 +20786,14 @@ static void hub_ask_connections(struct server *server, struct job *job)
         return;
     }
     ask->question = node_random(node);
+    lock_take(&server->table_lock, RANK_TABLE); /* it counts what it writes */
     node_say(node, table_time(server, now),
              &(struct record){.kind = RECORD_WANT,
                               .want = WANT_CONNECTIONS,
                               .number = node->request,
                               .about = ask->question,
                               .id = ask->id});
+    lock_give(&server->table_lock, RANK_TABLE);
     ask->deadline = now.mono + ANSWER_WAIT_MS;
     ask->finish = hub_ask_answered;
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
