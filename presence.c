@@ -16453,7 +16453,7 @@ static void log_delay_turn(struct log_delay *d, int64_t mono)
     if (past < LOG_DELAY_MINUTE) return;
     d->most_before = past < 2 * LOG_DELAY_MINUTE ? d->most : 0;
     d->most = 0;
-    d->minute = mono;
+    d->minute = mono - past % LOG_DELAY_MINUTE;
 }
 
 /* Notes the delay of an entry. The clocks of its writer and of this node are those of the engine as
