@@ -5,7 +5,8 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, startReceiver, connect, heartbeat, openEvents, get, json, until } = require('./lib');
+const { test, start, run, tempDir, startReceiver, connect, heartbeat, openEvents, get, json, presence, until, slow } = require('./lib');
+const { noEngine, startRedis } = require('./lib/engine');
 
 const LINES = fs.readFileSync(path.join(__dirname, '../../README.md'), 'utf8').split('\n');
 
@@ -70,4 +71,46 @@ test('the samples of the README have the members of real answers', async (t) => 
   const told = stream.events.find(({ event }) => event === 'change').data;
   assert.deepEqual(['position', 'change', 'user', 'reason'], Object.keys(told));
   assert.ok(Object.keys({ ...rest, user }).every((name) => name in told) && Object.keys(user).every((name) => name in told.user));
+});
+
+/** The commands of a chapter that begin with this word, without the `$`. */
+function commands(chapter, word) {
+  const from = LINES.indexOf(`## ${chapter}`);
+  const to = LINES.findIndex((line, i) => i > from && line.startsWith('## '));
+  return LINES.slice(from, to).filter((line) => line.startsWith(`    $ ${word}`)).map((line) => line.slice(6));
+}
+
+test('the three commands of More than one machine make one server of two', { skip: noEngine, timeout: 60000 * slow }, async (t) => {
+  const CHAPTER = 'More than one machine';
+  assert.deepEqual(commands(CHAPTER, 'redis-server'), ['redis-server'], 'one with no options: the port is its own');
+  const engine = await startRedis(t);
+  const dir = tempDir(t);
+  const nodes = [];
+  for (const line of commands(CHAPTER, 'presence')) {
+    const args = line.split(' ').slice(1).map((word) => word.replace('127.0.0.1:6379', `127.0.0.1:${engine.port}`));
+    const [data] = args.splice(args.indexOf('--data'), 2).slice(1);
+    const [listen] = args.splice(args.indexOf('--listen'), 2).slice(1);
+    assert.match(listen, /^127\.0\.0\.1:808[01]$/);
+    nodes.push(await start(t, { args, data: path.join(dir, data), allow: [/level=(info|warn) msg="cluster: /] }));
+  }
+  assert.equal(nodes.length, 2);
+  for (const node of nodes) await until('it to be in the cluster', async () => (await json(node, '/readyz')).cluster === 'settled', { within: 30000 * slow });
+  const [a, b] = nodes;
+  await connect(a, 'alice');
+  await until('alice on the other', async () => (await presence(b, 'alice')).online);
+  assert.deepEqual((await json(b, '/admin/stats')).cluster.nodes.map(({ name }) => name).sort(), ['a', 'b']);
+  await a.stop();
+  assert.equal((await presence(b, 'alice')).source, 'cached', 'she may come back');
+});
+
+test('the options of the nodes of three machines are options', async (t) => {
+  const from = LINES.findIndex((line) => line.includes('ExecStart') && LINES[LINES.indexOf(line) + 1].includes('--cluster '));
+  const to = LINES.findIndex((line, i) => i >= from && !line.endsWith('\\'));
+  const words = LINES.slice(from, to + 1).join(' ').replaceAll('\\', '').trim().split(/\s+/).slice(1);
+  const secret = path.join(tempDir(t), 'secret');
+  fs.writeFileSync(secret, 'x'.repeat(32));
+  const args = words.map((word) => word.replace(/^\/etc\/presence\/\S+$/, secret).replace('10.0.0.11:8080', '127.0.0.1:0'));
+  args.splice(args.indexOf('--cluster-ca-file'), 2);
+  const { code, stdout, stderr } = await run([...args, '--check-config']);
+  assert.deepEqual([code, stdout], [0, 'configuration ok\n'], stderr);
 });
