@@ -5,8 +5,10 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, run, tempDir, startReceiver, connect, heartbeat, openEvents, get, json, presence, until, slow } = require('./lib');
-const { noEngine, startRedis } = require('./lib/engine');
+const { spawn, spawnSync } = require('node:child_process');
+const { test, start, run, tempDir, cleanup, findProgram, Authority, startReceiver, connect, heartbeat, openEvents, get, json, presence, until, slow } = require('./lib');
+const { startCluster } = require('./lib/cluster');
+const { noEngine, freePort, startRedis } = require('./lib/engine');
 
 const LINES = fs.readFileSync(path.join(__dirname, '../../README.md'), 'utf8').split('\n');
 
@@ -113,4 +115,40 @@ test('the options of the nodes of three machines are options', async (t) => {
   args.splice(args.indexOf('--cluster-ca-file'), 2);
   const { code, stdout, stderr } = await run([...args, '--check-config']);
   assert.deepEqual([code, stdout], [0, 'configuration ok\n'], stderr);
+});
+
+test('the load balancer of three machines: any node, and none that is not ready', { skip: noEngine, timeout: 90000 * slow }, async (t) => {
+  const haproxy = findProgram('haproxy');
+  if (!haproxy) return t.skip('there is no haproxy here: apt-get install haproxy');
+  const from = LINES.indexOf('    frontend web');
+  const to = LINES.findIndex((line, i) => i > from && !line.startsWith('    '));
+  assert.ok(from > 0);
+  const all = await startCluster(t, { nodes: 3, events: false, args: ['--trusted-proxy', '127.0.0.1'] });
+  const dir = tempDir(t);
+  const authority = new Authority(dir);
+  const [port, cert] = [await freePort(), authority.issue('127.0.0.1').both];
+  const text = LINES.slice(from, to).map((line) => line.slice(4)).join('\n')
+    .replace(':443', `127.0.0.1:${port}`).replace(/\/etc\/haproxy\/\S+/, cert)
+    .replaceAll(/server ([abc]) \S+ check/g, (_, name) => `server ${name} 127.0.0.1:${all[name].server.port} check inter 200ms`);
+  const config = path.join(dir, 'haproxy.cfg');
+  fs.writeFileSync(config, `${text}\n`);
+  const check = spawnSync(haproxy, ['-c', '-f', config], { encoding: 'utf8' });
+  assert.deepEqual([check.status, check.stderr.match(/\[(?:ALERT|WARNING)\].*/g)], [0, null], check.stderr);
+  const child = spawn(haproxy, ['-f', config, '-db'], { stdio: 'ignore' });
+  cleanup(t, () => child.kill('SIGKILL'));
+  const door = { host: '127.0.0.1', port, sockets: new Set(), tls: { ca: fs.readFileSync(authority.file) } };
+  const ask = (at) => get(door, at).catch(() => ({}));
+  await until('the load balancer', async () => (await ask('/readyz')).status === 200, { within: 20000 * slow });
+  const alice = await connect(door, 'alice');
+  await all.everywhere('alice', 'online', (user) => user.online);
+  const nodes = new Set();
+  for (let i = 0; i < 6; i++) nodes.add((await ask('/admin/stats')).json.cluster.name);
+  assert.deepEqual([...nodes], ['a'], 'an admin stays with one node');
+  await all.a.stop();
+  await until('the admin to be at the next', async () => (await ask('/admin/stats')).json?.cluster.name === 'b', { within: 20000 * slow });
+  await until('alice asked for', async () => (await ask('/api/presence/alice')).json?.online, { within: 20000 * slow });
+  alice.socket.terminate();
+  child.kill('SIGTERM');
+  await all.stop();
+  return null;
 });
