@@ -510,6 +510,7 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
     X(differences, "cluster_differences_total", "checksums of other nodes' tables that differed")  \
     X(alone_seconds, "cluster_alone_seconds_total", "seconds alone, or joining")
 
+/* One field a row. */
 struct cluster_counts {
 #define X(field, metric, help) uint64_t field;
     CLUSTER_COUNTER_TABLE(X)
@@ -16446,7 +16447,7 @@ struct log_delay {
 };
 enum { LOG_DELAY_MINUTE = 60000 };
 
-/* Ends a minute that is over. */
+/* [hub] Ends a minute that is over. */
 static void log_delay_turn(struct log_delay *d, int64_t mono)
 {
     int64_t past = mono - d->minute;
@@ -16456,7 +16457,7 @@ static void log_delay_turn(struct log_delay *d, int64_t mono)
     d->minute = mono - past % LOG_DELAY_MINUTE;
 }
 
-/* Notes the delay of an entry. The clocks of its writer and of this node are those of the engine as
+/* [hub] Notes the delay of an entry. The clocks of its writer and of this node are those of the engine as
  * each knows them: what seems to come from the future came at once. */
 static void log_delay_note(struct log_delay *d, int64_t mono, int64_t ms)
 {
@@ -16465,7 +16466,7 @@ static void log_delay_note(struct log_delay *d, int64_t mono, int64_t ms)
     if (d->last > d->most) d->most = d->last;
 }
 
-/* The longest of the last one to two minutes. */
+/* [any; table_lock] The longest of the last one to two minutes. */
 static int64_t log_delay_most(struct log_delay d, int64_t mono)
 {
     log_delay_turn(&d, mono);
