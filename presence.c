@@ -5792,9 +5792,8 @@ static void store_batch_manual(struct store_batch *b, struct span id,
  * counts the earlier first_seen, and the larger number of sessions, in which the stay is. So it
  * does not matter how often, from how many nodes or in which order users are told. What a peer
  * says was decoded as records are, ids were looked at. */
-__attribute__((unused)) static void store_batch_leaver(struct store_batch *b, struct span id,
-                                                       const struct user_record *user,
-                                                       const struct session_record *stay)
+static void store_batch_leaver(struct store_batch *b, struct span id,
+                               const struct user_record *user, const struct session_record *stay)
 {
     struct store_op op = {.kind = STORE_LEAVER, .id_len = (uint8_t)id.len, .as.user = *user};
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
@@ -5803,7 +5802,7 @@ __attribute__((unused)) static void store_batch_leaver(struct store_batch *b, st
     op.text_len = stay ? sizeof *stay : 0;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
-    buffer_add(&b->ops, stay, op.text_len);
+    if (stay) buffer_add(&b->ops, stay, sizeof *stay);
     b->users++;
     b->sessions += stay != NULL;
 }
@@ -15488,7 +15487,8 @@ enum {
     X(MANUAL, 12)  /* what a user set by hand */                                                   \
     X(KICK, 13)    /* all contributions of a user end */                                           \
     X(DELIVERED, 14) /* the webhook has the changes up to `number` */                              \
-    X(WANT, 15)      /* something be sent to the snapshot `number` */
+    X(WANT, 15)      /* something be sent to the snapshot `number` */                              \
+    X(STAY, 16)      /* a session of the writer that ended while it was alone */
 #define X(name, number) RECORD_##name = number,
 enum record_kind { RECORD_TABLE(X) };
 #undef X
@@ -15704,6 +15704,14 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_bytes(out, r->message);
         break;
     case RECORD_KICK: put_bytes(out, r->id); break;
+    case RECORD_STAY:
+        put_bytes(out, r->id);
+        put_byte(out, r->reason);
+        put_byte(out, r->address != NULL);
+        put_time(out, time, r->since);
+        put_time(out, time, r->last_seen);
+        if (r->address) buffer_add(out, r->address, 16);
+        break;
     case RECORD_DELIVERED: put_number(out, r->number); break;
     case RECORD_WANT:
         put_byte(out, r->want);
@@ -15782,6 +15790,14 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         if (!in->bad && !status_text_valid(r->message)) in->bad = true;
         break;
     case RECORD_KICK: r->id = take_id(in); break;
+    case RECORD_STAY:
+        r->id = take_id(in);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        byte = take_choice(in, 1);
+        r->since = take_time(in, time);
+        r->last_seen = take_time(in, time);
+        if (byte) r->address = take_raw(in, 16);
+        break;
     case RECORD_DELIVERED: r->number = take_number(in); break;
     case RECORD_WANT:
         r->want = (enum record_want)take_choice(in, WANT_CONNECTIONS);
@@ -15882,6 +15898,7 @@ enum {
 /* The table of one epoch of the log, with all that the log says of its writers. */
 struct replica {
     struct presence *table; /* SHARED */
+    struct presence *shown; /* the one whose store learns what is told of the past */
     uint32_t epoch;
     uint64_t next;  /* records read: the base of the next entry */
     uint64_t beats; /* of our own that came back */
@@ -16214,6 +16231,45 @@ static void replica_ended(struct replica *r, struct instant now, const struct re
     replica_merge(r, now, user, 0, record->reason, NULL);
 }
 
+/* A session that ended while its node was alone. Here its user may still wait for the time to be
+ * over, or be gone already: then the store learns how it really ended. */
+static void replica_stay(struct replica *r, struct instant now, const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    struct session_record stay = {
+        .from = record->since, .to = record->last_seen, .reason = (uint8_t)record->reason};
+    if (stay.to < stay.from) stay.to = stay.from;
+    if (record->address) memcpy(stay.address, record->address, 16);
+    bool same = user && user->state && user->online_since == record->since;
+    if (user && user->state && (!same || user_said_live(user))) same = false;
+    if (same) {
+        replica_unsay_cached(r, user, false);
+        replica_seen(r, user, record->last_seen);
+        replica_merge(r, now, user, 0, record->reason, record->address);
+        return;
+    }
+    if (p->silent && !user) user = presence_make(p, record->id);
+    if (user && !user->state &&
+        atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
+        atomic_store_explicit(&user->last_seen, record->last_seen, memory_order_relaxed);
+        user->reason = (uint8_t)record->reason;
+        if (!p->silent) presence_mark_dirty(p, user, DIRTY_STATE);
+    }
+    if (!presence_may_wait(r->shown, r->shown->ended.sessions, ENDED_SESSIONS_MAX)) {
+        r->shown->sessions_dropped++;
+        return;
+    }
+    store_batch_session(&r->shown->ended, record->id, &stay, true);
+    if (user) return;
+    struct user_record known = {.first_seen = record->since,
+                                .last_seen = record->last_seen,
+                                .offline_since = record->last_seen,
+                                .status = STATUS_OFFLINE,
+                                .reason = (uint8_t)record->reason};
+    store_batch_leaver(&r->shown->ended, record->id, &known, NULL);
+}
+
 /* An incarnation says hello: another one of the same node is over by that. */
 static void replica_hello(struct replica *r, size_t holder, const struct record *record)
 {
@@ -16298,6 +16354,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     case RECORD_DELIVERED:
         if (record->number > r->delivered) r->delivered = record->number;
         break;
+    case RECORD_STAY: replica_stay(r, now, record); break;
     case RECORD_WANT: break;
     }
 }
@@ -16379,16 +16436,17 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 
 enum {
     NODE_BEAT_MS = 2000,
-    NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
-    NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
-    NODE_SILENT_MS = 3000,  /* without a beat of anybody who has a whole table, there is none */
-    NODE_PIECE_MS = 5000,   /* without a piece of a copy another node is asked */
-    NODE_QUIET_MS = 10000,  /* a log whose last entry is so old has no living writers */
-    NODE_DIFFER_MS = 60000, /* an epoch is ended for a difference of tables once in this time */
-    NODE_RETRY_MS = 2000,   /* an end that was said and has not come back is said again */
-    NODE_ATTEMPTS = 3,      /* copies asked for in vain: then an epoch is ended for it */
-    NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
-    NODE_WRITES = 64,       /* entries of contributions under way */
+    NODE_BEATS = 5,             /* of our own come back since another's last entry: it is dead */
+    NODE_EPOCH_MS = 10000,      /* an epoch is settled at the latest then */
+    NODE_SILENT_MS = 3000,      /* without a beat of anybody who has a whole table, there is none */
+    NODE_PIECE_MS = 5000,       /* without a piece of a copy another node is asked */
+    NODE_QUIET_MS = 10000,      /* a log whose last entry is so old has no living writers */
+    NODE_DIFFER_MS = 60000,     /* an epoch is ended for a difference of tables once in this time */
+    NODE_RETRY_MS = 2000,       /* an end that was said and has not come back is said again */
+    NODE_ATTEMPTS = 3,          /* copies asked for in vain: then an epoch is ended for it */
+    NODE_PATIENCE = 3,          /* beats that a new node waits for those who knew more */
+    NODE_STAYS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_WRITES = 64,           /* entries of contributions under way */
     PIECE_BYTES = 65536,
 };
 
@@ -16537,7 +16595,8 @@ struct node {
     STAILQ_HEAD(, donation) donations;
 
     struct buffer kicked;  /* for the hub: ids, each behind its length */
-    struct buffer manuals; /* set by hand while we were alone: records */
+    struct buffer manuals; /* set by hand while we were alone: records, */
+    struct buffer stays;   /* as are sessions that ended meanwhile */
     int64_t differ_at;     /* mono: the last epoch ended for a difference */
     bool leaving;          /* it stops, and hears nothing any more */
     unsigned twins;        /* hellos of a second process as this node */
@@ -16633,7 +16692,20 @@ static struct record node_contribution(const struct user *user)
 /* Applies a contribution of our own to the table that goes on by itself. */
 static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
 {
+    const struct user *user = presence_find(node->shown, record->id);
+    int64_t since = user && user->state ? user->online_since : 0;
     replica_hear(&node->before, now, INCARNATION_SELF, record);
+    user = presence_find(node->shown, record->id);
+    if (!since || record->state || (user && user->state)) return;
+    /* The others do not know how it ended; what is too much they know as node_lost. */
+    if (node->stays.len >= NODE_STAYS_BYTES) return;
+    record_write(&node->stays, 0,
+                 &(struct record){.kind = RECORD_STAY,
+                                  .id = record->id,
+                                  .reason = record->reason,
+                                  .since = since,
+                                  .last_seen = record->last_seen,
+                                  .address = record->address});
 }
 
 /* Notes that a user is in the batch under way. */
@@ -16783,11 +16855,11 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
     return true;
 }
 
-/* Says what was set by hand while we were alone. */
-static void node_say_manuals(struct node *node, struct instant now)
+/* Says what happened while we were alone: what was set by hand, or which sessions ended. */
+static void node_say_late(struct node *node, struct instant now, struct buffer *records)
 {
-    struct taker in = {(const uint8_t *)node->manuals.at,
-                       (const uint8_t *)node->manuals.at + node->manuals.len, false};
+    struct taker in = {(const uint8_t *)records->at, (const uint8_t *)records->at + records->len,
+                       false};
     struct record r;
     node_send(node, now);
     while (in.at < in.end) {
@@ -16797,7 +16869,7 @@ static void node_say_manuals(struct node *node, struct instant now)
         if (node->entry_records >= ENTRY_USERS) node_send(node, now);
     }
     node_send(node, now);
-    buffer_free(&node->manuals);
+    buffer_free(records);
 }
 
 /* Ends a user everywhere. While we are alone, here. */
@@ -16870,6 +16942,7 @@ static void node_begin(struct node *node, struct instant now, int64_t mono, uint
     node->next.kind = PRESENCE_SHARED;
     node->next.silent = true;
     replica_init(&node->replica, &node->next, epoch, node->id, node->incarnation);
+    node->replica.shown = node->shown;
     node->began_at = node->piece_at = mono;
     node->settle_len = 0;
 }
@@ -17316,6 +17389,7 @@ static void node_install_user(struct node *node, struct instant now, struct user
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
     if (manual) user_tell_manual(p, user);
+    presence_forget(p, user);
 }
 
 /* Installs the next table, of at most so many users; true if that is done. The walk takes the users
@@ -17364,7 +17438,8 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
     pieces->request = node->request;
     node->ask(node->context, pieces);
-    node_say_manuals(node, now);
+    node_say_late(node, now, &node->manuals);
+    node_say_late(node, now, &node->stays);
     node_told(node, CAUSE_SETTLED);
     return true;
 }
@@ -17937,6 +18012,7 @@ static void node_init(struct node *node, struct instant now, struct presence *sh
     node->epoch = node->random(node->context);
     node->incarnation = node_random(node);
     replica_init(&node->before, shown, 0, id, node->incarnation);
+    node->before.shown = shown;
 }
 
 /* A user whom the store says to be online, who was just restored in the table that is shown: as if
@@ -17968,6 +18044,7 @@ static void node_free(struct node *node)
     buffer_free(&node->entry);
     buffer_free(&node->kicked);
     buffer_free(&node->manuals);
+    buffer_free(&node->stays);
 }
 
 /* ==== 42. Server ================================================================================
@@ -18538,6 +18615,13 @@ static struct instant server_now(struct server *server)
         now.offset = offset;
     }
     return now;
+}
+
+/* [hub] The moment at which a transition is made text. A cluster's are of the log: the same on every
+ * node, whatever its clock says. */
+static struct instant event_time(const struct server *server, struct instant now)
+{
+    return server->clustered ? (struct instant){INT64_MAX / 4, 0} : now;
 }
 
 /* [hub, or table_lock] The table of the connections here, which in a cluster is not the one that is
@@ -19879,7 +19963,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
         return;
     }
     struct buffer *event = &server->hub.event;
-    if (!event->len) event_write(event, server->epoch, t, table_time(server, now), false);
+    if (!event->len) event_write(event, server->epoch, t, event_time(server, now), false);
     store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
 }
 
@@ -19906,7 +19990,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     if (events->kept && stale) events_drop(events);
     hub->event.len = 0;
     if (events->kept)
-        event_write(&hub->event, server->epoch, t, table_time(server, now),
+        event_write(&hub->event, server->epoch, t, event_time(server, now),
                     feed == &hub->feeds[FEED_ADMIN]);
     events_add(events, (struct position){server->epoch, t->sequence},
                (struct span){hub->event.at, hub->event.len});
@@ -20578,6 +20662,11 @@ static void hub_take_clock(struct server *server, int64_t offset)
 {
     int64_t step = offset - atomic_load(&server->wall_offset);
     int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
+    /* Within what a round trip hides both clocks are the same, and ours is the steadier one. */
+    if (apart <= ENGINE_CLOCK_MOVED && apart >= -ENGINE_CLOCK_MOVED) {
+        offset -= apart;
+        step -= apart;
+    }
     atomic_store(&server->clock_is_engines, true);
     atomic_store(&server->wall_offset, offset);
     atomic_store(&server->clock_apart, apart);
@@ -20861,6 +20950,7 @@ static bool hub_cluster_tick(struct server *server, struct instant now, size_t m
 static void server_begin_node(struct server *server)
 {
     struct node *node = &server->node;
+    const char *name = server->engine.name;
     *node = (struct node){.ask = hub_node_asks,
                           .tell = hub_node_says,
                           .wanted_of = hub_node_wanted,
@@ -20869,7 +20959,7 @@ static void server_begin_node(struct server *server)
                           .context = server,
                           .patient = server->store->was_position_epoch != 0,
                           .since = server->store->was_alive};
-    snprintf(node->name, sizeof node->name, "%s", server->engine.name);
+    snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
     server->epoch = node->epoch;
     node->alone_since = server->started.mono;

@@ -29,7 +29,7 @@ static void records_come_back(void **unused)
         for (int i = 0; i < 16; i++) address[i] = (uint8_t)below64(&seed, 256);
         struct record r =
                           {
-                              .kind = (enum record_kind)(1 + below64(&seed, RECORD_WANT)),
+                              .kind = (enum record_kind)(1 + below64(&seed, RECORD_STAY)),
                               .id = random_text(&seed, id, 1, USER_ID_MAX),
                               .about = below64(&seed, SIZE_MAX),
                               .node = below64(&seed, SIZE_MAX),
