@@ -497,6 +497,29 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
 
+/* What a node of a cluster counts beside these; it is in both answers only where there is one. The
+ * hub counts, workers read under the table's lock, under which a node does all it does. */
+#define CLUSTER_COUNTER_TABLE(X)                                                                   \
+    X(entries_written, "cluster_entries_written_total", "entries written into the log")            \
+    X(bytes_written, "cluster_bytes_written_total", "bytes of them")                               \
+    X(entries_read, "cluster_entries_read_total", "entries read from the log, its own among them") \
+    X(bytes_read, "cluster_bytes_read_total", "bytes of them")                                     \
+    X(epochs, "cluster_epochs_total", "epochs into which it stated all its users again")           \
+    X(joins, "cluster_joins_total", "copies of the table that it asked for")                       \
+    X(snapshots_taken, "cluster_snapshots_taken_total", "copies of the table that it took over")   \
+    X(snapshots_given, "cluster_snapshots_given_total", "copies that it wrote for other nodes")    \
+    X(evictions, "cluster_evictions_total", "nodes that it had evicted, as they were silent")      \
+    X(evicted, "cluster_evicted_total", "times that the others took it for dead")                  \
+    X(differences, "cluster_differences_total", "checksums of other nodes' tables that differed")  \
+    X(alone_seconds, "cluster_alone_seconds_total", "seconds alone, or joining")
+
+/* One field a row. */
+struct cluster_counts {
+#define X(field, metric, help) uint64_t field;
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+};
+
 /* ==== 3. Util ===================================================================================
  * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
  * times, UTF-8, base64url, hashing. No state, and nothing here logs, for the log stands on it.
@@ -15163,7 +15186,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     case ENGINE_NO_PERMISSION:
         engine_fail_wrong(engine,
                           "--cluster: the engine does not allow all that is needed: %.120s; give"
-                          " it ACL SETUSER %.64s ~{%s}:* +auth +client|setname +info +script|load"
+                          " it ACL SETUSER %.64s ~{%s}:* +client|setname +info +script|load"
                           " +evalsha +time +ping +hget +hmget +hset +del +expire +xadd +xread"
                           " +xrange +xrevrange",
                           text, *user ? user : "default", prefix);
@@ -16007,6 +16030,7 @@ struct incarnation {
     uint64_t beats;     /* of our own that had come back by then */
     int64_t heard;      /* wall: its last entry, by the engine's clock as it knew it */
     size_t users, live; /* whom it says something of; those not cached by its eviction */
+    size_t connections; /* that it says they have */
     bool whole;         /* it has a whole table: it may coordinate, and give copies */
     bool hooks;         /* it keeps an outbox, and can post it, */
     uint64_t kept;      /* which has all changes behind this number; UINT64_MAX: not known yet */
@@ -16141,6 +16165,7 @@ static void replica_unsay(struct replica *r, struct user *user, struct said **pl
     r->checksum ^= said_hash(r, user, said);
     inc->users--;
     inc->live -= !said->evicted;
+    inc->connections -= said->connections;
     *place = said->next;
     free(said);
 }
@@ -16172,6 +16197,7 @@ static void replica_said(struct replica *r, const struct user *user, const struc
 static void replica_cache(struct replica *r, struct said *said)
 {
     if (!said->evicted) r->incarnations[said->holder]->live--;
+    r->incarnations[said->holder]->connections -= said->connections;
     said->evicted = true;
     said->state = USER_CACHED;
     said->connections = 0;
@@ -16268,6 +16294,8 @@ static void replica_hear(struct replica *r, struct instant now, size_t holder,
         said->state = (uint8_t)record->state;
         said->status = (uint8_t)record->status;
         said->reason = (uint8_t)record->reason;
+        r->incarnations[holder]->connections += record->connections;
+        r->incarnations[holder]->connections -= said->connections;
         said->connections = record->connections;
         said->last_seen = record->last_seen;
         replica_said(r, user, said);
@@ -16693,6 +16721,41 @@ enum node_cause {
     CAUSE_SETTLED
 };
 
+/* How late entries are applied here: ms since the time that they were written at. The longest is
+ * kept by the minute, so that it is there for all who ask, and none takes it from another. */
+struct log_delay {
+    int64_t last;
+    int64_t most, most_before; /* of the present minute, and the one before it */
+    int64_t minute;            /* mono: when the present one began */
+};
+enum { LOG_DELAY_MINUTE = 60000 };
+
+/* [hub] Ends a minute that is over. */
+static void log_delay_turn(struct log_delay *d, int64_t mono)
+{
+    int64_t past = mono - d->minute;
+    if (past < LOG_DELAY_MINUTE) return;
+    d->most_before = past < 2 * LOG_DELAY_MINUTE ? d->most : 0;
+    d->most = 0;
+    d->minute = mono - past % LOG_DELAY_MINUTE;
+}
+
+/* [hub] Notes the delay of an entry. The clocks of its writer and of this node are those of the engine as
+ * each knows them: what seems to come from the future came at once. */
+static void log_delay_note(struct log_delay *d, int64_t mono, int64_t ms)
+{
+    log_delay_turn(d, mono);
+    d->last = ms > 0 ? ms : 0;
+    if (d->last > d->most) d->most = d->last;
+}
+
+/* [any; table_lock] The longest of the last one to two minutes. */
+static int64_t log_delay_most(struct log_delay d, int64_t mono)
+{
+    log_delay_turn(&d, mono);
+    return d.most > d.most_before ? d.most : d.most_before;
+}
+
 struct node {
     /* Set at the start. */
     uint64_t id;
@@ -16772,10 +16835,10 @@ struct node {
     int64_t differ_at;     /* mono: the last epoch ended for a difference */
     bool leaving;          /* it stops, and hears nothing any more */
     unsigned twins;        /* hellos of a second process as this node */
-    struct {
-        uint64_t entries, epochs, evictions, snapshots, joins, differences, alone_ms;
-    } count;
-    int64_t alone_since; /* mono; 0: not alone */
+    struct cluster_counts count;
+    uint64_t alone_ms;
+    int64_t alone_since;    /* mono; 0: not alone */
+    struct log_delay delay; /* of entries, while what the log says is shown */
 };
 
 static struct engine_ask *engine_ask_new(enum engine_ask_kind kind)
@@ -16823,7 +16886,8 @@ static void node_send(struct node *node, struct instant now)
     buffer_add(&ask->text, node->entry.at, node->entry.len);
     node->entry.len = 0;
     node->entry_records = 0;
-    node->count.entries++;
+    node->count.entries_written++;
+    node->count.bytes_written += ask->text.len;
     node->ask(node->context, ask);
 }
 
@@ -17652,7 +17716,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->state = NODE_SETTLED;
     node->had_view = true;
     node->attempts = 0;
-    if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
+    if (node->alone_since) node->alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
     node->beat_at = mono;              /* to say that our table is whole */
     node->request = node->incarnation; /* answers to our questions */
@@ -17764,7 +17828,7 @@ static void node_donate(struct node *node, size_t most)
         piece_head(node, &out);
         node_piece(node, d->request, &out);
         d->begun = true;
-        node->count.snapshots++;
+        node->count.snapshots_given++;
     }
     struct presence_walk walk = presence_walk_after(p, (struct span){d->id, d->id_len});
     piece_begin(node, &out, PIECE_USERS);
@@ -17849,6 +17913,7 @@ static void copy_head(struct replica *r, struct taker *in)
         inc->kept = take_number(in);
         if (flags >> 4) r->poster = replica_find(r, id);
         struct span name = take_bytes(in, 0, NODE_NAME_MAX);
+        if (!utf8_valid(name)) in->bad = true; /* it is shown, as JSON */
         memcpy(inc->name, name.at, name.len);
         inc->name[name.len] = 0;
     }
@@ -17893,6 +17958,8 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
         said->state = flags & 3;
         said->status = flags >> 2 & 7;
         said->reason = (uint8_t)why;
+        r->incarnations[holder]->connections += connections;
+        r->incarnations[holder]->connections -= said->connections;
         said->connections = (uint16_t)connections;
         said->last_seen = seen;
         if (flags >> 5) replica_cache(r, said);
@@ -18036,6 +18103,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
         node_doubt(node, CAUSE_DAMAGED);
         return false;
     }
+    if (node->state == NODE_SETTLED) log_delay_note(&node->delay, mono, now.mono - e.time);
     if (node->state == NODE_READING && r->settled && !were) {
         if (hello) {
             node_begin_install(node, true);
@@ -18045,6 +18113,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
         }
     }
     if (r->incarnations[INCARNATION_SELF]->evicted) {
+        node->count.evicted++;
         node_told(node, CAUSE_EVICTED);
         node_join(node, now, mono, r->epoch, 0);
         return false;
@@ -18097,6 +18166,7 @@ static void node_catch_up(struct node *node, struct instant now, int64_t mono)
         if (!good) return;
     }
     if (r->next < node->copied_next) return;
+    node->count.snapshots_taken++;
     node_begin_install(node, false);
 }
 
@@ -18110,6 +18180,8 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
     struct span text = {tell->text.at + tell->n + sizeof head, head.len};
     tell->n += sizeof head + head.len;
     node->last = head.id;
+    node->count.entries_read++;
+    node->count.bytes_read += head.len;
     if (head.epoch != node->replica.epoch) {
         node_told(node, CAUSE_OTHER_EPOCH);
         node_read_epoch(node, now, mono, head.epoch);
@@ -18804,6 +18876,7 @@ struct server {
     _Atomic bool joined;          /* [hub] it has been settled since the start */
     _Atomic int64_t clock_apart;  /* [hub] the engine's clock minus ours, ms */
     _Atomic int64_t alone_since;  /* [hub] wall: since when the node is alone; 0: it is not */
+    _Atomic int64_t state_since;  /* [hub] wall: since when NODE_STATES has the present word */
     struct hub hub;               /* [hub] but for its loop and queues */
     struct listener listener;     /* [listener] but for its loop, queue, atomics, and `held` */
     struct tls_shared tls;        /* its own lock */
@@ -21210,12 +21283,14 @@ static void hub_ask_connections(struct server *server, struct job *job)
         return;
     }
     ask->question = node_random(node);
+    lock_take(&server->table_lock, RANK_TABLE); /* it counts what it writes */
     node_say(node, table_time(server, now),
              &(struct record){.kind = RECORD_WANT,
                               .want = WANT_CONNECTIONS,
                               .number = node->request,
                               .about = ask->question,
                               .id = ask->id});
+    lock_give(&server->table_lock, RANK_TABLE);
     ask->deadline = now.mono + ANSWER_WAIT_MS;
     ask->finish = hub_ask_answered;
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
@@ -21238,6 +21313,8 @@ static void hub_cluster_publish(struct server *server, struct instant now)
     if (state == before) return;
     bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
     atomic_store(&server->node_state, state);
+    if (strcmp(NODE_STATES[state], NODE_STATES[before]))
+        atomic_store(&server->state_since, wall_of(now));
     if (is) atomic_store(&server->joined, true);
     if (is) atomic_store(&server->alone_since, 0);
     else if (was) atomic_store(&server->alone_since, wall_of(now));
@@ -21304,7 +21381,9 @@ static void server_begin_node(struct server *server)
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
     server->epoch = node->epoch;
+    node->alone_since = server->started.mono;
     atomic_store(&server->alone_since, wall_of(server->started));
+    atomic_store(&server->state_since, wall_of(server->started));
 }
 
 /* [hub] How long the hub may sleep for what the node has to do. */
@@ -23977,6 +24056,138 @@ static void api_totals(struct server *server, struct instant now, struct totals 
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
+/* A node of the cluster, as /admin/stats lists it. */
+struct node_row {
+    uint64_t id; /* 0: nobody knows whose users these are */
+    const char *state;
+    bool lives;
+    size_t users, connections;
+    int64_t heard; /* wall: its last entry */
+    char name[NODE_NAME_MAX + 1];
+};
+
+/* What a node says of itself and of the others, of one moment. The rows are the reader's. */
+struct cluster_stats {
+    uint32_t epoch;
+    size_t own_users, remote_users, own_connections, remote_connections, living;
+    int64_t delay, delay_most;
+    struct cluster_counts count;
+    struct node_row *rows;
+    size_t row_count;
+};
+
+/* [any; table_lock] What an incarnation is to this node. Alone it does not know of the others. */
+static const char *node_row_state(const struct node *node, const struct replica *r, size_t i)
+{
+    const struct incarnation *inc = r->incarnations[i];
+    if (i == INCARNATION_SELF) return NODE_STATES[node->state];
+    if (inc->evicted) return "gone";
+    if (node_alone(node)) return "unknown";
+    if (!incarnation_lives(r, inc)) return "silent";
+    return inc->whole ? "settled" : "joining";
+}
+
+/* [any; table_lock] Lists the nodes whose users are shown, this one first. Incarnations of one node
+ * are one row: those that are gone matter only while users of theirs are waited for. */
+static void cluster_list_nodes(const struct node *node, struct cluster_stats *c)
+{
+    const struct replica *r = node_alone(node) ? &node->before : &node->replica;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        bool self = i == INCARNATION_SELF;
+        if (!self && !inc->users && (inc->evicted || !inc->n)) continue;
+        struct node_row *row = NULL;
+        for (size_t k = 0; k < c->row_count && !row; k++)
+            if (c->rows[k].id == inc->node) row = &c->rows[k];
+        bool found = row != NULL;
+        if (!found) {
+            c->rows = mem_resize(c->rows, (c->row_count + 1) * sizeof *c->rows);
+            row = &c->rows[c->row_count++];
+            *row = (struct node_row){.id = inc->node};
+        }
+        row->users += inc->users;
+        row->connections += inc->connections;
+        if (found && inc->evicted) continue;
+        row->state = node_row_state(node, r, i);
+        row->lives = self || (!node_alone(node) && incarnation_lives(r, inc));
+        row->heard = inc->heard;
+        memcpy(row->name, self ? node->name : inc->name, sizeof row->name);
+    }
+    for (size_t k = 0; k < c->row_count; k++) c->living += c->rows[k].lives;
+}
+
+/* [worker] Reads all that is said of the cluster. The caller frees the rows. */
+static void cluster_stats(struct server *server, struct instant now, struct cluster_stats *c)
+{
+    *c = (struct cluster_stats){0};
+    lock_take(&server->table_lock, RANK_TABLE);
+    const struct node *node = &server->node;
+    const struct presence *own = &node->own, *all = &server->presence;
+    size_t users = all->live + all->cached;
+    c->epoch = server->epoch;
+    c->own_users = own->live + own->cached;
+    c->own_connections = own->connections;
+    /* Less where the log does not have all of our own yet. */
+    c->remote_users = users > c->own_users ? users - c->own_users : 0;
+    c->remote_connections =
+        all->connections > own->connections ? all->connections - own->connections : 0;
+    c->delay = node->delay.last;
+    c->delay_most = log_delay_most(node->delay, now.mono);
+    int64_t alone = (int64_t)node->alone_ms;
+    if (node->alone_since) alone += now.mono - node->alone_since;
+    c->count = node->count;
+    c->count.alone_seconds = (uint64_t)(alone / 1000);
+    cluster_list_nodes(node, c);
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
+/* [worker] Appends the member "cluster" of the stats. The URL is shown whole: it cannot have a
+ * password, see engine_url_parse. */
+static void stats_write_cluster(struct buffer *out, struct server *server, struct instant now)
+{
+    struct cluster_stats c;
+    char id[24];
+    int64_t wall = wall_of(now);
+    cluster_stats(server, now, &c);
+    json_open(out, "cluster", '{');
+    json_text(out, "state", NODE_STATES[atomic_load(&server->node_state)]);
+    json_time(out, "since", atomic_load(&server->state_since), true);
+    snprintf(id, sizeof id, "%08" PRIx32, c.epoch);
+    json_text(out, "epoch", id);
+    snprintf(id, sizeof id, "%016" PRIx64, server->node.id);
+    json_text(out, "node_id", id);
+    json_text(out, "name", server->node.name);
+    json_text(out, "engine", server->options.cluster);
+    json_int(out, "clock_offset_ms", atomic_load(&server->clock_apart));
+    json_int(out, "log_delay_ms", c.delay);
+    json_int(out, "log_delay_max_ms", c.delay_most);
+    json_uint(out, "own_users", c.own_users);
+    json_uint(out, "own_connections", c.own_connections);
+    json_open(out, "nodes", '[');
+    for (size_t i = 0; i < c.row_count; i++) {
+        const struct node_row *row = &c.rows[i];
+        int64_t age = wall - row->heard;
+        json_open(out, NULL, '{');
+        snprintf(id, sizeof id, "%016" PRIx64, row->id);
+        json_text_or_null(out, "node_id", row->id ? id : "");
+        json_text_or_null(out, "name", row->name);
+        json_text(out, "state", row->state);
+        json_uint(out, "users", row->users);
+        json_uint(out, "connections", row->connections);
+        if (row->heard) json_int(out, "last_entry_ms", age > 0 ? age : 0);
+        else json_null(out, "last_entry_ms");
+        json_close(out, '}');
+    }
+    json_close(out, ']');
+    json_open(out, "counters", '{');
+#define X(field, metric, help) json_uint(out, #field, c.count.field);
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+    json_close(out, '}');
+    json_close(out, '}');
+    free(c.rows);
+}
+
 /* [worker] Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
 {
@@ -24043,6 +24254,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     json_close(out, ']');
     stats_write_webhook(out, server, t.store.outbox);
+    if (server->clustered) stats_write_cluster(out, server, request->now);
     stats_write_limits(out, &server->options);
     json_open(out, "counters", '{');
 #define X(field, metric, help) json_uint(out, #field, atomic_load(&server->counters.field));
@@ -24057,6 +24269,55 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
 {
     buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
     buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
+}
+
+/* Appends a gauge of ms, in seconds as Prometheus wants times. */
+static void metrics_seconds(struct buffer *out, const char *name, const char *help, int64_t ms)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
+    buffer_print(out, "presence_%s %s%" PRId64 ".%03" PRId64 "\n", name, ms < 0 ? "-" : "",
+                 (ms < 0 ? -ms : ms) / 1000, (ms < 0 ? -ms : ms) % 1000);
+}
+
+/* Appends one counter. */
+static void metrics_counter(struct buffer *out, const char *name, const char *help, uint64_t value)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s counter\n", name, help, name);
+    buffer_print(out, "presence_%s %" PRIu64 "\n", name, value);
+}
+
+/* [worker] Appends what a node of a cluster has beside the rest. */
+static void metrics_cluster(struct buffer *out, struct server *server, struct instant now)
+{
+    struct cluster_stats c;
+    int state = atomic_load(&server->node_state);
+    cluster_stats(server, now, &c);
+    metrics_gauge(out, "cluster_state",
+                  "2 with the users of all nodes, 1 while it joins them, 0 alone",
+                  state == NODE_SETTLED                               ? 2
+                  : state == NODE_JOINING || state == NODE_INSTALLING ? 1
+                                                                      : 0);
+    metrics_gauge(out, "cluster_nodes", "nodes that live, as far as this one knows",
+                  (int64_t)c.living);
+    metrics_gauge(out, "cluster_own_users", "users online by this node, by others too or not",
+                  (int64_t)c.own_users);
+    metrics_gauge(out, "cluster_remote_users", "users online by other nodes alone",
+                  (int64_t)c.remote_users);
+    metrics_gauge(out, "cluster_own_connections", "WebSocket connections of users to this node",
+                  (int64_t)c.own_connections);
+    metrics_gauge(out, "cluster_remote_connections", "those to other nodes",
+                  (int64_t)c.remote_connections);
+    metrics_seconds(out, "cluster_log_delay_seconds",
+                    "from the time of the last entry read to when it was applied", c.delay);
+    metrics_seconds(out, "cluster_log_delay_max_seconds",
+                    "the longest such time of the last one to two minutes", c.delay_most);
+    metrics_seconds(out, "cluster_clock_offset_seconds",
+                    "the engine's clock minus that of this machine",
+                    atomic_load(&server->clock_apart));
+#define X(field, metric, help) metrics_counter(out, metric, help, c.count.field);
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+    free(c.rows);
 }
 
 /* Appends how many upgrades were refused, by the code of the error; those that were. */
@@ -24116,6 +24377,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
     COUNTER_TABLE(X)
 #undef X
     metrics_refusals(out, server);
+    if (server->clustered) metrics_cluster(out, server, request->now);
     return ERROR_NONE;
 }
 
