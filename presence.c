@@ -13784,7 +13784,8 @@ struct engine_tell {
     } last_read;
     struct stream_id last; /* of the log's last entry */
     uint64_t incarnation, n, request;
-    int64_t offset; /* the engine's wall ms minus clock_mono_ms */
+    int64_t offset; /* the engine's wall ms minus clock_mono_ms, */
+    int64_t doubt;  /* within so many ms: half the round trip of the question */
     struct buffer text;
     uint32_t opened; /* how many ENGINE_UP and ENGINE_EPOCH there were with it, see engine_hears */
 };
@@ -15066,12 +15067,15 @@ static void engine_take_time(struct engine *engine, const struct engine_call *ca
         return;
     }
     int64_t offset = wall - (call->at + (now - call->at) / 2);
-    int64_t moved = offset - engine->offset;
+    int64_t moved = offset - engine->offset, doubt = (now - call->at + 1) / 2;
     engine->clock_at = now + ENGINE_CLOCK_MS;
-    if (engine->step != ENGINE_IS_UP) engine->found.offset = engine->offset = offset;
-    else if (moved >= ENGINE_CLOCK_MOVED || moved <= -ENGINE_CLOCK_MOVED) {
+    if (engine->step != ENGINE_IS_UP) {
+        engine->found.offset = engine->offset = offset;
+        engine->found.doubt = doubt;
+    } else if (moved >= ENGINE_CLOCK_MOVED + doubt || moved <= -ENGINE_CLOCK_MOVED - doubt) {
         engine->offset = offset;
-        engine_tell(engine, (struct engine_tell){.kind = ENGINE_CLOCK, .offset = offset});
+        engine_tell(engine,
+                    (struct engine_tell){.kind = ENGINE_CLOCK, .offset = offset, .doubt = doubt});
     }
 }
 
@@ -21016,12 +21020,13 @@ static void hub_engine_told(struct server *server, struct job *job)
 
 /* [hub; table_lock] Takes the engine's clock for that of the tables; what is measured by it goes on
  * as before. */
-static void hub_take_clock(struct server *server, int64_t offset)
+static void hub_take_clock(struct server *server, int64_t offset, int64_t doubt)
 {
     int64_t step = offset - atomic_load(&server->wall_offset);
     int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
     /* Within what a round trip hides both clocks are the same, and ours is the steadier one. */
-    if (apart <= ENGINE_CLOCK_MOVED && apart >= -ENGINE_CLOCK_MOVED) {
+    doubt += ENGINE_CLOCK_MOVED;
+    if (apart <= doubt && apart >= -doubt) {
         offset -= apart;
         step -= apart;
     }
@@ -21134,7 +21139,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
         engine_hears(&server->engine, tell);
         lock_take(&server->table_lock, RANK_TABLE);
         if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
-            hub_take_clock(server, tell->offset);
+            hub_take_clock(server, tell->offset, tell->doubt);
         bool done = node_tell(node, table_time(server, now), now.mono, tell);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_cluster_tell(server, now);
