@@ -133,15 +133,17 @@
  *                      nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
- *   webhook            (--webhook-url) reads the outbox in the store and posts it
+ *   webhook            (--webhook-url) reads the outbox in the store and posts it; in a cluster one
+ *                      of the nodes', as the hub says
  *   engine             (--cluster) carries entries and answers between the hub and the engine
  *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
  * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
  * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
- * error, each under its lock; counters and totals, atomic; options, constant.
+ * who uses them; what is counted by address, the admin's sessions, the webhook's secret, last
+ * error and how far it came in a cluster, each under its lock; counters and totals, atomic;
+ * options, constant.
  *
  * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
  * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
@@ -165,7 +167,8 @@
  *     malloc's NULL leads to mem_die. A client's work is cut into turns, so others do not wait.
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change that was committed, in order, at least once, unless it was
- *     tried in vain for too long or too many wait; those are counted.
+ *     tried in vain for too long or too many wait, or happened at a node that was alone; those are
+ *     counted.
  *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
@@ -1542,6 +1545,41 @@ static bool digits_take(const char **at, int64_t *out)
     for (; digit_is(**at) && *at - start < 18; ++*at) n = n * 10 + (**at - '0');
     *out = n;
     return *at > start && !digit_is(**at);
+}
+
+enum { POSITION_TEXT = 32 }; /* 8 hexadecimal digits, a dash, 20 decimal ones, and the NUL fit */
+
+/* A place in the order of transitions: which run of the server (random), and which of its
+ * transitions. A client that comes back with one of another run is told to begin again, as what
+ * happened in between is not known. */
+struct position {
+    uint32_t epoch;
+    uint64_t sequence;
+};
+
+static const char *position_text(struct position position, char out[POSITION_TEXT])
+{
+    snprintf(out, POSITION_TEXT, "%08" PRIx32 "-%" PRIu64, position.epoch, position.sequence);
+    return out;
+}
+
+/* Reads what position_text wrote; false, with *out undefined, if it is anything else. It comes from
+ * clients (Last-Event-ID): only the one spelling counts. */
+static bool position_parse(struct span text, struct position *out)
+{
+    enum { EPOCH_DIGITS = 8 };
+    char again[POSITION_TEXT];
+    *out = (struct position){0};
+    if (text.len < EPOCH_DIGITS + 2 || text.len >= POSITION_TEXT) return false;
+    for (size_t i = 0; i < text.len; i++) {
+        int digit = hex_value(text.at[i]);
+        if (i == EPOCH_DIGITS) continue;
+        if (digit < 0) return false;
+        if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
+        else out->sequence = out->sequence * 10 + (uint64_t)digit;
+    }
+    position_text(*out, again); /* leading zeros, overflow, too many digits: not the same again */
+    return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
 /* ==== 6. Hosts and addresses ====================================================================
@@ -4523,6 +4561,22 @@ static bool store_read_change(MDB_val key, MDB_val value, struct stored_change *
     return change->text.len > 0;
 }
 
+/* The position of a change, which its text begins with, as event_write makes it; all zero if that
+ * says none. It is read from there, and not stored beside it: so the record is the same as
+ * without a cluster, and an outbox that an older program left has positions too. */
+static struct position change_position(struct span text)
+{
+    static const char before[] = "{\"position\":\"";
+    enum { BEFORE = sizeof before - 1 };
+    struct position position = {0};
+    if (text.len < BEFORE || memcmp(text.at, before, BEFORE)) return position;
+    struct span rest = {text.at + BEFORE, text.len - BEFORE};
+    const char *end = memchr(rest.at, '"', rest.len);
+    if (!end || !position_parse((struct span){rest.at, (size_t)(end - rest.at)}, &position))
+        position = (struct position){0};
+    return position;
+}
+
 /* A place in the order of `seen`: that of a user who is not online. */
 struct seen_place {
     int64_t last_seen; /* wall ms */
@@ -5465,7 +5519,8 @@ struct outbox_batch {
     uint64_t last; /* the number of its last change */
     int64_t tried; /* what outbox_clock showed when that was written */
     size_t count;
-    struct buffer text; /* the changes, with commas between; its owner frees it */
+    struct position from, to; /* of its first and last change */
+    struct buffer text;       /* the changes, with commas between; its owner frees it */
 };
 
 /* [webhook] Copies the first batch that is not done with into an empty one: 1, or 0 if there is
@@ -5488,6 +5543,8 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
             if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
             if (rc || change.number >= closed || (out->count && change.first)) break;
+            out->to = change_position(change.text);
+            if (!out->count) out->from = out->to;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
@@ -5497,6 +5554,35 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
     }
     if (!store_finish_read(st, txn, rc)) return -1;
     return out->count ? 1 : 0;
+}
+
+/* [webhook] Finds the last change that the receiver has by what the cluster says: of this epoch, up
+ * to this number, or before such a one. *through becomes its number in the outbox, or stays as it
+ * is. False if the read failed. Positions only grow, but for an epoch that begins; so the walk ends
+ * at the first that is too new, and has seen no more than what is behind it and will be removed. */
+static bool store_outbox_pass(struct store *st, struct position delivered, uint64_t *through)
+{
+    uint8_t bytes[8];
+    MDB_cursor *cursor;
+    MDB_val key = {sizeof bytes, bytes}, value;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return false;
+    put_be64(bytes, atomic_load(&st->outbox_done) + 1);
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (!rc) {
+        struct stored_change change;
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+            if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
+            if (rc) break;
+            struct position at = change_position(change.text);
+            if (at.epoch != delivered.epoch) continue;
+            if (at.sequence > delivered.sequence) break;
+            *through = change.number;
+        }
+        mdb_cursor_close(cursor);
+    }
+    return store_finish_read(st, txn, rc);
 }
 
 /* Closes the last batch; no transaction is under way, st->lock is held. */
@@ -5699,7 +5785,8 @@ struct store_op {
         STORE_MANUAL,
         STORE_CHANGE,
         STORE_DELIVERED,
-        STORE_LEAVER /* its text is a struct session_record, or empty */
+        STORE_FORGET, /* changes of other epochs are given up */
+        STORE_LEAVER  /* its text is a struct session_record, or empty */
     } kind;
     uint8_t id_len;
     bool shared; /* a session: the cluster's, see store_batch_session */
@@ -5708,7 +5795,11 @@ struct store_op {
         struct user_record user;
         struct session_record session;
         struct sample sample;
-        int64_t at;       /* of a change, wall ms */
+        struct {
+            int64_t at; /* wall ms */
+            bool apart; /* a batch of its own */
+        } change;
+        uint32_t epoch;   /* of the changes that are not forgotten */
         uint64_t through; /* of what was delivered: the last number */
         struct manual_head manual;
     } as;
@@ -5756,11 +5847,14 @@ static void store_batch_sample(struct store_batch *b, const struct sample *sampl
     b->samples++;
 }
 
-/* Adds a change for the outbox, behind those that are there: a JSON object. */
-static void store_batch_change(struct store_batch *b, int64_t at, struct span text)
+/* Adds a change for the outbox, behind those that are there: a JSON object. One apart is delivered
+ * with no other. */
+static void store_batch_change(struct store_batch *b, int64_t at, struct span text, bool apart)
 {
     assert(text.len && text.len <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES);
-    struct store_op op = {.kind = STORE_CHANGE, .text_len = (uint16_t)text.len, .as.at = at};
+    struct store_op op = {.kind = STORE_CHANGE, .text_len = (uint16_t)text.len};
+    op.as.change.at = at;
+    op.as.change.apart = apart;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, text.at, text.len);
     b->changes++;
@@ -5771,6 +5865,13 @@ static void store_batch_change(struct store_batch *b, int64_t at, struct span te
 static void store_batch_delivered(struct store_batch *b, uint64_t through)
 {
     struct store_op op = {.kind = STORE_DELIVERED, .as.through = through};
+    buffer_add(&b->ops, &op, sizeof op);
+}
+
+/* Adds that the outbox's changes of other epochs than this are given up, and counted. */
+static void store_batch_forget(struct store_batch *b, uint32_t epoch)
+{
+    struct store_op op = {.kind = STORE_FORGET, .as.epoch = epoch};
     buffer_add(&b->ops, &op, sizeof op);
 }
 
@@ -6042,17 +6143,19 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
 }
 
 /* Puts a change at the end of the outbox: in the last batch or, if that is full, STORE_BATCH_MS
- * old, closed or of a time that is still to come, in a new one. MDB_APPEND, as numbers only grow.
- */
-static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
+ * old, closed or of a time that is still to come, in a new one; or in one of its own. MDB_APPEND,
+ * as numbers only grow. */
+static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text,
+                            bool alone)
 {
     struct outbox_end *end = &st->outbox_now;
     uint8_t number[8], bytes[STORE_CHANGE_MAX];
     /* UTC may have been put back: what seems to come before the batch began is not added to it. */
     bool apart = at < end->since || at - end->since >= STORE_BATCH_MS;
-    bool first = !end->count || end->count >= st->options.outbox_batch_max || apart;
+    bool first = !end->count || end->count >= st->options.outbox_batch_max || apart || alone;
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
+    if (alone) end->count = 0; /* the next one begins another */
     put_be64(number, end->next++);
     struct stored_change change = {.first = first, .at = at, .tried = st->outbox_tried};
     store_encode_change(&change, bytes);
@@ -6074,6 +6177,31 @@ static int store_remove_changes(struct store *st, MDB_txn *txn, uint64_t through
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Gives up the changes of other epochs than this: what is not done with, or under delivery, counts
+ * as given up. */
+static int store_forget_changes(struct store *st, MDB_txn *txn, uint32_t epoch)
+{
+    uint64_t done = atomic_load(&st->outbox_done);
+    uint64_t keep = st->outbox_keep == UINT64_MAX ? done : st->outbox_keep;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct stored_change change;
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (rc) return rc;
+    for (rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST); !rc;) {
+        if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
+        if (rc) break;
+        if (change_position(change.text).epoch != epoch) {
+            rc = mdb_cursor_del(cursor, 0);
+            st->outbox_trimmed += change.number > keep;
+        }
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(cursor);
+    st->outbox_now.count = 0; /* the last batch may be gone */
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
@@ -6147,7 +6275,9 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
-    case STORE_CHANGE: return store_put_change(st, txn, op->as.at, text);
+    case STORE_CHANGE:
+        return store_put_change(st, txn, op->as.change.at, text, op->as.change.apart);
+    case STORE_FORGET: return store_forget_changes(st, txn, op->as.epoch);
     case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
     case STORE_LEAVER: return store_apply_leaver(st, txn, id, &op->as.user, text);
     case STORE_MANUAL: return store_put_manual(st, txn, id, &op->as.manual, text);
@@ -9241,44 +9371,10 @@ static void view_write_user(struct buffer *out, const char *name, const struct u
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
 enum {
-    POSITION_TEXT = 32, /* 8 hexadecimal digits, a dash, 20 decimal ones, and the NUL fit */
-    EVENT_HEAD = 64,    /* the lines of a stream before an event's JSON */
-    EVENT_MAX = 1536,   /* bytes of that JSON with the longest id and message */
+    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
-
-/* A place in the order of transitions: which run of the server (random), and which of its
- * transitions. A client that comes back with one of another run is told to begin again, as what
- * happened in between is not known. */
-struct position {
-    uint32_t epoch;
-    uint64_t sequence;
-};
-
-static const char *position_text(struct position position, char out[POSITION_TEXT])
-{
-    snprintf(out, POSITION_TEXT, "%08" PRIx32 "-%" PRIu64, position.epoch, position.sequence);
-    return out;
-}
-
-/* Reads what position_text wrote; false, with *out undefined, if it is anything else. It comes from
- * clients (Last-Event-ID): only the one spelling counts. */
-static bool position_parse(struct span text, struct position *out)
-{
-    enum { EPOCH_DIGITS = 8 };
-    char again[POSITION_TEXT];
-    *out = (struct position){0};
-    if (text.len < EPOCH_DIGITS + 2 || text.len >= POSITION_TEXT) return false;
-    for (size_t i = 0; i < text.len; i++) {
-        int digit = hex_value(text.at[i]);
-        if (i == EPOCH_DIGITS) continue;
-        if (digit < 0) return false;
-        if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
-        else out->sequence = out->sequence * 10 + (uint64_t)digit;
-    }
-    position_text(*out, again); /* leading zeros, overflow, too many digits: not the same again */
-    return strlen(again) == text.len && !memcmp(again, text.at, text.len);
-}
 
 /* Appends the member "position". */
 static void position_write(struct buffer *out, struct position position)
@@ -12906,8 +13002,15 @@ static int response_head_read(const char *at, size_t len, struct response_head *
     return 1;
 }
 
-/* How a delivery went; what stands behind FAILED ends the thread. */
-enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
+/* How a delivery went; what stands behind NOT_OURS, which is that another node of the cluster is to
+ * deliver, ends the thread. */
+enum webhook_result {
+    WEBHOOK_DELIVERED,
+    WEBHOOK_FAILED,
+    WEBHOOK_NOT_OURS,
+    WEBHOOK_IS_GONE,
+    WEBHOOK_STOPPED
+};
 
 /* The thread and what others may know of it. */
 struct webhook {
@@ -12923,7 +13026,13 @@ struct webhook {
     bool running;            /* the thread was started */
     int wake;                /* eventfd: look at the outbox again, or at stop_by */
     _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
-    pthread_mutex_t lock;    /* all below */
+    bool clustered;          /* one node of several posts, and it says how far it came */
+    /* Until when this one may begin to post, mono; 0: it may not. The thread asks the clock itself:
+     * a process that was stopped must not post before its hub has read what happened meanwhile. */
+    _Atomic int64_t posts_until;
+    pthread_mutex_t lock;      /* all below */
+    struct position delivered; /* up to here the receiver has the changes, by the cluster's log */
+    struct position posted;    /* and by what was answered here, for the hub */
     struct buffer secret;
     int64_t last_success;         /* wall ms, or 0 */
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
@@ -12952,6 +13061,12 @@ struct webhook_conn {
 static bool webhook_stopping(const struct webhook *hook)
 {
     return atomic_load(&hook->stop_by);
+}
+
+/* [any] True while this node is to deliver; always without --cluster. */
+static bool webhook_posts(const struct webhook *hook)
+{
+    return !hook->clustered || clock_mono_ms() < atomic_load(&hook->posts_until);
 }
 
 /* [any] Wakes the thread: it looks at the outbox, or at stop_by. */
@@ -13258,10 +13373,11 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     struct response_head head = {0};
     struct buffer in = {0};
     if (!webhook_conn_begin(conn, &conn->tls)) return 0;
-    /* Who refuses a request may answer before it has come, and close: so if it could not be written
-     * the answer is looked for all the same. */
-    webhook_conn_write(conn, request);
-    bool good = webhook_conn_read_head(conn, &in, &head);
+    /* Asked here, as the way to this point may be long. Who refuses a request may answer before it
+     * has come, and close: so if it could not be written the answer is looked for all the same. */
+    bool good = webhook_posts(conn->hook);
+    if (good) webhook_conn_write(conn, request);
+    good = good && webhook_conn_read_head(conn, &in, &head);
     if (good) webhook_conn_skip_body(conn, &in, &head);
     if (conn->ssl) {
         mbedtls_ssl_close_notify(conn->ssl);
@@ -13286,18 +13402,25 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
  *
  * So a batch comes at least once: a server that dies between the answer and that transaction posts
- * it again, under the same name and with the same events. */
+ * it again, under the same name and with the same events.
+ *
+ * In a cluster every node has the same changes in its outbox, by position, and one posts them;
+ * which one, and until when, the hub says (posts_until), as does the log how far it came
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the name has both ends:
+ * X-Presence-Delivery: 5939c933-1042-1057. */
 
-/* The position of the first change of a batch, which names the delivery: the same for every
- * attempt, so that the receiver knows a batch that it has taken already. "" if the store's text is
- * damaged. */
-static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
+enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
+
+/* The name of a delivery, the same for every attempt, so that the receiver knows a batch that it
+ * has taken already: the position of its first change and, in a cluster, the number of its last. "" if
+ * the store's text is damaged. */
+static const char *outbox_batch_name(const struct outbox_batch *batch, bool clustered,
+                                     char out[DELIVERY_TEXT])
 {
-    struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
-    struct json_value first, position;
-    if (!json_take_value(&reader, JSON_DEPTH_MAX, &first) ||
-        !json_member(first, "position", &position) || json_string(position, out, POSITION_TEXT) < 0)
-        *out = 0;
+    *out = 0;
+    if (batch->from.epoch || batch->from.sequence) position_text(batch->from, out);
+    size_t len = strlen(out);
+    if (clustered) snprintf(out + len, DELIVERY_TEXT - len, "-%" PRIu64, batch->to.sequence);
     return out;
 }
 
@@ -13309,7 +13432,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     struct buffer body = {0};
     char signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    char first[POSITION_TEXT];
+    char name[DELIVERY_TEXT];
     json_begin(&body);
     json_time(&body, "sent_at", wall, true);
     json_open(&body, "events", '[');
@@ -13325,7 +13448,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
                  "X-Presence-Delivery: %s\r\n\r\n",
                  hook->url.target, hook->url.authority, body.len, signature,
-                 outbox_batch_position(batch, first));
+                 outbox_batch_name(batch, hook->clustered, name));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
@@ -13343,6 +13466,7 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct outbo
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
     if (!status && webhook_stopping(hook)) return WEBHOOK_STOPPED;
+    if (!status && !webhook_posts(hook)) return WEBHOOK_NOT_OURS;
     if (status) snprintf(why, WEBHOOK_WHY, "answered %d", status);
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
@@ -13354,6 +13478,9 @@ static void webhook_finish(struct webhook *hook, const struct outbox_batch *batc
 {
     count_many(counter, batch->count);
     atomic_store(&hook->store->outbox_done, batch->last);
+    lock_take(&hook->lock, RANK_WEBHOOK);
+    hook->posted = batch->to;
+    lock_give(&hook->lock, RANK_WEBHOOK);
     loop_wake(hook->hub);
 }
 
@@ -13389,12 +13516,31 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
     lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
+/* [webhook] Passes over what the receiver has by the cluster's log, whoever posted it, and wakes
+ * the hub to have it removed. What is not in the store yet wakes the thread when it is. */
+static void webhook_pass(struct webhook *hook)
+{
+    lock_take(&hook->lock, RANK_WEBHOOK);
+    struct position delivered = hook->delivered;
+    lock_give(&hook->lock, RANK_WEBHOOK);
+    uint64_t through = 0;
+    if (!delivered.epoch || !store_outbox_pass(hook->store, delivered, &through)) return;
+    if (through <= atomic_load(&hook->store->outbox_done)) return;
+    atomic_store(&hook->store->outbox_done, through);
+    loop_wake(hook->hub);
+}
+
 /* [webhook] Waits for the next batch and takes it once it is final; false when the thread is to
  * end. The batch is the caller's to free, and pinned in the store until the caller says so:
  * otherwise it could be given up for want of room while it is delivered, and counted as both. */
 static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
 {
     while (!webhook_stopping(hook)) {
+        if (hook->clustered) webhook_pass(hook);
+        if (!webhook_posts(hook)) {
+            webhook_poll(hook, -1, 0, clock_mono_ms() + 3600000);
+            continue;
+        }
         bool closed = store_outbox_close(hook->store);
         int found = closed ? store_outbox_next(hook->store, batch) : 0;
         if (closed) store_outbox_pin(hook->store, found > 0 ? batch->last : 0);
@@ -13417,7 +13563,8 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
     random_bytes(&random, sizeof random);
     int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
     store_outbox_try(hook->store, now, until);
-    while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
+    while (!webhook_stopping(hook) && webhook_posts(hook) && clock_mono_ms() < until)
+        webhook_poll(hook, -1, 0, until);
 }
 
 /* [webhook] The thread: delivers batch after batch until it is told to stop, or was answered 410.
@@ -13452,12 +13599,15 @@ static void *webhook_run(void *argument)
             failing_since = 0;
         } else if (failures && old) {
             webhook_finish(hook, &batch, &hook->counters->webhook_dead);
+        } else if (result == WEBHOOK_NOT_OURS) {
+            store_outbox_pin(hook->store, 0);
         } else if (result != WEBHOOK_STOPPED) {
             webhook_record_failure(hook, !failures, result == WEBHOOK_IS_GONE, why);
             if (!failures++) failing_since = clock_mono_ms();
             store_outbox_pin(hook->store, 0); /* from here on it may be given up */
             if (result == WEBHOOK_FAILED) webhook_back_off(hook, failures);
         }
+        if (!webhook_posts(hook)) failures = 0; /* another node may fare better, and later we */
         buffer_free(&batch.text);
         batch = (struct outbox_batch){0};
     }
@@ -15473,10 +15623,11 @@ enum {
 /* Kinds of records, with what they have beside `about` (an incarnation) and `id` (a user). The
  * numbers are in the log of a cluster whose nodes are of several versions: add, never renumber. */
 #define RECORD_TABLE(X)                                                                            \
-    X(HELLO, 1)    /* the node begins to write: its name, whether it has a whole table */          \
-    X(SAYS, 2)     /* a contribution of the writer */                                              \
-    X(SEEN, 3)     /* its user's last_seen alone */                                                \
-    X(STATED, 4)   /* all users of the writer have been said */                                    \
+    X(HELLO, 1)  /* the node begins to write: its name, whether it has a whole table, and since  \
+                    * when it has not */ \
+    X(SAYS, 2)   /* a contribution of the writer */                                                \
+    X(SEEN, 3)   /* its user's last_seen alone */                                                  \
+    X(STATED, 4) /* all users of the writer have been said */                                      \
     X(SETTLED, 5)  /* what the log says is whole: it is shown from here on */                      \
     X(BEAT, 6)     /* the writer lives; its table had this checksum behind the beat at `number` */ \
     X(EVICT, 7)    /* nothing that `about` writes counts from here on */                           \
@@ -15504,15 +15655,18 @@ struct record {
     uint64_t node;    /* ABSENT: whose */
     struct span name; /* HELLO: of the node */
     bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end */
+    bool hooks;       /* HELLO, BEAT: it keeps an outbox, and can post it */
     enum record_want want;
-    uint64_t number;        /* BEAT, DELIVERED, WANT */
-    uint64_t checksum;      /* BEAT */
-    uint64_t users;         /* BEAT: of the table */
-    enum user_state state;  /* SAYS: OFFLINE is nothing */
-    enum status status;     /* SAYS, CACHED, MANUAL */
-    enum reason reason;     /* SAYS, ENDED, MANUAL */
-    uint16_t connections;   /* SAYS */
-    int64_t since;          /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted */
+    uint64_t number;       /* BEAT, DELIVERED, WANT */
+    uint64_t checksum;     /* BEAT */
+    uint64_t users;        /* BEAT: of the table */
+    unsigned feeds;        /* BEAT: a bit for each that is read at the writer's */
+    enum user_state state; /* SAYS: OFFLINE is nothing */
+    enum status status;    /* SAYS, CACHED, MANUAL */
+    enum reason reason;    /* SAYS, ENDED, MANUAL */
+    uint16_t connections;  /* SAYS */
+    int64_t since; /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted; HELLO: wall,
+                    * when the writer last knew all */
     int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
     int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
     bool there;             /* MANUAL: false is nothing any more */
@@ -15651,7 +15805,8 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     switch (r->kind) {
     case RECORD_HELLO:
         put_bytes(out, r->name);
-        put_byte(out, r->whole);
+        put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1);
+        put_time(out, time, r->since);
         break;
     case RECORD_SAYS:
         put_bytes(out, r->id);
@@ -15671,7 +15826,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        put_byte(out, r->whole);
+        put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1 | r->feeds << 2);
         put_number(out, r->number);
         put_fixed(out, r->checksum);
         put_number(out, r->users);
@@ -15732,7 +15887,10 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
     case RECORD_HELLO:
         r->name = take_bytes(in, 1, NODE_NAME_MAX);
         if (!utf8_valid(r->name)) in->bad = true;
-        r->whole = take_choice(in, 1);
+        byte = take_choice(in, 3);
+        r->whole = byte & 1;
+        r->hooks = byte >> 1 & 1;
+        r->since = take_time(in, time);
         break;
     case RECORD_SAYS:
         r->id = take_id(in);
@@ -15756,7 +15914,10 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        r->whole = take_choice(in, 1);
+        byte = take_choice(in, 15);
+        r->whole = byte & 1;
+        r->hooks = byte >> 1 & 1;
+        r->feeds = byte >> 2;
         r->number = take_number(in);
         r->checksum = take_fixed(in);
         r->users = take_number(in);
@@ -15855,7 +16016,11 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
  *   - A final end of the last live connection, and a kick, end what is cached elsewhere, too.
  *   - What an evicted incarnation said is cached, until its user comes back anywhere, or a node
  *     says that the time is over.
- *   - What is set by hand is the user's; the last one in the log counts. */
+ *   - What is set by hand is the user's; the last one in the log counts.
+ *   - One incarnation posts to the webhook: of those that can and have a whole table the one whose
+ *     outbox reaches back to what was delivered; of several the one with the lowest node id. It
+ *     goes on for as long as it can, also when a lower one comes: each change of hands may have a second
+ *     of changes posted twice. */
 
 /* One who writes, or wrote, in this epoch. */
 struct incarnation {
@@ -15867,8 +16032,12 @@ struct incarnation {
     size_t users, live; /* whom it says something of; those not cached by its eviction */
     size_t connections; /* that it says they have */
     bool whole;         /* it has a whole table: it may coordinate, and give copies */
+    bool hooks;         /* it keeps an outbox, and can post it, */
+    uint64_t kept;      /* which has all changes behind this number; UINT64_MAX: not known yet */
+    int64_t since;      /* wall: when it last knew all, before this epoch */
     bool stated;
     bool evicted;
+    unsigned feeds;     /* that are read at its node */
     bool asked, walked; /* by us: its eviction, and that its users are cached */
     char name[NODE_NAME_MAX + 1];
 };
@@ -15892,7 +16061,8 @@ enum {
     INCARNATION_SELF,   /* the first place is one's own, */
     INCARNATION_STORED, /* the second is for users of whom the store alone knows */
     INCARNATIONS_FIXED,
-    REPLICA_MARKS = 64, /* checksums remembered: of the last beats */
+    REPLICA_MARKS = 64,    /* checksums remembered: of the last beats */
+    REPLICA_LAG_MS = 4000, /* who knew all until so lately, has the outbox of the epoch before */
 };
 
 /* The table of one epoch of the log, with all that the log says of its writers. */
@@ -15912,6 +16082,8 @@ struct replica {
     struct copied *copied; /* in the order of ids, while a copy is being caught up with */
     size_t copied_count;
     uint64_t delivered; /* the webhook has all changes up to this number */
+    size_t poster;      /* the incarnation that posts to it; INCARNATION_STORED: none */
+    bool poster_moves;  /* something was read by which it may be another one */
     struct {
         uint64_t position, checksum;
     } marks[REPLICA_MARKS];
@@ -15926,6 +16098,7 @@ static struct incarnation *replica_add(struct replica *r, uint64_t id, uint64_t 
     inc->id = id;
     inc->node = node;
     inc->beats = r->beats;
+    inc->kept = UINT64_MAX;
     return inc;
 }
 
@@ -15957,7 +16130,8 @@ static void replica_free(struct replica *r)
 static void replica_init(struct replica *r, struct presence *table, uint32_t epoch, uint64_t node,
                          uint64_t self)
 {
-    *r = (struct replica){.table = table, .epoch = epoch, .node = node};
+    *r = (struct replica){
+        .table = table, .epoch = epoch, .node = node, .poster = INCARNATION_STORED};
     STAILQ_INIT(&r->kicks);
     replica_add(r, self, node);
     replica_add(r, 0, 0)->evicted = true;
@@ -16231,6 +16405,49 @@ static void replica_ended(struct replica *r, struct instant now, const struct re
     replica_merge(r, now, user, 0, record->reason, NULL);
 }
 
+static bool incarnation_posts(const struct incarnation *inc)
+{
+    return inc->n && !inc->evicted && inc->whole && inc->hooks && inc->kept != UINT64_MAX;
+}
+
+/* Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox
+ * reaches back to what was delivered, the one that reaches furthest has to do: there is a reset in it where
+ * changes are missing. */
+static void replica_choose_poster(struct replica *r)
+{
+    r->poster_moves = false;
+    if (incarnation_posts(r->incarnations[r->poster])) return;
+    r->poster = INCARNATION_STORED;
+    for (size_t i = 0; i < r->count && r->settled; i++) {
+        const struct incarnation *inc = r->incarnations[i], *best = r->incarnations[r->poster];
+        uint64_t lacks = inc->kept > r->delivered ? inc->kept : 0;
+        uint64_t least = best->kept > r->delivered ? best->kept : 0;
+        if (i == INCARNATION_STORED || !incarnation_posts(inc)) continue;
+        if (r->poster == INCARNATION_STORED || lacks < least ||
+            (lacks == least && inc->node < best->node))
+            r->poster = i;
+    }
+}
+
+/* An epoch is settled. The outboxes of those who are here have all of it. What is left in them of
+ * the epoch before is posted too, before the reset: by who knew all of that until its end, or
+ * nearly so; who did not has nothing before the reset. */
+static void replica_settled(struct replica *r, uint64_t position)
+{
+    int64_t last = 0;
+    for (size_t i = 0; i < r->count && !r->settled; i++)
+        r->incarnations[i]->whole |= r->incarnations[i]->stated;
+    r->settled = true;
+    for (size_t i = 0; i < r->count; i++)
+        if (r->incarnations[i]->n && r->incarnations[i]->since > last)
+            last = r->incarnations[i]->since;
+    for (size_t i = 0; i < r->count; i++) {
+        struct incarnation *inc = r->incarnations[i];
+        if (!inc->n || inc->kept != UINT64_MAX) continue;
+        inc->kept = inc->since >= last - REPLICA_LAG_MS ? 0 : position;
+    }
+}
+
 /* A session that ended while its node was alone. Here its user may still wait for the time to be
  * over, or be gone already: then the store learns how it really ended. */
 static void replica_stay(struct replica *r, struct instant now, const struct record *record)
@@ -16275,6 +16492,8 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
 {
     struct incarnation *inc = r->incarnations[holder];
     inc->whole = record->whole;
+    inc->hooks = record->hooks;
+    inc->since = record->since;
     memcpy(inc->name, record->name.at, record->name.len);
     inc->name[record->name.len] = 0;
     for (size_t i = 0; i < r->count; i++)
@@ -16287,7 +16506,12 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
 static void replica_beat(struct replica *r, size_t holder, uint64_t position,
                          const struct record *record)
 {
-    r->incarnations[holder]->whole = record->whole;
+    struct incarnation *inc = r->incarnations[holder];
+    inc->whole = record->whole;
+    inc->hooks = record->hooks;
+    inc->feeds = record->feeds;
+    /* What it shows is the log's from here on, at the latest. */
+    if (record->whole && inc->kept == UINT64_MAX) inc->kept = position;
     if (holder == INCARNATION_SELF) r->beats++;
     for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
         if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
@@ -16319,6 +16543,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     struct incarnation *inc = r->incarnations[holder];
     if (!r->table->silent) r->table->sequence = position;
     if (r->copied_count && record->id.len && replica_has_copied(r, record->id, position)) return;
+    if (!record->id.len) r->poster_moves = true;
     switch (record->kind) {
     case RECORD_HELLO: replica_hello(r, holder, record); break;
     case RECORD_SAYS:
@@ -16333,11 +16558,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         break;
     }
     case RECORD_STATED: inc->stated = true; break;
-    case RECORD_SETTLED:
-        for (size_t i = 0; i < r->count && !r->settled; i++)
-            r->incarnations[i]->whole |= r->incarnations[i]->stated;
-        r->settled = true;
-        break;
+    case RECORD_SETTLED: replica_settled(r, position); break;
     case RECORD_BEAT: replica_beat(r, holder, position, record); break;
     case RECORD_EVICT:
         if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
@@ -16352,7 +16573,8 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     case RECORD_MANUAL: replica_manual(r, record); break;
     case RECORD_KICK: replica_kick(r, now, position, record->id); break;
     case RECORD_DELIVERED:
-        if (record->number > r->delivered) r->delivered = record->number;
+        if (record->number > r->delivered && record->number <= position)
+            r->delivered = record->number;
         break;
     case RECORD_STAY: replica_stay(r, now, record); break;
     case RECORD_WANT: break;
@@ -16403,6 +16625,7 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 {
     r->incarnations[holder]->beats = r->beats;
     r->next += e->records;
+    if (r->poster_moves) replica_choose_poster(r);
     if (!r->table->silent) r->table->sequence = r->next;
     replica_forget_kicks(r);
     if (r->copied_count) {
@@ -16446,6 +16669,8 @@ enum {
     NODE_ATTEMPTS = 3,          /* copies asked for in vain: then an epoch is ended for it */
     NODE_PATIENCE = 3,          /* beats that a new node waits for those who knew more */
     NODE_STAYS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_LEASE_MS = 4000,       /* who posts does so for as long after a beat that came back */
+    NODE_DELIVERED_MS = 1000,   /* how often the log is told how far it came */
     NODE_WRITES = 64,           /* entries of contributions under way */
     PIECE_BYTES = 65536,
 };
@@ -16558,7 +16783,9 @@ struct node {
     uint64_t batch_n; /* the last entry of the contributions under way; 0: none are */
     bool committing;  /* they have come back */
     bool said_hello, said_stated;
-    uint64_t beat_n;             /* the beat under way; 0: none */
+    uint64_t beat_n;             /* the beat under way; 0: none, */
+    int64_t beat_sent;           /* mono: it was sent then, */
+    int64_t beat_back;           /* and so was the last that has come back; 0: none has */
     int64_t beat_at;             /* mono */
     int64_t began_at;            /* mono: of this epoch, or of the wish for a copy */
     bool settling, said_settled; /* as coordinator of a new epoch */
@@ -16588,12 +16815,20 @@ struct node {
     int attempts;         /* in vain, one behind the other */
     bool wanted, copied;  /* our wish came back in the log; the copy is whole */
     uint64_t copied_next; /* where its donor was when it ended */
+    uint64_t kept_next;   /* where what was kept ends */
     bool whole_beats;     /* somebody who has a whole table beats */
     int64_t since;        /* wall: when we last knew all */
     STAILQ_HEAD(, kept_entry) kept;
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
 
+    /* The webhook. */
+    bool hooks;           /* we keep an outbox, and can post it */
+    uint64_t told;        /* position of the last change in it, of the log's epoch */
+    uint64_t posted;      /* up to here we posted them, */
+    int64_t delivered_at; /* mono: and said so last */
+
+    unsigned feeds;        /* that are read here, or were lately; the hub's */
     struct buffer kicked;  /* for the hub: ids, each behind its length */
     struct buffer manuals; /* set by hand while we were alone: records, */
     struct buffer stays;   /* as are sessions that ended meanwhile */
@@ -16741,7 +16976,8 @@ static bool node_collect(struct node *node, struct instant now, size_t most)
     bool away = node->state == NODE_AWAY;
     uint64_t first = node->n;
     struct user *user;
-    if (node->committing || node->state == NODE_INSTALLING) return true;
+    /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
+    if (node->committing || node->leaving || node->state == NODE_INSTALLING) return true;
     if (!away && !node_writes(node)) return true;
     size_t users = node->said_stated ? ENTRY_USERS : ENTRY_STATED;
     size_t bytes = node->said_stated ? ENTRY_BYTES : ENTRY_STATED_BYTES;
@@ -16808,6 +17044,8 @@ static void node_be_new(struct node *node)
 {
     node->incarnation = node_random(node);
     node->n = node->beat_n = 0;
+    node->beat_back = 0;
+    node->told = node->posted = 0;
     node->entry.len = 0;
     node->entry_records = 0;
     node->ask(node->context, engine_ask_new(ENGINE_FORGET));
@@ -16818,7 +17056,9 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
 {
     struct record hello = {.kind = RECORD_HELLO,
                            .name = span_of(node->name),
-                           .whole = node->had_view && node->state == NODE_READING};
+                           .whole = node->had_view && node->state == NODE_READING,
+                           .hooks = node->hooks,
+                           .since = node->since};
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
@@ -16883,6 +17123,48 @@ static void node_kick(struct node *node, struct instant now, struct span id)
     put_bytes(&node->kicked, id);
 }
 
+/* ---- The webhook ---- */
+
+/* Until when we may post to the webhook, mono; 0: not at all. It is counted from when a beat was
+ * sent: one that is found in the socket by a process that was stopped says nothing of now. Others
+ * take over only when NODE_BEATS of theirs have come back, which takes longer. */
+static int64_t node_posts_until(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED || node->renews || !node->beat_back) return 0;
+    return r->poster == INCARNATION_SELF ? node->beat_back + NODE_LEASE_MS : 0;
+}
+
+/* Up to where the receiver has the changes, as far as we can tell. If it has the last one in our
+ * outbox, it has what the log had up to now. */
+static uint64_t node_delivered(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    uint64_t has = node->posted > r->delivered ? node->posted : r->delivered;
+    return has >= node->told && !node->shown->transition_count ? r->next : has;
+}
+
+/* True if the log should be told how far we posted: it does not know yet, or there is an outbox
+ * that is whole for all that was not, but does not look so. */
+static bool node_has_delivered(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED || !node->told) return false;
+    if (node->posted > r->delivered) return true;
+    if (r->poster != INCARNATION_SELF || node_delivered(node) <= r->delivered) return false;
+    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (incarnation_posts(inc) && inc->kept > r->delivered && inc->kept <= r->next) return true;
+    }
+    return false;
+}
+
+static void node_say_delivered(struct node *node, struct instant now, int64_t mono)
+{
+    node->delivered_at = mono;
+    node_say(node, now, &(struct record){.kind = RECORD_DELIVERED, .number = node_delivered(node)});
+}
+
 /* ---- States ---- */
 
 static void node_drop_next(struct node *node)
@@ -16901,6 +17183,7 @@ static void node_drop_copy(struct node *node)
     node->kept_bytes = 0;
     node->request = 0;
     node->wanted = node->copied = false;
+    node->kept_next = 0;
 }
 
 static void node_drop_donations(struct node *node)
@@ -17023,6 +17306,8 @@ static void node_down(struct node *node, struct instant now, int64_t mono)
  * as it is, for the store. */
 static void node_leave(struct node *node, struct instant now, int64_t mono)
 {
+    /* So that whoever posts from here on repeats nothing. */
+    if (node_has_delivered(node)) node_say_delivered(node, now, mono);
     if (node->said_hello && node->state != NODE_AWAY)
         node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
     if (node->state != NODE_AWAY) node_leave_log(node, now, mono);
@@ -17489,8 +17774,10 @@ static void piece_head(struct node *node, struct buffer *out)
         put_fixed(out, inc->node);
         put_number(out, inc->n);
         put_number(out, inc->read);
-        put_byte(out,
-                 (unsigned)inc->whole | (unsigned)inc->stated << 1 | (unsigned)inc->evicted << 2);
+        put_byte(out, (unsigned)inc->whole | (unsigned)inc->stated << 1 |
+                          (unsigned)inc->evicted << 2 | (unsigned)inc->hooks << 3 |
+                          (unsigned)(i == r->poster) << 4);
+        put_number(out, inc->kept);
         put_bytes(out, span_of(inc->name));
     }
     const struct kick *kick;
@@ -17618,10 +17905,13 @@ static void copy_head(struct replica *r, struct taker *in)
         inc->node = node;
         inc->n = take_number(in);
         inc->read = take_number(in);
-        unsigned flags = take_choice(in, 7);
+        unsigned flags = take_choice(in, 31);
         inc->whole = flags & 1;
         inc->stated = flags >> 1 & 1;
         inc->evicted = flags >> 2 & 1;
+        inc->hooks = flags >> 3 & 1;
+        inc->kept = take_number(in);
+        if (flags >> 4) r->poster = replica_find(r, id);
         struct span name = take_bytes(in, 0, NODE_NAME_MAX);
         if (!utf8_valid(name)) in->bad = true; /* it is shown, as JSON */
         memcpy(inc->name, name.at, name.len);
@@ -17724,6 +18014,13 @@ static void node_doubt(struct node *node, enum node_cause cause)
     node_renew(node, node->replica.epoch);
 }
 
+/* The beat under way has come back. */
+static void node_beat_came(struct node *node)
+{
+    node->beat_n = 0;
+    node->beat_back = node->beat_sent;
+}
+
 /* What a record of another, or our own come back, is to our own table. */
 static void node_note(struct node *node, struct instant now, size_t holder, const struct entry *e,
                       const struct record *record)
@@ -17746,7 +18043,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         break;
     case RECORD_KICK: put_bytes(&node->kicked, record->id); break;
     case RECORD_BEAT:
-        if (ours && e->n == node->beat_n) node->beat_n = 0;
+        if (ours && e->n == node->beat_n) node_beat_came(node);
         if (!ours && record->whole) node->whole_beats = true;
         break;
     case RECORD_HELLO:
@@ -17838,11 +18135,12 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
             node->whole_beats = true;
         if (record.kind == RECORD_WANT && record.number == node->request) node->wanted = true;
         if (record.kind == RECORD_BEAT && e.incarnation == node->incarnation && e.n == node->beat_n)
-            node->beat_n = 0;
+            node_beat_came(node);
     }
     if (e.incarnation == node->incarnation && node->batch_n && e.n >= node->batch_n)
         node->committing = true;
     if (!node->wanted) return;
+    node->kept_next = base + e.records;
     struct kept_entry *kept = mem_new(sizeof *kept + text.len);
     kept->base = base;
     kept->len = text.len;
@@ -17852,11 +18150,13 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
 }
 
 /* The copy is there: what was kept is applied behind it, and when that is as new as the copy, it is
- * shown. */
+ * shown. Its donor may be ahead of what we have read: what we read after that must not come from
+ * before the copy, as if the log had become shorter. */
 static void node_catch_up(struct node *node, struct instant now, int64_t mono)
 {
     struct replica *r = &node->replica;
     if (node->state != NODE_JOINING || !node->copied) return;
+    if (node->kept_next < node->copied_next) return;
     for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept));) {
         STAILQ_REMOVE_HEAD(&node->kept, entry);
         bool behind = kept->base >= r->next;
@@ -17935,6 +18235,16 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
     return true;
 }
 
+/* The feeds that are read on any node: who reads there may come here, and miss nothing. */
+static unsigned node_feeds(const struct node *node)
+{
+    unsigned feeds = 0;
+    for (size_t i = 0; i < node->replica.count; i++)
+        if (incarnation_lives(&node->replica, node->replica.incarnations[i]))
+            feeds |= node->replica.incarnations[i]->feeds;
+    return feeds;
+}
+
 /* True while what the engine tells has to wait. */
 static bool node_busy(const struct node *node)
 {
@@ -17951,10 +18261,13 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
     node_say(node, now,
              &(struct record){.kind = RECORD_BEAT,
                               .whole = node->state == NODE_SETTLED,
+                              .hooks = node->hooks,
+                              .feeds = node->feeds,
                               .number = r->marks[r->mark].position,
                               .checksum = r->marks[r->mark].checksum,
                               .users = r->users});
     node->beat_n = node->n;
+    node->beat_sent = mono;
 }
 
 /* What a node does by itself, of at most so many users; false if there is more to do at once. */
@@ -17967,6 +18280,8 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     done = node_collect(node, now, most) && done;
     if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
     node_beat(node, now, mono);
+    if (node_has_delivered(node) && mono - node->delivered_at >= NODE_DELIVERED_MS)
+        node_say_delivered(node, now, mono);
     if (node_coordinates(node)) node_evict(node, now);
     node_settle(node, now, mono, most);
     done = node_cache(node, now, most) && done;
@@ -17992,6 +18307,8 @@ static int64_t node_wait(const struct node *node, int64_t mono)
 {
     int64_t at = mono + NODE_BEAT_MS;
     if (node->said_hello && !node->beat_n && node->beat_at < at) at = node->beat_at;
+    if (node_has_delivered(node) && node->delivered_at + NODE_DELIVERED_MS < at)
+        at = node->delivered_at + NODE_DELIVERED_MS;
     if (node->state == NODE_READING && node->began_at + NODE_EPOCH_MS > mono &&
         node->began_at + NODE_EPOCH_MS < at)
         at = node->began_at + NODE_EPOCH_MS;
@@ -18243,6 +18560,7 @@ struct feed {
     struct events events;
     LIST_HEAD(, stream) streams; /* the open ones */
     int64_t streamless_at;       /* mono: when the last stream ended */
+    bool elsewhere;              /* it is read on another node of the cluster */
     uint64_t fed;                /* bytes of events that were offered to them */
 };
 
@@ -18254,8 +18572,10 @@ struct stream {
     struct buffer own;       /* to be sent before events: the head, a reset, a comment */
     uint64_t at;             /* of feed.events: what is to be sent next */
     uint64_t caught_up;      /* what it came back for ends here; not held against it */
-    bool blocked;            /* waits until the socket takes more */
-    uint32_t logouts;        /* an admin's session opened it when there were so many; or 0 */
+    uint64_t awaits;      /* it knows of this event from another node, and this one does not yet */
+    int64_t awaits_until; /* mono: then it begins again */
+    bool blocked;         /* waits until the socket takes more */
+    uint32_t logouts;     /* an admin's session opened it when there were so many; or 0 */
 };
 
 /* The hub's bounds. Most say how much is done for one before the others have their turn: the hub is
@@ -18440,8 +18760,10 @@ struct hub {
 
     /* The cluster. */
     struct job_list tells;       /* of the engine, in order */
+    bool follows;                /* what is told is the log's: positions are of its epoch */
     TAILQ_HEAD(, hub_ask) waits; /* workers whose change is on its way */
     struct ext_list greeted;     /* connections whose hello is */
+    size_t awaiting;             /* streams that know more of the log than this node */
     bool cluster_works;          /* the node has more to do at once */
     bool clock_warned;
 
@@ -18797,6 +19119,7 @@ static void stream_leave(struct server *server, struct stream *s, struct instant
 {
     if (!LIST_LINKED(s, list)) return;
     LIST_REMOVE(s, list);
+    if (s->awaits) server->hub.awaiting--;
     buffer_free(&s->own);
     atomic_fetch_sub(&server->streams, 1);
     s->feed->streamless_at = now.mono;
@@ -19856,6 +20179,7 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
 static struct span stream_next(const struct stream *s)
 {
     if (s->own.len) return (struct span){s->own.at, s->own.len};
+    if (s->awaits) return (struct span){"", 0};
     return events_span(&s->feed->events, s->at);
 }
 
@@ -19951,20 +20275,22 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 /* [hub] Has a change kept for the webhook, as everybody may see it, in the batch that also tells
  * the store of its user: both are committed in one transaction, so no change is lost or told before
  * it is true. hub.event is empty, or has the text already. What may not wait is given up and
- * counted. */
+ * counted; so is what happens while a node is alone, which others may see otherwise. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
     enum transition_kind kind;
     if (!webhook_wanted(&server->webhook) || !transition_shows(t, &kind)) return;
     if (kind == TRANSITION_CONNECTIONS) return;
-    if (!presence_may_wait(&server->presence, batch->changes, CHANGES_MAX)) {
+    bool alone = server->clustered && !server->hub.follows;
+    if (alone || !presence_may_wait(&server->presence, batch->changes, CHANGES_MAX)) {
         count_one(&server->counters.webhook_dead);
         return;
     }
+    server->node.told = t->sequence;
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, event_time(server, now), false);
-    store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
+    store_batch_change(batch, wall_of(now), (struct span){event->at, event->len}, false);
 }
 
 /* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
@@ -19987,7 +20313,7 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     struct hub *hub = &server->hub;
     struct events *events = &feed->events;
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
-    if (events->kept && stale) events_drop(events);
+    if (events->kept && stale && !feed->elsewhere) events_drop(events);
     hub->event.len = 0;
     if (events->kept)
         event_write(&hub->event, server->epoch, t, event_time(server, now),
@@ -20350,7 +20676,8 @@ static void connection_timer(struct server *server, struct connection *c, struct
  * gives that back. */
 
 enum {
-    CLUSTER_WAIT_MS = 250, /* what is answered waits so long for its change to come back */
+    CLUSTER_WAIT_MS = 250,   /* what is answered waits so long for its change to come back */
+    STREAM_AWAITS_MS = 1000, /* a stream that is ahead of this node waits so long */
     STREAM_GONE_MS = 120000
 }; /* TCP gives a client up that takes nothing for this long */
 
@@ -20524,6 +20851,38 @@ static void hub_adopt(struct server *server, struct job *job)
     http_conn_free(p);
 }
 
+/* [hub] Tells a stream to begin again, from the table as it is now. */
+static void stream_reset(struct server *server, struct stream *s, struct instant now)
+{
+    char position[POSITION_TEXT];
+    position_text(server_position(server), position);
+    buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
+    json_begin(&s->own);
+    json_text(&s->own, "position", position);
+    json_time(&s->own, "generated_at", wall_of(now), true);
+    buffer_text(&s->own, "}\n\n");
+    s->at = s->feed->events.end;
+}
+
+/* [hub] Streams that came from a node which had read more of the log go on where they were, once this
+ * one has read as much; in another epoch, or when that takes too long, they begin again. */
+static void streams_catch_up(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (int k = 0; k < FEED_COUNT && hub->awaiting; k++) {
+        struct events *events = &hub->feeds[k].events;
+        for (struct stream *s = LIST_FIRST(&hub->feeds[k].streams), *next; s; s = next) {
+            next = LIST_NEXT(s, list);
+            bool here = s->awaits && s->awaits <= events->last;
+            if (!s->awaits || (!here && now.mono < s->awaits_until)) continue;
+            if (!here || !events_find(events, s->awaits, &s->at)) stream_reset(server, s, now);
+            s->awaits = 0;
+            hub->awaiting--;
+            stream_send(server, s, now);
+        }
+    }
+}
+
 /* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
  * to read the lists anew: its position is that of the table at this moment, so lists that are read
  * after it miss nothing. `retry` stands in the block of the first event: some clients deliver a
@@ -20532,21 +20891,20 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
-    char position[POSITION_TEXT];
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     /* What a client comes back for may be gone, or be of an epoch before this one, which may have
      * begun since a worker granted the stream. */
     bool resumes = a->resumes && a->position.epoch == server->epoch;
-    if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
-        position_text(server_position(server), position);
-        buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
-        json_begin(&s->own);
-        json_text(&s->own, "position", position);
-        json_time(&s->own, "generated_at", wall_of(now), true);
-        buffer_text(&s->own, "}\n\n");
+    bool ahead = resumes && server->clustered && a->position.sequence > feed->events.last;
+    if (ahead) {
+        s->awaits = a->position.sequence;
+        s->awaits_until = now.mono + STREAM_AWAITS_MS;
         s->at = feed->events.end;
+        server->hub.awaiting++;
+    } else if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
+        stream_reset(server, s, now);
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
     s->caught_up = feed->events.end;
@@ -20685,6 +21043,50 @@ static void hub_take_clock(struct server *server, int64_t offset)
     presence_step_clock(server_own(server), step);
 }
 
+/* [hub] The log is followed from here on, or again: the webhook is told to begin again, and what is
+ * in the outbox of other epochs is given up; but not if all of the epoch before is in it. */
+static void hub_reset_webhook(struct server *server, struct instant now)
+{
+    struct store_batch *batch = &server->presence.ended;
+    struct node *node = &server->node;
+    struct buffer text = {0};
+    if (!webhook_wanted(&server->webhook)) return;
+    if (node->replica.incarnations[INCARNATION_SELF]->kept)
+        store_batch_forget(batch, server->epoch);
+    node->told = server->presence.sequence;
+    json_begin(&text);
+    position_write(&text, server_position(server));
+    json_text(&text, "change", "reset");
+    json_null(&text, "user");
+    json_null(&text, "reason");
+    json_close(&text, '}');
+    store_batch_change(batch, wall_of(now), (struct span){text.at, text.len}, true);
+    buffer_free(&text);
+}
+
+/* [hub] What the webhook's thread has to know of the cluster, and what the log of it. */
+static void hub_cluster_webhook(struct server *server)
+{
+    struct webhook *hook = &server->webhook;
+    struct node *node = &server->node;
+    const struct replica *r = &node->replica;
+    if (!webhook_wanted(hook)) return;
+    node->hooks = atomic_load(&server->store->writable);
+    struct position delivered = {0};
+    if (node->state == NODE_SETTLED) delivered = (struct position){r->epoch, r->delivered};
+    int64_t until = node_posts_until(node);
+    bool news = atomic_exchange(&hook->posts_until, until) != until;
+    lock_take(&hook->lock, RANK_WEBHOOK);
+    struct position posted = hook->posted;
+    news |=
+        hook->delivered.epoch != delivered.epoch || hook->delivered.sequence != delivered.sequence;
+    hook->delivered = delivered;
+    lock_give(&hook->lock, RANK_WEBHOOK);
+    if (delivered.epoch && posted.epoch == delivered.epoch && posted.sequence > node->posted)
+        node->posted = posted.sequence;
+    if (news) webhook_wake(hook);
+}
+
 /* [hub] Positions are of another epoch from here on: streams are told to begin again. */
 static void hub_new_epoch(struct server *server, struct instant now)
 {
@@ -20701,11 +21103,16 @@ static void hub_new_epoch(struct server *server, struct instant now)
     json_time(&text, "generated_at", wall_of(now), true);
     buffer_text(&text, "}\n\n");
     for (int k = 0; k < FEED_COUNT; k++) {
+        struct stream *s;
+        for (s = LIST_FIRST(&hub->feeds[k].streams); s; s = LIST_NEXT(s, list)) s->awaits = 0;
         events_reset(&hub->feeds[k].events, server->presence.sequence,
                      (struct span){text.at, text.len});
         streams_feed(server, &hub->feeds[k], now);
     }
+    hub->awaiting = 0;
     buffer_free(&text);
+    hub->follows = !node_alone(&server->node);
+    if (hub->follows) hub_reset_webhook(server, now);
 }
 
 /* [hub] What the node did is told, each change once and under the epoch that it is of. */
@@ -20894,6 +21301,15 @@ static void hub_cluster_publish(struct server *server, struct instant now)
 {
     const struct node *node = &server->node;
     int state = (int)node->state, before = atomic_load(&server->node_state);
+    unsigned feeds = node_feeds(node);
+    server->node.feeds = 0;
+    for (int k = 0; k < FEED_COUNT; k++) {
+        struct feed *feed = &server->hub.feeds[k];
+        bool lately = feed->streamless_at && now.mono - feed->streamless_at <= EVENTS_KEEP_MS;
+        if (LIST_FIRST(&feed->streams) || lately) server->node.feeds |= 1u << k;
+        feed->elsewhere = feeds >> k & 1;
+        if (feed->elsewhere) events_keep(&feed->events);
+    }
     if (state == before) return;
     bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
     atomic_store(&server->node_state, state);
@@ -20924,6 +21340,7 @@ static void hub_cluster(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     struct node *node = &server->node;
     hub_cluster_read(server, now);
+    hub_cluster_webhook(server);
     hub_begin_part(hub, HUB_CLUSTER_US);
     hub->cluster_works = true;
     while (hub->cluster_works && clock_work_us() < hub->until) {
@@ -20935,6 +21352,7 @@ static void hub_cluster(struct server *server, struct instant now)
     if (!hub_cluster_kick(server, now)) hub->cluster_works = true;
     hub_cluster_twin(server, now);
     hub_cluster_publish(server, now);
+    streams_catch_up(server, now);
     hub_cluster_answer(server, now);
 }
 
@@ -20958,6 +21376,7 @@ static void server_begin_node(struct server *server)
                           .random = hub_node_random,
                           .context = server,
                           .patient = server->store->was_position_epoch != 0,
+                          .hooks = webhook_wanted(&server->webhook),
                           .since = server->store->was_alive};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
@@ -20978,6 +21397,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     if ((at = presence_wait(own, wall)) >= 0 && at < wait) wait = at;
     if ((at = presence_wait(&server->presence, wall)) >= 0 && at < wait) wait = at;
     if (own->seen_count && own->seen_turn - wall < wait) wait = own->seen_turn - wall;
+    if (hub->awaiting && wait > STREAM_AWAITS_MS) wait = STREAM_AWAITS_MS;
     const struct hub_ask *ask = TAILQ_FIRST(&hub->waits);
     const struct conn_ext *ext = TAILQ_FIRST(&hub->greeted);
     if (ask && ask->deadline - now < wait) wait = ask->deadline - now;
@@ -25670,6 +26090,7 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
+    hook->clustered = server->clustered;
     hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }

@@ -198,6 +198,10 @@ struct rig {
     size_t causes[16];
 };
 
+/* What else a test does at a node, for cluster_webhook.c: NULL otherwise. */
+enum rig_moment { RIG_STARTS, RIG_TURNS, RIG_TELLS, RIG_TOLD };
+static void (*rig_also)(struct rig_node *, enum rig_moment, const struct transition *);
+
 static uint32_t rig_random(void *context)
 {
     struct rig_node *n = context;
@@ -420,6 +424,7 @@ static void rig_node_start(struct rig_node *n)
                             .tell = rig_cause,
                             .context = n,
                             .random = rig_random,
+                            .hooks = true,
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
     node_init(&n->node, now, &n->shown, (uint64_t)n->number + 1);
@@ -427,6 +432,7 @@ static void rig_node_start(struct rig_node *n)
     n->settled_from = n->event_count;
     n->at = (struct stream_id){0};
     n->down = true;
+    if (rig_also) rig_also(n, RIG_STARTS, NULL);
 }
 
 static void rig_node_end(struct rig_node *n)
@@ -459,6 +465,7 @@ static void rig_note(struct rig_node *n)
         bool was = n->online[user];
         n->online[user] = t->state != USER_OFFLINE;
         if (t->kind == TRANSITION_QUIET) continue;
+        if (rig_also) rig_also(n, RIG_TELLS, t);
         assert_int_equal(t->kind == TRANSITION_JOIN, !was && t->state != USER_OFFLINE);
         assert_int_equal(t->kind == TRANSITION_LEAVE, was && t->state == USER_OFFLINE);
         n->events = mem_resize(n->events, (n->event_count + 1) * sizeof *n->events);
@@ -467,6 +474,7 @@ static void rig_note(struct rig_node *n)
                                t->state,      t->status,   t->reason,     t->connections};
     }
     presence_clear_transitions(p);
+    if (rig_also) rig_also(n, RIG_TOLD, NULL);
 }
 
 /* One user's contributions as the node has them, in a text that does not depend on their order. */
@@ -490,6 +498,7 @@ static void rig_turn(struct rig_node *n)
     struct rig *rig = n->rig;
     struct instant now = {rig->now, 0};
     if (!n->alive || n->paused) return;
+    if (rig_also) rig_also(n, RIG_TURNS, NULL);
     presence_tick(&n->node.own, now, SIZE_MAX);
     for (struct rig_tell *t; !node_busy(&n->node) && (t = STAILQ_FIRST(&n->tells));) {
         if (node_tell(&n->node, now, rig->now, &t->tell)) {

@@ -7,6 +7,8 @@ const { slow } = require('./variant');
 const { until } = require('./wait');
 
 const LAST_SEEN = 40000; // ms by which nodes may differ: a digest of it is written every 15 s
+const MARGIN = 1000; // ms by which a change may be told later than it happened
+const SHOWN = 8; // problems of each kind
 const number = (text) => Number.parseInt(text.slice(9), 10);
 
 /** A change as all nodes must tell it: who is online was seen at a moment that moves by itself. */
@@ -73,16 +75,24 @@ function checkTurns(logs) {
   return problems;
 }
 
-/** Who held a socket throughout has no leave: not in the cluster, and not at a node of hers that was
- *  alone. `held`: user -> names of the nodes that she was on. */
+/** Who held a socket throughout has no leave: not in the cluster, and not at a node that was alone
+ *  and had her socket then. `held`: user -> the names of the nodes that she was on all the time, or
+ *  a list of { name, from, to }, the moments between which she had a socket there. */
 function checkHeld(logs, held) {
   const problems = [];
   const shared = sharedEpochs(logs);
-  for (const [name, { parts }] of Object.entries(logs))
-    for (const { epoch, changes } of parts)
-      for (const { data } of changes)
-        if (data.change === 'leave' && held.get(data.user.user_id) && (shared.has(epoch) || held.get(data.user.user_id).has(name)))
-          problems.push(`${data.user.user_id} held a socket throughout, but ${name} told ${data.position}, leave ${data.reason}`);
+  const there = (where, name, at) => (Array.isArray(where)
+    ? where.some((one) => one.name === name && one.from < at - MARGIN && one.to > at + MARGIN)
+    : where.has(name));
+  for (const [name, { parts }] of Object.entries(logs)) {
+    for (const { epoch, changes } of parts) {
+      for (const { data, at } of changes) {
+        const where = data.change === 'leave' && held.get(data.user.user_id);
+        if (where && (shared.has(epoch) || there(where, name, at)))
+          problems.push(`${data.user.user_id} held a socket throughout, but ${name}${shared.has(epoch) ? '' : ', alone,'} told ${data.position}, leave ${data.reason}`);
+      }
+    }
+  }
   return [...new Set(problems)];
 }
 
@@ -165,7 +175,7 @@ function checkWebhook(posts, logs) {
     if (event.change === undefined) continue; // a reset
     const had = first.get(event.position);
     if (had) {
-      if (JSON.stringify(had) !== JSON.stringify(event)) problems.push(`the webhook told ${event.position} in two ways`);
+      if (shown(had) !== shown(event)) problems.push(`the webhook told ${event.position} in two ways: ${shown(had)}, ${shown(event)}`);
       continue;
     }
     const epoch = event.position.slice(0, 8);
@@ -189,27 +199,31 @@ function checkWebhook(posts, logs) {
   return problems;
 }
 
-/** Everything at once. Truth: held, lost, left, online as above, each optional; posts of a webhook. */
-function problemsOf({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts }) {
-  return [
-    ...checkPositions(logs), ...checkTurns(logs), ...checkHeld(logs, held), ...checkLost(logs, lost, dumps),
-    ...checkLeft(logs, left), ...checkDumps(dumps, online), ...(posts ? checkWebhook(posts, logs) : []),
-  ];
-}
+/** Everything at once, by kind. Truth: held, lost, left, online as above, each optional; posts of a
+ *  webhook. */
+const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts }) => ({
+  positions: checkPositions(logs), turns: checkTurns(logs), held: checkHeld(logs, held), lost: checkLost(logs, lost, dumps),
+  left: checkLeft(logs, left), dumps: checkDumps(dumps, online), webhook: posts ? checkWebhook(posts, logs) : [],
+});
+const problemsOf = (story) => Object.values(kindsOf(story)).flat();
 
 /** Checks a quiet cluster, whose stores may take a moment; throws with all that is wrong. */
 async function checkCluster(cluster, truth = {}, { within = 10000 * slow } = {}) {
   await cluster.quiet();
-  const look = async () => {
+  let kinds = {};
+  const sound = async () => {
     const dumps = {};
     for (const node of cluster.living) dumps[node.name] = await node.dump();
-    return problemsOf({ ...truth, logs: cluster.logs, dumps });
+    kinds = kindsOf({ ...truth, logs: cluster.logs, dumps });
+    return Object.values(kinds).every((found) => found.length === 0);
   };
-  let problems = [];
-  await until('a cluster without a problem', async () => (problems = await look()).length === 0, { within, every: 500 }).catch((error) => {
-    if (!problems.length) throw error;
-    const more = problems.length > 40 ? `\n... and ${problems.length - 40} more` : '';
-    throw new Error(`${problems.length} problems:\n${problems.slice(0, 40).join('\n')}${more}`);
+  await until('a cluster without a problem', sound, { within, every: 500 }).catch((error) => {
+    const bad = Object.entries(kinds).filter(([, found]) => found.length);
+    if (!bad.length) throw error;
+    throw new Error(bad.map(([kind, found]) => {
+      const more = found.length > SHOWN ? `\n... and ${found.length - SHOWN} more` : '';
+      return `${kind}, ${found.length} problems:\n${found.slice(0, SHOWN).join('\n')}${more}`;
+    }).join('\n'));
   });
 }
 

@@ -3,13 +3,14 @@
 // was lost with a node. It is what the checker holds the nodes against.
 
 const { connect } = require('./client');
+const { cleanup } = require('./server');
 const { delay, until, within } = require('./wait');
 const { slow } = require('./variant');
 
 /** One who stays: with a socket on some node, and at once on another when it breaks. */
 class Holder {
   constructor(load, id) {
-    Object.assign(this, { load, id, client: null, node: null, nodes: new Set(), missing: 0, over: false });
+    Object.assign(this, { load, id, client: null, node: null, places: [], missing: 0, over: false });
   }
 
   async begin(node) {
@@ -20,8 +21,9 @@ class Holder {
   async open(node) {
     this.client = await connect(node.server, this.id);
     this.node = node;
-    this.nodes.add(node.name);
-    this.broke = this.client.closed.then(() => { this.since = Date.now(); });
+    const place = { name: node.name, from: Date.now(), to: Infinity };
+    this.places.push(place);
+    this.broke = this.client.closed.then(() => { this.since = place.to = Date.now(); });
   }
 
   async run() {
@@ -39,7 +41,7 @@ class Holder {
 
   end() {
     this.over = true;
-    this.client.destroy();
+    this.client?.destroy();
     return this.done;
   }
 }
@@ -93,6 +95,7 @@ class ClusterLoad {
 
   /** `pace`: how long visitors stay and stay away, as a part of 0.2 to 3.2 s. */
   async begin({ holders = 100, visitors = 30, pace = 1 } = {}) {
+    cleanup(this.cluster.t, () => this.end()); // or those who stay would go on trying for ever
     this.pause = () => delay((200 + this.dice(3000)) * pace);
     this.holders = Array.from({ length: holders }, (_, i) => new Holder(this, `holder${i}`));
     this.visitors = Array.from({ length: visitors }, (_, i) => new Visitor(this, `visitor${i}`));
@@ -154,13 +157,14 @@ class ClusterLoad {
 
   /** What the checker needs. Call it behind calm(). */
   truth() {
-    const held = new Map(this.holders.filter((one) => one.missing < this.threshold).map(({ id, nodes }) => [id, nodes]));
+    const held = new Map(this.holders.filter((one) => one.missing < this.threshold).map(({ id, places }) => [id, places]));
     for (const [id, { node }] of this.fragile) held.set(id, new Set([node.name]));
     const left = new Map(this.visitors.filter((one) => one.sure).map((one) => [one.id, one.left]));
     const online = new Set([...this.holders.map(({ id }) => id), ...this.fragile.keys()]);
     return { held, lost: this.lost, left, online };
   }
 
+  /** Everybody goes away, and nobody comes back. */
   async end() {
     this.over = true;
     await this.done;

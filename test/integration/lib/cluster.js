@@ -115,8 +115,8 @@ async function startEngineProxy(t, target) {
 }
 
 /** What one node tells a reader of its events, over all its lives. A part is a stretch without a
- *  hole: { epoch, from, to, began, changes: [{ sequence, data }] }; all changes behind `from` up to
- *  `to` are in it. */
+ *  hole: { epoch, from, to, began, changes: [{ sequence, data, at }] }, `began` and `at` our moments;
+ *  all changes behind `from` up to `to` are in it. */
 class EventLog {
   constructor(node) {
     Object.assign(this, { node, parts: [], lastId: null, stopped: false, problem: null });
@@ -150,7 +150,7 @@ class EventLog {
     else if (part?.epoch !== epoch) throw new Error(`${this.node.name}: a change ${id} behind ${this.lastId}, without a reset`);
     else {
       if (sequence <= part.to) throw new Error(`${this.node.name}: a change ${id} behind ${this.lastId}`);
-      part.changes.push({ sequence, data });
+      part.changes.push({ sequence, data, at: Date.now() });
       part.to = sequence;
     }
     this.lastId = id;
