@@ -16105,14 +16105,19 @@ static void replica_forget_kicks(struct replica *r)
         STAILQ_REMOVE_HEAD(&r->kicks, entry);
 }
 
-/* Ends all contributions of a user. */
-static void replica_kick(struct replica *r, struct instant now, uint64_t position, struct span id)
+/* Remembers a kick until everybody has read it. */
+static void replica_note_kick(struct replica *r, uint64_t position, struct span id)
 {
     struct kick *kick = mem_new(sizeof *kick + id.len);
     kick->position = position;
     kick->id_len = (uint8_t)id.len;
     memcpy(kick->id, id.at, id.len);
     STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+}
+
+/* Ends all contributions of a user. */
+static void replica_kick(struct replica *r, struct instant now, struct span id)
+{
     struct user *user = presence_find(r->table, id);
     if (!user || !user->state) return;
     /* The end of the session is what the log knows, the same for all nodes. */
@@ -16225,6 +16230,8 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     size_t about;
     struct incarnation *inc = r->incarnations[holder];
     if (!r->table->silent) r->table->sequence = position;
+    /* Also when the copy has its effect on the user: what others said meanwhile may come behind. */
+    if (record->kind == RECORD_KICK) replica_note_kick(r, position, record->id);
     if (r->copied_count && record->id.len && replica_has_copied(r, record->id, position)) return;
     switch (record->kind) {
     case RECORD_HELLO: replica_hello(r, holder, record); break;
@@ -16253,7 +16260,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     case RECORD_CACHED: replica_cached(r, now, record); break;
     case RECORD_ENDED: replica_ended(r, now, record); break;
     case RECORD_MANUAL: replica_manual(r, record); break;
-    case RECORD_KICK: replica_kick(r, now, position, record->id); break;
+    case RECORD_KICK: replica_kick(r, now, record->id); break;
     case RECORD_DELIVERED:
         if (record->number > r->delivered) r->delivered = record->number;
         break;
@@ -16662,11 +16669,17 @@ static void node_be_new(struct node *node)
     node_restate(node);
 }
 
+/* True if we have a whole table: what the log says, or what we showed before this epoch, from which
+ * the users of those can be stated who do not come into it. */
+static bool node_is_whole(const struct node *node)
+{
+    return node->state == NODE_SETTLED || (node->state == NODE_READING && node->had_view);
+}
+
 static void node_hello(struct node *node, struct instant now, int64_t mono)
 {
-    struct record hello = {.kind = RECORD_HELLO,
-                           .name = span_of(node->name),
-                           .whole = node->had_view && node->state == NODE_READING};
+    struct record hello = {
+        .kind = RECORD_HELLO, .name = span_of(node->name), .whole = node_is_whole(node)};
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
@@ -16727,7 +16740,7 @@ static void node_kick(struct node *node, struct instant now, struct span id)
         node_say(node, now, &(struct record){.kind = RECORD_KICK, .id = id});
         return;
     }
-    replica_kick(&node->before, now, 0, id);
+    replica_kick(&node->before, now, id);
     put_bytes(&node->kicked, id);
 }
 
@@ -17209,6 +17222,18 @@ static bool manual_equal(const struct manual *a, const struct manual *b)
            !bytes_compare(x.at, x.len, y.at, y.len);
 }
 
+/* What we say of a user of our own is said again where the log's table has something else: what we
+ * wrote while we joined was of somebody who had not read the kicks of before, so it did not count. */
+static void node_say_again(struct node *node, const struct user *shown)
+{
+    struct user *own = presence_find(&node->own, user_id(shown));
+    const struct said *said = shown->said;
+    if (!own || !own->state) return;
+    while (said && said->holder != INCARNATION_SELF) said = said->next;
+    if (!said || said->state != own->state || said->connections != own->connections)
+        presence_mark_dirty(&node->own, own, DIRTY_STATE);
+}
+
 /* Has a user of the shown table be as in the next one, where `from` is the same user, or NULL. */
 static void node_install_user(struct node *node, struct instant now, struct user *user,
                               struct user *from)
@@ -17236,6 +17261,7 @@ static void node_install_user(struct node *node, struct instant now, struct user
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
     if (manual) user_tell_manual(p, user);
+    node_say_again(node, user);
 }
 
 /* Installs the next table, of at most so many users; true if that is done. The walk takes the users
@@ -17442,11 +17468,7 @@ static void copy_head(struct replica *r, struct taker *in)
         uint64_t position = take_number(in);
         struct span id = take_id(in);
         if (in->bad) return;
-        struct kick *kick = mem_new(sizeof *kick + id.len);
-        kick->position = position;
-        kick->id_len = (uint8_t)id.len;
-        memcpy(kick->id, id.at, id.len);
-        STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+        replica_note_kick(r, position, id);
     }
 }
 
@@ -17752,7 +17774,7 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
     node->beat_at = mono + NODE_BEAT_MS;
     node_say(node, now,
              &(struct record){.kind = RECORD_BEAT,
-                              .whole = node->state == NODE_SETTLED,
+                              .whole = node_is_whole(node),
                               .number = r->marks[r->mark].position,
                               .checksum = r->marks[r->mark].checksum,
                               .users = r->users});
