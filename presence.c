@@ -16719,9 +16719,10 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
 /* Says what was set by hand while we were alone. */
 static void node_say_manuals(struct node *node, struct instant now)
 {
+    struct record r;
+    if (!node->manuals.len) return;
     struct taker in = {(const uint8_t *)node->manuals.at,
                        (const uint8_t *)node->manuals.at + node->manuals.len, false};
-    struct record r;
     node_send(node, now);
     while (in.at < in.end) {
         record_read(&in, 0, &r);
