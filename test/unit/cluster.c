@@ -112,6 +112,12 @@ static void hostile_entries_end(void **unused)
 
 enum { RIG_NODES = 3, RIG_USERS = 9, RIG_LINKS = 3, RIG_STEPS = 6000 };
 
+static struct span rig_id(int user)
+{
+    static const char *const ids[RIG_USERS] = {"a", "bb", "ccc", "d", "e", "f", "g", "h", "i"};
+    return span_of(ids[user]);
+}
+
 struct rig_entry {
     struct stream_id id;
     uint64_t base;
@@ -121,7 +127,7 @@ struct rig_entry {
 
 struct rig_piece {
     STAILQ_ENTRY(rig_piece) entry;
-    uint64_t request;
+    uint64_t request, gone;
     struct buffer text;
 };
 
@@ -137,6 +143,15 @@ struct rig_event {
     uint8_t user, kind, state, status, reason;
     uint16_t connections;
     int64_t since, seen, at; /* of the stay; when it was told */
+};
+
+/* A node's store, as its batches make it. */
+enum { RIG_STAYS = 64 };
+struct rig_stored {
+    bool known;
+    struct user_record user;
+    struct session_record stays[RIG_STAYS];
+    int stay_count;
 };
 
 struct rig;
@@ -162,6 +177,14 @@ struct rig_node {
     size_t event_count;
     size_t mark; /* of events: what a test looks at begins here */
     bool online[RIG_USERS];
+    /* Its store, and who is to be read from it: 0: nothing. */
+    struct rig_stored stored[RIG_USERS];
+    int64_t known;
+    uint64_t read;
+    bool read_first;
+    struct seen_place read_place;
+    uint64_t opened, seen_open;   /* ENGINE_UP and ENGINE_EPOCH: told, and seen */
+    STAILQ_HEAD(, rig_piece) out; /* pieces on their way */
 };
 
 /* When an entry was appended. */
@@ -211,6 +234,7 @@ static uint32_t rig_random(void *context)
 static void rig_ask(void *context, struct engine_ask *ask)
 {
     struct rig_node *n = context;
+    ask->opened = (uint32_t)n->seen_open;
     n->asks = mem_resize(n->asks, (n->ask_count + 1) * sizeof *n->asks);
     n->asks[n->ask_count++] = ask;
 }
@@ -231,6 +255,7 @@ static struct engine_tell *rig_tell(struct rig_node *n, enum engine_tell_kind ki
 {
     struct rig_tell *t = mem_new(sizeof *t);
     t->tell.kind = kind;
+    n->opened += kind == ENGINE_UP || kind == ENGINE_EPOCH;
     STAILQ_INSERT_TAIL(&n->tells, t, entry);
     return &t->tell;
 }
@@ -305,6 +330,55 @@ static bool id_before(struct stream_id a, struct stream_id b)
     return a.ms != b.ms ? a.ms < b.ms : a.sequence < b.sequence;
 }
 
+static void rig_drop_pieces(struct rig *rig, uint64_t request)
+{
+    STAILQ_HEAD(, rig_piece) stay;
+    STAILQ_INIT(&stay);
+    for (struct rig_piece *piece; (piece = STAILQ_FIRST(&rig->pieces));) {
+        STAILQ_REMOVE_HEAD(&rig->pieces, entry);
+        if (piece->request != request) {
+            STAILQ_INSERT_TAIL(&stay, piece, entry);
+            continue;
+        }
+        buffer_free(&piece->text);
+        free(piece);
+    }
+    while (STAILQ_FIRST(&stay)) {
+        struct rig_piece *piece = STAILQ_FIRST(&stay);
+        STAILQ_REMOVE_HEAD(&stay, entry);
+        STAILQ_INSERT_TAIL(&rig->pieces, piece, entry);
+    }
+}
+
+static bool rig_has_pieces(const struct rig *rig, uint64_t request)
+{
+    const struct rig_piece *piece = STAILQ_FIRST(&rig->pieces);
+    while (piece && piece->request != request) piece = STAILQ_NEXT(piece, entry);
+    return request && piece;
+}
+
+/* What is on its way to the engine is lost with the connection. */
+static void rig_drop_out(struct rig_node *n)
+{
+    for (struct rig_piece *piece; (piece = STAILQ_FIRST(&n->out));) {
+        STAILQ_REMOVE_HEAD(&n->out, entry);
+        buffer_free(&piece->text);
+        free(piece);
+    }
+}
+
+/* Some pieces reach the engine. */
+static void rig_put_pieces(struct rig *rig, struct rig_node *n)
+{
+    struct rig_piece *piece;
+    for (size_t most = below64(&rig->seed, 4); most && (piece = STAILQ_FIRST(&n->out)); most--) {
+        if (rig_has_pieces(rig, piece->gone)) return;
+        STAILQ_REMOVE_HEAD(&n->out, entry);
+        STAILQ_INSERT_TAIL(&rig->pieces, piece, entry);
+        rig_tell(n, ENGINE_PUT)->request = piece->request;
+    }
+}
+
 /* The node's thread takes what the node asks. */
 static void rig_take_asks(struct rig *rig, struct rig_node *n)
 {
@@ -331,14 +405,17 @@ static void rig_take_asks(struct rig *rig, struct rig_node *n)
             n->generation = ask->request;
             break;
         case ENGINE_PIECE: {
+            if (n->down || ask->opened != (uint32_t)n->opened) break;
             struct rig_piece *piece = mem_new(sizeof *piece);
             piece->request = ask->request;
+            piece->gone = ask->gone;
             piece->text = ask->text;
             ask->text = (struct buffer){0};
-            STAILQ_INSERT_TAIL(&rig->pieces, piece, entry);
+            STAILQ_INSERT_TAIL(&n->out, piece, entry);
             break;
         }
         case ENGINE_PIECES:
+            if (!n->down && rig->up) rig_drop_pieces(rig, n->reading);
             n->reading = ask->request;
             n->piece = 0;
             break;
@@ -352,6 +429,7 @@ static void rig_take_asks(struct rig *rig, struct rig_node *n)
 static void rig_carry(struct rig *rig, struct rig_node *n)
 {
     rig_take_asks(rig, n);
+    if (rig->up && !n->down) rig_put_pieces(rig, n);
     if (!rig->up || n->down || !n->follows) return;
     for (size_t most = 1 + below64(&rig->seed, 8); most && n->sent < n->unsent_count; most--) {
         rig_append(rig, n, n->unsent[n->sent]);
@@ -390,6 +468,7 @@ static void rig_carry(struct rig *rig, struct rig_node *n)
 
 static void rig_tell_up(struct rig *rig, struct rig_node *n)
 {
+    rig_drop_out(n);
     struct engine_tell *tell = rig_tell(n, ENGINE_UP);
     bool there = !n->at.ms, older = false;
     for (size_t i = 0; i < rig->log_count; i++) {
@@ -415,20 +494,139 @@ static void rig_drop_tells(struct rig_node *n)
     }
 }
 
+/* Applies a batch to a node's store, as the store does. */
+static void rig_store(struct rig_node *n, const struct store_batch *batch)
+{
+    for (size_t at = 0; at < batch->ops.len;) {
+        struct store_op op;
+        memcpy(&op, batch->ops.at + at, sizeof op);
+        at += sizeof op;
+        struct span id = {batch->ops.at + at, op.id_len};
+        const char *text = batch->ops.at + at + op.id_len;
+        at += (size_t)op.id_len + op.text_len;
+        int user = 0;
+        while (op.id_len && !spans_equal(rig_id(user), id)) user++;
+        struct rig_stored *s = &n->stored[user];
+        struct session_record stay = op.as.session;
+        bool has_stay = op.kind == STORE_SESSION;
+        if (op.kind == STORE_USER) {
+            enum reason before = (enum reason)s->user.reason;
+            s->known = true;
+            s->user = op.as.user;
+            if (s->user.open) s->user.reason = before;
+            else s->user.online_since = 0;
+        } else if (op.kind == STORE_LEAVER) {
+            bool later = !s->known || op.as.user.last_seen > s->user.last_seen ||
+                         (op.as.user.last_seen == s->user.last_seen && s->user.open);
+            if (later) s->user = op.as.user;
+            s->known = true;
+            if (op.text_len) memcpy(&stay, text, sizeof stay);
+            has_stay = op.text_len;
+        }
+        if (!has_stay) continue;
+        int i = 0;
+        while (i < s->stay_count && s->stays[i].from != stay.from) i++;
+        if (i == RIG_STAYS)
+            memmove(s->stays, s->stays + 1, sizeof s->stays - sizeof *s->stays), i--;
+        s->stays[i] = stay;
+        if (i == s->stay_count) s->stay_count++;
+    }
+    if (batch->known) n->known = batch->known;
+}
+
+/* Writes what the node has for its store, as the hub does. */
+static void rig_write(struct rig_node *n, bool all)
+{
+    struct instant now = {n->rig->now, 0};
+    struct store_batch batch = {0};
+    store_batch_move(&batch, &n->node.leavers);
+    if (n->node.state == NODE_SETTLED) batch.known = n->node.since;
+    if (!presence_collect(&n->shown, now, all, SIZE_MAX, &batch)) fail();
+    rig_store(n, &batch);
+    while (!presence_committed(&n->shown, now, SIZE_MAX)) continue;
+    buffer_free(&batch.ops);
+}
+
+static void rig_reads(void *context, uint64_t request, const struct seen_place *place, bool first)
+{
+    struct rig_node *n = context;
+    n->read = request;
+    n->read_first = first;
+    n->read_place = *place;
+}
+
+static int place_compare(int64_t seen, struct span id, const struct seen_place *place)
+{
+    if (seen != place->last_seen) return seen < place->last_seen ? -1 : 1;
+    return bytes_compare(id.at, id.len, place->id, place->id_len);
+}
+
+/* Reads who left from the node's store, one or two a time. */
+static void rig_read(struct rig_node *n)
+{
+    struct buffer users = {0};
+    if (!n->read || below64(&n->rig->seed, 2)) return;
+    if (n->read_first) rig_write(n, true);
+    bool at_end = false;
+    for (size_t most = 1 + below64(&n->rig->seed, 2); most && !at_end; most--) {
+        int next = -1;
+        for (int i = 0; i < RIG_USERS; i++) {
+            const struct rig_stored *s = &n->stored[i];
+            if (!s->known || s->user.open ||
+                place_compare(s->user.last_seen, rig_id(i), &n->read_place) <= 0)
+                continue;
+            struct seen_place best = {.last_seen = INT64_MAX};
+            if (next >= 0) {
+                best.last_seen = n->stored[next].user.last_seen;
+                best.id_len = (uint8_t)rig_id(next).len;
+                memcpy(best.id, rig_id(next).at, best.id_len);
+            }
+            if (place_compare(s->user.last_seen, rig_id(i), &best) < 0) next = i;
+        }
+        at_end = next < 0;
+        if (at_end) break;
+        const struct rig_stored *s = &n->stored[next];
+        const struct session_record *last = NULL;
+        for (int i = 0; i < s->stay_count; i++)
+            if (!last || s->stays[i].from > last->from) last = &s->stays[i];
+        piece_leaver(&users, rig_id(next), &s->user, last);
+        n->read_place.last_seen = s->user.last_seen;
+        n->read_place.id_len = (uint8_t)rig_id(next).len;
+        memcpy(n->read_place.id, rig_id(next).at, n->read_place.id_len);
+    }
+    uint64_t request = n->read;
+    n->read = 0;
+    node_leavers_read(&n->node, request, &n->read_place, &users, at_end, false);
+}
+
 static void rig_node_start(struct rig_node *n)
 {
     struct instant now = {n->rig->now, 0};
     n->alive = true;
+    n->read = 0;
+    n->opened = n->seen_open = 0;
     n->paused = false;
     presence_init(&n->shown, 3000, 20000, now);
     n->node = (struct node){.ask = rig_ask,
                             .tell = rig_cause,
                             .context = n,
                             .random = rig_random,
+                            .read_leavers = rig_reads,
+                            .margin = 30000,
+                            .since = n->known,
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
     node_init(&n->node, now, &n->shown, (uint64_t)n->number + 1);
     memset(n->online, 0, sizeof n->online);
+    for (int i = 0; i < RIG_USERS; i++) { /* as server_restore does */
+        const struct rig_stored *s = &n->stored[i];
+        struct evidence before = {n->rig->now, 48000};
+        if (!s->known || !s->user.open) continue;
+        presence_restore(&n->shown, now, rig_id(i), (enum status)s->user.status,
+                         s->user.online_since, s->user.last_seen, before);
+        node_restored(&n->node, rig_id(i));
+        n->online[i] = true;
+    }
     n->at = (struct stream_id){0};
     n->down = true;
 }
@@ -439,17 +637,12 @@ static void rig_node_end(struct rig_node *n)
     for (size_t i = 0; i < n->ask_count; i++) rig_ask_free(n->asks[i]);
     n->ask_count = 0;
     rig_drop_tells(n);
+    rig_drop_out(n);
     node_free(&n->node);
     presence_free(&n->shown);
     n->alive = n->follows = n->deaf = false;
     n->reading = 0;
     memset(n->links, 0, sizeof n->links);
-}
-
-static struct span rig_id(int user)
-{
-    static const char *const ids[RIG_USERS] = {"a", "bb", "ccc", "d", "e", "f", "g", "h", "i"};
-    return span_of(ids[user]);
 }
 
 /* Takes the transitions: joins and leaves alternate, and each is at its place. */
@@ -496,6 +689,7 @@ static void rig_turn(struct rig_node *n)
     if (!n->alive || n->paused) return;
     presence_tick(&n->node.own, now, SIZE_MAX);
     for (struct rig_tell *t; !node_busy(&n->node) && (t = STAILQ_FIRST(&n->tells));) {
+        if (!t->tell.n) n->seen_open += t->tell.kind == ENGINE_UP || t->tell.kind == ENGINE_EPOCH;
         if (node_tell(&n->node, now, rig->now, &t->tell)) {
             STAILQ_REMOVE_HEAD(&n->tells, entry);
             buffer_free(&t->tell.text);
@@ -522,10 +716,9 @@ static void rig_turn(struct rig_node *n)
     rig_note(n);
     node_tick(&n->node, now, SIZE_MAX);
     rig_note(n);
-    struct store_batch batch = {0};
-    if (!below64(&rig->seed, 4) && presence_collect(&n->shown, now, false, SIZE_MAX, &batch))
-        while (!presence_committed(&n->shown, now, SIZE_MAX)) continue;
-    buffer_free(&batch.ops);
+    if (!below64(&rig->seed, 4)) rig_write(n, false);
+    rig_read(n);
+    rig_note(n);
     rig->states += n->node.state == NODE_SETTLED;
     rig->turns++;
 }
@@ -798,6 +991,7 @@ static void rig_begin(struct rig *rig, uint64_t seed)
         n->rig = rig;
         n->number = i;
         STAILQ_INIT(&n->tells);
+        STAILQ_INIT(&n->out);
         rig_node_start(n);
         rig_tell_up(rig, n);
     }
