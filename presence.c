@@ -16492,10 +16492,11 @@ struct node {
     bool settling, said_settled; /* as coordinator of a new epoch */
     uint32_t renewing;           /* the epoch that we have asked to end; 0: none */
     bool renews;
-    uint64_t generation;   /* of what is followed: entries of another are of before */
-    struct stream_id last; /* of the entry read last */
-    uint64_t absent;       /* in whose name we state the users of the absent */
-    struct buffer entry;   /* records being collected */
+    uint64_t generation;       /* of what is followed: entries of another are of before */
+    struct stream_id last;     /* of the entry read last */
+    struct stream_id was_last; /* of the log when we came: a copy is behind it; or 0 */
+    uint64_t absent;           /* in whose name we state the users of the absent */
+    struct buffer entry;       /* records being collected */
     uint64_t entry_records;
 
     /* Walks of the table that is shown, a slice a turn. */
@@ -16516,6 +16517,7 @@ struct node {
     int attempts;               /* in vain, one behind the other */
     bool wanted, copied;        /* our wish came back in the log; the copy is whole */
     uint64_t copied_next;       /* where its donor was when it ended */
+    uint64_t kept_next;         /* where we are in the log, which may be behind the copy */
     bool whole_beats;           /* somebody who has a whole table beats */
     uint64_t pieces;            /* of the copy, so far */
     uint64_t chunk;             /* the snapshot of it that is read, from 0 */
@@ -16826,7 +16828,7 @@ static void node_drop_copy(struct node *node)
     for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept)); free(kept))
         STAILQ_REMOVE_HEAD(&node->kept, entry);
     node->kept_bytes = 0;
-    node->request = node->pieces = node->chunk = 0;
+    node->request = node->pieces = node->chunk = node->kept_next = 0;
     node->wanted = node->copied = node->chunk_over = false;
     buffer_free(&node->behind.ops);
     node->behind = (struct store_batch){0};
@@ -16895,6 +16897,7 @@ static void node_follow(struct node *node, struct stream_id after)
 static void node_read_epoch(struct node *node, struct instant now, int64_t mono, uint32_t epoch)
 {
     node_begin(node, now, mono, epoch, NODE_READING);
+    node->was_last = (struct stream_id){0};
     node_follow(node, (struct stream_id){0});
     node_hello(node, now, mono);
     node->count.epochs++;
@@ -16923,6 +16926,7 @@ static void node_join(struct node *node, struct instant now, int64_t mono, uint3
                       uint64_t excluded)
 {
     struct stream_id after = node->last;
+    if (stream_id_compare(after, node->was_last) < 0) after = node->was_last;
     node_begin(node, now, mono, epoch, NODE_JOINING);
     node_follow(node, after);
     node->excluded = excluded;
@@ -17000,6 +17004,7 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
         node_join(node, now, mono, tell->epoch, 0);
     } else {
         node_read_epoch(node, now, mono, tell->epoch);
+        node->was_last = tell->last;
     }
 }
 
@@ -17893,6 +17898,7 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
     struct entry e;
     struct record record;
     if (entry_read(&in, &e) != ENTRY_GOOD) return;
+    node->kept_next = base + e.records;
     for (uint64_t i = 0; i < e.records && !in.bad; i++) {
         record_read(&in, e.time, &record);
         if (in.bad) break;
@@ -17927,7 +17933,8 @@ static void node_catch_up(struct node *node, struct instant now, int64_t mono)
         free(kept);
         if (!good) return;
     }
-    if (r->next < node->copied_next) return;
+    /* Also what the copy has must have come by: else the log would seem to go back behind it. */
+    if (r->next < node->copied_next || node->kept_next < r->next) return;
     node_begin_install(node, node->gap);
 }
 
@@ -18041,7 +18048,9 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
             node_doubt(node, CAUSE_DIFFERENT);
         }
     }
-    int64_t waited = node->state == NODE_JOINING ? mono - node->piece_at : 0;
+    /* Once the copy is whole it is the log that is waited for, which cannot be had from others. */
+    bool waits = node->state == NODE_JOINING && !node->copied;
+    int64_t waited = waits ? mono - node->piece_at : 0;
     if (waited >= NODE_SILENT_MS && !node->whole_beats) node_doubt(node, CAUSE_NOBODY);
     else if (waited >= NODE_PIECE_MS && ++node->attempts >= NODE_ATTEMPTS)
         node_doubt(node, CAUSE_NOBODY);
@@ -21150,7 +21159,7 @@ static void hub_begin_batch(struct server *server)
     struct node *node = &server->node;
     hub->batches++;
     if (!server_clustered(server)) return;
-    store_batch_move(&hub->batch, &node->leavers);
+    store_batch_move(&server->presence.ended, &node->leavers); /* they know better than we did */
     if (node->state != NODE_SETTLED) return;
     hub->batch.position_epoch = node->epoch;
     hub->batch.position_number = server->presence.sequence;

@@ -110,7 +110,13 @@ static void hostile_entries_end(void **unused)
 
 /* ---- The engine, as far as a node sees it ---- */
 
-enum { RIG_NODES = 3, RIG_USERS = 9, RIG_LINKS = 3, RIG_STEPS = 6000 };
+enum {
+    RIG_NODES = 3,
+    RIG_USERS = 9,
+    RIG_LINKS = 3,
+    RIG_STEPS = 6000,
+    RIG_MARGIN = 200000 /* nobody pings */
+};
 
 static struct span rig_id(int user)
 {
@@ -160,6 +166,7 @@ struct rig_node {
     int number;
     bool alive, paused, down;
     bool deaf; /* what it appends arrives, but it reads nothing */
+    bool slow; /* one user a turn */
     struct node node;
     struct presence shown;
     struct session_conn conns[RIG_USERS][RIG_LINKS];
@@ -539,7 +546,7 @@ static void rig_write(struct rig_node *n, bool all)
 {
     struct instant now = {n->rig->now, 0};
     struct store_batch batch = {0};
-    store_batch_move(&batch, &n->node.leavers);
+    store_batch_move(&n->shown.ended, &n->node.leavers);
     if (n->node.state == NODE_SETTLED) batch.known = n->node.since;
     if (!presence_collect(&n->shown, now, all, SIZE_MAX, &batch)) fail();
     rig_store(n, &batch);
@@ -612,7 +619,7 @@ static void rig_node_start(struct rig_node *n)
                             .context = n,
                             .random = rig_random,
                             .read_leavers = rig_reads,
-                            .margin = 30000,
+                            .margin = RIG_MARGIN,
                             .since = n->known,
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
@@ -640,7 +647,7 @@ static void rig_node_end(struct rig_node *n)
     rig_drop_out(n);
     node_free(&n->node);
     presence_free(&n->shown);
-    n->alive = n->follows = n->deaf = false;
+    n->alive = n->follows = n->deaf = n->slow = false;
     n->reading = 0;
     memset(n->links, 0, sizeof n->links);
 }
@@ -712,7 +719,7 @@ static void rig_turn(struct rig_node *n)
         }
     }
     n->node.kicked.len = 0;
-    node_work(&n->node, now, rig->now, 1 + below64(&rig->seed, 8));
+    node_work(&n->node, now, rig->now, n->slow ? 1 : 1 + below64(&rig->seed, 8));
     rig_note(n);
     node_tick(&n->node, now, SIZE_MAX);
     rig_note(n);
@@ -1598,6 +1605,205 @@ static void patient_node_waits_for_others(void **unused)
     calm_end();
 }
 
+/* What two nodes have stored of a user is the same: the record, and the stay that began last; but
+ * of who is online, of whom last_seen moves, and who may have left and come back in a gap. A node
+ * that starts so late that its users end before it has joined may know no better than that. */
+static void calm_stored(int a, int b, int user)
+{
+    const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];
+    const struct session_record *last = NULL, *other = NULL;
+    for (int i = 0; i < x->stay_count; i++)
+        if (!last || x->stays[i].from > last->from) last = &x->stays[i];
+    for (int i = 0; last && i < y->stay_count; i++)
+        if (y->stays[i].from == last->from) other = &y->stays[i];
+    bool same = x->known == y->known && x->user.open == y->user.open;
+    bool guess = x->user.reason == REASON_RESTART || y->user.reason == REASON_RESTART;
+    if (same && !x->user.open) {
+        same = x->user.last_seen == y->user.last_seen && !last == !other;
+        if (x->user.reason != y->user.reason && !guess) same = false;
+        if (last && other && (last->to != other->to || last->reason != other->reason)) same = false;
+    }
+    if (same) return;
+    const struct rig_stored *both[] = {x, y};
+    for (int k = 0; k < 2; k++) {
+        print_message("node %d: open %d seen %d %s\n", k ? b : a, both[k]->user.open,
+                      (int)(both[k]->user.last_seen - 1764000000000),
+                      REASON_NAMES[both[k]->user.reason]);
+        for (int i = 0; i < both[k]->stay_count; i++)
+            print_message("    %d to %d %s\n", (int)(both[k]->stays[i].from - 1764000000000),
+                          (int)(both[k]->stays[i].to - 1764000000000),
+                          REASON_NAMES[both[k]->stays[i].reason]);
+    }
+    fail_msg("two nodes have stored something else of user %d", user);
+}
+
+/* Has all nodes write what their stores are to hear. */
+static void calm_write(void)
+{
+    for (int i = 0; i < RIG_NODES; i++) rig_write(&calm.nodes[i], true);
+}
+
+static bool calm_has_stay(int node, int user, enum reason reason)
+{
+    const struct rig_stored *s = &calm.nodes[node].stored[user];
+    for (int i = 0; i < s->stay_count; i++)
+        if (s->stays[i].reason == reason) return true;
+    return false;
+}
+
+/* A node that comes back learns who left meanwhile: who was online when it went, who came and went
+ * in between, and of who is online in its own table the true end. */
+static void who_left_meanwhile_is_told(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    rig_node_end(&calm.nodes[2]); /* it has joined once, and so knows until when it has all */
+    calm_start(2);
+    for (int user = 0; user < 3; user++) calm_open(0, user);
+    calm_pass(5000);
+    calm_write();
+    assert_int_equal(calm.nodes[2].stored[0].user.open, true);
+    int64_t known = calm.nodes[2].known;
+    assert_true(known > calm.now - 6000 && known <= calm.now);
+    rig_node_end(&calm.nodes[2]);
+    calm_pass(1000);
+    calm_close(0, 0, END_CLEAN);
+    calm_open(1, 3);
+    calm_open(1, 4);
+    calm_pass(1000);
+    calm_close(0, 1, END_TIMEOUT);
+    calm_close(1, 3, END_EXPIRED);
+    calm_pass(15000);
+    calm_start(2);
+    calm_pass(5000);
+    assert_int_equal(calm.nodes[2].node.state, NODE_SETTLED);
+    calm_write();
+    for (int user = 0; user < 5; user++) calm_stored(0, 2, user);
+    assert_true(calm_has_stay(2, 0, REASON_CLOSED) && calm_has_stay(2, 1, REASON_TIMEOUT));
+    assert_true(calm_has_stay(2, 3, REASON_EXPIRED));
+    assert_int_equal(calm.nodes[2].stored[2].stay_count, 0); /* they are online */
+    assert_true(calm.nodes[2].known > calm.now - 6000);
+    assert_int_equal(calm.nodes[2].shown.directory.users, 2); /* nobody else stays there */
+    calm_end();
+}
+
+/* A node that was alone shows users as cached who left elsewhere: they end as they did there. */
+static void who_left_while_alone_ends_as_there(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    calm_open(0, 0);
+    calm_open(2, 1);
+    calm_pass(2000);
+    calm_down(2);
+    calm_pass(2000);
+    calm_close(0, 0, END_CLEAN);
+    calm_pass(2000);
+    assert_int_equal(calm_shown(2, 0)->state, USER_CACHED);
+    calm_up(2);
+    calm_pass(3000);
+    assert_int_equal(calm.nodes[2].node.state, NODE_SETTLED);
+    calm_write();
+    for (int user = 0; user < 2; user++) calm_stored(0, 2, user);
+    assert_int_equal(calm.nodes[2].stored[0].user.reason, REASON_CLOSED);
+    assert_int_equal(calm.nodes[2].stored[0].stay_count, 1);
+    calm_shows(1, USER_LIVE, 1);
+    calm_end();
+}
+
+/* A store that is new gets all who are known. */
+static void new_store_gets_all(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    rig_node_end(&calm.nodes[2]);
+    for (int user = 0; user < RIG_USERS; user++) {
+        calm_open(user % 2, user);
+        calm_pass(500);
+        calm_close(user % 2, user, user % 3 ? END_CLEAN : END_TIMEOUT);
+    }
+    calm_pass(RIG_MARGIN + 10000);
+    memset(calm.nodes[2].stored, 0, sizeof calm.nodes[2].stored);
+    calm.nodes[2].known = 0;
+    calm_start(2);
+    calm_pass(5000);
+    calm_write();
+    for (int user = 0; user < RIG_USERS; user++) {
+        assert_true(calm.nodes[2].stored[user].known);
+        calm_stored(0, 2, user);
+    }
+    calm_end();
+}
+
+/* A joiner knows a kick that came between the begin of its copy and the user's piece: what a node
+ * says that had not read it does not count there either. */
+static void kick_during_a_copy_is_known(void **unused)
+{
+    (void)unused;
+    struct node *donor = &calm.nodes[0].node;
+    calm_begin();
+    for (int user = 0; user < RIG_USERS; user++) calm_open(1, user);
+    calm_pass(1000);
+    rig_node_end(&calm.nodes[2]);
+    calm.nodes[0].slow = true;
+    calm_start(2);
+    for (int tries = 0; tries < 1000; tries++) {
+        const struct donation *d = STAILQ_FIRST(&donor->donations);
+        if (d && d->begun && !d->walked && d->id_len == 1 && *d->id == 'a') break;
+        rig_step(&calm, false);
+    }
+    assert_non_null(STAILQ_FIRST(&donor->donations));
+    calm.nodes[1].deaf = true;
+    node_kick(donor, *calm_now(), rig_id(RIG_USERS - 1));
+    calm_pass(2500);
+    assert_int_equal(calm.nodes[2].node.state, NODE_SETTLED);
+    assert_false(STAILQ_EMPTY(&donor->replica.kicks));
+    assert_false(STAILQ_EMPTY(&calm.nodes[2].node.replica.kicks));
+    calm_open(1, RIG_USERS - 1);
+    calm_pass(500);
+    const struct user *shown = calm_shown(2, RIG_USERS - 1);
+    assert_int_equal(shown ? shown->state : USER_OFFLINE, USER_OFFLINE);
+    calm.nodes[1].deaf = false;
+    calm_pass(2000);
+    calm_end();
+}
+
+/* Nodes that stop and start, with users who come and go all the time, and an engine that works: in
+ * the end all stores have the same. */
+static void stores_agree(void **unused)
+{
+    (void)unused;
+    uint64_t seed = 20261130;
+    for (int round = 0; round < (getenv("PRESENCE_THOROUGH") ? 200 : 20); round++) {
+        rig_begin(&calm, random64(&seed));
+        for (int i = 0; i < RIG_NODES; i++)
+            memset(calm.nodes[i].stored, 0, sizeof calm.nodes[i].stored);
+        calm_pass(15000);
+        for (int i = 1; i < RIG_NODES; i++) { /* the first settled epoch has nothing to be told */
+            rig_node_end(&calm.nodes[i]);
+            calm_start(i);
+            calm_pass(6000);
+        }
+        for (int i = 0; i < 2000; i++) {
+            int node = 1 + (int)below64(&calm.seed, RIG_NODES - 1);
+            struct rig_node *n = &calm.nodes[node];
+            if (!below64(&calm.seed, 100) && n->alive) {
+                rig_write(n, true);
+                rig_node_end(n);
+            } else if (!below64(&calm.seed, 60) && !n->alive) {
+                calm_start(node);
+            }
+            if (!below64(&calm.seed, 4)) rig_act(&calm.nodes[below64(&calm.seed, RIG_NODES)]);
+            rig_step(&calm, false);
+        }
+        rig_quiet(&calm);
+        calm_write();
+        for (int user = 0; user < RIG_USERS; user++)
+            for (int i = 1; i < RIG_NODES; i++) calm_stored(0, i, user);
+        rig_free(&calm);
+    }
+}
+
 /* ---- All of it at random ---- */
 
 /* How a row of runs went. */
@@ -1698,6 +1904,11 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(manual_status_ends_once),
     cmocka_unit_test(joiner_takes_the_table_over),
     cmocka_unit_test(patient_node_waits_for_others),
+    cmocka_unit_test(who_left_meanwhile_is_told),
+    cmocka_unit_test(who_left_while_alone_ends_as_there),
+    cmocka_unit_test(new_store_gets_all),
+    cmocka_unit_test(kick_during_a_copy_is_known),
+    cmocka_unit_test(stores_agree),
     cmocka_unit_test_teardown(nodes_agree, rig_say_seed),
     cmocka_unit_test_teardown(nodes_heal_when_the_end_is_lost, rig_say_seed),
 };
