@@ -28,7 +28,6 @@ struct fuzz_node {
     uint64_t n[FUZZ_WRITERS]; /* of the last entry of each; the first is the node itself */
     uint64_t incarnation;     /* of the node, when n[0] was counted */
     uint64_t pieces;          /* of the copy that is under way, so far */
-    uint64_t request;
 };
 
 static struct span fuzz_user(int user)
@@ -99,11 +98,14 @@ static void fuzz_turn(struct fuzz_node *f)
     presence_tick(&f->node.own, f->now, SIZE_MAX);
     for (int i = 0; i < 8; i++) {
         f->node.kicked.len = 0;
-        node_work(&f->node, f->now, f->now.mono, 3);
+        bool done = node_work(&f->node, f->now, f->now.mono, 3);
         fuzz_check(f);
+        if (done) break;
     }
     while (node_busy(&f->node)) node_work(&f->node, f->now, f->now.mono, 1000);
     node_tick(&f->node, f->now, SIZE_MAX);
+    buffer_free(&f->node.leavers.ops);
+    f->node.leavers = (struct store_batch){0};
     if (presence_collect(&f->shown, f->now, false, SIZE_MAX, &batch))
         while (!presence_committed(&f->shown, f->now, SIZE_MAX)) continue;
     fuzz_check(f);
@@ -155,12 +157,11 @@ static void fuzz_tell_records(struct fuzz_node *f, unsigned whose, const uint8_t
 static void fuzz_tell_piece(struct fuzz_node *f, bool good, const uint8_t *at, size_t len)
 {
     struct buffer out = {0};
-    struct engine_tell tell = {.kind = ENGINE_CAME, .request = f->node.request};
-    if (f->request != f->node.request) f->pieces = 0;
-    f->request = f->node.request;
+    struct engine_tell tell = {.kind = ENGINE_CAME, .request = f->node.request + f->node.chunk};
     if (good && len) {
         put_byte(&out, ENTRY_VERSION);
         put_byte(&out, *at % PIECE_KINDS);
+        put_number(&out, f->node.pieces);
         put_fixed(&out, 1);
         put_number(&out, f->node.replica.next);
         at++, len--;
